@@ -1,0 +1,194 @@
+//! What travels: an event before it has a place, and how a channel can end.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::limits::MAX_EVENT_TYPE_BYTES;
+
+/// Event types that begin with this are the hub's own.
+pub const RESERVED_PREFIX: &str = "fanfare.";
+
+/// The type of the hub's event that says: here something is missing.
+pub const GAP: &str = "fanfare.gap";
+
+/// The type of the hub's event that says: the channel has ended, and how.
+pub const END: &str = "fanfare.end";
+
+/// The SSE `event:` field of a published event: one line, not reserved, up to 128 bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventType(Box<str>);
+
+impl EventType {
+    /// The type as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EventType {
+    type Err = InvalidEventType;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventType> {
+        if text.len() > MAX_EVENT_TYPE_BYTES {
+            return Err(InvalidEventType::TooLong(text.len()));
+        }
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err(InvalidEventType::NotOneLine);
+        }
+        if text.starts_with(RESERVED_PREFIX) {
+            return Err(InvalidEventType::Reserved);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is not the type of a published event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEventType {
+    /// Too long.
+    #[error("the event type has {0} bytes: 128 is the most")]
+    TooLong(usize),
+    /// Empty, or with a control character.
+    #[error("the event type is empty or has a control character: give one line of text")]
+    NotOneLine,
+    /// The hub's own.
+    #[error("event types that begin with `fanfare.` are the hub's own: choose another")]
+    Reserved,
+}
+
+/// An event that has no place yet: what a publisher sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// The SSE `event:` field; without one, browsers call it `message`.
+    pub event_type: Option<EventType>,
+    /// UTF-8 text. Line ends of any kind become `\n`, because an event stream carries no other.
+    pub data: Payload,
+}
+
+/// The data of an event: UTF-8, checked when it is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload(Bytes);
+
+impl Payload {
+    /// Takes the bytes, if they are UTF-8; otherwise says up to where they are.
+    ///
+    /// # Errors
+    /// The index of the first byte that is not UTF-8.
+    pub fn new(bytes: Bytes) -> Result<Self, usize> {
+        match std::str::from_utf8(&bytes) {
+            Ok(_) => Ok(Self(bytes)),
+            Err(error) => Err(error.valid_up_to()),
+        }
+    }
+
+    /// The bytes, which are UTF-8.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<&'static str> for Payload {
+    fn from(text: &'static str) -> Self {
+        Self(Bytes::from_static(text.as_bytes()))
+    }
+}
+
+/// How a channel stands: open, or ended in one of these ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChannelState {
+    /// Events may follow.
+    #[default]
+    Open,
+    /// The producer said that all is there.
+    Complete,
+    /// The producer said that it failed.
+    Error,
+    /// Somebody stopped it.
+    Cancelled,
+    /// An operator deleted it.
+    Deleted,
+}
+
+impl ChannelState {
+    /// The word for the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Complete => "complete",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+impl fmt::Display for ChannelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a run of events is not contiguous with what the client had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// Retention has passed over the events behind the requested id.
+    Evicted,
+    /// The id belongs to another life of the log.
+    Epoch,
+    /// The id was never given out by this hub.
+    Unknown,
+    /// The subscriber was slower than its bounds allow, and was moved to the tail.
+    Lagged,
+}
+
+impl GapReason {
+    /// Every reason, for the metrics.
+    pub const ALL: [Self; 4] = [Self::Evicted, Self::Epoch, Self::Unknown, Self::Lagged];
+
+    /// The word for the wire and the metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Epoch => "epoch",
+            Self::Unknown => "unknown",
+            Self::Lagged => "lagged",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_type_is_one_line_that_is_not_the_hubs_own() {
+        assert!("token".parse::<EventType>().is_ok());
+        assert_eq!("fanfare.end".parse::<EventType>(), Err(InvalidEventType::Reserved));
+        assert_eq!("a\nb".parse::<EventType>(), Err(InvalidEventType::NotOneLine));
+        assert_eq!("".parse::<EventType>(), Err(InvalidEventType::NotOneLine));
+        assert_eq!("x".repeat(129).parse::<EventType>(), Err(InvalidEventType::TooLong(129)));
+    }
+
+    #[test]
+    fn a_payload_is_utf8() {
+        assert_eq!(Payload::new(Bytes::from_static(b"ab\xff")), Err(2));
+    }
+}

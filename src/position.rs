@@ -1,0 +1,129 @@
+//! Where an event stands: offset, epoch, and the event id that carries both over the wire.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::limits::MAX_EVENT_ID_BYTES;
+
+/// An event's place in the hub's one order: strictly increasing over all channels, never assumed
+/// to step by one. `Offset::ZERO` stands before every event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The place before the first event.
+    pub const ZERO: Self = Self(0);
+}
+
+/// One life of the hub's log. Another epoch means: what you remember is gone.
+///
+/// Letters `a-z` and digits only, so that an event id needs no CORS preflight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Epoch(Box<str>);
+
+impl Epoch {
+    /// A new epoch, drawn at random: 31 bits in base 36.
+    #[must_use]
+    pub fn random() -> Self {
+        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        let text = std::iter::repeat_with(|| char::from(DIGITS[fastrand::usize(..36)])).take(6);
+        Self(text.collect())
+    }
+
+    /// The epoch as it stands in an event id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if text.is_empty() || text.len() > MAX_EVENT_ID_BYTES || !text.bytes().all(plain) {
+            return Err(InvalidEventId);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An offset within an epoch. Its text is the event id, `<epoch>-<offset>`, opaque to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The life of the log that the offset belongs to.
+    pub epoch: Epoch,
+    /// The place in that life.
+    pub offset: Offset,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.offset.0)
+    }
+}
+
+impl FromStr for Position {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let (epoch, offset) = text.rsplit_once('-').ok_or(InvalidEventId)?;
+        let canonical = offset == "0" || !offset.starts_with(['0', '+']);
+        if text.len() > MAX_EVENT_ID_BYTES || !canonical {
+            return Err(InvalidEventId);
+        }
+        let offset = Offset(offset.parse().map_err(|_| InvalidEventId)?);
+        Ok(Self { epoch: epoch.parse()?, offset })
+    }
+}
+
+/// The text is not an event id of any Fanfare hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an event id: expected `<epoch>-<offset>`, as the hub wrote it in `id:`")]
+pub struct InvalidEventId;
+
+/// Where a subscription begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartFrom {
+    /// With the next event that is published.
+    Tail,
+    /// With the earliest event that is retained.
+    Earliest,
+    /// With the last `n` retained events.
+    Last(u64),
+    /// Behind the event with this id, as the client sent it: not yet parsed, because an id that
+    /// cannot be understood is answered with a gap, not with an error that would end an
+    /// `EventSource` for good.
+    After(Box<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_reads_back_as_the_position_it_was_written_from() {
+        for offset in [0, 1, 1042, u64::MAX] {
+            let position = Position { epoch: Epoch::random(), offset: Offset(offset) };
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+    }
+
+    #[test]
+    fn what_the_hub_never_wrote_is_not_an_event_id() {
+        let long = "9".repeat(200);
+        for text in ["", "-", "abc", "abc-", "-1", "abc-x", "abc-01", "abc-+1", "ABC-1", "a b-1"]
+            .into_iter()
+            .chain([long.as_str(), "abc-18446744073709551616", "é-1", "abc--1"])
+        {
+            assert_eq!(text.parse::<Position>(), Err(InvalidEventId), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Every metric of the hub, one method per fact. Labels have few values; a channel is never one.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+/// The metrics of one hub. Each hub has its own, so that several can live in one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    publishes: IntCounterVec,
+    events_published: IntCounter,
+    bytes_published: IntCounter,
+    events_delivered: IntCounter,
+    bytes_delivered: IntCounter,
+    subscriptions: IntGauge,
+    subscriptions_started: IntCounter,
+    subscriptions_ended: IntCounterVec,
+    gaps: IntCounterVec,
+    replays: IntCounter,
+    lag_events: Histogram,
+    delivery_latency: Histogram,
+    channels: IntGauge,
+    retained_bytes: IntGauge,
+    events_evicted: IntCounterVec,
+    connections: IntGauge,
+    limit_hits: IntCounterVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero, registered beside those of the process.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        make.process();
+        Self {
+            publishes: make.counters("publishes_total", "Publish requests, by outcome.", "outcome"),
+            events_published: make.counter("events_published_total", "Events appended."),
+            bytes_published: make.counter("published_bytes_total", "Bytes of event data appended."),
+            events_delivered: make
+                .counter("events_delivered_total", "Events written, summed over subscribers."),
+            bytes_delivered: make.counter(
+                "delivered_bytes_total",
+                "Bytes of events written, summed over subscribers.",
+            ),
+            subscriptions: make.gauge("subscriptions", "Subscriptions now."),
+            subscriptions_started: make
+                .counter("subscriptions_started_total", "Subscriptions begun."),
+            subscriptions_ended: make.counters(
+                "subscriptions_ended_total",
+                "Subscriptions ended, by reason.",
+                "reason",
+            ),
+            gaps: make.counters("gaps_total", "fanfare.gap events sent, by reason.", "reason"),
+            replays: make
+                .counter("replays_total", "Subscriptions that began with a Last-Event-ID."),
+            lag_events: make.histogram(
+                "subscription_lag_events",
+                "Lag of subscriptions in events, sampled by the patrol.",
+                &[0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5],
+            ),
+            delivery_latency: make.histogram(
+                "delivery_latency_seconds",
+                "From append to the write of a live subscriber's batch, of its oldest event.",
+                &[
+                    5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25,
+                    0.5, 1.0, 2.5, 10.0,
+                ],
+            ),
+            channels: make.gauge("channels", "Channels in memory."),
+            retained_bytes: make.gauge("retained_bytes", "Memory of the logs of all channels."),
+            events_evicted: make.counters(
+                "events_evicted_total",
+                "Events evicted, by what evicted them.",
+                "reason",
+            ),
+            connections: make.gauge("connections", "Open connections."),
+            limit_hits: make.counters(
+                "limit_hits_total",
+                "Requests that met a limit, by limit.",
+                "limit",
+            ),
+            registry,
+        }
+    }
+
+    /// A publish request ended: `ok`, or the code of its problem.
+    pub fn publish_ended(&self, outcome: &str) {
+        self.publishes.with_label_values(&[outcome]).inc();
+    }
+
+    /// Events were appended, with so many bytes of data.
+    pub fn published(&self, events: u64, bytes: u64) {
+        self.events_published.inc_by(events);
+        self.bytes_published.inc_by(bytes);
+    }
+
+    /// Events were handed to one subscriber's connection.
+    pub fn delivered(&self, events: u64, bytes: u64) {
+        self.events_delivered.inc_by(events);
+        self.bytes_delivered.inc_by(bytes);
+    }
+
+    /// A batch was handed to a live subscriber, so long after its oldest event was appended.
+    pub fn delivery_took(&self, latency: Duration) {
+        self.delivery_latency.observe(latency.as_secs_f64());
+    }
+
+    /// A subscription began; with an id to resume from or without.
+    pub fn subscription_started(&self, resumed: bool) {
+        self.subscriptions.inc();
+        self.subscriptions_started.inc();
+        if resumed {
+            self.replays.inc();
+        }
+    }
+
+    /// A subscription ended.
+    pub fn subscription_ended(&self, reason: &str) {
+        self.subscriptions.dec();
+        self.subscriptions_ended.with_label_values(&[reason]).inc();
+    }
+
+    /// A gap was sent.
+    pub fn gap(&self, reason: &str) {
+        self.gaps.with_label_values(&[reason]).inc();
+    }
+
+    /// A subscription was seen to lag by so many events.
+    pub fn lag_seen(&self, events: u64) {
+        self.lag_events.observe(events as f64);
+    }
+
+    /// A channel came into memory.
+    pub fn channel_created(&self) {
+        self.channels.inc();
+    }
+
+    /// A channel left memory.
+    pub fn channel_removed(&self) {
+        self.channels.dec();
+    }
+
+    /// The logs hold so many bytes.
+    pub fn retained(&self, bytes: usize) {
+        self.retained_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Retention evicted events.
+    pub fn evicted(&self, reason: &str, events: u64) {
+        self.events_evicted.with_label_values(&[reason]).inc_by(events);
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+    }
+
+    /// A connection is gone.
+    pub fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    /// Somebody met a limit; the label is the setting's name.
+    pub fn limit_hit(&self, limit: &str) {
+        self.limit_hits.with_label_values(&[limit]).inc();
+    }
+}
+
+/// All metrics in the Prometheus text format, version 0.0.4.
+#[must_use]
+pub fn encode(metrics: &Metrics) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Writing to memory cannot fail, and a family that the encoder refuses is simply not there.
+    let _ = TextEncoder::new().encode(&metrics.registry.gather(), &mut text);
+    text
+}
+
+/// Makes metrics with the hub's prefix and registers them.
+struct Maker<'a>(&'a Registry);
+
+#[allow(
+    clippy::expect_used,
+    reason = "names and buckets are the constants above; a test makes them all"
+)]
+impl Maker<'_> {
+    fn register<M: prometheus::core::Collector + Clone + 'static>(&self, metric: M) -> M {
+        self.0.register(Box::new(metric.clone())).expect("each name stands once");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::with_opts(opts(name, help)).expect("a valid name"))
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
+        self.register(IntCounterVec::new(opts(name, help), &[label]).expect("a valid name"))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::with_opts(opts(name, help)).expect("a valid name"))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+        self.register(Histogram::with_opts(opts).expect("sorted buckets"))
+    }
+
+    fn process(&self) {
+        let collector = prometheus::process_collector::ProcessCollector::for_self();
+        self.0.register(Box::new(collector)).expect("registered once");
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("fanfare_{name}"), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_can_be_made_and_encoded() {
+        let metrics = Metrics::new();
+        metrics.subscription_ended("closed");
+        let text = String::from_utf8(encode(&metrics)).unwrap();
+        assert!(text.contains("fanfare_subscriptions_ended_total{reason=\"closed\"} 1"));
+        assert!(text.contains("process_open_fds"));
+    }
+}
