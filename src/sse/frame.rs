@@ -1,0 +1,125 @@
+//! Takes apart what [`encode`](super::encode) wrote: for the framings that are not an HTTP/1.1
+//! socket's, and for the readers that want fields instead of text.
+
+use std::borrow::Cow;
+
+/// One encoded event: the text between two chunk frames.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a>(&'a [u8]);
+
+impl<'a> Frame<'a> {
+    /// The event as event-stream text, its blank line included.
+    #[must_use]
+    pub fn text(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The event id.
+    #[must_use]
+    pub fn id(self) -> &'a str {
+        self.field(b"id: ").unwrap_or_default()
+    }
+
+    /// The `event:` field.
+    #[must_use]
+    pub fn event_type(self) -> Option<&'a str> {
+        self.field(b"event: ")
+    }
+
+    /// The data, its lines joined by `\n`.
+    #[must_use]
+    pub fn data(self) -> Cow<'a, str> {
+        let mut lines = self.lines().filter_map(|line| line.strip_prefix(b"data: "));
+        let first = lines.next().unwrap_or_default();
+        let Some(second) = lines.next() else {
+            return String::from_utf8_lossy(first);
+        };
+        let mut joined = first.to_vec();
+        for line in std::iter::once(second).chain(lines) {
+            joined.push(b'\n');
+            joined.extend_from_slice(line);
+        }
+        Cow::Owned(String::from_utf8_lossy(&joined).into_owned())
+    }
+
+    fn field(self, name: &[u8]) -> Option<&'a str> {
+        let heads = self.lines().take_while(|line| !line.starts_with(b"data: "));
+        let value = heads.filter_map(|line| line.strip_prefix(name)).next()?;
+        std::str::from_utf8(value).ok()
+    }
+
+    fn lines(self) -> impl Iterator<Item = &'a [u8]> {
+        self.0.split(|byte| *byte == b'\n')
+    }
+}
+
+/// The events of a run of chunks, in order.
+#[derive(Clone, Debug)]
+pub struct Frames<'a>(&'a [u8]);
+
+impl<'a> Frames<'a> {
+    /// Reads a run that begins and ends at a chunk's edge, as the log hands it out.
+    #[must_use]
+    pub fn new(run: &'a [u8]) -> Self {
+        Self(run)
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Frame<'a>;
+
+    fn next(&mut self) -> Option<Frame<'a>> {
+        let head = memchr::memchr(b'\r', self.0)?;
+        let size = std::str::from_utf8(&self.0[..head]).ok()?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        let text = self.0.get(head + 2..head + 2 + size)?;
+        self.0 = self.0.get(head + 2 + size + 2..)?;
+        Some(Frame(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Parser, Text, encode};
+    use super::*;
+
+    fn normalised(data: &str) -> String {
+        data.replace("\r\n", "\n").replace('\r', "\n")
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_taken_apart_and_parsed_as_it_was(
+            events in prop::collection::vec((0u64.., prop::option::of("[a-z.]{1,9}"), "(?s).{0,40}"), 1..8),
+            cut in 1usize..50,
+        ) {
+            let mut run = Vec::new();
+            for (offset, event_type, data) in &events {
+                let (event_type, data) = (event_type.as_deref(), data.as_bytes());
+                encode(&mut run, &Text { id: &format!("e0-{offset}"), event_type, data });
+            }
+            let frames: Vec<_> = Frames::new(&run).collect();
+            prop_assert_eq!(frames.len(), events.len());
+            let mut parser = Parser::new(1000);
+            let mut parsed = Vec::new();
+            let text: Vec<u8> = frames.iter().flat_map(|frame| frame.text()).copied().collect();
+            for piece in text.chunks(cut) {
+                parser.feed(piece, &mut parsed).unwrap();
+            }
+            prop_assert_eq!(parsed.len(), events.len());
+            for ((frame, parsed), (offset, event_type, data)) in
+                frames.iter().zip(&parsed).zip(&events)
+            {
+                let id = format!("e0-{offset}");
+                prop_assert_eq!(frame.id(), &id);
+                prop_assert_eq!(parsed.id.as_deref(), Some(id.as_str()));
+                prop_assert_eq!(frame.event_type(), event_type.as_deref());
+                prop_assert_eq!(parsed.event_type.as_deref(), event_type.as_deref());
+                prop_assert_eq!(frame.data(), normalised(data));
+                prop_assert_eq!(&parsed.data, &normalised(data));
+            }
+        }
+    }
+}

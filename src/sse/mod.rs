@@ -1,0 +1,16 @@
+//! The event-stream grammar (WHATWG HTML, section 9.2), and nothing else: bytes in, bytes out.
+//!
+//! No other module knows the field names of an event stream. [`encode`] renders an event once,
+//! when it is appended, framed as an HTTP/1.1 chunk; [`Frames`] takes a run of such chunks apart
+//! again; [`Parser`] reads what others wrote.
+
+mod encode;
+mod frame;
+mod parse;
+
+pub use encode::{Text, comment, encode, event_text, id_block, retry};
+pub use frame::{Frame, Frames};
+pub use parse::{ParseError, ParsedEvent, Parser};
+
+/// The media type of an event stream.
+pub const MEDIA_TYPE: &str = "text/event-stream";

@@ -1,0 +1,268 @@
+//! Bytes into events: an incremental parser of event streams that holds at most one event.
+//!
+//! It follows the WHATWG HTML standard, section 9.2.6 ("Interpreting an event stream"), but for
+//! two things that a hub owes its publishers: bytes that are not UTF-8 are an error instead of
+//! U+FFFD, and [`Parser::finish`] dispatches a last event that lacks its blank line, because the
+//! end of a complete request body is not a broken connection.
+
+use std::time::Duration;
+
+use memchr::memchr2;
+
+/// What a line may have besides its share of the event: the field's name, a colon, a space.
+const FIELD_OVERHEAD: usize = 64;
+
+/// One event as its stream carried it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParsedEvent {
+    /// The last event id in force when the event was dispatched; `None` if there never was one.
+    pub id: Option<Box<str>>,
+    /// The `event:` field.
+    pub event_type: Option<Box<str>>,
+    /// The data, its lines joined by `\n`.
+    pub data: String,
+}
+
+/// Why a stream cannot be read further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// An event, or a line, is larger than the limit in bytes.
+    #[error("the event is larger than {0} bytes")]
+    TooLarge(usize),
+    /// A line is not UTF-8.
+    #[error("the event stream is not UTF-8")]
+    NotUtf8,
+}
+
+/// Reads an event stream piece by piece, wherever the pieces were cut.
+#[derive(Debug)]
+pub struct Parser {
+    max_event_bytes: usize,
+    /// The beginning of a line whose end has not come yet.
+    line: Vec<u8>,
+    /// The last piece ended with CR: a LF at the start of the next belongs to it.
+    skip_lf: bool,
+    at_start: bool,
+    data: Option<String>,
+    event_type: Option<Box<str>>,
+    id_buffer: Option<Box<str>>,
+    last_event_id: Option<Box<str>>,
+    retry: Option<Duration>,
+}
+
+impl Parser {
+    /// A parser for events of up to `max_event_bytes` of data.
+    #[must_use]
+    pub fn new(max_event_bytes: usize) -> Self {
+        Self {
+            max_event_bytes,
+            line: Vec::new(),
+            skip_lf: false,
+            at_start: true,
+            data: None,
+            event_type: None,
+            id_buffer: None,
+            last_event_id: None,
+            retry: None,
+        }
+    }
+
+    /// Reads a piece, and appends the events that it completes.
+    ///
+    /// # Errors
+    /// The stream is not UTF-8 or an event is too large; the events before it were appended.
+    pub fn feed(&mut self, piece: &[u8], events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
+        let mut rest = piece;
+        if self.skip_lf && !rest.is_empty() {
+            self.skip_lf = false;
+            rest = rest.strip_prefix(b"\n").unwrap_or(rest);
+        }
+        while let Some(end) = memchr2(b'\n', b'\r', rest) {
+            let (line, tail) = (&rest[..end], &rest[end + 1..]);
+            if rest[end] == b'\r' {
+                self.skip_lf = tail.is_empty();
+                rest = tail.strip_prefix(b"\n").unwrap_or(tail);
+            } else {
+                rest = tail;
+            }
+            self.end_line(line, events)?;
+        }
+        self.line.extend_from_slice(rest);
+        self.check_line(self.line.len())
+    }
+
+    /// Ends a stream that is known to be complete: a last event without its blank line counts.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn finish(&mut self, events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
+        if !self.line.is_empty() {
+            self.end_line(&[], events)?;
+        }
+        self.dispatch(events);
+        Ok(())
+    }
+
+    /// The last event id that the stream has set, also by a block without data.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<&str> {
+        self.last_event_id.as_deref()
+    }
+
+    /// The reconnect delay that the stream has set.
+    #[must_use]
+    pub fn retry(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// A line has ended: `end` is its last part, behind what earlier pieces brought.
+    fn end_line(&mut self, end: &[u8], events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
+        if self.line.is_empty() {
+            self.check_line(end.len())?;
+            return self.read_line(end, events);
+        }
+        let mut line = std::mem::take(&mut self.line);
+        line.extend_from_slice(end);
+        self.check_line(line.len())?;
+        self.read_line(&line, events)?;
+        line.clear();
+        self.line = line;
+        Ok(())
+    }
+
+    fn check_line(&self, len: usize) -> Result<(), ParseError> {
+        let most = self.max_event_bytes.saturating_add(FIELD_OVERHEAD);
+        if len > most { Err(ParseError::TooLarge(self.max_event_bytes)) } else { Ok(()) }
+    }
+
+    fn read_line(&mut self, line: &[u8], events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
+        let bom: &[u8] = if std::mem::take(&mut self.at_start) { b"\xef\xbb\xbf" } else { b"" };
+        let line = line.strip_prefix(bom).unwrap_or(line);
+        let line = std::str::from_utf8(line).map_err(|_| ParseError::NotUtf8)?;
+        if line.is_empty() {
+            self.dispatch(events);
+            return Ok(());
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "data" => return self.push_data(value),
+            "event" => self.event_type = (!value.is_empty()).then(|| value.into()),
+            "id" if !value.contains('\0') => self.id_buffer = Some(value.into()),
+            "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                self.retry = value.parse().ok().map(Duration::from_millis);
+            }
+            // Comments have an empty field name; what is unknown is ignored, says the standard.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn push_data(&mut self, line: &str) -> Result<(), ParseError> {
+        match &mut self.data {
+            None => self.data = Some(line.into()),
+            Some(data) => {
+                data.push('\n');
+                data.push_str(line);
+            }
+        }
+        let len = self.data.as_ref().map_or(0, String::len);
+        let fits = len <= self.max_event_bytes;
+        if fits { Ok(()) } else { Err(ParseError::TooLarge(self.max_event_bytes)) }
+    }
+
+    fn dispatch(&mut self, events: &mut Vec<ParsedEvent>) {
+        if let Some(id) = &self.id_buffer
+            && self.last_event_id.as_ref() != Some(id)
+        {
+            self.last_event_id = Some(id.clone());
+        }
+        let event_type = self.event_type.take();
+        if let Some(data) = self.data.take() {
+            events.push(ParsedEvent { id: self.last_event_id.clone(), event_type, data });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_in(pieces: &[&[u8]]) -> Result<Vec<ParsedEvent>, ParseError> {
+        let mut parser = Parser::new(100);
+        let mut events = Vec::new();
+        for piece in pieces {
+            parser.feed(piece, &mut events)?;
+        }
+        Ok(events)
+    }
+
+    fn data_of(stream: &str) -> Vec<String> {
+        parse_in(&[stream.as_bytes()]).unwrap().into_iter().map(|event| event.data).collect()
+    }
+
+    #[test]
+    fn the_examples_of_the_standard() {
+        assert_eq!(data_of("data: YHOO\ndata: +2\ndata: 10\n\n"), ["YHOO\n+2\n10"]);
+        assert_eq!(data_of(": test stream\n\ndata: first event\nid: 1\n\n"), ["first event"]);
+        assert_eq!(data_of("data\n\ndata\ndata\n\ndata:"), ["", "\n"]);
+        assert_eq!(
+            data_of("data:test\n\ndata: test\n\ndata:  test\n\n"),
+            ["test", "test", " test"]
+        );
+    }
+
+    #[test]
+    fn line_ends_of_any_kind_and_a_byte_order_mark() {
+        assert_eq!(data_of("\u{feff}data: a\r\n\r\ndata: b\r\rdata: c\n\n"), ["a", "b", "c"]);
+        assert_eq!(data_of("data: a\n\n\u{feff}data: b\n\n"), ["a"]);
+    }
+
+    #[test]
+    fn it_does_not_matter_where_a_stream_is_cut() {
+        let stream = "\u{feff}id: 7\r\nevent: tök\r\ndata: zwei\r\ndata: 💬\r\n\r\ndata: x\n\n";
+        let whole = parse_in(&[stream.as_bytes()]).unwrap();
+        assert_eq!(whole[0].event_type.as_deref(), Some("tök"));
+        assert_eq!(whole[1].id.as_deref(), Some("7"));
+        for size in 1..stream.len() {
+            let pieces: Vec<_> = stream.as_bytes().chunks(size).collect();
+            assert_eq!(parse_in(&pieces), Ok(whole.clone()), "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_block_without_data_sets_the_id_and_dispatches_nothing() {
+        let mut parser = Parser::new(100);
+        let mut events = Vec::new();
+        parser.feed(b"retry: 3000\nid: e-5\n\n", &mut events).unwrap();
+        assert!(events.is_empty());
+        assert_eq!(parser.last_event_id(), Some("e-5"));
+        assert_eq!(parser.retry(), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_complete_body_may_lack_its_last_blank_line() {
+        for stream in ["data: a\n\ndata: b", "data: a\n\ndata: b\n", "data: a\n\ndata: b\n\n"] {
+            let mut parser = Parser::new(100);
+            let mut events = Vec::new();
+            parser.feed(stream.as_bytes(), &mut events).unwrap();
+            parser.finish(&mut events).unwrap();
+            assert_eq!(events.len(), 2, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_over_the_cap_is_refused_and_never_buffered() {
+        let long = format!("data: {}\n\n", "x".repeat(101));
+        assert_eq!(parse_in(&[long.as_bytes()]), Err(ParseError::TooLarge(100)));
+        let many = "data: 1234567890\n".repeat(10);
+        assert_eq!(parse_in(&[many.as_bytes()]), Err(ParseError::TooLarge(100)));
+        let endless: Vec<&[u8]> = vec![b": comment without end"; 20];
+        assert_eq!(parse_in(&endless), Err(ParseError::TooLarge(100)));
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_an_error() {
+        assert_eq!(parse_in(&[b"data: \xff\n\n"]), Err(ParseError::NotUtf8));
+    }
+}
