@@ -1,0 +1,152 @@
+//! The index of one segment: where each event is, its offset and its time, in 12 bytes.
+
+use super::Mark;
+use crate::clock::Micros;
+use crate::position::Offset;
+
+/// What the index knows of an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The event's offset.
+    pub offset: Offset,
+    /// When it was appended.
+    pub time: Micros,
+}
+
+/// An entry and the end of its frame, relative to the index's base.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    offset: u32,
+    end: u32,
+    time: u32,
+}
+
+/// Finds events by place, offset, time and byte.
+#[derive(Clone, Debug)]
+pub(super) struct Index {
+    /// The place of the first event.
+    first: Mark,
+    base: Entry,
+    slots: Vec<Slot>,
+}
+
+impl Index {
+    pub(super) fn new(first: Mark) -> Self {
+        Self { first, base: Entry::default(), slots: Vec::new() }
+    }
+
+    /// Whether the event's offset and time can be told relative to the first one's.
+    pub(super) fn can_hold(&self, entry: Entry) -> bool {
+        let near = |to: u64, base: u64| u32::try_from(to.saturating_sub(base)).is_ok();
+        self.slots.is_empty()
+            || (near(entry.offset.0, self.base.offset.0) && near(entry.time, self.base.time))
+    }
+
+    /// Adds an event whose frame ends `end` bytes into the segment; [`can_hold`](Self::can_hold)
+    /// said that nothing is clipped.
+    pub(super) fn push(&mut self, entry: Entry, end: usize) {
+        if self.slots.is_empty() {
+            self.base = entry;
+        }
+        self.slots.push(Slot {
+            offset: (entry.offset.0 - self.base.offset.0) as u32,
+            end: end as u32,
+            // An offset never steps back; a wall clock may.
+            time: entry.time.saturating_sub(self.base.time) as u32,
+        });
+    }
+
+    /// The same events without the first `count`, whose bytes are cut off.
+    pub(super) fn without_first(&self, count: usize) -> Self {
+        let cut = self.start_of(count);
+        let moved = |slot: &Slot| Slot { end: slot.end - cut, ..*slot };
+        let slots = self.slots[count..].iter().map(moved).collect();
+        Self { first: self.mark(count), base: self.base, slots }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.slots.shrink_to_fit();
+    }
+
+    pub(super) fn footprint(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn first(&self) -> Mark {
+        self.first
+    }
+
+    /// The place behind the last event.
+    pub(super) fn end(&self) -> Mark {
+        self.mark(self.len())
+    }
+
+    /// The place of the event at this index, or behind the last one.
+    pub(super) fn mark(&self, at: usize) -> Mark {
+        Mark {
+            seq: self.first.seq + at as u64,
+            byte: self.first.byte + u64::from(self.start_of(at)),
+        }
+    }
+
+    /// The byte of the segment at which the event at this index begins.
+    pub(super) fn start_of(&self, at: usize) -> u32 {
+        if at == 0 { 0 } else { self.slots[at - 1].end }
+    }
+
+    pub(super) fn entry(&self, at: usize) -> Entry {
+        let slot = self.slots[at];
+        Entry {
+            offset: Offset(self.base.offset.0 + u64::from(slot.offset)),
+            time: self.base.time + u64::from(slot.time),
+        }
+    }
+
+    pub(super) fn last(&self) -> Option<Entry> {
+        self.len().checked_sub(1).map(|at| self.entry(at))
+    }
+
+    /// The index of the event at this place, clipped to the segment.
+    pub(super) fn at_seq(&self, seq: u64) -> usize {
+        (seq.saturating_sub(self.first.seq) as usize).min(self.len())
+    }
+
+    /// The index of the first event behind the offset.
+    pub(super) fn past_offset(&self, offset: Offset) -> usize {
+        let Some(relative) = offset.0.checked_sub(self.base.offset.0) else {
+            return 0;
+        };
+        self.slots.partition_point(|slot| u64::from(slot.offset) <= relative)
+    }
+
+    /// The index of the first event that is younger than the time.
+    pub(super) fn past_time(&self, time: Micros) -> usize {
+        let Some(relative) = time.checked_sub(self.base.time) else {
+            return 0;
+        };
+        self.slots.partition_point(|slot| u64::from(slot.time) <= relative)
+    }
+
+    /// How many events end at or before this byte of the log.
+    pub(super) fn ending_by(&self, byte: u64) -> usize {
+        let Some(relative) = byte.checked_sub(self.first.byte) else {
+            return 0;
+        };
+        self.slots.partition_point(|slot| u64::from(slot.end) <= relative)
+    }
+
+    /// The index of the first event that begins at or behind this byte of the log.
+    pub(super) fn beginning_at(&self, byte: u64) -> usize {
+        match byte.checked_sub(self.first.byte) {
+            None | Some(0) => 0,
+            Some(relative) => {
+                let earlier = self.slots.partition_point(|slot| u64::from(slot.end) < relative);
+                (earlier + 1).min(self.len())
+            }
+        }
+    }
+}

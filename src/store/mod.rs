@@ -1,0 +1,41 @@
+//! Where logs live. Today in memory; a store on disk is to stand beside it, behind the same marks.
+
+mod index;
+mod log;
+mod segment;
+
+use std::time::Duration;
+
+pub use index::Entry;
+pub use log::{Log, Read};
+pub use segment::Run;
+
+/// A place in one log: how many events, and how many bytes of frames, were appended before it.
+///
+/// Dense where offsets are not, so that lag is a subtraction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Events before this place, since the log began.
+    pub seq: u64,
+    /// Bytes of frames before this place, since the log began.
+    pub byte: u64,
+}
+
+impl Mark {
+    /// How far this place is behind another, in events and bytes.
+    #[must_use]
+    pub fn behind(self, other: Self) -> Self {
+        Self { seq: other.seq.saturating_sub(self.seq), byte: other.byte.saturating_sub(self.byte) }
+    }
+}
+
+/// How much a log keeps. Whatever is exceeded first evicts from the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Events.
+    pub max_events: u64,
+    /// Bytes of frames.
+    pub max_bytes: u64,
+    /// Age of an event.
+    pub max_age: Duration,
+}

@@ -1,0 +1,114 @@
+//! One piece of a log: consecutive frames in one allocation, and their index.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Mark;
+use super::index::{Entry, Index};
+use crate::position::Offset;
+
+/// The segment at the tail: it grows.
+#[derive(Debug)]
+pub(super) struct Growing {
+    pub(super) index: Index,
+    bytes: Vec<u8>,
+}
+
+impl Growing {
+    pub(super) fn new(first: Mark) -> Self {
+        Self { index: Index::new(first), bytes: Vec::new() }
+    }
+
+    /// Whether an event may join the others within this size.
+    pub(super) fn has_room(&self, entry: Entry, frame_bytes: usize, size: usize) -> bool {
+        self.bytes.is_empty()
+            || (self.bytes.len() + frame_bytes <= size && self.index.can_hold(entry))
+    }
+
+    pub(super) fn push(&mut self, entry: Entry, frame: &[u8]) {
+        self.bytes.extend_from_slice(frame);
+        self.index.push(entry, self.bytes.len());
+    }
+
+    /// The bytes of memory that the segment holds.
+    pub(super) fn footprint(&self) -> usize {
+        self.bytes.capacity() + self.index.footprint()
+    }
+
+    /// A shared copy of the events from this index on.
+    pub(super) fn copy_from(&self, at: usize) -> Segment {
+        let bytes = Bytes::copy_from_slice(&self.bytes[self.index.start_of(at) as usize..]);
+        Segment { index: self.index.without_first(at), bytes }
+    }
+
+    /// Ends the growth, and gives unused room back.
+    pub(super) fn seal(mut self) -> Segment {
+        self.bytes.shrink_to_fit();
+        self.index.shrink();
+        Segment { index: self.index, bytes: Bytes::from(self.bytes) }
+    }
+}
+
+/// A segment that is finished, and shared by its readers.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) index: Index,
+    bytes: Bytes,
+}
+
+impl Segment {
+    /// The bytes of memory that the segment holds.
+    pub(super) fn footprint(&self) -> usize {
+        self.bytes.len() + self.index.footprint() + size_of::<Self>()
+    }
+}
+
+/// Consecutive events of one log, shared and not copied. Never empty when the log hands it out.
+#[derive(Clone, Debug)]
+pub struct Run {
+    segment: Arc<Segment>,
+    from: usize,
+    to: usize,
+}
+
+impl Run {
+    /// The events from `from` on, as many as fit in `max_bytes`, but at least one.
+    pub(super) fn within(segment: Arc<Segment>, from: usize, max_bytes: usize) -> Self {
+        let index = &segment.index;
+        let fits = index.ending_by(index.mark(from).byte + max_bytes as u64);
+        let to = fits.max(from + 1).min(index.len());
+        Self { segment, from, to }
+    }
+
+    /// The frames, as they go onto an HTTP/1.1 socket.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        let at = |at| self.segment.index.start_of(at) as usize;
+        self.segment.bytes.slice(at(self.from)..at(self.to))
+    }
+
+    /// What the index knows of the events, in order.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> + '_ {
+        (self.from..self.to).map(|at| self.segment.index.entry(at))
+    }
+
+    /// How many events.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.to - self.from
+    }
+
+    /// The place behind the last event.
+    #[must_use]
+    pub fn end(&self) -> Mark {
+        self.segment.index.mark(self.to)
+    }
+
+    /// Keeps the first `most` events of those before this offset; perhaps none.
+    pub fn truncate(&mut self, before: Offset, most: usize) {
+        let last = Offset(before.0.saturating_sub(1));
+        let below = self.segment.index.past_offset(last);
+        self.to = self.to.min(below).min(self.from.saturating_add(most)).max(self.from);
+    }
+}
