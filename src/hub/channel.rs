@@ -1,0 +1,542 @@
+//! A channel: the sole writer of its log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::config::{ChannelOptions, Settings};
+use super::memory::Memory;
+use super::notice::End;
+use super::sequencer::Sequencer;
+use crate::channel::ChannelName;
+use crate::clock::{Micros, now};
+use crate::event::{self, ChannelState, NewEvent};
+use crate::position::{Epoch, Offset, Position};
+use crate::sse;
+use crate::store::{Entry, Log, Mark, Read};
+use crate::telemetry::Metrics;
+
+/// Wants to hear that a channel has something new to read.
+pub trait Listener: Send + Sync {
+    /// The channel has changed: read its tail after clearing whatever latch this call sets.
+    fn channel_changed(&self);
+}
+
+/// What all channels of a hub share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) sequencer: Sequencer,
+    pub(super) memory: Memory,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// A named, ordered log of events, and those who listen to it.
+pub struct Channel {
+    name: ChannelName,
+    shared: Arc<Shared>,
+    inner: Mutex<Inner>,
+    /// The log's end, for whoever asks how far a reader is behind.
+    end_seq: AtomicU64,
+    end_byte: AtomicU64,
+    listeners: RwLock<Slab<Arc<dyn Listener>>>,
+    subscribers: AtomicUsize,
+}
+
+/// What the channel's lock protects.
+struct Inner {
+    log: Log,
+    state: ChannelState,
+    settings: Settings,
+    /// Somebody has published, or has created the channel on purpose.
+    known: bool,
+    /// Out of the registry: whoever still holds the channel must look its name up again.
+    retired: bool,
+    /// Subscriptions that keep the channel in memory: those that named it.
+    holders: usize,
+    last_used: Instant,
+    /// What the memory budget was last told.
+    footprint: usize,
+}
+
+/// How a publisher closes a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The state to end in.
+    pub state: ChannelState,
+    /// Why, in words.
+    pub reason: Option<Box<str>>,
+}
+
+/// What an append did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offsets of the first and the last event, if there was any.
+    pub offsets: Option<(Offset, Offset)>,
+    /// Subscribers at that moment.
+    pub subscribers: usize,
+    /// The state afterwards.
+    pub state: ChannelState,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The channel has ended.
+    #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
+    Closed(ChannelState),
+    /// The channel has left memory since it was looked up.
+    #[error("the channel was evicted")]
+    Retired,
+}
+
+/// How a channel stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// The channel.
+    pub name: ChannelName,
+    /// Open, or how it ended.
+    pub state: ChannelState,
+    /// The earliest retained event.
+    pub earliest: Option<Position>,
+    /// The last event that was ever appended.
+    pub tail: Position,
+    /// Retained events.
+    pub events: u64,
+    /// Retained bytes.
+    pub bytes: u64,
+    /// Subscribers now.
+    pub subscribers: usize,
+    /// The settings in force.
+    pub settings: Settings,
+}
+
+/// Which place of a log a subscription begins at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Begin {
+    Tail,
+    Earliest,
+    Last(u64),
+    After(Offset),
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    pub(super) mark: Mark,
+    /// The offset of the last event before the mark, retained or not.
+    pub(super) behind: Offset,
+    /// Retention has passed over events that should have come.
+    pub(super) trimmed: bool,
+    /// The channel has ended, and all of it lies before the mark.
+    pub(super) over: bool,
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Channel").field(&self.name).finish()
+    }
+}
+
+impl Channel {
+    pub(super) fn new(
+        name: ChannelName,
+        shared: Arc<Shared>,
+        settings: Settings,
+        trimmed_through: Offset,
+    ) -> Self {
+        let inner = Inner {
+            log: Log::new(trimmed_through),
+            state: ChannelState::Open,
+            settings,
+            known: false,
+            retired: false,
+            holders: 0,
+            last_used: Instant::now(),
+            footprint: 0,
+        };
+        shared.metrics.channel_created();
+        Self {
+            name,
+            shared,
+            inner: Mutex::new(inner),
+            end_seq: AtomicU64::new(0),
+            end_byte: AtomicU64::new(0),
+            listeners: RwLock::new(Slab::new()),
+            subscribers: AtomicUsize::new(0),
+        }
+    }
+
+    /// The channel's name.
+    #[must_use]
+    pub fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// Appends events, then closes the channel if asked to, in one step: nobody else's event
+    /// comes between. Wakes the listeners.
+    ///
+    /// # Errors
+    /// The channel is closed or has left memory; nothing was appended.
+    pub fn append(
+        &self,
+        events: &[NewEvent],
+        close: Option<&Close>,
+    ) -> Result<Appended, AppendError> {
+        let appended = {
+            let mut inner = self.inner.lock();
+            inner.check_writable()?;
+            inner.known = true;
+            inner.last_used = Instant::now();
+            let offsets = self.append_events(&mut inner, events);
+            if let Some(close) = close {
+                self.append_end(&mut inner, close);
+            }
+            self.apply_retention(&mut inner);
+            Appended { offsets, subscribers: self.subscribers(), state: inner.state }
+        };
+        if !events.is_empty() || close.is_some() {
+            self.notify();
+        }
+        Ok(appended)
+    }
+
+    /// Makes the channel known and gives it settings of its own.
+    ///
+    /// # Errors
+    /// The channel has left memory.
+    pub fn configure(&self, options: &ChannelOptions) -> Result<bool, AppendError> {
+        let mut inner = self.inner.lock();
+        if inner.retired {
+            return Err(AppendError::Retired);
+        }
+        let created = !inner.known;
+        inner.known = true;
+        inner.last_used = Instant::now();
+        inner.settings = inner.settings.with(options);
+        self.apply_retention(&mut inner);
+        Ok(created)
+    }
+
+    /// How the channel stands; nothing if nobody has published to it or created it.
+    #[must_use]
+    pub fn describe(&self) -> Option<Description> {
+        let inner = self.inner.lock();
+        let position = |offset| self.shared.sequencer.position(offset);
+        inner.known.then(|| Description {
+            name: self.name.clone(),
+            state: inner.state,
+            earliest: inner.log.earliest().map(|entry| position(entry.offset)),
+            tail: position(inner.log.tail()),
+            events: inner.log.start().behind(inner.log.end()).seq,
+            bytes: inner.log.start().behind(inner.log.end()).byte,
+            subscribers: self.subscribers(),
+            settings: inner.settings,
+        })
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> ChannelState {
+        self.inner.lock().state
+    }
+
+    /// Subscribers now.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// The events at the mark, up to `max_bytes` of them but at least one.
+    #[must_use]
+    pub fn read(&self, at: Mark, max_bytes: usize) -> Read {
+        self.inner.lock().log.read(at, max_bytes)
+    }
+
+    /// The place behind the last event, without taking the channel's lock.
+    #[must_use]
+    pub fn end(&self) -> Mark {
+        Mark {
+            seq: self.end_seq.load(Ordering::Acquire),
+            byte: self.end_byte.load(Ordering::Acquire),
+        }
+    }
+
+    /// What a reader at the mark has come to.
+    pub(super) fn look(&self, at: Mark) -> Ahead {
+        let inner = self.inner.lock();
+        match inner.log.peek(at.seq) {
+            Some(entry) => Ahead::Event(entry.offset),
+            None if at.seq < inner.log.start().seq => Ahead::Trimmed(inner.log.trimmed_through()),
+            None if inner.state != ChannelState::Open => Ahead::Over,
+            None if inner.retired => Ahead::Retired,
+            None => Ahead::Nothing,
+        }
+    }
+
+    /// Where a reader goes on whom retention has overtaken.
+    pub(super) fn resume_at_start(&self) -> Beginning {
+        self.inner.lock().begin(Begin::Earliest)
+    }
+
+    /// Adds a listener and says where its reading begins, in one step.
+    pub(super) fn attach(
+        &self,
+        begin: Begin,
+        holds: bool,
+        listener: Arc<dyn Listener>,
+    ) -> Result<(Beginning, usize), AppendError> {
+        let mut inner = self.inner.lock();
+        if inner.retired {
+            return Err(AppendError::Retired);
+        }
+        inner.last_used = Instant::now();
+        inner.holders += usize::from(holds);
+        let key = self.listeners.write().insert(listener);
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+        Ok((inner.begin(begin), key))
+    }
+
+    /// Removes a listener. Returns whether the channel now serves nobody and never held anything.
+    pub(super) fn detach(&self, key: usize, held: bool) -> bool {
+        self.listeners.write().remove(key);
+        self.subscribers.fetch_sub(1, Ordering::Relaxed);
+        let mut inner = self.inner.lock();
+        inner.holders -= usize::from(held);
+        inner.last_used = Instant::now();
+        inner.holders == 0 && !inner.known
+    }
+
+    /// Where a reading that attaches to nothing begins.
+    pub(super) fn begin(&self, begin: Begin) -> Beginning {
+        let mut inner = self.inner.lock();
+        inner.last_used = Instant::now();
+        inner.begin(begin)
+    }
+
+    /// The offsets of the last `count` events, oldest first.
+    pub(super) fn last_offsets(&self, count: u64) -> Vec<Offset> {
+        let inner = self.inner.lock();
+        let from = inner.log.mark_of_last(count).seq;
+        (from..inner.log.end().seq)
+            .filter_map(|seq| inner.log.peek(seq))
+            .map(|e| e.offset)
+            .collect()
+    }
+
+    /// Evicts what has become too old.
+    pub(super) fn expire(&self) {
+        let mut inner = self.inner.lock();
+        let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
+        let keep = inner.kept_at_end();
+        let evicted = inner.log.trim_older(now().saturating_sub(age), keep);
+        self.count_evicted("age", evicted);
+        self.account(&mut inner);
+    }
+
+    /// Evicts the oldest segment. Returns whether there was any.
+    pub(super) fn evict_oldest(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let keep = inner.kept_at_end();
+        let evicted = inner.log.evict_oldest(keep);
+        self.count_evicted("memory", evicted);
+        self.account(&mut inner);
+        evicted > 0
+    }
+
+    /// The offset of the earliest event that could be evicted.
+    pub(super) fn earliest(&self) -> Option<Offset> {
+        let inner = self.inner.lock();
+        let evictable = inner.log.start().behind(inner.log.end()).seq > inner.kept_at_end();
+        inner.log.earliest().filter(|_| evictable).map(|entry| entry.offset)
+    }
+
+    /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
+    /// when it did; the caller must remove it from the registry in the same step.
+    pub(super) fn retire_if_unused(&self) -> Option<Offset> {
+        let mut inner = self.inner.lock();
+        if inner.retired || !inner.is_unused() {
+            return None;
+        }
+        let tail = inner.log.tail();
+        let evicted = inner.log.start().behind(inner.log.end()).seq;
+        self.count_evicted("idle", evicted);
+        self.retire(&mut inner);
+        Some(tail)
+    }
+
+    /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
+    /// end; nothing if there was nothing to delete.
+    pub(super) fn delete(&self) -> Option<Offset> {
+        let tail = {
+            let mut inner = self.inner.lock();
+            if inner.retired || !inner.known {
+                return None;
+            }
+            let close = Close { state: ChannelState::Deleted, reason: None };
+            self.append_end(&mut inner, &close);
+            let tail = inner.log.tail();
+            self.retire(&mut inner);
+            tail
+        };
+        self.notify();
+        Some(tail)
+    }
+
+    fn retire(&self, inner: &mut Inner) {
+        inner.retired = true;
+        // Readers may still finish what is there; the budget no longer counts it.
+        self.shared.memory.release(std::mem::take(&mut inner.footprint));
+        self.shared.metrics.channel_removed();
+    }
+
+    fn append_events(&self, inner: &mut Inner, events: &[NewEvent]) -> Option<(Offset, Offset)> {
+        let last = events.len().checked_sub(1)? as u64;
+        let first = self.shared.sequencer.take(events.len() as u64);
+        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        for (offset, event) in (first.0..).zip(events) {
+            let event_type = event.event_type.as_ref().map(event::EventType::as_str);
+            writer.append(inner, Offset(offset), event_type, event.data.as_bytes());
+        }
+        self.publish_end(inner);
+        let bytes = events.iter().map(|event| event.data.as_bytes().len() as u64).sum();
+        self.shared.metrics.published(events.len() as u64, bytes);
+        Some((first, Offset(first.0 + last)))
+    }
+
+    fn append_end(&self, inner: &mut Inner, close: &Close) {
+        inner.state = close.state;
+        let end =
+            End { channel: self.name.clone(), state: close.state, reason: close.reason.clone() };
+        let offset = self.shared.sequencer.take(1);
+        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        writer.append(inner, offset, Some(event::END), end.data().as_bytes());
+        self.publish_end(inner);
+    }
+
+    fn publish_end(&self, inner: &Inner) {
+        let end = inner.log.end();
+        self.end_seq.store(end.seq, Ordering::Release);
+        self.end_byte.store(end.byte, Ordering::Release);
+    }
+
+    fn apply_retention(&self, inner: &mut Inner) {
+        let keep = inner.kept_at_end();
+        let retention = inner.settings.retention;
+        let by_events = inner.log.trim_events(retention.max_events, keep);
+        let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep);
+        self.count_evicted("events", by_events);
+        self.count_evicted("bytes", by_bytes);
+        self.account(inner);
+    }
+
+    fn account(&self, inner: &mut Inner) {
+        if inner.retired {
+            return;
+        }
+        let footprint = inner.log.footprint() + size_of::<Self>() + self.name.as_str().len();
+        self.shared.memory.replace(inner.footprint, footprint);
+        inner.footprint = footprint;
+    }
+
+    fn count_evicted(&self, reason: &str, events: u64) {
+        if events > 0 {
+            self.shared.metrics.evicted(reason, events);
+        }
+    }
+
+    fn notify(&self) {
+        for (_, listener) in self.listeners.read().iter() {
+            listener.channel_changed();
+        }
+    }
+}
+
+/// What lies ahead of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// An event.
+    Event(Offset),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing any more: the channel has ended.
+    Over,
+    /// Nothing any more: the channel has left memory.
+    Retired,
+    /// Retention has passed over the reader, through this offset.
+    Trimmed(Offset),
+}
+
+impl Inner {
+    fn check_writable(&self) -> Result<(), AppendError> {
+        match self.state {
+            _ if self.retired => Err(AppendError::Retired),
+            ChannelState::Open => Ok(()),
+            state => Err(AppendError::Closed(state)),
+        }
+    }
+
+    /// The end of a channel outlives all eviction: late viewers must learn it.
+    fn kept_at_end(&self) -> u64 {
+        u64::from(self.state != ChannelState::Open)
+    }
+
+    fn is_unused(&self) -> bool {
+        let idle = self.last_used.elapsed();
+        match (self.holders, self.known, self.state) {
+            (1.., _, _) => false,
+            (0, false, _) => true,
+            (0, true, ChannelState::Open) => idle >= self.settings.idle_timeout,
+            // Closed stays closed until its retention has passed, the end's included.
+            (0, true, _) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
+                Duration::from_micros(now().saturating_sub(end.time))
+                    >= self.settings.retention.max_age
+            }),
+        }
+    }
+
+    fn begin(&self, begin: Begin) -> Beginning {
+        let log = &self.log;
+        let ends = self.kept_at_end();
+        let mark = match begin {
+            Begin::Tail => log.mark_of_last(ends),
+            Begin::Earliest => log.start(),
+            Begin::Last(count) => log.mark_of_last(count.saturating_add(ends)),
+            Begin::After(offset) => log.mark_after(offset),
+        };
+        let before = mark.seq.checked_sub(1).and_then(|seq| log.peek(seq));
+        Beginning {
+            mark,
+            behind: before.map_or(log.trimmed_through(), |entry| entry.offset),
+            trimmed: matches!(begin, Begin::After(offset) if offset < log.trimmed_through()),
+            over: ends > 0 && mark.seq >= log.end().seq,
+        }
+    }
+}
+
+/// Renders events of one append, each once, and appends their frames.
+struct FrameWriter {
+    id: String,
+    epoch_len: usize,
+    frame: Vec<u8>,
+    time: Micros,
+}
+
+impl FrameWriter {
+    fn new(epoch: &Epoch) -> Self {
+        let id = format!("{epoch}-");
+        Self { epoch_len: id.len(), id, frame: Vec::new(), time: now() }
+    }
+
+    fn append(&mut self, inner: &mut Inner, offset: Offset, event_type: Option<&str>, data: &[u8]) {
+        self.id.truncate(self.epoch_len);
+        self.id.push_str(itoa::Buffer::new().format(offset.0));
+        self.frame.clear();
+        sse::encode(&mut self.frame, &sse::Text { id: &self.id, event_type, data });
+        let entry = Entry { offset, time: self.time };
+        inner.log.append(entry, &self.frame, &inner.settings.retention);
+    }
+}

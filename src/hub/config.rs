@@ -1,0 +1,118 @@
+//! Settings of the section `channels`.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::channel::{ChannelName, ChannelPattern};
+use crate::store::Retention;
+
+/// What channels keep, and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Events that a channel keeps for replay.
+    pub max_events: u64,
+    /// Bytes that a channel keeps for replay.
+    pub max_bytes: ByteSize,
+    /// Age up to which a channel keeps events for replay.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// Time without subscribers and publishes after which an open channel is evicted.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Memory of all channels together; past it, the oldest events of the hub are evicted.
+    pub memory_budget: ByteSize,
+    /// Channels in memory; past it, new names are refused.
+    pub max_channels: usize,
+    /// Overrides by channel pattern: the first that matches applies.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_events: 10_000,
+            max_bytes: ByteSize::mib(8),
+            max_age: Duration::from_secs(3600),
+            idle_timeout: Duration::from_secs(3600),
+            memory_budget: ByteSize::mib(512),
+            max_channels: 200_000,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// Settings for the channels that a pattern selects.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Which channels.
+    pub pattern: ChannelPattern,
+    /// What differs for them.
+    #[serde(flatten)]
+    pub options: ChannelOptions,
+}
+
+/// The settings that a single channel may have for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChannelOptions {
+    /// See [`Config::max_events`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_events: Option<u64>,
+    /// See [`Config::max_bytes`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
+    /// See [`Config::max_age`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// See [`Config::idle_timeout`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// The settings in force for one channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// How much is kept.
+    pub retention: Retention,
+    /// How long an unused channel lives.
+    pub idle_timeout: Duration,
+}
+
+impl Settings {
+    /// These settings, but for what the options name.
+    #[must_use]
+    pub fn with(self, options: &ChannelOptions) -> Self {
+        let Self { retention, idle_timeout } = self;
+        Self {
+            retention: Retention {
+                max_events: options.max_events.unwrap_or(retention.max_events),
+                max_bytes: options.max_bytes.map_or(retention.max_bytes, |size| size.as_u64()),
+                max_age: options.max_age.unwrap_or(retention.max_age),
+            },
+            idle_timeout: options.idle_timeout.unwrap_or(idle_timeout),
+        }
+    }
+}
+
+impl Config {
+    /// The settings for a channel of this name.
+    #[must_use]
+    pub fn settings_for(&self, name: &ChannelName) -> Settings {
+        let general = Settings {
+            retention: Retention {
+                max_events: self.max_events,
+                max_bytes: self.max_bytes.as_u64(),
+                max_age: self.max_age,
+            },
+            idle_timeout: self.idle_timeout,
+        };
+        match self.rules.iter().find(|rule| rule.pattern.matches(name)) {
+            Some(rule) => general.with(&rule.options),
+            None => general,
+        }
+    }
+}

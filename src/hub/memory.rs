@@ -1,0 +1,49 @@
+//! The hub's one memory budget.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::telemetry::Metrics;
+
+/// Counts the memory of all logs against the budget.
+#[derive(Debug)]
+pub(super) struct Memory {
+    budget: usize,
+    used: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl Memory {
+    pub(super) fn new(budget: usize, metrics: Arc<Metrics>) -> Self {
+        Self { budget, used: AtomicUsize::new(0), metrics }
+    }
+
+    /// Somebody's share was `before` bytes and is `after` bytes now.
+    pub(super) fn replace(&self, before: usize, after: usize) {
+        if after >= before {
+            self.used.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.used.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        self.metrics.retained(self.used());
+    }
+
+    /// Somebody's share of so many bytes is gone.
+    pub(super) fn release(&self, bytes: usize) {
+        self.replace(bytes, 0);
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.used() > self.budget
+    }
+
+    /// Below this, eviction rests: a tenth of the budget goes at a time, so that the search for
+    /// the oldest events is paid once per many publishes.
+    pub(super) fn is_relieved(&self) -> bool {
+        self.used() <= self.budget - self.budget / 10
+    }
+}

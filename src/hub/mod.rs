@@ -1,0 +1,348 @@
+//! The hub: channels, and subscriptions that read them. It knows no HTTP, not who a client is,
+//! and not where events come from.
+
+mod channel;
+mod config;
+mod memory;
+mod merge;
+mod notice;
+mod pulse;
+mod registry;
+mod sequencer;
+mod subscription;
+mod sweeper;
+
+use std::sync::Arc;
+
+pub use channel::{AppendError, Appended, Channel, Close, Description, Listener};
+pub use config::{ChannelOptions, Config, Rule, Settings};
+pub use notice::{End, Gap};
+pub use pulse::{EndReason, Pulse};
+pub use registry::TooManyChannels;
+pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
+
+use channel::{Begin, Beginning, Shared};
+use memory::Memory;
+use merge::Merge;
+use pulse::Place;
+use registry::Registry;
+use sequencer::Sequencer;
+use subscription::{Attachment, One};
+
+use crate::channel::{ChannelName, ChannelPattern};
+use crate::event::{GapReason, NewEvent};
+use crate::position::{Epoch, Offset, Position, StartFrom};
+use crate::telemetry::Metrics;
+
+/// The running engine: a cheap handle.
+#[derive(Clone)]
+pub struct Hub(Arc<Core>);
+
+/// What the handles share.
+pub(crate) struct Core {
+    registry: Registry,
+    shared: Arc<Shared>,
+    /// Held by whoever evicts for the memory budget: one is enough.
+    evicting: parking_lot::Mutex<()>,
+}
+
+/// Which channels a subscription reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// One channel.
+    One(ChannelName),
+    /// All channels of these patterns, in the hub's one order.
+    Many(Vec<ChannelPattern>),
+}
+
+/// The answer to a wish to subscribe.
+pub enum Opened {
+    /// There is something to read, or there may be.
+    Live(Subscription),
+    /// The subscriber has seen the end of all that it asks for.
+    Over,
+}
+
+/// Where a start leads: to a place in each channel, and perhaps over a gap.
+struct Start {
+    begin: Begin,
+    gap: Option<(GapReason, Box<str>)>,
+}
+
+impl Hub {
+    /// A hub that begins a new epoch.
+    #[must_use]
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        let budget = usize::try_from(config.memory_budget.as_u64()).unwrap_or(usize::MAX);
+        let shared = Arc::new(Shared {
+            sequencer: Sequencer::new(Epoch::random()),
+            memory: Memory::new(budget, metrics.clone()),
+            metrics,
+        });
+        let registry = Registry::new(config, shared.clone());
+        Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
+    }
+
+    /// The hub's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.shared.metrics
+    }
+
+    /// An offset of this hub's epoch as a position.
+    #[must_use]
+    pub fn position(&self, offset: Offset) -> Position {
+        self.0.shared.sequencer.position(offset)
+    }
+
+    /// The position behind everything that has been published so far.
+    #[must_use]
+    pub fn tail(&self) -> Position {
+        self.position(Offset(self.0.shared.sequencer.watermark().0 - 1))
+    }
+
+    /// Appends events to a channel, which is made if it is not there, and closes it if asked to.
+    ///
+    /// # Errors
+    /// The channel is closed, or there are too many channels; nothing was appended.
+    pub fn append(
+        &self,
+        name: &ChannelName,
+        events: &[NewEvent],
+        close: Option<&Close>,
+    ) -> Result<Appended, PublishError> {
+        loop {
+            match self.0.registry.get_or_create(name)?.append(events, close) {
+                Ok(appended) => {
+                    self.evict_for_memory();
+                    return Ok(appended);
+                }
+                Err(AppendError::Retired) => {}
+                Err(AppendError::Closed(state)) => return Err(PublishError::Closed(state)),
+            }
+        }
+    }
+
+    /// Creates a channel, or changes its settings. Returns its description, and whether it is new.
+    ///
+    /// # Errors
+    /// There are too many channels.
+    pub fn configure(
+        &self,
+        name: &ChannelName,
+        options: &ChannelOptions,
+    ) -> Result<(Description, bool), TooManyChannels> {
+        loop {
+            let channel = self.0.registry.get_or_create(name)?;
+            let Ok(created) = channel.configure(options) else {
+                continue;
+            };
+            if let Some(description) = channel.describe() {
+                return Ok((description, created));
+            }
+        }
+    }
+
+    /// Ends a channel's subscriptions with `deleted` and frees its name. Returns whether there was
+    /// such a channel.
+    #[must_use]
+    pub fn delete(&self, name: &ChannelName) -> bool {
+        self.0.registry.delete(name)
+    }
+
+    /// How a channel stands; nothing if nobody has published to it or created it.
+    #[must_use]
+    pub fn describe(&self, name: &ChannelName) -> Option<Description> {
+        self.0.registry.get(name)?.describe()
+    }
+
+    /// The channels whose names begin with the prefix, by name, behind `after`, at most `limit`.
+    #[must_use]
+    pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Description> {
+        let wanted = |name: &str| name.starts_with(prefix) && name > after;
+        let mut channels = self.0.registry.all();
+        channels.retain(|channel| wanted(channel.name().as_str()));
+        channels.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        channels.iter().filter_map(|channel| channel.describe()).take(limit).collect()
+    }
+
+    /// Begins a subscription.
+    ///
+    /// # Errors
+    /// There are too many channels, or the patterns select too many.
+    pub fn subscribe(
+        &self,
+        selection: Selection,
+        from: &StartFrom,
+        bounds: Bounds,
+    ) -> Result<Opened, SubscribeError> {
+        let resumed = matches!(from, StartFrom::After(_));
+        let mut opened = match selection {
+            Selection::One(name) => self.subscribe_one(&name, from, bounds)?,
+            Selection::Many(patterns) => self.subscribe_many(patterns, from, bounds)?,
+        };
+        if let Opened::Live(subscription) = &mut opened {
+            subscription.set_at_tail(*from == StartFrom::Tail);
+            self.0.shared.metrics.subscription_started(resumed);
+        }
+        Ok(opened)
+    }
+
+    fn subscribe_one(
+        &self,
+        name: &ChannelName,
+        from: &StartFrom,
+        bounds: Bounds,
+    ) -> Result<Opened, TooManyChannels> {
+        let start = self.start(from);
+        if let Begin::After(offset) = start.begin
+            && self.0.registry.get(name).is_none()
+            && self.0.registry.was_deleted_at(name, offset)
+        {
+            return Ok(Opened::Over);
+        }
+        let pulse = Arc::new(Pulse::default());
+        let (channel, beginning, attachment) = loop {
+            let channel = self.0.registry.get_or_create(name)?;
+            let attached = Attachment::new(&self.0, &channel, start.begin, true, pulse.clone());
+            if let Some((beginning, attachment)) = attached {
+                break (channel, beginning, attachment);
+            }
+        };
+        if beginning.over {
+            return Ok(Opened::Over);
+        }
+        let gap = self.gap_of_one(start, &beginning, name);
+        let place = Arc::new(Place::new(channel, beginning.mark));
+        let one = One::new(pulse, place, beginning.behind, attachment);
+        Ok(Opened::Live(Subscription::one(self.0.clone(), bounds, one, gap)))
+    }
+
+    fn gap_of_one(&self, start: Start, at: &Beginning, name: &ChannelName) -> Option<Gap> {
+        let (reason, requested) = match (start.gap, start.begin) {
+            (Some(gap), _) => gap,
+            (None, Begin::After(offset)) if at.trimmed => {
+                (GapReason::Evicted, self.position(offset).to_string().into())
+            }
+            _ => return None,
+        };
+        let resumed = self.position(at.behind);
+        Some(Gap { channel: Some(name.clone()), reason, requested: Some(requested), resumed })
+    }
+
+    fn subscribe_many(
+        &self,
+        patterns: Vec<ChannelPattern>,
+        from: &StartFrom,
+        bounds: Bounds,
+    ) -> Result<Opened, SubscribeError> {
+        let start = self.start(from);
+        let now = Offset(self.0.shared.sequencer.watermark().0 - 1);
+        let named = patterns.iter().filter_map(ChannelPattern::exact);
+        let named = named
+            .map(|name| self.0.registry.get_or_create(&name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (cursor, excused) = match start.begin {
+            Begin::After(offset) => (offset, Offset::ZERO),
+            Begin::Earliest => (Offset::ZERO, now),
+            Begin::Last(count) if count > 0 => (self.before_last(&patterns, count), now),
+            Begin::Tail | Begin::Last(_) => (now, now),
+        };
+        let mut merge = Merge::new(self.0.clone(), patterns, cursor, excused);
+        let ended: Vec<End> = named.iter().filter_map(|channel| merge.adopt(channel)).collect();
+        if merge.pulse().ended().is_some() {
+            return Err(SubscribeError::TooManyMatches);
+        }
+        if matches!(from, StartFrom::After(_)) && start.gap.is_none() && merge.is_over() {
+            return Ok(Opened::Over);
+        }
+        let position = self.position(cursor);
+        let gap = start.gap.map(|(reason, requested)| Gap {
+            channel: None,
+            reason,
+            requested: Some(requested),
+            resumed: position.clone(),
+        });
+        // Whoever begins at the tail has not seen those ends; whoever resumes has.
+        let untold = if matches!(start.begin, Begin::After(_)) { Vec::new() } else { ended };
+        let ends = untold.into_iter().map(|end| Step::Ended { end, position: position.clone() });
+        let notices: Vec<Step> = gap.map(Step::Gap).into_iter().chain(ends).collect();
+        Ok(Opened::Live(Subscription::many(self.0.clone(), bounds, merge, notices)))
+    }
+
+    /// The offset behind which the last `count` events of all these channels begin.
+    fn before_last(&self, patterns: &[ChannelPattern], count: u64) -> Offset {
+        let selected = |channel: &&Arc<Channel>| {
+            patterns.iter().any(|pattern| pattern.matches(channel.name()))
+        };
+        let channels = self.0.registry.all();
+        let offsets = channels.iter().filter(selected).flat_map(|c| c.last_offsets(count));
+        let mut offsets: Vec<Offset> = offsets.collect();
+        offsets.sort_unstable();
+        let skipped = offsets.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
+        offsets.get(skipped).map_or(Offset::ZERO, |first| Offset(first.0 - 1))
+    }
+
+    fn start(&self, from: &StartFrom) -> Start {
+        let begin = |begin| Start { begin, gap: None };
+        let text = match from {
+            StartFrom::Tail => return begin(Begin::Tail),
+            StartFrom::Earliest => return begin(Begin::Earliest),
+            StartFrom::Last(count) => return begin(Begin::Last(*count)),
+            StartFrom::After(text) => text,
+        };
+        let sequencer = &self.0.shared.sequencer;
+        let reason = match text.parse::<Position>() {
+            Ok(position) if position.epoch != *sequencer.epoch() => GapReason::Epoch,
+            Ok(position) if position.offset < sequencer.watermark() => {
+                return begin(Begin::After(position.offset));
+            }
+            _ => GapReason::Unknown,
+        };
+        // Cut to a sane length, because it is sent back.
+        let requested = text.chars().take(crate::limits::MAX_EVENT_ID_BYTES).collect::<String>();
+        Start { begin: Begin::Earliest, gap: Some((reason, requested.into())) }
+    }
+
+    /// Brings the memory of all logs under the budget, by evicting the oldest events of the hub.
+    fn evict_for_memory(&self) {
+        if !self.0.shared.memory.is_exceeded() {
+            return;
+        }
+        // Somebody is at it already: they will see what this publish added.
+        let Some(_evicting) = self.0.evicting.try_lock() else {
+            return;
+        };
+        sweeper::evict_oldest(&self.0);
+    }
+
+    /// Evicts by age and idleness, for ever: the hub's housekeeping.
+    pub async fn sweep(self) {
+        sweeper::run(&self.0).await;
+    }
+}
+
+/// Why a publish failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The channel has ended.
+    #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
+    Closed(crate::event::ChannelState),
+    /// No room for another channel.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+}
+
+/// Why a subscription could not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// No room for another channel.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// The patterns are too wide.
+    #[error(
+        "the patterns select more than {} channels: use narrower ones",
+        crate::limits::MAX_MATCHED_CHANNELS
+    )]
+    TooManyMatches,
+}

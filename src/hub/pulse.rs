@@ -1,0 +1,161 @@
+//! The part of a subscription that others may touch: wake it, end it, and see how far behind it is.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use super::channel::{Channel, Listener};
+use crate::store::Mark;
+
+/// Why a subscription ended. Every one is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// Its channels have ended.
+    Closed,
+    /// The client went away.
+    ClientGone,
+    /// More events behind than allowed.
+    LaggedEvents,
+    /// More bytes behind than allowed.
+    LaggedBytes,
+    /// No progress in writing for too long.
+    WriteTimeout,
+    /// The hub is going down.
+    Draining,
+    /// Older than a subscription may become.
+    Lifetime,
+    /// Its patterns select more channels than allowed.
+    TooManyChannels,
+}
+
+impl EndReason {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::ClientGone => "client_gone",
+            Self::LaggedEvents => "lagged_events",
+            Self::LaggedBytes => "lagged_bytes",
+            Self::WriteTimeout => "write_timeout",
+            Self::Draining => "draining",
+            Self::Lifetime => "lifetime",
+            Self::TooManyChannels => "too_many_channels",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Pulse {
+    reason: OnceLock<EndReason>,
+    /// Set by whoever wakes, cleared by the reader before it reads: one wake-up per read.
+    latch: AtomicBool,
+    waker: AtomicWaker,
+    reads: AtomicU64,
+    places: Mutex<Vec<Arc<Place>>>,
+}
+
+impl Pulse {
+    /// Ends the subscription, for this reason unless it has ended already.
+    pub fn end(&self, reason: EndReason) {
+        let _ = self.reason.set(reason);
+        self.waker.wake();
+    }
+
+    /// Why the subscription ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<EndReason> {
+        self.reason.get().copied()
+    }
+
+    /// Lets the reader be polled, whatever its channels do.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// How far the reader is behind what was published since it began.
+    #[must_use]
+    pub fn lag(&self) -> Mark {
+        let places = self.places.lock();
+        places.iter().map(|place| place.lag()).fold(Mark::default(), |sum, lag| Mark {
+            seq: sum.seq + lag.seq,
+            byte: sum.byte + lag.byte,
+        })
+    }
+
+    /// How far the reader is behind all that there is to read.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.places.lock().iter().map(|place| place.mark().behind(place.channel.end()).seq).sum()
+    }
+
+    /// How often the reader has read something.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// The reader is about to read, and will sleep on this waker if there is nothing.
+    pub(super) fn listen(&self, waker: &Waker) {
+        self.waker.register(waker);
+        self.latch.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_place(&self, place: &Arc<Place>) {
+        self.places.lock().push(place.clone());
+    }
+
+    pub(super) fn remove_place(&self, place: &Arc<Place>) {
+        self.places.lock().retain(|other| !Arc::ptr_eq(other, place));
+    }
+}
+
+impl Listener for Pulse {
+    fn channel_changed(&self) {
+        if !self.latch.swap(true, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+}
+
+/// Where a reader stands in one channel.
+pub(super) struct Place {
+    pub(super) channel: Arc<Channel>,
+    seq: AtomicU64,
+    byte: AtomicU64,
+    joined: Mark,
+}
+
+impl Place {
+    pub(super) fn new(channel: Arc<Channel>, mark: Mark) -> Self {
+        let joined = channel.end();
+        let (seq, byte) = (AtomicU64::new(mark.seq), AtomicU64::new(mark.byte));
+        Self { channel, seq, byte, joined }
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark { seq: self.seq.load(Ordering::Relaxed), byte: self.byte.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn move_to(&self, mark: Mark) {
+        self.seq.store(mark.seq, Ordering::Relaxed);
+        self.byte.store(mark.byte, Ordering::Relaxed);
+    }
+
+    /// What was published before the reader joined is no lag: it replays that at its own pace.
+    fn lag(&self) -> Mark {
+        let mark = self.mark();
+        let from =
+            Mark { seq: mark.seq.max(self.joined.seq), byte: mark.byte.max(self.joined.byte) };
+        from.behind(self.channel.end())
+    }
+}

@@ -1,0 +1,241 @@
+//! All channels by name, those who wait for names that match, and what is remembered of channels
+//! that are gone.
+//!
+//! Locks are taken in this order: a shard of the map, a channel, then the rest.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::{Mutex, RwLock};
+
+use super::channel::{Channel, Shared};
+use super::config::Config;
+use crate::channel::{ChannelName, ChannelPattern};
+use crate::limits::MAX_TOMBSTONES;
+use crate::position::Offset;
+
+/// Wants to hear of new channels.
+pub(super) trait Watcher: Send + Sync {
+    /// A channel that one of the watcher's patterns selects has come into memory.
+    fn channel_appeared(&self, channel: &Arc<Channel>);
+}
+
+/// The channels of a hub.
+pub(super) struct Registry {
+    config: Config,
+    shared: Arc<Shared>,
+    channels: DashMap<ChannelName, Arc<Channel>>,
+    watchers: RwLock<Watchers>,
+    tombstones: Mutex<Tombstones>,
+}
+
+/// There are as many channels as the hub may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
+pub struct TooManyChannels(pub usize);
+
+impl Registry {
+    pub(super) fn new(config: Config, shared: Arc<Shared>) -> Self {
+        Self {
+            config,
+            shared,
+            channels: DashMap::new(),
+            watchers: RwLock::default(),
+            tombstones: Mutex::default(),
+        }
+    }
+
+    pub(super) fn get(&self, name: &ChannelName) -> Option<Arc<Channel>> {
+        self.channels.get(name).map(|channel| channel.clone())
+    }
+
+    /// The channel of this name, which is made if it is not there.
+    pub(super) fn get_or_create(
+        &self,
+        name: &ChannelName,
+    ) -> Result<Arc<Channel>, TooManyChannels> {
+        if let Some(channel) = self.get(name) {
+            return Ok(channel);
+        }
+        if self.channels.len() >= self.config.max_channels {
+            self.shared.metrics.limit_hit("channels.max_channels");
+            return Err(TooManyChannels(self.config.max_channels));
+        }
+        match self.channels.entry(name.clone()) {
+            Entry::Occupied(entry) => Ok(entry.get().clone()),
+            Entry::Vacant(entry) => {
+                let settings = self.config.settings_for(name);
+                let missing = self.tombstones.lock().trimmed_through(name);
+                let channel =
+                    Arc::new(Channel::new(name.clone(), self.shared.clone(), settings, missing));
+                entry.insert(channel.clone());
+                // Still under the shard's lock: nobody can append before the watchers know.
+                self.watchers.read().announce(&channel);
+                Ok(channel)
+            }
+        }
+    }
+
+    /// Removes the channel if nobody needs it. Returns whether it did.
+    pub(super) fn evict_if_unused(&self, name: &ChannelName) -> bool {
+        let bury = |channel: &Arc<Channel>| {
+            let Some(tail) = channel.retire_if_unused() else {
+                return false;
+            };
+            self.tombstones.lock().bury(name, tail, false);
+            true
+        };
+        self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
+    }
+
+    /// Ends and removes the channel. Returns whether there was one.
+    pub(super) fn delete(&self, name: &ChannelName) -> bool {
+        let bury = |channel: &Arc<Channel>| {
+            let Some(tail) = channel.delete() else {
+                return false;
+            };
+            self.tombstones.lock().bury(name, tail, true);
+            true
+        };
+        self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
+    }
+
+    /// Whether the channel of this name was deleted, and its end had this offset.
+    pub(super) fn was_deleted_at(&self, name: &ChannelName, offset: Offset) -> bool {
+        self.tombstones.lock().deleted_at(name) == Some(offset)
+    }
+
+    /// Adds a watcher, and tells it of the channels that are there.
+    pub(super) fn watch(&self, patterns: &[ChannelPattern], watcher: &Arc<dyn Watcher>) {
+        let mut watchers = self.watchers.write();
+        for pattern in patterns {
+            watchers.add(pattern, watcher);
+        }
+        drop(watchers);
+        if patterns.iter().all(|pattern| pattern.exact().is_some()) {
+            return;
+        }
+        for channel in self.all() {
+            if patterns.iter().any(|pattern| pattern.matches(channel.name())) {
+                watcher.channel_appeared(&channel);
+            }
+        }
+    }
+
+    /// Removes a watcher.
+    pub(super) fn unwatch(&self, patterns: &[ChannelPattern], watcher: &Arc<dyn Watcher>) {
+        let mut watchers = self.watchers.write();
+        for pattern in patterns {
+            watchers.remove(pattern, watcher);
+        }
+    }
+
+    /// All channels; no lock is held when they are used.
+    pub(super) fn all(&self) -> Vec<Arc<Channel>> {
+        self.channels.iter().map(|channel| channel.clone()).collect()
+    }
+}
+
+/// Who waits for which names.
+#[derive(Default)]
+struct Watchers {
+    by_name: HashMap<ChannelName, Vec<Arc<dyn Watcher>>>,
+    by_pattern: Vec<(ChannelPattern, Arc<dyn Watcher>)>,
+}
+
+impl Watchers {
+    fn add(&mut self, pattern: &ChannelPattern, watcher: &Arc<dyn Watcher>) {
+        match pattern.exact() {
+            Some(name) => self.by_name.entry(name).or_default().push(watcher.clone()),
+            None => self.by_pattern.push((pattern.clone(), watcher.clone())),
+        }
+    }
+
+    fn remove(&mut self, pattern: &ChannelPattern, watcher: &Arc<dyn Watcher>) {
+        let Some(name) = pattern.exact() else {
+            return self.by_pattern.retain(|(_, other)| !Arc::ptr_eq(other, watcher));
+        };
+        if let Some(waiting) = self.by_name.get_mut(&name) {
+            waiting.retain(|other| !Arc::ptr_eq(other, watcher));
+            if waiting.is_empty() {
+                self.by_name.remove(&name);
+            }
+        }
+    }
+
+    fn announce(&self, channel: &Arc<Channel>) {
+        let named = self.by_name.get(channel.name()).into_iter().flatten();
+        let matching = self.by_pattern.iter();
+        let matching = matching.filter(|(pattern, _)| pattern.matches(channel.name()));
+        for watcher in named.chain(matching.map(|(_, watcher)| watcher)) {
+            watcher.channel_appeared(channel);
+        }
+    }
+}
+
+/// How far the events of channels that are gone reached: a bounded memory. What it forgets is
+/// folded into a floor, so that it may say "something is missing" too often, but never too seldom.
+#[derive(Default)]
+struct Tombstones {
+    graves: HashMap<ChannelName, Grave>,
+    order: VecDeque<(ChannelName, Offset)>,
+    floor: Offset,
+}
+
+#[derive(Clone, Copy)]
+struct Grave {
+    tail: Offset,
+    deleted: bool,
+}
+
+impl Tombstones {
+    fn bury(&mut self, name: &ChannelName, tail: Offset, deleted: bool) {
+        // A channel that has only been waited for since has no later end than its grave.
+        if tail <= self.trimmed_through(name) {
+            return;
+        }
+        self.graves.insert(name.clone(), Grave { tail, deleted });
+        self.order.push_back((name.clone(), tail));
+        while self.order.len() > MAX_TOMBSTONES {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((name, tail)) = self.order.pop_front() else {
+            return;
+        };
+        // A name that was buried again has a younger grave, which stays.
+        if self.graves.get(&name).is_some_and(|grave| grave.tail == tail) {
+            self.graves.remove(&name);
+            self.floor = self.floor.max(tail);
+        }
+    }
+
+    fn trimmed_through(&self, name: &ChannelName) -> Offset {
+        self.graves.get(name).map_or(self.floor, |grave| grave.tail)
+    }
+
+    fn deleted_at(&self, name: &ChannelName) -> Option<Offset> {
+        self.graves.get(name).filter(|grave| grave.deleted).map(|grave| grave.tail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_grave_raises_the_floor() {
+        let mut tombstones = Tombstones::default();
+        let name = |number: usize| format!("c/{number}").parse::<ChannelName>().unwrap();
+        for number in 0..MAX_TOMBSTONES + 10 {
+            tombstones.bury(&name(number), Offset(number as u64 + 1), false);
+        }
+        assert_eq!(tombstones.trimmed_through(&name(0)), Offset(10));
+        assert_eq!(tombstones.trimmed_through(&name(10)), Offset(11));
+        assert_eq!(tombstones.graves.len(), MAX_TOMBSTONES);
+    }
+}

@@ -1,0 +1,50 @@
+//! The one order of the hub.
+//!
+//! An offset is taken while its channel's lock is held, and the lock is kept until the event is
+//! in the log. So whoever first notes the [`watermark`](Sequencer::watermark) and then locks a
+//! channel finds there every event below the watermark: it waits for exactly those writers that
+//! have taken such an offset and not yet appended. A reader of many channels that stays below the
+//! watermark can therefore never find a smaller offset later, and writers of different channels
+//! never wait for each other.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::position::{Epoch, Offset, Position};
+
+/// Gives out offsets, each once, in increasing order over all channels.
+#[derive(Debug)]
+pub(super) struct Sequencer {
+    epoch: Epoch,
+    next: AtomicU64,
+}
+
+impl Sequencer {
+    /// A new life of the hub.
+    #[must_use]
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self { epoch, next: AtomicU64::new(1) }
+    }
+
+    /// Takes `count` offsets and returns the first. The channel's lock must be held.
+    pub(super) fn take(&self, count: u64) -> Offset {
+        Offset(self.next.fetch_add(count, Ordering::SeqCst))
+    }
+
+    /// The smallest offset that nobody has taken yet.
+    #[must_use]
+    pub(super) fn watermark(&self) -> Offset {
+        Offset(self.next.load(Ordering::SeqCst))
+    }
+
+    /// The life of the hub.
+    #[must_use]
+    pub(super) fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// An offset as a position of this life.
+    #[must_use]
+    pub(super) fn position(&self, offset: Offset) -> Position {
+        Position { epoch: self.epoch.clone(), offset }
+    }
+}

@@ -1,0 +1,299 @@
+//! A subscription: a cursor into logs, and a wake-up. Live is replay that has caught up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::Core;
+use super::channel::{Ahead, Begin, Channel, Listener};
+use super::merge::Merge;
+use super::notice::{End, Gap};
+use super::pulse::{EndReason, Place, Pulse};
+use crate::channel::ChannelName;
+use crate::event::GapReason;
+use crate::limits::MAX_BATCH_BYTES;
+use crate::position::{Offset, Position};
+use crate::store::{Read, Run};
+
+/// What becomes of a subscriber that lags too far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLag {
+    /// It is ended; it may resume by id.
+    Disconnect,
+    /// It is moved to the tail, behind one gap event.
+    Skip,
+}
+
+/// How far a subscriber may lag, and what happens then.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Events published since it began.
+    pub max_lag_events: u64,
+    /// Bytes published since it began.
+    pub max_lag_bytes: u64,
+    /// What happens then.
+    pub on_lag: OnLag,
+}
+
+impl Bounds {
+    /// The bound that the subscriber has passed, if any.
+    #[must_use]
+    pub fn passed(&self, pulse: &Pulse) -> Option<EndReason> {
+        let lag = pulse.lag();
+        if lag.seq > self.max_lag_events {
+            Some(EndReason::LaggedEvents)
+        } else if lag.byte > self.max_lag_bytes {
+            Some(EndReason::LaggedBytes)
+        } else {
+            None
+        }
+    }
+}
+
+/// What a subscriber is given next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Events of one channel.
+    Events {
+        /// The channel.
+        channel: Arc<Channel>,
+        /// Its next events.
+        run: Run,
+    },
+    /// Something is missing here.
+    Gap(Gap),
+    /// A channel had ended before a subscription to many began; its end is in no run.
+    Ended {
+        /// How it ended.
+        end: End,
+        /// The id of this notice: where the subscription begins.
+        position: Position,
+    },
+}
+
+/// What there is at the moment.
+#[derive(Debug)]
+pub enum Next {
+    /// Something.
+    Step(Step),
+    /// Nothing yet.
+    Pending,
+    /// Nothing any more.
+    Finished,
+}
+
+/// A subscription that is being read. Dropping it ends it.
+pub struct Subscription {
+    core: Arc<Core>,
+    pulse: Arc<Pulse>,
+    bounds: Bounds,
+    notices: VecDeque<Step>,
+    start: Position,
+    at_tail: bool,
+    source: Source,
+}
+
+enum Source {
+    One(One),
+    Many(Box<Merge>),
+}
+
+impl Subscription {
+    pub(super) fn one(core: Arc<Core>, bounds: Bounds, one: One, gap: Option<Gap>) -> Self {
+        let (pulse, behind) = (one.pulse.clone(), one.behind);
+        Self::new(core, pulse, bounds, gap.map(Step::Gap), behind, Source::One(one))
+    }
+
+    /// Notes that it begins at the tail.
+    pub(super) fn set_at_tail(&mut self, at_tail: bool) {
+        self.at_tail = at_tail;
+    }
+
+    pub(super) fn many(
+        core: Arc<Core>,
+        bounds: Bounds,
+        merge: Merge,
+        notices: impl IntoIterator<Item = Step>,
+    ) -> Self {
+        let (pulse, cursor) = (merge.pulse().clone(), merge.cursor());
+        Self::new(core, pulse, bounds, notices, cursor, Source::Many(Box::new(merge)))
+    }
+
+    fn new(
+        core: Arc<Core>,
+        pulse: Arc<Pulse>,
+        bounds: Bounds,
+        notices: impl IntoIterator<Item = Step>,
+        start: Offset,
+        source: Source,
+    ) -> Self {
+        let start = core.shared.sequencer.position(start);
+        Self {
+            core,
+            pulse,
+            bounds,
+            notices: notices.into_iter().collect(),
+            start,
+            at_tail: false,
+            source,
+        }
+    }
+
+    /// The handle that others may hold.
+    #[must_use]
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// The bounds it is held to.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// The position behind which it began.
+    #[must_use]
+    pub fn start(&self) -> &Position {
+        &self.start
+    }
+
+    /// Whether it began at the tail: whatever comes is new, and its client has no id yet.
+    #[must_use]
+    pub fn begins_at_tail(&self) -> bool {
+        self.at_tail
+    }
+
+    /// The next step, as a future would give it; `None` at the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        self.pulse.listen(cx.waker());
+        match self.try_next() {
+            Next::Step(step) => Poll::Ready(Some(step)),
+            Next::Finished => Poll::Ready(None),
+            Next::Pending => Poll::Pending,
+        }
+    }
+
+    /// The next step, if it is there.
+    pub fn try_next(&mut self) -> Next {
+        if self.pulse.ended().is_some() {
+            return Next::Finished;
+        }
+        let next = match self.notices.pop_front() {
+            Some(step) => Next::Step(step),
+            None => self.read(),
+        };
+        match &next {
+            Next::Step(step) => {
+                self.pulse.count_read();
+                if let Step::Gap(gap) = step {
+                    self.core.shared.metrics.gap(gap.reason.as_str());
+                }
+            }
+            Next::Finished => self.pulse.end(EndReason::Closed),
+            Next::Pending => {}
+        }
+        next
+    }
+
+    fn read(&mut self) -> Next {
+        let skips = self.bounds.on_lag == OnLag::Skip && self.bounds.passed(&self.pulse).is_some();
+        match &mut self.source {
+            Source::One(one) if skips => one.skip(&self.core),
+            Source::Many(merge) if skips => merge.skip(),
+            Source::One(one) => one.next(&self.core),
+            Source::Many(merge) => merge.next(),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let reason = self.pulse.ended().unwrap_or(EndReason::ClientGone);
+        self.core.shared.metrics.subscription_ended(reason.as_str());
+    }
+}
+
+/// The cursor of a subscription to one channel.
+pub(super) struct One {
+    pulse: Arc<Pulse>,
+    place: Arc<Place>,
+    /// The offset of the last event before the cursor.
+    behind: Offset,
+    _attachment: Attachment,
+}
+
+impl One {
+    pub(super) fn new(
+        pulse: Arc<Pulse>,
+        place: Arc<Place>,
+        behind: Offset,
+        attachment: Attachment,
+    ) -> Self {
+        pulse.add_place(&place);
+        Self { pulse, place, behind, _attachment: attachment }
+    }
+
+    fn next(&mut self, core: &Core) -> Next {
+        let channel = &self.place.channel;
+        match channel.read(self.place.mark(), MAX_BATCH_BYTES) {
+            Read::Run(run) => {
+                self.place.move_to(run.end());
+                self.behind = run.entries().next_back().map_or(self.behind, |last| last.offset);
+                Next::Step(Step::Events { channel: channel.clone(), run })
+            }
+            Read::CaughtUp if channel.look(self.place.mark()) == Ahead::Over => Next::Finished,
+            Read::CaughtUp => Next::Pending,
+            Read::Trimmed => self.jump(core, Begin::Earliest, GapReason::Evicted),
+        }
+    }
+
+    fn skip(&mut self, core: &Core) -> Next {
+        self.jump(core, Begin::Tail, GapReason::Lagged)
+    }
+
+    fn jump(&mut self, core: &Core, to: Begin, reason: GapReason) -> Next {
+        let beginning = self.place.channel.begin(to);
+        let requested = core.shared.sequencer.position(self.behind).to_string().into();
+        self.place.move_to(beginning.mark);
+        self.behind = beginning.behind;
+        Next::Step(Step::Gap(Gap {
+            channel: Some(self.place.channel.name().clone()),
+            reason,
+            requested: Some(requested),
+            resumed: core.shared.sequencer.position(beginning.behind),
+        }))
+    }
+}
+
+/// A listener's stay at a channel: it ends when this is dropped.
+pub(super) struct Attachment {
+    core: Arc<Core>,
+    channel: Arc<Channel>,
+    key: usize,
+    holds: bool,
+}
+
+impl Attachment {
+    /// Attaches, and says where the reading begins; nothing if the channel has left memory.
+    pub(super) fn new(
+        core: &Arc<Core>,
+        channel: &Arc<Channel>,
+        begin: Begin,
+        holds: bool,
+        listener: Arc<dyn Listener>,
+    ) -> Option<(super::channel::Beginning, Self)> {
+        let (beginning, key) = channel.attach(begin, holds, listener).ok()?;
+        let (core, channel) = (core.clone(), channel.clone());
+        Some((beginning, Self { core, channel, key, holds }))
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let name: &ChannelName = self.channel.name();
+        if self.channel.detach(self.key, self.holds) {
+            self.core.registry.evict_if_unused(name);
+        }
+    }
+}

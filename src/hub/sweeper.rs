@@ -1,0 +1,50 @@
+//! Housekeeping at its own pace: eviction by age, of idle channels, and for the memory budget.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use super::Core;
+
+/// How often channels are looked at. An event may outlive its age by this much.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Channels that are looked at before others get the thread.
+const STRIDE: usize = 256;
+
+pub(super) async fn run(core: &Arc<Core>) {
+    let mut tick = tokio::time::interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for channels in core.registry.all().chunks(STRIDE) {
+            for channel in channels {
+                channel.expire();
+                core.registry.evict_if_unused(channel.name());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Evicts the oldest segments of the hub until the budget is relieved.
+pub(super) fn evict_oldest(core: &Core) {
+    let memory = &core.shared.memory;
+    let channels = core.registry.all();
+    let ages = channels.iter().enumerate();
+    let ages = ages.filter_map(|(at, channel)| Some(Reverse((channel.earliest()?, at))));
+    let mut oldest: BinaryHeap<_> = ages.collect();
+    while !memory.is_relieved()
+        && let Some(Reverse((_, at))) = oldest.pop()
+    {
+        let channel = &channels[at];
+        if channel.evict_oldest()
+            && let Some(earliest) = channel.earliest()
+        {
+            oldest.push(Reverse((earliest, at)));
+        }
+    }
+}
