@@ -1,0 +1,174 @@
+//! A subscription's steps as bytes: event-stream text as it stands in the log, or JSON.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::channel::ChannelName;
+use crate::clock::{now, rfc3339};
+use crate::event::{END, GAP};
+use crate::hub::{End, Gap, Step};
+use crate::position::Position;
+use crate::sse::{self, Frame, Frames, Text};
+use crate::store::{Entry, Run};
+
+/// What a live subscriber is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Event-stream text of one channel, the published bytes.
+    EventStream,
+    /// Event-stream text of many channels: each `data` is an envelope that names the channel.
+    Envelopes,
+    /// A JSON object per line, of one channel.
+    Ndjson,
+    /// A JSON object per line, of many channels.
+    NdjsonEnvelopes,
+}
+
+impl Format {
+    /// Whether it is an event stream.
+    #[must_use]
+    pub fn is_event_stream(self) -> bool {
+        matches!(self, Self::EventStream | Self::Envelopes)
+    }
+
+    /// Appends a step; returns the number of published events in it.
+    pub(super) fn render(self, step: &Step, out: &mut Vec<u8>) -> u64 {
+        match self {
+            Self::EventStream => render_text(step, out, |_, frame, _, out| {
+                out.extend_from_slice(frame.text());
+            }),
+            Self::Envelopes => render_text(step, out, push_envelope),
+            Self::Ndjson => render_lines(step, false, out),
+            Self::NdjsonEnvelopes => render_lines(step, true, out),
+        }
+    }
+}
+
+/// An event as JSON.
+#[derive(Serialize)]
+pub(super) struct Record<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Cow<'a, str>>,
+    event: Option<&'a str>,
+    data: Cow<'a, str>,
+    time: String,
+}
+
+impl Record<'_> {
+    /// The event id, if the record carries it.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+}
+
+/// Gives the events of a step as records, with their ids.
+pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(&Record<'_>)) {
+    match step {
+        Step::Events { channel, run } => {
+            let channel = name_channel.then(|| channel.name().as_str());
+            each_event(run, |frame, entry| {
+                let mut record = record(channel, frame, entry);
+                record.id = Some(frame.id().into());
+                take(&record);
+            });
+        }
+        Step::Gap(gap) => take(&Notice::of_gap(gap).record(name_channel)),
+        Step::Ended { end, position } => {
+            take(&Notice::of_end(end, position).record(name_channel));
+        }
+    }
+}
+
+pub(super) fn push_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    // Text and numbers into memory: there is nothing that could fail.
+    let _ = serde_json::to_writer(out, value);
+}
+
+fn render_lines(step: &Step, name_channel: bool, out: &mut Vec<u8>) -> u64 {
+    each_record(step, name_channel, |record| {
+        push_json(record, out);
+        out.push(b'\n');
+    });
+    count(step)
+}
+
+/// The hub's own events have the same text in every event stream; published ones are up to `push`.
+fn render_text(
+    step: &Step,
+    out: &mut Vec<u8>,
+    push: impl Fn(&str, Frame<'_>, Entry, &mut Vec<u8>),
+) -> u64 {
+    match step {
+        Step::Events { channel, run } => each_event(run, |frame, entry| {
+            push(channel.name().as_str(), frame, entry, out);
+        }),
+        Step::Gap(gap) => Notice::of_gap(gap).push_text(out),
+        Step::Ended { end, position } => Notice::of_end(end, position).push_text(out),
+    }
+    count(step)
+}
+
+fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8>) {
+    if frame.event_type() == Some(END) {
+        return out.extend_from_slice(frame.text());
+    }
+    let mut data = Vec::new();
+    push_json(&record(Some(channel), frame, entry), &mut data);
+    sse::event_text(out, &Text { id: frame.id(), event_type: None, data: &data });
+}
+
+fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> Record<'a> {
+    let (event, data, time) = (frame.event_type(), frame.data(), rfc3339(entry.time));
+    Record { channel, id: None, event, data, time }
+}
+
+fn each_event(run: &Run, mut take: impl FnMut(Frame<'_>, Entry)) {
+    for (frame, entry) in Frames::new(&run.bytes()).zip(run.entries()) {
+        take(frame, entry);
+    }
+}
+
+fn count(step: &Step) -> u64 {
+    match step {
+        Step::Events { run, .. } => run.count() as u64,
+        Step::Gap(_) | Step::Ended { .. } => 0,
+    }
+}
+
+/// The hub's own event that is one subscriber's.
+struct Notice<'a> {
+    channel: Option<&'a str>,
+    id: String,
+    event_type: &'static str,
+    data: String,
+}
+
+impl<'a> Notice<'a> {
+    fn of_gap(gap: &'a Gap) -> Self {
+        let channel = gap.channel.as_ref().map(ChannelName::as_str);
+        Self { channel, id: gap.resumed.to_string(), event_type: GAP, data: gap.data() }
+    }
+
+    fn of_end(end: &'a End, position: &Position) -> Self {
+        let channel = Some(end.channel.as_str());
+        Self { channel, id: position.to_string(), event_type: END, data: end.data() }
+    }
+
+    fn push_text(&self, out: &mut Vec<u8>) {
+        let (event_type, data) = (Some(self.event_type), self.data.as_bytes());
+        sse::event_text(out, &Text { id: &self.id, event_type, data });
+    }
+
+    fn record(&self, name_channel: bool) -> Record<'_> {
+        Record {
+            channel: self.channel.filter(|_| name_channel),
+            id: Some(self.id.as_str().into()),
+            event: Some(self.event_type),
+            data: self.data.as_str().into(),
+            time: rfc3339(now()),
+        }
+    }
+}

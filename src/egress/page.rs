@@ -1,0 +1,69 @@
+//! One bounded read, for catch-up and long poll.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::time::timeout_at;
+
+use super::format::each_record;
+use crate::hub::{Next, Step, Subscription};
+use crate::limits::MAX_PAGE_BYTES;
+
+/// A page of events.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    /// The events, as records.
+    pub events: Vec<Box<RawValue>>,
+    /// The id behind which the next page begins.
+    pub next: String,
+    /// The channel's state; nothing for a page over many channels.
+    pub state: Option<&'static str>,
+}
+
+/// Reads up to `limit` events. If there is none, waits up to `wait` for the first.
+pub async fn page(
+    mut subscription: Subscription,
+    name_channel: bool,
+    limit: usize,
+    wait: Duration,
+) -> Page {
+    let next = subscription.start().to_string();
+    let mut page = Page { events: Vec::new(), next, state: None };
+    let deadline = tokio::time::Instant::now() + wait;
+    let mut bytes = 0;
+    while page.events.len() < limit && bytes < MAX_PAGE_BYTES {
+        let step = match subscription.try_next() {
+            Next::Step(step) => step,
+            Next::Pending if page.events.is_empty() => {
+                let step = poll_fn(|cx| subscription.poll_next(cx));
+                let Ok(Some(step)) = timeout_at(deadline, step).await else {
+                    break;
+                };
+                step
+            }
+            Next::Pending | Next::Finished => break,
+        };
+        bytes += page.take(&step, name_channel, limit);
+    }
+    page
+}
+
+impl Page {
+    /// Takes the step's events, as far as there is room; returns their bytes.
+    fn take(&mut self, step: &Step, name_channel: bool, limit: usize) -> usize {
+        let mut bytes = 0;
+        each_record(step, name_channel, |record| {
+            if self.events.len() < limit
+                && bytes < MAX_PAGE_BYTES
+                && let (Ok(json), Some(id)) = (to_raw_value(record), record.id())
+            {
+                bytes += json.get().len();
+                self.next = id.to_owned();
+                self.events.push(json);
+            }
+        });
+        bytes
+    }
+}

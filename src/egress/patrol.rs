@@ -1,0 +1,240 @@
+//! Walks over all subscriptions at a fixed pace, so that none of them needs a timer: heartbeats
+//! fall due, bounds are held, lifetimes end, and a drain is paced.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{Config, Link};
+use crate::hub::{Bounds, EndReason, OnLag, Pulse};
+use crate::telemetry::Metrics;
+
+/// The share of the drain window in which subscriptions are ended: the rest is for their goodbyes.
+const DRAIN_SHARE: f64 = 0.8;
+
+/// How long an ended subscription may take to say goodbye before its connection is cut.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Lag is sampled on every so many rounds.
+const LAG_SAMPLE_ROUNDS: u64 = 16;
+
+/// See the module.
+pub(super) struct Patrol {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    began: Instant,
+    watched: Mutex<Slab<Arc<Watched>>>,
+    drain: Mutex<Option<Drain>>,
+}
+
+#[derive(Clone, Copy)]
+struct Drain {
+    from: Instant,
+    window: Duration,
+}
+
+/// One subscription as the patrol sees it.
+pub(super) struct Watched {
+    pulse: Arc<Pulse>,
+    bounds: Bounds,
+    link: Option<Arc<Link>>,
+    /// Milliseconds after the patrol's start.
+    last_write: AtomicU64,
+    heartbeat_due: AtomicBool,
+    round: Mutex<Round>,
+}
+
+/// What the patrol remembers of a subscription from round to round.
+struct Round {
+    reads: u64,
+    /// Since when it has had something to read and has not read.
+    stalled: Option<Instant>,
+    /// When it is to end, and why.
+    ends: Option<(Instant, EndReason)>,
+    /// When it was seen to have ended.
+    ended: Option<Instant>,
+}
+
+/// Keeps a subscription under the patrol's eyes for as long as it lives.
+pub(super) struct Watch {
+    patrol: Arc<Patrol>,
+    watched: Arc<Watched>,
+    key: usize,
+}
+
+impl Patrol {
+    pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
+        let (watched, drain) = (Mutex::default(), Mutex::default());
+        Self { config, metrics, began: Instant::now(), watched, drain }
+    }
+
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        pulse: &Arc<Pulse>,
+        bounds: Bounds,
+        link: Option<Arc<Link>>,
+    ) -> Watch {
+        let round = Round { reads: 0, stalled: None, ends: self.lifetime(), ended: None };
+        let watched = Arc::new(Watched {
+            pulse: pulse.clone(),
+            bounds,
+            link,
+            last_write: AtomicU64::new(self.millis()),
+            heartbeat_due: AtomicBool::new(false),
+            round: Mutex::new(round),
+        });
+        let key = self.watched.lock().insert(watched.clone());
+        if self.drain.lock().is_some() {
+            pulse.end(EndReason::Draining);
+        }
+        Watch { patrol: self.clone(), watched, key }
+    }
+
+    pub(super) fn active(&self) -> usize {
+        self.watched.lock().len()
+    }
+
+    pub(super) fn drain(&self, window: Duration) {
+        let from = Instant::now();
+        *self.drain.lock() = Some(Drain { from, window });
+        for watched in self.all() {
+            let at = from + window.mul_f64(fastrand::f64() * DRAIN_SHARE);
+            watched.round.lock().ends = Some((at, EndReason::Draining));
+        }
+    }
+
+    pub(super) async fn run(&self) {
+        let mut tick = tokio::time::interval(self.pace());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for number in 0u64.. {
+            tick.tick().await;
+            let now = Instant::now();
+            for watched in self.all() {
+                self.visit(&watched, now, number.is_multiple_of(LAG_SAMPLE_ROUNDS));
+            }
+        }
+    }
+
+    /// An eighth of the shortest time that the patrol keeps, within reason.
+    fn pace(&self) -> Duration {
+        let shortest = self.config.heartbeat.min(self.config.write_timeout);
+        (shortest / 8).clamp(Duration::from_millis(10), Duration::from_millis(250))
+    }
+
+    fn visit(&self, watched: &Watched, now: Instant, sample: bool) {
+        if watched.pulse.ended().is_some() {
+            return self.see_off(watched, now);
+        }
+        if let Some(reason) = self.verdict(watched, now) {
+            return watched.pulse.end(reason);
+        }
+        if sample {
+            self.metrics.lag_seen(watched.pulse.lag().seq);
+        }
+        let silent = self.millis().saturating_sub(watched.last_write.load(Ordering::Relaxed));
+        if Duration::from_millis(silent) >= self.config.heartbeat
+            && !watched.heartbeat_due.swap(true, Ordering::Relaxed)
+        {
+            watched.pulse.wake();
+        }
+    }
+
+    /// Why the subscription must end, if it must.
+    fn verdict(&self, watched: &Watched, now: Instant) -> Option<EndReason> {
+        let mut round = watched.round.lock();
+        if let Some((at, reason)) = round.ends
+            && now >= at
+        {
+            return Some(reason);
+        }
+        let passed = watched.bounds.passed(&watched.pulse);
+        if let (Some(reason), OnLag::Disconnect) = (passed, watched.bounds.on_lag) {
+            self.metrics.limit_hit(match reason {
+                EndReason::LaggedBytes => "subscribers.max_lag_bytes",
+                _ => "subscribers.max_lag_events",
+            });
+            return Some(reason);
+        }
+        let stalled = round.stalled_for(&watched.pulse, now);
+        let blocked = watched.link.as_ref().map_or(Duration::ZERO, |link| link.blocked_for());
+        if stalled.max(blocked) < self.config.write_timeout {
+            return None;
+        }
+        self.metrics.limit_hit("subscribers.write_timeout");
+        Some(EndReason::WriteTimeout)
+    }
+
+    /// An ended subscription goes by itself, unless its client reads nothing.
+    fn see_off(&self, watched: &Watched, now: Instant) {
+        let ended = *watched.round.lock().ended.get_or_insert(now);
+        if let Some(link) = &watched.link
+            && now.duration_since(ended) >= GOODBYE.min(self.config.write_timeout)
+        {
+            link.cut_if_useless(self.config.write_timeout);
+        }
+    }
+
+    fn lifetime(&self) -> Option<(Instant, EndReason)> {
+        if self.config.max_lifetime.is_zero() {
+            return None;
+        }
+        // Spread, so that those who came together do not come back together.
+        let spread = 0.9 + 0.1 * fastrand::f64();
+        Some((Instant::now() + self.config.max_lifetime.mul_f64(spread), EndReason::Lifetime))
+    }
+
+    /// A copy of the list, so that nobody waits for a round to end.
+    fn all(&self) -> Vec<Arc<Watched>> {
+        self.watched.lock().iter().map(|(_, watched)| watched.clone()).collect()
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Round {
+    /// How long there has been something to read, and nothing was read. Publishing more does not
+    /// restart it.
+    fn stalled_for(&mut self, pulse: &Pulse, now: Instant) -> Duration {
+        let reads = pulse.reads();
+        if reads != self.reads || pulse.unread() == 0 {
+            self.reads = reads;
+            self.stalled = None;
+            return Duration::ZERO;
+        }
+        now.duration_since(*self.stalled.get_or_insert(now))
+    }
+}
+
+impl Watch {
+    /// Something was handed to the connection.
+    pub(super) fn wrote(&self) {
+        self.watched.heartbeat_due.store(false, Ordering::Relaxed);
+        self.watched.last_write.store(self.patrol.millis(), Ordering::Relaxed);
+    }
+
+    pub(super) fn heartbeat_due(&self) -> bool {
+        self.watched.heartbeat_due.load(Ordering::Relaxed)
+    }
+
+    /// When a client that is sent away should come back: past the drain, and not all at once.
+    pub(super) fn return_delay(&self, reconnect_delay: Duration) -> Duration {
+        let jitter = reconnect_delay.mul_f64(2.0 * fastrand::f64());
+        let drain = *self.patrol.drain.lock();
+        let rest = drain.map_or(Duration::ZERO, |drain| {
+            (drain.from + drain.window).saturating_duration_since(Instant::now())
+        });
+        rest + jitter
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.patrol.watched.lock().remove(self.key);
+    }
+}

@@ -1,0 +1,222 @@
+//! The kinds of body, as decoders: pieces in, events out. One decoder holds at most one event.
+
+use bytes::{Bytes, BytesMut};
+use memchr::memchr;
+
+use crate::event::{EventType, InvalidEventType, NewEvent, Payload};
+use crate::sse;
+
+/// How a body is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyKind {
+    /// An event stream: event by event.
+    EventStream,
+    /// NDJSON: line by line, each valid JSON.
+    Ndjson,
+    /// The data of one event.
+    Single,
+}
+
+/// Why a body cannot be read further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEvent {
+    /// Larger than the limit in bytes.
+    #[error("the data is larger than {0} bytes (`publish.max_event_bytes`)")]
+    TooLarge(usize),
+    /// Not UTF-8.
+    #[error("the data is not UTF-8: encode it, for example as base64")]
+    NotUtf8,
+    /// Not JSON.
+    #[error("the line is not valid JSON: NDJSON has one JSON text per line")]
+    NotJson,
+    /// An unusable event type.
+    #[error(transparent)]
+    EventType(#[from] InvalidEventType),
+}
+
+/// Reads a body of any kind.
+pub(super) enum Decoder {
+    EventStream { parser: sse::Parser, default_type: Option<EventType> },
+    Ndjson { lines: Lines, event_type: Option<EventType> },
+    Single { data: BytesMut, max_bytes: usize, event_type: Option<EventType>, optional: bool },
+}
+
+impl Decoder {
+    /// A decoder for this kind. `event_type` is that of events which do not name their own. A
+    /// single event is `optional` if an empty body is to mean "no event".
+    pub(super) fn new(
+        kind: BodyKind,
+        event_type: Option<EventType>,
+        max_bytes: usize,
+        optional: bool,
+    ) -> Self {
+        match kind {
+            BodyKind::EventStream => {
+                let parser = sse::Parser::new(max_bytes);
+                Self::EventStream { parser, default_type: event_type }
+            }
+            BodyKind::Ndjson => Self::Ndjson { lines: Lines::new(max_bytes), event_type },
+            BodyKind::Single => {
+                Self::Single { data: BytesMut::new(), max_bytes, event_type, optional }
+            }
+        }
+    }
+
+    /// Reads a piece, and appends the events that it completes.
+    ///
+    /// # Errors
+    /// An event is invalid; those before it were appended.
+    pub(super) fn feed(
+        &mut self,
+        piece: &Bytes,
+        events: &mut Vec<NewEvent>,
+    ) -> Result<(), InvalidEvent> {
+        match self {
+            Self::EventStream { parser, default_type } => {
+                let mut parsed = Vec::new();
+                let fed = parser.feed(piece, &mut parsed);
+                take_parsed(parsed, default_type.as_ref(), events)?;
+                Ok(fed?)
+            }
+            Self::Ndjson { lines, event_type } => {
+                lines.feed(piece, |line| take_json(&line, event_type.as_ref(), events))
+            }
+            Self::Single { data, max_bytes, .. } => {
+                if data.len() + piece.len() > *max_bytes {
+                    return Err(InvalidEvent::TooLarge(*max_bytes));
+                }
+                data.extend_from_slice(piece);
+                Ok(())
+            }
+        }
+    }
+
+    /// The body is complete: appends what it still held.
+    ///
+    /// # Errors
+    /// The last event is invalid.
+    pub(super) fn finish(&mut self, events: &mut Vec<NewEvent>) -> Result<(), InvalidEvent> {
+        match self {
+            Self::EventStream { parser, default_type } => {
+                let mut parsed = Vec::new();
+                let finished = parser.finish(&mut parsed);
+                take_parsed(parsed, default_type.as_ref(), events)?;
+                Ok(finished?)
+            }
+            Self::Ndjson { lines, event_type } => {
+                lines.finish(|line| take_json(&line, event_type.as_ref(), events))
+            }
+            Self::Single { data, optional: true, .. } if data.is_empty() => Ok(()),
+            Self::Single { data, event_type, .. } => {
+                let data =
+                    Payload::new(data.split().freeze()).map_err(|_| InvalidEvent::NotUtf8)?;
+                events.push(NewEvent { event_type: event_type.clone(), data });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<sse::ParseError> for InvalidEvent {
+    fn from(error: sse::ParseError) -> Self {
+        match error {
+            sse::ParseError::TooLarge(limit) => Self::TooLarge(limit),
+            sse::ParseError::NotUtf8 => Self::NotUtf8,
+        }
+    }
+}
+
+fn take_parsed(
+    parsed: Vec<sse::ParsedEvent>,
+    default_type: Option<&EventType>,
+    events: &mut Vec<NewEvent>,
+) -> Result<(), InvalidEvent> {
+    for event in parsed {
+        let event_type = match event.event_type {
+            Some(text) => Some(text.parse()?),
+            None => default_type.cloned(),
+        };
+        events.push(NewEvent { event_type, data: event.data.into() });
+    }
+    Ok(())
+}
+
+fn take_json(
+    line: &Bytes,
+    event_type: Option<&EventType>,
+    events: &mut Vec<NewEvent>,
+) -> Result<(), InvalidEvent> {
+    let data = Payload::new(line.clone()).map_err(|_| InvalidEvent::NotUtf8)?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(line).map_err(|_| InvalidEvent::NotJson)?;
+    events.push(NewEvent { event_type: event_type.cloned(), data });
+    Ok(())
+}
+
+/// Cuts a body into lines; blank ones are passed over.
+pub(super) struct Lines {
+    max_bytes: usize,
+    partial: BytesMut,
+    /// Lines taken so far, blank ones included.
+    taken: u64,
+}
+
+impl Lines {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, partial: BytesMut::new(), taken: 0 }
+    }
+
+    /// The number of the line that was taken last, from one.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub(super) fn feed<E: From<InvalidEvent>>(
+        &mut self,
+        piece: &Bytes,
+        mut take: impl FnMut(Bytes) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = piece.clone();
+        while let Some(end) = memchr(b'\n', &rest) {
+            let line = rest.split_to(end + 1);
+            let line = if self.partial.is_empty() {
+                line
+            } else {
+                self.partial.extend_from_slice(&line);
+                self.partial.split().freeze()
+            };
+            self.take(line, &mut take)?;
+        }
+        self.partial.extend_from_slice(&rest);
+        // A CR that belongs to the line's end may be among them.
+        self.check(self.partial.len().saturating_sub(1)).map_err(|error| {
+            self.taken += 1;
+            error.into()
+        })
+    }
+
+    pub(super) fn finish<E: From<InvalidEvent>>(
+        &mut self,
+        mut take: impl FnMut(Bytes) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let line = self.partial.split().freeze();
+        if line.is_empty() { Ok(()) } else { self.take(line, &mut take) }
+    }
+
+    fn take<E: From<InvalidEvent>>(
+        &mut self,
+        line: Bytes,
+        take: &mut impl FnMut(Bytes) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.taken += 1;
+        let line = line.slice_ref(line.trim_ascii());
+        if line.is_empty() {
+            return Ok(());
+        }
+        self.check(line.len())?;
+        take(line)
+    }
+
+    fn check(&self, len: usize) -> Result<(), InvalidEvent> {
+        if len > self.max_bytes { Err(InvalidEvent::TooLarge(self.max_bytes)) } else { Ok(()) }
+    }
+}

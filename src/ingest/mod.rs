@@ -1,0 +1,124 @@
+//! The only way in: bodies become events, events become receipts.
+//!
+//! It knows bytes and channels, and nothing of routes and headers. A [`Publish`] is fed the pieces
+//! of a body as they come, and publishes what they complete before the next piece is awaited.
+
+mod body;
+mod idempotency;
+mod publish;
+mod scatter;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use body::{BodyKind, InvalidEvent};
+pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
+pub use publish::{Begun, Failure, Options, Place, Publish, PublishError, Receipt, Tally};
+pub use scatter::{InvalidLine, Scatter, ScatterReceipt};
+
+use idempotency::Ledger;
+
+use crate::channel::ChannelName;
+use crate::hub::Hub;
+use crate::telemetry::Metrics;
+
+/// Settings of the section `publish`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Bytes of data in one event.
+    pub max_event_bytes: ByteSize,
+    /// How long the receipt of a request with an `Idempotency-Key` is kept.
+    #[serde(with = "humantime_serde")]
+    pub idempotency_window: Duration,
+    /// Keys that are remembered; past it, the oldest are forgotten.
+    pub max_idempotency_keys: usize,
+    /// Publish requests that run at the same time.
+    pub max_streams: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_event_bytes: ByteSize::mib(1),
+            idempotency_window: Duration::from_secs(300),
+            max_idempotency_keys: 100_000,
+            max_streams: 10_000,
+        }
+    }
+}
+
+/// Takes publish requests: a cheap handle.
+#[derive(Clone)]
+pub struct Ingest(Arc<Shared>);
+
+struct Shared {
+    hub: Hub,
+    config: Config,
+    ledger: Ledger,
+    streams: Arc<Semaphore>,
+}
+
+impl Ingest {
+    /// Publishes into this hub.
+    #[must_use]
+    pub fn new(hub: Hub, config: Config) -> Self {
+        let ledger = Ledger::new(config.idempotency_window, config.max_idempotency_keys);
+        let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
+        Self(Arc::new(Shared { hub, config, ledger, streams }))
+    }
+
+    /// The hub's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.0.hub.metrics()
+    }
+
+    /// Begins a publish to one channel.
+    ///
+    /// # Errors
+    /// Too many run already, the key's first request still runs, or (a kind of success) the key
+    /// has a receipt, which is given again.
+    pub fn publish(
+        &self,
+        channel: ChannelName,
+        kind: BodyKind,
+        options: Options,
+    ) -> Result<Begun, PublishError> {
+        let permit = self.admit()?;
+        Publish::begin(self.clone(), permit, channel, kind, options)
+    }
+
+    /// Begins a publish to many channels.
+    ///
+    /// # Errors
+    /// Too many run already.
+    pub fn scatter(&self) -> Result<Scatter, PublishError> {
+        Ok(Scatter::begin(self.clone(), self.admit()?))
+    }
+
+    /// Publish requests that are under way.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.0.config.max_streams.min(Semaphore::MAX_PERMITS) - self.0.streams.available_permits()
+    }
+
+    fn admit(&self) -> Result<OwnedSemaphorePermit, PublishError> {
+        self.0.streams.clone().try_acquire_owned().map_err(|_| {
+            self.metrics().limit_hit("publish.max_streams");
+            PublishError::Overloaded
+        })
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
+    fn max_event_bytes(&self) -> usize {
+        usize::try_from(self.0.config.max_event_bytes.as_u64()).unwrap_or(usize::MAX)
+    }
+}

@@ -1,0 +1,240 @@
+//! One publish to one channel, from the first piece of its body to its receipt.
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Ingest;
+use super::body::{BodyKind, Decoder, InvalidEvent};
+use super::idempotency::{Claim, Claimed, IdempotencyKey};
+use super::scatter::InvalidLine;
+use crate::channel::ChannelName;
+use crate::event::{ChannelState, EventType, NewEvent};
+use crate::hub::{self, Appended, Close};
+
+/// What a publisher asks for besides its events.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The type of events that do not name their own.
+    pub event_type: Option<EventType>,
+    /// Close the channel behind the body.
+    pub close: Option<Close>,
+    /// Makes a retry safe.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// What was published so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events.
+    pub events: u64,
+    /// The id of the first.
+    pub first_id: Option<String>,
+    /// The id of the last.
+    pub last_id: Option<String>,
+}
+
+/// The true reply to a publish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// The channel.
+    pub channel: String,
+    /// How many events of this body are in the log.
+    pub events: u64,
+    /// The id of the first of them.
+    pub first_id: Option<String>,
+    /// The id of the last of them.
+    pub last_id: Option<String>,
+    /// Subscribers when the last was appended.
+    pub subscribers: usize,
+    /// The channel's state afterwards.
+    pub state: &'static str,
+}
+
+/// Why a publish failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The body has an event that cannot be published.
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
+    /// A line of a publish to many channels cannot be understood.
+    #[error(transparent)]
+    Line(#[from] InvalidLine),
+    /// The hub did not take it.
+    #[error(transparent)]
+    Hub(#[from] hub::PublishError),
+    /// The first request with this key has not ended.
+    #[error("a request with this `Idempotency-Key` is still running: wait for its end")]
+    StillRunning,
+    /// As many publishes run as may.
+    #[error("as many publish requests run as `publish.max_streams` allows: try again")]
+    Overloaded,
+}
+
+/// A publish that failed, and what it had done by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub error: PublishError,
+    /// What is in the log all the same.
+    pub kept: Tally,
+    /// Where in the body, if it can be said.
+    pub place: Option<Place>,
+}
+
+/// A place in a body, counted from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of NDJSON.
+    Line(u64),
+    /// An event of an event stream.
+    Event(u64),
+}
+
+/// How a publish begins.
+pub enum Begun {
+    /// Feed it.
+    Publish(Box<Publish>),
+    /// It was done before, with this receipt; the body need not be read.
+    Replay(Receipt),
+}
+
+/// A publish that is under way.
+pub struct Publish {
+    ingest: Ingest,
+    channel: ChannelName,
+    decoder: Decoder,
+    close: Option<Close>,
+    claim: Option<Claim>,
+    /// Events at the start of the body that an earlier request has published.
+    skip: u64,
+    /// Events decoded so far, those that were skipped included.
+    decoded: u64,
+    tally: Tally,
+    events: Vec<NewEvent>,
+    last: Option<Appended>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Publish {
+    pub(super) fn begin(
+        ingest: Ingest,
+        permit: OwnedSemaphorePermit,
+        channel: ChannelName,
+        kind: BodyKind,
+        options: Options,
+    ) -> Result<Begun, PublishError> {
+        let Options { event_type, close, idempotency_key } = options;
+        let (claim, tally) = match idempotency_key {
+            None => (None, Tally::default()),
+            Some(key) => match ingest.0.ledger.claim(&channel, &key) {
+                Claimed::Run(claim, before) => (Some(claim), before),
+                Claimed::Replay(receipt) => return Ok(Begun::Replay(receipt)),
+                Claimed::Running => return Err(PublishError::StillRunning),
+            },
+        };
+        let max_bytes = ingest.max_event_bytes();
+        Ok(Begun::Publish(Box::new(Self {
+            decoder: Decoder::new(kind, event_type, max_bytes, close.is_some()),
+            ingest,
+            channel,
+            close,
+            claim,
+            skip: tally.events,
+            decoded: 0,
+            tally,
+            events: Vec::new(),
+            last: None,
+            _permit: permit,
+        })))
+    }
+
+    /// Publishes the events that a piece of the body completes.
+    ///
+    /// # Errors
+    /// An event is invalid or the channel refuses; what came before it is published.
+    pub fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
+        let decoded = self.decoder.feed(piece, &mut self.events);
+        self.append(decoded, None)
+    }
+
+    /// Publishes what the body still held, and closes the channel if that was asked for.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn finish(mut self) -> Result<Receipt, Failure> {
+        let decoded = self.decoder.finish(&mut self.events);
+        let close = self.close.take();
+        self.append(decoded, close.as_ref())?;
+        let receipt = self.receipt();
+        if let Some(claim) = self.claim.take() {
+            claim.complete(&receipt);
+        }
+        Ok(receipt)
+    }
+
+    /// What was published so far, for whoever has to break off.
+    #[must_use]
+    pub fn kept(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Appends the decoded events, and only then complains about what could not be decoded.
+    fn append(
+        &mut self,
+        decoded: Result<(), InvalidEvent>,
+        close: Option<&Close>,
+    ) -> Result<(), Failure> {
+        self.skip_published();
+        let close = close.filter(|_| decoded.is_ok());
+        if !self.events.is_empty() || close.is_some() {
+            let appended = self.ingest.hub().append(&self.channel, &self.events, close);
+            let appended = appended.map_err(|error| self.failure(error.into(), false))?;
+            self.count(appended);
+        }
+        decoded.map_err(|error| self.failure(error.into(), true))
+    }
+
+    fn skip_published(&mut self) {
+        self.decoded += self.events.len() as u64;
+        let skipped = self.skip.min(self.events.len() as u64);
+        self.events.drain(..skipped as usize);
+        self.skip -= skipped;
+    }
+
+    fn count(&mut self, appended: Appended) {
+        if let Some((first, last)) = appended.offsets {
+            let id = |offset| self.ingest.hub().position(offset).to_string();
+            self.tally.first_id.get_or_insert_with(|| id(first));
+            self.tally.last_id = Some(id(last));
+            self.tally.events += self.events.len() as u64;
+        }
+        self.events.clear();
+        self.last = Some(appended);
+        if let Some(claim) = &mut self.claim {
+            claim.note(&self.tally);
+        }
+    }
+
+    fn receipt(&self) -> Receipt {
+        let (subscribers, state) = match &self.last {
+            Some(appended) => (appended.subscribers, appended.state),
+            None => match self.ingest.hub().describe(&self.channel) {
+                Some(channel) => (channel.subscribers, channel.state),
+                None => (0, ChannelState::Open),
+            },
+        };
+        let Tally { events, first_id, last_id } = self.tally.clone();
+        let channel = self.channel.to_string();
+        Receipt { channel, events, first_id, last_id, subscribers, state: state.as_str() }
+    }
+
+    fn failure(&self, error: PublishError, in_body: bool) -> Failure {
+        let place = match &self.decoder {
+            Decoder::Ndjson { lines, .. } => Some(Place::Line(lines.taken())),
+            Decoder::EventStream { .. } => Some(Place::Event(self.decoded + 1)),
+            Decoder::Single { .. } => None,
+        };
+        Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }
+    }
+}
