@@ -1,0 +1,78 @@
+//! The bodies of responses, and of those requests that are documents and not streams.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+
+use super::problem::{ErrorCode, Problem};
+use crate::egress::EventStream;
+use crate::limits::MAX_DOCUMENT_BYTES;
+
+/// The body of a response.
+pub enum Body {
+    /// A document.
+    Full(Full<Bytes>),
+    /// A live subscription.
+    Stream(Box<EventStream>),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Full(Full::default())
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self::Full(Full::new(bytes.into()))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Full(full) => Pin::new(full).poll_frame(cx),
+            Self::Stream(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(full) => full.is_end_stream(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(full) => full.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Reads a request body that is a document.
+///
+/// # Errors
+/// It is too large, or it broke off.
+pub async fn read_document(body: Incoming) -> Result<Bytes, Problem> {
+    match Limited::new(body, MAX_DOCUMENT_BYTES).collect().await {
+        Ok(document) => Ok(document.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::new(
+            ErrorCode::PayloadTooLarge,
+            format!("the document is larger than {MAX_DOCUMENT_BYTES} bytes"),
+        )),
+        Err(_) => Err(Problem::new(ErrorCode::InvalidEvent, "the request body broke off")),
+    }
+}

@@ -1,0 +1,202 @@
+//! One connection, from its first byte to its last: HTTP/1.1, or HTTP/2 by prior knowledge.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::router::App;
+use super::{Config, Request};
+use crate::egress::Link;
+use crate::shutdown::Shutdown;
+
+/// What HTTP/2 begins with (RFC 9113, section 3.4); no HTTP/1 method begins like it.
+const PREFACE: &[u8; 4] = b"PRI ";
+
+/// Bytes that wait in one HTTP/2 stream for a client that does not read.
+const H2_SEND_BUFFER: usize = 64 * 1024;
+
+/// An HTTP/2 client is asked for a sign of life this often, and cut off if it gives none.
+const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Who is at the other end; handlers find it among the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The address that the connection came from.
+    pub peer: SocketAddr,
+    /// The connection, as far as a subscription may know it.
+    pub link: Arc<Link>,
+}
+
+/// Serves a connection until it ends, is cut, or the hub stops.
+pub(super) async fn serve(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    app: App,
+    config: Arc<Config>,
+    shutdown: Shutdown,
+) {
+    // Without it, an event waits for the acknowledgement of the one before.
+    let _ = tcp.set_nodelay(true);
+    let Ok(Ok(http2)) = timeout(config.header_timeout, is_http2(&tcp)).await else { return };
+    let link = Arc::new(Link::new(http2));
+    let client = Client { peer, link: link.clone() };
+    let io = TokioIo::new(Tracked { tcp, link });
+    if http2 {
+        serve_http2(io, client, app, &config, shutdown).await;
+    } else {
+        serve_http1(io, client, app, &config, shutdown).await;
+    }
+}
+
+async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; PREFACE.len()];
+    loop {
+        let seen = tcp.peek(&mut start).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if seen == PREFACE.len() || start[..seen] != PREFACE[..seen] {
+            return Ok(start == *PREFACE);
+        }
+        // A piece of the preface: peeking again would return at once with the same.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn serve_http1(
+    io: TokioIo<Tracked>,
+    client: Client,
+    app: App,
+    config: &Config,
+    shutdown: Shutdown,
+) {
+    let link = client.link.clone();
+    let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_headers(config.max_headers)
+        .max_header_size(max_header)
+        // Events are small: copying them into one buffer beats a vector of many parts.
+        .writev(false)
+        .serve_connection(io, service(client, app));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            _ = &mut connection => return,
+            () = link.cut() => return reset(connection.into_parts().io.into_inner()),
+            () = shutdown.stopping(), if !told => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn serve_http2(
+    io: TokioIo<Tracked>,
+    client: Client,
+    app: App,
+    config: &Config,
+    shutdown: Shutdown,
+) {
+    let link = client.link.clone();
+    let max_header = u32::try_from(config.max_header_bytes.as_u64()).unwrap_or(u32::MAX);
+    let mut connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .max_header_list_size(max_header)
+        .keep_alive_interval(H2_KEEP_ALIVE)
+        .keep_alive_timeout(H2_KEEP_ALIVE)
+        .serve_connection(io, service(client, app));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            _ = &mut connection => return,
+            () = link.cut() => return,
+            () = shutdown.stopping(), if !told => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// The application as hyper wants it; the client stands among each request's extensions.
+fn service(
+    client: Client,
+    app: App,
+) -> impl hyper::service::Service<
+    Request,
+    Response = super::Response,
+    Error = std::convert::Infallible,
+    Future = Pin<
+        Box<dyn Future<Output = Result<super::Response, std::convert::Infallible>> + Send>,
+    >,
+> {
+    hyper::service::service_fn(move |mut request: Request| {
+        request.extensions_mut().insert(client.clone());
+        let answer = app(request);
+        // Boxed: the connection keeps room for this future for as long as it lives.
+        Box::pin(async move { Ok(answer.await) }) as Pin<Box<dyn Future<Output = _> + Send>>
+    })
+}
+
+/// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
+fn reset(io: Tracked) {
+    let _ = io.tcp.set_zero_linger();
+}
+
+/// A socket that notes whether writing makes progress.
+struct Tracked {
+    tcp: TcpStream,
+    link: Arc<Link>,
+}
+
+impl Tracked {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.link.write_blocked(),
+            Poll::Ready(_) => self.link.write_progressed(),
+        }
+        written
+    }
+}
+
+impl AsyncRead for Tracked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        self.note(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,95 @@
+//! Which web pages may talk to the hub from the browser.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method, header};
+use serde::{Deserialize, Serialize};
+use tower::{Layer, ServiceExt};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::Request;
+use super::router::App;
+
+/// Settings of the section `cors`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Origins such as `https://app.example.com`, or `*` alone for all. None by default.
+    pub allow_origins: Vec<String>,
+}
+
+/// An entry of `cors.allow_origins` is not an origin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an origin: write `https://app.example.com`, without a path, or `*` alone")]
+pub struct InvalidOrigin(String);
+
+impl Config {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Names the first entry that is not an origin.
+    pub fn validate(&self) -> Result<(), InvalidOrigin> {
+        match self.allow_origins.as_slice() {
+            [all] if all == "*" => Ok(()),
+            origins => origins.iter().try_for_each(|origin| check_origin(origin)),
+        }
+    }
+
+    /// The application with preflights answered and responses marked.
+    #[must_use]
+    pub fn wrap(&self, app: App) -> App {
+        let inner = tower::service_fn(move |request: Request| {
+            let answer = app(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let service = self.layer().layer(inner);
+        Arc::new(move |request| {
+            let answer = service.clone().oneshot(request);
+            Box::pin(async move {
+                let mut response = answer.await.unwrap_or_else(|never| match never {});
+                // One header, whatever else the answer varies by.
+                let origin = HeaderValue::from_static("Origin");
+                response.headers_mut().entry(header::VARY).or_insert(origin);
+                response
+            })
+        })
+    }
+
+    fn layer(&self) -> CorsLayer {
+        let allow_origin = match self.allow_origins.as_slice() {
+            [all] if all == "*" => AllowOrigin::any(),
+            origins => AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())),
+        };
+        CorsLayer::new()
+            .allow_origin(allow_origin)
+            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers([
+                header::AUTHORIZATION,
+                header::CACHE_CONTROL,
+                header::CONTENT_TYPE,
+                HeaderName::from_static("idempotency-key"),
+                HeaderName::from_static("last-event-id"),
+            ])
+            .expose_headers([
+                header::RETRY_AFTER,
+                HeaderName::from_static("fanfare-earliest"),
+                HeaderName::from_static("fanfare-events"),
+                HeaderName::from_static("fanfare-state"),
+                HeaderName::from_static("fanfare-subscribers"),
+                HeaderName::from_static("fanfare-tail"),
+                HeaderName::from_static("idempotency-replayed"),
+            ])
+            .max_age(std::time::Duration::from_secs(7200))
+            .vary([])
+    }
+}
+
+fn check_origin(origin: &str) -> Result<(), InvalidOrigin> {
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let plain = host.is_some_and(|host| {
+        !host.is_empty() && !host.contains(['/', '*', '?', '#', '@', ' ', ','])
+    });
+    let valid = origin == "null" || (plain && HeaderValue::from_str(origin).is_ok());
+    if valid { Ok(()) } else { Err(InvalidOrigin(origin.to_owned())) }
+}

@@ -1,0 +1,64 @@
+//! The corridor between connections and protocols: it accepts, routes, and words problems. It does
+//! not know which protocols exist.
+
+mod body;
+mod connection;
+mod cors;
+mod listener;
+mod negotiate;
+mod problem;
+mod query;
+mod router;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use body::{Body, read_document};
+pub use connection::Client;
+pub use cors::{Config as CorsConfig, InvalidOrigin};
+pub use listener::Listener;
+pub use negotiate::negotiate;
+pub use problem::{ErrorCode, Problem};
+pub use query::{Query, decode_path};
+pub use router::{App, Handler, Method, Route, Router, handler};
+
+/// A request as handlers get it.
+pub type Request = http::Request<hyper::body::Incoming>;
+
+/// A response as handlers give it.
+pub type Response = http::Response<Body>;
+
+/// Settings of the section `server`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where publishers and subscribers connect.
+    pub listen: SocketAddr,
+    /// Where operators connect: metrics and channel lists.
+    pub admin_listen: SocketAddr,
+    /// Open connections on the public listener.
+    pub max_connections: usize,
+    /// Time in which the head of a request must arrive.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// Bytes in the head of a request, at least 8 KiB.
+    pub max_header_bytes: ByteSize,
+    /// Header lines in a request.
+    pub max_headers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4100)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 4101)),
+            max_connections: 20_000,
+            header_timeout: Duration::from_secs(10),
+            max_header_bytes: ByteSize::kib(32),
+            max_headers: 100,
+        }
+    }
+}

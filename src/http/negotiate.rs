@@ -1,0 +1,87 @@
+//! What the client accepts (RFC 9110, section 12.5.1).
+
+use http::{HeaderMap, header};
+
+/// A media type of an `Accept` header with its weight.
+#[derive(Clone, Debug, PartialEq)]
+struct Accepted {
+    range: String,
+    weight: f32,
+}
+
+/// Of the media types on offer, in our order of preference, the one that the client likes best.
+/// Without an `Accept` header, the first. Nothing if it accepts none.
+#[must_use]
+pub fn negotiate<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str> {
+    let accepted: Vec<Accepted> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(Accepted::parse)
+        .collect();
+    if accepted.is_empty() {
+        return offers.first().copied();
+    }
+    let weighed = offers.iter().map(|offer| (weight(&accepted, offer), *offer));
+    let mut best: Option<(f32, &str)> = None;
+    for (weight, offer) in weighed.filter(|(weight, _)| *weight > 0.0) {
+        if best.is_none_or(|(most, _)| weight > most) {
+            best = Some((weight, offer));
+        }
+    }
+    best.map(|(_, offer)| offer)
+}
+
+impl Accepted {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let range = parts.next().filter(|range| !range.is_empty())?.to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+        Some(Self { range, weight })
+    }
+
+    /// How closely the range describes the media type: 3 by name, 2 by family, 1 for all.
+    fn closeness(&self, media_type: &str) -> Option<u8> {
+        let family = self.range.strip_suffix('*').filter(|family| family.ends_with('/'));
+        match (self.range == media_type, self.range.as_str(), family) {
+            (true, _, _) => Some(3),
+            (_, "*/*" | "*", _) => Some(1),
+            (_, _, Some(family)) if media_type.starts_with(family) => Some(2),
+            _ => None,
+        }
+    }
+}
+
+/// The weight of the range that describes the media type most closely.
+fn weight(accepted: &[Accepted], media_type: &str) -> f32 {
+    let close = |range: &Accepted| Some((range.closeness(media_type)?, range.weight));
+    let ranges = accepted.iter().filter_map(close);
+    ranges.max_by_key(|(closeness, _)| *closeness).map_or(0.0, |(_, weight)| weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_liked_offer_wins_and_ours_breaks_ties() {
+        const OFFERS: [&str; 2] = ["text/event-stream", "application/json"];
+        for (accept, wanted) in [
+            (None, Some(OFFERS[0])),
+            (Some("*/*"), Some(OFFERS[0])),
+            (Some("application/json"), Some(OFFERS[1])),
+            (Some("application/json, text/event-stream"), Some(OFFERS[0])),
+            (Some("application/json, text/event-stream;q=0.5"), Some(OFFERS[1])),
+            (Some("text/html, application/*;q=0.9, */*;q=0.1"), Some(OFFERS[1])),
+            (Some("text/event-stream;q=0, */*"), Some(OFFERS[1])),
+            (Some("image/png"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, accept.parse().unwrap());
+            }
+            assert_eq!(negotiate(&headers, &OFFERS), wanted, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What went wrong, as `application/problem+json` (RFC 9457), from one table of codes.
+
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value};
+
+use super::{Body, Response};
+use crate::channel::InvalidChannelName;
+use crate::event::InvalidEventType;
+use crate::hub::{self, TooManyChannels};
+use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tally};
+
+/// Every code that a client may meet. Stable: clients act on them. Keep this alphabetical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The channel has ended.
+    ChannelClosed,
+    /// The hub is going down.
+    Draining,
+    /// An event has more data than allowed.
+    EventTooLarge,
+    /// A defect of the hub.
+    Internal,
+    /// Not a channel name or pattern.
+    InvalidChannelName,
+    /// An event, or the body that carries it, cannot be understood.
+    InvalidEvent,
+    /// A query parameter, header or field cannot be understood.
+    InvalidParameter,
+    /// The path knows other methods.
+    MethodNotAllowed,
+    /// No representation that the client accepts.
+    NotAcceptable,
+    /// Nothing there.
+    NotFound,
+    /// A limit of the whole hub is reached.
+    Overloaded,
+    /// A document is larger than allowed.
+    PayloadTooLarge,
+    /// The first request with this idempotency key still runs.
+    PublishInProgress,
+}
+
+impl ErrorCode {
+    /// Every code.
+    pub const ALL: [Self; 13] = [
+        Self::ChannelClosed,
+        Self::Draining,
+        Self::EventTooLarge,
+        Self::Internal,
+        Self::InvalidChannelName,
+        Self::InvalidEvent,
+        Self::InvalidParameter,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::NotFound,
+        Self::Overloaded,
+        Self::PayloadTooLarge,
+        Self::PublishInProgress,
+    ];
+
+    /// The table: code, status, whether the same request may succeed later, title.
+    fn row(self) -> (&'static str, StatusCode, bool, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::ChannelClosed => ("channel_closed", S::CONFLICT, false, "The channel is closed"),
+            Self::Draining => ("draining", S::SERVICE_UNAVAILABLE, true, "The hub is going down"),
+            Self::EventTooLarge => {
+                ("event_too_large", S::PAYLOAD_TOO_LARGE, false, "The event is too large")
+            }
+            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, true, "The hub has a defect"),
+            Self::InvalidChannelName => {
+                ("invalid_channel_name", S::BAD_REQUEST, false, "Not a channel name")
+            }
+            Self::InvalidEvent => {
+                ("invalid_event", S::BAD_REQUEST, false, "The event cannot be published")
+            }
+            Self::InvalidParameter => {
+                ("invalid_parameter", S::BAD_REQUEST, false, "A parameter is wrong")
+            }
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", S::METHOD_NOT_ALLOWED, false, "Wrong method")
+            }
+            Self::NotAcceptable => {
+                ("not_acceptable", S::NOT_ACCEPTABLE, false, "No acceptable representation")
+            }
+            Self::NotFound => ("not_found", S::NOT_FOUND, false, "Not found"),
+            Self::Overloaded => {
+                ("overloaded", S::SERVICE_UNAVAILABLE, true, "A limit of the hub is reached")
+            }
+            Self::PayloadTooLarge => {
+                ("payload_too_large", S::PAYLOAD_TOO_LARGE, false, "The document is too large")
+            }
+            Self::PublishInProgress => {
+                ("publish_in_progress", S::CONFLICT, true, "The first request still runs")
+            }
+        }
+    }
+
+    /// The code for the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        self.row().2
+    }
+
+    /// Whether the answer says when to come back.
+    fn says_when(self) -> bool {
+        self.status() == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// An error as a client gets it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    code: ErrorCode,
+    detail: String,
+    more: Map<String, Value>,
+    allow: Option<HeaderValue>,
+}
+
+impl Problem {
+    /// A problem of this code; the detail says what was wrong and what would be right.
+    #[must_use]
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), more: Map::new(), allow: None }
+    }
+
+    /// A wrong query parameter, header or field.
+    #[must_use]
+    pub fn parameter(name: &str, given: &str, right: &str) -> Self {
+        let given: String = given.chars().take(100).flat_map(char::escape_default).collect();
+        let detail = format!("`{name}` is `{given}`: {right}");
+        let problem = Self::new(ErrorCode::InvalidParameter, detail);
+        problem.with("parameter", name)
+    }
+
+    /// The path knows only these methods.
+    #[must_use]
+    pub fn method_not_allowed(allow: &str) -> Self {
+        let detail = format!("this path knows {allow}");
+        let allow = HeaderValue::from_str(allow).ok();
+        Self { allow, ..Self::new(ErrorCode::MethodNotAllowed, detail) }
+    }
+
+    /// The same with one more member.
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(member.to_owned(), value.into());
+        self
+    }
+
+    /// The same, saying what was published before it went wrong.
+    #[must_use]
+    pub fn keeping(self, kept: &Tally) -> Self {
+        self.with("events", kept.events).with("last_id", kept.last_id.clone())
+    }
+
+    /// The code.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The problem as a response.
+    #[must_use]
+    pub fn into_response(self) -> Response {
+        let (code, status, retryable, title) = self.code.row();
+        let mut document = Map::new();
+        document.insert("type".into(), format!("urn:fanfare:problem:{code}").into());
+        document.insert("title".into(), title.into());
+        document.insert("status".into(), status.as_u16().into());
+        document.insert("code".into(), code.into());
+        document.insert("detail".into(), self.detail.into());
+        document.insert("retryable".into(), retryable.into());
+        document.extend(self.more);
+        let mut response = Response::new(Body::from(Value::Object(document).to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.code.says_when() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl From<InvalidChannelName> for Problem {
+    fn from(error: InvalidChannelName) -> Self {
+        Self::new(ErrorCode::InvalidChannelName, error.to_string())
+    }
+}
+
+impl From<InvalidEventType> for Problem {
+    fn from(error: InvalidEventType) -> Self {
+        Self::new(ErrorCode::InvalidEvent, error.to_string())
+    }
+}
+
+impl From<TooManyChannels> for Problem {
+    fn from(error: TooManyChannels) -> Self {
+        Self::new(ErrorCode::Overloaded, error.to_string())
+    }
+}
+
+impl From<hub::SubscribeError> for Problem {
+    fn from(error: hub::SubscribeError) -> Self {
+        let code = match error {
+            hub::SubscribeError::TooManyChannels(_) => ErrorCode::Overloaded,
+            hub::SubscribeError::TooManyMatches => ErrorCode::InvalidParameter,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<&PublishError> for ErrorCode {
+    fn from(error: &PublishError) -> Self {
+        match error {
+            PublishError::Invalid(InvalidEvent::TooLarge(_)) => Self::EventTooLarge,
+            PublishError::Invalid(_) | PublishError::Line(InvalidLine::Form(_)) => {
+                Self::InvalidEvent
+            }
+            PublishError::Line(InvalidLine::Channel(_)) => Self::InvalidChannelName,
+            PublishError::Hub(hub::PublishError::Closed(_)) => Self::ChannelClosed,
+            PublishError::Hub(hub::PublishError::TooManyChannels(_)) | PublishError::Overloaded => {
+                Self::Overloaded
+            }
+            PublishError::StillRunning => Self::PublishInProgress,
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        Self::new(ErrorCode::from(&error), error.to_string())
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let code = ErrorCode::from(&failure.error);
+        let (detail, place) = match failure.place {
+            Some(Place::Line(line)) => {
+                (format!("line {line}: {}", failure.error), Some(("line", line)))
+            }
+            Some(Place::Event(event)) => {
+                (format!("event {event}: {}", failure.error), Some(("event", event)))
+            }
+            None => (failure.error.to_string(), None),
+        };
+        let problem = Self::new(code, detail).keeping(&failure.kept);
+        match place {
+            Some((name, number)) => problem.with(name, number),
+            None => problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_in_order() {
+        let codes: Vec<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert!(codes.is_sorted_by(|a, b| a < b), "{codes:?}");
+    }
+}

@@ -1,0 +1,129 @@
+//! `HEAD`, `PUT` and `DELETE` on a channel: its state and its settings.
+
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use super::{Native, channel_name};
+use crate::http::{Body, ErrorCode, Problem, Request, Response, read_document};
+use crate::hub::{ChannelOptions, Description};
+
+/// A channel as JSON.
+#[derive(Serialize)]
+struct Document {
+    channel: String,
+    state: &'static str,
+    earliest: Option<String>,
+    tail: String,
+    events: u64,
+    bytes: u64,
+    subscribers: usize,
+    retention: Retention,
+}
+
+#[derive(Serialize)]
+struct Retention {
+    max_events: u64,
+    max_bytes: u64,
+    max_age: String,
+    idle_timeout: String,
+}
+
+pub(super) async fn head(
+    native: Native,
+    _request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let name = channel_name(&name)?;
+    let channel = native.hub.describe(&name).ok_or_else(unknown)?;
+    let mut response = Response::default();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    };
+    set("fanfare-state", channel.state.to_string());
+    set("fanfare-tail", channel.tail.to_string());
+    set("fanfare-events", channel.events.to_string());
+    set("fanfare-subscribers", channel.subscribers.to_string());
+    if let Some(earliest) = channel.earliest {
+        set("fanfare-earliest", earliest.to_string());
+    }
+    Ok(response)
+}
+
+pub(super) async fn put(
+    native: Native,
+    request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let name = channel_name(&name)?;
+    let document = read_document(request.into_body()).await?;
+    let options = parse_options(&document)?;
+    let (channel, created) = native.hub.configure(&name, &options)?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    json(status, &Document::of(&channel))
+}
+
+pub(super) async fn delete(
+    native: Native,
+    _request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let name = channel_name(&name)?;
+    if !native.hub.delete(&name) {
+        return Err(unknown());
+    }
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+fn unknown() -> Problem {
+    let detail = "nobody has published to this channel, or created it with PUT";
+    Problem::new(ErrorCode::NotFound, detail)
+}
+
+fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
+    if document.trim_ascii().is_empty() {
+        return Ok(ChannelOptions::default());
+    }
+    serde_json::from_slice(document).map_err(|error| {
+        let right = "expected JSON such as {\"max_events\": 100, \"max_bytes\": \"1MiB\", \
+                     \"max_age\": \"1h\", \"idle_timeout\": \"1h\"}";
+        Problem::new(ErrorCode::InvalidParameter, format!("{error}: {right}"))
+    })
+}
+
+fn json<T: Serialize>(status: StatusCode, document: &T) -> Result<Response, Problem> {
+    let bytes = serde_json::to_vec(document)
+        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+impl Document {
+    fn of(channel: &Description) -> Self {
+        let settings = channel.settings;
+        Self {
+            channel: channel.name.to_string(),
+            state: channel.state.as_str(),
+            earliest: channel.earliest.as_ref().map(ToString::to_string),
+            tail: channel.tail.to_string(),
+            events: channel.events,
+            bytes: channel.bytes,
+            subscribers: channel.subscribers,
+            retention: Retention {
+                max_events: settings.retention.max_events,
+                max_bytes: settings.retention.max_bytes,
+                max_age: humantime::format_duration(settings.retention.max_age).to_string(),
+                idle_timeout: humantime::format_duration(settings.idle_timeout).to_string(),
+            },
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use super::{Native, channel_name};
+use crate::event::ChannelState;
+use crate::http::{Body, ErrorCode, Problem, Query, Request, Response};
+use crate::hub::Close;
+use crate::ingest::{Begun, BodyKind, Failure, Options, Receipt, Tally};
+use crate::sse;
+
+/// How long, and how much, is still read from a publisher who was answered early: a connection
+/// that is closed on unread data loses the answer.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
+
+pub(super) async fn one(
+    native: Native,
+    request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let outcome = publish_to_one(&native, request, &name).await;
+    count(&native, outcome)
+}
+
+pub(super) async fn many(
+    native: Native,
+    request: Request,
+    _rest: String,
+) -> Result<Response, Problem> {
+    let outcome = publish_to_many(&native, request).await;
+    count(&native, outcome)
+}
+
+fn count(native: &Native, outcome: Result<Response, Problem>) -> Result<Response, Problem> {
+    let label = outcome.as_ref().map_or_else(|problem| problem.code().as_str(), |_| "ok");
+    native.ingest.metrics().publish_ended(label);
+    outcome
+}
+
+async fn publish_to_one(
+    native: &Native,
+    request: Request,
+    name: &str,
+) -> Result<Response, Problem> {
+    let name = channel_name(name)?;
+    let kind = body_kind(request.headers());
+    let options = options(request.headers(), &Query::parse(request.uri().query()))?;
+    refuse_when_draining(native)?;
+    let mut publish = match native.ingest.publish(name, kind, options)? {
+        Begun::Publish(publish) => publish,
+        Begun::Replay(receipt) => return replay(&receipt, request.into_body()),
+    };
+    let mut body = request.into_body();
+    loop {
+        match next_piece(native, &mut body).await {
+            Piece::Data(piece) => {
+                if let Err(failure) = publish.feed(&piece) {
+                    return Err(refuse(failure, body));
+                }
+            }
+            Piece::End => return receipt(&publish.finish()?),
+            Piece::BrokeOff => return Err(broke_off(publish.kept())),
+            Piece::Stopping => return Err(stopping(publish.kept())),
+        }
+    }
+}
+
+async fn publish_to_many(native: &Native, request: Request) -> Result<Response, Problem> {
+    refuse_when_draining(native)?;
+    let mut scatter = native.ingest.scatter()?;
+    let mut body = request.into_body();
+    loop {
+        match next_piece(native, &mut body).await {
+            Piece::Data(piece) => {
+                if let Err(failure) = scatter.feed(&piece) {
+                    return Err(refuse(failure, body));
+                }
+            }
+            Piece::End => return receipt(&scatter.finish()?),
+            Piece::BrokeOff => return Err(broke_off(scatter.kept())),
+            Piece::Stopping => return Err(stopping(scatter.kept())),
+        }
+    }
+}
+
+/// What comes next from a publisher.
+enum Piece {
+    Data(Bytes),
+    End,
+    BrokeOff,
+    Stopping,
+}
+
+async fn next_piece(native: &Native, body: &mut Incoming) -> Piece {
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = native.shutdown.stopping() => return Piece::Stopping,
+        };
+        match frame {
+            None => return Piece::End,
+            Some(Err(_)) => return Piece::BrokeOff,
+            // Trailers say nothing that a publish needs.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Piece::Data(data);
+                }
+            }
+        }
+    }
+}
+
+fn body_kind(headers: &HeaderMap) -> BodyKind {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
+    match essence.trim().to_ascii_lowercase().as_str() {
+        sse::MEDIA_TYPE => BodyKind::EventStream,
+        "application/x-ndjson" => BodyKind::Ndjson,
+        _ => BodyKind::Single,
+    }
+}
+
+fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
+    let event_type = query.get("event").map(str::parse).transpose()?;
+    let close = query.get("close").map(close).transpose()?;
+    let key = headers.get("idempotency-key").map(|value| {
+        let text = value.to_str().map_err(|_| {
+            let right = "expected 1 to 255 bytes of ASCII";
+            Problem::parameter("Idempotency-Key", "", right)
+        })?;
+        text.parse().map_err(|error| Problem::new(ErrorCode::InvalidParameter, format!("{error}")))
+    });
+    Ok(Options { event_type, close, idempotency_key: key.transpose()? })
+}
+
+fn close(text: &str) -> Result<Close, Problem> {
+    let state = match text {
+        "complete" => ChannelState::Complete,
+        "error" => ChannelState::Error,
+        "cancelled" => ChannelState::Cancelled,
+        _ => {
+            let right = "expected `complete`, `error` or `cancelled`";
+            return Err(Problem::parameter("close", text, right));
+        }
+    };
+    Ok(Close { state, reason: None })
+}
+
+fn refuse_when_draining(native: &Native) -> Result<(), Problem> {
+    if native.shutdown.is_draining() { Err(stopping(&Tally::default())) } else { Ok(()) }
+}
+
+fn stopping(kept: &Tally) -> Problem {
+    let detail =
+        "the hub is going down: publish the rest to another, or to this one when it is back";
+    Problem::new(ErrorCode::Draining, detail).keeping(kept)
+}
+
+fn broke_off(kept: &Tally) -> Problem {
+    Problem::new(ErrorCode::InvalidEvent, "the request body broke off").keeping(kept)
+}
+
+fn refuse(failure: Failure, body: Incoming) -> Problem {
+    tokio::spawn(linger(body));
+    failure.into()
+}
+
+/// Reads what the publisher had already sent, so that it comes to read the answer.
+async fn linger(mut body: Incoming) {
+    let (time, most) = LINGER;
+    let rest = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await
+            && read < most
+        {
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = tokio::time::timeout(time, rest).await;
+}
+
+fn replay(known: &Receipt, body: Incoming) -> Result<Response, Problem> {
+    tokio::spawn(linger(body));
+    let mut response = receipt(known)?;
+    response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    Ok(response)
+}
+
+fn receipt<T: Serialize>(receipt: &T) -> Result<Response, Problem> {
+    let json = serde_json::to_vec(receipt)
+        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    let mut response = Response::new(Body::from(json));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

@@ -1,0 +1,184 @@
+//! `GET /v1/channels/{name}` and `GET /v1/events`: live streams, pages and long polls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{Native, channel_name};
+use crate::channel::ChannelPattern;
+use crate::egress::{Format, Link, Page, page};
+use crate::event::ChannelState;
+use crate::http::{Body, Client, ErrorCode, Problem, Query, Request, Response, negotiate};
+use crate::hub::{Opened, Selection, Subscription};
+use crate::limits::MAX_PAGE_EVENTS;
+use crate::position::StartFrom;
+use crate::sse;
+
+const NDJSON: &str = "application/x-ndjson";
+const JSON: &str = "application/json";
+
+/// Events in a page for which no `limit` was asked.
+const DEFAULT_PAGE_EVENTS: usize = 100;
+
+/// The longest that a long poll waits: proxies cut idle requests at a minute.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+pub(super) async fn one(
+    native: Native,
+    request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let selection = Selection::One(channel_name(&name)?);
+    subscribe(&native, &request, selection).await
+}
+
+pub(super) async fn many(
+    native: Native,
+    request: Request,
+    _rest: String,
+) -> Result<Response, Problem> {
+    let query = Query::parse(request.uri().query());
+    let most = native.egress.config().max_channels;
+    let patterns: Vec<ChannelPattern> =
+        query.all("channel").map(str::parse).collect::<Result<_, _>>()?;
+    if patterns.is_empty() || patterns.len() > most {
+        let right = format!("expected 1 to {most} (`subscribers.max_channels`)");
+        return Err(Problem::parameter(
+            "channel",
+            &format!("given {} times", patterns.len()),
+            &right,
+        ));
+    }
+    subscribe(&native, &request, Selection::Many(patterns)).await
+}
+
+async fn subscribe(
+    native: &Native,
+    request: &Request,
+    selection: Selection,
+) -> Result<Response, Problem> {
+    let Some(media_type) = negotiate(request.headers(), &[sse::MEDIA_TYPE, NDJSON, JSON]) else {
+        let detail = format!("offered are {}, {NDJSON} and {JSON}", sse::MEDIA_TYPE);
+        return Err(Problem::new(ErrorCode::NotAcceptable, detail));
+    };
+    let query = Query::parse(request.uri().query());
+    let from = start(request.headers(), &query)?;
+    if media_type == JSON {
+        return answer_page(native, selection, &from, &query).await;
+    }
+    let many = matches!(selection, Selection::Many(_));
+    match native.hub.subscribe(selection, &from, native.egress.bounds())? {
+        Opened::Over => Ok(over()),
+        Opened::Live(subscription) => {
+            let link = request.extensions().get::<Client>().map(|client| client.link.clone());
+            Ok(live(native, subscription, format(media_type, many), link))
+        }
+    }
+}
+
+fn format(media_type: &str, many: bool) -> Format {
+    match (media_type == NDJSON, many) {
+        (false, false) => Format::EventStream,
+        (false, true) => Format::Envelopes,
+        (true, false) => Format::Ndjson,
+        (true, true) => Format::NdjsonEnvelopes,
+    }
+}
+
+/// Where the client wants to begin. An id comes first, because it is what a reconnect sends.
+fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
+    let header = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let asked = header.as_deref().or_else(|| query.get("last_event_id"));
+    if let Some(id) = asked.filter(|id| !id.is_empty()) {
+        return Ok(StartFrom::After(id.into()));
+    }
+    let from = query.get("from").unwrap_or("tail");
+    match (from, from.strip_prefix("last:").map(str::parse)) {
+        ("tail", _) => Ok(StartFrom::Tail),
+        ("earliest", _) => Ok(StartFrom::Earliest),
+        (_, Some(Ok(count))) => Ok(StartFrom::Last(count)),
+        _ => Err(Problem::parameter("from", from, "expected `tail`, `earliest` or `last:N`")),
+    }
+}
+
+fn live(
+    native: &Native,
+    subscription: Subscription,
+    format: Format,
+    link: Option<Arc<Link>>,
+) -> Response {
+    let media_type = if format.is_event_stream() { sse::MEDIA_TYPE } else { NDJSON };
+    let body = native.egress.stream(subscription, format, link);
+    let mut response = Response::new(Body::Stream(Box::new(body)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    not_stored(headers);
+    response
+}
+
+/// The client has seen the end: 204 tells an `EventSource` not to come back.
+fn over() -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    not_stored(response.headers_mut());
+    response
+}
+
+/// No cache may keep it, no proxy may change or hold it back.
+fn not_stored(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Origin"));
+}
+
+async fn answer_page(
+    native: &Native,
+    selection: Selection,
+    from: &StartFrom,
+    query: &Query,
+) -> Result<Response, Problem> {
+    let (limit, wait) = (limit(query)?, wait(query)?);
+    let name = match &selection {
+        Selection::One(name) => Some(name.clone()),
+        Selection::Many(_) => None,
+    };
+    let mut page = match native.hub.subscribe(selection, from, native.egress.bounds())? {
+        Opened::Live(subscription) => page(subscription, name.is_none(), limit, wait).await,
+        Opened::Over => Page { events: Vec::new(), next: asked_id(from), state: None },
+    };
+    page.state = name.map(|name| {
+        let channel = native.hub.describe(&name);
+        channel.map_or(ChannelState::Open, |channel| channel.state).as_str()
+    });
+    let json = serde_json::to_vec(&page)
+        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    let mut response = Response::new(Body::from(json));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    not_stored(response.headers_mut());
+    Ok(response)
+}
+
+/// Behind the end there is no other place to go on from than the one that was asked for.
+fn asked_id(from: &StartFrom) -> String {
+    match from {
+        StartFrom::After(id) => id.to_string(),
+        StartFrom::Tail | StartFrom::Earliest | StartFrom::Last(_) => String::new(),
+    }
+}
+
+fn limit(query: &Query) -> Result<usize, Problem> {
+    let Some(text) = query.get("limit") else { return Ok(DEFAULT_PAGE_EVENTS) };
+    match text.parse() {
+        Ok(limit) if (1..=MAX_PAGE_EVENTS).contains(&limit) => Ok(limit),
+        _ => Err(Problem::parameter("limit", text, &format!("expected 1 to {MAX_PAGE_EVENTS}"))),
+    }
+}
+
+fn wait(query: &Query) -> Result<Duration, Problem> {
+    let Some(text) = query.get("wait") else { return Ok(Duration::ZERO) };
+    match humantime::parse_duration(text) {
+        Ok(wait) if wait <= MAX_WAIT => Ok(wait),
+        _ => Err(Problem::parameter("wait", text, "expected a duration up to `60s`")),
+    }
+}
