@@ -1,0 +1,106 @@
+//! `fanfare serve`: run a hub until a signal.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::load;
+use crate::server::Server;
+use crate::telemetry;
+
+/// The exit code for a configuration that cannot be (`EX_USAGE` of sysexits).
+pub(super) const BAD_CONFIG: u8 = 64;
+
+/// The exit code after a second signal.
+const INTERRUPTED: u8 = 130;
+
+/// What `fanfare serve` understands.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// Flags that are settings.
+#[derive(Debug, clap::Args)]
+pub(super) struct Settings {
+    /// Configuration file [default: ./fanfare.toml or /etc/fanfare/fanfare.toml, if there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Where publishers and subscribers connect, such as 127.0.0.1:4100
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where operators connect, such as 127.0.0.1:4101
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// error, warn, info, debug, trace, or directives such as info,fanfare=debug
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl Settings {
+    /// The flags that were given, by the setting that they override.
+    pub(super) fn overrides(&self) -> Vec<(&'static str, String)> {
+        let flags = [
+            ("server.listen", &self.listen),
+            ("server.admin_listen", &self.admin_listen),
+            ("log.level", &self.log_level),
+            ("log.format", &self.log_format),
+        ];
+        flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let loaded = match load(args.settings.config.as_deref(), &args.settings.overrides()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return Ok(ExitCode::from(BAD_CONFIG));
+        }
+    };
+    telemetry::init(&loaded.config.log)?;
+    let mut signals = Signals::new()?;
+    let server = Server::bind(loaded.config).await?;
+    let (draining, drained) = tokio::sync::oneshot::channel();
+    let serving = server.run(async {
+        let _ = drained.await;
+    });
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => return Ok(ExitCode::SUCCESS),
+        () = signals.next() => {}
+    }
+    let _ = draining.send(());
+    tokio::select! {
+        () = serving => Ok(ExitCode::SUCCESS),
+        () = signals.next() => {
+            tracing::warn!("second signal: leaving at once");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// The signals that ask a process to leave.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

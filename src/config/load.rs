@@ -1,0 +1,190 @@
+//! Defaults < file < environment < flags. Every error says which source and which key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+
+use super::Config;
+
+/// Where a file is looked for when none is named.
+const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
+
+/// What environment variables of the hub begin with.
+const PREFIX: &str = "FANFARE";
+
+/// Settings that are lists: in the environment, their items stand between commas.
+const LISTS: [&str; 1] = ["cors.allow_origins"];
+
+/// A configuration, and where each setting that is no default came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Sources by key.
+    pub sources: BTreeMap<String, String>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError(Vec<String>);
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// One source with its settings, each whole section deep: `server.listen`.
+struct Layer {
+    source: String,
+    settings: Vec<(String, Value)>,
+}
+
+/// Loads the configuration: a file, which is looked for if none is named, the environment, and
+/// what was set by flags.
+///
+/// # Errors
+/// All that is wrong, one line each: source, key, and what would be right.
+pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, LoadError> {
+    let mut layers = Vec::new();
+    if let Some(path) = file.map(PathBuf::from).or_else(usual_file) {
+        layers.push(file_layer(&path)?);
+    }
+    layers.push(environment_layer()?);
+    layers.push(flag_layer(flags));
+    merge(&layers)
+}
+
+fn usual_file() -> Option<PathBuf> {
+    USUAL_FILES.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+fn file_layer(path: &Path) -> Result<Layer, LoadError> {
+    let name = path.display().to_string();
+    let wrong = |error: config::ConfigError| LoadError(vec![format!("{name}: {error}")]);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| LoadError(vec![format!("{name}: {error}")]))?;
+    let table = File::from_str(&text, FileFormat::Toml).collect().map_err(wrong)?;
+    Ok(Layer { source: name, settings: flatten(table) })
+}
+
+fn environment_layer() -> Result<Layer, LoadError> {
+    let mut source = Environment::with_prefix(PREFIX)
+        .prefix_separator("_")
+        .separator("__")
+        .ignore_empty(true)
+        .try_parsing(true)
+        .list_separator(",");
+    for key in LISTS {
+        source = source.with_list_parse_key(key);
+    }
+    let table =
+        source.collect().map_err(|error| LoadError(vec![format!("environment: {error}")]))?;
+    Ok(Layer { source: "environment".into(), settings: flatten(table) })
+}
+
+fn flag_layer(flags: &[(&str, String)]) -> Layer {
+    let value = |text: &String| Value::new(None, ValueKind::String(text.clone()));
+    let settings = flags.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+    Layer { source: "command line".into(), settings }
+}
+
+/// The sections' tables as one list: a section is the only level that there is.
+fn flatten(table: Map<String, Value>) -> Vec<(String, Value)> {
+    let mut settings = Vec::new();
+    for (section, value) in table {
+        match value.kind {
+            ValueKind::Table(keys) => {
+                settings.extend(
+                    keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
+                );
+            }
+            _ => settings.push((section, value)),
+        }
+    }
+    settings.sort_by(|(a, _), (b, _)| a.cmp(b));
+    settings
+}
+
+fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
+    let mut wrong = Vec::new();
+    let mut sources = BTreeMap::new();
+    let mut accepted: Vec<(&str, &Value)> = Vec::new();
+    let known = known_keys();
+    for layer in layers {
+        for (key, value) in &layer.settings {
+            if !known.contains(key) {
+                wrong.push(unknown(&layer.source, key, &known));
+            } else if let Err(error) = build(&[(key, value)]) {
+                wrong.push(format!("{}: {key}: {error}", layer.source));
+            } else {
+                accepted.push((key, value));
+                sources.insert(key.clone(), layer.source.clone());
+            }
+        }
+    }
+    let config = build(&accepted).map_err(|error| LoadError(vec![error]))?;
+    for invalid in config.validate() {
+        let source = sources.get(invalid.key).map_or("default", String::as_str);
+        wrong.push(format!("{source}: {}: {}", invalid.key, invalid.message));
+    }
+    if wrong.is_empty() { Ok(Loaded { config, sources }) } else { Err(LoadError(wrong)) }
+}
+
+/// The defaults with these settings over them.
+fn build(settings: &[(&str, &Value)]) -> Result<Config, String> {
+    let defaults = config::Config::try_from(&Config::default()).map_err(|e| e.to_string())?;
+    let mut builder = config::Config::builder().add_source(defaults);
+    for (key, value) in settings {
+        builder = builder.set_override(*key, (*value).clone()).map_err(|e| e.to_string())?;
+    }
+    let built = builder.build().and_then(config::Config::try_deserialize::<Config>);
+    built.map_err(|error| plain(&error))
+}
+
+/// The message without the key that the caller names anyway.
+fn plain(error: &config::ConfigError) -> String {
+    match error {
+        config::ConfigError::At { error, .. } => plain(error),
+        config::ConfigError::Type { unexpected, expected, .. } => {
+            format!("found {unexpected}, expected {expected}")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn known_keys() -> Vec<String> {
+    let defaults = config::Config::try_from(&Config::default());
+    let table = defaults.and_then(|defaults| defaults.collect()).unwrap_or_default();
+    flatten(table).into_iter().map(|(key, _)| key).collect()
+}
+
+fn unknown(source: &str, key: &str, known: &[String]) -> String {
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let close = known.iter().filter(|known| known.starts_with(&format!("{section}.")));
+    let likely = close.min_by_key(|known| distance(known, key));
+    match likely {
+        Some(likely) => format!("{source}: {key}: unknown setting; did you mean `{likely}`?"),
+        None => {
+            format!("{source}: {section}{name}: unknown section; there are {}", sections(known))
+        }
+    }
+}
+
+fn sections(known: &[String]) -> String {
+    let mut names: Vec<_> = known.iter().filter_map(|key| Some(key.split_once('.')?.0)).collect();
+    names.dedup();
+    names.join(", ")
+}
+
+/// How many letters differ at the front and the back: enough to find a misspelt neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let same = |x: &mut dyn Iterator<Item = (char, char)>| x.take_while(|(x, y)| x == y).count();
+    let front = same(&mut a.chars().zip(b.chars()));
+    let back = same(&mut a.chars().rev().zip(b.chars().rev()));
+    a.len().max(b.len()).saturating_sub(front + back)
+}

@@ -1,0 +1,154 @@
+//! All settings: a struct of the parts' own. Only `server` and `cli` see the whole.
+
+mod load;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{LoadError, Loaded, load};
+
+use crate::http::CorsConfig;
+use crate::{egress, http, hub, ingest, telemetry};
+
+/// The commented default configuration: the manual of all settings.
+pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Listeners and connections.
+    pub server: http::Config,
+    /// What channels keep.
+    pub channels: hub::Config,
+    /// What subscribers get.
+    pub subscribers: egress::Config,
+    /// What publishers may do.
+    pub publish: ingest::Config,
+    /// Which web pages may use the hub.
+    pub cors: CorsConfig,
+    /// How the hub goes down.
+    pub drain: DrainConfig,
+    /// Logs.
+    pub log: telemetry::Config,
+}
+
+/// Settings of the section `drain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainConfig {
+    /// The time over which subscribers are sent away when the hub goes down.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(10) }
+    }
+}
+
+/// A value that is of the right type and still cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The setting.
+    pub key: &'static str,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl Config {
+    /// Reads a whole configuration from TOML; what is not named has its default.
+    ///
+    /// # Errors
+    /// It is not TOML, has an unknown key or a bad value.
+    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Finds the values that are of the right type and still cannot be.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut found = Vec::new();
+        let mut require = |holds: bool, key: &'static str, message: &str| {
+            if !holds {
+                found.push(Invalid { key, message: message.to_owned() });
+            }
+        };
+        let one = "must be at least 1";
+        require(self.server.max_connections > 0, "server.max_connections", one);
+        require(self.server.max_headers > 0, "server.max_headers", one);
+        let header = self.server.max_header_bytes.as_u64();
+        let header_bounds = "must be between 8KiB and 1MiB";
+        require((8 << 10..=1 << 20).contains(&header), "server.max_header_bytes", header_bounds);
+        require(self.channels.max_channels > 0, "channels.max_channels", one);
+        require(self.channels.max_events > 0, "channels.max_events", one);
+        require(self.publish.max_event_bytes.as_u64() > 0, "publish.max_event_bytes", one);
+        let event_bound = "must be at most 64MiB: an event is held in memory whole";
+        let event = self.publish.max_event_bytes.as_u64();
+        require(event <= 64 << 20, "publish.max_event_bytes", event_bound);
+        require(self.publish.max_streams > 0, "publish.max_streams", one);
+        require(self.subscribers.max_channels > 0, "subscribers.max_channels", one);
+        let short = "must be at least 10ms";
+        let long_enough = |time: Duration| time >= Duration::from_millis(10);
+        require(long_enough(self.subscribers.heartbeat), "subscribers.heartbeat", short);
+        require(long_enough(self.subscribers.write_timeout), "subscribers.write_timeout", short);
+        require(long_enough(self.server.header_timeout), "server.header_timeout", short);
+        if let Err(error) = self.cors.validate() {
+            found.push(Invalid { key: "cors.allow_origins", message: error.to_string() });
+        }
+        if let Err(error) = self.log.filter() {
+            found.push(Invalid { key: "log.level", message: error.to_string() });
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commented_default_file_is_the_defaults_and_names_every_setting() {
+        assert_eq!(Config::from_toml(DEFAULT).unwrap(), Config::default());
+        let named: toml::Table = toml::from_str(DEFAULT).unwrap();
+        let all: toml::Table = toml::Table::try_from(Config::default()).unwrap();
+        for (section, settings) in &all {
+            let named = named[section].as_table().unwrap();
+            for key in settings.as_table().unwrap().keys() {
+                assert!(named.contains_key(key), "{section}.{key} is not in deploy/fanfare.toml");
+            }
+        }
+    }
+
+    #[test]
+    fn the_examples_among_the_comments_can_be_used() {
+        let rules = DEFAULT.replace("rules = []\n", "").replace("# [[", "[[");
+        let uncommented = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"]
+            .iter()
+            .fold(rules, |text, key| text.replace(&format!("# {key} ="), &format!("{key} =")));
+        let config = Config::from_toml(&uncommented).unwrap();
+        assert_eq!(config.channels.rules.len(), 1);
+        assert_eq!(config.channels.rules[0].options.max_events, Some(1000));
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        assert_eq!(Config::default().validate(), []);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let text = "[subscribers]\nheartbeat = \"1ms\"\n[cors]\nallow_origins = [\"example.com\"]";
+        let invalid = Config::from_toml(text).unwrap().validate();
+        let keys: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
+        assert_eq!(keys, ["subscribers.heartbeat", "cors.allow_origins"]);
+    }
+
+    #[test]
+    fn a_rule_has_no_unknown_keys() {
+        let text = "[[channels.rules]]\npattern = \"a/*\"\nmax_event = 3";
+        assert!(Config::from_toml(text).is_err());
+    }
+}

@@ -1,0 +1,39 @@
+//! Fanfare: an SSE hub. Producers publish events into named channels over HTTP; the hub fans each
+//! channel out to as many viewers as care to watch, live and from where they left off.
+//!
+//! # Layout
+//!
+//! A house in floors: a module imports from lower floors only, and neighbours do not know each
+//! other. `tests/tidy.rs` holds the walls; `docs/ARCHITECTURE.md` has the drawing.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 ground | [`limits`], [`clock`], [`position`], [`channel`], [`event`], [`shutdown`], [`telemetry`] |
+//! | 1 masonry | [`sse`]: the grammar |
+//! | 2 cellars | [`store`]: where logs live |
+//! | 3 hall | [`hub`]: channels and subscriptions |
+//! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out |
+//! | 5 corridor | [`http`]: connections, routes, problems |
+//! | 6 rooms | [`protocol`], [`admin`] |
+//! | 7 roof | [`config`], [`server`], [`cli`] |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod admin;
+pub mod channel;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod egress;
+pub mod event;
+pub mod http;
+pub mod hub;
+pub mod ingest;
+pub mod limits;
+pub mod position;
+pub mod protocol;
+pub mod server;
+pub mod shutdown;
+pub mod sse;
+pub mod store;
+pub mod telemetry;

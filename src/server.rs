@@ -1,0 +1,158 @@
+//! All wiring, on one page: a configuration in, a running hub out, and a polite end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::egress::Egress;
+use crate::http::{App, Listener, Route, Router};
+use crate::hub::Hub;
+use crate::ingest::Ingest;
+use crate::protocol::native::Native;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
+
+/// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
+const BACKLOG: u32 = 4096;
+
+/// How long connections may take to end after the drain.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often a drain looks whether everyone has gone.
+const DRAIN_PACE: Duration = Duration::from_millis(20);
+
+/// A hub whose listeners are bound.
+pub struct Server {
+    config: Config,
+    hub: Hub,
+    ingest: Ingest,
+    egress: Egress,
+    shutdown: Shutdown,
+    public: Listener,
+    admin: Listener,
+    addr: SocketAddr,
+    admin_addr: SocketAddr,
+}
+
+/// Why a hub could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} (`{key}`): {source}")]
+    Bind {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Two routes collide: a defect, which a test would show.
+    #[error("routes collide: {0}")]
+    Routes(String),
+}
+
+impl Server {
+    /// Builds a hub and binds its listeners.
+    ///
+    /// # Errors
+    /// An address cannot be listened on.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new());
+        let shutdown = Shutdown::default();
+        let hub = Hub::new(config.channels.clone(), metrics.clone());
+        let ingest = Ingest::new(hub.clone(), config.publish.clone());
+        let egress = Egress::new(config.subscribers.clone(), metrics.clone());
+        let (public_app, admin_app) = apps(&config, &hub, &ingest, &egress, &shutdown)?;
+
+        let listen = |key, address: SocketAddr, app| {
+            let bound = bind(address).and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
+            let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
+            let http = Arc::new(config.server.clone());
+            Ok((addr, Listener::new(tcp, app, http, shutdown.clone(), metrics.clone())))
+        };
+        let (addr, public) = listen("server.listen", config.server.listen, public_app)?;
+        let (admin_addr, admin) =
+            listen("server.admin_listen", config.server.admin_listen, admin_app)?;
+        Ok(Self { hub, ingest, egress, shutdown, public, admin, addr, admin_addr, config })
+    }
+
+    /// Where publishers and subscribers connect.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where operators connect.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Serves until the future resolves, then drains.
+    pub async fn run(self, until: impl Future<Output = ()>) {
+        let Self { config, hub, ingest, egress, shutdown, public, admin, addr, admin_addr } = self;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(public.run());
+        tasks.spawn(admin.run());
+        tasks.spawn(hub.sweep());
+        tasks.spawn(egress.clone().patrol());
+        tracing::info!(%addr, %admin_addr, "listening");
+        until.await;
+        drain(&ingest, &egress, &shutdown, config.drain.window).await;
+    }
+}
+
+fn apps(
+    config: &Config,
+    hub: &Hub,
+    ingest: &Ingest,
+    egress: &Egress,
+    shutdown: &Shutdown,
+) -> Result<(App, App), StartError> {
+    let admin = Admin { hub: hub.clone(), shutdown: shutdown.clone() };
+    let native = Native {
+        hub: hub.clone(),
+        ingest: ingest.clone(),
+        egress: egress.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let public = app(native.routes(), &admin)?;
+    Ok((config.cors.wrap(public), app(admin.routes(), &admin)?))
+}
+
+fn app(mut routes: Vec<Route>, admin: &Admin) -> Result<App, StartError> {
+    routes.extend(admin.common_routes());
+    let router = Router::new(routes).map_err(|error| StartError::Routes(error.to_string()))?;
+    Ok(router.into_app())
+}
+
+fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Sends everyone away, each at a moment of its own, and waits for them.
+async fn drain(ingest: &Ingest, egress: &Egress, shutdown: &Shutdown, window: Duration) {
+    let ends = Instant::now() + window;
+    let (subscriptions, publishes) = (egress.active(), ingest.active());
+    tracing::info!(subscriptions, publishes, ?window, "draining");
+    shutdown.drain();
+    egress.drain(window);
+    while (egress.active() > 0 || ingest.active() > 0) && Instant::now() < ends {
+        tokio::time::sleep(DRAIN_PACE).await;
+    }
+    shutdown.stop();
+    let in_time = tokio::time::timeout(LAST_WORDS, shutdown.all_gone()).await.is_ok();
+    tracing::info!(subscriptions_left = egress.active(), in_time, "drained");
+}
