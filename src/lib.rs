@@ -8,7 +8,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground | [`limits`], [`clock`], [`position`], [`channel`], [`event`], [`shutdown`], [`telemetry`] |
+//! | 0 ground | limits, clock, position, channel, event, shutdown, telemetry |
 //! | 1 masonry | [`sse`]: the grammar |
 //! | 2 cellars | [`store`]: where logs live |
 //! | 3 hall | [`hub`]: channels and subscriptions |

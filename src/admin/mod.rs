@@ -6,11 +6,10 @@
 //! - `GET /metrics`: Prometheus text. On the admin listener.
 //! - `GET /v1/channels?prefix=&after=&limit=`: channels by name. On the admin listener.
 
-use http::{HeaderValue, header};
 use serde::Serialize;
 
 use crate::http::{
-    Body, ErrorCode, Handler, Method, Problem, Query, Request, Response, Route, handler,
+    ErrorCode, Handler, Method, Problem, Query, Request, Response, Route, document, handler, json,
 };
 use crate::hub::{Description, Hub};
 use crate::limits::MAX_LISTED_CHANNELS;
@@ -102,9 +101,7 @@ async fn list(admin: Admin, request: Request, _: String) -> Result<Response, Pro
         next: next.map(|last| last.name.as_str()),
         channels: channels.iter().map(Row::of).collect(),
     };
-    let json = serde_json::to_vec(&list)
-        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
-    Ok(document("application/json", json))
+    json(&list)
 }
 
 fn limit(query: &Query) -> Result<usize, Problem> {
@@ -116,14 +113,6 @@ fn limit(query: &Query) -> Result<usize, Problem> {
             Err(Problem::parameter("limit", text, &right))
         }
     }
-}
-
-fn document(media_type: &'static str, body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 impl<'a> Row<'a> {

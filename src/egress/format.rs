@@ -117,7 +117,7 @@ fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8
     }
     let mut data = Vec::new();
     push_json(&record(Some(channel), frame, entry), &mut data);
-    sse::event_text(out, &Text { id: frame.id(), event_type: None, data: &data });
+    sse::event_text(out, &Text { id: Some(frame.id()), event_type: None, data: &data });
 }
 
 fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> Record<'a> {
@@ -159,7 +159,7 @@ impl<'a> Notice<'a> {
 
     fn push_text(&self, out: &mut Vec<u8>) {
         let (event_type, data) = (Some(self.event_type), self.data.as_bytes());
-        sse::event_text(out, &Text { id: &self.id, event_type, data });
+        sse::event_text(out, &Text { id: Some(&self.id), event_type, data });
     }
 
     fn record(&self, name_channel: bool) -> Record<'_> {

@@ -4,6 +4,7 @@
 mod body;
 mod connection;
 mod cors;
+mod document;
 mod listener;
 mod negotiate;
 mod problem;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use body::{Body, read_document};
 pub use connection::Client;
 pub use cors::{Config as CorsConfig, InvalidOrigin};
+pub use document::{document, empty, json};
 pub use listener::Listener;
 pub use negotiate::negotiate;
 pub use problem::{ErrorCode, Problem};

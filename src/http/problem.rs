@@ -3,7 +3,7 @@
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
-use super::{Body, Response};
+use super::{Response, document};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
 use crate::hub::{self, TooManyChannels};
@@ -176,19 +176,18 @@ impl Problem {
     #[must_use]
     pub fn into_response(self) -> Response {
         let (code, status, retryable, title) = self.code.row();
-        let mut document = Map::new();
-        document.insert("type".into(), format!("urn:fanfare:problem:{code}").into());
-        document.insert("title".into(), title.into());
-        document.insert("status".into(), status.as_u16().into());
-        document.insert("code".into(), code.into());
-        document.insert("detail".into(), self.detail.into());
-        document.insert("retryable".into(), retryable.into());
-        document.extend(self.more);
-        let mut response = Response::new(Body::from(Value::Object(document).to_string()));
+        let mut members = Map::new();
+        members.insert("type".into(), format!("urn:fanfare:problem:{code}").into());
+        members.insert("title".into(), title.into());
+        members.insert("status".into(), status.as_u16().into());
+        members.insert("code".into(), code.into());
+        members.insert("detail".into(), self.detail.into());
+        members.insert("retryable".into(), retryable.into());
+        members.extend(self.more);
+        let text = Value::Object(members).to_string();
+        let mut response = document("application/problem+json", text);
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.code.says_when() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub use http::Method;
 use http::{HeaderValue, StatusCode, header};
 
-use super::{ErrorCode, Problem, Request, Response};
+use super::{ErrorCode, Problem, Request, Response, empty};
 
 /// A response in the making.
 pub(super) type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
@@ -96,8 +96,7 @@ impl Route {
 }
 
 fn options(route: &Route) -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    let mut response = empty(StatusCode::NO_CONTENT);
     if let Ok(allow) = HeaderValue::from_str(&route.allow()) {
         response.headers_mut().insert(header::ALLOW, allow);
     }

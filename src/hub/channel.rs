@@ -535,7 +535,7 @@ impl FrameWriter {
         self.id.truncate(self.epoch_len);
         self.id.push_str(itoa::Buffer::new().format(offset.0));
         self.frame.clear();
-        sse::encode(&mut self.frame, &sse::Text { id: &self.id, event_type, data });
+        sse::encode(&mut self.frame, &sse::Text { id: Some(&self.id), event_type, data });
         let entry = Entry { offset, time: self.time };
         inner.log.append(entry, &self.frame, &inner.settings.retention);
     }

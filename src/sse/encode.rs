@@ -7,8 +7,8 @@ use memchr::memchr2;
 /// The fields of one event, as the encoder wants them.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
-    /// The `id:` field, one line.
-    pub id: &'a str,
+    /// The `id:` field, one line; a publisher's event has none.
+    pub id: Option<&'a str>,
     /// The `event:` field, one line.
     pub event_type: Option<&'a str>,
     /// The data; each of its lines becomes a `data:` field.
@@ -31,7 +31,9 @@ pub fn encode(out: &mut Vec<u8>, event: &Text<'_>) {
 
 /// Appends the event's text alone, for an event that is one subscriber's and in no log.
 pub fn event_text(out: &mut Vec<u8>, event: &Text<'_>) {
-    push_field(out, b"id: ", event.id.as_bytes());
+    if let Some(id) = event.id {
+        push_field(out, b"id: ", id.as_bytes());
+    }
     if let Some(event_type) = event.event_type {
         push_field(out, b"event: ", event_type.as_bytes());
     }
@@ -69,7 +71,7 @@ fn push_field(out: &mut Vec<u8>, field: &[u8], value: &[u8]) {
 }
 
 fn text_len(event: &Text<'_>) -> usize {
-    let id = "id: ".len() + event.id.len() + "\n".len();
+    let id = event.id.map_or(0, |text| "id: ".len() + text.len() + "\n".len());
     let event_type = event.event_type.map_or(0, |text| "event: ".len() + text.len() + "\n".len());
     let data: usize = Lines(Some(event.data)).map(|line| "data: ".len() + line.len() + 1).sum();
     id + event_type + data + "\n".len()
@@ -105,7 +107,7 @@ mod tests {
 
     fn encoded(event_type: Option<&str>, data: &str) -> String {
         let mut out = Vec::new();
-        encode(&mut out, &Text { id: "k7q2xm-42", event_type, data: data.as_bytes() });
+        encode(&mut out, &Text { id: Some("k7q2xm-42"), event_type, data: data.as_bytes() });
         String::from_utf8(out).unwrap()
     }
 

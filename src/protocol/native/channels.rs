@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::{Native, channel_name};
-use crate::http::{Body, ErrorCode, Problem, Request, Response, read_document};
+use crate::http::{ErrorCode, Problem, Request, Response, empty, json, read_document};
 use crate::hub::{ChannelOptions, Description};
 
 /// A channel as JSON.
@@ -62,8 +62,9 @@ pub(super) async fn put(
     let document = read_document(request.into_body()).await?;
     let options = parse_options(&document)?;
     let (channel, created) = native.hub.configure(&name, &options)?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    json(status, &Document::of(&channel))
+    let mut response = json(&Document::of(&channel))?;
+    *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(response)
 }
 
 pub(super) async fn delete(
@@ -75,9 +76,7 @@ pub(super) async fn delete(
     if !native.hub.delete(&name) {
         return Err(unknown());
     }
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 fn unknown() -> Problem {
@@ -94,17 +93,6 @@ fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
                      \"max_age\": \"1h\", \"idle_timeout\": \"1h\"}";
         Problem::new(ErrorCode::InvalidParameter, format!("{error}: {right}"))
     })
-}
-
-fn json<T: Serialize>(status: StatusCode, document: &T) -> Result<Response, Problem> {
-    let bytes = serde_json::to_vec(document)
-        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
-    let mut response = Response::new(Body::from(bytes));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
 }
 
 impl Document {

@@ -6,11 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde::Serialize;
 
 use super::{Native, channel_name};
 use crate::event::ChannelState;
-use crate::http::{Body, ErrorCode, Problem, Query, Request, Response};
+use crate::http::{ErrorCode, Problem, Query, Request, Response, json};
 use crate::hub::Close;
 use crate::ingest::{Begun, BodyKind, Failure, Options, Receipt, Tally};
 use crate::sse;
@@ -64,7 +63,7 @@ async fn publish_to_one(
                     return Err(refuse(failure, body));
                 }
             }
-            Piece::End => return receipt(&publish.finish()?),
+            Piece::End => return json(&publish.finish()?),
             Piece::BrokeOff => return Err(broke_off(publish.kept())),
             Piece::Stopping => return Err(stopping(publish.kept())),
         }
@@ -82,7 +81,7 @@ async fn publish_to_many(native: &Native, request: Request) -> Result<Response, 
                     return Err(refuse(failure, body));
                 }
             }
-            Piece::End => return receipt(&scatter.finish()?),
+            Piece::End => return json(&scatter.finish()?),
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
         }
@@ -187,17 +186,7 @@ async fn linger(mut body: Incoming) {
 
 fn replay(known: &Receipt, body: Incoming) -> Result<Response, Problem> {
     tokio::spawn(linger(body));
-    let mut response = receipt(known)?;
+    let mut response = json(known)?;
     response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-    Ok(response)
-}
-
-fn receipt<T: Serialize>(receipt: &T) -> Result<Response, Problem> {
-    let json = serde_json::to_vec(receipt)
-        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
-    let mut response = Response::new(Body::from(json));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

@@ -9,7 +9,9 @@ use super::{Native, channel_name};
 use crate::channel::ChannelPattern;
 use crate::egress::{Format, Link, Page, page};
 use crate::event::ChannelState;
-use crate::http::{Body, Client, ErrorCode, Problem, Query, Request, Response, negotiate};
+use crate::http::{
+    Body, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate,
+};
 use crate::hub::{Opened, Selection, Subscription};
 use crate::limits::MAX_PAGE_EVENTS;
 use crate::position::StartFrom;
@@ -119,8 +121,7 @@ fn live(
 
 /// The client has seen the end: 204 tells an `EventSource` not to come back.
 fn over() -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    let mut response = empty(StatusCode::NO_CONTENT);
     not_stored(response.headers_mut());
     response
 }
@@ -151,10 +152,7 @@ async fn answer_page(
         let channel = native.hub.describe(&name);
         channel.map_or(ChannelState::Open, |channel| channel.state).as_str()
     });
-    let json = serde_json::to_vec(&page)
-        .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
-    let mut response = Response::new(Body::from(json));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    let mut response = json(&page)?;
     not_stored(response.headers_mut());
     Ok(response)
 }

@@ -1,0 +1,499 @@
+//! A small HTTP/1.1 client: one connection per request, answers that read like sentences.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, header, request};
+use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
+use hyper::body::{Body, Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+/// Where commands look for a hub.
+pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:4100";
+
+/// Long enough for a TCP handshake that lost two packets.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer that is a document: receipts and problems are far smaller.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// Pieces of a streamed body that wait for the socket: a few, so that "sent" means something.
+const BODY_PIECES: usize = 16;
+
+/// Publishing and subscribing never answer 404 where they are served.
+const WRONG_DOOR: &str = "does --url name the hub's public listener?";
+
+/// What stays readable in a path segment (RFC 3986, "unreserved").
+const SEGMENT: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The base address of a hub: `http://host:port`, perhaps with a path in front of `/v1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HubUrl {
+    /// As the socket wants it: an IPv6 address without its brackets.
+    host: String,
+    port: u16,
+    /// As the `Host` header wants it.
+    authority: String,
+    /// Without a slash at its end.
+    prefix: String,
+}
+
+impl FromStr for HubUrl {
+    type Err = InvalidHubUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHubUrl> {
+        let full = if text.contains("://") { text.into() } else { format!("http://{text}") };
+        let uri: Uri = full.parse().map_err(|_| InvalidHubUrl::Malformed)?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(InvalidHubUrl::Https),
+            _ => return Err(InvalidHubUrl::Scheme),
+        }
+        let authority = uri.authority().ok_or(InvalidHubUrl::Malformed)?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(InvalidHubUrl::Malformed);
+        }
+        if uri.query().is_some() || text.contains('#') {
+            return Err(InvalidHubUrl::Query);
+        }
+        Ok(Self {
+            host: authority.host().trim_matches(['[', ']']).into(),
+            port: authority.port_u16().unwrap_or(80),
+            authority: authority.as_str().into(),
+            prefix: uri.path().trim_end_matches('/').into(),
+        })
+    }
+}
+
+impl fmt::Display for HubUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.prefix)
+    }
+}
+
+impl From<std::net::SocketAddr> for HubUrl {
+    fn from(addr: std::net::SocketAddr) -> Self {
+        Self {
+            host: addr.ip().to_string(),
+            port: addr.port(),
+            authority: addr.to_string(),
+            prefix: String::new(),
+        }
+    }
+}
+
+/// Why a text is not the address of a hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidHubUrl {
+    #[error("not a URL: give the hub's address, such as {DEFAULT_URL}")]
+    Malformed,
+    #[error(
+        "this command does not speak https yet: give an http:// address of the hub, \
+         or use `curl -N`"
+    )]
+    Https,
+    #[error("only http:// addresses are understood, such as {DEFAULT_URL}")]
+    Scheme,
+    #[error("give the hub's base address only, without `?` or `#`: such as {DEFAULT_URL}")]
+    Query,
+}
+
+/// The path of a channel, relative to the hub's address.
+pub(super) fn channel_path(name: &str) -> String {
+    format!("/v1/channels/{}", utf8_percent_encode(name, SEGMENT))
+}
+
+/// A request body.
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A body that is all there.
+pub(super) fn full(bytes: impl Into<Bytes>) -> RequestBody {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A body that is written while it is sent. It ends when the sender is dropped.
+pub(super) fn streamed() -> (mpsc::Sender<Bytes>, RequestBody) {
+    let (sender, receiver) = mpsc::channel(BODY_PIECES);
+    (sender, Streamed(receiver).boxed_unsync())
+}
+
+struct Streamed(mpsc::Receiver<Bytes>);
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// Sends requests to one hub.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    url: HubUrl,
+}
+
+impl Client {
+    pub(super) fn new(url: HubUrl) -> Self {
+        Self { url }
+    }
+
+    pub(super) fn url(&self) -> &HubUrl {
+        &self.url
+    }
+
+    /// Asks for a document. Any answer but a 2xx is an error.
+    pub(super) async fn get(&self, path: &str) -> Result<Reply, ClientError> {
+        let request = Request::get(path);
+        self.send(request, full(Bytes::new())).await?.succeeded().await
+    }
+
+    /// Asks for the head of a document, whatever its status.
+    pub(super) async fn head(&self, path: &str) -> Result<Reply, ClientError> {
+        let request = Request::builder().method(Method::HEAD).uri(path);
+        self.send(request, full(Bytes::new())).await
+    }
+
+    /// Sends a request on a connection of its own, and returns when the head of the answer is
+    /// there, which may be before the body has been sent. `path` is relative to the hub's address.
+    pub(super) async fn send(
+        &self,
+        request: request::Builder,
+        body: RequestBody,
+    ) -> Result<Reply, ClientError> {
+        let mut request = request
+            .header(header::HOST, &self.url.authority)
+            .header(header::USER_AGENT, concat!("fanfare/", env!("CARGO_PKG_VERSION")))
+            .body(body)
+            .map_err(ClientError::Request)?;
+        if !self.url.prefix.is_empty() {
+            let full_path = format!("{}{}", self.url.prefix, request.uri());
+            *request.uri_mut() = full_path
+                .parse()
+                .map_err(|error| ClientError::Request(http::Error::from(error)))?;
+        }
+        let stream = self.connect().await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // An error of the connection reaches us through the request that it served.
+        let task = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let connection = Connection(task.abort_handle());
+        let response = sender.send_request(request).await?;
+        Ok(Reply { response, _connection: connection })
+    }
+
+    async fn connect(&self) -> Result<TcpStream, ClientError> {
+        let address = (self.url.host.as_str(), self.url.port);
+        let unreachable = |cause| ClientError::Unreachable { url: self.url.to_string(), cause };
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
+            .map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?; // each token at once
+        Ok(stream)
+    }
+}
+
+/// The answer to a request. Dropping it closes the connection.
+#[derive(Debug)]
+pub(super) struct Reply {
+    response: Response<Incoming>,
+    _connection: Connection,
+}
+
+impl Reply {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// A header, if it is there and is text.
+    pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// Turns an answer that is not a 2xx into the error that it tells about.
+    pub(super) async fn succeeded(self) -> Result<Self, ClientError> {
+        let status = self.status();
+        if status.is_success() {
+            return Ok(self);
+        }
+        let retry_after = self.header(header::RETRY_AFTER).and_then(|text| text.parse().ok());
+        let body = self.text().await.unwrap_or_default(); // the status alone says something, too
+        Err(ClientError::Refused(Box::new(Problem {
+            retry_after: retry_after.map(Duration::from_secs),
+            ..Problem::read(status, &body)
+        })))
+    }
+
+    /// The rest of the body, as text.
+    pub(super) async fn text(self) -> Result<String, ClientError> {
+        let body = Limited::new(self.response.into_body(), MAX_ANSWER_BYTES);
+        match body.collect().await {
+            Ok(body) => Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned()),
+            Err(error) => Err(ClientError::Truncated(error)),
+        }
+    }
+
+    /// The next piece of the body; `None` at its end. Can be cancelled without loss.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while let Some(frame) = self.response.body_mut().frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Closes the socket when dropped, whatever was still to be sent or received.
+#[derive(Debug)]
+struct Connection(AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the hub says when it refuses (RFC 9457).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Problem {
+    status: u16,
+    title: Option<String>,
+    detail: Option<String>,
+    code: Option<String>,
+    retryable: Option<bool>,
+    /// How many events of a streamed publish were kept.
+    pub(super) events: Option<u64>,
+    /// The id of the last of them.
+    pub(super) last_id: Option<String>,
+    /// From the header of that name.
+    #[serde(skip)]
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Problem {
+    fn read(status: StatusCode, body: &str) -> Self {
+        let mut problem: Self = serde_json::from_str(body).unwrap_or_else(|_| {
+            let detail = body.trim().lines().next().unwrap_or_default().chars().take(200).collect();
+            Self {
+                detail: Some(detail).filter(|text: &String| !text.is_empty()),
+                ..Self::default()
+            }
+        });
+        problem.status = status.as_u16();
+        problem
+    }
+
+    /// Whether the same request may succeed later.
+    fn is_transient(&self) -> bool {
+        self.retryable.unwrap_or(self.status >= 500 || self.status == 429)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = StatusCode::from_u16(self.status).ok();
+        let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("refused");
+        let sentence = self.detail.as_deref().or(self.title.as_deref()).unwrap_or(reason);
+        write!(f, "{sentence}")?;
+        match &self.code {
+            Some(code) => write!(f, " ({code}, HTTP {})", self.status)?,
+            None => write!(f, " (HTTP {})", self.status)?,
+        }
+        match (self.events, &self.last_id) {
+            (Some(0), _) => write!(f, "; no event was kept"),
+            (Some(1), Some(id)) => write!(f, "; 1 event was kept: {id}"),
+            (Some(n), Some(id)) => write!(f, "; {n} events were kept, up to {id}"),
+            (Some(n), None) => write!(f, "; {n} events were kept"),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+/// Why there is no answer, or not the one that was hoped for. The sentences are complete: none
+/// has a source that would have to be told as well.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// No connection.
+    #[error("cannot reach a hub at {url}: {}", plain(cause))]
+    Unreachable { url: String, cause: std::io::Error },
+    /// An answer that is no success.
+    #[error("the hub refused: {0}")]
+    Refused(Box<Problem>),
+    /// A success of the wrong kind.
+    #[error("{0} does not answer like a Fanfare hub: {1}")]
+    Foreign(String, String),
+    /// A connection that ended in the middle.
+    #[error("the connection to the hub broke: {}", what_broke(.0))]
+    Broken(hyper::Error),
+    /// An answer that ended in the middle, or never.
+    #[error("the hub's answer is incomplete: {}", innermost(.0.as_ref()))]
+    Truncated(Box<dyn std::error::Error + Send + Sync>),
+    /// Nothing, for too long.
+    #[error("the hub said nothing for {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    /// An event stream that is none.
+    #[error("the hub's event stream cannot be read: {0}")]
+    Stream(crate::sse::ParseError),
+    /// A request that cannot be written.
+    #[error("this request cannot be sent: {0}")]
+    Request(http::Error),
+}
+
+impl From<hyper::Error> for ClientError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<crate::sse::ParseError> for ClientError {
+    fn from(error: crate::sse::ParseError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl ClientError {
+    /// What might help.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { cause, .. }
+                if cause.kind() == std::io::ErrorKind::ConnectionRefused =>
+            {
+                Some("`fanfare serve` starts a hub; --url names another one")
+            }
+            Self::Foreign(..) => Some(WRONG_DOOR),
+            Self::Refused(problem) if problem.status == 404 => Some(WRONG_DOOR),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again may help.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken(_) | Self::Truncated(_) | Self::Silent(_) => {
+                true
+            }
+            Self::Refused(problem) => problem.is_transient(),
+            Self::Foreign(..) | Self::Stream(_) | Self::Request(_) => false,
+        }
+    }
+
+    /// How long the hub asked us to stay away.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(problem) => problem.retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// The part of an I/O error that a user can act on, without the number.
+fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        std::io::ErrorKind::ConnectionReset => "it was reset".into(),
+        std::io::ErrorKind::TimedOut => "no answer from that address".into(),
+        std::io::ErrorKind::UnexpectedEof => "it was closed in the middle".into(),
+        _ => error.to_string(),
+    }
+}
+
+fn what_broke(error: &hyper::Error) -> String {
+    let closed = error.is_incomplete_message();
+    if closed { "it was closed without an answer".into() } else { innermost(error) }
+}
+
+/// hyper wraps what happened in what it was doing; the innermost error says what happened.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => plain(io),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_host_port_and_perhaps_a_path() {
+        for (text, host, port, shown) in [
+            ("http://127.0.0.1:4100", "127.0.0.1", 4100, "http://127.0.0.1:4100"),
+            ("http://hub.example/", "hub.example", 80, "http://hub.example"),
+            ("hub:4100", "hub", 4100, "http://hub:4100"),
+            ("http://[::1]:4100", "::1", 4100, "http://[::1]:4100"),
+            ("http://hub/sse/", "hub", 80, "http://hub/sse"),
+        ] {
+            let url: HubUrl = text.parse().unwrap();
+            assert_eq!((url.host.as_str(), url.port), (host, port), "{text}");
+            assert_eq!(url.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_told_why() {
+        for (text, why) in [
+            ("https://hub", InvalidHubUrl::Https),
+            ("ftp://hub", InvalidHubUrl::Scheme),
+            ("http://hub/?a=b", InvalidHubUrl::Query),
+            ("http://hub/#a", InvalidHubUrl::Query),
+            ("http://me@hub/", InvalidHubUrl::Malformed),
+            ("", InvalidHubUrl::Malformed),
+            ("a b", InvalidHubUrl::Malformed),
+        ] {
+            assert_eq!(text.parse::<HubUrl>(), Err(why), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_channel_name_is_percent_encoded_by_segment() {
+        assert_eq!(channel_path("chat/42"), "/v1/channels/chat/42");
+        assert_eq!(channel_path("a b/ü?#%"), "/v1/channels/a%20b/%C3%BC%3F%23%25");
+    }
+
+    #[test]
+    fn a_problem_reads_like_a_sentence() {
+        let body = r#"{"title":"Channel closed","status":409,"detail":"`chat/42` is closed",
+            "code":"channel_closed","retryable":false,"events":3,"last_id":"e-3"}"#;
+        let problem = Problem::read(StatusCode::CONFLICT, body);
+        assert!(!problem.is_transient());
+        assert_eq!(
+            problem.to_string(),
+            "`chat/42` is closed (channel_closed, HTTP 409); 3 events were kept, up to e-3"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_problem_document_is_told_as_it_is() {
+        let problem = Problem::read(StatusCode::BAD_GATEWAY, "upstream is gone\nmore");
+        assert_eq!(problem.to_string(), "upstream is gone (HTTP 502)");
+        assert!(problem.is_transient());
+        let problem = Problem::read(StatusCode::NOT_FOUND, "");
+        assert_eq!(problem.to_string(), "Not Found (HTTP 404)");
+        assert!(!problem.is_transient());
+    }
+}

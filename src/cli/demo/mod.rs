@@ -1,0 +1,314 @@
+//! `fanfare demo`: half a minute that shows what a hub does. The hub, the publisher and the
+//! viewers are real; only the tunnel is ours.
+
+mod hub;
+mod output;
+mod screen;
+mod script;
+mod seat;
+mod stage;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Request, header};
+use serde::Deserialize;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+
+use self::hub::Hub;
+use self::output::Output;
+use self::script::{Cue, Token};
+use self::seat::{Beat, Happening, Order, Seat};
+use self::stage::{A, B, C, D, PARTS, Stage};
+use super::client::{self, Client};
+use super::publish::push_event;
+use super::terminal::{Paint, print_line, sgr};
+use crate::sse::MEDIA_TYPE;
+
+/// The channel that the story is told in.
+const CHANNEL: &str = "demo/story";
+
+/// Pictures per second.
+const FRAMES: u32 = 30;
+
+/// Before the first token: time to see who is there.
+const OVERTURE: Duration = Duration::from_millis(900);
+
+/// However slow the machine, the last viewer has the last event by then.
+const FINALE: Duration = Duration::from_secs(10);
+
+/// What waits between a viewer and the director.
+const PENDING_BEATS: usize = 256;
+
+/// What `fanfare demo` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Tokens per second
+    #[arg(long, value_name = "N", default_value_t = 25,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rate: u32,
+
+    /// Leave after the show instead of keeping the hub up
+    #[arg(long)]
+    exit: bool,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let hub = Hub::start().await?;
+    let outcome = tokio::select! {
+        outcome = show(&hub, args.rate) => outcome.map(Some),
+        () = interrupted() => Ok(None),
+    };
+    let good = match outcome? {
+        None => {
+            // The picture is half drawn; what follows begins on a line of its own.
+            print_line("\r\nInterrupted. `fanfare demo` begins anew.")?;
+            return Ok(ExitCode::from(130));
+        }
+        Some(good) => good,
+    };
+    if !args.exit {
+        tell_what_to_try(&hub)?;
+        interrupted().await;
+        print_line("\rThe hub has stopped.")?;
+    }
+    hub.stop().await;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The show, from the first picture to the verdict: was every viewer given what it should be?
+async fn show(hub: &Hub, rate: u32) -> anyhow::Result<bool> {
+    let mut director = Director::new(hub)?;
+    director.open(hub.moved).await?;
+    director.play(rate).await?;
+    director.close()
+}
+
+/// Runs the show: hands out tokens, gives cues, and keeps the stage in step with what happens.
+struct Director {
+    client: Client,
+    stage: Stage,
+    output: Output,
+    seats: Vec<Seat>,
+    beats: mpsc::Receiver<Beat>,
+    /// For new seats.
+    beat: mpsc::Sender<Beat>,
+    frames: Interval,
+    resized: Signals,
+}
+
+impl Director {
+    fn new(hub: &Hub) -> anyhow::Result<Self> {
+        let script = script::tokens().into_iter().map(|token| token.text).collect();
+        let (beat, beats) = mpsc::channel(PENDING_BEATS);
+        Ok(Self {
+            client: Client::new(hub.url.clone()),
+            stage: Stage::new(hub.url.to_string(), CHANNEL.into(), script),
+            output: Output::new(),
+            seats: Vec::new(),
+            beats,
+            beat,
+            frames: steady(Duration::from_secs(1) / FRAMES),
+            resized: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// A and B take their seats.
+    async fn open(&mut self, moved: bool) -> anyhow::Result<()> {
+        let moved = if moved { " (4100 or 4101 was taken)" } else { "" };
+        self.say(format!("A hub is up on {}{moved}. A and B subscribe.", self.client.url()))?;
+        self.seat(A);
+        self.seat(B);
+        let both = |stage: &Stage| stage.viewers[..2].iter().all(|viewer| viewer.connections > 0);
+        if !self.until(Instant::now() + FINALE, both).await? {
+            bail!("the hub does not answer its first two viewers");
+        }
+        if self.output.is_picture() {
+            self.until(Instant::now() + OVERTURE, |_| false).await?;
+        }
+        Ok(())
+    }
+
+    /// One streamed POST: a token per tick, and what the script says happens behind it. Returns
+    /// when everybody has heard how it ended, or should have.
+    async fn play(&mut self, rate: u32) -> anyhow::Result<()> {
+        self.say("One POST is open: each token is an event as soon as it is written.".into())?;
+        let (feed, body) = client::streamed();
+        let path = format!("{}?close=complete", client::channel_path(CHANNEL));
+        let request = Request::post(path).header(header::CONTENT_TYPE, MEDIA_TYPE);
+        let client = self.client.clone();
+        let answer = tokio::spawn(async move { client.send(request, body).await });
+        let mut next = Instant::now();
+        let mut cue = None;
+        for token in script::tokens() {
+            next += Duration::from_secs(1) / rate;
+            self.until(next, |_| false).await?;
+            if let Some(cue) = cue.take() {
+                self.give(cue);
+            }
+            self.stage.publish(Instant::now());
+            if feed.send(token_event(&token)).await.is_err() {
+                break; // the answer says why
+            }
+            cue = token.cue; // by the next tick, everybody has read this token
+        }
+        drop(feed); // the body has ended, and with it the channel
+        let receipt = answer.await.context("the publisher failed")??.succeeded().await?;
+        let receipt: Receipt = serde_json::from_str(&receipt.text().await?)?;
+        self.until(Instant::now() + FINALE, Stage::is_over).await?;
+        self.say(format!("The channel is {}, with {} events.", receipt.state, receipt.events))
+    }
+
+    /// Everybody has heard how it ended: now we count.
+    fn close(self) -> anyhow::Result<bool> {
+        let Self { stage, mut output, .. } = self;
+        output.show(&stage);
+        drop(output); // the cursor is back
+        let paint = Paint::stdout();
+        print_line("")?;
+        let mut all_good = true;
+        for (seat, part) in PARTS.iter().enumerate() {
+            let verdict = stage.verdict(seat);
+            all_good &= verdict.good;
+            let (mark, colour) = if verdict.good { ("✓", sgr::GOOD) } else { ("✗", sgr::BAD) };
+            let label = paint.with(sgr::BOLD, part.label);
+            print_line(format_args!("  {} {label}  {}", paint.with(colour, mark), verdict.said))?;
+        }
+        Ok(all_good)
+    }
+
+    /// Lets things happen, and shows them, until then or until it is enough: says whether it is.
+    async fn until(
+        &mut self,
+        deadline: Instant,
+        enough: impl Fn(&Stage) -> bool,
+    ) -> anyhow::Result<bool> {
+        while !enough(&self.stage) {
+            tokio::select! {
+                biased;
+                _ = self.frames.tick() => self.output.show(&self.stage),
+                Some(beat) = self.beats.recv() => self.on(beat)?,
+                () = sleep_until(deadline) => return Ok(false),
+                _ = self.resized.recv() => self.output.resize(),
+            }
+        }
+        Ok(true)
+    }
+
+    fn on(&mut self, Beat(seat, at, happening): Beat) -> anyhow::Result<()> {
+        match happening {
+            Happening::Connected(id) => {
+                self.stage.connect(seat);
+                match (seat, id) {
+                    (B, Some(id)) => self.say(format!("B is back: `Last-Event-ID: {id}`."))?,
+                    (C, _) => self.say("C arrives: `?from=earliest`.".into())?,
+                    (D, _) => self.say("D arrives, at the tail.".into())?,
+                    _ => {}
+                }
+            }
+            Happening::Event(event) => {
+                self.stage.receive(seat, event.id.as_deref(), &event.data, at);
+                if seat == A {
+                    self.output.quote(&event.data)?;
+                }
+            }
+            Happening::Closed => {
+                self.stage.cut(seat);
+                let id = self.stage.viewers[seat].id_at_cut();
+                self.say(format!("B's TCP connection is closed, behind {id}."))?;
+            }
+            Happening::Ended(state) => {
+                self.stage.end(seat, &state);
+                if seat == A {
+                    self.output.quote("\n")?;
+                }
+            }
+            Happening::Failed(why) => bail!("viewer {} failed: {why}", PARTS[seat].label),
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, text: String) -> anyhow::Result<()> {
+        self.output.say(&text)?;
+        self.stage.caption = text;
+        Ok(())
+    }
+
+    fn seat(&mut self, seat: usize) {
+        let channel = client::channel_path(CHANNEL);
+        self.seats.push(Seat::take(seat, &self.client, channel, self.beat.clone()));
+    }
+
+    fn give(&mut self, cue: Cue) {
+        match cue {
+            Cue::Cut => self.order(B, Order::Leave),
+            Cue::Resume => self.order(B, Order::Return),
+            Cue::JoinEarliest => self.seat(C),
+            Cue::JoinTail => self.seat(D),
+        }
+    }
+
+    fn order(&self, number: usize, order: Order) {
+        if let Some(seat) = self.seats.iter().find(|seat| seat.number == number) {
+            let _ = seat.orders.try_send(order); // a viewer that has failed has said so
+        }
+    }
+}
+
+/// What the hub answers when the body has ended.
+#[derive(Debug, Deserialize)]
+struct Receipt {
+    events: usize,
+    state: String,
+}
+
+fn token_event(token: &Token) -> Bytes {
+    let mut event = Vec::new();
+    push_event(&mut event, Some("token"), &token.text);
+    event.into()
+}
+
+fn steady(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Ctrl-C, or whoever stops us otherwise.
+async fn interrupted() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => signals.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
+}
+
+fn tell_what_to_try(hub: &Hub) -> std::io::Result<()> {
+    let paint = Paint::stdout();
+    let (url, admin) = (&hub.url, &hub.admin);
+    let say = |text: &str| print_line(format_args!("  {}", paint.with(sgr::DIM, text)));
+    let run = |text: String| print_line(format_args!("    {}", paint.with(sgr::BOLD, text)));
+    print_line("")?;
+    print_line(format_args!("  {}", paint.with(sgr::BOLD, "The hub is still up. Your turn:")))?;
+    print_line("")?;
+    say("the whole story again, then its end")?;
+    run(format!("curl -N '{url}/v1/channels/{CHANNEL}?from=earliest'"))?;
+    say("a channel of your own: watch it here, publish to it there")?;
+    run(format!("curl -N {url}/v1/channels/hello"))?;
+    run(format!("curl -d 'Hello, world' {url}/v1/channels/hello"))?;
+    say("every line of a program's output, live")?;
+    run(format!("ping localhost | fanfare publish logs/ping --url {url}"))?;
+    say("what the hub counts")?;
+    run(format!("curl {admin}/metrics"))?;
+    print_line("")?;
+    say("Ctrl-C stops it.")
+}

@@ -1,0 +1,79 @@
+//! Where the demo is shown: on a terminal that can be drawn on, or anywhere else.
+
+use std::io;
+
+use tokio::time::Instant;
+
+use super::screen::{self, Screen};
+use super::stage::Stage;
+use crate::cli::terminal::{self, Paint, print_line, sgr};
+
+/// Either a picture that changes, or lines that stay.
+pub(super) enum Output {
+    Picture(Screen),
+    Lines { since: Instant, paint: Paint, quoted: String },
+}
+
+impl Output {
+    /// A picture where it can be drawn; lines in a pipe, a log, or a very small window.
+    pub(super) fn new() -> Self {
+        let (paint, size) = (Paint::stdout(), terminal::size());
+        if paint.is_on() && screen::fits(size) {
+            return Self::Picture(Screen::new(paint, size));
+        }
+        Self::Lines { since: Instant::now(), paint, quoted: String::new() }
+    }
+
+    pub(super) fn is_picture(&self) -> bool {
+        matches!(self, Self::Picture(_))
+    }
+
+    pub(super) fn show(&mut self, stage: &Stage) {
+        if let Self::Picture(screen) = self {
+            screen.draw(stage);
+        }
+    }
+
+    pub(super) fn resize(&mut self) {
+        if let Self::Picture(screen) = self {
+            screen.resize(terminal::size());
+        }
+    }
+
+    /// What is going on; the picture has a caption for it.
+    pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
+        self.end_quote()?;
+        let Self::Lines { since, paint, .. } = self else {
+            return Ok(());
+        };
+        let time = format!("{:5.1} s", since.elapsed().as_secs_f64());
+        print_line(format_args!("{}  {text}", paint.with(sgr::DIM, time)))
+    }
+
+    /// What A reads, in lines of a readable length.
+    pub(super) fn quote(&mut self, text: &str) -> io::Result<()> {
+        const WIDTH: usize = 64;
+        let Self::Lines { quoted, .. } = self else {
+            return Ok(());
+        };
+        let full = quoted.len() + text.len() > WIDTH && text.starts_with(' ');
+        if full || text.starts_with('\n') {
+            self.end_quote()?;
+        }
+        if let Self::Lines { quoted, .. } = self {
+            quoted.push_str(text.trim_start_matches('\n'));
+        }
+        Ok(())
+    }
+
+    fn end_quote(&mut self) -> io::Result<()> {
+        let Self::Lines { paint, quoted, .. } = self else {
+            return Ok(());
+        };
+        let line = std::mem::take(quoted);
+        if line.is_empty() {
+            return Ok(());
+        }
+        print_line(format_args!("{}  {}", paint.with(sgr::DIM, "       |"), line.trim_start()))
+    }
+}

@@ -1,0 +1,346 @@
+//! `fanfare subscribe`: watches channels and survives whatever happens to the connection.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::client::{self, Client, DEFAULT_URL, HubUrl};
+use super::source::{Signal, SseSource, Start};
+use super::terminal::{self, notice};
+use crate::channel::ChannelPattern;
+use crate::event::{END, GAP};
+use crate::sse::ParsedEvent;
+
+/// What `fanfare subscribe` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Channels or patterns, such as `chat/42` or 'logs/*'
+    #[arg(required = true, value_name = "CHANNEL")]
+    channels: Vec<ChannelPattern>,
+
+    /// Where to begin: tail, earliest or last:N
+    #[arg(long, value_name = "START", default_value = "tail")]
+    from: Start,
+
+    /// Begin right behind this event id
+    #[arg(long, value_name = "ID", conflicts_with = "from",
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    last_event_id: Option<String>,
+
+    /// One JSON object per line: id, event, data, and what else is known
+    #[arg(long)]
+    json: bool,
+
+    /// Print data end to end, as it fits a stream of tokens
+    #[arg(long, short = 'n', conflicts_with = "json")]
+    no_newline: bool,
+
+    /// Connect anew when nothing, not even a heartbeat, came for this long; 0s: never
+    #[arg(long, value_name = "DURATION", default_value = "60s",
+          value_parser = humantime::parse_duration)]
+    idle_timeout: Duration,
+
+    /// Say nothing on stderr but errors and gaps
+    #[arg(long, short)]
+    quiet: bool,
+
+    /// The hub
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    url: HubUrl,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fanfare subscribe logs/build                    what comes next
+  fanfare subscribe logs/build --from earliest    all that is retained, then live
+  fanfare subscribe chat/42 -n --from earliest    tokens, as text
+  fanfare subscribe 'logs/*' chat/42 --json       many channels, for jq
+
+Exit codes: 0 when the channel ends as complete, 1 when it ends otherwise.";
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    Watch::new(args).run().await
+}
+
+/// A subscription, and how it is shown.
+struct Watch {
+    args: Args,
+    client: Client,
+    source: SseSource,
+    /// Several channels arrive in envelopes.
+    merged: bool,
+    /// An end other than `complete` has been seen.
+    ended_badly: bool,
+    ends_seen: usize,
+    /// The last thing on stdout was no line end.
+    mid_line: bool,
+}
+
+impl Watch {
+    fn new(args: Args) -> Self {
+        let client = Client::new(args.url.clone());
+        let named = args.channels.iter().filter(|pattern| pattern.exact().is_some()).count();
+        let fixed = named == args.channels.len();
+        let merged = args.channels.len() > 1 || !fixed;
+        let start = match &args.last_event_id {
+            Some(id) => Start::After(id.clone()),
+            None => args.from.clone(),
+        };
+        let mut names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let source =
+            SseSource::new(client.clone(), path(&args), start, fixed.then_some(names.len()))
+                .patience(args.idle_timeout);
+        Self { args, client, source, merged, ended_badly: false, ends_seen: 0, mid_line: false }
+    }
+
+    async fn run(mut self) -> anyhow::Result<ExitCode> {
+        loop {
+            match self.source.next().await? {
+                Signal::Connected(id) => self.tell(connected(&self.args, id.as_deref())),
+                Signal::Event(event) => self.show(&event)?,
+                Signal::Lost(why, delay) => {
+                    let delay = delay.as_secs_f64();
+                    self.tell(format!("{why}; connecting again in {delay:.1} s"));
+                }
+                Signal::Ended => break,
+            }
+        }
+        if self.ends_seen == 0 {
+            self.ask_how_it_ended().await?;
+        }
+        Ok(if self.ended_badly { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn show(&mut self, event: &ParsedEvent) -> anyhow::Result<()> {
+        let event_type = event.event_type.as_deref();
+        match event_type {
+            Some(END) => self.note_end(event),
+            // A loss is told even to those who want quiet.
+            Some(GAP) => terminal::warn(gap_sentence(&event.data)),
+            _ => {}
+        }
+        let own = matches!(event_type, Some(END | GAP));
+        let mut out = io::stdout().lock();
+        if self.args.json {
+            writeln!(out, "{}", json_line(event, self.merged && !own)?)?;
+        } else if own {
+            return Ok(()); // told on stderr
+        } else if self.merged {
+            write_labelled(&mut out, &event.data)?;
+        } else if self.args.no_newline {
+            out.write_all(event.data.as_bytes())?;
+            self.mid_line = !event.data.ends_with('\n');
+        } else {
+            writeln!(out, "{}", event.data)?;
+        }
+        if !self.source.has_pending() {
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn note_end(&mut self, event: &ParsedEvent) {
+        let end: OwnData = serde_json::from_str(&event.data).unwrap_or_default();
+        let state = end.state.as_deref().unwrap_or("unknown");
+        self.ends_seen += 1;
+        self.ended_badly |= state != "complete";
+        let channel = end.channel.as_deref().unwrap_or("the channel");
+        let reason = end.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        self.tell(format!("{channel} has ended: {state}{reason}"));
+    }
+
+    /// We are behind the end, so nobody told us how it was: the channel's head does.
+    async fn ask_how_it_ended(&mut self) -> anyhow::Result<()> {
+        for channel in self.args.channels.clone().iter().filter_map(ChannelPattern::exact) {
+            let reply = self.client.head(&client::channel_path(channel.as_str())).await?;
+            let state = match reply.status() {
+                StatusCode::NOT_FOUND => "deleted",
+                StatusCode::OK => reply.header("Fanfare-State").unwrap_or("unknown"),
+                status => bail!("asked how {channel} ended, the hub answered {status}"),
+            };
+            self.ended_badly |= state != "complete";
+            self.tell(format!("nothing more to come: {channel} has ended: {state}"));
+        }
+        Ok(())
+    }
+
+    /// A notice on stderr, on a line of its own even if stdout is the same terminal.
+    fn tell(&mut self, text: String) {
+        if self.args.quiet {
+            return;
+        }
+        let mut out = io::stdout();
+        if std::mem::take(&mut self.mid_line) && io::IsTerminal::is_terminal(&out) {
+            let _ = writeln!(out);
+        }
+        notice(text);
+    }
+}
+
+/// The data of the hub's own events, and the envelope of all others.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OwnData {
+    channel: Option<String>,
+    state: Option<String>,
+    reason: Option<String>,
+    requested: Option<String>,
+    resumed: Option<String>,
+    message: Option<String>,
+}
+
+/// What an event looks like when several channels share a connection.
+#[derive(Debug, Deserialize)]
+struct Envelope {
+    channel: String,
+    #[serde(default)]
+    event: Option<String>,
+    data: String,
+    #[serde(default)]
+    time: Option<String>,
+}
+
+fn path(args: &Args) -> String {
+    if let [only] = args.channels.as_slice()
+        && let Some(channel) = only.exact()
+    {
+        return client::channel_path(channel.as_str());
+    }
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for channel in &args.channels {
+        query.append_pair("channel", channel.as_str());
+    }
+    format!("/v1/events?{}", query.finish())
+}
+
+fn connected(args: &Args, id: Option<&str>) -> String {
+    let names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
+    let names = names.join(", ");
+    match id {
+        Some(id) => format!("connected to {}: {names}, resuming behind {id}", args.url),
+        None => format!("connected to {}: {names}, from {}", args.url, args.from),
+    }
+}
+
+fn gap_sentence(data: &str) -> String {
+    let gap: OwnData = serde_json::from_str(data).unwrap_or_default();
+    let channel = gap.channel.map(|channel| format!(" in {channel}")).unwrap_or_default();
+    let reason = gap.reason.as_deref().unwrap_or("unknown");
+    let message = gap.message.unwrap_or_else(|| {
+        let known = |id: Option<String>| id.unwrap_or_else(|| "the start".into());
+        format!("asked for {}, resumed at {}", known(gap.requested), known(gap.resumed))
+    });
+    format!("gap{channel} ({reason}): {message}")
+}
+
+/// A line of `--json`. What is not known is left out; an event without a type says so.
+#[derive(Debug, Serialize)]
+struct JsonLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    id: Option<&'a str>,
+    event: Option<&'a str>,
+    data: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<&'a str>,
+}
+
+fn json_line(event: &ParsedEvent, enveloped: bool) -> serde_json::Result<String> {
+    let envelope = enveloped.then(|| serde_json::from_str::<Envelope>(&event.data).ok()).flatten();
+    let id = event.id.as_deref();
+    serde_json::to_string(&match &envelope {
+        Some(Envelope { channel, event, data, time }) => JsonLine {
+            channel: Some(channel),
+            id,
+            event: event.as_deref(),
+            data,
+            time: time.as_deref(),
+        },
+        None => JsonLine {
+            channel: None,
+            id,
+            event: event.event_type.as_deref(),
+            data: &event.data,
+            time: None,
+        },
+    })
+}
+
+/// `logs/web | text`, for each line of the text.
+fn write_labelled(out: &mut impl io::Write, data: &str) -> io::Result<()> {
+    match serde_json::from_str::<Envelope>(data) {
+        Ok(envelope) => envelope
+            .data
+            .split('\n')
+            .try_for_each(|line| writeln!(out, "{} | {line}", envelope.channel)),
+        Err(_) => writeln!(out, "{data}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(words: &[&str]) -> Result<Args, clap::Error> {
+        let words = ["subscribe"].into_iter().chain(words.iter().copied());
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    #[test]
+    fn one_channel_has_a_path_of_its_own_and_more_share_one() {
+        assert_eq!(path(&args(&["chat/4 2"]).unwrap()), "/v1/channels/chat/4%202");
+        let many = path(&args(&["a", "logs/*"]).unwrap());
+        assert_eq!(many, "/v1/events?channel=a&channel=logs%2F*");
+        assert_eq!(path(&args(&["logs/**"]).unwrap()), "/v1/events?channel=logs%2F**");
+    }
+
+    #[test]
+    fn a_start_cannot_be_given_twice() {
+        assert!(args(&["a", "--last-event-id", "e-1"]).is_ok());
+        assert!(args(&["a", "--from", "earliest", "--last-event-id", "e-1"]).is_err());
+        assert!(args(&["a", "--from", "latest"]).is_err());
+        assert!(args(&["a", "--last-event-id", ""]).is_err());
+        assert!(args(&[]).is_err());
+    }
+
+    #[test]
+    fn json_lines_say_what_is_known() {
+        let event = ParsedEvent { id: Some("e-1".into()), event_type: None, data: "x".into() };
+        let line = json_line(&event, false).unwrap();
+        assert_eq!(line, r#"{"id":"e-1","event":null,"data":"x"}"#);
+        let data = r#"{"channel":"a","event":"t","data":"x","time":"2026"}"#.to_owned();
+        let line = json_line(&ParsedEvent { data, ..event }, true).unwrap();
+        let known = r#"{"channel":"a","id":"e-1","event":"t","data":"x","time":"2026"}"#;
+        assert_eq!(line, known);
+    }
+
+    #[test]
+    fn each_line_of_a_merged_event_is_labelled() {
+        let mut out = Vec::new();
+        write_labelled(&mut out, r#"{"channel":"a","data":"x\ny"}"#).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "a | x\na | y\n");
+    }
+
+    #[test]
+    fn a_gap_is_told_in_the_hubs_words_or_in_ours() {
+        let told = gap_sentence(r#"{"channel":"a","reason":"evicted","message":"Too late."}"#);
+        assert_eq!(told, "gap in a (evicted): Too late.");
+        let told = gap_sentence(r#"{"reason":"epoch","requested":"x-1","resumed":"y-2"}"#);
+        assert_eq!(told, "gap (epoch): asked for x-1, resumed at y-2");
+    }
+}

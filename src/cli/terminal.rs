@@ -1,0 +1,179 @@
+//! What the terminal at hand can show, and how we speak on it beside the data.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::{Command, Stdio};
+
+/// Select Graphic Rendition parameters: a small palette that is readable on dark and on light.
+pub(super) mod sgr {
+    /// Brass: what is ours.
+    pub(in crate::cli) const ACCENT: &str = "38;5;179";
+    /// Brass, loud.
+    pub(in crate::cli) const TITLE: &str = "1;38;5;179";
+    /// Replayed text.
+    pub(in crate::cli) const REPLAY: &str = "38;5;74";
+    /// What went well.
+    pub(in crate::cli) const GOOD: &str = "38;5;71";
+    /// What went wrong.
+    pub(in crate::cli) const BAD: &str = "1;38;5;167";
+    /// What may be overlooked.
+    pub(in crate::cli) const DIM: &str = "38;5;244";
+    /// What is new.
+    pub(in crate::cli) const BOLD: &str = "1";
+}
+
+/// Colours where they are welcome, plain text elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint(bool);
+
+impl Paint {
+    /// For a stdout that is a terminal, unless `NO_COLOR` or `TERM=dumb` says otherwise.
+    pub(super) fn stdout() -> Self {
+        Self(io::stdout().is_terminal() && colours_are_welcome())
+    }
+
+    /// The same for stderr.
+    pub(super) fn stderr() -> Self {
+        Self(io::stderr().is_terminal() && colours_are_welcome())
+    }
+
+    pub(super) fn is_on(self) -> bool {
+        self.0
+    }
+
+    /// The text in this colour.
+    pub(super) fn with(self, sgr: &str, text: impl fmt::Display) -> String {
+        if self.0 { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
+
+#[cfg(test)]
+impl Paint {
+    pub(super) const OFF: Self = Self(false);
+    pub(super) const ON: Self = Self(true);
+}
+
+/// Columns and rows of the controlling terminal; 80 by 24 if nobody knows.
+///
+/// The kernel's answer needs an `ioctl`, which std does not offer; `stty` does, on every Unix.
+pub(super) fn size() -> (usize, usize) {
+    const UNKNOWN: (usize, usize) = (80, 24);
+    let Ok(tty) = std::fs::File::open("/dev/tty") else {
+        return UNKNOWN;
+    };
+    let mut stty = Command::new("stty");
+    stty.arg("size").stdin(tty).stderr(Stdio::null());
+    match stty.output() {
+        Ok(answer) => parse_size(&String::from_utf8_lossy(&answer.stdout)).unwrap_or(UNKNOWN),
+        Err(_) => UNKNOWN,
+    }
+}
+
+/// Says something on stderr that is no error: progress, connections, endings.
+pub(super) fn notice(text: impl fmt::Display) {
+    let line = Paint::stderr().with(sgr::DIM, format_args!("fanfare: {text}"));
+    let _ = writeln!(io::stderr().lock(), "{line}"); // nobody left to tell
+}
+
+/// Says on stderr that something is not as it should be, and goes on.
+pub(super) fn warn(text: impl fmt::Display) {
+    let mark = Paint::stderr().with(sgr::ACCENT, "warning:");
+    let _ = writeln!(io::stderr().lock(), "{mark} {text}");
+}
+
+/// The last words of a command that failed.
+pub(super) fn tell_error(error: &anyhow::Error, hint: Option<&str>) {
+    let paint = Paint::stderr();
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "{} {}", paint.with(sgr::BAD, "error:"), whole(error));
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "{} {hint}", paint.with(sgr::ACCENT, "hint:"));
+    }
+}
+
+/// An error and its causes in one line, without the causes that it has already told.
+fn whole(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
+}
+
+/// One line of data on stdout.
+pub(super) fn print_line(text: impl fmt::Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// Whether the error is that nobody reads our stdout any more.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// 1 event, 2 events, 1,024 events.
+pub(super) fn count(n: usize, noun: &str) -> String {
+    let digits = n.to_string();
+    let mut grouped = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{grouped} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// These two variables describe the terminal, as `isatty` does: they are not settings of the hub.
+fn colours_are_welcome() -> bool {
+    let unset_or_empty = |value: Option<std::ffi::OsString>| value.is_none_or(|v| v.is_empty());
+    unset_or_empty(std::env::var_os("NO_COLOR"))
+        && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// `stty` says rows, then columns; a terminal without a size says zero.
+fn parse_size(text: &str) -> Option<(usize, usize)> {
+    let mut numbers = text.split_whitespace().map(str::parse::<usize>);
+    let rows = numbers.next()?.ok()?;
+    let columns = numbers.next()?.ok()?;
+    (rows > 0 && columns > 0).then_some((columns, rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_of_stty_is_understood() {
+        assert_eq!(parse_size("24 80\n"), Some((80, 24)));
+        assert_eq!(parse_size("0 0\n"), None);
+        assert_eq!(parse_size(""), None);
+        assert_eq!(parse_size("stty: not a tty"), None);
+    }
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let error = anyhow::anyhow!("cannot listen on :1: refused").context("cannot start");
+        assert_eq!(whole(&error), "cannot start: cannot listen on :1: refused");
+        let error = anyhow::anyhow!("refused").context("cannot listen on :1: refused");
+        assert_eq!(whole(&error), "cannot listen on :1: refused");
+    }
+
+    #[test]
+    fn counts_read_like_english() {
+        assert_eq!(count(0, "event"), "0 events");
+        assert_eq!(count(1, "event"), "1 event");
+        assert_eq!(count(1_234_567, "byte"), "1,234,567 bytes");
+    }
+
+    #[test]
+    fn paint_that_is_off_leaves_the_text_alone() {
+        assert_eq!(Paint::OFF.with(sgr::BAD, "x"), "x");
+        assert_eq!(Paint::ON.with(sgr::BOLD, "x"), "\x1b[1mx\x1b[0m");
+    }
+}
