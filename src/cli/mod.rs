@@ -7,6 +7,7 @@ mod demo;
 mod health;
 mod publish;
 mod serve;
+mod sgr;
 mod source;
 mod subscribe;
 mod terminal;

@@ -4,23 +4,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{Command, Stdio};
 
-/// Select Graphic Rendition parameters: a small palette that is readable on dark and on light.
-pub(super) mod sgr {
-    /// Brass: what is ours.
-    pub(in crate::cli) const ACCENT: &str = "38;5;179";
-    /// Brass, loud.
-    pub(in crate::cli) const TITLE: &str = "1;38;5;179";
-    /// Replayed text.
-    pub(in crate::cli) const REPLAY: &str = "38;5;74";
-    /// What went well.
-    pub(in crate::cli) const GOOD: &str = "38;5;71";
-    /// What went wrong.
-    pub(in crate::cli) const BAD: &str = "1;38;5;167";
-    /// What may be overlooked.
-    pub(in crate::cli) const DIM: &str = "38;5;244";
-    /// What is new.
-    pub(in crate::cli) const BOLD: &str = "1";
-}
+use super::sgr;
 
 /// Colours where they are welcome, plain text elsewhere.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +29,6 @@ impl Paint {
     pub(super) fn with(self, sgr: &str, text: impl fmt::Display) -> String {
         if self.0 { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_string() }
     }
-}
-
-#[cfg(test)]
-impl Paint {
-    pub(super) const OFF: Self = Self(false);
-    pub(super) const ON: Self = Self(true);
 }
 
 /// Columns and rows of the controlling terminal; 80 by 24 if nobody knows.
@@ -147,6 +125,11 @@ fn parse_size(text: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Paint {
+        pub(in crate::cli) const OFF: Self = Self(false);
+        const ON: Self = Self(true);
+    }
 
     #[test]
     fn the_answer_of_stty_is_understood() {

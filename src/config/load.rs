@@ -135,10 +135,9 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
     if wrong.is_empty() { Ok(Loaded { config, sources }) } else { Err(LoadError(wrong)) }
 }
 
-/// The defaults with these settings over them.
+/// A configuration of these settings; what is not among them has its default.
 fn build(settings: &[(&str, &Value)]) -> Result<Config, String> {
-    let defaults = config::Config::try_from(&Config::default()).map_err(|e| e.to_string())?;
-    let mut builder = config::Config::builder().add_source(defaults);
+    let mut builder = config::Config::builder();
     for (key, value) in settings {
         builder = builder.set_override(*key, (*value).clone()).map_err(|e| e.to_string())?;
     }
@@ -157,21 +156,21 @@ fn plain(error: &config::ConfigError) -> String {
     }
 }
 
+/// Every setting there is.
 fn known_keys() -> Vec<String> {
-    let defaults = config::Config::try_from(&Config::default());
-    let table = defaults.and_then(|defaults| defaults.collect()).unwrap_or_default();
-    flatten(table).into_iter().map(|(key, _)| key).collect()
+    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+    let keys =
+        defaults.iter().filter_map(|(section, settings)| Some((section, settings.as_table()?)));
+    keys.flat_map(|(section, settings)| settings.keys().map(move |key| format!("{section}.{key}")))
+        .collect()
 }
 
 fn unknown(source: &str, key: &str, known: &[String]) -> String {
-    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let section = key.split_once('.').map_or(key, |(section, _)| section);
     let close = known.iter().filter(|known| known.starts_with(&format!("{section}.")));
-    let likely = close.min_by_key(|known| distance(known, key));
-    match likely {
+    match close.min_by_key(|known| distance(known, key)) {
         Some(likely) => format!("{source}: {key}: unknown setting; did you mean `{likely}`?"),
-        None => {
-            format!("{source}: {section}{name}: unknown section; there are {}", sections(known))
-        }
+        None => format!("{source}: {section}: unknown section; there are {}", sections(known)),
     }
 }
 

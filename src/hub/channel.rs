@@ -24,6 +24,10 @@ use crate::telemetry::Metrics;
 pub trait Listener: Send + Sync {
     /// The channel has changed: read its tail after clearing whatever latch this call sets.
     fn channel_changed(&self);
+
+    /// The channel is about to change: its lock is held, and no offset has been taken yet. Whoever
+    /// merges channels must know of this one before its offset counts for the watermark.
+    fn channel_changing(&self) {}
 }
 
 /// What all channels of a hub share.
@@ -49,12 +53,15 @@ pub struct Channel {
 /// What the channel's lock protects.
 struct Inner {
     log: Log,
-    state: ChannelState,
+    /// How it ended, if it did.
+    end: Option<End>,
     settings: Settings,
     /// Somebody has published, or has created the channel on purpose.
     known: bool,
     /// Out of the registry: whoever still holds the channel must look its name up again.
     retired: bool,
+    /// What was missing when the channel was made: the events of its predecessors.
+    inherited: Offset,
     /// Subscriptions that keep the channel in memory: those that named it.
     holders: usize,
     last_used: Instant,
@@ -131,8 +138,12 @@ pub(super) struct Beginning {
     pub(super) behind: Offset,
     /// Retention has passed over events that should have come.
     pub(super) trimmed: bool,
+    /// The events of predecessors reach through here, in whatever state they were left.
+    pub(super) inherited: Offset,
     /// The channel has ended, and all of it lies before the mark.
     pub(super) over: bool,
+    /// The channel has left memory: nothing will be added.
+    pub(super) retired: bool,
 }
 
 impl std::fmt::Debug for Channel {
@@ -150,7 +161,8 @@ impl Channel {
     ) -> Self {
         let inner = Inner {
             log: Log::new(trimmed_through),
-            state: ChannelState::Open,
+            end: None,
+            inherited: trimmed_through,
             settings,
             known: false,
             retired: false,
@@ -191,12 +203,13 @@ impl Channel {
             inner.check_writable()?;
             inner.known = true;
             inner.last_used = Instant::now();
+            self.forewarn();
             let offsets = self.append_events(&mut inner, events);
             if let Some(close) = close {
                 self.append_end(&mut inner, close);
             }
             self.apply_retention(&mut inner);
-            Appended { offsets, subscribers: self.subscribers(), state: inner.state }
+            Appended { offsets, subscribers: self.subscribers(), state: inner.state() }
         };
         if !events.is_empty() || close.is_some() {
             self.notify();
@@ -228,7 +241,7 @@ impl Channel {
         let position = |offset| self.shared.sequencer.position(offset);
         inner.known.then(|| Description {
             name: self.name.clone(),
-            state: inner.state,
+            state: inner.state(),
             earliest: inner.log.earliest().map(|entry| position(entry.offset)),
             tail: position(inner.log.tail()),
             events: inner.log.start().behind(inner.log.end()).seq,
@@ -238,10 +251,9 @@ impl Channel {
         })
     }
 
-    /// The state.
-    #[must_use]
-    pub fn state(&self) -> ChannelState {
-        self.inner.lock().state
+    /// How it ended, if it did.
+    pub(super) fn ended(&self) -> Option<End> {
+        self.inner.lock().end.clone()
     }
 
     /// Subscribers now.
@@ -271,7 +283,7 @@ impl Channel {
         match inner.log.peek(at.seq) {
             Some(entry) => Ahead::Event(entry.offset),
             None if at.seq < inner.log.start().seq => Ahead::Trimmed(inner.log.trimmed_through()),
-            None if inner.state != ChannelState::Open => Ahead::Over,
+            None if inner.end.is_some() => Ahead::Over,
             None if inner.retired => Ahead::Retired,
             None => Ahead::Nothing,
         }
@@ -288,16 +300,13 @@ impl Channel {
         begin: Begin,
         holds: bool,
         listener: Arc<dyn Listener>,
-    ) -> Result<(Beginning, usize), AppendError> {
+    ) -> (Beginning, usize) {
         let mut inner = self.inner.lock();
-        if inner.retired {
-            return Err(AppendError::Retired);
-        }
         inner.last_used = Instant::now();
         inner.holders += usize::from(holds);
         let key = self.listeners.write().insert(listener);
         self.subscribers.fetch_add(1, Ordering::Relaxed);
-        Ok((inner.begin(begin), key))
+        (inner.begin(begin), key)
     }
 
     /// Removes a listener. Returns whether the channel now serves nobody and never held anything.
@@ -357,14 +366,18 @@ impl Channel {
     /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
     /// when it did; the caller must remove it from the registry in the same step.
     pub(super) fn retire_if_unused(&self) -> Option<Offset> {
-        let mut inner = self.inner.lock();
-        if inner.retired || !inner.is_unused() {
-            return None;
-        }
-        let tail = inner.log.tail();
-        let evicted = inner.log.start().behind(inner.log.end()).seq;
-        self.count_evicted("idle", evicted);
-        self.retire(&mut inner);
+        let tail = {
+            let mut inner = self.inner.lock();
+            if inner.retired || !inner.is_unused() {
+                return None;
+            }
+            let evicted = inner.log.start().behind(inner.log.end()).seq;
+            self.count_evicted("idle", evicted);
+            self.retire(&mut inner);
+            inner.log.tail()
+        };
+        // Those who read it by a pattern let go of it.
+        self.notify();
         Some(tail)
     }
 
@@ -377,6 +390,7 @@ impl Channel {
                 return None;
             }
             let close = Close { state: ChannelState::Deleted, reason: None };
+            self.forewarn();
             self.append_end(&mut inner, &close);
             let tail = inner.log.tail();
             self.retire(&mut inner);
@@ -408,12 +422,12 @@ impl Channel {
     }
 
     fn append_end(&self, inner: &mut Inner, close: &Close) {
-        inner.state = close.state;
         let end =
             End { channel: self.name.clone(), state: close.state, reason: close.reason.clone() };
         let offset = self.shared.sequencer.take(1);
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
         writer.append(inner, offset, Some(event::END), end.data().as_bytes());
+        inner.end = Some(end);
         self.publish_end(inner);
     }
 
@@ -448,6 +462,12 @@ impl Channel {
         }
     }
 
+    fn forewarn(&self) {
+        for (_, listener) in self.listeners.read().iter() {
+            listener.channel_changing();
+        }
+    }
+
     fn notify(&self) {
         for (_, listener) in self.listeners.read().iter() {
             listener.channel_changed();
@@ -472,26 +492,30 @@ pub(super) enum Ahead {
 
 impl Inner {
     fn check_writable(&self) -> Result<(), AppendError> {
-        match self.state {
+        match &self.end {
             _ if self.retired => Err(AppendError::Retired),
-            ChannelState::Open => Ok(()),
-            state => Err(AppendError::Closed(state)),
+            None => Ok(()),
+            Some(end) => Err(AppendError::Closed(end.state)),
         }
+    }
+
+    fn state(&self) -> ChannelState {
+        self.end.as_ref().map_or(ChannelState::Open, |end| end.state)
     }
 
     /// The end of a channel outlives all eviction: late viewers must learn it.
     fn kept_at_end(&self) -> u64 {
-        u64::from(self.state != ChannelState::Open)
+        u64::from(self.end.is_some())
     }
 
     fn is_unused(&self) -> bool {
         let idle = self.last_used.elapsed();
-        match (self.holders, self.known, self.state) {
+        match (self.holders, self.known, &self.end) {
             (1.., _, _) => false,
             (0, false, _) => true,
-            (0, true, ChannelState::Open) => idle >= self.settings.idle_timeout,
+            (0, true, None) => idle >= self.settings.idle_timeout,
             // Closed stays closed until its retention has passed, the end's included.
-            (0, true, _) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
+            (0, true, Some(_)) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
                 Duration::from_micros(now().saturating_sub(end.time))
                     >= self.settings.retention.max_age
             }),
@@ -512,7 +536,9 @@ impl Inner {
             mark,
             behind: before.map_or(log.trimmed_through(), |entry| entry.offset),
             trimmed: matches!(begin, Begin::After(offset) if offset < log.trimmed_through()),
+            inherited: self.inherited,
             over: ends > 0 && mark.seq >= log.end().seq,
+            retired: self.retired,
         }
     }
 }

@@ -2,44 +2,58 @@
 //!
 //! Each channel is a member with a place of its own. A heap holds, for every member with something
 //! to read, the offset of what it reads next. The smallest is taken as long as it lies below the
-//! watermark (see [`Sequencer`](super::sequencer::Sequencer)); whatever was noted before the
-//! watermark was taken cannot be undercut.
+//! watermark (see [`Sequencer`](super::sequencer::Sequencer)).
+//!
+//! Why nothing smaller can turn up later: a channel puts its members on the list of those to be
+//! looked at before it takes an offset, and it takes offsets under its lock. So whoever notes the
+//! watermark, then empties the list, then looks at those members (which waits for their locks) has
+//! seen every offset below the watermark.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::Core;
-use super::channel::{Ahead, Begin, Channel, Listener};
+use super::channel::{Ahead, Begin, Beginning, Channel, Listener};
 use super::notice::{End, Gap};
 use super::pulse::{EndReason, Place, Pulse};
 use super::registry::Watcher;
 use super::subscription::{Attachment, Next, Step};
-use crate::channel::ChannelPattern;
+use super::{Core, SubscribeError};
+use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS};
-use crate::position::Offset;
+use crate::position::{Offset, Position};
 use crate::store::Read;
 
 /// See the module.
 pub(super) struct Merge {
     core: Arc<Core>,
     patterns: Vec<ChannelPattern>,
-    /// All patterns are names: the subscription ends when all those channels have.
-    exact: bool,
     mailbox: Arc<Mailbox>,
     watcher: Arc<dyn Watcher>,
     members: Slab<Member>,
     /// Members by the address of their channel, which they keep alive.
     known: HashMap<usize, usize>,
-    heap: BinaryHeap<Reverse<(Offset, usize)>>,
+    heap: BinaryHeap<Reverse<(Offset, Item)>>,
+    /// Channels that are gone and of which something is missing; `None` for those whose names are
+    /// forgotten.
+    ghosts: Vec<Option<ChannelName>>,
+    /// What is told before anything else.
+    notices: VecDeque<Step>,
     cursor: Offset,
-    /// What was evicted up to here is known to the subscriber, or was never asked for.
+    /// What is missing up to here is known to the subscriber, or was never asked for.
     excused: Offset,
+}
+
+/// What stands in the heap, by its key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Item {
+    Member(usize),
+    Ghost(usize),
 }
 
 struct Member {
@@ -50,6 +64,15 @@ struct Member {
     /// Retention had passed over the cursor, through this offset, when the member joined.
     missing: Option<Offset>,
     _attachment: Attachment,
+}
+
+/// When a channel joins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    /// At the beginning of the subscription.
+    First,
+    /// When it appears; what its predecessors left was theirs to tell.
+    Later,
 }
 
 /// What others leave for the reader.
@@ -69,45 +92,68 @@ impl Watcher for Mailbox {
 /// Listens to one member's channel.
 struct Signal {
     member: usize,
+    /// It stands on the list.
     latch: AtomicBool,
     mailbox: Arc<Mailbox>,
 }
 
 impl Listener for Signal {
-    fn channel_changed(&self) {
+    fn channel_changing(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.mailbox.ready.lock().push(self.member);
-            self.mailbox.pulse.channel_changed();
         }
+    }
+
+    fn channel_changed(&self) {
+        self.channel_changing();
+        self.mailbox.pulse.channel_changed();
     }
 }
 
 impl Merge {
-    /// Begins to read behind the cursor: the channels of these patterns, now and later.
+    /// Begins to read behind the cursor: the channels of these patterns, now and later. The gap, if
+    /// there is one, is told first, and then, if wanted, which of the named had ended before.
     pub(super) fn new(
         core: Arc<Core>,
         patterns: Vec<ChannelPattern>,
         cursor: Offset,
         excused: Offset,
-    ) -> Self {
-        let pulse = Arc::new(Pulse::default());
-        let mailbox =
-            Arc::new(Mailbox { pulse, appeared: Mutex::default(), ready: Mutex::default() });
+        gap: Option<Gap>,
+        tell_ends: bool,
+    ) -> Result<Self, SubscribeError> {
+        let mailbox = Arc::new(Mailbox {
+            pulse: Arc::new(Pulse::default()),
+            appeared: Mutex::default(),
+            ready: Mutex::default(),
+        });
         let watcher: Arc<dyn Watcher> = mailbox.clone();
-        core.registry.watch(&patterns, &watcher);
-        let exact = patterns.iter().all(|pattern| pattern.exact().is_some());
-        Self {
+        let selected = core.registry.watch(&patterns, &watcher);
+        let mut merge = Self {
             core,
             patterns,
-            exact,
             mailbox,
             watcher,
             members: Slab::new(),
             known: HashMap::new(),
             heap: BinaryHeap::new(),
+            ghosts: Vec::new(),
+            notices: gap.map(Step::Gap).into_iter().collect(),
             cursor,
             excused,
+        };
+        let ends = merge.adopt_named()?;
+        for channel in &selected {
+            // What a wildcard selects and has ended before is none of the subscriber's business.
+            merge.adopt(channel, Joins::First);
         }
+        merge.remember_gone();
+        if merge.pulse().ended().is_some() {
+            return Err(SubscribeError::TooManyMatches);
+        }
+        if tell_ends {
+            merge.tell(ends);
+        }
+        Ok(merge)
     }
 
     pub(super) fn pulse(&self) -> &Arc<Pulse> {
@@ -118,15 +164,98 @@ impl Merge {
         self.cursor
     }
 
-    /// Whether all channels were named and all have ended before the cursor.
+    /// Whether all channels were named, and there is nothing more to tell of any.
     pub(super) fn is_over(&self) -> bool {
-        self.exact && self.members.is_empty()
+        let exact = self.patterns.iter().all(|pattern| pattern.exact().is_some());
+        exact && self.members.is_empty() && self.notices.is_empty()
+    }
+
+    /// Whether something must be told before anything else.
+    pub(super) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// The next events, gap, or end.
+    pub(super) fn next(&mut self) -> Next {
+        loop {
+            // In this order: see the module.
+            let watermark = self.core.shared.sequencer.watermark();
+            self.empty_mailbox();
+            if let Some(notice) = self.notices.pop_front() {
+                return Next::Step(notice);
+            }
+            let Some(Reverse((offset, item))) = self.heap.peek().copied() else {
+                return if self.is_over() { Next::Finished } else { Next::Pending };
+            };
+            // An offset that was taken after the watermark was noted lies below the next one.
+            if offset < watermark {
+                self.heap.pop();
+                if let Some(step) = self.take(offset, item, watermark) {
+                    return Next::Step(step);
+                }
+            }
+        }
+    }
+
+    /// Moves all members to the tail, behind one gap. Ends that are passed over are told behind it.
+    pub(super) fn skip(&mut self) -> Next {
+        let requested = self.position(self.cursor);
+        let last = Offset(self.core.shared.sequencer.watermark().0 - 1);
+        (self.cursor, self.excused) = (last, last);
+        self.empty_mailbox();
+        self.heap.clear();
+        let keys: Vec<usize> = self.members.iter().map(|(key, _)| key).collect();
+        let passed: Vec<End> =
+            keys.into_iter().filter_map(|key| self.move_to_cursor(key)).collect();
+        self.tell(passed);
+        Next::Step(Step::Gap(Gap {
+            channel: None,
+            reason: GapReason::Lagged,
+            requested: Some(requested.to_string().into()),
+            resumed: self.position(last),
+        }))
+    }
+
+    fn move_to_cursor(&mut self, key: usize) -> Option<End> {
+        let member = self.members.get_mut(key)?;
+        let channel = member.place.channel.clone();
+        let beginning = channel.begin(Begin::After(self.cursor));
+        (member.queued, member.missing) = (false, None);
+        member.place.move_to(beginning.mark);
+        self.queue(key);
+        if beginning.over { channel.ended() } else { None }
+    }
+
+    fn tell(&mut self, ends: Vec<End>) {
+        let position = self.position(self.cursor);
+        let steps = ends.into_iter().map(|end| Step::Ended { end, position: position.clone() });
+        self.notices.extend(steps);
+    }
+
+    /// Takes in the channels that were named; they are made if they are not there.
+    fn adopt_named(&mut self) -> Result<Vec<End>, SubscribeError> {
+        let mut names: Vec<_> = self.patterns.iter().filter_map(ChannelPattern::exact).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut ends = Vec::new();
+        for name in names {
+            // One that leaves memory in between is made anew.
+            while let channel = self.core.registry.get_or_create(&name)?
+                && !self.knows(&channel)
+            {
+                let end = self.adopt(&channel, Joins::First);
+                if end.is_some() || self.pulse().ended().is_some() {
+                    ends.extend(end);
+                    break;
+                }
+            }
+        }
+        Ok(ends)
     }
 
     /// Takes in a channel. Returns how it ended, if all of it lies before the cursor.
-    pub(super) fn adopt(&mut self, channel: &Arc<Channel>) -> Option<End> {
-        let address = Arc::as_ptr(channel) as usize;
-        if self.known.contains_key(&address) {
+    fn adopt(&mut self, channel: &Arc<Channel>, joins: Joins) -> Option<End> {
+        if self.knows(channel) {
             return None;
         }
         if self.members.len() >= MAX_MATCHED_CHANNELS {
@@ -134,93 +263,71 @@ impl Merge {
             self.pulse().end(EndReason::TooManyChannels);
             return None;
         }
-        let member = self.members.vacant_key();
+        let key = self.members.vacant_key();
         let (latch, mailbox) = (AtomicBool::new(false), self.mailbox.clone());
-        let signal = Arc::new(Signal { member, latch, mailbox });
-        let begin = Begin::After(self.cursor);
+        let signal = Arc::new(Signal { member: key, latch, mailbox });
+        let (begin, holds) = (Begin::After(self.cursor), self.names(channel.name()));
         let (beginning, attachment) =
-            Attachment::new(&self.core, channel, begin, self.holds(channel), signal.clone())?;
+            Attachment::new(&self.core, channel, begin, holds, signal.clone());
         if beginning.over {
-            let (channel, state) = (channel.name().clone(), channel.state());
-            return Some(End { channel, state, reason: None });
+            return channel.ended();
         }
         let place = Arc::new(Place::new(channel.clone(), beginning.mark));
         self.pulse().add_place(&place);
-        let missing =
-            (beginning.trimmed && beginning.behind > self.excused).then_some(beginning.behind);
+        let missing = self.missing(&beginning, joins);
         let queued = false;
         self.members.insert(Member { place, signal, queued, missing, _attachment: attachment });
-        self.known.insert(address, member);
-        self.queue(member);
+        self.known.insert(address(channel), key);
+        self.queue(key);
         None
     }
 
-    /// A channel that was named stays in memory; one that a wildcard selects does not for that.
-    fn holds(&self, channel: &Channel) -> bool {
-        self.patterns.iter().any(|pattern| pattern.as_str() == channel.name().as_str())
+    /// What the subscriber must be told is missing of a channel that joins.
+    fn missing(&self, beginning: &Beginning, joins: Joins) -> Option<Offset> {
+        let known = match joins {
+            Joins::First => self.excused,
+            Joins::Later => self.excused.max(beginning.inherited),
+        };
+        let through = beginning.behind;
+        (beginning.trimmed && through > known).then_some(through)
     }
 
-    /// The next events, gap, or end.
-    pub(super) fn next(&mut self) -> Next {
-        loop {
-            // In this order: what is noted after the watermark was taken is complete below it.
-            let watermark = self.core.shared.sequencer.watermark();
-            self.empty_mailbox();
-            match self.heap.peek() {
-                None if self.is_over() => return Next::Finished,
-                None => return Next::Pending,
-                // Taken after the watermark: the next one lies above it.
-                Some(Reverse((offset, _))) if *offset >= watermark => {}
-                Some(Reverse((offset, member))) => {
-                    let (offset, member) = (*offset, *member);
-                    self.heap.pop();
-                    if let Some(step) = self.step(member, offset, watermark) {
-                        return Next::Step(step);
-                    }
-                }
+    /// Notes the channels that left memory behind the cursor: of them, too, something is missing.
+    fn remember_gone(&mut self) {
+        let behind = self.cursor.max(self.excused);
+        for (through, name) in self.core.registry.gone(&self.patterns, behind) {
+            // One that has come back has inherited what is missing.
+            let is_back = |member: &Member| Some(member.place.channel.name()) == name.as_ref();
+            if !self.members.iter().any(|(_, member)| is_back(member)) {
+                self.heap.push(Reverse((through, Item::Ghost(self.ghosts.len()))));
+                self.ghosts.push(name);
             }
         }
     }
 
-    /// Moves all members to the tail, behind one gap.
-    pub(super) fn skip(&mut self) -> Next {
-        let requested = self.core.shared.sequencer.position(self.cursor).to_string();
-        let last = self.core.shared.sequencer.watermark().0 - 1;
-        self.cursor = Offset(last);
-        self.excused = self.cursor;
-        self.empty_mailbox();
-        self.heap.clear();
-        for member in self.members.iter().map(|(member, _)| member).collect::<Vec<_>>() {
-            let Some(member_ref) = self.members.get_mut(member) else {
-                continue;
-            };
-            member_ref.queued = false;
-            member_ref.missing = None;
-            let beginning = member_ref.place.channel.begin(Begin::After(self.cursor));
-            member_ref.place.move_to(beginning.mark);
-            self.queue(member);
-        }
-        Next::Step(Step::Gap(Gap {
-            channel: None,
-            reason: GapReason::Lagged,
-            requested: Some(requested.into()),
-            resumed: self.core.shared.sequencer.position(self.cursor),
-        }))
+    fn knows(&self, channel: &Arc<Channel>) -> bool {
+        self.known.contains_key(&address(channel))
+    }
+
+    /// A channel that was named stays in memory; one that a wildcard selects does not for that.
+    fn names(&self, name: &ChannelName) -> bool {
+        self.patterns.iter().any(|pattern| pattern.as_str() == name.as_str())
     }
 
     fn empty_mailbox(&mut self) {
-        let appeared = std::mem::take(&mut *self.mailbox.appeared.lock());
-        for channel in appeared {
-            self.adopt(&channel);
-        }
+        let mut appeared = std::mem::take(&mut *self.mailbox.appeared.lock());
+        // One that several patterns select is announced for each of them.
+        let mut seen = HashSet::new();
+        appeared.retain(|channel| seen.insert(address(channel)));
+        let ends =
+            appeared.iter().filter_map(|channel| self.adopt(channel, Joins::Later)).collect();
+        self.tell(ends);
         let ready = std::mem::take(&mut *self.mailbox.ready.lock());
-        for member in ready {
-            let Some(ready) = self.members.get(member) else {
-                continue;
-            };
-            // Cleared before the look ahead: whatever comes later rings again.
-            ready.signal.latch.store(false, Ordering::SeqCst);
-            self.queue(member);
+        for key in ready {
+            let Some(member) = self.members.get(key) else { continue };
+            // Cleared before the look ahead: whatever comes later is noted again.
+            member.signal.latch.store(false, Ordering::SeqCst);
+            self.queue(key);
         }
     }
 
@@ -237,30 +344,41 @@ impl Merge {
             (None, Ahead::Over | Ahead::Retired) => return self.dismiss(key),
         };
         member.queued = true;
-        self.heap.push(Reverse((offset, key)));
+        self.heap.push(Reverse((offset, Item::Member(key))));
     }
 
     fn dismiss(&mut self, key: usize) {
         let member = self.members.remove(key);
-        self.known.remove(&(Arc::as_ptr(&member.place.channel) as usize));
+        self.known.remove(&address(&member.place.channel));
         self.pulse().remove_place(&member.place);
     }
 
-    /// Reads the member that was first in the heap, where it stood at this offset.
-    fn step(&mut self, key: usize, at: Offset, watermark: Offset) -> Option<Step> {
+    /// Takes what was first in the heap, at this offset.
+    fn take(&mut self, offset: Offset, item: Item, watermark: Offset) -> Option<Step> {
+        match item {
+            Item::Ghost(ghost) => Some(self.gap(self.ghosts.get(ghost)?.clone(), offset)),
+            Item::Member(key) => {
+                let step = self.read(key, offset, watermark);
+                self.queue(key);
+                step
+            }
+        }
+    }
+
+    fn read(&mut self, key: usize, at: Offset, watermark: Offset) -> Option<Step> {
         let member = self.members.get_mut(key)?;
         member.queued = false;
         let channel = member.place.channel.clone();
         let read = channel.read(member.place.mark(), MAX_BATCH_BYTES);
-        let step = match (member.missing.take(), read) {
+        match (member.missing.take(), read) {
             (None, Read::CaughtUp) => None,
             (None, Read::Run(mut run)) => {
                 let next = self.heap.peek().map_or(watermark, |Reverse((offset, _))| *offset);
                 run.truncate(next.min(watermark), MAX_MERGE_EVENTS);
                 member.place.move_to(run.end());
-                let last = run.entries().next_back();
-                self.cursor = last.map_or(self.cursor, |last| last.offset);
-                last.map(|_| Step::Events { channel, run })
+                let last = run.entries().next_back()?;
+                self.cursor = last.offset;
+                Some(Step::Events { channel, run })
             }
             _ => {
                 let start = channel.resume_at_start();
@@ -268,26 +386,22 @@ impl Merge {
                 if start.behind > at {
                     // Retention went on since: the gap has its place further behind.
                     member.missing = Some(start.behind);
-                    None
-                } else {
-                    Some(self.gap(&channel, at))
+                    return None;
                 }
+                Some(self.gap(Some(channel.name().clone()), at))
             }
-        };
-        self.queue(key);
-        step
+        }
     }
 
-    fn gap(&mut self, channel: &Channel, through: Offset) -> Step {
-        let position = |offset| self.core.shared.sequencer.position(offset);
-        let gap = Gap {
-            channel: Some(channel.name().clone()),
-            reason: GapReason::Evicted,
-            requested: Some(position(self.cursor).to_string().into()),
-            resumed: position(through),
-        };
+    fn gap(&mut self, channel: Option<ChannelName>, through: Offset) -> Step {
+        let requested = Some(self.position(self.cursor).to_string().into());
         self.cursor = through;
-        Step::Gap(gap)
+        let resumed = self.position(through);
+        Step::Gap(Gap { channel, reason: GapReason::Evicted, requested, resumed })
+    }
+
+    fn position(&self, offset: Offset) -> Position {
+        self.core.shared.sequencer.position(offset)
     }
 }
 
@@ -295,4 +409,9 @@ impl Drop for Merge {
     fn drop(&mut self) {
         self.core.registry.unwatch(&self.patterns, &self.watcher);
     }
+}
+
+/// What tells one life of a channel from another of the same name.
+fn address(channel: &Arc<Channel>) -> usize {
+    Arc::as_ptr(channel) as usize
 }

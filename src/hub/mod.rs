@@ -24,7 +24,6 @@ pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 use channel::{Begin, Beginning, Shared};
 use memory::Memory;
 use merge::Merge;
-use pulse::Place;
 use registry::Registry;
 use sequencer::Sequencer;
 use subscription::{Attachment, One};
@@ -202,20 +201,19 @@ impl Hub {
             return Ok(Opened::Over);
         }
         let pulse = Arc::new(Pulse::default());
-        let (channel, beginning, attachment) = loop {
+        let (beginning, attachment) = loop {
             let channel = self.0.registry.get_or_create(name)?;
             let attached = Attachment::new(&self.0, &channel, start.begin, true, pulse.clone());
-            if let Some((beginning, attachment)) = attached {
-                break (channel, beginning, attachment);
+            if !attached.0.retired {
+                break attached;
             }
         };
         if beginning.over {
             return Ok(Opened::Over);
         }
         let gap = self.gap_of_one(start, &beginning, name);
-        let place = Arc::new(Place::new(channel, beginning.mark));
-        let one = One::new(pulse, place, beginning.behind, attachment);
-        Ok(Opened::Live(Subscription::one(self.0.clone(), bounds, one, gap)))
+        let one = One::new(pulse, &beginning, gap, attachment);
+        Ok(Opened::Live(Subscription::one(self.0.clone(), bounds, one)))
     }
 
     fn gap_of_one(&self, start: Start, at: &Beginning, name: &ChannelName) -> Option<Gap> {
@@ -238,36 +236,25 @@ impl Hub {
     ) -> Result<Opened, SubscribeError> {
         let start = self.start(from);
         let now = Offset(self.0.shared.sequencer.watermark().0 - 1);
-        let named = patterns.iter().filter_map(ChannelPattern::exact);
-        let named = named
-            .map(|name| self.0.registry.get_or_create(&name))
-            .collect::<Result<Vec<_>, _>>()?;
         let (cursor, excused) = match start.begin {
-            Begin::After(offset) => (offset, Offset::ZERO),
+            Begin::After(offset) => (offset, offset),
             Begin::Earliest => (Offset::ZERO, now),
             Begin::Last(count) if count > 0 => (self.before_last(&patterns, count), now),
             Begin::Tail | Begin::Last(_) => (now, now),
         };
-        let mut merge = Merge::new(self.0.clone(), patterns, cursor, excused);
-        let ended: Vec<End> = named.iter().filter_map(|channel| merge.adopt(channel)).collect();
-        if merge.pulse().ended().is_some() {
-            return Err(SubscribeError::TooManyMatches);
-        }
-        if matches!(from, StartFrom::After(_)) && start.gap.is_none() && merge.is_over() {
-            return Ok(Opened::Over);
-        }
-        let position = self.position(cursor);
         let gap = start.gap.map(|(reason, requested)| Gap {
             channel: None,
             reason,
             requested: Some(requested),
-            resumed: position.clone(),
+            resumed: self.position(cursor),
         });
-        // Whoever begins at the tail has not seen those ends; whoever resumes has.
-        let untold = if matches!(start.begin, Begin::After(_)) { Vec::new() } else { ended };
-        let ends = untold.into_iter().map(|end| Step::Ended { end, position: position.clone() });
-        let notices: Vec<Step> = gap.map(Step::Gap).into_iter().chain(ends).collect();
-        Ok(Opened::Live(Subscription::many(self.0.clone(), bounds, merge, notices)))
+        // Whoever resumes has seen the ends that lie before the cursor; nobody else has.
+        let resumes = matches!(start.begin, Begin::After(_));
+        let merge = Merge::new(self.0.clone(), patterns, cursor, excused, gap, !resumes)?;
+        if resumes && merge.is_over() {
+            return Ok(Opened::Over);
+        }
+        Ok(Opened::Live(Subscription::many(self.0.clone(), bounds, merge)))
     }
 
     /// The offset behind which the last `count` events of all these channels begin.

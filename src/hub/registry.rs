@@ -107,21 +107,50 @@ impl Registry {
         self.tombstones.lock().deleted_at(name) == Some(offset)
     }
 
-    /// Adds a watcher, and tells it of the channels that are there.
-    pub(super) fn watch(&self, patterns: &[ChannelPattern], watcher: &Arc<dyn Watcher>) {
+    /// Adds a watcher. Returns the channels that its wildcards select now; those that come later,
+    /// and perhaps some of these, it is told of.
+    pub(super) fn watch(
+        &self,
+        patterns: &[ChannelPattern],
+        watcher: &Arc<dyn Watcher>,
+    ) -> Vec<Arc<Channel>> {
         let mut watchers = self.watchers.write();
         for pattern in patterns {
             watchers.add(pattern, watcher);
         }
         drop(watchers);
         if patterns.iter().all(|pattern| pattern.exact().is_some()) {
-            return;
+            return Vec::new();
         }
-        for channel in self.all() {
-            if patterns.iter().any(|pattern| pattern.matches(channel.name())) {
-                watcher.channel_appeared(&channel);
-            }
+        let selected = |name: &ChannelName| patterns.iter().any(|pattern| pattern.matches(name));
+        let mut channels = self.all();
+        channels.retain(|channel| selected(channel.name()));
+        channels
+    }
+
+    /// What these wildcards would have selected behind the offset, had it not left memory: how far
+    /// it reached, and its name if that is still known.
+    pub(super) fn gone(
+        &self,
+        patterns: &[ChannelPattern],
+        behind: Offset,
+    ) -> Vec<(Offset, Option<ChannelName>)> {
+        let wild = patterns.iter().filter(|pattern| pattern.exact().is_none());
+        let wild: Vec<_> = wild.collect();
+        if wild.is_empty() {
+            return Vec::new();
         }
+        let named = |name: &ChannelName| patterns.iter().any(|p| p.as_str() == name.as_str());
+        let tombstones = self.tombstones.lock();
+        let selected = tombstones.graves.iter().filter(|(name, grave)| {
+            grave.tail > behind && !named(name) && wild.iter().any(|p| p.matches(name))
+        });
+        let mut gone: Vec<_> =
+            selected.map(|(name, grave)| (grave.tail, Some(name.clone()))).collect();
+        if tombstones.floor > behind {
+            gone.push((tombstones.floor, None));
+        }
+        gone
     }
 
     /// Removes a watcher.

@@ -1,11 +1,10 @@
 //! A subscription: a cursor into logs, and a wake-up. Live is replay that has caught up.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Core;
-use super::channel::{Ahead, Begin, Channel, Listener};
+use super::channel::{Ahead, Begin, Beginning, Channel, Listener};
 use super::merge::Merge;
 use super::notice::{End, Gap};
 use super::pulse::{EndReason, Place, Pulse};
@@ -88,7 +87,6 @@ pub struct Subscription {
     core: Arc<Core>,
     pulse: Arc<Pulse>,
     bounds: Bounds,
-    notices: VecDeque<Step>,
     start: Position,
     at_tail: bool,
     source: Source,
@@ -100,44 +98,21 @@ enum Source {
 }
 
 impl Subscription {
-    pub(super) fn one(core: Arc<Core>, bounds: Bounds, one: One, gap: Option<Gap>) -> Self {
-        let (pulse, behind) = (one.pulse.clone(), one.behind);
-        Self::new(core, pulse, bounds, gap.map(Step::Gap), behind, Source::One(one))
+    pub(super) fn one(core: Arc<Core>, bounds: Bounds, one: One) -> Self {
+        let (pulse, start) = (one.pulse.clone(), core.shared.sequencer.position(one.behind));
+        Self { core, pulse, bounds, start, at_tail: false, source: Source::One(one) }
+    }
+
+    pub(super) fn many(core: Arc<Core>, bounds: Bounds, merge: Merge) -> Self {
+        let (pulse, start) =
+            (merge.pulse().clone(), core.shared.sequencer.position(merge.cursor()));
+        let source = Source::Many(Box::new(merge));
+        Self { core, pulse, bounds, start, at_tail: false, source }
     }
 
     /// Notes that it begins at the tail.
     pub(super) fn set_at_tail(&mut self, at_tail: bool) {
         self.at_tail = at_tail;
-    }
-
-    pub(super) fn many(
-        core: Arc<Core>,
-        bounds: Bounds,
-        merge: Merge,
-        notices: impl IntoIterator<Item = Step>,
-    ) -> Self {
-        let (pulse, cursor) = (merge.pulse().clone(), merge.cursor());
-        Self::new(core, pulse, bounds, notices, cursor, Source::Many(Box::new(merge)))
-    }
-
-    fn new(
-        core: Arc<Core>,
-        pulse: Arc<Pulse>,
-        bounds: Bounds,
-        notices: impl IntoIterator<Item = Step>,
-        start: Offset,
-        source: Source,
-    ) -> Self {
-        let start = core.shared.sequencer.position(start);
-        Self {
-            core,
-            pulse,
-            bounds,
-            notices: notices.into_iter().collect(),
-            start,
-            at_tail: false,
-            source,
-        }
     }
 
     /// The handle that others may hold.
@@ -179,10 +154,7 @@ impl Subscription {
         if self.pulse.ended().is_some() {
             return Next::Finished;
         }
-        let next = match self.notices.pop_front() {
-            Some(step) => Next::Step(step),
-            None => self.read(),
-        };
+        let next = self.read();
         match &next {
             Next::Step(step) => {
                 self.pulse.count_read();
@@ -197,7 +169,13 @@ impl Subscription {
     }
 
     fn read(&mut self) -> Next {
-        let skips = self.bounds.on_lag == OnLag::Skip && self.bounds.passed(&self.pulse).is_some();
+        let told = match &self.source {
+            Source::One(one) => one.gap.is_none(),
+            Source::Many(merge) => !merge.has_notices(),
+        };
+        // What must be told first is told before anything is passed over.
+        let skips =
+            told && self.bounds.on_lag == OnLag::Skip && self.bounds.passed(&self.pulse).is_some();
         match &mut self.source {
             Source::One(one) if skips => one.skip(&self.core),
             Source::Many(merge) if skips => merge.skip(),
@@ -220,21 +198,27 @@ pub(super) struct One {
     place: Arc<Place>,
     /// The offset of the last event before the cursor.
     behind: Offset,
+    /// What it must be told first.
+    gap: Option<Gap>,
     _attachment: Attachment,
 }
 
 impl One {
     pub(super) fn new(
         pulse: Arc<Pulse>,
-        place: Arc<Place>,
-        behind: Offset,
+        beginning: &Beginning,
+        gap: Option<Gap>,
         attachment: Attachment,
     ) -> Self {
+        let place = Arc::new(Place::new(attachment.channel.clone(), beginning.mark));
         pulse.add_place(&place);
-        Self { pulse, place, behind, _attachment: attachment }
+        Self { pulse, place, behind: beginning.behind, gap, _attachment: attachment }
     }
 
     fn next(&mut self, core: &Core) -> Next {
+        if let Some(gap) = self.gap.take() {
+            return Next::Step(Step::Gap(gap));
+        }
         let channel = &self.place.channel;
         match channel.read(self.place.mark(), MAX_BATCH_BYTES) {
             Read::Run(run) => {
@@ -248,7 +232,12 @@ impl One {
         }
     }
 
+    /// Moves to the tail, unless what is left is only the end, which nobody may miss.
     fn skip(&mut self, core: &Core) -> Next {
+        let tail = self.place.channel.begin(Begin::Tail).mark;
+        if tail.seq <= self.place.mark().seq {
+            return self.next(core);
+        }
         self.jump(core, Begin::Tail, GapReason::Lagged)
     }
 
@@ -275,17 +264,17 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    /// Attaches, and says where the reading begins; nothing if the channel has left memory.
+    /// Attaches, and says where the reading begins.
     pub(super) fn new(
         core: &Arc<Core>,
         channel: &Arc<Channel>,
         begin: Begin,
         holds: bool,
         listener: Arc<dyn Listener>,
-    ) -> Option<(super::channel::Beginning, Self)> {
-        let (beginning, key) = channel.attach(begin, holds, listener).ok()?;
+    ) -> (Beginning, Self) {
+        let (beginning, key) = channel.attach(begin, holds, listener);
         let (core, channel) = (core.clone(), channel.clone());
-        Some((beginning, Self { core, channel, key, holds }))
+        (beginning, Self { core, channel, key, holds })
     }
 }
 

@@ -92,7 +92,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_encoded_is_taken_apart_and_parsed_as_it_was(
-            events in prop::collection::vec((0u64.., prop::option::of("[a-z.]{1,9}"), "(?s).{0,40}"), 1..8),
+            events in prop::collection::vec(
+                (0u64.., prop::option::of("[a-z.]{1,9}"), "(?s).{0,40}"),
+                1..8,
+            ),
             cut in 1usize..50,
         ) {
             let mut run = Vec::new();

@@ -26,7 +26,8 @@ use self::seat::{Beat, Happening, Order, Seat};
 use self::stage::{A, B, C, D, PARTS, Stage};
 use super::client::{self, Client};
 use super::publish::push_event;
-use super::terminal::{Paint, print_line, sgr};
+use super::sgr;
+use super::terminal::{Paint, print_line};
 use crate::sse::MEDIA_TYPE;
 
 /// The channel that the story is told in.

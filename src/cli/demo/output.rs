@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::screen::{self, Screen};
 use super::stage::Stage;
-use crate::cli::terminal::{self, Paint, print_line, sgr};
+use crate::cli::sgr;
+use crate::cli::terminal::{self, Paint, print_line};
 
 /// Either a picture that changes, or lines that stay.
 pub(super) enum Output {

@@ -3,7 +3,8 @@
 use std::io::{self, Write as _};
 
 use super::stage::{B, PARTS, Shade, Stage, Status, Viewer};
-use crate::cli::terminal::{Paint, count, sgr};
+use crate::cli::sgr;
+use crate::cli::terminal::{Paint, count};
 
 /// The narrowest and the widest picture.
 const WIDTH: std::ops::RangeInclusive<usize> = 78..=108;

@@ -1,0 +1,390 @@
+//! The same promise while threads race: publishers on different channels, readers in between.
+//!
+//! The number of events is fixed, so that every test ends by itself; a deadline is there for the
+//! hub that forgets to wake somebody.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use fanfare::channel::ChannelName;
+use fanfare::event::{ChannelState, NewEvent};
+use fanfare::hub::{
+    Bounds, Close, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription,
+};
+use fanfare::position::StartFrom;
+use fanfare::sse::Frames;
+use fanfare::telemetry::Metrics;
+
+/// Far more than any of this takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const PATIENT: Bounds =
+    Bounds { max_lag_events: 1 << 40, max_lag_bytes: 1 << 40, on_lag: OnLag::Disconnect };
+
+/// An event as it was seen: its offset, its channel, its data.
+type Seen = (u64, String, String);
+
+fn hub() -> Hub {
+    Hub::new(Config::default(), Arc::new(Metrics::new()))
+}
+
+fn name(text: &str) -> ChannelName {
+    text.parse().unwrap()
+}
+
+fn subscribe(hub: &Hub, selection: Selection, from: &StartFrom) -> Subscription {
+    match hub.subscribe(selection, from, PATIENT).unwrap() {
+        Opened::Live(subscription) => subscription,
+        Opened::Over => panic!("over before anything was published"),
+    }
+}
+
+fn many(patterns: &[&str]) -> Selection {
+    Selection::Many(patterns.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+/// Publishes numbered events in batches of one to three, then closes the channel.
+fn publish(hub: &Hub, channel: &str, events: usize, pauses: bool) {
+    let channel = name(channel);
+    let mut next = 0;
+    while next < events {
+        let batch = fastrand::usize(1..=3).min(events - next);
+        let data = (next..next + batch).map(|number| number.to_string());
+        let batch_of = |data: String| NewEvent { event_type: None, data: data.into() };
+        let batch_of: Vec<_> = data.map(batch_of).collect();
+        hub.append(&channel, &batch_of, None).unwrap();
+        next += batch;
+        if pauses {
+            pause();
+        }
+    }
+    let close = Close { state: ChannelState::Complete, reason: None };
+    hub.append(&channel, &[], Some(&close)).unwrap();
+}
+
+/// Lets the others run, at random: not at all, a little, or long enough for them to fall asleep.
+fn pause() {
+    match fastrand::u8(..16) {
+        0 => thread::sleep(Duration::from_micros(fastrand::u64(..300))),
+        1..4 => thread::yield_now(),
+        4..8 => (0..fastrand::u32(..2000)).for_each(|_| std::hint::spin_loop()),
+        _ => {}
+    }
+}
+
+fn take(step: Step, seen: &mut Vec<Seen>) {
+    let Step::Events { channel, run } = step else {
+        panic!("everything is retained, and yet {step:?}");
+    };
+    let bytes = run.bytes();
+    for (entry, frame) in run.entries().zip(Frames::new(&bytes)) {
+        let (offset, data) = (entry.offset.0, frame.data().into_owned());
+        let last = seen.last().map_or(0, |(last, ..)| *last);
+        assert!(offset > last, "{offset} behind {last}");
+        seen.push((offset, channel.name().to_string(), data));
+    }
+}
+
+/// Reads until the subscription ends, asleep between its wake-ups.
+fn read_when_woken(mut subscription: Subscription) -> Vec<Seen> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut seen = Vec::new();
+    let reading = async {
+        while let Some(step) = poll_fn(|cx| subscription.poll_next(cx)).await {
+            take(step, &mut seen);
+        }
+    };
+    let read = runtime.block_on(async { tokio::time::timeout(DEADLINE, reading).await });
+    assert!(read.is_ok(), "asleep after {} entries", seen.len());
+    seen
+}
+
+/// Every channel's events are there, each once, in order, and its end.
+fn check_complete(seen: &[Seen], channels: &[String], events: usize) {
+    let mut count: HashMap<&str, usize> = HashMap::new();
+    for (_, channel, data) in seen {
+        let count = count.entry(channel).or_default();
+        assert!(*data == count.to_string() || *count == events, "{data} after {count}");
+        *count += 1;
+    }
+    for channel in channels {
+        assert_eq!(count.get(channel.as_str()), Some(&(events + 1)), "of {channel}");
+    }
+}
+
+/// What a subscription gives that begins there, all of which is already published.
+fn rest(hub: &Hub, selection: Selection, offset: u64) -> Vec<Seen> {
+    let from = StartFrom::After(hub.position(fanfare::position::Offset(offset)).to_string().into());
+    let mut seen = Vec::new();
+    if let Opened::Live(mut subscription) = hub.subscribe(selection, &from, PATIENT).unwrap() {
+        while let Next::Step(step) = subscription.try_next() {
+            take(step, &mut seen);
+        }
+    }
+    seen
+}
+
+fn race(channels: usize, events: usize, pauses: bool, wildcard: bool) {
+    let hub = hub();
+    let channels: Vec<String> = (0..channels).map(|number| format!("race/{number}")).collect();
+    let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+    let selection = || if wildcard { many(&["race/*"]) } else { many(&names) };
+    thread::scope(|scope| {
+        let merged = subscribe(&hub, selection(), &StartFrom::Tail);
+        let ones: Vec<_> = names
+            .iter()
+            .map(|channel| subscribe(&hub, Selection::One(name(channel)), &StartFrom::Tail))
+            .collect();
+        let total = channels.len() * (events + 1);
+        let merged = if wildcard {
+            scope.spawn(move || read_so_many(merged, total))
+        } else {
+            scope.spawn(move || read_when_woken(merged))
+        };
+        let ones = ones.into_iter().map(|one| scope.spawn(move || read_when_woken(one)));
+        let ones: Vec<_> = ones.collect();
+        for channel in &channels {
+            let hub = &hub;
+            scope.spawn(move || publish(hub, channel, events, pauses));
+        }
+        let merged = merged.join().unwrap();
+        check_complete(&merged, &channels, events);
+        for (one, channel) in ones.into_iter().zip(&channels) {
+            let one = one.join().unwrap();
+            check_complete(&one, std::slice::from_ref(channel), events);
+        }
+        check_resumes(&hub, &selection, &merged);
+    });
+}
+
+/// A pattern never ends by itself.
+fn read_so_many(mut subscription: Subscription, total: usize) -> Vec<Seen> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut seen = Vec::new();
+    let reading = async {
+        while seen.len() < total {
+            let step = poll_fn(|cx| subscription.poll_next(cx)).await.expect("no end");
+            take(step, &mut seen);
+        }
+    };
+    let read = runtime.block_on(async { tokio::time::timeout(DEADLINE, reading).await });
+    assert!(read.is_ok(), "asleep after {} of {total} entries", seen.len());
+    seen
+}
+
+/// Behind every id that was seen comes exactly the rest.
+fn check_resumes(hub: &Hub, selection: &impl Fn() -> Selection, seen: &[Seen]) {
+    // The whole rest behind some, which costs the square; the next step behind all of them.
+    let stride = seen.len() / 40 + 1;
+    for (at, (offset, channel, _)) in seen.iter().enumerate() {
+        if at % stride == 0 {
+            assert_eq!(rest(hub, selection(), *offset), seen[at + 1..], "behind {offset}");
+        }
+        let from = hub.position(fanfare::position::Offset(*offset)).to_string();
+        let from = StartFrom::After(from.into());
+        let one = Selection::One(name(channel));
+        let mut next = seen[at + 1..].iter().filter(|(_, other, _)| other == channel);
+        match (hub.subscribe(one, &from, PATIENT).unwrap(), next.next()) {
+            (Opened::Live(mut subscription), Some(next)) => {
+                let mut first = Vec::new();
+                let Next::Step(step) = subscription.try_next() else {
+                    panic!("nothing behind {offset}");
+                };
+                take(step, &mut first);
+                assert_eq!(&first[0], next);
+            }
+            (Opened::Over, None) => {}
+            (_, next) => panic!("behind {offset} should come {next:?}"),
+        }
+    }
+}
+
+#[test]
+fn racing_publishers_never_overtake_one_another() {
+    race(4, 2_000, false, false);
+}
+
+#[test]
+fn racing_publishers_of_channels_that_appear() {
+    race(4, 1_000, false, true);
+}
+
+#[test]
+fn a_reader_that_sleeps_is_woken_for_everything() {
+    race(3, 1_000, true, false);
+    race(1, 2_000, true, true);
+}
+
+/// A reader that asks again and again must never see offset n when n - 1 is still to come.
+#[test]
+fn a_reader_that_never_sleeps_sees_the_one_order() {
+    let hub = hub();
+    let channels: Vec<String> = (0..3).map(|number| format!("race/{number}")).collect();
+    let (events, publishers) = (3_000, channels.len());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (hub, done) = (&hub, &done);
+        let mut subscription = subscribe(hub, many(&["race/*"]), &StartFrom::Tail);
+        let reader = scope.spawn(move || {
+            let mut seen = Vec::new();
+            loop {
+                let last = done.load(Ordering::SeqCst);
+                while let Next::Step(step) = subscription.try_next() {
+                    take(step, &mut seen);
+                }
+                if last {
+                    return seen;
+                }
+            }
+        });
+        thread::scope(|scope| {
+            for channel in &channels {
+                scope.spawn(move || publish(hub, channel, events, false));
+            }
+        });
+        done.store(true, Ordering::SeqCst);
+        let seen = reader.join().unwrap();
+        check_complete(&seen, &channels, events);
+        // Offsets are dense when nobody else publishes: so nothing came late.
+        let offsets: Vec<u64> = seen.iter().map(|(offset, ..)| *offset).collect();
+        assert!(offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    });
+    assert_eq!(hub.tail().offset.0 as usize, publishers * (events + 1));
+}
+
+/// Two who wait for the same channel, which nobody has published to: one leaves as one comes.
+#[test]
+fn who_waits_for_a_channel_that_others_leave_stays() {
+    let hub = hub();
+    let leaves = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (hub, leaves) = (&hub, &leaves);
+        scope.spawn(move || {
+            while !leaves.load(Ordering::SeqCst) {
+                drop(subscribe(hub, Selection::One(name("a")), &StartFrom::Tail));
+            }
+        });
+        let after = StartFrom::After(hub.tail().to_string().into());
+        let mut over = None;
+        for round in 0..20_000 {
+            let from = if round % 2 == 0 { &StartFrom::Tail } else { &after };
+            over = match hub.subscribe(many(&["a"]), from, PATIENT).unwrap() {
+                Opened::Over => Some(round),
+                Opened::Live(mut s) => matches!(s.try_next(), Next::Finished).then_some(round),
+            };
+            if over.is_some() {
+                break;
+            }
+        }
+        leaves.store(true, Ordering::SeqCst);
+        assert_eq!(over, None, "a channel that nobody has published to is said to have ended");
+    });
+}
+
+/// Channels come and go while a pattern is read: it hears of every one.
+#[test]
+fn channels_that_come_and_go_are_all_heard_of() {
+    let hub = hub();
+    let (channels, rounds) = (3, 300);
+    thread::scope(|scope| {
+        let hub = &hub;
+        let subscription = subscribe(hub, many(&["race/*"]), &StartFrom::Tail);
+        let total = channels * rounds * 3;
+        let reader = scope.spawn(move || read_so_many(subscription, total));
+        for number in 0..channels {
+            scope.spawn(move || {
+                let channel = name(&format!("race/{number}"));
+                for round in 0..rounds {
+                    let batch = NewEvent { event_type: None, data: round.to_string().into() };
+                    hub.append(&channel, &[batch.clone(), batch], None).unwrap();
+                    pause();
+                    assert!(hub.delete(&channel));
+                    pause();
+                }
+            });
+        }
+        let seen = reader.join().unwrap();
+        let offsets: Vec<u64> = seen.iter().map(|(offset, ..)| *offset).collect();
+        assert_eq!(offsets, (1..=total as u64).collect::<Vec<_>>());
+    });
+}
+
+/// A waker for a reader that watches a flag instead of sleeping: it loses no time in waking up,
+/// so that publishers meet it in every instant of its reading.
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Waits until the condition holds; returns whether it came to hold in time.
+fn wait_until(condition: impl Fn() -> bool) -> bool {
+    let begun = tokio::time::Instant::now();
+    for round in 1u64.. {
+        if condition() {
+            return true;
+        }
+        if round % 512 == 0 {
+            if begun.elapsed() > DEADLINE {
+                return false;
+            }
+            thread::yield_now();
+        }
+    }
+    false
+}
+
+/// Two events, close together, then none until both are read: whoever is not woken for the second
+/// has nobody who wakes it later.
+fn pairs(selection: Selection, channels: [&str; 2], rounds: usize) {
+    let hub = hub();
+    let mut subscription = subscribe(&hub, selection, &StartFrom::Tail);
+    let read = AtomicUsize::new(0);
+    let stuck = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let flag = Arc::new(Flag(AtomicBool::new(true)));
+            let waker = Waker::from(flag.clone());
+            let mut seen = Vec::new();
+            while seen.len() < 2 * rounds && !stuck.load(Ordering::SeqCst) {
+                if !flag.0.swap(false, Ordering::SeqCst) {
+                    thread::yield_now();
+                    continue;
+                }
+                let mut context = Context::from_waker(&waker);
+                while let Poll::Ready(step) = subscription.poll_next(&mut context) {
+                    take(step.expect("no end"), &mut seen);
+                    read.store(seen.len(), Ordering::SeqCst);
+                }
+            }
+        });
+        let event = || [NewEvent { event_type: None, data: "x".into() }];
+        for round in 1..=rounds {
+            hub.append(&name(channels[0]), &event(), None).unwrap();
+            (0..fastrand::u32(..600)).for_each(|_| std::hint::spin_loop());
+            hub.append(&name(channels[1]), &event(), None).unwrap();
+            if !wait_until(|| read.load(Ordering::SeqCst) == 2 * round) {
+                stuck.store(true, Ordering::SeqCst);
+                panic!("not woken: {} of {} are read", read.load(Ordering::SeqCst), 2 * round);
+            }
+        }
+    });
+}
+
+#[test]
+fn nobody_sleeps_through_the_last_event_of_many_channels() {
+    pairs(many(&["race/*"]), ["race/0", "race/1"], 10_000);
+}
+
+#[test]
+fn nobody_sleeps_through_the_last_event_of_one_channel() {
+    pairs(Selection::One(name("a")), ["a", "a"], 10_000);
+}

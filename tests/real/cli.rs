@@ -1,0 +1,84 @@
+//! The command line as a newcomer uses it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use super::support::{FANFARE, HubProcess};
+
+#[tokio::test]
+async fn each_line_typed_into_publish_is_seen_before_the_next_is_typed() {
+    let hub = HubProcess::start(&[]);
+    let mut viewer = Command::new("curl")
+        .args(["-sN", &format!("{}/v1/channels/logs/typed", hub.url())])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("curl");
+    let mut seen = BufReader::new(viewer.stdout.take().expect("output")).lines();
+    assert!(seen.next().expect("a line").expect("text").starts_with("retry: "));
+    let mut typing = Command::new(FANFARE)
+        .args(["publish", "logs/typed", "--close", "complete", "--url", &hub.url()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("publish");
+    let mut keyboard = typing.stdin.take().expect("input");
+    let mut ids = Vec::new();
+    for line in ["one", "two", "three", "four"] {
+        writeln!(keyboard, "{line}").expect("typed");
+        let data = format!("data: {line}");
+        loop {
+            let text = seen.next().expect("a line").expect("text");
+            ids.extend(text.strip_prefix("id: ").map(str::to_owned));
+            if text == data {
+                break;
+            }
+        }
+    }
+    drop(keyboard);
+    let receipt = typing.wait_with_output().expect("publish");
+    assert!(receipt.status.success());
+    assert!(String::from_utf8_lossy(&receipt.stdout).contains("\"events\":4"), "{receipt:?}");
+    assert!(viewer.wait().expect("curl").success());
+
+    // A second viewer with the id of the third event begins with the fourth.
+    let third = &ids[ids.len() - 2];
+    let rest = Command::new("curl")
+        .args(["-sN", "-H", &format!("Last-Event-ID: {third}")])
+        .arg(format!("{}/v1/channels/logs/typed", hub.url()))
+        .output()
+        .expect("curl");
+    let rest = String::from_utf8(rest.stdout).expect("text");
+    let data: Vec<_> = rest.lines().filter(|line| line.starts_with("data: ")).collect();
+    assert_eq!(data[0], "data: four");
+    assert_eq!(data.len(), 2, "four and the end: {rest}");
+}
+
+#[tokio::test]
+async fn health_says_with_its_exit_code_whether_the_hub_is_ready() {
+    let mut hub = HubProcess::start(&[]);
+    let url = format!("http://{}", hub.admin());
+    let healthy = Command::new(FANFARE).args(["health", "--url", &url]).status().expect("health");
+    assert_eq!(healthy.code(), Some(0));
+    hub.kill();
+    let gone = Command::new(FANFARE).args(["health", "--url", &url]).output().expect("health");
+    assert_eq!(gone.status.code(), Some(1));
+}
+
+#[test]
+fn the_demo_shows_a_resume_without_a_gap_and_leaves_when_asked() {
+    let output =
+        Command::new(FANFARE).args(["demo", "--exit", "--rate", "200"]).output().expect("the demo");
+    let shown = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{shown}");
+    assert!(shown.contains("no gap"), "{shown}");
+}
+
+#[test]
+fn completions_and_the_default_configuration_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(FANFARE).args(["completions", shell]).output().expect("a run");
+        assert!(output.status.success() && !output.stdout.is_empty());
+    }
+    let output = Command::new(FANFARE).args(["config", "default"]).output().expect("a run");
+    assert_eq!(String::from_utf8(output.stdout).expect("text"), fanfare::config::DEFAULT);
+}

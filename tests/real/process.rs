@@ -1,0 +1,125 @@
+//! The hub as a process: signals, exit codes, and what it says when it cannot start.
+
+use std::process::Command;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::support::{FANFARE, HubProcess, eventually, get, within};
+
+async fn subscriber(hub: &HubProcess) -> TcpStream {
+    let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
+    let head = b"GET /v1/channels/a HTTP/1.1\r\nHost: hub\r\n\r\n";
+    tcp.write_all(head).await.expect("a request");
+    let mut seen = String::new();
+    while !seen.contains("retry: ") {
+        let mut piece = [0; 4096];
+        let read = within("the first bytes", tcp.read(&mut piece)).await.expect("bytes");
+        seen.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    tcp
+}
+
+#[tokio::test]
+async fn a_signal_drains_the_hub_and_it_leaves_with_zero() {
+    for signal in ["TERM", "INT"] {
+        let mut hub = HubProcess::start(&[("FANFARE_DRAIN__WINDOW", "400ms")]);
+        let mut subscriber = subscriber(&hub).await;
+        hub.signal(signal);
+        let mut rest = String::new();
+        within("the goodbye", subscriber.read_to_string(&mut rest)).await.expect("a clean end");
+        assert!(rest.contains("retry: "), "{rest:?}");
+        assert!(rest.ends_with("0\r\n\r\n"), "the body has no proper end: {rest:?}");
+        assert_eq!(hub.exit_code().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_hub_at_once() {
+    let mut hub = HubProcess::start(&[("FANFARE_DRAIN__WINDOW", "1h")]);
+    let _subscriber = subscriber(&hub).await;
+    hub.signal("TERM");
+    eventually("the hub to drain", async || {
+        get(hub.admin(), "/readyz").await.starts_with("HTTP/1.1 503").then_some(())
+    })
+    .await;
+    hub.signal("TERM");
+    assert_eq!(hub.exit_code().await, Some(130));
+}
+
+fn serve(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = Command::new(FANFARE)
+        .arg("serve")
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the program");
+    (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[test]
+fn a_wrong_configuration_stops_the_start_and_says_source_key_and_what_would_be_right() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("hub.toml");
+    for (text, says) in [
+        (
+            "[server]\nlisen = \"127.0.0.1:1\"",
+            "server.lisen: unknown setting; did you mean `server.listen`?",
+        ),
+        ("[server]\nlisten = \"localhost\"", "server.listen: "),
+        ("[subscribers]\nheartbeat = 15", "subscribers.heartbeat: "),
+        ("[subscribers]\non_lag = \"explode\"", "subscribers.on_lag: "),
+        ("[serve]\nlisten = 1", "unknown section; there are channels, cors, drain"),
+        ("[[channels.rules]]\npattern = \"a*\"", "channels.rules: "),
+        ("[[channels.rules]]\npattern = \"a/*\"\nmax_event = 1", "channels.rules: "),
+        ("[server", "hub.toml"),
+    ] {
+        std::fs::write(&path, text).expect("a file");
+        let (code, error) = serve(&["--config", path.to_str().expect("text")], &[]);
+        assert_eq!(code, Some(64), "{text}: {error}");
+        assert!(error.contains("hub.toml") && error.contains(says), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_environment_and_flags_are_named_as_sources() {
+    let (code, error) = serve(&[], &[("FANFARE_SERVER__LISEN", "127.0.0.1:1")]);
+    assert_eq!(code, Some(64));
+    assert!(error.contains("environment: server.lisen: unknown setting"), "{error}");
+    let (code, error) = serve(&["--listen", "nowhere"], &[]);
+    assert_eq!(code, Some(64));
+    assert!(error.contains("command line: server.listen: "), "{error}");
+    let (code, error) = serve(&["--config", "/does/not/exist.toml"], &[]);
+    assert_eq!(code, Some(64));
+    assert!(error.contains("/does/not/exist.toml"), "{error}");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("hub.toml");
+    std::fs::write(&path, "[log]\nlevel = \"warn\"\n[channels]\nmax_events = 7\nmax_age = \"2h\"")
+        .expect("a file");
+    let output = Command::new(FANFARE)
+        .args(["config", "show", "--config", path.to_str().expect("text"), "--log-level", "debug"])
+        .env("FANFARE_LOG__LEVEL", "error")
+        .env("FANFARE_CHANNELS__MAX_EVENTS", "8")
+        .env("FANFARE_CORS__ALLOW_ORIGINS", "https://a.example,https://b.example")
+        .output()
+        .expect("the program");
+    let shown = String::from_utf8(output.stdout).expect("text");
+    assert!(shown.contains("level = \"debug\"  # command line"), "{shown}");
+    assert!(shown.contains("max_events = 8  # environment"), "{shown}");
+    assert!(shown.contains("max_age = \"2h\"  # "), "{shown}");
+    assert!(shown.contains("[\"https://a.example\", \"https://b.example\"]"), "{shown}");
+    assert!(shown.contains("heartbeat = \"15s\"  # default"), "{shown}");
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let (code, error) = serve(&["--listen", &address], &[]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains(&address) && error.contains("server.listen"), "{error}");
+}

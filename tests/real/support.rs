@@ -1,0 +1,136 @@
+//! The hub as a process of its own, and waiting for what must come.
+
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The program under test.
+pub(crate) const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
+
+/// A hub that is a process. Dropped, it is killed.
+pub(crate) struct HubProcess {
+    child: Child,
+    addr: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl HubProcess {
+    /// Starts a hub on free ports, with these settings as environment variables.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let (addr, admin) = (free_address(), free_address());
+        Self::start_at(addr, admin, settings)
+    }
+
+    /// Starts a hub on these ports.
+    pub(crate) fn start_at(addr: SocketAddr, admin: SocketAddr, settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(FANFARE)
+            .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the hub starts");
+        let mut log = BufReader::new(child.stderr.take().expect("a log"));
+        let mut line = String::new();
+        while !line.contains("listening") {
+            line.clear();
+            assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
+        }
+        // Whoever writes to a pipe that nobody reads stops.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, addr, admin }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
+        assert!(sent.success(), "signal {name} was not sent");
+    }
+
+    /// Kills the hub without a warning.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("the end");
+    }
+
+    /// The exit code, when the hub has ended by itself.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        eventually("the hub to end", async || self.child.try_wait().expect("status")).await.code()
+    }
+
+    /// Publishes one event.
+    pub(crate) async fn publish(&self, channel: &str, data: &str) {
+        let answer = post(self.addr, &format!("/v1/channels/{channel}"), data).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+impl Drop for HubProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One request; the whole answer, head and all.
+pub(crate) async fn post(addr: SocketAddr, path: &str, body: &str) -> String {
+    let length = body.len();
+    request(addr, &format!("POST {path} HTTP/1.1\r\nContent-Length: {length}"), body).await
+}
+
+/// One request; the whole answer, head and all.
+pub(crate) async fn get(addr: SocketAddr, path: &str) -> String {
+    request(addr, &format!("GET {path} HTTP/1.1\r\nAccept: application/json"), "").await
+}
+
+async fn request(addr: SocketAddr, head: &str, body: &str) -> String {
+    let mut tcp = TcpStream::connect(addr).await.expect("a connection");
+    let request = format!("{head}\r\nHost: {addr}\r\nConnection: close\r\n\r\n{body}");
+    tcp.write_all(request.as_bytes()).await.expect("a request");
+    let mut answer = String::new();
+    within("an answer", tcp.read_to_string(&mut answer)).await.expect("an answer");
+    answer
+}
+
+/// Waits for a future, but not for ever.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(Duration::from_secs(60), future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited a minute for {what}"),
+    }
+}
+
+/// Looks again and again, until there is something to see.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
