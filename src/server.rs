@@ -108,6 +108,8 @@ impl Server {
         tracing::info!(%addr, %admin_addr, "listening");
         until.await;
         drain(&ingest, &egress, &shutdown, config.drain.window).await;
+        // Waits until the listeners are closed: whoever comes back must find the ports free.
+        tasks.shutdown().await;
     }
 }
 
@@ -118,19 +120,28 @@ fn apps(
     egress: &Egress,
     shutdown: &Shutdown,
 ) -> Result<(App, App), StartError> {
-    let admin = Admin { hub: hub.clone(), shutdown: shutdown.clone() };
-    let native = Native {
-        hub: hub.clone(),
-        ingest: ingest.clone(),
-        egress: egress.clone(),
-        shutdown: shutdown.clone(),
-    };
-    let public = app(native.routes(), &admin)?;
-    Ok((config.cors.wrap(public), app(admin.routes(), &admin)?))
+    let (public, admin) = routes(hub, ingest, egress, shutdown);
+    Ok((config.cors.wrap(app(public)?), app(admin)?))
 }
 
-fn app(mut routes: Vec<Route>, admin: &Admin) -> Result<App, StartError> {
-    routes.extend(admin.common_routes());
+/// Every route of the public and of the admin listener.
+fn routes(
+    hub: &Hub,
+    ingest: &Ingest,
+    egress: &Egress,
+    shutdown: &Shutdown,
+) -> (Vec<Route>, Vec<Route>) {
+    let (hub, ingest, egress) = (hub.clone(), ingest.clone(), egress.clone());
+    let admin = Admin { hub: hub.clone(), shutdown: shutdown.clone() };
+    let native = Native { hub, ingest, egress, shutdown: shutdown.clone() };
+    let with_common = |mut routes: Vec<Route>| {
+        routes.extend(admin.common_routes());
+        routes
+    };
+    (with_common(native.routes()), with_common(admin.routes()))
+}
+
+fn app(routes: Vec<Route>) -> Result<App, StartError> {
     let router = Router::new(routes).map_err(|error| StartError::Routes(error.to_string()))?;
     Ok(router.into_app())
 }
@@ -155,4 +166,55 @@ async fn drain(ingest: &Ingest, egress: &Egress, shutdown: &Shutdown, window: Du
     shutdown.stop();
     let in_time = tokio::time::timeout(LAST_WORDS, shutdown.all_gone()).await.is_ok();
     tracing::info!(subscriptions_left = egress.active(), in_time, "drained");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The paths and methods of the document, by its indentation: `  /path:`, then `    method:`.
+    fn documented() -> BTreeSet<(String, String)> {
+        let mut found = BTreeSet::new();
+        let mut path = String::new();
+        for line in include_str!("../docs/openapi.yaml").lines() {
+            let name = line.trim_end_matches(':').trim_start();
+            match line.len() - line.trim_start().len() {
+                2 if name.starts_with('/') => path = name.to_owned(),
+                2 => path.clear(),
+                4 if !path.is_empty() && line.ends_with(':') => {
+                    found.insert((path.clone(), name.to_uppercase()));
+                }
+                _ => {}
+            }
+        }
+        found.retain(|(_, name)| name != "PARAMETERS" && name != "OPTIONS");
+        found
+    }
+
+    fn routed() -> BTreeSet<(String, String)> {
+        let metrics = Arc::new(Metrics::new());
+        let hub = Hub::new(crate::hub::Config::default(), metrics.clone());
+        let ingest = Ingest::new(hub.clone(), crate::ingest::Config::default());
+        let egress = Egress::new(crate::egress::Config::default(), metrics);
+        let (public, admin) = routes(&hub, &ingest, &egress, &Shutdown::default());
+        let routes = public.into_iter().chain(admin).filter(|route| !route.path.ends_with('/'));
+        let methods = routes.flat_map(|route| {
+            let path = route.path.replace("{*name}", "{name}");
+            let document = !path.contains('{');
+            let known = route.methods.into_iter().map(|(method, _)| method.to_string());
+            // Any document that can be had can be asked for its head; only channels answer more.
+            known
+                .filter(move |method| !(document && method == "HEAD"))
+                .map(move |m| (path.clone(), m))
+        });
+        methods.collect()
+    }
+
+    #[test]
+    fn the_openapi_document_describes_every_route_and_no_other() {
+        assert_eq!(documented(), routed());
+        assert!(routed().len() >= 12);
+    }
 }

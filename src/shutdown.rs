@@ -34,6 +34,11 @@ impl Shutdown {
         self.draining.is_cancelled()
     }
 
+    /// Resolves when the first stage begins.
+    pub async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
     /// Resolves when the second stage begins.
     pub async fn stopping(&self) {
         self.stopping.cancelled().await;

@@ -116,7 +116,8 @@ mod tests {
         let all: toml::Table = toml::Table::try_from(Config::default()).unwrap();
         for (section, settings) in &all {
             let named = named[section].as_table().unwrap();
-            for key in settings.as_table().unwrap().keys() {
+            // Rules stand as an example among the comments: an empty list would collide with them.
+            for key in settings.as_table().unwrap().keys().filter(|key| *key != "rules") {
                 assert!(named.contains_key(key), "{section}.{key} is not in deploy/fanfare.toml");
             }
         }
@@ -124,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_examples_among_the_comments_can_be_used() {
-        let rules = DEFAULT.replace("rules = []\n", "").replace("# [[", "[[");
+        let rules = DEFAULT.replace("# [[", "[[");
         let uncommented = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"]
             .iter()
             .fold(rules, |text, key| text.replace(&format!("# {key} ="), &format!("{key} =")));

@@ -1,11 +1,10 @@
 //! One bounded read, for catch-up and long poll.
 
-use std::future::poll_fn;
-use std::time::Duration;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::time::timeout_at;
 
 use super::format::each_record;
 use crate::hub::{Next, Step, Subscription};
@@ -22,25 +21,26 @@ pub struct Page {
     pub state: Option<&'static str>,
 }
 
-/// Reads up to `limit` events. If there is none, waits up to `wait` for the first.
+/// Reads up to `limit` events. If there is none, waits for the first until `enough` resolves.
 pub async fn page(
     mut subscription: Subscription,
     name_channel: bool,
     limit: usize,
-    wait: Duration,
+    enough: impl Future<Output = ()>,
 ) -> Page {
+    let mut enough = pin!(enough);
     let next = subscription.start().to_string();
     let mut page = Page { events: Vec::new(), next, state: None };
-    let deadline = tokio::time::Instant::now() + wait;
     let mut bytes = 0;
     while page.events.len() < limit && bytes < MAX_PAGE_BYTES {
         let step = match subscription.try_next() {
             Next::Step(step) => step,
             Next::Pending if page.events.is_empty() => {
-                let step = poll_fn(|cx| subscription.poll_next(cx));
-                let Ok(Some(step)) = timeout_at(deadline, step).await else {
-                    break;
+                let next = tokio::select! {
+                    next = poll_fn(|cx| subscription.poll_next(cx)) => next,
+                    () = &mut enough => None,
                 };
+                let Some(step) = next else { break };
                 step
             }
             Next::Pending | Next::Finished => break,

@@ -27,6 +27,9 @@ const H2_SEND_BUFFER: usize = 64 * 1024;
 /// An HTTP/2 client is asked for a sign of life this often, and cut off if it gives none.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// The setting that ends a connection whose request does not come.
+const HEADER_TIMEOUT: &str = "server.header_timeout";
+
 /// Who is at the other end; handlers find it among the request's extensions.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -36,24 +39,34 @@ pub struct Client {
     pub link: Arc<Link>,
 }
 
-/// Serves a connection until it ends, is cut, or the hub stops.
+/// Serves a connection until it ends, is cut, or the hub stops. Returns the limit that ended it, by
+/// its setting, if one did.
 pub(super) async fn serve(
     tcp: TcpStream,
     peer: SocketAddr,
     app: App,
     config: Arc<Config>,
     shutdown: Shutdown,
-) {
+) -> Option<&'static str> {
     // Without it, an event waits for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
-    let Ok(Ok(http2)) = timeout(config.header_timeout, is_http2(&tcp)).await else { return };
+    let http2 = match timeout(config.header_timeout, is_http2(&tcp)).await {
+        Ok(Ok(http2)) => http2,
+        Ok(Err(_)) => return None,
+        Err(_) => return Some(HEADER_TIMEOUT),
+    };
     let link = Arc::new(Link::new(http2));
     let client = Client { peer, link: link.clone() };
     let io = TokioIo::new(Tracked { tcp, link });
-    if http2 {
-        serve_http2(io, client, app, &config, shutdown).await;
+    let served = if http2 {
+        serve_http2(io, client, app, &config, shutdown).await
     } else {
-        serve_http1(io, client, app, &config, shutdown).await;
+        serve_http1(io, client, app, &config, shutdown).await
+    };
+    match served {
+        Err(error) if error.is_timeout() => Some(HEADER_TIMEOUT),
+        Err(error) if error.is_parse_too_large() => Some("server.max_header_bytes"),
+        _ => None,
     }
 }
 
@@ -78,7 +91,7 @@ async fn serve_http1(
     app: App,
     config: &Config,
     shutdown: Shutdown,
-) {
+) -> hyper::Result<()> {
     let link = client.link.clone();
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
     let mut connection = http1::Builder::new()
@@ -92,8 +105,11 @@ async fn serve_http1(
     let mut told = false;
     loop {
         tokio::select! {
-            _ = &mut connection => return,
-            () = link.cut() => return reset(connection.into_parts().io.into_inner()),
+            served = &mut connection => return served,
+            () = link.cut() => {
+                reset(connection.into_parts().io.into_inner());
+                return Ok(());
+            }
             () = shutdown.stopping(), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -108,7 +124,7 @@ async fn serve_http2(
     app: App,
     config: &Config,
     shutdown: Shutdown,
-) {
+) -> hyper::Result<()> {
     let link = client.link.clone();
     let max_header = u32::try_from(config.max_header_bytes.as_u64()).unwrap_or(u32::MAX);
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -121,8 +137,8 @@ async fn serve_http2(
     let mut told = false;
     loop {
         tokio::select! {
-            _ = &mut connection => return,
-            () = link.cut() => return,
+            served = &mut connection => return served,
+            () = link.cut() => return Ok(()),
             () = shutdown.stopping(), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();

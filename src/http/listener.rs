@@ -82,7 +82,9 @@ impl Listener {
         let (config, shutdown) = (self.config.clone(), self.shutdown.clone());
         let serving = connection::serve(tcp, peer, self.app.clone(), config, shutdown);
         self.shutdown.spawn(async move {
-            serving.await;
+            if let Some(limit) = serving.await {
+                metrics.limit_hit(limit);
+            }
             metrics.connection_closed();
             drop(slot);
         });

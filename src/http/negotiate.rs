@@ -23,11 +23,11 @@ pub fn negotiate<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str>
     if accepted.is_empty() {
         return offers.first().copied();
     }
-    let weighed = offers.iter().map(|offer| (weight(&accepted, offer), *offer));
-    let mut best: Option<(f32, &str)> = None;
-    for (weight, offer) in weighed.filter(|(weight, _)| *weight > 0.0) {
-        if best.is_none_or(|(most, _)| weight > most) {
-            best = Some((weight, offer));
+    let weighed = offers.iter().map(|offer| (liking(&accepted, offer), *offer));
+    let mut best: Option<(Liking, &str)> = None;
+    for (liking, offer) in weighed.filter(|((weight, _), _)| *weight > 0.0) {
+        if best.is_none_or(|(most, _)| liking > most) {
+            best = Some((liking, offer));
         }
     }
     best.map(|(_, offer)| offer)
@@ -53,11 +53,14 @@ impl Accepted {
     }
 }
 
-/// The weight of the range that describes the media type most closely.
-fn weight(accepted: &[Accepted], media_type: &str) -> f32 {
-    let close = |range: &Accepted| Some((range.closeness(media_type)?, range.weight));
+/// How much a client likes a media type: its weight, then how closely it named it.
+type Liking = (f32, u8);
+
+/// The liking by the range that describes the media type most closely.
+fn liking(accepted: &[Accepted], media_type: &str) -> Liking {
+    let close = |range: &Accepted| Some((range.weight, range.closeness(media_type)?));
     let ranges = accepted.iter().filter_map(close);
-    ranges.max_by_key(|(closeness, _)| *closeness).map_or(0.0, |(_, weight)| weight)
+    ranges.max_by_key(|(_, closeness)| *closeness).unwrap_or((0.0, 0))
 }
 
 #[cfg(test)]
@@ -72,6 +75,7 @@ mod tests {
             (Some("*/*"), Some(OFFERS[0])),
             (Some("application/json"), Some(OFFERS[1])),
             (Some("application/json, text/event-stream"), Some(OFFERS[0])),
+            (Some("application/json, text/plain, */*"), Some(OFFERS[1])),
             (Some("application/json, text/event-stream;q=0.5"), Some(OFFERS[1])),
             (Some("text/html, application/*;q=0.9, */*;q=0.1"), Some(OFFERS[1])),
             (Some("text/event-stream;q=0, */*"), Some(OFFERS[1])),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use super::Problem;
 use crate::channel::InvalidChannelName;
 
 /// The parameters of a query string, in order.
@@ -11,11 +12,18 @@ use crate::channel::InvalidChannelName;
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads a query string, as forms encode it.
-    #[must_use]
-    pub fn parse(query: Option<&str>) -> Self {
-        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        Self(pairs.into_owned().collect())
+    /// Reads a query string, as forms encode it (WHATWG URL, section 5.1), but strictly: bytes that
+    /// are not UTF-8 would otherwise become another text than was meant.
+    ///
+    /// # Errors
+    /// The bytes are not UTF-8.
+    pub fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let decoded = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        });
+        decoded.collect::<Result<_, Problem>>().map(Self)
     }
 
     /// The first parameter of this name.
@@ -36,4 +44,13 @@ impl Query {
 /// The bytes are not UTF-8.
 pub fn decode_path(path: &str) -> Result<Cow<'_, str>, InvalidChannelName> {
     percent_decode_str(path).decode_utf8().map_err(|_| InvalidChannelName::NotUtf8)
+}
+
+fn decode(text: &str) -> Result<String, Problem> {
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| {
+        let right = "expected the percent-encoded bytes of UTF-8 text";
+        Problem::parameter("query", text, right)
+    })
 }

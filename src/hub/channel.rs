@@ -294,6 +294,11 @@ impl Channel {
         self.inner.lock().begin(Begin::Earliest)
     }
 
+    /// How far the events of its predecessors reached.
+    pub(super) fn inherited(&self) -> Offset {
+        self.inner.lock().inherited
+    }
+
     /// Adds a listener and says where its reading begins, in one step.
     pub(super) fn attach(
         &self,
@@ -441,7 +446,8 @@ impl Channel {
         let keep = inner.kept_at_end();
         let retention = inner.settings.retention;
         let by_events = inner.log.trim_events(retention.max_events, keep);
-        let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep);
+        // The newest event stays, however large: those who are live must get it.
+        let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
         self.count_evicted("events", by_events);
         self.count_evicted("bytes", by_bytes);
         self.account(inner);

@@ -61,18 +61,9 @@ struct Member {
     signal: Arc<Signal>,
     /// It stands in the heap.
     queued: bool,
-    /// Retention had passed over the cursor, through this offset, when the member joined.
+    /// Retention has passed over the cursor, through this offset.
     missing: Option<Offset>,
     _attachment: Attachment,
-}
-
-/// When a channel joins.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Joins {
-    /// At the beginning of the subscription.
-    First,
-    /// When it appears; what its predecessors left was theirs to tell.
-    Later,
 }
 
 /// What others leave for the reader.
@@ -144,7 +135,7 @@ impl Merge {
         let ends = merge.adopt_named()?;
         for channel in &selected {
             // What a wildcard selects and has ended before is none of the subscriber's business.
-            merge.adopt(channel, Joins::First);
+            merge.adopt(channel);
         }
         merge.remember_gone();
         if merge.pulse().ended().is_some() {
@@ -243,7 +234,7 @@ impl Merge {
             while let channel = self.core.registry.get_or_create(&name)?
                 && !self.knows(&channel)
             {
-                let end = self.adopt(&channel, Joins::First);
+                let end = self.adopt(&channel);
                 if end.is_some() || self.pulse().ended().is_some() {
                     ends.extend(end);
                     break;
@@ -254,7 +245,7 @@ impl Merge {
     }
 
     /// Takes in a channel. Returns how it ended, if all of it lies before the cursor.
-    fn adopt(&mut self, channel: &Arc<Channel>, joins: Joins) -> Option<End> {
+    fn adopt(&mut self, channel: &Arc<Channel>) -> Option<End> {
         if self.knows(channel) {
             return None;
         }
@@ -274,7 +265,7 @@ impl Merge {
         }
         let place = Arc::new(Place::new(channel.clone(), beginning.mark));
         self.pulse().add_place(&place);
-        let missing = self.missing(&beginning, joins);
+        let missing = self.taken(&beginning);
         let queued = false;
         self.members.insert(Member { place, signal, queued, missing, _attachment: attachment });
         self.known.insert(address(channel), key);
@@ -282,26 +273,39 @@ impl Merge {
         None
     }
 
-    /// What the subscriber must be told is missing of a channel that joins.
-    fn missing(&self, beginning: &Beginning, joins: Joins) -> Option<Offset> {
-        let known = match joins {
-            Joins::First => self.excused,
-            Joins::Later => self.excused.max(beginning.inherited),
-        };
+    /// What retention has taken from a channel that joins. What its predecessors left was theirs to
+    /// tell, or is noted when the subscription begins.
+    fn taken(&self, beginning: &Beginning) -> Option<Offset> {
         let through = beginning.behind;
+        let known = self.excused.max(beginning.inherited);
         (beginning.trimmed && through > known).then_some(through)
     }
 
-    /// Notes the channels that left memory behind the cursor: of them, too, something is missing.
+    /// Notes what is missing of channels that left memory behind the cursor, whether or not they
+    /// have come back. Those that came and went since the watch began are in the mailbox: of them
+    /// only what they inherited is missing.
     fn remember_gone(&mut self) {
         let behind = self.cursor.max(self.excused);
-        for (through, name) in self.core.registry.gone(&self.patterns, behind) {
-            // One that has come back has inherited what is missing.
-            let is_back = |member: &Member| Some(member.place.channel.name()) == name.as_ref();
-            if !self.members.iter().any(|(_, member)| is_back(member)) {
-                self.heap.push(Reverse((through, Item::Ghost(self.ghosts.len()))));
-                self.ghosts.push(name);
-            }
+        let mut missing: HashMap<Option<ChannelName>, Offset> = HashMap::new();
+        for (tail, name) in self.core.registry.gone(&self.patterns, behind) {
+            missing.insert(name, tail);
+        }
+        let appeared = self.mailbox.appeared.lock().clone();
+        let members = self.members.iter().map(|(_, member)| &member.place.channel);
+        let mut lives: Vec<_> =
+            members.chain(&appeared).map(|c| (c.inherited(), c.name())).collect();
+        // The eldest life of a name last: it decides.
+        lives.sort_unstable_by(|a, b| b.cmp(a));
+        for (inherited, name) in lives {
+            missing.insert(Some(name.clone()), inherited);
+        }
+        // What retention took is told by the member, and covers what was inherited.
+        for (_, member) in self.members.iter().filter(|(_, member)| member.missing.is_some()) {
+            missing.remove(&Some(member.place.channel.name().clone()));
+        }
+        for (name, through) in missing.into_iter().filter(|(_, through)| *through > behind) {
+            self.heap.push(Reverse((through, Item::Ghost(self.ghosts.len()))));
+            self.ghosts.push(name);
         }
     }
 
@@ -319,8 +323,7 @@ impl Merge {
         // One that several patterns select is announced for each of them.
         let mut seen = HashSet::new();
         appeared.retain(|channel| seen.insert(address(channel)));
-        let ends =
-            appeared.iter().filter_map(|channel| self.adopt(channel, Joins::Later)).collect();
+        let ends = appeared.iter().filter_map(|channel| self.adopt(channel)).collect();
         self.tell(ends);
         let ready = std::mem::take(&mut *self.mailbox.ready.lock());
         for key in ready {

@@ -72,6 +72,7 @@ impl Hub {
     /// A hub that begins a new epoch.
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        metrics.declare_ends(EndReason::ALL.map(EndReason::as_str));
         let budget = usize::try_from(config.memory_budget.as_u64()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             sequencer: Sequencer::new(Epoch::random()),

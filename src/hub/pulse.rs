@@ -33,6 +33,18 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// Every reason, for the metrics.
+    pub const ALL: [Self; 8] = [
+        Self::Closed,
+        Self::ClientGone,
+        Self::LaggedEvents,
+        Self::LaggedBytes,
+        Self::WriteTimeout,
+        Self::Draining,
+        Self::Lifetime,
+        Self::TooManyChannels,
+    ];
+
     /// The metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {

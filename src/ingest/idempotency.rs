@@ -1,10 +1,11 @@
 //! What is remembered of publish requests that carry an `Idempotency-Key`.
 //!
-//! A key belongs to a channel. While its request runs, the key is taken. When the request ends
+//! A key belongs to a scope: the channel that is published to. While its request runs, the key is taken. When the request ends
 //! well, its receipt is kept and given again. When it breaks off, the number of events that were
 //! published is kept: a retry passes over as many and publishes the rest.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::publish::{Receipt, Tally};
-use crate::channel::ChannelName;
+use super::publish::Tally;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
+use crate::telemetry::Metrics;
 
 /// The value of an `Idempotency-Key` header.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,55 +38,60 @@ impl FromStr for IdempotencyKey {
     }
 }
 
-type Key = (ChannelName, IdempotencyKey);
-
-/// All keys within the window.
-#[derive(Clone)]
-pub(super) struct Ledger {
+/// All keys of scopes `S` within the window, with their receipts `R`.
+pub(super) struct Ledger<S, R> {
     window: Duration,
     max_keys: usize,
-    entries: Arc<Mutex<Entries>>,
+    metrics: Arc<Metrics>,
+    entries: Arc<Mutex<Entries<S, R>>>,
 }
 
-#[derive(Default)]
-struct Entries {
-    by_key: HashMap<Key, Entry>,
+struct Entries<S, R> {
+    by_key: HashMap<(S, IdempotencyKey), Entry<R>>,
     /// Keys by the time at which they were last settled; some of them have been settled again.
-    order: VecDeque<(Instant, Key)>,
+    order: VecDeque<(Instant, (S, IdempotencyKey))>,
 }
 
-struct Entry {
+struct Entry<R> {
     settled: Option<Instant>,
-    outcome: Outcome,
+    outcome: Outcome<R>,
 }
 
 #[derive(Clone)]
-enum Outcome {
+enum Outcome<R> {
     Running,
     Partial(Tally),
-    Done(Receipt),
+    Done(R),
 }
 
 /// What a key's request finds.
-pub(super) enum Claimed {
+pub(super) enum Claimed<S: Scope, R: Clone> {
     /// It may run; so much was published under this key before.
-    Run(Claim, Tally),
+    Run(Claim<S, R>, Tally),
     /// It has run.
-    Replay(Receipt),
+    Replay(R),
     /// It runs.
     Running,
 }
 
-impl Ledger {
-    pub(super) fn new(window: Duration, max_keys: usize) -> Self {
-        Self { window, max_keys, entries: Arc::default() }
+/// What a key belongs to.
+pub(super) trait Scope: Clone + Eq + Hash {}
+
+impl<S: Clone + Eq + Hash> Scope for S {}
+
+impl<S: Scope, R: Clone> Ledger<S, R> {
+    pub(super) fn new(window: Duration, max_keys: usize, metrics: Arc<Metrics>) -> Self {
+        let entries = Entries { by_key: HashMap::new(), order: VecDeque::new() };
+        Self { window, max_keys, metrics, entries: Arc::new(Mutex::new(entries)) }
     }
 
     /// Takes a key for a request.
-    pub(super) fn claim(&self, channel: &ChannelName, key: &IdempotencyKey) -> Claimed {
-        let key = (channel.clone(), key.clone());
+    pub(super) fn claim(&self, scope: S, key: IdempotencyKey) -> Claimed<S, R> {
+        let key = (scope, key);
         let mut entries = self.entries.lock();
-        entries.forget(Instant::now(), self.window, self.max_keys);
+        if entries.forget(Instant::now(), self.window, self.max_keys) {
+            self.metrics.limit_hit("publish.max_idempotency_keys");
+        }
         let before = match entries.by_key.get(&key).map(|entry| &entry.outcome) {
             Some(Outcome::Running) => return Claimed::Running,
             Some(Outcome::Done(receipt)) => return Claimed::Replay(receipt.clone()),
@@ -94,22 +100,16 @@ impl Ledger {
         };
         let running = Entry { settled: None, outcome: Outcome::Running };
         entries.by_key.insert(key.clone(), running);
-        Claimed::Run(
-            Claim { ledger: self.clone(), key, outcome: Outcome::Partial(before.clone()) },
-            before,
-        )
-    }
-
-    fn settle(&self, key: &Key, outcome: Outcome) {
-        let now = Instant::now();
-        let mut entries = self.entries.lock();
-        entries.by_key.insert(key.clone(), Entry { settled: Some(now), outcome });
-        entries.order.push_back((now, key.clone()));
+        let outcome = Outcome::Partial(before.clone());
+        Claimed::Run(Claim { entries: self.entries.clone(), key, outcome }, before)
     }
 }
 
-impl Entries {
-    fn forget(&mut self, now: Instant, window: Duration, max_keys: usize) {
+impl<S: Scope, R> Entries<S, R> {
+    /// Forgets what is behind the window, and makes room. Returns whether a key that is not behind
+    /// the window had to go.
+    fn forget(&mut self, now: Instant, window: Duration, max_keys: usize) -> bool {
+        let mut early = false;
         while let Some((settled, key)) = self.order.front() {
             let expired = now.duration_since(*settled) >= window;
             if !expired && self.by_key.len() < max_keys {
@@ -117,33 +117,39 @@ impl Entries {
             }
             if self.by_key.get(key).is_some_and(|entry| entry.settled == Some(*settled)) {
                 self.by_key.remove(key);
+                early |= !expired;
             }
             self.order.pop_front();
         }
+        early
     }
 }
 
 /// A key that is taken by a request. Dropped without a receipt, it remembers how far that came.
-pub(super) struct Claim {
-    ledger: Ledger,
-    key: Key,
-    outcome: Outcome,
+pub(super) struct Claim<S: Scope, R: Clone> {
+    entries: Arc<Mutex<Entries<S, R>>>,
+    key: (S, IdempotencyKey),
+    outcome: Outcome<R>,
 }
 
-impl Claim {
+impl<S: Scope, R: Clone> Claim<S, R> {
     /// So much has been published under the key.
     pub(super) fn note(&mut self, published: &Tally) {
         self.outcome = Outcome::Partial(published.clone());
     }
 
     /// The request ended well.
-    pub(super) fn complete(mut self, receipt: &Receipt) {
+    pub(super) fn complete(mut self, receipt: &R) {
         self.outcome = Outcome::Done(receipt.clone());
     }
 }
 
-impl Drop for Claim {
+impl<S: Scope, R: Clone> Drop for Claim<S, R> {
     fn drop(&mut self) {
-        self.ledger.settle(&self.key, self.outcome.clone());
+        let now = Instant::now();
+        let settled = Entry { settled: Some(now), outcome: self.outcome.clone() };
+        let mut entries = self.entries.lock();
+        entries.by_key.insert(self.key.clone(), settled);
+        entries.order.push_back((now, self.key.clone()));
     }
 }

@@ -59,7 +59,8 @@ pub struct Ingest(Arc<Shared>);
 struct Shared {
     hub: Hub,
     config: Config,
-    ledger: Ledger,
+    receipts: Ledger<ChannelName, Receipt>,
+    scatter_receipts: Ledger<(), ScatterReceipt>,
     streams: Arc<Semaphore>,
 }
 
@@ -67,9 +68,11 @@ impl Ingest {
     /// Publishes into this hub.
     #[must_use]
     pub fn new(hub: Hub, config: Config) -> Self {
-        let ledger = Ledger::new(config.idempotency_window, config.max_idempotency_keys);
+        let (window, keys) = (config.idempotency_window, config.max_idempotency_keys);
+        let receipts = Ledger::new(window, keys, hub.metrics().clone());
+        let scatter_receipts = Ledger::new(window, keys, hub.metrics().clone());
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { hub, config, ledger, streams }))
+        Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, streams }))
     }
 
     /// The hub's metrics.
@@ -88,7 +91,7 @@ impl Ingest {
         channel: ChannelName,
         kind: BodyKind,
         options: Options,
-    ) -> Result<Begun, PublishError> {
+    ) -> Result<Begun<Box<Publish>, Receipt>, PublishError> {
         let permit = self.admit()?;
         Publish::begin(self.clone(), permit, channel, kind, options)
     }
@@ -96,9 +99,13 @@ impl Ingest {
     /// Begins a publish to many channels.
     ///
     /// # Errors
-    /// Too many run already.
-    pub fn scatter(&self) -> Result<Scatter, PublishError> {
-        Ok(Scatter::begin(self.clone(), self.admit()?))
+    /// As [`publish`](Self::publish).
+    pub fn scatter(
+        &self,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Begun<Scatter, ScatterReceipt>, PublishError> {
+        let permit = self.admit()?;
+        Scatter::begin(self.clone(), permit, key)
     }
 
     /// Publish requests that are under way.

@@ -91,12 +91,12 @@ pub enum Place {
     Event(u64),
 }
 
-/// How a publish begins.
-pub enum Begun {
+/// How a publish `P` with a receipt `R` begins.
+pub enum Begun<P, R> {
     /// Feed it.
-    Publish(Box<Publish>),
+    Publish(P),
     /// It was done before, with this receipt; the body need not be read.
-    Replay(Receipt),
+    Replay(R),
 }
 
 /// A publish that is under way.
@@ -105,7 +105,7 @@ pub struct Publish {
     channel: ChannelName,
     decoder: Decoder,
     close: Option<Close>,
-    claim: Option<Claim>,
+    claim: Option<Claim<ChannelName, Receipt>>,
     /// Events at the start of the body that an earlier request has published.
     skip: u64,
     /// Events decoded so far, those that were skipped included.
@@ -123,11 +123,11 @@ impl Publish {
         channel: ChannelName,
         kind: BodyKind,
         options: Options,
-    ) -> Result<Begun, PublishError> {
+    ) -> Result<Begun<Box<Self>, Receipt>, PublishError> {
         let Options { event_type, close, idempotency_key } = options;
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),
-            Some(key) => match ingest.0.ledger.claim(&channel, &key) {
+            Some(key) => match ingest.0.receipts.claim(channel.clone(), key) {
                 Claimed::Run(claim, before) => (Some(claim), before),
                 Claimed::Replay(receipt) => return Ok(Begun::Replay(receipt)),
                 Claimed::Running => return Err(PublishError::StillRunning),

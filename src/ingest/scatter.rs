@@ -9,7 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Ingest;
 use super::body::{InvalidEvent, Lines};
-use super::publish::{Failure, Place, PublishError, Tally};
+use super::idempotency::{Claim, Claimed, IdempotencyKey};
+use super::publish::{Begun, Failure, Place, PublishError, Tally};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
 
@@ -53,22 +54,36 @@ pub enum InvalidLine {
 pub struct Scatter {
     ingest: Ingest,
     lines: Lines,
-    tally: Tally,
-    subscribers: HashMap<ChannelName, usize>,
+    progress: Progress,
+    claim: Option<Claim<(), ScatterReceipt>>,
     _permit: OwnedSemaphorePermit,
 }
 
+/// How far a publish has come.
+struct Progress {
+    /// Events at the start of the body that an earlier request has published.
+    skip: u64,
+    tally: Tally,
+    subscribers: HashMap<ChannelName, usize>,
+}
+
 impl Scatter {
-    pub(super) fn begin(ingest: Ingest, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn begin(
+        ingest: Ingest,
+        permit: OwnedSemaphorePermit,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Begun<Self, ScatterReceipt>, PublishError> {
+        let (claim, tally) = match key.map(|key| ingest.0.scatter_receipts.claim((), key)) {
+            None => (None, Tally::default()),
+            Some(Claimed::Run(claim, before)) => (Some(claim), before),
+            Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
+            Some(Claimed::Running) => return Err(PublishError::StillRunning),
+        };
         // JSON may need six bytes for one of the data, and names its fields.
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
-        Self {
-            ingest,
-            lines: Lines::new(max_line),
-            tally: Tally::default(),
-            subscribers: HashMap::new(),
-            _permit: permit,
-        }
+        let progress = Progress { skip: tally.events, tally, subscribers: HashMap::new() };
+        let lines = Lines::new(max_line);
+        Ok(Begun::Publish(Self { ingest, lines, progress, claim, _permit: permit }))
     }
 
     /// Publishes the lines that a piece of the body completes.
@@ -76,9 +91,9 @@ impl Scatter {
     /// # Errors
     /// A line is invalid or its channel refuses; the lines before it are published.
     pub fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
-        let Self { ingest, lines, tally, subscribers, .. } = self;
-        let fed = lines.feed(piece, |line| publish_line(ingest, &line, tally, subscribers));
-        fed.map_err(|error| self.failure(error))
+        let Self { ingest, lines, progress, .. } = self;
+        let fed = lines.feed(piece, |line| progress.publish(ingest, &line));
+        self.note(fed)
     }
 
     /// Publishes the last line, if it lacked its end.
@@ -86,42 +101,51 @@ impl Scatter {
     /// # Errors
     /// As [`feed`](Self::feed).
     pub fn finish(mut self) -> Result<ScatterReceipt, Failure> {
-        let Self { ingest, lines, tally, subscribers, .. } = &mut self;
-        let finished = lines.finish(|line| publish_line(ingest, &line, tally, subscribers));
-        finished.map_err(|error| self.failure(error))?;
-        let Tally { events, first_id, last_id } = self.tally;
-        let (channels, subscribers) = (self.subscribers.len(), self.subscribers.values().sum());
-        Ok(ScatterReceipt { events, channels, first_id, last_id, subscribers })
+        let Self { ingest, lines, progress, .. } = &mut self;
+        let finished = lines.finish(|line| progress.publish(ingest, &line));
+        self.note(finished)?;
+        let Progress { tally: Tally { events, first_id, last_id }, subscribers, .. } =
+            self.progress;
+        let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
+        let receipt = ScatterReceipt { events, channels, first_id, last_id, subscribers };
+        if let Some(claim) = self.claim {
+            claim.complete(&receipt);
+        }
+        Ok(receipt)
     }
 
     /// What was published so far, for whoever has to break off.
     #[must_use]
     pub fn kept(&self) -> &Tally {
-        &self.tally
+        &self.progress.tally
     }
 
-    fn failure(&self, error: PublishError) -> Failure {
+    fn note(&mut self, outcome: Result<(), PublishError>) -> Result<(), Failure> {
+        if let Some(claim) = &mut self.claim {
+            claim.note(&self.progress.tally);
+        }
         let place = Some(Place::Line(self.lines.taken()));
-        Failure { error, kept: self.tally.clone(), place }
+        outcome.map_err(|error| Failure { error, kept: self.progress.tally.clone(), place })
     }
 }
 
-fn publish_line(
-    ingest: &Ingest,
-    line: &Bytes,
-    tally: &mut Tally,
-    subscribers: &mut HashMap<ChannelName, usize>,
-) -> Result<(), PublishError> {
-    let (name, event) = parse_line(line, ingest.max_event_bytes())?;
-    let appended = ingest.hub().append(&name, std::slice::from_ref(&event), None)?;
-    if let Some((offset, _)) = appended.offsets {
-        let id = ingest.hub().position(offset).to_string();
-        tally.first_id.get_or_insert_with(|| id.clone());
-        tally.last_id = Some(id);
-        tally.events += 1;
+impl Progress {
+    fn publish(&mut self, ingest: &Ingest, line: &Bytes) -> Result<(), PublishError> {
+        let (name, event) = parse_line(line, ingest.max_event_bytes())?;
+        if self.skip > 0 {
+            self.skip -= 1;
+            return Ok(());
+        }
+        let appended = ingest.hub().append(&name, std::slice::from_ref(&event), None)?;
+        if let Some((offset, _)) = appended.offsets {
+            let id = ingest.hub().position(offset).to_string();
+            self.tally.first_id.get_or_insert_with(|| id.clone());
+            self.tally.last_id = Some(id);
+            self.tally.events += 1;
+        }
+        self.subscribers.insert(name, appended.subscribers);
+        Ok(())
     }
-    subscribers.insert(name, appended.subscribers);
-    Ok(())
 }
 
 fn parse_line(line: &[u8], max_bytes: usize) -> Result<(ChannelName, NewEvent), PublishError> {

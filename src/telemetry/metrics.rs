@@ -7,6 +7,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::event::GapReason;
+
 /// The metrics of one hub. Each hub has its own, so that several can live in one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -43,7 +45,7 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker(&registry);
         make.process();
-        Self {
+        let metrics = Self {
             publishes: make.counters("publishes_total", "Publish requests, by outcome.", "outcome"),
             events_published: make.counter("events_published_total", "Events appended."),
             bytes_published: make.counter("published_bytes_total", "Bytes of event data appended."),
@@ -91,7 +93,17 @@ impl Metrics {
                 "limit",
             ),
             registry,
-        }
+        };
+        at_zero(&metrics.publishes, ["ok"]);
+        at_zero(&metrics.gaps, GapReason::ALL.map(GapReason::as_str));
+        at_zero(&metrics.events_evicted, ["events", "bytes", "age", "memory", "idle"]);
+        at_zero(&metrics.limit_hits, LIMITS);
+        metrics
+    }
+
+    /// These are the reasons for which subscriptions end: each is there from the start, at zero.
+    pub fn declare_ends<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
+        at_zero(&self.subscriptions_ended, reasons);
     }
 
     /// A publish request ended: `ok`, or the code of its problem.
@@ -184,6 +196,30 @@ pub fn encode(metrics: &Metrics) -> Vec<u8> {
     // Writing to memory cannot fail, and a family that the encoder refuses is simply not there.
     let _ = TextEncoder::new().encode(&metrics.registry.gather(), &mut text);
     text
+}
+
+/// The limits that are counted when somebody meets them, by their settings.
+const LIMITS: [&str; 13] = [
+    "accept",
+    "channels.max_channels",
+    "matched_channels",
+    "publish.max_event_bytes",
+    "publish.max_idempotency_keys",
+    "publish.max_streams",
+    "server.header_timeout",
+    "server.max_connections",
+    "server.max_header_bytes",
+    "subscribers.max_channels",
+    "subscribers.max_lag_bytes",
+    "subscribers.max_lag_events",
+    "subscribers.write_timeout",
+];
+
+/// A family without any child is not shown: a dashboard must see it before the first hit.
+fn at_zero<'a>(family: &IntCounterVec, values: impl IntoIterator<Item = &'a str>) {
+    for value in values {
+        family.with_label_values(&[value]);
+    }
 }
 
 /// Makes metrics with the hub's prefix and registers them.

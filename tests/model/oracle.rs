@@ -158,7 +158,8 @@ impl Oracle {
         let by_events = life.to.saturating_sub(life.max_events as usize).min(last);
         life.kept_from = life.kept_from.max(by_events);
         let bytes = |from: usize| history[from..life.to].iter().map(|e| e.bytes).sum::<u64>();
-        while life.kept_from < last && bytes(life.kept_from) > life.max_bytes {
+        // Bytes alone never evict the newest: those who are live must get it.
+        while life.kept_from + 1 < life.to && bytes(life.kept_from) > life.max_bytes {
             life.kept_from += 1;
         }
     }

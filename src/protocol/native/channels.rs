@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{Native, channel_name};
 use crate::http::{ErrorCode, Problem, Request, Response, empty, json, read_document};
@@ -88,7 +89,9 @@ fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
     if document.trim_ascii().is_empty() {
         return Ok(ChannelOptions::default());
     }
-    serde_json::from_slice(document).map_err(|error| {
+    // Through an object: a list, too, could be read as the fields in order.
+    let object = serde_json::from_slice::<Map<String, Value>>(document);
+    object.and_then(|object| serde_json::from_value(object.into())).map_err(|error| {
         let right = "expected JSON such as {\"max_events\": 100, \"max_bytes\": \"1MiB\", \
                      \"max_age\": \"1h\", \"idle_timeout\": \"1h\"}";
         Problem::new(ErrorCode::InvalidParameter, format!("{error}: {right}"))

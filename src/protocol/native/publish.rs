@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde::Serialize;
 
 use super::{Native, channel_name};
 use crate::event::ChannelState;
 use crate::http::{ErrorCode, Problem, Query, Request, Response, json};
 use crate::hub::Close;
-use crate::ingest::{Begun, BodyKind, Failure, Options, Receipt, Tally};
+use crate::ingest::{Begun, BodyKind, Failure, IdempotencyKey, Options, Tally};
 use crate::sse;
 
 /// How long, and how much, is still read from a publisher who was answered early: a connection
@@ -38,7 +39,11 @@ pub(super) async fn many(
 
 fn count(native: &Native, outcome: Result<Response, Problem>) -> Result<Response, Problem> {
     let label = outcome.as_ref().map_or_else(|problem| problem.code().as_str(), |_| "ok");
-    native.ingest.metrics().publish_ended(label);
+    let metrics = native.ingest.metrics();
+    metrics.publish_ended(label);
+    if label == ErrorCode::EventTooLarge.as_str() {
+        metrics.limit_hit("publish.max_event_bytes");
+    }
     outcome
 }
 
@@ -49,7 +54,7 @@ async fn publish_to_one(
 ) -> Result<Response, Problem> {
     let name = channel_name(name)?;
     let kind = body_kind(request.headers());
-    let options = options(request.headers(), &Query::parse(request.uri().query()))?;
+    let options = options(request.headers(), &Query::parse(request.uri().query())?)?;
     refuse_when_draining(native)?;
     let mut publish = match native.ingest.publish(name, kind, options)? {
         Begun::Publish(publish) => publish,
@@ -72,7 +77,11 @@ async fn publish_to_one(
 
 async fn publish_to_many(native: &Native, request: Request) -> Result<Response, Problem> {
     refuse_when_draining(native)?;
-    let mut scatter = native.ingest.scatter()?;
+    let key = idempotency_key(request.headers())?;
+    let mut scatter = match native.ingest.scatter(key)? {
+        Begun::Publish(scatter) => scatter,
+        Begun::Replay(receipt) => return replay(&receipt, request.into_body()),
+    };
     let mut body = request.into_body();
     loop {
         match next_piece(native, &mut body).await {
@@ -128,14 +137,13 @@ fn body_kind(headers: &HeaderMap) -> BodyKind {
 fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
     let event_type = query.get("event").map(str::parse).transpose()?;
     let close = query.get("close").map(close).transpose()?;
-    let key = headers.get("idempotency-key").map(|value| {
-        let text = value.to_str().map_err(|_| {
-            let right = "expected 1 to 255 bytes of ASCII";
-            Problem::parameter("Idempotency-Key", "", right)
-        })?;
-        text.parse().map_err(|error| Problem::new(ErrorCode::InvalidParameter, format!("{error}")))
-    });
-    Ok(Options { event_type, close, idempotency_key: key.transpose()? })
+    Ok(Options { event_type, close, idempotency_key: idempotency_key(headers)? })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = String::from_utf8_lossy(value.as_bytes()).parse::<IdempotencyKey>();
+    key.map(Some).map_err(|error| Problem::new(ErrorCode::InvalidParameter, error.to_string()))
 }
 
 fn close(text: &str) -> Result<Close, Problem> {
@@ -184,7 +192,7 @@ async fn linger(mut body: Incoming) {
     let _ = tokio::time::timeout(time, rest).await;
 }
 
-fn replay(known: &Receipt, body: Incoming) -> Result<Response, Problem> {
+fn replay<R: Serialize>(known: &R, body: Incoming) -> Result<Response, Problem> {
     tokio::spawn(linger(body));
     let mut response = json(known)?;
     response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));

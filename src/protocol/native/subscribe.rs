@@ -40,10 +40,13 @@ pub(super) async fn many(
     request: Request,
     _rest: String,
 ) -> Result<Response, Problem> {
-    let query = Query::parse(request.uri().query());
+    let query = Query::parse(request.uri().query())?;
     let most = native.egress.config().max_channels;
     let patterns: Vec<ChannelPattern> =
         query.all("channel").map(str::parse).collect::<Result<_, _>>()?;
+    if patterns.len() > most {
+        native.hub.metrics().limit_hit("subscribers.max_channels");
+    }
     if patterns.is_empty() || patterns.len() > most {
         let right = format!("expected 1 to {most} (`subscribers.max_channels`)");
         return Err(Problem::parameter(
@@ -64,7 +67,7 @@ async fn subscribe(
         let detail = format!("offered are {}, {NDJSON} and {JSON}", sse::MEDIA_TYPE);
         return Err(Problem::new(ErrorCode::NotAcceptable, detail));
     };
-    let query = Query::parse(request.uri().query());
+    let query = Query::parse(request.uri().query())?;
     let from = start(request.headers(), &query)?;
     if media_type == JSON {
         return answer_page(native, selection, &from, &query).await;
@@ -91,8 +94,8 @@ fn format(media_type: &str, many: bool) -> Format {
 /// Where the client wants to begin. An id comes first, because it is what a reconnect sends.
 fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
     let header = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
-    let asked = header.as_deref().or_else(|| query.get("last_event_id"));
-    if let Some(id) = asked.filter(|id| !id.is_empty()) {
+    let asked = [header.as_deref(), query.get("last_event_id")];
+    if let Some(id) = asked.into_iter().flatten().find(|id| !id.is_empty()) {
         return Ok(StartFrom::After(id.into()));
     }
     let from = query.get("from").unwrap_or("tail");
@@ -145,7 +148,15 @@ async fn answer_page(
         Selection::Many(_) => None,
     };
     let mut page = match native.hub.subscribe(selection, from, native.egress.bounds())? {
-        Opened::Live(subscription) => page(subscription, name.is_none(), limit, wait).await,
+        Opened::Live(subscription) => {
+            let enough = async {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = native.shutdown.draining() => {}
+                }
+            };
+            page(subscription, name.is_none(), limit, enough).await
+        }
         Opened::Over => Page { events: Vec::new(), next: asked_id(from), state: None },
     };
     page.state = name.map(|name| {

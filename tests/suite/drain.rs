@@ -1,0 +1,164 @@
+//! Leaving politely: subscribers are sent away one by one, publishers may finish, then it goes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{Publisher, TestHub, assert_problem, eventually, within};
+
+/// Waits until the hub says that it is leaving.
+async fn until_not_ready(hub: &TestHub) {
+    eventually("the hub to be unready", async || hub.get("/readyz", &[]).await.status() == 503)
+        .await;
+}
+
+#[tokio::test]
+async fn readiness_ends_at_once_and_health_does_not() {
+    let mut hub = TestHub::with("drain.window = \"5s\"").await;
+    let _watcher = hub.subscribe("c").await;
+    let mut producer = Publisher::events(&hub, "c").await; // so that there is something to wait for
+    producer.send("data: 1\n\n").await;
+    hub.until_metric("fanfare_events_published_total", 1.0).await;
+    hub.drain();
+    until_not_ready(&hub).await;
+    assert_eq!(hub.admin_get("/readyz").await.status(), 503);
+    assert_eq!(hub.get("/healthz", &[]).await.status(), 200);
+    hub.admin_get("/metrics").await.ok();
+    producer.finish().await.ok();
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn subscribers_leave_one_by_one_each_told_when_to_come_back() {
+    let mut hub = TestHub::with("drain.window = \"4s\"").await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(hub.subscribe("c").await);
+    }
+    hub.drain();
+    let leaving = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            client.assert_eof().await;
+            (Instant::now(), client.retry().expect("a reconnection time"))
+        })
+    });
+    let leaving: Vec<_> = leaving.collect();
+    let mut moments = Vec::new();
+    let mut delays = Vec::new();
+    for client in leaving {
+        let (moment, delay) = within("a goodbye", client).await.expect("a proper end");
+        moments.push(moment);
+        delays.push(delay);
+    }
+    moments.sort();
+    let spread = *moments.last().unwrap() - moments[0];
+    assert!(spread > Duration::from_millis(400), "one by one, not all at once: {spread:?}");
+    delays.sort_unstable();
+    delays.dedup();
+    assert!(delays.len() > 5, "each with a delay of its own: {delays:?}");
+    assert!(delays.iter().all(|&delay| delay > 0 && delay < 120_000), "{delays:?}");
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_is_sent_away_has_seen_everything_up_to_its_end() {
+    let mut hub = TestHub::with("drain.window = \"3s\"").await;
+    let mut client = hub.subscribe("c").await;
+    let mut producer = Publisher::events(&hub, "c").await;
+    for n in 0..10 {
+        producer.send(format!("data: {n}\n\n")).await;
+    }
+    assert_eq!(client.next().await.data, "0");
+    hub.until_metric("fanfare_events_published_total", 10.0).await;
+    hub.drain();
+    let seen = client.rest().await;
+    for (n, event) in seen.iter().enumerate() {
+        assert_eq!(event.data, (n + 1).to_string());
+        assert_eq!(event.event, None, "the channel has not ended, only the hub leaves");
+    }
+    assert_eq!(seen.len(), 9);
+    producer.finish().await.ok();
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn a_new_publish_is_sent_elsewhere_and_a_new_subscriber_is_asked_to_wait() {
+    let mut hub = TestHub::with("drain.window = \"6s\"").await;
+    let mut producer = Publisher::events(&hub, "c").await;
+    producer.send("data: 1\n\n").await;
+    eventually("the event", async || hub.head("c").await.status() == 200).await;
+    hub.drain();
+    until_not_ready(&hub).await;
+    let reply = hub.post("/v1/channels/c", "text/plain", "x").await;
+    let problem = assert_problem(&reply, 503, "draining", "");
+    assert_eq!(problem["retryable"], true);
+    assert!(reply.header("retry-after").is_some());
+    let reply = hub.post("/v1/publish", "application/x-ndjson", "{\"channel\":\"c\"}").await;
+    assert_problem(&reply, 503, "draining", "");
+    let mut client = hub.stream("/v1/channels/c", &[]).await;
+    assert_eq!(client.head.status, 200);
+    client.assert_eof().await;
+    assert!(client.retry().is_some(), "a time to come back");
+    producer.send("data: 2\n\n").await;
+    let receipt = producer.finish().await.ok().json();
+    assert_eq!(receipt["events"], 2, "a publish that runs may finish");
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn a_publish_that_outlasts_the_window_is_told_what_was_kept() {
+    let mut hub = TestHub::with("drain.window = \"1s\"").await;
+    let mut client = hub.subscribe("c").await;
+    let mut producer = Publisher::events(&hub, "c").await;
+    producer.send("data: 1\n\ndata: 2\n\n").await;
+    client.take(2).await;
+    hub.drain();
+    let reply = producer.early_reply().await;
+    let problem = assert_problem(&reply, 503, "draining", "");
+    assert_eq!(problem["events"], 2);
+    assert!(problem["last_id"].is_string(), "{problem}");
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn those_who_were_sent_away_are_counted() {
+    let mut hub = TestHub::with("drain.window = \"4s\"").await;
+    let mut clients = [hub.subscribe("c").await, hub.subscribe("c").await];
+    let mut producer = Publisher::events(&hub, "other").await; // keeps the hub until it is counted
+    producer.send("data: 1\n\n").await;
+    hub.until_metric("fanfare_events_published_total", 1.0).await;
+    hub.drain();
+    for client in &mut clients {
+        client.assert_eof().await;
+    }
+    hub.until_metric("fanfare_subscriptions_ended_total{reason=\"draining\"}", 2.0).await;
+    producer.finish().await;
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_is_answered_before_the_hub_leaves() {
+    let mut hub = TestHub::with("drain.window = \"2s\"").await;
+    let id = hub.publish("c", "x").await;
+    let producer = Publisher::events(&hub, "other").await; // keeps the hub until it is asked
+    let accept = [("Accept", "application/json")];
+    let mut wire = hub.open(&format!("/v1/channels/c?last_event_id={id}&wait=60s"), &accept).await;
+    hub.until_metric("fanfare_subscriptions", 1.0).await;
+    hub.drain();
+    let page = wire.response().await;
+    assert!(matches!(page.status(), 200 | 503), "{}", page.text());
+    drop(producer);
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn a_hub_without_clients_leaves_and_frees_its_ports() {
+    let mut hub = TestHub::with("drain.window = \"300ms\"").await;
+    hub.publish("c", "x").await;
+    hub.drain();
+    hub.stopped().await;
+    // Another test's hub may have been given the port since; it does not know the channel.
+    if tokio::net::TcpStream::connect(hub.addr()).await.is_ok() {
+        assert_eq!(hub.head("c").await.status(), 404, "nobody listens any more");
+    }
+}

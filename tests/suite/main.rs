@@ -1,0 +1,19 @@
+//! The black-box suite: what `docs/API.md` promises, seen from the other end of a socket.
+//!
+//! Every test starts a hub of its own on a free port and talks to it as a client would. The
+//! clients are this suite's own (`support`), so that they are an oracle and not an echo of `src`.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
+
+mod support;
+
+mod around;
+mod bad_input;
+mod bounds;
+mod drain;
+mod endings;
+mod model;
+mod multi;
+mod publish;
+mod resume;
+mod retention;
+mod subscribe;

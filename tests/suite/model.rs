@@ -1,0 +1,174 @@
+//! The model: random publishes, subscriptions, resumes, evictions and ends, seen through sockets.
+//!
+//! The oracle is the second promise: a contiguous run of events, or exactly one gap that says
+//! what is missing. Everything that the hub accepts is remembered here, and each event that a
+//! viewer gets is held against it.
+
+use crate::support::{SseClient, TestHub, event_stream, offset};
+
+/// What each channel retains in these tests.
+const KEEPS: usize = 8;
+
+/// Dice that fall the same way for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % u64::try_from(n).unwrap()).unwrap()
+    }
+}
+
+/// All that a channel was ever given.
+struct Book {
+    channel: String,
+    events: Vec<(u64, String)>,
+}
+
+impl Book {
+    /// Publishes so many events in one request.
+    async fn publish(&mut self, hub: &TestHub, many: usize) {
+        let begin = self.events.len();
+        let data: Vec<String> = (begin..begin + many).map(|n| format!("event-{n}")).collect();
+        let to = format!("/v1/channels/{}", self.channel);
+        let receipt = hub.post(&to, "text/event-stream", event_stream(&data)).await.ok().json();
+        let page = hub.page(&self.channel, &format!("from=last:{many}")).await;
+        let ids = crate::support::page_ids(&page);
+        assert_eq!(ids.len(), many, "one writer, and retention is wider than a request");
+        assert_eq!(receipt["first_id"], ids[0]);
+        assert_eq!(receipt["last_id"], ids[many - 1]);
+        self.events.extend(ids.iter().map(|id| offset(id)).zip(data));
+    }
+
+    /// The index of the first event behind this place.
+    fn behind(&self, place: u64) -> usize {
+        self.events.partition_point(|(offset, _)| *offset <= place)
+    }
+
+    fn tail(&self) -> u64 {
+        self.events.last().map_or(0, |(offset, _)| *offset)
+    }
+}
+
+/// A subscriber and where it stands: overall, and in each of its channels.
+struct Viewer {
+    client: SseClient,
+    which: Vec<usize>,
+    last: String,
+    cursors: Vec<u64>,
+}
+
+impl Viewer {
+    /// Subscribes at the tail of some of the channels.
+    async fn begin(hub: &TestHub, books: &[Book], which: Vec<usize>) -> Self {
+        let client = hub.stream(&target(books, &which), &[]).await.settled().await;
+        let last = client.last_id().expect("an id").to_owned();
+        let cursors = vec![offset(&last); which.len()];
+        Self { client, which, last, cursors }
+    }
+
+    /// Loses its connection, and resumes by the last id it has seen.
+    async fn resume(&mut self, hub: &TestHub, books: &[Book]) {
+        let place = offset(&self.last);
+        for (cursor, &book) in self.cursors.iter_mut().zip(&self.which) {
+            let lost = books[book].behind(place).saturating_sub(books[book].behind(*cursor));
+            assert_eq!(lost, 0, "an id was sent before events that are smaller");
+            *cursor = place;
+        }
+        let headers = [("Last-Event-ID", self.last.as_str())];
+        self.client = hub.stream(&target(books, &self.which), &headers).await;
+    }
+
+    /// Reads up to the tail of all its channels, and holds each event against the books.
+    async fn read(&mut self, books: &[Book]) {
+        while (0..self.which.len()).any(|at| self.cursors[at] < books[self.which[at]].tail()) {
+            let event = self.client.next().await;
+            assert!(offset(event.id()) >= offset(&self.last), "{event:?} behind {}", self.last);
+            let (channel, data) = match event.event.as_deref() {
+                Some("fanfare.gap") => (event.assert_gap("evicted")["channel"].clone(), None),
+                None if self.which.len() > 1 => {
+                    let envelope = event.json();
+                    (envelope["channel"].clone(), Some(envelope["data"].clone()))
+                }
+                None => (books[self.which[0]].channel.as_str().into(), Some(event.data.into())),
+                Some(_) => panic!("nobody published {event:?}"),
+            };
+            self.last = event.id.expect("an id");
+            let at = self.which.iter().position(|&book| books[book].channel == channel);
+            let at = at.unwrap_or_else(|| panic!("nobody asked for {channel}"));
+            let book = &books[self.which[at]];
+            let next = book.behind(self.cursors[at]);
+            self.cursors[at] = offset(&self.last);
+            match data {
+                Some(data) => {
+                    let expected = &book.events[next];
+                    assert_eq!(
+                        (&expected.0, expected.1.as_str()),
+                        (&self.cursors[at], data.as_str().unwrap())
+                    );
+                }
+                None => {
+                    let resumed = book.behind(self.cursors[at]);
+                    assert!(resumed > next, "a gap where nothing is missing");
+                    assert!(resumed + KEEPS <= book.events.len(), "a gap over retained events");
+                }
+            }
+        }
+    }
+}
+
+fn target(books: &[Book], which: &[usize]) -> String {
+    match which {
+        [one] => format!("/v1/channels/{}", books[*one].channel),
+        many => {
+            let query: Vec<String> =
+                many.iter().map(|&book| format!("channel={}", books[book].channel)).collect();
+            format!("/v1/events?{}", query.join("&"))
+        }
+    }
+}
+
+/// One story of so many steps.
+async fn play(hub: &TestHub, seed: u64, steps: usize) {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let name = |n: usize| Book { channel: format!("model/{seed}/{n}"), events: Vec::new() };
+    let mut books: Vec<Book> = (0..3).map(name).collect();
+    let mut viewers: Vec<Viewer> = Vec::new();
+    for _ in 0..steps {
+        match dice.below(8) {
+            0 if viewers.len() < 6 => {
+                let which = match dice.below(4) {
+                    3 => vec![0, 1, 2],
+                    one => vec![one],
+                };
+                viewers.push(Viewer::begin(hub, &books, which).await);
+            }
+            1 | 2 if !viewers.is_empty() => {
+                let at = dice.below(viewers.len());
+                viewers[at].resume(hub, &books).await;
+            }
+            3 if !viewers.is_empty() => {
+                let at = dice.below(viewers.len());
+                viewers[at].read(&books).await;
+            }
+            _ => {
+                let (at, many) = (dice.below(3), 1 + dice.below(KEEPS));
+                books[at].publish(hub, many).await;
+            }
+        }
+    }
+    for viewer in &mut viewers {
+        viewer.resume(hub, &books).await;
+        viewer.read(&books).await;
+    }
+}
+
+#[tokio::test]
+async fn every_viewer_sees_a_contiguous_run_or_exactly_one_gap() {
+    let hub = TestHub::with(&format!("channels.max_events = {KEEPS}")).await;
+    for seed in 1..=25 {
+        play(&hub, seed, 60).await;
+    }
+}

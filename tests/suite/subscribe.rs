@@ -1,0 +1,459 @@
+//! Subscribing: what is on the wire, in each of the formats, from each of the starts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Piece, TestHub, Wire, assert_problem, assert_time, event_stream, keys, page_texts, texts,
+    within,
+};
+
+const SSE: &str = "text/event-stream";
+
+#[tokio::test]
+async fn the_headers_are_exactly_those_that_keep_a_stream_a_stream() {
+    let hub = TestHub::start().await;
+    for accept in [&[][..], &[("Accept", "*/*")], &[("Accept", SSE)]] {
+        let client = hub.stream("/v1/channels/c", accept).await;
+        let head = &client.head;
+        assert_eq!(head.status, 200);
+        assert_eq!(head.header("content-type").as_deref(), Some("text/event-stream"));
+        assert_eq!(head.header("cache-control").as_deref(), Some("no-store, no-transform"));
+        assert_eq!(head.header("x-accel-buffering").as_deref(), Some("no"));
+        assert_eq!(head.header("vary").as_deref(), Some("Accept-Encoding, Origin"));
+        assert_eq!(head.header("content-length"), None);
+        assert_eq!(head.header("transfer-encoding").as_deref(), Some("chunked"));
+        assert_eq!(head.header("access-control-allow-origin"), None);
+    }
+}
+
+#[tokio::test]
+async fn the_first_bytes_at_the_tail_are_retry_and_an_id_to_resume_from() {
+    let hub = TestHub::start().await;
+    let id = hub.publish("c", "x").await;
+    let mut client = hub.subscribe("c").await;
+    let raw = client.raw_until("the first bytes", |raw| raw.ends_with("\n\n")).await;
+    assert_eq!(raw, format!("retry: 3000\nid: {id}\n\n"));
+}
+
+#[tokio::test]
+async fn the_reconnect_delay_is_what_the_operator_set() {
+    let hub = TestHub::with("subscribers.reconnect_delay = \"1500ms\"").await;
+    let client = hub.subscribe("c").await;
+    assert_eq!(client.retry(), Some(1500));
+}
+
+#[tokio::test]
+async fn an_event_on_the_wire_is_id_then_type_then_a_data_line_for_each_line() {
+    let hub = TestHub::start().await;
+    let a = hub.publish("c", "plain").await;
+    let receipt = hub.post("/v1/channels/c?event=token", "text/plain", "two\n lines").await.ok();
+    let b = receipt.json()["last_id"].as_str().unwrap().to_owned();
+    let c = hub.publish("c", "").await;
+    let mut client = hub.stream("/v1/channels/c?from=earliest", &[]).await;
+    let raw = client.raw_until("three events", |raw| raw.matches("\n\n").count() == 3).await;
+    let expected = format!(
+        "retry: 3000\nid: {a}\ndata: plain\n\n\
+         id: {b}\nevent: token\ndata: two\ndata:  lines\n\n\
+         id: {c}\ndata: \n\n"
+    );
+    assert_eq!(raw, expected);
+}
+
+#[tokio::test]
+async fn the_tail_is_the_default_and_history_is_not_sent() {
+    let hub = TestHub::start().await;
+    hub.publish("c", "old").await;
+    for query in ["", "?from=tail", "?unheard=of"] {
+        let mut client = hub.stream(&format!("/v1/channels/c{query}"), &[]).await.settled().await;
+        hub.publish("c", "new").await;
+        assert_eq!(client.next().await.data, "new", "{query:?}");
+    }
+}
+
+#[tokio::test]
+async fn earliest_replays_everything_and_goes_on_live_without_a_seam() {
+    let hub = TestHub::start().await;
+    hub.publish_all("c", &["1", "2", "3"]).await;
+    let mut client = hub.stream("/v1/channels/c?from=earliest", &[]).await;
+    assert_eq!(texts(&client.take(3).await), ["1", "2", "3"]);
+    hub.publish_all("c", &["4", "5"]).await;
+    assert_eq!(texts(&client.take(2).await), ["4", "5"]);
+    assert_eq!(client.last_id(), hub.head("c").await.header("fanfare-tail"));
+}
+
+#[tokio::test]
+async fn last_n_replays_so_many_events() {
+    let hub = TestHub::start().await;
+    hub.publish_all("c", &["1", "2", "3"]).await;
+    for (n, expected) in [(1, 1), (2, 2), (3, 3), (99, 3)] {
+        let to = format!("/v1/channels/c?from=last:{n}");
+        let mut client = hub.stream(&to, &[]).await;
+        let seen = client.take(expected).await;
+        assert_eq!(texts(&seen), ["1", "2", "3"][3 - expected..], "last:{n}");
+    }
+}
+
+#[tokio::test]
+async fn last_0_is_the_tail() {
+    let hub = TestHub::start().await;
+    hub.publish("c", "old").await;
+    let mut client = hub.stream("/v1/channels/c?from=last:0", &[]).await;
+    client.raw_until("the first bytes", |raw| raw.starts_with("retry: 3000\n")).await;
+    hub.publish("c", "new").await;
+    assert_eq!(client.next().await.data, "new");
+}
+
+#[tokio::test]
+async fn a_channel_nobody_has_published_to_is_waited_for() {
+    let hub = TestHub::start().await;
+    for query in ["from=tail", "from=earliest", "from=last:5"] {
+        let channel = query.replace([':', '='], "/");
+        let to = format!("/v1/channels/{channel}?{query}");
+        let mut client = hub.stream(&to, &[]).await;
+        client.raw_until("the first bytes", |raw| raw.starts_with("retry: 3000\n")).await;
+        hub.publish(&channel, "first").await;
+        assert_eq!(client.next().await.data, "first", "{query}");
+    }
+}
+
+#[tokio::test]
+async fn every_subscriber_sees_the_same_events_with_the_same_ids() {
+    let hub = TestHub::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(hub.subscribe("c").await);
+    }
+    let ids = hub.publish_all("c", &["1", "2", "3"]).await;
+    for client in &mut clients {
+        let seen = client.take(3).await;
+        assert_eq!(seen.iter().map(|event| event.id()).collect::<Vec<_>>(), ids);
+    }
+    hub.until_metric("fanfare_events_delivered_total", 30.0).await;
+    assert_eq!(hub.metric("fanfare_subscriptions").await, 10.0);
+    assert_eq!(hub.metric("fanfare_subscriptions_started_total").await, 10.0);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_leaves_is_noticed_and_counted() {
+    let hub = TestHub::with("subscribers.heartbeat = \"200ms\"").await;
+    hub.publish("c", "x").await;
+    let client = hub.subscribe("c").await;
+    assert_eq!(hub.head("c").await.header("fanfare-subscribers"), Some("1"));
+    drop(client);
+    hub.until_metric("fanfare_subscriptions_ended_total{reason=\"client_gone\"}", 1.0).await;
+    assert_eq!(hub.metric("fanfare_subscriptions").await, 0.0);
+}
+
+/// The next line of an NDJSON stream, without its line end.
+async fn line(wire: &mut Wire, read: &mut String) -> String {
+    loop {
+        if let Some(at) = read.find('\n') {
+            let line = read[..at].to_owned();
+            read.drain(..=at);
+            return line;
+        }
+        match within("a line", wire.piece()).await {
+            Piece::Data(bytes) => read.push_str(std::str::from_utf8(&bytes).unwrap()),
+            other => panic!("the stream ended: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn ndjson_is_a_line_for_each_event() {
+    let hub = TestHub::start().await;
+    let id = hub.publish("c", "two\nlines").await;
+    let accept = [("Accept", "application/x-ndjson")];
+    let mut wire = hub.open("/v1/channels/c?from=earliest", &accept).await;
+    let head = wire.head().await;
+    assert_eq!(head.header("content-type").as_deref(), Some("application/x-ndjson"));
+    assert_eq!(head.header("cache-control").as_deref(), Some("no-store, no-transform"));
+    assert_eq!(head.header("x-accel-buffering").as_deref(), Some("no"));
+    let mut read = String::new();
+    let first: Value = serde_json::from_str(&line(&mut wire, &mut read).await).unwrap();
+    assert_eq!(keys(&first), ["data", "event", "id", "time"]);
+    assert_eq!((&first["id"], &first["data"]), (&json!(id), &json!("two\nlines")));
+    assert_eq!(first["event"], Value::Null);
+    assert_time(&first["time"]);
+    hub.post("/v1/channels/c?event=token", "text/plain", "{\"a\":1}").await.ok();
+    let second: Value = serde_json::from_str(&line(&mut wire, &mut read).await).unwrap();
+    assert_eq!((&second["event"], &second["data"]), (&json!("token"), &json!("{\"a\":1}")));
+    hub.close("c", "error").await;
+    let end: Value = serde_json::from_str(&line(&mut wire, &mut read).await).unwrap();
+    assert_eq!(end["event"], "fanfare.end");
+    let data: Value = serde_json::from_str(end["data"].as_str().unwrap()).unwrap();
+    assert_eq!((&data["channel"], &data["state"]), (&json!("c"), &json!("error")));
+    assert!(matches!(within("the end", wire.piece()).await, Piece::End));
+}
+
+#[tokio::test]
+async fn the_heartbeat_of_ndjson_is_an_empty_line() {
+    let hub = TestHub::with("subscribers.heartbeat = \"200ms\"").await;
+    let mut wire = hub.open("/v1/channels/c", &[("Accept", "application/x-ndjson")]).await;
+    assert_eq!(wire.head().await.status, 200);
+    let mut read = String::new();
+    for _ in 0..2 {
+        assert_eq!(line(&mut wire, &mut read).await, "");
+    }
+}
+
+#[tokio::test]
+async fn the_heartbeat_is_a_bare_comment_line_from_the_first_second_on() {
+    let hub = TestHub::with("subscribers.heartbeat = \"200ms\"").await;
+    let mut client = hub.subscribe("c").await;
+    let two_beats = |raw: &str| raw.ends_with(":\n:\n");
+    let raw = client.raw_until("two heartbeats", two_beats).await;
+    let start = format!("retry: 3000\nid: {}\n\n", client.last_id().unwrap());
+    let beats = raw.strip_prefix(&start).expect("the first bytes come first");
+    assert_eq!(beats.replace(":\n", ""), "", "nothing but heartbeats: {raw:?}");
+    let id = hub.publish("c", "x").await;
+    assert_eq!(client.next().await.data, "x");
+    let raw = client.raw_until("two more", two_beats).await;
+    let event = format!("id: {id}\ndata: x\n\n");
+    let beats = raw.strip_prefix(&start).unwrap().replacen(&event, "", 1);
+    assert_eq!(beats.replace(":\n", ""), "", "nothing but heartbeats around the event: {raw}");
+    assert!(client.comments() >= 4);
+}
+
+#[tokio::test]
+async fn a_heartbeat_before_the_first_event_does_not_break_it() {
+    let hub = TestHub::with("subscribers.heartbeat = \"100ms\"").await;
+    let mut client = hub.stream("/v1/channels/c?from=earliest", &[]).await;
+    let raw = client.raw_until("a heartbeat", |raw| raw.ends_with(":\n")).await;
+    assert!(raw.starts_with("retry: 3000\n:\n"), "no blank line before the first event: {raw:?}");
+    let id = hub.publish("c", "x").await;
+    let event = client.next().await;
+    assert_eq!((event.id(), event.data.as_str()), (id.as_str(), "x"));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_busy_needs_no_heartbeat() {
+    let hub = TestHub::start().await;
+    let mut client = hub.subscribe("c").await;
+    hub.post("/v1/channels/c", SSE, event_stream(0..100)).await.ok();
+    client.take(100).await;
+    assert_eq!(client.comments(), 0);
+}
+
+#[tokio::test]
+async fn a_json_page_is_bounded_and_its_next_leads_on() {
+    let hub = TestHub::start().await;
+    hub.post("/v1/channels/c?event=t", SSE, event_stream(1..=5)).await.ok();
+    let first = hub.page("c", "from=earliest&limit=2").await;
+    assert_eq!(keys(&first), ["events", "next", "state"]);
+    assert_eq!(first["state"], "open");
+    assert_eq!(keys(&first["events"][0]), ["data", "event", "id", "time"]);
+    assert_time(&first["events"][0]["time"]);
+    assert_eq!(page_texts(&first), ["1", "2"]);
+    assert_eq!(first["next"], first["events"][1]["id"]);
+    let next = first["next"].as_str().unwrap();
+    let second = hub.page("c", &format!("last_event_id={next}&limit=2")).await;
+    assert_eq!(page_texts(&second), ["3", "4"]);
+    let next = second["next"].as_str().unwrap();
+    let third = hub.page("c", &format!("last_event_id={next}&limit=2")).await;
+    assert_eq!(page_texts(&third), ["5"]);
+    let next = third["next"].as_str().unwrap();
+    let last = hub.page("c", &format!("last_event_id={next}&limit=2")).await;
+    assert_eq!(page_texts(&last), [""; 0]);
+    assert_eq!(last["next"], next, "nothing new: the same place");
+}
+
+#[tokio::test]
+async fn a_page_of_an_event_stream_keeps_the_types_of_the_stream() {
+    let hub = TestHub::start().await;
+    hub.post("/v1/channels/c", SSE, "event: a\ndata: 1\n\ndata: 2\n\n").await.ok();
+    let page = hub.page("c", "from=earliest").await;
+    assert_eq!(page["events"][0]["event"], "a");
+    assert_eq!(page["events"][1]["event"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_page_has_100_events_unless_told_and_at_most_1000() {
+    let hub = TestHub::start().await;
+    hub.post("/v1/channels/c", SSE, event_stream(0..1200)).await.ok();
+    assert_eq!(page_texts(&hub.page("c", "from=earliest").await).len(), 100);
+    assert_eq!(page_texts(&hub.page("c", "from=earliest&limit=1000").await).len(), 1000);
+    assert_eq!(page_texts(&hub.page("c", "from=last:7").await).len(), 7);
+    for limit in ["0", "1001", "-1", "many"] {
+        let to = format!("/v1/channels/c?from=earliest&limit={limit}");
+        let reply = hub.get(&to, &[("Accept", "application/json")]).await;
+        assert_problem(&reply, 400, "invalid_parameter", "limit");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_channel_is_an_empty_page_that_can_be_resumed() {
+    let hub = TestHub::start().await;
+    let page = hub.page("nobody", "from=earliest").await;
+    assert_eq!(page["events"], json!([]));
+    assert_eq!(page["state"], "open");
+    let next = page["next"].as_str().expect("an id, even here").to_owned();
+    hub.publish("nobody", "first").await;
+    let page = hub.page("nobody", &format!("last_event_id={next}")).await;
+    assert_eq!(page_texts(&page), ["first"]);
+}
+
+#[tokio::test]
+async fn a_page_at_the_tail_is_empty_and_leads_to_what_follows() {
+    let hub = TestHub::start().await;
+    hub.publish("c", "old").await;
+    let page = hub.page("c", "").await;
+    assert_eq!(page_texts(&page), [""; 0]);
+    hub.publish("c", "new").await;
+    let next = page["next"].as_str().unwrap();
+    assert_eq!(page_texts(&hub.page("c", &format!("last_event_id={next}")).await), ["new"]);
+}
+
+#[tokio::test]
+async fn a_long_poll_answers_when_something_happens() {
+    let hub = TestHub::start().await;
+    let accept = [("Accept", "application/json"), ("Connection", "close")];
+    let mut next = hub.page("c", "").await["next"].as_str().expect("an id").to_owned();
+    for text in ["1", "2", "3"] {
+        let to = format!("/v1/channels/c?last_event_id={next}&wait=60s");
+        let mut wire = hub.open(&to, &accept).await;
+        // Most likely the poll is waiting by now; if not, it finds the event all the same.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let id = hub.publish("c", text).await;
+        let page = wire.response().await.ok().json();
+        assert_eq!(page_texts(&page), [text]);
+        assert_eq!(page["next"], id);
+        next = id;
+    }
+    let at_once = hub.page("c", "from=earliest&wait=60s").await;
+    assert_eq!(page_texts(&at_once), ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn a_long_poll_in_vain_is_an_empty_page() {
+    let hub = TestHub::start().await;
+    let id = hub.publish("c", "x").await;
+    let page = hub.page("c", &format!("last_event_id={id}&wait=300ms")).await;
+    assert_eq!((&page["events"], &page["next"]), (&json!([]), &json!(id)));
+    assert_eq!(page["state"], "open");
+}
+
+#[tokio::test]
+async fn a_wait_that_makes_no_sense_is_refused() {
+    let hub = TestHub::start().await;
+    for wait in ["61s", "soon", "-1s", "1h"] {
+        let to = format!("/v1/channels/c?wait={wait}");
+        let reply = hub.get(&to, &[("Accept", "application/json")]).await;
+        assert_problem(&reply, 400, "invalid_parameter", "wait");
+    }
+}
+
+#[tokio::test]
+async fn a_long_poll_ends_when_the_channel_does() {
+    let hub = TestHub::start().await;
+    let id = hub.publish("c", "x").await;
+    let accept = [("Accept", "application/json"), ("Connection", "close")];
+    let mut wire = hub.open(&format!("/v1/channels/c?last_event_id={id}&wait=60s"), &accept).await;
+    hub.close("c", "complete").await;
+    let page = wire.response().await.ok().json();
+    assert_eq!(page["state"], "complete");
+    let next = page["next"].as_str().unwrap();
+    let behind = hub.page("c", &format!("last_event_id={next}&wait=60s")).await;
+    assert_eq!((&behind["events"], &behind["state"]), (&json!([]), &json!("complete")));
+}
+
+#[tokio::test]
+async fn accept_chooses_the_format() {
+    let hub = TestHub::start().await;
+    hub.publish("c", "x").await;
+    for (accept, kind) in [
+        ("text/event-stream", "text/event-stream"),
+        ("text/event-stream;q=0.5", "text/event-stream"),
+        ("text/*", "text/event-stream"),
+        ("*/*", "text/event-stream"),
+        ("application/json", "application/json"),
+        ("application/x-ndjson", "application/x-ndjson"),
+        ("application/json;q=0.2, text/event-stream", "text/event-stream"),
+        ("text/html, application/x-ndjson;q=0.9", "application/x-ndjson"),
+        ("APPLICATION/JSON", "application/json"),
+    ] {
+        let mut wire = hub.open("/v1/channels/c", &[("Accept", accept)]).await;
+        let head = wire.head().await;
+        assert_eq!(head.header("content-type").as_deref(), Some(kind), "{accept}");
+    }
+}
+
+#[tokio::test]
+async fn http2_without_tls_carries_publishers_and_many_subscribers_on_one_connection() {
+    let hub = TestHub::start().await;
+    let stream = tokio::net::TcpStream::connect(hub.addr()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let uri = |path: &str| format!("http://{}{path}", hub.addr());
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        let request = hyper::Request::get(uri("/v1/channels/c")).body(Full::<Bytes>::default());
+        let reply = within("a head", sender.send_request(request.unwrap())).await.unwrap();
+        assert_eq!(reply.status(), 200);
+        assert_eq!(reply.headers()["content-type"], SSE);
+        assert_eq!(reply.headers()["cache-control"], "no-store, no-transform");
+        let mut body = reply.into_body();
+        let mut read = Vec::new();
+        read_until(&mut body, &mut read, "\n\n").await;
+        bodies.push((body, read));
+    }
+    let publish = hyper::Request::post(uri("/v1/channels/c")).body(Full::from("over h2"));
+    let receipt = within("a receipt", sender.send_request(publish.unwrap())).await.unwrap();
+    let receipt = receipt.into_body().collect().await.unwrap().to_bytes();
+    let receipt: Value = serde_json::from_slice(&receipt).unwrap();
+    assert_eq!(receipt["subscribers"], 3);
+    for (body, read) in &mut bodies {
+        let expected = format!("id: {}\ndata: over h2\n\n", receipt["last_id"].as_str().unwrap());
+        read_until(body, read, &expected).await;
+    }
+    connection.abort();
+}
+
+/// Reads frames until the text ends with this.
+async fn read_until(body: &mut hyper::body::Incoming, read: &mut Vec<u8>, end: &str) {
+    while !read.ends_with(end.as_bytes()) {
+        let frame = within("a frame", body.frame()).await.expect("more").expect("no error");
+        read.extend_from_slice(frame.data_ref().expect("data"));
+    }
+}
+
+#[tokio::test]
+async fn an_http2_subscriber_that_resets_its_stream_leaves() {
+    let hub = TestHub::with("subscribers.heartbeat = \"200ms\"").await;
+    let stream = tokio::net::TcpStream::connect(hub.addr()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://{}/v1/channels/c", hub.addr());
+    let request = hyper::Request::get(&uri).body(Empty::<Bytes>::new()).unwrap();
+    let reply = within("a head", sender.send_request(request)).await.unwrap();
+    hub.until_metric("fanfare_subscriptions", 1.0).await;
+    drop(reply);
+    hub.until_metric("fanfare_subscriptions_ended_total{reason=\"client_gone\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn heartbeats_reach_every_subscriber_and_do_not_hold_up_events() {
+    let hub = TestHub::with("subscribers.heartbeat = \"50ms\"").await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(hub.subscribe("c").await);
+    }
+    for client in &mut clients {
+        client.raw_until("a heartbeat", |raw| raw.ends_with(":\n")).await;
+    }
+    hub.publish("c", "x").await;
+    for client in &mut clients {
+        assert_eq!(client.next().await.data, "x");
+    }
+}

@@ -1,0 +1,219 @@
+//! A real hub on free ports, in a runtime of its own, gone when the value is dropped.
+
+use std::net::SocketAddr;
+use std::thread;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use fanfare::config::Config;
+use fanfare::server::Server;
+
+use super::{Response, SseClient, Wire, within};
+
+/// A running hub.
+pub(crate) struct TestHub {
+    addr: SocketAddr,
+    admin: SocketAddr,
+    drain: Option<oneshot::Sender<()>>,
+    kill: Option<oneshot::Sender<()>>,
+    stopped: Option<oneshot::Receiver<()>>,
+}
+
+impl TestHub {
+    /// A hub with the default settings.
+    pub(crate) async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// A hub with these settings, as TOML with dotted keys: `channels.max_events = 3`.
+    pub(crate) async fn with(settings: &str) -> Self {
+        let free = "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n";
+        let config = Config::from_toml(&format!("{free}{settings}")).expect("the settings");
+        let (bound, is_bound) = oneshot::channel();
+        let (drain, drained) = oneshot::channel::<()>();
+        let (kill, killed) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let server = Server::bind(config).await.expect("two free ports");
+                let _gone = bound.send((server.addr(), server.admin_addr()));
+                let drained = async {
+                    if drained.await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    _ = server.run(drained) => { let _nobody_waits = stop.send(()); }
+                    _ = killed => {}
+                }
+            });
+            runtime.shutdown_background();
+        });
+        let (addr, admin) = within("the hub to listen", is_bound).await.expect("a hub");
+        let (drain, kill, stopped) = (Some(drain), Some(kill), Some(stopped));
+        Self { addr, admin, drain, kill, stopped }
+    }
+
+    /// Where the public listener is.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where the admin listener is.
+    pub(crate) fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Tells the hub to leave politely.
+    pub(crate) fn drain(&mut self) {
+        let sent = self.drain.take().expect("drain once").send(());
+        assert!(sent.is_ok(), "the hub had left before it was asked to");
+    }
+
+    /// Waits until the hub has left.
+    pub(crate) async fn stopped(&mut self) {
+        let stopped = self.stopped.take().expect("wait once");
+        within("the hub to leave", stopped).await.expect("a proper end");
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        to: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Response {
+        request(self.addr, method, to, headers, body.as_ref()).await
+    }
+
+    /// A `GET` on the public listener.
+    pub(crate) async fn get(&self, to: &str, headers: &[(&str, &str)]) -> Response {
+        self.request("GET", to, headers, "").await
+    }
+
+    /// A `GET` on the admin listener.
+    pub(crate) async fn admin_get(&self, to: &str) -> Response {
+        request(self.admin, "GET", to, &[], &[]).await
+    }
+
+    /// Publishes one event and returns its id.
+    pub(crate) async fn publish(&self, channel: &str, data: &str) -> String {
+        let receipt = self.post(&format!("/v1/channels/{channel}"), "text/plain", data).await.ok();
+        receipt.json()["last_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Publishes these events, a request each, and returns their ids.
+    pub(crate) async fn publish_all(&self, channel: &str, events: &[&str]) -> Vec<String> {
+        let mut ids = Vec::new();
+        for data in events {
+            ids.push(self.publish(channel, data).await);
+        }
+        ids
+    }
+
+    /// A `POST` with this content type.
+    pub(crate) async fn post(&self, to: &str, kind: &str, body: impl AsRef<[u8]>) -> Response {
+        self.request("POST", to, &[("Content-Type", kind)], body).await
+    }
+
+    /// Closes the channel: `complete`, `error` or `cancelled`.
+    pub(crate) async fn close(&self, channel: &str, how: &str) -> Response {
+        let to = format!("/v1/channels/{channel}?close={how}");
+        self.post(&to, "text/event-stream", "").await.ok()
+    }
+
+    /// A JSON page; `query` such as `from=earliest`.
+    pub(crate) async fn page(&self, channel: &str, query: &str) -> Value {
+        self.get_json(&format!("/v1/channels/{channel}?{query}")).await
+    }
+
+    /// A `GET` of JSON.
+    pub(crate) async fn get_json(&self, to: &str) -> Value {
+        let response = self.get(to, &[("Accept", "application/json")]).await.ok();
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        response.json()
+    }
+
+    /// A `HEAD` of the channel.
+    pub(crate) async fn head(&self, channel: &str) -> Response {
+        let to = format!("/v1/channels/{channel}");
+        let mut wire = Wire::connect(self.addr).await;
+        wire.send_head("HEAD", &to, &[("Connection", "close")]).await;
+        wire.response_to(true).await
+    }
+
+    /// Subscribes at the tail; nothing that is published from now on is missed.
+    pub(crate) async fn subscribe(&self, channel: &str) -> SseClient {
+        self.stream(&format!("/v1/channels/{channel}"), &[]).await.settled().await
+    }
+
+    /// Subscribes behind the event with this id.
+    pub(crate) async fn resume(&self, channel: &str, id: &str) -> SseClient {
+        self.stream(&format!("/v1/channels/{channel}"), &[("Last-Event-ID", id)]).await
+    }
+
+    /// Asks for an event stream.
+    pub(crate) async fn stream(&self, to: &str, headers: &[(&str, &str)]) -> SseClient {
+        SseClient::read(self.open(to, headers).await).await
+    }
+
+    /// Sends a `GET` and leaves the reply to be read.
+    pub(crate) async fn open(&self, to: &str, headers: &[(&str, &str)]) -> Wire {
+        let mut wire = Wire::connect(self.addr).await;
+        wire.send_head("GET", to, headers).await;
+        wire
+    }
+
+    /// The value of a metric, such as `fanfare_gaps_total{reason="epoch"}`: the sum over all of
+    /// its series that have the given labels. A series that is not there counts as zero.
+    pub(crate) async fn metric(&self, metric: &str) -> f64 {
+        let page = self.admin_get("/metrics").await.ok().text();
+        let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
+        let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+        page.lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with([' ', '{']))
+            .filter(|rest| labels.iter().all(|label| rest.contains(label)))
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits until the metric is at least this.
+    pub(crate) async fn until_metric(&self, metric: &str, least: f64) {
+        super::eventually(metric, async || self.metric(metric).await >= least).await;
+    }
+}
+
+impl Drop for TestHub {
+    fn drop(&mut self) {
+        if let Some(kill) = self.kill.take() {
+            let _had_left = kill.send(());
+        }
+    }
+}
+
+async fn request(
+    addr: SocketAddr,
+    method: &str,
+    to: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
+    let length = body.len().to_string();
+    let mut all = vec![("Connection", "close")];
+    if !body.is_empty() || matches!(method, "POST" | "PUT") {
+        all.push(("Content-Length", &length));
+    }
+    all.extend_from_slice(headers);
+    let mut wire = Wire::connect(addr).await;
+    wire.send_head(method, to, &all).await;
+    wire.send(body).await;
+    wire.response().await
+}
