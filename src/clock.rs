@@ -21,6 +21,12 @@ pub fn rfc3339(time: Micros) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
+/// A time as a header carries it (RFC 9110, section 5.6.7).
+#[must_use]
+pub fn http_date(time: Micros) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::egress::Egress;
-use crate::http::{App, Listener, Route, Router};
+use crate::http::{App, Listener, Route, Router, Serving, Slots};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::protocol::native::Native;
@@ -55,6 +55,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The threads that own sockets cannot be started.
+    #[error("cannot start the shards (`subscribers.shards`): {0}")]
+    Shards(io::Error),
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
@@ -70,18 +73,25 @@ impl Server {
         let shutdown = Shutdown::default();
         let hub = Hub::new(config.channels.clone(), metrics.clone());
         let ingest = Ingest::new(hub.clone(), config.publish.clone());
-        let egress = Egress::new(config.subscribers.clone(), metrics.clone());
+        let slots = || Slots::new(config.server.max_connections, metrics.clone());
+        let (public_slots, admin_slots) = (slots(), slots());
+        let departed = public_slots.clone();
+        let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.give_back())
+            .map_err(StartError::Shards)?;
         let (public_app, admin_app) = apps(&config, &hub, &ingest, &egress, &shutdown)?;
 
-        let listen = |key, address: SocketAddr, app| {
+        let http = Arc::new(config.server.clone());
+        let listen = |key, address: SocketAddr, app, slots| {
             let bound = bind(address).and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
             let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
-            let http = Arc::new(config.server.clone());
-            Ok((addr, Listener::new(tcp, app, http, shutdown.clone(), metrics.clone())))
+            let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
+            let serving = Serving { app, config, shutdown, egress };
+            Ok((addr, Listener::new(tcp, serving, slots, metrics.clone())))
         };
-        let (addr, public) = listen("server.listen", config.server.listen, public_app)?;
+        let (addr, public) =
+            listen("server.listen", config.server.listen, public_app, public_slots)?;
         let (admin_addr, admin) =
-            listen("server.admin_listen", config.server.admin_listen, admin_app)?;
+            listen("server.admin_listen", config.server.admin_listen, admin_app, admin_slots)?;
         Ok(Self { hub, ingest, egress, shutdown, public, admin, addr, admin_addr, config })
     }
 
@@ -195,9 +205,9 @@ mod tests {
 
     fn routed() -> BTreeSet<(String, String)> {
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::new(crate::hub::Config::default(), metrics.clone());
+        let hub = Hub::new(crate::hub::Config::default(), metrics);
         let ingest = Ingest::new(hub.clone(), crate::ingest::Config::default());
-        let egress = Egress::new(crate::egress::Config::default(), metrics);
+        let egress = Egress::new(crate::egress::Config::default(), &hub, || {}).unwrap();
         let (public, admin) = routes(&hub, &ingest, &egress, &Shutdown::default());
         let routes = public.into_iter().chain(admin).filter(|route| !route.path.ends_with('/'));
         let methods = routes.flat_map(|route| {

@@ -1,5 +1,6 @@
 //! The command line: what is typed, and where it leads. Data goes to stdout, all else to stderr.
 
+mod bench;
 mod client;
 mod completions;
 mod config;
@@ -46,6 +47,8 @@ enum Command {
     Publish(publish::Args),
     /// Watch channels; resumes by itself when the connection breaks
     Subscribe(subscribe::Args),
+    /// Measure any SSE server: deliveries, order, latency, its CPU and memory
+    Bench(bench::Args),
     /// Ask a hub whether it is ready: exit code 0 or 1
     Health(health::Args),
     /// Check, show or print the default configuration
@@ -61,6 +64,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Subscribe(args) => subscribe::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Completions(args) => completions::run(args),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::load;
@@ -64,6 +65,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     telemetry::init(&loaded.config.log)?;
+    raise_descriptor_limit(loaded.config.server.max_connections);
     let mut signals = Signals::new()?;
     let server = Server::bind(loaded.config).await?;
     let (draining, drained) = tokio::sync::oneshot::channel();
@@ -82,6 +84,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             tracing::warn!("second signal: leaving at once");
             Ok(ExitCode::from(INTERRUPTED))
         }
+    }
+}
+
+/// Every connection needs a descriptor: takes as many as the system allows, and says if they will
+/// not do.
+fn raise_descriptor_limit(max_connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    tracing::info!(descriptors, max_connections, "limit of open files");
+    if descriptors < max_connections as u64 {
+        tracing::warn!(
+            descriptors,
+            max_connections,
+            "fewer files may be open than `server.max_connections`: raise the limit (ulimit -n)"
+        );
     }
 }
 

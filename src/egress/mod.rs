@@ -1,20 +1,25 @@
 //! The only way out: subscriptions become bytes on a connection.
 //!
-//! One cursor, two engines. Here is the one that any connection can carry, [`EventStream`], an
-//! `http_body::Body`. The [`Patrol`] walks over all of them at its own pace: heartbeats, bounds,
-//! lifetimes and drain cost no timer per subscription.
+//! One cursor, two engines. [`EventStream`] is an `http_body::Body`, which any connection can
+//! carry; the patrol walks over all of them at its own pace. The shards own sockets: what speaks
+//! plain HTTP/1.1 and reads one channel as an event stream is taken over by them. Either way,
+//! heartbeats, bounds, lifetimes and drain cost no timer per subscription.
 
 mod format;
 mod link;
 mod page;
 mod patrol;
+mod shard;
 mod stream;
 
+use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 
 pub use format::Format;
 pub use link::Link;
@@ -22,8 +27,9 @@ pub use page::{Page, page};
 pub use stream::EventStream;
 
 use patrol::Patrol;
+use shard::Shards;
 
-use crate::hub::{Bounds, OnLag, Subscription};
+use crate::hub::{Bounds, Hub, OnLag, Subscription};
 use crate::telemetry::Metrics;
 
 /// Settings of the section `subscribers`.
@@ -50,6 +56,14 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Channels and patterns that one connection may name.
     pub max_channels: usize,
+    /// Whether sockets that can be are taken over by the shards.
+    pub takeover: bool,
+    /// Threads that own sockets; zero for one per core.
+    pub shards: usize,
+    /// The kernel's send buffer of a socket that is taken over.
+    pub send_buffer: ByteSize,
+    /// Bytes that the kernel may hold unsent for a socket that is taken over.
+    pub unsent_limit: ByteSize,
 }
 
 impl Default for Config {
@@ -63,6 +77,21 @@ impl Default for Config {
             on_lag: OnLag::Disconnect,
             max_lifetime: Duration::ZERO,
             max_channels: 128,
+            takeover: true,
+            shards: 0,
+            send_buffer: ByteSize::kib(128),
+            unsent_limit: ByteSize::kib(16),
+        }
+    }
+}
+
+impl Config {
+    /// The bounds that subscriptions are held to.
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            max_lag_events: self.max_lag_events,
+            max_lag_bytes: self.max_lag_bytes.as_u64(),
+            on_lag: self.on_lag,
         }
     }
 }
@@ -73,15 +102,23 @@ pub struct Egress {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     patrol: Arc<Patrol>,
+    shards: Arc<Shards>,
 }
 
 impl Egress {
-    /// With these settings.
-    #[must_use]
-    pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        let config = Arc::new(config);
+    /// With these settings. `departed` is called whenever a socket that was taken over is closed.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
+    pub fn new(
+        config: Config,
+        hub: &Hub,
+        departed: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let (config, metrics) = (Arc::new(config), hub.metrics().clone());
         let patrol = Arc::new(Patrol::new(config.clone(), metrics.clone()));
-        Self { config, metrics, patrol }
+        let shards = Arc::new(Shards::start(hub, &config, Arc::new(departed))?);
+        Ok(Self { config, metrics, patrol, shards })
     }
 
     /// The settings.
@@ -93,11 +130,7 @@ impl Egress {
     /// The bounds that subscriptions are to be held to.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        Bounds {
-            max_lag_events: self.config.max_lag_events,
-            max_lag_bytes: self.config.max_lag_bytes.as_u64(),
-            on_lag: self.config.on_lag,
-        }
+        self.config.bounds()
     }
 
     /// A subscription as a response body.
@@ -112,6 +145,19 @@ impl Egress {
         EventStream::new(self.clone(), subscription, format, watched)
     }
 
+    /// Whether a shard can serve this stream, if its connection is a plain socket.
+    #[must_use]
+    pub fn can_take_over(&self, stream: &EventStream) -> bool {
+        self.config.takeover && stream.can_be_taken_over()
+    }
+
+    /// Gives a stream and its socket to a shard. `head` is written first.
+    pub fn take_over(&self, tcp: TcpStream, stream: EventStream, head: Vec<u8>) {
+        let Some(seat) = stream.into_subscription().into_seat() else { return };
+        tune(&tcp, &self.config);
+        self.shards.adopt(tcp, seat, head);
+    }
+
     /// Walks over all subscriptions, for ever.
     pub async fn patrol(self) {
         self.patrol.run().await;
@@ -120,11 +166,30 @@ impl Egress {
     /// Ends all subscriptions, each at its own moment within the window; later ones at once.
     pub fn drain(&self, window: Duration) {
         self.patrol.drain(window);
+        self.shards.drain(window);
     }
 
     /// Subscriptions that are being served.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.patrol.active()
+        self.patrol.active() + self.shards.active()
     }
+}
+
+/// Sees to it that what a slow client has not read stays in the log, where it can be shared, and
+/// is not copied into the kernel; and that a client that is gone is noticed. What a kernel does not
+/// know does no harm.
+fn tune(tcp: &TcpStream, config: &Config) {
+    let socket = SockRef::from(tcp);
+    let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let _ = socket.set_send_buffer_size(bytes(config.send_buffer));
+    let unsent = u32::try_from(config.unsent_limit.as_u64()).unwrap_or(u32::MAX);
+    let _ = socket.set_tcp_notsent_lowat(unsent);
+    let _ = socket.set_tcp_user_timeout(Some(config.write_timeout));
+}
+
+/// When a client that is sent away should come back: past what is left of a drain, and not all at
+/// once.
+fn goodbye_delay(rest_of_drain: Duration, reconnect_delay: Duration) -> Duration {
+    rest_of_drain + reconnect_delay.mul_f64(2.0 * fastrand::f64())
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Config, Link};
+use super::{Config, Link, goodbye_delay};
 use crate::hub::{Bounds, EndReason, OnLag, Pulse};
 use crate::telemetry::Metrics;
 
@@ -224,12 +224,11 @@ impl Watch {
 
     /// When a client that is sent away should come back: past the drain, and not all at once.
     pub(super) fn return_delay(&self, reconnect_delay: Duration) -> Duration {
-        let jitter = reconnect_delay.mul_f64(2.0 * fastrand::f64());
         let drain = *self.patrol.drain.lock();
         let rest = drain.map_or(Duration::ZERO, |drain| {
             (drain.from + drain.window).saturating_duration_since(Instant::now())
         });
-        rest + jitter
+        goodbye_delay(rest, reconnect_delay)
     }
 }
 

@@ -56,6 +56,15 @@ impl EventStream {
         Self { egress, subscription, format, watch, state: State::Opening }
     }
 
+    /// Whether a shard could serve it: the log's bytes as they are, of one channel.
+    pub(super) fn can_be_taken_over(&self) -> bool {
+        self.format == Format::EventStream && self.subscription.can_sit()
+    }
+
+    pub(super) fn into_subscription(self) -> Subscription {
+        self.subscription
+    }
+
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut piece = Piece::default();
         match self.state {

@@ -1,5 +1,6 @@
 //! One connection, from its first byte to its last: HTTP/1.1, or HTTP/2 by prior knowledge.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,14 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::router::App;
-use super::{Config, Request};
-use crate::egress::Link;
+use super::takeover::Handoff;
+use super::{Config, Request, Response};
+use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
 /// What HTTP/2 begins with (RFC 9113, section 3.4); no HTTP/1 method begins like it.
@@ -39,34 +42,52 @@ pub struct Client {
     pub link: Arc<Link>,
 }
 
-/// Serves a connection until it ends, is cut, or the hub stops. Returns the limit that ended it, by
-/// its setting, if one did.
-pub(super) async fn serve(
-    tcp: TcpStream,
-    peer: SocketAddr,
-    app: App,
-    config: Arc<Config>,
-    shutdown: Shutdown,
-) -> Option<&'static str> {
+/// What serves the connections of a listener: cheap handles.
+#[derive(Clone)]
+pub struct Serving {
+    /// What answers requests.
+    pub app: App,
+    /// The listener's settings.
+    pub config: Arc<Config>,
+    /// Whether the hub is going down.
+    pub shutdown: Shutdown,
+    /// Who may take sockets over.
+    pub egress: Egress,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// By itself, or because the hub stops.
+    Over,
+    /// By a limit: the setting.
+    Limit(&'static str),
+    /// Not at all: its socket is somebody else's now.
+    TakenOver,
+}
+
+/// Serves a connection until it ends, is cut or taken over, or the hub stops.
+pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Outcome {
     // Without it, an event waits for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
-    let http2 = match timeout(config.header_timeout, is_http2(&tcp)).await {
+    let http2 = match timeout(serving.config.header_timeout, is_http2(&tcp)).await {
         Ok(Ok(http2)) => http2,
-        Ok(Err(_)) => return None,
-        Err(_) => return Some(HEADER_TIMEOUT),
+        Ok(Err(_)) => return Outcome::Over,
+        Err(_) => return Outcome::Limit(HEADER_TIMEOUT),
     };
     let link = Arc::new(Link::new(http2));
     let client = Client { peer, link: link.clone() };
     let io = TokioIo::new(Tracked { tcp, link });
     let served = if http2 {
-        serve_http2(io, client, app, &config, shutdown).await
+        serve_http2(io, client, serving).await
     } else {
-        serve_http1(io, client, app, &config, shutdown).await
+        serve_http1(io, client, serving).await
     };
     match served {
-        Err(error) if error.is_timeout() => Some(HEADER_TIMEOUT),
-        Err(error) if error.is_parse_too_large() => Some("server.max_header_bytes"),
-        _ => None,
+        Ok(outcome) => outcome,
+        Err(error) if error.is_timeout() => Outcome::Limit(HEADER_TIMEOUT),
+        Err(error) if error.is_parse_too_large() => Outcome::Limit("server.max_header_bytes"),
+        Err(_) => Outcome::Over,
     }
 }
 
@@ -88,11 +109,10 @@ async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
 async fn serve_http1(
     io: TokioIo<Tracked>,
     client: Client,
-    app: App,
-    config: &Config,
-    shutdown: Shutdown,
-) -> hyper::Result<()> {
-    let link = client.link.clone();
+    serving: Serving,
+) -> hyper::Result<Outcome> {
+    let Serving { app, config, shutdown, egress } = serving;
+    let (link, handoff) = (client.link.clone(), Arc::new(Handoff::new(egress)));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,14 +121,18 @@ async fn serve_http1(
         .max_header_size(max_header)
         // Events are small: copying them into one buffer beats a vector of many parts.
         .writev(false)
-        .serve_connection(io, service(client, app));
+        .serve_connection(io, service(client, app, Some(handoff.clone())));
     let mut told = false;
     loop {
         tokio::select! {
-            served = &mut connection => return served,
+            served = &mut connection => return served.map(|()| Outcome::Over),
+            () = handoff.taken() => {
+                let tracked = connection.into_parts().io.into_inner();
+                return Ok(hand_on(&handoff, tracked));
+            }
             () = link.cut() => {
                 reset(connection.into_parts().io.into_inner());
-                return Ok(());
+                return Ok(Outcome::Over);
             }
             () = shutdown.stopping(), if !told => {
                 told = true;
@@ -118,13 +142,23 @@ async fn serve_http1(
     }
 }
 
+fn hand_on(handoff: &Handoff, tracked: Tracked) -> Outcome {
+    match tracked.tcp.into_std() {
+        Ok(tcp) => {
+            handoff.hand_on(tcp);
+            Outcome::TakenOver
+        }
+        // The runtime could not let go of the socket, which is closed by now.
+        Err(_) => Outcome::Over,
+    }
+}
+
 async fn serve_http2(
     io: TokioIo<Tracked>,
     client: Client,
-    app: App,
-    config: &Config,
-    shutdown: Shutdown,
-) -> hyper::Result<()> {
+    serving: Serving,
+) -> hyper::Result<Outcome> {
+    let Serving { app, config, shutdown, .. } = serving;
     let link = client.link.clone();
     let max_header = u32::try_from(config.max_header_bytes.as_u64()).unwrap_or(u32::MAX);
     let mut connection = http2::Builder::new(TokioExecutor::new())
@@ -133,12 +167,12 @@ async fn serve_http2(
         .max_header_list_size(max_header)
         .keep_alive_interval(H2_KEEP_ALIVE)
         .keep_alive_timeout(H2_KEEP_ALIVE)
-        .serve_connection(io, service(client, app));
+        .serve_connection(io, service(client, app, None));
     let mut told = false;
     loop {
         tokio::select! {
-            served = &mut connection => return served,
-            () = link.cut() => return Ok(()),
+            served = &mut connection => return served.map(|()| Outcome::Over),
+            () = link.cut() => return Ok(Outcome::Over),
             () = shutdown.stopping(), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -147,23 +181,26 @@ async fn serve_http2(
     }
 }
 
+type Answered = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
 /// The application as hyper wants it; the client stands among each request's extensions.
 fn service(
     client: Client,
     app: App,
-) -> impl hyper::service::Service<
-    Request,
-    Response = super::Response,
-    Error = std::convert::Infallible,
-    Future = Pin<
-        Box<dyn Future<Output = Result<super::Response, std::convert::Infallible>> + Send>,
-    >,
-> {
-    hyper::service::service_fn(move |mut request: Request| {
+    handoff: Option<Arc<Handoff>>,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future = Answered> {
+    service_fn(move |mut request: Request| {
         request.extensions_mut().insert(client.clone());
+        let handoff = handoff.clone().filter(|handoff| handoff.is_open_to(&request));
         let answer = app(request);
         // Boxed: the connection keeps room for this future for as long as it lives.
-        Box::pin(async move { Ok(answer.await) }) as Pin<Box<dyn Future<Output = _> + Send>>
+        Box::pin(async move {
+            let response = answer.await;
+            Ok(match handoff {
+                Some(handoff) => handoff.offer(response).await,
+                None => response,
+            })
+        }) as Answered
     })
 }
 

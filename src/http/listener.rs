@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
+use super::connection::{Outcome, Serving};
 use super::router::App;
-use super::{Config, ErrorCode, Problem, connection};
-use crate::shutdown::Shutdown;
+use super::slots::{Slot, Slots};
+use super::{ErrorCode, Problem, connection};
 use crate::telemetry::Metrics;
 
 /// Connections that are told that there are too many, at a time; past it they are just closed.
@@ -25,27 +26,18 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// A listening socket, and what answers there.
 pub struct Listener {
     tcp: TcpListener,
-    app: App,
-    config: Arc<Config>,
-    shutdown: Shutdown,
+    serving: Serving,
+    slots: Slots,
     metrics: Arc<Metrics>,
-    slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
 
 impl Listener {
-    /// Serves this application on this socket.
+    /// Serves the connections of this socket, as many as there are slots.
     #[must_use]
-    pub fn new(
-        tcp: TcpListener,
-        app: App,
-        config: Arc<Config>,
-        shutdown: Shutdown,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+    pub fn new(tcp: TcpListener, serving: Serving, slots: Slots, metrics: Arc<Metrics>) -> Self {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Self { tcp, app, config, shutdown, metrics, slots, refusals }
+        Self { tcp, serving, slots, metrics, refusals }
     }
 
     /// The address that was bound.
@@ -64,29 +56,27 @@ impl Listener {
                     Ok((tcp, peer)) => self.welcome(tcp, peer),
                     Err(error) => self.rest(&error).await,
                 },
-                () = self.shutdown.stopping() => return,
+                () = self.serving.shutdown.stopping() => return,
             }
         }
     }
 
     fn welcome(&self, tcp: TcpStream, peer: SocketAddr) {
-        match self.slots.clone().try_acquire_owned() {
-            Ok(slot) => self.serve(tcp, peer, slot),
-            Err(_) => self.refuse(tcp, peer),
+        match self.slots.take() {
+            Some(slot) => self.serve(tcp, peer, slot),
+            None => self.refuse(tcp, peer),
         }
     }
 
-    fn serve(&self, tcp: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+    fn serve(&self, tcp: TcpStream, peer: SocketAddr, slot: Slot) {
         let metrics = self.metrics.clone();
-        metrics.connection_opened();
-        let (config, shutdown) = (self.config.clone(), self.shutdown.clone());
-        let serving = connection::serve(tcp, peer, self.app.clone(), config, shutdown);
-        self.shutdown.spawn(async move {
-            if let Some(limit) = serving.await {
-                metrics.limit_hit(limit);
+        let serving = connection::serve(tcp, peer, self.serving.clone());
+        self.serving.shutdown.spawn(async move {
+            match serving.await {
+                Outcome::Over => {}
+                Outcome::Limit(limit) => metrics.limit_hit(limit),
+                Outcome::TakenOver => slot.hand_over(),
             }
-            metrics.connection_closed();
-            drop(slot);
         });
     }
 
@@ -102,9 +92,8 @@ impl Listener {
                 response
             })
         });
-        let (config, shutdown) = (self.config.clone(), self.shutdown.clone());
-        let serving = connection::serve(tcp, peer, app, config, shutdown);
-        self.shutdown.spawn(async move {
+        let serving = connection::serve(tcp, peer, Serving { app, ..self.serving.clone() });
+        self.serving.shutdown.spawn(async move {
             let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
             drop(slot);
         });

@@ -10,6 +10,8 @@ mod negotiate;
 mod problem;
 mod query;
 mod router;
+mod slots;
+mod takeover;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use body::{Body, read_document};
-pub use connection::Client;
+pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, InvalidOrigin};
 pub use document::{document, empty, json};
 pub use listener::Listener;
@@ -26,6 +28,7 @@ pub use negotiate::negotiate;
 pub use problem::{ErrorCode, Problem};
 pub use query::{Query, decode_path};
 pub use router::{App, Handler, Method, Route, Router, handler};
+pub use slots::Slots;
 
 /// A request as handlers get it.
 pub type Request = http::Request<hyper::body::Incoming>;

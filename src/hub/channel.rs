@@ -17,7 +17,7 @@ use crate::clock::{Micros, now};
 use crate::event::{self, ChannelState, NewEvent};
 use crate::position::{Epoch, Offset, Position};
 use crate::sse;
-use crate::store::{Entry, Log, Mark, Read};
+use crate::store::{Entry, Log, Mark, Read, Run};
 use crate::telemetry::Metrics;
 
 /// Wants to hear that a channel has something new to read.
@@ -268,6 +268,45 @@ impl Channel {
         self.inner.lock().log.read(at, max_bytes)
     }
 
+    /// The frames from this byte of the log on, which is the edge of a frame: for a reader that
+    /// counts bytes because its socket does.
+    #[must_use]
+    pub fn read_at_byte(&self, byte: u64, max_bytes: usize) -> Piece {
+        let mut inner = self.inner.lock();
+        if byte < inner.log.start().byte {
+            return Piece::Trimmed;
+        }
+        let at = inner.log.mark_at_byte(byte);
+        let Read::Run(run) = inner.log.read(at, max_bytes) else { return Piece::Nothing };
+        let last = inner.end.is_some() && run.end() == inner.log.end();
+        Piece::Frames { run, last }
+    }
+
+    /// How many events, and bytes, are behind this byte of the log.
+    #[must_use]
+    pub fn behind_byte(&self, byte: u64) -> Mark {
+        let inner = self.inner.lock();
+        inner.log.mark_at_byte(byte).behind(inner.log.end())
+    }
+
+    /// The offset of the last event before this byte of the log.
+    pub(super) fn offset_before(&self, byte: u64) -> Offset {
+        let inner = self.inner.lock();
+        let last = inner.log.mark_at_byte(byte).seq.checked_sub(1);
+        let entry = last.and_then(|seq| inner.log.peek(seq));
+        entry.map_or(inner.log.trimmed_through(), |entry| entry.offset)
+    }
+
+    /// Adds a listener that is no subscriber.
+    pub fn add_listener(&self, listener: Arc<dyn Listener>) -> usize {
+        self.listeners.write().insert(listener)
+    }
+
+    /// Removes a listener that is no subscriber.
+    pub fn remove_listener(&self, key: usize) {
+        self.listeners.write().remove(key);
+    }
+
     /// The place behind the last event, without taking the channel's lock.
     #[must_use]
     pub fn end(&self) -> Mark {
@@ -314,9 +353,24 @@ impl Channel {
         (inner.begin(begin), key)
     }
 
+    /// Counts a subscriber that listens through somebody else's listener, and holds the channel.
+    pub(super) fn sit_down(&self) {
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+        self.inner.lock().holders += 1;
+    }
+
+    /// Ends what [`sit_down`](Self::sit_down) began. Returns as [`detach`](Self::detach) does.
+    pub(super) fn stand_up(&self) -> bool {
+        self.leave(true)
+    }
+
     /// Removes a listener. Returns whether the channel now serves nobody and never held anything.
     pub(super) fn detach(&self, key: usize, held: bool) -> bool {
         self.listeners.write().remove(key);
+        self.leave(held)
+    }
+
+    fn leave(&self, held: bool) -> bool {
         self.subscribers.fetch_sub(1, Ordering::Relaxed);
         let mut inner = self.inner.lock();
         inner.holders -= usize::from(held);
@@ -479,6 +533,22 @@ impl Channel {
             listener.channel_changed();
         }
     }
+}
+
+/// What a reader that counts bytes finds.
+#[derive(Debug)]
+pub enum Piece {
+    /// At least one frame.
+    Frames {
+        /// The frames.
+        run: Run,
+        /// The channel has ended, and nothing follows.
+        last: bool,
+    },
+    /// No event yet.
+    Nothing,
+    /// Retention has passed over the reader.
+    Trimmed,
 }
 
 /// What lies ahead of a reader.

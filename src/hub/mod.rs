@@ -8,17 +8,19 @@ mod merge;
 mod notice;
 mod pulse;
 mod registry;
+mod seat;
 mod sequencer;
 mod subscription;
 mod sweeper;
 
 use std::sync::Arc;
 
-pub use channel::{AppendError, Appended, Channel, Close, Description, Listener};
+pub use channel::{AppendError, Appended, Channel, Close, Description, Listener, Piece};
 pub use config::{ChannelOptions, Config, Rule, Settings};
 pub use notice::{End, Gap};
 pub use pulse::{EndReason, Pulse};
 pub use registry::TooManyChannels;
+pub use seat::Seat;
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 
 use channel::{Begin, Beginning, Shared};

@@ -158,6 +158,11 @@ impl Place {
         Mark { seq: self.seq.load(Ordering::Relaxed), byte: self.byte.load(Ordering::Relaxed) }
     }
 
+    /// The end of the log when the reader joined.
+    pub(super) fn joined(&self) -> Mark {
+        self.joined
+    }
+
     pub(super) fn move_to(&self, mark: Mark) {
         self.seq.store(mark.seq, Ordering::Relaxed);
         self.byte.store(mark.byte, Ordering::Relaxed);

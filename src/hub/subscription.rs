@@ -12,7 +12,7 @@ use crate::channel::ChannelName;
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
-use crate::store::{Read, Run};
+use crate::store::{Mark, Read, Run};
 
 /// What becomes of a subscriber that lags too far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,7 +39,12 @@ impl Bounds {
     /// The bound that the subscriber has passed, if any.
     #[must_use]
     pub fn passed(&self, pulse: &Pulse) -> Option<EndReason> {
-        let lag = pulse.lag();
+        self.passed_by(pulse.lag())
+    }
+
+    /// The bound that a lag passes, if any.
+    #[must_use]
+    pub fn passed_by(&self, lag: Mark) -> Option<EndReason> {
         if lag.seq > self.max_lag_events {
             Some(EndReason::LaggedEvents)
         } else if lag.byte > self.max_lag_bytes {
@@ -89,10 +94,12 @@ pub struct Subscription {
     bounds: Bounds,
     start: Position,
     at_tail: bool,
-    source: Source,
+    /// Somebody else reads and counts it.
+    handed_over: bool,
+    pub(super) source: Source,
 }
 
-enum Source {
+pub(super) enum Source {
     One(One),
     Many(Box<Merge>),
 }
@@ -100,14 +107,27 @@ enum Source {
 impl Subscription {
     pub(super) fn one(core: Arc<Core>, bounds: Bounds, one: One) -> Self {
         let (pulse, start) = (one.pulse.clone(), core.shared.sequencer.position(one.behind));
-        Self { core, pulse, bounds, start, at_tail: false, source: Source::One(one) }
+        Self {
+            core,
+            pulse,
+            bounds,
+            start,
+            at_tail: false,
+            handed_over: false,
+            source: Source::One(one),
+        }
     }
 
     pub(super) fn many(core: Arc<Core>, bounds: Bounds, merge: Merge) -> Self {
         let (pulse, start) =
             (merge.pulse().clone(), core.shared.sequencer.position(merge.cursor()));
         let source = Source::Many(Box::new(merge));
-        Self { core, pulse, bounds, start, at_tail: false, source }
+        Self { core, pulse, bounds, start, at_tail: false, handed_over: false, source }
+    }
+
+    /// Notes that somebody else reads and counts it from now on.
+    pub(super) fn hand_over(&mut self) {
+        self.handed_over = true;
     }
 
     /// Notes that it begins at the tail.
@@ -187,6 +207,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
         let reason = self.pulse.ended().unwrap_or(EndReason::ClientGone);
         self.core.shared.metrics.subscription_ended(reason.as_str());
     }
@@ -213,6 +236,14 @@ impl One {
         let place = Arc::new(Place::new(attachment.channel.clone(), beginning.mark));
         pulse.add_place(&place);
         Self { pulse, place, behind: beginning.behind, gap, _attachment: attachment }
+    }
+
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    pub(super) fn take_gap(&mut self) -> Option<Gap> {
+        self.gap.take()
     }
 
     fn next(&mut self, core: &Core) -> Next {

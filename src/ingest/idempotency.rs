@@ -1,8 +1,9 @@
 //! What is remembered of publish requests that carry an `Idempotency-Key`.
 //!
-//! A key belongs to a scope: the channel that is published to. While its request runs, the key is taken. When the request ends
-//! well, its receipt is kept and given again. When it breaks off, the number of events that were
-//! published is kept: a retry passes over as many and publishes the rest.
+//! A key belongs to a scope: the channel that is published to. While its request runs, the key is
+//! taken. When the request ends well, its receipt is kept and given again. When it breaks off, the
+//! number of events that were published is kept: a retry passes over as many and publishes the
+//! rest.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

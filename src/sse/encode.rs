@@ -29,6 +29,17 @@ pub fn encode(out: &mut Vec<u8>, event: &Text<'_>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// What ends a chunked body.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Appends text as one HTTP/1.1 chunk.
+pub fn chunk(out: &mut Vec<u8>, text: &[u8]) {
+    push_hex(out, text.len());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends the event's text alone, for an event that is one subscriber's and in no log.
 pub fn event_text(out: &mut Vec<u8>, event: &Text<'_>) {
     if let Some(id) = event.id {

@@ -8,7 +8,7 @@ mod encode;
 mod frame;
 mod parse;
 
-pub use encode::{Text, comment, encode, event_text, id_block, retry};
+pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, event_text, id_block, retry};
 pub use frame::{Frame, Frames};
 pub use parse::{ParseError, ParsedEvent, Parser};
 

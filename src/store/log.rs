@@ -83,6 +83,15 @@ impl Log {
         Read::Run(Run::within(segment, from, max_bytes))
     }
 
+    /// The place at this byte of the log, which is the edge of a frame.
+    #[must_use]
+    pub fn mark_at_byte(&self, byte: u64) -> Mark {
+        let byte = byte.max(self.start.byte);
+        let ends_by = |segment: &Arc<Segment>| segment.index.end().byte <= byte;
+        let index = self.index(self.sealed.partition_point(ends_by));
+        index.mark(index.ending_by(byte))
+    }
+
     /// What the index knows of the event at this place, if it is retained.
     #[must_use]
     pub fn peek(&self, seq: u64) -> Option<Entry> {

@@ -105,6 +105,18 @@ impl Run {
         self.segment.index.mark(self.to)
     }
 
+    /// How many of the events end at or before this byte of the log.
+    #[must_use]
+    pub fn ending_by_byte(&self, byte: u64) -> usize {
+        self.segment.index.ending_by(byte).clamp(self.from, self.to) - self.from
+    }
+
+    /// The byte of the log behind the first `count` events.
+    #[must_use]
+    pub fn byte_after(&self, count: usize) -> u64 {
+        self.segment.index.mark((self.from + count).min(self.to)).byte
+    }
+
     /// Keeps the first `most` events of those before this offset; perhaps none.
     pub fn truncate(&mut self, before: Offset, most: usize) {
         let last = Offset(before.0.saturating_sub(1));

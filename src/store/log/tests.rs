@@ -19,12 +19,14 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let jump = prop_oneof![9 => 1u64..4, 1 => Just(1u64 << 33)];
     prop_oneof![
-        8 => (jump, 1usize..3000, 0u64..9).prop_map(|(step, bytes, later)| Op::Append { step, bytes, later }),
+        8 => (jump, 1usize..3000, 0u64..9)
+            .prop_map(|(step, bytes, later)| Op::Append { step, bytes, later }),
         1 => (0u64..40).prop_map(Op::TrimEvents),
         1 => (0u64..40_000).prop_map(Op::TrimBytes),
         1 => (0u64..60).prop_map(Op::TrimOlder),
         1 => Just(Op::EvictOldest),
-        4 => (0u64..60, 1usize..9000).prop_map(|(back, max_bytes)| Op::ReadFrom { back, max_bytes }),
+        4 => (0u64..60, 1usize..9000)
+            .prop_map(|(back, max_bytes)| Op::ReadFrom { back, max_bytes }),
     ]
 }
 
@@ -55,6 +57,7 @@ fn check_whole(log: &mut Log, model: &Model) {
     for (seq, (entry, _)) in model.all.iter().enumerate() {
         let expected = model.mark((seq + 1).max(model.start));
         assert_eq!(log.mark_after(entry.offset), expected);
+        assert_eq!(log.mark_at_byte(model.mark(seq + 1).byte), expected);
     }
     read_to_end(log, model, model.start, 1500);
 }
@@ -89,7 +92,9 @@ fn read_to_end(log: &mut Log, model: &Model, from: usize, max_bytes: usize) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn the_log_is_the_list_of_what_was_appended_from_its_start(ops in prop::collection::vec(op(), 1..80)) {
+    fn the_log_is_the_list_of_what_was_appended_from_its_start(
+        ops in prop::collection::vec(op(), 1..80),
+    ) {
         let retention = Retention { max_events: 1000, max_bytes: 40_000, max_age: Duration::MAX };
         let mut log = Log::new(Offset::ZERO);
         let mut model = Model { all: Vec::new(), start: 0 };

@@ -29,7 +29,9 @@ impl TestHub {
     /// A hub with these settings, as TOML with dotted keys: `channels.max_events = 3`.
     pub(crate) async fn with(settings: &str) -> Self {
         let free = "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n";
-        let config = Config::from_toml(&format!("{free}{settings}")).expect("the settings");
+        let mut config = Config::from_toml(&format!("{free}{settings}")).expect("the settings");
+        // The whole suite runs once for each engine: see scripts/test.
+        config.subscribers.takeover = std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_none();
         let (bound, is_bound) = oneshot::channel();
         let (drain, drained) = oneshot::channel::<()>();
         let (kill, killed) = oneshot::channel::<()>();

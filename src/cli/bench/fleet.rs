@@ -1,0 +1,529 @@
+//! The subscribers: an epoll loop on each of a few threads, about a hundred bytes per connection.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::clock::{self, SECOND};
+use super::ledger::{Ledger, Verdict};
+use super::response::{self, Body};
+use super::scan::{self, Carry};
+use super::tally::Tally;
+
+/// Connections that wait for their answer at once: fewer than any server's accept queue holds.
+const IN_FLIGHT: usize = 256;
+
+/// One per thread: what is read goes through it, and none of it is kept.
+const READ_BUFFER_BYTES: usize = 128 * 1024;
+
+/// What a slow reader's kernel holds: little, so that the server feels it soon.
+const SLOW_RECEIVE_BUFFER_BYTES: usize = 4096;
+
+/// A head or a refusal that is longer than this is not waited for.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Bytes of a refusal that are worth telling.
+const TOLD_BYTES: usize = 200;
+
+/// What to open and how.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    pub(super) address: SocketAddr,
+    /// Local addresses to connect from, in turn; empty: the kernel's choice.
+    pub(super) sources: Vec<IpAddr>,
+    /// By channel: the request that subscribes to it.
+    pub(super) requests: Vec<Vec<u8>>,
+    pub(super) per_channel: usize,
+    pub(super) threads: usize,
+    /// Connections per second; zero: as fast as they are answered.
+    pub(super) ramp: u64,
+    /// So many of all never read.
+    pub(super) slow: usize,
+    /// The number that each subscriber should receive first.
+    pub(super) first_seq: u32,
+    /// A subscriber has caught up when this number would come next.
+    pub(super) caught_up_at: Option<u32>,
+    /// Whether to remember the last id of each channel.
+    pub(super) watch_ids: bool,
+}
+
+impl Spec {
+    pub(super) fn total(&self) -> usize {
+        self.requests.len() * self.per_channel
+    }
+
+    /// Slow readers are spread evenly.
+    fn is_slow(&self, index: usize) -> bool {
+        let total = self.total().max(1);
+        (index + 1) * self.slow / total > index * self.slow / total
+    }
+}
+
+/// What the threads tell while they run.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) opened: AtomicU64,
+    pub(super) failed: AtomicU64,
+    /// Connections that ended although nobody asked them to.
+    pub(super) closed: AtomicU64,
+    pub(super) delivered: AtomicU64,
+    pub(super) caught_up: AtomicU64,
+    /// When the last connection was answered.
+    pub(super) last_opened: AtomicU64,
+    /// Events intended from then on count for the times.
+    pub(super) measure_from: AtomicU64,
+    stop: AtomicBool,
+    pub(super) first_error: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn fail(&self, why: impl FnOnce() -> String) {
+        self.failed.fetch_add(1, Relaxed);
+        self.first_error.lock().get_or_insert_with(why);
+    }
+}
+
+/// Subscribers at work.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    pub(super) shared: Arc<Shared>,
+    pub(super) total: u64,
+    /// When the first connection was begun.
+    pub(super) started: u64,
+    threads: Vec<JoinHandle<io::Result<Tally>>>,
+}
+
+impl Fleet {
+    pub(super) fn launch(spec: Spec) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.measure_from.store(u64::MAX, Relaxed);
+        let (total, started) = (spec.total() as u64, clock::now());
+        let spec = Arc::new(spec);
+        let mut threads = Vec::new();
+        for number in 0..spec.threads.max(1) {
+            let crew = Crew::new(number, Arc::clone(&spec), Arc::clone(&shared), started)?;
+            let thread = std::thread::Builder::new().name(format!("subscribers-{number}"));
+            threads.push(thread.spawn(move || crew.run()).context("cannot start a thread")?);
+        }
+        Ok(Self { shared, total, started, threads })
+    }
+
+    /// Connections that were answered, one way or the other.
+    pub(super) fn settled(&self) -> u64 {
+        self.shared.opened.load(Relaxed) + self.shared.failed.load(Relaxed)
+    }
+
+    /// Closes all connections and adds up.
+    pub(super) fn finish(self) -> anyhow::Result<Tally> {
+        self.shared.stop.store(true, Relaxed);
+        let mut sum: Option<Tally> = None;
+        for thread in self.threads {
+            let joined = thread.join().map_err(|_| anyhow::anyhow!("a subscriber thread died"))?;
+            let tally = joined.context("the subscribers' loop failed")?;
+            match &mut sum {
+                Some(sum) => sum.add(&tally),
+                None => sum = Some(tally),
+            }
+        }
+        sum.context("there were no subscribers")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    /// The request is sent, the head of the answer is not all there.
+    Asked,
+    Reading,
+    /// Confirmed, and never read again.
+    Slow,
+    Gone,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: Option<TcpStream>,
+    phase: Phase,
+    channel: u32,
+    ledger: Ledger,
+    body: Body,
+    carry: Carry,
+}
+
+/// One thread's part.
+#[derive(Debug)]
+struct Crew {
+    number: usize,
+    spec: Arc<Spec>,
+    shared: Arc<Shared>,
+    started: u64,
+    poll: Poll,
+    connections: Vec<Connection>,
+    /// Answers whose head came in pieces.
+    heads: HashMap<usize, Vec<u8>>,
+    /// The one connection per channel whose ids are remembered, with the line it is in.
+    watches: HashMap<usize, Vec<u8>>,
+    in_flight: usize,
+    tally: Tally,
+}
+
+impl Crew {
+    fn new(number: usize, spec: Arc<Spec>, shared: Arc<Shared>, started: u64) -> io::Result<Self> {
+        Ok(Self {
+            number,
+            poll: Poll::new()?,
+            connections: Vec::with_capacity(spec.total() / spec.threads.max(1) + 1),
+            heads: HashMap::new(),
+            watches: HashMap::new(),
+            in_flight: 0,
+            tally: Tally::new(spec.requests.len()),
+            spec,
+            shared,
+            started,
+        })
+    }
+
+    fn run(mut self) -> io::Result<Tally> {
+        let mut events = Events::with_capacity(1024);
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
+        while !self.shared.stop.load(Relaxed) {
+            let more = self.open_more();
+            let wait = Duration::from_millis(if more { 1 } else { 20 });
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
+            let woke = clock::now();
+            let before = self.tally.delivered;
+            let measure_from = self.shared.measure_from.load(Relaxed);
+            for event in &events {
+                self.handle(event, &mut buffer, measure_from);
+            }
+            if self.tally.delivered > before {
+                self.shared.delivered.fetch_add(self.tally.delivered - before, Relaxed);
+                if woke >= measure_from {
+                    self.tally.lag.record(clock::now() - woke);
+                }
+            }
+        }
+        Ok(self.finish())
+    }
+
+    fn finish(mut self) -> Tally {
+        for connection in &self.connections {
+            let channel = connection.channel as usize;
+            if connection.phase == Phase::Reading {
+                self.tally.readers[channel] += 1;
+            }
+        }
+        self.tally
+    }
+
+    /// Opens what may be opened now; says whether there is more to open.
+    fn open_more(&mut self) -> bool {
+        let (spec, threads) = (Arc::clone(&self.spec), self.spec.threads.max(1));
+        let at_once = (IN_FLIGHT / threads).max(1);
+        loop {
+            let index = self.connections.len() * threads + self.number;
+            if index >= spec.total() {
+                return false;
+            }
+            let allowed = if spec.ramp == 0 {
+                u64::MAX
+            } else {
+                let elapsed = u128::from(clock::now() - self.started);
+                let ramped = elapsed * u128::from(spec.ramp) / u128::from(SECOND);
+                u64::try_from(ramped).unwrap_or(u64::MAX)
+            };
+            if self.in_flight >= at_once || index as u64 >= allowed {
+                return true;
+            }
+            self.open(&spec, index);
+        }
+    }
+
+    fn open(&mut self, spec: &Spec, index: usize) {
+        let channel = index % spec.requests.len();
+        let token = self.connections.len();
+        let stream = connect(spec, index).and_then(|mut stream| {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut stream, Token(token), interest)?;
+            Ok(stream)
+        });
+        let mut phase = Phase::Connecting;
+        match &stream {
+            Ok(_) => self.in_flight += 1,
+            Err(error) => {
+                self.shared.fail(|| format!("cannot connect: {error}"));
+                phase = Phase::Gone;
+            }
+        }
+        if spec.watch_ids && index < spec.requests.len() {
+            self.watches.insert(token, Vec::new());
+        }
+        self.connections.push(Connection {
+            stream: stream.ok(),
+            phase,
+            channel: u32::try_from(channel).unwrap_or(0), // there are fewer channels
+            ledger: Ledger::starting_at(spec.first_seq),
+            body: Body::EMPTY,
+            carry: Carry::EMPTY,
+        });
+    }
+
+    fn handle(&mut self, event: &Event, buffer: &mut [u8], measure_from: u64) {
+        let token = event.token().0;
+        match self.connections[token].phase {
+            Phase::Gone => {}
+            Phase::Connecting => self.ask(token),
+            Phase::Slow => {
+                if event.is_read_closed() || event.is_error() {
+                    self.leave(token, None);
+                }
+            }
+            Phase::Asked | Phase::Reading => self.read(token, buffer, measure_from),
+        }
+    }
+
+    /// The connection stands, or has failed: sends the request.
+    fn ask(&mut self, token: usize) {
+        let connection = &mut self.connections[token];
+        let Some(stream) = connection.stream.as_mut() else { return };
+        if let Ok(Some(error)) | Err(error) = stream.take_error() {
+            return self.leave(token, Some(format!("cannot connect: {error}")));
+        }
+        let request = &self.spec.requests[connection.channel as usize];
+        match stream.write(request) {
+            Ok(written) if written == request.len() => connection.phase = Phase::Asked,
+            Ok(_) => self.leave(token, Some("cannot send a request in one piece".into())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::NotConnected => {}
+            Err(error) => self.leave(token, Some(format!("cannot send a request: {error}"))),
+        }
+    }
+
+    /// Reads until nothing is left, as edge-triggered sockets want it.
+    fn read(&mut self, token: usize, buffer: &mut [u8], measure_from: u64) {
+        loop {
+            let Some(stream) = self.connections[token].stream.as_mut() else { return };
+            match stream.read(buffer) {
+                Ok(0) => return self.leave(token, None),
+                Ok(len) => {
+                    let now = clock::now();
+                    self.take(token, &buffer[..len], now, measure_from);
+                    // A short read has emptied the socket; what comes after it is a new edge.
+                    if len < buffer.len() || self.connections[token].phase == Phase::Slow {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.leave(token, Some(error.to_string())),
+            }
+        }
+    }
+
+    fn take(&mut self, token: usize, bytes: &[u8], now: u64, measure_from: u64) {
+        if self.connections[token].phase == Phase::Reading {
+            return self.consume(token, bytes, now, measure_from);
+        }
+        // The head nearly always comes in one piece, and then nothing is copied.
+        let gathered = self.heads.remove(&token).map(|mut head| {
+            head.extend_from_slice(bytes);
+            head
+        });
+        let all = gathered.as_deref().unwrap_or(bytes);
+        match response::head(all) {
+            Ok(Some(head)) if head.status == 200 => {
+                let rest = &all[head.len..];
+                self.confirm(token, head.body, now);
+                if self.connections[token].phase == Phase::Reading {
+                    self.consume(token, rest, now, measure_from);
+                }
+            }
+            Ok(Some(head)) => {
+                let body = String::from_utf8_lossy(&all[head.len..]);
+                let told: String = body.trim().chars().take(TOLD_BYTES).collect();
+                let why = format!("HTTP {} {told}", head.status);
+                self.leave(token, Some(why.trim_end().into()));
+            }
+            Ok(None) if all.len() < MAX_HEAD_BYTES => {
+                let gathered = gathered.unwrap_or_else(|| bytes.to_vec());
+                self.heads.insert(token, gathered);
+            }
+            Ok(None) | Err(_) => self.leave(token, Some("the answer is not HTTP/1.1".into())),
+        }
+    }
+
+    /// The server has said that it will deliver.
+    fn confirm(&mut self, token: usize, body: Body, now: u64) {
+        let index = token * self.spec.threads.max(1) + self.number;
+        let slow = self.spec.is_slow(index);
+        let connection = &mut self.connections[token];
+        connection.phase = if slow { Phase::Slow } else { Phase::Reading };
+        connection.body = body;
+        self.in_flight -= 1;
+        self.shared.last_opened.fetch_max(now, Relaxed);
+        self.shared.opened.fetch_add(1, Relaxed);
+    }
+
+    /// Accounts for what a subscriber has received.
+    fn consume(&mut self, token: usize, mut bytes: &[u8], now: u64, measure_from: u64) {
+        let Connection { channel, ledger, body, carry, .. } = &mut self.connections[token];
+        let (tally, channel) = (&mut self.tally, *channel as usize);
+        tally.bytes += bytes.len() as u64;
+        let before = tally.delivered;
+        let mut watch = if self.spec.watch_ids { self.watches.get_mut(&token) } else { None };
+        loop {
+            let run = body.take(&mut bytes);
+            if run.is_empty() {
+                break;
+            }
+            if let Some(line) = watch.as_mut() {
+                watch_ids(line, run, &mut tally.last_ids[channel]);
+            }
+            carry.tokens(run, |text| {
+                let Some(payload) = scan::payload(text) else { return };
+                match ledger.note(payload.seq) {
+                    Verdict::Duplicate => return tally.duplicates += 1,
+                    Verdict::Late => tally.disorder += 1,
+                    Verdict::Fresh => {}
+                }
+                tally.delivered += 1;
+                if payload.intended >= measure_from {
+                    tally.latency.record(now.saturating_sub(payload.intended));
+                    tally.completions.note(channel, payload.seq, now);
+                }
+            });
+        }
+        let fresh = tally.delivered - before;
+        tally.received[channel] += fresh;
+        if fresh > 0
+            && self.spec.caught_up_at.is_some_and(|next| ledger.next() >= next)
+            && ledger.missing() == 0
+        {
+            tally.catch_up.record(now - self.started);
+            self.shared.caught_up.fetch_add(1, Relaxed);
+        }
+        if body.is_done() {
+            self.leave(token, None);
+        }
+    }
+
+    /// The connection is over. Its account stays.
+    fn leave(&mut self, token: usize, why: Option<String>) {
+        let connection = &mut self.connections[token];
+        match connection.phase {
+            Phase::Connecting | Phase::Asked => {
+                self.in_flight -= 1;
+                self.shared.fail(|| why.unwrap_or_else(|| "closed without an answer".into()));
+            }
+            Phase::Reading => {
+                self.shared.closed.fetch_add(1, Relaxed);
+                // It should have gone on: what it misses from now on is lost.
+                self.tally.readers[connection.channel as usize] += 1;
+            }
+            Phase::Slow | Phase::Gone => {
+                self.shared.closed.fetch_add(1, Relaxed);
+            }
+        }
+        connection.phase = Phase::Gone;
+        connection.stream = None; // closing takes it off the poll, too
+    }
+}
+
+/// Remembers the id of the last whole line that names one.
+fn watch_ids(line: &mut Vec<u8>, run: &[u8], last: &mut Option<String>) {
+    /// What Durable Streams call the place behind an event.
+    const OFFSET: &str = "\"streamNextOffset\":\"";
+    for piece in run.split_inclusive(|byte| *byte == b'\n') {
+        line.extend_from_slice(piece);
+        if !piece.ends_with(b"\n") {
+            return;
+        }
+        let text = String::from_utf8_lossy(line);
+        if let Some(id) = scan::field(line, b"id") {
+            *last = Some(String::from_utf8_lossy(id).trim_end().into());
+        } else if let Some((_, rest)) = text.split_once(OFFSET) {
+            *last = rest.split('"').next().map(Into::into);
+        }
+        line.clear();
+    }
+}
+
+fn connect(spec: &Spec, index: usize) -> io::Result<TcpStream> {
+    let domain = Domain::for_address(spec.address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // Closing resets: tens of thousands in TIME_WAIT would leave the next run without ports.
+    socket.set_linger(Some(Duration::ZERO))?;
+    if spec.is_slow(index) {
+        socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER_BYTES)?;
+    }
+    if !spec.sources.is_empty() {
+        let source = spec.sources[index % spec.sources.len()];
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&spec.address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+/// EINPROGRESS: a connection that is being made.
+const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_about_a_hundred_bytes() {
+        assert!(size_of::<Connection>() <= 112, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn slow_readers_are_spread_evenly() {
+        let spec = Spec {
+            address: ([127, 0, 0, 1], 1).into(),
+            sources: vec![],
+            requests: vec![vec![]; 10],
+            per_channel: 20,
+            threads: 1,
+            ramp: 0,
+            slow: 4,
+            first_seq: 0,
+            caught_up_at: None,
+            watch_ids: false,
+        };
+        let slow: Vec<_> = (0..200).filter(|index| spec.is_slow(*index)).collect();
+        assert_eq!(slow, [49, 99, 149, 199]);
+    }
+
+    #[test]
+    fn the_last_id_is_remembered_wherever_lines_are_cut() {
+        let text = b"id: e-1\ndata: 0 1\n\nid:urn:x\r\ndata: 1 1\n\nid: e-9";
+        for cut in 0..text.len() {
+            let (mut line, mut last) = (Vec::new(), None);
+            watch_ids(&mut line, &text[..cut], &mut last);
+            watch_ids(&mut line, &text[cut..], &mut last);
+            assert_eq!(last.as_deref(), Some("urn:x"), "cut at {cut}");
+        }
+        let (mut line, mut last) = (Vec::new(), None);
+        let control = b"data:{\"streamNextOffset\":\"00_25\",\"upToDate\":true}\n\n";
+        watch_ids(&mut line, control, &mut last);
+        assert_eq!(last.as_deref(), Some("00_25"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The smallest server that a measurement can be about, with faults to order: for tests.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// What the server does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// Every tenth event goes to nobody.
+    Loses,
+    /// Every tenth event goes out twice.
+    Repeats,
+    /// Every tenth event goes out behind the next one.
+    Swaps,
+    /// Subscriptions are refused.
+    Refuses,
+    /// Every tenth connection that publishes is closed without an answer.
+    HangsUp,
+}
+
+#[derive(Default)]
+struct Channel {
+    events: usize,
+    held: Option<Vec<u8>>,
+    members: Vec<TcpStream>,
+}
+
+type Hub = Arc<Mutex<HashMap<String, Channel>>>;
+
+/// Serves until the test process ends.
+pub(super) fn serve(fault: Fault) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let hub = Hub::default();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, hub) = (stream.unwrap(), Arc::clone(&hub));
+            std::thread::spawn(move || attend(stream, &hub, fault));
+        }
+    });
+    address
+}
+
+fn attend(mut stream: TcpStream, hub: &Hub, fault: Fault) {
+    stream.set_nodelay(true).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let (mut path, mut length, mut line) = (String::new(), 0, String::new());
+        while reader.read_line(&mut line).is_ok_and(|len| len > 2) {
+            if path.is_empty() {
+                path = line.split(' ').nth(1).unwrap().into();
+            } else if let Some(value) = line.strip_prefix("Content-Length: ") {
+                length = value.trim().parse().unwrap();
+            }
+            line.clear();
+        }
+        if let Some(name) = path.strip_prefix("/sub/") {
+            let head = if fault == Fault::Refuses {
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull"
+            } else {
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n:\n\r\n"
+            };
+            stream.write_all(head.as_bytes()).unwrap();
+            return hub.lock().entry(name.into()).or_default().members.push(stream);
+        }
+        let Some(name) = path.strip_prefix("/pub/") else { return };
+        let mut data = vec![0; length];
+        reader.read_exact(&mut data).unwrap();
+        let mut hub = hub.lock();
+        if !publish(hub.entry(name.into()).or_default(), &data, fault) {
+            return;
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    }
+}
+
+fn publish(channel: &mut Channel, data: &[u8], fault: Fault) -> bool {
+    let event = [b"data".as_slice(), b": ", data, b"\n\n"].concat();
+    channel.events += 1;
+    let mut out = match (channel.events.is_multiple_of(10), fault) {
+        (true, Fault::Loses) => vec![],
+        (true, Fault::Repeats) => vec![event.clone(), event],
+        (true, Fault::Swaps) => {
+            channel.held = Some(event);
+            return true;
+        }
+        (true, Fault::HangsUp) => return false,
+        _ => vec![event],
+    };
+    out.extend(channel.held.take());
+    for event in out {
+        // In two chunks, so that no reader may rely on one.
+        let (a, b) = event.split_at(9);
+        for member in &mut channel.members {
+            let _ = write!(member, "{:x}\r\n", a.len());
+            let _ = member.write_all(&[a, b"\r\n"].concat());
+            let _ = write!(member, "{:x}\r\n", b.len());
+            let _ = member.write_all(&[b, b"\r\n"].concat());
+        }
+    }
+    true
+}

@@ -1,0 +1,217 @@
+//! What a run will do: the command line, checked before anything is connected.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+
+use super::Args;
+use super::clock;
+use super::press::Mode;
+use super::process::{self, Target};
+use super::template::{Template, Wanted};
+
+/// Descriptors that are neither subscribers nor publishers.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Events of each channel that a replay or a storm is about, unless told.
+const HISTORY: u32 = 1000;
+
+/// Events per second, unless told.
+const RATE: f64 = 100.0;
+
+/// What happens in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Scenario {
+    /// Events at a steady rate, to subscribers who are all there
+    Fanout,
+    /// Subscribers and no events: what they cost
+    Idle,
+    /// Subscribers who join at once and have a history to catch up with
+    Replay,
+    /// Subscribers who lose their connection, and all come back at once
+    Storm,
+    /// As many events as the server takes
+    Ingest,
+    /// As many connections per second as the server takes
+    Connect,
+}
+
+impl Scenario {
+    pub(super) fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
+/// A run that can be done.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) scenario: Scenario,
+    pub(super) template: Template,
+    pub(super) template_name: String,
+    pub(super) channels: Vec<String>,
+    /// A channel that nobody else uses.
+    pub(super) probe_channel: String,
+    /// Per channel.
+    pub(super) subscribers: usize,
+    pub(super) rate: Option<f64>,
+    pub(super) size: usize,
+    pub(super) duration: u64,
+    pub(super) warmup: u64,
+    pub(super) mode: Mode,
+    pub(super) publishers: u32,
+    pub(super) slow_readers: usize,
+    pub(super) history: u32,
+    pub(super) ramp: u64,
+    pub(super) threads: usize,
+    pub(super) sources: Vec<IpAddr>,
+    pub(super) process: Option<Target>,
+    pub(super) quiet: bool,
+}
+
+impl Plan {
+    pub(super) fn new(args: &Args) -> anyhow::Result<Self> {
+        let template = Template::new(&wanted(args))?;
+        let template_name = format!("{:?}", args.template).to_lowercase();
+        if args.publish == Mode::Stream && !template.can_stream() {
+            bail!("the template {template_name} has no streamed publishing: use --publish post");
+        }
+        let subscribers =
+            args.subscribers.unwrap_or(usize::from(args.scenario != Scenario::Ingest));
+        let rate = args.rate.or((args.scenario == Scenario::Fanout).then_some(RATE));
+        if let Some(rate) = rate {
+            ensure!(rate.is_finite() && rate > 0.0, "--rate must be more than 0");
+        }
+        let run = format!("{:x}", clock::now());
+        let plan = Self {
+            scenario: args.scenario,
+            template,
+            template_name,
+            channels: (0..args.channels).map(|n| format!("bench-{run}-{n}")).collect(),
+            probe_channel: format!("bench-{run}-probe"),
+            subscribers,
+            rate,
+            size: args.size,
+            duration: nanoseconds(args.duration),
+            warmup: nanoseconds(args.warmup),
+            mode: args.publish,
+            publishers: args.publishers,
+            slow_readers: args.slow_readers,
+            history: args.history.unwrap_or(HISTORY),
+            ramp: args.ramp,
+            threads: args.threads,
+            sources: sources(args.source_addresses),
+            process: args.pid.map(|pid| Target { pid, with_children: args.pid_children }),
+            quiet: args.quiet,
+        };
+        plan.check_addresses(args.allow_remote)?;
+        plan.check_limits()?;
+        Ok(plan)
+    }
+
+    /// A load generator is a weapon: it points at this machine unless told otherwise.
+    fn check_addresses(&self, allow_remote: bool) -> anyhow::Result<()> {
+        for address in [self.template.subscribe_address(), self.template.publish_address()] {
+            ensure!(
+                allow_remote || address.ip().is_loopback(),
+                "{address} is not on this machine: if it is yours, say --allow-remote"
+            );
+            ensure!(
+                self.sources.is_empty() || (address.is_ipv4() && address.ip().is_loopback()),
+                "--source-addresses are of 127.0.0.0/8, and {address} is not"
+            );
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> anyhow::Result<()> {
+        let total = (self.channels.len() * self.subscribers) as u64;
+        ensure!(self.scenario == Scenario::Ingest || total > 0, "there would be no subscribers");
+        ensure!(self.slow_readers as u64 <= total, "more --slow-readers than subscribers");
+        let lanes = match self.mode {
+            Mode::Stream => self.channels.len() as u64,
+            Mode::Post => u64::from(self.publishers),
+        };
+        let (needed, limit) = (total + lanes + OTHER_DESCRIPTORS, process::raise_open_files());
+        ensure!(
+            needed <= limit,
+            "{total} subscribers need {needed} open files, and this process may have {limit}: \
+             raise the hard limit (ulimit -Hn), or take fewer"
+        );
+        let ports = process::local_ports() * self.sources.len().max(1) as u64;
+        ensure!(
+            total + lanes <= ports,
+            "{total} subscribers need more than the {ports} local ports there are: \
+             use --source-addresses {}",
+            (total + lanes) / process::local_ports() + 1
+        );
+        Ok(())
+    }
+}
+
+fn wanted(args: &Args) -> Wanted {
+    Wanted {
+        kind: args.template,
+        url: args.url.clone(),
+        publish_url: args.publish_url.clone(),
+        subscribe_url: args.subscribe_url.clone(),
+        replay_url: args.replay_url.clone(),
+        publish_body: args.publish_body.clone(),
+        content_type: args.content_type.clone(),
+        headers: args.header.clone(),
+    }
+}
+
+/// 127.0.0.2 and those behind it.
+fn sources(count: u8) -> Vec<IpAddr> {
+    (0..count).map(|n| Ipv4Addr::new(127, 0, 0, n.saturating_add(2)).into()).collect()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plan(line: &str) -> anyhow::Result<Plan> {
+        Plan::new(&Line::try_parse_from(line.split_whitespace())?.args)
+    }
+
+    fn refusal(line: &str) -> String {
+        plan(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let plan = plan("bench").unwrap();
+        assert_eq!((plan.channels.len(), plan.subscribers, plan.rate), (1, 1, Some(100.0)));
+        assert_eq!(plan.template.subscribe_address().port(), 4100);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said_before_anything_is_connected() {
+        assert!(refusal("bench --url http://192.0.2.1:80").contains("--allow-remote"));
+        assert!(plan("bench --url http://192.0.2.1:80 --allow-remote").is_ok());
+        assert!(refusal("bench --subscribers 90000000").contains("open files"));
+        assert!(refusal("bench --template nchan --publish stream").contains("--publish post"));
+        assert!(refusal("bench --rate 0").contains("--rate"));
+        assert!(refusal("bench --slow-readers 2").contains("--slow-readers"));
+        assert!(refusal("bench --template plain").contains("--subscribe-url"));
+    }
+
+    #[test]
+    fn source_addresses_begin_behind_the_first() {
+        let expected: [IpAddr; 2] = [[127, 0, 0, 2].into(), [127, 0, 0, 3].into()];
+        assert_eq!(sources(2), expected);
+    }
+}

@@ -1,0 +1,45 @@
+//! A line on stderr once a second, so that nobody wonders whether it still runs.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use super::clock::{self, SECOND};
+
+/// Says how it goes.
+#[derive(Debug)]
+pub(super) struct Progress {
+    quiet: bool,
+    terminal: bool,
+    next: u64,
+}
+
+impl Progress {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet, terminal: io::stderr().is_terminal(), next: clock::now() + SECOND }
+    }
+
+    /// Says it, if nothing was said within this second.
+    pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
+        let now = clock::now();
+        if self.quiet || now < self.next {
+            return;
+        }
+        self.next = now + SECOND;
+        let text = text();
+        let mut stderr = io::stderr().lock();
+        let _ = if self.terminal {
+            write!(stderr, "\r\x1b[K{text}") // nobody left to tell
+        } else {
+            writeln!(stderr, "{text}")
+        };
+        let _ = stderr.flush();
+    }
+}
+
+impl Drop for Progress {
+    /// Leaves the line to others.
+    fn drop(&mut self) {
+        if self.terminal && !self.quiet {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What came out: one JSON object, or a table to read.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::tally::Quantiles;
+
+/// Everything that was measured. Fields that a scenario has no use for are null.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) scenario: String,
+    pub(super) template: String,
+    pub(super) channels: u64,
+    /// Per channel.
+    pub(super) subscribers: u64,
+    /// Intended events per second over all channels; null: as fast as they were taken.
+    pub(super) rate: Option<f64>,
+    pub(super) size: u64,
+    pub(super) publish: String,
+    pub(super) duration_s: f64,
+    pub(super) warmup_s: f64,
+    /// Events that the schedule intended, warm-up included, as in all counts.
+    pub(super) offered: u64,
+    /// Events that the server acknowledged.
+    pub(super) published: u64,
+    pub(super) publish_failed: u64,
+    /// Events that the server was too slow for: given up, and in none of the times.
+    pub(super) unsent: u64,
+    pub(super) expected: u64,
+    pub(super) delivered: u64,
+    pub(super) duplicates: u64,
+    pub(super) disorder: u64,
+    pub(super) lost: u64,
+    pub(super) connections: Connections,
+    pub(super) latency_us: Option<Quantiles>,
+    pub(super) completion_us: Option<Quantiles>,
+    pub(super) publish_us: Option<Quantiles>,
+    pub(super) server: Option<Server>,
+    pub(super) client: Client,
+    pub(super) deliveries_per_second: Option<f64>,
+    pub(super) events_per_second: Option<f64>,
+    pub(super) per_second: Option<f64>,
+    pub(super) bytes_per_event: Option<f64>,
+    pub(super) catch_up_ms: Option<Quantiles>,
+    pub(super) resumed_ms: Option<Quantiles>,
+    pub(super) healthy_after: bool,
+    /// The first thing that went wrong, in words.
+    pub(super) first_error: Option<String>,
+}
+
+/// The subscribers' connections.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Connections {
+    pub(super) opened: u64,
+    pub(super) failed: u64,
+    /// Ended by the server before we did.
+    pub(super) closed: u64,
+    pub(super) per_second: f64,
+}
+
+/// What the server process used while events were measured.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Server {
+    pub(super) cpu_seconds: f64,
+    pub(super) cpu_us_per_delivery: Option<f64>,
+    /// Before the first subscriber, with all of them, and when they had left.
+    pub(super) rss_bytes_before: u64,
+    pub(super) rss_bytes: u64,
+    pub(super) rss_bytes_after: u64,
+    pub(super) pss_bytes: Option<u64>,
+    pub(super) rss_per_subscriber: Option<f64>,
+}
+
+/// What measuring cost.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Client {
+    pub(super) cpu_seconds: f64,
+    /// How long sockets that were ready waited for us: part of the latencies.
+    pub(super) loop_lag_us_p99: Option<f64>,
+    /// How late events were sent although nothing held them up but us: part of them, too.
+    pub(super) send_lag_us_p99: Option<f64>,
+}
+
+impl Report {
+    /// Whether everybody had everything, once and in order, and the server still works.
+    pub(super) fn is_complete(&self) -> bool {
+        let wrong = self.lost + self.duplicates + self.disorder + self.connections.failed;
+        wrong + self.publish_failed + self.unsent == 0 && self.healthy_after
+    }
+
+    /// The table.
+    pub(super) fn text(&self) -> String {
+        let mut out = String::new();
+        let mut what =
+            format!("{} x {} subscribers of {}", self.channels, self.subscribers, self.template);
+        if self.offered > 0 {
+            let rate = self.rate.map_or("unpaced".into(), |rate| format!("{rate}/s"));
+            let (size, way) = (self.size, &self.publish);
+            let _ = write!(what, ", {rate}, {size} bytes by {way}, {} s", self.duration_s);
+        }
+        row(&mut out, &self.scenario, what);
+        let c = &self.connections;
+        row(
+            &mut out,
+            "connections",
+            format_args!(
+                "{} opened, {} failed, {} closed by the server, {:.0}/s",
+                c.opened, c.failed, c.closed, c.per_second
+            ),
+        );
+        if self.offered > 0 {
+            row(
+                &mut out,
+                "events",
+                format_args!(
+                    "{} offered, {} published, {} failed, {} never sent",
+                    self.offered, self.published, self.publish_failed, self.unsent
+                ),
+            );
+            row(
+                &mut out,
+                "deliveries",
+                format_args!(
+                    "{} of {}: {} lost, {} duplicates, {} out of order",
+                    self.delivered, self.expected, self.lost, self.duplicates, self.disorder
+                ),
+            );
+        }
+        self.push_rates(&mut out);
+        for (name, unit, quantiles) in [
+            ("latency", "us", self.latency_us),
+            ("last subscriber", "us", self.completion_us),
+            ("publish", "us", self.publish_us),
+            ("caught up", "ms", self.catch_up_ms),
+            ("resumed", "ms", self.resumed_ms),
+        ] {
+            let Some(q) = quantiles else { continue };
+            row(
+                &mut out,
+                name,
+                format_args!(
+                    "p50 {}  p90 {}  p99 {}  p99.9 {}  max {} {unit}",
+                    q.p50, q.p90, q.p99, q.p999, q.max
+                ),
+            );
+        }
+        self.push_costs(&mut out);
+        row(&mut out, "healthy after", if self.healthy_after { "yes" } else { "NO" });
+        if let Some(error) = &self.first_error {
+            row(&mut out, "first error", error);
+        }
+        out.trim_end().into()
+    }
+
+    fn push_rates(&self, out: &mut String) {
+        for (value, what) in [
+            (self.deliveries_per_second, "deliveries/s"),
+            (self.events_per_second, "events/s"),
+            (self.per_second, "connections/s"),
+        ] {
+            if let Some(value) = value {
+                row(out, "rate", format_args!("{value:.0} {what}"));
+            }
+        }
+        if let Some(bytes) = self.bytes_per_event {
+            row(out, "wire", format_args!("{bytes:.1} bytes per event"));
+        }
+    }
+
+    fn push_costs(&self, out: &mut String) {
+        if let Some(server) = &self.server {
+            let each = server.cpu_us_per_delivery;
+            let each = each.map_or(String::new(), |us| format!(", {us:.2} us per delivery"));
+            row(out, "server CPU", format_args!("{:.2} s{each}", server.cpu_seconds));
+            let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+            let each = server.rss_per_subscriber;
+            let each = each.map_or(String::new(), |b| format!(", {b:.0} bytes per subscriber"));
+            row(
+                out,
+                "server memory",
+                format_args!(
+                    "{:.1} MiB before, {:.1} with subscribers, {:.1} after{each}",
+                    mib(server.rss_bytes_before),
+                    mib(server.rss_bytes),
+                    mib(server.rss_bytes_after)
+                ),
+            );
+        }
+        let lag = self.client.loop_lag_us_p99;
+        let mut lag = lag.map_or(String::new(), |us| format!(", loop lag p99 {us} us"));
+        if let Some(us) = self.client.send_lag_us_p99 {
+            lag.push_str(&format!(", send lag p99 {us} us"));
+        }
+        row(out, "client", format_args!("{:.2} s CPU{lag}", self.client.cpu_seconds));
+    }
+}
+
+fn row(out: &mut String, name: &str, text: impl std::fmt::Display) {
+    let _ = writeln!(out, "{name:<16} {text}"); // memory does not fail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_has_the_names_that_the_comparison_reads() {
+        let q = Quantiles { p50: 1.0, p90: 2.0, p99: 3.0, p999: 4.0, max: 5.0 };
+        let report = Report {
+            latency_us: Some(q),
+            completion_us: Some(q),
+            publish_us: Some(q),
+            server: Some(Server::default()),
+            ..Report::default()
+        };
+        let json = serde_json::to_value(&report).unwrap();
+        for pointer in [
+            "/scenario",
+            "/template",
+            "/channels",
+            "/subscribers",
+            "/rate",
+            "/size",
+            "/publish",
+            "/duration_s",
+            "/offered",
+            "/published",
+            "/expected",
+            "/delivered",
+            "/duplicates",
+            "/disorder",
+            "/lost",
+            "/connections/opened",
+            "/connections/failed",
+            "/connections/per_second",
+            "/latency_us/p50",
+            "/latency_us/p90",
+            "/latency_us/p99",
+            "/latency_us/p999",
+            "/latency_us/max",
+            "/completion_us/p99",
+            "/publish_us/p50",
+            "/server/cpu_seconds",
+            "/server/cpu_us_per_delivery",
+            "/server/rss_bytes_before",
+            "/server/rss_bytes",
+            "/server/pss_bytes",
+            "/server/rss_per_subscriber",
+            "/client/cpu_seconds",
+            "/client/loop_lag_us_p99",
+            "/deliveries_per_second",
+            "/bytes_per_event",
+            "/healthy_after",
+            "/events_per_second",
+            "/per_second",
+            "/catch_up_ms",
+            "/resumed_ms",
+        ] {
+            assert!(json.pointer(pointer).is_some(), "{pointer}");
+        }
+        assert!(report.text().contains("p50 1  p90 2"));
+    }
+}

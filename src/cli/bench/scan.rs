@@ -1,0 +1,134 @@
+//! Finds the payloads of events in a stream of bytes, wherever reads may have cut it.
+//!
+//! A payload is `<seq> <nanoseconds> <padding>`. It may stand on a line of its own behind the name
+//! of the data field, or as a string in a line of JSON: both a line end and a quote end a token,
+//! and a token that begins like a payload is one. Nothing else of the event-stream grammar matters
+//! to the accounting, and nothing is allocated.
+
+use memchr::memchr2_iter;
+
+/// Bytes of a token that matter: a field name, two numbers, three separators.
+const CAPACITY: usize = 44;
+
+/// A token whose end has not been read yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carry {
+    len: u8,
+    bytes: [u8; CAPACITY],
+}
+
+impl Carry {
+    pub(super) const EMPTY: Self = Self { len: 0, bytes: [0; CAPACITY] };
+
+    /// Calls for each token that ends in this run; keeps the begin of the last for the next run.
+    pub(super) fn tokens(&mut self, run: &[u8], mut each: impl FnMut(&[u8])) {
+        let mut start = 0;
+        for end in memchr2_iter(b'\n', b'"', run) {
+            let token = &run[start..end];
+            if self.len == 0 {
+                each(token);
+            } else {
+                self.push(token);
+                each(&self.bytes[..usize::from(self.len)]);
+                self.len = 0;
+            }
+            start = end + 1;
+        }
+        self.push(&run[start..]);
+    }
+
+    /// What does not fit is padding.
+    fn push(&mut self, token: &[u8]) {
+        let len = usize::from(self.len);
+        let fits = token.len().min(CAPACITY - len);
+        self.bytes[len..len + fits].copy_from_slice(&token[..fits]);
+        self.len += u8::try_from(fits).unwrap_or(0); // below CAPACITY
+    }
+}
+
+/// What an event says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub(super) seq: u32,
+    /// When it should have been sent.
+    pub(super) intended: u64,
+}
+
+/// The payload that a token begins with, if it does.
+pub(super) fn payload(token: &[u8]) -> Option<Payload> {
+    let text = match *token.first()? {
+        b'd' => field(token, b"data")?,
+        _ => token,
+    };
+    let (seq, rest) = number(text)?;
+    let (intended, _) = number(rest)?;
+    Some(Payload { seq: u32::try_from(seq).ok()?, intended })
+}
+
+/// The value of that field, if the line is one of it.
+pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = line.strip_prefix(name)?.strip_prefix(b":")?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
+}
+
+/// Digits and the space behind them, if there is more.
+fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0_u64;
+    for (i, byte) in text.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0')),
+            b' ' if i > 0 => return Some((value, &text[i + 1..])),
+            b'\r' if i > 0 => return Some((value, &[])),
+            _ => return None,
+        }
+    }
+    (!text.is_empty()).then_some((value, &[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(pieces: &[&[u8]]) -> Vec<(u32, u64)> {
+        let (mut carry, mut found) = (Carry::EMPTY, Vec::new());
+        for piece in pieces {
+            carry.tokens(piece, |token| {
+                found.extend(payload(token).map(|p| (p.seq, p.intended)));
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn events_may_be_cut_anywhere() {
+        let padding = "x".repeat(300);
+        let text = format!(
+            ": hi\n\nid: 1763830000:0\ndata: 0 123456789012345 {padding}\n\nretry: 100\r\n\
+             event: token\ndata:1 5\r\n\r\ndata: 20 7 \ndata: none\n\n"
+        );
+        let text = text.as_bytes();
+        let expected = [(0, 123_456_789_012_345), (1, 5), (20, 7)];
+        for cut in 0..text.len() {
+            assert_eq!(found(&[&text[..cut], &text[cut..]]), expected, "cut at {cut}");
+        }
+        let bytes: Vec<&[u8]> = text.chunks(1).collect();
+        assert_eq!(found(&bytes), expected);
+    }
+
+    #[test]
+    fn payloads_may_be_strings_in_json() {
+        let text = b"event: data\ndata:[\"7 70 xx\",\"8 80 xx\"]\n\nevent: control\n\
+            data:{\"streamNextOffset\":\"0000_0001\"}\n\ndata: {\"pub\":{\"data\":\"9 90\"}}\n\n";
+        for cut in 0..text.len() {
+            let expected = [(7, 70), (8, 80), (9, 90)];
+            assert_eq!(found(&[&text[..cut], &text[cut..]]), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_payload_is_none() {
+        for token in ["", "data:", "data: ", "12", "id: 4 5 x", "4  5", "data: x1 2", "4 5x"] {
+            assert_eq!(payload(token.as_bytes()), None, "{token:?}");
+        }
+    }
+}

@@ -1,0 +1,635 @@
+//! The scenarios: who connects when, what is published, and which stretch of it is measured.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, bail};
+
+use super::clock::{self, MILLISECOND, SECOND};
+use super::fleet::{self, Fleet};
+use super::plan::{Plan, Scenario};
+use super::press::{self, Mode, Outcome, Press};
+use super::probe;
+use super::process::{self, Usage};
+use super::progress::Progress;
+use super::report::{Connections, Report, Server};
+use super::schedule::Schedule;
+use super::tally::Tally;
+use super::template::From;
+
+/// Deliveries that do not come for so long will not come.
+const DELIVERY_PATIENCE: u64 = 3 * SECOND;
+
+/// A connection attempt that nobody answers for so long is given up.
+const OPENING_PATIENCE: u64 = 10 * SECOND;
+
+/// What follows the last answer before events are sent, for servers that answer first and
+/// subscribe then.
+const SETTLING: u64 = 100 * MILLISECOND;
+
+/// What an overloaded server gets to work off what has piled up, at least.
+const DRAINING: u64 = 10 * SECOND;
+
+/// How long publishing a history may take.
+const HISTORY_PATIENCE: u64 = 300 * SECOND;
+
+/// Events that each channel has when a storm breaks, so that there is an id to resume from.
+const BEFORE_STORM: u32 = 10;
+
+/// Does what the plan says.
+pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
+    let mut stage = Stage::new(plan)?;
+    match plan.scenario {
+        Scenario::Fanout => stage.fanout()?,
+        Scenario::Idle | Scenario::Connect => stage.idle()?,
+        Scenario::Replay => stage.replay()?,
+        Scenario::Storm => stage.storm()?,
+        Scenario::Ingest => stage.ingest()?,
+    }
+    stage.finish()
+}
+
+/// The state of things at one instant.
+#[derive(Clone, Copy, Debug)]
+struct Snapshot {
+    at: u64,
+    delivered: u64,
+    published: u64,
+    server: Option<Usage>,
+    own_cpu_seconds: f64,
+}
+
+/// Events on their way.
+#[derive(Debug)]
+struct Publishing {
+    progress: Arc<press::Progress>,
+    schedule: Schedule,
+    thread: JoinHandle<io::Result<Outcome>>,
+}
+
+impl Publishing {
+    fn join(self) -> anyhow::Result<Outcome> {
+        let joined = self.thread.join().map_err(|_| anyhow::anyhow!("the publisher died"))?;
+        joined.context("the publishers' loop failed")
+    }
+}
+
+/// One run.
+#[derive(Debug)]
+struct Stage<'a> {
+    plan: &'a Plan,
+    report: Report,
+    progress: Progress,
+    before: Option<Usage>,
+}
+
+impl<'a> Stage<'a> {
+    fn new(plan: &'a Plan) -> anyhow::Result<Self> {
+        let before = plan.process.and_then(process::Target::usage);
+        if let Some(target) = plan.process.filter(|_| before.is_none()) {
+            bail!("there is no process {}", target.pid);
+        }
+        probe::create(&plan.template, &plan.channels)?;
+        let report = Report {
+            scenario: plan.scenario.name(),
+            template: plan.template_name.clone(),
+            channels: plan.channels.len() as u64,
+            subscribers: plan.subscribers as u64,
+            rate: plan.rate,
+            size: plan.size as u64,
+            publish: if plan.mode == Mode::Post { "post" } else { "stream" }.into(),
+            duration_s: seconds(plan.duration),
+            warmup_s: seconds(plan.warmup),
+            ..Report::default()
+        };
+        Ok(Self { plan, report, progress: Progress::new(plan.quiet), before })
+    }
+
+    /// Events at their pace, to subscribers who are all there.
+    fn fanout(&mut self) -> anyhow::Result<()> {
+        let fleet = self.assemble(self.fleet_spec(&From::Now))?;
+        let rate = self.plan.rate.unwrap_or(1.0);
+        let total = (seconds(self.plan.warmup + self.plan.duration) * rate).round() as u64;
+        let start = clock::now() + SETTLING;
+        let (channels, lanes) = (self.channels(), self.lanes());
+        let schedule = Schedule::paced(start, rate, total, channels, lanes);
+        self.measure(Some(fleet), schedule)
+    }
+
+    /// One stretch of publishing, measured behind the warm-up.
+    fn measure(&mut self, fleet: Option<Fleet>, schedule: Schedule) -> anyhow::Result<()> {
+        let measure_from = schedule.start + self.plan.warmup;
+        let end = measure_from + self.plan.duration;
+        let halt_at =
+            if schedule.is_paced() { end + self.plan.duration.max(DRAINING) } else { end };
+        if let Some(fleet) = &fleet {
+            fleet.shared.measure_from.store(measure_from, Relaxed);
+        }
+        let publishing = self.publish(schedule, 0, measure_from, halt_at)?;
+        self.wait(&publishing, fleet.as_ref(), measure_from);
+        let first = self.snapshot(&publishing, fleet.as_ref());
+        self.wait(&publishing, fleet.as_ref(), end);
+        let last = self.snapshot(&publishing, fleet.as_ref());
+        self.wait(&publishing, fleet.as_ref(), u64::MAX);
+        let outcome = publishing.join()?;
+        self.report_publishing(&outcome, schedule);
+        self.report_rates(first, last);
+        if let Some(fleet) = fleet {
+            self.await_deliveries(&fleet, &outcome);
+            let tally = self.dismiss(fleet)?;
+            self.account(&tally, &outcome.acknowledged);
+            self.report_times(&tally);
+            if schedule.is_paced() {
+                let completions = tally.completions.times(&schedule, measure_from);
+                self.report.completion_us = completions.quantiles(1_000);
+            }
+        }
+        Ok(())
+    }
+
+    /// Subscribers, and nothing else.
+    fn idle(&mut self) -> anyhow::Result<()> {
+        let fleet = self.assemble(self.fleet_spec(&From::Now))?;
+        self.report.per_second = Some(self.report.connections.per_second);
+        let mut first = self.before;
+        if self.plan.scenario == Scenario::Idle {
+            first = self.usage();
+            let end = clock::now() + self.plan.duration;
+            while clock::now() < end {
+                self.progress.tell(|| format!("{} subscribers, idle", fleet.settled()));
+                clock::sleep_until((clock::now() + 100 * MILLISECOND).min(end));
+            }
+        }
+        let last = self.usage();
+        self.report_server(first, last, 0);
+        self.dismiss(fleet)?;
+        Ok(())
+    }
+
+    /// A history, and then everybody who wants to read it, at once.
+    fn replay(&mut self) -> anyhow::Result<()> {
+        let history = self.plan.history;
+        let outcome = self.publish_all(0, history)?;
+        self.before = self.usage();
+        let fleet = Fleet::launch(fleet::Spec {
+            caught_up_at: Some(history),
+            ..self.fleet_spec(&From::Earliest)
+        })?;
+        let tally = self.catch_up(fleet, &outcome.acknowledged)?;
+        self.report.catch_up_ms = tally.catch_up.quantiles(MILLISECOND);
+        Ok(())
+    }
+
+    /// Everybody loses the connection, misses something, and comes back at once.
+    fn storm(&mut self) -> anyhow::Result<()> {
+        let spec = fleet::Spec { watch_ids: true, ..self.fleet_spec(&From::Now) };
+        let fleet = self.assemble(spec)?;
+        let before = self.publish_all(0, BEFORE_STORM)?;
+        self.await_deliveries(&fleet, &before);
+        let tally = fleet.finish()?;
+        let missed = self.publish_all(BEFORE_STORM, self.plan.history)?;
+        let ids = tally.last_ids.into_iter().zip(&self.plan.channels);
+        let requests = ids.map(|(id, channel)| {
+            let id = id.with_context(|| format!("no event of {channel} had an id"))?;
+            Ok(self.plan.template.subscription(channel, &From::After(id)))
+        });
+        let requests: anyhow::Result<Vec<_>> = requests.collect();
+        self.before = self.usage();
+        let fleet = Fleet::launch(fleet::Spec {
+            requests: requests?,
+            first_seq: BEFORE_STORM,
+            caught_up_at: Some(BEFORE_STORM.saturating_add(self.plan.history)),
+            ..self.fleet_spec(&From::Now)
+        })?;
+        let tally = self.catch_up(fleet, &missed.acknowledged)?;
+        self.report.resumed_ms = tally.catch_up.quantiles(MILLISECOND);
+        Ok(())
+    }
+
+    /// As much as the server takes; subscribers only if they were asked for.
+    fn ingest(&mut self) -> anyhow::Result<()> {
+        let crowd = self.plan.subscribers > 0;
+        let spec = self.fleet_spec(&From::Now);
+        let fleet = if crowd { Some(self.assemble(spec)?) } else { None };
+        let start = clock::now() + SETTLING;
+        let (channels, lanes) = (self.channels(), self.lanes());
+        let schedule = match self.plan.rate {
+            Some(rate) => {
+                let total = seconds(self.plan.warmup + self.plan.duration) * rate;
+                Schedule::paced(start, rate, total.round() as u64, channels, lanes)
+            }
+            None => Schedule::unpaced(start, u64::MAX, channels, lanes),
+        };
+        self.measure(fleet, schedule)
+    }
+
+    /// The health of the server, and what is left in its memory.
+    fn finish(mut self) -> anyhow::Result<Report> {
+        if let Err(error) = probe::is_healthy(&self.plan.template, &self.plan.probe_channel) {
+            self.note_error(format!("not healthy afterwards: {error:#}"));
+        } else {
+            self.report.healthy_after = true;
+        }
+        if let (Some(server), Some(target)) = (self.report.server.as_mut(), self.plan.process) {
+            server.rss_bytes_after = target.usage().unwrap_or_default().rss_bytes;
+        }
+        if self.report.client.cpu_seconds == 0.0 {
+            self.report.client.cpu_seconds = process::own_cpu_seconds(); // no stretch was measured
+        }
+        self.report.client.cpu_seconds = round(self.report.client.cpu_seconds, 100.0);
+        Ok(self.report)
+    }
+}
+
+/// Subscribers.
+impl Stage<'_> {
+    fn channels(&self) -> u32 {
+        u32::try_from(self.plan.channels.len()).unwrap_or(u32::MAX)
+    }
+
+    fn fleet_spec(&self, from: &From) -> fleet::Spec {
+        let plan = self.plan;
+        let channels = plan.channels.iter();
+        fleet::Spec {
+            address: plan.template.subscribe_address(),
+            sources: plan.sources.clone(),
+            requests: channels.map(|name| plan.template.subscription(name, from)).collect(),
+            per_channel: plan.subscribers,
+            threads: plan.threads,
+            ramp: plan.ramp,
+            slow: plan.slow_readers,
+            first_seq: 0,
+            caught_up_at: None,
+            watch_ids: false,
+        }
+    }
+
+    /// Connects all subscribers, and returns when each has been answered.
+    fn assemble(&mut self, spec: fleet::Spec) -> anyhow::Result<Fleet> {
+        let fleet = Fleet::launch(spec)?;
+        self.await_answers(&fleet)?;
+        clock::sleep_until(clock::now() + SETTLING);
+        Ok(fleet)
+    }
+
+    fn await_answers(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        let (mut settled, mut moved) = (0, clock::now());
+        while settled < fleet.total {
+            clock::sleep_until(clock::now() + 2 * MILLISECOND);
+            let (now, before) = (clock::now(), settled);
+            settled = fleet.settled();
+            if settled > before {
+                moved = now;
+            } else if now > moved + OPENING_PATIENCE {
+                break;
+            }
+            self.progress.tell(|| format!("{settled} of {} connected", fleet.total));
+        }
+        self.report_connections(fleet);
+        if self.report.connections.opened == 0 {
+            let why = fleet.shared.first_error.lock().clone();
+            bail!("nobody could subscribe: {}", why.unwrap_or_else(|| "no answer".into()));
+        }
+        Ok(())
+    }
+
+    fn report_connections(&mut self, fleet: &Fleet) {
+        let shared = &fleet.shared;
+        let opened = shared.opened.load(Relaxed);
+        let took = shared.last_opened.load(Relaxed).saturating_sub(fleet.started).max(1);
+        self.report.connections = Connections {
+            opened,
+            failed: fleet.total - opened, // those without an answer included
+            closed: shared.closed.load(Relaxed),
+            per_second: round(opened as f64 / seconds(took), 1.0),
+        };
+        if let Some(error) = shared.first_error.lock().clone() {
+            self.note_error(error);
+        }
+    }
+
+    /// Waits until everybody has what was acknowledged, or nothing comes any more.
+    fn await_deliveries(&mut self, fleet: &Fleet, outcome: &Outcome) {
+        let readers = self.report.connections.opened.saturating_sub(self.plan.slow_readers as u64);
+        let expected = outcome.published() * readers / self.plan.channels.len() as u64;
+        let (mut delivered, mut moved) = (0, clock::now());
+        loop {
+            let (now, before) = (clock::now(), delivered);
+            delivered = fleet.shared.delivered.load(Relaxed);
+            if delivered > before {
+                moved = now;
+            }
+            if delivered >= expected || now > moved + DELIVERY_PATIENCE {
+                return;
+            }
+            self.progress.tell(|| format!("{delivered} of {expected} delivered"));
+            clock::sleep_until(now + 5 * MILLISECOND);
+        }
+    }
+
+    /// Sees a fleet through to the end of what there is to read, and accounts for it.
+    fn catch_up(&mut self, fleet: Fleet, acknowledged: &[u64]) -> anyhow::Result<Tally> {
+        let (mut state, mut moved) = ((0, 0), clock::now());
+        loop {
+            let now = clock::now();
+            let caught_up = fleet.shared.caught_up.load(Relaxed);
+            let next = (fleet.shared.delivered.load(Relaxed), fleet.settled());
+            if next != state {
+                (state, moved) = (next, now);
+            }
+            let readers = fleet.total - self.plan.slow_readers as u64;
+            let answered = next.1 == fleet.total;
+            let failed = fleet.shared.failed.load(Relaxed);
+            let patience = if answered { DELIVERY_PATIENCE } else { OPENING_PATIENCE };
+            if (answered && caught_up + failed >= readers) || now > moved + patience {
+                break;
+            }
+            self.progress.tell(|| format!("{caught_up} of {readers} have caught up"));
+            clock::sleep_until(now + MILLISECOND);
+        }
+        let took = moved.saturating_sub(fleet.started).max(1);
+        let last = self.usage();
+        self.report_connections(&fleet);
+        let tally = self.dismiss(fleet)?;
+        self.report_server(self.before, last, tally.delivered);
+        self.report.deliveries_per_second =
+            Some(round(tally.delivered as f64 / seconds(took), 1.0));
+        self.account(&tally, acknowledged);
+        Ok(tally)
+    }
+
+    fn dismiss(&mut self, fleet: Fleet) -> anyhow::Result<Tally> {
+        self.report_connections(&fleet);
+        let tally = fleet.finish()?;
+        // Servers need a moment to notice that thousands have left.
+        clock::sleep_until(clock::now() + 3 * SETTLING);
+        Ok(tally)
+    }
+}
+
+/// Publishers.
+impl Stage<'_> {
+    fn lanes(&self) -> u32 {
+        match self.plan.mode {
+            Mode::Stream => self.channels(),
+            Mode::Post => self.plan.publishers,
+        }
+    }
+
+    fn publish(
+        &self,
+        schedule: Schedule,
+        first_seq: u32,
+        measure_from: u64,
+        halt_at: u64,
+    ) -> anyhow::Result<Publishing> {
+        let template = &self.plan.template;
+        let spec = press::Spec {
+            address: template.publish_address(),
+            mode: self.plan.mode,
+            schedule,
+            publications: self.plan.channels.iter().map(|c| template.publication(c)).collect(),
+            size: self.plan.size,
+            first_seq: u64::from(first_seq),
+            measure_from,
+            halt_at,
+        };
+        let progress = Arc::new(press::Progress::default());
+        let press = Press::new(spec, Arc::clone(&progress)).context("cannot publish")?;
+        let thread = std::thread::Builder::new().name("publishers".into());
+        let thread = thread.spawn(move || press.run()).context("cannot start a thread")?;
+        Ok(Publishing { progress, schedule, thread })
+    }
+
+    /// So many events in each channel, as fast as they are taken.
+    fn publish_all(&mut self, first_seq: u32, each: u32) -> anyhow::Result<Outcome> {
+        let total = u64::from(each) * u64::from(self.channels());
+        let now = clock::now();
+        let schedule = Schedule::unpaced(now, total, self.channels(), self.lanes());
+        let publishing = self.publish(schedule, first_seq, u64::MAX, now + HISTORY_PATIENCE)?;
+        self.wait(&publishing, None, u64::MAX);
+        let outcome = publishing.join()?;
+        self.report_publishing(&outcome, schedule);
+        if outcome.published() == 0 {
+            let why = outcome.first_error.unwrap_or_else(|| "no answer".into());
+            bail!("nothing could be published: {why}");
+        }
+        Ok(outcome)
+    }
+
+    /// Waits until then, or until all is published; tells how it goes.
+    fn wait(&mut self, publishing: &Publishing, fleet: Option<&Fleet>, until: u64) {
+        let mut before = 0;
+        while clock::now() < until && !publishing.thread.is_finished() {
+            let delivered = fleet.map_or(0, |fleet| fleet.shared.delivered.load(Relaxed));
+            if delivered > before {
+                before = delivered;
+                publishing.progress.last_delivery.store(clock::now(), Relaxed);
+            }
+            self.progress.tell(|| {
+                let sent = publishing.progress.sent.load(Relaxed);
+                let acknowledged = publishing.progress.acknowledged.load(Relaxed);
+                let due = publishing.schedule.due(clock::now());
+                let due = if due == u64::MAX { String::new() } else { format!("{due} due, ") };
+                format!("{due}{sent} sent, {acknowledged} acknowledged, {delivered} delivered")
+            });
+            clock::sleep_until((clock::now() + 20 * MILLISECOND).min(until));
+        }
+        if until < u64::MAX {
+            clock::sleep_until(until); // also when the last answer came early
+        }
+    }
+}
+
+/// Numbers.
+impl Stage<'_> {
+    fn usage(&self) -> Option<Usage> {
+        self.plan.process.and_then(process::Target::usage)
+    }
+
+    fn snapshot(&self, publishing: &Publishing, fleet: Option<&Fleet>) -> Snapshot {
+        Snapshot {
+            delivered: fleet.map_or(0, |fleet| fleet.shared.delivered.load(Relaxed)),
+            published: match self.plan.mode {
+                Mode::Post => publishing.progress.acknowledged.load(Relaxed),
+                Mode::Stream => publishing.progress.sent.load(Relaxed),
+            },
+            at: clock::now(),
+            server: self.usage(),
+            own_cpu_seconds: process::own_cpu_seconds(),
+        }
+    }
+
+    fn report_rates(&mut self, first: Snapshot, last: Snapshot) {
+        let took = seconds((last.at - first.at).max(1));
+        let delivered = last.delivered - first.delivered;
+        if self.plan.subscribers > 0 {
+            self.report.deliveries_per_second = Some(round(delivered as f64 / took, 1.0));
+        }
+        let published = last.published - first.published;
+        self.report.events_per_second = Some(round(published as f64 / took, 1.0));
+        let spent = last.own_cpu_seconds - first.own_cpu_seconds;
+        self.report.client.cpu_seconds = spent;
+        self.report_server(first.server, last.server, delivered);
+    }
+
+    fn report_server(&mut self, first: Option<Usage>, last: Option<Usage>, delivered: u64) {
+        let (Some(first), Some(last)) = (first, last) else { return };
+        let before = self.before.unwrap_or_default().rss_bytes;
+        let spent = last.cpu_seconds - first.cpu_seconds;
+        let opened = self.report.connections.opened;
+        let grown = last.rss_bytes as f64 - before as f64;
+        self.report.server = Some(Server {
+            cpu_seconds: round(spent, 100.0),
+            cpu_us_per_delivery: (delivered > 0)
+                .then(|| round(spent * 1e6 / delivered as f64, 1000.0)),
+            rss_bytes_before: before,
+            rss_bytes: last.rss_bytes,
+            rss_bytes_after: 0, // known at the very end
+            pss_bytes: last.pss_bytes,
+            rss_per_subscriber: (opened > 0).then(|| round(grown / opened as f64, 1.0)),
+        });
+    }
+
+    fn report_publishing(&mut self, outcome: &Outcome, schedule: Schedule) {
+        // Without a pace, nothing is intended that is not sent.
+        let offered = if schedule.total == u64::MAX { outcome.sent } else { schedule.total };
+        self.report.offered = offered;
+        self.report.published = outcome.published();
+        self.report.publish_failed = outcome.failed;
+        self.report.unsent = offered.saturating_sub(outcome.sent);
+        self.report.publish_us = outcome.times.quantiles(1_000);
+        self.report.client.send_lag_us_p99 = outcome.lag.quantiles(1_000).map(|lag| lag.p99);
+        if let Some(error) = &outcome.first_error {
+            self.note_error(format!("publishing: {error}"));
+        }
+    }
+
+    fn report_times(&mut self, tally: &Tally) {
+        self.report.latency_us = tally.latency.quantiles(1_000);
+    }
+
+    /// Who should have received what: what was acknowledged, by every subscriber that reads.
+    fn account(&mut self, tally: &Tally, acknowledged: &[u64]) {
+        let report = &mut self.report;
+        report.delivered = tally.delivered;
+        report.duplicates = tally.duplicates;
+        report.disorder = tally.disorder;
+        (report.expected, report.lost) = (0, 0);
+        for (channel, published) in acknowledged.iter().enumerate() {
+            let expected = published * tally.readers[channel];
+            report.expected += expected;
+            report.lost += expected.saturating_sub(tally.received[channel]);
+        }
+        let bytes = tally.bytes as f64 / (tally.delivered.max(1)) as f64;
+        report.bytes_per_event = (tally.delivered > 0).then(|| round(bytes, 10.0));
+        report.client.loop_lag_us_p99 = tally.lag.quantiles(1_000).map(|lag| lag.p99);
+    }
+
+    fn note_error(&mut self, error: String) {
+        self.report.first_error.get_or_insert(error);
+    }
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / SECOND as f64
+}
+
+fn round(value: f64, parts: f64) -> f64 {
+    (value * parts).round() / parts
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::mini::{self, Fault};
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: super::super::Args,
+    }
+
+    fn measured(fault: Fault, line: &str) -> anyhow::Result<Report> {
+        let url = format!("http://{}", mini::serve(fault));
+        let common = ["bench", "--url", &url, "--template", "nchan", "--quiet", "--warmup", "50ms"];
+        let line = common.into_iter().chain(line.split_whitespace());
+        run(&Plan::new(&Line::try_parse_from(line)?.args)?)
+    }
+
+    /// 200 events to 3 channels with 4 subscribers each.
+    const CROWD: &str = "--channels 3 --subscribers 4 --rate 500 --duration 350ms --publishers 2";
+
+    #[test]
+    fn a_server_without_faults_has_none_in_the_report() {
+        let pid = std::process::id();
+        let line = format!("{CROWD} --threads 2 --source-addresses 2 --pid {pid}");
+        let report = measured(Fault::None, &line).unwrap();
+        assert!(report.is_complete(), "{report:#?}");
+        assert_eq!((report.offered, report.published), (200, 200));
+        assert_eq!((report.expected, report.delivered, report.connections.opened), (800, 800, 12));
+        let (all, last) = (report.latency_us.unwrap(), report.completion_us.unwrap());
+        assert!(all.p50 <= last.p50 && last.max >= all.max, "{report:#?}");
+        assert!(report.server.unwrap().rss_bytes > 0);
+        // The warm-up is left out: what is measured is the pace, give or take a busy machine.
+        assert!(report.events_per_second.unwrap() > 100.0, "{report:#?}");
+    }
+
+    fn faults(report: &Report) -> (u64, u64, u64) {
+        (report.lost, report.duplicates, report.disorder)
+    }
+
+    #[test]
+    fn loss_is_counted() {
+        let report = measured(Fault::Loses, CROWD).unwrap();
+        assert_eq!(faults(&report), (3 * 6 * 4, 0, 0), "{report:#?}");
+        assert!(!report.is_complete());
+    }
+
+    #[test]
+    fn repetition_is_counted() {
+        let report = measured(Fault::Repeats, CROWD).unwrap();
+        assert_eq!(faults(&report), (0, 3 * 6 * 4, 0), "{report:#?}");
+        assert!(!report.is_complete());
+    }
+
+    #[test]
+    fn disorder_is_counted() {
+        let report = measured(Fault::Swaps, CROWD).unwrap();
+        assert_eq!(faults(&report), (0, 0, 3 * 6 * 4), "{report:#?}");
+        assert!(!report.is_complete());
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_is_not_expected() {
+        let report = measured(Fault::HangsUp, CROWD).unwrap();
+        assert_eq!((report.published, report.publish_failed), (182, 18), "{report:#?}");
+        assert_eq!((report.expected, report.lost), (182 * 4, 0));
+    }
+
+    #[test]
+    fn slow_readers_are_not_expected_to_receive() {
+        let report = measured(Fault::None, &format!("{CROWD} --slow-readers 3")).unwrap();
+        assert_eq!((report.expected, report.delivered), (600, 600), "{report:#?}");
+    }
+
+    #[test]
+    fn a_server_that_refuses_is_told_in_its_own_words() {
+        let error = measured(Fault::Refuses, CROWD).unwrap_err().to_string();
+        assert_eq!(error, "nobody could subscribe: HTTP 503 full");
+    }
+
+    #[test]
+    fn idle_and_ingest_need_no_schedule() {
+        let report = measured(Fault::None, "--scenario idle --subscribers 50 --duration 50ms");
+        let report = report.unwrap();
+        assert_eq!((report.connections.opened, report.offered), (50, 0));
+        let report = measured(Fault::None, "--scenario ingest --duration 200ms").unwrap();
+        assert!(report.published > 0 && report.published == report.offered, "{report:#?}");
+        assert!(report.is_complete());
+    }
+}

@@ -1,0 +1,139 @@
+//! When which event should be sent: an open loop, which no slow server can stretch.
+//!
+//! Event `k` of all goes to channel `k mod C`. A channel belongs to one publishing connection (a
+//! lane), because the order of a channel's events is only defined if one is sent after the other.
+
+use super::clock::SECOND;
+
+/// The intended send times of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Schedule {
+    /// When event 0 is due.
+    pub(super) start: u64,
+    /// Nanoseconds from one event to the next; zero means: as fast as they are taken.
+    interval: f64,
+    /// How many events there are.
+    pub(super) total: u64,
+    pub(super) channels: u32,
+    pub(super) lanes: u32,
+}
+
+/// One event of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Its number among all.
+    pub(super) k: u64,
+    pub(super) channel: u32,
+    /// Its number in the channel.
+    pub(super) seq: u64,
+}
+
+impl Schedule {
+    /// So many events per second over all channels.
+    pub(super) fn paced(start: u64, rate: f64, total: u64, channels: u32, lanes: u32) -> Self {
+        let interval = SECOND as f64 / rate;
+        Self { start, interval, total, channels, lanes: lanes.clamp(1, channels) }
+    }
+
+    /// All of them are due from the start.
+    pub(super) fn unpaced(start: u64, total: u64, channels: u32, lanes: u32) -> Self {
+        Self { start, interval: 0.0, total, channels, lanes: lanes.clamp(1, channels) }
+    }
+
+    pub(super) fn is_paced(&self) -> bool {
+        self.interval > 0.0
+    }
+
+    /// When the event should be sent.
+    pub(super) fn intended(&self, k: u64) -> u64 {
+        self.start + (k as f64 * self.interval) as u64
+    }
+
+    /// How many events are due.
+    pub(super) fn due(&self, now: u64) -> u64 {
+        if now < self.start {
+            return 0;
+        }
+        if !self.is_paced() {
+            return self.total;
+        }
+        let mut due = ((now - self.start) as f64 / self.interval) as u64;
+        while self.intended(due) <= now {
+            due += 1; // also what the division has rounded away
+        }
+        due.min(self.total)
+    }
+
+    /// The lane that sends event `k`.
+    pub(super) fn lane(&self, k: u64) -> u32 {
+        self.channel(k) % self.lanes
+    }
+
+    /// The `i`-th event of a lane; `None` behind its last one.
+    pub(super) fn nth(&self, lane: u32, i: u64) -> Option<Slot> {
+        let own = u64::from((self.channels - lane).div_ceil(self.lanes));
+        let channel = u64::from(lane) + i % own * u64::from(self.lanes);
+        let seq = i / own;
+        let k = seq * u64::from(self.channels) + channel;
+        let channel = self.channel(k);
+        (k < self.total).then_some(Slot { k, channel, seq })
+    }
+
+    /// When that event of a channel should be sent.
+    pub(super) fn intended_in(&self, channel: usize, seq: usize) -> u64 {
+        self.intended(seq as u64 * u64::from(self.channels) + channel as u64)
+    }
+
+    fn channel(&self, k: u64) -> u32 {
+        u32::try_from(k % u64::from(self.channels)).unwrap_or(0) // below `channels`
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_share_all_events_and_keep_the_order_of_each_channel() {
+        for (channels, lanes, total) in [(1, 1, 10), (7, 3, 100), (200, 8, 1234), (3, 9, 10)] {
+            let schedule = Schedule::paced(0, 100.0, total, channels, lanes);
+            let mut seen = vec![false; usize::try_from(total).unwrap()];
+            let mut next = vec![0; channels as usize];
+            for lane in 0..schedule.lanes {
+                let mut last = None;
+                for slot in (0..).map_while(|i| schedule.nth(lane, i)) {
+                    assert_eq!(schedule.lane(slot.k), lane);
+                    assert!(last < Some(slot.k));
+                    last = Some(slot.k);
+                    assert!(!std::mem::replace(&mut seen[usize::try_from(slot.k).unwrap()], true));
+                    assert_eq!(slot.seq, next[slot.channel as usize]);
+                    next[slot.channel as usize] += 1;
+                    let (channel, seq) =
+                        (slot.channel as usize, usize::try_from(slot.seq).unwrap());
+                    assert_eq!(schedule.intended_in(channel, seq), schedule.intended(slot.k));
+                }
+            }
+            assert!(seen.iter().all(|seen| *seen), "{channels} channels, {lanes} lanes");
+        }
+    }
+
+    #[test]
+    fn an_event_is_due_exactly_when_it_is_intended() {
+        for rate in [0.5, 3.0, 20.0, 4000.0, 123_456.7] {
+            let schedule = Schedule::paced(5_000, rate, 10_000, 1, 1);
+            assert_eq!(schedule.due(4_999), 0);
+            for k in 0..10_000 {
+                let then = schedule.intended(k);
+                assert!(schedule.due(then) > k, "event {k} at {rate}/s is late");
+                assert!(schedule.due(then - 1) <= k, "event {k} at {rate}/s is early");
+            }
+            assert_eq!(schedule.due(u64::MAX / 4), 10_000);
+        }
+    }
+
+    #[test]
+    fn what_has_no_pace_is_due_at_once() {
+        let schedule = Schedule::unpaced(7, 10, 2, 2);
+        assert_eq!((schedule.due(6), schedule.due(7), schedule.intended(9)), (0, 10, 7));
+    }
+}

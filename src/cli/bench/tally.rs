@@ -1,0 +1,190 @@
+//! What all subscribers together have received, and how long it took.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::clock::SECOND;
+use super::schedule::Schedule;
+
+/// Events whose completion is followed; beyond it would cost too much memory.
+const MAX_COMPLETIONS: usize = 4_000_000;
+
+/// Nanoseconds, from one to ten minutes, with three digits.
+#[derive(Clone, Debug)]
+pub(super) struct Times(Histogram<u64>);
+
+impl Times {
+    pub(super) fn new() -> Self {
+        match Histogram::new_with_bounds(1, 600 * SECOND, 3) {
+            Ok(histogram) => Self(histogram),
+            Err(_) => unreachable!("the bounds are constants, and in bounds"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn record(&mut self, nanoseconds: u64) {
+        self.0.saturating_record(nanoseconds);
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        let _ = self.0.add(&other.0); // both have the same bounds
+    }
+
+    /// The quantiles in that unit; `None` if nothing was recorded.
+    pub(super) fn quantiles(&self, unit: u64) -> Option<Quantiles> {
+        let at = |q: f64| rounded(self.0.value_at_quantile(q) as f64 / unit as f64);
+        (!self.0.is_empty()).then(|| Quantiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: rounded(self.0.max() as f64 / unit as f64),
+        })
+    }
+}
+
+/// How long things took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Quantiles {
+    pub(super) p50: f64,
+    pub(super) p90: f64,
+    pub(super) p99: f64,
+    pub(super) p999: f64,
+    pub(super) max: f64,
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// When the last subscriber had each event: by channel and number, zero if nobody had it.
+#[derive(Clone, Debug)]
+pub(super) struct Completions {
+    last: Vec<Vec<u64>>,
+    entries: usize,
+}
+
+impl Completions {
+    fn new(channels: usize) -> Self {
+        Self { last: vec![Vec::new(); channels], entries: 0 }
+    }
+
+    #[inline]
+    pub(super) fn note(&mut self, channel: usize, seq: u32, now: u64) {
+        let (row, seq) = (&mut self.last[channel], seq as usize);
+        if seq >= row.len() {
+            self.entries += seq + 1 - row.len();
+            if self.entries > MAX_COMPLETIONS {
+                self.entries = MAX_COMPLETIONS; // of these few nobody will hear
+                return;
+            }
+            row.resize(seq + 1, 0);
+        }
+        row[seq] = now; // time goes forward within a thread
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.last.iter_mut().zip(&other.last) {
+            mine.resize(mine.len().max(theirs.len()), 0);
+            for (mine, theirs) in mine.iter_mut().zip(theirs) {
+                *mine = (*mine).max(*theirs);
+            }
+        }
+    }
+
+    /// How long the events that were intended from then on took until everybody had them.
+    pub(super) fn times(&self, schedule: &Schedule, from: u64) -> Times {
+        let mut times = Times::new();
+        for (channel, row) in self.last.iter().enumerate() {
+            for (seq, last) in row.iter().enumerate().filter(|(_, last)| **last > 0) {
+                let intended = schedule.intended_in(channel, seq);
+                if intended >= from {
+                    times.record(last.saturating_sub(intended));
+                }
+            }
+        }
+        times
+    }
+}
+
+/// What one thread of subscribers saw; threads are added up at the end.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    pub(super) delivered: u64,
+    pub(super) duplicates: u64,
+    pub(super) disorder: u64,
+    /// Bytes behind the response heads, framing included.
+    pub(super) bytes: u64,
+    pub(super) latency: Times,
+    /// How long a socket that was ready waited for us.
+    pub(super) lag: Times,
+    /// From the begin of the joining until a subscriber had all there was.
+    pub(super) catch_up: Times,
+    pub(super) completions: Completions,
+    /// By channel: subscribers that were to read all, and what they received in all.
+    pub(super) readers: Vec<u64>,
+    pub(super) received: Vec<u64>,
+    /// By channel: the id of the last event, where it was watched.
+    pub(super) last_ids: Vec<Option<String>>,
+}
+
+impl Tally {
+    pub(super) fn new(channels: usize) -> Self {
+        Self {
+            delivered: 0,
+            duplicates: 0,
+            disorder: 0,
+            bytes: 0,
+            latency: Times::new(),
+            lag: Times::new(),
+            catch_up: Times::new(),
+            completions: Completions::new(channels),
+            readers: vec![0; channels],
+            received: vec![0; channels],
+            last_ids: vec![None; channels],
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.delivered += other.delivered;
+        self.duplicates += other.duplicates;
+        self.disorder += other.disorder;
+        self.bytes += other.bytes;
+        self.latency.add(&other.latency);
+        self.lag.add(&other.lag);
+        self.catch_up.add(&other.catch_up);
+        self.completions.add(&other.completions);
+        for channel in 0..self.readers.len() {
+            self.readers[channel] += other.readers[channel];
+            self.received[channel] += other.received[channel];
+            if self.last_ids[channel].is_none() {
+                self.last_ids[channel].clone_from(&other.last_ids[channel]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_complete_when_the_last_thread_has_it() {
+        let schedule = Schedule::paced(1_000, 1e6, 4, 2, 1); // one per microsecond
+        let (mut a, mut b) = (Tally::new(2), Tally::new(2));
+        a.completions.note(0, 0, 2_000);
+        a.completions.note(1, 0, 3_000); // intended at 2000
+        b.completions.note(0, 0, 9_000);
+        b.completions.note(0, 1, 4_000); // intended at 3000
+        a.add(&b);
+        let times = a.completions.times(&schedule, 1_000).quantiles(1_000).unwrap();
+        assert_eq!((times.p50, times.max), (1.0, 8.0));
+        let later = a.completions.times(&schedule, 2_000).quantiles(1_000).unwrap();
+        assert_eq!(later.max, 1.0);
+    }
+
+    #[test]
+    fn nothing_recorded_has_no_quantiles() {
+        assert_eq!(Times::new().quantiles(1), None);
+    }
+}

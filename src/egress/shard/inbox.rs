@@ -1,0 +1,105 @@
+//! How others reach a shard: messages, and bells that say which channels have something new.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mio::Waker;
+use parking_lot::Mutex;
+
+use crate::hub::{Listener, Seat};
+
+/// A subscriber's socket on its way to a shard.
+pub(super) struct Arrival {
+    pub(super) tcp: TcpStream,
+    pub(super) seat: Seat,
+    /// The head of the response.
+    pub(super) head: Vec<u8>,
+}
+
+/// What a shard is told.
+pub(super) enum Message {
+    Arrival(Box<Arrival>),
+    Drain(Duration),
+    Stop,
+}
+
+/// See the module.
+pub(super) struct Inbox {
+    messages: Mutex<Vec<Message>>,
+    rung: Mutex<Vec<usize>>,
+    /// The shard is awake, or on its way: nobody else needs to wake it.
+    awake: AtomicBool,
+    waker: Waker,
+}
+
+impl Inbox {
+    pub(super) fn new(waker: Waker) -> Self {
+        let (messages, rung) = (Mutex::default(), Mutex::default());
+        Self { messages, rung, awake: AtomicBool::new(true), waker }
+    }
+
+    pub(super) fn send(&self, message: Message) {
+        self.messages.lock().push(message);
+        self.wake();
+    }
+
+    pub(super) fn take_messages(&self) -> Vec<Message> {
+        std::mem::take(&mut self.messages.lock())
+    }
+
+    /// Moves the rooms whose bells have rung into the list.
+    pub(super) fn take_rung(&self, rooms: &mut Vec<usize>) {
+        rooms.append(&mut self.rung.lock());
+    }
+
+    /// Whether the shard may sleep: nothing has come since it said that it would.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.awake.store(false, Ordering::SeqCst);
+        let empty = self.messages.lock().is_empty() && self.rung.lock().is_empty();
+        if !empty {
+            self.awake.store(true, Ordering::SeqCst);
+        }
+        empty
+    }
+
+    pub(super) fn woke_up(&self) {
+        self.awake.store(true, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        if !self.awake.swap(true, Ordering::SeqCst) {
+            // It fails only if the shard is gone.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// Hangs at a channel, and rings for all subscribers that the shard has there.
+pub(super) struct Bell {
+    room: usize,
+    /// It has rung, and the shard has not yet begun to sweep.
+    latch: AtomicBool,
+    inbox: Arc<Inbox>,
+}
+
+impl Bell {
+    pub(super) fn new(room: usize, inbox: Arc<Inbox>) -> Self {
+        Self { room, latch: AtomicBool::new(false), inbox }
+    }
+
+    /// The shard is about to read the channel's tail: whatever comes later rings again.
+    pub(super) fn clear(&self) {
+        self.latch.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Listener for Bell {
+    fn channel_changed(&self) {
+        if !self.latch.swap(true, Ordering::SeqCst) {
+            self.inbox.rung.lock().push(self.room);
+            self.inbox.wake();
+        }
+    }
+}

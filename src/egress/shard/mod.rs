@@ -1,0 +1,91 @@
+//! The engine for sockets: one thread per core, each with an `epoll` of its own and the subscribers
+//! whose sockets it was given.
+//!
+//! A publish wakes each shard that has subscribers of the channel, once. A shard then sweeps the
+//! channel: it writes what is new to each subscriber in one call, the log's bytes as they are.
+//! While it sweeps, new events pile up in the log, and the next sweep writes all of them at once:
+//! batching that costs no latency when idle and grows by itself under load.
+
+mod inbox;
+mod reactor;
+mod seat;
+mod sweep;
+mod wheel;
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use self::inbox::{Arrival, Inbox, Message};
+use self::reactor::Reactor;
+use super::Config;
+use crate::hub::{Hub, Seat};
+
+/// What is called when a shard has closed a socket.
+pub(super) type Departed = Arc<dyn Fn() + Send + Sync>;
+
+/// All shards of a hub.
+pub(super) struct Shards {
+    inboxes: Vec<Arc<Inbox>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    next: AtomicUsize,
+    active: Arc<AtomicUsize>,
+}
+
+impl Shards {
+    /// Starts the threads.
+    pub(super) fn start(hub: &Hub, config: &Arc<Config>, departed: Departed) -> io::Result<Self> {
+        let count = match config.shards {
+            0 => std::thread::available_parallelism()?.get(),
+            count => count,
+        };
+        let active = Arc::new(AtomicUsize::new(0));
+        let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let (active, departed) = (active.clone(), departed.clone());
+            let reactor = Reactor::new(hub.clone(), config.clone(), active, departed)?;
+            inboxes.push(reactor.inbox().clone());
+            let thread = std::thread::Builder::new().name(format!("shard-{number}"));
+            threads.push(thread.spawn(move || reactor.run())?);
+        }
+        let (threads, next) = (Mutex::new(threads), AtomicUsize::new(0));
+        Ok(Self { inboxes, threads, next, active })
+    }
+
+    /// Gives a subscriber's socket to a shard: to each in turn, so that the subscribers of a hot
+    /// channel lie on all of them. `head` is written first.
+    pub(super) fn adopt(&self, tcp: TcpStream, seat: Seat, head: Vec<u8>) {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
+        self.inboxes[turn].send(Message::Arrival(Box::new(Arrival { tcp, seat, head })));
+    }
+
+    /// Ends all subscriptions, each at its own moment within the window; later ones at once.
+    pub(super) fn drain(&self, window: Duration) {
+        for inbox in &self.inboxes {
+            inbox.send(Message::Drain(window));
+        }
+    }
+
+    /// Subscribers whose sockets the shards have.
+    pub(super) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        for inbox in &self.inboxes {
+            inbox.send(Message::Stop);
+        }
+        for thread in self.threads.lock().drain(..) {
+            // A shard that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}

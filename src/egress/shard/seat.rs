@@ -1,0 +1,119 @@
+//! One subscriber of a shard: a socket and a place in a log, in about 64 bytes.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use mio::net::TcpStream;
+use socket2::SockRef;
+
+/// See the module. Times are in milliseconds since the shard began; zero stands for never.
+pub(super) struct Sitter {
+    pub(super) tcp: TcpStream,
+    /// The byte of the log that is written next: always the edge of a frame.
+    pub(super) byte: u64,
+    /// The end of the log when the subscription began.
+    pub(super) joined: u64,
+    /// Bytes of its own that go out before any of the log.
+    pub(super) own: Option<Box<Own>>,
+    pub(super) room: u32,
+    /// Where it stands among the members of its room.
+    pub(super) index: u32,
+    pub(super) last_write: u32,
+    /// Since when its socket takes nothing.
+    pub(super) blocked: u32,
+    /// When it is to end.
+    pub(super) ends: u32,
+    /// The tick of the wheel at which its heartbeat is due.
+    pub(super) due: u32,
+}
+
+/// A subscriber's own bytes, such as the rest of a frame that its socket took in part.
+pub(super) struct Own {
+    bytes: Bytes,
+    /// Nothing follows: close the connection.
+    last: bool,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrote {
+    /// All of it was taken.
+    All,
+    /// So much was taken; the rest must wait until the socket can be written again.
+    Part(usize),
+    /// The client is gone.
+    Gone,
+}
+
+impl Sitter {
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked != 0
+    }
+
+    /// Writes, and notes whether the socket takes it.
+    pub(super) fn write(&mut self, bytes: &[u8], now: u32) -> Wrote {
+        let wrote = write_all(&mut self.tcp, bytes);
+        match wrote {
+            Wrote::All => (self.blocked, self.last_write) = (0, now),
+            // Progress restarts the clock; its absence does not stop it.
+            Wrote::Part(count) if count > 0 => (self.blocked, self.last_write) = (now, now),
+            Wrote::Part(_) if self.blocked == 0 => self.blocked = now,
+            Wrote::Part(_) | Wrote::Gone => {}
+        }
+        wrote
+    }
+
+    /// Writes what there is of its own. Returns what became of it, and whether that was the last.
+    pub(super) fn write_own(&mut self, now: u32) -> (Wrote, bool) {
+        let Some(mut own) = self.own.take() else { return (Wrote::All, false) };
+        let wrote = self.write(&own.bytes, now);
+        let last = own.last;
+        if let Wrote::Part(count) = wrote {
+            own.bytes.advance(count);
+            self.own = Some(own);
+        }
+        (wrote, last)
+    }
+
+    /// Puts bytes of its own in line; `last` if nothing follows them.
+    pub(super) fn say(&mut self, bytes: impl Into<Bytes>, last: bool) {
+        let bytes = bytes.into();
+        let bytes = match self.own.take() {
+            Some(own) => Bytes::from([own.bytes, bytes].concat()),
+            None => bytes,
+        };
+        self.own = Some(Box::new(Own { bytes, last }));
+    }
+
+    /// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
+    pub(super) fn reset(&self) {
+        let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+    }
+}
+
+fn write_all(tcp: &mut TcpStream, mut bytes: &[u8]) -> Wrote {
+    let whole = bytes.len();
+    while !bytes.is_empty() {
+        match tcp.write(bytes) {
+            Ok(0) => return Wrote::Gone,
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Wrote::Part(whole - bytes.len()),
+                io::ErrorKind::Interrupted => {}
+                _ => return Wrote::Gone,
+            },
+        }
+    }
+    Wrote::All
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_is_about_a_cache_line() {
+        assert!(size_of::<Sitter>() <= 64, "{}", size_of::<Sitter>());
+    }
+}

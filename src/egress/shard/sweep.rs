@@ -1,0 +1,142 @@
+//! Bringing subscribers forward: their own bytes first, then the log's.
+
+use bytes::Bytes;
+
+use super::seat::{Sitter, Wrote};
+use crate::hub::{Bounds, Channel, EndReason, OnLag, Piece};
+use crate::limits::MAX_BATCH_BYTES;
+use crate::sse;
+use crate::store::Run;
+
+/// What became of a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// It stands at the tail.
+    CaughtUp,
+    /// There is more to write.
+    More,
+    /// Its socket takes no more for now.
+    Blocked,
+    /// Retention has passed over it.
+    Overtaken,
+    /// It can be written to again, and is further behind than it may be.
+    Lagging,
+    /// It has ended.
+    Ended(EndReason),
+}
+
+/// A piece of the log that the subscribers who stand at the same byte share.
+pub(super) struct Shared {
+    from: u64,
+    /// The frames, and behind them what ends the body if nothing follows.
+    bytes: Bytes,
+    /// The frames' bytes alone.
+    frames: u64,
+    run: Run,
+    last: bool,
+}
+
+/// What a sweep has done, for the metrics.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    /// The append time of the oldest event that was written first.
+    pub(super) oldest: Option<u64>,
+}
+
+/// Writes what the subscriber can be given in this turn.
+pub(super) fn advance(
+    sitter: &mut Sitter,
+    channel: &Channel,
+    bounds: &Bounds,
+    shared: &mut Option<Shared>,
+    done: &mut Done,
+    now: u32,
+) -> Moved {
+    let was_blocked = sitter.is_blocked();
+    if let Some(moved) = say_own(sitter, now) {
+        return moved;
+    }
+    if was_blocked && bounds.on_lag == OnLag::Skip && lag_passed(sitter, channel, bounds).is_some()
+    {
+        return Moved::Lagging;
+    }
+    if shared.as_ref().is_none_or(|shared| shared.from != sitter.byte) {
+        match read(channel, sitter.byte) {
+            Ok(piece) => *shared = Some(piece),
+            Err(moved) => return moved,
+        }
+    }
+    let Some(piece) = shared else { return Moved::CaughtUp };
+    match sitter.write(&piece.bytes, now) {
+        Wrote::Gone => Moved::Ended(EndReason::ClientGone),
+        Wrote::All => {
+            sitter.byte += piece.frames;
+            done.count(piece, piece.run.count(), piece.frames);
+            match (piece.last, sitter.byte < channel.end().byte) {
+                (true, _) => Moved::Ended(EndReason::Closed),
+                (false, true) => Moved::More,
+                (false, false) => Moved::CaughtUp,
+            }
+        }
+        Wrote::Part(count) => {
+            part_written(sitter, piece, count, done);
+            Moved::Blocked
+        }
+    }
+}
+
+/// The bound that the subscriber has passed, if any.
+pub(super) fn lag_passed(sitter: &Sitter, channel: &Channel, bounds: &Bounds) -> Option<EndReason> {
+    bounds.passed_by(channel.behind_byte(sitter.byte.max(sitter.joined)))
+}
+
+/// Writes the subscriber's own bytes; nothing if it may go on with the log.
+fn say_own(sitter: &mut Sitter, now: u32) -> Option<Moved> {
+    match sitter.write_own(now) {
+        (Wrote::Gone, _) => Some(Moved::Ended(EndReason::ClientGone)),
+        (Wrote::Part(_), _) => Some(Moved::Blocked),
+        (Wrote::All, true) => Some(Moved::Ended(EndReason::Closed)),
+        (Wrote::All, false) => None,
+    }
+}
+
+/// The socket took a part: the rest of the frame in which it stopped is the subscriber's own now,
+/// so that it stands at the edge of a frame whatever becomes of the log.
+fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Done) {
+    let from = sitter.byte;
+    let whole = piece.run.ending_by_byte(from + count as u64);
+    let edge = |events| (piece.run.byte_after(events) - from) as usize;
+    let begun = whole + usize::from(edge(whole) < count);
+    if piece.last && begun == piece.run.count() {
+        sitter.say(piece.bytes.slice(count..), true);
+    } else if edge(begun) > count {
+        sitter.say(piece.bytes.slice(count..edge(begun)), false);
+    }
+    let taken = edge(begun) as u64;
+    sitter.byte += taken;
+    done.count(piece, begun, taken);
+}
+
+fn read(channel: &Channel, byte: u64) -> Result<Shared, Moved> {
+    match channel.read_at_byte(byte, MAX_BATCH_BYTES) {
+        Piece::Nothing => Err(Moved::CaughtUp),
+        Piece::Trimmed => Err(Moved::Overtaken),
+        Piece::Frames { run, last } => {
+            let frames = run.bytes();
+            let length = frames.len() as u64;
+            let bytes =
+                if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };
+            Ok(Shared { from: byte, bytes, frames: length, run, last })
+        }
+    }
+}
+
+impl Done {
+    fn count(&mut self, piece: &Shared, events: usize, bytes: u64) {
+        self.events += events as u64;
+        self.bytes += bytes;
+        self.oldest = self.oldest.or_else(|| Some(piece.run.entries().next()?.time));
+    }
+}

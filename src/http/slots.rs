@@ -1,0 +1,58 @@
+//! How many connections may be open, and how many are.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::telemetry::Metrics;
+
+/// The places for connections of one listener: a cheap handle.
+#[derive(Clone)]
+pub struct Slots {
+    free: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// One connection's place. Dropped, it is free again.
+pub(super) struct Slot {
+    slots: Slots,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Slots {
+    /// So many places.
+    #[must_use]
+    pub fn new(max_connections: usize, metrics: Arc<Metrics>) -> Self {
+        let free = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        Self { free, metrics }
+    }
+
+    /// Frees the place of a connection that was handed over.
+    pub fn give_back(&self) {
+        self.free.add_permits(1);
+        self.metrics.connection_closed();
+    }
+
+    pub(super) fn take(&self) -> Option<Slot> {
+        let permit = self.free.clone().try_acquire_owned().ok()?;
+        self.metrics.connection_opened();
+        Some(Slot { slots: self.clone(), permit: Some(permit) })
+    }
+}
+
+impl Slot {
+    /// The connection goes on elsewhere: its place stays taken until it is given back.
+    pub(super) fn hand_over(mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.forget();
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.permit.is_some() {
+            self.slots.metrics.connection_closed();
+        }
+    }
+}

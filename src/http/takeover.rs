@@ -1,0 +1,91 @@
+//! Taking a socket back from hyper, so that a shard can have it.
+//!
+//! The service does not answer a request whose stream a shard can serve: it leaves the response
+//! here and waits for ever. The connection's task finds it, takes the connection apart, which frees
+//! all that hyper had for it, and hands the socket on.
+//!
+//! That is possible only where hyper owes the client nothing: for the first request of a connection,
+//! without a body, in HTTP/1.1. Any other is answered with the stream as an ordinary body.
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{Method, Version, header};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{Body, Request, Response};
+use crate::clock;
+use crate::egress::Egress;
+
+/// Where one connection's service leaves a response whose stream a shard is to serve.
+pub(super) struct Handoff {
+    egress: Egress,
+    /// The connection has had a request.
+    used: AtomicBool,
+    response: Mutex<Option<Response>>,
+    left: Notify,
+}
+
+impl Handoff {
+    pub(super) fn new(egress: Egress) -> Self {
+        let (response, left) = (Mutex::new(None), Notify::new());
+        Self { egress, used: AtomicBool::new(false), response, left }
+    }
+
+    /// Whether the answer to this request may leave hyper.
+    pub(super) fn is_open_to(&self, request: &Request) -> bool {
+        let first = !self.used.swap(true, Ordering::Relaxed);
+        let headers = request.headers();
+        first
+            && request.method() == Method::GET
+            && request.version() == Version::HTTP_11
+            && !headers.contains_key(header::CONTENT_LENGTH)
+            && !headers.contains_key(header::TRANSFER_ENCODING)
+            && !headers.contains_key(header::EXPECT)
+    }
+
+    /// Leaves the response here, and never returns; or gives it back, if no shard can serve it.
+    pub(super) async fn offer(&self, response: Response) -> Response {
+        match response.body() {
+            Body::Stream(stream) if self.egress.can_take_over(stream) => {}
+            _ => return response,
+        }
+        *self.response.lock() = Some(response);
+        self.left.notify_one();
+        std::future::pending().await
+    }
+
+    /// Resolves when a response has been left here.
+    pub(super) async fn taken(&self) {
+        self.left.notified().await;
+    }
+
+    /// Hands the socket on, with the response that was left here.
+    pub(super) fn hand_on(&self, tcp: TcpStream) {
+        let Some(response) = self.response.lock().take() else { return };
+        let head = head(&response);
+        if let Body::Stream(stream) = response.into_body() {
+            self.egress.take_over(tcp, *stream, head);
+        }
+    }
+}
+
+/// The head of the response, as it goes onto the socket. The body is chunked, and nothing follows.
+fn head(response: &Response) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    let mut push = |name: &[u8], value: &[u8]| {
+        head.extend_from_slice(name);
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value);
+        head.extend_from_slice(b"\r\n");
+    };
+    for (name, value) in response.headers() {
+        push(name.as_str().as_bytes(), value.as_bytes());
+    }
+    push(b"date", clock::http_date(clock::now()).as_bytes());
+    push(b"connection", b"close");
+    push(b"transfer-encoding", b"chunked");
+    head.extend_from_slice(b"\r\n");
+    head
+}

@@ -1,0 +1,88 @@
+//! A subscription to one channel without its machinery: what an engine keeps that owns sockets.
+//!
+//! The engine has its own cursor, in bytes, and hears of the channel through one listener for all
+//! its subscribers there. What is left of a subscription is that it is counted.
+
+use std::sync::Arc;
+
+use super::channel::{Begin, Channel};
+use super::notice::Gap;
+use super::subscription::{Bounds, Source, Subscription};
+use super::{EndReason, Hub};
+use crate::position::Position;
+
+/// See the module. It is counted until [`Hub::leave`].
+pub struct Seat {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// The byte of the log with which reading begins.
+    pub byte: u64,
+    /// The end of the log when the subscription began: what lies before it is no lag.
+    pub joined: u64,
+    /// What must be told first.
+    pub gap: Option<Gap>,
+    /// The position behind which the subscription begins.
+    pub start: Position,
+    /// It begins at the tail.
+    pub at_tail: bool,
+    /// The bounds that it is held to.
+    pub bounds: Bounds,
+}
+
+impl Subscription {
+    /// Whether it reads one channel, and so can be a [`Seat`].
+    #[must_use]
+    pub fn can_sit(&self) -> bool {
+        matches!(self.source, Source::One(_))
+    }
+
+    /// Leaves the reading to somebody else; nothing if it reads many channels.
+    #[must_use]
+    pub fn into_seat(mut self) -> Option<Seat> {
+        let Source::One(one) = &mut self.source else { return None };
+        let (place, gap) = (one.place().clone(), one.take_gap());
+        place.channel.sit_down();
+        let seat = Seat {
+            channel: place.channel.clone(),
+            byte: place.mark().byte,
+            joined: place.joined().byte,
+            gap,
+            start: self.start().clone(),
+            at_tail: self.begins_at_tail(),
+            bounds: self.bounds(),
+        };
+        self.hand_over();
+        Some(seat)
+    }
+}
+
+impl Hub {
+    /// A seat's subscription has ended, for this reason.
+    pub fn leave(&self, channel: &Channel, reason: EndReason) {
+        self.metrics().subscription_ended(reason.as_str());
+        if channel.stand_up() {
+            self.0.registry.evict_if_unused(channel.name());
+        }
+    }
+
+    /// Where the retained events of a channel begin: the byte, and the position before it.
+    #[must_use]
+    pub fn earliest_of(&self, channel: &Channel) -> (u64, Position) {
+        let beginning = channel.begin(Begin::Earliest);
+        (beginning.mark.byte, self.position(beginning.behind))
+    }
+
+    /// Where the tail of a channel is, before its end if it has ended: the byte, and the position
+    /// before it.
+    #[must_use]
+    pub fn tail_of(&self, channel: &Channel) -> (u64, Position) {
+        let beginning = channel.begin(Begin::Tail);
+        (beginning.mark.byte, self.position(beginning.behind))
+    }
+
+    /// The position of the last event before this byte of a channel's log.
+    #[must_use]
+    pub fn position_before(&self, channel: &Channel, byte: u64) -> Position {
+        self.position(channel.offset_before(byte))
+    }
+}
