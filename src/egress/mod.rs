@@ -60,6 +60,9 @@ pub struct Config {
     pub takeover: bool,
     /// Threads that own sockets; zero for one per core.
     pub shards: usize,
+    /// The longest pause between two sweeps of a channel whose sweeps take long.
+    #[serde(with = "humantime_serde")]
+    pub max_pause: Duration,
     /// The kernel's send buffer of a socket that is taken over.
     pub send_buffer: ByteSize,
     /// Bytes that the kernel may hold unsent for a socket that is taken over.
@@ -79,6 +82,7 @@ impl Default for Config {
             max_channels: 128,
             takeover: true,
             shards: 0,
+            max_pause: Duration::from_millis(20),
             send_buffer: ByteSize::kib(128),
             unsent_limit: ByteSize::kib(16),
         }

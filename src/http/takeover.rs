@@ -4,8 +4,8 @@
 //! here and waits for ever. The connection's task finds it, takes the connection apart, which frees
 //! all that hyper had for it, and hands the socket on.
 //!
-//! That is possible only where hyper owes the client nothing: for the first request of a connection,
-//! without a body, in HTTP/1.1. Any other is answered with the stream as an ordinary body.
+//! That is possible only where hyper owes the client nothing: for the first request of a
+//! connection, without a body, in HTTP/1.1. Any other is answered with an ordinary body.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};

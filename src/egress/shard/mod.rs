@@ -12,6 +12,7 @@ mod seat;
 mod sweep;
 mod wheel;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ use self::inbox::{Arrival, Inbox, Message};
 use self::reactor::Reactor;
 use super::Config;
 use crate::hub::{Hub, Seat};
+
+/// Subscribers up to which a channel is small: writing to so many takes less time than waking
+/// another thread for half of them saves.
+const SMALL_CHANNEL: usize = 64;
 
 /// What is called when a shard has closed a socket.
 pub(super) type Departed = Arc<dyn Fn() + Send + Sync>;
@@ -57,12 +62,22 @@ impl Shards {
         Ok(Self { inboxes, threads, next, active })
     }
 
-    /// Gives a subscriber's socket to a shard: to each in turn, so that the subscribers of a hot
-    /// channel lie on all of them. `head` is written first.
+    /// Gives a subscriber's socket to a shard. `head` is written first.
     pub(super) fn adopt(&self, tcp: TcpStream, seat: Seat, head: Vec<u8>) {
         self.active.fetch_add(1, Ordering::Relaxed);
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
-        self.inboxes[turn].send(Message::Arrival(Box::new(Arrival { tcp, seat, head })));
+        let shard = self.choose(&seat) % self.inboxes.len();
+        self.inboxes[shard].send(Message::Arrival(Box::new(Arrival { tcp, seat, head })));
+    }
+
+    /// The few subscribers of a small channel lie on one shard, so that an event wakes one thread;
+    /// those of a hot one lie on all, so that all share the work.
+    fn choose(&self, seat: &Seat) -> usize {
+        if seat.channel.subscribers() > SMALL_CHANNEL {
+            return self.next.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut hasher = DefaultHasher::new();
+        seat.channel.name().hash(&mut hasher);
+        hasher.finish() as usize
     }
 
     /// Ends all subscriptions, each at its own moment within the window; later ones at once.

@@ -1,6 +1,7 @@
 //! A shard's thread: what it waits for, and in which order it does what has come.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +35,17 @@ const TURN: usize = 256;
 /// Bytes that a client who should only listen may send at a time; they are thrown away.
 const SCRATCH: usize = 16 * 1024;
 
+/// A sweep that takes this long is followed by a pause, in which events pile up: several then cost
+/// one write. Shorter ones gain nothing from it.
+const LONG_SWEEP: Duration = Duration::from_micros(500);
+
+/// The pause, in times of the sweep before it: short while each write carries an event or two, so
+/// that nothing waits; long where events come faster, which is where many to a write pay.
+const PAUSE_SHARE: (u32, u32) = (1, 6);
+
+/// Events to a write from which they come fast.
+const FAST: u64 = 4;
+
 /// How often bounds are looked at.
 const PATROL: Duration = Duration::from_millis(100);
 
@@ -55,6 +67,8 @@ pub(super) struct Reactor {
     by_channel: HashMap<usize, usize>,
     /// Rooms that have something to sweep, in turn.
     queue: VecDeque<usize>,
+    /// Rooms that will have something to sweep when they have rested.
+    resting: BinaryHeap<Reverse<(Instant, usize)>>,
     wheel: Wheel,
     /// Subscribers whose sockets took nothing when last asked.
     blocked: Vec<u32>,
@@ -74,10 +88,14 @@ struct Room {
     listener: usize,
     members: Vec<u32>,
     sweep: Option<Sweep>,
+    /// No sweep begins before, so that events pile up and go out together.
+    rests_until: Option<Instant>,
+    /// It waits for the end of its rest.
+    waits: bool,
 }
 
 /// A sweep that is under way.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Sweep {
     /// The member with whom it began: not always the same, so that none is always the last.
     start: usize,
@@ -85,6 +103,12 @@ struct Sweep {
     visited: usize,
     /// Somebody must be visited again.
     again: bool,
+    /// The channel has something newer.
+    rung: bool,
+    /// What it has done so far, and the time that it has taken.
+    events: u64,
+    writes: u64,
+    took: Duration,
 }
 
 impl Reactor {
@@ -109,6 +133,7 @@ impl Reactor {
             rooms: Slab::new(),
             by_channel: HashMap::new(),
             queue: VecDeque::new(),
+            resting: BinaryHeap::new(),
             wheel,
             blocked: Vec::new(),
             scratch: Box::new([0; SCRATCH]),
@@ -132,6 +157,7 @@ impl Reactor {
             for event in events.iter().filter(|event| event.token() != INBOX) {
                 self.on_socket(event);
             }
+            self.end_rests();
             self.sweep_next();
             self.keep_time();
         }
@@ -144,7 +170,11 @@ impl Reactor {
     fn wait(&mut self, events: &mut Events) {
         let idle = self.queue.is_empty() && self.inbox.may_sleep();
         let tick = Duration::from_millis(self.wheel.tick()).min(PATROL);
-        let timeout = if idle { tick } else { Duration::ZERO };
+        let rest = self
+            .resting
+            .peek()
+            .map_or(tick, |Reverse((until, _))| until.saturating_duration_since(Instant::now()));
+        let timeout = if idle { tick.min(rest) } else { Duration::ZERO };
         if let Err(error) = self.poll.poll(events, Some(timeout))
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -165,7 +195,7 @@ impl Reactor {
         let mut rung = Vec::new();
         self.inbox.take_rung(&mut rung);
         for room in rung {
-            self.enqueue(room);
+            self.ring(room);
         }
     }
 
@@ -242,7 +272,15 @@ impl Reactor {
         let room = entry.key();
         let bell = Arc::new(Bell::new(room, self.inbox.clone()));
         let listener = channel.add_listener(bell.clone());
-        entry.insert(Room { channel, bell, listener, members: Vec::new(), sweep: None });
+        entry.insert(Room {
+            channel,
+            bell,
+            listener,
+            members: Vec::new(),
+            sweep: None,
+            rests_until: None,
+            waits: false,
+        });
         self.by_channel.insert(address, room);
         room
     }
@@ -346,6 +384,20 @@ impl Reactor {
         }
     }
 
+    /// The channel has something new: its room is swept, when it has rested.
+    fn ring(&mut self, key: usize) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        match (&mut room.sweep, room.rests_until.filter(|until| Instant::now() < *until)) {
+            (Some(sweep), _) => sweep.rung = true,
+            (None, None) => self.enqueue(key),
+            (None, Some(until)) if !room.waits => {
+                room.waits = true;
+                self.resting.push(Reverse((until, key)));
+            }
+            (None, Some(_)) => {}
+        }
+    }
+
     /// Puts a room in line for a sweep; one that is being swept is swept again.
     fn enqueue(&mut self, key: usize) {
         let Some(room) = self.rooms.get_mut(key) else { return };
@@ -353,8 +405,22 @@ impl Reactor {
             Some(sweep) => sweep.again = true,
             None => {
                 let start = fastrand::usize(..room.members.len().max(1));
-                room.sweep = Some(Sweep { start, visited: 0, again: false });
+                room.sweep = Some(Sweep { start, ..Sweep::default() });
                 self.queue.push_back(key);
+            }
+        }
+    }
+
+    /// Puts those rooms in line that have rested.
+    fn end_rests(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((until, key))) = self.resting.peek().copied()
+            && until <= now
+        {
+            self.resting.pop();
+            if let Some(room) = self.rooms.get_mut(key) {
+                room.waits = false;
+                self.enqueue(key);
             }
         }
     }
@@ -374,11 +440,12 @@ impl Reactor {
             .collect();
         sweep.visited += turn.len();
         room.sweep = Some(sweep);
-        self.visit(&turn);
-        self.end_turn(key);
+        let began = Instant::now();
+        let done = self.visit(&turn);
+        self.end_turn(key, began.elapsed(), &done);
     }
 
-    fn visit(&mut self, turn: &[u32]) {
+    fn visit(&mut self, turn: &[u32]) -> Done {
         let (mut shared, mut done, now) = (None, Done::default(), self.now());
         for key in turn {
             let key = *key as usize;
@@ -388,17 +455,28 @@ impl Reactor {
             }
         }
         self.count(&done);
+        done
     }
 
-    fn end_turn(&mut self, key: usize) {
+    fn end_turn(&mut self, key: usize, took: Duration, done: &Done) {
+        let max_pause = self.config.max_pause;
         let Some(room) = self.rooms.get_mut(key) else { return };
-        let Some(sweep) = room.sweep else { return };
+        let Some(sweep) = &mut room.sweep else { return };
+        sweep.took += took;
+        sweep.events += done.events;
+        sweep.writes += done.writes;
         if sweep.visited < room.members.len() {
             return self.queue.push_back(key);
         }
+        let Sweep { again, rung, took, events, writes, .. } = *sweep;
         room.sweep = None;
-        if sweep.again {
+        let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
+        room.rests_until =
+            (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause));
+        if again {
             self.enqueue(key);
+        } else if rung {
+            self.ring(key);
         }
     }
 

@@ -40,6 +40,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Done {
     pub(super) events: u64,
+    pub(super) writes: u64,
     pub(super) bytes: u64,
     /// The append time of the oldest event that was written first.
     pub(super) oldest: Option<u64>,
@@ -136,6 +137,7 @@ fn read(channel: &Channel, byte: u64) -> Result<Shared, Moved> {
 impl Done {
     fn count(&mut self, piece: &Shared, events: usize, bytes: u64) {
         self.events += events as u64;
+        self.writes += 1;
         self.bytes += bytes;
         self.oldest = self.oldest.or_else(|| Some(piece.run.entries().next()?.time));
     }
