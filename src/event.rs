@@ -115,9 +115,9 @@ pub enum ChannelState {
     /// Events may follow.
     #[default]
     Open,
-    /// The producer said that all is there.
+    /// The publisher said that all is there.
     Complete,
-    /// The producer said that it failed.
+    /// The publisher said that it failed.
     Error,
     /// Somebody stopped it.
     Cancelled,

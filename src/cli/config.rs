@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use toml::Value;
 
 use super::serve::{BAD_CONFIG, Settings};
+use super::terminal::print_line;
 use crate::config::{DEFAULT, Loaded, load};
 
 /// What `fanfare config` understands.
@@ -25,42 +26,38 @@ enum Command {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    match args.command {
-        Command::Default => print!("{DEFAULT}"),
-        Command::Check(settings) => return Ok(with_loaded(&settings, |_| println!("ok"))),
-        Command::Show(settings) => {
-            let mut shown = Ok(());
-            let code = with_loaded(&settings, |loaded| shown = show(loaded));
-            return shown.map(|()| code);
+    let (settings, tell): (_, fn(&Loaded) -> anyhow::Result<String>) = match &args.command {
+        Command::Default => {
+            print_line(DEFAULT.trim_end())?;
+            return Ok(ExitCode::SUCCESS);
         }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn with_loaded(settings: &Settings, then: impl FnOnce(&Loaded)) -> ExitCode {
+        Command::Check(settings) => (settings, |_| Ok("ok".into())),
+        Command::Show(settings) => (settings, shown),
+    };
     match load(settings.config.as_deref(), &settings.overrides()) {
         Ok(loaded) => {
-            then(&loaded);
-            ExitCode::SUCCESS
+            print_line(tell(&loaded)?)?;
+            Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(BAD_CONFIG)
+            Ok(ExitCode::from(BAD_CONFIG))
         }
     }
 }
 
-fn show(loaded: &Loaded) -> anyhow::Result<()> {
-    let Value::Table(sections) = Value::try_from(&loaded.config)? else { return Ok(()) };
+/// Every setting with its source, as a file that could be loaded.
+fn shown(loaded: &Loaded) -> anyhow::Result<String> {
+    let Value::Table(sections) = Value::try_from(&loaded.config)? else { return Ok(String::new()) };
+    let mut blocks = Vec::new();
     for (section, settings) in &sections {
-        println!("[{section}]");
-        let Value::Table(settings) = settings else { continue };
-        for (key, value) in settings {
+        let mut block = vec![format!("[{section}]")];
+        for (key, value) in settings.as_table().into_iter().flatten() {
             let source = loaded.sources.get(&format!("{section}.{key}"));
             let source = source.map_or("default", String::as_str);
-            println!("{key} = {value}  # {source}");
+            block.push(format!("{key} = {value}  # {source}"));
         }
-        println!();
+        blocks.push(block.join("\n"));
     }
-    Ok(())
+    Ok(blocks.join("\n\n"))
 }

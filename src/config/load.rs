@@ -120,7 +120,7 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
             if !known.contains(key) {
                 wrong.push(unknown(&layer.source, key, &known));
             } else if let Err(error) = build(&[(key, value)]) {
-                wrong.push(format!("{}: {key}: {error}", layer.source));
+                wrong.push(format!("{}: {key}: {error}; {}", layer.source, right(key)));
             } else {
                 accepted.push((key, value));
                 sources.insert(key.clone(), layer.source.clone());
@@ -145,9 +145,28 @@ fn build(settings: &[(&str, &Value)]) -> Result<Config, String> {
     built.map_err(|error| plain(&error))
 }
 
-/// The message without the key that the caller names anyway.
+/// What would be right for a setting: the words that it knows, or what it is by default.
+fn right(key: &str) -> String {
+    match key {
+        "subscribers.on_lag" => "expected \"disconnect\" or \"skip\"".into(),
+        "log.format" => "expected \"text\" or \"json\"".into(),
+        "channels.rules" => "see `fanfare config default` for an example".into(),
+        _ => default_of(key).map_or_else(String::new, |value| format!("the default is {value}")),
+    }
+}
+
+fn default_of(key: &str) -> Option<toml::Value> {
+    let (section, name) = key.split_once('.')?;
+    toml::Table::try_from(Config::default()).ok()?.get(section)?.get(name).cloned()
+}
+
+/// The message without the key that the caller names anyway, and without the names of our types.
 fn plain(error: &config::ConfigError) -> String {
     match error {
+        config::ConfigError::Message(text) if text.starts_with("enum ") => {
+            let given = text.rsplit(' ').next().unwrap_or_default();
+            format!("`{given}` is none of its values")
+        }
         config::ConfigError::At { error, .. } => plain(error),
         config::ConfigError::Type { unexpected, expected, .. } => {
             format!("found {unexpected}, expected {expected}")
@@ -186,4 +205,31 @@ fn distance(a: &str, b: &str) -> usize {
     let front = same(&mut a.chars().zip(b.chars()));
     let back = same(&mut a.chars().rev().zip(b.chars().rev()));
     a.len().max(b.len()).saturating_sub(front + back)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(key: &str, text: &str) -> String {
+        merge(&[flag_layer(&[(key, text.to_owned())])]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_bad_value_is_told_what_would_be_right() {
+        assert_eq!(
+            wrong("subscribers.on_lag", "drop"),
+            "command line: subscribers.on_lag: `drop` is none of its values; \
+             expected \"disconnect\" or \"skip\""
+        );
+        assert_eq!(
+            wrong("server.listen", "here"),
+            "command line: server.listen: invalid socket address syntax; \
+             the default is \"127.0.0.1:4100\""
+        );
+        let format = wrong("log.format", "yaml");
+        assert!(format.ends_with("expected \"text\" or \"json\""), "{format}");
+        let window = wrong("drain.window", "soon");
+        assert!(window.ends_with("the default is \"10s\""), "{window}");
+    }
 }

@@ -95,6 +95,13 @@ impl Config {
         require(long_enough(self.subscribers.heartbeat), "subscribers.heartbeat", short);
         require(long_enough(self.subscribers.write_timeout), "subscribers.write_timeout", short);
         require(long_enough(self.server.header_timeout), "server.header_timeout", short);
+        let endless = "must be at most 3650days: `0s` is for ever";
+        let most = Duration::from_secs(3650 * 24 * 3600);
+        require(self.subscribers.max_lifetime <= most, "subscribers.max_lifetime", endless);
+        let long = "must be at most 1day";
+        let a_day = Duration::from_secs(24 * 3600);
+        require(self.subscribers.reconnect_delay <= a_day, "subscribers.reconnect_delay", long);
+        require(self.drain.window <= a_day, "drain.window", long);
         if let Err(error) = self.cors.validate() {
             found.push(Invalid { key: "cors.allow_origins", message: error.to_string() });
         }
@@ -145,6 +152,25 @@ mod tests {
         let invalid = Config::from_toml(text).unwrap().validate();
         let keys: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
         assert_eq!(keys, ["subscribers.heartbeat", "cors.allow_origins"]);
+    }
+
+    #[test]
+    fn times_that_no_clock_can_reach_are_named() {
+        let text = "[subscribers]\nmax_lifetime = \"18446744073709551615s\"\n\
+                    reconnect_delay = \"2days\"\n[drain]\nwindow = \"18446744073709551615s\"";
+        let invalid = Config::from_toml(text).unwrap().validate();
+        let keys: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
+        assert_eq!(
+            keys,
+            ["subscribers.max_lifetime", "subscribers.reconnect_delay", "drain.window"]
+        );
+    }
+
+    #[test]
+    fn a_rule_keeps_at_least_one_event() {
+        let text = "[[channels.rules]]\npattern = \"a/*\"\nmax_events = 0";
+        let error = Config::from_toml(text).unwrap_err().to_string();
+        assert!(error.contains("expected at least 1"), "{error}");
     }
 
     #[test]

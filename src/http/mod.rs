@@ -46,7 +46,7 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Open connections on the public listener.
     pub max_connections: usize,
-    /// Time in which the head of a request must arrive.
+    /// Time in which the head of a request must arrive, also of the next one on a connection.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
     /// Bytes in the head of a request, at least 8 KiB.

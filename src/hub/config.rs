@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::store::Retention;
@@ -60,7 +61,7 @@ pub struct Rule {
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelOptions {
     /// See [`Config::max_events`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "at_least_one", skip_serializing_if = "Option::is_none")]
     pub max_events: Option<u64>,
     /// See [`Config::max_bytes`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,6 +72,14 @@ pub struct ChannelOptions {
     /// See [`Config::idle_timeout`].
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+}
+
+/// A channel that kept no event would have nothing but gaps for those who are live.
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    match Option::deserialize(deserializer)? {
+        Some(0) => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"at least 1")),
+        count => Ok(count),
+    }
 }
 
 /// The settings in force for one channel.

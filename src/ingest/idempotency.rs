@@ -111,6 +111,13 @@ impl<S: Scope, R> Entries<S, R> {
     /// the window had to go.
     fn forget(&mut self, now: Instant, window: Duration, max_keys: usize) -> bool {
         let mut early = false;
+        // A key that is settled again and again leaves a note each time: only its last one counts.
+        if self.order.len() >= max_keys.saturating_mul(2).max(2) {
+            let Self { by_key, order } = self;
+            order.retain(|(settled, key)| {
+                by_key.get(key).is_some_and(|entry| entry.settled == Some(*settled))
+            });
+        }
         while let Some((settled, key)) = self.order.front() {
             let expired = now.duration_since(*settled) >= window;
             if !expired && self.by_key.len() < max_keys {
@@ -152,5 +159,39 @@ impl<S: Scope, R: Clone> Drop for Claim<S, R> {
         let mut entries = self.entries.lock();
         entries.by_key.insert(self.key.clone(), settled);
         entries.order.push_back((now, self.key.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(max_keys: usize) -> Ledger<(), u64> {
+        Ledger::new(Duration::from_secs(300), max_keys, Arc::new(Metrics::new()))
+    }
+
+    fn key(text: &str) -> IdempotencyKey {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_key_that_fails_again_and_again_takes_no_more_room() {
+        let ledger = ledger(10);
+        for _ in 0..1000 {
+            assert!(matches!(ledger.claim((), key("same")), Claimed::Run(..)));
+        }
+        assert!(ledger.entries.lock().order.len() <= 20);
+    }
+
+    #[test]
+    fn the_notes_of_one_key_drive_out_no_other() {
+        let ledger = ledger(10);
+        if let Claimed::Run(claim, _) = ledger.claim((), key("good")) {
+            claim.complete(&7);
+        }
+        for _ in 0..1000 {
+            drop(ledger.claim((), key("bad")));
+        }
+        assert!(matches!(ledger.claim((), key("good")), Claimed::Replay(7)));
     }
 }

@@ -148,19 +148,39 @@ impl Progress {
     }
 }
 
+/// A text is published as it is; any other JSON as it stands in the line.
+fn text_of(json: &str) -> Result<String, InvalidLine> {
+    if !json.starts_with('"') {
+        return Ok(json.to_owned());
+    }
+    // Half of a surrogate pair is JSON and still no text.
+    serde_json::from_str(json).map_err(|error| InvalidLine::Form(format!("`data`: {error}")))
+}
+
 fn parse_line(line: &[u8], max_bytes: usize) -> Result<(ChannelName, NewEvent), PublishError> {
     let line: Line<'_> =
         serde_json::from_slice(line).map_err(|error| InvalidLine::Form(error.to_string()))?;
     let name = line.channel.parse().map_err(InvalidLine::Channel)?;
     let event_type = line.event.map(|text| text.parse()).transpose();
     let event_type = event_type.map_err(InvalidEvent::EventType)?;
-    // A text is published as it is; any other JSON as it stands in the line.
-    let data = match serde_json::from_str::<String>(line.data.get()) {
-        Ok(text) => text,
-        Err(_) => line.data.get().to_owned(),
-    };
+    let data = text_of(line.data.get())?;
     if data.len() > max_bytes {
         return Err(InvalidEvent::TooLarge(max_bytes).into());
     }
     Ok((name, NewEvent { event_type, data: data.into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_a_text_or_the_json_itself() {
+        for (json, data) in
+            [(r#""a\u00e9\n""#, "aé\n"), ("null", "null"), (r#"{"a": 1}"#, r#"{"a": 1}"#)]
+        {
+            assert_eq!(text_of(json), Ok(data.into()));
+        }
+        assert!(text_of(r#""\ud800""#).is_err(), "half of a surrogate pair is no text");
+    }
 }

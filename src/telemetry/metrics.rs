@@ -183,7 +183,7 @@ impl Metrics {
         self.connections.dec();
     }
 
-    /// Somebody met a limit; the label is the setting's name.
+    /// Somebody met a limit; the label is one of `LIMITS`.
     pub fn limit_hit(&self, limit: &str) {
         self.limit_hits.with_label_values(&[limit]).inc();
     }
@@ -198,7 +198,7 @@ pub fn encode(metrics: &Metrics) -> Vec<u8> {
     text
 }
 
-/// The limits that are counted when somebody meets them, by their settings.
+/// The limits that are counted when somebody meets them: by their settings, if they have one.
 const LIMITS: [&str; 13] = [
     "accept",
     "channels.max_channels",

@@ -74,6 +74,16 @@ fn the_demo_shows_a_resume_without_a_gap_and_leaves_when_asked() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_an_error_and_no_panic() {
+    for words in [&["config", "default"][..], &["config", "show"], &["completions", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let told = Command::new(FANFARE).args(words).stdout(full).output().expect("fanfare");
+        assert_eq!(told.status.code(), Some(1), "{words:?}");
+        assert!(String::from_utf8_lossy(&told.stderr).starts_with("error: "), "{told:?}");
+    }
+}
+
+#[test]
 fn completions_and_the_default_configuration_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let output = Command::new(FANFARE).args(["completions", shell]).output().expect("a run");

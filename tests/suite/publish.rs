@@ -318,13 +318,14 @@ async fn a_bad_line_for_many_channels_keeps_the_lines_before_it() {
         ("{\"channel\":\"a\",\"event\":\"fanfare.gap\",\"data\":\"x\"}", "invalid_event"),
         ("{\"channel\":\"a\"", "invalid_event"),
         ("{\"data\":\"no channel\"}", "invalid_event"),
+        ("{\"channel\":\"a\",\"data\":\"half a pair: \\ud800\"}", "invalid_event"),
     ] {
         let body = format!("{{\"channel\":\"kept\",\"data\":\"first\"}}\n{line}\n");
         let reply = hub.post("/v1/publish", NDJSON, body).await;
         let problem = assert_problem(&reply, 400, code, "");
         assert_eq!((&problem["line"], &problem["events"]), (&json!(2), &json!(1)), "{problem}");
     }
-    assert_eq!(retained_texts(&hub, "kept").await, ["first"; 4]);
+    assert_eq!(retained_texts(&hub, "kept").await, ["first"; 5]);
 }
 
 #[tokio::test]

@@ -184,6 +184,7 @@ async fn put_takes_sizes_and_durations_as_people_write_them() {
         ("{\"max_event\":5}", "max_event"),
         ("{\"max_events\":\"many\"}", "max_events"),
         ("{\"max_events\":-1}", "max_events"),
+        ("{\"max_events\":0}", "at least 1"),
         ("{\"max_bytes\":\"lots\"}", "max_bytes"),
         ("{\"max_age\":\"soon\"}", "max_age"),
         ("{\"max_events\":5", ""),

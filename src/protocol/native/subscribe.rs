@@ -48,12 +48,12 @@ pub(super) async fn many(
         native.hub.metrics().limit_hit("subscribers.max_channels");
     }
     if patterns.is_empty() || patterns.len() > most {
-        let right = format!("expected 1 to {most} (`subscribers.max_channels`)");
-        return Err(Problem::parameter(
-            "channel",
-            &format!("given {} times", patterns.len()),
-            &right,
-        ));
+        let detail = format!(
+            "`channel` is given {} times: expected 1 to {most} (`subscribers.max_channels`)",
+            patterns.len()
+        );
+        let problem = Problem::new(ErrorCode::InvalidParameter, detail);
+        return Err(problem.with("parameter", "channel"));
     }
     subscribe(&native, &request, Selection::Many(patterns)).await
 }
