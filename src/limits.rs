@@ -26,6 +26,9 @@ pub const MAX_SEGMENT_BYTES: usize = 64 * 1024;
 /// Events that one merged read orders at a time, over all its channels.
 pub const MAX_MERGE_EVENTS: usize = 512;
 
+/// Events of `last:N` over many channels: their places are gathered and sorted at once.
+pub const MAX_LAST_EVENTS: u64 = 10_000;
+
 /// Channels that the patterns of one subscription may select: each costs it a listener.
 pub const MAX_MATCHED_CHANNELS: usize = 10_000;
 

@@ -49,6 +49,15 @@ impl Link {
         }
     }
 
+    /// Cuts the connection, if a write has been waiting for too long.
+    pub(super) fn cut_if_stuck(&self, write_timeout: Duration) -> bool {
+        let stuck = self.blocked_for() >= write_timeout && !self.cut.is_cancelled();
+        if stuck {
+            self.cut.cancel();
+        }
+        stuck
+    }
+
     /// Cuts the connection, if nobody else needs it.
     pub(super) fn cut_if_useless(&self, write_timeout: Duration) {
         if !self.shared || self.blocked_for() >= write_timeout {

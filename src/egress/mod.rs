@@ -26,6 +26,8 @@ pub use link::Link;
 pub use page::{Page, page};
 pub use stream::EventStream;
 
+pub use patrol::LinkWatch;
+
 use patrol::Patrol;
 use shard::Shards;
 
@@ -147,6 +149,13 @@ impl Egress {
     ) -> EventStream {
         let watched = self.patrol.watch(subscription.pulse(), subscription.bounds(), link);
         EventStream::new(self.clone(), subscription, format, watched)
+    }
+
+    /// Holds a connection to the write deadline, whatever it is that is written, for as long as the
+    /// guard lives.
+    #[must_use]
+    pub fn watch_link(&self, link: &Arc<Link>) -> LinkWatch {
+        self.patrol.watch_link(link)
     }
 
     /// Whether a shard can serve this stream, if its connection is a plain socket.

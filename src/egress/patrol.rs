@@ -28,6 +28,7 @@ pub(super) struct Patrol {
     metrics: Arc<Metrics>,
     began: Instant,
     watched: Mutex<Slab<Arc<Watched>>>,
+    links: Mutex<Slab<Arc<Link>>>,
     drain: Mutex<Option<Drain>>,
 }
 
@@ -68,8 +69,9 @@ pub(super) struct Watch {
 
 impl Patrol {
     pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
-        let (watched, drain) = (Mutex::default(), Mutex::default());
-        Self { config, metrics, began: Instant::now(), watched, drain }
+        let (watched, links) = (Mutex::default(), Mutex::default());
+        let (began, drain) = (Instant::now(), Mutex::default());
+        Self { config, metrics, began, watched, links, drain }
     }
 
     pub(super) fn watch(
@@ -94,6 +96,11 @@ impl Patrol {
         Watch { patrol: self.clone(), watched, key }
     }
 
+    pub(super) fn watch_link(self: &Arc<Self>, link: &Arc<Link>) -> LinkWatch {
+        let key = self.links.lock().insert(link.clone());
+        LinkWatch { patrol: self.clone(), key }
+    }
+
     pub(super) fn active(&self) -> usize {
         self.watched.lock().len()
     }
@@ -115,6 +122,17 @@ impl Patrol {
             let now = Instant::now();
             for watched in self.all() {
                 self.visit(&watched, now, number.is_multiple_of(LAG_SAMPLE_ROUNDS));
+            }
+            self.cut_stuck_links();
+        }
+    }
+
+    /// A subscription that is stuck has been told so in this round, and has its time to end.
+    fn cut_stuck_links(&self) {
+        let deadline = self.config.write_timeout + GOODBYE;
+        for (_, link) in self.links.lock().iter() {
+            if link.cut_if_stuck(deadline) {
+                self.metrics.limit_hit("subscribers.write_timeout");
             }
         }
     }
@@ -229,6 +247,18 @@ impl Watch {
             (drain.from + drain.window).saturating_duration_since(Instant::now())
         });
         goodbye_delay(rest, reconnect_delay)
+    }
+}
+
+/// Keeps a connection under the patrol's eyes for as long as it lives.
+pub struct LinkWatch {
+    patrol: Arc<Patrol>,
+    key: usize,
+}
+
+impl Drop for LinkWatch {
+    fn drop(&mut self) {
+        self.patrol.links.lock().remove(self.key);
     }
 }
 

@@ -77,6 +77,7 @@ pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) ->
     };
     let link = Arc::new(Link::new(http2));
     let client = Client { peer, link: link.clone() };
+    let _watch = serving.egress.watch_link(&link);
     let io = TokioIo::new(Tracked { tcp, link });
     let served = if http2 {
         serve_http2(io, client, serving).await

@@ -32,6 +32,7 @@ use subscription::{Attachment, One};
 
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::{GapReason, NewEvent};
+use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
 use crate::telemetry::Metrics;
 
@@ -242,7 +243,9 @@ impl Hub {
         let (cursor, excused) = match start.begin {
             Begin::After(offset) => (offset, offset),
             Begin::Earliest => (Offset::ZERO, now),
-            Begin::Last(count) if count > 0 => (self.before_last(&patterns, count), now),
+            Begin::Last(count) if count > 0 => {
+                (self.before_last(&patterns, count.min(MAX_LAST_EVENTS)), now)
+            }
             Begin::Tail | Begin::Last(_) => (now, now),
         };
         let gap = start.gap.map(|(reason, requested)| Gap {

@@ -42,12 +42,13 @@ impl Bounds {
         self.passed_by(pulse.lag())
     }
 
-    /// The bound that a lag passes, if any.
+    /// The bound that a lag passes, if any. A single event is no lag, however large: whoever is
+    /// given it has not been slow.
     #[must_use]
     pub fn passed_by(&self, lag: Mark) -> Option<EndReason> {
         if lag.seq > self.max_lag_events {
             Some(EndReason::LaggedEvents)
-        } else if lag.byte > self.max_lag_bytes {
+        } else if lag.byte > self.max_lag_bytes && lag.seq > 1 {
             Some(EndReason::LaggedBytes)
         } else {
             None

@@ -298,3 +298,32 @@ async fn streamed_publishes_beyond_the_limit_are_refused() {
     third.finish().await.ok();
     assert_eq!(texts(&client.take(1).await), ["4"]);
 }
+
+#[tokio::test]
+async fn a_single_event_is_no_lag_however_large() {
+    let hub = TestHub::with(
+        "subscribers.max_lag_bytes = \"64KiB\"\nsubscribers.on_lag = \"skip\"\n\
+         channels.max_bytes = \"64KiB\"",
+    )
+    .await;
+    let mut live = hub.stream("/v1/channels/c", &[]).await;
+    for n in 0..3 {
+        let data = format!("{n}{}", "x".repeat(512 * 1024));
+        hub.publish("c", &data).await;
+        assert!(live.next().await.data == data, "event {n} did not come as it was");
+    }
+}
+
+#[tokio::test]
+async fn pages_that_nobody_reads_hold_no_connection_for_ever() {
+    let hub = TestHub::with("subscribers.write_timeout = \"200ms\"").await;
+    let body = event_stream((0..600).map(|n| heavy(n, 2048)));
+    hub.post("/v1/channels/c", SSE, body).await.ok();
+    let mut tcp = tokio::net::TcpStream::connect(hub.addr()).await.unwrap();
+    let page = "GET /v1/channels/c?from=earliest&limit=1000 HTTP/1.1\r\nHost: hub\r\n\
+                Accept: application/json\r\n\r\n";
+    // Far more answers than the kernel holds for a client that reads none of them.
+    tokio::io::AsyncWriteExt::write_all(&mut tcp, page.repeat(30).as_bytes()).await.unwrap();
+    let hit = "fanfare_limit_hits_total{limit=\"subscribers.write_timeout\"}";
+    hub.until_metric(hit, 1.0).await;
+}
