@@ -6,10 +6,15 @@
 //! While it sweeps, new events pile up in the log, and the next sweep writes all of them at once:
 //! batching that costs no latency when idle and grows by itself under load.
 
+mod arrivals;
+mod bounds;
+mod departures;
 mod inbox;
 mod reactor;
+mod room;
 mod seat;
 mod sweep;
+mod turns;
 mod wheel;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

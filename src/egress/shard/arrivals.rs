@@ -1,0 +1,108 @@
+//! How a subscriber comes to a shard, and what it is told first.
+
+use std::sync::Arc;
+
+use mio::{Interest, Token};
+
+use super::inbox::{Arrival, Bell};
+use super::reactor::{Reactor, after, millis};
+use super::room::Room;
+use super::seat::Sitter;
+use crate::egress::Config;
+use crate::hub::{Channel, EndReason, Seat};
+use crate::sse;
+
+impl Reactor {
+    pub(super) fn welcome(&mut self, arrival: Arrival) {
+        let Arrival { tcp, seat, head } = arrival;
+        let channel = seat.channel.clone();
+        let own = self.first_bytes(&seat, head);
+        let mut tcp = mio::net::TcpStream::from_std(tcp);
+        let now = self.now();
+        let entry = self.sitters.vacant_entry();
+        let key = entry.key();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(&mut tcp, Token(key), interest);
+        if registered.is_err() {
+            self.depart();
+            return self.hub.leave(&channel, EndReason::ClientGone);
+        }
+        let due = self.wheel.put(key as u32, millis(self.config.heartbeat));
+        let mut sitter = Sitter {
+            tcp,
+            byte: seat.byte,
+            joined: seat.joined,
+            own: None,
+            room: 0,
+            index: 0,
+            last_write: now,
+            blocked: 0,
+            ends: lifetime(&self.config, now),
+            due,
+        };
+        sitter.say(own, false);
+        entry.insert(sitter);
+        self.seat(key, channel);
+        if self.drained_at.is_some() {
+            self.say_goodbye(key, EndReason::Draining);
+        } else {
+            self.bring_forward(key);
+        }
+    }
+
+    /// The head of the response and the first chunk, which says where the subscription begins.
+    fn first_bytes(&self, seat: &Seat, head: Vec<u8>) -> Vec<u8> {
+        let mut text = Vec::new();
+        sse::retry(&mut text, self.config.reconnect_delay);
+        if seat.at_tail {
+            sse::id_block(&mut text, &seat.start.to_string());
+        }
+        if let Some(gap) = &seat.gap {
+            self.push_gap(gap, &mut text);
+        }
+        let mut bytes = head;
+        sse::chunk(&mut bytes, &text);
+        bytes
+    }
+
+    fn seat(&mut self, key: usize, channel: Arc<Channel>) {
+        let address = Arc::as_ptr(&channel) as usize;
+        let room = match self.by_channel.get(&address) {
+            Some(room) => *room,
+            None => self.open_room(address, channel),
+        };
+        let (Some(sitter), Some(place)) = (self.sitters.get_mut(key), self.rooms.get_mut(room))
+        else {
+            return;
+        };
+        (sitter.room, sitter.index) = (room as u32, place.members.len() as u32);
+        place.members.push(key as u32);
+    }
+
+    fn open_room(&mut self, address: usize, channel: Arc<Channel>) -> usize {
+        let entry = self.rooms.vacant_entry();
+        let room = entry.key();
+        let bell = Arc::new(Bell::new(room, self.inbox.clone()));
+        let listener = channel.add_listener(bell.clone());
+        entry.insert(Room {
+            channel,
+            bell,
+            listener,
+            members: Vec::new(),
+            sweep: None,
+            rests_until: None,
+            waits: false,
+        });
+        self.by_channel.insert(address, room);
+        room
+    }
+}
+
+fn lifetime(config: &Config, now: u32) -> u32 {
+    if config.max_lifetime.is_zero() {
+        return 0;
+    }
+    // Spread, so that those who came together do not come back together.
+    let spread = 0.9 + 0.1 * fastrand::f64();
+    after(now, config.max_lifetime.mul_f64(spread))
+}

@@ -1,0 +1,89 @@
+//! How a subscriber leaves a shard: by itself, at the end of its time, or because the hub drains.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reactor::{Reactor, after, has_come};
+use super::seat::Sitter;
+use crate::egress::goodbye_delay;
+use crate::hub::EndReason;
+use crate::sse;
+
+/// The share of a drain's window in which subscriptions are ended.
+const DRAIN_SHARE: f64 = 0.8;
+
+impl Reactor {
+    pub(super) fn dismiss(&mut self, key: usize, reason: EndReason) {
+        let Some(mut sitter) = self.sitters.try_remove(key) else { return };
+        let _ = self.poll.registry().deregister(&mut sitter.tcp);
+        self.depart();
+        let Some(room) = self.rooms.get_mut(sitter.room as usize) else { return };
+        self.hub.leave(&room.channel, reason);
+        room.members.swap_remove(sitter.index as usize);
+        if let Some(moved) = room.members.get(sitter.index as usize) {
+            self.sitters[*moved as usize].index = sitter.index;
+        }
+        // Whoever stood last may have missed this sweep by taking the place of the one who left.
+        if let Some(sweep) = &mut room.sweep {
+            sweep.again = true;
+        }
+        if room.members.is_empty() {
+            self.close_room(sitter.room as usize);
+        }
+    }
+
+    /// One socket less.
+    pub(super) fn depart(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        (self.departed)();
+    }
+
+    fn close_room(&mut self, key: usize) {
+        let room = self.rooms.remove(key);
+        room.channel.remove_listener(room.listener);
+        self.by_channel.remove(&(Arc::as_ptr(&room.channel) as usize));
+    }
+
+    pub(super) fn drain(&mut self, window: Duration) {
+        let now = self.now();
+        self.drained_at = Some(Instant::now() + window);
+        for (_, sitter) in &mut self.sitters {
+            sitter.ends = after(now, window.mul_f64(fastrand::f64() * DRAIN_SHARE));
+        }
+    }
+
+    pub(super) fn end_those_whose_time_has_come(&mut self, now: u32) {
+        if self.drained_at.is_none() && self.config.max_lifetime.is_zero() {
+            return;
+        }
+        let over = |sitter: &Sitter| sitter.ends != 0 && has_come(now, sitter.ends);
+        let keys: Vec<usize> =
+            self.sitters.iter().filter(|(_, sitter)| over(sitter)).map(|(key, _)| key).collect();
+        let draining = self.drained_at.is_some();
+        let reason = if draining { EndReason::Draining } else { EndReason::Lifetime };
+        for key in keys {
+            self.say_goodbye(key, reason);
+        }
+    }
+
+    /// Sends a subscriber away, with a proper end if its socket takes it.
+    pub(super) fn say_goodbye(&mut self, key: usize, reason: EndReason) {
+        let now = self.now();
+        let Some(sitter) = self.sitters.get_mut(key) else { return };
+        let mut bytes = Vec::new();
+        if let Some(drained_at) = self.drained_at {
+            let rest = drained_at.saturating_duration_since(Instant::now());
+            let mut text = Vec::new();
+            sse::retry(&mut text, goodbye_delay(rest, self.config.reconnect_delay));
+            text.push(b'\n');
+            sse::chunk(&mut bytes, &text);
+        }
+        bytes.extend_from_slice(sse::LAST_CHUNK);
+        sitter.say(bytes, true);
+        let _ = sitter.write_own(now);
+        self.dismiss(key, reason);
+    }
+}

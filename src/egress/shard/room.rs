@@ -1,0 +1,39 @@
+//! A channel as a shard sees it: who listens to it here, and how far a sweep has come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::inbox::Bell;
+use crate::hub::Channel;
+
+/// A channel, and who listens to it here.
+pub(super) struct Room {
+    pub(super) channel: Arc<Channel>,
+    pub(super) bell: Arc<Bell>,
+    pub(super) listener: usize,
+    pub(super) members: Vec<u32>,
+    pub(super) sweep: Option<Sweep>,
+    /// No sweep begins before, so that events pile up and go out together.
+    pub(super) rests_until: Option<Instant>,
+    /// It waits for the end of its rest.
+    pub(super) waits: bool,
+}
+
+/// A sweep that is under way.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sweep {
+    /// The member with whom it began: not always the same, so that none is always the last.
+    pub(super) start: usize,
+    /// How many have had their turn.
+    pub(super) visited: usize,
+    /// Somebody must be visited again.
+    pub(super) again: bool,
+    /// The channel has something newer.
+    pub(super) rung: bool,
+    /// What it has done so far, and the time that it has taken.
+    pub(super) events: u64,
+    pub(super) writes: u64,
+    pub(super) took: Duration,
+}

@@ -1,0 +1,205 @@
+//! Whose turn it is: sockets that can be written to, channels that have something new, and pauses
+//! between sweeps.
+
+use std::cmp::Reverse;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use mio::event::Event;
+use tokio::time::Instant;
+
+use super::reactor::Reactor;
+use super::room::Sweep;
+use super::sweep::{Done, Moved, Shared, advance};
+use crate::clock;
+use crate::event::GapReason;
+use crate::hub::EndReason;
+
+/// Subscribers of one channel that are written to before others have their turn.
+const TURN: usize = 256;
+
+/// A sweep that takes this long is followed by a pause, in which events pile up: several then cost
+/// one write. Shorter ones gain nothing from it.
+const LONG_SWEEP: Duration = Duration::from_micros(500);
+
+/// The pause, in times of the sweep before it: short while each write carries an event or two, so
+/// that nothing waits; long where events come faster, which is where many to a write pay.
+const PAUSE_SHARE: (u32, u32) = (1, 6);
+
+/// Events to a write from which they come fast.
+const FAST: u64 = 4;
+
+impl Reactor {
+    pub(super) fn on_socket(&mut self, event: &Event) {
+        let key = event.token().0;
+        if event.is_error() || event.is_read_closed() || (event.is_readable() && self.hung_up(key))
+        {
+            return self.dismiss(key, EndReason::ClientGone);
+        }
+        let Some(sitter) = self.sitters.get_mut(key) else { return };
+        if event.is_writable() && (sitter.is_blocked() || sitter.own.is_some()) {
+            self.bring_forward(key);
+        }
+    }
+
+    /// Reads away whatever a client sends who should only listen; tells whether it is gone.
+    fn hung_up(&mut self, key: usize) -> bool {
+        let Some(sitter) = self.sitters.get_mut(key) else { return false };
+        loop {
+            match sitter.tcp.read(&mut self.scratch[..]) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Brings one subscriber forward, outside of a sweep.
+    pub(super) fn bring_forward(&mut self, key: usize) {
+        let (mut shared, mut done, now) = (None, Done::default(), self.now());
+        let moved = self.advance(key, &mut shared, &mut done, now);
+        self.settle(key, moved);
+        self.count(&done);
+    }
+
+    fn advance(
+        &mut self,
+        key: usize,
+        shared: &mut Option<Shared>,
+        done: &mut Done,
+        now: u32,
+    ) -> Moved {
+        let Some(sitter) = self.sitters.get_mut(key) else { return Moved::CaughtUp };
+        let Some(room) = self.rooms.get(sitter.room as usize) else { return Moved::CaughtUp };
+        let was_blocked = sitter.is_blocked();
+        let moved = advance(sitter, &room.channel, &self.bounds, shared, done, now);
+        if moved == Moved::Blocked && !was_blocked {
+            self.blocked.push(key as u32);
+        }
+        moved
+    }
+
+    /// Does what a subscriber's step asks for.
+    fn settle(&mut self, key: usize, moved: Moved) {
+        match moved {
+            Moved::CaughtUp | Moved::Blocked => {}
+            Moved::More => {
+                if let Some(sitter) = self.sitters.get(key) {
+                    self.enqueue(sitter.room as usize);
+                }
+            }
+            Moved::Overtaken => self.jump(key, GapReason::Evicted),
+            Moved::Lagging => self.jump(key, GapReason::Lagged),
+            Moved::Ended(reason) => self.dismiss(key, reason),
+        }
+    }
+
+    /// The channel has something new: its room is swept, when it has rested.
+    pub(super) fn ring(&mut self, key: usize) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        match (&mut room.sweep, room.rests_until.filter(|until| Instant::now() < *until)) {
+            (Some(sweep), _) => sweep.rung = true,
+            (None, None) => self.enqueue(key),
+            (None, Some(until)) if !room.waits => {
+                room.waits = true;
+                self.resting.push(Reverse((until, key)));
+            }
+            (None, Some(_)) => {}
+        }
+    }
+
+    /// Puts a room in line for a sweep; one that is being swept is swept again.
+    fn enqueue(&mut self, key: usize) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        match &mut room.sweep {
+            Some(sweep) => sweep.again = true,
+            None => {
+                let start = fastrand::usize(..room.members.len().max(1));
+                room.sweep = Some(Sweep { start, ..Sweep::default() });
+                self.queue.push_back(key);
+            }
+        }
+    }
+
+    /// Puts those rooms in line that have rested.
+    pub(super) fn end_rests(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((until, key))) = self.resting.peek().copied()
+            && until <= now
+        {
+            self.resting.pop();
+            if let Some(room) = self.rooms.get_mut(key) {
+                room.waits = false;
+                self.enqueue(key);
+            }
+        }
+    }
+
+    /// Gives the first room in line a turn.
+    pub(super) fn sweep_next(&mut self) {
+        let Some(key) = self.queue.pop_front() else { return };
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let Some(mut sweep) = room.sweep else { return };
+        if sweep.visited == 0 {
+            // Before anything is read: what comes later rings again.
+            room.bell.clear();
+        }
+        let members = room.members.len();
+        let turn: Vec<u32> = (sweep.visited..members.min(sweep.visited + TURN))
+            .map(|at| room.members[(sweep.start + at) % members])
+            .collect();
+        sweep.visited += turn.len();
+        room.sweep = Some(sweep);
+        let began = Instant::now();
+        let done = self.visit(&turn);
+        self.end_turn(key, began.elapsed(), &done);
+    }
+
+    fn visit(&mut self, turn: &[u32]) -> Done {
+        let (mut shared, mut done, now) = (None, Done::default(), self.now());
+        for key in turn {
+            let key = *key as usize;
+            if self.sitters.get(key).is_some_and(|sitter| !sitter.is_blocked()) {
+                let moved = self.advance(key, &mut shared, &mut done, now);
+                self.settle(key, moved);
+            }
+        }
+        self.count(&done);
+        done
+    }
+
+    fn end_turn(&mut self, key: usize, took: Duration, done: &Done) {
+        let max_pause = self.config.max_pause;
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let Some(sweep) = &mut room.sweep else { return };
+        sweep.took += took;
+        sweep.events += done.events;
+        sweep.writes += done.writes;
+        if sweep.visited < room.members.len() {
+            return self.queue.push_back(key);
+        }
+        let Sweep { again, rung, took, events, writes, .. } = *sweep;
+        room.sweep = None;
+        let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
+        room.rests_until =
+            (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause));
+        if again {
+            self.enqueue(key);
+        } else if rung {
+            self.ring(key);
+        }
+    }
+
+    fn count(&self, done: &Done) {
+        if done.bytes == 0 {
+            return;
+        }
+        let metrics = self.hub.metrics();
+        metrics.delivered(done.events, done.bytes);
+        if let Some(oldest) = done.oldest {
+            metrics.delivery_took(Duration::from_micros(clock::now().saturating_sub(oldest)));
+        }
+    }
+}
