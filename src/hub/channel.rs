@@ -278,8 +278,9 @@ impl Channel {
         }
         let at = inner.log.mark_at_byte(byte);
         let Read::Run(run) = inner.log.read(at, max_bytes) else { return Piece::Nothing };
-        let last = inner.end.is_some() && run.end() == inner.log.end();
-        Piece::Frames { run, last }
+        let more = run.end() != inner.log.end();
+        let last = inner.end.is_some() && !more;
+        Piece::Frames { run, more, last }
     }
 
     /// How many events, and bytes, are behind this byte of the log.
@@ -542,6 +543,8 @@ pub enum Piece {
     Frames {
         /// The frames.
         run: Run,
+        /// More was there when they were read.
+        more: bool,
         /// The channel has ended, and nothing follows.
         last: bool,
     },

@@ -33,6 +33,7 @@ pub(super) struct Shared {
     /// The frames' bytes alone.
     frames: u64,
     run: Run,
+    more: bool,
     last: bool,
 }
 
@@ -75,9 +76,10 @@ pub(super) fn advance(
         Wrote::All => {
             sitter.byte += piece.frames;
             done.count(piece, piece.run.count(), piece.frames);
-            match (piece.last, sitter.byte < channel.end().byte) {
+            match (piece.last, piece.more) {
                 (true, _) => Moved::Ended(EndReason::Closed),
                 (false, true) => Moved::More,
+                // What has come meanwhile has rung, and is for the next sweep.
                 (false, false) => Moved::CaughtUp,
             }
         }
@@ -124,12 +126,12 @@ fn read(channel: &Channel, byte: u64) -> Result<Shared, Moved> {
     match channel.read_at_byte(byte, MAX_BATCH_BYTES) {
         Piece::Nothing => Err(Moved::CaughtUp),
         Piece::Trimmed => Err(Moved::Overtaken),
-        Piece::Frames { run, last } => {
+        Piece::Frames { run, more, last } => {
             let frames = run.bytes();
             let length = frames.len() as u64;
             let bytes =
                 if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };
-            Ok(Shared { from: byte, bytes, frames: length, run, last })
+            Ok(Shared { from: byte, bytes, frames: length, run, more, last })
         }
     }
 }
