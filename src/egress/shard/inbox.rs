@@ -2,12 +2,13 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mio::Waker;
 use parking_lot::Mutex;
 
+use crate::clock::{self, Micros};
 use crate::hub::{Listener, Seat};
 
 /// A subscriber's socket on its way to a shard.
@@ -81,23 +82,28 @@ pub(super) struct Bell {
     room: usize,
     /// It has rung, and the shard has not yet begun to sweep.
     latch: AtomicBool,
+    /// When it rang.
+    rung_at: AtomicU64,
     inbox: Arc<Inbox>,
 }
 
 impl Bell {
     pub(super) fn new(room: usize, inbox: Arc<Inbox>) -> Self {
-        Self { room, latch: AtomicBool::new(false), inbox }
+        Self { room, latch: AtomicBool::new(false), rung_at: AtomicU64::new(0), inbox }
     }
 
-    /// The shard is about to read the channel's tail: whatever comes later rings again.
-    pub(super) fn clear(&self) {
-        self.latch.store(false, Ordering::SeqCst);
+    /// The shard is about to read the channel's tail: whatever comes later rings again. Says when
+    /// it rang, if it did.
+    pub(super) fn clear(&self) -> Option<Micros> {
+        let rung_at = self.rung_at.load(Ordering::Relaxed);
+        self.latch.swap(false, Ordering::SeqCst).then_some(rung_at)
     }
 }
 
 impl Listener for Bell {
     fn channel_changed(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
+            self.rung_at.store(clock::now(), Ordering::Relaxed);
             self.inbox.rung.lock().push(self.room);
             self.inbox.wake();
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::inbox::Bell;
+use crate::clock::Micros;
 use crate::hub::Channel;
 
 /// A channel, and who listens to it here.
@@ -32,6 +33,8 @@ pub(super) struct Sweep {
     pub(super) again: bool,
     /// The channel has something newer.
     pub(super) rung: bool,
+    /// When the first of the events came that it is for, if it is for new ones.
+    pub(super) rung_at: Option<Micros>,
     /// What it has done so far, and the time that it has taken.
     pub(super) events: u64,
     pub(super) writes: u64,

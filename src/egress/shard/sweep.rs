@@ -43,8 +43,6 @@ pub(super) struct Done {
     pub(super) events: u64,
     pub(super) writes: u64,
     pub(super) bytes: u64,
-    /// The append time of the oldest event that was written first.
-    pub(super) oldest: Option<u64>,
 }
 
 /// Writes what the subscriber can be given in this turn.
@@ -75,7 +73,7 @@ pub(super) fn advance(
         Wrote::Gone => Moved::Ended(EndReason::ClientGone),
         Wrote::All => {
             sitter.byte += piece.frames;
-            done.count(piece, piece.run.count(), piece.frames);
+            done.count(piece.run.count(), piece.frames);
             match (piece.last, piece.more) {
                 (true, _) => Moved::Ended(EndReason::Closed),
                 (false, true) => Moved::More,
@@ -119,7 +117,7 @@ fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Do
     }
     let taken = edge(begun) as u64;
     sitter.byte += taken;
-    done.count(piece, begun, taken);
+    done.count(begun, taken);
 }
 
 fn read(channel: &Channel, byte: u64) -> Result<Shared, Moved> {
@@ -137,10 +135,9 @@ fn read(channel: &Channel, byte: u64) -> Result<Shared, Moved> {
 }
 
 impl Done {
-    fn count(&mut self, piece: &Shared, events: usize, bytes: u64) {
+    fn count(&mut self, events: usize, bytes: u64) {
         self.events += events as u64;
         self.writes += 1;
         self.bytes += bytes;
-        self.oldest = self.oldest.or_else(|| Some(piece.run.entries().next()?.time));
     }
 }

@@ -144,7 +144,7 @@ impl Reactor {
         let Some(mut sweep) = room.sweep else { return };
         if sweep.visited == 0 {
             // Before anything is read: what comes later rings again.
-            room.bell.clear();
+            sweep.rung_at = room.bell.clear();
         }
         let members = room.members.len();
         let turn: Vec<u32> = (sweep.visited..members.min(sweep.visited + TURN))
@@ -180,8 +180,12 @@ impl Reactor {
         if sweep.visited < room.members.len() {
             return self.queue.push_back(key);
         }
-        let Sweep { again, rung, took, events, writes, .. } = *sweep;
+        let Sweep { again, rung, rung_at, took, events, writes, .. } = *sweep;
         room.sweep = None;
+        if let Some(rung_at) = rung_at.filter(|_| events > 0) {
+            let latency = Duration::from_micros(clock::now().saturating_sub(rung_at));
+            self.hub.metrics().delivery_took(latency);
+        }
         let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
         room.rests_until =
             (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause));
@@ -193,13 +197,8 @@ impl Reactor {
     }
 
     fn count(&self, done: &Done) {
-        if done.bytes == 0 {
-            return;
-        }
-        let metrics = self.hub.metrics();
-        metrics.delivered(done.events, done.bytes);
-        if let Some(oldest) = done.oldest {
-            metrics.delivery_took(Duration::from_micros(clock::now().saturating_sub(oldest)));
+        if done.bytes > 0 {
+            self.hub.metrics().delivered(done.events, done.bytes);
         }
     }
 }
