@@ -318,7 +318,7 @@ impl Viewer {
 
     fn check_skip(&mut self, gap: &Gap, oracle: &Oracle) {
         let (events, bytes) = self.behind(oracle);
-        let passed = events > self.lag.events || bytes > self.lag.bytes;
+        let passed = self.passes(events, bytes);
         assert!(self.lag.on_lag == OnLag::Skip && passed, "skipped within its bounds");
         assert_eq!(gap.channel.is_some(), self.is_one());
         let through = gap.resumed.offset.0;
@@ -356,6 +356,11 @@ impl Viewer {
         self.cursor = Some(resumed);
     }
 
+    /// A single event is no lag, however large.
+    fn passes(&self, events: u64, bytes: u64) -> bool {
+        events > self.lag.events || (bytes > self.lag.bytes && events > 1)
+    }
+
     /// What is due of that which was published since it subscribed: events and bytes.
     fn behind(&self, oracle: &Oracle) -> (u64, u64) {
         let unread = self.selected.iter().flat_map(|channel| {
@@ -380,7 +385,7 @@ impl Viewer {
         self.refused.is_none()
             && !self.noticed
             && due.is_some_and(|due| due.life == life && due.end.is_none())
-            && (events > self.lag.events || bytes > self.lag.bytes)
+            && self.passes(events, bytes)
     }
 
     fn check_caught_up(&self, oracle: &Oracle) {
