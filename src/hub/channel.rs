@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use super::config::{ChannelOptions, Settings};
 use super::memory::Memory;
 use super::notice::End;
+use super::reading::{Ahead, Begin, Beginning, Piece};
 use super::sequencer::Sequencer;
 use crate::channel::ChannelName;
 use crate::clock::{Micros, now};
 use crate::event::{self, ChannelState, NewEvent};
 use crate::position::{Epoch, Offset, Position};
 use crate::sse;
-use crate::store::{Entry, Log, Mark, Read, Run};
+use crate::store::{Entry, Log, Mark, Read};
 use crate::telemetry::Metrics;
 
 /// Wants to hear that a channel has something new to read.
@@ -119,31 +120,6 @@ pub struct Description {
     pub subscribers: usize,
     /// The settings in force.
     pub settings: Settings,
-}
-
-/// Which place of a log a subscription begins at.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Begin {
-    Tail,
-    Earliest,
-    Last(u64),
-    After(Offset),
-}
-
-/// Where a subscription begins.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Beginning {
-    pub(super) mark: Mark,
-    /// The offset of the last event before the mark, retained or not.
-    pub(super) behind: Offset,
-    /// Retention has passed over events that should have come.
-    pub(super) trimmed: bool,
-    /// The events of predecessors reach through here, in whatever state they were left.
-    pub(super) inherited: Offset,
-    /// The channel has ended, and all of it lies before the mark.
-    pub(super) over: bool,
-    /// The channel has left memory: nothing will be added.
-    pub(super) retired: bool,
 }
 
 impl std::fmt::Debug for Channel {
@@ -534,39 +510,6 @@ impl Channel {
             listener.channel_changed();
         }
     }
-}
-
-/// What a reader that counts bytes finds.
-#[derive(Debug)]
-pub enum Piece {
-    /// At least one frame.
-    Frames {
-        /// The frames.
-        run: Run,
-        /// More was there when they were read.
-        more: bool,
-        /// The channel has ended, and nothing follows.
-        last: bool,
-    },
-    /// No event yet.
-    Nothing,
-    /// Retention has passed over the reader.
-    Trimmed,
-}
-
-/// What lies ahead of a reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ahead {
-    /// An event.
-    Event(Offset),
-    /// Nothing yet.
-    Nothing,
-    /// Nothing any more: the channel has ended.
-    Over,
-    /// Nothing any more: the channel has left memory.
-    Retired,
-    /// Retention has passed over the reader, through this offset.
-    Trimmed(Offset),
 }
 
 impl Inner {

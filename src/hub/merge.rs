@@ -17,9 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::channel::{Ahead, Begin, Beginning, Channel, Listener};
+use super::channel::{Channel, Listener};
 use super::notice::{End, Gap};
 use super::pulse::{EndReason, Place, Pulse};
+use super::reading::{Ahead, Begin, Beginning};
 use super::registry::Watcher;
 use super::subscription::{Attachment, Next, Step};
 use super::{Core, SubscribeError};

@@ -7,6 +7,7 @@ mod memory;
 mod merge;
 mod notice;
 mod pulse;
+mod reading;
 mod registry;
 mod seat;
 mod sequencer;
@@ -15,17 +16,19 @@ mod sweeper;
 
 use std::sync::Arc;
 
-pub use channel::{AppendError, Appended, Channel, Close, Description, Listener, Piece};
+pub use channel::{AppendError, Appended, Channel, Close, Description, Listener};
 pub use config::{ChannelOptions, Config, Rule, Settings};
 pub use notice::{End, Gap};
 pub use pulse::{EndReason, Pulse};
+pub use reading::Piece;
 pub use registry::TooManyChannels;
 pub use seat::Seat;
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 
-use channel::{Begin, Beginning, Shared};
+use channel::Shared;
 use memory::Memory;
 use merge::Merge;
+use reading::{Begin, Beginning};
 use registry::Registry;
 use sequencer::Sequencer;
 use subscription::{Attachment, One};

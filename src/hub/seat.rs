@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::channel::{Begin, Channel};
+use super::channel::Channel;
 use super::notice::Gap;
+use super::reading::Begin;
 use super::subscription::{Bounds, Source, Subscription};
 use super::{EndReason, Hub};
 use crate::position::Position;

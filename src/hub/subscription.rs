@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Core;
-use super::channel::{Ahead, Begin, Beginning, Channel, Listener};
+use super::channel::{Channel, Listener};
 use super::merge::Merge;
 use super::notice::{End, Gap};
 use super::pulse::{EndReason, Place, Pulse};
+use super::reading::{Ahead, Begin, Beginning};
 use crate::channel::ChannelName;
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;

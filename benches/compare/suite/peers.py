@@ -28,7 +28,7 @@ def build(places, skip):
         say("building Fanfare (release)")
         must(["cargo", "build", "--release", "--bin", "fanfare"], places.root, {"CARGO_TARGET_DIR": str(places.target)})
         say("building the floor (release)")
-        must(["cargo", "build", "--release", "--locked"], places.root / "benches/compare/floor",
+        must(["cargo", "build", "--release"], places.root / "benches/compare/floor",
              {"CARGO_TARGET_DIR": str(places.work / "floor")})
     for binary in (places.fanfare, places.floor):
         if not binary.exists():

@@ -1,0 +1,62 @@
+//! What readers ask of a channel, and what they are told.
+
+use crate::position::Offset;
+use crate::store::{Mark, Run};
+
+/// Which place of a log a subscription begins at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Begin {
+    Tail,
+    Earliest,
+    Last(u64),
+    After(Offset),
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    pub(super) mark: Mark,
+    /// The offset of the last event before the mark, retained or not.
+    pub(super) behind: Offset,
+    /// Retention has passed over events that should have come.
+    pub(super) trimmed: bool,
+    /// The events of predecessors reach through here, in whatever state they were left.
+    pub(super) inherited: Offset,
+    /// The channel has ended, and all of it lies before the mark.
+    pub(super) over: bool,
+    /// The channel has left memory: nothing will be added.
+    pub(super) retired: bool,
+}
+
+/// What a reader that counts bytes finds.
+#[derive(Debug)]
+pub enum Piece {
+    /// At least one frame.
+    Frames {
+        /// The frames.
+        run: Run,
+        /// More was there when they were read.
+        more: bool,
+        /// The channel has ended, and nothing follows.
+        last: bool,
+    },
+    /// No event yet.
+    Nothing,
+    /// Retention has passed over the reader.
+    Trimmed,
+}
+
+/// What lies ahead of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// An event.
+    Event(Offset),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing any more: the channel has ended.
+    Over,
+    /// Nothing any more: the channel has left memory.
+    Retired,
+    /// Retention has passed over the reader, through this offset.
+    Trimmed(Offset),
+}
