@@ -14,11 +14,13 @@ use std::time::Duration;
 use fanfare::channel::ChannelName;
 use fanfare::event::{ChannelState, NewEvent};
 use fanfare::hub::{
-    Bounds, Close, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription,
+    Bounds, Channel, Close, Config, Hub, Listener, Next, OnLag, Opened, Selection, Step,
+    Subscription,
 };
 use fanfare::position::StartFrom;
 use fanfare::sse::Frames;
 use fanfare::telemetry::Metrics;
+use parking_lot::Mutex;
 
 /// Far more than any of this takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -428,4 +430,40 @@ fn who_resumes_while_channels_come_and_go_misses_nothing() {
             }
         }
     });
+}
+
+/// Notes what can be read of a channel whenever it is told something.
+struct Witness {
+    channel: Arc<Channel>,
+    warned: Mutex<Vec<u64>>,
+    told: Mutex<Vec<u64>>,
+}
+
+impl Listener for Witness {
+    fn channel_changing(&self) {
+        self.warned.lock().push(self.channel.end().seq);
+    }
+
+    fn channel_changed(&self) {
+        self.told.lock().push(self.channel.end().seq);
+    }
+}
+
+#[test]
+fn a_listener_is_warned_before_an_event_is_there_and_told_when_it_is() {
+    let hub = hub();
+    let event = [NewEvent { event_type: None, data: "x".into() }];
+    hub.append(&name("a"), &event, None).unwrap();
+    let mut subscription = subscribe(&hub, Selection::One(name("a")), &StartFrom::Earliest);
+    let Next::Step(Step::Events { channel, .. }) = subscription.try_next() else {
+        panic!("an event is there");
+    };
+    let (warned, told) = (Mutex::default(), Mutex::default());
+    let witness = Arc::new(Witness { channel: channel.clone(), warned, told });
+    channel.add_listener(witness.clone());
+    for _ in 0..3 {
+        hub.append(&name("a"), &event, None).unwrap();
+    }
+    assert_eq!(*witness.warned.lock(), [1, 2, 3], "told of it before it had an offset");
+    assert_eq!(*witness.told.lock(), [2, 3, 4], "whoever is woken finds something");
 }
