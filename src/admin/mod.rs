@@ -9,9 +9,10 @@
 use serde::Serialize;
 
 use crate::http::{
-    ErrorCode, Handler, Method, Problem, Query, Request, Response, Route, document, handler, json,
+    ChannelDocument, ErrorCode, Handler, Method, Problem, Query, Request, Response, Route,
+    document, handler, json,
 };
-use crate::hub::{Description, Hub};
+use crate::hub::Hub;
 use crate::limits::MAX_LISTED_CHANNELS;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
@@ -33,20 +34,9 @@ pub struct Admin {
 /// A page of the list of channels.
 #[derive(Serialize)]
 struct List<'a> {
-    channels: Vec<Row<'a>>,
+    channels: Vec<ChannelDocument<'a>>,
     /// The last name on this page: `after` for the next.
     next: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Row<'a> {
-    channel: &'a str,
-    state: &'static str,
-    earliest: Option<String>,
-    tail: String,
-    events: u64,
-    bytes: u64,
-    subscribers: usize,
 }
 
 impl Admin {
@@ -94,37 +84,12 @@ async fn metrics(admin: Admin, _: Request, _: String) -> Result<Response, Proble
 async fn list(admin: Admin, request: Request, _: String) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query())?;
     let (prefix, after) = (query.get("prefix"), query.get("after"));
-    let limit = limit(&query)?;
+    let limit = query.limit(DEFAULT_LISTED_CHANNELS, MAX_LISTED_CHANNELS)?;
     let channels = admin.hub.list(prefix.unwrap_or_default(), after.unwrap_or_default(), limit);
     let next = channels.last().filter(|_| channels.len() == limit);
     let list = List {
         next: next.map(|last| last.name.as_str()),
-        channels: channels.iter().map(Row::of).collect(),
+        channels: channels.iter().map(ChannelDocument::from).collect(),
     };
     json(&list)
-}
-
-fn limit(query: &Query) -> Result<usize, Problem> {
-    let Some(text) = query.get("limit") else { return Ok(DEFAULT_LISTED_CHANNELS) };
-    match text.parse() {
-        Ok(limit) if (1..=MAX_LISTED_CHANNELS).contains(&limit) => Ok(limit),
-        _ => {
-            let right = format!("expected 1 to {MAX_LISTED_CHANNELS}");
-            Err(Problem::parameter("limit", text, &right))
-        }
-    }
-}
-
-impl<'a> Row<'a> {
-    fn of(channel: &'a Description) -> Self {
-        Self {
-            channel: channel.name.as_str(),
-            state: channel.state.as_str(),
-            earliest: channel.earliest.as_ref().map(ToString::to_string),
-            tail: channel.tail.to_string(),
-            events: channel.events,
-            bytes: channel.bytes,
-            subscribers: channel.subscribers,
-        }
-    }
 }

@@ -4,6 +4,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::{Body, ErrorCode, Problem, Response};
+use crate::hub::Description;
 
 /// A document of this media type, which no cache may keep.
 #[must_use]
@@ -23,6 +24,32 @@ pub fn json<T: Serialize>(value: &T) -> Result<Response, Problem> {
     let json = serde_json::to_vec(value)
         .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
     Ok(document("application/json", json))
+}
+
+/// How a channel stands, as JSON.
+#[derive(Serialize)]
+pub struct ChannelDocument<'a> {
+    channel: &'a str,
+    state: &'static str,
+    earliest: Option<String>,
+    tail: String,
+    events: u64,
+    bytes: u64,
+    subscribers: usize,
+}
+
+impl<'a> From<&'a Description> for ChannelDocument<'a> {
+    fn from(channel: &'a Description) -> Self {
+        Self {
+            channel: channel.name.as_str(),
+            state: channel.state.as_str(),
+            earliest: channel.earliest.as_ref().map(ToString::to_string),
+            tail: channel.tail.to_string(),
+            events: channel.events,
+            bytes: channel.bytes,
+            subscribers: channel.subscribers,
+        }
+    }
 }
 
 /// A response without a body.

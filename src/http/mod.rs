@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use body::{Body, read_document};
 pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, InvalidOrigin};
-pub use document::{document, empty, json};
+pub use document::{ChannelDocument, document, empty, json};
 pub use listener::Listener;
 pub use negotiate::negotiate;
 pub use problem::{ErrorCode, Problem};

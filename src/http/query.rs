@@ -32,6 +32,18 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// The number that `limit` asks for, from 1 to `most`.
+    ///
+    /// # Errors
+    /// It is none, or out of these bounds.
+    pub fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
+        let Some(text) = self.get("limit") else { return Ok(default) };
+        match text.parse() {
+            Ok(limit) if (1..=most).contains(&limit) => Ok(limit),
+            _ => Err(Problem::parameter("limit", text, &format!("expected 1 to {most}"))),
+        }
+    }
+
     /// All parameters of this name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())

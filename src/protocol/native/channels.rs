@@ -5,19 +5,16 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Native, channel_name};
-use crate::http::{ErrorCode, Problem, Request, Response, empty, json, read_document};
+use crate::http::{
+    ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, read_document,
+};
 use crate::hub::{ChannelOptions, Description};
 
-/// A channel as JSON.
+/// A channel with its settings, as JSON.
 #[derive(Serialize)]
-struct Document {
-    channel: String,
-    state: &'static str,
-    earliest: Option<String>,
-    tail: String,
-    events: u64,
-    bytes: u64,
-    subscribers: usize,
+struct Document<'a> {
+    #[serde(flatten)]
+    channel: ChannelDocument<'a>,
     retention: Retention,
 }
 
@@ -98,17 +95,11 @@ fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
     })
 }
 
-impl Document {
-    fn of(channel: &Description) -> Self {
+impl<'a> Document<'a> {
+    fn of(channel: &'a Description) -> Self {
         let settings = channel.settings;
         Self {
-            channel: channel.name.to_string(),
-            state: channel.state.as_str(),
-            earliest: channel.earliest.as_ref().map(ToString::to_string),
-            tail: channel.tail.to_string(),
-            events: channel.events,
-            bytes: channel.bytes,
-            subscribers: channel.subscribers,
+            channel: channel.into(),
             retention: Retention {
                 max_events: settings.retention.max_events,
                 max_bytes: settings.retention.max_bytes,

@@ -142,7 +142,7 @@ async fn answer_page(
     from: &StartFrom,
     query: &Query,
 ) -> Result<Response, Problem> {
-    let (limit, wait) = (limit(query)?, wait(query)?);
+    let (limit, wait) = (query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?, wait(query)?);
     let name = match &selection {
         Selection::One(name) => Some(name.clone()),
         Selection::Many(_) => None,
@@ -173,14 +173,6 @@ fn asked_id(from: &StartFrom) -> String {
     match from {
         StartFrom::After(id) => id.to_string(),
         StartFrom::Tail | StartFrom::Earliest | StartFrom::Last(_) => String::new(),
-    }
-}
-
-fn limit(query: &Query) -> Result<usize, Problem> {
-    let Some(text) = query.get("limit") else { return Ok(DEFAULT_PAGE_EVENTS) };
-    match text.parse() {
-        Ok(limit) if (1..=MAX_PAGE_EVENTS).contains(&limit) => Ok(limit),
-        _ => Err(Problem::parameter("limit", text, &format!("expected 1 to {MAX_PAGE_EVENTS}"))),
     }
 }
 
