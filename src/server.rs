@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::egress::Egress;
-use crate::http::{App, Listener, Route, Router, Serving, Slots};
+use crate::http::{App, Listener, Route, Router, Serving, Slots, Workers};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::protocol::native::Native;
@@ -36,6 +36,7 @@ pub struct Server {
     ingest: Ingest,
     egress: Egress,
     shutdown: Shutdown,
+    workers: Workers,
     public: Listener,
     admin: Listener,
     addr: SocketAddr,
@@ -58,6 +59,9 @@ pub enum StartError {
     /// The threads that own sockets cannot be started.
     #[error("cannot start the shards (`subscribers.shards`): {0}")]
     Shards(io::Error),
+    /// The threads that serve requests cannot be started.
+    #[error("cannot start the workers (`server.workers`): {0}")]
+    Workers(io::Error),
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
@@ -80,19 +84,21 @@ impl Server {
             .map_err(StartError::Shards)?;
         let (public_app, admin_app) = apps(&config, &hub, &ingest, &egress, &shutdown)?;
 
+        let workers = Workers::start(config.server.workers).map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
         let listen = |key, address: SocketAddr, app, slots| {
             let bound = bind(address).and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
             let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
             let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
             let serving = Serving { app, config, shutdown, egress };
-            Ok((addr, Listener::new(tcp, serving, slots, metrics.clone())))
+            let (workers, metrics) = (workers.clone(), metrics.clone());
+            Ok((addr, Listener::new(tcp, serving, workers, slots, metrics)))
         };
         let (addr, public) =
             listen("server.listen", config.server.listen, public_app, public_slots)?;
         let (admin_addr, admin) =
             listen("server.admin_listen", config.server.admin_listen, admin_app, admin_slots)?;
-        Ok(Self { hub, ingest, egress, shutdown, public, admin, addr, admin_addr, config })
+        Ok(Self { hub, ingest, egress, shutdown, workers, public, admin, addr, admin_addr, config })
     }
 
     /// Where publishers and subscribers connect.
@@ -109,17 +115,19 @@ impl Server {
 
     /// Serves until the future resolves, then drains.
     pub async fn run(self, until: impl Future<Output = ()>) {
-        let Self { config, hub, ingest, egress, shutdown, public, admin, addr, admin_addr } = self;
+        let Self { config, hub, ingest, egress, shutdown, public, admin, .. } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(public.run());
         tasks.spawn(admin.run());
         tasks.spawn(hub.sweep());
         tasks.spawn(egress.clone().patrol());
-        tracing::info!(%addr, %admin_addr, "listening");
+        tracing::info!(addr = %self.addr, admin_addr = %self.admin_addr, "listening");
         until.await;
         drain(&ingest, &egress, &shutdown, config.drain.window).await;
         // Waits until the listeners are closed: whoever comes back must find the ports free.
         tasks.shutdown().await;
+        // Connections that would not end are cut with their threads.
+        drop(self.workers);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,12 +45,12 @@ impl Shutdown {
         self.stopping.cancelled().await;
     }
 
-    /// Runs a task that is waited for.
-    pub fn spawn<F>(&self, task: F)
+    /// Runs a task that is waited for, in this runtime.
+    pub fn spawn_on<F>(&self, task: F, runtime: &Handle)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(task);
+        self.tasks.spawn_on(task, runtime);
     }
 
     /// Resolves when all tasks have ended.

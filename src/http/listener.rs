@@ -1,17 +1,20 @@
-//! Accepts connections, as many as may be, and goes on when it cannot.
+//! Accepts connections, as many as may be, deals them out to the workers, and goes on when it
+//! cannot.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::connection::{Outcome, Serving};
 use super::router::App;
 use super::slots::{Slot, Slots};
-use super::{ErrorCode, Problem, connection};
+use super::{ErrorCode, Problem, Workers, connection};
 use crate::telemetry::Metrics;
 
 /// Connections that are told that there are too many, at a time; past it they are just closed.
@@ -30,14 +33,23 @@ pub struct Listener {
     slots: Slots,
     metrics: Arc<Metrics>,
     refusals: Arc<Semaphore>,
+    workers: Workers,
+    /// A descriptor to give up when there is no other, so that a client can be told.
+    reserve: Option<File>,
 }
 
 impl Listener {
     /// Serves the connections of this socket, as many as there are slots.
     #[must_use]
-    pub fn new(tcp: TcpListener, serving: Serving, slots: Slots, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        tcp: TcpListener,
+        serving: Serving,
+        workers: Workers,
+        slots: Slots,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Self { tcp, serving, slots, metrics, refusals }
+        Self { tcp, serving, slots, metrics, refusals, workers, reserve: reserve() }
     }
 
     /// The address that was bound.
@@ -49,12 +61,12 @@ impl Listener {
     }
 
     /// Accepts until the hub stops.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
             tokio::select! {
                 accepted = self.tcp.accept() => match accepted {
                     Ok((tcp, peer)) => self.welcome(tcp, peer),
-                    Err(error) => self.rest(&error).await,
+                    Err(error) => self.recover(&error).await,
                 },
                 () = self.serving.shutdown.stopping() => return,
             }
@@ -70,14 +82,26 @@ impl Listener {
 
     fn serve(&self, tcp: TcpStream, peer: SocketAddr, slot: Slot) {
         let metrics = self.metrics.clone();
-        let serving = connection::serve(tcp, peer, self.serving.clone());
-        self.serving.shutdown.spawn(async move {
-            match serving.await {
-                Outcome::Over => {}
-                Outcome::Limit(limit) => metrics.limit_hit(limit),
-                Outcome::TakenOver => slot.hand_over(),
-            }
+        let serving = self.serving.clone();
+        self.deal(tcp, async move |tcp| match connection::serve(tcp, peer, serving).await {
+            Outcome::Over => {}
+            Outcome::Limit(limit) => metrics.limit_hit(limit),
+            Outcome::TakenOver => slot.hand_over(),
         });
+    }
+
+    /// Gives a connection to the worker whose turn it is. One that cannot be moved is closed.
+    fn deal<F>(&self, tcp: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let Ok(tcp) = tcp.into_std() else { return };
+        let task = async move {
+            if let Ok(tcp) = TcpStream::from_std(tcp) {
+                serve(tcp).await;
+            }
+        };
+        self.serving.shutdown.spawn_on(task, self.workers.next());
     }
 
     fn refuse(&self, tcp: TcpStream, peer: SocketAddr) {
@@ -92,21 +116,38 @@ impl Listener {
                 response
             })
         });
-        let serving = connection::serve(tcp, peer, Serving { app, ..self.serving.clone() });
-        self.serving.shutdown.spawn(async move {
-            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
+        let serving = Serving { app, ..self.serving.clone() };
+        self.deal(tcp, async move |tcp| {
+            let refused = connection::serve(tcp, peer, serving);
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refused).await;
             drop(slot);
         });
     }
 
     /// A client that is gone already concerns nobody; anything else would come back at once.
-    async fn rest(&self, error: &io::Error) {
+    async fn recover(&mut self, error: &io::Error) {
         use io::ErrorKind as Kind;
         if matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset) {
             return;
         }
         self.metrics.limit_hit("accept");
         tracing::warn!(%error, "cannot accept connections");
+        if is_out_of_descriptors(error) && self.reserve.take().is_some() {
+            // Refused is better than left waiting: the client can go elsewhere, or come back.
+            if let Ok(Ok((tcp, peer))) = tokio::time::timeout(BACK_OFF, self.tcp.accept()).await {
+                self.refuse(tcp, peer);
+            }
+        }
         tokio::time::sleep(BACK_OFF).await;
+        self.reserve = self.reserve.take().or_else(reserve);
     }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }

@@ -12,6 +12,7 @@ mod query;
 mod router;
 mod slots;
 mod takeover;
+mod workers;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use problem::{ErrorCode, Problem};
 pub use query::{Query, decode_path};
 pub use router::{App, Handler, Method, Route, Router, handler};
 pub use slots::Slots;
+pub use workers::Workers;
 
 /// A request as handlers get it.
 pub type Request = http::Request<hyper::body::Incoming>;
@@ -53,6 +55,8 @@ pub struct Config {
     pub max_header_bytes: ByteSize,
     /// Header lines in a request.
     pub max_headers: usize,
+    /// Threads that serve requests; zero for one per core.
+    pub workers: usize,
 }
 
 impl Default for Config {
@@ -64,6 +68,7 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             max_header_bytes: ByteSize::kib(32),
             max_headers: 100,
+            workers: 0,
         }
     }
 }

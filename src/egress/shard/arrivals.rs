@@ -22,7 +22,7 @@ impl Reactor {
         let entry = self.sitters.vacant_entry();
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.poll.registry().register(&mut tcp, Token(key), interest);
+        let registered = self.registry.register(&mut tcp, Token(key), interest);
         if registered.is_err() {
             self.depart();
             return self.hub.leave(&channel, EndReason::ClientGone);
@@ -82,7 +82,7 @@ impl Reactor {
     fn open_room(&mut self, address: usize, channel: Arc<Channel>) -> usize {
         let entry = self.rooms.vacant_entry();
         let room = entry.key();
-        let bell = Arc::new(Bell::new(room, self.inbox.clone()));
+        let bell = Arc::new(Bell::new(room, self.me.clone(), self.inbox.clone()));
         let listener = channel.add_listener(bell.clone());
         entry.insert(Room {
             channel,
@@ -92,6 +92,7 @@ impl Reactor {
             sweep: None,
             rests_until: None,
             waits: false,
+            handed_over: None,
         });
         self.by_channel.insert(address, room);
         room

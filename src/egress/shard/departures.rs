@@ -18,7 +18,7 @@ const DRAIN_SHARE: f64 = 0.8;
 impl Reactor {
     pub(super) fn dismiss(&mut self, key: usize, reason: EndReason) {
         let Some(mut sitter) = self.sitters.try_remove(key) else { return };
-        let _ = self.poll.registry().deregister(&mut sitter.tcp);
+        let _ = self.registry.deregister(&mut sitter.tcp);
         self.depart();
         let Some(room) = self.rooms.get_mut(sitter.room as usize) else { return };
         self.hub.leave(&room.channel, reason);

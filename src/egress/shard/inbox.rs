@@ -1,13 +1,14 @@
 //! How others reach a shard: messages, and bells that say which channels have something new.
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mio::Waker;
 use parking_lot::Mutex;
 
+use super::reactor::Reactor;
 use crate::clock::{self, Micros};
 use crate::hub::{Listener, Seat};
 
@@ -80,6 +81,7 @@ impl Inbox {
 /// Hangs at a channel, and rings for all subscribers that the shard has there.
 pub(super) struct Bell {
     room: usize,
+    shard: Weak<Mutex<Reactor>>,
     /// It has rung, and the shard has not yet begun to sweep.
     latch: AtomicBool,
     /// When it rang.
@@ -88,8 +90,8 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    pub(super) fn new(room: usize, inbox: Arc<Inbox>) -> Self {
-        Self { room, latch: AtomicBool::new(false), rung_at: AtomicU64::new(0), inbox }
+    pub(super) fn new(room: usize, shard: Weak<Mutex<Reactor>>, inbox: Arc<Inbox>) -> Self {
+        Self { room, shard, latch: AtomicBool::new(false), rung_at: AtomicU64::new(0), inbox }
     }
 
     /// The shard is about to read the channel's tail: whatever comes later rings again. Says when
@@ -100,8 +102,20 @@ impl Bell {
     }
 }
 
+impl Bell {
+    /// Lets the publisher deliver by its own hand, if nobody holds the shard and it is little work.
+    /// Returns whether nothing is left to do.
+    fn hand_over(&self) -> bool {
+        let Some(shard) = self.shard.upgrade() else { return false };
+        shard.try_lock().is_some_and(|mut shard| shard.hand_over(self.room))
+    }
+}
+
 impl Listener for Bell {
     fn channel_changed(&self) {
+        if self.hand_over() {
+            return;
+        }
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.rung_at.store(clock::now(), Ordering::Relaxed);
             self.inbox.rung.lock().push(self.room);

@@ -9,6 +9,7 @@
 mod arrivals;
 mod bounds;
 mod departures;
+mod handover;
 mod inbox;
 mod reactor;
 mod room;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::inbox::{Arrival, Inbox, Message};
-use self::reactor::Reactor;
+use self::reactor::Thread;
 use super::Config;
 use crate::hub::{Hub, Seat};
 
@@ -58,10 +59,10 @@ impl Shards {
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let (active, departed) = (active.clone(), departed.clone());
-            let reactor = Reactor::new(hub.clone(), config.clone(), active, departed)?;
-            inboxes.push(reactor.inbox().clone());
-            let thread = std::thread::Builder::new().name(format!("shard-{number}"));
-            threads.push(thread.spawn(move || reactor.run())?);
+            let thread = Thread::new(hub.clone(), config.clone(), active, departed)?;
+            inboxes.push(thread.inbox.clone());
+            let builder = std::thread::Builder::new().name(format!("shard-{number}"));
+            threads.push(builder.spawn(move || thread.run())?);
         }
         let (threads, next) = (Mutex::new(threads), AtomicUsize::new(0));
         Ok(Self { inboxes, threads, next, active })

@@ -1,13 +1,18 @@
-//! A shard's thread: what it waits for, and in which order it does what has come.
+//! A shard: what it holds, what its thread waits for, and in which order it does what has come.
+//!
+//! The thread holds the shard's lock whenever it does not wait, and nobody else ever waits for that
+//! lock: a publisher who finds it free may deliver by its own hand (see `handover`), and leaves the
+//! work to the thread if not.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Poll, Registry, Token, Waker};
+use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -30,12 +35,14 @@ const PATROL: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Reactor {
+    /// For the bells, whose publishers may deliver.
+    pub(super) me: Weak<Mutex<Reactor>>,
     pub(super) hub: Hub,
     pub(super) config: Arc<Config>,
     pub(super) bounds: Bounds,
     pub(super) active: Arc<AtomicUsize>,
     pub(super) departed: Departed,
-    pub(super) poll: Poll,
+    pub(super) registry: Registry,
     pub(super) inbox: Arc<Inbox>,
     pub(super) sitters: Slab<Sitter>,
     pub(super) rooms: Slab<Room>,
@@ -60,7 +67,14 @@ pub(super) struct Reactor {
 /// Bytes that a client who should only listen may send at a time; they are thrown away.
 const SCRATCH: usize = 16 * 1024;
 
-impl Reactor {
+/// What a shard's thread is started with.
+pub(super) struct Thread {
+    poll: Poll,
+    pub(super) inbox: Arc<Inbox>,
+    reactor: Arc<Mutex<Reactor>>,
+}
+
+impl Thread {
     pub(super) fn new(
         hub: Hub,
         config: Arc<Config>,
@@ -68,69 +82,82 @@ impl Reactor {
         departed: Departed,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
         let inbox = Arc::new(Inbox::new(Waker::new(poll.registry(), INBOX)?));
-        let wheel = Wheel::new(millis(config.heartbeat));
-        Ok(Self {
-            hub,
-            bounds: config.bounds(),
-            config,
-            active,
-            departed,
-            poll,
-            inbox,
-            sitters: Slab::new(),
-            rooms: Slab::new(),
-            by_channel: HashMap::new(),
-            queue: VecDeque::new(),
-            resting: BinaryHeap::new(),
-            wheel,
-            blocked: Vec::new(),
-            scratch: Box::new([0; SCRATCH]),
-            began: Instant::now(),
-            patrol_at: 0,
-            drained_at: None,
-            stopping: false,
-        })
-    }
-
-    pub(super) fn inbox(&self) -> &Arc<Inbox> {
-        &self.inbox
+        let reactor = Arc::new_cyclic(|me| {
+            Mutex::new(Reactor {
+                me: me.clone(),
+                hub,
+                bounds: config.bounds(),
+                wheel: Wheel::new(millis(config.heartbeat)),
+                config,
+                active,
+                departed,
+                registry,
+                inbox: inbox.clone(),
+                sitters: Slab::new(),
+                rooms: Slab::new(),
+                by_channel: HashMap::new(),
+                queue: VecDeque::new(),
+                resting: BinaryHeap::new(),
+                blocked: Vec::new(),
+                scratch: Box::new([0; SCRATCH]),
+                began: Instant::now(),
+                patrol_at: 0,
+                drained_at: None,
+                stopping: false,
+            })
+        });
+        Ok(Self { poll, inbox, reactor })
     }
 
     /// Serves until it is told to stop.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
-        while !self.stopping {
-            self.wait(&mut events);
-            self.read_inbox();
-            for event in events.iter().filter(|event| event.token() != INBOX) {
-                self.on_socket(event);
+        let mut timeout = Duration::ZERO;
+        while let Ok(()) = self.wait(&mut events, timeout) {
+            match self.reactor.lock().work(&events) {
+                Some(next) => timeout = next,
+                None => break,
             }
-            self.end_rests();
-            self.sweep_next();
-            self.keep_time();
         }
-        for key in self.keys() {
-            self.dismiss(key, EndReason::Draining);
-        }
+        self.reactor.lock().dismiss_all();
     }
 
-    /// Waits for sockets, the inbox, or time. With work at hand it only looks.
-    fn wait(&mut self, events: &mut Events) {
-        let idle = self.queue.is_empty() && self.inbox.may_sleep();
-        let tick = Duration::from_millis(self.wheel.tick()).min(PATROL);
-        let rest = self
-            .resting
-            .peek()
-            .map_or(tick, |Reverse((until, _))| until.saturating_duration_since(Instant::now()));
-        let timeout = if idle { tick.min(rest) } else { Duration::ZERO };
-        if let Err(error) = self.poll.poll(events, Some(timeout))
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            tracing::error!(%error, "a shard cannot wait for its sockets");
-            self.stopping = true;
-        }
+    fn wait(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+        let waited = self.poll.poll(events, Some(timeout));
         self.inbox.woke_up();
+        match waited {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                tracing::error!(%error, "a shard cannot wait for its sockets");
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Reactor {
+    /// Does what has come. Returns how long to wait for more; nothing if it is over.
+    fn work(&mut self, events: &Events) -> Option<Duration> {
+        self.read_inbox();
+        for event in events.iter().filter(|event| event.token() != INBOX) {
+            self.on_socket(event);
+        }
+        self.end_rests();
+        self.sweep_next();
+        self.keep_time();
+        (!self.stopping).then(|| self.timeout())
+    }
+
+    /// How long the thread may wait. With work at hand it only looks.
+    fn timeout(&self) -> Duration {
+        if !self.queue.is_empty() || !self.inbox.may_sleep() {
+            return Duration::ZERO;
+        }
+        let tick = Duration::from_millis(self.wheel.tick()).min(PATROL);
+        let rest = |until: &Instant| until.saturating_duration_since(Instant::now());
+        self.resting.peek().map_or(tick, |Reverse((until, _))| rest(until).min(tick))
     }
 
     fn read_inbox(&mut self) {
@@ -153,8 +180,11 @@ impl Reactor {
         (millis(self.began.elapsed()) as u32).max(1)
     }
 
-    fn keys(&self) -> Vec<usize> {
-        self.sitters.iter().map(|(key, _)| key).collect()
+    fn dismiss_all(&mut self) {
+        let keys: Vec<usize> = self.sitters.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.dismiss(key, EndReason::Draining);
+        }
     }
 
     fn keep_time(&mut self) {

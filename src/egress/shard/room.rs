@@ -20,6 +20,8 @@ pub(super) struct Room {
     pub(super) rests_until: Option<Instant>,
     /// It waits for the end of its rest.
     pub(super) waits: bool,
+    /// When a publisher last delivered by its own hand.
+    pub(super) handed_over: Option<Instant>,
 }
 
 /// A sweep that is under way.

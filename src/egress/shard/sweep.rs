@@ -62,13 +62,49 @@ pub(super) fn advance(
     {
         return Moved::Lagging;
     }
-    if shared.as_ref().is_none_or(|shared| shared.from != sitter.byte) {
-        match read(channel, sitter.byte) {
-            Ok(piece) => *shared = Some(piece),
-            Err(moved) => return moved,
-        }
+    match piece_for(sitter, channel, shared) {
+        Ok(piece) => write_piece(sitter, piece, done, now),
+        Err(moved) => moved,
     }
-    let Some(piece) = shared else { return Moved::CaughtUp };
+}
+
+/// Writes to a subscriber that waits at the tail what is new there, if it is all plain: no end, and
+/// no more than one piece. Nothing if it is not, and nothing was written.
+pub(super) fn advance_plainly(
+    sitter: &mut Sitter,
+    channel: &Channel,
+    shared: &mut Option<Shared>,
+    done: &mut Done,
+    now: u32,
+) -> Option<Moved> {
+    if sitter.own.is_some() {
+        return None;
+    }
+    match piece_for(sitter, channel, shared) {
+        Ok(piece) if piece.last || piece.more => None,
+        Ok(piece) => match write_piece(sitter, piece, done, now) {
+            Moved::Ended(_) => None,
+            moved => Some(moved),
+        },
+        Err(Moved::CaughtUp) => Some(Moved::CaughtUp),
+        Err(_) => None,
+    }
+}
+
+/// What the subscriber is given next: the piece at hand, if it stands where that begins.
+fn piece_for<'s>(
+    sitter: &Sitter,
+    channel: &Channel,
+    shared: &'s mut Option<Shared>,
+) -> Result<&'s Shared, Moved> {
+    let piece = match shared.take().filter(|shared| shared.from == sitter.byte) {
+        Some(piece) => piece,
+        None => read(channel, sitter.byte)?,
+    };
+    Ok(shared.insert(piece))
+}
+
+fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -> Moved {
     match sitter.write(&piece.bytes, now) {
         Wrote::Gone => Moved::Ended(EndReason::ClientGone),
         Wrote::All => {

@@ -196,7 +196,7 @@ impl Reactor {
         }
     }
 
-    fn count(&self, done: &Done) {
+    pub(super) fn count(&self, done: &Done) {
         if done.bytes > 0 {
             self.hub.metrics().delivered(done.events, done.bytes);
         }

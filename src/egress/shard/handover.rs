@@ -1,0 +1,61 @@
+//! Delivery by the publisher's own hand: where a channel has few subscribers, writing to them takes
+//! less time than waking the shard's thread does.
+//!
+//! It does only what is simple: subscribers who stand at the tail get the new events. The publisher
+//! holds the channel's list of listeners meanwhile, so nobody may be dismissed here: all else is
+//! left to the thread, whose sweep finds everybody as they were.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reactor::Reactor;
+use super::seat::Sitter;
+use super::sweep::{Done, Moved, advance_plainly};
+
+/// Subscribers up to which a publisher delivers itself: what it delays is the publisher's reply.
+const FEW: usize = 16;
+
+/// A channel to which events come faster than this is swept by the thread: events pile up
+/// meanwhile, and several cost one write.
+const PACE: Duration = Duration::from_millis(1);
+
+impl Reactor {
+    /// Writes what is new to those who wait for it. Returns whether nothing is left to do.
+    pub(super) fn hand_over(&mut self, key: usize) -> bool {
+        let came = Instant::now();
+        let Some(room) = self.rooms.get_mut(key) else { return false };
+        let fast = room.handed_over.is_some_and(|last| came.duration_since(last) < PACE);
+        room.handed_over = Some(came);
+        let busy = room.sweep.is_some() || room.rests_until.is_some_and(|until| came < until);
+        if busy || fast || room.members.len() > FEW {
+            return false;
+        }
+        let (now, mut done) = (self.now(), Done::default());
+        let plain = self.write_plainly(key, now, &mut done);
+        self.count(&done);
+        if done.events > 0 {
+            self.hub.metrics().delivery_took(came.elapsed());
+        }
+        plain
+    }
+
+    /// Returns whether all of it was plain.
+    fn write_plainly(&mut self, key: usize, now: u32, done: &mut Done) -> bool {
+        let (mut plain, mut shared) = (true, None);
+        let Some(room) = self.rooms.get(key) else { return false };
+        for member in &room.members {
+            // One whose socket takes nothing is brought forward when it does.
+            let free = |sitter: &&mut Sitter| !sitter.is_blocked();
+            let Some(sitter) = self.sitters.get_mut(*member as usize).filter(free) else {
+                continue;
+            };
+            match advance_plainly(sitter, &room.channel, &mut shared, done, now) {
+                Some(Moved::Blocked) => self.blocked.push(*member),
+                Some(_) => {}
+                None => plain = false,
+            }
+        }
+        plain
+    }
+}

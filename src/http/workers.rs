@@ -1,0 +1,65 @@
+//! The threads that serve connections: one per core, each with a runtime of its own, so that a
+//! request is served by the thread that its socket woke, and by no other.
+//!
+//! A runtime that shares its tasks among threads wakes a second one whenever there might be work
+//! for it: with small requests that costs more than it gains. Connections are dealt out in turn.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+/// See the module. When the last handle is dropped, what still runs is dropped too.
+#[derive(Clone)]
+pub struct Workers(Arc<Pool>);
+
+struct Pool {
+    handles: Vec<Handle>,
+    next: AtomicUsize,
+    stop: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts the threads; zero for one per core.
+    ///
+    /// # Errors
+    /// They cannot be started.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let count = match count {
+            0 => std::thread::available_parallelism()?.get(),
+            count => count,
+        };
+        let (handles, threads) = (Vec::new(), Vec::new());
+        let stop = CancellationToken::new();
+        let mut pool = Pool { handles, next: AtomicUsize::new(0), stop, threads };
+        for number in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            pool.handles.push(runtime.handle().clone());
+            let stopped = pool.stop.clone().cancelled_owned();
+            let thread = std::thread::Builder::new().name(format!("http-{number}"));
+            pool.threads.push(thread.spawn(move || runtime.block_on(stopped))?);
+        }
+        Ok(Self(Arc::new(pool)))
+    }
+
+    /// Whose turn it is.
+    pub(super) fn next(&self) -> &Handle {
+        let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
+        &self.0.handles[turn % self.0.handles.len()]
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let me = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != me) {
+            // One that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
