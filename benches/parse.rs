@@ -1,0 +1,96 @@
+//! What reading a publisher's body costs: the event-stream parser alone, and both streamed kinds of
+//! body through ingest, which is decoder and append together.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a benchmark may, as a test may
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use fanfare::channel::ChannelName;
+use fanfare::hub::{self, Hub};
+use fanfare::ingest::{self, Begun, BodyKind, Ingest, Options};
+use fanfare::sse::Parser;
+use fanfare::telemetry::Metrics;
+
+/// Events of one body: a long answer.
+const EVENTS: usize = 2000;
+
+/// How the network cuts a body: a slow producer, a fast one.
+const PIECES: [(&str, usize); 2] = [("1 KiB pieces", 1024), ("64 KiB pieces", 64 * 1024)];
+
+/// One token as language model providers send them.
+fn chunk(number: usize) -> String {
+    format!(
+        "{{\"id\":\"chatcmpl-9fKq3xY7\",\"object\":\"chat.completion.chunk\",\
+         \"created\":1767225600,\"model\":\"a-model-2026-01-01\",\"system_fingerprint\":\"fp_ab12\",\
+         \"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" tök{number}\"}},\"logprobs\":null,\
+         \"finish_reason\":null}}]}}"
+    )
+}
+
+fn event_stream() -> Bytes {
+    (0..EVENTS).map(|number| format!("data: {}\n\n", chunk(number))).collect::<String>().into()
+}
+
+fn ndjson() -> Bytes {
+    (0..EVENTS).map(|number| format!("{}\n", chunk(number))).collect::<String>().into()
+}
+
+/// The body as the network would bring it: pieces that share one allocation, cut anywhere.
+fn cut(body: &Bytes, size: usize) -> Vec<Bytes> {
+    (0..body.len()).step_by(size).map(|at| body.slice(at..body.len().min(at + size))).collect()
+}
+
+fn parser(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let body = event_stream();
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    for (name, size) in PIECES {
+        let pieces = cut(&body, size);
+        group.bench_function(format!("parser, {name}"), |bencher| {
+            bencher.iter(|| {
+                let mut parser = Parser::new(1 << 20);
+                let mut parsed = Vec::new();
+                for piece in &pieces {
+                    parsed.clear();
+                    parser.feed(black_box(piece), &mut parsed).unwrap();
+                    black_box(&parsed);
+                }
+            });
+        });
+    }
+}
+
+fn through_ingest(group: &mut BenchmarkGroup<'_, WallTime>, kind: BodyKind, body: &Bytes) {
+    let hub = Hub::new(hub::Config::default(), Arc::new(Metrics::new()));
+    let ingest = Ingest::new(hub, ingest::Config::default());
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    for (name, size) in PIECES {
+        let pieces = cut(body, size);
+        let kind_name = if kind == BodyKind::Ndjson { "NDJSON" } else { "event stream" };
+        group.bench_function(format!("ingest {kind_name}, {name}"), |bencher| {
+            bencher.iter(|| publish(&ingest, kind, black_box(&pieces)));
+        });
+    }
+}
+
+fn publish(ingest: &Ingest, kind: BodyKind, pieces: &[Bytes]) {
+    let channel: ChannelName = "chat/1".parse().unwrap();
+    let Ok(Begun::Publish(mut publish)) = ingest.publish(channel, kind, Options::default()) else {
+        panic!("it begins");
+    };
+    for piece in pieces {
+        publish.feed(piece).unwrap();
+    }
+    assert_eq!(publish.finish().unwrap().events as usize, EVENTS);
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut group = criterion.benchmark_group("parse");
+    parser(&mut group);
+    through_ingest(&mut group, BodyKind::EventStream, &event_stream());
+    through_ingest(&mut group, BodyKind::Ndjson, &ndjson());
+    group.finish();
+    criterion.final_summary();
+}
