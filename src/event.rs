@@ -16,6 +16,9 @@ pub const GAP: &str = "fanfare.gap";
 /// The type of the hub's event that says: the channel has ended, and how.
 pub const END: &str = "fanfare.end";
 
+/// The type of the hub's event that says what a generation adds up to so far.
+pub const SNAPSHOT: &str = "fanfare.snapshot";
+
 /// The SSE `event:` field of a published event: one line, not reserved, up to 128 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventType(Box<str>);
@@ -121,6 +124,8 @@ pub enum ChannelState {
     Error,
     /// Somebody stopped it.
     Cancelled,
+    /// Its producer went away without a word, and did not come back in time.
+    Abandoned,
     /// An operator deleted it.
     Deleted,
 }
@@ -134,6 +139,7 @@ impl ChannelState {
             Self::Complete => "complete",
             Self::Error => "error",
             Self::Cancelled => "cancelled",
+            Self::Abandoned => "abandoned",
             Self::Deleted => "deleted",
         }
     }

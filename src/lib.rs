@@ -9,7 +9,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 ground | limits, clock, position, channel, event, shutdown, telemetry |
-//! | 1 masonry | [`sse`]: the grammar |
+//! | 1 masonry | [`sse`]: the grammar; [`generation`]: what the events of model providers mean |
 //! | 2 cellars | [`store`]: where logs live |
 //! | 3 hall | [`hub`]: channels and subscriptions |
 //! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out |
@@ -26,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod egress;
 pub mod event;
+pub mod generation;
 pub mod http;
 pub mod hub;
 pub mod ingest;

@@ -47,3 +47,16 @@ pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
 /// Channels in one answer of the admin list.
 pub const MAX_LISTED_CHANNELS: usize = 1_000;
+
+/// Bytes of the reason of a stop: a word or a sentence for those who watch.
+pub const MAX_REASON_BYTES: usize = 256;
+
+/// Seconds for which a stop is kept that came before any event: long enough for a producer that is
+/// already on its way, short enough that the name is soon free again.
+pub const STOP_KEPT_SECONDS: u64 = 60;
+
+/// Events that a fold may be behind the log: what is folded at a time, while the channel is locked.
+pub const MAX_UNFOLDED_EVENTS: u64 = 64;
+
+/// The longest window in which events are merged, in seconds: past it, nothing is live.
+pub const MAX_COALESCE_SECONDS: u64 = 10;

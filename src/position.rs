@@ -96,6 +96,8 @@ pub enum StartFrom {
     Tail,
     /// With the earliest event that is retained.
     Earliest,
+    /// With what the events so far add up to, and then with the next.
+    Snapshot,
     /// With the last `n` retained events.
     Last(u64),
     /// Behind the event with this id, as the client sent it: not yet parsed, because an id that

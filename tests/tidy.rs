@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// also from neighbours that stand before it.
 const FLOORS: &[&[&str]] = &[
     &["limits", "clock", "position", "channel", "event", "shutdown", "telemetry"],
-    &["sse"],
+    &["sse", "generation"],
     &["store"],
     &["hub"],
     &["ingest", "egress"],

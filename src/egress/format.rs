@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
-use crate::event::{END, GAP};
-use crate::hub::{End, Gap, Step};
+use crate::event::{END, GAP, SNAPSHOT};
+use crate::hub::{End, Gap, Snapshot, Step};
 use crate::position::Position;
 use crate::sse::{self, Frame, Frames, Text};
 use crate::store::{Entry, Run};
@@ -23,13 +23,23 @@ pub enum Format {
     Ndjson,
     /// A JSON object per line, of many channels.
     NdjsonEnvelopes,
+    /// Event-stream text of one channel without anything of the hub's.
+    Bare,
+    /// The data of one channel's events, a line each.
+    BareLines,
 }
 
 impl Format {
     /// Whether it is an event stream.
     #[must_use]
     pub fn is_event_stream(self) -> bool {
-        matches!(self, Self::EventStream | Self::Envelopes)
+        matches!(self, Self::EventStream | Self::Envelopes | Self::Bare)
+    }
+
+    /// Whether nothing of the hub's own is in it.
+    #[must_use]
+    pub fn is_bare(self) -> bool {
+        matches!(self, Self::Bare | Self::BareLines)
     }
 
     /// Appends a step; returns the number of published events in it.
@@ -39,6 +49,8 @@ impl Format {
                 out.extend_from_slice(frame.text());
             }),
             Self::Envelopes => render_text(step, out, push_envelope),
+            // Written by `bare`, which remembers more than a step.
+            Self::Bare | Self::BareLines => 0,
             Self::Ndjson => render_lines(step, false, out),
             Self::NdjsonEnvelopes => render_lines(step, true, out),
         }
@@ -75,6 +87,9 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
                 take(&record);
             });
         }
+        Step::Snapshot { snapshot, position } => {
+            take(&Notice::of_snapshot(snapshot, position).record(name_channel));
+        }
         Step::Gap(gap) => take(&Notice::of_gap(gap).record(name_channel)),
         Step::Ended { end, position } => {
             take(&Notice::of_end(end, position).record(name_channel));
@@ -105,6 +120,9 @@ fn render_text(
         Step::Events { channel, run } => each_event(run, |frame, entry| {
             push(channel.name().as_str(), frame, entry, out);
         }),
+        Step::Snapshot { snapshot, position } => {
+            Notice::of_snapshot(snapshot, position).push_text(out);
+        }
         Step::Gap(gap) => Notice::of_gap(gap).push_text(out),
         Step::Ended { end, position } => Notice::of_end(end, position).push_text(out),
     }
@@ -134,7 +152,7 @@ fn each_event(run: &Run, mut take: impl FnMut(Frame<'_>, Entry)) {
 fn count(step: &Step) -> u64 {
     match step {
         Step::Events { run, .. } => run.count() as u64,
-        Step::Gap(_) | Step::Ended { .. } => 0,
+        Step::Snapshot { .. } | Step::Gap(_) | Step::Ended { .. } => 0,
     }
 }
 
@@ -143,18 +161,23 @@ struct Notice<'a> {
     channel: Option<&'a str>,
     id: String,
     event_type: &'static str,
-    data: String,
+    data: Cow<'a, str>,
 }
 
 impl<'a> Notice<'a> {
     fn of_gap(gap: &'a Gap) -> Self {
         let channel = gap.channel.as_ref().map(ChannelName::as_str);
-        Self { channel, id: gap.resumed.to_string(), event_type: GAP, data: gap.data() }
+        Self { channel, id: gap.resumed.to_string(), event_type: GAP, data: gap.data().into() }
     }
 
     fn of_end(end: &'a End, position: &Position) -> Self {
         let channel = Some(end.channel.as_str());
-        Self { channel, id: position.to_string(), event_type: END, data: end.data() }
+        Self { channel, id: position.to_string(), event_type: END, data: end.data().into() }
+    }
+
+    fn of_snapshot(snapshot: &'a Snapshot, position: &Position) -> Self {
+        let (id, data) = (position.to_string(), Cow::Borrowed(&*snapshot.data));
+        Self { channel: None, id, event_type: SNAPSHOT, data }
     }
 
     fn push_text(&self, out: &mut Vec<u8>) {
@@ -167,7 +190,7 @@ impl<'a> Notice<'a> {
             channel: self.channel.filter(|_| name_channel),
             id: Some(self.id.as_str().into()),
             event: Some(self.event_type),
-            data: self.data.as_str().into(),
+            data: (&*self.data).into(),
             time: rfc3339(now()),
         }
     }

@@ -41,6 +41,11 @@ impl Link {
         self.cut.cancelled().await;
     }
 
+    /// Whether a write is waiting.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) != 0
+    }
+
     /// How long a write has been waiting.
     pub(super) fn blocked_for(&self) -> Duration {
         match self.blocked.load(Ordering::Relaxed) {

@@ -5,12 +5,15 @@
 //! plain HTTP/1.1 and reads one channel as an event stream is taken over by them. Either way,
 //! heartbeats, bounds, lifetimes and drain cost no timer per subscription.
 
+mod bare;
 mod format;
 mod link;
 mod page;
 mod patrol;
 mod shard;
+mod signals;
 mod stream;
+mod tempo;
 
 use std::io;
 use std::net::TcpStream;
@@ -24,14 +27,15 @@ use socket2::SockRef;
 pub use format::Format;
 pub use link::Link;
 pub use page::{Page, page};
-pub use stream::EventStream;
+pub use signals::SignalFeed;
+pub use stream::{BrokenOff, EventStream};
 
 pub use patrol::LinkWatch;
 
 use patrol::Patrol;
 use shard::Shards;
 
-use crate::hub::{Bounds, Hub, OnLag, Subscription};
+use crate::hub::{Bounds, Coalesce, Hub, OnLag, Subscription};
 use crate::telemetry::Metrics;
 
 /// Settings of the section `subscribers`.
@@ -145,10 +149,11 @@ impl Egress {
         &self,
         subscription: Subscription,
         format: Format,
+        coalesce: Coalesce,
         link: Option<Arc<Link>>,
     ) -> EventStream {
         let watched = self.patrol.watch(subscription.pulse(), subscription.bounds(), link);
-        EventStream::new(self.clone(), subscription, format, watched)
+        EventStream::new(self.clone(), subscription, format, coalesce, watched)
     }
 
     /// Holds a connection to the write deadline, whatever it is that is written, for as long as the
@@ -166,9 +171,10 @@ impl Egress {
 
     /// Gives a stream and its socket to a shard. `head` is written first.
     pub fn take_over(&self, tcp: TcpStream, stream: EventStream, head: Vec<u8>) {
+        let coalesce = stream.coalesce();
         let Some(seat) = stream.into_subscription().into_seat() else { return };
         tune(&tcp, &self.config);
-        self.shards.adopt(tcp, seat, head);
+        self.shards.adopt(tcp, seat, head, coalesce);
     }
 
     /// Walks over all subscriptions, for ever.

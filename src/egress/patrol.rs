@@ -230,6 +230,11 @@ impl Round {
 }
 
 impl Watch {
+    /// Whether the connection has something that its client does not take.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.watched.link.as_ref().is_some_and(|link| link.is_blocked())
+    }
+
     /// Something was handed to the connection.
     pub(super) fn wrote(&self) {
         self.watched.heartbeat_due.store(false, Ordering::Relaxed);

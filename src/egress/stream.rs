@@ -3,29 +3,44 @@
 //! Each poll hands over one piece with everything that is ready, up to a limit. While nobody polls,
 //! nothing is read: a slow client's cursor stays where it is.
 
-use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
+use tokio::time::{Sleep, sleep};
 
+use super::bare::Bare;
 use super::patrol::Watch;
+use super::tempo::Tempo;
 use super::{Egress, Format};
 use crate::clock::now;
-use crate::hub::{EndReason, Step, Subscription};
+use crate::hub::{Coalesce, EndReason, Step, Subscription};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
+
+/// How often a stream that is to be broken off looks whether everything has been written.
+const FLUSH: Duration = Duration::from_millis(5);
 
 /// A live subscription as a response body.
 pub struct EventStream {
     egress: Egress,
     subscription: Subscription,
     format: Format,
+    bare: Bare,
+    tempo: Tempo,
     watch: Watch,
     state: State,
+    /// The stream is about to be broken off, when what was written before has gone out.
+    breaking: Option<Pin<Box<Sleep>>>,
 }
+
+/// The stream is bare, and its end would look like the end of a generation that has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the generation is not whole")]
+pub struct BrokenOff;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -51,9 +66,16 @@ impl EventStream {
         egress: Egress,
         subscription: Subscription,
         format: Format,
+        coalesce: Coalesce,
         watch: Watch,
     ) -> Self {
-        Self { egress, subscription, format, watch, state: State::Opening }
+        let (bare, tempo) = (Bare::new(format == Format::BareLines), Tempo::new(coalesce));
+        let (state, breaking) = (State::Opening, None);
+        Self { egress, subscription, format, bare, tempo, watch, state, breaking }
+    }
+
+    pub(super) fn coalesce(&self) -> Coalesce {
+        self.tempo.coalesce()
     }
 
     /// Whether a shard could serve it: the log's bytes as they are, of one channel.
@@ -65,28 +87,56 @@ impl EventStream {
         self.subscription
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
         let mut piece = Piece::default();
         match self.state {
-            State::Over => return Poll::Ready(None),
+            State::Over => return self.poll_last_word(cx),
             State::Opening => self.open(&mut piece),
             State::Replay | State::Live => {}
         }
-        self.fill(&mut piece, cx);
+        if !self.tempo.holds_back(&mut self.subscription, cx) {
+            self.fill(&mut piece, cx);
+        }
         if piece.bytes.is_empty() && self.state == State::Live && self.watch.heartbeat_due() {
             self.heartbeat(&mut piece);
         }
         match (piece.bytes.is_empty(), self.state) {
-            (true, State::Over) => Poll::Ready(None),
-            (true, _) => Poll::Pending,
-            (false, _) => Poll::Ready(Some(self.hand_over(piece))),
+            (true, State::Over) => self.poll_last_word(cx),
+            (true, _) => {
+                self.tempo.waits(&mut self.subscription);
+                Poll::Pending
+            }
+            (false, _) => Poll::Ready(Some(Ok(self.hand_over(piece)))),
+        }
+    }
+
+    /// Whether the client may take the end of the stream for what it looks like.
+    fn ends_well(&self) -> bool {
+        !self.format.is_bare() || self.bare.ends_well()
+    }
+
+    /// Ends the stream, or breaks it off: then the connection is closed at once, so it waits until
+    /// that has written all that it was given.
+    fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        if self.ends_well() {
+            return Poll::Ready(None);
+        }
+        loop {
+            let breaking = self.breaking.get_or_insert_with(|| Box::pin(sleep(FLUSH)));
+            if breaking.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if !self.watch.is_blocked() {
+                return Poll::Ready(Some(Err(BrokenOff)));
+            }
+            self.breaking = None;
         }
     }
 
     /// The first bytes go out at once, so that whoever waits for headers and a sign of life has it.
     fn open(&mut self, piece: &mut Piece) {
         self.state = State::Replay;
-        if !self.format.is_event_stream() {
+        if !self.format.is_event_stream() || self.format.is_bare() {
             return;
         }
         sse::retry(&mut piece.bytes, self.egress.config.reconnect_delay);
@@ -98,10 +148,13 @@ impl EventStream {
     /// Takes what is ready, up to the limit of a piece.
     fn fill(&mut self, piece: &mut Piece, cx: &mut Context<'_>) {
         while piece.bytes.len() < MAX_BATCH_BYTES {
+            if self.bare.is_holed() {
+                return self.state = State::Over;
+            }
             match self.subscription.poll_next(cx) {
                 Poll::Ready(Some(step)) => {
                     self.observe_latency(&step);
-                    piece.events += self.format.render(&step, &mut piece.bytes);
+                    piece.events += self.render(&step, &mut piece.bytes);
                 }
                 Poll::Ready(None) => return self.close(piece),
                 Poll::Pending => return self.state = State::Live,
@@ -111,10 +164,18 @@ impl EventStream {
         self.state = State::Replay;
     }
 
+    fn render(&mut self, step: &Step, out: &mut Vec<u8>) -> u64 {
+        if self.format.is_bare() {
+            self.bare.render(step, out)
+        } else {
+            self.format.render(step, out)
+        }
+    }
+
     fn close(&mut self, piece: &mut Piece) {
         self.state = State::Over;
         let draining = self.subscription.pulse().ended() == Some(EndReason::Draining);
-        if draining && self.format.is_event_stream() {
+        if draining && self.format.is_event_stream() && !self.format.is_bare() {
             let delay = self.watch.return_delay(self.egress.config.reconnect_delay);
             sse::retry(&mut piece.bytes, delay);
             piece.bytes.push(b'\n');
@@ -124,13 +185,18 @@ impl EventStream {
     fn heartbeat(&self, piece: &mut Piece) {
         if self.format.is_event_stream() {
             sse::comment(&mut piece.bytes);
+            if self.format.is_bare() {
+                // A block of its own: some clients read blocks, and not lines.
+                piece.bytes.push(b'\n');
+            }
         } else {
             piece.bytes.push(b'\n');
         }
     }
 
-    fn hand_over(&self, piece: Piece) -> Bytes {
+    fn hand_over(&mut self, piece: Piece) -> Bytes {
         self.watch.wrote();
+        self.tempo.handed_over(self.state == State::Live && piece.events > 0);
         self.egress.metrics.delivered(piece.events, piece.bytes.len() as u64);
         Bytes::from(piece.bytes)
     }
@@ -148,16 +214,16 @@ impl EventStream {
 
 impl Body for EventStream {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.poll_piece(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        self.poll_piece(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state == State::Over
+        self.state == State::Over && self.ends_well()
     }
 }

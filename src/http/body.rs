@@ -1,6 +1,5 @@
 //! The bodies of responses, and of those requests that are documents and not streams.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -10,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
 use super::problem::{ErrorCode, Problem};
-use crate::egress::EventStream;
+use crate::egress::{BrokenOff, EventStream, SignalFeed};
 use crate::limits::MAX_DOCUMENT_BYTES;
 
 /// The body of a response.
@@ -19,6 +18,8 @@ pub enum Body {
     Full(Full<Bytes>),
     /// A live subscription.
     Stream(Box<EventStream>),
+    /// A feed of signals.
+    Signals(SignalFeed),
 }
 
 impl Default for Body {
@@ -35,15 +36,16 @@ impl<T: Into<Bytes>> From<T> for Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut *self {
-            Self::Full(full) => Pin::new(full).poll_frame(cx),
+            Self::Full(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Self::Stream(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
+            Self::Signals(feed) => feed.poll_recv(cx).map(|piece| Some(Ok(Frame::data(piece?)))),
         }
     }
 
@@ -51,13 +53,14 @@ impl http_body::Body for Body {
         match self {
             Self::Full(full) => full.is_end_stream(),
             Self::Stream(stream) => stream.is_end_stream(),
+            Self::Signals(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(full) => full.size_hint(),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Signals(_) => SizeHint::default(),
         }
     }
 }

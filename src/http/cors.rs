@@ -77,6 +77,8 @@ impl Config {
                 HeaderName::from_static("fanfare-events"),
                 HeaderName::from_static("fanfare-state"),
                 HeaderName::from_static("fanfare-subscribers"),
+                HeaderName::from_static("fanfare-format"),
+                HeaderName::from_static("fanfare-producer"),
                 HeaderName::from_static("fanfare-tail"),
                 HeaderName::from_static("idempotency-replayed"),
             ])

@@ -1,6 +1,6 @@
 //! Responses that are documents: whole, of one media type, and of the moment.
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::{Body, ErrorCode, Problem, Response};
@@ -58,4 +58,11 @@ pub fn empty(status: StatusCode) -> Response {
     let mut response = Response::default();
     *response.status_mut() = status;
     response
+}
+
+/// No cache may keep it, no proxy may change or hold it back.
+pub fn not_stored(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Origin"));
 }

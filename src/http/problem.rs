@@ -14,10 +14,14 @@ use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tal
 pub enum ErrorCode {
     /// The channel has ended.
     ChannelClosed,
+    /// Somebody has stopped the channel.
+    ChannelStopped,
     /// The hub is going down.
     Draining,
     /// An event has more data than allowed.
     EventTooLarge,
+    /// Another generation was meant than the present one.
+    GenerationOver,
     /// A defect of the hub.
     Internal,
     /// Not a channel name or pattern.
@@ -42,10 +46,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::ChannelClosed,
+        Self::ChannelStopped,
         Self::Draining,
         Self::EventTooLarge,
+        Self::GenerationOver,
         Self::Internal,
         Self::InvalidChannelName,
         Self::InvalidEvent,
@@ -63,9 +69,15 @@ impl ErrorCode {
         use StatusCode as S;
         match self {
             Self::ChannelClosed => ("channel_closed", S::CONFLICT, false, "The channel is closed"),
+            Self::ChannelStopped => {
+                ("channel_stopped", S::CONFLICT, false, "The channel was stopped")
+            }
             Self::Draining => ("draining", S::SERVICE_UNAVAILABLE, true, "The hub is going down"),
             Self::EventTooLarge => {
                 ("event_too_large", S::PAYLOAD_TOO_LARGE, false, "The event is too large")
+            }
+            Self::GenerationOver => {
+                ("generation_over", S::CONFLICT, false, "Another generation was meant")
             }
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, true, "The hub has a defect"),
             Self::InvalidChannelName => {
@@ -116,7 +128,7 @@ impl ErrorCode {
 
     /// Whether the answer says when to come back.
     fn says_when(self) -> bool {
-        self.status() == StatusCode::SERVICE_UNAVAILABLE
+        self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::PublishInProgress
     }
 }
 
@@ -163,7 +175,18 @@ impl Problem {
     /// The same, saying what was published before it went wrong.
     #[must_use]
     pub fn keeping(self, kept: &Tally) -> Self {
-        self.with("events", kept.events).with("last_id", kept.last_id.clone())
+        let Tally { events, first_id, last_id } = kept.clone();
+        self.with("events", events).with("first_id", first_id).with("last_id", last_id)
+    }
+
+    /// The same, saying why the channel was stopped, if it was.
+    fn giving_reason(self, error: &PublishError) -> Self {
+        match error {
+            PublishError::Hub(hub::PublishError::Stopped(reason)) => {
+                self.with("reason", reason.as_deref())
+            }
+            _ => self,
+        }
     }
 
     /// The code.
@@ -220,7 +243,9 @@ impl From<hub::SubscribeError> for Problem {
     fn from(error: hub::SubscribeError) -> Self {
         let code = match error {
             hub::SubscribeError::TooManyChannels(_) => ErrorCode::Overloaded,
-            hub::SubscribeError::TooManyMatches => ErrorCode::InvalidParameter,
+            hub::SubscribeError::TooManyMatches | hub::SubscribeError::SnapshotOfMany => {
+                ErrorCode::InvalidParameter
+            }
         };
         Self::new(code, error.to_string())
     }
@@ -235,6 +260,8 @@ impl From<&PublishError> for ErrorCode {
             }
             PublishError::Line(InvalidLine::Channel(_)) => Self::InvalidChannelName,
             PublishError::Hub(hub::PublishError::Closed(_)) => Self::ChannelClosed,
+            PublishError::Hub(hub::PublishError::Stopped(_)) => Self::ChannelStopped,
+            PublishError::Hub(hub::PublishError::Busy) => Self::PublishInProgress,
             PublishError::Hub(hub::PublishError::TooManyChannels(_)) | PublishError::Overloaded => {
                 Self::Overloaded
             }
@@ -245,7 +272,21 @@ impl From<&PublishError> for ErrorCode {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        Self::new(ErrorCode::from(&error), error.to_string())
+        let problem = Self::new(ErrorCode::from(&error), error.to_string());
+        match error {
+            PublishError::Hub(_) => problem.keeping(&Tally::default()).giving_reason(&error),
+            _ => problem,
+        }
+    }
+}
+
+impl From<hub::StopError> for Problem {
+    fn from(error: hub::StopError) -> Self {
+        let code = match error {
+            hub::StopError::Over(_) => ErrorCode::GenerationOver,
+            hub::StopError::TooManyChannels(_) => ErrorCode::Overloaded,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -262,6 +303,7 @@ impl From<Failure> for Problem {
             None => (failure.error.to_string(), None),
         };
         let problem = Self::new(code, detail).keeping(&failure.kept);
+        let problem = problem.giving_reason(&failure.error);
         match place {
             Some((name, number)) => problem.with(name, number),
             None => problem,

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::coalesce::Coalesce;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::store::Retention;
 
@@ -23,6 +24,13 @@ pub struct Config {
     /// Time without subscribers and publishes after which an open channel is evicted.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// How long a generation waits for its producer, who left without an end, before it is abandoned.
+    #[serde(with = "humantime_serde")]
+    pub producer_grace: Duration,
+    /// How events are merged for subscribers who do not say.
+    pub coalesce: Coalesce,
+    /// What becomes of a generation that nobody watches; nothing by default.
+    pub when_unwatched: Option<WhenUnwatched>,
     /// Memory of all channels together; past it, the oldest events of the hub are evicted.
     pub memory_budget: ByteSize,
     /// Channels in memory; past it, new names are refused.
@@ -38,6 +46,9 @@ impl Default for Config {
             max_bytes: ByteSize::mib(8),
             max_age: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(3600),
+            producer_grace: Duration::from_secs(10),
+            coalesce: Coalesce::Off,
+            when_unwatched: None,
             memory_budget: ByteSize::mib(512),
             max_channels: 200_000,
             rules: Vec::new(),
@@ -72,6 +83,34 @@ pub struct ChannelOptions {
     /// See [`Config::idle_timeout`].
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+    /// See [`Config::producer_grace`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub producer_grace: Option<Duration>,
+    /// See [`Config::coalesce`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coalesce: Option<Coalesce>,
+    /// See [`Config::when_unwatched`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when_unwatched: Option<WhenUnwatched>,
+}
+
+/// What becomes of a generation whose producer is connected and which nobody watches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhenUnwatched {
+    /// For so long.
+    #[serde(with = "humantime_serde")]
+    pub after: Duration,
+    /// What the producer is sent.
+    pub signal: Signal,
+}
+
+/// What can be said to a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signal {
+    /// Nobody needs the rest.
+    Stop,
 }
 
 /// A channel that kept no event would have nothing but gaps for those who are live.
@@ -89,13 +128,19 @@ pub struct Settings {
     pub retention: Retention,
     /// How long an unused channel lives.
     pub idle_timeout: Duration,
+    /// How long a producer may be away.
+    pub producer_grace: Duration,
+    /// How events are merged for those who do not say.
+    pub coalesce: Coalesce,
+    /// What becomes of a generation that nobody watches.
+    pub when_unwatched: Option<WhenUnwatched>,
 }
 
 impl Settings {
     /// These settings, but for what the options name.
     #[must_use]
     pub fn with(self, options: &ChannelOptions) -> Self {
-        let Self { retention, idle_timeout } = self;
+        let Self { retention, idle_timeout, producer_grace, coalesce, when_unwatched } = self;
         Self {
             retention: Retention {
                 max_events: options.max_events.unwrap_or(retention.max_events),
@@ -103,6 +148,9 @@ impl Settings {
                 max_age: options.max_age.unwrap_or(retention.max_age),
             },
             idle_timeout: options.idle_timeout.unwrap_or(idle_timeout),
+            producer_grace: options.producer_grace.unwrap_or(producer_grace),
+            coalesce: options.coalesce.unwrap_or(coalesce),
+            when_unwatched: options.when_unwatched.or(when_unwatched),
         }
     }
 }
@@ -118,6 +166,9 @@ impl Config {
                 max_age: self.max_age,
             },
             idle_timeout: self.idle_timeout,
+            producer_grace: self.producer_grace,
+            coalesce: self.coalesce,
+            when_unwatched: self.when_unwatched,
         };
         match self.rules.iter().find(|rule| rule.pattern.matches(name)) {
             Some(rule) => general.with(&rule.options),

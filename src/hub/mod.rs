@@ -2,7 +2,9 @@
 //! and not where events come from.
 
 mod channel;
+mod coalesce;
 mod config;
+mod deadlines;
 mod memory;
 mod merge;
 mod notice;
@@ -11,21 +13,27 @@ mod reading;
 mod registry;
 mod seat;
 mod sequencer;
+mod signals;
 mod subscription;
 mod sweeper;
 
 use std::sync::Arc;
 
-pub use channel::{AppendError, Appended, Channel, Close, Description, Listener};
-pub use config::{ChannelOptions, Config, Rule, Settings};
+pub use channel::{
+    AppendError, Appended, Channel, Close, Description, Listener, Producer, Snapshot,
+};
+pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
+pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use notice::{End, Gap};
 pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
 pub use registry::TooManyChannels;
 pub use seat::Seat;
+pub use signals::{Board, GenerationOver, Hold, Signals, StopError, Stopped};
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 
 use channel::Shared;
+use deadlines::Deadlines;
 use memory::Memory;
 use merge::Merge;
 use reading::{Begin, Beginning};
@@ -74,6 +82,13 @@ struct Start {
     gap: Option<(GapReason, Box<str>)>,
 }
 
+impl Core {
+    /// An offset of this hub's epoch as a position.
+    fn position(&self, offset: Offset) -> Position {
+        self.shared.sequencer.position(offset)
+    }
+}
+
 impl Hub {
     /// A hub that begins a new epoch.
     #[must_use]
@@ -84,6 +99,7 @@ impl Hub {
             sequencer: Sequencer::new(Epoch::random()),
             memory: Memory::new(budget, metrics.clone()),
             metrics,
+            deadlines: Deadlines::default(),
         });
         let registry = Registry::new(config, shared.clone());
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
@@ -98,7 +114,7 @@ impl Hub {
     /// An offset of this hub's epoch as a position.
     #[must_use]
     pub fn position(&self, offset: Offset) -> Position {
-        self.0.shared.sequencer.position(offset)
+        self.0.position(offset)
     }
 
     /// The position behind everything that has been published so far.
@@ -123,8 +139,7 @@ impl Hub {
                     self.evict_for_memory();
                     return Ok(appended);
                 }
-                Err(AppendError::Retired) => {}
-                Err(AppendError::Closed(state)) => return Err(PublishError::Closed(state)),
+                Err(error) => refused(error)?,
             }
         }
     }
@@ -208,18 +223,23 @@ impl Hub {
             return Ok(Opened::Over);
         }
         let pulse = Arc::new(Pulse::default());
-        let (beginning, attachment) = loop {
+        let (channel, mut beginning, attachment) = loop {
             let channel = self.0.registry.get_or_create(name)?;
-            let attached = Attachment::new(&self.0, &channel, start.begin, true, pulse.clone());
-            if !attached.0.retired {
-                break attached;
+            let (beginning, attachment) =
+                Attachment::new(&self.0, &channel, start.begin, true, pulse.clone());
+            if !beginning.retired {
+                break (channel, beginning, attachment);
             }
         };
+        let mut snapshot = None;
+        if *from == StartFrom::Snapshot {
+            (beginning, snapshot) = channel.begin_with_snapshot();
+        }
         if beginning.over {
             return Ok(Opened::Over);
         }
         let gap = self.gap_of_one(start, &beginning, name);
-        let one = One::new(pulse, &beginning, gap, attachment);
+        let one = One::new(pulse, &beginning, gap, snapshot, attachment);
         Ok(Opened::Live(Subscription::one(self.0.clone(), bounds, one)))
     }
 
@@ -241,6 +261,9 @@ impl Hub {
         from: &StartFrom,
         bounds: Bounds,
     ) -> Result<Opened, SubscribeError> {
+        if *from == StartFrom::Snapshot {
+            return Err(SubscribeError::SnapshotOfMany);
+        }
         let start = self.start(from);
         let now = Offset(self.0.shared.sequencer.watermark().0 - 1);
         let (cursor, excused) = match start.begin {
@@ -249,7 +272,7 @@ impl Hub {
             Begin::Last(count) if count > 0 => {
                 (self.before_last(&patterns, count.min(MAX_LAST_EVENTS)), now)
             }
-            Begin::Tail | Begin::Last(_) => (now, now),
+            Begin::Tail | Begin::Last(_) | Begin::At(_) => (now, now),
         };
         let gap = start.gap.map(|(reason, requested)| Gap {
             channel: None,
@@ -283,7 +306,8 @@ impl Hub {
         let begin = |begin| Start { begin, gap: None };
         let text = match from {
             StartFrom::Tail => return begin(Begin::Tail),
-            StartFrom::Earliest => return begin(Begin::Earliest),
+            // What a snapshot is of is told by the channel, once the subscription is attached.
+            StartFrom::Earliest | StartFrom::Snapshot => return begin(Begin::Earliest),
             StartFrom::Last(count) => return begin(Begin::Last(*count)),
             StartFrom::After(text) => text,
         };
@@ -312,21 +336,37 @@ impl Hub {
         sweeper::evict_oldest(&self.0);
     }
 
-    /// Evicts by age and idleness, for ever: the hub's housekeeping.
+    /// Evicts by age and idleness, and does what is due, for ever: the hub's housekeeping.
     pub async fn sweep(self) {
-        sweeper::run(&self.0).await;
+        tokio::join!(sweeper::run(&self.0), sweeper::keep_time(&self.0));
     }
 }
 
 /// Why a publish failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// The channel has ended.
     #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
     Closed(crate::event::ChannelState),
+    /// Somebody has stopped it, and perhaps said why.
+    #[error("the channel was stopped: nobody wants the rest")]
+    Stopped(Option<Box<str>>),
+    /// Its generation has a producer already.
+    #[error("another request with `close=auto` is streaming into this channel: one at a time")]
+    Busy,
     /// No room for another channel.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
+}
+
+/// What a publisher is told of a refusal; nothing if the channel is to be looked up again.
+fn refused(error: AppendError) -> Result<(), PublishError> {
+    match error {
+        AppendError::Retired => Ok(()),
+        AppendError::Closed(state) => Err(PublishError::Closed(state)),
+        AppendError::Stopped(reason) => Err(PublishError::Stopped(reason)),
+        AppendError::Busy => Err(PublishError::Busy),
+    }
 }
 
 /// Why a subscription could not begin.
@@ -335,6 +375,9 @@ pub enum SubscribeError {
     /// No room for another channel.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
+    /// A snapshot is of one channel.
+    #[error("`from=snapshot` is for one channel: subscribe to /v1/channels/{{name}}")]
+    SnapshotOfMany,
     /// The patterns are too wide.
     #[error(
         "the patterns select more than {} channels: use narrower ones",

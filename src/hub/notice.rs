@@ -48,6 +48,17 @@ impl Gap {
     }
 }
 
+/// What the events of a generation add up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// Their format.
+    pub format: &'static str,
+    /// The text, without reasoning and tool calls.
+    pub text: String,
+    /// The usage as the provider reported it: JSON.
+    pub usage: Option<String>,
+}
+
 /// A channel has ended, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {

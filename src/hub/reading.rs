@@ -1,7 +1,8 @@
 //! What readers ask of a channel, and what they are told.
 
+use super::coalesce::Stretch;
 use crate::position::Offset;
-use crate::store::{Mark, Run};
+use crate::store::Mark;
 
 /// Which place of a log a subscription begins at.
 #[derive(Clone, Copy, Debug)]
@@ -9,6 +10,7 @@ pub(super) enum Begin {
     Tail,
     Earliest,
     Last(u64),
+    At(Mark),
     After(Offset),
 }
 
@@ -34,7 +36,7 @@ pub enum Piece {
     /// At least one frame.
     Frames {
         /// The frames.
-        run: Run,
+        stretch: Stretch,
         /// More was there when they were read.
         more: bool,
         /// The channel has ended, and nothing follows.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::channel::Channel;
+use super::channel::{Channel, Snapshot};
 use super::notice::Gap;
 use super::reading::Begin;
 use super::subscription::{Bounds, Source, Subscription};
@@ -22,6 +22,8 @@ pub struct Seat {
     pub joined: u64,
     /// What must be told first.
     pub gap: Option<Gap>,
+    /// What the subscription begins with, and its position.
+    pub snapshot: Option<(Arc<Snapshot>, Position)>,
     /// The position behind which the subscription begins.
     pub start: Position,
     /// It begins at the tail.
@@ -42,12 +44,15 @@ impl Subscription {
     pub fn into_seat(mut self) -> Option<Seat> {
         let Source::One(one) = &mut self.source else { return None };
         let (place, gap) = (one.place().clone(), one.take_gap());
+        let snapshot = one.take_snapshot();
+        let told = snapshot.map(|known| (known.clone(), self.core.position(known.through)));
         place.channel.sit_down();
         let seat = Seat {
             channel: place.channel.clone(),
             byte: place.mark().byte,
             joined: place.joined().byte,
             gap,
+            snapshot: told,
             start: self.start().clone(),
             at_tail: self.begins_at_tail(),
             bounds: self.bounds(),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Core;
-use super::channel::{Channel, Listener};
+use super::channel::{Channel, Listener, Snapshot};
+use super::coalesce::Coalesce;
 use super::merge::Merge;
 use super::notice::{End, Gap};
 use super::pulse::{EndReason, Place, Pulse};
@@ -67,6 +68,13 @@ pub enum Step {
         /// Its next events.
         run: Run,
     },
+    /// What the events up to this position add up to.
+    Snapshot {
+        /// The snapshot.
+        snapshot: Arc<Snapshot>,
+        /// The id of its last event.
+        position: Position,
+    },
     /// Something is missing here.
     Gap(Gap),
     /// A channel had ended before a subscription to many began; its end is in no run.
@@ -91,13 +99,15 @@ pub enum Next {
 
 /// A subscription that is being read. Dropping it ends it.
 pub struct Subscription {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     pulse: Arc<Pulse>,
     bounds: Bounds,
     start: Position,
     at_tail: bool,
     /// Somebody else reads and counts it.
     handed_over: bool,
+    /// Neighbouring deltas are merged.
+    merging: bool,
     pub(super) source: Source,
 }
 
@@ -108,7 +118,7 @@ pub(super) enum Source {
 
 impl Subscription {
     pub(super) fn one(core: Arc<Core>, bounds: Bounds, one: One) -> Self {
-        let (pulse, start) = (one.pulse.clone(), core.shared.sequencer.position(one.behind));
+        let (pulse, start) = (one.pulse.clone(), core.position(one.behind));
         Self {
             core,
             pulse,
@@ -116,15 +126,16 @@ impl Subscription {
             start,
             at_tail: false,
             handed_over: false,
+            merging: false,
             source: Source::One(one),
         }
     }
 
     pub(super) fn many(core: Arc<Core>, bounds: Bounds, merge: Merge) -> Self {
-        let (pulse, start) =
-            (merge.pulse().clone(), core.shared.sequencer.position(merge.cursor()));
+        let (pulse, start) = (merge.pulse().clone(), core.position(merge.cursor()));
         let source = Source::Many(Box::new(merge));
-        Self { core, pulse, bounds, start, at_tail: false, handed_over: false, source }
+        let (at_tail, handed_over, merging) = (false, false, false);
+        Self { core, pulse, bounds, start, at_tail, handed_over, merging, source }
     }
 
     /// Notes that somebody else reads and counts it from now on.
@@ -161,6 +172,31 @@ impl Subscription {
         self.at_tail
     }
 
+    /// Has neighbouring deltas merged from now on, or not any more.
+    pub fn set_merging(&mut self, merging: bool) {
+        self.merging = merging;
+    }
+
+    /// How events are merged for whoever does not say.
+    #[must_use]
+    pub fn default_coalesce(&self) -> Coalesce {
+        match &self.source {
+            Source::One(one) => one.place.channel.coalesce(),
+            Source::Many(_) => Coalesce::Off,
+        }
+    }
+
+    /// Whether something has come that must not wait until a window ends; wakes when more comes.
+    /// With many channels, nothing is that urgent.
+    pub fn poll_urgent(&mut self, cx: &mut Context<'_>) -> bool {
+        self.pulse.listen(cx.waker());
+        let urgent = match &self.source {
+            Source::One(one) => one.place.channel.must_flush(one.place.mark().byte),
+            Source::Many(_) => false,
+        };
+        urgent || self.pulse.ended().is_some()
+    }
+
     /// The next step, as a future would give it; `None` at the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
         self.pulse.listen(cx.waker());
@@ -176,7 +212,13 @@ impl Subscription {
         if self.pulse.ended().is_some() {
             return Next::Finished;
         }
-        let next = self.read();
+        let next = match self.read() {
+            Next::Step(Step::Events { channel, run }) if self.merging => {
+                let run = channel.merge_run(run).run;
+                Next::Step(Step::Events { channel, run })
+            }
+            next => next,
+        };
         match &next {
             Next::Step(step) => {
                 self.pulse.count_read();
@@ -192,7 +234,7 @@ impl Subscription {
 
     fn read(&mut self) -> Next {
         let told = match &self.source {
-            Source::One(one) => one.gap.is_none(),
+            Source::One(one) => one.gap.is_none() && one.snapshot.is_none(),
             Source::Many(merge) => !merge.has_notices(),
         };
         // What must be told first is told before anything is passed over.
@@ -225,6 +267,8 @@ pub(super) struct One {
     behind: Offset,
     /// What it must be told first.
     gap: Option<Gap>,
+    /// What it begins with.
+    snapshot: Option<Arc<Snapshot>>,
     _attachment: Attachment,
 }
 
@@ -233,11 +277,13 @@ impl One {
         pulse: Arc<Pulse>,
         beginning: &Beginning,
         gap: Option<Gap>,
+        snapshot: Option<Arc<Snapshot>>,
         attachment: Attachment,
     ) -> Self {
         let place = Arc::new(Place::new(attachment.channel.clone(), beginning.mark));
         pulse.add_place(&place);
-        Self { pulse, place, behind: beginning.behind, gap, _attachment: attachment }
+        let behind = beginning.behind;
+        Self { pulse, place, behind, gap, snapshot, _attachment: attachment }
     }
 
     pub(super) fn place(&self) -> &Arc<Place> {
@@ -248,7 +294,15 @@ impl One {
         self.gap.take()
     }
 
+    pub(super) fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
+        self.snapshot.take()
+    }
+
     fn next(&mut self, core: &Core) -> Next {
+        if let Some(snapshot) = self.snapshot.take() {
+            let position = core.position(snapshot.through);
+            return Next::Step(Step::Snapshot { snapshot, position });
+        }
         if let Some(gap) = self.gap.take() {
             return Next::Step(Step::Gap(gap));
         }
@@ -276,14 +330,14 @@ impl One {
 
     fn jump(&mut self, core: &Core, to: Begin, reason: GapReason) -> Next {
         let beginning = self.place.channel.begin(to);
-        let requested = core.shared.sequencer.position(self.behind).to_string().into();
+        let requested = core.position(self.behind).to_string().into();
         self.place.move_to(beginning.mark);
         self.behind = beginning.behind;
         Next::Step(Step::Gap(Gap {
             channel: Some(self.place.channel.name().clone()),
             reason,
             requested: Some(requested),
-            resumed: core.shared.sequencer.position(beginning.behind),
+            resumed: core.position(beginning.behind),
         }))
     }
 }

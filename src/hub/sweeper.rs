@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::Core;
+use super::channel::Due;
 
 /// How often channels are looked at. An event may outlive its age by this much.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -26,6 +27,19 @@ pub(super) async fn run(core: &Arc<Core>) {
                 core.registry.evict_if_unused(channel.name());
             }
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Looks at channels when their time has come.
+pub(super) async fn keep_time(core: &Arc<Core>) {
+    let deadlines = &core.shared.deadlines;
+    loop {
+        for name in deadlines.next().await {
+            let Some(channel) = core.registry.get(&name) else { continue };
+            if let Due::At(at) = channel.look_at_the_clock() {
+                deadlines.set(at, &name);
+            }
         }
     }
 }

@@ -13,8 +13,18 @@ pub enum BodyKind {
     EventStream,
     /// NDJSON: line by line, each valid JSON.
     Ndjson,
+    /// Text: piece by piece, as it arrives.
+    Text,
     /// The data of one event.
     Single,
+}
+
+impl BodyKind {
+    /// Whether events are published while the body arrives.
+    #[must_use]
+    pub fn is_streamed(self) -> bool {
+        self != Self::Single
+    }
 }
 
 /// Why a body cannot be read further.
@@ -38,6 +48,7 @@ pub enum InvalidEvent {
 pub(super) enum Decoder {
     EventStream { parser: sse::Parser, default_type: Option<EventType> },
     Ndjson { lines: Lines, event_type: Option<EventType> },
+    Text { pieces: Pieces, event_type: Option<EventType> },
     Single { data: BytesMut, max_bytes: usize, event_type: Option<EventType>, optional: bool },
 }
 
@@ -56,6 +67,7 @@ impl Decoder {
                 Self::EventStream { parser, default_type: event_type }
             }
             BodyKind::Ndjson => Self::Ndjson { lines: Lines::new(max_bytes), event_type },
+            BodyKind::Text => Self::Text { pieces: Pieces::new(max_bytes), event_type },
             BodyKind::Single => {
                 Self::Single { data: BytesMut::new(), max_bytes, event_type, optional }
             }
@@ -81,6 +93,9 @@ impl Decoder {
             Self::Ndjson { lines, event_type } => {
                 lines.feed(piece, |line| take_json(&line, event_type.as_ref(), events))
             }
+            Self::Text { pieces, event_type } => {
+                pieces.feed(piece, |data| events.push(text_event(event_type.as_ref(), data)))
+            }
             Self::Single { data, max_bytes, .. } => {
                 if data.len() + piece.len() > *max_bytes {
                     return Err(InvalidEvent::TooLarge(*max_bytes));
@@ -105,6 +120,9 @@ impl Decoder {
             }
             Self::Ndjson { lines, event_type } => {
                 lines.finish(|line| take_json(&line, event_type.as_ref(), events))
+            }
+            Self::Text { pieces, event_type } => {
+                pieces.finish(|data| events.push(text_event(event_type.as_ref(), data)))
             }
             Self::Single { data, optional: true, .. } if data.is_empty() => Ok(()),
             Self::Single { data, event_type, .. } => {
@@ -150,6 +168,53 @@ fn take_json(
     serde_json::from_slice::<serde::de::IgnoredAny>(line).map_err(|_| InvalidEvent::NotJson)?;
     events.push(NewEvent { event_type: event_type.cloned(), data });
     Ok(())
+}
+
+fn text_event(event_type: Option<&EventType>, data: String) -> NewEvent {
+    NewEvent { event_type: event_type.cloned(), data: data.into() }
+}
+
+/// Cuts a text as it arrives: between characters, and not within a line's end.
+pub(super) struct Pieces {
+    max_bytes: usize,
+    partial: Vec<u8>,
+}
+
+impl Pieces {
+    fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, partial: Vec::new() }
+    }
+
+    fn feed(&mut self, piece: &[u8], take: impl FnMut(String)) -> Result<(), InvalidEvent> {
+        self.partial.extend_from_slice(piece);
+        let whole = match str::from_utf8(&self.partial) {
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => return Err(InvalidEvent::NotUtf8),
+        };
+        // The second half of a line's end may follow.
+        let whole = whole - usize::from(self.partial[..whole].ends_with(b"\r"));
+        let rest = self.partial.split_off(whole);
+        self.give(rest, take)
+    }
+
+    fn finish(&mut self, take: impl FnMut(String)) -> Result<(), InvalidEvent> {
+        self.give(Vec::new(), take)
+    }
+
+    fn give(&mut self, rest: Vec<u8>, mut take: impl FnMut(String)) -> Result<(), InvalidEvent> {
+        let whole = std::mem::replace(&mut self.partial, rest);
+        let text = String::from_utf8(whole).map_err(|_| InvalidEvent::NotUtf8)?;
+        let mut left = text.as_str();
+        while !left.is_empty() {
+            // At least one character, however small the limit.
+            let cut = left.floor_char_boundary(self.max_bytes.max(4));
+            let (piece, more) = left.split_at(cut);
+            take(piece.to_owned());
+            left = more;
+        }
+        Ok(())
+    }
 }
 
 /// Cuts a body into lines; blank ones are passed over.

@@ -4,6 +4,7 @@
 //! of a body as they come, and publishes what they complete before the next piece is awaited.
 
 mod body;
+mod ending;
 mod idempotency;
 mod publish;
 mod scatter;
@@ -17,7 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use body::{BodyKind, InvalidEvent};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
-pub use publish::{Begun, Failure, Options, Place, Publish, PublishError, Receipt, Tally};
+pub use publish::{
+    Begun, Closing, Failure, Fed, Options, Place, Publish, PublishError, Receipt, Tally,
+};
 pub use scatter::{InvalidLine, Scatter, ScatterReceipt};
 
 use idempotency::Ledger;

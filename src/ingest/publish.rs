@@ -6,21 +6,43 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Ingest;
 use super::body::{BodyKind, Decoder, InvalidEvent};
+use super::ending::EndWatch;
 use super::idempotency::{Claim, Claimed, IdempotencyKey};
 use super::scatter::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
-use crate::hub::{self, Appended, Close};
+use crate::generation::Format;
+use crate::hub::{self, Appended, Board, Close, Hold};
 
 /// What a publisher asks for besides its events.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The type of events that do not name their own.
     pub event_type: Option<EventType>,
-    /// Close the channel behind the body.
-    pub close: Option<Close>,
+    /// Close the channel.
+    pub close: Option<Closing>,
+    /// What the events are, if the publisher says.
+    pub format: Option<Format>,
     /// Makes a retry safe.
     pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// When a publish closes its channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// Behind the body.
+    Behind(Close),
+    /// When the events say that the generation has ended.
+    Auto,
+}
+
+/// Whether a publish wants more of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// It does.
+    More,
+    /// The generation has ended: what follows is of no use.
+    Ended,
 }
 
 /// What was published so far.
@@ -105,6 +127,10 @@ pub struct Publish {
     channel: ChannelName,
     decoder: Decoder,
     close: Option<Close>,
+    /// Looks for the generation's end, if that is to close the channel.
+    end_watch: Option<EndWatch>,
+    /// Tells of a stop, to a publish that goes on for a while.
+    board: Option<Board>,
     claim: Option<Claim<ChannelName, Receipt>>,
     /// Events at the start of the body that an earlier request has published.
     skip: u64,
@@ -124,7 +150,7 @@ impl Publish {
         kind: BodyKind,
         options: Options,
     ) -> Result<Begun<Box<Self>, Receipt>, PublishError> {
-        let Options { event_type, close, idempotency_key } = options;
+        let Options { event_type, close, format, idempotency_key } = options;
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),
             Some(key) => match ingest.0.receipts.claim(channel.clone(), key) {
@@ -134,11 +160,22 @@ impl Publish {
             },
         };
         let max_bytes = ingest.max_event_bytes();
+        let hold = if close == Some(Closing::Auto) { Hold::Sole } else { Hold::Shared };
+        let produces = kind.is_streamed() || format.is_some();
+        let produce = || ingest.hub().produce(&channel, hold, format);
+        let board = produces.then(produce).transpose()?;
+        let (close, end_watch) = match close {
+            Some(Closing::Auto) => (None, Some(EndWatch::new(format))),
+            Some(Closing::Behind(close)) => (Some(close), None),
+            None => (None, None),
+        };
         Ok(Begun::Publish(Box::new(Self {
             decoder: Decoder::new(kind, event_type, max_bytes, close.is_some()),
             ingest,
             channel,
             close,
+            end_watch,
+            board,
             claim,
             skip: tally.events,
             decoded: 0,
@@ -153,9 +190,14 @@ impl Publish {
     ///
     /// # Errors
     /// An event is invalid or the channel refuses; what came before it is published.
-    pub fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
+    pub fn feed(&mut self, piece: &Bytes) -> Result<Fed, Failure> {
         let decoded = self.decoder.feed(piece, &mut self.events);
-        self.append(decoded, None)
+        let close = self.look_for_end();
+        let fed = if close.is_some() { Fed::Ended } else { Fed::More };
+        // What stands behind the end does no harm, whatever it is.
+        let decoded = if fed == Fed::Ended { Ok(()) } else { decoded };
+        self.append(decoded, close.as_ref())?;
+        Ok(fed)
     }
 
     /// Publishes what the body still held, and closes the channel if that was asked for.
@@ -164,13 +206,42 @@ impl Publish {
     /// As [`feed`](Self::feed).
     pub fn finish(mut self) -> Result<Receipt, Failure> {
         let decoded = self.decoder.finish(&mut self.events);
-        let close = self.close.take();
+        let mut close = self.look_for_end();
+        if let Some(end_watch) = &mut self.end_watch {
+            close = close.or_else(|| end_watch.at_end());
+        }
+        let close = close.or_else(|| self.close.take());
         self.append(decoded, close.as_ref())?;
+        Ok(self.into_receipt())
+    }
+
+    /// What a generation that has ended by its mark has come to; the rest of the body is not needed.
+    #[must_use]
+    pub fn into_receipt(mut self) -> Receipt {
         let receipt = self.receipt();
-        if let Some(claim) = self.claim.take() {
+        // A generation without its end is to be continued under the same key.
+        let whole = self.end_watch.is_none() || receipt.state != ChannelState::Open.as_str();
+        if let Some(claim) = self.claim.take().filter(|_| whole) {
             claim.complete(&receipt);
         }
-        Ok(receipt)
+        receipt
+    }
+
+    /// The body broke off. If the generation had ended all the same, so does the channel.
+    #[must_use]
+    pub fn break_off(mut self) -> Tally {
+        if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_end) {
+            // If it was refused, somebody else was faster.
+            let _ = self.ingest.hub().append(&self.channel, &[], Some(&close));
+        }
+        self.tally.clone()
+    }
+
+    /// Resolves when somebody has stopped the channel, with the reason that was given.
+    pub async fn stopped(&mut self) -> Option<Box<str>> {
+        let Some(board) = &mut self.board else { return std::future::pending().await };
+        board.stopped().await;
+        board.read().end.and_then(|end| end.reason)
     }
 
     /// What was published so far, for whoever has to break off.
@@ -193,6 +264,13 @@ impl Publish {
             self.count(appended);
         }
         decoded.map_err(|error| self.failure(error.into(), true))
+    }
+
+    /// Cuts the events off behind the generation's end, and says how it has ended, if it has.
+    fn look_for_end(&mut self) -> Option<Close> {
+        let (count, close) = self.end_watch.as_mut()?.look(&self.events)?;
+        self.events.truncate(count);
+        Some(close)
     }
 
     fn skip_published(&mut self) {
@@ -233,7 +311,7 @@ impl Publish {
         let place = match &self.decoder {
             Decoder::Ndjson { lines, .. } => Some(Place::Line(lines.taken())),
             Decoder::EventStream { .. } => Some(Place::Event(self.decoded + 1)),
-            Decoder::Single { .. } => None,
+            Decoder::Text { .. } | Decoder::Single { .. } => None,
         };
         Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }
     }

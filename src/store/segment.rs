@@ -81,6 +81,17 @@ impl Run {
         Self { segment, from, to }
     }
 
+    /// Events that are written anew: as many, and as many bytes, as they are, from this place on.
+    #[must_use]
+    pub fn rewritten<'a>(start: Mark, events: impl Iterator<Item = (Entry, &'a [u8])>) -> Self {
+        let mut growing = Growing::new(start);
+        for (entry, frame) in events {
+            growing.push(entry, frame);
+        }
+        let to = growing.index.len();
+        Self { segment: Arc::new(growing.seal()), from: 0, to }
+    }
+
     /// The frames, as they go onto an HTTP/1.1 socket.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
@@ -97,6 +108,12 @@ impl Run {
     #[must_use]
     pub fn count(&self) -> usize {
         self.to - self.from
+    }
+
+    /// The place of the first event.
+    #[must_use]
+    pub fn start(&self) -> Mark {
+        self.segment.index.mark(self.from)
     }
 
     /// The place behind the last event.

@@ -5,4 +5,5 @@ mod browser;
 mod build_log;
 mod cli;
 mod process;
+mod sdk;
 mod support;

@@ -1,6 +1,7 @@
 //! How a subscriber comes to a shard, and what it is told first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::{Interest, Token};
 
@@ -9,12 +10,13 @@ use super::reactor::{Reactor, after, millis};
 use super::room::Room;
 use super::seat::Sitter;
 use crate::egress::Config;
-use crate::hub::{Channel, EndReason, Seat};
+use crate::event::SNAPSHOT;
+use crate::hub::{Channel, Coalesce, EndReason, Seat};
 use crate::sse;
 
 impl Reactor {
     pub(super) fn welcome(&mut self, arrival: Arrival) {
-        let Arrival { tcp, seat, head } = arrival;
+        let Arrival { tcp, seat, head, coalesce } = arrival;
         let channel = seat.channel.clone();
         let own = self.first_bytes(&seat, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
@@ -39,10 +41,12 @@ impl Reactor {
             blocked: 0,
             ends: lifetime(&self.config, now),
             due,
+            adaptive: coalesce == Coalesce::Adaptive,
+            lags: false,
         };
         sitter.say(own, false);
         entry.insert(sitter);
-        self.seat(key, channel);
+        self.seat(key, channel, window(coalesce));
         if self.drained_at.is_some() {
             self.say_goodbye(key, EndReason::Draining);
         } else {
@@ -60,16 +64,21 @@ impl Reactor {
         if let Some(gap) = &seat.gap {
             self.push_gap(gap, &mut text);
         }
+        if let Some((snapshot, position)) = &seat.snapshot {
+            let (id, data) = (position.to_string(), snapshot.data.as_bytes());
+            let event = sse::Text { id: Some(&id), event_type: Some(SNAPSHOT), data };
+            sse::event_text(&mut text, &event);
+        }
         let mut bytes = head;
         sse::chunk(&mut bytes, &text);
         bytes
     }
 
-    fn seat(&mut self, key: usize, channel: Arc<Channel>) {
+    fn seat(&mut self, key: usize, channel: Arc<Channel>, window: Duration) {
         let address = Arc::as_ptr(&channel) as usize;
-        let room = match self.by_channel.get(&address) {
+        let room = match self.by_channel.get(&(address, window)) {
             Some(room) => *room,
-            None => self.open_room(address, channel),
+            None => self.open_room(channel, window),
         };
         let (Some(sitter), Some(place)) = (self.sitters.get_mut(key), self.rooms.get_mut(room))
         else {
@@ -79,7 +88,8 @@ impl Reactor {
         place.members.push(key as u32);
     }
 
-    fn open_room(&mut self, address: usize, channel: Arc<Channel>) -> usize {
+    fn open_room(&mut self, channel: Arc<Channel>, window: Duration) -> usize {
+        let address = Arc::as_ptr(&channel) as usize;
         let entry = self.rooms.vacant_entry();
         let room = entry.key();
         let bell = Arc::new(Bell::new(room, self.me.clone(), self.inbox.clone()));
@@ -88,14 +98,24 @@ impl Reactor {
             channel,
             bell,
             listener,
+            window,
+            swept: 0,
             members: Vec::new(),
             sweep: None,
             rests_until: None,
             waits: false,
             handed_over: None,
         });
-        self.by_channel.insert(address, room);
+        self.by_channel.insert((address, window), room);
         room
+    }
+}
+
+/// How long the events wait for each other.
+fn window(coalesce: Coalesce) -> Duration {
+    match coalesce {
+        Coalesce::Window(window) => window,
+        Coalesce::Off | Coalesce::Adaptive => Duration::ZERO,
     }
 }
 

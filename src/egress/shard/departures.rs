@@ -44,7 +44,7 @@ impl Reactor {
     fn close_room(&mut self, key: usize) {
         let room = self.rooms.remove(key);
         room.channel.remove_listener(room.listener);
-        self.by_channel.remove(&(Arc::as_ptr(&room.channel) as usize));
+        self.by_channel.remove(&(Arc::as_ptr(&room.channel) as usize, room.window));
     }
 
     pub(super) fn drain(&mut self, window: Duration) {

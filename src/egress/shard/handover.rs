@@ -28,7 +28,7 @@ impl Reactor {
         let fast = room.handed_over.is_some_and(|last| came.duration_since(last) < PACE);
         room.handed_over = Some(came);
         let busy = room.sweep.is_some() || room.rests_until.is_some_and(|until| came < until);
-        if busy || fast || room.members.len() > FEW {
+        if busy || fast || room.merges() || room.members.len() > FEW {
             return false;
         }
         let (now, mut done) = (self.now(), Done::default());

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::reactor::Reactor;
 use crate::clock::{self, Micros};
-use crate::hub::{Listener, Seat};
+use crate::hub::{Coalesce, Listener, Seat};
 
 /// A subscriber's socket on its way to a shard.
 pub(super) struct Arrival {
@@ -18,6 +18,8 @@ pub(super) struct Arrival {
     pub(super) seat: Seat,
     /// The head of the response.
     pub(super) head: Vec<u8>,
+    /// When events are merged.
+    pub(super) coalesce: Coalesce,
 }
 
 /// What a shard is told.

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use self::inbox::{Arrival, Inbox, Message};
 use self::reactor::Thread;
 use super::Config;
-use crate::hub::{Hub, Seat};
+use crate::hub::{Coalesce, Hub, Seat};
 
 /// Subscribers up to which a channel is small: writing to so many takes less time than waking
 /// another thread for half of them saves.
@@ -69,10 +69,10 @@ impl Shards {
     }
 
     /// Gives a subscriber's socket to a shard. `head` is written first.
-    pub(super) fn adopt(&self, tcp: TcpStream, seat: Seat, head: Vec<u8>) {
+    pub(super) fn adopt(&self, tcp: TcpStream, seat: Seat, head: Vec<u8>, coalesce: Coalesce) {
         self.active.fetch_add(1, Ordering::Relaxed);
         let shard = self.choose(&seat) % self.inboxes.len();
-        self.inboxes[shard].send(Message::Arrival(Box::new(Arrival { tcp, seat, head })));
+        self.inboxes[shard].send(Message::Arrival(Box::new(Arrival { tcp, seat, head, coalesce })));
     }
 
     /// The few subscribers of a small channel lie on one shard, so that an event wakes one thread;

@@ -46,8 +46,8 @@ pub(super) struct Reactor {
     pub(super) inbox: Arc<Inbox>,
     pub(super) sitters: Slab<Sitter>,
     pub(super) rooms: Slab<Room>,
-    /// Rooms by the address of their channel, which they keep alive.
-    pub(super) by_channel: HashMap<usize, usize>,
+    /// Rooms by the address of their channel, which they keep alive, and their window.
+    pub(super) by_channel: HashMap<(usize, Duration), usize>,
     /// Rooms that have something to sweep, in turn.
     pub(super) queue: VecDeque<usize>,
     /// Rooms that will have something to sweep when they have rested.

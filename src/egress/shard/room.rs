@@ -14,6 +14,10 @@ pub(super) struct Room {
     pub(super) channel: Arc<Channel>,
     pub(super) bell: Arc<Bell>,
     pub(super) listener: usize,
+    /// Events that come within this time go out together; zero if each goes at once.
+    pub(super) window: Duration,
+    /// The byte of the log up to which the last sweep went.
+    pub(super) swept: u64,
     pub(super) members: Vec<u32>,
     pub(super) sweep: Option<Sweep>,
     /// No sweep begins before, so that events pile up and go out together.
@@ -22,6 +26,20 @@ pub(super) struct Room {
     pub(super) waits: bool,
     /// When a publisher last delivered by its own hand.
     pub(super) handed_over: Option<Instant>,
+}
+
+impl Room {
+    /// Whether neighbouring deltas are merged for all who are here.
+    pub(super) fn merges(&self) -> bool {
+        !self.window.is_zero()
+    }
+
+    /// Whether something has come that does not wait for the window's end. Whatever comes after
+    /// this question rings again.
+    pub(super) fn must_flush(&self) -> bool {
+        self.bell.clear();
+        self.channel.must_flush(self.swept)
+    }
 }
 
 /// A sweep that is under way.

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
+use super::room::Room;
 use super::seat::{Sitter, Wrote};
-use crate::hub::{Bounds, Channel, EndReason, OnLag, Piece};
+use crate::hub::{Bounds, Channel, EndReason, OnLag, Piece, Stretch};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
-use crate::store::Run;
 
 /// What became of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,11 @@ pub(super) enum Moved {
 /// A piece of the log that the subscribers who stand at the same byte share.
 pub(super) struct Shared {
     from: u64,
+    /// Its deltas are merged.
+    merged: bool,
     /// The frames, and behind them what ends the body if nothing follows.
     bytes: Bytes,
-    /// The frames' bytes alone.
-    frames: u64,
-    run: Run,
+    stretch: Stretch,
     more: bool,
     last: bool,
 }
@@ -48,12 +48,13 @@ pub(super) struct Done {
 /// Writes what the subscriber can be given in this turn.
 pub(super) fn advance(
     sitter: &mut Sitter,
-    channel: &Channel,
+    room: &Room,
     bounds: &Bounds,
     shared: &mut Option<Shared>,
     done: &mut Done,
     now: u32,
 ) -> Moved {
+    let channel = &room.channel;
     let was_blocked = sitter.is_blocked();
     if let Some(moved) = say_own(sitter, now) {
         return moved;
@@ -62,7 +63,8 @@ pub(super) fn advance(
     {
         return Moved::Lagging;
     }
-    match piece_for(sitter, channel, shared) {
+    let merge = room.merges() || sitter.is_catching_up();
+    match piece_for(sitter, channel, merge, shared) {
         Ok(piece) => write_piece(sitter, piece, done, now),
         Err(moved) => moved,
     }
@@ -80,7 +82,7 @@ pub(super) fn advance_plainly(
     if sitter.own.is_some() {
         return None;
     }
-    match piece_for(sitter, channel, shared) {
+    match piece_for(sitter, channel, false, shared) {
         Ok(piece) if piece.last || piece.more => None,
         Ok(piece) => match write_piece(sitter, piece, done, now) {
             Moved::Ended(_) => None,
@@ -95,11 +97,13 @@ pub(super) fn advance_plainly(
 fn piece_for<'s>(
     sitter: &Sitter,
     channel: &Channel,
+    merge: bool,
     shared: &'s mut Option<Shared>,
 ) -> Result<&'s Shared, Moved> {
-    let piece = match shared.take().filter(|shared| shared.from == sitter.byte) {
+    let fits = |shared: &Shared| shared.from == sitter.byte && shared.merged == merge;
+    let piece = match shared.take().filter(fits) {
         Some(piece) => piece,
-        None => read(channel, sitter.byte)?,
+        None => read(channel, sitter.byte, merge)?,
     };
     Ok(shared.insert(piece))
 }
@@ -108,8 +112,9 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
     match sitter.write(&piece.bytes, now) {
         Wrote::Gone => Moved::Ended(EndReason::ClientGone),
         Wrote::All => {
-            sitter.byte += piece.frames;
-            done.count(piece.run.count(), piece.frames);
+            sitter.byte = piece.stretch.end.byte;
+            sitter.lags &= piece.more;
+            done.count(piece.stretch.run.count(), piece.bytes.len() as u64);
             match (piece.last, piece.more) {
                 (true, _) => Moved::Ended(EndReason::Closed),
                 (false, true) => Moved::More,
@@ -142,30 +147,28 @@ fn say_own(sitter: &mut Sitter, now: u32) -> Option<Moved> {
 /// The socket took a part: the rest of the frame in which it stopped is the subscriber's own now,
 /// so that it stands at the edge of a frame whatever becomes of the log.
 fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Done) {
-    let from = sitter.byte;
-    let whole = piece.run.ending_by_byte(from + count as u64);
-    let edge = |events| (piece.run.byte_after(events) - from) as usize;
+    let edge = |events| piece.stretch.bytes_of(events);
+    let whole = piece.stretch.events_within(count);
     let begun = whole + usize::from(edge(whole) < count);
-    if piece.last && begun == piece.run.count() {
+    if piece.last && begun == piece.stretch.run.count() {
         sitter.say(piece.bytes.slice(count..), true);
     } else if edge(begun) > count {
         sitter.say(piece.bytes.slice(count..edge(begun)), false);
     }
-    let taken = edge(begun) as u64;
-    sitter.byte += taken;
-    done.count(begun, taken);
+    sitter.byte = piece.stretch.byte_behind(begun);
+    sitter.lags = true;
+    done.count(begun, edge(begun) as u64);
 }
 
-fn read(channel: &Channel, byte: u64) -> Result<Shared, Moved> {
-    match channel.read_at_byte(byte, MAX_BATCH_BYTES) {
+fn read(channel: &Channel, byte: u64, merge: bool) -> Result<Shared, Moved> {
+    match channel.read_at_byte(byte, MAX_BATCH_BYTES, merge) {
         Piece::Nothing => Err(Moved::CaughtUp),
         Piece::Trimmed => Err(Moved::Overtaken),
-        Piece::Frames { run, more, last } => {
-            let frames = run.bytes();
-            let length = frames.len() as u64;
+        Piece::Frames { stretch, more, last } => {
+            let frames = stretch.run.bytes();
             let bytes =
                 if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };
-            Ok(Shared { from: byte, bytes, frames: length, run, more, last })
+            Ok(Shared { from: byte, merged: merge, bytes, stretch, more, last })
         }
     }
 }

@@ -74,7 +74,7 @@ impl Reactor {
         let Some(sitter) = self.sitters.get_mut(key) else { return Moved::CaughtUp };
         let Some(room) = self.rooms.get(sitter.room as usize) else { return Moved::CaughtUp };
         let was_blocked = sitter.is_blocked();
-        let moved = advance(sitter, &room.channel, &self.bounds, shared, done, now);
+        let moved = advance(sitter, room, &self.bounds, shared, done, now);
         if moved == Moved::Blocked && !was_blocked {
             self.blocked.push(key as u32);
         }
@@ -99,14 +99,21 @@ impl Reactor {
     /// The channel has something new: its room is swept, when it has rested.
     pub(super) fn ring(&mut self, key: usize) {
         let Some(room) = self.rooms.get_mut(key) else { return };
-        match (&mut room.sweep, room.rests_until.filter(|until| Instant::now() < *until)) {
-            (Some(sweep), _) => sweep.rung = true,
-            (None, None) => self.enqueue(key),
-            (None, Some(until)) if !room.waits => {
-                room.waits = true;
-                self.resting.push(Reverse((until, key)));
-            }
-            (None, Some(_)) => {}
+        if let Some(sweep) = &mut room.sweep {
+            sweep.rung = true;
+            return;
+        }
+        match room.rests_until.filter(|until| Instant::now() < *until) {
+            Some(until) if !(room.merges() && room.must_flush()) => self.wait_for_rest(key, until),
+            _ => self.enqueue(key),
+        }
+    }
+
+    fn wait_for_rest(&mut self, key: usize, until: Instant) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        if !room.waits {
+            room.waits = true;
+            self.resting.push(Reverse((until, key)));
         }
     }
 
@@ -132,7 +139,8 @@ impl Reactor {
             self.resting.pop();
             if let Some(room) = self.rooms.get_mut(key) {
                 room.waits = false;
-                self.enqueue(key);
+                // It may have been swept meanwhile, and rest again.
+                self.ring(key);
             }
         }
     }
@@ -145,6 +153,7 @@ impl Reactor {
         if sweep.visited == 0 {
             // Before anything is read: what comes later rings again.
             sweep.rung_at = room.bell.clear();
+            room.swept = room.channel.end().byte;
         }
         let members = room.members.len();
         let turn: Vec<u32> = (sweep.visited..members.min(sweep.visited + TURN))
@@ -186,9 +195,12 @@ impl Reactor {
             let latency = Duration::from_micros(clock::now().saturating_sub(rung_at));
             self.hub.metrics().delivery_took(latency);
         }
-        let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
-        room.rests_until =
-            (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause));
+        room.rests_until = if room.merges() {
+            (events > 0).then(|| Instant::now() + room.window)
+        } else {
+            let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
+            (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause))
+        };
         if again {
             self.enqueue(key);
         } else if rung {

@@ -8,7 +8,7 @@ use super::{Native, channel_name};
 use crate::http::{
     ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, read_document,
 };
-use crate::hub::{ChannelOptions, Description};
+use crate::hub::{ChannelOptions, Description, Producer};
 
 /// A channel with its settings, as JSON.
 #[derive(Serialize)]
@@ -45,6 +45,14 @@ pub(super) async fn head(
     set("fanfare-tail", channel.tail.to_string());
     set("fanfare-events", channel.events.to_string());
     set("fanfare-subscribers", channel.subscribers.to_string());
+    if let Some(format) = channel.format {
+        set("fanfare-format", format.to_owned());
+    }
+    match channel.producer {
+        Producer::None => {}
+        Producer::Streaming { .. } => set("fanfare-producer", "streaming".to_owned()),
+        Producer::Away { .. } => set("fanfare-producer", "away".to_owned()),
+    }
     if let Some(earliest) = channel.earliest {
         set("fanfare-earliest", earliest.to_string());
     }

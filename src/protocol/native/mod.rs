@@ -2,6 +2,7 @@
 
 mod channels;
 mod publish;
+mod signals;
 mod subscribe;
 
 use crate::channel::ChannelName;
@@ -35,7 +36,13 @@ impl Native {
             (Method::PUT, handler(self, channels::put)),
             (Method::DELETE, handler(self, channels::delete)),
         ];
+        let signals = vec![
+            (Method::GET, handler(self, signals::feed)),
+            (Method::POST, handler(self, signals::send)),
+        ];
         vec![
+            Route { path: "/v1/signals/{*name}", methods: signals.clone() },
+            Route { path: "/v1/signals/", methods: signals },
             Route { path: "/v1/channels/{*name}", methods: channel.clone() },
             // A name that is empty is a bad name, not a path that is not there.
             Route { path: "/v1/channels/", methods: channel },

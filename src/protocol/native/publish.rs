@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::{Native, channel_name};
 use crate::event::ChannelState;
+use crate::generation::{Format, UnknownFormat};
 use crate::http::{ErrorCode, Problem, Query, Request, Response, json};
-use crate::hub::Close;
-use crate::ingest::{Begun, BodyKind, Failure, IdempotencyKey, Options, Tally};
+use crate::hub::{self, Close};
+use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, PublishError, Tally};
 use crate::sse;
 
 /// How long, and how much, is still read from a publisher who was answered early: a connection
@@ -53,23 +54,34 @@ async fn publish_to_one(
     name: &str,
 ) -> Result<Response, Problem> {
     let name = channel_name(name)?;
-    let kind = body_kind(request.headers());
     let options = options(request.headers(), &Query::parse(request.uri().query())?)?;
+    let kind = body_kind(request.headers(), &options)?;
     refuse_when_draining(native)?;
-    let mut publish = match native.ingest.publish(name, kind, options)? {
-        Begun::Publish(publish) => publish,
-        Begun::Replay(receipt) => return replay(&receipt, request.into_body()),
-    };
     let mut body = request.into_body();
+    let mut publish = match native.ingest.publish(name, kind, options) {
+        Ok(Begun::Publish(publish)) => publish,
+        Ok(Begun::Replay(receipt)) => return replay(&receipt, body),
+        Err(error) => return Err(refuse(error, body)),
+    };
     loop {
-        match next_piece(native, &mut body).await {
-            Piece::Data(piece) => {
-                if let Err(failure) = publish.feed(&piece) {
-                    return Err(refuse(failure, body));
-                }
+        let piece = tokio::select! {
+            piece = next_piece(native, &mut body) => piece,
+            reason = publish.stopped() => {
+                tokio::spawn(linger(body));
+                return Err(stopped(publish.kept(), reason));
             }
+        };
+        match piece {
+            Piece::Data(piece) => match publish.feed(&piece) {
+                Ok(Fed::More) => {}
+                Ok(Fed::Ended) => {
+                    tokio::spawn(linger(body));
+                    return json(&publish.into_receipt());
+                }
+                Err(failure) => return Err(refuse(failure, body)),
+            },
             Piece::End => return json(&publish.finish()?),
-            Piece::BrokeOff => return Err(broke_off(publish.kept())),
+            Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
             Piece::Stopping => return Err(stopping(publish.kept())),
         }
     }
@@ -124,20 +136,30 @@ async fn next_piece(native: &Native, body: &mut Incoming) -> Piece {
     }
 }
 
-fn body_kind(headers: &HeaderMap) -> BodyKind {
+fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
-    match essence.trim().to_ascii_lowercase().as_str() {
+    let kind = match essence.trim().to_ascii_lowercase().as_str() {
         sse::MEDIA_TYPE => BodyKind::EventStream,
         "application/x-ndjson" => BodyKind::Ndjson,
+        _ if options.format == Some(Format::Text) => BodyKind::Text,
         _ => BodyKind::Single,
+    };
+    if options.close == Some(Closing::Auto) && !kind.is_streamed() {
+        let right = format!(
+            "expected with a body of {} or application/x-ndjson, or with `format=text`",
+            sse::MEDIA_TYPE
+        );
+        return Err(Problem::parameter("close", "auto", &right));
     }
+    Ok(kind)
 }
 
 fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
     let event_type = query.get("event").map(str::parse).transpose()?;
     let close = query.get("close").map(close).transpose()?;
-    Ok(Options { event_type, close, idempotency_key: idempotency_key(headers)? })
+    let format = query.get("format").map(format).transpose()?;
+    Ok(Options { event_type, close, format, idempotency_key: idempotency_key(headers)? })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
@@ -146,17 +168,24 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     key.map(Some).map_err(|error| Problem::new(ErrorCode::InvalidParameter, error.to_string()))
 }
 
-fn close(text: &str) -> Result<Close, Problem> {
+fn format(text: &str) -> Result<Format, Problem> {
+    text.parse().map_err(|error: UnknownFormat| {
+        Problem::new(ErrorCode::InvalidParameter, error.to_string()).with("parameter", "format")
+    })
+}
+
+fn close(text: &str) -> Result<Closing, Problem> {
     let state = match text {
+        "auto" => return Ok(Closing::Auto),
         "complete" => ChannelState::Complete,
         "error" => ChannelState::Error,
         "cancelled" => ChannelState::Cancelled,
         _ => {
-            let right = "expected `complete`, `error` or `cancelled`";
+            let right = "expected `complete`, `error`, `cancelled` or `auto`";
             return Err(Problem::parameter("close", text, right));
         }
     };
-    Ok(Close { state, reason: None })
+    Ok(Closing::Behind(Close { state, reason: None }))
 }
 
 fn refuse_when_draining(native: &Native) -> Result<(), Problem> {
@@ -169,11 +198,16 @@ fn stopping(kept: &Tally) -> Problem {
     Problem::new(ErrorCode::Draining, detail).keeping(kept)
 }
 
+fn stopped(kept: &Tally, reason: Option<Box<str>>) -> Problem {
+    let error = PublishError::Hub(hub::PublishError::Stopped(reason));
+    Problem::from(error).keeping(kept)
+}
+
 fn broke_off(kept: &Tally) -> Problem {
     Problem::new(ErrorCode::InvalidEvent, "the request body broke off").keeping(kept)
 }
 
-fn refuse(failure: Failure, body: Incoming) -> Problem {
+fn refuse(failure: impl Into<Problem>, body: Incoming) -> Problem {
     tokio::spawn(linger(body));
     failure.into()
 }

@@ -10,9 +10,9 @@ use crate::channel::ChannelPattern;
 use crate::egress::{Format, Link, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate,
+    Body, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate, not_stored,
 };
-use crate::hub::{Opened, Selection, Subscription};
+use crate::hub::{Coalesce, InvalidCoalesce, Opened, Selection, Subscription};
 use crate::limits::MAX_PAGE_EVENTS;
 use crate::position::StartFrom;
 use crate::sse;
@@ -63,23 +63,32 @@ async fn subscribe(
     request: &Request,
     selection: Selection,
 ) -> Result<Response, Problem> {
-    let Some(media_type) = negotiate(request.headers(), &[sse::MEDIA_TYPE, NDJSON, JSON]) else {
-        let detail = format!("offered are {}, {NDJSON} and {JSON}", sse::MEDIA_TYPE);
-        return Err(Problem::new(ErrorCode::NotAcceptable, detail));
-    };
     let query = Query::parse(request.uri().query())?;
     let from = start(request.headers(), &query)?;
-    if media_type == JSON {
-        return answer_page(native, selection, &from, &query).await;
-    }
+    let coalesce = query.get("coalesce").map(coalesce).transpose()?;
     let many = matches!(selection, Selection::Many(_));
+    let format = match bare(&query, many)? {
+        Some(format) => format,
+        None => match accepted(request.headers())? {
+            JSON => return answer_page(native, selection, &from, coalesce, &query).await,
+            media_type => format(media_type, many),
+        },
+    };
     match native.hub.subscribe(selection, &from, native.egress.bounds())? {
         Opened::Over => Ok(over()),
         Opened::Live(subscription) => {
+            let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             let link = request.extensions().get::<Client>().map(|client| client.link.clone());
-            Ok(live(native, subscription, format(media_type, many), link))
+            Ok(live(native, subscription, format, coalesce, link))
         }
     }
+}
+
+fn accepted(headers: &HeaderMap) -> Result<&'static str, Problem> {
+    negotiate(headers, &[sse::MEDIA_TYPE, NDJSON, JSON]).ok_or_else(|| {
+        let detail = format!("offered are {}, {NDJSON} and {JSON}", sse::MEDIA_TYPE);
+        Problem::new(ErrorCode::NotAcceptable, detail)
+    })
 }
 
 fn format(media_type: &str, many: bool) -> Format {
@@ -89,6 +98,23 @@ fn format(media_type: &str, many: bool) -> Format {
         (true, false) => Format::Ndjson,
         (true, true) => Format::NdjsonEnvelopes,
     }
+}
+
+/// The format of a bare stream, if that is asked for, whatever the client says that it accepts: it
+/// does not know that it speaks to a hub.
+fn bare(query: &Query, many: bool) -> Result<Option<Format>, Problem> {
+    let Some(asked) = query.get("bare") else { return Ok(None) };
+    match asked {
+        _ if many => Err(Problem::parameter("bare", asked, "expected on one channel only")),
+        "" | "events" => Ok(Some(Format::Bare)),
+        "lines" => Ok(Some(Format::BareLines)),
+        _ => Err(Problem::parameter("bare", asked, "expected `events`, `lines` or no value")),
+    }
+}
+
+fn coalesce(text: &str) -> Result<Coalesce, Problem> {
+    text.parse()
+        .map_err(|error: InvalidCoalesce| Problem::parameter("coalesce", text, &error.to_string()))
 }
 
 /// Where the client wants to begin. An id comes first, because it is what a reconnect sends.
@@ -102,8 +128,12 @@ fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
     match (from, from.strip_prefix("last:").map(str::parse)) {
         ("tail", _) => Ok(StartFrom::Tail),
         ("earliest", _) => Ok(StartFrom::Earliest),
+        ("snapshot", _) => Ok(StartFrom::Snapshot),
         (_, Some(Ok(count))) => Ok(StartFrom::Last(count)),
-        _ => Err(Problem::parameter("from", from, "expected `tail`, `earliest` or `last:N`")),
+        _ => {
+            let right = "expected `tail`, `earliest`, `snapshot` or `last:N`";
+            Err(Problem::parameter("from", from, right))
+        }
     }
 }
 
@@ -111,10 +141,11 @@ fn live(
     native: &Native,
     subscription: Subscription,
     format: Format,
+    coalesce: Coalesce,
     link: Option<Arc<Link>>,
 ) -> Response {
     let media_type = if format.is_event_stream() { sse::MEDIA_TYPE } else { NDJSON };
-    let body = native.egress.stream(subscription, format, link);
+    let body = native.egress.stream(subscription, format, coalesce, link);
     let mut response = Response::new(Body::Stream(Box::new(body)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -129,17 +160,11 @@ fn over() -> Response {
     response
 }
 
-/// No cache may keep it, no proxy may change or hold it back.
-fn not_stored(headers: &mut HeaderMap) {
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Origin"));
-}
-
 async fn answer_page(
     native: &Native,
     selection: Selection,
     from: &StartFrom,
+    coalesce: Option<Coalesce>,
     query: &Query,
 ) -> Result<Response, Problem> {
     let (limit, wait) = (query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?, wait(query)?);
@@ -148,7 +173,9 @@ async fn answer_page(
         Selection::Many(_) => None,
     };
     let mut page = match native.hub.subscribe(selection, from, native.egress.bounds())? {
-        Opened::Live(subscription) => {
+        Opened::Live(mut subscription) => {
+            let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
+            subscription.set_merging(coalesce != Coalesce::Off);
             let enough = async {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
@@ -172,7 +199,9 @@ async fn answer_page(
 fn asked_id(from: &StartFrom) -> String {
     match from {
         StartFrom::After(id) => id.to_string(),
-        StartFrom::Tail | StartFrom::Earliest | StartFrom::Last(_) => String::new(),
+        StartFrom::Tail | StartFrom::Earliest | StartFrom::Snapshot | StartFrom::Last(_) => {
+            String::new()
+        }
     }
 }
 

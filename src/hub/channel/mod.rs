@@ -1,21 +1,33 @@
 //! A channel: the sole writer of its log.
 
-use std::sync::Arc;
+mod generation;
+mod live;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::config::{ChannelOptions, Settings};
-use super::memory::Memory;
-use super::notice::End;
-use super::reading::{Ahead, Begin, Beginning, Piece};
-use super::sequencer::Sequencer;
+use self::generation::Generation;
+pub use self::generation::Snapshot;
+pub(in crate::hub) use self::live::Due;
+
 use crate::channel::ChannelName;
 use crate::clock::{Micros, now};
 use crate::event::{self, ChannelState, NewEvent};
+use crate::generation::Format;
+use crate::hub::coalesce::Stretch;
+use crate::hub::config::{ChannelOptions, Settings};
+use crate::hub::deadlines::Deadlines;
+use crate::hub::memory::Memory;
+use crate::hub::notice::End;
+use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
+use crate::hub::sequencer::Sequencer;
+use crate::hub::signals::Signals;
 use crate::position::{Epoch, Offset, Position};
 use crate::sse;
 use crate::store::{Entry, Log, Mark, Read};
@@ -33,10 +45,11 @@ pub trait Listener: Send + Sync {
 
 /// What all channels of a hub share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) sequencer: Sequencer,
-    pub(super) memory: Memory,
-    pub(super) metrics: Arc<Metrics>,
+pub(in crate::hub) struct Shared {
+    pub(in crate::hub) sequencer: Sequencer,
+    pub(in crate::hub) memory: Memory,
+    pub(in crate::hub) metrics: Arc<Metrics>,
+    pub(in crate::hub) deadlines: Deadlines,
 }
 
 /// A named, ordered log of events, and those who listen to it.
@@ -49,6 +62,10 @@ pub struct Channel {
     end_byte: AtomicU64,
     listeners: RwLock<Slab<Arc<dyn Listener>>>,
     subscribers: AtomicUsize,
+    /// For those who want to know of signals, once there is somebody.
+    board: OnceLock<watch::Sender<Signals>>,
+    /// What a reader who wants events merged was last given, and from where to where it goes.
+    merged: Mutex<Option<(Mark, Stretch)>>,
 }
 
 /// What the channel's lock protects.
@@ -56,6 +73,13 @@ struct Inner {
     log: Log,
     /// How it ended, if it did.
     end: Option<End>,
+    /// It ended because somebody stopped it.
+    stopped: bool,
+    /// The offset of its first event, in this life.
+    first: Option<Offset>,
+    /// What its events add up to, if anybody wanted to know.
+    generation: Option<Box<Generation>>,
+    producer: Producer,
     settings: Settings,
     /// Somebody has published, or has created the channel on purpose.
     known: bool,
@@ -68,6 +92,23 @@ struct Inner {
     last_used: Instant,
     /// What the memory budget was last told.
     footprint: usize,
+}
+
+/// Who produces the channel's generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Producer {
+    /// Nobody in particular.
+    None,
+    /// Somebody who is connected.
+    Streaming {
+        /// Since when nobody has been watching, if that is so.
+        unwatched: Option<Instant>,
+    },
+    /// Somebody who left without an end.
+    Away {
+        /// When, or when something was last published.
+        since: Instant,
+    },
 }
 
 /// How a publisher closes a channel.
@@ -91,11 +132,17 @@ pub struct Appended {
 }
 
 /// Why nothing was appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The channel has ended.
     #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
     Closed(ChannelState),
+    /// Somebody has stopped the channel, and perhaps said why.
+    #[error("the channel was stopped")]
+    Stopped(Option<Box<str>>),
+    /// The channel's generation has a producer already.
+    #[error("another producer is at it")]
+    Busy,
     /// The channel has left memory since it was looked up.
     #[error("the channel was evicted")]
     Retired,
@@ -118,6 +165,10 @@ pub struct Description {
     pub bytes: u64,
     /// Subscribers now.
     pub subscribers: usize,
+    /// The format of its generation, if it is known.
+    pub format: Option<&'static str>,
+    /// Who produces it.
+    pub producer: Producer,
     /// The settings in force.
     pub settings: Settings,
 }
@@ -129,7 +180,7 @@ impl std::fmt::Debug for Channel {
 }
 
 impl Channel {
-    pub(super) fn new(
+    pub(in crate::hub) fn new(
         name: ChannelName,
         shared: Arc<Shared>,
         settings: Settings,
@@ -138,6 +189,10 @@ impl Channel {
         let inner = Inner {
             log: Log::new(trimmed_through),
             end: None,
+            stopped: false,
+            first: None,
+            generation: None,
+            producer: Producer::None,
             inherited: trimmed_through,
             settings,
             known: false,
@@ -155,6 +210,8 @@ impl Channel {
             end_byte: AtomicU64::new(0),
             listeners: RwLock::new(Slab::new()),
             subscribers: AtomicUsize::new(0),
+            board: OnceLock::new(),
+            merged: Mutex::default(),
         }
     }
 
@@ -181,6 +238,7 @@ impl Channel {
             inner.last_used = Instant::now();
             self.forewarn();
             let offsets = self.append_events(&mut inner, events);
+            inner.note_progress();
             if let Some(close) = close {
                 self.append_end(&mut inner, close);
             }
@@ -189,6 +247,9 @@ impl Channel {
         };
         if !events.is_empty() || close.is_some() {
             self.notify();
+        }
+        if close.is_some() {
+            self.post();
         }
         Ok(appended)
     }
@@ -223,12 +284,14 @@ impl Channel {
             events: inner.log.start().behind(inner.log.end()).seq,
             bytes: inner.log.start().behind(inner.log.end()).byte,
             subscribers: self.subscribers(),
+            format: inner.format().map(Format::as_str),
+            producer: inner.producer,
             settings: inner.settings,
         })
     }
 
     /// How it ended, if it did.
-    pub(super) fn ended(&self) -> Option<End> {
+    pub(in crate::hub) fn ended(&self) -> Option<End> {
         self.inner.lock().end.clone()
     }
 
@@ -247,7 +310,7 @@ impl Channel {
     /// The frames from this byte of the log on, which is the edge of a frame: for a reader that
     /// counts bytes because its socket does.
     #[must_use]
-    pub fn read_at_byte(&self, byte: u64, max_bytes: usize) -> Piece {
+    pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> Piece {
         let mut inner = self.inner.lock();
         if byte < inner.log.start().byte {
             return Piece::Trimmed;
@@ -256,7 +319,13 @@ impl Channel {
         let Read::Run(run) = inner.log.read(at, max_bytes) else { return Piece::Nothing };
         let more = run.end() != inner.log.end();
         let last = inner.end.is_some() && !more;
-        Piece::Frames { run, more, last }
+        let format = if merge { inner.known_format() } else { None };
+        drop(inner);
+        let stretch = match format {
+            Some(format) => self.merge(&run, format),
+            None => run.into(),
+        };
+        Piece::Frames { stretch, more, last }
     }
 
     /// How many events, and bytes, are behind this byte of the log.
@@ -267,7 +336,7 @@ impl Channel {
     }
 
     /// The offset of the last event before this byte of the log.
-    pub(super) fn offset_before(&self, byte: u64) -> Offset {
+    pub(in crate::hub) fn offset_before(&self, byte: u64) -> Offset {
         let inner = self.inner.lock();
         let last = inner.log.mark_at_byte(byte).seq.checked_sub(1);
         let entry = last.and_then(|seq| inner.log.peek(seq));
@@ -294,7 +363,7 @@ impl Channel {
     }
 
     /// What a reader at the mark has come to.
-    pub(super) fn look(&self, at: Mark) -> Ahead {
+    pub(in crate::hub) fn look(&self, at: Mark) -> Ahead {
         let inner = self.inner.lock();
         match inner.log.peek(at.seq) {
             Some(entry) => Ahead::Event(entry.offset),
@@ -306,17 +375,17 @@ impl Channel {
     }
 
     /// Where a reader goes on whom retention has overtaken.
-    pub(super) fn resume_at_start(&self) -> Beginning {
+    pub(in crate::hub) fn resume_at_start(&self) -> Beginning {
         self.inner.lock().begin(Begin::Earliest)
     }
 
     /// How far the events of its predecessors reached.
-    pub(super) fn inherited(&self) -> Offset {
+    pub(in crate::hub) fn inherited(&self) -> Offset {
         self.inner.lock().inherited
     }
 
     /// Adds a listener and says where its reading begins, in one step.
-    pub(super) fn attach(
+    pub(in crate::hub) fn attach(
         &self,
         begin: Begin,
         holds: bool,
@@ -327,43 +396,55 @@ impl Channel {
         inner.holders += usize::from(holds);
         let key = self.listeners.write().insert(listener);
         self.subscribers.fetch_add(1, Ordering::Relaxed);
-        (inner.begin(begin), key)
+        inner.watched();
+        let beginning = inner.begin(begin);
+        drop(inner);
+        self.post();
+        (beginning, key)
     }
 
     /// Counts a subscriber that listens through somebody else's listener, and holds the channel.
-    pub(super) fn sit_down(&self) {
+    pub(in crate::hub) fn sit_down(&self) {
         self.subscribers.fetch_add(1, Ordering::Relaxed);
         self.inner.lock().holders += 1;
+        self.post();
     }
 
     /// Ends what [`sit_down`](Self::sit_down) began. Returns as [`detach`](Self::detach) does.
-    pub(super) fn stand_up(&self) -> bool {
+    pub(in crate::hub) fn stand_up(&self) -> bool {
         self.leave(true)
     }
 
     /// Removes a listener. Returns whether the channel now serves nobody and never held anything.
-    pub(super) fn detach(&self, key: usize, held: bool) -> bool {
+    pub(in crate::hub) fn detach(&self, key: usize, held: bool) -> bool {
         self.listeners.write().remove(key);
         self.leave(held)
     }
 
     fn leave(&self, held: bool) -> bool {
-        self.subscribers.fetch_sub(1, Ordering::Relaxed);
-        let mut inner = self.inner.lock();
-        inner.holders -= usize::from(held);
-        inner.last_used = Instant::now();
-        inner.holders == 0 && !inner.known
+        let left = self.subscribers.fetch_sub(1, Ordering::Relaxed) - 1;
+        let unused = {
+            let mut inner = self.inner.lock();
+            inner.holders -= usize::from(held);
+            inner.last_used = Instant::now();
+            if left == 0 {
+                self.note_unwatched(&mut inner);
+            }
+            inner.holders == 0 && !inner.known
+        };
+        self.post();
+        unused
     }
 
     /// Where a reading that attaches to nothing begins.
-    pub(super) fn begin(&self, begin: Begin) -> Beginning {
+    pub(in crate::hub) fn begin(&self, begin: Begin) -> Beginning {
         let mut inner = self.inner.lock();
         inner.last_used = Instant::now();
         inner.begin(begin)
     }
 
     /// The offsets of the last `count` events, oldest first.
-    pub(super) fn last_offsets(&self, count: u64) -> Vec<Offset> {
+    pub(in crate::hub) fn last_offsets(&self, count: u64) -> Vec<Offset> {
         let inner = self.inner.lock();
         let from = inner.log.mark_of_last(count).seq;
         (from..inner.log.end().seq)
@@ -373,7 +454,7 @@ impl Channel {
     }
 
     /// Evicts what has become too old.
-    pub(super) fn expire(&self) {
+    pub(in crate::hub) fn expire(&self) {
         let mut inner = self.inner.lock();
         let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
         let keep = inner.kept_at_end();
@@ -383,7 +464,7 @@ impl Channel {
     }
 
     /// Evicts the oldest segment. Returns whether there was any.
-    pub(super) fn evict_oldest(&self) -> bool {
+    pub(in crate::hub) fn evict_oldest(&self) -> bool {
         let mut inner = self.inner.lock();
         let keep = inner.kept_at_end();
         let evicted = inner.log.evict_oldest(keep);
@@ -393,7 +474,7 @@ impl Channel {
     }
 
     /// The offset of the earliest event that could be evicted.
-    pub(super) fn earliest(&self) -> Option<Offset> {
+    pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
         let inner = self.inner.lock();
         let evictable = inner.log.start().behind(inner.log.end()).seq > inner.kept_at_end();
         inner.log.earliest().filter(|_| evictable).map(|entry| entry.offset)
@@ -401,7 +482,7 @@ impl Channel {
 
     /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
     /// when it did; the caller must remove it from the registry in the same step.
-    pub(super) fn retire_if_unused(&self) -> Option<Offset> {
+    pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
             if inner.retired || !inner.is_unused() {
@@ -414,12 +495,13 @@ impl Channel {
         };
         // Those who read it by a pattern let go of it.
         self.notify();
+        self.post();
         Some(tail)
     }
 
     /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
     /// end; nothing if there was nothing to delete.
-    pub(super) fn delete(&self) -> Option<Offset> {
+    pub(in crate::hub) fn delete(&self) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
             if inner.retired || !inner.known {
@@ -433,6 +515,7 @@ impl Channel {
             tail
         };
         self.notify();
+        self.post();
         Some(tail)
     }
 
@@ -446,6 +529,7 @@ impl Channel {
     fn append_events(&self, inner: &mut Inner, events: &[NewEvent]) -> Option<(Offset, Offset)> {
         let last = events.len().checked_sub(1)? as u64;
         let first = self.shared.sequencer.take(events.len() as u64);
+        inner.first.get_or_insert(first);
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
         for (offset, event) in (first.0..).zip(events) {
             let event_type = event.event_type.as_ref().map(event::EventType::as_str);
@@ -461,6 +545,8 @@ impl Channel {
         let end =
             End { channel: self.name.clone(), state: close.state, reason: close.reason.clone() };
         let offset = self.shared.sequencer.take(1);
+        inner.first.get_or_insert(offset);
+        inner.producer = Producer::None;
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
         writer.append(inner, offset, Some(event::END), end.data().as_bytes());
         inner.end = Some(end);
@@ -474,6 +560,7 @@ impl Channel {
     }
 
     fn apply_retention(&self, inner: &mut Inner) {
+        inner.follow_generation();
         let keep = inner.kept_at_end();
         let retention = inner.settings.retention;
         let by_events = inner.log.trim_events(retention.max_events, keep);
@@ -488,7 +575,9 @@ impl Channel {
         if inner.retired {
             return;
         }
-        let footprint = inner.log.footprint() + size_of::<Self>() + self.name.as_str().len();
+        let generation = inner.generation.as_ref().map_or(0, |generation| generation.weight());
+        let channel = size_of::<Self>() + self.name.as_str().len();
+        let footprint = inner.log.footprint() + generation + channel;
         self.shared.memory.replace(inner.footprint, footprint);
         inner.footprint = footprint;
     }
@@ -517,6 +606,7 @@ impl Inner {
         match &self.end {
             _ if self.retired => Err(AppendError::Retired),
             None => Ok(()),
+            Some(end) if self.stopped => Err(AppendError::Stopped(end.reason.clone())),
             Some(end) => Err(AppendError::Closed(end.state)),
         }
     }
@@ -538,8 +628,7 @@ impl Inner {
             (0, true, None) => idle >= self.settings.idle_timeout,
             // Closed stays closed until its retention has passed, the end's included.
             (0, true, Some(_)) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
-                Duration::from_micros(now().saturating_sub(end.time))
-                    >= self.settings.retention.max_age
+                Duration::from_micros(now().saturating_sub(end.time)) >= self.kept_after_end()
             }),
         }
     }
@@ -551,6 +640,7 @@ impl Inner {
             Begin::Tail => log.mark_of_last(ends),
             Begin::Earliest => log.start(),
             Begin::Last(count) => log.mark_of_last(count.saturating_add(ends)),
+            Begin::At(mark) => self.place_of(mark),
             Begin::After(offset) => log.mark_after(offset),
         };
         let before = mark.seq.checked_sub(1).and_then(|seq| log.peek(seq));

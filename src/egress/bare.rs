@@ -1,0 +1,82 @@
+//! The published stream and nothing else, for clients that know their provider's stream and not this
+//! hub: no ids, no `retry:`, none of the hub's own events.
+//!
+//! What the hub would say in words it must say by how the stream ends: cleanly if the generation
+//! is there to its end, broken off if it is not. To a client that never heard of a gap, a stream
+//! with a hole in it would look whole.
+
+use crate::event::{ChannelState, END, RESERVED_PREFIX};
+use crate::generation::Format as Shape;
+use crate::hub::Step;
+use crate::sse::{self, Frame, Frames};
+
+/// Writes a bare stream, and judges how it ends.
+#[derive(Debug, Default)]
+pub(super) struct Bare {
+    /// Lines, as Ollama sends them, and no event stream.
+    lines: bool,
+    shape: Option<Shape>,
+    /// An end mark was written.
+    marked: bool,
+    /// The channel has ended as complete.
+    complete: bool,
+    /// Something is missing.
+    holed: bool,
+}
+
+impl Bare {
+    pub(super) fn new(lines: bool) -> Self {
+        Self { lines, ..Self::default() }
+    }
+
+    /// Whether the client can take the end of the stream for the end of the generation.
+    pub(super) fn ends_well(&self) -> bool {
+        !self.holed && (self.marked || self.complete)
+    }
+
+    /// Whether nothing more can be made of it.
+    pub(super) fn is_holed(&self) -> bool {
+        self.holed
+    }
+
+    /// Appends a step; returns the number of published events in it.
+    pub(super) fn render(&mut self, step: &Step, out: &mut Vec<u8>) -> u64 {
+        let Step::Events { run, .. } = step else {
+            self.holed |= matches!(step, Step::Gap(_));
+            return 0;
+        };
+        let (bytes, mut count) = (run.bytes(), 0);
+        for frame in Frames::new(&bytes) {
+            if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
+                self.note_end(frame);
+            } else {
+                self.push(frame, out);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn note_end(&mut self, frame: Frame<'_>) {
+        let data = frame.data();
+        let state = serde_json::from_str::<serde_json::Value>(&data).unwrap_or_default();
+        let complete = state["state"] == ChannelState::Complete.as_str();
+        self.complete |= frame.event_type() == Some(END) && complete;
+    }
+
+    fn push(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
+        let (event_type, data) = (frame.event_type(), frame.data());
+        let shape = match self.shape {
+            Some(shape) => Some(shape),
+            None => Shape::sniff(&data),
+        };
+        self.shape = shape;
+        self.marked |= shape.is_some_and(|shape| shape.mark(event_type, &data).is_some());
+        if self.lines {
+            out.extend_from_slice(data.as_bytes());
+            out.push(b'\n');
+        } else {
+            sse::event_text(out, &sse::Text { id: None, event_type, data: data.as_bytes() });
+        }
+    }
+}

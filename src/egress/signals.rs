@@ -1,0 +1,148 @@
+//! A channel's signals as an event stream, for its producer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::Egress;
+use crate::channel::ChannelName;
+use crate::clock::{now, rfc3339};
+use crate::hub::{Board, End, Signals};
+use crate::sse;
+
+/// The least time between two counts of viewers.
+const PACE: Duration = Duration::from_millis(250);
+
+/// Pieces that a reader may be behind; past it, the feed waits, and skips what is no longer so.
+const QUEUE: usize = 4;
+
+/// A feed of signals as a response body: its pieces.
+pub type SignalFeed = mpsc::Receiver<Bytes>;
+
+#[derive(Serialize)]
+struct ViewersData<'a> {
+    channel: &'a str,
+    viewers: usize,
+}
+
+#[derive(Serialize)]
+struct StopData<'a> {
+    channel: &'a str,
+    signal: &'a str,
+    reason: Option<&'a str>,
+    time: String,
+}
+
+/// A feed in the making.
+struct Feed {
+    channel: ChannelName,
+    pieces: mpsc::Sender<Bytes>,
+    viewers: Option<usize>,
+}
+
+/// The feed's reader has gone.
+struct Gone;
+
+impl Egress {
+    /// Begins a feed, and returns it with the task that fills it until the channel ends, its reader
+    /// goes, or `over` resolves.
+    pub fn signals<F: Future<Output = ()>>(
+        &self,
+        channel: ChannelName,
+        board: Board,
+        over: F,
+    ) -> (SignalFeed, impl Future<Output = ()> + use<F>) {
+        let (pieces, feed) = mpsc::channel(QUEUE);
+        let (heartbeat, retry) = (self.config.heartbeat, self.config.reconnect_delay);
+        let filling = Feed { channel, pieces, viewers: None }.run(board, heartbeat, retry);
+        let task = async move {
+            tokio::select! {
+                _ = filling => {}
+                () = over => {}
+            }
+        };
+        (feed, task)
+    }
+}
+
+impl Feed {
+    async fn run(
+        mut self,
+        mut board: Board,
+        heartbeat: Duration,
+        retry: Duration,
+    ) -> Result<(), Gone> {
+        let mut beat = interval(heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.reset();
+        let mut first = Vec::new();
+        sse::retry(&mut first, retry);
+        self.send(first).await?;
+        let mut rested = Instant::now();
+        loop {
+            let signals = board.read();
+            if signals.end.is_some() {
+                return self.say_end(&signals).await;
+            }
+            if self.viewers != Some(signals.viewers) {
+                if Instant::now() >= rested {
+                    self.say_viewers(signals.viewers).await?;
+                    rested = Instant::now() + PACE;
+                    beat.reset();
+                    continue;
+                }
+                tokio::select! {
+                    () = board.changed() => {}
+                    () = sleep_until(rested) => {}
+                    () = self.pieces.closed() => return Err(Gone),
+                }
+                continue;
+            }
+            tokio::select! {
+                () = board.changed() => {}
+                _ = beat.tick() => self.send(b":\n".to_vec()).await?,
+                () = self.pieces.closed() => return Err(Gone),
+            }
+        }
+    }
+
+    async fn say_viewers(&mut self, viewers: usize) -> Result<(), Gone> {
+        self.viewers = Some(viewers);
+        let channel = self.channel.as_str();
+        let data = json(&ViewersData { channel, viewers });
+        self.say("viewers", &data).await
+    }
+
+    async fn say_end(&self, signals: &Signals) -> Result<(), Gone> {
+        let Some(end) = &signals.end else { return Ok(()) };
+        if signals.stopped {
+            self.say_stop(end).await?;
+        }
+        self.say("end", &end.data()).await
+    }
+
+    async fn say_stop(&self, end: &End) -> Result<(), Gone> {
+        let (channel, reason) = (self.channel.as_str(), end.reason.as_deref());
+        let data = json(&StopData { channel, signal: "stop", reason, time: rfc3339(now()) });
+        self.say("stop", &data).await
+    }
+
+    async fn say(&self, event_type: &str, data: &str) -> Result<(), Gone> {
+        let mut text = Vec::new();
+        let (event_type, data) = (Some(event_type), data.as_bytes());
+        sse::event_text(&mut text, &sse::Text { id: None, event_type, data });
+        self.send(text).await
+    }
+
+    async fn send(&self, text: Vec<u8>) -> Result<(), Gone> {
+        self.pieces.send(text.into()).await.map_err(|_| Gone)
+    }
+}
+
+fn json<T: Serialize>(data: &T) -> String {
+    // Strings and numbers: there is nothing that could fail.
+    serde_json::to_string(data).unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! Gemini's `streamGenerateContent?alt=sse`: every event is a whole response, with the next parts
+//! of its candidates and the usage so far. Nothing says that it was the last one; the last has a
+//! `finishReason`, and some older models write one into every event.
+
+use super::Provider;
+use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::json::{Fields, Json};
+use crate::generation::mark::{Ending, Mark, mentions};
+use crate::generation::merge::Outline;
+
+/// See the module.
+pub(in crate::generation) struct Gemini;
+
+impl Provider for Gemini {
+    fn recognises(&self, first: &Fields<'_>) -> bool {
+        first.get("candidates").is_some_and(Json::is_array)
+            || ["promptFeedback", "usageMetadata"]
+                .iter()
+                .any(|name| first.get(name).is_some_and(Json::is_object))
+            || first.object("error").text("status").is_some()
+    }
+
+    fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
+        if !["finishReason", "blockReason", "error"].iter().any(|word| mentions(data, word)) {
+            return None;
+        }
+        let event = Fields::parse(data)?;
+        if let Some(error) = event.get("error") {
+            return Some(Mark::Last(Ending::error(Some(error))));
+        }
+        let feedback = event.object("promptFeedback");
+        if let Some(reason) = feedback.text("blockReason") {
+            let said = feedback.text("blockReasonMessage");
+            let said = said.unwrap_or_else(|| format!("the prompt was blocked: {reason}").into());
+            return Some(Mark::Nearly(Ending::failed(&said)));
+        }
+        let candidates = event.items("candidates");
+        let finished = |candidate: &Json<'_>| candidate.fields().get("finishReason").is_some();
+        let all = !candidates.is_empty() && candidates.iter().all(finished);
+        all.then_some(Mark::Nearly(Ending::Complete))
+    }
+
+    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
+        let Some(event) = Fields::parse(data) else {
+            return;
+        };
+        fold.set_model(event.text("modelVersion"));
+        fold.set_usage(event.get("usageMetadata"));
+        for candidate in event.items("candidates") {
+            let candidate = candidate.fields();
+            let number = candidate.number("index").unwrap_or(0);
+            for part in candidate.object("content").items("parts") {
+                fold_part(number, &part.fields(), fold);
+            }
+        }
+    }
+
+    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
+        let event = Fields::parse(data)?;
+        for (name, value) in event.present() {
+            match name {
+                "candidates" => outline_candidate(&value.only_item()?.fields(), data, outline)?,
+                // It counts everything so far, so the last one says it all.
+                "usageMetadata" => outline.vary(value, data),
+                "error" => return None,
+                _ if value.is_scalar() => {}
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+fn fold_part(choice: u32, part: &Fields<'_>, fold: &mut Fold) {
+    let lane = match part.get("thought") {
+        Some(thought) if thought.is_true() => Lane::Reasoning,
+        _ => Lane::Text,
+    };
+    if let Some(text) = part.get("text") {
+        fold.append(Address { choice, lane, key: Key::Index(0, 0) }, text);
+    }
+    if let Some(call) = part.get("functionCall") {
+        let call = call.fields();
+        fold.add_call(choice, call.text("id"), call.text("name"), call.get("args"));
+    }
+}
+
+fn outline_candidate(candidate: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
+    for (name, value) in candidate.present() {
+        match name {
+            "index" => {}
+            "content" => {
+                for (name, value) in value.fields().present() {
+                    match name {
+                        "role" => {}
+                        "parts" => outline_part(&value.only_item()?.fields(), data, outline)?,
+                        _ => return None,
+                    }
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(())
+}
+
+fn outline_part(part: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
+    for (name, value) in part.present() {
+        match name {
+            "text" => outline.set_delta(value, data)?,
+            "thought" => {}
+            _ => return None,
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,39 @@
+//! What is known of each provider's events: a file for each.
+
+mod anthropic;
+mod gemini;
+mod ollama;
+mod openai_chat;
+mod openai_responses;
+mod text;
+mod ui_message;
+
+pub(super) use anthropic::Anthropic;
+pub(super) use gemini::Gemini;
+pub(super) use ollama::Ollama;
+pub(super) use openai_chat::OpenAiChat;
+pub(super) use openai_responses::OpenAiResponses;
+pub(super) use text::Text;
+pub(super) use ui_message::UiMessage;
+
+use super::fold::Fold;
+use super::json::Fields;
+use super::mark::Mark;
+use super::merge::Outline;
+
+/// What a provider's file answers.
+pub(super) trait Provider {
+    /// Whether a stream that begins with this event is the provider's.
+    fn recognises(&self, first: &Fields<'_>) -> bool;
+
+    /// Whether the generation ends with this event, and how. It is asked for every event, so it
+    /// looks for a word before it parses anything.
+    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark>;
+
+    /// Adds what the event brings.
+    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold);
+
+    /// Marks out the delta and what varies without meaning; `None` as soon as the event has
+    /// anything else that a merge would lose.
+    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()>;
+}

@@ -1,0 +1,98 @@
+//! The lines of Ollama's `/api/chat`, with a `message`, and `/api/generate`, with a `response`. The
+//! last line has `"done":true` and the counts.
+
+use memchr::memmem;
+
+use super::Provider;
+use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::json::{Fields, Json};
+use crate::generation::mark::{Ending, Mark, mentions};
+use crate::generation::merge::Outline;
+
+/// See the module.
+pub(in crate::generation) struct Ollama;
+
+/// What the last line counts: Ollama has no object for it.
+const USAGE: [&str; 6] = [
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+];
+
+impl Provider for Ollama {
+    fn recognises(&self, first: &Fields<'_>) -> bool {
+        let line = first.text("model").is_some()
+            && first.get("done").is_some()
+            && (first.get("message").is_some_and(Json::is_object)
+                || first.text("response").is_some());
+        line || first.text("error").is_some()
+    }
+
+    fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
+        // Every line says whether it is done, so `true` has to be looked for as well.
+        let is_true = || memmem::find(data.as_bytes(), b"true").is_some();
+        let may_end = mentions(data, "error") || (is_true() && mentions(data, "done"));
+        if !may_end {
+            return None;
+        }
+        let line = Fields::parse(data)?;
+        if let Some(error) = line.get("error").filter(|error| !error.is_empty_string()) {
+            return Some(Mark::Last(Ending::error(Some(error))));
+        }
+        line.get("done")?.is_true().then_some(Mark::Last(Ending::Complete))
+    }
+
+    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
+        let Some(line) = Fields::parse(data) else {
+            return;
+        };
+        fold.set_model(line.text("model"));
+        let message = line.object("message");
+        let texts = [
+            (Lane::Reasoning, message.get("thinking").or(line.get("thinking"))),
+            (Lane::Text, message.get("content").or(line.get("response"))),
+        ];
+        for (lane, text) in texts {
+            if let Some(text) = text {
+                fold.append(Address { choice: 0, lane, key: Key::Index(0, 0) }, text);
+            }
+        }
+        for call in message.items("tool_calls") {
+            let call = call.fields();
+            let function = call.object("function");
+            fold.add_call(0, call.text("id"), function.text("name"), function.get("arguments"));
+        }
+        if line.get("done").is_some_and(Json::is_true) {
+            fold.update_usage(line.only(&USAGE));
+        }
+    }
+
+    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
+        let line = Fields::parse(data)?;
+        for (name, value) in line.present() {
+            match name {
+                "created_at" => outline.vary(value, data),
+                "done" if !value.is_true() => {}
+                "response" | "thinking" => outline.set_delta(value, data)?,
+                "message" => outline_message(&value.fields(), data, outline)?,
+                "model" | "remote_model" | "remote_host" => {}
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+fn outline_message(message: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
+    for (name, value) in message.present() {
+        match name {
+            "role" => {}
+            "content" | "thinking" => outline.set_delta(value, data)?,
+            _ => return None,
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,37 @@
+//! Plain text: each event's data is the next piece.
+
+use super::Provider;
+use crate::generation::DONE;
+use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::json::Fields;
+use crate::generation::mark::{Ending, Mark};
+use crate::generation::merge::Outline;
+
+/// See the module.
+pub(in crate::generation) struct Text;
+
+fn is_done(event_type: Option<&str>, data: &str) -> bool {
+    event_type.is_none() && data == DONE
+}
+
+impl Provider for Text {
+    fn recognises(&self, _: &Fields<'_>) -> bool {
+        false // what has fields is no text
+    }
+
+    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
+        is_done(event_type, data).then_some(Mark::Last(Ending::Complete))
+    }
+
+    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
+        if !is_done(event_type, data) {
+            let all = Address { choice: 0, lane: Lane::Text, key: Key::Index(0, 0) };
+            fold.append_text(all, data);
+        }
+    }
+
+    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
+        outline.set_all(data);
+        Some(())
+    }
+}

@@ -1,0 +1,98 @@
+//! The UI message stream of Vercel's AI SDK, version 5 and later: parts that begin, grow and end,
+//! each with its id, which a later step may use again. `finish`, then `[DONE]`.
+
+use super::Provider;
+use crate::generation::DONE;
+use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::json::Fields;
+use crate::generation::mark::{Ending, Mark, typed};
+use crate::generation::merge::Outline;
+
+/// See the module.
+pub(in crate::generation) struct UiMessage;
+
+impl Provider for UiMessage {
+    fn recognises(&self, first: &Fields<'_>) -> bool {
+        let has = |name: &str| first.get(name).is_some();
+        match first.text("type").as_deref().unwrap_or_default() {
+            // Other protocols have a `start` as well; this one has nothing else in it.
+            "start" => {
+                let known = ["type", "messageId", "messageMetadata"];
+                first.present().all(|(name, _)| known.contains(&name))
+            }
+            "start-step" | "finish-step" | "reset-step" => first.present().count() == 1,
+            "text-start" | "reasoning-start" => has("id"),
+            "text-delta" | "reasoning-delta" => has("id") && has("delta"),
+            "tool-input-start" | "tool-input-available" => has("toolCallId") && has("toolName"),
+            "message-metadata" => has("messageMetadata"),
+            "error" => has("errorText"),
+            name => name.starts_with("data-") && has("data"),
+        }
+    }
+
+    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
+        if data == DONE {
+            return Some(Mark::Last(Ending::Complete));
+        }
+        let (name, chunk) = typed(event_type, data, &["finish", "abort", "error"])?;
+        Some(Mark::Nearly(match name.as_ref() {
+            "error" => Ending::error(chunk.get("errorText")),
+            "abort" => Ending::Cancelled,
+            _ => Ending::Complete,
+        }))
+    }
+
+    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
+        let Some(chunk) = Fields::parse(data) else {
+            return;
+        };
+        match chunk.text("type").as_deref().unwrap_or_default() {
+            "start-step" => fold.begin_step(),
+            "reset-step" => fold.take_back_step(),
+            name => fold_part(name, &chunk, fold).unwrap_or_default(),
+        }
+    }
+
+    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
+        let chunk = Fields::parse(data)?;
+        let (_, id, text) = part_named(chunk.text("type")?.strip_suffix("-delta")?)?;
+        for (name, value) in chunk.present() {
+            match name {
+                "type" => {}
+                name if name == id => {}
+                name if name == text => outline.set_delta(value, data)?,
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+/// What a part of this name is, and which fields have its id and its deltas.
+fn part_named(name: &str) -> Option<(Lane, &'static str, &'static str)> {
+    Some(match name {
+        "text" => (Lane::Text, "id", "delta"),
+        "reasoning" => (Lane::Reasoning, "id", "delta"),
+        "tool-input" => (Lane::Tool, "toolCallId", "inputTextDelta"),
+        _ => return None,
+    })
+}
+
+/// A part begins, grows or is there as a whole; `None` if it is no part.
+fn fold_part(name: &str, chunk: &Fields<'_>, fold: &mut Fold) -> Option<()> {
+    let (part, what) = name.rsplit_once('-')?;
+    let (lane, id, text) = part_named(part)?;
+    let address = Address { choice: 0, lane, key: Key::Id(chunk.text(id)?) };
+    if what == "start" {
+        fold.part_ends(&address);
+    }
+    if lane == Lane::Tool && what != "delta" {
+        fold.name_call(address.clone(), chunk.text(id), chunk.text("toolName"));
+    }
+    match what {
+        "delta" => fold.append(address, chunk.get(text)?),
+        "available" | "error" => fold.set_arguments(address, chunk.get("input")?),
+        _ => {}
+    }
+    Some(())
+}

@@ -1,0 +1,256 @@
+//! JSON that is looked at where it lies: a value is a slice of the event's data, so that it can be
+//! passed on, compared and cut out byte for byte.
+//!
+//! Nothing here fails. A value that is not what was expected has no fields, no items and no text.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use memchr::memchr;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// One value, valid and without white space around it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Json<'a>(&'a RawValue);
+
+impl<'a> Json<'a> {
+    /// The value, if the text is one.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok().map(Self)
+    }
+
+    /// The value as it was written.
+    pub(super) fn raw(self) -> &'a RawValue {
+        self.0
+    }
+
+    fn first_byte(self) -> Option<u8> {
+        self.0.get().bytes().next()
+    }
+
+    pub(super) fn is_object(self) -> bool {
+        self.first_byte() == Some(b'{')
+    }
+
+    pub(super) fn is_array(self) -> bool {
+        self.first_byte() == Some(b'[')
+    }
+
+    pub(super) fn is_string(self) -> bool {
+        self.first_byte() == Some(b'"')
+    }
+
+    fn is_null(self) -> bool {
+        self.first_byte() == Some(b'n')
+    }
+
+    pub(super) fn is_true(self) -> bool {
+        self.first_byte() == Some(b't')
+    }
+
+    /// A string, a number, true, false or null.
+    pub(super) fn is_scalar(self) -> bool {
+        !self.is_object() && !self.is_array()
+    }
+
+    /// The fields of an object.
+    pub(super) fn fields(self) -> Fields<'a> {
+        Fields::parse(self.0.get()).unwrap_or_default()
+    }
+
+    /// The items of an array.
+    pub(super) fn items(self) -> Vec<Self> {
+        let items: Vec<&RawValue> = serde_json::from_str(self.0.get()).unwrap_or_default();
+        items.into_iter().map(Self).collect()
+    }
+
+    /// The item of an array that has one.
+    pub(super) fn only_item(self) -> Option<Self> {
+        match self.items()[..] {
+            [item] => Some(item),
+            _ => None,
+        }
+    }
+
+    /// What stands between the quotes of a string, its escapes included.
+    pub(super) fn contents(self) -> Option<&'a str> {
+        self.0.get().strip_prefix('"')?.strip_suffix('"')
+    }
+
+    /// A string that is `""`.
+    pub(super) fn is_empty_string(self) -> bool {
+        self.contents() == Some("")
+    }
+
+    /// The text of a string.
+    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+        let contents = self.contents()?;
+        if memchr(b'\\', contents.as_bytes()).is_none() {
+            return Some(Cow::Borrowed(contents));
+        }
+        let (mut text, mut half) = (String::new(), None);
+        decode(contents, &mut half, &mut text);
+        Some(Cow::Owned(text))
+    }
+
+    /// Where the value stands in the text that it was parsed from.
+    pub(super) fn span_in(self, data: &str) -> Range<usize> {
+        let start = self.0.get().as_ptr().addr().wrapping_sub(data.as_ptr().addr());
+        start..start.wrapping_add(self.0.get().len())
+    }
+}
+
+/// An object's fields, in order.
+#[derive(Debug, Default)]
+pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
+
+impl<'a> Fields<'a> {
+    /// The fields, if the text is an object.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// The fields that are not null: providers write null for what is not there.
+    pub(super) fn present(&self) -> impl Iterator<Item = (&str, Json<'a>)> {
+        let present = self.0.iter().filter(|(_, value)| !value.is_null());
+        present.map(|(name, value)| (name.as_ref(), *value))
+    }
+
+    /// The field, unless it is null.
+    pub(super) fn get(&self, name: &str) -> Option<Json<'a>> {
+        self.present().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    /// The text of a field that is a string.
+    pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.get(name)?.text()
+    }
+
+    /// A field that is a small number without sign, such as an index.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        self.get(name)?.raw().get().parse().ok()
+    }
+
+    /// The fields of a field that is an object.
+    pub(super) fn object(&self, name: &str) -> Self {
+        self.get(name).map(Json::fields).unwrap_or_default()
+    }
+
+    /// The items of a field that is an array.
+    pub(super) fn items(&self, name: &str) -> Vec<Json<'a>> {
+        self.get(name).map(Json::items).unwrap_or_default()
+    }
+
+    /// These fields, and behind them those of `others` that are not among them.
+    pub(super) fn or(mut self, others: Self) -> Self {
+        let missing = others.0.into_iter().filter(|(name, _)| self.get(name).is_none());
+        let missing: Vec<_> = missing.collect();
+        self.0.retain(|(_, value)| !value.is_null());
+        self.0.extend(missing);
+        self
+    }
+
+    /// The fields with one of these names.
+    pub(super) fn only(mut self, names: &[&str]) -> Self {
+        self.0.retain(|(name, _)| names.contains(&name.as_ref()));
+        self
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// A name, borrowed if it is written without escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Vec::with_capacity(8);
+        while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+            fields.push((name.0, Json(value)));
+        }
+        Ok(Fields(fields))
+    }
+}
+
+/// Appends the text that a string's contents stand for.
+///
+/// A character beyond U+FFFF is two escapes, and a provider may cut between them: `half` keeps the
+/// first until the second comes. A half that stays alone becomes U+FFFD.
+pub(super) fn decode(contents: &str, half: &mut Option<u16>, text: &mut String) {
+    let mut rest = contents;
+    while !rest.is_empty() {
+        let plain = memchr(b'\\', rest.as_bytes()).unwrap_or(rest.len());
+        if plain > 0 {
+            give_up(half, text);
+            text.push_str(&rest[..plain]);
+            rest = &rest[plain..];
+        } else {
+            rest = decode_escape(rest, half, text);
+        }
+    }
+}
+
+/// Appends what the escape at the beginning stands for, and returns the rest.
+fn decode_escape<'a>(escape: &'a str, half: &mut Option<u16>, text: &mut String) -> &'a str {
+    let kind = escape.as_bytes().get(1).copied().unwrap_or_default();
+    if kind == b'u' {
+        let digits = escape.get(2..6).unwrap_or_default();
+        decode_unit(u16::from_str_radix(digits, 16).unwrap_or(0xfffd), half, text);
+        return escape.get(6..).unwrap_or_default();
+    }
+    give_up(half, text);
+    text.push(match kind {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        itself => char::from(itself),
+    });
+    escape.get(2..).unwrap_or_default()
+}
+
+fn decode_unit(unit: u16, half: &mut Option<u16>, text: &mut String) {
+    if let (Some(first), 0xdc00..=0xdfff) = (*half, unit) {
+        *half = None;
+        text.extend(char::decode_utf16([first, unit]).flatten());
+        return;
+    }
+    give_up(half, text);
+    match unit {
+        0xd800..=0xdbff => *half = Some(unit),
+        _ => text.push(char::from_u32(unit.into()).unwrap_or(char::REPLACEMENT_CHARACTER)),
+    }
+}
+
+fn give_up(half: &mut Option<u16>, text: &mut String) {
+    if half.take().is_some() {
+        text.push(char::REPLACEMENT_CHARACTER);
+    }
+}

@@ -1,0 +1,155 @@
+//! What the events of a model provider's stream mean: which format they are in, which of them ends
+//! the generation, what text they add up to, and which neighbours can become one.
+//!
+//! An event is its SSE type, if it has one, and its data; a line of NDJSON is data without a type.
+//! Nothing here keeps the events or moves them. What is not understood is left alone: an unknown
+//! event marks nothing, adds nothing and merges with nothing.
+//!
+//! # How a format is recognised
+//!
+//! By the first event, with the first row that fits:
+//!
+//! | the data | format |
+//! |---|---|
+//! | no JSON object or array: a bare `{`, a number, a quoted string | `text` |
+//! | `type` begins with `response.`; or is `error`, beside a `message` | `openai-responses` |
+//! | `type` is of the Messages API; or is `error`, beside an `error` object | `anthropic` |
+//! | `type` is of the UI message stream, with the fields that it must have | `ai-sdk` |
+//! | `candidates`, `promptFeedback`, `usageMetadata`; or an `error` with a `status` | `gemini` |
+//! | `model` and `done`; or an `error` that is a string | `ollama` |
+//! | `choices` with a `delta`, or none of them yet; or an `error` object | `openai-chat` |
+//! | any other object, and any array | none |
+//!
+//! `formats` has a file for each provider, with all that is known of it. `docs/formats.md` says the
+//! same for users.
+
+use std::fmt;
+use std::str::FromStr;
+
+mod fold;
+mod formats;
+mod json;
+mod mark;
+mod merge;
+#[cfg(test)]
+mod tests;
+
+pub use fold::{Fold, Part, PartKind};
+pub use mark::{Ending, Mark};
+pub use merge::Merge;
+
+use formats::Provider;
+use json::Json;
+
+/// What ends a stream of OpenAI's making, and of many others since.
+const DONE: &str = "[DONE]";
+
+/// The shape of a generation's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Each event's data is the next piece of text.
+    Text,
+    /// OpenAI's chat completion chunks, which most other servers speak as well.
+    OpenAiChat,
+    /// The events of OpenAI's Responses API.
+    OpenAiResponses,
+    /// The events of Anthropic's Messages API.
+    Anthropic,
+    /// Gemini's `streamGenerateContent?alt=sse`.
+    Gemini,
+    /// The lines of Ollama's `/api/chat` and `/api/generate`.
+    Ollama,
+    /// The UI message stream of Vercel's AI SDK.
+    UiMessage,
+}
+
+/// A name that no format has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no format `{0}`: give one of text, openai-chat, openai-responses, anthropic, \
+     gemini, ollama, ai-sdk"
+)]
+pub struct UnknownFormat(Box<str>);
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 7] = [
+        Self::Text,
+        Self::OpenAiChat,
+        Self::OpenAiResponses,
+        Self::Anthropic,
+        Self::Gemini,
+        Self::Ollama,
+        Self::UiMessage,
+    ];
+
+    /// In this order, because the later ones ask for less.
+    const SNIFFED: [Self; 6] = [
+        Self::OpenAiResponses,
+        Self::Anthropic,
+        Self::UiMessage,
+        Self::Gemini,
+        Self::Ollama,
+        Self::OpenAiChat,
+    ];
+
+    /// The name for the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::OpenAiChat => "openai-chat",
+            Self::OpenAiResponses => "openai-responses",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Ollama => "ollama",
+            Self::UiMessage => "ai-sdk",
+        }
+    }
+
+    /// The format of a stream whose first event has this data; `None` if it is JSON of a shape that
+    /// nobody here knows.
+    #[must_use]
+    pub fn sniff(data: &str) -> Option<Self> {
+        let Some(json) = Json::parse(data).filter(|json| json.is_object() || json.is_array())
+        else {
+            return Some(Self::Text);
+        };
+        let first = json.fields();
+        let mut formats = Self::SNIFFED.into_iter();
+        formats.find(|format| format.provider().recognises(&first))
+    }
+
+    /// Whether the generation ends with this event, and how.
+    #[must_use]
+    pub fn mark(self, event_type: Option<&str>, data: &str) -> Option<Mark> {
+        self.provider().mark(event_type, data)
+    }
+
+    fn provider(self) -> &'static dyn Provider {
+        match self {
+            Self::Text => &formats::Text,
+            Self::OpenAiChat => &formats::OpenAiChat,
+            Self::OpenAiResponses => &formats::OpenAiResponses,
+            Self::Anthropic => &formats::Anthropic,
+            Self::Gemini => &formats::Gemini,
+            Self::Ollama => &formats::Ollama,
+            Self::UiMessage => &formats::UiMessage,
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        let mut formats = Self::ALL.into_iter();
+        formats.find(|format| format.as_str() == name).ok_or_else(|| UnknownFormat(name.into()))
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,4 @@
+//! The tests of the module: streams as providers send them, and properties of random ones.
+
+mod properties;
+mod streams;

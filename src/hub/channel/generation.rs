@@ -1,0 +1,175 @@
+//! What a channel knows of the generation that it carries: the format of its events, what they add
+//! up to, and which of them must not wait.
+//!
+//! It follows the log at a small distance, under the channel's lock, so that what retention takes
+//! away has been folded before.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::event::ChannelState;
+use crate::generation::{Fold, Format, Merge};
+use crate::hub::coalesce::is_published;
+use crate::limits::{MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
+use crate::position::Offset;
+use crate::sse::Frames;
+use crate::store::{Log, Mark, Read};
+
+/// See the module.
+pub(super) struct Generation {
+    /// Nothing if the events are JSON of a shape that nobody knows.
+    format: Option<Format>,
+    /// Nothing if there is nothing to fold, or it became too large, or retention was faster.
+    fold: Option<Fold>,
+    /// The place behind the last event that is folded, and that event's offset.
+    folded: (Mark, Offset),
+    /// Published events that are folded.
+    events: u64,
+    snapshot: Option<Arc<Snapshot>>,
+    /// The place behind the last event that was looked at for [`last_flush`](Self::last_flush).
+    sorted: Mark,
+    /// The place behind the last event that must not wait for a window to end.
+    flush: Mark,
+}
+
+/// What a generation adds up to, up to a place in its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The data of the event, as JSON.
+    pub data: Box<str>,
+    /// The offset of the last event that is in it.
+    pub(in crate::hub) through: Offset,
+    /// The place in the log behind that event.
+    pub(in crate::hub) mark: Mark,
+    state: ChannelState,
+}
+
+#[derive(Serialize)]
+struct SnapshotData<'a> {
+    channel: &'a str,
+    state: &'a str,
+    events: u64,
+    #[serde(flatten)]
+    fold: &'a Fold,
+}
+
+impl Generation {
+    /// A generation of this format whose events are in the log, from the earliest on.
+    pub(super) fn new(format: Option<Format>, log: &Log) -> Self {
+        Self {
+            format,
+            fold: format.map(Fold::new),
+            folded: (log.start(), log.trimmed_through()),
+            events: 0,
+            snapshot: None,
+            sorted: log.start(),
+            flush: log.start(),
+        }
+    }
+
+    /// A generation whose format the earliest event in the log tells; nothing if there is none.
+    pub(super) fn sniffed(log: &mut Log) -> Option<Self> {
+        let Read::Run(run) = log.read(log.start(), 1) else { return None };
+        let bytes = run.bytes();
+        let first = Frames::new(&bytes).next().filter(|frame| is_published(*frame))?;
+        Some(Self::new(Format::sniff(&first.data()), log))
+    }
+
+    pub(super) fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// The bytes of memory that it holds.
+    pub(super) fn weight(&self) -> usize {
+        let fold = self.fold.as_ref().map_or(0, Fold::weight);
+        let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.data.len());
+        size_of::<Self>() + fold + snapshot
+    }
+
+    /// Whether so much lies ahead of the fold that it should follow.
+    pub(super) fn is_due(&self, log: &Log) -> bool {
+        self.folded.0.behind(log.end()).seq >= MAX_UNFOLDED_EVENTS
+    }
+
+    /// Folds what has come. A fold that grows past the limit is given up.
+    pub(super) fn follow(&mut self, log: &mut Log, max_bytes: u64) {
+        let Some(fold) = &mut self.fold else { return };
+        loop {
+            match log.read(self.folded.0, MAX_BATCH_BYTES) {
+                Read::CaughtUp => return,
+                Read::Trimmed => break,
+                Read::Run(run) => {
+                    let bytes = run.bytes();
+                    for (frame, entry) in Frames::new(&bytes).zip(run.entries()) {
+                        if is_published(frame) {
+                            fold.push(frame.event_type(), &frame.data());
+                            self.events += 1;
+                            self.folded.1 = entry.offset;
+                        }
+                    }
+                    self.folded.0 = run.end();
+                }
+            }
+            if fold.weight() as u64 > max_bytes {
+                break;
+            }
+        }
+        self.give_up();
+    }
+
+    /// Retention has taken away what is not folded.
+    fn give_up(&mut self) {
+        (self.fold, self.snapshot) = (None, None);
+    }
+
+    /// What the events add up to; nothing if that is not known. It may be a few events old: what
+    /// came since is in the log.
+    pub(super) fn snapshot(
+        &mut self,
+        log: &mut Log,
+        channel: &str,
+        state: ChannelState,
+        max_bytes: u64,
+    ) -> Option<Arc<Snapshot>> {
+        if let Some(known) = &self.snapshot
+            && known.state == state
+            && known.mark.seq >= log.start().seq
+            && known.mark.behind(log.end()).seq < MAX_UNFOLDED_EVENTS
+        {
+            return Some(known.clone());
+        }
+        self.follow(log, max_bytes);
+        let fold = self.fold.as_ref().filter(|_| self.events > 0)?;
+        let data = SnapshotData { channel, state: state.as_str(), events: self.events, fold };
+        // Strings and numbers: there is nothing that could fail.
+        let data = serde_json::to_string(&data).unwrap_or_default().into();
+        let (mark, through) = self.folded;
+        let mark = if state == ChannelState::Open { mark } else { log.mark_of_last(1) };
+        let snapshot = Arc::new(Snapshot { data, through, mark, state });
+        self.snapshot = Some(snapshot.clone());
+        Some(snapshot)
+    }
+
+    /// What it all adds up to.
+    pub(super) fn folded(&mut self, log: &mut Log, max_bytes: u64) -> Option<&Fold> {
+        self.follow(log, max_bytes);
+        self.fold.as_ref()
+    }
+
+    /// The place behind the last event that must not wait: one that is no mere delta.
+    pub(super) fn last_flush(&mut self, log: &mut Log) -> Mark {
+        while let Read::Run(run) = log.read(self.sorted.max(log.start()), MAX_BATCH_BYTES) {
+            let bytes = run.bytes();
+            for (number, frame) in Frames::new(&bytes).enumerate() {
+                let delta = |format| Merge::begin(format, frame.event_type(), &frame.data());
+                if !is_published(frame) || self.format.and_then(delta).is_none() {
+                    let seq = run.start().seq + number as u64 + 1;
+                    self.flush = Mark { seq, byte: run.byte_after(number + 1) };
+                }
+            }
+            self.sorted = run.end();
+        }
+        self.flush
+    }
+}

@@ -1,0 +1,321 @@
+//! The live side of a channel: who produces it, who watches, and what both are told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::generation::{Generation, Snapshot};
+use super::{AppendError, Channel, Close, Inner, Producer};
+use crate::event::ChannelState;
+use crate::generation::Format;
+use crate::hub::coalesce::{Coalesce, Stretch};
+use crate::hub::notice::Folded;
+use crate::hub::reading::{Begin, Beginning};
+use crate::hub::signals::{GenerationOver, Hold, Signals, Stopped};
+use crate::limits::STOP_KEPT_SECONDS;
+use crate::position::Position;
+use crate::store::{Mark, Run};
+
+/// Why a generation is abandoned.
+const LEFT: &str = "the producer left without an end mark";
+
+/// Why a generation is stopped that nobody watches.
+const UNWATCHED: &str = "unwatched";
+
+/// What is to be done at a time that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::hub) enum Due {
+    /// Look again then.
+    At(Instant),
+    /// Nothing.
+    Nothing,
+}
+
+impl Channel {
+    /// Keeps the channel in memory until [`let_go`](Self::let_go); nothing if it has left already.
+    pub(in crate::hub) fn hold(&self) -> Option<watch::Receiver<Signals>> {
+        {
+            let mut inner = self.inner.lock();
+            if inner.retired {
+                return None;
+            }
+            inner.holders += 1;
+        }
+        let board = self.board.get_or_init(|| watch::Sender::new(Signals::default()));
+        let receiver = board.subscribe();
+        self.post();
+        Some(receiver)
+    }
+
+    /// Ends what [`hold`](Self::hold) began, for the sole producer as well. Returns whether the
+    /// channel now serves nobody and never held anything.
+    pub(in crate::hub) fn let_go(&self, sole: bool) -> bool {
+        let mut inner = self.inner.lock();
+        inner.holders -= 1;
+        inner.last_used = Instant::now();
+        if sole && inner.end.is_none() && !inner.retired {
+            let since = Instant::now();
+            inner.producer = Producer::Away { since };
+            self.shared.deadlines.set(since + inner.settings.producer_grace, &self.name);
+        }
+        inner.holders == 0 && !inner.known
+    }
+
+    /// Begins to produce.
+    pub(in crate::hub) fn produce(
+        &self,
+        hold: Hold,
+        format: Option<Format>,
+    ) -> Result<(), AppendError> {
+        let mut inner = self.inner.lock();
+        inner.check_writable()?;
+        if let Some(format) = format {
+            inner.expect_format(format);
+        }
+        if hold == Hold::Sole {
+            if matches!(inner.producer, Producer::Streaming { .. }) {
+                return Err(AppendError::Busy);
+            }
+            inner.known = true;
+            inner.producer = Producer::Streaming { unwatched: None };
+            if self.subscribers() == 0 {
+                self.note_unwatched(&mut inner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the channel as cancelled. Nothing if it has left memory.
+    pub(in crate::hub) fn stop(
+        &self,
+        reason: Option<Box<str>>,
+        generation: Option<&Position>,
+    ) -> Option<Result<Stopped, GenerationOver>> {
+        {
+            let mut inner = self.inner.lock();
+            if inner.retired {
+                return None;
+            }
+            if let Some(meant) = generation
+                && !self.is_of_this_life(&inner, meant)
+            {
+                return Some(Err(GenerationOver));
+            }
+            if let Some(end) = &inner.end {
+                return Some(Ok(Stopped::Before(end.state)));
+            }
+            self.stop_now(&mut inner, reason);
+        }
+        self.notify();
+        self.post();
+        Some(Ok(Stopped::Now))
+    }
+
+    fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) {
+        self.forewarn();
+        inner.known = true;
+        inner.stopped = true;
+        self.append_end(inner, &Close { state: ChannelState::Cancelled, reason });
+        self.apply_retention(inner);
+    }
+
+    fn is_of_this_life(&self, inner: &Inner, position: &Position) -> bool {
+        let began = inner.first.is_some_and(|first| position.offset >= first);
+        position.epoch == *self.shared.sequencer.epoch()
+            && began
+            && position.offset <= inner.log.tail()
+    }
+
+    /// Does what is due by now. Returns when to look again.
+    pub(in crate::hub) fn look_at_the_clock(&self) -> Due {
+        let mut inner = self.inner.lock();
+        let due = inner.due();
+        match due {
+            Some((at, _)) if at > Instant::now() => return Due::At(at),
+            Some((_, Close { state: ChannelState::Abandoned, reason })) => {
+                self.forewarn();
+                let close = Close { state: ChannelState::Abandoned, reason };
+                self.append_end(&mut inner, &close);
+                self.apply_retention(&mut inner);
+            }
+            Some((_, close)) if self.subscribers() == 0 => self.stop_now(&mut inner, close.reason),
+            _ => return Due::Nothing,
+        }
+        drop(inner);
+        self.notify();
+        self.post();
+        Due::Nothing
+    }
+
+    /// Nobody watches any more, or yet.
+    pub(super) fn note_unwatched(&self, inner: &mut Inner) {
+        if let Producer::Streaming { unwatched } = &mut inner.producer
+            && let Some(when) = inner.settings.when_unwatched
+        {
+            let since = Instant::now();
+            *unwatched = Some(since);
+            self.shared.deadlines.set(since + when.after, &self.name);
+        }
+    }
+
+    /// Puts on the board what there is to know.
+    pub(super) fn post(&self) {
+        let Some(board) = self.board.get() else { return };
+        board.send_if_modified(|signals| {
+            let (end, stopped) = {
+                let inner = self.inner.lock();
+                (inner.end.clone(), inner.stopped)
+            };
+            let present = Signals { viewers: self.subscribers(), end, stopped };
+            let changed = *signals != present;
+            *signals = present;
+            changed
+        });
+    }
+
+    /// How events are merged for those who do not say.
+    pub(in crate::hub) fn coalesce(&self) -> Coalesce {
+        self.inner.lock().settings.coalesce
+    }
+
+    /// Where a subscription to the snapshot begins; as at the earliest event if there is none.
+    pub(in crate::hub) fn begin_with_snapshot(&self) -> (Beginning, Option<Arc<Snapshot>>) {
+        let mut inner = self.inner.lock();
+        inner.last_used = Instant::now();
+        let Some(snapshot) = inner.snapshot(self.name.as_str()) else {
+            return (inner.begin(Begin::Earliest), None);
+        };
+        self.account(&mut inner);
+        (inner.begin(Begin::At(snapshot.mark)), Some(snapshot))
+    }
+
+    /// What its events add up to, all of them; nothing if that is not known.
+    pub(in crate::hub) fn folded(&self) -> Option<Folded> {
+        let mut inner = self.inner.lock();
+        let max_bytes = inner.settings.retention.max_bytes;
+        let Inner { generation, log, .. } = &mut *inner;
+        let fold = generation.as_mut()?.folded(log, max_bytes)?;
+        Some(Folded {
+            format: fold.format().as_str(),
+            text: fold.text(),
+            usage: fold.usage().map(|usage| usage.get().to_owned()),
+        })
+    }
+
+    /// Events as they are to be written to those who want them merged; as they stand in the log if
+    /// nobody knows what they mean.
+    pub(in crate::hub) fn merge_run(&self, run: Run) -> Stretch {
+        let format = self.inner.lock().known_format();
+        format.map_or_else(|| run.clone().into(), |format| self.merge(&run, format))
+    }
+
+    /// Merges, unless it was just done for somebody else.
+    pub(super) fn merge(&self, run: &Run, format: Format) -> Stretch {
+        let mut known = self.merged.lock();
+        if let Some((start, stretch)) = &*known
+            && *start == run.start()
+            && stretch.end == run.end()
+        {
+            return stretch.clone();
+        }
+        let stretch = Stretch::merged(run, format);
+        known.insert((run.start(), stretch)).1.clone()
+    }
+
+    /// Whether behind this byte of the log lies an event that must not wait until a window ends.
+    #[must_use]
+    pub fn must_flush(&self, byte: u64) -> bool {
+        let mut inner = self.inner.lock();
+        inner.known_format();
+        let Inner { generation, log, .. } = &mut *inner;
+        generation.as_mut().is_none_or(|generation| generation.last_flush(log).byte > byte)
+    }
+}
+
+impl Inner {
+    /// A producer that is away has been heard of.
+    pub(super) fn note_progress(&mut self) {
+        if let Producer::Away { since } = &mut self.producer {
+            *since = Instant::now();
+        }
+    }
+
+    /// Somebody watches.
+    pub(super) fn watched(&mut self) {
+        if let Producer::Streaming { unwatched } = &mut self.producer {
+            *unwatched = None;
+        }
+    }
+
+    /// What is to happen to the channel, and when, if nobody comes.
+    fn due(&self) -> Option<(Instant, Close)> {
+        let close = |state, reason: &str| Close { state, reason: Some(reason.into()) };
+        match (self.producer, self.settings.when_unwatched) {
+            _ if self.end.is_some() || self.retired => None,
+            (Producer::Away { since }, _) => {
+                let close = close(ChannelState::Abandoned, LEFT);
+                Some((since + self.settings.producer_grace, close))
+            }
+            (Producer::Streaming { unwatched: Some(since) }, Some(when)) => {
+                Some((since + when.after, close(ChannelState::Cancelled, UNWATCHED)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The events are of this format, as their producer says. The first one's word counts.
+    fn expect_format(&mut self, format: Format) {
+        let Self { generation, log, .. } = self;
+        generation.get_or_insert_with(|| Box::new(Generation::new(Some(format), log)));
+    }
+
+    /// The format, as far as it is known without looking.
+    pub(super) fn format(&self) -> Option<Format> {
+        self.generation.as_ref().and_then(|generation| generation.format())
+    }
+
+    /// The format, which the earliest event may tell.
+    pub(super) fn known_format(&mut self) -> Option<Format> {
+        if self.generation.is_none() {
+            self.generation = Generation::sniffed(&mut self.log).map(Box::new);
+        }
+        self.format()
+    }
+
+    fn snapshot(&mut self, channel: &str) -> Option<Arc<Snapshot>> {
+        self.known_format();
+        let (state, max_bytes) = (self.state(), self.settings.retention.max_bytes);
+        let Self { generation, log, .. } = self;
+        generation.as_mut()?.snapshot(log, channel, state, max_bytes)
+    }
+
+    /// Lets the generation follow the log, before retention takes anything away.
+    pub(super) fn follow_generation(&mut self) {
+        let retention = self.settings.retention;
+        if self.producer != Producer::None {
+            self.known_format();
+        }
+        let Self { generation, log, .. } = self;
+        let Some(generation) = generation else { return };
+        let retained = log.start().behind(log.end());
+        let trims = retained.seq > retention.max_events || retained.byte > retention.max_bytes;
+        if trims || generation.is_due(log) {
+            generation.follow(log, retention.max_bytes);
+        }
+    }
+
+    /// How long the end of the channel is kept.
+    pub(super) fn kept_after_end(&self) -> Duration {
+        // Nothing but the end is there: a stop that came before the producer.
+        let stopped_early = self.stopped && self.log.start().behind(self.log.end()).seq == 1;
+        let kept = self.settings.retention.max_age;
+        if stopped_early { kept.min(Duration::from_secs(STOP_KEPT_SECONDS)) } else { kept }
+    }
+
+    /// The place of a mark that was told before.
+    pub(super) fn place_of(&self, mark: Mark) -> Mark {
+        mark.max(self.log.start())
+    }
+}

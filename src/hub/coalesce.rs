@@ -1,0 +1,191 @@
+//! Neighbouring deltas of a generation become one event: fewer writes for those who do not look
+//! that fast, and fewer events for those who cannot keep up.
+//!
+//! It is a way of reading. The log keeps every event, so every position stays a place to resume
+//! from, whatever was merged for whom. A merged event carries the id and the time of its last one.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::generation::{Format, Merge};
+use crate::limits::MAX_COALESCE_SECONDS;
+use crate::sse::{self, Frame, Frames};
+use crate::store::{Entry, Mark, Run};
+
+/// When events are merged for a subscriber.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coalesce {
+    /// Never.
+    #[default]
+    Off,
+    /// What comes within this time goes out together; the first event after a pause at once.
+    Window(Duration),
+    /// What piled up while the subscriber's connection took nothing.
+    Adaptive,
+}
+
+/// The text says nothing of when to merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `off`, `adaptive` or a duration from `1ms` to `{MAX_COALESCE_SECONDS}s`")]
+pub struct InvalidCoalesce;
+
+impl FromStr for Coalesce {
+    type Err = InvalidCoalesce;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCoalesce> {
+        let window = match text {
+            "off" => return Ok(Self::Off),
+            "adaptive" => return Ok(Self::Adaptive),
+            text => humantime::parse_duration(text).map_err(|_| InvalidCoalesce)?,
+        };
+        let reasonable = Duration::from_millis(1)..=Duration::from_secs(MAX_COALESCE_SECONDS);
+        if reasonable.contains(&window) { Ok(Self::Window(window)) } else { Err(InvalidCoalesce) }
+    }
+}
+
+impl std::fmt::Display for Coalesce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Adaptive => f.write_str("adaptive"),
+            Self::Window(window) => humantime::format_duration(*window).fmt(f),
+        }
+    }
+}
+
+impl Serialize for Coalesce {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Coalesce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Consecutive events of a log as they are to be written, merged or not.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// The events to write.
+    pub run: Run,
+    /// The place in the log behind the last of them.
+    pub end: Mark,
+    /// The byte of the log behind each event; nothing if they are written as they stand there.
+    ends: Option<Arc<[u64]>>,
+}
+
+impl From<Run> for Stretch {
+    fn from(run: Run) -> Self {
+        Self { end: run.end(), run, ends: None }
+    }
+}
+
+impl Stretch {
+    /// The same events, with neighbouring deltas merged.
+    pub(super) fn merged(run: &Run, format: Format) -> Self {
+        let bytes = run.bytes();
+        let mut merging = Merging { format, frames: Vec::new(), ends: Vec::new(), open: None };
+        let first = run.start().byte;
+        for (number, (frame, entry)) in Frames::new(&bytes).zip(run.entries()).enumerate() {
+            let edge = |events| (run.byte_after(events) - first) as usize;
+            let raw = &bytes[edge(number)..edge(number + 1)];
+            merging.take(Event { frame, entry, raw, end: run.byte_after(number + 1) });
+        }
+        merging.close();
+        let frames = merging.frames.iter().map(|(entry, frame)| (*entry, frame.as_slice()));
+        let (merged, ends) = (Run::rewritten(run.start(), frames), merging.ends.into());
+        Self { run: merged, end: run.end(), ends: Some(ends) }
+    }
+
+    /// How many of the events end within so many bytes of what is written.
+    #[must_use]
+    pub fn events_within(&self, bytes: usize) -> usize {
+        self.run.ending_by_byte(self.run.start().byte + bytes as u64)
+    }
+
+    /// How many bytes the first `events` are when they are written.
+    #[must_use]
+    pub fn bytes_of(&self, events: usize) -> usize {
+        (self.run.byte_after(events) - self.run.start().byte) as usize
+    }
+
+    /// The byte of the log behind the first `events`.
+    #[must_use]
+    pub fn byte_behind(&self, events: usize) -> u64 {
+        match (&self.ends, events.checked_sub(1)) {
+            (Some(ends), Some(last)) => ends[last],
+            _ => self.run.byte_after(events),
+        }
+    }
+}
+
+/// One event of the log.
+struct Event<'a> {
+    frame: Frame<'a>,
+    entry: Entry,
+    /// The frame with its framing.
+    raw: &'a [u8],
+    /// The byte of the log behind it.
+    end: u64,
+}
+
+/// A stretch in the making.
+struct Merging<'a> {
+    format: Format,
+    frames: Vec<(Entry, Vec<u8>)>,
+    ends: Vec<u64>,
+    open: Option<Open<'a>>,
+}
+
+/// Some deltas that may yet be joined by others.
+struct Open<'a> {
+    merge: Merge,
+    last: Event<'a>,
+    count: usize,
+}
+
+impl<'a> Merging<'a> {
+    fn take(&mut self, event: Event<'a>) {
+        let (event_type, data) = (event.frame.event_type(), event.frame.data());
+        if let Some(open) = &mut self.open
+            && open.merge.try_add(event_type, &data)
+        {
+            (open.last, open.count) = (event, open.count + 1);
+            return;
+        }
+        self.close();
+        match Merge::begin(self.format, event_type, &data) {
+            Some(merge) if is_published(event.frame) => {
+                self.open = Some(Open { merge, last: event, count: 1 });
+            }
+            _ => self.push(event.entry, event.raw.to_vec(), event.end),
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(Open { merge, last, count }) = self.open.take() else { return };
+        if count == 1 {
+            return self.push(last.entry, last.raw.to_vec(), last.end);
+        }
+        let (data, mut frame) = (merge.finish(), Vec::new());
+        let (id, event_type) = (Some(last.frame.id()), last.frame.event_type());
+        sse::encode(&mut frame, &sse::Text { id, event_type, data: data.as_bytes() });
+        self.push(last.entry, frame, last.end);
+    }
+
+    fn push(&mut self, entry: Entry, frame: Vec<u8>, end: u64) {
+        self.frames.push((entry, frame));
+        self.ends.push(end);
+    }
+}
+
+/// Whether an event is a publisher's, and not the hub's own.
+pub(super) fn is_published(frame: Frame<'_>) -> bool {
+    !frame.event_type().is_some_and(|name| name.starts_with(crate::event::RESERVED_PREFIX))
+}

@@ -1,0 +1,82 @@
+//! `POST /v1/signals/{name}` and `GET /v1/signals/{name}`: the way back to the producer.
+
+use http::{HeaderValue, header};
+use serde::{Deserialize, Serialize};
+
+use super::{Native, channel_name};
+use crate::event::ChannelState;
+use crate::http::{Body, ErrorCode, Problem, Request, Response, json, not_stored, read_document};
+use crate::hub::{Signal, Stopped};
+use crate::limits::MAX_REASON_BYTES;
+use crate::position::Position;
+use crate::sse;
+
+/// What a viewer sends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    signal: Signal,
+    reason: Option<String>,
+    /// An event id of the generation that is meant.
+    generation: Option<String>,
+}
+
+/// What became of it.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    channel: &'a str,
+    signal: Signal,
+    stopped: bool,
+    state: &'a str,
+}
+
+pub(super) async fn send(
+    native: Native,
+    request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let name = channel_name(&name)?;
+    let document = read_document(request.into_body()).await?;
+    let Document { signal, reason, generation } = parse(&document)?;
+    let generation = generation.as_deref().map(position).transpose()?;
+    let (stopped, state) =
+        match native.hub.stop(&name, reason.map(Into::into), generation.as_ref())? {
+            Stopped::Now => (true, ChannelState::Cancelled),
+            Stopped::Before(state) => (false, state),
+        };
+    json(&Outcome { channel: name.as_str(), signal, stopped, state: state.as_str() })
+}
+
+pub(super) async fn feed(
+    native: Native,
+    _request: Request,
+    name: String,
+) -> Result<Response, Problem> {
+    let name = channel_name(&name)?;
+    let board = native.hub.board(&name)?;
+    let shutdown = native.shutdown.clone();
+    let over = async move { shutdown.draining().await };
+    let (feed, filling) = native.egress.signals(name, board, over);
+    tokio::spawn(filling);
+    let mut response = Response::new(Body::Signals(feed));
+    let media_type = HeaderValue::from_static(sse::MEDIA_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    not_stored(response.headers_mut());
+    Ok(response)
+}
+
+fn parse(document: &[u8]) -> Result<Document, Problem> {
+    let right = "expected JSON such as {\"signal\": \"stop\", \"reason\": \"user\"}";
+    let parsed: Document = serde_json::from_slice(document)
+        .map_err(|error| Problem::new(ErrorCode::InvalidParameter, format!("{error}: {right}")))?;
+    if parsed.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
+        let right = format!("expected up to {MAX_REASON_BYTES} bytes");
+        return Err(Problem::parameter("reason", "too long", &right));
+    }
+    Ok(parsed)
+}
+
+fn position(text: &str) -> Result<Position, Problem> {
+    let right = "expected an event id of the generation, as it stands in `id:`";
+    text.parse().map_err(|_| Problem::parameter("generation", text, right))
+}
