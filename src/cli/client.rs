@@ -280,7 +280,8 @@ pub(super) struct Problem {
     status: u16,
     title: Option<String>,
     detail: Option<String>,
-    code: Option<String>,
+    /// The stable code.
+    pub(super) code: Option<String>,
     retryable: Option<bool>,
     /// How many events of a streamed publish were kept.
     pub(super) events: Option<u64>,

@@ -12,10 +12,11 @@ use clap::ValueEnum;
 use http::{Request, header, request};
 use tokio::sync::mpsc;
 
-use super::client::{self, Client, ClientError, DEFAULT_URL, HubUrl, Reply};
+use super::client::{self, Client, ClientError, DEFAULT_URL, HubUrl, Problem, Reply};
 use super::terminal::{self, count};
 use crate::channel::ChannelName;
 use crate::event::EventType;
+use crate::generation;
 use crate::sse;
 
 /// Bytes read at a time: the lines of one read travel together.
@@ -23,6 +24,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Reads that wait for the network.
 const PENDING_READS: usize = 8;
+
+/// The exit code when somebody has stopped the channel.
+const STOPPED: u8 = 3;
 
 /// After Ctrl-C, how long the program in front of us may take to say its last words.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -51,7 +55,11 @@ pub(super) struct Args {
     #[arg(long, short, value_name = "TYPE")]
     event: Option<EventType>,
 
-    /// Close the channel behind the last event
+    /// What the events of a generation are, such as `openai-chat`; the hub finds out otherwise
+    #[arg(long, value_name = "FORMAT")]
+    generation: Option<generation::Format>,
+
+    /// Close the channel: behind the last event, or when a provider's stream says that it ends
     #[arg(long, value_name = "STATE", value_enum)]
     close: Option<Close>,
 
@@ -74,9 +82,12 @@ Examples:
   cargo build 2>&1 | fanfare publish logs/build             each line an event, at once
   fanfare publish chat/42 --file reply.sse --close complete
   curl -N https://… | fanfare publish chat/42 --format sse  a provider's stream as it is
+  curl -N https://… | fanfare publish chat/42 --format sse --close auto
+                                                            and closed when it says that it ends
   fanfare publish chat/42 '' --close complete               only close
 
-Ctrl-D or Ctrl-C ends what is typed. The receipt is a line of JSON on stdout.";
+Ctrl-D or Ctrl-C ends what is typed. The receipt is a line of JSON on stdout.
+Exit code 3: somebody has stopped the channel.";
 
 /// How to read the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -118,9 +129,26 @@ enum Close {
     Error,
     /// Somebody stopped it
     Cancelled,
+    /// As the stream's own end mark says
+    Auto,
 }
 
+/// Somebody has stopped the channel: whoever produces can stop as well.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped: {0}")]
+struct Stopped(Box<Problem>);
+
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match publish(args).await {
+        Err(error) if error.is::<Stopped>() => {
+            terminal::notice(&error.to_string());
+            Ok(ExitCode::from(STOPPED))
+        }
+        outcome => outcome,
+    }
+}
+
+async fn publish(args: Args) -> anyhow::Result<ExitCode> {
     let format = args.format.or(args.file.as_deref().map(Format::of)).unwrap_or(Format::Lines);
     let text = match (&args.text, &args.file) {
         (Some(text), _) => Some(text.clone().into_bytes()),
@@ -143,7 +171,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn publish_whole(args: &Args, text: Vec<u8>) -> anyhow::Result<ExitCode> {
     let request = request_for(args, Format::Whole);
     let reply = Client::new(args.url.clone()).send(request, client::full(text)).await?;
-    tell_receipt(reply.succeeded().await?).await?;
+    tell_receipt(succeeded(Ok(reply), &Progress::default()).await?).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,7 +183,11 @@ async fn publish_stream(args: &Args, format: Format) -> anyhow::Result<ExitCode>
     let mut input = Input::open(args, format)?;
     let outcome = tokio::select! {
         biased;
-        early = &mut answer => return Err(refused_early(early, &input.progress).await),
+        // A refusal, or the receipt of a generation that has ended by its own mark.
+        early = &mut answer => {
+            tell_receipt(succeeded(early, &input.progress).await?).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         outcome = forward(&mut input, feed) => outcome,
     };
     // Whatever ended the input, the body has ended with it, and the hub's receipt is true.
@@ -202,6 +234,9 @@ fn request_for(args: &Args, format: Format) -> request::Builder {
     if let Some(close) = args.close.as_ref().and_then(ValueEnum::to_possible_value) {
         query.append_pair("close", close.get_name());
     }
+    if let Some(generation) = args.generation {
+        query.append_pair("format", generation.as_str());
+    }
     let query = query.finish();
     let mark = if query.is_empty() { "" } else { "?" };
     let path = format!("{}{mark}{query}", client::channel_path(args.channel.as_str()));
@@ -216,14 +251,6 @@ async fn tell_receipt(reply: Reply) -> anyhow::Result<()> {
     Ok(terminal::print_line(reply.text().await?.trim_end())?)
 }
 
-/// The answer came while the body was still being written: that is never good news.
-async fn refused_early(answer: Result<Reply, ClientError>, progress: &Progress) -> anyhow::Error {
-    match succeeded(answer, progress).await {
-        Ok(_) => anyhow!("the hub ended the publish early, after {progress}"),
-        Err(error) => error,
-    }
-}
-
 /// Adds to an error what the publisher wants to know first: what became of what was sent.
 async fn succeeded(
     answer: Result<Reply, ClientError>,
@@ -236,6 +263,9 @@ async fn succeeded(
     outcome.map_err(|error| match error {
         ClientError::Broken(_) => {
             anyhow!("{error}. Of {progress}, the hub may have kept all or only the first ones")
+        }
+        ClientError::Refused(problem) if problem.code.as_deref() == Some("channel_stopped") => {
+            Stopped(problem).into()
         }
         ClientError::Refused(problem) if problem.events.is_some() && progress.events > 0 => {
             anyhow!("the hub refused: {problem}, of {progress}")

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use super::support::{FANFARE, HubProcess};
+use super::support::{FANFARE, HubProcess, eventually, get, post};
 
 #[tokio::test]
 async fn each_line_typed_into_publish_is_seen_before_the_next_is_typed() {
@@ -51,6 +51,31 @@ async fn each_line_typed_into_publish_is_seen_before_the_next_is_typed() {
     let data: Vec<_> = rest.lines().filter(|line| line.starts_with("data: ")).collect();
     assert_eq!(data[0], "data: four");
     assert_eq!(data.len(), 2, "four and the end: {rest}");
+}
+
+#[tokio::test]
+async fn a_publish_that_is_stopped_says_so_with_an_exit_code_of_its_own() {
+    let hub = HubProcess::start(&[]);
+    let mut typing = Command::new(FANFARE)
+        .args(["publish", "chat/1", "--close", "auto", "--generation", "text"])
+        .args(["--url", &hub.url()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("publish");
+    let mut keyboard = typing.stdin.take().expect("input");
+    writeln!(keyboard, "a word").expect("typed");
+    eventually("the word to be published", async || {
+        get(hub.addr(), "/v1/channels/chat/1?from=earliest").await.contains("a word").then_some(())
+    })
+    .await;
+    let stop = post(hub.addr(), "/v1/signals/chat/1", r#"{"signal":"stop","reason":"enough"}"#);
+    assert!(stop.await.contains(r#""stopped":true"#));
+    // The keyboard is still open: it is the hub's early answer that ends the program.
+    let ended = typing.wait_with_output().expect("publish");
+    assert_eq!(ended.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("stopped"), "{ended:?}");
+    drop(keyboard);
 }
 
 #[tokio::test]

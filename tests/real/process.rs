@@ -5,7 +5,7 @@ use std::process::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::support::{FANFARE, HubProcess, eventually, get, within};
+use super::support::{FANFARE, HubProcess, eventually, get, post, within};
 
 async fn subscriber(hub: &HubProcess) -> TcpStream {
     let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
@@ -45,6 +45,47 @@ async fn a_second_signal_ends_the_hub_at_once() {
     .await;
     hub.signal("TERM");
     assert_eq!(hub.exit_code().await, Some(130));
+}
+
+#[tokio::test]
+async fn without_a_descriptor_left_a_client_is_told_and_those_who_are_there_stay() {
+    let hub = HubProcess::start_limited(80);
+    let mut first = subscriber(&hub).await;
+    let mut others = Vec::new();
+    // Whoever comes when there are no descriptors left is answered with the one in reserve.
+    let refused = within("a refusal", async {
+        loop {
+            let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
+            let head = b"GET /v1/channels/a HTTP/1.1\r\nHost: hub\r\n\r\n";
+            tcp.write_all(head).await.expect("a request");
+            let mut piece = [0; 4096];
+            let read = tcp.read(&mut piece).await.unwrap_or(0);
+            let answer = String::from_utf8_lossy(&piece[..read]).into_owned();
+            if answer.starts_with("HTTP/1.1 503") {
+                return answer;
+            }
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+            others.push(tcp);
+        }
+    })
+    .await;
+    assert!(refused.to_ascii_lowercase().contains("retry-after: "), "{refused}");
+    assert!(others.len() > 10, "only {} were let in", others.len());
+    drop(others);
+    eventually("room for a publisher", async || {
+        let tcp = TcpStream::connect(hub.addr()).await;
+        drop(tcp);
+        let published = post(hub.addr(), "/v1/channels/a", "still here").await;
+        published.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+    let mut seen = String::new();
+    while !seen.contains("still here") {
+        let mut piece = [0; 4096];
+        let read = within("the event", first.read(&mut piece)).await.expect("bytes");
+        assert!(read > 0, "the first subscriber was cut off");
+        seen.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
 }
 
 fn serve(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {

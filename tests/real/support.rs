@@ -26,11 +26,23 @@ impl HubProcess {
         Self::start_at(addr, admin, settings)
     }
 
+    /// Starts a hub that may open so many files.
+    pub(crate) fn start_limited(files: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), FANFARE]);
+        Self::launch(shell, free_address(), free_address())
+    }
+
     /// Starts a hub on these ports.
     pub(crate) fn start_at(addr: SocketAddr, admin: SocketAddr, settings: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(FANFARE)
+        let mut program = Command::new(FANFARE);
+        program.envs(settings.iter().copied());
+        Self::launch(program, addr, admin)
+    }
+
+    fn launch(mut program: Command, addr: SocketAddr, admin: SocketAddr) -> Self {
+        let mut child = program
             .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
-            .envs(settings.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the hub starts");
