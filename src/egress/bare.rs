@@ -1,5 +1,5 @@
-//! The published stream and nothing else, for clients that know their provider's stream and not this
-//! hub: no ids, no `retry:`, none of the hub's own events.
+//! The published stream and nothing else, for clients that know their provider's stream and not
+//! this hub: no ids, no `retry:`, none of the hub's own events.
 //!
 //! What the hub would say in words it must say by how the stream ends: cleanly if the generation
 //! is there to its end, broken off if it is not. To a client that never heard of a gap, a stream

@@ -40,8 +40,10 @@ impl Tempo {
         match self.coalesce {
             Coalesce::Off => false,
             Coalesce::Adaptive => {
-                if let Some(handed_over) = self.handed_over.take() {
-                    subscription.set_merging(handed_over.elapsed() >= SLOW);
+                // Once slow, it is given everything merged until it has caught up.
+                let slow = |handed_over: Instant| handed_over.elapsed() >= SLOW;
+                if self.handed_over.take().is_some_and(slow) {
+                    subscription.set_merging(true);
                 }
                 false
             }

@@ -2,9 +2,27 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::{Body, ErrorCode, Problem, Response};
 use crate::hub::Description;
+
+/// Reads a JSON object; a field that is wrong is named.
+///
+/// # Errors
+/// It is no such object; `right` shows one.
+pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result<T, Problem> {
+    // Through a map: a list, too, could be read as the fields in order.
+    let object: Map<String, Value> = serde_json::from_slice(document).map_err(|error| {
+        Problem::new(ErrorCode::InvalidParameter, format!("{error}: expected {right}"))
+    })?;
+    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+        let path = error.path().to_string();
+        let detail = format!("`{path}`: {}: expected {right}", error.inner());
+        Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", path)
+    })
+}
 
 /// A document of this media type, which no cache may keep.
 #[must_use]

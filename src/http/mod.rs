@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use body::{Body, read_document};
 pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, InvalidOrigin};
-pub use document::{ChannelDocument, document, empty, json, not_stored};
+pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};
 pub use listener::Listener;
 pub use negotiate::negotiate;
 pub use problem::{ErrorCode, Problem};

@@ -247,7 +247,11 @@ impl From<hub::SubscribeError> for Problem {
                 ErrorCode::InvalidParameter
             }
         };
-        Self::new(code, error.to_string())
+        let problem = Self::new(code, error.to_string());
+        match error {
+            hub::SubscribeError::SnapshotOfMany => problem.with("parameter", "from"),
+            _ => problem,
+        }
     }
 }
 

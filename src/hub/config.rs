@@ -24,7 +24,7 @@ pub struct Config {
     /// Time without subscribers and publishes after which an open channel is evicted.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// How long a generation waits for its producer, who left without an end, before it is abandoned.
+    /// How long a generation waits for a producer who left without an end: then it is abandoned.
     #[serde(with = "humantime_serde")]
     pub producer_grace: Duration,
     /// How events are merged for subscribers who do not say.

@@ -38,9 +38,7 @@ pub enum Stopped {
 /// The stop was meant for a generation that is over: its event id belongs to a former life of the
 /// channel, or to none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`generation` is no event id of the channel's present generation: the one that was meant is over"
-)]
+#[error("`generation` is no event id of the channel's present generation: that one is over")]
 pub struct GenerationOver;
 
 /// Why nothing was stopped.

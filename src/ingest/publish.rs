@@ -215,7 +215,7 @@ impl Publish {
         Ok(self.into_receipt())
     }
 
-    /// What a generation that has ended by its mark has come to; the rest of the body is not needed.
+    /// What a generation that has ended by its mark has come to: the rest of the body is of no use.
     #[must_use]
     pub fn into_receipt(mut self) -> Receipt {
         let receipt = self.receipt();

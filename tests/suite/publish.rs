@@ -484,3 +484,40 @@ async fn what_was_published_is_counted() {
     assert!(hub.metric("fanfare_published_bytes_total").await >= 8.0);
     assert_eq!(hub.metric("fanfare_publishes_total").await, 2.0);
 }
+
+/// Whoever publishes may deliver by its own hand while others come and go: nobody may wait for the
+/// other for ever.
+#[tokio::test]
+async fn publishers_and_those_who_come_and_go_do_not_lock_each_other_out() {
+    let hub = std::sync::Arc::new(TestHub::start().await);
+    let mut steady = hub.subscribe("c").await;
+    let coming: Vec<_> = (0..4)
+        .map(|_| {
+            let hub = hub.clone();
+            tokio::spawn(async move {
+                for _ in 0..100 {
+                    drop(hub.subscribe("c").await);
+                }
+            })
+        })
+        .collect();
+    let publishing: Vec<_> = (0..4)
+        .map(|_| {
+            let hub = hub.clone();
+            tokio::spawn(async move {
+                let mut producer = Publisher::events(&hub, "c").await;
+                for n in 0..500 {
+                    producer.send(format!("data: {n}\n\n")).await;
+                }
+                producer.finish().await.ok()
+            })
+        })
+        .collect();
+    for task in coming {
+        within("those who come and go", task).await.unwrap();
+    }
+    for task in publishing {
+        within("a publisher", task).await.unwrap();
+    }
+    assert_eq!(steady.take(2000).await.len(), 2000);
+}

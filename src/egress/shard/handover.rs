@@ -1,9 +1,9 @@
 //! Delivery by the publisher's own hand: where a channel has few subscribers, writing to them takes
 //! less time than waking the shard's thread does.
 //!
-//! It does only what is simple: subscribers who stand at the tail get the new events. The publisher
-//! holds the channel's list of listeners meanwhile, so nobody may be dismissed here: all else is
-//! left to the thread, whose sweep finds everybody as they were.
+//! It does only what is simple: subscribers who stand at the tail get the new events. All else is
+//! left to the thread, whose sweep finds everybody as they were. Should the room have been closed
+//! meanwhile, and its number be another's, that one is given what it would have got anyway.
 
 use std::time::Duration;
 

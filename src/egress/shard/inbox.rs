@@ -104,20 +104,18 @@ impl Bell {
     }
 }
 
-impl Bell {
-    /// Lets the publisher deliver by its own hand, if nobody holds the shard and it is little work.
-    /// Returns whether nothing is left to do.
-    fn hand_over(&self) -> bool {
+impl Listener for Bell {
+    fn can_deliver(&self) -> bool {
+        true
+    }
+
+    /// If nobody holds the shard, and it is little work.
+    fn deliver(&self) -> bool {
         let Some(shard) = self.shard.upgrade() else { return false };
         shard.try_lock().is_some_and(|mut shard| shard.hand_over(self.room))
     }
-}
 
-impl Listener for Bell {
     fn channel_changed(&self) {
-        if self.hand_over() {
-            return;
-        }
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.rung_at.store(clock::now(), Ordering::Relaxed);
             self.inbox.rung.lock().push(self.room);

@@ -55,11 +55,13 @@ struct SnapshotData<'a> {
 }
 
 impl Generation {
-    /// A generation of this format whose events are in the log, from the earliest on.
+    /// A generation of this format whose events are in the log. If the first of them are gone,
+    /// nobody can say what they all add up to.
     pub(super) fn new(format: Option<Format>, log: &Log) -> Self {
+        let whole = log.start().seq == 0;
         Self {
             format,
-            fold: format.map(Fold::new),
+            fold: format.filter(|_| whole).map(Fold::new),
             folded: (log.start(), log.trimmed_through()),
             events: 0,
             snapshot: None,
@@ -70,10 +72,7 @@ impl Generation {
 
     /// A generation whose format the earliest event in the log tells; nothing if there is none.
     pub(super) fn sniffed(log: &mut Log) -> Option<Self> {
-        let Read::Run(run) = log.read(log.start(), 1) else { return None };
-        let bytes = run.bytes();
-        let first = Frames::new(&bytes).next().filter(|frame| is_published(*frame))?;
-        Some(Self::new(Format::sniff(&first.data()), log))
+        sniff(log).map(|format| Self::new(format, log))
     }
 
     pub(super) fn format(&self) -> Option<Format> {
@@ -172,4 +171,12 @@ impl Generation {
         }
         self.flush
     }
+}
+
+/// What the earliest event in the log tells of the format; nothing if there is no event.
+pub(super) fn sniff(log: &mut Log) -> Option<Option<Format>> {
+    let Read::Run(run) = log.read(log.start(), 1) else { return None };
+    let bytes = run.bytes();
+    let first = Frames::new(&bytes).next().filter(|frame| is_published(*frame))?;
+    Some(Format::sniff(&first.data()))
 }

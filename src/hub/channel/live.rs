@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::generation::{Generation, Snapshot};
+use super::generation::{Generation, Snapshot, sniff};
 use super::{AppendError, Channel, Close, Inner, Producer};
 use crate::event::ChannelState;
 use crate::generation::Format;
@@ -269,6 +269,14 @@ impl Inner {
     fn expect_format(&mut self, format: Format) {
         let Self { generation, log, .. } = self;
         generation.get_or_insert_with(|| Box::new(Generation::new(Some(format), log)));
+    }
+
+    /// The format, which is not remembered if nobody else wants to know.
+    pub(super) fn apparent_format(&mut self) -> Option<Format> {
+        match &self.generation {
+            Some(generation) => generation.format(),
+            None => sniff(&mut self.log).flatten(),
+        }
     }
 
     /// The format, as far as it is known without looking.

@@ -38,6 +38,17 @@ pub trait Listener: Send + Sync {
     /// The channel has changed: read its tail after clearing whatever latch this call sets.
     fn channel_changed(&self);
 
+    /// Whether it can be asked to [`deliver`](Self::deliver).
+    fn can_deliver(&self) -> bool {
+        false
+    }
+
+    /// Brings what is new to its readers, on the publisher's own thread and with no lock held.
+    /// Returns whether nothing is left to do; if not, it is told that the channel has changed.
+    fn deliver(&self) -> bool {
+        false
+    }
+
     /// The channel is about to change: its lock is held, and no offset has been taken yet. Whoever
     /// merges channels must know of this one before its offset counts for the watermark.
     fn channel_changing(&self) {}
@@ -239,6 +250,7 @@ impl Channel {
             self.forewarn();
             let offsets = self.append_events(&mut inner, events);
             inner.note_progress();
+            inner.follow_generation();
             if let Some(close) = close {
                 self.append_end(&mut inner, close);
             }
@@ -274,7 +286,8 @@ impl Channel {
     /// How the channel stands; nothing if nobody has published to it or created it.
     #[must_use]
     pub fn describe(&self) -> Option<Description> {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        let format = inner.apparent_format().map(Format::as_str);
         let position = |offset| self.shared.sequencer.position(offset);
         inner.known.then(|| Description {
             name: self.name.clone(),
@@ -284,7 +297,7 @@ impl Channel {
             events: inner.log.start().behind(inner.log.end()).seq,
             bytes: inner.log.start().behind(inner.log.end()).byte,
             subscribers: self.subscribers(),
-            format: inner.format().map(Format::as_str),
+            format,
             producer: inner.producer,
             settings: inner.settings,
         })
@@ -595,7 +608,17 @@ impl Channel {
     }
 
     fn notify(&self) {
+        let mut delivering = Vec::new();
         for (_, listener) in self.listeners.read().iter() {
+            if listener.can_deliver() {
+                delivering.push(listener.clone());
+            } else {
+                listener.channel_changed();
+            }
+        }
+        // They read the channel, so the list of listeners must be free: whoever subscribes holds
+        // the channel and waits for the list.
+        for listener in delivering.into_iter().filter(|listener| !listener.deliver()) {
             listener.channel_changed();
         }
     }

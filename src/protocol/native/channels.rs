@@ -2,11 +2,11 @@
 
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::{Native, channel_name};
 use crate::http::{
-    ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, read_document,
+    ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
+    read_document,
 };
 use crate::hub::{ChannelOptions, Description, Producer};
 
@@ -94,13 +94,9 @@ fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
     if document.trim_ascii().is_empty() {
         return Ok(ChannelOptions::default());
     }
-    // Through an object: a list, too, could be read as the fields in order.
-    let object = serde_json::from_slice::<Map<String, Value>>(document);
-    object.and_then(|object| serde_json::from_value(object.into())).map_err(|error| {
-        let right = "expected JSON such as {\"max_events\": 100, \"max_bytes\": \"1MiB\", \
-                     \"max_age\": \"1h\", \"idle_timeout\": \"1h\"}";
-        Problem::new(ErrorCode::InvalidParameter, format!("{error}: {right}"))
-    })
+    let right = "JSON such as {\"max_events\": 100, \"max_bytes\": \"1MiB\", \
+                 \"max_age\": \"1h\", \"idle_timeout\": \"1h\", \"coalesce\": \"40ms\"}";
+    parse_object(document, right)
 }
 
 impl<'a> Document<'a> {

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Native, channel_name};
 use crate::event::ChannelState;
-use crate::http::{Body, ErrorCode, Problem, Request, Response, json, not_stored, read_document};
-use crate::hub::{Signal, Stopped};
+use crate::http::{
+    Body, Problem, Request, Response, json, not_stored, parse_object, read_document,
+};
+use crate::hub::{GenerationOver, Signal, StopError, Stopped};
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 use crate::sse;
@@ -66,9 +68,8 @@ pub(super) async fn feed(
 }
 
 fn parse(document: &[u8]) -> Result<Document, Problem> {
-    let right = "expected JSON such as {\"signal\": \"stop\", \"reason\": \"user\"}";
-    let parsed: Document = serde_json::from_slice(document)
-        .map_err(|error| Problem::new(ErrorCode::InvalidParameter, format!("{error}: {right}")))?;
+    let right = "JSON such as {\"signal\": \"stop\", \"reason\": \"user\"}";
+    let parsed: Document = parse_object(document, right)?;
     if parsed.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
         let right = format!("expected up to {MAX_REASON_BYTES} bytes");
         return Err(Problem::parameter("reason", "too long", &right));
@@ -76,7 +77,7 @@ fn parse(document: &[u8]) -> Result<Document, Problem> {
     Ok(parsed)
 }
 
+/// What was never an event id is none of this generation either.
 fn position(text: &str) -> Result<Position, Problem> {
-    let right = "expected an event id of the generation, as it stands in `id:`";
-    text.parse().map_err(|_| Problem::parameter("generation", text, right))
+    text.parse().map_err(|_| StopError::from(GenerationOver).into())
 }

@@ -125,6 +125,12 @@ impl TestHub {
         self.request("POST", to, &[("Content-Type", kind)], body).await
     }
 
+    /// Creates the channel or changes its options.
+    pub(crate) async fn put(&self, channel: &str, options: impl AsRef<[u8]>) -> Response {
+        let headers = [("Content-Type", "application/json")];
+        self.request("PUT", &format!("/v1/channels/{channel}"), &headers, options).await
+    }
+
     /// Closes the channel: `complete`, `error` or `cancelled`.
     pub(crate) async fn close(&self, channel: &str, how: &str) -> Response {
         let to = format!("/v1/channels/{channel}?close={how}");

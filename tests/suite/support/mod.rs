@@ -1,5 +1,6 @@
 //! What the tests are written in: a hub to talk to, clients to talk with, and patience.
 
+pub(crate) mod generation;
 mod hub;
 mod publisher;
 mod sse;

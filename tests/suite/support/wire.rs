@@ -171,7 +171,7 @@ impl Wire {
     }
 
     async fn fill(&mut self) -> bool {
-        let mut some = [0; 16 * 1024];
+        let mut some = vec![0; 16 * 1024];
         match self.stream.read(&mut some).await {
             Ok(0) | Err(_) => false,
             Ok(n) => {

@@ -1,0 +1,135 @@
+//! Whoever joins a generation, when and however, ends with the same text: random formats, parts,
+//! splits of the body, places to join, and coalescing, over a real server.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use crate::support::generation::{Format, Generation, Ledger, Part, Viewer};
+use crate::support::{TestHub, within};
+
+/// One who joins.
+#[derive(Clone, Debug)]
+struct Joiner {
+    /// After which piece of the body.
+    when: Index,
+    from: &'static str,
+    coalesce: &'static str,
+}
+
+/// How a generation is made and watched.
+#[derive(Clone, Debug)]
+struct Story {
+    format: Format,
+    parts: Vec<Part>,
+    /// Where the body is cut.
+    cuts: Vec<Index>,
+    joiners: Vec<Joiner>,
+}
+
+/// Tokens with everything that is hard in a text, but line ends that SSE would not keep.
+fn tokens() -> impl Strategy<Value = Vec<String>> {
+    let token = prop_oneof![
+        4 => "[ a-z]{1,8}",
+        1 => select(vec![" ", "\n\n", "\"", "\\", "é", "🎺", "雨 ", "[DONE] ", "data: x", "{", "}"])
+            .prop_map(str::to_owned),
+    ];
+    vec(token, 1..30)
+}
+
+fn parts() -> impl Strategy<Value = Vec<Part>> {
+    let arguments = tokens().prop_map(|tokens| {
+        let mut pieces = vec!["{\"city\":\"".to_owned()];
+        pieces.extend(tokens.iter().map(|token| token.replace(['"', '\\', '\n'], "-")));
+        pieces.push("\"}".to_owned());
+        pieces
+    });
+    let part = prop_oneof![
+        3 => tokens().prop_map(Part::Text),
+        1 => tokens().prop_map(Part::Reasoning),
+        1 => arguments.prop_map(Part::Call),
+    ];
+    // One call at most: the oracle tells calls apart no more than it must.
+    vec(part, 1..4).prop_map(|mut parts| {
+        let mut called = false;
+        parts.retain(|part| {
+            let again = called && is_call(part);
+            called |= is_call(part);
+            !again
+        });
+        parts
+    })
+}
+
+fn is_call(part: &Part) -> bool {
+    matches!(part, Part::Call(_))
+}
+
+fn joiner() -> impl Strategy<Value = Joiner> {
+    (
+        any::<Index>(),
+        select(vec!["snapshot", "snapshot", "earliest"]),
+        select(vec!["off", "off", "1ms", "5ms", "40ms", "adaptive"]),
+    )
+        .prop_map(|(when, from, coalesce)| Joiner { when, from, coalesce })
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    let story = (select(&Format::ALL), parts(), vec(any::<Index>(), 0..24), vec(joiner(), 1..5));
+    story.prop_map(|(format, parts, cuts, joiners)| Story { format, parts, cuts, joiners })
+}
+
+/// Lives the story on a channel of its own.
+async fn live(hub: &Arc<TestHub>, channel: &str, story: &Story) {
+    let generation = Generation::with(story.format, &story.parts);
+    let body = generation.whole().into_bytes();
+    let mut cuts: Vec<usize> = story.cuts.iter().map(|cut| cut.index(body.len())).collect();
+    cuts.extend([0, body.len()]);
+    cuts.sort_unstable();
+    let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &body[cut[0]..cut[1]]).collect();
+    let mut joined = Vec::new();
+    let mut producer = generation.producer(hub, channel).await;
+    for (n, piece) in pieces.iter().enumerate() {
+        for joiner in story.joiners.iter().filter(|joiner| joiner.when.index(pieces.len()) == n) {
+            let Joiner { from, coalesce, .. } = joiner;
+            let to = format!("/v1/channels/{channel}?from={from}&coalesce={coalesce}");
+            let (hub, format) = (Arc::clone(hub), story.format);
+            joined.push(tokio::spawn(async move { Viewer::watch(&hub, format, &to).await }));
+        }
+        producer.send(piece).await;
+        tokio::time::sleep(Duration::from_millis(1)).await; // the pace of the producer
+    }
+    let receipt = within("the receipt", producer.finish()).await.ok().json();
+    assert_eq!(receipt["state"], "complete");
+    let ledger = Ledger::read(hub, story.format, channel).await;
+    assert_eq!(ledger.len(), generation.chunks.len());
+    for viewer in joined {
+        let viewer = within("a joiner", viewer).await.expect("all of it");
+        viewer.assert_complete(&generation);
+        ledger.assert_follows(story.format, viewer.joined.as_deref(), &viewer.seen);
+        if viewer.snapshot.is_some() {
+            ledger.assert_snapshot(&viewer);
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_joiner_and_an_earliest_joiner_end_with_equal_text() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let hub = Arc::new(runtime.block_on(TestHub::start()));
+    let number = Cell::new(0);
+    let config = ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        max_shrink_time: 20_000,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(story in story())| {
+        number.set(number.get() + 1);
+        runtime.block_on(live(&hub, &format!("c/{}", number.get()), &story));
+    });
+}
