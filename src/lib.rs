@@ -12,7 +12,7 @@
 //! | 1 masonry | [`sse`]: the grammar; [`generation`]: what the events of model providers mean |
 //! | 2 cellars | [`store`]: where logs live |
 //! | 3 hall | [`hub`]: channels and subscriptions |
-//! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out |
+//! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out; [`hooks`]: calls out |
 //! | 5 corridor | [`http`]: connections, routes, problems |
 //! | 6 rooms | [`protocol`], [`admin`] |
 //! | 7 roof | [`config`], [`server`], [`cli`] |
@@ -27,6 +27,7 @@ pub mod config;
 pub mod egress;
 pub mod event;
 pub mod generation;
+pub mod hooks;
 pub mod http;
 pub mod hub;
 pub mod ingest;

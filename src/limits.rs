@@ -60,3 +60,14 @@ pub const MAX_UNFOLDED_EVENTS: u64 = 64;
 
 /// The longest window in which events are merged, in seconds: past it, nothing is live.
 pub const MAX_COALESCE_SECONDS: u64 = 10;
+/// Ends of channels that wait to be told to one hook: minutes of a busy hub.
+pub const MAX_QUEUED_HOOKS: usize = 1_024;
+
+/// Bytes that they may take, for each hook: their texts are of any length.
+pub const MAX_HOOK_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Calls of one hook at a time, those that wait for another attempt included.
+pub const MAX_HOOK_CALLS: usize = 16;
+
+/// Bytes of a hook's response that are read: nobody looks at them, they only free the connection.
+pub const MAX_HOOK_RESPONSE_BYTES: usize = 64 * 1024;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::egress::Egress;
+use crate::hooks::{Hooks, NoCertificates};
 use crate::http::{App, Listener, Route, Router, Serving, Slots, Workers};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
@@ -35,6 +36,7 @@ pub struct Server {
     hub: Hub,
     ingest: Ingest,
     egress: Egress,
+    hooks: Hooks,
     shutdown: Shutdown,
     workers: Workers,
     public: Listener,
@@ -62,6 +64,9 @@ pub enum StartError {
     /// The threads that serve requests cannot be started.
     #[error("cannot start the workers (`server.workers`): {0}")]
     Workers(io::Error),
+    /// There is a hook that nobody could be trusted to receive.
+    #[error("cannot call `https` hooks (`hooks`): {0}")]
+    Hooks(NoCertificates),
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
@@ -98,7 +103,20 @@ impl Server {
             listen("server.listen", config.server.listen, public_app, public_slots)?;
         let (admin_addr, admin) =
             listen("server.admin_listen", config.server.admin_listen, admin_app, admin_slots)?;
-        Ok(Self { hub, ingest, egress, shutdown, workers, public, admin, addr, admin_addr, config })
+        let hooks = Hooks::start(&config.hooks, &hub, &shutdown).map_err(StartError::Hooks)?;
+        Ok(Self {
+            config,
+            hub,
+            ingest,
+            egress,
+            hooks,
+            shutdown,
+            workers,
+            public,
+            admin,
+            addr,
+            admin_addr,
+        })
     }
 
     /// Where publishers and subscribers connect.
@@ -115,7 +133,7 @@ impl Server {
 
     /// Serves until the future resolves, then drains.
     pub async fn run(self, until: impl Future<Output = ()>) {
-        let Self { config, hub, ingest, egress, shutdown, public, admin, .. } = self;
+        let Self { config, hub, ingest, egress, hooks, shutdown, public, admin, .. } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(public.run());
         tasks.spawn(admin.run());
@@ -123,7 +141,7 @@ impl Server {
         tasks.spawn(egress.clone().patrol());
         tracing::info!(addr = %self.addr, admin_addr = %self.admin_addr, "listening");
         until.await;
-        drain(&ingest, &egress, &shutdown, config.drain.window).await;
+        drain(&ingest, &egress, &hooks, &shutdown, config.drain.window).await;
         // Waits until the listeners are closed: whoever comes back must find the ports free.
         tasks.shutdown().await;
         // Connections that would not end are cut with their threads.
@@ -172,13 +190,21 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 }
 
 /// Sends everyone away, each at a moment of its own, and waits for them.
-async fn drain(ingest: &Ingest, egress: &Egress, shutdown: &Shutdown, window: Duration) {
+async fn drain(
+    ingest: &Ingest,
+    egress: &Egress,
+    hooks: &Hooks,
+    shutdown: &Shutdown,
+    window: Duration,
+) {
     let ends = Instant::now() + window;
     let (subscriptions, publishes) = (egress.active(), ingest.active());
     tracing::info!(subscriptions, publishes, ?window, "draining");
     shutdown.drain();
     egress.drain(window);
-    while (egress.active() > 0 || ingest.active() > 0) && Instant::now() < ends {
+    // In this order: what is published last may end a channel that a hook is to be told of.
+    let busy = || egress.active() > 0 || ingest.active() > 0 || !hooks.is_idle();
+    while busy() && Instant::now() < ends {
         tokio::time::sleep(DRAIN_PACE).await;
     }
     shutdown.stop();

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["sse", "generation"],
     &["store"],
     &["hub"],
-    &["ingest", "egress"],
+    &["ingest", "egress", "hooks"],
     &["http"],
     &["protocol", "admin"],
     &["config", "server", "cli", "main"],

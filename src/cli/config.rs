@@ -46,18 +46,31 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Every setting with its source, as a file that could be loaded.
+/// Every setting with its source, as a file that could be loaded if no secret were hidden.
 fn shown(loaded: &Loaded) -> anyhow::Result<String> {
     let Value::Table(sections) = Value::try_from(&loaded.config)? else { return Ok(String::new()) };
     let mut blocks = Vec::new();
     for (section, settings) in &sections {
-        let mut block = vec![format!("[{section}]")];
-        for (key, value) in settings.as_table().into_iter().flatten() {
-            let source = loaded.sources.get(&format!("{section}.{key}"));
-            let source = source.map_or("default", String::as_str);
-            block.push(format!("{key} = {value}  # {source}"));
+        match settings {
+            Value::Array(several) => {
+                let source = source(loaded, section);
+                let head = format!("[[{section}]]");
+                blocks.extend(several.iter().map(|settings| block(&head, settings, |_| source)));
+            }
+            settings => blocks.push(block(&format!("[{section}]"), settings, |key| {
+                source(loaded, &format!("{section}.{key}"))
+            })),
         }
-        blocks.push(block.join("\n"));
     }
     Ok(blocks.join("\n\n"))
+}
+
+fn block<'a>(head: &str, settings: &Value, source: impl Fn(&str) -> &'a str) -> String {
+    let settings = settings.as_table().into_iter().flatten();
+    let lines = settings.map(|(key, value)| format!("{key} = {value}  # {}", source(key)));
+    std::iter::once(head.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+fn source<'a>(loaded: &'a Loaded, key: &str) -> &'a str {
+    loaded.sources.get(key).map_or("default", String::as_str)
 }

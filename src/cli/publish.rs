@@ -141,7 +141,7 @@ struct Stopped(Box<Problem>);
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match publish(args).await {
         Err(error) if error.is::<Stopped>() => {
-            terminal::notice(&error.to_string());
+            terminal::notice(error);
             Ok(ExitCode::from(STOPPED))
         }
         outcome => outcome,

@@ -65,11 +65,24 @@ fn usual_file() -> Option<PathBuf> {
 
 fn file_layer(path: &Path) -> Result<Layer, LoadError> {
     let name = path.display().to_string();
-    let wrong = |error: config::ConfigError| LoadError(vec![format!("{name}: {error}")]);
+    let wrong = |error: config::ConfigError| {
+        LoadError(vec![format!("{name}: {}", without_secrets(&error.to_string()))])
+    };
     let text = std::fs::read_to_string(path)
         .map_err(|error| LoadError(vec![format!("{name}: {error}")]))?;
     let table = File::from_str(&text, FileFormat::Toml).collect().map_err(wrong)?;
     Ok(Layer { source: name, settings: flatten(table) })
+}
+
+/// A message of the TOML parser quotes the line that it cannot read: not if that is a secret.
+fn without_secrets(message: &str) -> String {
+    let hidden = |line: &str| match line.split_once('|') {
+        Some((number, quoted)) if quoted.contains("secret") => {
+            format!("{number}| secret = (hidden)")
+        }
+        _ => line.to_owned(),
+    };
+    message.lines().map(hidden).collect::<Vec<_>>().join("\n")
 }
 
 fn environment_layer() -> Result<Layer, LoadError> {
@@ -150,7 +163,7 @@ fn right(key: &str) -> String {
     match key {
         "subscribers.on_lag" => "expected \"disconnect\" or \"skip\"".into(),
         "log.format" => "expected \"text\" or \"json\"".into(),
-        "channels.rules" => "see `fanfare config default` for an example".into(),
+        "channels.rules" | "hooks" => "see `fanfare config default` for an example".into(),
         _ => default_of(key).map_or_else(String::new, |value| format!("the default is {value}")),
     }
 }
@@ -175,17 +188,26 @@ fn plain(error: &config::ConfigError) -> String {
     }
 }
 
-/// Every setting there is.
+/// Every setting there is; of a section that can stand several times, its name.
 fn known_keys() -> Vec<String> {
     let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
-    let keys =
-        defaults.iter().filter_map(|(section, settings)| Some((section, settings.as_table()?)));
-    keys.flat_map(|(section, settings)| settings.keys().map(move |key| format!("{section}.{key}")))
-        .collect()
+    let mut known = Vec::new();
+    for (section, settings) in &defaults {
+        match settings.as_table() {
+            Some(table) => known.extend(table.keys().map(|key| format!("{section}.{key}"))),
+            None => known.push(section.clone()),
+        }
+    }
+    // What has no default is not among the defaults.
+    known.push("channels.when_unwatched".to_owned());
+    known
 }
 
 fn unknown(source: &str, key: &str, known: &[String]) -> String {
     let section = key.split_once('.').map_or(key, |(section, _)| section);
+    if known.iter().any(|known| known == section) {
+        return format!("{source}: {section}: a list: write `[[{section}]]`, in a file");
+    }
     let close = known.iter().filter(|known| known.starts_with(&format!("{section}.")));
     match close.min_by_key(|known| distance(known, key)) {
         Some(likely) => format!("{source}: {key}: unknown setting; did you mean `{likely}`?"),
@@ -194,7 +216,8 @@ fn unknown(source: &str, key: &str, known: &[String]) -> String {
 }
 
 fn sections(known: &[String]) -> String {
-    let mut names: Vec<_> = known.iter().filter_map(|key| Some(key.split_once('.')?.0)).collect();
+    let section = |key: &'_ String| key.split('.').next().unwrap_or_default().to_owned();
+    let mut names: Vec<_> = known.iter().map(section).collect();
     names.dedup();
     names.join(", ")
 }
@@ -213,6 +236,50 @@ mod tests {
 
     fn wrong(key: &str, text: &str) -> String {
         merge(&[flag_layer(&[(key, text.to_owned())])]).unwrap_err().to_string()
+    }
+
+    fn of_file(text: &str) -> Result<Loaded, LoadError> {
+        let table = File::from_str(text, FileFormat::Toml).collect().unwrap();
+        merge(&[Layer { source: "hub.toml".into(), settings: flatten(table) }])
+    }
+
+    #[test]
+    fn hooks_come_from_a_file() {
+        let hook = "[[hooks]]\npattern = \"a/*\"\nurl = \"http://a/\"\n";
+        let loaded = of_file(&format!("{hook}attempts = 2\n{hook}timeout = \"1s\"")).unwrap();
+        let hooks = &loaded.config.hooks.0;
+        assert_eq!((hooks.len(), hooks[0].attempts, hooks[1].attempts), (2, 2, 5));
+        assert_eq!(loaded.sources["hooks"], "hub.toml");
+        for (wrong, message) in [
+            ("attempts = 0", "hub.toml: hooks: `attempts` of the hook for `a/*` must be between"),
+            ("secret = \"hunter2\"", "hub.toml: hooks: `secret` is too short"),
+            ("attempt = 1", "hub.toml: hooks: unknown field `attempt`"),
+        ] {
+            let error = of_file(&format!("{hook}{wrong}")).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_written_as_one_section_is_told_so() {
+        let error = of_file("[hooks]\npattern = \"a\"").unwrap_err().to_string();
+        assert_eq!(error, "hub.toml: hooks: a list: write `[[hooks]]`, in a file");
+    }
+
+    #[test]
+    fn a_secret_that_is_no_toml_is_not_quoted() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"[[hooks]]\nsecret = hunter2\n").unwrap();
+        let error = load(Some(file.path()), &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_section_is_told_which_there_are() {
+        let error = of_file("[hook]\nurl = \"x\"").unwrap_err().to_string();
+        assert!(error.contains("hook: unknown section; there are"), "{error}");
+        assert!(error.contains("drain, hooks, log"), "{error}");
     }
 
     #[test]

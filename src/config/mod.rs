@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{LoadError, Loaded, load};
 
 use crate::http::CorsConfig;
-use crate::{egress, http, hub, ingest, telemetry};
+use crate::{egress, hooks, http, hub, ingest, telemetry};
 
 /// The commented default configuration: the manual of all settings.
 pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
@@ -26,6 +26,8 @@ pub struct Config {
     pub subscribers: egress::Config,
     /// What publishers may do.
     pub publish: ingest::Config,
+    /// Who is told when channels end.
+    pub hooks: hooks::Config,
     /// Which web pages may use the hub.
     pub cors: CorsConfig,
     /// How the hub goes down.
@@ -102,6 +104,9 @@ impl Config {
         let a_day = Duration::from_secs(24 * 3600);
         require(self.subscribers.reconnect_delay <= a_day, "subscribers.reconnect_delay", long);
         require(self.drain.window <= a_day, "drain.window", long);
+        for invalid in self.hooks.validate() {
+            found.push(Invalid { key: "hooks", message: invalid.to_string() });
+        }
         if let Err(error) = self.cors.validate() {
             found.push(Invalid { key: "cors.allow_origins", message: error.to_string() });
         }
@@ -121,9 +126,9 @@ mod tests {
         assert_eq!(Config::from_toml(DEFAULT).unwrap(), Config::default());
         let named: toml::Table = toml::from_str(DEFAULT).unwrap();
         let all: toml::Table = toml::Table::try_from(Config::default()).unwrap();
-        for (section, settings) in &all {
+        // Rules and hooks are examples among the comments: empty lists would collide with them.
+        for (section, settings) in all.iter().filter(|(section, _)| *section != "hooks") {
             let named = named[section].as_table().unwrap();
-            // Rules stand as an example among the comments: an empty list would collide with them.
             for key in settings.as_table().unwrap().keys().filter(|key| *key != "rules") {
                 assert!(named.contains_key(key), "{section}.{key} is not in deploy/fanfare.toml");
             }
@@ -132,13 +137,22 @@ mod tests {
 
     #[test]
     fn the_examples_among_the_comments_can_be_used() {
-        let rules = DEFAULT.replace("# [[", "[[");
-        let uncommented = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"]
+        let examples = DEFAULT.replace("# [[", "[[");
+        let rule = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"];
+        let hook = ["url", "secret", "timeout", "attempts"];
+        let uncommented = rule
             .iter()
-            .fold(rules, |text, key| text.replace(&format!("# {key} ="), &format!("{key} =")));
+            .chain(&hook)
+            .fold(examples, |text, key| text.replace(&format!("# {key} ="), &format!("{key} =")));
         let config = Config::from_toml(&uncommented).unwrap();
+        assert_eq!(config.validate(), []);
         assert_eq!(config.channels.rules.len(), 1);
         assert_eq!(config.channels.rules[0].options.max_events, Some(1000));
+        let [hook] = &config.hooks.0[..] else { panic!("one hook: {:?}", config.hooks) };
+        let minimal = "[[hooks]]\npattern = \"a\"\nurl = \"http://a\"";
+        let defaults = &Config::from_toml(minimal).unwrap().hooks.0[0];
+        assert_eq!((hook.timeout, hook.attempts), (defaults.timeout, defaults.attempts));
+        assert!(hook.secret.is_some());
     }
 
     #[test]
@@ -164,6 +178,14 @@ mod tests {
             keys,
             ["subscribers.max_lifetime", "subscribers.reconnect_delay", "drain.window"]
         );
+    }
+
+    #[test]
+    fn a_hook_that_cannot_be_is_named() {
+        let text = "[[hooks]]\npattern = \"a\"\nurl = \"http://a\"\nattempts = 0";
+        let invalid = Config::from_toml(text).unwrap().validate();
+        assert_eq!(invalid.len(), 1);
+        assert_eq!(invalid[0].key, "hooks");
     }
 
     #[test]

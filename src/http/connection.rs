@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -70,6 +71,8 @@ pub(super) enum Outcome {
 pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Outcome {
     // Without it, an event waits for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
+    // A publisher whose machine has gone without a word would hold its channel for ever.
+    let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive());
     let http2 = match timeout(serving.config.header_timeout, is_http2(&tcp)).await {
         Ok(Ok(http2)) => http2,
         Ok(Err(_)) => return Outcome::Over,
@@ -90,6 +93,12 @@ pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) ->
         Err(error) if error.is_parse_too_large() => Outcome::Limit("server.max_header_bytes"),
         Err(_) => Outcome::Over,
     }
+}
+
+/// Some 30 seconds of silence, and three questions without an answer.
+fn keepalive() -> TcpKeepalive {
+    let pause = Duration::from_secs(10);
+    TcpKeepalive::new().with_time(3 * pause).with_interval(pause).with_retries(3)
 }
 
 async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {

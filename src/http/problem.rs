@@ -103,7 +103,7 @@ impl ErrorCode {
                 ("payload_too_large", S::PAYLOAD_TOO_LARGE, false, "The document is too large")
             }
             Self::PublishInProgress => {
-                ("publish_in_progress", S::CONFLICT, true, "The first request still runs")
+                ("publish_in_progress", S::CONFLICT, true, "Another publish is under way")
             }
         }
     }

@@ -17,14 +17,14 @@ mod signals;
 mod subscription;
 mod sweeper;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use channel::{
     AppendError, Appended, Channel, Close, Description, Listener, Producer, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
-pub use notice::{End, Gap};
+pub use notice::{End, Ended, Gap};
 pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
 pub use registry::TooManyChannels;
@@ -36,6 +36,7 @@ use channel::Shared;
 use deadlines::Deadlines;
 use memory::Memory;
 use merge::Merge;
+use notice::OnEnd;
 use reading::{Begin, Beginning};
 use registry::Registry;
 use sequencer::Sequencer;
@@ -100,6 +101,7 @@ impl Hub {
             memory: Memory::new(budget, metrics.clone()),
             metrics,
             deadlines: Deadlines::default(),
+            on_end: OnceLock::new(),
         });
         let registry = Registry::new(config, shared.clone());
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
@@ -109,6 +111,16 @@ impl Hub {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.shared.metrics
+    }
+
+    /// Puts the end of each channel that the filter wants into this queue, unless that is full; a
+    /// deletion is no end. Only the first call counts, and only for channels that come after it.
+    pub fn on_end(
+        &self,
+        filter: impl Fn(&ChannelName) -> bool + Send + Sync + 'static,
+        queue: tokio::sync::mpsc::Sender<Ended>,
+    ) {
+        let _ = self.0.shared.on_end.set(OnEnd::new(filter, queue));
     }
 
     /// An offset of this hub's epoch as a position.

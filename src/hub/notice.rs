@@ -1,10 +1,16 @@
 //! The hub's own events: what a subscriber is told besides what was published.
 
+use std::fmt;
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use crate::channel::ChannelName;
+use crate::clock::Micros;
 use crate::event::{ChannelState, GapReason};
 use crate::position::Position;
+use crate::telemetry::Metrics;
 
 /// Here something is missing, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,17 +54,6 @@ impl Gap {
     }
 }
 
-/// What the events of a generation add up to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folded {
-    /// Their format.
-    pub format: &'static str,
-    /// The text, without reasoning and tool calls.
-    pub text: String,
-    /// The usage as the provider reported it: JSON.
-    pub usage: Option<String>,
-}
-
 /// A channel has ended, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -86,6 +81,65 @@ impl End {
             state: self.state.as_str(),
             reason: self.reason.as_deref(),
         })
+    }
+}
+
+/// A channel has ended: what a hook tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// The channel.
+    pub channel: ChannelName,
+    /// How.
+    pub state: ChannelState,
+    /// Why, in words, if somebody said.
+    pub reason: Option<Box<str>>,
+    /// What its events are, if that is known.
+    pub format: Option<&'static str>,
+    /// The text of its events, if that is known.
+    pub text: Option<String>,
+    /// What it cost, as JSON, if the producer said.
+    pub usage: Option<String>,
+    /// How many events it had.
+    pub events: u64,
+    /// The time from the first to the last of them.
+    pub duration: Duration,
+    /// The id of the first event.
+    pub first_id: Option<String>,
+    /// The id of the last event.
+    pub last_id: Option<String>,
+    /// When it ended.
+    pub time: Micros,
+}
+
+/// Who is told of the ends of channels, and of which.
+pub(super) struct OnEnd {
+    filter: Box<dyn Fn(&ChannelName) -> bool + Send + Sync>,
+    queue: mpsc::Sender<Ended>,
+}
+
+impl OnEnd {
+    pub(super) fn new(
+        filter: impl Fn(&ChannelName) -> bool + Send + Sync + 'static,
+        queue: mpsc::Sender<Ended>,
+    ) -> Self {
+        Self { filter: Box::new(filter), queue }
+    }
+
+    pub(super) fn wants(&self, channel: &ChannelName) -> bool {
+        (self.filter)(channel)
+    }
+
+    /// Never waits: what does not fit is dropped and counted.
+    pub(super) fn tell(&self, ended: Ended, metrics: &Metrics) {
+        if self.queue.try_send(ended).is_err() {
+            metrics.hook_dropped();
+        }
+    }
+}
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnEnd").field("queue", &self.queue).finish_non_exhaustive()
     }
 }
 

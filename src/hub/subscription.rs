@@ -172,6 +172,12 @@ impl Subscription {
         self.at_tail
     }
 
+    /// Whether it begins with the first event that its channel ever had.
+    #[must_use]
+    pub fn begins_whole(&self) -> bool {
+        matches!(&self.source, Source::One(one) if one.place.mark() == Mark::default())
+    }
+
     /// Has neighbouring deltas merged from now on, or not any more.
     pub fn set_merging(&mut self, merging: bool) {
         self.merging = merging;

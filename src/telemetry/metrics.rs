@@ -30,6 +30,8 @@ pub struct Metrics {
     events_evicted: IntCounterVec,
     connections: IntGauge,
     limit_hits: IntCounterVec,
+    hooks: IntCounterVec,
+    hook_attempts: IntCounter,
 }
 
 impl Default for Metrics {
@@ -92,12 +94,15 @@ impl Metrics {
                 "Requests that met a limit, by limit.",
                 "limit",
             ),
+            hooks: make.counters("hooks_total", "Hooks to be called, by outcome.", "outcome"),
+            hook_attempts: make.counter("hook_attempts_total", "Calls of hooks, retries included."),
             registry,
         };
         at_zero(&metrics.publishes, ["ok"]);
         at_zero(&metrics.gaps, GapReason::ALL.map(GapReason::as_str));
         at_zero(&metrics.events_evicted, ["events", "bytes", "age", "memory", "idle"]);
         at_zero(&metrics.limit_hits, LIMITS);
+        at_zero(&metrics.hooks, ["delivered", "failed", "dropped"]);
         metrics
     }
 
@@ -186,6 +191,26 @@ impl Metrics {
     /// Somebody met a limit; the label is one of `LIMITS`.
     pub fn limit_hit(&self, limit: &str) {
         self.limit_hits.with_label_values(&[limit]).inc();
+    }
+
+    /// A hook is called; perhaps not for the first time.
+    pub fn hook_attempted(&self) {
+        self.hook_attempts.inc();
+    }
+
+    /// A hook's receiver knows of a channel's end.
+    pub fn hook_delivered(&self) {
+        self.hooks.with_label_values(&["delivered"]).inc();
+    }
+
+    /// A hook was given up.
+    pub fn hook_failed(&self) {
+        self.hooks.with_label_values(&["failed"]).inc();
+    }
+
+    /// There was no room to queue what a hook was to be told.
+    pub fn hook_dropped(&self) {
+        self.hooks.with_label_values(&["dropped"]).inc();
     }
 }
 

@@ -236,6 +236,7 @@ impl Viewer {
                 let channel = channel.next().expect("events of a selected channel");
                 self.check_run(channel, &run, oracle);
             }
+            Step::Snapshot { .. } => panic!("nobody asked for a snapshot"),
             Step::Gap(gap) if gap.reason == GapReason::Lagged => self.check_skip(&gap, oracle),
             Step::Gap(gap) => self.check_gap(&gap, oracle),
             Step::Ended { end, position } => {

@@ -159,6 +159,7 @@ impl World {
             max_bytes: max_bytes.map(ByteSize),
             max_age: ages.map(span),
             idle_timeout: idles.map(span),
+            ..ChannelOptions::default()
         };
         let new = self.oracle.channels[channel].life.is_none();
         let name = &self.oracle.channels[channel].name;
@@ -312,7 +313,7 @@ impl World {
                     kept.max(end.saturating_sub(*count as usize + ends))
                 }
                 (StartFrom::Last(_), _) => kept.max(oracle.behind(*channel, start)),
-                (StartFrom::Earliest | StartFrom::After(_), _) => kept,
+                (StartFrom::Earliest | StartFrom::Snapshot | StartFrom::After(_), _) => kept,
             };
             ticket.next.insert(*channel, at);
             if one && after.is_err() {

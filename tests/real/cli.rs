@@ -109,6 +109,23 @@ fn what_cannot_be_printed_is_an_error_and_no_panic() {
 }
 
 #[test]
+fn a_secret_is_not_shown_with_the_rest_of_the_configuration() {
+    let hook = "[[hooks]]\npattern = \"chat/**\"\nurl = \"https://app.example/ended\"\n";
+    let secret = "secret = \"correct horse battery\"\n";
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    write!(file, "{hook}{secret}").expect("written");
+    let path = file.path().to_str().expect("a path");
+    let run = |what| Command::new(FANFARE).args(["config", what, "--config", path]).output();
+    let shown = run("show").expect("a run");
+    let text = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.status.success(), "{text}");
+    let url = format!("url = \"https://app.example/ended\"  # {path}\n");
+    assert!(text.contains("[[hooks]]\n") && text.contains(&url), "{text}");
+    assert!(text.contains("secret = \"(hidden)\"") && !text.contains("horse"), "{text}");
+    assert!(run("check").expect("a run").status.success());
+}
+
+#[test]
 fn completions_and_the_default_configuration_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let output = Command::new(FANFARE).args(["completions", shell]).output().expect("a run");

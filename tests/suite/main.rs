@@ -8,11 +8,13 @@ mod support;
 
 mod around;
 mod bad_input;
+mod bare;
 mod bounds;
 mod coalesce;
 mod drain;
 mod endings;
 mod generations;
+mod hooks;
 mod long_poll;
 mod model;
 mod multi;

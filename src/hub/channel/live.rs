@@ -8,15 +8,16 @@ use tokio::time::Instant;
 
 use super::generation::{Generation, Snapshot, sniff};
 use super::{AppendError, Channel, Close, Inner, Producer};
+use crate::clock::now;
 use crate::event::ChannelState;
-use crate::generation::Format;
+use crate::generation::{Fold, Format};
 use crate::hub::coalesce::{Coalesce, Stretch};
-use crate::hub::notice::Folded;
+use crate::hub::notice::Ended;
 use crate::hub::reading::{Begin, Beginning};
 use crate::hub::signals::{GenerationOver, Hold, Signals, Stopped};
 use crate::limits::STOP_KEPT_SECONDS;
 use crate::position::Position;
-use crate::store::{Mark, Run};
+use crate::store::{Entry, Mark, Run};
 
 /// Why a generation is abandoned.
 const LEFT: &str = "the producer left without an end mark";
@@ -56,9 +57,8 @@ impl Channel {
         inner.holders -= 1;
         inner.last_used = Instant::now();
         if sole && inner.end.is_none() && !inner.retired {
-            let since = Instant::now();
-            inner.producer = Producer::Away { since };
-            self.shared.deadlines.set(since + inner.settings.producer_grace, &self.name);
+            inner.producer = Producer::Away { since: Instant::now() };
+            self.set_clocks(&mut inner);
         }
         inner.holders == 0 && !inner.known
     }
@@ -109,7 +109,7 @@ impl Channel {
             self.stop_now(&mut inner, reason);
         }
         self.notify();
-        self.post();
+        self.tell_of_end();
         Some(Ok(Stopped::Now))
     }
 
@@ -145,18 +145,22 @@ impl Channel {
         }
         drop(inner);
         self.notify();
-        self.post();
+        self.tell_of_end();
         Due::Nothing
     }
 
     /// Nobody watches any more, or yet.
     pub(super) fn note_unwatched(&self, inner: &mut Inner) {
-        if let Producer::Streaming { unwatched } = &mut inner.producer
-            && let Some(when) = inner.settings.when_unwatched
-        {
-            let since = Instant::now();
-            *unwatched = Some(since);
-            self.shared.deadlines.set(since + when.after, &self.name);
+        if let Producer::Streaming { unwatched } = &mut inner.producer {
+            *unwatched = Some(Instant::now());
+            self.set_clocks(inner);
+        }
+    }
+
+    /// Sees to it that somebody looks when something is due.
+    pub(super) fn set_clocks(&self, inner: &mut Inner) {
+        if let Some((at, _)) = inner.due() {
+            self.shared.deadlines.set(at, &self.name);
         }
     }
 
@@ -175,6 +179,42 @@ impl Channel {
         });
     }
 
+    /// The channel has ended: tells those who look at the board, and hooks.
+    pub(super) fn tell_of_end(&self) {
+        self.post();
+        if let Some(on_end) = self.shared.on_end.get()
+            && let Some(ended) = self.ended_for_hooks()
+        {
+            on_end.tell(ended, &self.shared.metrics);
+        }
+    }
+
+    fn ended_for_hooks(&self) -> Option<Ended> {
+        let mut inner = self.inner.lock();
+        let Inner { generation, log, end, span, settings, hooked: true, .. } = &mut *inner else {
+            return None;
+        };
+        let end = end.clone()?;
+        let max_bytes = settings.retention.max_bytes;
+        let fold = generation.as_mut().and_then(|generation| generation.folded(log, max_bytes));
+        let id = |entry: Entry| self.shared.sequencer.position(entry.offset).to_string();
+        let time = |(first, last): (Entry, Entry)| last.time.saturating_sub(first.time);
+        let usage = |fold: &Fold| fold.usage().map(|usage| usage.get().to_owned());
+        Some(Ended {
+            channel: end.channel,
+            state: end.state,
+            reason: end.reason,
+            format: fold.map(|fold| fold.format().as_str()),
+            text: fold.map(Fold::text),
+            usage: fold.and_then(usage),
+            events: log.end().seq.saturating_sub(1),
+            duration: Duration::from_micros(span.map_or(0, time)),
+            first_id: span.map(|(first, _)| id(first)),
+            last_id: span.map(|(_, last)| id(last)),
+            time: log.peek(log.end().seq - 1).map_or_else(now, |entry| entry.time),
+        })
+    }
+
     /// How events are merged for those who do not say.
     pub(in crate::hub) fn coalesce(&self) -> Coalesce {
         self.inner.lock().settings.coalesce
@@ -189,19 +229,6 @@ impl Channel {
         };
         self.account(&mut inner);
         (inner.begin(Begin::At(snapshot.mark)), Some(snapshot))
-    }
-
-    /// What its events add up to, all of them; nothing if that is not known.
-    pub(in crate::hub) fn folded(&self) -> Option<Folded> {
-        let mut inner = self.inner.lock();
-        let max_bytes = inner.settings.retention.max_bytes;
-        let Inner { generation, log, .. } = &mut *inner;
-        let fold = generation.as_mut()?.folded(log, max_bytes)?;
-        Some(Folded {
-            format: fold.format().as_str(),
-            text: fold.text(),
-            usage: fold.usage().map(|usage| usage.get().to_owned()),
-        })
     }
 
     /// Events as they are to be written to those who want them merged; as they stand in the log if
@@ -302,7 +329,7 @@ impl Inner {
     /// Lets the generation follow the log, before retention takes anything away.
     pub(super) fn follow_generation(&mut self) {
         let retention = self.settings.retention;
-        if self.producer != Producer::None {
+        if self.producer != Producer::None || self.hooked {
             self.known_format();
         }
         let Self { generation, log, .. } = self;

@@ -24,7 +24,7 @@ use crate::hub::coalesce::Stretch;
 use crate::hub::config::{ChannelOptions, Settings};
 use crate::hub::deadlines::Deadlines;
 use crate::hub::memory::Memory;
-use crate::hub::notice::End;
+use crate::hub::notice::{End, OnEnd};
 use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
 use crate::hub::sequencer::Sequencer;
 use crate::hub::signals::Signals;
@@ -61,6 +61,7 @@ pub(in crate::hub) struct Shared {
     pub(in crate::hub) memory: Memory,
     pub(in crate::hub) metrics: Arc<Metrics>,
     pub(in crate::hub) deadlines: Deadlines,
+    pub(in crate::hub) on_end: OnceLock<OnEnd>,
 }
 
 /// A named, ordered log of events, and those who listen to it.
@@ -88,6 +89,10 @@ struct Inner {
     stopped: bool,
     /// The offset of its first event, in this life.
     first: Option<Offset>,
+    /// Its first and its last event, whether they are retained or not.
+    span: Option<(Entry, Entry)>,
+    /// Somebody is to be told of its end, and what its events add up to.
+    hooked: bool,
     /// What its events add up to, if anybody wanted to know.
     generation: Option<Box<Generation>>,
     producer: Producer,
@@ -202,6 +207,8 @@ impl Channel {
             end: None,
             stopped: false,
             first: None,
+            span: None,
+            hooked: shared.on_end.get().is_some_and(|on_end| on_end.wants(&name)),
             generation: None,
             producer: Producer::None,
             inherited: trimmed_through,
@@ -261,7 +268,7 @@ impl Channel {
             self.notify();
         }
         if close.is_some() {
-            self.post();
+            self.tell_of_end();
         }
         Ok(appended)
     }
@@ -280,6 +287,7 @@ impl Channel {
         inner.last_used = Instant::now();
         inner.settings = inner.settings.with(options);
         self.apply_retention(&mut inner);
+        self.set_clocks(&mut inner);
         Ok(created)
     }
 
@@ -548,6 +556,9 @@ impl Channel {
             let event_type = event.event_type.as_ref().map(event::EventType::as_str);
             writer.append(inner, Offset(offset), event_type, event.data.as_bytes());
         }
+        let entry = |offset| Entry { offset: Offset(offset), time: writer.time };
+        let first_ever = inner.span.map_or(entry(first.0), |(first_ever, _)| first_ever);
+        inner.span = Some((first_ever, entry(first.0 + last)));
         self.publish_end(inner);
         let bytes = events.iter().map(|event| event.data.as_bytes().len() as u64).sum();
         self.shared.metrics.published(events.len() as u64, bytes);

@@ -95,7 +95,8 @@ fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
         return Ok(ChannelOptions::default());
     }
     let right = "JSON such as {\"max_events\": 100, \"max_bytes\": \"1MiB\", \
-                 \"max_age\": \"1h\", \"idle_timeout\": \"1h\", \"coalesce\": \"40ms\"}";
+                 \"max_age\": \"1h\", \"idle_timeout\": \"1h\", \"coalesce\": \"40ms\"}; \
+                 to publish, use POST";
     parse_object(document, right)
 }
 

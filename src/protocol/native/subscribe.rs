@@ -68,6 +68,10 @@ async fn subscribe(
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
     let many = matches!(selection, Selection::Many(_));
     let format = match bare(&query, many)? {
+        Some(_) if from == StartFrom::Snapshot => {
+            let right = "expected anything else with `bare`: a snapshot is the hub's own event";
+            return Err(Problem::parameter("from", "snapshot", right));
+        }
         Some(format) => format,
         None => match accepted(request.headers())? {
             JSON => return answer_page(native, selection, &from, coalesce, &query).await,
@@ -77,6 +81,10 @@ async fn subscribe(
     match native.hub.subscribe(selection, &from, native.egress.bounds())? {
         Opened::Over => Ok(over()),
         Opened::Live(subscription) => {
+            if format.is_bare() && from == StartFrom::Earliest && !subscription.begins_whole() {
+                let detail = "the beginning of this stream is no longer retained";
+                return Err(Problem::new(ErrorCode::NotFound, detail));
+            }
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             let link = request.extensions().get::<Client>().map(|client| client.link.clone());
             Ok(live(native, subscription, format, coalesce, link))

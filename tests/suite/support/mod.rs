@@ -3,6 +3,7 @@
 pub(crate) mod generation;
 mod hub;
 mod publisher;
+mod receiver;
 mod sse;
 mod wire;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 pub(crate) use hub::TestHub;
 pub(crate) use publisher::Publisher;
+pub(crate) use receiver::{Answer, Receiver};
 pub(crate) use sse::{SseClient, SseEvent};
 pub(crate) use wire::{Head, Piece, Response, Wire};
 

@@ -1,0 +1,116 @@
+//! The HTTP client of the hooks: HTTP/1.1, over TLS where the URL says so, no redirects.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::limits::{MAX_HOOK_CALLS, MAX_HOOK_RESPONSE_BYTES};
+
+/// How long a connection is kept for the next call: shorter than most servers keep theirs, so that
+/// few calls meet one that is just being closed.
+const KEPT_IDLE: Duration = Duration::from_secs(15);
+
+/// Sends requests: a cheap handle, whose connections are kept and used again.
+#[derive(Clone)]
+pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+/// No certificate authority is known to this machine, so no receiver could be trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("no CA certificates: install ca-certificates, or set SSL_CERT_FILE: {0}")]
+pub struct NoCertificates(#[from] rustls::Error);
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// Another answer than 2xx.
+    #[error("the receiver answered {0}")]
+    Status(StatusCode),
+    /// No answer in time.
+    #[error("the receiver did not answer in time")]
+    Timeout,
+    /// No connection, or none that spoke HTTP.
+    #[error("the receiver could not be reached: {0}")]
+    Transport(String),
+    /// The request could not be made: a defect, which a test would show.
+    #[error("the request could not be made: {0}")]
+    Request(#[from] http::Error),
+    /// The hub had to leave.
+    #[error("the hub is leaving")]
+    Leaving,
+}
+
+impl Client {
+    /// Trusts what this machine trusts; looks that up only if there is a need for `tls`.
+    pub(super) fn new(tls: bool) -> Result<Self, NoCertificates> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let trusting = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(NoCertificates)?;
+        let trusting = if tls {
+            trusting.try_with_platform_verifier()?
+        } else {
+            trusting.with_root_certificates(RootCertStore::empty())
+        };
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(trusting.with_no_client_auth())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEPT_IDLE)
+            .pool_max_idle_per_host(MAX_HOOK_CALLS)
+            .build(connector);
+        Ok(Self(client))
+    }
+
+    /// Sends a request, and waits for the head of the response until the deadline.
+    pub(super) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Instant,
+    ) -> Result<Response<Incoming>, CallError> {
+        match timeout_at(deadline, self.0.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(CallError::Transport(with_causes(&error))),
+            Err(_) => Err(CallError::Timeout),
+        }
+    }
+}
+
+/// Reads what nobody wants to know, so that the connection can be used again; not too much of it,
+/// and not for too long.
+pub(super) async fn read_away(mut body: Incoming, deadline: Instant) {
+    let mut bytes = 0;
+    while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > MAX_HOOK_RESPONSE_BYTES {
+            return;
+        }
+    }
+}
+
+/// An error with all that caused it: the client's own words say little.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

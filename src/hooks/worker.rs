@@ -1,0 +1,287 @@
+//! One hook at work: a queue, a few calls at a time, and patience with the receiver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::Full;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::client::{CallError, Client, read_away};
+use super::config::Hook;
+use super::message::Message;
+use crate::channel::ChannelName;
+use crate::clock::now;
+use crate::limits::{MAX_HOOK_CALLS, MAX_HOOK_QUEUE_BYTES, MAX_QUEUED_HOOKS};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
+
+/// The pause before the second attempt; each further one is twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause: a receiver that is back should not be left waiting.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How far pauses are spread, so that calls that failed together do not come back together.
+const JITTER: f64 = 0.25;
+
+/// The unit in which the memory of a queue is counted.
+const ROOM_UNIT: usize = 1024;
+
+const USER_AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
+
+/// See the module.
+pub(super) struct Worker {
+    hook: Hook,
+    client: Client,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+    queue: mpsc::Sender<Job>,
+    /// What messages that are not done with may take of the memory.
+    room: Arc<Semaphore>,
+}
+
+/// A message on its way to one hook.
+struct Job {
+    message: Arc<Message>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Worker {
+    /// Begins to work in this runtime, until the hub stops.
+    pub(super) fn start(
+        hook: Hook,
+        client: Client,
+        metrics: Arc<Metrics>,
+        shutdown: Shutdown,
+    ) -> Arc<Self> {
+        let (worker, jobs) = Self::new(hook, client, metrics, shutdown);
+        worker.shutdown.spawn_on(worker.clone().run(jobs), &Handle::current());
+        worker
+    }
+
+    fn new(
+        hook: Hook,
+        client: Client,
+        metrics: Arc<Metrics>,
+        shutdown: Shutdown,
+    ) -> (Arc<Self>, mpsc::Receiver<Job>) {
+        let (queue, jobs) = mpsc::channel(MAX_QUEUED_HOOKS);
+        let room = Arc::new(Semaphore::new(MAX_HOOK_QUEUE_BYTES / ROOM_UNIT));
+        (Arc::new(Self { hook, client, metrics, shutdown, queue, room }), jobs)
+    }
+
+    /// Whether the hook is told of this channel's end.
+    pub(super) fn wants(&self, channel: &ChannelName) -> bool {
+        self.hook.wants(channel)
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.room.available_permits() == MAX_HOOK_QUEUE_BYTES / ROOM_UNIT
+    }
+
+    /// Queues a message, if there is room for it.
+    pub(super) fn take(&self, message: Arc<Message>) {
+        let Some(room) = self.room_for(&message) else {
+            return self.metrics.hook_dropped();
+        };
+        match self.queue.try_send(Job { message, _room: room }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.metrics.hook_dropped(),
+            Err(TrySendError::Closed(job)) => self.give_up(&job.message, 0, &CallError::Leaving),
+        }
+    }
+
+    /// A message that is larger than all the room there is takes all of it.
+    fn room_for(&self, message: &Message) -> Option<OwnedSemaphorePermit> {
+        let units = (message.body.len() / ROOM_UNIT + 1).min(MAX_HOOK_QUEUE_BYTES / ROOM_UNIT);
+        self.room.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+    }
+
+    async fn run(self: Arc<Self>, mut jobs: mpsc::Receiver<Job>) {
+        let mut calls = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(job) = jobs.recv(), if calls.len() < MAX_HOOK_CALLS => {
+                    calls.spawn(self.clone().deliver(job));
+                }
+                Some(_) = calls.join_next() => {}
+                () = self.shutdown.stopping() => break,
+            }
+        }
+        // Those that run see it too, and end by themselves.
+        while calls.join_next().await.is_some() {}
+        jobs.close();
+        while let Ok(job) = jobs.try_recv() {
+            self.give_up(&job.message, 0, &CallError::Leaving);
+        }
+    }
+
+    /// Tells the receiver, again and again if need be. Once the hub drains there is one attempt
+    /// more, at once. The job is held until then, with the room that it takes.
+    async fn deliver(self: Arc<Self>, job: Job) {
+        let message = &*job.message;
+        for attempt in 1.. {
+            let last = attempt >= self.hook.attempts || self.shutdown.is_draining();
+            match self.attempt(message).await {
+                Ok(()) => return self.metrics.hook_delivered(),
+                Err(error) if last || is_final(&error) => {
+                    return self.give_up(message, attempt, &error);
+                }
+                Err(error) => {
+                    let (host, channel) = (self.hook.url.host(), message.channel.as_str());
+                    tracing::debug!(host, channel, attempt, %error, "a hook is tried again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause_after(attempt)) => {}
+                () = self.shutdown.draining() => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, message: &Message) -> Result<(), CallError> {
+        self.metrics.hook_attempted();
+        let request = self.request(message)?;
+        let deadline = Instant::now() + self.hook.timeout;
+        let response = tokio::select! {
+            response = self.client.send(request, deadline) => response?,
+            () = self.shutdown.stopping() => return Err(CallError::Leaving),
+        };
+        let (head, body) = response.into_parts();
+        tokio::select! {
+            () = read_away(body, deadline) => {}
+            () = self.shutdown.stopping() => {}
+        }
+        if head.status.is_success() { Ok(()) } else { Err(CallError::Status(head.status)) }
+    }
+
+    /// A request of this moment: receivers refuse what was signed long ago.
+    fn request(&self, message: &Message) -> Result<Request<Full<Bytes>>, http::Error> {
+        let timestamp = (now() / 1_000_000).to_string();
+        let mut request = Request::post(self.hook.url.uri())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, USER_AGENT)
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", &timestamp);
+        if let Some(secret) = &self.hook.secret {
+            let signature = secret.sign(&message.id, &timestamp, &message.body);
+            request = request.header("webhook-signature", signature);
+        }
+        request.body(Full::new(message.body.clone()))
+    }
+
+    fn give_up(&self, message: &Message, attempts: u32, error: &CallError) {
+        let (host, channel) = (self.hook.url.host(), message.channel.as_str());
+        let (pattern, id) = (self.hook.pattern.as_str(), message.id.as_str());
+        tracing::warn!(pattern, host, channel, id, attempts, %error, "a hook was given up");
+        self.metrics.hook_failed();
+    }
+}
+
+/// Whether another attempt would be in vain: the receiver is gone for good, or the hub is.
+fn is_final(error: &CallError) -> bool {
+    matches!(error, CallError::Status(StatusCode::GONE) | CallError::Leaving)
+}
+
+/// How long to wait after so many attempts.
+fn pause_after(attempts: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(16));
+    let spread = 1.0 - JITTER + 2.0 * JITTER * fastrand::f64();
+    doubled.min(LONGEST_PAUSE).mul_f64(spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ChannelState;
+    use crate::hub::Ended;
+    use crate::telemetry::encode;
+
+    /// A worker that does not work, so that its queue fills up.
+    fn idle_worker() -> (Arc<Worker>, mpsc::Receiver<Job>, Arc<Metrics>) {
+        let hook = toml::from_str("pattern = \"**\"\nurl = \"http://127.0.0.1:9/\"").unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let client = Client::new(false).unwrap();
+        let (worker, jobs) = Worker::new(hook, client, metrics.clone(), Shutdown::default());
+        (worker, jobs, metrics)
+    }
+
+    fn message(bytes: usize) -> Arc<Message> {
+        Arc::new(Message::new(&Ended {
+            channel: "c".parse().unwrap(),
+            state: ChannelState::Complete,
+            reason: None,
+            format: None,
+            text: Some("x".repeat(bytes)),
+            usage: None,
+            events: 1,
+            duration: Duration::ZERO,
+            first_id: None,
+            last_id: None,
+            time: 0,
+        }))
+    }
+
+    fn count(metrics: &Metrics, outcome: &str) -> usize {
+        let text = String::from_utf8(encode(metrics)).unwrap();
+        let metric = format!("fanfare_hooks_total{{outcome=\"{outcome}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(metric.as_str()));
+        value.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_queue_is_dropped_and_counted() {
+        let (worker, mut jobs, metrics) = idle_worker();
+        for _ in 0..MAX_QUEUED_HOOKS + 3 {
+            worker.take(message(1));
+        }
+        assert_eq!(count(&metrics, "dropped"), 3);
+        assert!(!worker.is_idle());
+        while jobs.try_recv().is_ok() {}
+        assert!(worker.is_idle(), "room is given back");
+    }
+
+    #[test]
+    fn large_messages_fill_the_queue_sooner_and_the_largest_still_finds_room() {
+        let (worker, mut jobs, metrics) = idle_worker();
+        let quarter = message(MAX_HOOK_QUEUE_BYTES / 4);
+        for _ in 0..4 {
+            worker.take(quarter.clone());
+        }
+        assert_eq!(count(&metrics, "dropped"), 1, "each has a document around its text");
+        while jobs.try_recv().is_ok() {}
+        worker.take(message(MAX_HOOK_QUEUE_BYTES + 1));
+        assert!(jobs.try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_when_the_hub_stops_is_counted_as_failed() {
+        let (worker, jobs, metrics) = idle_worker();
+        for _ in 0..3 {
+            worker.take(message(1));
+        }
+        worker.shutdown.stop();
+        worker.clone().run(jobs).await;
+        worker.take(message(1));
+        assert_eq!(count(&metrics, "failed"), 4);
+        assert!(worker.is_idle());
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_are_spread() {
+        for (attempts, seconds) in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (7, 60.0), (99, 60.0)] {
+            for _ in 0..100 {
+                let pause = pause_after(attempts).as_secs_f64();
+                assert!((0.75 * seconds..=1.25 * seconds).contains(&pause), "{attempts}: {pause}");
+            }
+        }
+        assert_ne!(pause_after(5), pause_after(5));
+    }
+}
