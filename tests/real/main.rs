@@ -4,6 +4,7 @@
 mod browser;
 mod build_log;
 mod cli;
+mod killed;
 mod process;
 mod sdk;
 mod support;

@@ -112,6 +112,11 @@ pub(crate) async fn get(addr: SocketAddr, path: &str) -> String {
     request(addr, &format!("GET {path} HTTP/1.1\r\nAccept: application/json"), "").await
 }
 
+/// The head of the answer.
+pub(crate) async fn head(addr: SocketAddr, path: &str) -> String {
+    request(addr, &format!("HEAD {path} HTTP/1.1"), "").await
+}
+
 async fn request(addr: SocketAddr, head: &str, body: &str) -> String {
     let mut tcp = TcpStream::connect(addr).await.expect("a connection");
     let request = format!("{head}\r\nHost: {addr}\r\nConnection: close\r\n\r\n{body}");

@@ -159,6 +159,7 @@ async fn put_creates_a_channel_with_retention_of_its_own() {
     }
     assert_eq!((&answer["channel"], &answer["state"]), (&json!("c"), &json!("open")));
     assert_eq!(answer["retention"]["max_events"], 2);
+    assert_eq!(answer["options"]["producer_grace"], "10s");
     assert_eq!(answer["subscribers"], 0);
     assert_eq!(hub.head("c").await.status(), 200);
     hub.publish_all("c", &["1", "2", "3"]).await;

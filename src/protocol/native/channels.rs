@@ -8,7 +8,7 @@ use crate::http::{
     ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
     read_document,
 };
-use crate::hub::{ChannelOptions, Description, Producer};
+use crate::hub::{ChannelOptions, Coalesce, Description, Producer, WhenUnwatched};
 
 /// A channel with its settings, as JSON.
 #[derive(Serialize)]
@@ -16,6 +16,7 @@ struct Document<'a> {
     #[serde(flatten)]
     channel: ChannelDocument<'a>,
     retention: Retention,
+    options: Options,
 }
 
 #[derive(Serialize)]
@@ -24,6 +25,13 @@ struct Retention {
     max_bytes: u64,
     max_age: String,
     idle_timeout: String,
+}
+
+#[derive(Serialize)]
+struct Options {
+    producer_grace: String,
+    coalesce: Coalesce,
+    when_unwatched: Option<WhenUnwatched>,
 }
 
 pub(super) async fn head(
@@ -110,6 +118,11 @@ impl<'a> Document<'a> {
                 max_bytes: settings.retention.max_bytes,
                 max_age: humantime::format_duration(settings.retention.max_age).to_string(),
                 idle_timeout: humantime::format_duration(settings.idle_timeout).to_string(),
+            },
+            options: Options {
+                producer_grace: humantime::format_duration(settings.producer_grace).to_string(),
+                coalesce: settings.coalesce,
+                when_unwatched: settings.when_unwatched,
             },
         }
     }
