@@ -58,6 +58,9 @@ pub const STOP_KEPT_SECONDS: u64 = 60;
 /// Events that a fold may be behind the log: what is folded at a time, while the channel is locked.
 pub const MAX_UNFOLDED_EVENTS: u64 = 64;
 
+/// Bytes of events whose merged form is kept for the next reader: what comes within a window.
+pub const MAX_SHARED_MERGE_BYTES: usize = 16 * 1024;
+
 /// The longest window in which events are merged, in seconds: past it, nothing is live.
 pub const MAX_COALESCE_SECONDS: u64 = 10;
 /// Ends of channels that wait to be told to one hook: minutes of a busy hub.

@@ -140,7 +140,11 @@ impl Server {
         tasks.spawn(hub.sweep());
         tasks.spawn(egress.clone().patrol());
         tracing::info!(addr = %self.addr, admin_addr = %self.admin_addr, "listening");
-        until.await;
+        tokio::select! {
+            () = until => {}
+            // They end with the hub, and not before it.
+            ended = tasks.join_next() => tracing::error!(?ended, "a part of the hub has ended"),
+        }
         drain(&ingest, &egress, &hooks, &shutdown, config.drain.window).await;
         // Waits until the listeners are closed: whoever comes back must find the ports free.
         tasks.shutdown().await;

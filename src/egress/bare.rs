@@ -41,10 +41,11 @@ impl Bare {
 
     /// Appends a step; returns the number of published events in it.
     pub(super) fn render(&mut self, step: &Step, out: &mut Vec<u8>) -> u64 {
-        let Step::Events { run, .. } = step else {
+        let Step::Events { channel, run } = step else {
             self.holed |= matches!(step, Step::Gap(_));
             return 0;
         };
+        self.shape = self.shape.or_else(|| channel.format());
         let (bytes, mut count) = (run.bytes(), 0);
         for frame in Frames::new(&bytes) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
@@ -66,12 +67,8 @@ impl Bare {
 
     fn push(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
         let (event_type, data) = (frame.event_type(), frame.data());
-        let shape = match self.shape {
-            Some(shape) => Some(shape),
-            None => Shape::sniff(&data),
-        };
-        self.shape = shape;
-        self.marked |= shape.is_some_and(|shape| shape.mark(event_type, &data).is_some());
+        let marks = |shape: Shape| shape.mark(event_type, &data).is_some();
+        self.marked |= self.shape.is_some_and(marks);
         if self.lines {
             out.extend_from_slice(data.as_bytes());
             out.push(b'\n');

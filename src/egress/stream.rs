@@ -189,6 +189,9 @@ impl EventStream {
                 // A block of its own: some clients read blocks, and not lines.
                 piece.bytes.push(b'\n');
             }
+        } else if self.format.is_bare() {
+            // White space before the next line: an empty line would be no JSON.
+            piece.bytes.push(b' ');
         } else {
             piece.bytes.push(b'\n');
         }

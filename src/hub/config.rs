@@ -25,7 +25,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// How long a generation waits for a producer who left without an end: then it is abandoned.
-    #[serde(with = "humantime_serde")]
+    #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "up_to_a_day")]
     pub producer_grace: Duration,
     /// How events are merged for subscribers who do not say.
     pub coalesce: Coalesce,
@@ -84,7 +84,11 @@ pub struct ChannelOptions {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
     /// See [`Config::producer_grace`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "humantime_serde::option::serialize",
+        deserialize_with = "perhaps_up_to_a_day",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub producer_grace: Option<Duration>,
     /// See [`Config::coalesce`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,7 +103,7 @@ pub struct ChannelOptions {
 #[serde(deny_unknown_fields)]
 pub struct WhenUnwatched {
     /// For so long.
-    #[serde(with = "humantime_serde")]
+    #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "up_to_a_day")]
     pub after: Duration,
     /// What the producer is sent.
     pub signal: Signal,
@@ -111,6 +115,24 @@ pub struct WhenUnwatched {
 pub enum Signal {
     /// Nobody needs the rest.
     Stop,
+}
+
+/// The longest time for which a channel waits for somebody: past it, it is only forgotten.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn up_to_a_day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let duration = humantime_serde::deserialize(deserializer)?;
+    if duration > DAY {
+        Err(D::Error::custom("expected a duration up to `1day`"))
+    } else {
+        Ok(duration)
+    }
+}
+
+fn perhaps_up_to_a_day<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    up_to_a_day(deserializer).map(Some)
 }
 
 /// A channel that kept no event would have nothing but gaps for those who are live.

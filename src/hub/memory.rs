@@ -10,12 +10,15 @@ use crate::telemetry::Metrics;
 pub(super) struct Memory {
     budget: usize,
     used: AtomicUsize,
+    /// What was used when nothing could be evicted: it is not worth looking again until this much
+    /// and a little more is used.
+    futile: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
 impl Memory {
     pub(super) fn new(budget: usize, metrics: Arc<Metrics>) -> Self {
-        Self { budget, used: AtomicUsize::new(0), metrics }
+        Self { budget, used: AtomicUsize::new(0), futile: AtomicUsize::new(0), metrics }
     }
 
     /// Somebody's share was `before` bytes and is `after` bytes now.
@@ -37,8 +40,16 @@ impl Memory {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Whether something should go, and there may be something that can.
     pub(super) fn is_exceeded(&self) -> bool {
-        self.used() > self.budget
+        let used = self.used();
+        used > self.budget && used > self.futile.load(Ordering::Relaxed)
+    }
+
+    /// Everything that could go has gone.
+    pub(super) fn note_search(&self) {
+        let more = if self.is_relieved() { 0 } else { self.used() + self.budget / 100 };
+        self.futile.store(more, Ordering::Relaxed);
     }
 
     /// Below this, eviction rests: a tenth of the budget goes at a time, so that the search for

@@ -1,6 +1,7 @@
 //! The hub: channels, and subscriptions that read them. It knows no HTTP, not who a client is,
 //! and not where events come from.
 
+mod board;
 mod channel;
 mod coalesce;
 mod config;
@@ -19,8 +20,9 @@ mod sweeper;
 
 use std::sync::{Arc, OnceLock};
 
+pub use board::Board;
 pub use channel::{
-    AppendError, Appended, Channel, Close, Description, Listener, Producer, Snapshot,
+    AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
@@ -29,7 +31,7 @@ pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
 pub use registry::TooManyChannels;
 pub use seat::Seat;
-pub use signals::{Board, GenerationOver, Hold, Signals, StopError, Stopped};
+pub use signals::{GenerationOver, Signals, StopError, Stopped};
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 
 use channel::Shared;

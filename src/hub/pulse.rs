@@ -100,6 +100,12 @@ impl Pulse {
         })
     }
 
+    /// Whether something lies ahead of the reader that must not wait until a window ends.
+    pub(super) fn must_flush(&self) -> bool {
+        let places = self.places.lock().clone();
+        places.iter().any(|place| place.channel.must_flush(place.mark().byte))
+    }
+
     /// How far the reader is behind all that there is to read.
     #[must_use]
     pub fn unread(&self) -> u64 {

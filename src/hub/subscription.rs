@@ -193,14 +193,9 @@ impl Subscription {
     }
 
     /// Whether something has come that must not wait until a window ends; wakes when more comes.
-    /// With many channels, nothing is that urgent.
     pub fn poll_urgent(&mut self, cx: &mut Context<'_>) -> bool {
         self.pulse.listen(cx.waker());
-        let urgent = match &self.source {
-            Source::One(one) => one.place.channel.must_flush(one.place.mark().byte),
-            Source::Many(_) => false,
-        };
-        urgent || self.pulse.ended().is_some()
+        self.pulse.ended().is_some() || self.pulse.must_flush()
     }
 
     /// The next step, as a future would give it; `None` at the end.

@@ -61,4 +61,5 @@ pub(super) fn evict_oldest(core: &Core) {
             oldest.push(Reverse((earliest, at)));
         }
     }
+    memory.note_search();
 }

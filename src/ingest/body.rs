@@ -190,7 +190,11 @@ impl Pieces {
         let whole = match str::from_utf8(&self.partial) {
             Ok(text) => text.len(),
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Err(_) => return Err(InvalidEvent::NotUtf8),
+            Err(error) => {
+                self.partial.truncate(error.valid_up_to());
+                self.give(Vec::new(), take)?;
+                return Err(InvalidEvent::NotUtf8);
+            }
         };
         // The second half of a line's end may follow.
         let whole = whole - usize::from(self.partial[..whole].ends_with(b"\r"));

@@ -165,7 +165,11 @@ impl Publish {
         let produce = || ingest.hub().produce(&channel, hold, format);
         let board = produces.then(produce).transpose()?;
         let (close, end_watch) = match close {
-            Some(Closing::Auto) => (None, Some(EndWatch::new(format))),
+            Some(Closing::Auto) => {
+                // One that goes on begins in the middle, where nothing may tell the format.
+                let known = format.or_else(|| board.as_ref().and_then(Board::format));
+                (None, Some(EndWatch::new(known)))
+            }
             Some(Closing::Behind(close)) => (Some(close), None),
             None => (None, None),
         };
@@ -230,18 +234,23 @@ impl Publish {
     /// The body broke off. If the generation had ended all the same, so does the channel.
     #[must_use]
     pub fn break_off(mut self) -> Tally {
-        if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_end) {
-            // If it was refused, somebody else was faster.
-            let _ = self.ingest.hub().append(&self.channel, &[], Some(&close));
+        let kept = self.tally.clone();
+        if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_end)
+            && let Ok(appended) = self.hand_in(Some(&close))
+        {
+            self.last = Some(appended);
+            // Whoever comes back with the key gets the receipt that was due.
+            let _ = self.into_receipt();
         }
-        self.tally.clone()
+        kept
     }
 
-    /// Resolves when somebody has stopped the channel, with the reason that was given.
-    pub async fn stopped(&mut self) -> Option<Box<str>> {
-        let Some(board) = &mut self.board else { return std::future::pending().await };
-        board.stopped().await;
-        board.read().end.and_then(|end| end.reason)
+    /// Resolves when somebody else has ended the channel: what the next append would be told.
+    pub async fn refused(&mut self) -> PublishError {
+        match &mut self.board {
+            Some(board) => board.refused().await.into(),
+            None => std::future::pending().await,
+        }
     }
 
     /// What was published so far, for whoever has to break off.
@@ -259,7 +268,7 @@ impl Publish {
         self.skip_published();
         let close = close.filter(|_| decoded.is_ok());
         if !self.events.is_empty() || close.is_some() {
-            let appended = self.ingest.hub().append(&self.channel, &self.events, close);
+            let appended = self.hand_in(close);
             let appended = appended.map_err(|error| self.failure(error.into(), false))?;
             self.count(appended);
         }
@@ -271,6 +280,14 @@ impl Publish {
         let (count, close) = self.end_watch.as_mut()?.look(&self.events)?;
         self.events.truncate(count);
         Some(close)
+    }
+
+    /// Appends to the channel that the publish began with, or to the one that has its name.
+    fn hand_in(&self, close: Option<&Close>) -> Result<Appended, hub::PublishError> {
+        match &self.board {
+            Some(board) => board.append(&self.events, close),
+            None => self.ingest.hub().append(&self.channel, &self.events, close),
+        }
     }
 
     fn skip_published(&mut self) {

@@ -149,7 +149,8 @@ fn say_own(sitter: &mut Sitter, now: u32) -> Option<Moved> {
 fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Done) {
     let edge = |events| piece.stretch.bytes_of(events);
     let whole = piece.stretch.events_within(count);
-    let begun = whole + usize::from(edge(whole) < count);
+    // What ends the body stands behind the last event, and is nobody's.
+    let begun = (whole + usize::from(edge(whole) < count)).min(piece.stretch.run.count());
     if piece.last && begun == piece.stretch.run.count() {
         sitter.say(piece.bytes.slice(count..), true);
     } else if edge(begun) > count {

@@ -195,8 +195,10 @@ impl Reactor {
             let latency = Duration::from_micros(clock::now().saturating_sub(rung_at));
             self.hub.metrics().delivery_took(latency);
         }
-        room.rests_until = if room.merges() {
-            (events > 0).then(|| Instant::now() + room.window)
+        room.rests_until = if room.merges() && events == 0 {
+            room.rests_until
+        } else if room.merges() {
+            Some(Instant::now() + room.window)
         } else {
             let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
             (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause))

@@ -27,10 +27,10 @@ pub(super) struct Generation {
     /// Published events that are folded.
     events: u64,
     snapshot: Option<Arc<Snapshot>>,
-    /// The place behind the last event that was looked at for [`last_flush`](Self::last_flush).
+    /// The place behind the last event that [`flushes_behind`](Self::flushes_behind) looked at.
     sorted: Mark,
-    /// The place behind the last event that must not wait for a window to end.
-    flush: Mark,
+    /// The byte of the log behind the last event that must not wait for a window to end.
+    flush: u64,
 }
 
 /// What a generation adds up to, up to a place in its log.
@@ -66,7 +66,7 @@ impl Generation {
             events: 0,
             snapshot: None,
             sorted: log.start(),
-            flush: log.start(),
+            flush: 0,
         }
     }
 
@@ -84,6 +84,11 @@ impl Generation {
         let fold = self.fold.as_ref().map_or(0, Fold::weight);
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.data.len());
         size_of::<Self>() + fold + snapshot
+    }
+
+    /// Whether giving it up would give memory back.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.fold.is_some() || self.snapshot.is_some()
     }
 
     /// Whether so much lies ahead of the fold that it should follow.
@@ -117,7 +122,7 @@ impl Generation {
         self.give_up();
     }
 
-    /// Retention has taken away what is not folded.
+    /// The fold is too large, or retention has taken away what is not folded.
     fn give_up(&mut self) {
         (self.fold, self.snapshot) = (None, None);
     }
@@ -156,20 +161,29 @@ impl Generation {
         self.fold.as_ref()
     }
 
-    /// The place behind the last event that must not wait: one that is no mere delta.
-    pub(super) fn last_flush(&mut self, log: &mut Log) -> Mark {
-        while let Read::Run(run) = log.read(self.sorted.max(log.start()), MAX_BATCH_BYTES) {
+    /// Whether an event behind this byte of the log must not wait: one that is no mere delta. Each
+    /// event is looked at once, whoever asks.
+    pub(super) fn flushes_behind(&mut self, byte: u64, log: &mut Log) -> bool {
+        self.sorted = self.sorted.max(log.mark_at_byte(byte));
+        while let Read::Run(run) = log.read(self.sorted, MAX_BATCH_BYTES) {
             let bytes = run.bytes();
             for (number, frame) in Frames::new(&bytes).enumerate() {
                 let delta = |format| Merge::begin(format, frame.event_type(), &frame.data());
                 if !is_published(frame) || self.format.and_then(delta).is_none() {
-                    let seq = run.start().seq + number as u64 + 1;
-                    self.flush = Mark { seq, byte: run.byte_after(number + 1) };
+                    self.flush = run.byte_after(number + 1);
                 }
             }
             self.sorted = run.end();
         }
-        self.flush
+        self.flush > byte
+    }
+
+    /// Gives memory back: the rendered snapshot, and the fold if its events have gone as well.
+    pub(super) fn shrink(&mut self, log: &Log, keep: u64) {
+        self.snapshot = None;
+        if log.start().behind(log.end()).seq <= keep {
+            self.fold = None;
+        }
     }
 }
 

@@ -14,10 +14,20 @@ use crate::generation::{Fold, Format};
 use crate::hub::coalesce::{Coalesce, Stretch};
 use crate::hub::notice::Ended;
 use crate::hub::reading::{Begin, Beginning};
-use crate::hub::signals::{GenerationOver, Hold, Signals, Stopped};
-use crate::limits::STOP_KEPT_SECONDS;
+use crate::hub::signals::{GenerationOver, Signals, Stopped};
+use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
 use crate::store::{Entry, Mark, Run};
+
+/// How a producer holds its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Beside others.
+    Shared,
+    /// As the producer of the generation: there is one at a time, and when it leaves without an end
+    /// the channel is abandoned after the grace.
+    Sole,
+}
 
 /// Why a generation is abandoned.
 const LEFT: &str = "the producer left without an end mark";
@@ -32,6 +42,13 @@ pub(in crate::hub) enum Due {
     At(Instant),
     /// Nothing.
     Nothing,
+}
+
+/// Who has not come in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overdue {
+    Producer,
+    Viewers,
 }
 
 impl Channel {
@@ -130,23 +147,30 @@ impl Channel {
 
     /// Does what is due by now. Returns when to look again.
     pub(in crate::hub) fn look_at_the_clock(&self) -> Due {
-        let mut inner = self.inner.lock();
-        let due = inner.due();
-        match due {
-            Some((at, _)) if at > Instant::now() => return Due::At(at),
-            Some((_, Close { state: ChannelState::Abandoned, reason })) => {
-                self.forewarn();
-                let close = Close { state: ChannelState::Abandoned, reason };
-                self.append_end(&mut inner, &close);
-                self.apply_retention(&mut inner);
+        {
+            let mut inner = self.inner.lock();
+            let Some((at, end)) = inner.due() else { return Due::Nothing };
+            if at > Instant::now() {
+                return Due::At(at);
             }
-            Some((_, close)) if self.subscribers() == 0 => self.stop_now(&mut inner, close.reason),
-            _ => return Due::Nothing,
+            match end {
+                Overdue::Producer => self.abandon(&mut inner),
+                Overdue::Viewers if self.subscribers() == 0 => {
+                    self.stop_now(&mut inner, Some(UNWATCHED.into()));
+                }
+                Overdue::Viewers => return Due::Nothing,
+            }
         }
-        drop(inner);
         self.notify();
         self.tell_of_end();
         Due::Nothing
+    }
+
+    fn abandon(&self, inner: &mut Inner) {
+        self.forewarn();
+        let close = Close { state: ChannelState::Abandoned, reason: Some(LEFT.into()) };
+        self.append_end(inner, &close);
+        self.apply_retention(inner);
     }
 
     /// Nobody watches any more, or yet.
@@ -215,6 +239,12 @@ impl Channel {
         })
     }
 
+    /// The format of its events, as its producer said or the first of them tells.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        self.inner.lock().known_format()
+    }
+
     /// How events are merged for those who do not say.
     pub(in crate::hub) fn coalesce(&self) -> Coalesce {
         self.inner.lock().settings.coalesce
@@ -248,7 +278,10 @@ impl Channel {
             return stretch.clone();
         }
         let stretch = Stretch::merged(run, format);
-        known.insert((run.start(), stretch)).1.clone()
+        // What those who replay are given is each one's own, and large.
+        *known =
+            (run.bytes().len() <= MAX_SHARED_MERGE_BYTES).then(|| (run.start(), stretch.clone()));
+        stretch
     }
 
     /// Whether behind this byte of the log lies an event that must not wait until a window ends.
@@ -257,7 +290,8 @@ impl Channel {
         let mut inner = self.inner.lock();
         inner.known_format();
         let Inner { generation, log, .. } = &mut *inner;
-        generation.as_mut().is_none_or(|generation| generation.last_flush(log).byte > byte)
+        let must = |generation: &mut Box<Generation>| generation.flushes_behind(byte, log);
+        generation.as_mut().is_none_or(must)
     }
 }
 
@@ -276,17 +310,15 @@ impl Inner {
         }
     }
 
-    /// What is to happen to the channel, and when, if nobody comes.
-    fn due(&self) -> Option<(Instant, Close)> {
-        let close = |state, reason: &str| Close { state, reason: Some(reason.into()) };
+    /// Who is waited for, and until when.
+    fn due(&self) -> Option<(Instant, Overdue)> {
         match (self.producer, self.settings.when_unwatched) {
             _ if self.end.is_some() || self.retired => None,
             (Producer::Away { since }, _) => {
-                let close = close(ChannelState::Abandoned, LEFT);
-                Some((since + self.settings.producer_grace, close))
+                Some((since.checked_add(self.settings.producer_grace)?, Overdue::Producer))
             }
             (Producer::Streaming { unwatched: Some(since) }, Some(when)) => {
-                Some((since + when.after, close(ChannelState::Cancelled, UNWATCHED)))
+                Some((since.checked_add(when.after)?, Overdue::Viewers))
             }
             _ => None,
         }
@@ -296,6 +328,15 @@ impl Inner {
     fn expect_format(&mut self, format: Format) {
         let Self { generation, log, .. } = self;
         generation.get_or_insert_with(|| Box::new(Generation::new(Some(format), log)));
+    }
+
+    /// Lets the generation take in all that there is, before something of it goes.
+    pub(super) fn catch_up(&mut self) {
+        let max_bytes = self.settings.retention.max_bytes;
+        let Self { generation, log, .. } = self;
+        if let Some(generation) = generation {
+            generation.follow(log, max_bytes);
+        }
     }
 
     /// The format, which is not remembered if nobody else wants to know.
@@ -343,8 +384,8 @@ impl Inner {
 
     /// How long the end of the channel is kept.
     pub(super) fn kept_after_end(&self) -> Duration {
-        // Nothing but the end is there: a stop that came before the producer.
-        let stopped_early = self.stopped && self.log.start().behind(self.log.end()).seq == 1;
+        // There never was anything but the end: a stop that came before the producer.
+        let stopped_early = self.stopped && self.log.end().seq == 1;
         let kept = self.settings.retention.max_age;
         if stopped_early { kept.min(Duration::from_secs(STOP_KEPT_SECONDS)) } else { kept }
     }

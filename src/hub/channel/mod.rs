@@ -2,10 +2,10 @@
 
 mod generation;
 mod live;
+mod retention;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use self::generation::Generation;
 pub use self::generation::Snapshot;
 pub(in crate::hub) use self::live::Due;
+pub use self::live::Hold;
 
 use crate::channel::ChannelName;
 use crate::clock::{Micros, now};
@@ -450,6 +451,7 @@ impl Channel {
             inner.last_used = Instant::now();
             if left == 0 {
                 self.note_unwatched(&mut inner);
+                *self.merged.lock() = None;
             }
             inner.holders == 0 && !inner.known
         };
@@ -472,79 +474,6 @@ impl Channel {
             .filter_map(|seq| inner.log.peek(seq))
             .map(|e| e.offset)
             .collect()
-    }
-
-    /// Evicts what has become too old.
-    pub(in crate::hub) fn expire(&self) {
-        let mut inner = self.inner.lock();
-        let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
-        let keep = inner.kept_at_end();
-        let evicted = inner.log.trim_older(now().saturating_sub(age), keep);
-        self.count_evicted("age", evicted);
-        self.account(&mut inner);
-    }
-
-    /// Evicts the oldest segment. Returns whether there was any.
-    pub(in crate::hub) fn evict_oldest(&self) -> bool {
-        let mut inner = self.inner.lock();
-        let keep = inner.kept_at_end();
-        let evicted = inner.log.evict_oldest(keep);
-        self.count_evicted("memory", evicted);
-        self.account(&mut inner);
-        evicted > 0
-    }
-
-    /// The offset of the earliest event that could be evicted.
-    pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
-        let inner = self.inner.lock();
-        let evictable = inner.log.start().behind(inner.log.end()).seq > inner.kept_at_end();
-        inner.log.earliest().filter(|_| evictable).map(|entry| entry.offset)
-    }
-
-    /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
-    /// when it did; the caller must remove it from the registry in the same step.
-    pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
-        let tail = {
-            let mut inner = self.inner.lock();
-            if inner.retired || !inner.is_unused() {
-                return None;
-            }
-            let evicted = inner.log.start().behind(inner.log.end()).seq;
-            self.count_evicted("idle", evicted);
-            self.retire(&mut inner);
-            inner.log.tail()
-        };
-        // Those who read it by a pattern let go of it.
-        self.notify();
-        self.post();
-        Some(tail)
-    }
-
-    /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
-    /// end; nothing if there was nothing to delete.
-    pub(in crate::hub) fn delete(&self) -> Option<Offset> {
-        let tail = {
-            let mut inner = self.inner.lock();
-            if inner.retired || !inner.known {
-                return None;
-            }
-            let close = Close { state: ChannelState::Deleted, reason: None };
-            self.forewarn();
-            self.append_end(&mut inner, &close);
-            let tail = inner.log.tail();
-            self.retire(&mut inner);
-            tail
-        };
-        self.notify();
-        self.post();
-        Some(tail)
-    }
-
-    fn retire(&self, inner: &mut Inner) {
-        inner.retired = true;
-        // Readers may still finish what is there; the budget no longer counts it.
-        self.shared.memory.release(std::mem::take(&mut inner.footprint));
-        self.shared.metrics.channel_removed();
     }
 
     fn append_events(&self, inner: &mut Inner, events: &[NewEvent]) -> Option<(Offset, Offset)> {
@@ -583,35 +512,6 @@ impl Channel {
         self.end_byte.store(end.byte, Ordering::Release);
     }
 
-    fn apply_retention(&self, inner: &mut Inner) {
-        inner.follow_generation();
-        let keep = inner.kept_at_end();
-        let retention = inner.settings.retention;
-        let by_events = inner.log.trim_events(retention.max_events, keep);
-        // The newest event stays, however large: those who are live must get it.
-        let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
-        self.count_evicted("events", by_events);
-        self.count_evicted("bytes", by_bytes);
-        self.account(inner);
-    }
-
-    fn account(&self, inner: &mut Inner) {
-        if inner.retired {
-            return;
-        }
-        let generation = inner.generation.as_ref().map_or(0, |generation| generation.weight());
-        let channel = size_of::<Self>() + self.name.as_str().len();
-        let footprint = inner.log.footprint() + generation + channel;
-        self.shared.memory.replace(inner.footprint, footprint);
-        inner.footprint = footprint;
-    }
-
-    fn count_evicted(&self, reason: &str, events: u64) {
-        if events > 0 {
-            self.shared.metrics.evicted(reason, events);
-        }
-    }
-
     fn forewarn(&self) {
         for (_, listener) in self.listeners.read().iter() {
             listener.channel_changing();
@@ -647,24 +547,6 @@ impl Inner {
 
     fn state(&self) -> ChannelState {
         self.end.as_ref().map_or(ChannelState::Open, |end| end.state)
-    }
-
-    /// The end of a channel outlives all eviction: late viewers must learn it.
-    fn kept_at_end(&self) -> u64 {
-        u64::from(self.end.is_some())
-    }
-
-    fn is_unused(&self) -> bool {
-        let idle = self.last_used.elapsed();
-        match (self.holders, self.known, &self.end) {
-            (1.., _, _) => false,
-            (0, false, _) => true,
-            (0, true, None) => idle >= self.settings.idle_timeout,
-            // Closed stays closed until its retention has passed, the end's included.
-            (0, true, Some(_)) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
-                Duration::from_micros(now().saturating_sub(end.time)) >= self.kept_after_end()
-            }),
-        }
     }
 
     fn begin(&self, begin: Begin) -> Beginning {

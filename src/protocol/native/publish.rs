@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::{Native, channel_name};
+use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, UnknownFormat};
 use crate::http::{ErrorCode, Problem, Query, Request, Response, json};
-use crate::hub::{self, Close};
-use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, PublishError, Tally};
+use crate::hub::Close;
+use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Tally};
 use crate::sse;
 
 /// How long, and how much, is still read from a publisher who was answered early: a connection
@@ -53,11 +55,11 @@ async fn publish_to_one(
     request: Request,
     name: &str,
 ) -> Result<Response, Problem> {
-    let name = channel_name(name)?;
-    let options = options(request.headers(), &Query::parse(request.uri().query())?)?;
-    let kind = body_kind(request.headers(), &options)?;
-    refuse_when_draining(native)?;
-    let mut body = request.into_body();
+    let (head, mut body) = request.into_parts();
+    let (name, kind, options) = match wanted(native, &head, name) {
+        Ok(wanted) => wanted,
+        Err(problem) => return Err(refuse(problem, body)),
+    };
     let mut publish = match native.ingest.publish(name, kind, options) {
         Ok(Begun::Publish(publish)) => publish,
         Ok(Begun::Replay(receipt)) => return replay(&receipt, body),
@@ -66,9 +68,8 @@ async fn publish_to_one(
     loop {
         let piece = tokio::select! {
             piece = next_piece(native, &mut body) => piece,
-            reason = publish.stopped() => {
-                tokio::spawn(linger(body));
-                return Err(stopped(publish.kept(), reason));
+            error = publish.refused() => {
+                return Err(refuse(error, body).keeping(publish.kept()));
             }
         };
         match piece {
@@ -85,6 +86,19 @@ async fn publish_to_one(
             Piece::Stopping => return Err(stopping(publish.kept())),
         }
     }
+}
+
+/// What the head of a request asks for.
+fn wanted(
+    native: &Native,
+    head: &Parts,
+    name: &str,
+) -> Result<(ChannelName, BodyKind, Options), Problem> {
+    let name = channel_name(name)?;
+    let options = options(&head.headers, &Query::parse(head.uri.query())?)?;
+    let kind = body_kind(&head.headers, &options)?;
+    refuse_when_draining(native)?;
+    Ok((name, kind, options))
 }
 
 async fn publish_to_many(native: &Native, request: Request) -> Result<Response, Problem> {
@@ -196,11 +210,6 @@ fn stopping(kept: &Tally) -> Problem {
     let detail =
         "the hub is going down: publish the rest to another, or to this one when it is back";
     Problem::new(ErrorCode::Draining, detail).keeping(kept)
-}
-
-fn stopped(kept: &Tally, reason: Option<Box<str>>) -> Problem {
-    let error = PublishError::Hub(hub::PublishError::Stopped(reason));
-    Problem::from(error).keeping(kept)
 }
 
 fn broke_off(kept: &Tally) -> Problem {

@@ -1,0 +1,155 @@
+//! The way back to the producer: stop, and how many are watching.
+//!
+//! A channel has a board on which its present signals stand, once somebody has asked for it.
+//! Producers and feeds look at the board; only its last state counts.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::channel::{Appended, Channel, Close, Hold};
+use super::signals::{GenerationOver, Signals, StopError, Stopped};
+use super::{Core, Hub, PublishError, TooManyChannels, refused};
+use crate::channel::ChannelName;
+use crate::event::{ChannelState, NewEvent};
+use crate::generation::Format;
+use crate::position::Position;
+
+/// Looks at a channel's board, and keeps the channel in memory meanwhile.
+pub struct Board {
+    core: Arc<Core>,
+    channel: Arc<Channel>,
+    signals: watch::Receiver<Signals>,
+    sole: bool,
+}
+
+impl Board {
+    /// What stands there now.
+    #[must_use]
+    pub fn read(&mut self) -> Signals {
+        self.signals.borrow_and_update().clone()
+    }
+
+    /// Resolves when something else stands there.
+    pub async fn changed(&mut self) {
+        if self.signals.changed().await.is_err() {
+            // The board lives as long as the channel, which this holds.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves when the channel has ended: what whoever publishes there is told.
+    pub async fn refused(&mut self) -> PublishError {
+        loop {
+            let signals = self.read();
+            if signals.end.is_some() {
+                return refusal(&signals);
+            }
+            self.changed().await;
+        }
+    }
+
+    /// Appends to this channel, and no other that may come to have its name.
+    ///
+    /// # Errors
+    /// The channel has ended; nothing was appended.
+    pub fn append(
+        &self,
+        events: &[NewEvent],
+        close: Option<&Close>,
+    ) -> Result<Appended, PublishError> {
+        match self.channel.append(events, close) {
+            Ok(appended) => {
+                Hub(self.core.clone()).evict_for_memory();
+                Ok(appended)
+            }
+            Err(error) => {
+                refused(error)?;
+                // While it is held, only a deletion takes it out of memory.
+                Err(PublishError::Closed(ChannelState::Deleted))
+            }
+        }
+    }
+
+    /// The format of the channel's events, if it is known.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        self.channel.format()
+    }
+}
+
+fn refusal(signals: &Signals) -> PublishError {
+    match &signals.end {
+        Some(end) if signals.stopped => PublishError::Stopped(end.reason.clone()),
+        Some(end) => PublishError::Closed(end.state),
+        None => PublishError::Closed(ChannelState::Deleted),
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        if self.channel.let_go(self.sole) {
+            self.core.registry.evict_if_unused(self.channel.name());
+        }
+    }
+}
+
+impl Hub {
+    /// The board of a channel, for whoever only looks.
+    ///
+    /// # Errors
+    /// There are too many channels.
+    pub fn board(&self, name: &ChannelName) -> Result<Board, TooManyChannels> {
+        loop {
+            let channel = self.0.registry.get_or_create(name)?;
+            if let Some(signals) = channel.hold() {
+                return Ok(Board { core: self.0.clone(), channel, signals, sole: false });
+            }
+        }
+    }
+
+    /// Begins to produce into a channel. What is known of the events' format is noted.
+    ///
+    /// # Errors
+    /// The channel has ended or has a producer already, or there are too many channels.
+    pub fn produce(
+        &self,
+        name: &ChannelName,
+        hold: Hold,
+        format: Option<Format>,
+    ) -> Result<Board, PublishError> {
+        loop {
+            let mut board = self.board(name)?;
+            match board.channel.produce(hold, format) {
+                Ok(()) => {
+                    board.sole = hold == Hold::Sole;
+                    return Ok(board);
+                }
+                Err(error) => refused(error)?,
+            }
+        }
+    }
+
+    /// Stops a channel: it ends as cancelled. One to which nobody has published yet ends before it
+    /// has begun, so that its producer is told when it comes.
+    ///
+    /// # Errors
+    /// `generation` is an event id of another life of the channel; or there are too many channels.
+    pub fn stop(
+        &self,
+        name: &ChannelName,
+        reason: Option<Box<str>>,
+        generation: Option<&Position>,
+    ) -> Result<Stopped, StopError> {
+        loop {
+            let channel = match (self.0.registry.get(name), generation) {
+                (Some(channel), _) => channel,
+                (None, Some(_)) => return Err(GenerationOver.into()),
+                (None, None) => self.0.registry.get_or_create(name)?,
+            };
+            if let Some(stopped) = channel.stop(reason.clone(), generation) {
+                return Ok(stopped?);
+            }
+        }
+    }
+}

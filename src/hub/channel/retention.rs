@@ -1,0 +1,145 @@
+//! What a channel keeps, what goes, and when the channel itself does.
+
+use std::time::Duration;
+
+use super::{Channel, Close, Inner};
+use crate::clock::now;
+use crate::event::ChannelState;
+use crate::position::Offset;
+
+impl Channel {
+    /// Evicts what has become too old.
+    pub(in crate::hub) fn expire(&self) {
+        let mut inner = self.inner.lock();
+        let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
+        let (keep, oldest) = (inner.kept_at_end(), now().saturating_sub(age));
+        if inner.log.earliest().is_some_and(|entry| entry.time <= oldest) {
+            inner.catch_up();
+        }
+        let evicted = inner.log.trim_older(oldest, keep);
+        self.count_evicted("age", evicted);
+        self.account(&mut inner);
+    }
+
+    /// Evicts the oldest segment, and with the last of them what they added up to. Returns whether
+    /// memory was given back.
+    pub(in crate::hub) fn evict_oldest(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let (keep, before) = (inner.kept_at_end(), inner.footprint);
+        inner.catch_up();
+        let evicted = inner.log.evict_oldest(keep);
+        self.count_evicted("memory", evicted);
+        let Inner { generation, log, .. } = &mut *inner;
+        if let Some(generation) = generation {
+            generation.shrink(log, keep);
+        }
+        self.account(&mut inner);
+        inner.footprint < before
+    }
+
+    /// The offset of the earliest event that could be evicted, or of the last one if what they
+    /// added up to is all that is left of them.
+    pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
+        let inner = self.inner.lock();
+        if inner.log.start().behind(inner.log.end()).seq > inner.kept_at_end() {
+            return inner.log.earliest().map(|entry| entry.offset);
+        }
+        let folded = inner.generation.as_ref().is_some_and(|generation| generation.is_heavy());
+        folded.then(|| inner.log.tail())
+    }
+
+    /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
+    /// when it did; the caller must remove it from the registry in the same step.
+    pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
+        let tail = {
+            let mut inner = self.inner.lock();
+            if inner.retired || !inner.is_unused() {
+                return None;
+            }
+            let evicted = inner.log.start().behind(inner.log.end()).seq;
+            self.count_evicted("idle", evicted);
+            self.retire(&mut inner);
+            inner.log.tail()
+        };
+        // Those who read it by a pattern let go of it.
+        self.notify();
+        self.post();
+        Some(tail)
+    }
+
+    /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
+    /// end; nothing if there was nothing to delete.
+    pub(in crate::hub) fn delete(&self) -> Option<Offset> {
+        let tail = {
+            let mut inner = self.inner.lock();
+            if inner.retired || !inner.known {
+                return None;
+            }
+            let close = Close { state: ChannelState::Deleted, reason: None };
+            self.forewarn();
+            self.append_end(&mut inner, &close);
+            let tail = inner.log.tail();
+            self.retire(&mut inner);
+            tail
+        };
+        self.notify();
+        self.post();
+        Some(tail)
+    }
+
+    pub(super) fn retire(&self, inner: &mut Inner) {
+        inner.retired = true;
+        // Readers may still finish what is there; the budget no longer counts it.
+        self.shared.memory.release(std::mem::take(&mut inner.footprint));
+        self.shared.metrics.channel_removed();
+    }
+
+    pub(super) fn apply_retention(&self, inner: &mut Inner) {
+        inner.follow_generation();
+        let keep = inner.kept_at_end();
+        let retention = inner.settings.retention;
+        let by_events = inner.log.trim_events(retention.max_events, keep);
+        // The newest event stays, however large: those who are live must get it.
+        let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
+        self.count_evicted("events", by_events);
+        self.count_evicted("bytes", by_bytes);
+        self.account(inner);
+    }
+
+    pub(super) fn account(&self, inner: &mut Inner) {
+        if inner.retired {
+            return;
+        }
+        let generation = inner.generation.as_ref().map_or(0, |generation| generation.weight());
+        let channel = size_of::<Self>() + self.name.as_str().len();
+        let footprint = inner.log.footprint() + generation + channel;
+        self.shared.memory.replace(inner.footprint, footprint);
+        inner.footprint = footprint;
+    }
+
+    pub(super) fn count_evicted(&self, reason: &str, events: u64) {
+        if events > 0 {
+            self.shared.metrics.evicted(reason, events);
+        }
+    }
+}
+
+impl Inner {
+    /// The end of a channel outlives all eviction: late viewers must learn it.
+    pub(super) fn kept_at_end(&self) -> u64 {
+        u64::from(self.end.is_some())
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        let idle = self.last_used.elapsed();
+        match (self.holders, self.known, &self.end) {
+            (1.., _, _) => false,
+            (0, false, _) => true,
+            (0, true, None) => idle >= self.settings.idle_timeout,
+            // Closed stays closed until its retention has passed, the end's included.
+            (0, true, Some(_)) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
+                Duration::from_micros(now().saturating_sub(end.time)) >= self.kept_after_end()
+            }),
+        }
+    }
+}
