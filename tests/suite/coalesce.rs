@@ -440,6 +440,22 @@ async fn ndjson_is_merged_as_the_event_stream_is() {
 }
 
 #[tokio::test]
+async fn on_many_channels_too_an_end_mark_does_not_wait_for_the_window() {
+    let hub = TestHub::start().await;
+    let mut client =
+        hub.stream("/v1/events?channel=a&channel=b&coalesce=10s", &[]).await.settled().await;
+    let mut producer = Publisher::events(&hub, "a").await;
+    producer.send("data: one\n\n").await;
+    assert_eq!(client.next().await.json()["data"], "one");
+    let begun = Instant::now();
+    producer.send("data: two\n\ndata: three\n\ndata: [DONE]\n\n").await;
+    assert_eq!(client.next().await.json()["data"], "twothree");
+    assert_eq!(client.next().await.json()["data"], "[DONE]");
+    assert!(begun.elapsed() < Duration::from_secs(5), "the window is ten seconds");
+    producer.finish().await.ok();
+}
+
+#[tokio::test]
 async fn on_many_channels_neighbours_of_one_channel_are_merged() {
     let hub = TestHub::start().await;
     for (channel, tokens) in [("a", 0..20), ("b", 20..40), ("a", 40..60)] {

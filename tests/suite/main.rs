@@ -14,6 +14,7 @@ mod coalesce;
 mod drain;
 mod endings;
 mod generations;
+mod hardening;
 mod hooks;
 mod long_poll;
 mod model;

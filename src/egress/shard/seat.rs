@@ -95,6 +95,12 @@ impl Sitter {
         self.own = Some(Box::new(Own { bytes, last }));
     }
 
+    /// Whether exactly these bytes of its own are in line.
+    #[cfg(test)]
+    pub(super) fn owes(&self, bytes: &[u8], last: bool) -> bool {
+        self.own.as_ref().is_some_and(|own| own.bytes == bytes && own.last == last)
+    }
+
     /// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
     pub(super) fn reset(&self) {
         let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));

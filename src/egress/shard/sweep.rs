@@ -181,3 +181,57 @@ impl Done {
         self.bytes += bytes;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::position::Offset;
+    use crate::store::{Entry, Log, Mark, Read, Retention};
+
+    /// A piece with one event that ends the body.
+    fn last_piece() -> Shared {
+        let retention =
+            Retention { max_events: 9, max_bytes: 999, max_age: Duration::from_secs(9) };
+        let (mut log, mut frame) = (Log::new(Offset::ZERO), Vec::new());
+        sse::encode(&mut frame, &sse::Text { id: Some("e-1"), event_type: None, data: b"x" });
+        log.append(Entry { offset: Offset(1), time: 0 }, &frame, &retention);
+        let Read::Run(run) = log.read(Mark::default(), 999) else { panic!("an event") };
+        let bytes = Bytes::from([&run.bytes()[..], sse::LAST_CHUNK].concat());
+        Shared { from: 0, merged: false, bytes, stretch: run.into(), more: false, last: true }
+    }
+
+    fn sitter() -> Sitter {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (room, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
+        let (byte, joined, own, adaptive, lags) = (0, 0, None, false, false);
+        Sitter {
+            tcp,
+            byte,
+            joined,
+            own,
+            room,
+            index,
+            last_write,
+            blocked,
+            ends,
+            due,
+            adaptive,
+            lags,
+        }
+    }
+
+    #[test]
+    fn a_socket_that_takes_a_part_of_the_last_chunk_is_owed_the_rest_of_it() {
+        let piece = last_piece();
+        for owed in 1..piece.bytes.len() {
+            let mut sitter = sitter();
+            part_written(&mut sitter, &piece, piece.bytes.len() - owed, &mut Done::default());
+            assert!(sitter.owes(&piece.bytes[piece.bytes.len() - owed..], true), "{owed}");
+            assert_eq!(sitter.byte, piece.stretch.end.byte);
+        }
+    }
+}

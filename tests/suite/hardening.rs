@@ -1,0 +1,123 @@
+//! What would bring a hub down, or make it say what is not so, and does not.
+
+use serde_json::{Value, json};
+
+use crate::support::{Publisher, TestHub, assert_problem, event_stream, eventually};
+
+const SSE: &str = "text/event-stream";
+
+#[tokio::test]
+async fn times_that_no_clock_can_reach_are_refused_by_name() {
+    let hub = TestHub::start().await;
+    let for_ever = "18446744073709551615s";
+    for (field, options) in [
+        ("producer_grace", json!({"producer_grace": for_ever})),
+        ("producer_grace", json!({"producer_grace": "2days"})),
+        ("when_unwatched", json!({"when_unwatched": {"after": for_ever, "signal": "stop"}})),
+    ] {
+        let reply = hub.put("c", options.to_string()).await;
+        let problem = assert_problem(&reply, 400, "invalid_parameter", field);
+        assert!(problem["parameter"].as_str().unwrap().starts_with(field), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn texts_of_generations_that_are_over_make_room_for_those_who_are_live() {
+    let hub = TestHub::with("channels.memory_budget = \"4MiB\"").await;
+    let token = json!({"object":"chat.completion.chunk",
+        "choices":[{"index":0,"delta":{"content":"x".repeat(2000)}}]})
+    .to_string();
+    let mut events = vec![token.as_str(); 100];
+    events.push("[DONE]");
+    for n in 0..40 {
+        let to = format!("/v1/channels/chat/{n}?close=auto");
+        hub.post(&to, SSE, event_stream(&events)).await.ok();
+        // A viewer who has come late makes the hub keep the text itself as well.
+        hub.page(&format!("chat/{n}"), "from=snapshot").await;
+    }
+    let mut viewer = hub.subscribe("live").await;
+    for n in 0..200 {
+        let id = hub.publish("live", &n.to_string()).await;
+        let event = viewer.next().await;
+        assert_eq!((event.id(), event.data.as_str()), (id.as_str(), n.to_string().as_str()));
+    }
+    let retained = hub.metric("fanfare_retained_bytes").await;
+    assert!(retained < 4.4 * 1024.0 * 1024.0, "{retained}");
+}
+
+#[tokio::test]
+async fn a_producer_whose_channel_is_deleted_does_not_go_on_in_the_next() {
+    let hub = TestHub::start().await;
+    let mut first = Publisher::begin(&hub, "/v1/channels/c?close=auto", SSE, &[]).await;
+    first.send("data: one\n\n").await;
+    hub.until_metric("fanfare_events_published_total", 1.0).await;
+    assert_eq!(hub.request("DELETE", "/v1/channels/c", &[], "").await.status(), 204);
+    let problem = assert_problem(&first.early_reply().await, 409, "channel_closed", "deleted");
+    assert_eq!(problem["events"], 1);
+    let second = hub.post("/v1/channels/c?close=auto", SSE, event_stream(["two", "[DONE]"])).await;
+    assert_eq!(second.ok().json()["state"], "complete");
+    let page = hub.page("c", "from=earliest").await;
+    assert_eq!(page["events"][0]["data"], "two");
+}
+
+#[tokio::test]
+async fn a_snapshot_outlives_the_events_that_age_has_taken() {
+    let hub = TestHub::with("channels.max_age = \"1s\"").await;
+    let mut producer = Publisher::begin(&hub, "/v1/channels/c?close=auto", SSE, &[]).await;
+    producer.send(event_stream(["once ", "upon "])).await;
+    eventually("age to take them", async || {
+        hub.head("c").await.header("fanfare-events") == Some("0")
+    })
+    .await;
+    producer.send(event_stream(["a time"])).await;
+    hub.until_metric("fanfare_events_published_total", 3.0).await;
+    let page = hub.page("c", "from=snapshot").await;
+    let first = &page["events"][0];
+    assert_eq!(first["event"], "fanfare.snapshot", "{page}");
+    let data: Value = serde_json::from_str(first["data"].as_str().unwrap()).unwrap();
+    let rest: String = page["events"].as_array().unwrap()[1..]
+        .iter()
+        .map(|e| e["data"].as_str().unwrap())
+        .collect();
+    assert_eq!(data["text"].as_str().unwrap().to_owned() + &rest, "once upon a time");
+}
+
+#[tokio::test]
+async fn a_generation_that_had_all_but_ended_when_it_broke_off_has_its_receipt() {
+    let hub = TestHub::start().await;
+    let headers = [("Content-Type", SSE), ("Idempotency-Key", "k")];
+    let to = "/v1/channels/c?close=auto";
+    let mut producer = Publisher::begin(&hub, to, SSE, &headers[1..]).await;
+    let body = event_stream([
+        r#"{"type":"start"}"#,
+        r#"{"type":"text-delta","id":"1","delta":"a"}"#,
+        r#"{"type":"finish"}"#,
+    ]);
+    producer.send(&body).await;
+    hub.until_metric("fanfare_events_published_total", 3.0).await;
+    producer.break_off();
+    eventually("the end", async || hub.head("c").await.header("fanfare-state") == Some("complete"))
+        .await;
+    let again = hub.request("POST", to, &headers, format!("{body}data: [DONE]\n\n")).await.ok();
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!((&again.json()["events"], &again.json()["state"]), (&json!(3), &json!("complete")));
+}
+
+#[tokio::test]
+async fn a_body_that_goes_on_in_the_middle_is_read_as_what_it_is() {
+    let hub = TestHub::start().await;
+    let to = "/v1/channels/c?close=auto";
+    let begun = event_stream([r#"{"type":"start"}"#, r#"{"type":"text-start","id":"1"}"#]);
+    assert_eq!(hub.post(to, SSE, begun).await.ok().json()["state"], "open");
+    let rest = event_stream([r#"{"type":"text-end","id":"1"}"#, r#"{"type":"finish"}"#, "[DONE]"]);
+    assert_eq!(hub.post(to, SSE, rest).await.ok().json()["state"], "complete");
+}
+
+#[tokio::test]
+async fn the_heartbeat_of_bare_lines_is_no_line() {
+    let hub = TestHub::with("subscribers.heartbeat = \"1s\"").await;
+    let mut wire = hub.open("/v1/channels/c?bare=lines", &[]).await;
+    wire.head().await;
+    let crate::support::Piece::Data(beat) = wire.piece().await else { panic!("no heartbeat") };
+    assert_eq!(beat, b" ");
+}
