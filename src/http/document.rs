@@ -18,9 +18,13 @@ pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result
         Problem::new(ErrorCode::InvalidParameter, format!("{error}: expected {right}"))
     })?;
     serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
-        let path = error.path().to_string();
-        let detail = format!("`{path}`: {}: expected {right}", error.inner());
-        Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", path)
+        let (path, wrong) = (error.path().to_string(), error.inner());
+        let problem = |detail| Problem::new(ErrorCode::InvalidParameter, detail);
+        // What is missing at the top has no place.
+        if path == "." {
+            return problem(format!("{wrong}: expected {right}"));
+        }
+        problem(format!("`{path}`: {wrong}: expected {right}")).with("parameter", path)
     })
 }
 

@@ -504,3 +504,11 @@ async fn a_wrong_when_unwatched_is_refused() {
     }
     assert_eq!(hub.head("c").await.status(), 404);
 }
+
+#[tokio::test]
+async fn what_is_missing_is_named_and_no_field_is_made_up_for_it() {
+    let hub = TestHub::start().await;
+    let reply = signal(&hub, "c", &json!({})).await;
+    let problem = assert_problem(&reply, 400, "invalid_parameter", "missing field `signal`");
+    assert_eq!(problem.get("parameter"), None, "{problem}");
+}
