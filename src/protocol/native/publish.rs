@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -27,7 +28,9 @@ pub(super) async fn one(
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {
-    let outcome = publish_to_one(&native, request, &name).await;
+    let (head, mut body) = request.into_parts();
+    let outcome = publish_to_one(&native, &head, &mut body, &name).await;
+    let_finish(body);
     count(&native, outcome)
 }
 
@@ -36,7 +39,9 @@ pub(super) async fn many(
     request: Request,
     _rest: String,
 ) -> Result<Response, Problem> {
-    let outcome = publish_to_many(&native, request).await;
+    let (head, mut body) = request.into_parts();
+    let outcome = publish_to_many(&native, &head, &mut body).await;
+    let_finish(body);
     count(&native, outcome)
 }
 
@@ -52,34 +57,26 @@ fn count(native: &Native, outcome: Result<Response, Problem>) -> Result<Response
 
 async fn publish_to_one(
     native: &Native,
-    request: Request,
+    head: &Parts,
+    body: &mut Incoming,
     name: &str,
 ) -> Result<Response, Problem> {
-    let (head, mut body) = request.into_parts();
-    let (name, kind, options) = match wanted(native, &head, name) {
-        Ok(wanted) => wanted,
-        Err(problem) => return Err(refuse(problem, body)),
-    };
-    let mut publish = match native.ingest.publish(name, kind, options) {
-        Ok(Begun::Publish(publish)) => publish,
-        Ok(Begun::Replay(receipt)) => return replay(&receipt, body),
-        Err(error) => return Err(refuse(error, body)),
+    let (name, kind, options) = wanted(native, head, name)?;
+    let mut publish = match native.ingest.publish(name, kind, options)? {
+        Begun::Publish(publish) => publish,
+        Begun::Replay(receipt) => return replay(&receipt),
     };
     loop {
         let piece = tokio::select! {
-            piece = next_piece(native, &mut body) => piece,
+            piece = next_piece(native, body) => piece,
             error = publish.refused() => {
-                return Err(refuse(error, body).keeping(publish.kept()));
+                return Err(Problem::from(error).keeping(publish.kept()));
             }
         };
         match piece {
-            Piece::Data(piece) => match publish.feed(&piece) {
-                Ok(Fed::More) => {}
-                Ok(Fed::Ended) => {
-                    tokio::spawn(linger(body));
-                    return json(&publish.into_receipt());
-                }
-                Err(failure) => return Err(refuse(failure, body)),
+            Piece::Data(piece) => match publish.feed(&piece)? {
+                Fed::More => {}
+                Fed::Ended => return json(&publish.into_receipt()),
             },
             Piece::End => return json(&publish.finish()?),
             Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
@@ -101,21 +98,19 @@ fn wanted(
     Ok((name, kind, options))
 }
 
-async fn publish_to_many(native: &Native, request: Request) -> Result<Response, Problem> {
+async fn publish_to_many(
+    native: &Native,
+    head: &Parts,
+    body: &mut Incoming,
+) -> Result<Response, Problem> {
     refuse_when_draining(native)?;
-    let key = idempotency_key(request.headers())?;
-    let mut scatter = match native.ingest.scatter(key)? {
+    let mut scatter = match native.ingest.scatter(idempotency_key(&head.headers)?)? {
         Begun::Publish(scatter) => scatter,
-        Begun::Replay(receipt) => return replay(&receipt, request.into_body()),
+        Begun::Replay(receipt) => return replay(&receipt),
     };
-    let mut body = request.into_body();
     loop {
-        match next_piece(native, &mut body).await {
-            Piece::Data(piece) => {
-                if let Err(failure) = scatter.feed(&piece) {
-                    return Err(refuse(failure, body));
-                }
-            }
+        match next_piece(native, body).await {
+            Piece::Data(piece) => scatter.feed(&piece)?,
             Piece::End => return json(&scatter.finish()?),
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
@@ -216,12 +211,14 @@ fn broke_off(kept: &Tally) -> Problem {
     Problem::new(ErrorCode::InvalidEvent, "the request body broke off").keeping(kept)
 }
 
-fn refuse(failure: impl Into<Problem>, body: Incoming) -> Problem {
-    tokio::spawn(linger(body));
-    failure.into()
+/// Lets a publisher who is answered before the end of its body come to read the answer.
+fn let_finish(body: Incoming) {
+    if !body.is_end_stream() {
+        tokio::spawn(linger(body));
+    }
 }
 
-/// Reads what the publisher had already sent, so that it comes to read the answer.
+/// Reads what the publisher still sends.
 async fn linger(mut body: Incoming) {
     let (time, most) = LINGER;
     let rest = async {
@@ -235,8 +232,7 @@ async fn linger(mut body: Incoming) {
     let _ = tokio::time::timeout(time, rest).await;
 }
 
-fn replay<R: Serialize>(known: &R, body: Incoming) -> Result<Response, Problem> {
-    tokio::spawn(linger(body));
+fn replay<R: Serialize>(known: &R) -> Result<Response, Problem> {
     let mut response = json(known)?;
     response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     Ok(response)
