@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::Core;
-use super::channel::Due;
 
 /// How often channels are looked at. An event may outlive its age by this much.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -37,7 +36,7 @@ pub(super) async fn keep_time(core: &Arc<Core>) {
     loop {
         for name in deadlines.next().await {
             let Some(channel) = core.registry.get(&name) else { continue };
-            if let Due::At(at) = channel.look_at_the_clock() {
+            if let Some(at) = channel.look_at_the_clock() {
                 deadlines.set(at, &name);
             }
         }

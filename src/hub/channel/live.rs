@@ -17,7 +17,7 @@ use crate::hub::reading::{Begin, Beginning};
 use crate::hub::signals::{GenerationOver, Signals, Stopped};
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
-use crate::store::{Entry, Mark, Run};
+use crate::store::{Entry, Run};
 
 /// How a producer holds its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +34,6 @@ const LEFT: &str = "the producer left without an end mark";
 
 /// Why a generation is stopped that nobody watches.
 const UNWATCHED: &str = "unwatched";
-
-/// What is to be done at a time that has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::hub) enum Due {
-    /// Look again then.
-    At(Instant),
-    /// Nothing.
-    Nothing,
-}
 
 /// Who has not come in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,46 +122,50 @@ impl Channel {
     }
 
     fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) {
-        self.forewarn();
         inner.known = true;
         inner.stopped = true;
-        self.append_end(inner, &Close { state: ChannelState::Cancelled, reason });
+        self.end_now(inner, &Close { state: ChannelState::Cancelled, reason });
+    }
+
+    fn end_now(&self, inner: &mut Inner, close: &Close) {
+        self.forewarn();
+        self.append_end(inner, close);
         self.apply_retention(inner);
     }
 
+    /// Whether an event id is one of those that this channel has given out, its end's included.
     fn is_of_this_life(&self, inner: &Inner, position: &Position) -> bool {
-        let began = inner.first.is_some_and(|first| position.offset >= first);
+        let tail = inner.log.tail();
+        let first = match inner.span {
+            Some((first, _)) => Some(first.offset),
+            None => inner.end.as_ref().map(|_| tail),
+        };
         position.epoch == *self.shared.sequencer.epoch()
-            && began
-            && position.offset <= inner.log.tail()
+            && first.is_some_and(|first| (first..=tail).contains(&position.offset))
     }
 
-    /// Does what is due by now. Returns when to look again.
-    pub(in crate::hub) fn look_at_the_clock(&self) -> Due {
+    /// Does what is due by now. Returns when to look again, if there is something to wait for.
+    pub(in crate::hub) fn look_at_the_clock(&self) -> Option<Instant> {
         {
             let mut inner = self.inner.lock();
-            let Some((at, end)) = inner.due() else { return Due::Nothing };
+            let (at, overdue) = inner.due()?;
             if at > Instant::now() {
-                return Due::At(at);
+                return Some(at);
             }
-            match end {
-                Overdue::Producer => self.abandon(&mut inner),
+            match overdue {
+                Overdue::Producer => {
+                    let (state, reason) = (ChannelState::Abandoned, Some(LEFT.into()));
+                    self.end_now(&mut inner, &Close { state, reason });
+                }
                 Overdue::Viewers if self.subscribers() == 0 => {
                     self.stop_now(&mut inner, Some(UNWATCHED.into()));
                 }
-                Overdue::Viewers => return Due::Nothing,
+                Overdue::Viewers => return None,
             }
         }
         self.notify();
         self.tell_of_end();
-        Due::Nothing
-    }
-
-    fn abandon(&self, inner: &mut Inner) {
-        self.forewarn();
-        let close = Close { state: ChannelState::Abandoned, reason: Some(LEFT.into()) };
-        self.append_end(inner, &close);
-        self.apply_retention(inner);
+        None
     }
 
     /// Nobody watches any more, or yet.
@@ -296,6 +291,11 @@ impl Channel {
 }
 
 impl Inner {
+    /// Who produces it; one that has ended is produced by nobody.
+    pub(super) fn producer(&self) -> Producer {
+        if self.end.is_some() { Producer::None } else { self.producer }
+    }
+
     /// A producer that is away has been heard of.
     pub(super) fn note_progress(&mut self) {
         if let Producer::Away { since } = &mut self.producer {
@@ -388,10 +388,5 @@ impl Inner {
         let stopped_early = self.stopped && self.log.end().seq == 1;
         let kept = self.settings.retention.max_age;
         if stopped_early { kept.min(Duration::from_secs(STOP_KEPT_SECONDS)) } else { kept }
-    }
-
-    /// The place of a mark that was told before.
-    pub(super) fn place_of(&self, mark: Mark) -> Mark {
-        mark.max(self.log.start())
     }
 }

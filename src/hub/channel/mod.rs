@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use self::generation::Generation;
 pub use self::generation::Snapshot;
-pub(in crate::hub) use self::live::Due;
 pub use self::live::Hold;
 
 use crate::channel::ChannelName;
@@ -88,8 +87,6 @@ struct Inner {
     end: Option<End>,
     /// It ended because somebody stopped it.
     stopped: bool,
-    /// The offset of its first event, in this life.
-    first: Option<Offset>,
     /// Its first and its last event, whether they are retained or not.
     span: Option<(Entry, Entry)>,
     /// Somebody is to be told of its end, and what its events add up to.
@@ -207,7 +204,6 @@ impl Channel {
             log: Log::new(trimmed_through),
             end: None,
             stopped: false,
-            first: None,
             span: None,
             hooked: shared.on_end.get().is_some_and(|on_end| on_end.wants(&name)),
             generation: None,
@@ -258,7 +254,6 @@ impl Channel {
             self.forewarn();
             let offsets = self.append_events(&mut inner, events);
             inner.note_progress();
-            inner.follow_generation();
             if let Some(close) = close {
                 self.append_end(&mut inner, close);
             }
@@ -307,7 +302,7 @@ impl Channel {
             bytes: inner.log.start().behind(inner.log.end()).byte,
             subscribers: self.subscribers(),
             format,
-            producer: inner.producer,
+            producer: inner.producer(),
             settings: inner.settings,
         })
     }
@@ -479,7 +474,6 @@ impl Channel {
     fn append_events(&self, inner: &mut Inner, events: &[NewEvent]) -> Option<(Offset, Offset)> {
         let last = events.len().checked_sub(1)? as u64;
         let first = self.shared.sequencer.take(events.len() as u64);
-        inner.first.get_or_insert(first);
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
         for (offset, event) in (first.0..).zip(events) {
             let event_type = event.event_type.as_ref().map(event::EventType::as_str);
@@ -498,8 +492,6 @@ impl Channel {
         let end =
             End { channel: self.name.clone(), state: close.state, reason: close.reason.clone() };
         let offset = self.shared.sequencer.take(1);
-        inner.first.get_or_insert(offset);
-        inner.producer = Producer::None;
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
         writer.append(inner, offset, Some(event::END), end.data().as_bytes());
         inner.end = Some(end);
@@ -556,7 +548,7 @@ impl Inner {
             Begin::Tail => log.mark_of_last(ends),
             Begin::Earliest => log.start(),
             Begin::Last(count) => log.mark_of_last(count.saturating_add(ends)),
-            Begin::At(mark) => self.place_of(mark),
+            Begin::At(mark) => mark.max(log.start()),
             Begin::After(offset) => log.mark_after(offset),
         };
         let before = mark.seq.checked_sub(1).and_then(|seq| log.peek(seq));
