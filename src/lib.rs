@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 0 ground | limits, clock, position, channel, event, shutdown, telemetry |
 //! | 1 masonry | [`sse`]: the grammar; [`generation`]: what the events of model providers mean |
-//! | 2 cellars | [`store`]: where logs live |
+//! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what |
 //! | 3 hall | [`hub`]: channels and subscriptions |
 //! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out; [`hooks`]: calls out |
 //! | 5 corridor | [`http`]: connections, routes, problems |
@@ -20,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod admin;
+pub mod auth;
 pub mod channel;
 pub mod cli;
 pub mod clock;

@@ -74,3 +74,31 @@ pub const MAX_HOOK_CALLS: usize = 16;
 
 /// Bytes of a hook's response that are read: nobody looks at them, they only free the connection.
 pub const MAX_HOOK_RESPONSE_BYTES: usize = 64 * 1024;
+
+/// Bytes of a token or API key: proxies cut headers at this size, and it is read before it is
+/// trusted.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Bytes of a JWK set: sixty-four large keys, with certificates.
+pub const MAX_KEY_SET_BYTES: usize = 256 * 1024;
+
+/// Keys that are taken from one JWK set: providers publish two or three.
+pub const MAX_KEYS: usize = 64;
+
+/// Keys that one token is tried with when it does not name its own: each costs a verification.
+pub const MAX_TRIED_KEYS: usize = 8;
+
+/// Unknown key ids that are remembered, so that each is looked for only once in a while.
+pub const MAX_UNKNOWN_KEYS: usize = 256;
+
+/// Seconds for which a key id is not looked for again.
+pub const UNKNOWN_KEY_SECONDS: u64 = 60;
+
+/// Patterns that one token may grant for one operation: all are kept as long as its connection.
+pub const MAX_GRANTED_PATTERNS: usize = 256;
+
+/// Bytes of the subject of a token: a name for logs and limits.
+pub const MAX_SUBJECT_BYTES: usize = 255;
+
+/// Seconds of leeway in the times of a token: past it, it is no clock skew.
+pub const MAX_LEEWAY_SECONDS: u64 = 300;

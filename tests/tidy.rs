@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["limits", "clock", "position", "channel", "event", "shutdown", "telemetry"],
     &["sse", "generation"],
-    &["store"],
+    &["store", "auth"],
     &["hub"],
     &["ingest", "egress", "hooks"],
     &["http"],
@@ -26,6 +26,11 @@ const NEVER: &[(&str, &[&str], &str)] = &[
     ("hub", &["hyper", "http::", "http_body"], "the hub knows no HTTP"),
     ("ingest", &["hyper", "http::", "http_body"], "the way in knows bytes, not requests"),
     ("store", &["hyper", "http::", "tokio"], "a log is a data structure, not a task"),
+    (
+        "auth",
+        &["hyper", "http::", "tokio"],
+        "who may do what is a question of values, not requests",
+    ),
     ("sse", &["hyper", "http::", "tokio"], "a grammar is bytes in, bytes out"),
     ("egress", &["hyper", "http::", "HeaderMap"], "the way out knows a body, not a request"),
 ];

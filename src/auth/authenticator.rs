@@ -1,0 +1,364 @@
+//! From what a client showed to who it is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::RwLock;
+
+use super::api_key::{self, ApiKeyHash};
+use super::config::{Config, Invalid};
+use super::error::AuthError;
+use super::grants::Grants;
+use super::issuer::Issuer;
+use super::key::{Algorithm, Key, KeyId};
+use super::key_set::{FetchKeys, Flight};
+use super::minter::Minter;
+use super::secret::Environment;
+use super::token::Token;
+use super::{Credential, Principal};
+use crate::limits::{MAX_TOKEN_BYTES, MAX_TRIED_KEYS};
+
+/// The issuer of those who may do anything, as the hub asks nobody.
+const EVERYONE: &str = "everyone";
+
+/// Tells principals by their credentials. What it trusts can be exchanged while it is at work.
+pub struct Authenticator {
+    state: RwLock<Arc<State>>,
+    fetcher: Option<Arc<dyn FetchKeys>>,
+}
+
+/// What is trusted, by one reading of the configuration.
+struct State {
+    issuers: Vec<Issuer>,
+    api_keys: Vec<ApiKey>,
+    /// Who those are who show nothing; nobody, unless there is a role for them.
+    unnamed: Option<Principal>,
+    minter: Option<Minter>,
+    leeway: Duration,
+    cookie: bool,
+    query: bool,
+    refresh: Duration,
+    interval: Duration,
+}
+
+struct ApiKey {
+    hash: ApiKeyHash,
+    principal: Principal,
+}
+
+/// A refusal, and what may turn it.
+struct Refusal {
+    error: AuthError,
+    /// The name of the key that is missing, and the issuers that may have it by now.
+    missing: Option<(Option<String>, Vec<usize>)>,
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        Self { error, missing: None }
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.read().clone();
+        let issuers: Vec<_> = state.issuers.iter().map(|issuer| &*issuer.name).collect();
+        let api_keys: Vec<_> = state.api_keys.iter().map(|key| &*key.principal.name).collect();
+        f.debug_struct("Authenticator")
+            .field("issuers", &issuers)
+            .field("api_keys", &api_keys)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Authenticator {
+    /// An authenticator by this configuration. `fetcher` is needed only for keys at URLs.
+    ///
+    /// # Errors
+    /// All that is wrong with the settings, and with the files and secrets that they name.
+    pub fn new(
+        config: &Config,
+        environment: Environment<'_>,
+        fetcher: Option<Arc<dyn FetchKeys>>,
+    ) -> Result<Self, Vec<Invalid>> {
+        let state = RwLock::new(Arc::new(State::build(config, environment, &[])?));
+        Ok(Self { state, fetcher })
+    }
+
+    /// Goes over to another configuration, or to new keys in the files of the same one. Requests
+    /// that are being looked at are still answered by the old one.
+    ///
+    /// # Errors
+    /// As [`Authenticator::new`]; then everything stays as it was.
+    pub fn reload(
+        &self,
+        config: &Config,
+        environment: Environment<'_>,
+    ) -> Result<(), Vec<Invalid>> {
+        let before = self.state.read().clone();
+        let state = State::build(config, environment, &before.issuers)?;
+        *self.state.write() = Arc::new(state);
+        Ok(())
+    }
+
+    /// Tells who shows this credential, by the keys that are here.
+    ///
+    /// # Errors
+    /// Nobody who is known here.
+    pub fn authenticate(
+        &self,
+        credential: Credential<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, AuthError> {
+        let state = self.state.read().clone();
+        state.judge(credential, now).map_err(|refusal| refusal.error)
+    }
+
+    /// As [`Authenticator::authenticate`]; if the key is not here, and was published since the
+    /// last look, it is fetched first.
+    ///
+    /// # Errors
+    /// Nobody who is known here.
+    pub async fn authenticate_fetching(
+        &self,
+        credential: Credential<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, AuthError> {
+        let state = self.state.read().clone();
+        let refusal = match state.judge(credential, now) {
+            Ok(principal) => return Ok(principal),
+            Err(refusal) => refusal,
+        };
+        let (Some((kid, places)), Some(fetcher)) = (refusal.missing, &self.fetcher) else {
+            return Err(refusal.error);
+        };
+        let issuers: Vec<_> = places.iter().filter_map(|place| state.issuers.get(*place)).collect();
+        let look = |issuer: &&Issuer| -> Option<Flight> {
+            issuer.keys.look_for(kid.as_deref(), fetcher, state.interval, now)
+        };
+        let flights: Vec<_> = issuers.iter().filter_map(look).collect();
+        if flights.is_empty() {
+            return Err(refusal.error);
+        }
+        futures_util::future::join_all(flights).await;
+        let judged = state.judge(credential, now);
+        if judged.as_ref().is_err_and(|refusal| refusal.error == AuthError::UnknownKey) {
+            for issuer in issuers {
+                issuer.keys.remember_unknown(kid.as_deref(), now);
+            }
+        }
+        judged.map_err(|refusal| refusal.error)
+    }
+
+    /// Fetches the keys that are older than `auth.jwks_refresh`. To be called from time to time,
+    /// such as once a minute, and at the start.
+    pub async fn refresh(&self, now: SystemTime) {
+        let state = self.state.read().clone();
+        let Some(fetcher) = &self.fetcher else { return };
+        let due = |issuer: &Issuer| issuer.keys.renew(fetcher, state.refresh, state.interval, now);
+        futures_util::future::join_all(state.issuers.iter().filter_map(due)).await;
+    }
+
+    /// Looks again at a principal whose connection is still there: as they are now, or why they
+    /// are no longer welcome.
+    ///
+    /// # Errors
+    /// Their time is over, their key is gone, or there is no such role any more.
+    pub fn recheck(&self, principal: &Principal, now: SystemTime) -> Result<Principal, AuthError> {
+        if principal.expires.is_some_and(|ends| now >= ends) {
+            return Err(AuthError::Expired);
+        }
+        let state = self.state.read().clone();
+        let Some(key_id) = principal.key_id else {
+            return state.unnamed.clone().ok_or(AuthError::Missing);
+        };
+        if let Some(key) = state.api_keys.iter().find(|key| key.principal.key_id == Some(key_id)) {
+            return Ok(key.principal.clone());
+        }
+        let issuer = state.issuers.iter().find(|issuer| issuer.name == principal.issuer);
+        let issuer =
+            issuer.filter(|issuer| issuer.keys.has(key_id)).ok_or(AuthError::UnknownKey)?;
+        let mut principal = principal.clone();
+        if let Some(most) = &issuer.at_most {
+            principal.grants = Arc::new(principal.grants.within(most));
+        }
+        Ok(principal)
+    }
+
+    /// Who signs the hub's own tokens, if there is a key for it.
+    #[must_use]
+    pub fn minter(&self) -> Option<Minter> {
+        self.state.read().minter.clone()
+    }
+
+    /// Whether the hub asks nobody who they are.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state.read().is_open()
+    }
+}
+
+impl State {
+    fn build(
+        config: &Config,
+        environment: Environment<'_>,
+        before: &[Issuer],
+    ) -> Result<Self, Vec<Invalid>> {
+        let mut wrong = config.validate();
+        let mut issuers = Vec::new();
+        for issuer in &config.issuers {
+            match Issuer::build(config, issuer, environment, before) {
+                Ok(built) => issuers.push(built),
+                Err(why) => {
+                    let message = format!("`{}`: `keys`: {why}", issuer.name);
+                    wrong.push(Invalid { key: "auth.issuers", message });
+                }
+            }
+        }
+        let mut minter = None;
+        if let Some(source) = &config.signing_key {
+            let least = Algorithm::Hs256.least_secret();
+            let secret = source.read(environment, least).map_err(|error| error.to_string());
+            match secret.and_then(|secret| Ok((Issuer::own(&secret)?, secret))) {
+                Ok((own, secret)) => {
+                    issuers.push(own);
+                    minter = Some(Minter::new(&secret, config.max_token_ttl));
+                }
+                Err(message) => wrong.push(Invalid { key: "auth.signing_key", message }),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(Self {
+            issuers,
+            api_keys: config.api_keys.iter().map(ApiKey::new).collect(),
+            unnamed: unnamed(config),
+            minter,
+            leeway: config.leeway,
+            cookie: !config.cookie.is_empty(),
+            query: config.query_token,
+            refresh: config.jwks_refresh,
+            interval: config.jwks_min_interval,
+        })
+    }
+
+    fn judge(&self, credential: Credential<'_>, now: SystemTime) -> Result<Principal, Refusal> {
+        match credential {
+            // Where nobody can prove anything, nothing that is shown is a proof of less.
+            _ if self.is_open() => Ok(self.unnamed.clone().ok_or(AuthError::Missing)?),
+            Credential::Cookie(token) if self.cookie => self.token(token, now),
+            Credential::Query(token) if self.query => self.token(token, now),
+            Credential::ApiKey(key) => Ok(self.api_key(key)?),
+            // A token has dots, and an API key has none.
+            Credential::Bearer(text) if !text.contains('.') => Ok(self.api_key(text)?),
+            Credential::Bearer(token) => self.token(token, now),
+            // What is switched off was not sent.
+            Credential::None | Credential::Cookie(_) | Credential::Query(_) => {
+                Ok(self.unnamed.clone().ok_or(AuthError::Missing)?)
+            }
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.unnamed.as_ref().is_some_and(|unnamed| &*unnamed.issuer == EVERYONE)
+    }
+
+    fn api_key(&self, text: &str) -> Result<Principal, AuthError> {
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(AuthError::TooLarge);
+        }
+        if text.is_empty() {
+            return Err(AuthError::Malformed);
+        }
+        let place = api_key::find(text, self.api_keys.iter().map(|key| &key.hash))?;
+        self.api_keys.get(place).map(|key| key.principal.clone()).ok_or(AuthError::UnknownKey)
+    }
+
+    fn token(&self, text: &str, now: SystemTime) -> Result<Principal, Refusal> {
+        let token = Token::parse(text)?;
+        let places = self.issuers_of(token.issuer()?);
+        if places.is_empty() {
+            return Err(AuthError::Issuer.into());
+        }
+        let candidates = self.candidates(&places, token.kid.as_deref());
+        if candidates.is_empty() {
+            let missing = Some((token.kid.clone(), places));
+            return Err(Refusal { error: AuthError::UnknownKey, missing });
+        }
+        let fits = |(_, key): &&(&Issuer, Key)| key.algorithm == token.algorithm;
+        let mut error = AuthError::Algorithm;
+        for (issuer, key) in candidates.iter().filter(fits).take(MAX_TRIED_KEYS) {
+            if !token.is_signed_by(key) {
+                if error == AuthError::Algorithm {
+                    error = AuthError::WrongSignature;
+                }
+                continue;
+            }
+            match token.principal(issuer, key, self.leeway, now) {
+                Ok(principal) => return Ok(principal),
+                Err(why) => error = why,
+            }
+        }
+        Err(error.into())
+    }
+
+    /// The issuers of this `iss`; if there are none, those that do not say what theirs is.
+    fn issuers_of(&self, iss: Option<&str>) -> Vec<usize> {
+        let of = |wanted: Option<&str>| {
+            let all = self.issuers.iter().enumerate();
+            let same = all.filter(|(_, issuer)| issuer.issuer.as_deref() == wanted);
+            same.map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        let named = of(iss);
+        if named.is_empty() { of(None) } else { named }
+    }
+
+    /// The keys that may have signed a token. One without a name may be any of its issuer's; a key
+    /// without a name is its issuer's only one, whatever the token calls it.
+    fn candidates(&self, places: &[usize], kid: Option<&str>) -> Vec<(&Issuer, Key)> {
+        let mut found = Vec::new();
+        for issuer in places.iter().filter_map(|place| self.issuers.get(*place)) {
+            for key in issuer.keys.keys().iter() {
+                let named = kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid;
+                if named {
+                    found.push((issuer, key.clone()));
+                }
+            }
+        }
+        found
+    }
+}
+
+impl ApiKey {
+    fn new(config: &super::ApiKeyConfig) -> Self {
+        let principal = Principal {
+            name: config.name.as_str().into(),
+            issuer: "api_key".into(),
+            grants: Arc::new(config.grants.clone()),
+            expires: None,
+            key_id: Some(KeyId::of("api_key", &[config.name.as_bytes(), config.hash.bytes()])),
+        };
+        Self { hash: config.hash, principal }
+    }
+}
+
+/// Those who show nothing: a role of their own, or, where nobody can show anything, everybody.
+fn unnamed(config: &Config) -> Option<Principal> {
+    let (name, grants) = if !config.anonymous.is_empty() {
+        ("anonymous", config.anonymous.clone())
+    } else if !config.has_credentials() {
+        (EVERYONE, Grants::everything())
+    } else {
+        return None;
+    };
+    let name: Arc<str> = name.into();
+    Some(Principal {
+        issuer: name.clone(),
+        name,
+        grants: Arc::new(grants),
+        expires: None,
+        key_id: None,
+    })
+}

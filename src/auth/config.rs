@@ -1,0 +1,342 @@
+//! Settings of the section `auth`.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::api_key::ApiKeyHash;
+use super::grants::Grants;
+use super::key::Algorithm;
+use super::minter;
+use super::secret::SecretSource;
+use crate::limits::MAX_LEEWAY_SECONDS;
+
+/// Longest life of the hub's own tokens: past a year, an API key is meant.
+const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Who is trusted, and what they may do. Secrets are named here, and are elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The claim of a token that has its grants.
+    pub claim: String,
+    /// How far the clocks of issuers may be off.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+    /// The cookie that may carry a token; empty for none.
+    pub cookie: String,
+    /// Whether `?access_token=` may carry a token.
+    pub query_token: bool,
+    /// The secret that signs the hub's own tokens; empty for none.
+    #[serde(with = "optional_source")]
+    pub signing_key: Option<SecretSource>,
+    /// The longest life of the hub's own tokens.
+    #[serde(with = "humantime_serde")]
+    pub max_token_ttl: Duration,
+    /// Age at which keys of a JWKS URL are fetched again.
+    #[serde(with = "humantime_serde")]
+    pub jwks_refresh: Duration,
+    /// Time between two fetches of one JWKS URL at least, whatever tokens ask for.
+    #[serde(with = "humantime_serde")]
+    pub jwks_min_interval: Duration,
+    /// What those may do who show no credential.
+    pub anonymous: Grants,
+    /// Whose tokens are trusted.
+    pub issuers: Vec<IssuerConfig>,
+    /// Static keys, for producers.
+    pub api_keys: Vec<ApiKeyConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            claim: minter::CLAIM.to_owned(),
+            leeway: Duration::from_secs(30),
+            cookie: String::new(),
+            query_token: false,
+            signing_key: None,
+            max_token_ttl: Duration::from_secs(24 * 3600),
+            jwks_refresh: Duration::from_secs(600),
+            jwks_min_interval: Duration::from_secs(10),
+            anonymous: Grants::default(),
+            issuers: Vec::new(),
+            api_keys: Vec::new(),
+        }
+    }
+}
+
+/// One whose tokens are trusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerConfig {
+    /// What it is called in logs.
+    pub name: String,
+    /// What `iss` is in its tokens; without it, any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// What must be in `aud`; without it, tokens with an `aud` are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The algorithm of keys that do not say theirs: HS256 for a secret and RS256 for an RSA key
+    /// by default; elliptic curves have but one each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<Algorithm>,
+    /// Whether its tokens must expire.
+    #[serde(default = "yes")]
+    pub require_exp: bool,
+    /// Where its keys are.
+    pub keys: KeySource,
+    /// The most that its tokens can grant; without it, anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<Grants>,
+}
+
+/// Where the keys of an issuer are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySource {
+    /// A file with one public key in PEM.
+    Pem(PathBuf),
+    /// A file with a JWK set.
+    Jwks(PathBuf),
+    /// A shared secret.
+    Secret(SecretSource),
+    /// A URL with a JWK set.
+    JwksUrl(String),
+}
+
+/// A static key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKeyConfig {
+    /// What its holder is called.
+    pub name: String,
+    /// Its hash.
+    pub hash: ApiKeyHash,
+    /// What its holder may do.
+    pub grants: Grants,
+}
+
+/// A setting that is of the right type and still cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The setting.
+    pub key: &'static str,
+    /// What is wrong, where in the setting, and what would be right.
+    pub message: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An optional source as text, so that the setting is there also when it is not set.
+mod optional_source {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::auth::secret::SecretSource;
+
+    pub(super) fn serialize<S: Serializer>(
+        source: &Option<SecretSource>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match source {
+            Some(source) => serializer.collect_str(source),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SecretSource>, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(de::Error::custom),
+        }
+    }
+}
+
+impl Config {
+    /// Whether anybody can prove who they are. If nobody can, the hub listens on loopback only,
+    /// unless told otherwise: see [`Exposure`](super::Exposure).
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        !self.issuers.is_empty() || !self.api_keys.is_empty() || self.signing_key.is_some()
+    }
+
+    /// Finds what is of the right type and still cannot be, without a look at files.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut found = Vec::new();
+        let mut require = |holds: bool, key: &'static str, message: String| {
+            if !holds {
+                found.push(Invalid { key, message });
+            }
+        };
+        let most = Duration::from_secs(MAX_LEEWAY_SECONDS);
+        require(!self.claim.is_empty(), "auth.claim", "must name a claim: `fanfare`".into());
+        require(self.leeway <= most, "auth.leeway", "must be at most 5m".into());
+        let cookie = self.cookie.bytes().all(is_token_byte);
+        let letters = "must be a cookie's name, letters, digits and `-_.` among others, or empty";
+        require(cookie, "auth.cookie", letters.into());
+        let ttl = (Duration::from_secs(1)..=MAX_TTL).contains(&self.max_token_ttl);
+        require(ttl, "auth.max_token_ttl", "must be between 1s and 366days".into());
+        let second = Duration::from_secs(1);
+        let often = "must be at least 1s";
+        require(self.jwks_min_interval >= second, "auth.jwks_min_interval", often.into());
+        let order = self.jwks_refresh >= self.jwks_min_interval;
+        let longer = "must be at least `auth.jwks_min_interval`";
+        require(order, "auth.jwks_refresh", longer.into());
+        let names = self.issuers.iter().map(|issuer| issuer.name.as_str());
+        for (name, problem) in check_names(names) {
+            require(false, "auth.issuers", format!("`{name}`: {problem}"));
+        }
+        for issuer in &self.issuers {
+            for problem in issuer.problems() {
+                require(false, "auth.issuers", format!("`{}`: {problem}", issuer.name));
+            }
+        }
+        for (name, problem) in check_names(self.api_keys.iter().map(|key| key.name.as_str())) {
+            require(false, "auth.api_keys", format!("`{name}`: {problem}"));
+        }
+        for (name, problem) in self.api_key_problems() {
+            require(false, "auth.api_keys", format!("`{name}`: {problem}"));
+        }
+        found
+    }
+
+    fn api_key_problems(&self) -> Vec<(&str, &'static str)> {
+        let mut problems = Vec::new();
+        let mut seen = Vec::new();
+        for key in &self.api_keys {
+            if seen.contains(&key.hash) {
+                problems.push((key.name.as_str(), "`hash` is that of another key: make a new one"));
+            }
+            if key.grants.is_empty() {
+                let nothing = "`grants` must grant something: { publish = [\"chat/*\"] }";
+                problems.push((key.name.as_str(), nothing));
+            }
+            seen.push(key.hash);
+        }
+        problems
+    }
+}
+
+impl IssuerConfig {
+    fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.issuer.as_deref() == Some(minter::ISSUER) {
+            found.push("`issuer` must not be `fanfare`: those are the hub's own tokens".to_owned());
+        }
+        if self.issuer.as_deref() == Some("") || self.audience.as_deref() == Some("") {
+            found.push("`issuer` and `audience` must not be empty: leave them out".to_owned());
+        }
+        let symmetric = self.algorithm.map(Algorithm::is_symmetric);
+        match &self.keys {
+            KeySource::Secret(_) if symmetric == Some(false) => {
+                found.push("`algorithm` must be HS256, HS384 or HS512 for a secret".to_owned());
+            }
+            KeySource::Pem(_) | KeySource::JwksUrl(_) if symmetric == Some(true) => {
+                found.push(
+                    "`algorithm` must be one for public keys: RS256, PS256, ES256, EdDSA, …"
+                        .to_owned(),
+                );
+            }
+            KeySource::JwksUrl(url) => {
+                if !is_safe_url(url) {
+                    found.push(
+                        "`keys.jwks_url` must be an `https://` URL; `http://` is for loopback only"
+                            .to_owned(),
+                    );
+                }
+                if self.issuer.is_none() || self.audience.is_none() {
+                    found.push(
+                        "`issuer` and `audience` must be set with `jwks_url`: who publishes keys \
+                         signs tokens for others, too"
+                            .to_owned(),
+                    );
+                }
+            }
+            _ => {}
+        }
+        found
+    }
+}
+
+/// Names that tell principals apart in logs, and limits.
+fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for name in names {
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_name_byte) {
+            found.push((name, "`name` must be 1 to 64 letters, digits, `-`, `_` or `.`"));
+        } else if ["fanfare", "api_key", "anonymous", "everyone"].contains(&name) {
+            found.push((name, "`name` must be another: this is one of the hub's own"));
+        } else if !seen.insert(name) {
+            found.push((name, "`name` must be used only once"));
+        }
+    }
+    found
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+/// What RFC 6265 allows in a cookie's name.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether keys may be fetched from there: nobody on the way can exchange them.
+fn is_safe_url(url: &str) -> bool {
+    let (rest, plain) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, false),
+        (_, Some(rest)) => (rest, true),
+        _ => return false,
+    };
+    let odd = |byte: u8| !byte.is_ascii_graphic() || b"\\#".contains(&byte);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.is_empty() || authority.contains('@') || rest.bytes().any(odd) {
+        return false;
+    }
+    !plain || is_loopback(authority)
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_over_https_or_from_this_machine() {
+        for (url, safe) in [
+            ("https://id.example.com/jwks.json", true),
+            ("https://id.example.com:8443", true),
+            ("http://localhost:8080/jwks", true),
+            ("http://127.0.0.1/jwks", true),
+            ("http://[::1]:80/jwks", true),
+            ("http://id.example.com/jwks", false),
+            ("http://localhost.example.com/", false),
+            ("http://localhost@example.com/", false),
+            ("http://127.0.0.1.example.com/", false),
+            ("https://", false),
+            ("https://a b/", false),
+            ("ftp://localhost/", false),
+            ("file:///etc/passwd", false),
+            ("", false),
+        ] {
+            assert_eq!(is_safe_url(url), safe, "{url}");
+        }
+    }
+}

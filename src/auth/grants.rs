@@ -1,0 +1,227 @@
+//! What a principal may do, and to which channels.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::pattern;
+use crate::channel::{ChannelName, ChannelPattern};
+use crate::limits::MAX_GRANTED_PATTERNS;
+
+/// What can be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Append events, and close.
+    Publish,
+    /// Read events, live or replayed, and how a channel stands.
+    Subscribe,
+    /// Stop a generation, and hear of stops.
+    Signal,
+    /// Create, change, delete and list channels.
+    Admin,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin];
+
+    /// The operation's name in tokens and settings.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Signal => "signal",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// For each operation, the channels it is granted for. Nothing by default.
+///
+/// As JSON: `{"publish":["chat/*"],"subscribe":["chat/**"],"signal":[…],"admin":true}`, where
+/// `true` stands for `["**"]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    patterns: [Vec<ChannelPattern>; 4],
+}
+
+/// Grants that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidGrants {
+    /// Not a table of lists.
+    #[error("grants are a table such as {{ publish = [\"chat/*\"], admin = true }}")]
+    Shape,
+    /// A text that is no pattern.
+    #[error("`{0}` has an entry that is no channel pattern: {1}")]
+    Pattern(Operation, crate::channel::InvalidChannelName),
+    /// Too many patterns.
+    #[error("`{0}` has more than {MAX_GRANTED_PATTERNS} patterns")]
+    TooMany(Operation),
+    /// An operation that there is not.
+    #[error("grants are for `publish`, `subscribe`, `signal` and `admin`, and for nothing else")]
+    Operation,
+}
+
+/// A wish that goes beyond what is granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{operation}` on `{pattern}` goes beyond the grants of whoever asks")]
+pub struct NotCovered {
+    /// What was to be done.
+    pub operation: Operation,
+    /// To which channels.
+    pub pattern: ChannelPattern,
+}
+
+impl Grants {
+    /// Everything, on every channel.
+    #[must_use]
+    pub fn everything() -> Self {
+        let mut grants = Self::default();
+        if let Ok(all) = "**".parse::<ChannelPattern>() {
+            for operation in Operation::ALL {
+                grants.add(operation, all.clone());
+            }
+        }
+        grants
+    }
+
+    /// Grants an operation on what a pattern selects.
+    pub fn add(&mut self, operation: Operation, pattern: ChannelPattern) {
+        self.patterns[operation as usize].push(pattern);
+    }
+
+    /// The patterns of an operation.
+    #[must_use]
+    pub fn patterns(&self, operation: Operation) -> &[ChannelPattern] {
+        &self.patterns[operation as usize]
+    }
+
+    /// Whether nothing is granted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.patterns.iter().all(Vec::is_empty)
+    }
+
+    /// Whether the operation is granted on this channel.
+    #[must_use]
+    pub fn covers(&self, operation: Operation, name: &ChannelName) -> bool {
+        self.patterns(operation).iter().any(|granted| granted.matches(name))
+    }
+
+    /// Whether one of the operation's grants covers all that the pattern selects. Several grants
+    /// that do so only together do not count.
+    #[must_use]
+    pub fn covers_pattern(&self, operation: Operation, wanted: &ChannelPattern) -> bool {
+        self.patterns(operation).iter().any(|granted| pattern::contains(granted, wanted))
+    }
+
+    /// Whether the operation is granted on every channel: what a route that is about no channel
+    /// in particular asks for.
+    #[must_use]
+    pub fn covers_all(&self, operation: Operation) -> bool {
+        self.patterns(operation).iter().any(|granted| granted.as_str() == "**")
+    }
+
+    /// The wished grants, if they do not go beyond these.
+    ///
+    /// # Errors
+    /// Names the first that does.
+    pub fn narrowed_to(&self, wanted: &Self) -> Result<Self, NotCovered> {
+        for operation in Operation::ALL {
+            let mut patterns = wanted.patterns(operation).iter();
+            if let Some(pattern) = patterns.find(|wanted| !self.covers_pattern(operation, wanted)) {
+                return Err(NotCovered { operation, pattern: pattern.clone() });
+            }
+        }
+        Ok(wanted.clone())
+    }
+
+    /// What these and others have in common.
+    #[must_use]
+    pub fn within(&self, most: &Self) -> Self {
+        let mut common = Self::default();
+        for operation in Operation::ALL {
+            for pattern in self.patterns(operation) {
+                let found = most.patterns(operation).iter();
+                for pattern in found.filter_map(|most| pattern::intersection(pattern, most)) {
+                    if common.patterns(operation).len() < MAX_GRANTED_PATTERNS {
+                        common.add(operation, pattern);
+                    }
+                }
+            }
+        }
+        common
+    }
+
+    /// Reads the claim of a token. Operations that this hub does not know grant nothing.
+    ///
+    /// # Errors
+    /// It is not an object of lists of patterns.
+    pub fn from_claim(claim: &Value) -> Result<Self, InvalidGrants> {
+        let table = claim.as_object().ok_or(InvalidGrants::Shape)?;
+        let mut grants = Self::default();
+        for operation in Operation::ALL {
+            if let Some(value) = table.get(operation.as_str()) {
+                grants.read(operation, value)?;
+            }
+        }
+        Ok(grants)
+    }
+
+    fn read(&mut self, operation: Operation, value: &Value) -> Result<(), InvalidGrants> {
+        let all = [Value::from("**")];
+        let items: &[Value] = match value {
+            Value::Bool(true) => &all,
+            Value::Bool(false) | Value::Null => &[],
+            Value::Array(items) => items,
+            _ => return Err(InvalidGrants::Shape),
+        };
+        if items.len() > MAX_GRANTED_PATTERNS {
+            return Err(InvalidGrants::TooMany(operation));
+        }
+        for item in items {
+            let text = item.as_str().ok_or(InvalidGrants::Shape)?;
+            let pattern = text.parse().map_err(|error| InvalidGrants::Pattern(operation, error))?;
+            self.add(operation, pattern);
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Grants {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for operation in Operation::ALL {
+            match self.patterns(operation) {
+                [] => {}
+                [all] if operation == Operation::Admin && all.as_str() == "**" => {
+                    map.serialize_entry(operation.as_str(), &true)?;
+                }
+                patterns => map.serialize_entry(operation.as_str(), patterns)?,
+            }
+        }
+        map.end()
+    }
+}
+
+/// Settings are stricter than claims: a misspelt operation is told.
+impl<'de> Deserialize<'de> for Grants {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let mut keys = value.as_object().into_iter().flat_map(|table| table.keys());
+        if keys.any(|key| Operation::ALL.iter().all(|operation| operation.as_str() != key)) {
+            return Err(de::Error::custom(InvalidGrants::Operation));
+        }
+        Self::from_claim(&value).map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,98 @@
+//! Issuers as they are at work: settings with their keys.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config::{Config, IssuerConfig, KeySource};
+use super::grants::Grants;
+use super::key::{Algorithm, Key, Secrets, from_jwks};
+use super::key_set::KeySet;
+use super::minter;
+use super::secret::{Environment, Secret, read_file};
+use crate::limits::MAX_KEY_SET_BYTES;
+
+/// Whose tokens are trusted, by which keys, and how far.
+pub(super) struct Issuer {
+    pub(super) name: Arc<str>,
+    /// What `iss` must be; anything if nothing is set.
+    pub(super) issuer: Option<Box<str>>,
+    /// What must be in `aud`; if nothing is set, there must be no `aud`.
+    pub(super) audience: Option<Box<str>>,
+    /// The claim that has the grants.
+    pub(super) claim: Box<str>,
+    pub(super) require_exp: bool,
+    /// The most that its tokens can grant.
+    pub(super) at_most: Option<Grants>,
+    pub(super) keys: Arc<KeySet>,
+}
+
+impl Issuer {
+    /// An issuer with its keys. One that fetches them goes on with the set that it had.
+    pub(super) fn build(
+        config: &Config,
+        issuer: &IssuerConfig,
+        environment: Environment<'_>,
+        before: &[Self],
+    ) -> Result<Self, String> {
+        let before = before.iter().find(|before| *before.name == issuer.name);
+        Ok(Self {
+            name: issuer.name.as_str().into(),
+            issuer: issuer.issuer.as_deref().map(Into::into),
+            audience: issuer.audience.as_deref().map(Into::into),
+            claim: config.claim.as_str().into(),
+            require_exp: issuer.require_exp,
+            at_most: issuer.at_most.clone(),
+            keys: key_set(issuer, environment, before.map(|before| &before.keys))?,
+        })
+    }
+
+    /// The hub as the issuer of the tokens that it signs itself.
+    pub(super) fn own(secret: &Secret) -> Result<Self, String> {
+        let key = Key::from_secret(secret, Algorithm::Hs256).map_err(|error| error.to_string())?;
+        Ok(Self {
+            name: minter::ISSUER.into(),
+            issuer: Some(minter::ISSUER.into()),
+            audience: Some(minter::ISSUER.into()),
+            claim: minter::CLAIM.into(),
+            require_exp: true,
+            at_most: None,
+            keys: Arc::new(KeySet::fixed(vec![key])),
+        })
+    }
+}
+
+fn key_set(
+    issuer: &IssuerConfig,
+    environment: Environment<'_>,
+    before: Option<&Arc<KeySet>>,
+) -> Result<Arc<KeySet>, String> {
+    let algorithm = issuer.algorithm;
+    let keys = match &issuer.keys {
+        KeySource::JwksUrl(url) => {
+            let same = before.filter(|before| before.is_of(url, algorithm));
+            return Ok(same.cloned().unwrap_or_else(|| Arc::new(KeySet::remote(url, algorithm))));
+        }
+        KeySource::Pem(path) => {
+            vec![Key::from_pem(&read(path)?, algorithm).map_err(|error| about(path, &error))?]
+        }
+        KeySource::Jwks(path) => from_jwks(&read(path)?, algorithm, Secrets::Allowed)
+            .map_err(|error| about(path, &error))?,
+        KeySource::Secret(source) => {
+            let algorithm = algorithm.unwrap_or(Algorithm::Hs256);
+            let secret = source
+                .read(environment, algorithm.least_secret())
+                .map_err(|error| error.to_string())?;
+            vec![Key::from_secret(&secret, algorithm).map_err(|error| error.to_string())?]
+        }
+    };
+    Ok(Arc::new(KeySet::fixed(keys)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    read_file(path, MAX_KEY_SET_BYTES as u64)
+        .map_err(|why| format!("cannot read `{}`: {why}", path.display()))
+}
+
+fn about(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("`{}` {error}", path.display())
+}

@@ -1,0 +1,157 @@
+//! Tokens that the hub signs itself: scoped, short-lived, safe to hand to a browser.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{EncodingKey, Header};
+use serde::Serialize;
+
+use super::Principal;
+use super::grants::{Grants, NotCovered};
+use super::secret::Secret;
+use crate::limits::{MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES};
+
+/// `iss` and `aud` of the hub's own tokens, and the name of their issuer.
+pub(super) const ISSUER: &str = "fanfare";
+
+/// The claim that has their grants, whatever `auth.claim` is: the command line and the hub need not
+/// agree on a setting.
+pub(super) const CLAIM: &str = "fanfare";
+
+/// Signs tokens with `auth.signing_key`.
+#[derive(Clone)]
+pub struct Minter {
+    key: EncodingKey,
+    max_ttl: Duration,
+}
+
+impl fmt::Debug for Minter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Minter").field("max_ttl", &self.max_ttl).finish_non_exhaustive()
+    }
+}
+
+/// A new token, and when it ends.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Minted {
+    /// The token.
+    pub token: String,
+    /// When it expires.
+    pub expires: SystemTime,
+}
+
+impl fmt::Debug for Minted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Minted").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no new token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// The token would grant what its minter may not do.
+    #[error(transparent)]
+    NotCovered(#[from] NotCovered),
+    /// The token would grant nothing.
+    #[error("a token grants something: name a pattern to publish, subscribe or signal")]
+    NoGrants,
+    /// No time to live, or the minter's own time is over.
+    #[error("a token lives for at least a second, and no longer than whoever asks for it")]
+    NoTime,
+    /// The subject is too long.
+    #[error("a subject has at most {MAX_SUBJECT_BYTES} bytes")]
+    Subject,
+    /// So many patterns that no header could carry the token.
+    #[error("the token would be larger than {MAX_TOKEN_BYTES} bytes: grant fewer patterns")]
+    TooLarge,
+    /// Signing failed.
+    #[error("the token could not be signed")]
+    Signing,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    sub: &'a str,
+    iat: u64,
+    exp: u64,
+    jti: String,
+    fanfare: &'a Grants,
+}
+
+impl Minter {
+    /// A minter with this key, whose tokens live no longer than `max_ttl`.
+    #[must_use]
+    pub fn new(key: &Secret, max_ttl: Duration) -> Self {
+        Self { key: EncodingKey::from_secret(key.expose()), max_ttl }
+    }
+
+    /// Signs a token for whoever holds the key: `fanfare token create`.
+    ///
+    /// # Errors
+    /// It would grant nothing, have no time to live, or be too large.
+    pub fn mint(
+        &self,
+        grants: &Grants,
+        subject: &str,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Minted, MintError> {
+        self.sign(grants, subject, now, now + ttl.min(self.max_ttl))
+    }
+
+    /// Signs a token for a principal: it grants no more than they have, and ends no later than
+    /// they do. `POST /v1/tokens`.
+    ///
+    /// # Errors
+    /// It would go beyond its minter; see also [`Minter::mint`].
+    pub fn mint_for(
+        &self,
+        minter: &Principal,
+        wanted: &Grants,
+        subject: &str,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Minted, MintError> {
+        let grants = minter.grants.narrowed_to(wanted)?;
+        let wished = now + ttl.min(self.max_ttl);
+        let expires = minter.expires.map_or(wished, |ends| ends.min(wished));
+        self.sign(&grants, subject, now, expires)
+    }
+
+    fn sign(
+        &self,
+        grants: &Grants,
+        subject: &str,
+        now: SystemTime,
+        expires: SystemTime,
+    ) -> Result<Minted, MintError> {
+        if grants.is_empty() {
+            return Err(MintError::NoGrants);
+        }
+        if subject.len() > MAX_SUBJECT_BYTES {
+            return Err(MintError::Subject);
+        }
+        let seconds = |time: SystemTime| {
+            time.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+        };
+        let (iat, exp) = (seconds(now), seconds(expires));
+        if exp <= iat {
+            return Err(MintError::NoTime);
+        }
+        let mut id = [0; 12];
+        aws_lc_rs::rand::fill(&mut id).map_err(|_| MintError::Signing)?;
+        let jti = URL_SAFE_NO_PAD.encode(id);
+        let claims =
+            Claims { iss: ISSUER, aud: ISSUER, sub: subject, iat, exp, jti, fanfare: grants };
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &self.key)
+            .map_err(|_| MintError::Signing)?;
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(MintError::TooLarge);
+        }
+        Ok(Minted { token, expires: UNIX_EPOCH + Duration::from_secs(exp) })
+    }
+}

@@ -1,0 +1,139 @@
+//! Secrets: named in the configuration, kept elsewhere, never shown.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Looks up an environment variable; whoever loads the configuration hands it in.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Bytes in a file with a secret: far more than any has.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// Where a secret is: `env:NAME` or `file:/path`. The secret itself is in no configuration, so
+/// that nothing that shows the configuration can show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// An environment variable.
+    Env(String),
+    /// A file; a line end behind the secret is not part of it.
+    File(PathBuf),
+}
+
+/// Why a secret cannot be had. The messages never have what was given in place of a source: it may
+/// be the secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// Not a source.
+    #[error("names where the secret is: \"env:NAME\" or \"file:/path\", never the secret itself")]
+    NotASource,
+    /// No such variable.
+    #[error("the environment variable `{0}` is not set")]
+    NotSet(String),
+    /// A file that cannot be read.
+    #[error("cannot read `{0}`: {1}")]
+    Unreadable(String, String),
+    /// Fewer bytes than safe.
+    #[error("the secret has {given} bytes, and {least} are the least: `openssl rand -base64 48`")]
+    TooShort {
+        /// Bytes that there are.
+        given: usize,
+        /// Bytes that there should be.
+        least: usize,
+    },
+}
+
+impl FromStr for SecretSource {
+    type Err = SecretError;
+
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(SecretError::NotASource),
+        }
+    }
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for SecretSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl SecretSource {
+    /// Reads the secret.
+    ///
+    /// # Errors
+    /// It is not there, or has fewer than `least` bytes.
+    pub fn read(&self, environment: Environment<'_>, least: usize) -> Result<Secret, SecretError> {
+        let bytes = match self {
+            Self::Env(name) => {
+                environment(name).ok_or_else(|| SecretError::NotSet(name.clone()))?.into_bytes()
+            }
+            Self::File(path) => read_file(path, MAX_FILE_BYTES)
+                .map_err(|why| SecretError::Unreadable(path.display().to_string(), why))?,
+        };
+        let bytes = match bytes.as_slice() {
+            [rest @ .., b'\r', b'\n'] | [rest @ .., b'\n'] => rest.to_vec(),
+            whole => whole.to_vec(),
+        };
+        if bytes.len() < least {
+            return Err(SecretError::TooShort { given: bytes.len(), least });
+        }
+        Ok(Secret(bytes))
+    }
+}
+
+/// Reads a small file whole, and says in words why it cannot.
+pub(super) fn read_file(path: &std::path::Path, most: u64) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let read = file.take(most + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if read as u64 > most {
+        return Err(format!("it has more than {most} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// The bytes of a secret. It shows itself to nobody.
+#[derive(Clone)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// The bytes, for whoever signs or verifies.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Secret {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
