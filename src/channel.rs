@@ -72,6 +72,12 @@ impl ChannelPattern {
     }
 }
 
+impl From<&ChannelName> for ChannelPattern {
+    fn from(name: &ChannelName) -> Self {
+        Self(name.as_str().into())
+    }
+}
+
 impl FromStr for ChannelPattern {
     type Err = InvalidChannelName;
 

@@ -8,7 +8,13 @@ pub type Micros = u64;
 /// What time it is.
 #[must_use]
 pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    micros(SystemTime::now())
+}
+
+/// A time in microseconds since the Unix epoch.
+#[must_use]
+pub fn micros(time: SystemTime) -> Micros {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 

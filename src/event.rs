@@ -19,6 +19,10 @@ pub const END: &str = "fanfare.end";
 /// The type of the hub's event that says what a generation adds up to so far.
 pub const SNAPSHOT: &str = "fanfare.snapshot";
 
+/// The type of the event that tells a subscriber to come back with another credential. It has no
+/// id, so that the last one stays.
+pub const UNAUTHENTICATED: &str = "fanfare.unauthenticated";
+
 /// The SSE `event:` field of a published event: one line, not reserved, up to 128 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventType(Box<str>);

@@ -8,8 +8,8 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground | limits, clock, position, channel, event, shutdown, telemetry |
-//! | 1 masonry | [`sse`]: the grammar; [`generation`]: what the events of model providers mean |
+//! | 0 ground | limits, clock, position, channel, event, shutdown, pass, telemetry |
+//! | 1 masonry | [`sse`]: the grammar; [`generation`]: what the events of model providers mean; [`outbound`]: HTTP calls |
 //! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what |
 //! | 3 hall | [`hub`]: channels and subscriptions |
 //! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out; [`hooks`]: calls out |
@@ -33,6 +33,8 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod limits;
+pub mod outbound;
+pub mod pass;
 pub mod position;
 pub mod protocol;
 pub mod server;

@@ -8,8 +8,9 @@
 
 use serde::Serialize;
 
+use crate::auth::Operation;
 use crate::http::{
-    ChannelDocument, ErrorCode, Handler, Method, Problem, Query, Request, Response, Route,
+    Access, ChannelDocument, ErrorCode, Handler, Method, Problem, Query, Request, Response, Route,
     document, handler, json,
 };
 use crate::hub::Hub;
@@ -44,21 +45,26 @@ impl Admin {
     #[must_use]
     pub fn common_routes(&self) -> Vec<Route> {
         vec![
-            page("/healthz", handler(self, healthz)),
-            page("/readyz", handler(self, readyz)),
-            page("/openapi.yaml", handler(self, openapi)),
+            page("/healthz", Access::Free, handler(self, healthz)),
+            page("/readyz", Access::Free, handler(self, readyz)),
+            page("/openapi.yaml", Access::Free, handler(self, openapi)),
         ]
     }
 
     /// The routes that only the admin listener has.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        vec![page("/metrics", handler(self, metrics)), page("/v1/channels", handler(self, list))]
+        let access = Access::OnAll(Operation::Admin);
+        vec![
+            page("/metrics", access, handler(self, metrics)),
+            page("/v1/channels", access, handler(self, list)),
+        ]
     }
 }
 
-fn page(path: &'static str, handler: Handler) -> Route {
-    Route { path, methods: vec![(Method::GET, handler.clone()), (Method::HEAD, handler)] }
+fn page(path: &'static str, access: Access, handler: Handler) -> Route {
+    let methods = [Method::GET, Method::HEAD];
+    Route { path, methods: methods.map(|method| (method, access, handler.clone())).into() }
 }
 
 async fn healthz(_: Admin, _: Request, _: String) -> Result<Response, Problem> {

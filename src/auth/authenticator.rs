@@ -36,7 +36,7 @@ struct State {
     unnamed: Option<Principal>,
     minter: Option<Minter>,
     leeway: Duration,
-    cookie: bool,
+    cookie: Option<Arc<str>>,
     query: bool,
     refresh: Duration,
     interval: Duration,
@@ -192,10 +192,23 @@ impl Authenticator {
         self.state.read().minter.clone()
     }
 
-    /// Whether the hub asks nobody who they are.
+    /// Who everybody is, if the hub asks nobody.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.state.read().is_open()
+    pub fn everyone(&self) -> Option<Principal> {
+        let state = self.state.read().clone();
+        state.unnamed.clone().filter(|_| state.is_open())
+    }
+
+    /// The cookie that may carry a token, if any may.
+    #[must_use]
+    pub fn cookie(&self) -> Option<Arc<str>> {
+        self.state.read().cookie.clone()
+    }
+
+    /// Whether `?access_token=` may carry a token.
+    #[must_use]
+    pub fn takes_query_tokens(&self) -> bool {
+        self.state.read().query
     }
 }
 
@@ -237,7 +250,7 @@ impl State {
             unnamed: unnamed(config),
             minter,
             leeway: config.leeway,
-            cookie: !config.cookie.is_empty(),
+            cookie: (!config.cookie.is_empty()).then(|| config.cookie.as_str().into()),
             query: config.query_token,
             refresh: config.jwks_refresh,
             interval: config.jwks_min_interval,
@@ -248,7 +261,7 @@ impl State {
         match credential {
             // Where nobody can prove anything, nothing that is shown is a proof of less.
             _ if self.is_open() => Ok(self.unnamed.clone().ok_or(AuthError::Missing)?),
-            Credential::Cookie(token) if self.cookie => self.token(token, now),
+            Credential::Cookie(token) if self.cookie.is_some() => self.token(token, now),
             Credential::Query(token) if self.query => self.token(token, now),
             Credential::ApiKey(key) => Ok(self.api_key(key)?),
             // A token has dots, and an API key has none.

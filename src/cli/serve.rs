@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::load;
-use crate::server::Server;
+use crate::server::{Reloader, Server};
 use crate::telemetry;
 
 /// The exit code for a configuration that cannot be (`EX_USAGE` of sysexits).
@@ -35,6 +35,9 @@ pub(super) struct Settings {
     /// Where operators connect, such as 127.0.0.1:4101
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
+    /// Listen to the world and ask nobody who they are: anybody may read and do everything
+    #[arg(long)]
+    insecure: bool,
     /// error, warn, info, debug, trace, or directives such as info,fanfare=debug
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -46,9 +49,11 @@ pub(super) struct Settings {
 impl Settings {
     /// The flags that were given, by the setting that they override.
     pub(super) fn overrides(&self) -> Vec<(&'static str, String)> {
+        let insecure = self.insecure.then(|| "true".to_owned());
         let flags = [
             ("server.listen", &self.listen),
             ("server.admin_listen", &self.admin_listen),
+            ("server.insecure", &insecure),
             ("log.level", &self.log_level),
             ("log.format", &self.log_format),
         ];
@@ -67,16 +72,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(&loaded.config.log)?;
     raise_descriptor_limit(loaded.config.server.max_connections);
     let mut signals = Signals::new()?;
-    let server = Server::bind(loaded.config).await?;
+    let server = match Server::bind(loaded.config).await {
+        Err(error) if error.is_of_configuration() => {
+            eprintln!("{error}");
+            return Ok(ExitCode::from(BAD_CONFIG));
+        }
+        bound => bound?,
+    };
+    let reloading = reload_on_hangup(args.settings, server.reloader())?;
     let (draining, drained) = tokio::sync::oneshot::channel();
     let serving = server.run(async {
         let _ = drained.await;
     });
     tokio::pin!(serving);
+    let reloading = tokio::spawn(reloading);
     tokio::select! {
         () = &mut serving => return Ok(ExitCode::SUCCESS),
         () = signals.next() => {}
     }
+    reloading.abort();
     let _ = draining.send(());
     tokio::select! {
         () = serving => Ok(ExitCode::SUCCESS),
@@ -85,6 +99,27 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
+}
+
+/// Reads the configuration again whenever SIGHUP comes. What is wrong is told, and changes nothing.
+fn reload_on_hangup(
+    settings: Settings,
+    reloader: Reloader,
+) -> std::io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let loaded = load(settings.config.as_deref(), &settings.overrides());
+            let outcome = match loaded {
+                Ok(loaded) => reloader.reload(&loaded.config).await.map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match outcome {
+                Ok(()) => tracing::info!("configuration read again: credentials are up to date"),
+                Err(error) => tracing::error!(%error, "configuration not read again: all stays"),
+            }
+        }
+    })
 }
 
 /// Every connection needs a descriptor: takes as many as the system allows, and says if they will

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{LoadError, Loaded, load};
 
 use crate::http::CorsConfig;
-use crate::{egress, hooks, http, hub, ingest, telemetry};
+use crate::{auth, egress, hooks, http, hub, ingest, telemetry};
 
 /// The commented default configuration: the manual of all settings.
 pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
@@ -28,6 +28,8 @@ pub struct Config {
     pub publish: ingest::Config,
     /// Who is told when channels end.
     pub hooks: hooks::Config,
+    /// Who may do what.
+    pub auth: auth::Config,
     /// Which web pages may use the hub.
     pub cors: CorsConfig,
     /// How the hub goes down.
@@ -107,6 +109,9 @@ impl Config {
         for invalid in self.hooks.validate() {
             found.push(Invalid { key: "hooks", message: invalid.to_string() });
         }
+        for auth::Invalid { key, message } in self.auth.validate() {
+            found.push(Invalid { key, message });
+        }
         if let Err(error) = self.cors.validate() {
             found.push(Invalid { key: "cors.allow_origins", message: error.to_string() });
         }
@@ -126,10 +131,13 @@ mod tests {
         assert_eq!(Config::from_toml(DEFAULT).unwrap(), Config::default());
         let named: toml::Table = toml::from_str(DEFAULT).unwrap();
         let all: toml::Table = toml::Table::try_from(Config::default()).unwrap();
-        // Rules and hooks are examples among the comments: empty lists would collide with them.
+        // Lists of tables are examples among the comments: empty lists would collide with them.
+        let lists = ["rules", "issuers", "api_keys"];
         for (section, settings) in all.iter().filter(|(section, _)| *section != "hooks") {
             let named = named[section].as_table().unwrap();
-            for key in settings.as_table().unwrap().keys().filter(|key| *key != "rules") {
+            for key in
+                settings.as_table().unwrap().keys().filter(|key| !lists.contains(&key.as_str()))
+            {
                 assert!(named.contains_key(key), "{section}.{key} is not in deploy/fanfare.toml");
             }
         }
@@ -140,12 +148,15 @@ mod tests {
         let examples = DEFAULT.replace("# [[", "[[");
         let rule = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"];
         let hook = ["url", "secret", "timeout", "attempts"];
-        let uncommented = rule
-            .iter()
-            .chain(&hook)
-            .fold(examples, |text, key| text.replace(&format!("# {key} ="), &format!("{key} =")));
+        let auth = ["name", "issuer", "audience", "keys", "at_most", "hash", "grants"];
+        let uncommented =
+            rule.iter().chain(&hook).chain(&auth).fold(examples, |text, key| {
+                text.replace(&format!("# {key} ="), &format!("{key} ="))
+            });
         let config = Config::from_toml(&uncommented).unwrap();
         assert_eq!(config.validate(), []);
+        let auth = &config.auth;
+        assert_eq!((auth.issuers.len(), auth.api_keys.len()), (1, 1));
         assert_eq!(config.channels.rules.len(), 1);
         assert_eq!(config.channels.rules[0].options.max_events, Some(1000));
         let [hook] = &config.hooks.0[..] else { panic!("one hook: {:?}", config.hooks) };

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
-use crate::event::{END, GAP, SNAPSHOT};
+use crate::event::{END, GAP, SNAPSHOT, UNAUTHENTICATED};
 use crate::hub::{End, Gap, Snapshot, Step};
+use crate::pass::Over;
 use crate::position::Position;
 use crate::sse::{self, Frame, Frames, Text};
 use crate::store::{Entry, Run};
@@ -40,6 +41,21 @@ impl Format {
     #[must_use]
     pub fn is_bare(self) -> bool {
         matches!(self, Self::Bare | Self::BareLines)
+    }
+
+    /// Appends what tells a subscriber to come back with another credential; nothing where nothing
+    /// of the hub's own may be.
+    pub(super) fn say_over(self, over: Over, out: &mut Vec<u8>) {
+        match self {
+            Self::EventStream | Self::Envelopes => push_over(over, out),
+            Self::Ndjson | Self::NdjsonEnvelopes => {
+                let (event, data) = (Some(UNAUTHENTICATED), over_data(over).into());
+                let time = rfc3339(now());
+                push_json(&Record { channel: None, id: None, event, data, time }, out);
+                out.push(b'\n');
+            }
+            Self::Bare | Self::BareLines => {}
+        }
     }
 
     /// Appends a step; returns the number of published events in it.
@@ -95,6 +111,17 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
             take(&Notice::of_end(end, position).record(name_channel));
         }
     }
+}
+
+/// The same as event-stream text. It has no id: the client resumes behind the last that it saw.
+pub(super) fn push_over(over: Over, out: &mut Vec<u8>) {
+    let data = over_data(over);
+    let event_type = Some(UNAUTHENTICATED);
+    sse::event_text(out, &Text { id: None, event_type, data: data.as_bytes() });
+}
+
+fn over_data(over: Over) -> String {
+    format!("{{\"reason\":\"{}\"}}", over.as_str())
 }
 
 pub(super) fn push_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {

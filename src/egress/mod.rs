@@ -33,9 +33,10 @@ pub use stream::{BrokenOff, EventStream};
 pub use patrol::LinkWatch;
 
 use patrol::Patrol;
-use shard::Shards;
+use shard::{Arrival, Shards};
 
 use crate::hub::{Bounds, Coalesce, Hub, OnLag, Subscription};
+use crate::pass::Pass;
 use crate::telemetry::Metrics;
 
 /// Settings of the section `subscribers`.
@@ -143,7 +144,7 @@ impl Egress {
         self.config.bounds()
     }
 
-    /// A subscription as a response body.
+    /// A subscription as a response body, for as long as the pass lets it.
     #[must_use]
     pub fn stream(
         &self,
@@ -151,9 +152,16 @@ impl Egress {
         format: Format,
         coalesce: Coalesce,
         link: Option<Arc<Link>>,
+        pass: Pass,
     ) -> EventStream {
-        let watched = self.patrol.watch(subscription.pulse(), subscription.bounds(), link);
-        EventStream::new(self.clone(), subscription, format, coalesce, watched)
+        let (pulse, bounds) = (subscription.pulse(), subscription.bounds());
+        let watch = self.patrol.watch(pulse, bounds, link, pass);
+        EventStream::new(self.clone(), subscription, format, coalesce, watch)
+    }
+
+    /// Passes were revoked: whoever stays by one is looked at now, and not when its time comes.
+    pub fn recheck(&self) {
+        self.shards.recheck();
     }
 
     /// Holds a connection to the write deadline, whatever it is that is written, for as long as the
@@ -171,10 +179,10 @@ impl Egress {
 
     /// Gives a stream and its socket to a shard. `head` is written first.
     pub fn take_over(&self, tcp: TcpStream, stream: EventStream, head: Vec<u8>) {
-        let coalesce = stream.coalesce();
+        let (coalesce, pass) = (stream.coalesce(), stream.pass().clone());
         let Some(seat) = stream.into_subscription().into_seat() else { return };
         tune(&tcp, &self.config);
-        self.shards.adopt(tcp, seat, head, coalesce);
+        self.shards.adopt(Arrival { tcp, seat, head, coalesce, pass });
     }
 
     /// Walks over all subscriptions, for ever.

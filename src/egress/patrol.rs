@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Config, Link, goodbye_delay};
 use crate::hub::{Bounds, EndReason, OnLag, Pulse};
+use crate::pass::Pass;
 use crate::telemetry::Metrics;
 
 /// The share of the drain window in which subscriptions are ended: the rest is for their goodbyes.
@@ -43,6 +44,7 @@ pub(super) struct Watched {
     pulse: Arc<Pulse>,
     bounds: Bounds,
     link: Option<Arc<Link>>,
+    pass: Pass,
     /// Milliseconds after the patrol's start.
     last_write: AtomicU64,
     heartbeat_due: AtomicBool,
@@ -79,12 +81,14 @@ impl Patrol {
         pulse: &Arc<Pulse>,
         bounds: Bounds,
         link: Option<Arc<Link>>,
+        pass: Pass,
     ) -> Watch {
         let round = Round { reads: 0, stalled: None, ends: self.lifetime(), ended: None };
         let watched = Arc::new(Watched {
             pulse: pulse.clone(),
             bounds,
             link,
+            pass,
             last_write: AtomicU64::new(self.millis()),
             heartbeat_due: AtomicBool::new(false),
             round: Mutex::new(round),
@@ -163,6 +167,9 @@ impl Patrol {
 
     /// Why the subscription must end, if it must.
     fn verdict(&self, watched: &Watched, now: Instant) -> Option<EndReason> {
+        if let Some(over) = watched.pass.over(now) {
+            return Some(over.into());
+        }
         let mut round = watched.round.lock();
         if let Some((at, reason)) = round.ends
             && now >= at
@@ -233,6 +240,11 @@ impl Watch {
     /// Whether the connection has something that its client does not take.
     pub(super) fn is_blocked(&self) -> bool {
         self.watched.link.as_ref().is_some_and(|link| link.is_blocked())
+    }
+
+    /// What the subscription may go on by.
+    pub(super) fn pass(&self) -> &Pass {
+        &self.watched.pass
     }
 
     /// Something was handed to the connection.

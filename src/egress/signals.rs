@@ -8,9 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::Egress;
+use super::format::push_over;
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
 use crate::hub::{Board, End, Signals};
+use crate::pass::Over;
 use crate::sse;
 
 /// The least time between two counts of viewers.
@@ -48,8 +50,8 @@ struct Gone;
 
 impl Egress {
     /// Begins a feed, and returns it with the task that fills it until the channel ends, its reader
-    /// goes, or `over` resolves.
-    pub fn signals<F: Future<Output = ()>>(
+    /// goes, or `over` resolves, to why its reader may not stay if that is why.
+    pub fn signals<F: Future<Output = Option<Over>>>(
         &self,
         channel: ChannelName,
         board: Board,
@@ -57,11 +59,18 @@ impl Egress {
     ) -> (SignalFeed, impl Future<Output = ()> + use<F>) {
         let (pieces, feed) = mpsc::channel(QUEUE);
         let (heartbeat, retry) = (self.config.heartbeat, self.config.reconnect_delay);
+        let goodbye = pieces.clone();
         let filling = Feed { channel, pieces, viewers: None }.run(board, heartbeat, retry);
         let task = async move {
-            tokio::select! {
-                _ = filling => {}
-                () = over => {}
+            let over = tokio::select! {
+                _ = filling => None,
+                over = over => over,
+            };
+            if let Some(over) = over {
+                // Whoever reads nothing need not be told.
+                let mut text = Vec::new();
+                push_over(over, &mut text);
+                let _ = goodbye.try_send(text.into());
             }
         };
         (feed, task)

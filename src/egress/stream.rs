@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::bare::Bare;
 use super::patrol::Watch;
@@ -19,6 +19,7 @@ use super::{Egress, Format};
 use crate::clock::now;
 use crate::hub::{Coalesce, EndReason, Step, Subscription};
 use crate::limits::MAX_BATCH_BYTES;
+use crate::pass::Pass;
 use crate::sse;
 
 /// How often a stream that is to be broken off looks whether everything has been written.
@@ -72,6 +73,10 @@ impl EventStream {
         let (bare, tempo) = (Bare::new(format == Format::BareLines), Tempo::new(coalesce));
         let (state, breaking) = (State::Opening, None);
         Self { egress, subscription, format, bare, tempo, watch, state, breaking }
+    }
+
+    pub(super) fn pass(&self) -> &Pass {
+        self.watch.pass()
     }
 
     pub(super) fn coalesce(&self) -> Coalesce {
@@ -174,7 +179,13 @@ impl EventStream {
 
     fn close(&mut self, piece: &mut Piece) {
         self.state = State::Over;
-        let draining = self.subscription.pulse().ended() == Some(EndReason::Draining);
+        let ended = self.subscription.pulse().ended();
+        if let Some(over) =
+            self.pass().over(Instant::now()).filter(|_| ended.is_some_and(EndReason::is_over))
+        {
+            self.format.say_over(over, &mut piece.bytes);
+        }
+        let draining = ended == Some(EndReason::Draining);
         if draining && self.format.is_event_stream() && !self.format.is_bare() {
             let delay = self.watch.return_delay(self.egress.config.reconnect_delay);
             sse::retry(&mut piece.bytes, delay);

@@ -5,7 +5,6 @@
 //! calls of its own: a receiver that is slow or down costs neither the hub nor other receivers
 //! anything. What does not fit is dropped and counted.
 
-mod client;
 mod config;
 mod message;
 mod secret;
@@ -18,16 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-pub use client::NoCertificates;
 pub use config::{Config, Hook, HookUrl, InvalidHook, InvalidHookUrl};
 pub use secret::{InvalidSecret, Secret};
 
-use client::Client;
 use message::Message;
 use worker::Worker;
 
 use crate::hub::{Ended, Hub};
 use crate::limits::MAX_QUEUED_HOOKS;
+use crate::outbound::{Client, NoCertificates};
 use crate::shutdown::Shutdown;
 
 /// The running hooks: a cheap handle.

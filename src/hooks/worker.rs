@@ -12,12 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::client::{CallError, Client, read_away};
 use super::config::Hook;
 use super::message::Message;
 use crate::channel::ChannelName;
 use crate::clock::now;
 use crate::limits::{MAX_HOOK_CALLS, MAX_HOOK_QUEUE_BYTES, MAX_QUEUED_HOOKS};
+use crate::outbound::{CallError, Client, read_away};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 

@@ -2,15 +2,20 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
 use super::problem::{ErrorCode, Problem};
 use crate::egress::{BrokenOff, EventStream, SignalFeed};
 use crate::limits::MAX_DOCUMENT_BYTES;
+
+/// How long, and how much, is still read from a client who was answered early: a connection
+/// that is closed on unread data loses the answer.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
 
 /// The body of a response.
 pub enum Body {
@@ -78,4 +83,25 @@ pub async fn read_document(body: Incoming) -> Result<Bytes, Problem> {
         )),
         Err(_) => Err(Problem::new(ErrorCode::InvalidEvent, "the request body broke off")),
     }
+}
+
+/// Lets a client who is answered before the end of its body come to read the answer.
+pub fn let_finish(body: Incoming) {
+    if !body.is_end_stream() {
+        tokio::spawn(linger(body));
+    }
+}
+
+/// Reads what the client still sends.
+async fn linger(mut body: Incoming) {
+    let (time, most) = LINGER;
+    let rest = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await
+            && read < most
+        {
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = tokio::time::timeout(time, rest).await;
 }

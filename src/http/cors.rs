@@ -57,12 +57,15 @@ impl Config {
     }
 
     fn layer(&self) -> CorsLayer {
+        // Only pages that are named may send cookies, and read what is said for them.
+        let named = !self.allow_origins.iter().any(|origin| origin == "*");
         let allow_origin = match self.allow_origins.as_slice() {
             [all] if all == "*" => AllowOrigin::any(),
             origins => AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())),
         };
         CorsLayer::new()
             .allow_origin(allow_origin)
+            .allow_credentials(named && !self.allow_origins.is_empty())
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([
                 header::AUTHORIZATION,
@@ -70,9 +73,11 @@ impl Config {
                 header::CONTENT_TYPE,
                 HeaderName::from_static("idempotency-key"),
                 HeaderName::from_static("last-event-id"),
+                HeaderName::from_static("x-api-key"),
             ])
             .expose_headers([
                 header::RETRY_AFTER,
+                header::WWW_AUTHENTICATE,
                 HeaderName::from_static("fanfare-earliest"),
                 HeaderName::from_static("fanfare-events"),
                 HeaderName::from_static("fanfare-state"),

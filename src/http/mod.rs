@@ -1,10 +1,14 @@
 //! The corridor between connections and protocols: it accepts, routes, and words problems. It does
 //! not know which protocols exist.
 
+mod access;
 mod body;
 mod connection;
 mod cors;
+mod credentials;
 mod document;
+mod gate;
+mod jwks;
 mod listener;
 mod negotiate;
 mod problem;
@@ -20,10 +24,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-pub use body::{Body, read_document};
+pub use access::Access;
+pub use body::{Body, let_finish, read_document};
 pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, InvalidOrigin};
 pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};
+pub use gate::{Caller, Gate};
+pub use jwks::KeyFetcher;
 pub use listener::Listener;
 pub use negotiate::negotiate;
 pub use problem::{ErrorCode, Problem};
@@ -46,6 +53,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators connect: metrics and channel lists.
     pub admin_listen: SocketAddr,
+    /// Whether the hub may listen to the world and ask nobody who they are.
+    pub insecure: bool,
     /// Open connections on the public listener.
     pub max_connections: usize,
     /// Time in which the head of a request must arrive, also of the next one on a connection.
@@ -64,6 +73,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 4100)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4101)),
+            insecure: false,
             max_connections: 20_000,
             header_timeout: Duration::from_secs(10),
             max_header_bytes: ByteSize::kib(32),

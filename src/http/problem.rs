@@ -1,13 +1,15 @@
 //! What went wrong, as `application/problem+json` (RFC 9457), from one table of codes.
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::{Response, document};
+use crate::auth::AuthError;
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
 use crate::hub::{self, TooManyChannels};
 use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tally};
+use crate::pass::Over;
 
 /// Every code that a client may meet. Stable: clients act on them. Keep this alphabetical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub enum ErrorCode {
     Draining,
     /// An event has more data than allowed.
     EventTooLarge,
+    /// Not granted to whoever asks.
+    Forbidden,
     /// Another generation was meant than the present one.
     GenerationOver,
     /// A defect of the hub.
@@ -42,15 +46,18 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// The first request with this idempotency key still runs.
     PublishInProgress,
+    /// Nobody who is known here.
+    Unauthenticated,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ChannelClosed,
         Self::ChannelStopped,
         Self::Draining,
         Self::EventTooLarge,
+        Self::Forbidden,
         Self::GenerationOver,
         Self::Internal,
         Self::InvalidChannelName,
@@ -62,6 +69,7 @@ impl ErrorCode {
         Self::Overloaded,
         Self::PayloadTooLarge,
         Self::PublishInProgress,
+        Self::Unauthenticated,
     ];
 
     /// The table: code, status, whether the same request may succeed later, title.
@@ -76,6 +84,7 @@ impl ErrorCode {
             Self::EventTooLarge => {
                 ("event_too_large", S::PAYLOAD_TOO_LARGE, false, "The event is too large")
             }
+            Self::Forbidden => ("forbidden", S::FORBIDDEN, false, "Not granted"),
             Self::GenerationOver => {
                 ("generation_over", S::CONFLICT, false, "Another generation was meant")
             }
@@ -104,6 +113,9 @@ impl ErrorCode {
             }
             Self::PublishInProgress => {
                 ("publish_in_progress", S::CONFLICT, true, "Another publish is under way")
+            }
+            Self::Unauthenticated => {
+                ("unauthenticated", S::UNAUTHORIZED, false, "No valid credential")
             }
         }
     }
@@ -138,14 +150,14 @@ pub struct Problem {
     code: ErrorCode,
     detail: String,
     more: Map<String, Value>,
-    allow: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// A problem of this code; the detail says what was wrong and what would be right.
     #[must_use]
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), more: Map::new(), allow: None }
+        Self { code, detail: detail.into(), more: Map::new(), headers: Vec::new() }
     }
 
     /// A wrong query parameter, header or field.
@@ -161,14 +173,42 @@ impl Problem {
     #[must_use]
     pub fn method_not_allowed(allow: &str) -> Self {
         let detail = format!("this path knows {allow}");
-        let allow = HeaderValue::from_str(allow).ok();
-        Self { allow, ..Self::new(ErrorCode::MethodNotAllowed, detail) }
+        Self::new(ErrorCode::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
+    }
+
+    /// Nobody who is known here (RFC 6750, section 3).
+    #[must_use]
+    pub fn unauthenticated(error: AuthError) -> Self {
+        let detail = error.to_string();
+        let mut challenge = "Bearer realm=\"fanfare\"".to_owned();
+        if error != AuthError::Missing {
+            challenge.push_str(", error=\"invalid_token\", error_description=\"");
+            challenge.push_str(error.code());
+            challenge.push('"');
+        }
+        let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", error.code());
+        problem.with_header(header::WWW_AUTHENTICATE, &challenge)
+    }
+
+    /// The pass of whoever made the request is over.
+    #[must_use]
+    pub fn over(over: Over) -> Self {
+        let detail = match over {
+            Over::Expired => AuthError::Expired.to_string(),
+            Over::Revoked => "what was shown is no longer trusted here".to_owned(),
+        };
+        Self::new(ErrorCode::Unauthenticated, detail).with("reason", over.as_str())
     }
 
     /// The same with one more member.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         self.more.insert(member.to_owned(), value.into());
+        self
+    }
+
+    fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+        self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
         self
     }
 
@@ -214,9 +254,7 @@ impl Problem {
         if self.code.says_when() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, allow);
-        }
+        headers.extend(self.headers);
         response
     }
 }
@@ -270,6 +308,7 @@ impl From<&PublishError> for ErrorCode {
                 Self::Overloaded
             }
             PublishError::StillRunning => Self::PublishInProgress,
+            PublishError::Forbidden => Self::Forbidden,
         }
     }
 }

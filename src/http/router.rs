@@ -1,4 +1,4 @@
-//! Method and path to handler; what is not there is answered in one place.
+//! Method and path to handler, past the gate; what is not there is answered in one place.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,6 +7,9 @@ use std::sync::Arc;
 pub use http::Method;
 use http::{HeaderValue, StatusCode, header};
 
+use super::access::Access;
+use super::body::let_finish;
+use super::gate::Gate;
 use super::{ErrorCode, Problem, Request, Response, empty};
 
 /// A response in the making.
@@ -37,27 +40,28 @@ where
 pub struct Route {
     /// The path; a last `{*name}` stands for the rest of it.
     pub path: &'static str,
-    /// The methods. `OPTIONS` is answered for all.
-    pub methods: Vec<(Method, Handler)>,
+    /// The methods, and what each asks of its caller. `OPTIONS` is answered for all.
+    pub methods: Vec<(Method, Access, Handler)>,
 }
 
 /// All routes of a listener.
 #[derive(Clone)]
 pub struct Router {
     routes: Arc<matchit::Router<Route>>,
+    gate: Gate,
 }
 
 impl Router {
-    /// A router of these routes.
+    /// A router of these routes, each behind the gate.
     ///
     /// # Errors
     /// Two routes collide.
-    pub fn new(routes: Vec<Route>) -> Result<Self, matchit::InsertError> {
+    pub fn new(routes: Vec<Route>, gate: Gate) -> Result<Self, matchit::InsertError> {
         let mut paths = matchit::Router::new();
         for route in routes {
             paths.insert(route.path, route)?;
         }
-        Ok(Self { routes: Arc::new(paths) })
+        Ok(Self { routes: Arc::new(paths), gate })
     }
 
     /// The router as an application.
@@ -65,7 +69,13 @@ impl Router {
     pub fn into_app(self) -> App {
         Arc::new(move |request| {
             let router = self.clone();
-            Box::pin(async move { router.answer(request).await })
+            Box::pin(async move {
+                let mut response = router.answer(request).await;
+                // No answer is anything else than what it says, whatever a browser makes of it.
+                let nosniff = HeaderValue::from_static("nosniff");
+                response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+                response
+            })
         })
     }
 
@@ -77,7 +87,13 @@ impl Router {
         };
         let rest = found.params.iter().next().map_or("", |(_, rest)| rest).to_owned();
         match found.value.handler(request.method()) {
-            Some(handler) => handler(request, rest).await,
+            Some((access, handler)) => match self.gate.admit(access, request, &rest).await {
+                Ok(request) => handler(request, rest).await,
+                Err((problem, body)) => {
+                    let_finish(body);
+                    problem.into_response()
+                }
+            },
             None if request.method() == Method::OPTIONS => options(found.value),
             None => Problem::method_not_allowed(&found.value.allow()).into_response(),
         }
@@ -85,12 +101,13 @@ impl Router {
 }
 
 impl Route {
-    fn handler(&self, method: &Method) -> Option<&Handler> {
-        self.methods.iter().find(|(known, _)| known == method).map(|(_, handler)| handler)
+    fn handler(&self, method: &Method) -> Option<(Access, &Handler)> {
+        let found = self.methods.iter().find(|(known, ..)| known == method);
+        found.map(|(_, access, handler)| (*access, handler))
     }
 
     fn allow(&self) -> String {
-        let known = self.methods.iter().map(|(method, _)| method.as_str());
+        let known = self.methods.iter().map(|(method, ..)| method.as_str());
         known.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ")
     }
 }

@@ -9,6 +9,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::channel::{Channel, Listener};
+use crate::pass::Over;
 use crate::store::Mark;
 
 /// Why a subscription ended. Every one is a metric label.
@@ -30,11 +31,24 @@ pub enum EndReason {
     Lifetime,
     /// Its patterns select more channels than allowed.
     TooManyChannels,
+    /// The token that it was let in by is over.
+    Expired,
+    /// What it was let in by is no longer trusted.
+    Revoked,
+}
+
+impl From<Over> for EndReason {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Expired => Self::Expired,
+            Over::Revoked => Self::Revoked,
+        }
+    }
 }
 
 impl EndReason {
     /// Every reason, for the metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Closed,
         Self::ClientGone,
         Self::LaggedEvents,
@@ -43,6 +57,8 @@ impl EndReason {
         Self::Draining,
         Self::Lifetime,
         Self::TooManyChannels,
+        Self::Expired,
+        Self::Revoked,
     ];
 
     /// The metric label.
@@ -57,7 +73,15 @@ impl EndReason {
             Self::Draining => "draining",
             Self::Lifetime => "lifetime",
             Self::TooManyChannels => "too_many_channels",
+            Self::Expired => Over::Expired.as_str(),
+            Self::Revoked => Over::Revoked.as_str(),
         }
+    }
+
+    /// Whether whoever was let in must show something new before they come back.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Expired | Self::Revoked)
     }
 }
 

@@ -21,7 +21,7 @@ pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
 pub use publish::{
     Begun, Closing, Failure, Fed, Options, Place, Publish, PublishError, Receipt, Tally,
 };
-pub use scatter::{InvalidLine, Scatter, ScatterReceipt};
+pub use scatter::{InvalidLine, May, Scatter, ScatterReceipt, Sender};
 
 use idempotency::Ledger;
 
@@ -63,7 +63,7 @@ struct Shared {
     hub: Hub,
     config: Config,
     receipts: Ledger<ChannelName, Receipt>,
-    scatter_receipts: Ledger<(), ScatterReceipt>,
+    scatter_receipts: Ledger<Arc<str>, ScatterReceipt>,
     streams: Arc<Semaphore>,
 }
 
@@ -105,10 +105,11 @@ impl Ingest {
     /// As [`publish`](Self::publish).
     pub fn scatter(
         &self,
+        sender: Sender,
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Scatter, ScatterReceipt>, PublishError> {
         let permit = self.admit()?;
-        Scatter::begin(self.clone(), permit, key)
+        Scatter::begin(self.clone(), permit, sender, key)
     }
 
     /// Publish requests that are under way.

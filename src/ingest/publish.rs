@@ -88,6 +88,9 @@ pub enum PublishError {
     /// The first request with this key has not ended.
     #[error("a request with this `Idempotency-Key` is still running: wait for its end")]
     StillRunning,
+    /// Whoever publishes may not publish to this channel.
+    #[error("`publish` on this channel is not granted")]
+    Forbidden,
     /// As many publishes run as may.
     #[error("as many publish requests run as `publish.max_streams` allows: try again")]
     Overloaded,

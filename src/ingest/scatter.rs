@@ -1,6 +1,7 @@
 //! One publish to many channels: NDJSON whose lines name their channel.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -50,12 +51,24 @@ pub enum InvalidLine {
     Channel(#[from] InvalidChannelName),
 }
 
+/// Whether a channel may be published to.
+pub type May = Box<dyn Fn(&ChannelName) -> bool + Send>;
+
+/// Who publishes to many channels.
+pub struct Sender {
+    /// What tells them from others: their idempotency keys are their own.
+    pub name: Arc<str>,
+    /// What they may publish to.
+    pub may: May,
+}
+
 /// A publish to many channels that is under way.
 pub struct Scatter {
     ingest: Ingest,
     lines: Lines,
     progress: Progress,
-    claim: Option<Claim<(), ScatterReceipt>>,
+    claim: Option<Claim<Arc<str>, ScatterReceipt>>,
+    may: May,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -71,9 +84,11 @@ impl Scatter {
     pub(super) fn begin(
         ingest: Ingest,
         permit: OwnedSemaphorePermit,
+        sender: Sender,
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Self, ScatterReceipt>, PublishError> {
-        let (claim, tally) = match key.map(|key| ingest.0.scatter_receipts.claim((), key)) {
+        let Sender { name, may } = sender;
+        let (claim, tally) = match key.map(|key| ingest.0.scatter_receipts.claim(name, key)) {
             None => (None, Tally::default()),
             Some(Claimed::Run(claim, before)) => (Some(claim), before),
             Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
@@ -83,7 +98,7 @@ impl Scatter {
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
         let progress = Progress { skip: tally.events, tally, subscribers: HashMap::new() };
         let lines = Lines::new(max_line);
-        Ok(Begun::Publish(Self { ingest, lines, progress, claim, _permit: permit }))
+        Ok(Begun::Publish(Self { ingest, lines, progress, claim, may, _permit: permit }))
     }
 
     /// Publishes the lines that a piece of the body completes.
@@ -91,8 +106,8 @@ impl Scatter {
     /// # Errors
     /// A line is invalid or its channel refuses; the lines before it are published.
     pub fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
-        let Self { ingest, lines, progress, .. } = self;
-        let fed = lines.feed(piece, |line| progress.publish(ingest, &line));
+        let Self { ingest, lines, progress, may, .. } = self;
+        let fed = lines.feed(piece, |line| progress.publish(ingest, may, &line));
         self.note(fed)
     }
 
@@ -101,8 +116,8 @@ impl Scatter {
     /// # Errors
     /// As [`feed`](Self::feed).
     pub fn finish(mut self) -> Result<ScatterReceipt, Failure> {
-        let Self { ingest, lines, progress, .. } = &mut self;
-        let finished = lines.finish(|line| progress.publish(ingest, &line));
+        let Self { ingest, lines, progress, may, .. } = &mut self;
+        let finished = lines.finish(|line| progress.publish(ingest, may, &line));
         self.note(finished)?;
         let Progress { tally: Tally { events, first_id, last_id }, subscribers, .. } =
             self.progress;
@@ -130,8 +145,11 @@ impl Scatter {
 }
 
 impl Progress {
-    fn publish(&mut self, ingest: &Ingest, line: &Bytes) -> Result<(), PublishError> {
+    fn publish(&mut self, ingest: &Ingest, may: &May, line: &Bytes) -> Result<(), PublishError> {
         let (name, event) = parse_line(line, ingest.max_event_bytes())?;
+        if !may(&name) {
+            return Err(PublishError::Forbidden);
+        }
         if self.skip > 0 {
             self.skip -= 1;
             return Ok(());

@@ -30,6 +30,7 @@ pub struct Metrics {
     events_evicted: IntCounterVec,
     connections: IntGauge,
     limit_hits: IntCounterVec,
+    auth_refused: IntCounterVec,
     hooks: IntCounterVec,
     hook_attempts: IntCounter,
 }
@@ -89,6 +90,11 @@ impl Metrics {
                 "reason",
             ),
             connections: make.gauge("connections", "Open connections."),
+            auth_refused: make.counters(
+                "auth_refused_total",
+                "Requests that were not let in, by reason.",
+                "reason",
+            ),
             limit_hits: make.counters(
                 "limit_hits_total",
                 "Requests that met a limit, by limit.",
@@ -109,6 +115,16 @@ impl Metrics {
     /// These are the reasons for which subscriptions end: each is there from the start, at zero.
     pub fn declare_ends<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
         at_zero(&self.subscriptions_ended, reasons);
+    }
+
+    /// Names the reasons for which requests may be refused, so that each is there from the start.
+    pub fn declare_refusals<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
+        at_zero(&self.auth_refused, reasons);
+    }
+
+    /// A request was not let in, for this reason.
+    pub fn refused(&self, reason: &str) {
+        self.auth_refused.with_label_values(&[reason]).inc();
     }
 
     /// A publish request ended: `ok`, or the code of its problem.

@@ -180,13 +180,13 @@ fn the_anonymous_have_a_role_only_if_they_are_given_one() {
 #[test]
 fn a_hub_without_credentials_asks_nobody() {
     let hub = authenticator("");
-    assert!(hub.is_open());
+    assert!(hub.everyone().is_some());
     for credential in [Credential::None, Credential::Bearer("sk-anything")] {
         let principal = hub.authenticate(credential, now()).unwrap();
         assert_eq!(*principal.grants, Grants::everything());
     }
-    assert!(!by_secret().is_open());
-    assert!(!authenticator("anonymous = { subscribe = [\"a\"] }").is_open());
+    assert!(by_secret().everyone().is_none());
+    assert!(authenticator("anonymous = { subscribe = [\"a\"] }").everyone().is_none());
 }
 
 #[test]

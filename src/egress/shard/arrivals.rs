@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Interest, Token};
+use tokio::time::Instant;
 
 use super::inbox::{Arrival, Bell};
 use super::reactor::{Reactor, after, millis};
@@ -12,11 +13,15 @@ use super::seat::Sitter;
 use crate::egress::Config;
 use crate::event::SNAPSHOT;
 use crate::hub::{Channel, Coalesce, EndReason, Seat};
+use crate::pass::Pass;
 use crate::sse;
+
+/// As far as a shard's clock tells one moment from another: some three weeks.
+const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
     pub(super) fn welcome(&mut self, arrival: Arrival) {
-        let Arrival { tcp, seat, head, coalesce } = arrival;
+        let Arrival { tcp, seat, head, coalesce, pass } = arrival;
         let channel = seat.channel.clone();
         let own = self.first_bytes(&seat, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
@@ -39,7 +44,8 @@ impl Reactor {
             index: 0,
             last_write: now,
             blocked: 0,
-            ends: lifetime(&self.config, now),
+            ends: lifetime(&self.config, &pass, now),
+            pass,
             due,
             adaptive: coalesce == Coalesce::Adaptive,
             lags: false,
@@ -49,6 +55,8 @@ impl Reactor {
         self.seat(key, channel, window(coalesce));
         if self.drained_at.is_some() {
             self.say_goodbye(key, EndReason::Draining);
+        } else if let Some(over) = self.over(key) {
+            self.say_goodbye(key, over.into());
         } else {
             self.bring_forward(key);
         }
@@ -119,11 +127,13 @@ fn window(coalesce: Coalesce) -> Duration {
     }
 }
 
-fn lifetime(config: &Config, now: u32) -> u32 {
-    if config.max_lifetime.is_zero() {
-        return 0;
-    }
+/// When its pass expires or its age is reached, whatever comes first; zero for never.
+fn lifetime(config: &Config, pass: &Pass, now: u32) -> u32 {
     // Spread, so that those who came together do not come back together.
     let spread = 0.9 + 0.1 * fastrand::f64();
-    after(now, config.max_lifetime.mul_f64(spread))
+    let age = Some(config.max_lifetime.mul_f64(spread)).filter(|age| !age.is_zero());
+    let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()));
+    // The shard's clock does not reach further; nobody stays that long without coming back.
+    let ends = age.into_iter().chain(rest).min().map(|ends| ends.min(FURTHEST));
+    ends.map_or(0, |ends| after(now, ends))
 }

@@ -8,8 +8,10 @@ use tokio::time::Instant;
 
 use super::reactor::{Reactor, after, has_come};
 use super::seat::Sitter;
+use crate::egress::format::push_over;
 use crate::egress::goodbye_delay;
 use crate::hub::EndReason;
+use crate::pass::Over;
 use crate::sse;
 
 /// The share of a drain's window in which subscriptions are ended.
@@ -56,17 +58,31 @@ impl Reactor {
     }
 
     pub(super) fn end_those_whose_time_has_come(&mut self, now: u32) {
-        if self.drained_at.is_none() && self.config.max_lifetime.is_zero() {
-            return;
-        }
         let over = |sitter: &Sitter| sitter.ends != 0 && has_come(now, sitter.ends);
         let keys: Vec<usize> =
             self.sitters.iter().filter(|(_, sitter)| over(sitter)).map(|(key, _)| key).collect();
-        let draining = self.drained_at.is_some();
-        let reason = if draining { EndReason::Draining } else { EndReason::Lifetime };
         for key in keys {
+            let reason = match self.over(key) {
+                _ if self.drained_at.is_some() => EndReason::Draining,
+                Some(over) => over.into(),
+                None => EndReason::Lifetime,
+            };
             self.say_goodbye(key, reason);
         }
+    }
+
+    pub(super) fn end_the_revoked(&mut self) {
+        let keys: Vec<usize> = self.sitters.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(over) = self.over(key) {
+                self.say_goodbye(key, over.into());
+            }
+        }
+    }
+
+    /// Why a subscriber may no longer stay, if that is so.
+    pub(super) fn over(&self, key: usize) -> Option<Over> {
+        self.sitters.get(key)?.pass.over(Instant::now())
     }
 
     /// Sends a subscriber away, with a proper end if its socket takes it.
@@ -79,6 +95,11 @@ impl Reactor {
             let mut text = Vec::new();
             sse::retry(&mut text, goodbye_delay(rest, self.config.reconnect_delay));
             text.push(b'\n');
+            sse::chunk(&mut bytes, &text);
+        }
+        if let Some(over) = sitter.pass.over(Instant::now()).filter(|_| reason.is_over()) {
+            let mut text = Vec::new();
+            push_over(over, &mut text);
             sse::chunk(&mut bytes, &text);
         }
         bytes.extend_from_slice(sse::LAST_CHUNK);

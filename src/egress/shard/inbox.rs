@@ -11,21 +11,25 @@ use parking_lot::Mutex;
 use super::reactor::Reactor;
 use crate::clock::{self, Micros};
 use crate::hub::{Coalesce, Listener, Seat};
+use crate::pass::Pass;
 
 /// A subscriber's socket on its way to a shard.
-pub(super) struct Arrival {
-    pub(super) tcp: TcpStream,
-    pub(super) seat: Seat,
-    /// The head of the response.
-    pub(super) head: Vec<u8>,
+pub(in crate::egress) struct Arrival {
+    pub(in crate::egress) tcp: TcpStream,
+    pub(in crate::egress) seat: Seat,
+    /// The head of the response, which is written first.
+    pub(in crate::egress) head: Vec<u8>,
     /// When events are merged.
-    pub(super) coalesce: Coalesce,
+    pub(in crate::egress) coalesce: Coalesce,
+    /// What the subscription may go on by.
+    pub(in crate::egress) pass: Pass,
 }
 
 /// What a shard is told.
 pub(super) enum Message {
     Arrival(Box<Arrival>),
     Drain(Duration),
+    Recheck,
     Stop,
 }
 

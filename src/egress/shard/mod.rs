@@ -20,7 +20,6 @@ mod wheel;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -28,10 +27,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::inbox::{Arrival, Inbox, Message};
+pub(super) use self::inbox::Arrival;
+use self::inbox::{Inbox, Message};
 use self::reactor::Thread;
 use super::Config;
-use crate::hub::{Coalesce, Hub, Seat};
+use crate::hub::{Hub, Seat};
 
 /// Subscribers up to which a channel is small: writing to so many takes less time than waking
 /// another thread for half of them saves.
@@ -68,11 +68,18 @@ impl Shards {
         Ok(Self { inboxes, threads, next, active })
     }
 
-    /// Gives a subscriber's socket to a shard. `head` is written first.
-    pub(super) fn adopt(&self, tcp: TcpStream, seat: Seat, head: Vec<u8>, coalesce: Coalesce) {
+    /// Gives a subscriber's socket to a shard.
+    pub(super) fn adopt(&self, arrival: Arrival) {
         self.active.fetch_add(1, Ordering::Relaxed);
-        let shard = self.choose(&seat) % self.inboxes.len();
-        self.inboxes[shard].send(Message::Arrival(Box::new(Arrival { tcp, seat, head, coalesce })));
+        let shard = self.choose(&arrival.seat) % self.inboxes.len();
+        self.inboxes[shard].send(Message::Arrival(Box::new(arrival)));
+    }
+
+    /// Ends the subscriptions whose pass was revoked.
+    pub(super) fn recheck(&self) {
+        for inbox in &self.inboxes {
+            inbox.send(Message::Recheck);
+        }
     }
 
     /// The few subscribers of a small channel lie on one shard, so that an event wakes one thread;

@@ -165,6 +165,7 @@ impl Reactor {
             match message {
                 Message::Arrival(arrival) => self.welcome(*arrival),
                 Message::Drain(window) => self.drain(window),
+                Message::Recheck => self.end_the_revoked(),
                 Message::Stop => self.stopping = true,
             }
         }

@@ -188,6 +188,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pass::Pass;
     use crate::position::Offset;
     use crate::store::{Entry, Log, Mark, Read, Retention};
 
@@ -221,6 +222,7 @@ mod tests {
             due,
             adaptive,
             lags,
+            pass: Pass::default(),
         }
     }
 

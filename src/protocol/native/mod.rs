@@ -4,10 +4,12 @@ mod channels;
 mod publish;
 mod signals;
 mod subscribe;
+mod tokens;
 
+use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
-use crate::http::{Method, Problem, Route, decode_path, handler};
+use crate::http::{Access, Method, Problem, Route, decode_path, handler};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
@@ -29,31 +31,30 @@ impl Native {
     /// Every route of this protocol.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
+        use Operation::{Admin, Publish, Signal, Subscribe};
         let channel = vec![
-            (Method::GET, handler(self, subscribe::one)),
-            (Method::HEAD, handler(self, channels::head)),
-            (Method::POST, handler(self, publish::one)),
-            (Method::PUT, handler(self, channels::put)),
-            (Method::DELETE, handler(self, channels::delete)),
+            (Method::GET, Access::OnChannel(&[Subscribe]), handler(self, subscribe::one)),
+            (Method::HEAD, Access::OnChannel(&[Subscribe, Publish]), handler(self, channels::head)),
+            (Method::POST, Access::OnChannel(&[Publish]), handler(self, publish::one)),
+            (Method::PUT, Access::OnChannel(&[Admin]), handler(self, channels::put)),
+            (Method::DELETE, Access::OnChannel(&[Admin]), handler(self, channels::delete)),
         ];
         let signals = vec![
-            (Method::GET, handler(self, signals::feed)),
-            (Method::POST, handler(self, signals::send)),
+            (Method::GET, Access::OnChannel(signals::FEED), handler(self, signals::feed)),
+            (Method::POST, Access::OnChannel(&[Signal]), handler(self, signals::send)),
         ];
+        let events = (Method::GET, Access::OnSome(&[Subscribe]), handler(self, subscribe::many));
+        let publish = (Method::POST, Access::OnSome(&[Publish]), handler(self, publish::many));
+        let tokens = (Method::POST, Access::OnSome(&Operation::ALL), handler(self, tokens::mint));
         vec![
             Route { path: "/v1/signals/{*name}", methods: signals.clone() },
             Route { path: "/v1/signals/", methods: signals },
             Route { path: "/v1/channels/{*name}", methods: channel.clone() },
             // A name that is empty is a bad name, not a path that is not there.
             Route { path: "/v1/channels/", methods: channel },
-            Route {
-                path: "/v1/events",
-                methods: vec![(Method::GET, handler(self, subscribe::many))],
-            },
-            Route {
-                path: "/v1/publish",
-                methods: vec![(Method::POST, handler(self, publish::many))],
-            },
+            Route { path: "/v1/events", methods: vec![events] },
+            Route { path: "/v1/publish", methods: vec![publish] },
+            Route { path: "/v1/tokens", methods: vec![tokens] },
         ]
     }
 }

@@ -1,27 +1,22 @@
 //! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
-use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::{Native, channel_name};
+use crate::auth::{Operation, Principal};
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, UnknownFormat};
-use crate::http::{ErrorCode, Problem, Query, Request, Response, json};
+use crate::http::{Caller, ErrorCode, Problem, Query, Request, Response, json, let_finish};
 use crate::hub::Close;
-use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Tally};
+use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Sender, Tally};
+use crate::pass::{Over, Pass};
 use crate::sse;
-
-/// How long, and how much, is still read from a publisher who was answered early: a connection
-/// that is closed on unread data loses the answer.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
 
 pub(super) async fn one(
     native: Native,
@@ -62,13 +57,16 @@ async fn publish_to_one(
     name: &str,
 ) -> Result<Response, Problem> {
     let (name, kind, options) = wanted(native, head, name)?;
+    let caller = Caller::of(&head.extensions)?;
+    // What is over in a moment needs no pass.
+    let pass = kind.is_streamed().then(|| caller.pass(&[Operation::Publish], &[(&name).into()]));
     let mut publish = match native.ingest.publish(name, kind, options)? {
         Begun::Publish(publish) => publish,
         Begun::Replay(receipt) => return replay(&receipt),
     };
     loop {
         let piece = tokio::select! {
-            piece = next_piece(native, body) => piece,
+            piece = next_piece(native, body, pass.as_ref()) => piece,
             error = publish.refused() => {
                 return Err(Problem::from(error).keeping(publish.kept()));
             }
@@ -81,6 +79,7 @@ async fn publish_to_one(
             Piece::End => return json(&publish.finish()?),
             Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
             Piece::Stopping => return Err(stopping(publish.kept())),
+            Piece::Over(over) => return Err(Problem::over(over).keeping(&publish.break_off())),
         }
     }
 }
@@ -104,16 +103,20 @@ async fn publish_to_many(
     body: &mut Incoming,
 ) -> Result<Response, Problem> {
     refuse_when_draining(native)?;
-    let mut scatter = match native.ingest.scatter(idempotency_key(&head.headers)?)? {
+    let caller = Caller::of(&head.extensions)?;
+    let pass = caller.pass(&[Operation::Publish], &[]);
+    let key = idempotency_key(&head.headers)?;
+    let mut scatter = match native.ingest.scatter(sender(&caller), key)? {
         Begun::Publish(scatter) => scatter,
         Begun::Replay(receipt) => return replay(&receipt),
     };
     loop {
-        match next_piece(native, body).await {
+        match next_piece(native, body, Some(&pass)).await {
             Piece::Data(piece) => scatter.feed(&piece)?,
             Piece::End => return json(&scatter.finish()?),
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
+            Piece::Over(over) => return Err(Problem::over(over).keeping(scatter.kept())),
         }
     }
 }
@@ -124,13 +127,22 @@ enum Piece {
     End,
     BrokeOff,
     Stopping,
+    Over(Over),
 }
 
-async fn next_piece(native: &Native, body: &mut Incoming) -> Piece {
+async fn next_piece(native: &Native, body: &mut Incoming, pass: Option<&Pass>) -> Piece {
+    let over = async {
+        match pass {
+            Some(pass) => pass.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(over);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
             () = native.shutdown.stopping() => return Piece::Stopping,
+            over = &mut over => return Piece::Over(over),
         };
         match frame {
             None => return Piece::End,
@@ -143,6 +155,13 @@ async fn next_piece(native: &Native, body: &mut Incoming) -> Piece {
             }
         }
     }
+}
+
+/// Who publishes to many channels, as the way in knows them.
+fn sender(caller: &Caller) -> Sender {
+    let Principal { name, issuer, grants, .. } = caller.principal().clone();
+    let may = move |channel: &ChannelName| grants.covers(Operation::Publish, channel);
+    Sender { name: format!("{issuer}/{name}").into(), may: Box::new(may) }
 }
 
 fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem> {
@@ -209,27 +228,6 @@ fn stopping(kept: &Tally) -> Problem {
 
 fn broke_off(kept: &Tally) -> Problem {
     Problem::new(ErrorCode::InvalidEvent, "the request body broke off").keeping(kept)
-}
-
-/// Lets a publisher who is answered before the end of its body come to read the answer.
-fn let_finish(body: Incoming) {
-    if !body.is_end_stream() {
-        tokio::spawn(linger(body));
-    }
-}
-
-/// Reads what the publisher still sends.
-async fn linger(mut body: Incoming) {
-    let (time, most) = LINGER;
-    let rest = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await
-            && read < most
-        {
-            read += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    let _ = tokio::time::timeout(time, rest).await;
 }
 
 fn replay<R: Serialize>(known: &R) -> Result<Response, Problem> {

@@ -4,14 +4,18 @@ use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
 use super::{Native, channel_name};
+use crate::auth::Operation;
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Problem, Request, Response, json, not_stored, parse_object, read_document,
+    Body, Caller, Problem, Request, Response, json, not_stored, parse_object, read_document,
 };
 use crate::hub::{GenerationOver, Signal, StopError, Stopped};
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 use crate::sse;
+
+/// Who may follow a channel's signals: its producer, and whoever may stop it.
+pub(super) const FEED: &[Operation] = &[Operation::Publish, Operation::Signal];
 
 /// What a viewer sends.
 #[derive(Deserialize)]
@@ -51,13 +55,19 @@ pub(super) async fn send(
 
 pub(super) async fn feed(
     native: Native,
-    _request: Request,
+    request: Request,
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
+    let pass = Caller::of(request.extensions())?.pass(FEED, &[(&name).into()]);
     let board = native.hub.board(&name)?;
     let shutdown = native.shutdown.clone();
-    let over = async move { shutdown.draining().await };
+    let over = async move {
+        tokio::select! {
+            () = shutdown.draining() => None,
+            over = pass.ended() => Some(over),
+        }
+    };
     let (feed, filling) = native.egress.signals(name, board, over);
     tokio::spawn(filling);
     let mut response = Response::new(Body::Signals(feed));

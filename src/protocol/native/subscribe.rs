@@ -6,14 +6,17 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{Native, channel_name};
+use crate::auth::Operation;
 use crate::channel::ChannelPattern;
 use crate::egress::{Format, Link, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate, not_stored,
+    Body, Caller, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate,
+    not_stored,
 };
 use crate::hub::{Coalesce, InvalidCoalesce, Opened, Selection, Subscription};
 use crate::limits::MAX_PAGE_EVENTS;
+use crate::pass::Pass;
 use crate::position::StartFrom;
 use crate::sse;
 
@@ -31,8 +34,9 @@ pub(super) async fn one(
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {
-    let selection = Selection::One(channel_name(&name)?);
-    subscribe(&native, &request, selection).await
+    let name = channel_name(&name)?;
+    let pass = Caller::of(request.extensions())?.pass(&[Operation::Subscribe], &[(&name).into()]);
+    subscribe(&native, &request, Selection::One(name), pass).await
 }
 
 pub(super) async fn many(
@@ -55,13 +59,17 @@ pub(super) async fn many(
         let problem = Problem::new(ErrorCode::InvalidParameter, detail);
         return Err(problem.with("parameter", "channel"));
     }
-    subscribe(&native, &request, Selection::Many(patterns)).await
+    let caller = Caller::of(request.extensions())?;
+    patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
+    let pass = caller.pass(&[Operation::Subscribe], &patterns);
+    subscribe(&native, &request, Selection::Many(patterns), pass).await
 }
 
 async fn subscribe(
     native: &Native,
     request: &Request,
     selection: Selection,
+    pass: Pass,
 ) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query())?;
     let from = start(request.headers(), &query)?;
@@ -74,7 +82,7 @@ async fn subscribe(
         }
         Some(format) => format,
         None => match accepted(request.headers())? {
-            JSON => return answer_page(native, selection, &from, coalesce, &query).await,
+            JSON => return answer_page(native, selection, &from, coalesce, &query, pass).await,
             media_type => format(media_type, many),
         },
     };
@@ -87,7 +95,7 @@ async fn subscribe(
             }
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             let link = request.extensions().get::<Client>().map(|client| client.link.clone());
-            Ok(live(native, subscription, format, coalesce, link))
+            Ok(live(native, subscription, format, coalesce, link, pass))
         }
     }
 }
@@ -151,9 +159,10 @@ fn live(
     format: Format,
     coalesce: Coalesce,
     link: Option<Arc<Link>>,
+    pass: Pass,
 ) -> Response {
     let media_type = if format.is_event_stream() { sse::MEDIA_TYPE } else { NDJSON };
-    let body = native.egress.stream(subscription, format, coalesce, link);
+    let body = native.egress.stream(subscription, format, coalesce, link, pass);
     let mut response = Response::new(Body::Stream(Box::new(body)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -174,6 +183,7 @@ async fn answer_page(
     from: &StartFrom,
     coalesce: Option<Coalesce>,
     query: &Query,
+    pass: Pass,
 ) -> Result<Response, Problem> {
     let (limit, wait) = (query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?, wait(query)?);
     let name = match &selection {
@@ -188,6 +198,7 @@ async fn answer_page(
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = native.shutdown.draining() => {}
+                    _ = pass.ended() => {}
                 }
             };
             page(subscription, name.is_none(), limit, enough).await

@@ -1,5 +1,7 @@
 //! All wiring, on one page: a configuration in, a running hub out, and a polite end.
 
+mod trust;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,13 +12,17 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use trust::Reloader;
+
 use crate::admin::Admin;
+use crate::auth::{Exposed, Invalid};
 use crate::config::Config;
 use crate::egress::Egress;
-use crate::hooks::{Hooks, NoCertificates};
-use crate::http::{App, Listener, Route, Router, Serving, Slots, Workers};
+use crate::hooks::Hooks;
+use crate::http::{App, Gate, Listener, Route, Router, Serving, Slots, Workers};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
+use crate::outbound::NoCertificates;
 use crate::protocol::native::Native;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -37,6 +43,7 @@ pub struct Server {
     ingest: Ingest,
     egress: Egress,
     hooks: Hooks,
+    gate: Gate,
     shutdown: Shutdown,
     workers: Workers,
     public: Listener,
@@ -67,9 +74,39 @@ pub enum StartError {
     /// There is a hook that nobody could be trusted to receive.
     #[error("cannot call `https` hooks (`hooks`): {0}")]
     Hooks(NoCertificates),
+    /// Who is trusted cannot be read.
+    #[error("{}", trust::lines(.0))]
+    Auth(Vec<Invalid>),
+    /// The hub would be open to the world.
+    #[error("`{key}`: {source}")]
+    Exposed {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong with it.
+        source: Exposed,
+    },
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
+}
+
+/// Why a hub goes on by what it had.
+#[derive(Debug, thiserror::Error)]
+pub enum Reload {
+    /// Who is trusted cannot be read.
+    #[error("{}", trust::lines(.0))]
+    Auth(Vec<Invalid>),
+    /// From asking nobody to asking everybody, or back.
+    #[error("whether the hub asks for credentials at all changes only with a restart")]
+    Restart,
+}
+
+impl StartError {
+    /// Whether the configuration is what is wrong.
+    #[must_use]
+    pub fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Auth(_) | Self::Exposed { .. })
+    }
 }
 
 impl Server {
@@ -78,7 +115,9 @@ impl Server {
     /// # Errors
     /// An address cannot be listened on.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        trust::check_exposure(&config)?;
         let metrics = Arc::new(Metrics::new());
+        let gate = trust::gate(&config, metrics.clone())?;
         let shutdown = Shutdown::default();
         let hub = Hub::new(config.channels.clone(), metrics.clone());
         let ingest = Ingest::new(hub.clone(), config.publish.clone());
@@ -87,7 +126,8 @@ impl Server {
         let departed = public_slots.clone();
         let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.give_back())
             .map_err(StartError::Shards)?;
-        let (public_app, admin_app) = apps(&config, &hub, &ingest, &egress, &shutdown)?;
+        let parts = Parts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
+        let (public_app, admin_app) = apps(&config, parts, &gate)?;
 
         let workers = Workers::start(config.server.workers).map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
@@ -110,6 +150,7 @@ impl Server {
             ingest,
             egress,
             hooks,
+            gate,
             shutdown,
             workers,
             public,
@@ -131,14 +172,22 @@ impl Server {
         self.admin_addr
     }
 
+    /// Exchanges what can be while the hub is at work.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(self.gate.clone(), self.egress.clone())
+    }
+
     /// Serves until the future resolves, then drains.
     pub async fn run(self, until: impl Future<Output = ()>) {
+        let reloader = self.reloader();
         let Self { config, hub, ingest, egress, hooks, shutdown, public, admin, .. } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(public.run());
         tasks.spawn(admin.run());
         tasks.spawn(hub.sweep());
         tasks.spawn(egress.clone().patrol());
+        tasks.spawn(reloader.keep_keys());
         tracing::info!(addr = %self.addr, admin_addr = %self.admin_addr, "listening");
         tokio::select! {
             () = until => {}
@@ -153,24 +202,27 @@ impl Server {
     }
 }
 
-fn apps(
-    config: &Config,
-    hub: &Hub,
-    ingest: &Ingest,
-    egress: &Egress,
-    shutdown: &Shutdown,
-) -> Result<(App, App), StartError> {
-    let (public, admin) = routes(hub, ingest, egress, shutdown);
+/// What routes are made of.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    hub: &'a Hub,
+    ingest: &'a Ingest,
+    egress: &'a Egress,
+    shutdown: &'a Shutdown,
+}
+
+fn apps(config: &Config, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), StartError> {
+    let (public, admin) = routes(parts);
+    let app = |routes| {
+        let router = Router::new(routes, gate.clone());
+        router.map(Router::into_app).map_err(|error| StartError::Routes(error.to_string()))
+    };
     Ok((config.cors.wrap(app(public)?), app(admin)?))
 }
 
 /// Every route of the public and of the admin listener.
-fn routes(
-    hub: &Hub,
-    ingest: &Ingest,
-    egress: &Egress,
-    shutdown: &Shutdown,
-) -> (Vec<Route>, Vec<Route>) {
+fn routes(parts: Parts<'_>) -> (Vec<Route>, Vec<Route>) {
+    let Parts { hub, ingest, egress, shutdown } = parts;
     let (hub, ingest, egress) = (hub.clone(), ingest.clone(), egress.clone());
     let admin = Admin { hub: hub.clone(), shutdown: shutdown.clone() };
     let native = Native { hub, ingest, egress, shutdown: shutdown.clone() };
@@ -179,11 +231,6 @@ fn routes(
         routes
     };
     (with_common(native.routes()), with_common(admin.routes()))
-}
-
-fn app(routes: Vec<Route>) -> Result<App, StartError> {
-    let router = Router::new(routes).map_err(|error| StartError::Routes(error.to_string()))?;
-    Ok(router.into_app())
 }
 
 fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
@@ -226,7 +273,7 @@ mod tests {
     fn documented() -> BTreeSet<(String, String)> {
         let mut found = BTreeSet::new();
         let mut path = String::new();
-        for line in include_str!("../docs/openapi.yaml").lines() {
+        for line in include_str!("../../docs/openapi.yaml").lines() {
             let name = line.trim_end_matches(':').trim_start();
             match line.len() - line.trim_start().len() {
                 2 if name.starts_with('/') => path = name.to_owned(),
@@ -246,12 +293,15 @@ mod tests {
         let hub = Hub::new(crate::hub::Config::default(), metrics);
         let ingest = Ingest::new(hub.clone(), crate::ingest::Config::default());
         let egress = Egress::new(crate::egress::Config::default(), &hub, || {}).unwrap();
-        let (public, admin) = routes(&hub, &ingest, &egress, &Shutdown::default());
+        let (public, admin) = {
+            let (hub, ingest, egress) = (&hub, &ingest, &egress);
+            routes(Parts { hub, ingest, egress, shutdown: &Shutdown::default() })
+        };
         let routes = public.into_iter().chain(admin).filter(|route| !route.path.ends_with('/'));
         let methods = routes.flat_map(|route| {
             let path = route.path.replace("{*name}", "{name}");
             let document = !path.contains('{');
-            let known = route.methods.into_iter().map(|(method, _)| method.to_string());
+            let known = route.methods.into_iter().map(|(method, ..)| method.to_string());
             // Any document that can be had can be asked for its head; only channels answer more.
             known
                 .filter(move |method| !(document && method == "HEAD"))

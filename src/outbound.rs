@@ -1,4 +1,4 @@
-//! The HTTP client of the hooks: HTTP/1.1, over TLS where the URL says so, no redirects.
+//! The HTTP client for calls out: HTTP/1.1, over TLS where the URL says so, no redirects.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const KEPT_IDLE: Duration = Duration::from_secs(15);
 
 /// Sends requests: a cheap handle, whose connections are kept and used again.
 #[derive(Clone)]
-pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 /// No certificate authority is known to this machine, so no receiver could be trusted.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub struct NoCertificates(#[from] rustls::Error);
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub enum CallError {
     /// Another answer than 2xx.
     #[error("the receiver answered {0}")]
     Status(StatusCode),
@@ -52,7 +52,7 @@ pub(super) enum CallError {
 
 impl Client {
     /// Trusts what this machine trusts; looks that up only if there is a need for `tls`.
-    pub(super) fn new(tls: bool) -> Result<Self, NoCertificates> {
+    pub fn new(tls: bool) -> Result<Self, NoCertificates> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let trusting = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// Sends a request, and waits for the head of the response until the deadline.
-    pub(super) async fn send(
+    pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
         deadline: Instant,
@@ -94,7 +94,7 @@ impl Client {
 
 /// Reads what nobody wants to know, so that the connection can be used again; not too much of it,
 /// and not for too long.
-pub(super) async fn read_away(mut body: Incoming, deadline: Instant) {
+pub async fn read_away(mut body: Incoming, deadline: Instant) {
     let mut bytes = 0;
     while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
         bytes += frame.data_ref().map_or(0, Bytes::len);

@@ -1,0 +1,196 @@
+//! Where a request may carry a credential, and when a browser's cookie is not one.
+
+use http::{HeaderMap, Method, Uri, header, request};
+use percent_encoding::percent_decode_str;
+
+use crate::auth::{AuthError, Credential};
+
+/// The query parameter for clients that cannot set headers, such as `EventSource` (RFC 6750,
+/// section 2.3).
+const QUERY_TOKEN: &str = "access_token";
+
+/// The header for API keys, beside `Authorization`.
+const API_KEY: &str = "x-api-key";
+
+/// Finds what a request shows. The first place that has anything decides; whatever stands there is
+/// never passed over for something better.
+///
+/// # Errors
+/// It is in no form that a credential has.
+pub(super) fn find<'a>(
+    headers: &'a HeaderMap,
+    cookie: Option<&str>,
+    query: Option<&'a str>,
+) -> Result<Credential<'a>, AuthError> {
+    if headers.contains_key(header::AUTHORIZATION) {
+        return bearer(only(headers, header::AUTHORIZATION.as_str())?).map(Credential::Bearer);
+    }
+    if headers.contains_key(API_KEY) {
+        return only(headers, API_KEY).map(Credential::ApiKey);
+    }
+    if let Some(token) = cookie.and_then(|name| cookie_of(headers, name)) {
+        return Ok(Credential::Cookie(token));
+    }
+    Ok(query.map_or(Credential::None, Credential::Query))
+}
+
+/// The value of a header that must stand there once.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, AuthError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next().map(|value| value.to_str()), values.next()) {
+        (Some(Ok(text)), None) => Ok(text.trim()),
+        _ => Err(AuthError::Malformed),
+    }
+}
+
+/// RFC 6750, section 2.1; schemes know no case (RFC 9110, section 11.1).
+fn bearer(text: &str) -> Result<&str, AuthError> {
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(AuthError::Malformed),
+    }
+}
+
+fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().trim_matches('"'))
+}
+
+/// Whether a cookie may speak for whoever sends this request. A browser adds cookies to what any
+/// page asks for: only the hub's own pages and those of `allowed` origins may use them. What tells
+/// is what no page can forge: `Origin` and `Sec-Fetch-Site`.
+pub(super) fn may_use_cookie(head: &request::Parts, allowed: &[String]) -> bool {
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let site = text("sec-fetch-site");
+    let same_site = matches!(site, Some("same-origin" | "none"));
+    match (head.headers.get(header::ORIGIN), site) {
+        (Some(origin), _) => origin.to_str().is_ok_and(|origin| {
+            let foreign = site.is_some() && !same_site;
+            allowed.iter().any(|allowed| allowed == origin)
+                || (!foreign && is_own(origin, head))
+                || site == Some("same-origin")
+        }),
+        (None, Some(_)) => same_site,
+        // No browser of today, or none at all: reading is harmless, as nobody else can see it.
+        (None, None) => matches!(head.method, Method::GET | Method::HEAD),
+    }
+}
+
+/// Whether the page came from the host that it speaks to. The scheme is not compared: a proxy may
+/// have ended TLS.
+fn is_own(origin: &str, head: &request::Parts) -> bool {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
+    origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host)
+}
+
+/// Takes the token out of the query, so that nothing behind this sees it, and no log.
+pub(super) fn take_query_token(uri: &mut Uri) -> Option<String> {
+    let query = uri.query().filter(|query| query.contains(QUERY_TOKEN))?;
+    let is_token = |pair: &&str| pair.split('=').next() == Some(QUERY_TOKEN);
+    let token = query.split('&').find(is_token)?;
+    let token = token.split_once('=').map_or("", |(_, token)| token);
+    let token = percent_decode_str(token).decode_utf8_lossy().into_owned();
+    let rest: Vec<_> = query.split('&').filter(|pair| !is_token(pair)).collect();
+    let path = uri.path();
+    let target =
+        if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = target.parse().ok();
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+    Some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request};
+
+    use super::*;
+
+    fn shown(headers: &[(&'static str, &'static str)], query: Option<&str>) -> String {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        match find(&map, Some("session"), query) {
+            Ok(Credential::Bearer(text)) => format!("bearer {text}"),
+            Ok(Credential::ApiKey(text)) => format!("key {text}"),
+            Ok(Credential::Cookie(text)) => format!("cookie {text}"),
+            Ok(Credential::Query(text)) => format!("query {text}"),
+            Ok(Credential::None) => "none".into(),
+            Err(error) => error.code().into(),
+        }
+    }
+
+    #[test]
+    fn the_first_place_that_has_anything_decides() {
+        let cookie = ("cookie", "a=b; session=\"c\"; session=d");
+        for (headers, query, expected) in [
+            (vec![], None, "none"),
+            (vec![], Some("q"), "query q"),
+            (vec![cookie], Some("q"), "cookie c"),
+            (vec![cookie, ("x-api-key", "k")], Some("q"), "key k"),
+            (vec![cookie, ("x-api-key", "k"), ("authorization", "bearer  t")], None, "bearer t"),
+            (vec![("authorization", "Basic dTpw"), ("x-api-key", "k")], None, "malformed"),
+            (vec![("authorization", "Bearer"), ("x-api-key", "k")], None, "malformed"),
+            (vec![("x-api-key", "k"), ("x-api-key", "l")], None, "malformed"),
+            (vec![("cookie", "mysession=1; session2=2")], None, "none"),
+        ] {
+            assert_eq!(shown(&headers, query), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_leaves_nothing_of_itself_in_the_query() {
+        for (before, token, after) in [
+            ("/v1/events?a=1&access_token=x.y&b=2", Some("x.y"), "/v1/events?a=1&b=2"),
+            ("/v1/events?access_token=x%2Ey", Some("x.y"), "/v1/events"),
+            ("/v1/events?access_token=x&access_token=y", Some("x"), "/v1/events"),
+            ("/v1/events?access_token", Some(""), "/v1/events"),
+            ("http://hub/v1/events?access_token=x", Some("x"), "http://hub/v1/events"),
+            ("/v1/events?my_access_token=x", None, "/v1/events?my_access_token=x"),
+            ("/access_token?a=1", None, "/access_token?a=1"),
+        ] {
+            let mut uri: Uri = before.parse().unwrap();
+            assert_eq!(take_query_token(&mut uri).as_deref(), token, "{before}");
+            assert_eq!(uri.to_string(), after, "{before}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_speaks_only_for_pages_that_may_use_it() {
+        let allowed = ["https://app.example.com".to_owned()];
+        for (method, origin, site, may) in [
+            ("GET", None, None, true),
+            ("POST", None, None, false),
+            ("DELETE", None, None, false),
+            ("POST", None, Some("same-origin"), true),
+            ("POST", None, Some("none"), true),
+            ("POST", None, Some("same-site"), false),
+            ("GET", None, Some("cross-site"), false),
+            ("GET", Some("https://app.example.com"), Some("cross-site"), true),
+            ("POST", Some("https://app.example.com"), None, true),
+            ("POST", Some("https://app.example.com.evil.example"), None, false),
+            ("POST", Some("http://app.example.com"), None, false),
+            ("GET", Some("https://evil.example"), Some("cross-site"), false),
+            ("GET", Some("https://evil.example"), None, false),
+            ("POST", Some("null"), None, false),
+            ("POST", Some("https://hub.example:4100"), None, true),
+            ("POST", Some("https://hub.example:4100"), Some("same-origin"), true),
+            // A browser that says so knows better than a host that looks alike.
+            ("POST", Some("https://hub.example:4100"), Some("cross-site"), false),
+            ("POST", Some("https://hub.example"), None, false),
+        ] {
+            let mut request = Request::builder().method(method).uri("/v1/channels/a");
+            request = request.header("host", "hub.example:4100");
+            for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
+                if let Some(value) = value {
+                    request = request.header(name, value);
+                }
+            }
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(may_use_cookie(&head, &allowed), may, "{method} {origin:?} {site:?}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! For how long somebody may stay: until a moment, or until whoever let them in takes it back.
+
+use std::sync::{Arc, Weak};
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// What lets a stream go on: a cheap handle, shared by whoever serves it and whoever let it in.
+#[derive(Clone, Debug, Default)]
+pub struct Pass(Arc<Shared>);
+
+/// Whether a pass is still in use, without keeping it.
+#[derive(Clone, Debug)]
+pub struct WeakPass(Weak<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    expires: Option<Instant>,
+    revoked: CancellationToken,
+}
+
+/// Why a pass is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Its time is.
+    Expired,
+    /// It was taken back.
+    Revoked,
+}
+
+impl Over {
+    /// For the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Pass {
+    /// A pass until this moment; without one, until it is revoked.
+    #[must_use]
+    pub fn until(expires: Option<Instant>) -> Self {
+        Self(Arc::new(Shared { expires, revoked: CancellationToken::new() }))
+    }
+
+    /// When it expires, if it does.
+    #[must_use]
+    pub fn expires(&self) -> Option<Instant> {
+        self.0.expires
+    }
+
+    /// Takes it back.
+    pub fn revoke(&self) {
+        self.0.revoked.cancel();
+    }
+
+    /// Why it is over, if it is by now.
+    #[must_use]
+    pub fn over(&self, now: Instant) -> Option<Over> {
+        if self.0.revoked.is_cancelled() {
+            return Some(Over::Revoked);
+        }
+        self.0.expires.is_some_and(|expires| now >= expires).then_some(Over::Expired)
+    }
+
+    /// Resolves when it is over.
+    pub async fn ended(&self) -> Over {
+        let expired = async {
+            match self.0.expires {
+                Some(expires) => sleep_until(expires).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.0.revoked.cancelled() => Over::Revoked,
+            () = expired => Over::Expired,
+        }
+    }
+
+    /// A handle that does not keep it.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakPass {
+        WeakPass(Arc::downgrade(&self.0))
+    }
+}
+
+impl WeakPass {
+    /// The pass, if anybody still has it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Pass> {
+        self.0.upgrade().map(Pass)
+    }
+
+    /// Whether anybody still has it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_is_over_at_its_time_or_before() {
+        let began = Instant::now();
+        let later = began + Duration::from_secs(60);
+        let (long, short) = (Pass::until(Some(later)), Pass::until(None));
+        assert_eq!((long.over(began), short.over(later)), (None, None));
+        assert_eq!(long.ended().await, Over::Expired);
+        assert_eq!((Instant::now(), long.over(later)), (later, Some(Over::Expired)));
+        short.clone().revoke();
+        assert_eq!((short.ended().await, short.over(began)), (Over::Revoked, Some(Over::Revoked)));
+    }
+}

@@ -1,0 +1,93 @@
+//! `POST /v1/tokens`: a scoped, expiring token, safe to hand to a browser.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::Native;
+use crate::auth::{Grants, MintError, Operation};
+use crate::channel::ChannelPattern;
+use crate::clock::{micros, rfc3339};
+use crate::http::{
+    Caller, ErrorCode, Problem, Request, Response, json, parse_object, read_document,
+};
+
+/// The life of a token for which none was asked.
+const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+
+/// What a token is to grant, to whom, and for how long.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    publish: Vec<String>,
+    #[serde(default)]
+    subscribe: Vec<String>,
+    #[serde(default)]
+    signal: Vec<String>,
+    #[serde(default)]
+    admin: Vec<String>,
+    #[serde(default, with = "humantime_serde")]
+    ttl: Option<Duration>,
+    subject: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    token: String,
+    expires: String,
+}
+
+pub(super) async fn mint(
+    _native: Native,
+    request: Request,
+    _rest: String,
+) -> Result<Response, Problem> {
+    let caller = Caller::of(request.extensions())?;
+    let document = read_document(request.into_body()).await?;
+    let right = "JSON such as {\"subscribe\": [\"chat/42\"], \"ttl\": \"1h\"}";
+    let document: Document = parse_object(&document, right)?;
+    let wanted = document.grants()?;
+    let minter = caller.authenticator().minter().ok_or_else(|| {
+        let detail = "this hub signs no tokens: its operator has not set `auth.signing_key`";
+        Problem::new(ErrorCode::NotFound, detail)
+    })?;
+    let subject = document.subject.as_deref().unwrap_or(&caller.principal().name);
+    let ttl = document.ttl.unwrap_or(DEFAULT_TTL);
+    let now = SystemTime::now();
+    let minted =
+        minter.mint_for(caller.principal(), &wanted, subject, ttl, now).map_err(problem)?;
+    let mut response =
+        json(&Answer { token: minted.token, expires: rfc3339(micros(minted.expires)) })?;
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
+}
+
+impl Document {
+    fn grants(&self) -> Result<Grants, Problem> {
+        let mut grants = Grants::default();
+        let lists = [&self.publish, &self.subscribe, &self.signal, &self.admin];
+        for (operation, patterns) in Operation::ALL.into_iter().zip(lists) {
+            for pattern in patterns {
+                let pattern = pattern.parse::<ChannelPattern>().map_err(|error| {
+                    Problem::parameter(operation.as_str(), pattern, &error.to_string())
+                })?;
+                grants.add(operation, pattern);
+            }
+        }
+        Ok(grants)
+    }
+}
+
+fn problem(error: MintError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        MintError::NotCovered(beyond) => {
+            let operation = beyond.operation.as_str();
+            Problem::new(ErrorCode::Forbidden, detail).with("operation", operation)
+        }
+        MintError::Signing => Problem::new(ErrorCode::Internal, detail),
+        _ => Problem::new(ErrorCode::InvalidParameter, detail),
+    }
+}

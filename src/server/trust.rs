@@ -1,0 +1,93 @@
+//! Who is trusted: read at the start, read again on demand, and kept up to date.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Reload, StartError};
+use crate::auth::{Authenticator, Exposure, Invalid};
+use crate::config::Config;
+use crate::egress::Egress;
+use crate::http::{Gate, KeyFetcher};
+use crate::telemetry::Metrics;
+
+/// How often it is looked whether keys at URLs are old.
+const PACE: Duration = Duration::from_secs(30);
+
+/// Builds the gate; secrets come from the environment and from files.
+pub(super) fn gate(config: &Config, metrics: Arc<Metrics>) -> Result<Gate, StartError> {
+    let fetcher = Arc::new(KeyFetcher::default());
+    let authenticator = Authenticator::new(&config.auth, &variable, Some(fetcher));
+    let authenticator = authenticator.map_err(StartError::Auth)?;
+    Ok(Gate::new(Arc::new(authenticator), &config.cors, metrics))
+}
+
+/// Refuses to open a hub to the world that asks nobody who they are, or says what that means.
+pub(super) fn check_exposure(config: &Config) -> Result<(), StartError> {
+    let server = &config.server;
+    let listeners =
+        [("server.listen", server.listen), ("server.admin_listen", server.admin_listen)];
+    for (key, address) in listeners {
+        let credentials = config.auth.has_credentials();
+        let exposure = Exposure::of(address, credentials, server.insecure)
+            .map_err(|source| StartError::Exposed { key, source })?;
+        if let Some(warning) = exposure.warning() {
+            tracing::warn!(%address, "`{key}`: {warning}");
+        }
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Exchanges what can be while the hub is at work: a cheap handle.
+#[derive(Clone)]
+pub struct Reloader {
+    gate: Gate,
+    egress: Egress,
+}
+
+impl Reloader {
+    pub(super) fn new(gate: Gate, egress: Egress) -> Self {
+        Self { gate, egress }
+    }
+
+    /// Goes over to the `auth` of this configuration, and to what is in its files by now. Streams
+    /// of those who would not be let in any more end; nobody else notices.
+    ///
+    /// # Errors
+    /// Something is wrong with it; then everything stays as it was.
+    pub async fn reload(&self, config: &Config) -> Result<(), Reload> {
+        let (auth, authenticator) = (config.auth.clone(), self.gate.authenticator().clone());
+        if auth.has_credentials() == authenticator.everyone().is_some() {
+            return Err(Reload::Restart);
+        }
+        // Files may be slow, and hang where they are on a network.
+        let read = move || authenticator.reload(&auth, &variable);
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|_| Ok(())).map_err(Reload::Auth)?;
+        self.recheck();
+        Ok(())
+    }
+
+    fn recheck(&self) {
+        self.gate.recheck();
+        self.egress.recheck();
+    }
+
+    /// Fetches keys when they are old, for ever.
+    pub(super) async fn keep_keys(self) {
+        loop {
+            self.gate.authenticator().refresh(SystemTime::now()).await;
+            self.recheck();
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
+
+/// All that is wrong, one line each.
+pub(super) fn lines(wrong: &[Invalid]) -> String {
+    let line = |invalid: &Invalid| format!("{}: {}", invalid.key, invalid.message);
+    wrong.iter().map(line).collect::<Vec<_>>().join("\n")
+}
