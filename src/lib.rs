@@ -9,7 +9,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 ground | limits, clock, position, channel, event, shutdown, pass, telemetry |
-//! | 1 masonry | [`sse`]: the grammar; [`generation`]: what the events of model providers mean; [`outbound`]: HTTP calls |
+//! | 1 masonry | [`sse`]: the grammar; [`generation`]: the events of models; [`outbound`]: calls |
 //! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what |
 //! | 3 hall | [`hub`]: channels and subscriptions |
 //! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out; [`hooks`]: calls out |

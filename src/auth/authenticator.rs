@@ -11,7 +11,7 @@ use super::config::{Config, Invalid};
 use super::error::AuthError;
 use super::grants::Grants;
 use super::issuer::Issuer;
-use super::key::{Algorithm, Key, KeyId};
+use super::key::{Key, KeyId};
 use super::key_set::{FetchKeys, Flight};
 use super::minter::Minter;
 use super::secret::Environment;
@@ -231,8 +231,9 @@ impl State {
         }
         let mut minter = None;
         if let Some(source) = &config.signing_key {
-            let least = Algorithm::Hs256.least_secret();
-            let secret = source.read(environment, least).map_err(|error| error.to_string());
+            let secret = source
+                .read(environment, Minter::LEAST_KEY_BYTES)
+                .map_err(|error| error.to_string());
             match secret.and_then(|secret| Ok((Issuer::own(&secret)?, secret))) {
                 Ok((own, secret)) => {
                     issuers.push(own);

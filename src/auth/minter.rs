@@ -83,6 +83,9 @@ struct Claims<'a> {
 }
 
 impl Minter {
+    /// Bytes that its key has at least: as many as what it makes of them (RFC 7518, section 3.2).
+    pub const LEAST_KEY_BYTES: usize = 32;
+
     /// A minter with this key, whose tokens live no longer than `max_ttl`.
     #[must_use]
     pub fn new(key: &Secret, max_ttl: Duration) -> Self {

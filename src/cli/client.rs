@@ -94,6 +94,17 @@ impl From<std::net::SocketAddr> for HubUrl {
     }
 }
 
+/// Which hub, and as whom.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Hub {
+    /// The hub
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    pub(super) url: HubUrl,
+    /// A token or an API key, for a hub that asks who you are
+    #[arg(long, value_name = "TOKEN", env = "FANFARE_TOKEN", hide_env_values = true)]
+    pub(super) token: Option<String>,
+}
+
 /// Why a text is not the address of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidHubUrl {
@@ -147,11 +158,16 @@ impl Body for Streamed {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     url: HubUrl,
+    token: Option<String>,
 }
 
 impl Client {
     pub(super) fn new(url: HubUrl) -> Self {
-        Self { url }
+        Self { url, token: None }
+    }
+
+    pub(super) fn of(hub: &Hub) -> Self {
+        Self { url: hub.url.clone(), token: hub.token.clone() }
     }
 
     pub(super) fn url(&self) -> &HubUrl {
@@ -177,6 +193,10 @@ impl Client {
         request: request::Builder,
         body: RequestBody,
     ) -> Result<Reply, ClientError> {
+        let request = match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        };
         let mut request = request
             .header(header::HOST, &self.url.authority)
             .header(header::USER_AGENT, concat!("fanfare/", env!("CARGO_PKG_VERSION")))

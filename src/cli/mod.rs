@@ -12,6 +12,7 @@ mod sgr;
 mod source;
 mod subscribe;
 mod terminal;
+mod token;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,8 @@ enum Command {
     Health(health::Args),
     /// Check, show or print the default configuration
     Config(config::Args),
+    /// Make tokens to hand out, and API keys
+    Token(token::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
 }
@@ -67,6 +70,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Bench(args) => bench::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::Config(args) => config::run(args),
+        Command::Token(args) => token::run(args).await,
         Command::Completions(args) => completions::run(args),
     };
     outcome.unwrap_or_else(|error| {

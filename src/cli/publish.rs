@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use http::{Request, header, request};
 use tokio::sync::mpsc;
 
-use super::client::{self, Client, ClientError, DEFAULT_URL, HubUrl, Problem, Reply};
+use super::client::{self, Client, ClientError, Hub, Problem, Reply};
 use super::terminal::{self, count};
 use crate::channel::ChannelName;
 use crate::event::EventType;
@@ -71,9 +71,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024)]
     max_line: usize,
 
-    /// The hub
-    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
-    url: HubUrl,
+    #[command(flatten)]
+    hub: Hub,
 }
 
 const EXAMPLES: &str = "\
@@ -170,7 +169,7 @@ async fn publish(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn publish_whole(args: &Args, text: Vec<u8>) -> anyhow::Result<ExitCode> {
     let request = request_for(args, Format::Whole);
-    let reply = Client::new(args.url.clone()).send(request, client::full(text)).await?;
+    let reply = Client::of(&args.hub).send(request, client::full(text)).await?;
     tell_receipt(succeeded(Ok(reply), &Progress::default()).await?).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -178,7 +177,7 @@ async fn publish_whole(args: &Args, text: Vec<u8>) -> anyhow::Result<ExitCode> {
 /// The one long request: what is read goes out at once, and an early answer ends it.
 async fn publish_stream(args: &Args, format: Format) -> anyhow::Result<ExitCode> {
     let (feed, body) = client::streamed();
-    let client = Client::new(args.url.clone());
+    let client = Client::of(&args.hub);
     let mut answer = std::pin::pin!(client.send(request_for(args, format), body));
     let mut input = Input::open(args, format)?;
     let outcome = tokio::select! {

@@ -8,11 +8,11 @@ use anyhow::bail;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::client::{self, Client, DEFAULT_URL, HubUrl};
+use super::client::{self, Client, Hub};
 use super::source::{Signal, SseSource, Start};
 use super::terminal::{self, notice};
 use crate::channel::ChannelPattern;
-use crate::event::{END, GAP};
+use crate::event::{END, GAP, UNAUTHENTICATED};
 use crate::sse::ParsedEvent;
 
 /// What `fanfare subscribe` takes.
@@ -49,9 +49,8 @@ pub(super) struct Args {
     #[arg(long, short)]
     quiet: bool,
 
-    /// The hub
-    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
-    url: HubUrl,
+    #[command(flatten)]
+    hub: Hub,
 }
 
 const EXAMPLES: &str = "\
@@ -83,7 +82,7 @@ struct Watch {
 
 impl Watch {
     fn new(args: Args) -> Self {
-        let client = Client::new(args.url.clone());
+        let client = Client::of(&args.hub);
         let named = args.channels.iter().filter(|pattern| pattern.exact().is_some()).count();
         let fixed = named == args.channels.len();
         let merged = args.channels.len() > 1 || !fixed;
@@ -124,9 +123,10 @@ impl Watch {
             Some(END) => self.note_end(event),
             // A loss is told even to those who want quiet.
             Some(GAP) => terminal::warn(gap_sentence(&event.data)),
+            Some(UNAUTHENTICATED) => terminal::warn("the hub asks for a new token"),
             _ => {}
         }
-        let own = matches!(event_type, Some(END | GAP));
+        let own = matches!(event_type, Some(END | GAP | UNAUTHENTICATED));
         let mut out = io::stdout().lock();
         if self.args.json {
             writeln!(out, "{}", json_line(event, self.merged && !own)?)?;
@@ -224,8 +224,8 @@ fn connected(args: &Args, id: Option<&str>) -> String {
     let names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
     let names = names.join(", ");
     match id {
-        Some(id) => format!("connected to {}: {names}, resuming behind {id}", args.url),
-        None => format!("connected to {}: {names}, from {}", args.url, args.from),
+        Some(id) => format!("connected to {}: {names}, resuming behind {id}", args.hub.url),
+        None => format!("connected to {}: {names}, from {}", args.hub.url, args.from),
     }
 }
 

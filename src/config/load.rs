@@ -26,6 +26,16 @@ pub struct Loaded {
     pub sources: BTreeMap<String, String>,
 }
 
+/// What the clients of the command line read: no setting of the hub.
+const CLIENT_TOKEN: &str = "token";
+
+/// An environment variable: where secrets may be, which the configuration only names.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads the environment")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Everything that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError(Vec<String>);
@@ -95,8 +105,9 @@ fn environment_layer() -> Result<Layer, LoadError> {
     for key in LISTS {
         source = source.with_list_parse_key(key);
     }
-    let table =
+    let mut table =
         source.collect().map_err(|error| LoadError(vec![format!("environment: {error}")]))?;
+    table.remove(CLIENT_TOKEN);
     Ok(Layer { source: "environment".into(), settings: flatten(table) })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use load::{LoadError, Loaded, load};
+pub use load::{LoadError, Loaded, load, variable};
 
 use crate::http::CorsConfig;
 use crate::{auth, egress, hooks, http, hub, ingest, telemetry};

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Reload, StartError};
 use crate::auth::{Authenticator, Exposure, Invalid};
-use crate::config::Config;
+use crate::config::{Config, variable};
 use crate::egress::Egress;
 use crate::http::{Gate, KeyFetcher};
 use crate::telemetry::Metrics;
@@ -37,10 +37,6 @@ pub(super) fn check_exposure(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// Exchanges what can be while the hub is at work: a cheap handle.
 #[derive(Clone)]
 pub struct Reloader {
@@ -66,7 +62,7 @@ impl Reloader {
         // Files may be slow, and hang where they are on a network.
         let read = move || authenticator.reload(&auth, &variable);
         let read = tokio::task::spawn_blocking(read).await;
-        read.unwrap_or_else(|_| Ok(())).map_err(Reload::Auth)?;
+        read.unwrap_or(Ok(())).map_err(Reload::Auth)?;
         self.recheck();
         Ok(())
     }
