@@ -14,6 +14,7 @@ use fanfare::channel::ChannelName;
 use fanfare::egress::{Config, Egress, Format};
 use fanfare::event::NewEvent;
 use fanfare::hub::{self, Coalesce, Hub, Opened, Selection};
+use fanfare::pass::Pass;
 use fanfare::position::{Offset, StartFrom};
 use fanfare::sse;
 use fanfare::telemetry::Metrics;
@@ -146,7 +147,8 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
         let selection = Selection::One(channel.clone());
         let opened = hub.subscribe(selection, &StartFrom::Tail, egress.bounds()).unwrap();
         let Opened::Live(subscription) = opened else { panic!("the channel is open") };
-        let stream = egress.stream(subscription, Format::EventStream, Coalesce::Off, None);
+        let stream =
+            egress.stream(subscription, Format::EventStream, Coalesce::Off, None, Pass::default());
         assert!(egress.can_take_over(&stream), "a shard serves it");
         egress.take_over(far, stream, HEAD.to_vec());
         read_opening(&mut near);

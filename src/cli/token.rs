@@ -70,7 +70,7 @@ struct NewKey {
 const EXAMPLES: &str = "\
 Examples:
   fanfare token create --subscribe chat/42 --ttl 1h        signed here, by auth.signing_key
-  fanfare token create --publish 'logs/**' --token \"$KEY\"  signed by the hub, for whoever has $KEY";
+  fanfare token create --publish 'logs/**' --token ...     signed by the hub, for its holder";
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
