@@ -7,6 +7,7 @@ use toml::Value;
 use super::serve::{BAD_CONFIG, Settings};
 use super::terminal::print_line;
 use crate::config::{DEFAULT, Loaded, load};
+use crate::server;
 
 /// What `fanfare config` understands.
 #[derive(Debug, clap::Args)]
@@ -31,19 +32,28 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             print_line(DEFAULT.trim_end())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Check(settings) => (settings, |_| Ok("ok".into())),
+        Command::Check(settings) => (settings, checked),
         Command::Show(settings) => (settings, shown),
     };
     match load(settings.config.as_deref(), &settings.overrides()) {
-        Ok(loaded) => {
-            print_line(tell(&loaded)?)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            Ok(ExitCode::from(BAD_CONFIG))
-        }
+        Ok(loaded) => match tell(&loaded) {
+            Ok(text) => print_line(text)?,
+            Err(error) => return refuse(&error),
+        },
+        Err(error) => return refuse(&error),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refuse(error: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {
+    eprintln!("{error}");
+    Ok(ExitCode::from(BAD_CONFIG))
+}
+
+/// What a start would look at beside the settings: keys and secrets are read.
+fn checked(loaded: &Loaded) -> anyhow::Result<String> {
+    server::check(&loaded.config)?;
+    Ok("ok".into())
 }
 
 /// Every setting with its source, as a file that could be loaded if no secret were hidden.

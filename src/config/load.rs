@@ -229,6 +229,7 @@ fn unknown(source: &str, key: &str, known: &[String]) -> String {
 fn sections(known: &[String]) -> String {
     let section = |key: &'_ String| key.split('.').next().unwrap_or_default().to_owned();
     let mut names: Vec<_> = known.iter().map(section).collect();
+    names.sort_unstable();
     names.dedup();
     names.join(", ")
 }

@@ -90,6 +90,15 @@ pub enum StartError {
     Routes(String),
 }
 
+/// Looks at all that a start needs beside the settings: keys and secrets are there, and can be read.
+///
+/// # Errors
+/// The start would fail.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    trust::check_exposure(config)?;
+    trust::authenticator(config).map(drop)
+}
+
 /// Why a hub goes on by what it had.
 #[derive(Debug, thiserror::Error)]
 pub enum Reload {

@@ -13,12 +13,15 @@ use crate::telemetry::Metrics;
 /// How often it is looked whether keys at URLs are old.
 const PACE: Duration = Duration::from_secs(30);
 
-/// Builds the gate; secrets come from the environment and from files.
+/// Builds the gate.
 pub(super) fn gate(config: &Config, metrics: Arc<Metrics>) -> Result<Gate, StartError> {
+    Ok(Gate::new(Arc::new(authenticator(config)?), &config.cors, metrics))
+}
+
+/// Reads who is trusted.
+pub(super) fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
     let fetcher = Arc::new(KeyFetcher::default());
-    let authenticator = Authenticator::new(&config.auth, &variable, Some(fetcher));
-    let authenticator = authenticator.map_err(StartError::Auth)?;
-    Ok(Gate::new(Arc::new(authenticator), &config.cors, metrics))
+    Authenticator::new(&config.auth, &variable, Some(fetcher)).map_err(StartError::Auth)
 }
 
 /// Refuses to open a hub to the world that asks nobody who they are, or says what that means.

@@ -110,7 +110,7 @@ fn a_wrong_configuration_stops_the_start_and_says_source_key_and_what_would_be_r
         ("[server]\nlisten = \"localhost\"", "server.listen: "),
         ("[subscribers]\nheartbeat = 15", "subscribers.heartbeat: "),
         ("[subscribers]\non_lag = \"explode\"", "subscribers.on_lag: "),
-        ("[serve]\nlisten = 1", "unknown section; there are channels, cors, drain"),
+        ("[serve]\nlisten = 1", "unknown section; there are auth, channels, cors, drain"),
         ("[[channels.rules]]\npattern = \"a*\"", "channels.rules: "),
         ("[[channels.rules]]\npattern = \"a/*\"\nmax_event = 1", "channels.rules: "),
         ("[server", "hub.toml"),
