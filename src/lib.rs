@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 0 ground | limits, clock, position, channel, event, shutdown, pass, telemetry |
 //! | 1 masonry | [`sse`]: the grammar; [`generation`]: the events of models; [`outbound`]: calls |
-//! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what |
+//! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what; [`quota`]: how much |
 //! | 3 hall | [`hub`]: channels and subscriptions |
 //! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out; [`hooks`]: calls out |
 //! | 5 corridor | [`http`]: connections, routes, problems |
@@ -37,6 +37,7 @@ pub mod outbound;
 pub mod pass;
 pub mod position;
 pub mod protocol;
+pub mod quota;
 pub mod server;
 pub mod shutdown;
 pub mod sse;

@@ -102,3 +102,6 @@ pub const MAX_SUBJECT_BYTES: usize = 255;
 
 /// Seconds of leeway in the times of a token: past it, it is no clock skew.
 pub const MAX_LEEWAY_SECONDS: u64 = 300;
+
+/// Principals, and addresses, whose use is remembered: some 300 bytes each.
+pub const MAX_METERS: usize = 100_000;

@@ -1,5 +1,6 @@
 //! For how long somebody may stay: until a moment, or until whoever let them in takes it back.
 
+use std::any::Any;
 use std::sync::{Arc, Weak};
 
 use tokio::time::{Instant, sleep_until};
@@ -17,6 +18,8 @@ pub struct WeakPass(Weak<Shared>);
 struct Shared {
     expires: Option<Instant>,
     revoked: CancellationToken,
+    /// What is given back when nobody stays by it any more.
+    _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// Why a pass is over.
@@ -43,7 +46,13 @@ impl Pass {
     /// A pass until this moment; without one, until it is revoked.
     #[must_use]
     pub fn until(expires: Option<Instant>) -> Self {
-        Self(Arc::new(Shared { expires, revoked: CancellationToken::new() }))
+        Self::holding(expires, None)
+    }
+
+    /// The same; whatever it holds is dropped with its last handle.
+    #[must_use]
+    pub fn holding(expires: Option<Instant>, held: Option<Box<dyn Any + Send + Sync>>) -> Self {
+        Self(Arc::new(Shared { expires, revoked: CancellationToken::new(), _held: held }))
     }
 
     /// When it expires, if it does.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["limits", "clock", "position", "channel", "event", "shutdown", "pass", "telemetry"],
     &["sse", "generation", "outbound"],
-    &["store", "auth"],
+    &["store", "auth", "quota"],
     &["hub"],
     &["ingest", "egress", "hooks"],
     &["http"],
@@ -31,6 +31,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
         &["hyper", "http::", "tokio"],
         "who may do what is a question of values, not requests",
     ),
+    ("quota", &["hyper", "http::"], "how much is a question of numbers"),
     ("sse", &["hyper", "http::", "tokio"], "a grammar is bytes in, bytes out"),
     ("egress", &["hyper", "http::", "HeaderMap"], "the way out knows a body, not a request"),
 ];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{LoadError, Loaded, load, variable};
 
 use crate::http::CorsConfig;
-use crate::{auth, egress, hooks, http, hub, ingest, telemetry};
+use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
 
 /// The commented default configuration: the manual of all settings.
 pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
@@ -30,6 +30,8 @@ pub struct Config {
     pub hooks: hooks::Config,
     /// Who may do what.
     pub auth: auth::Config,
+    /// How much one may have.
+    pub quotas: quota::Config,
     /// Which web pages may use the hub.
     pub cors: CorsConfig,
     /// How the hub goes down.

@@ -5,11 +5,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Extensions;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
 
 use super::problem::{ErrorCode, Problem};
+use super::{Client, Request};
 use crate::egress::{BrokenOff, EventStream, SignalFeed};
 use crate::limits::MAX_DOCUMENT_BYTES;
 
@@ -73,9 +76,12 @@ impl http_body::Body for Body {
 /// Reads a request body that is a document.
 ///
 /// # Errors
-/// It is too large, or it broke off.
-pub async fn read_document(body: Incoming) -> Result<Bytes, Problem> {
-    match Limited::new(body, MAX_DOCUMENT_BYTES).collect().await {
+/// It is too large, does not come in time, or broke off.
+pub async fn read_document(request: Request) -> Result<Bytes, Problem> {
+    let deadline = deadline(request.extensions());
+    let document = Limited::new(request.into_body(), MAX_DOCUMENT_BYTES).collect();
+    let Ok(document) = timeout_at(deadline, document).await else { return Err(late()) };
+    match document {
         Ok(document) => Ok(document.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::new(
             ErrorCode::PayloadTooLarge,
@@ -83,6 +89,20 @@ pub async fn read_document(body: Incoming) -> Result<Bytes, Problem> {
         )),
         Err(_) => Err(Problem::new(ErrorCode::InvalidEvent, "the request body broke off")),
     }
+}
+
+/// When the body of this request must be there, if it is a document.
+#[must_use]
+pub fn deadline(extensions: &Extensions) -> Instant {
+    let timeout = extensions.get::<Client>().map(|client| client.body_timeout);
+    Instant::now() + timeout.unwrap_or_default()
+}
+
+/// The body of a request was not there in time.
+#[must_use]
+pub fn late() -> Problem {
+    let detail = "the request body did not arrive within `server.body_timeout`";
+    Problem::new(ErrorCode::RequestTimeout, detail).with("limit", "server.body_timeout")
 }
 
 /// Lets a client who is answered before the end of its body come to read the answer.

@@ -41,6 +41,8 @@ pub struct Client {
     pub peer: SocketAddr,
     /// The connection, as far as a subscription may know it.
     pub link: Arc<Link>,
+    /// How long a body that is a document may take.
+    pub body_timeout: Duration,
 }
 
 /// What serves the connections of a listener: cheap handles.
@@ -79,7 +81,8 @@ pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) ->
         Err(_) => return Outcome::Limit(HEADER_TIMEOUT),
     };
     let link = Arc::new(Link::new(http2));
-    let client = Client { peer, link: link.clone() };
+    let body_timeout = serving.config.body_timeout;
+    let client = Client { peer, link: link.clone(), body_timeout };
     let _watch = serving.egress.watch_link(&link);
     let io = TokioIo::new(Tracked { tcp, link });
     let served = if http2 {

@@ -1,5 +1,7 @@
 //! Who is let in: from a request to its caller, or to the problem that says why not.
 
+use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,10 +13,11 @@ use tokio::time::Instant;
 use super::access::{Access, forbidden};
 use super::credentials::{find, may_use_cookie, take_query_token};
 use super::problem::{ErrorCode, Problem};
-use super::{CorsConfig, Request};
+use super::{Client, CorsConfig, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::pass::{Pass, WeakPass};
+use crate::quota::{Exceeded, Payer, Place, Quotas};
 use crate::telemetry::Metrics;
 
 /// What a refusal is counted as beside the reasons of credentials: it was good for something else.
@@ -29,6 +32,7 @@ pub struct Gate(Arc<Shared>);
 
 struct Shared {
     authenticator: Arc<Authenticator>,
+    quotas: Arc<Quotas>,
     /// Origins whose pages may use cookies.
     origins: Vec<String>,
     /// Who everybody is, as long as nobody is asked.
@@ -48,15 +52,17 @@ struct Admitted {
 #[derive(Clone)]
 pub struct Caller {
     principal: Principal,
+    payer: Payer,
     gate: Gate,
 }
 
 impl Gate {
-    /// Asks this authenticator. Cookies are taken from pages of the hub's own origin and of those
-    /// that CORS names.
+    /// Asks this authenticator, and lets nobody have more than these quotas. Cookies are taken
+    /// from pages of the hub's own origin and of those that CORS names.
     #[must_use]
     pub fn new(
         authenticator: Arc<Authenticator>,
+        quotas: Arc<Quotas>,
         cors: &CorsConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -64,7 +70,7 @@ impl Gate {
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, ORIGIN]));
         let everyone = RwLock::new(everyone(&authenticator));
         let (origins, admitted) = (cors.allow_origins.clone(), Mutex::default());
-        Self(Arc::new(Shared { authenticator, origins, everyone, admitted, metrics }))
+        Self(Arc::new(Shared { authenticator, quotas, origins, everyone, admitted, metrics }))
     }
 
     /// Who is asked.
@@ -104,16 +110,31 @@ impl Gate {
         token: Option<&str>,
         rest: &str,
     ) -> Result<Caller, Problem> {
-        if let Some((principal, _)) = &*self.0.everyone.read() {
-            return Ok(Caller { principal: principal.clone(), gate: self.clone() });
+        let address = head.extensions.get::<Client>().map(|client| client.peer.ip());
+        let address = address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let everyone = self.0.everyone.read().as_ref().map(|(principal, _)| principal.clone());
+        if let Some(principal) = everyone {
+            let payer = self.0.quotas.payer(None, address);
+            return Ok(Caller { principal, payer, gate: self.clone() });
         }
-        let principal = self.identify(head, token).await?;
+        self.0.quotas.may_try(address).map_err(|exceeded| self.exceeded(&exceeded))?;
+        let principal = self.identify(head, token).await.inspect_err(|problem| {
+            if problem.code() == ErrorCode::Unauthenticated {
+                self.0.quotas.refused(address);
+            }
+        })?;
         access.check(&principal.grants, rest).inspect_err(|problem| {
             if problem.code() == ErrorCode::Forbidden {
                 self.0.metrics.refused(FORBIDDEN);
             }
         })?;
-        Ok(Caller { principal, gate: self.clone() })
+        let payer = self.0.quotas.payer(Some(&name_of(&principal, address)), address);
+        Ok(Caller { principal, payer, gate: self.clone() })
+    }
+
+    fn exceeded(&self, exceeded: &Exceeded) -> Problem {
+        self.0.metrics.limit_hit(exceeded.limit);
+        Problem::exceeded(exceeded)
     }
 
     async fn identify(
@@ -161,14 +182,20 @@ impl Gate {
         self.0.everyone.read().is_some()
     }
 
-    fn issue(&self, principal: &Principal, by: Vec<(Operation, ChannelPattern)>) -> Pass {
+    fn issue(
+        &self,
+        principal: &Principal,
+        by: Vec<(Operation, ChannelPattern)>,
+        place: Option<Place>,
+    ) -> Pass {
         if let Some((_, pass)) = &*self.0.everyone.read() {
             return pass.clone();
         }
         let lives = principal
             .expires
             .map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default());
-        let pass = Pass::until(lives.map(|lives| Instant::now() + lives));
+        let held = place.map(|place| Box::new(place) as Box<dyn Any + Send + Sync>);
+        let pass = Pass::holding(lives.map(|lives| Instant::now() + lives), held);
         let mut admitted = self.0.admitted.lock();
         // Whenever there is no room left, those who have gone make some: no work on leaving.
         if admitted.len() == admitted.capacity() {
@@ -183,6 +210,14 @@ impl Gate {
         }
         admitted.push(newcomer);
         pass
+    }
+}
+
+/// By what name somebody is counted. Those who are nobody in particular are told apart by address.
+fn name_of(principal: &Principal, address: IpAddr) -> String {
+    match principal.key_id {
+        Some(_) => format!("{}/{}", principal.issuer, principal.name),
+        None => format!("{}/{address}", principal.issuer),
     }
 }
 
@@ -237,15 +272,53 @@ impl Caller {
         Err(forbidden(operation, &format!("`{wanted}`")))
     }
 
+    /// Who pays for what it does.
+    #[must_use]
+    pub fn payer(&self) -> &Payer {
+        &self.payer
+    }
+
+    /// What it does has met a quota.
+    #[must_use]
+    pub fn exceeded(&self, exceeded: &Exceeded) -> Problem {
+        self.gate.exceeded(exceeded)
+    }
+
+    /// The same as [`Caller::pass`] for a stream out of the hub, which takes a place among those
+    /// that the principal may have.
+    ///
+    /// # Errors
+    /// It has as many as it may.
+    pub fn subscribe(
+        &self,
+        operations: &[Operation],
+        channels: &[ChannelPattern],
+    ) -> Result<Pass, Problem> {
+        let place = self.payer.subscribe().map_err(|limit| {
+            self.gate.0.metrics.limit_hit(limit);
+            Problem::over_quota(limit, "as many streams are open as you may have")
+        })?;
+        Ok(self.gate.issue(&self.principal, self.granted(operations, channels), place))
+    }
+
     /// For how long a stream of this caller may go on: as long as they are granted one of the
     /// operations on each of the channels. Without a channel, as long as their grants stay.
     #[must_use]
     pub fn pass(&self, operations: &[Operation], channels: &[ChannelPattern]) -> Pass {
+        self.gate.issue(&self.principal, self.granted(operations, channels), None)
+    }
+
+    /// By what it may be at these channels.
+    fn granted(
+        &self,
+        operations: &[Operation],
+        channels: &[ChannelPattern],
+    ) -> Vec<(Operation, ChannelPattern)> {
         let by = channels.iter().filter_map(|channel| {
             let granted =
                 |operation: &&Operation| self.principal.grants.covers_pattern(**operation, channel);
             operations.iter().find(granted).map(|operation| (*operation, channel.clone()))
         });
-        self.gate.issue(&self.principal, by.collect())
+        by.collect()
     }
 }

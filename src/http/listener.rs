@@ -15,6 +15,7 @@ use super::connection::{Outcome, Serving};
 use super::router::App;
 use super::slots::{Slot, Slots};
 use super::{ErrorCode, Problem, Workers, connection};
+use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
 /// Connections that are told that there are too many, at a time; past it they are just closed.
@@ -31,6 +32,7 @@ pub struct Listener {
     tcp: TcpListener,
     serving: Serving,
     slots: Slots,
+    quotas: Arc<Quotas>,
     metrics: Arc<Metrics>,
     refusals: Arc<Semaphore>,
     workers: Workers,
@@ -46,10 +48,11 @@ impl Listener {
         serving: Serving,
         workers: Workers,
         slots: Slots,
+        quotas: Arc<Quotas>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Self { tcp, serving, slots, metrics, refusals, workers, reserve: reserve() }
+        Self { tcp, serving, slots, quotas, metrics, refusals, workers, reserve: reserve() }
     }
 
     /// The address that was bound.
@@ -74,10 +77,20 @@ impl Listener {
     }
 
     fn welcome(&self, tcp: TcpStream, peer: SocketAddr) {
+        if let Err(exceeded) = self.quotas.connect(peer.ip()) {
+            self.metrics.limit_hit(exceeded.limit);
+            return self.refuse(tcp, peer, Problem::exceeded(&exceeded));
+        }
         match self.slots.take() {
             Some(slot) => self.serve(tcp, peer, slot),
-            None => self.refuse(tcp, peer),
+            None => self.refuse_for_want_of_slots(tcp, peer),
         }
+    }
+
+    fn refuse_for_want_of_slots(&self, tcp: TcpStream, peer: SocketAddr) {
+        self.metrics.limit_hit("server.max_connections");
+        let detail = "as many connections are open as `server.max_connections` allows";
+        self.refuse(tcp, peer, Problem::new(ErrorCode::Overloaded, detail));
     }
 
     fn serve(&self, tcp: TcpStream, peer: SocketAddr, slot: Slot) {
@@ -104,13 +117,11 @@ impl Listener {
         self.serving.shutdown.spawn_on(task, self.workers.next());
     }
 
-    fn refuse(&self, tcp: TcpStream, peer: SocketAddr) {
-        self.metrics.limit_hit("server.max_connections");
+    fn refuse(&self, tcp: TcpStream, peer: SocketAddr, problem: Problem) {
         let Ok(slot) = self.refusals.clone().try_acquire_owned() else { return };
-        let app: App = Arc::new(|_| {
-            Box::pin(async {
-                let detail = "as many connections are open as `server.max_connections` allows";
-                let mut response = Problem::new(ErrorCode::Overloaded, detail).into_response();
+        let app: App = Arc::new(move |_| {
+            let mut response = problem.clone().into_response();
+            Box::pin(async move {
                 let close = http::HeaderValue::from_static("close");
                 response.headers_mut().insert(http::header::CONNECTION, close);
                 response
@@ -135,7 +146,7 @@ impl Listener {
         if is_out_of_descriptors(error) && self.reserve.take().is_some() {
             // Refused is better than left waiting: the client can go elsewhere, or come back.
             if let Ok(Ok((tcp, peer))) = tokio::time::timeout(BACK_OFF, self.tcp.accept()).await {
-                self.refuse(tcp, peer);
+                self.refuse_for_want_of_slots(tcp, peer);
             }
         }
         tokio::time::sleep(BACK_OFF).await;

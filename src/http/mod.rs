@@ -25,7 +25,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use access::Access;
-pub use body::{Body, let_finish, read_document};
+pub use body::{Body, deadline, late, let_finish, read_document};
 pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, InvalidOrigin};
 pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};
@@ -60,6 +60,9 @@ pub struct Config {
     /// Time in which the head of a request must arrive, also of the next one on a connection.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    /// Time in which a body that is one document, or one event, must arrive.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
     /// Bytes in the head of a request, at least 8 KiB.
     pub max_header_bytes: ByteSize,
     /// Header lines in a request.
@@ -76,6 +79,7 @@ impl Default for Config {
             insecure: false,
             max_connections: 20_000,
             header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
             max_header_bytes: ByteSize::kib(32),
             max_headers: 100,
             workers: 0,

@@ -7,9 +7,10 @@ use super::{Response, document};
 use crate::auth::AuthError;
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
-use crate::hub::{self, TooManyChannels};
+use crate::hub::{self, ClaimError, TooManyChannels};
 use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tally};
 use crate::pass::Over;
+use crate::quota::Exceeded;
 
 /// Every code that a client may meet. Stable: clients act on them. Keep this alphabetical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +47,19 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// The first request with this idempotency key still runs.
     PublishInProgress,
+    /// Whoever asks has as much as they may.
+    QuotaExceeded,
+    /// Too much of late.
+    RateLimited,
+    /// The request did not come to its end in time.
+    RequestTimeout,
     /// Nobody who is known here.
     Unauthenticated,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::ChannelClosed,
         Self::ChannelStopped,
         Self::Draining,
@@ -69,6 +76,9 @@ impl ErrorCode {
         Self::Overloaded,
         Self::PayloadTooLarge,
         Self::PublishInProgress,
+        Self::QuotaExceeded,
+        Self::RateLimited,
+        Self::RequestTimeout,
         Self::Unauthenticated,
     ];
 
@@ -114,6 +124,13 @@ impl ErrorCode {
             Self::PublishInProgress => {
                 ("publish_in_progress", S::CONFLICT, true, "Another publish is under way")
             }
+            Self::QuotaExceeded => {
+                ("quota_exceeded", S::TOO_MANY_REQUESTS, true, "As much as you may have")
+            }
+            Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, true, "Too much of late"),
+            Self::RequestTimeout => {
+                ("request_timeout", S::REQUEST_TIMEOUT, true, "The request did not end in time")
+            }
             Self::Unauthenticated => {
                 ("unauthenticated", S::UNAUTHORIZED, false, "No valid credential")
             }
@@ -140,7 +157,8 @@ impl ErrorCode {
 
     /// Whether the answer says when to come back.
     fn says_when(self) -> bool {
-        self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::PublishInProgress
+        self.status() == StatusCode::SERVICE_UNAVAILABLE
+            || matches!(self, Self::PublishInProgress | Self::QuotaExceeded)
     }
 }
 
@@ -188,6 +206,21 @@ impl Problem {
         }
         let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", error.code());
         problem.with_header(header::WWW_AUTHENTICATE, &challenge)
+    }
+
+    /// Too much of late: says when to come back.
+    #[must_use]
+    pub fn exceeded(exceeded: &Exceeded) -> Self {
+        let seconds = exceeded.retry_after.as_secs_f64().ceil().max(1.0);
+        let detail = format!("`{}` is used up for now", exceeded.limit);
+        let problem = Self::new(ErrorCode::RateLimited, detail).with("limit", exceeded.limit);
+        problem.with_header(header::RETRY_AFTER, &format!("{seconds:.0}"))
+    }
+
+    /// Whoever asks has as much as they may.
+    #[must_use]
+    pub fn over_quota(limit: &str, detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::QuotaExceeded, detail).with("limit", limit)
     }
 
     /// The pass of whoever made the request is over.
@@ -277,6 +310,15 @@ impl From<TooManyChannels> for Problem {
     }
 }
 
+impl From<ClaimError> for Problem {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::TooManyChannels(error) => error.into(),
+            ClaimError::OverQuota(_) => Self::over_quota("quotas.max_channels", error.to_string()),
+        }
+    }
+}
+
 impl From<hub::SubscribeError> for Problem {
     fn from(error: hub::SubscribeError) -> Self {
         let code = match error {
@@ -309,6 +351,8 @@ impl From<&PublishError> for ErrorCode {
             }
             PublishError::StillRunning => Self::PublishInProgress,
             PublishError::Forbidden => Self::Forbidden,
+            PublishError::Claim(ClaimError::OverQuota(_)) => Self::QuotaExceeded,
+            PublishError::Claim(ClaimError::TooManyChannels(_)) => Self::Overloaded,
         }
     }
 }

@@ -29,7 +29,7 @@ pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use notice::{End, Ended, Gap};
 pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
-pub use registry::TooManyChannels;
+pub use registry::{ClaimError, TooManyChannels};
 pub use seat::Seat;
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
@@ -48,6 +48,7 @@ use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::{GapReason, NewEvent};
 use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
+use crate::quota::Account;
 use crate::telemetry::Metrics;
 
 /// The running engine: a cheap handle.
@@ -340,14 +341,38 @@ impl Hub {
 
     /// Brings the memory of all logs under the budget, by evicting the oldest events of the hub.
     fn evict_for_memory(&self) {
-        if !self.0.shared.memory.is_exceeded() {
+        let budget = self.0.shared.memory.budget();
+        if !budget.is_exceeded() {
             return;
         }
         // Somebody is at it already: they will see what this publish added.
         let Some(_evicting) = self.0.evicting.try_lock() else {
             return;
         };
-        sweeper::evict_oldest(&self.0);
+        sweeper::evict_oldest(&self.0, budget, |_| true);
+    }
+
+    /// Makes the channel for this account, unless it is there already, whoever has made it. It is
+    /// counted there until it is gone, and so is what it retains. One that nobody uses may be gone
+    /// before it is used: what is made then is nobody's.
+    ///
+    /// # Errors
+    /// The account has as many channels as it may, or the hub has.
+    pub fn claim(&self, name: &ChannelName, account: &Arc<Account>) -> Result<(), ClaimError> {
+        self.0.registry.claim(name, account)
+    }
+
+    /// Evicts the oldest of what this account retains, if that is more than it may.
+    pub fn evict_for(&self, account: &Arc<Account>) {
+        let budget = account.retained();
+        if !budget.is_exceeded() {
+            return;
+        }
+        let Some(_evicting) = self.0.evicting.try_lock() else {
+            return;
+        };
+        self.metrics().limit_hit("quotas.max_retained");
+        sweeper::evict_oldest(&self.0, budget, |channel| channel.is_owned_by(account));
     }
 
     /// Evicts by age and idleness, and does what is due, for ever: the hub's housekeeping.

@@ -15,6 +15,7 @@ use super::config::Config;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_TOMBSTONES;
 use crate::position::Offset;
+use crate::quota::Account;
 
 /// Wants to hear of new channels.
 pub(super) trait Watcher: Send + Sync {
@@ -36,6 +37,17 @@ pub(super) struct Registry {
 #[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
 pub struct TooManyChannels(pub usize);
 
+/// Why a channel was not made for an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The hub has as many as it may.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// The account has.
+    #[error("{0} channels are yours, as many as `quotas.max_channels` allows")]
+    OverQuota(usize),
+}
+
 impl Registry {
     pub(super) fn new(config: Config, shared: Arc<Shared>) -> Self {
         Self {
@@ -56,24 +68,50 @@ impl Registry {
         &self,
         name: &ChannelName,
     ) -> Result<Arc<Channel>, TooManyChannels> {
-        if let Some(channel) = self.get(name) {
-            return Ok(channel);
+        match self.get(name) {
+            Some(channel) => Ok(channel),
+            None => Ok(self.create(name, None)?.0),
         }
+    }
+
+    /// Makes the channel for this account, unless it is there already.
+    pub(super) fn claim(&self, name: &ChannelName, by: &Arc<Account>) -> Result<(), ClaimError> {
+        if self.get(name).is_some() {
+            return Ok(());
+        }
+        if !by.take_channel() {
+            self.shared.metrics.limit_hit("quotas.max_channels");
+            return Err(ClaimError::OverQuota(by.max_channels()));
+        }
+        let made = self.create(name, Some(by.clone()));
+        if !made.as_ref().is_ok_and(|(_, made)| *made) {
+            by.free_channel(0);
+        }
+        Ok(made.map(drop)?)
+    }
+
+    /// Makes the channel, unless somebody else was faster. Says whether it did.
+    fn create(
+        &self,
+        name: &ChannelName,
+        owner: Option<Arc<Account>>,
+    ) -> Result<(Arc<Channel>, bool), TooManyChannels> {
         if self.channels.len() >= self.config.max_channels {
             self.shared.metrics.limit_hit("channels.max_channels");
             return Err(TooManyChannels(self.config.max_channels));
         }
         match self.channels.entry(name.clone()) {
-            Entry::Occupied(entry) => Ok(entry.get().clone()),
+            Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
             Entry::Vacant(entry) => {
                 let settings = self.config.settings_for(name);
                 let missing = self.tombstones.lock().trimmed_through(name);
-                let channel =
-                    Arc::new(Channel::new(name.clone(), self.shared.clone(), settings, missing));
+                let shared = self.shared.clone();
+                let channel = Channel::new(name.clone(), shared, owner, settings, missing);
+                let channel = Arc::new(channel);
                 entry.insert(channel.clone());
                 // Still under the shard's lock: nobody can append before the watchers know.
                 self.watchers.read().announce(&channel);
-                Ok(channel)
+                Ok((channel, true))
             }
         }
     }

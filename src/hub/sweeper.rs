@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::Core;
+use super::channel::Channel;
+use crate::quota::Budget;
 
 /// How often channels are looked at. An event may outlive its age by this much.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -43,14 +45,14 @@ pub(super) async fn keep_time(core: &Arc<Core>) {
     }
 }
 
-/// Evicts the oldest segments of the hub until the budget is relieved.
-pub(super) fn evict_oldest(core: &Core) {
-    let memory = &core.shared.memory;
-    let channels = core.registry.all();
+/// Evicts the oldest segments of these channels until the budget that they share is relieved.
+pub(super) fn evict_oldest(core: &Core, budget: &Budget, of: impl Fn(&Channel) -> bool) {
+    let mut channels = core.registry.all();
+    channels.retain(|channel| of(channel));
     let ages = channels.iter().enumerate();
     let ages = ages.filter_map(|(at, channel)| Some(Reverse((channel.earliest()?, at))));
     let mut oldest: BinaryHeap<_> = ages.collect();
-    while !memory.is_relieved()
+    while !budget.is_relieved()
         && let Some(Reverse((_, at))) = oldest.pop()
     {
         let channel = &channels[at];
@@ -60,5 +62,5 @@ pub(super) fn evict_oldest(core: &Core) {
             oldest.push(Reverse((earliest, at)));
         }
     }
-    memory.note_search();
+    budget.note_search();
 }

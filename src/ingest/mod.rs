@@ -42,6 +42,9 @@ pub struct Config {
     pub max_idempotency_keys: usize,
     /// Publish requests that run at the same time.
     pub max_streams: usize,
+    /// How long a streamed body may send nothing at all; comments count.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
 }
 
 impl Default for Config {
@@ -51,6 +54,7 @@ impl Default for Config {
             idempotency_window: Duration::from_secs(300),
             max_idempotency_keys: 100_000,
             max_streams: 10_000,
+            idle_timeout: Duration::from_secs(300),
         }
     }
 }
@@ -76,6 +80,12 @@ impl Ingest {
         let scatter_receipts = Ledger::new(window, keys, hub.metrics().clone());
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, streams }))
+    }
+
+    /// How long a streamed body may send nothing.
+    #[must_use]
+    pub fn idle_timeout(&self) -> Duration {
+        self.0.config.idle_timeout
     }
 
     /// The hub's metrics.

@@ -91,6 +91,9 @@ pub enum PublishError {
     /// Whoever publishes may not publish to this channel.
     #[error("`publish` on this channel is not granted")]
     Forbidden,
+    /// The channel could not be made.
+    #[error(transparent)]
+    Claim(#[from] hub::ClaimError),
     /// As many publishes run as may.
     #[error("as many publish requests run as `publish.max_streams` allows: try again")]
     Overloaded,

@@ -14,6 +14,7 @@ use super::idempotency::{Claim, Claimed, IdempotencyKey};
 use super::publish::{Begun, Failure, Place, PublishError, Tally};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
+use crate::quota::Account;
 
 /// A line of the body.
 #[derive(Deserialize)]
@@ -60,6 +61,8 @@ pub struct Sender {
     pub name: Arc<str>,
     /// What they may publish to.
     pub may: May,
+    /// Where channels are counted that they make.
+    pub account: Option<Arc<Account>>,
 }
 
 /// A publish to many channels that is under way.
@@ -68,7 +71,7 @@ pub struct Scatter {
     lines: Lines,
     progress: Progress,
     claim: Option<Claim<Arc<str>, ScatterReceipt>>,
-    may: May,
+    sender: Sender,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -87,8 +90,8 @@ impl Scatter {
         sender: Sender,
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Self, ScatterReceipt>, PublishError> {
-        let Sender { name, may } = sender;
-        let (claim, tally) = match key.map(|key| ingest.0.scatter_receipts.claim(name, key)) {
+        let name = || sender.name.clone();
+        let (claim, tally) = match key.map(|key| ingest.0.scatter_receipts.claim(name(), key)) {
             None => (None, Tally::default()),
             Some(Claimed::Run(claim, before)) => (Some(claim), before),
             Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
@@ -98,7 +101,7 @@ impl Scatter {
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
         let progress = Progress { skip: tally.events, tally, subscribers: HashMap::new() };
         let lines = Lines::new(max_line);
-        Ok(Begun::Publish(Self { ingest, lines, progress, claim, may, _permit: permit }))
+        Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender, _permit: permit }))
     }
 
     /// Publishes the lines that a piece of the body completes.
@@ -106,8 +109,8 @@ impl Scatter {
     /// # Errors
     /// A line is invalid or its channel refuses; the lines before it are published.
     pub fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
-        let Self { ingest, lines, progress, may, .. } = self;
-        let fed = lines.feed(piece, |line| progress.publish(ingest, may, &line));
+        let Self { ingest, lines, progress, sender, .. } = self;
+        let fed = lines.feed(piece, |line| progress.publish(ingest, sender, &line));
         self.note(fed)
     }
 
@@ -116,8 +119,8 @@ impl Scatter {
     /// # Errors
     /// As [`feed`](Self::feed).
     pub fn finish(mut self) -> Result<ScatterReceipt, Failure> {
-        let Self { ingest, lines, progress, may, .. } = &mut self;
-        let finished = lines.finish(|line| progress.publish(ingest, may, &line));
+        let Self { ingest, lines, progress, sender, .. } = &mut self;
+        let finished = lines.finish(|line| progress.publish(ingest, sender, &line));
         self.note(finished)?;
         let Progress { tally: Tally { events, first_id, last_id }, subscribers, .. } =
             self.progress;
@@ -145,10 +148,18 @@ impl Scatter {
 }
 
 impl Progress {
-    fn publish(&mut self, ingest: &Ingest, may: &May, line: &Bytes) -> Result<(), PublishError> {
+    fn publish(
+        &mut self,
+        ingest: &Ingest,
+        from: &Sender,
+        line: &Bytes,
+    ) -> Result<(), PublishError> {
         let (name, event) = parse_line(line, ingest.max_event_bytes())?;
-        if !may(&name) {
+        if !(from.may)(&name) {
             return Err(PublishError::Forbidden);
+        }
+        if let Some(account) = &from.account {
+            ingest.hub().claim(&name, account)?;
         }
         if self.skip > 0 {
             self.skip -= 1;

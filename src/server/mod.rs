@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::outbound::NoCertificates;
 use crate::protocol::native::Native;
+use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
@@ -90,7 +91,7 @@ pub enum StartError {
     Routes(String),
 }
 
-/// Looks at all that a start needs beside the settings: keys and secrets are there, and can be read.
+/// Looks at all that a start needs beside the settings: keys and secrets can be read.
 ///
 /// # Errors
 /// The start would fail.
@@ -126,7 +127,8 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         trust::check_exposure(&config)?;
         let metrics = Arc::new(Metrics::new());
-        let gate = trust::gate(&config, metrics.clone())?;
+        let quotas = Arc::new(Quotas::new(config.quotas.clone()));
+        let gate = trust::gate(&config, &quotas, metrics.clone())?;
         let shutdown = Shutdown::default();
         let hub = Hub::new(config.channels.clone(), metrics.clone());
         let ingest = Ingest::new(hub.clone(), config.publish.clone());
@@ -146,7 +148,8 @@ impl Server {
             let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
             let serving = Serving { app, config, shutdown, egress };
             let (workers, metrics) = (workers.clone(), metrics.clone());
-            Ok((addr, Listener::new(tcp, serving, workers, slots, metrics)))
+            let quotas = quotas.clone();
+            Ok((addr, Listener::new(tcp, serving, workers, slots, quotas, metrics)))
         };
         let (addr, public) =
             listen("server.listen", config.server.listen, public_app, public_slots)?;

@@ -8,14 +8,20 @@ use crate::auth::{Authenticator, Exposure, Invalid};
 use crate::config::{Config, variable};
 use crate::egress::Egress;
 use crate::http::{Gate, KeyFetcher};
+use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
 /// How often it is looked whether keys at URLs are old.
 const PACE: Duration = Duration::from_secs(30);
 
 /// Builds the gate.
-pub(super) fn gate(config: &Config, metrics: Arc<Metrics>) -> Result<Gate, StartError> {
-    Ok(Gate::new(Arc::new(authenticator(config)?), &config.cors, metrics))
+pub(super) fn gate(
+    config: &Config,
+    quotas: &Arc<Quotas>,
+    metrics: Arc<Metrics>,
+) -> Result<Gate, StartError> {
+    let authenticator = Arc::new(authenticator(config)?);
+    Ok(Gate::new(authenticator, quotas.clone(), &config.cors, metrics))
 }
 
 /// Reads who is trusted.

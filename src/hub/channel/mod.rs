@@ -29,6 +29,7 @@ use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
 use crate::hub::sequencer::Sequencer;
 use crate::hub::signals::Signals;
 use crate::position::{Epoch, Offset, Position};
+use crate::quota::Account;
 use crate::sse;
 use crate::store::{Entry, Log, Mark, Read};
 use crate::telemetry::Metrics;
@@ -68,6 +69,8 @@ pub(in crate::hub) struct Shared {
 pub struct Channel {
     name: ChannelName,
     shared: Arc<Shared>,
+    /// Where it is counted, if it was made by somebody in particular.
+    owner: Option<Arc<Account>>,
     inner: Mutex<Inner>,
     /// The log's end, for whoever asks how far a reader is behind.
     end_seq: AtomicU64,
@@ -197,6 +200,7 @@ impl Channel {
     pub(in crate::hub) fn new(
         name: ChannelName,
         shared: Arc<Shared>,
+        owner: Option<Arc<Account>>,
         settings: Settings,
         trimmed_through: Offset,
     ) -> Self {
@@ -220,6 +224,7 @@ impl Channel {
         Self {
             name,
             shared,
+            owner,
             inner: Mutex::new(inner),
             end_seq: AtomicU64::new(0),
             end_byte: AtomicU64::new(0),
@@ -234,6 +239,10 @@ impl Channel {
     #[must_use]
     pub fn name(&self) -> &ChannelName {
         &self.name
+    }
+
+    pub(in crate::hub) fn is_owned_by(&self, account: &Arc<Account>) -> bool {
+        self.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, account))
     }
 
     /// Appends events, then closes the channel if asked to, in one step: nobody else's event

@@ -90,7 +90,11 @@ impl Channel {
     pub(super) fn retire(&self, inner: &mut Inner) {
         inner.retired = true;
         // Readers may still finish what is there; the budget no longer counts it.
-        self.shared.memory.release(std::mem::take(&mut inner.footprint));
+        let footprint = std::mem::take(&mut inner.footprint);
+        self.shared.memory.replace(footprint, 0);
+        if let Some(owner) = &self.owner {
+            owner.free_channel(footprint);
+        }
         self.shared.metrics.channel_removed();
     }
 
@@ -114,6 +118,9 @@ impl Channel {
         let channel = size_of::<Self>() + self.name.as_str().len();
         let footprint = inner.log.footprint() + generation + channel;
         self.shared.memory.replace(inner.footprint, footprint);
+        if let Some(owner) = &self.owner {
+            owner.retained().replace(inner.footprint, footprint);
+        }
         inner.footprint = footprint;
     }
 

@@ -3,9 +3,9 @@
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::{Native, channel_name};
+use super::{Native, channel_name, claim};
 use crate::http::{
-    ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
+    Caller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
     read_document,
 };
 use crate::hub::{ChannelOptions, Coalesce, Description, Producer, WhenUnwatched};
@@ -73,8 +73,10 @@ pub(super) async fn put(
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
-    let document = read_document(request.into_body()).await?;
+    let caller = Caller::of(request.extensions())?;
+    let document = read_document(request).await?;
     let options = parse_options(&document)?;
+    claim(&native, &caller, &name)?;
     let (channel, created) = native.hub.configure(&name, &options)?;
     let mut response = json(&Document::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };

@@ -1,6 +1,7 @@
 //! The native API: one URL per channel; POST writes, GET reads.
 
 mod channels;
+mod intake;
 mod publish;
 mod signals;
 mod subscribe;
@@ -9,7 +10,7 @@ mod tokens;
 use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
-use crate::http::{Access, Method, Problem, Route, decode_path, handler};
+use crate::http::{Access, Caller, Method, Problem, Route, decode_path, handler};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
@@ -56,6 +57,14 @@ impl Native {
             Route { path: "/v1/publish", methods: vec![publish] },
             Route { path: "/v1/tokens", methods: vec![tokens] },
         ]
+    }
+}
+
+/// Counts a channel that is about to be used by this caller as theirs, if it is not there yet.
+fn claim(native: &Native, caller: &Caller, name: &ChannelName) -> Result<(), Problem> {
+    match caller.payer().account() {
+        Some(account) => Ok(native.hub.claim(name, account)?),
+        None => Ok(()),
     }
 }
 

@@ -1,21 +1,21 @@
 //! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::{Native, channel_name};
+use super::intake::{Intake, Piece};
+use super::{Native, channel_name, claim};
 use crate::auth::{Operation, Principal};
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, UnknownFormat};
-use crate::http::{Caller, ErrorCode, Problem, Query, Request, Response, json, let_finish};
+use crate::http::{
+    Caller, ErrorCode, Problem, Query, Request, Response, deadline, json, let_finish,
+};
 use crate::hub::Close;
 use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Sender, Tally};
-use crate::pass::{Over, Pass};
 use crate::sse;
 
 pub(super) async fn one(
@@ -58,28 +58,39 @@ async fn publish_to_one(
 ) -> Result<Response, Problem> {
     let (name, kind, options) = wanted(native, head, name)?;
     let caller = Caller::of(&head.extensions)?;
-    // What is over in a moment needs no pass.
-    let pass = kind.is_streamed().then(|| caller.pass(&[Operation::Publish], &[(&name).into()]));
+    caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
+    claim(native, &caller, &name)?;
+    let mut intake = if kind.is_streamed() {
+        let pass = caller.pass(&[Operation::Publish], &[(&name).into()]);
+        Intake::stream(native, &caller, body, pass)
+    } else {
+        Intake::document(native, &caller, body, deadline(&head.extensions))
+    };
     let mut publish = match native.ingest.publish(name, kind, options)? {
         Begun::Publish(publish) => publish,
         Begun::Replay(receipt) => return replay(&receipt),
     };
     loop {
         let piece = tokio::select! {
-            piece = next_piece(native, body, pass.as_ref()) => piece,
+            piece = intake.next() => piece,
             error = publish.refused() => {
                 return Err(Problem::from(error).keeping(publish.kept()));
             }
         };
         match piece {
             Piece::Data(piece) => match publish.feed(&piece)? {
-                Fed::More => {}
+                Fed::More => intake.pay(piece.len(), publish.kept()),
                 Fed::Ended => return json(&publish.into_receipt()),
             },
-            Piece::End => return json(&publish.finish()?),
+            Piece::End => {
+                let receipt = publish.finish()?;
+                intake.pay_for(receipt.events, 0);
+                return json(&receipt);
+            }
             Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
             Piece::Stopping => return Err(stopping(publish.kept())),
             Piece::Over(over) => return Err(Problem::over(over).keeping(&publish.break_off())),
+            Piece::Late(problem) => return Err(problem.keeping(&publish.break_off())),
         }
     }
 }
@@ -104,55 +115,25 @@ async fn publish_to_many(
 ) -> Result<Response, Problem> {
     refuse_when_draining(native)?;
     let caller = Caller::of(&head.extensions)?;
-    let pass = caller.pass(&[Operation::Publish], &[]);
     let key = idempotency_key(&head.headers)?;
+    caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
+    let pass = caller.pass(&[Operation::Publish], &[]);
+    let mut intake = Intake::stream(native, &caller, body, pass);
     let mut scatter = match native.ingest.scatter(sender(&caller), key)? {
         Begun::Publish(scatter) => scatter,
         Begun::Replay(receipt) => return replay(&receipt),
     };
     loop {
-        match next_piece(native, body, Some(&pass)).await {
-            Piece::Data(piece) => scatter.feed(&piece)?,
+        match intake.next().await {
+            Piece::Data(piece) => {
+                scatter.feed(&piece)?;
+                intake.pay(piece.len(), scatter.kept());
+            }
             Piece::End => return json(&scatter.finish()?),
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
             Piece::Over(over) => return Err(Problem::over(over).keeping(scatter.kept())),
-        }
-    }
-}
-
-/// What comes next from a publisher.
-enum Piece {
-    Data(Bytes),
-    End,
-    BrokeOff,
-    Stopping,
-    Over(Over),
-}
-
-async fn next_piece(native: &Native, body: &mut Incoming, pass: Option<&Pass>) -> Piece {
-    let over = async {
-        match pass {
-            Some(pass) => pass.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(over);
-    loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
-            () = native.shutdown.stopping() => return Piece::Stopping,
-            over = &mut over => return Piece::Over(over),
-        };
-        match frame {
-            None => return Piece::End,
-            Some(Err(_)) => return Piece::BrokeOff,
-            // Trailers say nothing that a publish needs.
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    return Piece::Data(data);
-                }
-            }
+            Piece::Late(problem) => return Err(problem.keeping(scatter.kept())),
         }
     }
 }
@@ -161,7 +142,8 @@ async fn next_piece(native: &Native, body: &mut Incoming, pass: Option<&Pass>) -
 fn sender(caller: &Caller) -> Sender {
     let Principal { name, issuer, grants, .. } = caller.principal().clone();
     let may = move |channel: &ChannelName| grants.covers(Operation::Publish, channel);
-    Sender { name: format!("{issuer}/{name}").into(), may: Box::new(may) }
+    let account = caller.payer().account().cloned();
+    Sender { name: format!("{issuer}/{name}").into(), may: Box::new(may), account }
 }
 
 fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem> {

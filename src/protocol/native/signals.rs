@@ -3,7 +3,7 @@
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
-use super::{Native, channel_name};
+use super::{Native, channel_name, claim};
 use crate::auth::Operation;
 use crate::event::ChannelState;
 use crate::http::{
@@ -42,9 +42,12 @@ pub(super) async fn send(
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
-    let document = read_document(request.into_body()).await?;
+    let caller = Caller::of(request.extensions())?;
+    caller.payer().signal().map_err(|exceeded| caller.exceeded(&exceeded))?;
+    let document = read_document(request).await?;
     let Document { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
+    claim(&native, &caller, &name)?;
     let (stopped, state) =
         match native.hub.stop(&name, reason.map(Into::into), generation.as_ref())? {
             Stopped::Now => (true, ChannelState::Cancelled),
@@ -59,7 +62,9 @@ pub(super) async fn feed(
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
-    let pass = Caller::of(request.extensions())?.pass(FEED, &[(&name).into()]);
+    let caller = Caller::of(request.extensions())?;
+    let pass = caller.subscribe(FEED, &[(&name).into()])?;
+    claim(&native, &caller, &name)?;
     let board = native.hub.board(&name)?;
     let shutdown = native.shutdown.clone();
     let over = async move {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{Native, channel_name};
+use super::{Native, channel_name, claim};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
 use crate::egress::{Format, Link, Page, page};
@@ -35,7 +35,9 @@ pub(super) async fn one(
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
-    let pass = Caller::of(request.extensions())?.pass(&[Operation::Subscribe], &[(&name).into()]);
+    let caller = Caller::of(request.extensions())?;
+    let pass = caller.subscribe(&[Operation::Subscribe], &[(&name).into()])?;
+    claim(&native, &caller, &name)?;
     subscribe(&native, &request, Selection::One(name), pass).await
 }
 
@@ -61,7 +63,10 @@ pub(super) async fn many(
     }
     let caller = Caller::of(request.extensions())?;
     patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
-    let pass = caller.pass(&[Operation::Subscribe], &patterns);
+    let pass = caller.subscribe(&[Operation::Subscribe], &patterns)?;
+    for name in patterns.iter().filter_map(ChannelPattern::exact) {
+        claim(&native, &caller, &name)?;
+    }
     subscribe(&native, &request, Selection::Many(patterns), pass).await
 }
 

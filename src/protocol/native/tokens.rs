@@ -45,7 +45,8 @@ pub(super) async fn mint(
     _rest: String,
 ) -> Result<Response, Problem> {
     let caller = Caller::of(request.extensions())?;
-    let document = read_document(request.into_body()).await?;
+    caller.payer().token().map_err(|exceeded| caller.exceeded(&exceeded))?;
+    let document = read_document(request).await?;
     let right = "JSON such as {\"subscribe\": [\"chat/42\"], \"ttl\": \"1h\"}";
     let document: Document = parse_object(&document, right)?;
     let wanted = document.grants()?;

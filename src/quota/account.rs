@@ -1,0 +1,85 @@
+//! What one principal holds: subscriptions, channels, and what is retained in these.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::budget::Budget;
+
+/// See the module. By default, one that may hold anything.
+#[derive(Debug)]
+pub struct Account {
+    max_channels: usize,
+    channels: AtomicUsize,
+    subscriptions: AtomicUsize,
+    retained: Budget,
+}
+
+/// A subscription's place. Dropped, it is free again.
+#[derive(Debug)]
+pub struct Place(Arc<Account>);
+
+impl Default for Account {
+    fn default() -> Self {
+        Self::new(0, 0)
+    }
+}
+
+impl Account {
+    /// With room for so many channels and bytes; zero is any number.
+    #[must_use]
+    pub fn new(max_channels: usize, max_retained: usize) -> Self {
+        let any = |most: usize| if most == 0 { usize::MAX } else { most };
+        Self {
+            max_channels: any(max_channels),
+            channels: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
+            retained: Budget::new(any(max_retained)),
+        }
+    }
+
+    /// Takes a place for a channel; nothing if there is none.
+    #[must_use]
+    pub fn take_channel(&self) -> bool {
+        increase(&self.channels, self.max_channels)
+    }
+
+    /// The most channels.
+    #[must_use]
+    pub fn max_channels(&self) -> usize {
+        self.max_channels
+    }
+
+    /// A channel is gone, with the bytes that it still had.
+    pub fn free_channel(&self, bytes: usize) {
+        self.channels.fetch_sub(1, Ordering::Relaxed);
+        self.retained.replace(bytes, 0);
+    }
+
+    /// What its channels retain.
+    #[must_use]
+    pub fn retained(&self) -> &Budget {
+        &self.retained
+    }
+
+    pub(super) fn subscribe(self: &Arc<Self>, most: usize) -> Option<Place> {
+        let most = if most == 0 { usize::MAX } else { most };
+        increase(&self.subscriptions, most).then(|| Place(self.clone()))
+    }
+
+    /// Whether it holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        let none = |count: &AtomicUsize| count.load(Ordering::Relaxed) == 0;
+        none(&self.channels) && none(&self.subscriptions)
+    }
+}
+
+fn increase(count: &AtomicUsize, most: usize) -> bool {
+    let more = |count| (count < most).then_some(count + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

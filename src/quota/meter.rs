@@ -1,0 +1,120 @@
+//! What each principal, or each address, has used of late.
+
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use super::Exceeded;
+use super::account::Account;
+use super::bucket::Bucket;
+use super::config::Rate;
+use crate::limits::MAX_METERS;
+
+/// The rates that all of a kind have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    pub(super) publishes: Limit,
+    pub(super) events: Limit,
+    pub(super) bytes: Limit,
+    pub(super) signals: Limit,
+    pub(super) tokens: Limit,
+    pub(super) connections: Limit,
+    pub(super) refusals: Limit,
+}
+
+/// A rate and the setting that it comes from; without a rate, no limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) setting: &'static str,
+    pub(super) rate: Option<Rate>,
+}
+
+/// What one of them has used.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    pub(super) publishes: Bucket,
+    pub(super) events: Bucket,
+    pub(super) bytes: Bucket,
+    pub(super) signals: Bucket,
+    pub(super) tokens: Bucket,
+    pub(super) connections: Bucket,
+    pub(super) refusals: Bucket,
+    pub(super) account: Arc<Account>,
+}
+
+/// All of a kind.
+pub(super) struct Meters<K> {
+    pub(super) rates: Rates,
+    by_key: DashMap<K, Arc<Meter>>,
+}
+
+impl Limit {
+    pub(super) fn none(setting: &'static str) -> Self {
+        Self { setting, rate: None }
+    }
+
+    pub(super) fn take(self, bucket: &Bucket, count: u64, now: u64) -> Result<(), Exceeded> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        bucket.take(rate, count, now).map_err(|wait| self.exceeded(wait))
+    }
+
+    pub(super) fn look(self, bucket: &Bucket, count: u64, now: u64) -> Result<(), Exceeded> {
+        let wait = self.rate.map_or(Duration::ZERO, |rate| bucket.look(rate, count, now));
+        if wait.is_zero() { Ok(()) } else { Err(self.exceeded(wait)) }
+    }
+
+    pub(super) fn charge(self, bucket: &Bucket, count: u64, now: u64) -> Option<Exceeded> {
+        let wait = bucket.charge(self.rate?, count, now);
+        (!wait.is_zero()).then(|| self.exceeded(wait))
+    }
+
+    fn exceeded(self, retry_after: Duration) -> Exceeded {
+        Exceeded { limit: self.setting, retry_after }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Meters<K> {
+    pub(super) fn new(rates: Rates) -> Self {
+        Self { rates, by_key: DashMap::new() }
+    }
+
+    /// The meter of this key. When there are more keys than can be kept, a newcomer gets one that
+    /// nobody remembers: better than to count strangers together, or to refuse them.
+    pub(super) fn of(&self, key: K, account: impl FnOnce() -> Account) -> Arc<Meter> {
+        if let Some(meter) = self.by_key.get(&key) {
+            return meter.clone();
+        }
+        let new = || Arc::new(Meter { account: Arc::new(account()), ..Meter::default() });
+        if self.by_key.len() >= MAX_METERS {
+            return new();
+        }
+        self.by_key.entry(key).or_insert_with(new).clone()
+    }
+
+    /// Drops the meters that say nothing.
+    pub(super) fn forget(&self, now: u64) {
+        self.by_key.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_blank(now));
+    }
+
+    #[cfg(test)]
+    pub(super) fn names(&self) -> Vec<K> {
+        self.by_key.iter().map(|entry| entry.key().clone()).collect()
+    }
+}
+
+impl Meter {
+    fn is_blank(&self, now: u64) -> bool {
+        let buckets = [
+            &self.publishes,
+            &self.events,
+            &self.bytes,
+            &self.signals,
+            &self.tokens,
+            &self.connections,
+            &self.refusals,
+        ];
+        self.account.is_empty() && buckets.iter().all(|bucket| bucket.is_full(now))
+    }
+}
