@@ -95,12 +95,17 @@ impl Config {
         let event = self.publish.max_event_bytes.as_u64();
         require(event <= 64 << 20, "publish.max_event_bytes", event_bound);
         require(self.publish.max_streams > 0, "publish.max_streams", one);
+        let unfinished = self.publish.max_unfinished >= self.publish.max_event_bytes;
+        let whole = "must be at least `publish.max_event_bytes`";
+        require(unfinished, "publish.max_unfinished", whole);
         require(self.subscribers.max_channels > 0, "subscribers.max_channels", one);
         let short = "must be at least 10ms";
         let long_enough = |time: Duration| time >= Duration::from_millis(10);
         require(long_enough(self.subscribers.heartbeat), "subscribers.heartbeat", short);
         require(long_enough(self.subscribers.write_timeout), "subscribers.write_timeout", short);
         require(long_enough(self.server.header_timeout), "server.header_timeout", short);
+        require(long_enough(self.server.body_timeout), "server.body_timeout", short);
+        require(long_enough(self.publish.idle_timeout), "publish.idle_timeout", short);
         let endless = "must be at most 3650days: `0s` is for ever";
         let most = Duration::from_secs(3650 * 24 * 3600);
         require(self.subscribers.max_lifetime <= most, "subscribers.max_lifetime", endless);
@@ -108,6 +113,8 @@ impl Config {
         let a_day = Duration::from_secs(24 * 3600);
         require(self.subscribers.reconnect_delay <= a_day, "subscribers.reconnect_delay", long);
         require(self.drain.window <= a_day, "drain.window", long);
+        require(self.server.body_timeout <= a_day, "server.body_timeout", long);
+        require(self.publish.idle_timeout <= a_day, "publish.idle_timeout", long);
         for invalid in self.hooks.validate() {
             found.push(Invalid { key: "hooks", message: invalid.to_string() });
         }

@@ -27,6 +27,7 @@ use idempotency::Ledger;
 
 use crate::channel::ChannelName;
 use crate::hub::Hub;
+use crate::quota::Budget;
 use crate::telemetry::Metrics;
 
 /// Settings of the section `publish`.
@@ -42,6 +43,8 @@ pub struct Config {
     pub max_idempotency_keys: usize,
     /// Publish requests that run at the same time.
     pub max_streams: usize,
+    /// Bytes of all bodies together that have not become events yet.
+    pub max_unfinished: ByteSize,
     /// How long a streamed body may send nothing at all; comments count.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -54,6 +57,7 @@ impl Default for Config {
             idempotency_window: Duration::from_secs(300),
             max_idempotency_keys: 100_000,
             max_streams: 10_000,
+            max_unfinished: ByteSize::mib(256),
             idle_timeout: Duration::from_secs(300),
         }
     }
@@ -69,6 +73,7 @@ struct Shared {
     receipts: Ledger<ChannelName, Receipt>,
     scatter_receipts: Ledger<Arc<str>, ScatterReceipt>,
     streams: Arc<Semaphore>,
+    unfinished: Budget,
 }
 
 impl Ingest {
@@ -79,7 +84,15 @@ impl Ingest {
         let receipts = Ledger::new(window, keys, hub.metrics().clone());
         let scatter_receipts = Ledger::new(window, keys, hub.metrics().clone());
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, streams }))
+        let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
+        let unfinished = Budget::new(most);
+        Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, streams, unfinished }))
+    }
+
+    /// What bodies have brought that has not become events yet.
+    #[must_use]
+    pub fn unfinished(&self) -> &Budget {
+        &self.0.unfinished
     }
 
     /// How long a streamed body may send nothing.

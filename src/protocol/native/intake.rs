@@ -25,6 +25,8 @@ pub(super) struct Intake<'a> {
     pause: Duration,
     /// Events that are paid for.
     paid: u64,
+    /// Bytes that have not become events yet, and wait in the hub's memory.
+    held: usize,
 }
 
 /// What comes next.
@@ -34,7 +36,8 @@ pub(super) enum Piece {
     BrokeOff,
     Stopping,
     Over(Over),
-    Late(Problem),
+    /// It does not come in time, or there is no room for it.
+    Refused(Problem),
 }
 
 impl<'a> Intake<'a> {
@@ -45,8 +48,7 @@ impl<'a> Intake<'a> {
         body: &'a mut Incoming,
         pass: Pass,
     ) -> Self {
-        let (deadline, pause, paid) = (None, Duration::ZERO, 0);
-        Self { native, caller, body, pass: Some(pass), deadline, pause, paid }
+        Self::new(native, caller, body, Some(pass), None)
     }
 
     /// Of a body that is over in a moment, and so needs no pass.
@@ -56,8 +58,18 @@ impl<'a> Intake<'a> {
         body: &'a mut Incoming,
         deadline: Instant,
     ) -> Self {
-        let (deadline, pause, paid) = (Some(deadline), Duration::ZERO, 0);
-        Self { native, caller, body, pass: None, deadline, pause, paid }
+        Self::new(native, caller, body, None, Some(deadline))
+    }
+
+    fn new(
+        native: &'a Native,
+        caller: &'a Caller,
+        body: &'a mut Incoming,
+        pass: Option<Pass>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let (pause, paid, held) = (Duration::ZERO, 0, 0);
+        Self { native, caller, body, pass, deadline, pause, paid, held }
     }
 
     /// The next piece; can be cancelled without loss.
@@ -76,11 +88,26 @@ impl<'a> Intake<'a> {
             let deadline = self.deadline.unwrap_or_else(|| Instant::now() + idle);
             timeout_at(deadline, next_data(self.body)).await
         };
-        tokio::select! {
-            read = read => read.unwrap_or_else(|_| Piece::Late(self.too_late())),
+        let piece = tokio::select! {
+            read = read => read.unwrap_or_else(|_| Piece::Refused(self.too_late())),
             () = self.native.shutdown.stopping() => Piece::Stopping,
             over = over => Piece::Over(over),
+        };
+        match &piece {
+            Piece::Data(data) if !self.hold(self.held + data.len()) => Piece::Refused(no_room()),
+            _ => piece,
         }
+    }
+
+    /// Notes how much waits to become an event; whether there is room for it.
+    fn hold(&mut self, held: usize) -> bool {
+        let unfinished = self.native.ingest.unfinished();
+        unfinished.replace(std::mem::replace(&mut self.held, held), held);
+        let fits = !unfinished.is_exceeded();
+        if !fits {
+            self.native.hub.metrics().limit_hit("publish.max_unfinished");
+        }
+        fits
     }
 
     /// Pays for a piece that was published.
@@ -92,6 +119,9 @@ impl<'a> Intake<'a> {
     /// whoever sends documents meets the debt with the next.
     pub(super) fn pay_for(&mut self, events: u64, bytes: u64) {
         let more = events.saturating_sub(self.paid);
+        if more > 0 {
+            self.hold(0);
+        }
         self.paid = self.paid.max(events);
         if let Some(exceeded) = self.caller.payer().charge(more, bytes) {
             self.native.hub.metrics().limit_hit(exceeded.limit);
@@ -114,6 +144,17 @@ impl<'a> Intake<'a> {
         let detail = "the body sent nothing for as long as `publish.idle_timeout` allows";
         Problem::new(ErrorCode::RequestTimeout, detail).with("limit", "publish.idle_timeout")
     }
+}
+
+impl Drop for Intake<'_> {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
+}
+
+fn no_room() -> Problem {
+    let detail = "as much of unfinished bodies waits as `publish.max_unfinished` allows";
+    Problem::new(ErrorCode::Overloaded, detail).with("limit", "publish.max_unfinished")
 }
 
 async fn next_data(body: &mut Incoming) -> Piece {

@@ -90,7 +90,7 @@ async fn publish_to_one(
             Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
             Piece::Stopping => return Err(stopping(publish.kept())),
             Piece::Over(over) => return Err(Problem::over(over).keeping(&publish.break_off())),
-            Piece::Late(problem) => return Err(problem.keeping(&publish.break_off())),
+            Piece::Refused(problem) => return Err(problem.keeping(&publish.break_off())),
         }
     }
 }
@@ -133,7 +133,7 @@ async fn publish_to_many(
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
             Piece::Over(over) => return Err(Problem::over(over).keeping(scatter.kept())),
-            Piece::Late(problem) => return Err(problem.keeping(scatter.kept())),
+            Piece::Refused(problem) => return Err(problem.keeping(scatter.kept())),
         }
     }
 }
