@@ -13,11 +13,14 @@ use super::grants::Grants;
 use super::issuer::Issuer;
 use super::key::{Key, KeyId};
 use super::key_set::{FetchKeys, Flight};
-use super::minter::Minter;
+use super::minter::{self, Minter};
 use super::secret::Environment;
 use super::token::Token;
 use super::{Credential, Principal};
 use crate::limits::{MAX_TOKEN_BYTES, MAX_TRIED_KEYS};
+
+/// The issuer of those who show an API key.
+const API_KEY: &str = "api_key";
 
 /// The issuer of those who may do anything, as the hub asks nobody.
 const EVERYONE: &str = "everyone";
@@ -183,7 +186,7 @@ impl Authenticator {
         if let Some(most) = &issuer.at_most {
             principal.grants = Arc::new(principal.grants.within(most));
         }
-        Ok(principal)
+        state.within_its_minter(principal)
     }
 
     /// Who signs the hub's own tokens, if there is a key for it.
@@ -311,11 +314,37 @@ impl State {
                 continue;
             }
             match token.principal(issuer, key, self.leeway, now) {
-                Ok(principal) => return Ok(principal),
+                Ok(principal) => return Ok(self.within_its_minter(principal)?),
                 Err(why) => error = why,
             }
         }
         Err(error.into())
+    }
+
+    /// Holds a token that somebody has made to what they may do by now themselves: what they have
+    /// handed on goes with them.
+    fn within_its_minter(&self, mut principal: Principal) -> Result<Principal, AuthError> {
+        let own = *principal.issuer == *minter::ISSUER;
+        let Some((issuer, name)) = principal.account.split_once('/').filter(|_| own) else {
+            return Ok(principal);
+        };
+        let most = match issuer {
+            minter::ISSUER => return Ok(principal),
+            API_KEY => {
+                let same = |key: &&ApiKey| *key.principal.name == *name;
+                let key = self.api_keys.iter().find(same).ok_or(AuthError::UnknownKey)?;
+                Some(&*key.principal.grants)
+            }
+            issuer => {
+                let same = |known: &&Issuer| *known.name == *issuer;
+                let issuer = self.issuers.iter().find(same).ok_or(AuthError::Issuer)?;
+                issuer.at_most.as_ref()
+            }
+        };
+        if let Some(most) = most {
+            principal.grants = Arc::new(principal.grants.within(most));
+        }
+        if principal.grants.is_empty() { Err(AuthError::NoGrants) } else { Ok(principal) }
     }
 
     /// The issuers of this `iss`; if there are none, those that do not say what theirs is.
@@ -349,7 +378,8 @@ impl ApiKey {
     fn new(config: &super::ApiKeyConfig) -> Self {
         let principal = Principal {
             name: config.name.as_str().into(),
-            issuer: "api_key".into(),
+            issuer: API_KEY.into(),
+            account: format!("{API_KEY}/{}", config.name).into(),
             grants: Arc::new(config.grants.clone()),
             expires: None,
             key_id: Some(KeyId::of("api_key", &[config.name.as_bytes(), config.hash.bytes()])),
@@ -370,6 +400,7 @@ fn unnamed(config: &Config) -> Option<Principal> {
     let name: Arc<str> = name.into();
     Some(Principal {
         issuer: name.clone(),
+        account: name.clone(),
         name,
         grants: Arc::new(grants),
         expires: None,

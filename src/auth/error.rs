@@ -8,7 +8,10 @@ pub enum AuthError {
     #[error("no credential: send `Authorization: Bearer` with a token or an API key")]
     Missing,
     /// Not a token.
-    #[error("not a token: three base64url parts between dots, of JSON objects, are right")]
+    #[error(
+        "not a token of this hub: send `Bearer` with a JWT that has `exp`, and the claim of its \
+         grants as an object of lists of patterns"
+    )]
     Malformed,
     /// More bytes than any credential has.
     #[error("the credential is larger than 8 KiB")]

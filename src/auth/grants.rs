@@ -50,7 +50,7 @@ impl fmt::Display for Operation {
 ///
 /// As JSON: `{"publish":["chat/*"],"subscribe":["chat/**"],"signal":[…],"admin":true}`, where
 /// `true` stands for `["**"]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants {
     patterns: [Vec<ChannelPattern>; 4],
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{Config, IssuerConfig, KeySource};
 use super::grants::Grants;
@@ -44,6 +45,16 @@ impl Issuer {
             at_most: issuer.at_most.clone(),
             keys: key_set(issuer, environment, before.map(|before| &before.keys))?,
         })
+    }
+
+    /// Whether it is the hub itself.
+    pub(super) fn is_own(&self) -> bool {
+        &*self.name == minter::ISSUER
+    }
+
+    /// How far its clock may be off: the hub's own is the one that is asked.
+    pub(super) fn leeway(&self, leeway: Duration) -> Duration {
+        if self.is_own() { Duration::ZERO } else { leeway }
     }
 
     /// The hub as the issuer of the tokens that it signs itself.

@@ -20,6 +20,9 @@ pub(super) const ISSUER: &str = "fanfare";
 /// agree on a setting.
 pub(super) const CLAIM: &str = "fanfare";
 
+/// The claim that says for whom it was made, if that was a principal: as `issuer/name`.
+pub(super) const BY: &str = "by";
+
 /// Signs tokens with `auth.signing_key`.
 #[derive(Clone)]
 pub struct Minter {
@@ -55,7 +58,7 @@ pub enum MintError {
     #[error(transparent)]
     NotCovered(#[from] NotCovered),
     /// The token would grant nothing.
-    #[error("a token grants something: name a pattern to publish, subscribe or signal")]
+    #[error("a token grants something: name a pattern to publish, subscribe, signal or admin")]
     NoGrants,
     /// No time to live, or the minter's own time is over.
     #[error("a token lives for at least a second, and no longer than whoever asks for it")]
@@ -79,6 +82,8 @@ struct Claims<'a> {
     iat: u64,
     exp: u64,
     jti: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
     fanfare: &'a Grants,
 }
 
@@ -103,7 +108,7 @@ impl Minter {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Minted, MintError> {
-        self.sign(grants, subject, now, now + ttl.min(self.max_ttl))
+        self.sign(grants, subject, None, now, now + ttl.min(self.max_ttl))
     }
 
     /// Signs a token for a principal: it grants no more than they have, and ends no later than
@@ -122,13 +127,14 @@ impl Minter {
         let grants = minter.grants.narrowed_to(wanted)?;
         let wished = now + ttl.min(self.max_ttl);
         let expires = minter.expires.map_or(wished, |ends| ends.min(wished));
-        self.sign(&grants, subject, now, expires)
+        self.sign(&grants, subject, Some(&minter.account), now, expires)
     }
 
     fn sign(
         &self,
         grants: &Grants,
         subject: &str,
+        by: Option<&str>,
         now: SystemTime,
         expires: SystemTime,
     ) -> Result<Minted, MintError> {
@@ -148,8 +154,8 @@ impl Minter {
         let mut id = [0; 12];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| MintError::Signing)?;
         let jti = URL_SAFE_NO_PAD.encode(id);
-        let claims =
-            Claims { iss: ISSUER, aud: ISSUER, sub: subject, iat, exp, jti, fanfare: grants };
+        let (iss, aud, sub, fanfare) = (ISSUER, ISSUER, subject, grants);
+        let claims = Claims { iss, aud, sub, iat, exp, jti, by, fanfare };
         let token = jsonwebtoken::encode(&Header::default(), &claims, &self.key)
             .map_err(|_| MintError::Signing)?;
         if token.len() > MAX_TOKEN_BYTES {

@@ -44,6 +44,9 @@ pub struct Principal {
     /// Who says so: the name of the issuer in the configuration, or `fanfare`, `api_key`,
     /// `anonymous` or `everyone`.
     pub issuer: Arc<str>,
+    /// Whom they are counted as, as `issuer/name`: whoever made their token, if that was not an
+    /// issuer; or anybody could be many by making tokens.
+    pub account: Arc<str>,
     /// What they may do.
     pub grants: Arc<Grants>,
     /// When that ends, if it does.

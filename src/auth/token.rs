@@ -12,6 +12,7 @@ use super::error::AuthError;
 use super::grants::Grants;
 use super::issuer::Issuer;
 use super::key::{Algorithm, Key};
+use super::minter::BY;
 use crate::limits::{MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES};
 
 /// The end of the year 9999: what a token says beyond is that.
@@ -70,7 +71,7 @@ impl<'a> Token<'a> {
         now: SystemTime,
     ) -> Result<Principal, AuthError> {
         self.check_audience(issuer.audience.as_deref())?;
-        let expires = self.check_times(issuer.require_exp, leeway, now)?;
+        let expires = self.check_times(issuer.require_exp, issuer.leeway(leeway), now)?;
         let claim = self.claims.get(&*issuer.claim).ok_or(AuthError::NoGrants)?;
         let mut grants = Grants::from_claim(claim).map_err(|_| AuthError::Malformed)?;
         if let Some(most) = &issuer.at_most {
@@ -83,9 +84,14 @@ impl<'a> Token<'a> {
         if name.len() > MAX_SUBJECT_BYTES {
             return Err(AuthError::Malformed);
         }
+        let account = match self.text(BY)?.filter(|_| issuer.is_own()) {
+            Some(minter) => minter.into(),
+            None => format!("{}/{name}", issuer.name).into(),
+        };
         Ok(Principal {
             name: name.into(),
             issuer: issuer.name.clone(),
+            account,
             grants: Arc::new(grants),
             expires,
             key_id: Some(key.id),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use http::{Request, header};
 use serde_json::{Map, Value};
 
-use super::client::{Client, Hub, full};
+use super::client::{Client, Hub, HubUrl, full};
 use super::terminal::{notice, print_line};
 use crate::auth::{Grants, Minter, Operation, generate_api_key};
 use crate::channel::ChannelPattern;
@@ -25,7 +25,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Print a token for a channel or a few, signed by the configuration's `auth.signing_key`, or
-    /// by a hub that is asked with --token
+    /// by a hub that is asked with --url
     #[command(after_help = EXAMPLES)]
     Create(Box<Create>),
     /// Print a new API key, and what the configuration needs to know of it
@@ -54,10 +54,14 @@ struct Create {
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
     /// Configuration file with `auth.signing_key` [default: as `fanfare serve`]
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
     config: Option<PathBuf>,
-    #[command(flatten)]
-    hub: Hub,
+    /// A hub that is to sign it, for whoever --token is of
+    #[arg(long, value_name = "URL")]
+    url: Option<HubUrl>,
+    /// A token or an API key, for that hub
+    #[arg(long, value_name = "TOKEN", env = "FANFARE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,7 +74,7 @@ struct NewKey {
 const EXAMPLES: &str = "\
 Examples:
   fanfare token create --subscribe chat/42 --ttl 1h        signed here, by auth.signing_key
-  fanfare token create --publish 'logs/**' --token ...     signed by the hub, for its holder";
+  fanfare token create --publish 'logs/**' --url http://127.0.0.1:4100 --token ...   by the hub";
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
@@ -81,8 +85,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn create(args: &Create) -> anyhow::Result<()> {
-    let (token, expires) = match args.hub.token {
-        Some(_) => ask(args).await?,
+    let (token, expires) = match &args.url {
+        Some(url) => ask(args, url).await?,
         None => sign(args)?,
     };
     print_line(token)?;
@@ -94,7 +98,7 @@ async fn create(args: &Create) -> anyhow::Result<()> {
 fn sign(args: &Create) -> anyhow::Result<(String, String)> {
     let auth = load(args.config.as_deref(), &[])?.config.auth;
     let source = auth.signing_key.ok_or_else(|| {
-        anyhow!("the configuration has no `auth.signing_key`: set it, or ask a hub with --token")
+        anyhow!("the configuration has no `auth.signing_key`: set it, or ask a hub with --url")
     })?;
     let secret = source.read(&variable, Minter::LEAST_KEY_BYTES).context("`auth.signing_key`")?;
     let subject = args.subject.as_deref().unwrap_or("token");
@@ -103,7 +107,7 @@ fn sign(args: &Create) -> anyhow::Result<(String, String)> {
     Ok((minted.token, rfc3339(micros(minted.expires))))
 }
 
-async fn ask(args: &Create) -> anyhow::Result<(String, String)> {
+async fn ask(args: &Create, url: &HubUrl) -> anyhow::Result<(String, String)> {
     let mut wanted = Map::new();
     let grants = args.grants();
     for operation in Operation::ALL {
@@ -114,9 +118,10 @@ async fn ask(args: &Create) -> anyhow::Result<(String, String)> {
     if let Some(subject) = &args.subject {
         wanted.insert("subject".into(), subject.as_str().into());
     }
+    let hub = Hub { url: url.clone(), token: args.token.clone() };
     let request = Request::post("/v1/tokens").header(header::CONTENT_TYPE, "application/json");
     let body = full(Value::Object(wanted).to_string());
-    let reply = Client::of(&args.hub).send(request, body).await?.succeeded().await?;
+    let reply = Client::of(&hub).send(request, body).await?.succeeded().await?;
     let answer: Value = serde_json::from_str(&reply.text().await?)?;
     let field = |name: &str| answer[name].as_str().map(str::to_owned);
     field("token").zip(field("expires")).context("the hub's answer has no token")

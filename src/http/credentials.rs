@@ -62,12 +62,14 @@ fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// is what no page can forge: `Origin` and `Sec-Fetch-Site`.
 pub(super) fn may_use_cookie(head: &request::Parts, allowed: &[String]) -> bool {
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    // Sandboxed pages of anybody call themselves so.
+    let allowed = allowed.iter().filter(|origin| *origin != "null");
     let site = text("sec-fetch-site");
     let same_site = matches!(site, Some("same-origin" | "none"));
     match (head.headers.get(header::ORIGIN), site) {
         (Some(origin), _) => origin.to_str().is_ok_and(|origin| {
             let foreign = site.is_some() && !same_site;
-            allowed.iter().any(|allowed| allowed == origin)
+            allowed.clone().any(|allowed| allowed == origin)
                 || (!foreign && is_own(origin, head))
                 || site == Some("same-origin")
         }),
@@ -75,6 +77,16 @@ pub(super) fn may_use_cookie(head: &request::Parts, allowed: &[String]) -> bool 
         // No browser of today, or none at all: reading is harmless, as nobody else can see it.
         (None, None) => matches!(head.method, Method::GET | Method::HEAD),
     }
+}
+
+/// Whether a request to a hub that asks nobody who they are may come from where it does. Browsers
+/// let any page send what it could not read: that a hub of a machine's own is not reached from
+/// elsewhere does not keep it from the pages that are open on that machine.
+pub(super) fn may_write(head: &request::Parts, allowed: &[String]) -> bool {
+    let from_page =
+        ["origin", "sec-fetch-site"].iter().any(|name| head.headers.contains_key(*name));
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    reads || !from_page || allowed.iter().any(|all| all == "*") || may_use_cookie(head, allowed)
 }
 
 /// Whether the page came from the host that it speaks to. The scheme is not compared: a proxy may
@@ -160,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_cookie_speaks_only_for_pages_that_may_use_it() {
-        let allowed = ["https://app.example.com".to_owned()];
+        let allowed = ["https://app.example.com".to_owned(), "null".to_owned()];
         for (method, origin, site, may) in [
             ("GET", None, None, true),
             ("POST", None, None, false),
@@ -176,6 +188,7 @@ mod tests {
             ("GET", Some("https://evil.example"), Some("cross-site"), false),
             ("GET", Some("https://evil.example"), None, false),
             ("POST", Some("null"), None, false),
+            ("POST", Some("null"), Some("cross-site"), false),
             ("POST", Some("https://hub.example:4100"), None, true),
             ("POST", Some("https://hub.example:4100"), Some("same-origin"), true),
             // A browser that says so knows better than a host that looks alike.

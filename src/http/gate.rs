@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use super::access::{Access, forbidden};
-use super::credentials::{find, may_use_cookie, take_query_token};
+use super::access::Access;
+use super::credentials::{find, may_use_cookie, may_write, take_query_token};
 use super::problem::{ErrorCode, Problem};
 use super::{Client, CorsConfig, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
@@ -23,7 +23,7 @@ use crate::telemetry::Metrics;
 /// What a refusal is counted as beside the reasons of credentials: it was good for something else.
 const FORBIDDEN: &str = "forbidden";
 
-/// And this: a cookie, sent for a page that may not use it.
+/// And this: it came from a page that may not send it.
 const ORIGIN: &str = "origin";
 
 /// Lets requests in: a cheap handle.
@@ -114,6 +114,9 @@ impl Gate {
         let address = address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let everyone = self.0.everyone.read().as_ref().map(|(principal, _)| principal.clone());
         if let Some(principal) = everyone {
+            if !may_write(head, &self.0.origins) {
+                return Err(self.foreign_origin());
+            }
             let payer = self.0.quotas.payer(None, address);
             return Ok(Caller { principal, payer, gate: self.clone() });
         }
@@ -128,8 +131,15 @@ impl Gate {
                 self.0.metrics.refused(FORBIDDEN);
             }
         })?;
-        let payer = self.0.quotas.payer(Some(&name_of(&principal, address)), address);
+        let payer = self.0.quotas.payer(Some(name_of(&principal, address)), address);
         Ok(Caller { principal, payer, gate: self.clone() })
+    }
+
+    fn foreign_origin(&self) -> Problem {
+        self.0.metrics.refused(ORIGIN);
+        let detail = "this page may not do that: its origin is not in `cors.allow_origins`, or is \
+                      not said";
+        Problem::new(ErrorCode::Forbidden, detail).with("reason", ORIGIN)
     }
 
     fn exceeded(&self, exceeded: &Exceeded) -> Problem {
@@ -151,10 +161,7 @@ impl Gate {
         };
         let credential = find(&head.headers, cookie.as_deref(), token).map_err(refused)?;
         if matches!(credential, Credential::Cookie(_)) && !may_use_cookie(head, &self.0.origins) {
-            self.0.metrics.refused(ORIGIN);
-            let detail = "this page may not use the cookie: its origin is not in \
-                          `cors.allow_origins`, or not said";
-            return Err(Problem::new(ErrorCode::Forbidden, detail).with("reason", ORIGIN));
+            return Err(self.foreign_origin());
         }
         let now = SystemTime::now();
         authenticator.authenticate_fetching(credential, now).await.map_err(refused)
@@ -214,10 +221,10 @@ impl Gate {
 }
 
 /// By what name somebody is counted. Those who are nobody in particular are told apart by address.
-fn name_of(principal: &Principal, address: IpAddr) -> String {
+fn name_of(principal: &Principal, address: IpAddr) -> Arc<str> {
     match principal.key_id {
-        Some(_) => format!("{}/{}", principal.issuer, principal.name),
-        None => format!("{}/{address}", principal.issuer),
+        Some(_) => principal.account.clone(),
+        None => format!("{}/{address}", principal.account).into(),
     }
 }
 
@@ -268,8 +275,15 @@ impl Caller {
         if self.principal.grants.covers_pattern(operation, wanted) {
             return Ok(());
         }
+        let detail = format!("`{operation}` on `{wanted}` is not granted");
+        Err(self.forbidden(operation, &detail))
+    }
+
+    /// What it wants is not granted.
+    #[must_use]
+    pub fn forbidden(&self, operation: Operation, detail: &str) -> Problem {
         self.gate.0.metrics.refused(FORBIDDEN);
-        Err(forbidden(operation, &format!("`{wanted}`")))
+        Problem::new(ErrorCode::Forbidden, detail).with("operation", operation.as_str())
     }
 
     /// Who pays for what it does.

@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::{Response, document};
-use crate::auth::AuthError;
+use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
 use crate::hub::{self, ClaimError, TooManyChannels};
@@ -194,16 +194,11 @@ impl Problem {
         Self::new(ErrorCode::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
     }
 
-    /// Nobody who is known here (RFC 6750, section 3).
+    /// Nobody who is known here.
     #[must_use]
     pub fn unauthenticated(error: AuthError) -> Self {
         let detail = error.to_string();
-        let mut challenge = "Bearer realm=\"fanfare\"".to_owned();
-        if error != AuthError::Missing {
-            challenge.push_str(", error=\"invalid_token\", error_description=\"");
-            challenge.push_str(error.code());
-            challenge.push('"');
-        }
+        let challenge = challenge((error != AuthError::Missing).then(|| error.code()));
         let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", error.code());
         problem.with_header(header::WWW_AUTHENTICATE, &challenge)
     }
@@ -230,7 +225,8 @@ impl Problem {
             Over::Expired => AuthError::Expired.to_string(),
             Over::Revoked => "what was shown is no longer trusted here".to_owned(),
         };
-        Self::new(ErrorCode::Unauthenticated, detail).with("reason", over.as_str())
+        let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", over.as_str());
+        problem.with_header(header::WWW_AUTHENTICATE, &challenge(Some(over.as_str())))
     }
 
     /// The same with one more member.
@@ -290,6 +286,17 @@ impl Problem {
         headers.extend(self.headers);
         response
     }
+}
+
+/// What to show, and what was wrong with what was shown (RFC 6750, section 3).
+fn challenge(wrong: Option<&str>) -> String {
+    let mut challenge = "Bearer realm=\"fanfare\"".to_owned();
+    if let Some(wrong) = wrong {
+        challenge.push_str(", error=\"invalid_token\", error_description=\"");
+        challenge.push_str(wrong);
+        challenge.push('"');
+    }
+    challenge
 }
 
 impl From<InvalidChannelName> for Problem {
@@ -391,6 +398,10 @@ impl From<Failure> for Problem {
         };
         let problem = Self::new(code, detail).keeping(&failure.kept);
         let problem = problem.giving_reason(&failure.error);
+        let problem = match failure.error {
+            PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),
+            _ => problem,
+        };
         match place {
             Some((name, number)) => problem.with(name, number),
             None => problem,

@@ -75,10 +75,10 @@ impl Quotas {
     /// This machine itself pays nothing as an address: everything in front of the hub would share
     /// one purse.
     #[must_use]
-    pub fn payer(self: &Arc<Self>, principal: Option<&str>, address: IpAddr) -> Payer {
+    pub fn payer(self: &Arc<Self>, principal: Option<Arc<str>>, address: IpAddr) -> Payer {
         self.forget();
         let account = || Account::new(self.config.max_channels, self.config.max_retained());
-        let principal = principal.map(|name| self.principals.of(name.into(), account));
+        let principal = principal.map(|name| self.principals.of(name, account));
         let address = self.address(address);
         let quotas = (principal.is_some() || address.is_some()).then(|| self.clone());
         Payer { quotas, principal, address }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn one_who_publishes_too_much_does_not_take_from_another() {
         let quotas = quotas("publishes = \"1/s, burst 2\"");
-        let payer = |name: &str| quotas.payer(Some(name), [127, 0, 0, 1].into());
+        let payer = |name: &str| quotas.payer(Some(name.into()), [127, 0, 0, 1].into());
         assert!(payer("a").publish().is_ok() && payer("a").publish().is_ok());
         let exceeded = payer("a").publish().unwrap_err();
         assert_eq!(exceeded.limit, "quotas.publishes");
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_debt_is_waited_for_and_refuses_until_it_is_paid() {
         let quotas = quotas("bytes = \"1000/s, burst 1000\"");
-        let payer = quotas.payer(Some("a"), [127, 0, 0, 1].into());
+        let payer = quotas.payer(Some("a".into()), [127, 0, 0, 1].into());
         assert_eq!(payer.charge(1, 1000), None);
         let debt = payer.charge(1, 3_600_000).unwrap();
         assert_eq!(debt.limit, "quotas.bytes");
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn subscriptions_are_counted_while_they_live() {
         let quotas = quotas("max_subscriptions = 2");
-        let payer = quotas.payer(Some("a"), [127, 0, 0, 1].into());
+        let payer = quotas.payer(Some("a".into()), [127, 0, 0, 1].into());
         let (one, two) = (payer.subscribe(), payer.subscribe());
         assert_eq!(payer.subscribe().err(), Some("quotas.max_subscriptions"));
         drop(one);
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn those_who_have_gone_are_forgotten_and_no_others() {
         let quotas = quotas("publishes = \"1000000/s\"\nsignals = \"1/s, burst 1\"");
-        let payer = |name: &str| quotas.payer(Some(name), [127, 0, 0, 1].into());
+        let payer = |name: &str| quotas.payer(Some(name.into()), [127, 0, 0, 1].into());
         let stays = payer("stays");
         payer("in debt").signal().unwrap();
         payer("gone").publish().unwrap();

@@ -148,6 +148,7 @@ fn minter() -> Minter {
 
 fn principal(grants: Grants, expires: Option<u64>) -> Principal {
     Principal {
+        account: "fanfare/ann".into(),
         name: "ann".into(),
         issuer: "id".into(),
         grants: grants.into(),
@@ -217,4 +218,32 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_a_key_has_handed_on_goes_with_it() {
+    let (key, hash) = crate::auth::generate_api_key().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let secret = write(folder.path(), "secret", &"s".repeat(48));
+    let with = |grants: &str| {
+        let key = format!("[[api_keys]]\nname = \"team\"\nhash = \"{hash}\"\ngrants = {grants}");
+        config(&format!("signing_key = \"file:{secret}\"\n{key}"))
+    };
+    let hub = Authenticator::new(&with("{ subscribe = [\"a/**\"] }"), &environment, None).unwrap();
+    let team = hub.authenticate(Credential::ApiKey(&key), now()).unwrap();
+    let wanted = Grants::from_claim(&json!({ "subscribe": ["a/*"] })).unwrap();
+    let mint = |of: &Principal| {
+        let minted = hub.minter().unwrap().mint_for(of, &wanted, "viewer", HOUR, now()).unwrap();
+        hub.authenticate(Credential::Bearer(&minted.token), now()).map(|p| (p, minted.token))
+    };
+    let (viewer, token) = mint(&team).unwrap();
+    let (viewers, _) = mint(&viewer).unwrap();
+    let accounts = [&viewer, &viewers].map(|principal| &*principal.account);
+    assert_eq!(accounts, ["api_key/team"; 2], "whoever hands on is counted for it");
+    hub.reload(&with("{ subscribe = [\"a/b\"] }"), &environment).unwrap();
+    let narrowed = hub.recheck(&viewer, now()).unwrap();
+    assert_eq!(narrowed.grants.patterns(Operation::Subscribe), ["a/b".parse().unwrap()]);
+    hub.reload(&config(&format!("signing_key = \"file:{secret}\"")), &environment).unwrap();
+    assert_eq!(hub.recheck(&viewer, now()), Err(E::UnknownKey));
+    assert_eq!(hub.authenticate(Credential::Bearer(&token), now()).unwrap_err(), E::UnknownKey);
 }

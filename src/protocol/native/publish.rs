@@ -1,5 +1,7 @@
 //! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use hyper::body::Incoming;
@@ -140,10 +142,14 @@ async fn publish_to_many(
 
 /// Who publishes to many channels, as the way in knows them.
 fn sender(caller: &Caller) -> Sender {
-    let Principal { name, issuer, grants, .. } = caller.principal().clone();
+    let Principal { account: owner, name, grants, .. } = caller.principal().clone();
+    // Two who may do different things are two, whatever those who made their tokens called them.
+    let mut hasher = DefaultHasher::new();
+    grants.hash(&mut hasher);
+    let name = format!("{owner}/{name}/{:x}", hasher.finish()).into();
     let may = move |channel: &ChannelName| grants.covers(Operation::Publish, channel);
     let account = caller.payer().account().cloned();
-    Sender { name: format!("{issuer}/{name}").into(), may: Box::new(may), account }
+    Sender { name, may: Box::new(may), account }
 }
 
 fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem> {

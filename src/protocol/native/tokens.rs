@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Native;
-use crate::auth::{Grants, MintError, Operation};
+use crate::auth::{AuthError, Grants, MintError, Operation};
 use crate::channel::ChannelPattern;
 use crate::clock::{micros, rfc3339};
 use crate::http::{
@@ -56,9 +56,13 @@ pub(super) async fn mint(
     })?;
     let subject = document.subject.as_deref().unwrap_or(&caller.principal().name);
     let ttl = document.ttl.unwrap_or(DEFAULT_TTL);
+    if caller.principal().key_id.is_none() {
+        // What anybody can have, nobody needs a token for.
+        return Err(Problem::unauthenticated(AuthError::Missing));
+    }
     let now = SystemTime::now();
-    let minted =
-        minter.mint_for(caller.principal(), &wanted, subject, ttl, now).map_err(problem)?;
+    let minted = minter.mint_for(caller.principal(), &wanted, subject, ttl, now);
+    let minted = minted.map_err(|error| problem(&caller, &error))?;
     let mut response =
         json(&Answer { token: minted.token, expires: rfc3339(micros(minted.expires)) })?;
     *response.status_mut() = StatusCode::CREATED;
@@ -81,13 +85,10 @@ impl Document {
     }
 }
 
-fn problem(error: MintError) -> Problem {
+fn problem(caller: &Caller, error: &MintError) -> Problem {
     let detail = error.to_string();
     match error {
-        MintError::NotCovered(beyond) => {
-            let operation = beyond.operation.as_str();
-            Problem::new(ErrorCode::Forbidden, detail).with("operation", operation)
-        }
+        MintError::NotCovered(beyond) => caller.forbidden(beyond.operation, &detail),
         MintError::Signing => Problem::new(ErrorCode::Internal, detail),
         _ => Problem::new(ErrorCode::InvalidParameter, detail),
     }
