@@ -115,8 +115,8 @@ fn reload_on_hangup(
                 Err(error) => Err(error.to_string()),
             };
             match outcome {
-                Ok(()) => tracing::info!("configuration read again: credentials are up to date"),
-                Err(error) => tracing::error!(%error, "configuration not read again: all stays"),
+                Ok(()) => tracing::info!("the configuration was read again"),
+                Err(error) => tracing::error!(%error, "not reloaded: what was there stays"),
             }
         }
     })

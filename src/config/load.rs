@@ -15,7 +15,7 @@ const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
 const PREFIX: &str = "FANFARE";
 
 /// Settings that are lists: in the environment, their items stand between commas.
-const LISTS: [&str; 1] = ["cors.allow_origins"];
+const LISTS: [&str; 2] = ["cors.allow_origins", "server.trusted_proxies"];
 
 /// A configuration, and where each setting that is no default came from.
 #[derive(Clone, Debug)]
@@ -173,6 +173,7 @@ fn build(settings: &[(&str, &Value)]) -> Result<Config, String> {
 fn right(key: &str) -> String {
     match key {
         "subscribers.on_lag" => "expected \"disconnect\" or \"skip\"".into(),
+        "server.forwarded_header" => "expected \"x-forwarded-for\" or \"forwarded\"".into(),
         "log.format" => "expected \"text\" or \"json\"".into(),
         "channels.rules" | "hooks" => "see `fanfare config default` for an example".into(),
         _ => default_of(key).map_or_else(String::new, |value| format!("the default is {value}")),

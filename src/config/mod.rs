@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{LoadError, Loaded, load, variable};
 
-use crate::http::CorsConfig;
+use crate::http::{CorsConfig, TlsConfig};
 use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
 
 /// The commented default configuration: the manual of all settings.
@@ -20,6 +20,8 @@ pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
 pub struct Config {
     /// Listeners and connections.
     pub server: http::Config,
+    /// The certificate of the public listener.
+    pub tls: TlsConfig,
     /// What channels keep.
     pub channels: hub::Config,
     /// What subscribers get.
@@ -88,6 +90,12 @@ impl Config {
         let header = self.server.max_header_bytes.as_u64();
         let header_bounds = "must be between 8KiB and 1MiB";
         require((8 << 10..=1 << 20).contains(&header), "server.max_header_bytes", header_bounds);
+        require(self.server.max_h2_streams > 0, "server.max_h2_streams", one);
+        let nobody = "needs `server.trusted_proxies`: nobody else may send a PROXY header";
+        let somebody = !self.server.proxy_protocol || !self.server.trusted_proxies.is_empty();
+        require(somebody, "server.proxy_protocol", nobody);
+        let half = "`tls.cert` and `tls.key` belong together: set both, or neither";
+        require(self.tls.is_whole(), "tls.cert", half);
         require(self.channels.max_channels > 0, "channels.max_channels", one);
         require(self.channels.max_events > 0, "channels.max_events", one);
         require(self.publish.max_event_bytes.as_u64() > 0, "publish.max_event_bytes", one);
@@ -186,6 +194,22 @@ mod tests {
         let invalid = Config::from_toml(text).unwrap().validate();
         let keys: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
         assert_eq!(keys, ["subscribers.heartbeat", "cors.allow_origins"]);
+    }
+
+    #[test]
+    fn half_of_what_belongs_together_is_named() {
+        for (text, key) in [
+            ("[tls]\ncert = \"a.pem\"", "tls.cert"),
+            ("[tls]\nkey = \"a.pem\"", "tls.cert"),
+            ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
+        ] {
+            let invalid = Config::from_toml(text).unwrap().validate();
+            let keys: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
+            assert_eq!(keys, [key], "{text}");
+        }
+        let whole = "[server]\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
+                     [tls]\ncert = \"a.pem\"\nkey = \"b.pem\"";
+        assert_eq!(Config::from_toml(whole).unwrap().validate(), []);
     }
 
     #[test]

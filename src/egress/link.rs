@@ -1,28 +1,44 @@
 //! What a subscription may know of the connection that carries it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Whether writing makes progress, and a way to cut the connection.
+/// Whether writing makes progress, and a way to cut the connection, or one stream of it.
 #[derive(Debug)]
 pub struct Link {
     began: Instant,
     /// Milliseconds after `began`, plus one, since which a write has been waiting; zero if none.
     blocked: AtomicU64,
-    /// Other streams share the connection (HTTP/2).
-    shared: bool,
+    /// The connection, if this is one stream of several on it (HTTP/2).
+    carrier: Option<Arc<Link>>,
     cut: CancellationToken,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Link {
     /// A connection that has just begun.
     #[must_use]
-    pub fn new(shared: bool) -> Self {
-        let (began, cut) = (Instant::now(), CancellationToken::new());
-        Self { began, blocked: AtomicU64::new(0), shared, cut }
+    pub fn new() -> Self {
+        Self::with(None, CancellationToken::new())
+    }
+
+    /// One stream of this connection, which ends alone when `cut` is cancelled.
+    #[must_use]
+    pub fn stream_of(carrier: &Arc<Self>, cut: CancellationToken) -> Self {
+        Self::with(Some(carrier.clone()), cut)
+    }
+
+    fn with(carrier: Option<Arc<Self>>, cut: CancellationToken) -> Self {
+        Self { began: Instant::now(), blocked: AtomicU64::new(0), carrier, cut }
     }
 
     /// A write could not go on. Only progress resets the clock that this starts.
@@ -41,16 +57,22 @@ impl Link {
         self.cut.cancelled().await;
     }
 
+    /// The one whose writes are noted.
+    fn connection(&self) -> &Self {
+        self.carrier.as_deref().unwrap_or(self)
+    }
+
     /// Whether a write is waiting.
     pub(super) fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed) != 0
+        self.connection().blocked.load(Ordering::Relaxed) != 0
     }
 
     /// How long a write has been waiting.
     pub(super) fn blocked_for(&self) -> Duration {
-        match self.blocked.load(Ordering::Relaxed) {
+        let connection = self.connection();
+        match connection.blocked.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => Duration::from_millis(self.elapsed_millis().saturating_sub(since - 1)),
+            since => Duration::from_millis(connection.elapsed_millis().saturating_sub(since - 1)),
         }
     }
 
@@ -63,11 +85,9 @@ impl Link {
         stuck
     }
 
-    /// Cuts the connection, if nobody else needs it.
-    pub(super) fn cut_if_useless(&self, write_timeout: Duration) {
-        if !self.shared || self.blocked_for() >= write_timeout {
-            self.cut.cancel();
-        }
+    /// Cuts the connection, or the one stream of it that nobody reads: others go on.
+    pub(super) fn cut_off(&self) {
+        self.cut.cancel();
     }
 
     fn elapsed_millis(&self) -> u64 {

@@ -199,7 +199,7 @@ impl Patrol {
         if let Some(link) = &watched.link
             && now.duration_since(ended) >= GOODBYE.min(self.config.write_timeout)
         {
-            link.cut_if_useless(self.config.write_timeout);
+            link.cut_off();
         }
     }
 

@@ -1,35 +1,33 @@
-//! One connection, from its first byte to its last: HTTP/1.1, or HTTP/2 by prior knowledge.
+//! One connection, from its first byte to its last: HTTP/1.1, or HTTP/2 by prior knowledge; over
+//! TLS whichever both sides agreed on.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::peek::peek;
+use super::proxy::{Origin, Proxies};
 use super::router::App;
 use super::takeover::Handoff;
-use super::{Config, Request, Response};
+use super::tls::{self, Tls};
+use super::tracked::{Tracked, Wire};
+use super::{Config, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
-/// What HTTP/2 begins with (RFC 9113, section 3.4); no HTTP/1 method begins like it.
-const PREFACE: &[u8; 4] = b"PRI ";
-
-/// Bytes that wait in one HTTP/2 stream for a client that does not read.
-const H2_SEND_BUFFER: usize = 64 * 1024;
-
-/// An HTTP/2 client is asked for a sign of life this often, and cut off if it gives none.
-const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// What HTTP/2 begins with (RFC 9113, section 3.4); no HTTP/1 request begins like it.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The setting that ends a connection whose request does not come.
 const HEADER_TIMEOUT: &str = "server.header_timeout";
@@ -37,9 +35,12 @@ const HEADER_TIMEOUT: &str = "server.header_timeout";
 /// Who is at the other end; handlers find it among the request's extensions.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The address that the connection came from.
+    /// The address that the request came from: that of the connection, or what a trusted proxy
+    /// said. The port is zero where a proxy did not say it.
     pub peer: SocketAddr,
-    /// The connection, as far as a subscription may know it.
+    /// The client speaks TLS: with the hub, or with a trusted proxy that said so.
+    pub secure: bool,
+    /// The connection, as far as a subscription may know it; in HTTP/2, the request's stream.
     pub link: Arc<Link>,
     /// How long a body that is a document may take.
     pub body_timeout: Duration,
@@ -56,6 +57,10 @@ pub struct Serving {
     pub shutdown: Shutdown,
     /// Who may take sockets over.
     pub egress: Egress,
+    /// The listener's TLS, if it speaks it.
+    pub tls: Option<Tls>,
+    /// Who may say for whom it speaks.
+    pub proxies: Proxies,
 }
 
 /// How a connection ended.
@@ -75,26 +80,39 @@ pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) ->
     let _ = tcp.set_nodelay(true);
     // A publisher whose machine has gone without a word would hold its channel for ever.
     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive());
-    let http2 = match timeout(serving.config.header_timeout, is_http2(&tcp)).await {
-        Ok(Ok(http2)) => http2,
-        Ok(Err(_)) => return Outcome::Over,
-        Err(_) => return Outcome::Limit(HEADER_TIMEOUT),
+    begin(tcp, peer, serving).await.unwrap_or_else(|early| early)
+}
+
+/// All that comes before the first request has one deadline; an error is how it ended before.
+async fn begin(mut tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Result<Outcome, Outcome> {
+    let deadline = Instant::now() + serving.config.header_timeout;
+    let peer = in_time(deadline, serving.proxies.opener(&mut tcp, peer)).await?;
+    let Some(tls) = serving.tls.clone() else {
+        let http2 = in_time(deadline, is_http2(&tcp)).await?;
+        let mut socket = Tracked::new(tcp);
+        let (origin, link) = (Origin { peer, secure: false }, Arc::new(Link::new()));
+        socket.track(link.clone());
+        return Ok(converse(socket, Visit { origin, link, serving, deadline }, http2).await);
     };
-    let link = Arc::new(Link::new(http2));
-    let body_timeout = serving.config.body_timeout;
-    let client = Client { peer, link: link.clone(), body_timeout };
-    let _watch = serving.egress.watch_link(&link);
-    let io = TokioIo::new(Tracked { tcp, link });
-    let served = if http2 {
-        serve_http2(io, client, serving).await
-    } else {
-        serve_http1(io, client, serving).await
-    };
-    match served {
-        Ok(outcome) => outcome,
-        Err(error) if error.is_timeout() => Outcome::Limit(HEADER_TIMEOUT),
-        Err(error) if error.is_parse_too_large() => Outcome::Limit("server.max_header_bytes"),
-        Err(_) => Outcome::Over,
+    // Boxed: connections without TLS need no room for it.
+    Box::pin(async move {
+        let mut stream = in_time(deadline, tls.accept(Tracked::new(tcp))).await?;
+        let http2 = tls::is_http2(&stream);
+        let (origin, link) = (Origin { peer, secure: true }, Arc::new(Link::new()));
+        stream.get_mut().0.track(link.clone());
+        Ok(converse(stream, Visit { origin, link, serving, deadline }, http2).await)
+    })
+    .await
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, Outcome> {
+    match timeout_at(deadline, step).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) => Err(Outcome::Over),
+        Err(_) => Err(Outcome::Limit(HEADER_TIMEOUT)),
     }
 }
 
@@ -105,28 +123,42 @@ fn keepalive() -> TcpKeepalive {
 }
 
 async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
-    let mut start = [0; PREFACE.len()];
-    loop {
-        let seen = tcp.peek(&mut start).await?;
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if seen == PREFACE.len() || start[..seen] != PREFACE[..seen] {
-            return Ok(start == *PREFACE);
-        }
-        // A piece of the preface: peeking again would return at once with the same.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let decide = |seen: &[u8]| {
+        let may_be = seen == &PREFACE[..seen.len()];
+        Ok((!may_be || seen.len() == PREFACE.len()).then_some(may_be))
+    };
+    peek(tcp, &mut [0; PREFACE.len()], decide).await
+}
+
+/// A connection whose first request may come.
+struct Visit {
+    origin: Origin,
+    link: Arc<Link>,
+    serving: Serving,
+    /// When the first request must have come.
+    deadline: Instant,
+}
+
+async fn converse<W: Wire>(wire: W, visit: Visit, http2: bool) -> Outcome {
+    let _watch = visit.serving.egress.watch_link(&visit.link);
+    let io = TokioIo::new(wire);
+    let served = if http2 { serve_http2(io, visit).await } else { serve_http1(io, visit).await };
+    match served {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_timeout() => Outcome::Limit(HEADER_TIMEOUT),
+        Err(error) if error.is_parse_too_large() => Outcome::Limit("server.max_header_bytes"),
+        Err(_) => Outcome::Over,
     }
 }
 
-async fn serve_http1(
-    io: TokioIo<Tracked>,
-    client: Client,
-    serving: Serving,
-) -> hyper::Result<Outcome> {
-    let Serving { app, config, shutdown, egress } = serving;
-    let (link, handoff) = (client.link.clone(), Arc::new(Handoff::new(egress)));
+async fn serve_http1<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Outcome> {
+    let (link, shutdown) = (visit.link.clone(), visit.serving.shutdown.clone());
+    let config = visit.serving.config.clone();
+    // Only what the kernel sends as it is can be somebody else's.
+    let handoff = visit.serving.tls.is_none().then(|| visit.serving.egress.clone());
+    let handoff = handoff.map(|egress| Arc::new(Handoff::new(egress)));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
+    let service = service(visit, handoff.clone(), Arc::default());
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
@@ -134,17 +166,17 @@ async fn serve_http1(
         .max_header_size(max_header)
         // Events are small: copying them into one buffer beats a vector of many parts.
         .writev(false)
-        .serve_connection(io, service(client, app, Some(handoff.clone())));
+        .serve_connection(io, service);
     let mut told = false;
     loop {
         tokio::select! {
             served = &mut connection => return served.map(|()| Outcome::Over),
-            () = handoff.taken() => {
-                let tracked = connection.into_parts().io.into_inner();
-                return Ok(hand_on(&handoff, tracked));
+            handoff = taken(handoff.as_deref()) => {
+                let wire = connection.into_parts().io.into_inner();
+                return Ok(hand_on(handoff, wire));
             }
             () = link.cut() => {
-                reset(connection.into_parts().io.into_inner());
+                reset(&connection.into_parts().io.into_inner());
                 return Ok(Outcome::Over);
             }
             () = shutdown.stopping(), if !told => {
@@ -155,37 +187,47 @@ async fn serve_http1(
     }
 }
 
-fn hand_on(handoff: &Handoff, tracked: Tracked) -> Outcome {
-    match tracked.tcp.into_std() {
-        Ok(tcp) => {
+/// Resolves when a response has been left there; never, where none can be.
+async fn taken(handoff: Option<&Handoff>) -> &Handoff {
+    match handoff {
+        Some(handoff) => {
+            handoff.taken().await;
+            handoff
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn hand_on(handoff: &Handoff, wire: impl Wire) -> Outcome {
+    match wire.into_plain().map(TcpStream::into_std) {
+        Some(Ok(tcp)) => {
             handoff.hand_on(tcp);
             Outcome::TakenOver
         }
         // The runtime could not let go of the socket, which is closed by now.
-        Err(_) => Outcome::Over,
+        Some(Err(_)) | None => Outcome::Over,
     }
 }
 
-async fn serve_http2(
-    io: TokioIo<Tracked>,
-    client: Client,
-    serving: Serving,
-) -> hyper::Result<Outcome> {
-    let Serving { app, config, shutdown, .. } = serving;
-    let link = client.link.clone();
-    let max_header = u32::try_from(config.max_header_bytes.as_u64()).unwrap_or(u32::MAX);
-    let mut connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_send_buf_size(H2_SEND_BUFFER)
-        .max_header_list_size(max_header)
-        .keep_alive_interval(H2_KEEP_ALIVE)
-        .keep_alive_timeout(H2_KEEP_ALIVE)
-        .serve_connection(io, service(client, app, None));
-    let mut told = false;
+async fn serve_http2<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Outcome> {
+    let (link, shutdown) = (visit.link.clone(), visit.serving.shutdown.clone());
+    let deadline = visit.deadline;
+    let builder = http2::builder(&visit.serving.config);
+    let asked = Arc::new(AtomicBool::new(false));
+    let mut connection = builder.serve_connection(io, service(visit, None, asked.clone()));
+    let (mut told, mut looked) = (false, false);
+    let mut first = pin!(sleep_until(deadline));
     loop {
         tokio::select! {
             served = &mut connection => return served.map(|()| Outcome::Over),
             () = link.cut() => return Ok(Outcome::Over),
+            // The library waits for a first request for ever.
+            () = &mut first, if !looked => {
+                looked = true;
+                if !asked.load(Ordering::Relaxed) {
+                    return Ok(Outcome::Limit(HEADER_TIMEOUT));
+                }
+            }
             () = shutdown.stopping(), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -196,19 +238,25 @@ async fn serve_http2(
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-/// The application as hyper wants it; the client stands among each request's extensions.
+/// The application as hyper wants it; the client stands among each request's extensions. Notes
+/// whether it was asked anything.
 fn service(
-    client: Client,
-    app: App,
+    visit: Visit,
     handoff: Option<Arc<Handoff>>,
+    asked: Arc<AtomicBool>,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future = Answered> {
+    let Visit { origin, link, serving: Serving { app, proxies, config, .. }, .. } = visit;
+    let body_timeout = config.body_timeout;
     service_fn(move |mut request: Request| {
-        request.extensions_mut().insert(client.clone());
+        asked.store(true, Ordering::Relaxed);
+        let Origin { peer, secure } = proxies.origin(origin, request.headers());
         let handoff = handoff.clone().filter(|handoff| handoff.is_open_to(&request));
-        let answer = app(request);
+        let (app, link) = (app.clone(), link.clone());
         // Boxed: the connection keeps room for this future for as long as it lives.
         Box::pin(async move {
-            let response = answer.await;
+            let link = http2::link_of_stream(&link).unwrap_or(link);
+            request.extensions_mut().insert(Client { peer, secure, link, body_timeout });
+            let response = app(request).await;
             Ok(match handoff {
                 Some(handoff) => handoff.offer(response).await,
                 None => response,
@@ -218,51 +266,6 @@ fn service(
 }
 
 /// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
-fn reset(io: Tracked) {
-    let _ = io.tcp.set_zero_linger();
-}
-
-/// A socket that notes whether writing makes progress.
-struct Tracked {
-    tcp: TcpStream,
-    link: Arc<Link>,
-}
-
-impl Tracked {
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Pending => self.link.write_blocked(),
-            Poll::Ready(_) => self.link.write_progressed(),
-        }
-        written
-    }
-}
-
-impl AsyncRead for Tracked {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Tracked {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
-        self.note(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
+fn reset(wire: &impl Wire) {
+    let _ = wire.tcp().set_zero_linger();
 }

@@ -77,7 +77,11 @@ impl Listener {
     }
 
     fn welcome(&self, tcp: TcpStream, peer: SocketAddr) {
-        if let Err(exceeded) = self.quotas.connect(peer.ip()) {
+        // What comes through a proxy is many people's.
+        let of_proxy = self.serving.proxies.trust(peer.ip());
+        if let Err(exceeded) = self.quotas.connect(peer.ip())
+            && !of_proxy
+        {
             self.metrics.limit_hit(exceeded.limit);
             return self.refuse(tcp, peer, Problem::exceeded(&exceeded));
         }

@@ -8,14 +8,20 @@ mod cors;
 mod credentials;
 mod document;
 mod gate;
+mod http2;
 mod jwks;
 mod listener;
 mod negotiate;
+mod networks;
+mod peek;
 mod problem;
+mod proxy;
 mod query;
 mod router;
 mod slots;
 mod takeover;
+mod tls;
+mod tracked;
 mod workers;
 
 use std::net::SocketAddr;
@@ -33,10 +39,13 @@ pub use gate::{Caller, Gate};
 pub use jwks::KeyFetcher;
 pub use listener::Listener;
 pub use negotiate::negotiate;
+pub use networks::Networks;
 pub use problem::{ErrorCode, Problem};
+pub use proxy::{ForwardedHeader, Proxies};
 pub use query::{Query, decode_path};
 pub use router::{App, Handler, Method, Route, Router, handler};
 pub use slots::Slots;
+pub use tls::{Config as TlsConfig, Tls, TlsError};
 pub use workers::Workers;
 
 /// A request as handlers get it.
@@ -67,8 +76,16 @@ pub struct Config {
     pub max_header_bytes: ByteSize,
     /// Header lines in a request.
     pub max_headers: usize,
+    /// Requests, and so subscriptions, that one HTTP/2 connection may have open.
+    pub max_h2_streams: u32,
     /// Threads that serve requests; zero for one per core.
     pub workers: usize,
+    /// Proxies that may say for whom they speak.
+    pub trusted_proxies: Networks,
+    /// The header in which they say it.
+    pub forwarded_header: ForwardedHeader,
+    /// Whether connections to the public listener begin with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 impl Default for Config {
@@ -82,7 +99,11 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             max_header_bytes: ByteSize::kib(32),
             max_headers: 100,
+            max_h2_streams: 256,
             workers: 0,
+            trusted_proxies: Networks::default(),
+            forwarded_header: ForwardedHeader::default(),
+            proxy_protocol: false,
         }
     }
 }

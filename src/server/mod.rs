@@ -19,7 +19,9 @@ use crate::auth::{Exposed, Invalid};
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::hooks::Hooks;
-use crate::http::{App, Gate, Listener, Route, Router, Serving, Slots, Workers};
+use crate::http::{
+    App, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
+};
 use crate::hub::Hub;
 use crate::ingest::Ingest;
 use crate::outbound::NoCertificates;
@@ -46,6 +48,7 @@ pub struct Server {
     hooks: Hooks,
     gate: Gate,
     shutdown: Shutdown,
+    tls: Option<Tls>,
     workers: Workers,
     public: Listener,
     admin: Listener,
@@ -69,6 +72,9 @@ pub enum StartError {
     /// The threads that own sockets cannot be started.
     #[error("cannot start the shards (`subscribers.shards`): {0}")]
     Shards(io::Error),
+    /// The certificate cannot be used.
+    #[error("cannot serve TLS: {0}")]
+    Tls(TlsError),
     /// The threads that serve requests cannot be started.
     #[error("cannot start the workers (`server.workers`): {0}")]
     Workers(io::Error),
@@ -97,7 +103,8 @@ pub enum StartError {
 /// The start would fail.
 pub fn check(config: &Config) -> Result<(), StartError> {
     trust::check_exposure(config)?;
-    trust::authenticator(config).map(drop)
+    trust::authenticator(config)?;
+    tls(config, &Arc::new(Metrics::new())).map(drop)
 }
 
 /// Why a hub goes on by what it had.
@@ -106,8 +113,11 @@ pub enum Reload {
     /// Who is trusted cannot be read.
     #[error("{}", trust::lines(.0))]
     Auth(Vec<Invalid>),
-    /// From asking nobody to asking everybody, or back.
-    #[error("whether the hub asks for credentials at all changes only with a restart")]
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// From asking nobody to asking everybody, or from plain to TLS, or back.
+    #[error("whether the hub asks for credentials, and whether it speaks TLS, needs a restart")]
     Restart,
 }
 
@@ -140,21 +150,29 @@ impl Server {
         let parts = Parts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
         let (public_app, admin_app) = apps(&config, parts, &gate)?;
 
+        let tls = tls(&config, &metrics)?;
         let workers = Workers::start(config.server.workers).map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
-        let listen = |key, address: SocketAddr, app, slots| {
+        let listen = |key, address: SocketAddr, app, slots, (tls, proxies)| {
             let bound = bind(address).and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
             let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
             let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
-            let serving = Serving { app, config, shutdown, egress };
+            let serving = Serving { app, config, shutdown, egress, tls, proxies };
             let (workers, metrics) = (workers.clone(), metrics.clone());
             let quotas = quotas.clone();
             Ok((addr, Listener::new(tcp, serving, workers, slots, quotas, metrics)))
         };
+        let outside = (tls.clone(), proxies(&config, &metrics));
+        let inside = (None, Proxies::none(metrics.clone()));
         let (addr, public) =
-            listen("server.listen", config.server.listen, public_app, public_slots)?;
-        let (admin_addr, admin) =
-            listen("server.admin_listen", config.server.admin_listen, admin_app, admin_slots)?;
+            listen("server.listen", config.server.listen, public_app, public_slots, outside)?;
+        let (admin_addr, admin) = listen(
+            "server.admin_listen",
+            config.server.admin_listen,
+            admin_app,
+            admin_slots,
+            inside,
+        )?;
         let hooks = Hooks::start(&config.hooks, &hub, &shutdown).map_err(StartError::Hooks)?;
         Ok(Self {
             config,
@@ -164,6 +182,7 @@ impl Server {
             hooks,
             gate,
             shutdown,
+            tls,
             workers,
             public,
             admin,
@@ -187,7 +206,7 @@ impl Server {
     /// Exchanges what can be while the hub is at work.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(self.gate.clone(), self.egress.clone())
+        Reloader::new(self.gate.clone(), self.egress.clone(), self.tls.clone())
     }
 
     /// Serves until the future resolves, then drains.
@@ -221,6 +240,17 @@ struct Parts<'a> {
     ingest: &'a Ingest,
     egress: &'a Egress,
     shutdown: &'a Shutdown,
+}
+
+fn tls(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Tls>, StartError> {
+    let tls = config.tls.is_on().then(|| Tls::new(&config.tls, metrics.clone()));
+    tls.transpose().map_err(StartError::Tls)
+}
+
+fn proxies(config: &Config, metrics: &Arc<Metrics>) -> Proxies {
+    let server = &config.server;
+    let trusted = server.trusted_proxies.clone();
+    Proxies::new(trusted, server.proxy_protocol, server.forwarded_header, metrics.clone())
 }
 
 fn apps(config: &Config, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), StartError> {

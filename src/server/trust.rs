@@ -7,7 +7,7 @@ use super::{Reload, StartError};
 use crate::auth::{Authenticator, Exposure, Invalid};
 use crate::config::{Config, variable};
 use crate::egress::Egress;
-use crate::http::{Gate, KeyFetcher};
+use crate::http::{Gate, KeyFetcher, Tls};
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
@@ -51,22 +51,27 @@ pub(super) fn check_exposure(config: &Config) -> Result<(), StartError> {
 pub struct Reloader {
     gate: Gate,
     egress: Egress,
+    tls: Option<Tls>,
 }
 
 impl Reloader {
-    pub(super) fn new(gate: Gate, egress: Egress) -> Self {
-        Self { gate, egress }
+    pub(super) fn new(gate: Gate, egress: Egress, tls: Option<Tls>) -> Self {
+        Self { gate, egress, tls }
     }
 
-    /// Goes over to the `auth` of this configuration, and to what is in its files by now. Streams
-    /// of those who would not be let in any more end; nobody else notices.
+    /// Goes over to the `auth` and the `tls` of this configuration, and to what is in their files
+    /// by now. Streams of those who would not be let in any more end; nobody else notices.
     ///
     /// # Errors
     /// Something is wrong with it; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<(), Reload> {
         let (auth, authenticator) = (config.auth.clone(), self.gate.authenticator().clone());
-        if auth.has_credentials() == authenticator.everyone().is_some() {
+        let asks = authenticator.everyone().is_none();
+        if auth.has_credentials() != asks || config.tls.is_on() != self.tls.is_some() {
             return Err(Reload::Restart);
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload(&config.tls)?;
         }
         // Files may be slow, and hang where they are on a network.
         let read = move || authenticator.reload(&auth, &variable);

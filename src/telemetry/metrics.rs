@@ -31,6 +31,7 @@ pub struct Metrics {
     connections: IntGauge,
     limit_hits: IntCounterVec,
     auth_refused: IntCounterVec,
+    transport_errors: IntCounterVec,
     hooks: IntCounterVec,
     hook_attempts: IntCounter,
 }
@@ -90,15 +91,16 @@ impl Metrics {
                 "reason",
             ),
             connections: make.gauge("connections", "Open connections."),
-            auth_refused: make.counters(
-                "auth_refused_total",
-                "Requests that were not let in, by reason.",
-                "reason",
-            ),
+            auth_refused: make.counters("auth_refused_total", "Refused, by reason.", "reason"),
             limit_hits: make.counters(
                 "limit_hits_total",
                 "Requests that met a limit, by limit.",
                 "limit",
+            ),
+            transport_errors: make.counters(
+                "transport_errors_total",
+                "Connections and headers of proxies that could not be understood, by reason.",
+                "reason",
             ),
             hooks: make.counters("hooks_total", "Hooks to be called, by outcome.", "outcome"),
             hook_attempts: make.counter("hook_attempts_total", "Calls of hooks, retries included."),
@@ -108,6 +110,7 @@ impl Metrics {
         at_zero(&metrics.gaps, GapReason::ALL.map(GapReason::as_str));
         at_zero(&metrics.events_evicted, ["events", "bytes", "age", "memory", "idle"]);
         at_zero(&metrics.limit_hits, LIMITS);
+        at_zero(&metrics.transport_errors, TRANSPORT_ERRORS);
         at_zero(&metrics.hooks, ["delivered", "failed", "dropped"]);
         metrics
     }
@@ -209,6 +212,12 @@ impl Metrics {
         self.limit_hits.with_label_values(&[limit]).inc();
     }
 
+    /// A connection, or what a proxy said, could not be understood; the reason is one of
+    /// `TRANSPORT_ERRORS`.
+    pub fn transport_error(&self, reason: &str) {
+        self.transport_errors.with_label_values(&[reason]).inc();
+    }
+
     /// A hook is called; perhaps not for the first time.
     pub fn hook_attempted(&self) {
         self.hook_attempts.inc();
@@ -255,6 +264,11 @@ const LIMITS: [&str; 13] = [
     "subscribers.max_lag_events",
     "subscribers.write_timeout",
 ];
+
+/// What is wrong below requests: a handshake; a PROXY header; a connection that should have begun
+/// with one and is from somebody who may not send it; a header that says who is behind a proxy.
+const TRANSPORT_ERRORS: [&str; 4] =
+    ["forwarded", "proxy_header", "tls_handshake", "untrusted_proxy"];
 
 /// A family without any child is not shown: a dashboard must see it before the first hit.
 fn at_zero<'a>(family: &IntCounterVec, values: impl IntoIterator<Item = &'a str>) {

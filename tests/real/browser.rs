@@ -3,13 +3,14 @@
 //! The page tells what it sees by POST to a small server of the test, which also serves the page:
 //! from another origin than the hub's, as in life.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::support::{HubProcess, within};
+use super::support::{HubProcess, get, within};
 
 /// A page that follows a channel and tells everything, in order.
 const PAGE: &str = r#"<!doctype html><title>viewer</title><script>
@@ -22,6 +23,20 @@ source.onmessage = (event) => tell('message ' + event.data);
 source.addEventListener('token', (event) => tell('token ' + event.data));
 source.addEventListener('fanfare.gap', (event) => tell('gap ' + event.data));
 source.addEventListener('fanfare.end', (event) => tell('end ' + event.data));
+</script>"#;
+
+/// A page with many event sources at once, which tells what each of them was told. It begins to
+/// tell when all are open.
+const MANY: &str = r#"<!doctype html><title>many viewers</title><script>
+let told = Promise.resolve();
+const tell = (text) => { told = told.then(() => fetch('/told', { method: 'POST', body: text })); };
+let open = 0;
+for (let n = 0; n < COUNT; n++) {
+  const source = new EventSource('HUB/v1/channels/many/' + n);
+  source.onopen = () => { if (++open === COUNT) tell('all open'); };
+  source.onerror = () => tell('error of ' + n);
+  source.onmessage = (event) => tell(n + ' ' + event.data);
+}
 </script>"#;
 
 /// Headless Chromium, without what a closed network would refuse it anyway.
@@ -37,6 +52,8 @@ impl Browser {
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
             .args(["--disable-component-update", "--disable-dev-shm-usage"])
+            // The test's own certificate, which nobody vouches for.
+            .arg("--ignore-certificate-errors")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(url)
             .stdout(Stdio::null())
@@ -147,4 +164,55 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_is_told_of_the_gap() 
     // The stream ends, the page comes back once more, and 204 tells it to stay away.
     assert_eq!(next(&mut told).await, "error 0");
     assert_eq!(next(&mut told).await, "error 2");
+}
+
+#[tokio::test]
+async fn fifty_event_sources_in_one_page_are_served_at_once_over_tls() {
+    const COUNT: usize = 50;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(&cert, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let server = PageServer::bind().await;
+    let origin = server.origin();
+    let hub = HubProcess::start(&[
+        ("FANFARE_CORS__ALLOW_ORIGINS", origin.as_str()),
+        ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
+        ("FANFARE_TLS__KEY", key.to_str().expect("text")),
+    ]);
+    let page = MANY
+        .replace("HUB", &format!("https://localhost:{}", hub.addr().port()))
+        .replace("COUNT", &COUNT.to_string());
+    let mut told = server.run(page);
+    let _browser = Browser::open(&format!("{origin}/"));
+
+    // With HTTP/1.1 this would never come: six would be open, and the others wait for them.
+    assert_eq!(next(&mut told).await, "all open");
+    publish_to_all(&hub, &folder.path().join("cert.pem"), COUNT).await;
+    let mut seen = BTreeSet::new();
+    while seen.len() < COUNT {
+        seen.insert(next(&mut told).await);
+    }
+    let expected: BTreeSet<_> = (0..COUNT).map(|n| format!("{n} event {n}")).collect();
+    assert_eq!(seen, expected);
+    let metrics = get(hub.admin(), "/metrics").await;
+    let connections = metrics.lines().find_map(|line| line.strip_prefix("fanfare_connections "));
+    let connections: usize = connections.expect("the metric").parse().expect("a number");
+    assert!(connections < 6, "{connections} connections for {COUNT} streams");
+}
+
+/// Publishes one event to each channel, over TLS, as any program would: with curl.
+async fn publish_to_all(hub: &HubProcess, cert: &std::path::Path, count: usize) {
+    let port = hub.addr().port();
+    let mut curl = tokio::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(cert);
+    let lines: String = (0..count)
+        .map(|n| format!("{{\"channel\":\"many/{n}\",\"data\":\"event {n}\"}}\n"))
+        .collect();
+    curl.args(["--header", "Content-Type: application/x-ndjson", "--data-binary", &lines]);
+    curl.arg(format!("https://localhost:{port}/v1/publish"));
+    let output = within("curl", curl.output()).await.expect("curl: scripts/test installs it");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
 }

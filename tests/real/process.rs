@@ -164,3 +164,58 @@ fn an_address_in_use_is_named() {
     assert_eq!(code, Some(1));
     assert!(error.contains(&address) && error.contains("server.listen"), "{error}");
 }
+
+#[tokio::test]
+async fn a_hangup_exchanges_the_certificate_and_a_broken_one_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("one");
+        std::fs::write(&cert, made.cert.pem()).expect("a file");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    };
+    renew();
+    let hub = HubProcess::start(&[
+        ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
+        ("FANFARE_TLS__KEY", key.to_str().expect("text")),
+    ]);
+    // Whoever trusts the certificate in this file, and no other, is answered.
+    let trusts = async |file: &std::path::Path| {
+        let url = format!("https://localhost:{}/healthz", hub.addr().port());
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["--silent", "--fail", "--output", "/dev/null", "--cacert"]).arg(file).arg(url);
+        within("curl", curl.status()).await.expect("curl: scripts/test installs it").success()
+    };
+    assert!(trusts(&cert).await);
+    let old = folder.path().join("old.pem");
+    std::fs::copy(&cert, &old).expect("a copy");
+    renew();
+    assert!(!trusts(&cert).await && trusts(&old).await, "nothing changes by itself");
+    hub.signal("HUP");
+    eventually("the new certificate", async || trusts(&cert).await.then_some(())).await;
+    assert!(!trusts(&old).await);
+    let new = folder.path().join("new.pem");
+    std::fs::copy(&cert, &new).expect("a copy");
+    std::fs::write(&key, "no key").expect("a file");
+    hub.signal("HUP");
+    for _ in 0..5 {
+        assert!(trusts(&new).await, "what was there stays");
+    }
+    renew();
+    hub.signal("HUP");
+    eventually("the next certificate", async || trusts(&cert).await.then_some(())).await;
+}
+
+#[test]
+fn a_certificate_that_is_not_there_is_named_with_its_setting() {
+    let (code, error) =
+        serve(&[], &[("FANFARE_TLS__CERT", "/not/there.pem"), ("FANFARE_TLS__KEY", "/nor/this")]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("/not/there.pem (`tls.cert`)"), "{error}");
+    let (code, error) = serve(&[], &[("FANFARE_TLS__CERT", "/not/there.pem")]);
+    assert_eq!(code, Some(64));
+    assert!(error.contains("environment: tls.cert: ") && error.contains("`tls.key`"), "{error}");
+    let (code, error) = serve(&[], &[("FANFARE_SERVER__TRUSTED_PROXIES", "10.0.0.1,here")]);
+    assert_eq!(code, Some(64));
+    assert!(error.contains("server.trusted_proxies") && error.contains("`here`"), "{error}");
+}

@@ -4,12 +4,15 @@ use std::net::SocketAddr;
 use std::thread;
 
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use fanfare::config::Config;
 use fanfare::server::Server;
 
 use super::{Response, SseClient, Wire, within};
+
+/// A configuration to go over to, and where to say how that went.
+type Reload = (Config, oneshot::Sender<Result<(), String>>);
 
 /// A running hub.
 pub(crate) struct TestHub {
@@ -18,6 +21,9 @@ pub(crate) struct TestHub {
     drain: Option<oneshot::Sender<()>>,
     kill: Option<oneshot::Sender<()>>,
     stopped: Option<oneshot::Receiver<()>>,
+    reloads: mpsc::UnboundedSender<Reload>,
+    /// The API key that is shown to the admin listener.
+    operator: Option<String>,
 }
 
 impl TestHub {
@@ -28,14 +34,14 @@ impl TestHub {
 
     /// A hub with these settings, as TOML with dotted keys: `channels.max_events = 3`.
     pub(crate) async fn with(settings: &str) -> Self {
-        let free = "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n";
-        let mut config = Config::from_toml(&format!("{free}{settings}")).expect("the settings");
+        let mut config = read(settings);
         // The whole suite runs once for each engine: see scripts/test.
         config.subscribers.takeover = std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_none();
         let (bound, is_bound) = oneshot::channel();
         let (drain, drained) = oneshot::channel::<()>();
         let (kill, killed) = oneshot::channel::<()>();
         let (stop, stopped) = oneshot::channel();
+        let (reloads, mut asked) = mpsc::unbounded_channel::<Reload>();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -45,6 +51,13 @@ impl TestHub {
             runtime.block_on(async {
                 let server = Server::bind(config).await.expect("two free ports");
                 let _gone = bound.send((server.addr(), server.admin_addr()));
+                let reloader = server.reloader();
+                tokio::spawn(async move {
+                    while let Some((config, done)) = asked.recv().await {
+                        let how = reloader.reload(&config).await;
+                        let _nobody_waits = done.send(how.map_err(|error| error.to_string()));
+                    }
+                });
                 let drained = async {
                     if drained.await.is_err() {
                         std::future::pending::<()>().await;
@@ -59,7 +72,20 @@ impl TestHub {
         });
         let (addr, admin) = within("the hub to listen", is_bound).await.expect("a hub");
         let (drain, kill, stopped) = (Some(drain), Some(kill), Some(stopped));
-        Self { addr, admin, drain, kill, stopped }
+        Self { addr, admin, drain, kill, stopped, reloads, operator: None }
+    }
+
+    /// Shows this API key to the admin listener from now on.
+    pub(crate) fn operated_by(mut self, key: &str) -> Self {
+        self.operator = Some(key.to_owned());
+        self
+    }
+
+    /// Goes over to these settings, as on SIGHUP.
+    pub(crate) async fn reload(&self, settings: &str) -> Result<(), String> {
+        let (done, how) = oneshot::channel();
+        assert!(self.reloads.send((read(settings), done)).is_ok(), "the hub has left");
+        within("a reload", how).await.expect("a hub that is there")
     }
 
     /// Where the public listener is.
@@ -102,7 +128,18 @@ impl TestHub {
 
     /// A `GET` on the admin listener.
     pub(crate) async fn admin_get(&self, to: &str) -> Response {
-        request(self.admin, "GET", to, &[], &[]).await
+        let key = self.operator.as_deref().map(|key| ("X-API-Key", key));
+        request(self.admin, "GET", to, key.as_slice(), &[]).await
+    }
+
+    /// One request to the admin listener.
+    pub(crate) async fn admin_request(
+        &self,
+        method: &str,
+        to: &str,
+        headers: &[(&str, &str)],
+    ) -> Response {
+        request(self.admin, method, to, headers, &[]).await
     }
 
     /// Publishes one event and returns its id.
@@ -207,6 +244,12 @@ impl Drop for TestHub {
     }
 }
 
+/// Settings, on ports that are free.
+fn read(settings: &str) -> Config {
+    let free = "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n";
+    Config::from_toml(&format!("{free}{settings}")).expect("the settings")
+}
+
 async fn request(
     addr: SocketAddr,
     method: &str,
@@ -223,5 +266,5 @@ async fn request(
     let mut wire = Wire::connect(addr).await;
     wire.send_head(method, to, &all).await;
     wire.send(body).await;
-    wire.response().await
+    wire.response_to(method == "HEAD").await
 }

@@ -5,6 +5,7 @@ mod hub;
 mod publisher;
 mod receiver;
 mod sse;
+pub(crate) mod tls;
 mod wire;
 
 use std::future::Future;

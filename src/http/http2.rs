@@ -1,0 +1,109 @@
+//! HTTP/2 with bounds: what one connection may have open, hold and ask for.
+//!
+//! Against whom, and by what: set here, or done by the library below (h2 0.4.20, with the file
+//! there that does it). `tests/suite/h2.rs` plays them.
+//!
+//! - **Streams without end**: `server.max_h2_streams`. Those past it are refused, and refusals
+//!   count as errors, of which [`ERROR_STREAMS`] end the connection (`proto/streams/counts.rs`).
+//! - **Rapid reset**, streams that are opened and reset at once: [`RESET_STREAMS`] that nobody has
+//!   looked at yet end the connection (`proto/streams/recv.rs`, `recv_reset`).
+//! - **Errors that make the hub reset streams**: [`ERROR_STREAMS`] again.
+//! - **A head without end**, in CONTINUATION frames: more frames than `server.max_header_bytes`
+//!   needs and a quarter, but at least 5, end the connection (`codec/framed_read.rs`,
+//!   `calc_max_continuation_frames`).
+//! - **A head that is small on the wire and large unpacked**: it is counted unpacked, and the table
+//!   is 4 KiB. Too large, it is answered 431; far too large, it ends the connection
+//!   (`frame/headers.rs`).
+//! - **Empty DATA frames**: 100 in one connection end it, but for those that end a stream
+//!   (`proto/streams/counts.rs`, `record_data_frame`).
+//! - **Tiny DATA frames**: what those cost that nobody has read yet is bounded by half the
+//!   connection's window (the same). A publisher whose tokens are read as they come meets no bound.
+//! - **Bodies that nobody reads**: [`STREAM_WINDOW`] for each, [`CONNECTION_WINDOW`] for all.
+//! - **PING and SETTINGS without end**: each is answered before the next frame is read
+//!   (`proto/connection.rs`, `poll_ready`). So the socket of a client that does not read the
+//!   answers fills, and `subscribers.write_timeout` cuts it; whoever reads them pays as well.
+//! - **A client that does not read**: [`SEND_BUFFER`] for each stream, and one write.
+//! - **A window of a few bytes, or none**: the stream makes no progress, meets
+//!   `subscribers.write_timeout`, and is reset ([`Streams`]).
+//! - **Silence**: [`KEEP_ALIVE`]; without a first request, `server.header_timeout`
+//!   (`connection.rs`).
+//! - **Priorities, and pushes asked for**: PRIORITY is read and forgotten, and nothing is pushed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper::server::conn::http2::Builder;
+use hyper_util::rt::TokioTimer;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::egress::Link;
+
+/// Bytes that wait in one stream for a client that does not read. What is behind them stays in the
+/// log, where all share it.
+const SEND_BUFFER: usize = 16 * 1024;
+
+/// Bytes of a request's body on their way, or not read yet: a fast publisher's, 50 ms away.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// The same, of all requests of a connection together. Half of it bounds what tiny frames may cost
+/// that are not read yet, at 256 bytes each: some 2,000 tokens that arrive in one go.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Streams that were reset before the hub looked at them. Browsers reset streams when a page is
+/// left, but those were open for longer than that.
+const RESET_STREAMS: usize = 20;
+
+/// Streams that the hub had to reset, because the client broke the protocol or opened too many.
+const ERROR_STREAMS: usize = 128;
+
+/// A client is asked for a sign of life this often, and cut off if it gives none.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// What serves a connection.
+pub(super) fn builder(config: &Config) -> Builder<Streams> {
+    let max_header = u32::try_from(config.max_header_bytes.as_u64()).unwrap_or(u32::MAX);
+    let mut builder = Builder::new(Streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_h2_streams)
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(ERROR_STREAMS)
+        .max_header_list_size(max_header)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    builder
+}
+
+tokio::task_local! {
+    /// Ends the stream whose task this is.
+    static CUT: CancellationToken;
+}
+
+/// Runs the streams of a connection, each as a task that can be ended alone: the library looks for
+/// nothing but room while a stream waits for a client that gives it none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streams;
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let cut = CancellationToken::new();
+        tokio::spawn(CUT.scope(cut.clone(), async move {
+            // Dropped, the stream is reset.
+            let _ = cut.run_until_cancelled(stream).await;
+        }));
+    }
+}
+
+/// What a subscription may know of its stream, asked from the stream's own task; nothing in
+/// HTTP/1.1, where the connection is the stream.
+pub(super) fn link_of_stream(connection: &Arc<Link>) -> Option<Arc<Link>> {
+    CUT.try_with(|cut| Arc::new(Link::stream_of(connection, cut.clone()))).ok()
+}
