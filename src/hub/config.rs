@@ -132,7 +132,10 @@ fn up_to_a_day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D
 fn perhaps_up_to_a_day<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
-    up_to_a_day(deserializer).map(Some)
+    #[derive(Deserialize)]
+    struct UpToADay(#[serde(deserialize_with = "up_to_a_day")] Duration);
+
+    Ok(Option::<UpToADay>::deserialize(deserializer)?.map(|UpToADay(duration)| duration))
 }
 
 /// A channel that kept no event would have nothing but gaps for those who are live.

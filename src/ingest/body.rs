@@ -203,7 +203,12 @@ impl Pieces {
     }
 
     fn finish(&mut self, take: impl FnMut(String)) -> Result<(), InvalidEvent> {
-        self.give(Vec::new(), take)
+        // What is whole is published, also where a character breaks off behind it.
+        let valid = str::from_utf8(&self.partial).map_or_else(|e| e.valid_up_to(), str::len);
+        let is_whole = valid == self.partial.len();
+        self.partial.truncate(valid);
+        self.give(Vec::new(), take)?;
+        if is_whole { Ok(()) } else { Err(InvalidEvent::NotUtf8) }
     }
 
     fn give(&mut self, rest: Vec<u8>, mut take: impl FnMut(String)) -> Result<(), InvalidEvent> {
@@ -211,9 +216,10 @@ impl Pieces {
         let text = String::from_utf8(whole).map_err(|_| InvalidEvent::NotUtf8)?;
         let mut left = text.as_str();
         while !left.is_empty() {
-            // At least one character, however small the limit.
+            // At least one character, however small the limit; and no line's end becomes two.
             let cut = left.floor_char_boundary(self.max_bytes.max(4));
-            let (piece, more) = left.split_at(cut);
+            let within = left[..cut].ends_with('\r') && left[cut..].starts_with('\n');
+            let (piece, more) = left.split_at(cut - usize::from(within));
             take(piece.to_owned());
             left = more;
         }
@@ -256,8 +262,7 @@ impl Lines {
             self.take(line, &mut take)?;
         }
         self.partial.extend_from_slice(&rest);
-        // A CR that belongs to the line's end may be among them.
-        self.check(self.partial.len().saturating_sub(1)).map_err(|error| {
+        self.check(&self.partial).map_err(|error| {
             self.taken += 1;
             error.into()
         })
@@ -277,15 +282,17 @@ impl Lines {
         take: &mut impl FnMut(Bytes) -> Result<(), E>,
     ) -> Result<(), E> {
         self.taken += 1;
+        self.check(&line)?;
         let line = line.slice_ref(line.trim_ascii());
-        if line.is_empty() {
-            return Ok(());
-        }
-        self.check(line.len())?;
-        take(line)
+        if line.is_empty() { Ok(()) } else { take(line) }
     }
 
-    fn check(&self, len: usize) -> Result<(), InvalidEvent> {
-        if len > self.max_bytes { Err(InvalidEvent::TooLarge(self.max_bytes)) } else { Ok(()) }
+    /// The space around a line counts, as it does while the line's end has not come: or it would
+    /// matter where the body is cut. Its end does not count, nor what may be the half of one.
+    fn check(&self, line: &[u8]) -> Result<(), InvalidEvent> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let fits = line.len() <= self.max_bytes;
+        if fits { Ok(()) } else { Err(InvalidEvent::TooLarge(self.max_bytes)) }
     }
 }

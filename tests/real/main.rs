@@ -6,5 +6,6 @@ mod build_log;
 mod cli;
 mod killed;
 mod process;
+mod schema;
 mod sdk;
 mod support;

@@ -138,13 +138,20 @@ fn coalesce(text: &str) -> Result<Coalesce, Problem> {
         .map_err(|error: InvalidCoalesce| Problem::parameter("coalesce", text, &error.to_string()))
 }
 
-/// Where the client wants to begin. An id comes first, because it is what a reconnect sends.
+/// Where the client wants to begin. An id comes first, because it is what a reconnect sends; what
+/// is wrong with the rest is told all the same.
 fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
+    let begin = begin(query)?;
     let header = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
     let asked = [header.as_deref(), query.get("last_event_id")];
     if let Some(id) = asked.into_iter().flatten().find(|id| !id.is_empty()) {
         return Ok(StartFrom::After(id.into()));
     }
+    Ok(begin)
+}
+
+/// Where a client begins that has no id.
+fn begin(query: &Query) -> Result<StartFrom, Problem> {
     let from = query.get("from").unwrap_or("tail");
     match (from, from.strip_prefix("last:").map(str::parse)) {
         ("tail", _) => Ok(StartFrom::Tail),

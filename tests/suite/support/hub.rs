@@ -21,7 +21,7 @@ pub(crate) struct TestHub {
     drain: Option<oneshot::Sender<()>>,
     kill: Option<oneshot::Sender<()>>,
     stopped: Option<oneshot::Receiver<()>>,
-    reloads: mpsc::UnboundedSender<Reload>,
+    reloads: mpsc::Sender<Reload>,
     /// The API key that is shown to the admin listener.
     operator: Option<String>,
 }
@@ -41,7 +41,7 @@ impl TestHub {
         let (drain, drained) = oneshot::channel::<()>();
         let (kill, killed) = oneshot::channel::<()>();
         let (stop, stopped) = oneshot::channel();
-        let (reloads, mut asked) = mpsc::unbounded_channel::<Reload>();
+        let (reloads, mut asked) = mpsc::channel::<Reload>(1);
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -84,7 +84,7 @@ impl TestHub {
     /// Goes over to these settings, as on SIGHUP.
     pub(crate) async fn reload(&self, settings: &str) -> Result<(), String> {
         let (done, how) = oneshot::channel();
-        assert!(self.reloads.send((read(settings), done)).is_ok(), "the hub has left");
+        assert!(self.reloads.send((read(settings), done)).await.is_ok(), "the hub has left");
         within("a reload", how).await.expect("a hub that is there")
     }
 

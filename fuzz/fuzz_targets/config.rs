@@ -1,0 +1,4 @@
+//! See `src/config.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fanfare_fuzz::config::check(input));

@@ -1,0 +1,99 @@
+//! The event-stream parser: against a second reading of the standard, in pieces and as a whole, and
+//! with the encoder back to where it came from.
+//!
+//! The input: a byte that says how the stream is cut and how large an event may be, and the stream.
+
+use fanfare::sse::{Frames, ParseError, ParsedEvent, Parser, Text, encode};
+
+/// Room for any event that an input can have.
+const AMPLE: usize = 1 << 20;
+
+/// The events of a stream, and why it was read no further.
+type Read = (Vec<ParsedEvent>, Option<ParseError>);
+
+/// One input.
+///
+/// # Panics
+/// If something does not hold.
+pub fn check(input: &[u8]) {
+    let Some((&how, stream)) = input.split_first() else { return };
+    let limit = if how & 0x80 == 0 { AMPLE } else { usize::from(how & 0x3f) };
+    let size = 1 + usize::from(how & 0x1f);
+    let whole = read(limit, [stream]);
+    assert_eq!(whole, read(limit, stream.chunks(size)), "it matters where the stream is cut");
+    let largest = whole.0.iter().map(|event| event.data.len()).max();
+    assert!(largest.unwrap_or(0) <= limit, "an event of {largest:?} bytes passed {limit}");
+    if limit == AMPLE {
+        match std::str::from_utf8(stream) {
+            Ok(text) => assert_eq!(whole, (by_the_standard(text), None)),
+            Err(_) => assert_eq!(whole.1, Some(ParseError::NotUtf8)),
+        }
+        there_and_back(&whole.0);
+    }
+}
+
+fn read<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
+    let mut parser = Parser::new(limit);
+    let mut events = Vec::new();
+    for piece in pieces {
+        if let Err(error) = parser.feed(piece, &mut events) {
+            return (events, Some(error));
+        }
+    }
+    let error = parser.finish(&mut events).err();
+    (events, error)
+}
+
+/// WHATWG HTML, section 9.2.6, word by word and with no thought of speed. The end of the stream
+/// dispatches, as it does for a body that is complete.
+fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let (mut events, mut id_buffer) = (Vec::new(), None::<String>);
+    let (mut data, mut event_type) = (String::new(), String::new());
+    for line in text.split('\n').chain([""]) {
+        if line.is_empty() {
+            let kind = std::mem::take(&mut event_type);
+            // Every `data` field has appended a line end, the last of which is none of the data.
+            if let Some(data) = std::mem::take(&mut data).strip_suffix('\n') {
+                events.push(ParsedEvent {
+                    id: id_buffer.as_deref().map(Box::from),
+                    event_type: (!kind.is_empty()).then(|| kind.into()),
+                    data: data.to_owned(),
+                });
+            }
+            continue;
+        }
+        let (field, value) = match line.find(':') {
+            Some(colon) => (&line[..colon], &line[colon + 1..]),
+            None => (line, ""),
+        };
+        let value = if let Some(rest) = value.strip_prefix(' ') { rest } else { value };
+        match field {
+            "event" => event_type = value.to_owned(),
+            "data" => data = data + value + "\n",
+            "id" if !value.contains('\0') => id_buffer = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    events
+}
+
+/// What was parsed can be encoded, taken apart, and parsed again.
+fn there_and_back(events: &[ParsedEvent]) {
+    let mut run = Vec::new();
+    for event in events {
+        let (id, event_type) = (event.id.as_deref(), event.event_type.as_deref());
+        encode(&mut run, &Text { id, event_type, data: event.data.as_bytes() });
+    }
+    let frames: Vec<_> = Frames::new(&run).collect();
+    assert_eq!(frames.len(), events.len(), "a frame was lost");
+    let text: Vec<u8> = frames.iter().flat_map(|frame| frame.text()).copied().collect();
+    let again = read(AMPLE, [text.as_slice()]);
+    assert_eq!(again, (events.to_vec(), None));
+    for (frame, event) in frames.iter().zip(events) {
+        assert_eq!(frame.id(), event.id.as_deref().unwrap_or_default());
+        assert_eq!(frame.event_type(), event.event_type.as_deref());
+        assert_eq!(frame.data(), event.data);
+    }
+}

@@ -1,0 +1,63 @@
+//! What a channel's log holds, read as a subscriber reads it.
+
+use fanfare::channel::{ChannelName, ChannelPattern};
+use fanfare::hub::{Bounds, Hub, Next, OnLag, Opened, Selection, Step};
+use fanfare::position::StartFrom;
+use fanfare::sse::Frames;
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Logged {
+    pub(crate) id: String,
+    pub(crate) event_type: Option<String>,
+    pub(crate) data: String,
+}
+
+/// What a subscriber was given until there was no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// How many events were read before each gap.
+    pub(crate) gaps: Vec<usize>,
+    pub(crate) events: Vec<Logged>,
+    /// There was nothing to subscribe to any more.
+    pub(crate) over: bool,
+}
+
+/// All of one channel from there.
+pub(crate) fn read(hub: &Hub, name: &ChannelName, from: &StartFrom) -> Seen {
+    follow(hub, Selection::One(name.clone()), from)
+}
+
+/// All of the channels of a pattern from there.
+pub(crate) fn read_many(hub: &Hub, pattern: &ChannelPattern, from: &StartFrom) -> Seen {
+    follow(hub, Selection::Many(vec![pattern.clone()]), from)
+}
+
+fn follow(hub: &Hub, selection: Selection, from: &StartFrom) -> Seen {
+    let bounds =
+        Bounds { max_lag_events: u64::MAX, max_lag_bytes: u64::MAX, on_lag: OnLag::Disconnect };
+    let mut seen = Seen::default();
+    let mut subscription = match hub.subscribe(selection, from, bounds) {
+        Ok(Opened::Live(subscription)) => subscription,
+        Ok(Opened::Over) => return Seen { over: true, ..seen },
+        Err(error) => panic!("a subscription is refused: {error}"),
+    };
+    while let Next::Step(step) = subscription.try_next() {
+        match step {
+            Step::Events { run, .. } => {
+                let bytes = run.bytes();
+                let frames = Frames::new(&bytes).map(|frame| Logged {
+                    id: frame.id().to_owned(),
+                    event_type: frame.event_type().map(str::to_owned),
+                    data: frame.data().into_owned(),
+                });
+                let before = seen.events.len();
+                seen.events.extend(frames);
+                assert_eq!(seen.events.len() - before, run.count(), "a frame is damaged");
+            }
+            Step::Gap(_) => seen.gaps.push(seen.events.len()),
+            Step::Snapshot { .. } | Step::Ended { .. } => {}
+        }
+    }
+    seen
+}

@@ -1,0 +1,289 @@
+//! Bodies of publishes, through the way in and into the log: NDJSON, event streams, text and single
+//! events to one channel, and the lines that name their own.
+//!
+//! The input: a byte that says which kind of body it is, how it is cut and whether events may be
+//! large, and the body.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use fanfare::channel::ChannelName;
+use fanfare::hub::{self, Hub};
+use fanfare::ingest::{self, Begun, BodyKind, Failure, Ingest, InvalidEvent, Options, Place};
+use fanfare::ingest::{PublishError, Tally};
+use fanfare::position::StartFrom;
+use fanfare::telemetry::Metrics;
+
+use crate::log::{self, Logged};
+
+/// Bytes of an event where they are few: so few that inputs meet the limit.
+const FEW: usize = 24;
+
+/// Two hubs: one for events of any size, and one for small ones.
+static HUBS: LazyLock<[(Hub, Ingest); 2]> = LazyLock::new(|| {
+    [1 << 20, FEW].map(|most| {
+        let hub = Hub::new(hub::Config::default(), Arc::new(Metrics::new()));
+        let max_event_bytes = ByteSize(most as u64);
+        let config = ingest::Config { max_event_bytes, ..ingest::Config::default() };
+        (hub.clone(), Ingest::new(hub, config))
+    })
+});
+
+/// What became of a body.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    /// Type and data of what is in the log.
+    events: Vec<(Option<String>, String)>,
+    /// Why it was read no further, and where.
+    failure: Option<(PublishError, Option<Place>)>,
+}
+
+/// One input.
+///
+/// # Panics
+/// If something does not hold.
+pub fn check(input: &[u8]) {
+    let Some((&how, body)) = input.split_first() else { return };
+    let (hub, ingest) = &HUBS[usize::from(how >> 7)];
+    let most = if how >> 7 == 0 { 1 << 20 } else { FEW };
+    let size = [1, 2, 3, 5, 8, 13, 64, 511][usize::from(how & 7)];
+    let body = Bytes::copy_from_slice(body);
+    let kind = match (how >> 3) & 7 {
+        0 | 5 => BodyKind::Ndjson,
+        1 => BodyKind::EventStream,
+        2 => BodyKind::Text,
+        3 => BodyKind::Single,
+        _ => return scatter(hub, ingest, &body, size),
+    };
+    let whole = publish(hub, ingest, kind, &body, usize::MAX);
+    let cut = publish(hub, ingest, kind, &body, size);
+    if kind == BodyKind::Text {
+        same_text(&body, &whole, &cut);
+    } else {
+        assert_eq!(whole, cut, "it matters where the body is cut");
+    }
+    if kind == BodyKind::Ndjson {
+        assert_eq!(whole, by_lines(&body, most));
+    }
+}
+
+fn pieces(body: &Bytes, size: usize) -> impl Iterator<Item = Bytes> + '_ {
+    let step = size.min(body.len()).max(1);
+    (0..body.len()).step_by(step).map(move |at| body.slice(at..body.len().min(at + step)))
+}
+
+fn publish(hub: &Hub, ingest: &Ingest, kind: BodyKind, body: &Bytes, size: usize) -> Outcome {
+    let name: ChannelName = "fuzz/publish".parse().expect("a name");
+    let begun = ingest.publish(name.clone(), kind, Options::default());
+    let Ok(Begun::Publish(mut publish)) = begun else { panic!("it begins") };
+    let fed = pieces(body, size).try_for_each(|piece| publish.feed(&piece).map(drop));
+    let ended = match fed {
+        Ok(()) => publish.finish().map(|receipt| Tally {
+            events: receipt.events,
+            first_id: receipt.first_id,
+            last_id: receipt.last_id,
+        }),
+        Err(failure) => {
+            assert_eq!(*publish.kept(), failure.kept);
+            Err(failure)
+        }
+    };
+    let seen = log::read(hub, &name, &StartFrom::Earliest);
+    assert!(seen.gaps.is_empty(), "a gap before anything was trimmed");
+    assert!(hub.delete(&name) || seen.events.is_empty(), "it was there");
+    let (tally, failure) = tell(ended);
+    holds(&tally, &seen.events);
+    Outcome {
+        events: seen.events.into_iter().map(|event| (event.event_type, event.data)).collect(),
+        failure,
+    }
+}
+
+fn tell(ended: Result<Tally, Failure>) -> (Tally, Option<(PublishError, Option<Place>)>) {
+    match ended {
+        Ok(tally) => (tally, None),
+        Err(Failure { error, kept, place }) => (kept, Some((error, place))),
+    }
+}
+
+/// What a publisher is told is what is in the log.
+fn holds(tally: &Tally, logged: &[Logged]) {
+    assert_eq!(tally.events, logged.len() as u64, "a receipt that is not true");
+    assert_eq!(tally.first_id.as_ref(), logged.first().map(|event| &event.id));
+    assert_eq!(tally.last_id.as_ref(), logged.last().map(|event| &event.id));
+}
+
+/// A text is published as it comes, so its cuts show; but it is the same text.
+fn same_text(body: &[u8], whole: &Outcome, cut: &Outcome) {
+    let text = |outcome: &Outcome| -> String {
+        outcome.events.iter().map(|(_, data)| data.as_str()).collect()
+    };
+    let valid = match std::str::from_utf8(body) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&body[..error.valid_up_to()]).expect("it is valid"),
+    };
+    let published = text(whole);
+    assert_eq!(published, text(cut), "it matters where the body is cut");
+    assert_eq!(published, valid.replace("\r\n", "\n").replace('\r', "\n"));
+    assert_eq!(whole.failure.is_some(), valid.len() < body.len());
+    assert_eq!(whole.failure.is_some(), cut.failure.is_some());
+}
+
+/// What NDJSON is, said once more.
+fn by_lines(body: &[u8], most: usize) -> Outcome {
+    let mut outcome = Outcome { events: Vec::new(), failure: None };
+    let mut lines = body.split(|byte| *byte == b'\n').peekable();
+    let mut number = 0;
+    while let Some(line) = lines.next() {
+        number += 1;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let text = line.trim_ascii();
+        let wrong = if line.len() > most {
+            InvalidEvent::TooLarge(most)
+        } else if text.is_empty() {
+            continue;
+        } else {
+            match std::str::from_utf8(text) {
+                Err(_) => InvalidEvent::NotUtf8,
+                Ok(text) if is_json(text.as_bytes()) => {
+                    outcome.events.push((None, text.replace("\r\n", "\n").replace('\r', "\n")));
+                    continue;
+                }
+                Ok(_) => InvalidEvent::NotJson,
+            }
+        };
+        outcome.failure = Some((PublishError::Invalid(wrong), Some(Place::Line(number))));
+        break;
+    }
+    outcome
+}
+
+/// RFC 8259, by its grammar.
+fn is_json(text: &[u8]) -> bool {
+    value(text).is_some_and(|rest| rest.trim_ascii_start().is_empty())
+}
+
+fn value(text: &[u8]) -> Option<&[u8]> {
+    let text = space(text);
+    for word in ["true", "false", "null"] {
+        if let Some(rest) = text.strip_prefix(word.as_bytes()) {
+            return Some(rest);
+        }
+    }
+    match text.first()? {
+        b'"' => string(text),
+        b'[' => list(&text[1..], b']', value),
+        b'{' => list(&text[1..], b'}', |text| {
+            let rest = space(string(space(text))?);
+            value(rest.strip_prefix(b":")?)
+        }),
+        _ => number(text),
+    }
+}
+
+fn space(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|byte| !b" \t\r\n".contains(byte));
+    &text[end.unwrap_or(text.len())..]
+}
+
+fn list<'a>(
+    text: &'a [u8],
+    end: u8,
+    item: impl Fn(&'a [u8]) -> Option<&'a [u8]>,
+) -> Option<&'a [u8]> {
+    let mut rest = space(text);
+    if let Some(rest) = rest.strip_prefix(&[end]) {
+        return Some(rest);
+    }
+    loop {
+        rest = space(item(rest)?);
+        match rest.split_first()? {
+            (b',', more) => rest = more,
+            (byte, more) if *byte == end => return Some(more),
+            _ => return None,
+        }
+    }
+}
+
+fn string(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        let (byte, more) = rest.split_first()?;
+        rest = more;
+        match byte {
+            b'"' => return Some(rest),
+            b'\\' => {
+                let (escape, more) = rest.split_first()?;
+                rest = match escape {
+                    b'u' => {
+                        let (digits, more) = more.split_at_checked(4)?;
+                        digits.iter().all(u8::is_ascii_hexdigit).then_some(more)?
+                    }
+                    other if b"\"\\/bfnrt".contains(other) => more,
+                    _ => return None,
+                };
+            }
+            0..0x20 => return None,
+            _ => {}
+        }
+    }
+}
+
+fn number(text: &[u8]) -> Option<&[u8]> {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let mut rest = text.strip_prefix(b"-").unwrap_or(text);
+    match digits(rest) {
+        0 => return None,
+        _ if rest[0] == b'0' => rest = &rest[1..],
+        count => rest = &rest[count..],
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let count = digits(fraction);
+        rest = (count > 0).then(|| &fraction[count..])?;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = match exponent {
+            [b'+' | b'-', digits @ ..] => digits,
+            digits => digits,
+        };
+        let count = digits(exponent);
+        rest = (count > 0).then(|| &exponent[count..])?;
+    }
+    Some(rest)
+}
+
+/// Lines that name their channel: whatever they are, no piece of them is published twice or lost.
+fn scatter(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) {
+    let whole = scatter_once(hub, ingest, body, usize::MAX);
+    let cut = scatter_once(hub, ingest, body, size);
+    assert_eq!(whole, cut, "it matters where the body is cut");
+    let bad_lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let is_object = |line: &[u8]| line.starts_with(b"{") && line.ends_with(b"}") && is_json(line);
+    let odd = bad_lines.filter(|line| !line.is_empty()).any(|line| !is_object(line));
+    assert!(!odd || whole.failure.is_some(), "a line that is no object was passed over");
+}
+
+fn scatter_once(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) -> Outcome {
+    let Ok(Begun::Publish(mut scatter)) = ingest.scatter(None) else { panic!("it begins") };
+    let fed = pieces(body, size).try_for_each(|piece| scatter.feed(&piece));
+    let ended = match fed {
+        Ok(()) => scatter.finish().map(|receipt| Tally {
+            events: receipt.events,
+            first_id: receipt.first_id,
+            last_id: receipt.last_id,
+        }),
+        Err(failure) => Err(failure),
+    };
+    let everything = "**".parse().expect("a pattern");
+    let seen = log::read_many(hub, &everything, &StartFrom::Earliest);
+    for channel in hub.list("", "", usize::MAX) {
+        assert!(hub.delete(&channel.name), "it was listed");
+    }
+    let (tally, failure) = tell(ended);
+    holds(&tally, &seen.events);
+    Outcome {
+        events: seen.events.into_iter().map(|event| (event.event_type, event.data)).collect(),
+        failure,
+    }
+}
