@@ -63,6 +63,7 @@ pub const MAX_SHARED_MERGE_BYTES: usize = 16 * 1024;
 
 /// The longest window in which events are merged, in seconds: past it, nothing is live.
 pub const MAX_COALESCE_SECONDS: u64 = 10;
+
 /// Ends of channels that wait to be told to one hook: minutes of a busy hub.
 pub const MAX_QUEUED_HOOKS: usize = 1_024;
 

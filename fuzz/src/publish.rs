@@ -10,7 +10,9 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use fanfare::channel::ChannelName;
 use fanfare::hub::{self, Hub};
-use fanfare::ingest::{self, Begun, BodyKind, Failure, Ingest, InvalidEvent, Options, Place};
+use fanfare::ingest::{
+    self, Begun, BodyKind, Failure, Ingest, InvalidEvent, Options, Place, Sender,
+};
 use fanfare::ingest::{PublishError, Tally};
 use fanfare::position::StartFrom;
 use fanfare::telemetry::Metrics;
@@ -265,7 +267,8 @@ fn scatter(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) {
 }
 
 fn scatter_once(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) -> Outcome {
-    let Ok(Begun::Publish(mut scatter)) = ingest.scatter(None) else { panic!("it begins") };
+    let sender = Sender { name: "anybody".into(), may: Box::new(|_| true), account: None };
+    let Ok(Begun::Publish(mut scatter)) = ingest.scatter(sender, None) else { panic!("it begins") };
     let fed = pieces(body, size).try_for_each(|piece| scatter.feed(&piece));
     let ended = match fed {
         Ok(()) => scatter.finish().map(|receipt| Tally {

@@ -161,6 +161,28 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_limits_has_all_of_them() {
+        let table = include_str!("../../docs/limits.md");
+        let settings = toml::Table::try_from(Config::default()).unwrap();
+        let limits = |key: &String| {
+            ["max_", "memory_", "address_"].iter().any(|start| key.starts_with(start))
+                || ["_timeout", "_grace", "_window"].iter().any(|end| key.ends_with(end))
+        };
+        for (section, keys) in &settings {
+            let keys = keys.as_table().into_iter().flatten().map(|(key, _)| key);
+            for key in keys.filter(|key| section == "quotas" || limits(key)) {
+                assert!(table.contains(&format!("`{section}.{key}`")), "{section}.{key}");
+            }
+        }
+        let constants = include_str!("../limits.rs").lines().filter_map(|line| {
+            line.strip_prefix("pub const ")?.split_once(':').map(|(name, _)| name)
+        });
+        for name in constants {
+            assert!(table.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn the_examples_among_the_comments_can_be_used() {
         let examples = DEFAULT.replace("# [[", "[[");
         let rule = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"];

@@ -249,13 +249,29 @@ pub fn encode(metrics: &Metrics) -> Vec<u8> {
 }
 
 /// The limits that are counted when somebody meets them: by their settings, if they have one.
-const LIMITS: [&str; 13] = [
+const LIMITS: [&str; 29] = [
     "accept",
     "channels.max_channels",
     "matched_channels",
+    "publish.idle_timeout",
     "publish.max_event_bytes",
     "publish.max_idempotency_keys",
     "publish.max_streams",
+    "publish.max_unfinished",
+    "quotas.address_bytes",
+    "quotas.address_connections",
+    "quotas.address_events",
+    "quotas.address_publishes",
+    "quotas.address_refusals",
+    "quotas.bytes",
+    "quotas.events",
+    "quotas.max_channels",
+    "quotas.max_retained",
+    "quotas.max_subscriptions",
+    "quotas.publishes",
+    "quotas.signals",
+    "quotas.tokens",
+    "server.body_timeout",
     "server.header_timeout",
     "server.max_connections",
     "server.max_header_bytes",
