@@ -39,6 +39,10 @@ pub const MAX_TOMBSTONES: usize = 65_536;
 /// Bytes of a request body that is a document and not a stream (`PUT`).
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
+/// Bytes of a body that is let be when there is no room for larger ones: no event of a model has
+/// more, and as many as may run at a time hold a bounded amount.
+pub const MAX_SMALL_BODY_BYTES: usize = 16 * 1024;
+
 /// Events in one JSON page: a page is one allocation.
 pub const MAX_PAGE_EVENTS: usize = 1_000;
 

@@ -53,20 +53,12 @@ pub enum CallError {
 impl Client {
     /// Trusts what this machine trusts; looks that up only if there is a need for `tls`.
     pub fn new(tls: bool) -> Result<Self, NoCertificates> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let trusting = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(NoCertificates)?;
-        let trusting = if tls {
-            trusting.try_with_platform_verifier()?
-        } else {
-            trusting.with_root_certificates(RootCertStore::empty())
-        };
+        let trusting = trusting(tls)?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(trusting.with_no_client_auth())
+            .with_tls_config(trusting)
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
@@ -90,6 +82,23 @@ impl Client {
             Err(_) => Err(CallError::Timeout),
         }
     }
+}
+
+/// How to tell whom to trust: by what this machine trusts, which is looked up only for `tls`.
+///
+/// # Errors
+/// It trusts nobody.
+pub fn trusting(tls: bool) -> Result<ClientConfig, NoCertificates> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let trusting = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(NoCertificates)?;
+    let trusting = if tls {
+        trusting.try_with_platform_verifier()?
+    } else {
+        trusting.with_root_certificates(RootCertStore::empty())
+    };
+    Ok(trusting.with_no_client_auth())
 }
 
 /// Reads what nobody wants to know, so that the connection can be used again; not too much of it,

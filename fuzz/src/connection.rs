@@ -37,7 +37,7 @@ pub fn check(input: &[u8]) {
             }
         }
     }
-    if bytes.starts_with(PREFACE) || bytes.starts_with(b"PRI ") {
+    if bytes.starts_with(PREFACE) {
         frames(&answer);
     } else {
         answers(&answer);

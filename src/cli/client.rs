@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,10 +16,15 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::outbound::trusting;
 
 /// Where commands look for a hub.
 pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:4100";
@@ -38,9 +45,11 @@ const WRONG_DOOR: &str = "does --url name the hub's public listener?";
 const SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The base address of a hub: `http://host:port`, perhaps with a path in front of `/v1`.
+/// The base address of a hub: `http://host:port` or `https://host:port`, perhaps with a path in
+/// front of `/v1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HubUrl {
+    tls: bool,
     /// As the socket wants it: an IPv6 address without its brackets.
     host: String,
     port: u16,
@@ -56,11 +65,11 @@ impl FromStr for HubUrl {
     fn from_str(text: &str) -> Result<Self, InvalidHubUrl> {
         let full = if text.contains("://") { text.into() } else { format!("http://{text}") };
         let uri: Uri = full.parse().map_err(|_| InvalidHubUrl::Malformed)?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(InvalidHubUrl::Https),
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(InvalidHubUrl::Scheme),
-        }
+        };
         let authority = uri.authority().ok_or(InvalidHubUrl::Malformed)?;
         if authority.host().is_empty() || authority.as_str().contains('@') {
             return Err(InvalidHubUrl::Malformed);
@@ -69,8 +78,9 @@ impl FromStr for HubUrl {
             return Err(InvalidHubUrl::Query);
         }
         Ok(Self {
+            tls,
             host: authority.host().trim_matches(['[', ']']).into(),
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
             authority: authority.as_str().into(),
             prefix: uri.path().trim_end_matches('/').into(),
         })
@@ -79,13 +89,15 @@ impl FromStr for HubUrl {
 
 impl fmt::Display for HubUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.prefix)
     }
 }
 
 impl From<std::net::SocketAddr> for HubUrl {
     fn from(addr: std::net::SocketAddr) -> Self {
         Self {
+            tls: false,
             host: addr.ip().to_string(),
             port: addr.port(),
             authority: addr.to_string(),
@@ -110,12 +122,7 @@ pub(super) struct Hub {
 pub(super) enum InvalidHubUrl {
     #[error("not a URL: give the hub's address, such as {DEFAULT_URL}")]
     Malformed,
-    #[error(
-        "this command does not speak https yet: give an http:// address of the hub, \
-         or use `curl -N`"
-    )]
-    Https,
-    #[error("only http:// addresses are understood, such as {DEFAULT_URL}")]
+    #[error("only http:// and https:// addresses are understood, such as {DEFAULT_URL}")]
     Scheme,
     #[error("give the hub's base address only, without `?` or `#`: such as {DEFAULT_URL}")]
     Query,
@@ -220,7 +227,22 @@ impl Client {
         Ok(Reply { response, _connection: connection })
     }
 
-    async fn connect(&self) -> Result<TcpStream, ClientError> {
+    async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
+        let stream = self.connect_plain().await?;
+        if !self.url.tls {
+            return Ok(Box::new(stream));
+        }
+        let unreachable = |cause| ClientError::Unreachable { url: self.url.to_string(), cause };
+        let trusting = trusting(true).map_err(|error| unreachable(io::Error::other(error)))?;
+        let name = ServerName::try_from(self.url.host.clone());
+        let name = name.map_err(|error| unreachable(io::Error::other(error)))?;
+        let stream = TlsConnector::from(Arc::new(trusting)).connect(name, stream);
+        let late = |_| unreachable(io::ErrorKind::TimedOut.into());
+        let stream = timeout(CONNECT_TIMEOUT, stream).await.map_err(late)?;
+        Ok(Box::new(stream.map_err(unreachable)?))
+    }
+
+    async fn connect_plain(&self) -> Result<TcpStream, ClientError> {
         let address = (self.url.host.as_str(), self.url.port);
         let unreachable = |cause| ClientError::Unreachable { url: self.url.to_string(), cause };
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
@@ -231,6 +253,11 @@ impl Client {
         Ok(stream)
     }
 }
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// The answer to a request. Dropping it closes the connection.
 #[derive(Debug)]
@@ -478,7 +505,6 @@ mod tests {
     #[test]
     fn an_address_that_is_none_is_told_why() {
         for (text, why) in [
-            ("https://hub", InvalidHubUrl::Https),
             ("ftp://hub", InvalidHubUrl::Scheme),
             ("http://hub/?a=b", InvalidHubUrl::Query),
             ("http://hub/#a", InvalidHubUrl::Query),

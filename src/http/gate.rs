@@ -17,7 +17,7 @@ use super::{Client, CorsConfig, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::pass::{Pass, WeakPass};
-use crate::quota::{Exceeded, Payer, Place, Quotas};
+use crate::quota::{Exceeded, Payer, Place, Quotas, network};
 use crate::telemetry::Metrics;
 
 /// What a refusal is counted as beside the reasons of credentials: it was good for something else.
@@ -224,7 +224,7 @@ impl Gate {
 fn name_of(principal: &Principal, address: IpAddr) -> Arc<str> {
     match principal.key_id {
         Some(_) => principal.account.clone(),
-        None => format!("{}/{address}", principal.account).into(),
+        None => format!("{}/{}", principal.account, network(address)).into(),
     }
 }
 

@@ -60,7 +60,7 @@ impl Board {
     ) -> Result<Appended, PublishError> {
         match self.channel.append(events, close) {
             Ok(appended) => {
-                Hub(self.core.clone()).evict_for_memory();
+                Hub(self.core.clone()).keep_budgets(&self.channel);
                 Ok(appended)
             }
             Err(error) => {

@@ -29,7 +29,7 @@ pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use notice::{End, Ended, Gap};
 pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
-pub use registry::{ClaimError, TooManyChannels};
+pub use registry::{Claim, ClaimError, TooManyChannels};
 pub use seat::Seat;
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
@@ -149,9 +149,10 @@ impl Hub {
         close: Option<&Close>,
     ) -> Result<Appended, PublishError> {
         loop {
-            match self.0.registry.get_or_create(name)?.append(events, close) {
+            let channel = self.0.registry.get_or_create(name)?;
+            match channel.append(events, close) {
                 Ok(appended) => {
-                    self.evict_for_memory();
+                    self.keep_budgets(&channel);
                     return Ok(appended);
                 }
                 Err(error) => refused(error)?,
@@ -340,6 +341,14 @@ impl Hub {
     }
 
     /// Brings the memory of all logs under the budget, by evicting the oldest events of the hub.
+    /// Something was appended to this channel.
+    fn keep_budgets(&self, channel: &Channel) {
+        self.evict_for_memory();
+        if let Some(owner) = channel.owner_in_excess() {
+            self.evict_for(&owner);
+        }
+    }
+
     fn evict_for_memory(&self) {
         let budget = self.0.shared.memory.budget();
         if !budget.is_exceeded() {
@@ -352,18 +361,23 @@ impl Hub {
         sweeper::evict_oldest(&self.0, budget, |_| true);
     }
 
-    /// Makes the channel for this account, unless it is there already, whoever has made it. It is
+    /// Makes the channel for this account, unless somebody has published to it already. It is
     /// counted there until it is gone, and so is what it retains. One that nobody uses may be gone
     /// before it is used: what is made then is nobody's.
     ///
     /// # Errors
     /// The account has as many channels as it may, or the hub has.
-    pub fn claim(&self, name: &ChannelName, account: &Arc<Account>) -> Result<(), ClaimError> {
-        self.0.registry.claim(name, account)
+    pub fn claim(
+        &self,
+        name: &ChannelName,
+        account: &Arc<Account>,
+        why: Claim,
+    ) -> Result<(), ClaimError> {
+        self.0.registry.claim(name, account, why)
     }
 
     /// Evicts the oldest of what this account retains, if that is more than it may.
-    pub fn evict_for(&self, account: &Arc<Account>) {
+    fn evict_for(&self, account: &Arc<Account>) {
         let budget = account.retained();
         if !budget.is_exceeded() {
             return;

@@ -37,6 +37,15 @@ pub(super) struct Registry {
 #[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
 pub struct TooManyChannels(pub usize);
 
+/// What a channel is claimed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// To publish to it, or to give it settings.
+    ToPublish,
+    /// To wait for what somebody will publish.
+    ToWait,
+}
+
 /// Why a channel was not made for an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
@@ -74,14 +83,24 @@ impl Registry {
         }
     }
 
-    /// Makes the channel for this account, unless it is there already.
-    pub(super) fn claim(&self, name: &ChannelName, by: &Arc<Account>) -> Result<(), ClaimError> {
-        if self.get(name).is_some() {
-            return Ok(());
+    /// Makes the channel for this account, unless it is there already; then it is handed over to
+    /// who publishes to it first.
+    pub(super) fn claim(
+        &self,
+        name: &ChannelName,
+        by: &Arc<Account>,
+        why: Claim,
+    ) -> Result<(), ClaimError> {
+        let over_quota = || {
+            self.shared.metrics.limit_hit("quotas.max_channels");
+            ClaimError::OverQuota(by.max_channels())
+        };
+        if let Some(channel) = self.get(name) {
+            let counted = why == Claim::ToWait || channel.hand_over(by);
+            return counted.then_some(()).ok_or_else(over_quota);
         }
         if !by.take_channel() {
-            self.shared.metrics.limit_hit("quotas.max_channels");
-            return Err(ClaimError::OverQuota(by.max_channels()));
+            return Err(over_quota());
         }
         let made = self.create(name, Some(by.clone()));
         if !made.as_ref().is_ok_and(|(_, made)| *made) {

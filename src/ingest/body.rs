@@ -106,6 +106,16 @@ impl Decoder {
         }
     }
 
+    /// Bytes that are no event yet.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::EventStream { parser, .. } => parser.held(),
+            Self::Ndjson { lines, .. } => lines.held(),
+            Self::Text { pieces, .. } => pieces.partial.len(),
+            Self::Single { data, .. } => data.len(),
+        }
+    }
+
     /// The body is complete: appends what it still held.
     ///
     /// # Errors
@@ -236,6 +246,11 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// Bytes of the line whose end has not come yet.
+    pub(super) fn held(&self) -> usize {
+        self.partial.len()
+    }
+
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, partial: BytesMut::new(), taken: 0 }
     }

@@ -265,6 +265,12 @@ impl Publish {
         &self.tally
     }
 
+    /// Bytes of the body that are no event yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.decoder.held()
+    }
+
     /// Appends the decoded events, and only then complains about what could not be decoded.
     fn append(
         &mut self,

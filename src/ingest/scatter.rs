@@ -14,6 +14,7 @@ use super::idempotency::{Claim, Claimed, IdempotencyKey};
 use super::publish::{Begun, Failure, Place, PublishError, Tally};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
+use crate::hub;
 use crate::quota::Account;
 
 /// A line of the body.
@@ -138,6 +139,12 @@ impl Scatter {
         &self.progress.tally
     }
 
+    /// Bytes of the body that are no event yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.lines.held()
+    }
+
     fn note(&mut self, outcome: Result<(), PublishError>) -> Result<(), Failure> {
         if let Some(claim) = &mut self.claim {
             claim.note(&self.progress.tally);
@@ -159,7 +166,7 @@ impl Progress {
             return Err(PublishError::Forbidden);
         }
         if let Some(account) = &from.account {
-            ingest.hub().claim(&name, account)?;
+            ingest.hub().claim(&name, account, hub::Claim::ToPublish)?;
         }
         if self.skip > 0 {
             self.skip -= 1;

@@ -151,7 +151,9 @@ impl fmt::Display for OptionalRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("off"),
-            Some(Rate { per_second, burst }) if burst == per_second * BURST_SECONDS => {
+            Some(Rate { per_second, burst })
+                if burst == per_second.saturating_mul(BURST_SECONDS) =>
+            {
                 write!(f, "{per_second}/s")
             }
             Some(Rate { per_second, burst }) => write!(f, "{per_second}/s, burst {burst}"),

@@ -118,8 +118,8 @@ impl Quotas {
     }
 
     fn address(&self, address: IpAddr) -> Option<Arc<Meter>> {
-        let network = network(address)?;
-        Some(self.addresses.of(network, Account::default))
+        let network = network(address);
+        (!network.is_loopback()).then(|| self.addresses.of(network, Account::default))
     }
 
     /// Nanoseconds since the quotas began.
@@ -140,15 +140,15 @@ impl Quotas {
     }
 }
 
-/// What an address is counted as; nothing for this machine.
-fn network(address: IpAddr) -> Option<IpAddr> {
+/// What an address is counted as.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        address if address.is_loopback() => None,
-        IpAddr::V4(address) => Some(address.into()),
-        IpAddr::V6(address) => {
+        IpAddr::V6(address) if !address.is_loopback() => {
             let bits = u128::from(address) >> (128 - NETWORK_V6) << (128 - NETWORK_V6);
-            Some(Ipv6Addr::from(bits).into())
+            Ipv6Addr::from(bits).into()
         }
+        address => address,
     }
 }
 

@@ -51,6 +51,12 @@ pub struct Parser {
 }
 
 impl Parser {
+    /// Bytes that wait for the end of their line or event.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.line.len() + self.data.as_ref().map_or(0, String::len)
+    }
+
     /// A parser for events of up to `max_event_bytes` of data.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {

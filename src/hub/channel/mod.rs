@@ -4,7 +4,7 @@ mod generation;
 mod live;
 mod retention;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -69,14 +69,14 @@ pub(in crate::hub) struct Shared {
 pub struct Channel {
     name: ChannelName,
     shared: Arc<Shared>,
-    /// Where it is counted, if it was made by somebody in particular.
-    owner: Option<Arc<Account>>,
     inner: Mutex<Inner>,
     /// The log's end, for whoever asks how far a reader is behind.
     end_seq: AtomicU64,
     end_byte: AtomicU64,
     listeners: RwLock<Slab<Arc<dyn Listener>>>,
     subscribers: AtomicUsize,
+    /// Its owner retains more than they may.
+    in_excess: AtomicBool,
     /// For those who want to know of signals, once there is somebody.
     board: OnceLock<watch::Sender<Signals>>,
     /// What a reader who wants events merged was last given, and from where to where it goes.
@@ -86,6 +86,8 @@ pub struct Channel {
 /// What the channel's lock protects.
 struct Inner {
     log: Log,
+    /// Where it is counted: by whoever has published to it or created it, or else waits for it.
+    owner: Option<Arc<Account>>,
     /// How it ended, if it did.
     end: Option<End>,
     /// It ended because somebody stopped it.
@@ -206,6 +208,7 @@ impl Channel {
     ) -> Self {
         let inner = Inner {
             log: Log::new(trimmed_through),
+            owner,
             end: None,
             stopped: false,
             span: None,
@@ -224,12 +227,12 @@ impl Channel {
         Self {
             name,
             shared,
-            owner,
             inner: Mutex::new(inner),
             end_seq: AtomicU64::new(0),
             end_byte: AtomicU64::new(0),
             listeners: RwLock::new(Slab::new()),
             subscribers: AtomicUsize::new(0),
+            in_excess: AtomicBool::new(false),
             board: OnceLock::new(),
             merged: Mutex::default(),
         }
@@ -241,8 +244,34 @@ impl Channel {
         &self.name
     }
 
+    /// The owner, if they retain more than they may and nobody has been told yet.
+    pub(in crate::hub) fn owner_in_excess(&self) -> Option<Arc<Account>> {
+        // The flag first: who is within their share, as most are, is not to pay for a lock.
+        let told =
+            self.in_excess.load(Ordering::Relaxed) && self.in_excess.swap(false, Ordering::Relaxed);
+        told.then(|| self.inner.lock().owner.clone()).flatten()
+    }
+
     pub(in crate::hub) fn is_owned_by(&self, account: &Arc<Account>) -> bool {
-        self.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, account))
+        self.inner.lock().owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, account))
+    }
+
+    /// Counts the channel for whoever is about to publish to it, if it has only been waited for.
+    /// Returns whether there is room for it there.
+    pub(in crate::hub) fn hand_over(&self, to: &Arc<Account>) -> bool {
+        let mut inner = self.inner.lock();
+        let same = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, to));
+        if inner.known || inner.retired || same {
+            return true;
+        }
+        if !to.take_channel() {
+            return false;
+        }
+        to.retained().replace(0, inner.footprint);
+        if let Some(before) = inner.owner.replace(to.clone()) {
+            before.free_channel(inner.footprint);
+        }
+        true
     }
 
     /// Appends events, then closes the channel if asked to, in one step: nobody else's event

@@ -1,5 +1,6 @@
 //! What a channel keeps, what goes, and when the channel itself does.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Channel, Close, Inner};
@@ -92,7 +93,7 @@ impl Channel {
         // Readers may still finish what is there; the budget no longer counts it.
         let footprint = std::mem::take(&mut inner.footprint);
         self.shared.memory.replace(footprint, 0);
-        if let Some(owner) = &self.owner {
+        if let Some(owner) = &inner.owner {
             owner.free_channel(footprint);
         }
         self.shared.metrics.channel_removed();
@@ -118,8 +119,11 @@ impl Channel {
         let channel = size_of::<Self>() + self.name.as_str().len();
         let footprint = inner.log.footprint() + generation + channel;
         self.shared.memory.replace(inner.footprint, footprint);
-        if let Some(owner) = &self.owner {
+        if let Some(owner) = &inner.owner {
             owner.retained().replace(inner.footprint, footprint);
+            if owner.retained().is_exceeded() {
+                self.in_excess.store(true, Ordering::Relaxed);
+            }
         }
         inner.footprint = footprint;
     }

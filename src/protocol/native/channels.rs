@@ -8,7 +8,7 @@ use crate::http::{
     Caller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
     read_document,
 };
-use crate::hub::{ChannelOptions, Coalesce, Description, Producer, WhenUnwatched};
+use crate::hub::{ChannelOptions, Claim, Coalesce, Description, Producer, WhenUnwatched};
 
 /// A channel with its settings, as JSON.
 #[derive(Serialize)]
@@ -76,7 +76,7 @@ pub(super) async fn put(
     let caller = Caller::of(request.extensions())?;
     let document = read_document(request).await?;
     let options = parse_options(&document)?;
-    claim(&native, &caller, &name)?;
+    claim(&native, &caller, &name, Claim::ToPublish)?;
     let (channel, created) = native.hub.configure(&name, &options)?;
     let mut response = json(&Document::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };

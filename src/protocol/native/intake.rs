@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Native;
 use crate::http::{Caller, ErrorCode, Problem, late};
 use crate::ingest::Tally;
+use crate::limits::MAX_SMALL_BODY_BYTES;
 use crate::pass::{Over, Pass};
 
 /// See the module.
@@ -36,8 +37,8 @@ pub(super) enum Piece {
     BrokeOff,
     Stopping,
     Over(Over),
-    /// It does not come in time, or there is no room for it.
-    Refused(Problem),
+    /// It does not come in time.
+    Late(Problem),
 }
 
 impl<'a> Intake<'a> {
@@ -88,49 +89,45 @@ impl<'a> Intake<'a> {
             let deadline = self.deadline.unwrap_or_else(|| Instant::now() + idle);
             timeout_at(deadline, next_data(self.body)).await
         };
-        let piece = tokio::select! {
-            read = read => read.unwrap_or_else(|_| Piece::Refused(self.too_late())),
+        tokio::select! {
+            read = read => read.unwrap_or_else(|_| Piece::Late(self.too_late())),
             () = self.native.shutdown.stopping() => Piece::Stopping,
             over = over => Piece::Over(over),
-        };
-        match &piece {
-            Piece::Data(data) if !self.hold(self.held + data.len()) => Piece::Refused(no_room()),
-            _ => piece,
         }
     }
 
-    /// Notes how much waits to become an event; whether there is room for it.
-    fn hold(&mut self, held: usize) -> bool {
+    /// Notes how much waits to become an event. When there is no room for all, those go who hold
+    /// much: whoever sends events of the usual size does not notice.
+    ///
+    /// # Errors
+    /// There is no room for so much.
+    pub(super) fn hold(&mut self, held: usize) -> Result<(), Problem> {
         let unfinished = self.native.ingest.unfinished();
         unfinished.replace(std::mem::replace(&mut self.held, held), held);
-        let fits = !unfinished.is_exceeded();
-        if !fits {
-            self.native.hub.metrics().limit_hit("publish.max_unfinished");
+        if held <= MAX_SMALL_BODY_BYTES || !unfinished.is_exceeded() {
+            return Ok(());
         }
-        fits
+        self.native.hub.metrics().limit_hit("publish.max_unfinished");
+        let detail = "as much of unfinished bodies waits as `publish.max_unfinished` allows";
+        let problem = Problem::new(ErrorCode::Overloaded, detail);
+        Err(problem.with("limit", "publish.max_unfinished"))
     }
 
-    /// Pays for a piece that was published.
-    pub(super) fn pay(&mut self, bytes: usize, kept: &Tally) {
-        self.pay_for(kept.events, bytes as u64);
+    /// These events were paid for by an earlier request with the same key.
+    pub(super) fn begin_behind(&mut self, kept: &Tally) {
+        self.paid = kept.events;
     }
 
-    /// The same, by all events so far. Past what its sender may, a stream is read more slowly;
-    /// whoever sends documents meets the debt with the next.
-    pub(super) fn pay_for(&mut self, events: u64, bytes: u64) {
+    /// Pays for a piece, by all events so far. Past what its sender may, a stream is read more
+    /// slowly; whoever sends documents meets the debt with the next.
+    pub(super) fn pay(&mut self, events: u64, bytes: usize) {
         let more = events.saturating_sub(self.paid);
-        if more > 0 {
-            self.hold(0);
-        }
         self.paid = self.paid.max(events);
-        if let Some(exceeded) = self.caller.payer().charge(more, bytes) {
+        if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
             self.native.hub.metrics().limit_hit(exceeded.limit);
             if self.deadline.is_none() {
                 self.pause = exceeded.retry_after;
             }
-        }
-        if let Some(account) = self.caller.payer().account() {
-            self.native.hub.evict_for(account);
         }
     }
 
@@ -148,13 +145,8 @@ impl<'a> Intake<'a> {
 
 impl Drop for Intake<'_> {
     fn drop(&mut self) {
-        self.hold(0);
+        self.native.ingest.unfinished().replace(self.held, 0);
     }
-}
-
-fn no_room() -> Problem {
-    let detail = "as much of unfinished bodies waits as `publish.max_unfinished` allows";
-    Problem::new(ErrorCode::Overloaded, detail).with("limit", "publish.max_unfinished")
 }
 
 async fn next_data(body: &mut Incoming) -> Piece {

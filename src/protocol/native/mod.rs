@@ -11,7 +11,7 @@ use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
 use crate::http::{Access, Caller, Method, Problem, Route, decode_path, handler};
-use crate::hub::Hub;
+use crate::hub::{Claim, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
 
@@ -61,9 +61,9 @@ impl Native {
 }
 
 /// Counts a channel that is about to be used by this caller as theirs, if it is not there yet.
-fn claim(native: &Native, caller: &Caller, name: &ChannelName) -> Result<(), Problem> {
+fn claim(native: &Native, caller: &Caller, name: &ChannelName, why: Claim) -> Result<(), Problem> {
     match caller.payer().account() {
-        Some(account) => Ok(native.hub.claim(name, account)?),
+        Some(account) => Ok(native.hub.claim(name, account, why)?),
         None => Ok(()),
     }
 }

@@ -16,7 +16,7 @@ use crate::generation::{Format, UnknownFormat};
 use crate::http::{
     Caller, ErrorCode, Problem, Query, Request, Response, deadline, json, let_finish,
 };
-use crate::hub::Close;
+use crate::hub::{Claim, Close};
 use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Sender, Tally};
 use crate::sse;
 
@@ -61,7 +61,7 @@ async fn publish_to_one(
     let (name, kind, options) = wanted(native, head, name)?;
     let caller = Caller::of(&head.extensions)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    claim(native, &caller, &name)?;
+    claim(native, &caller, &name, Claim::ToPublish)?;
     let mut intake = if kind.is_streamed() {
         let pass = caller.pass(&[Operation::Publish], &[(&name).into()]);
         Intake::stream(native, &caller, body, pass)
@@ -72,6 +72,7 @@ async fn publish_to_one(
         Begun::Publish(publish) => publish,
         Begun::Replay(receipt) => return replay(&receipt),
     };
+    intake.begin_behind(publish.kept());
     loop {
         let piece = tokio::select! {
             piece = intake.next() => piece,
@@ -80,19 +81,26 @@ async fn publish_to_one(
             }
         };
         match piece {
-            Piece::Data(piece) => match publish.feed(&piece)? {
-                Fed::More => intake.pay(piece.len(), publish.kept()),
-                Fed::Ended => return json(&publish.into_receipt()),
-            },
+            Piece::Data(piece) => {
+                let fed = publish.feed(&piece);
+                intake.pay(publish.kept().events, piece.len());
+                match fed? {
+                    Fed::More => {}
+                    Fed::Ended => return json(&publish.into_receipt()),
+                }
+                if let Err(problem) = intake.hold(publish.held()) {
+                    return Err(problem.keeping(&publish.break_off()));
+                }
+            }
             Piece::End => {
                 let receipt = publish.finish()?;
-                intake.pay_for(receipt.events, 0);
+                intake.pay(receipt.events, 0);
                 return json(&receipt);
             }
             Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
             Piece::Stopping => return Err(stopping(publish.kept())),
             Piece::Over(over) => return Err(Problem::over(over).keeping(&publish.break_off())),
-            Piece::Refused(problem) => return Err(problem.keeping(&publish.break_off())),
+            Piece::Late(problem) => return Err(problem.keeping(&publish.break_off())),
         }
     }
 }
@@ -125,17 +133,25 @@ async fn publish_to_many(
         Begun::Publish(scatter) => scatter,
         Begun::Replay(receipt) => return replay(&receipt),
     };
+    intake.begin_behind(scatter.kept());
     loop {
         match intake.next().await {
             Piece::Data(piece) => {
-                scatter.feed(&piece)?;
-                intake.pay(piece.len(), scatter.kept());
+                let fed = scatter.feed(&piece);
+                intake.pay(scatter.kept().events, piece.len());
+                fed?;
+                let held = intake.hold(scatter.held());
+                held.map_err(|problem| problem.keeping(scatter.kept()))?;
             }
-            Piece::End => return json(&scatter.finish()?),
+            Piece::End => {
+                let receipt = scatter.finish()?;
+                intake.pay(receipt.events, 0);
+                return json(&receipt);
+            }
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
             Piece::Over(over) => return Err(Problem::over(over).keeping(scatter.kept())),
-            Piece::Refused(problem) => return Err(problem.keeping(scatter.kept())),
+            Piece::Late(problem) => return Err(problem.keeping(scatter.kept())),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::event::ChannelState;
 use crate::http::{
     Body, Caller, Problem, Request, Response, json, not_stored, parse_object, read_document,
 };
-use crate::hub::{GenerationOver, Signal, StopError, Stopped};
+use crate::hub::{Claim, GenerationOver, Signal, StopError, Stopped};
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 use crate::sse;
@@ -47,7 +47,7 @@ pub(super) async fn send(
     let document = read_document(request).await?;
     let Document { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
-    claim(&native, &caller, &name)?;
+    claim(&native, &caller, &name, Claim::ToWait)?;
     let (stopped, state) =
         match native.hub.stop(&name, reason.map(Into::into), generation.as_ref())? {
             Stopped::Now => (true, ChannelState::Cancelled),
@@ -64,7 +64,7 @@ pub(super) async fn feed(
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
     let pass = caller.subscribe(FEED, &[(&name).into()])?;
-    claim(&native, &caller, &name)?;
+    claim(&native, &caller, &name, Claim::ToWait)?;
     let board = native.hub.board(&name)?;
     let shutdown = native.shutdown.clone();
     let over = async move {

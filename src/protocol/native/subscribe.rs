@@ -14,7 +14,7 @@ use crate::http::{
     Body, Caller, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate,
     not_stored,
 };
-use crate::hub::{Coalesce, InvalidCoalesce, Opened, Selection, Subscription};
+use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Subscription};
 use crate::limits::MAX_PAGE_EVENTS;
 use crate::pass::Pass;
 use crate::position::StartFrom;
@@ -37,7 +37,7 @@ pub(super) async fn one(
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
     let pass = caller.subscribe(&[Operation::Subscribe], &[(&name).into()])?;
-    claim(&native, &caller, &name)?;
+    claim(&native, &caller, &name, Claim::ToWait)?;
     subscribe(&native, &request, Selection::One(name), pass).await
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn many(
     patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
     let pass = caller.subscribe(&[Operation::Subscribe], &patterns)?;
     for name in patterns.iter().filter_map(ChannelPattern::exact) {
-        claim(&native, &caller, &name)?;
+        claim(&native, &caller, &name, Claim::ToWait)?;
     }
     subscribe(&native, &request, Selection::Many(patterns), pass).await
 }
