@@ -137,6 +137,8 @@ impl Authenticator {
             return Err(refusal.error);
         };
         let issuers: Vec<_> = places.iter().filter_map(|place| state.issuers.get(*place)).collect();
+        let fetched = |issuer: &&&Issuer| issuer.keys.fetched();
+        let before: Vec<_> = issuers.iter().map(|issuer| fetched(&issuer)).collect();
         let look = |issuer: &&Issuer| -> Option<Flight> {
             issuer.keys.look_for(kid.as_deref(), fetcher, state.interval, now)
         };
@@ -147,7 +149,9 @@ impl Authenticator {
         futures_util::future::join_all(flights).await;
         let judged = state.judge(credential, now);
         if judged.as_ref().is_err_and(|refusal| refusal.error == AuthError::UnknownKey) {
-            for issuer in issuers {
+            // A fetch that failed says nothing about what there is.
+            let looked = issuers.iter().zip(before);
+            for (issuer, _) in looked.filter(|(issuer, before)| fetched(issuer) != *before) {
                 issuer.keys.remember_unknown(kid.as_deref(), now);
             }
         }

@@ -62,8 +62,8 @@ fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// is what no page can forge: `Origin` and `Sec-Fetch-Site`.
 pub(super) fn may_use_cookie(head: &request::Parts, allowed: &[String]) -> bool {
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    // Sandboxed pages of anybody call themselves so.
-    let allowed = allowed.iter().filter(|origin| *origin != "null");
+    // Sandboxed pages of anybody call themselves null, and every page is not one page.
+    let allowed = allowed.iter().filter(|origin| !["null", "*"].contains(&origin.as_str()));
     let site = text("sec-fetch-site");
     let same_site = matches!(site, Some("same-origin" | "none"));
     match (head.headers.get(header::ORIGIN), site) {

@@ -45,7 +45,13 @@ struct Shared {
 struct Admitted {
     pass: WeakPass,
     principal: Principal,
-    by: Vec<(Operation, ChannelPattern)>,
+    by: Right,
+}
+
+/// One of these operations, on each of these channels.
+struct Right {
+    operations: &'static [Operation],
+    channels: Vec<ChannelPattern>,
 }
 
 /// Who calls; handlers find it among the request's extensions.
@@ -189,12 +195,7 @@ impl Gate {
         self.0.everyone.read().is_some()
     }
 
-    fn issue(
-        &self,
-        principal: &Principal,
-        by: Vec<(Operation, ChannelPattern)>,
-        place: Option<Place>,
-    ) -> Pass {
+    fn issue(&self, principal: &Principal, by: Right, place: Option<Place>) -> Pass {
         if let Some((_, pass)) = &*self.0.everyone.read() {
             return pass.clone();
         }
@@ -235,13 +236,16 @@ fn everyone(authenticator: &Authenticator) -> Option<(Principal, Pass)> {
 impl Admitted {
     fn would_be_let_in(&self, authenticator: &Authenticator, now: SystemTime) -> bool {
         let Ok(principal) = authenticator.recheck(&self.principal, now) else { return false };
-        if self.by.is_empty() {
-            return principal.grants == self.principal.grants;
+        let (now, then) = (&principal.grants, &self.principal.grants);
+        let Right { operations, channels } = &self.by;
+        if channels.is_empty() {
+            // It may be about any of those that were granted.
+            return now.narrowed_to(then).is_ok();
         }
-        let granted = |(operation, pattern): &(Operation, ChannelPattern)| {
-            principal.grants.covers_pattern(*operation, pattern)
+        let granted = |channel: &ChannelPattern| {
+            operations.iter().any(|operation| now.covers_pattern(*operation, channel))
         };
-        self.by.iter().all(granted)
+        channels.iter().all(granted)
     }
 }
 
@@ -298,41 +302,28 @@ impl Caller {
         self.gate.exceeded(exceeded)
     }
 
-    /// The same as [`Caller::pass`] for a stream out of the hub, which takes a place among those
-    /// that the principal may have.
+    /// For how long a stream of this caller may go on: as long as they are granted one of the
+    /// operations on each of the channels. Without a channel, as long as nothing of what they were
+    /// granted is taken away.
+    #[must_use]
+    pub fn pass(&self, operations: &'static [Operation], channels: Vec<ChannelPattern>) -> Pass {
+        self.gate.issue(&self.principal, Right { operations, channels }, None)
+    }
+
+    /// The same for a stream out of the hub, which takes a place among those that the principal may
+    /// have.
     ///
     /// # Errors
     /// It has as many as it may.
     pub fn subscribe(
         &self,
-        operations: &[Operation],
-        channels: &[ChannelPattern],
+        operations: &'static [Operation],
+        channels: Vec<ChannelPattern>,
     ) -> Result<Pass, Problem> {
         let place = self.payer.subscribe().map_err(|limit| {
             self.gate.0.metrics.limit_hit(limit);
             Problem::over_quota(limit, "as many streams are open as you may have")
         })?;
-        Ok(self.gate.issue(&self.principal, self.granted(operations, channels), place))
-    }
-
-    /// For how long a stream of this caller may go on: as long as they are granted one of the
-    /// operations on each of the channels. Without a channel, as long as their grants stay.
-    #[must_use]
-    pub fn pass(&self, operations: &[Operation], channels: &[ChannelPattern]) -> Pass {
-        self.gate.issue(&self.principal, self.granted(operations, channels), None)
-    }
-
-    /// By what it may be at these channels.
-    fn granted(
-        &self,
-        operations: &[Operation],
-        channels: &[ChannelPattern],
-    ) -> Vec<(Operation, ChannelPattern)> {
-        let by = channels.iter().filter_map(|channel| {
-            let granted =
-                |operation: &&Operation| self.principal.grants.covers_pattern(**operation, channel);
-            operations.iter().find(granted).map(|operation| (*operation, channel.clone()))
-        });
-        by.collect()
+        Ok(self.gate.issue(&self.principal, Right { operations, channels }, place))
     }
 }

@@ -12,6 +12,9 @@ use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tal
 use crate::pass::Over;
 use crate::quota::Exceeded;
 
+/// The setting that bounds the channels of a principal.
+const MAX_CHANNELS: &str = "quotas.max_channels";
+
 /// Every code that a client may meet. Stable: clients act on them. Keep this alphabetical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
@@ -321,7 +324,7 @@ impl From<ClaimError> for Problem {
     fn from(error: ClaimError) -> Self {
         match error {
             ClaimError::TooManyChannels(error) => error.into(),
-            ClaimError::OverQuota(_) => Self::over_quota("quotas.max_channels", error.to_string()),
+            ClaimError::OverQuota(_) => Self::over_quota(MAX_CHANNELS, error.to_string()),
         }
     }
 }
@@ -400,6 +403,7 @@ impl From<Failure> for Problem {
         let problem = problem.giving_reason(&failure.error);
         let problem = match failure.error {
             PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),
+            PublishError::Claim(ClaimError::OverQuota(_)) => problem.with("limit", MAX_CHANNELS),
             _ => problem,
         };
         match place {

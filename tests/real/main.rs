@@ -1,6 +1,7 @@
 //! With real parts: the hub as a process, a real browser, real programs whose output is published.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
+mod auth;
 mod browser;
 mod build_log;
 mod cli;

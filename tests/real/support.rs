@@ -117,7 +117,8 @@ pub(crate) async fn head(addr: SocketAddr, path: &str) -> String {
     request(addr, &format!("HEAD {path} HTTP/1.1"), "").await
 }
 
-async fn request(addr: SocketAddr, head: &str, body: &str) -> String {
+/// One request, by its head without `Host`; the whole answer, head and all.
+pub(crate) async fn request(addr: SocketAddr, head: &str, body: &str) -> String {
     let mut tcp = TcpStream::connect(addr).await.expect("a connection");
     let request = format!("{head}\r\nHost: {addr}\r\nConnection: close\r\n\r\n{body}");
     tcp.write_all(request.as_bytes()).await.expect("a request");
@@ -147,7 +148,8 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     .await
 }
 
-fn free_address() -> SocketAddr {
+/// An address of this machine that nobody listens at.
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
 }

@@ -7,6 +7,13 @@
 mod support;
 
 mod around;
+mod auth_browser;
+mod auth_credentials;
+mod auth_grants;
+mod auth_jwks;
+mod auth_secrecy;
+mod auth_streams;
+mod auth_tokens;
 mod bad_input;
 mod bare;
 mod bounds;
@@ -23,6 +30,7 @@ mod multi;
 mod one_generation;
 mod proxy;
 mod publish;
+mod quotas;
 mod resume;
 mod retention;
 mod same_text;

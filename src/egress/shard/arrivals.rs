@@ -132,7 +132,9 @@ fn lifetime(config: &Config, pass: &Pass, now: u32) -> u32 {
     // Spread, so that those who came together do not come back together.
     let spread = 0.9 + 0.1 * fastrand::f64();
     let age = Some(config.max_lifetime.mul_f64(spread)).filter(|age| !age.is_zero());
-    let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()));
+    // Behind it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
+    let behind = Duration::from_millis(2);
+    let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()) + behind);
     // The shard's clock does not reach further; nobody stays that long without coming back.
     let ends = age.into_iter().chain(rest).min().map(|ends| ends.min(FURTHEST));
     ends.map_or(0, |ends| after(now, ends))

@@ -46,6 +46,9 @@ fn count(native: &Native, outcome: Result<Response, Problem>) -> Result<Response
     let label = outcome.as_ref().map_or_else(|problem| problem.code().as_str(), |_| "ok");
     let metrics = native.ingest.metrics();
     metrics.publish_ended(label);
+    if label == ErrorCode::Forbidden.as_str() {
+        metrics.refused(label);
+    }
     if label == ErrorCode::EventTooLarge.as_str() {
         metrics.limit_hit("publish.max_event_bytes");
     }
@@ -63,7 +66,7 @@ async fn publish_to_one(
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     claim(native, &caller, &name, Claim::ToPublish)?;
     let mut intake = if kind.is_streamed() {
-        let pass = caller.pass(&[Operation::Publish], &[(&name).into()]);
+        let pass = caller.pass(&[Operation::Publish], vec![(&name).into()]);
         Intake::stream(native, &caller, body, pass)
     } else {
         Intake::document(native, &caller, body, deadline(&head.extensions))
@@ -127,7 +130,7 @@ async fn publish_to_many(
     let caller = Caller::of(&head.extensions)?;
     let key = idempotency_key(&head.headers)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    let pass = caller.pass(&[Operation::Publish], &[]);
+    let pass = caller.pass(&[Operation::Publish], Vec::new());
     let mut intake = Intake::stream(native, &caller, body, pass);
     let mut scatter = match native.ingest.scatter(sender(&caller), key)? {
         Begun::Publish(scatter) => scatter,

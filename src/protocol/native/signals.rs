@@ -63,7 +63,7 @@ pub(super) async fn feed(
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
-    let pass = caller.subscribe(FEED, &[(&name).into()])?;
+    let pass = caller.subscribe(FEED, vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
     let board = native.hub.board(&name)?;
     let shutdown = native.shutdown.clone();

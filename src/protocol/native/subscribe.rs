@@ -36,7 +36,7 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
-    let pass = caller.subscribe(&[Operation::Subscribe], &[(&name).into()])?;
+    let pass = caller.subscribe(&[Operation::Subscribe], vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
     subscribe(&native, &request, Selection::One(name), pass).await
 }
@@ -63,7 +63,7 @@ pub(super) async fn many(
     }
     let caller = Caller::of(request.extensions())?;
     patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
-    let pass = caller.subscribe(&[Operation::Subscribe], &patterns)?;
+    let pass = caller.subscribe(&[Operation::Subscribe], patterns.clone())?;
     for name in patterns.iter().filter_map(ChannelPattern::exact) {
         claim(&native, &caller, &name, Claim::ToWait)?;
     }

@@ -90,6 +90,12 @@ fn problem(caller: &Caller, error: &MintError) -> Problem {
     match error {
         MintError::NotCovered(beyond) => caller.forbidden(beyond.operation, &detail),
         MintError::Signing => Problem::new(ErrorCode::Internal, detail),
+        MintError::NoTime => {
+            Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", "ttl")
+        }
+        MintError::Subject => {
+            Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", "subject")
+        }
         _ => Problem::new(ErrorCode::InvalidParameter, detail),
     }
 }

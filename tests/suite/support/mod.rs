@@ -2,10 +2,12 @@
 
 pub(crate) mod generation;
 mod hub;
+pub(crate) mod keys;
 mod publisher;
 mod receiver;
 mod sse;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 mod wire;
 
 use std::future::Future;
