@@ -47,6 +47,21 @@ fn the_public_listener_answers_as_its_document_says() {
 }
 
 #[test]
+fn a_hub_that_asks_for_keys_answers_as_its_document_says() {
+    let (key, hash) = fanfare::auth::generate_api_key().expect("randomness");
+    let folder = tempfile::tempdir().expect("a folder");
+    let grants = "{ publish = true, subscribe = true, signal = true, admin = true }";
+    let stanza = format!(
+        "[channels]\nproducer_grace = \"300ms\"\n[auth]\nsigning_key = \"env:HUB_SECRET\"\n\
+         [[auth.api_keys]]\nname = \"schema\"\nhash = \"{hash}\"\ngrants = {grants}\n"
+    );
+    std::fs::write(folder.path().join("fanfare.toml"), stanza).expect("a file");
+    let secret = "a secret for this test, of more than 32 bytes";
+    let hub = HubProcess::start_in(folder.path(), &[("HUB_SECRET", secret)]);
+    conforms(hub.addr(), &["/v1/channels", "/metrics"], Some(&key));
+}
+
+#[test]
 fn the_admin_listener_answers_as_its_document_says() {
     let hub = HubProcess::start(&[]);
     let public =

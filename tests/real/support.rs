@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -24,6 +25,13 @@ impl HubProcess {
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         let (addr, admin) = (free_address(), free_address());
         Self::start_at(addr, admin, settings)
+    }
+
+    /// Starts a hub in this folder, where it finds its `fanfare.toml`.
+    pub(crate) fn start_in(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut program = Command::new(FANFARE);
+        program.envs(settings.iter().copied()).current_dir(folder);
+        Self::launch(program, free_address(), free_address())
     }
 
     /// Starts a hub that may open so many files.
