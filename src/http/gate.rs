@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use http::Extensions;
 use hyper::body::Incoming;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::access::Access;
@@ -35,8 +35,8 @@ struct Shared {
     quotas: Arc<Quotas>,
     /// Origins whose pages may use cookies.
     origins: Vec<String>,
-    /// Who everybody is, as long as nobody is asked.
-    everyone: RwLock<Option<(Principal, Pass)>>,
+    /// Who everybody is, where nobody is asked. That does not change.
+    everyone: Option<(Principal, Pass)>,
     admitted: Mutex<Vec<Admitted>>,
     metrics: Arc<Metrics>,
 }
@@ -74,7 +74,7 @@ impl Gate {
     ) -> Self {
         let reasons = AuthError::ALL.map(AuthError::code);
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, ORIGIN]));
-        let everyone = RwLock::new(everyone(&authenticator));
+        let everyone = authenticator.everyone().map(|everyone| (everyone, Pass::default()));
         let (origins, admitted) = (cors.allow_origins.clone(), Mutex::default());
         Self(Arc::new(Shared { authenticator, quotas, origins, everyone, admitted, metrics }))
     }
@@ -118,12 +118,11 @@ impl Gate {
     ) -> Result<Caller, Problem> {
         let address = head.extensions.get::<Client>().map(|client| client.peer.ip());
         let address = address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        let everyone = self.0.everyone.read().as_ref().map(|(principal, _)| principal.clone());
-        if let Some(principal) = everyone {
+        if let Some((everyone, _)) = &self.0.everyone {
             if !may_write(head, &self.0.origins) {
                 return Err(self.foreign_origin());
             }
-            let payer = self.0.quotas.payer(None, address);
+            let (principal, payer) = (everyone.clone(), self.0.quotas.payer(None, address));
             return Ok(Caller { principal, payer, gate: self.clone() });
         }
         self.0.quotas.may_try(address).map_err(|exceeded| self.exceeded(&exceeded))?;
@@ -175,28 +174,18 @@ impl Gate {
 
     /// What was trusted has changed: whoever is here by it and would not be let in again goes.
     pub fn recheck(&self) {
-        let authenticator = &self.0.authenticator;
-        let now = everyone(authenticator);
-        let before = std::mem::replace(&mut *self.0.everyone.write(), now);
-        if let (Some((_, pass)), false) = (before, self.is_open()) {
-            pass.revoke();
-        }
         let now = SystemTime::now();
         for admitted in &*self.0.admitted.lock() {
             if let Some(pass) = admitted.pass.upgrade()
-                && !admitted.would_be_let_in(authenticator, now)
+                && !admitted.would_be_let_in(&self.0.authenticator, now)
             {
                 pass.revoke();
             }
         }
     }
 
-    fn is_open(&self) -> bool {
-        self.0.everyone.read().is_some()
-    }
-
     fn issue(&self, principal: &Principal, by: Right, place: Option<Place>) -> Pass {
-        if let Some((_, pass)) = &*self.0.everyone.read() {
+        if let Some((_, pass)) = &self.0.everyone {
             return pass.clone();
         }
         let lives = principal
@@ -227,10 +216,6 @@ fn name_of(principal: &Principal, address: IpAddr) -> Arc<str> {
         Some(_) => principal.account.clone(),
         None => format!("{}/{}", principal.account, network(address)).into(),
     }
-}
-
-fn everyone(authenticator: &Authenticator) -> Option<(Principal, Pass)> {
-    authenticator.everyone().map(|principal| (principal, Pass::default()))
 }
 
 impl Admitted {

@@ -80,7 +80,7 @@ impl Default for Config {
             address_events: OptionalRate(None),
             address_bytes: OptionalRate(None),
             address_connections: rate(500),
-            address_refusals: rate(10),
+            address_refusals: rate(100),
         }
     }
 }

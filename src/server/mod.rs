@@ -110,6 +110,9 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// Why a hub goes on by what it had.
 #[derive(Debug, thiserror::Error)]
 pub enum Reload {
+    /// A hub could not start with it.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// Who is trusted cannot be read.
     #[error("{}", trust::lines(.0))]
     Auth(Vec<Invalid>),

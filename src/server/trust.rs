@@ -65,20 +65,25 @@ impl Reloader {
     /// # Errors
     /// Something is wrong with it; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<(), Reload> {
-        let (auth, authenticator) = (config.auth.clone(), self.gate.authenticator().clone());
-        let asks = authenticator.everyone().is_none();
-        if auth.has_credentials() != asks || config.tls.is_on() != self.tls.is_some() {
+        let asks = self.gate.authenticator().everyone().is_none();
+        if config.auth.has_credentials() != asks || config.tls.is_on() != self.tls.is_some() {
             return Err(Reload::Restart);
         }
+        let (reloader, config) = (self.clone(), config.clone());
+        // Files may be slow, and hang where they are on a network.
+        let read = tokio::task::spawn_blocking(move || reloader.read(&config));
+        read.await.unwrap_or(Ok(()))?;
+        self.recheck();
+        Ok(())
+    }
+
+    /// All or nothing: what would not do for a start does not come half into force.
+    fn read(&self, config: &Config) -> Result<(), Reload> {
+        super::check(config)?;
         if let Some(tls) = &self.tls {
             tls.reload(&config.tls)?;
         }
-        // Files may be slow, and hang where they are on a network.
-        let read = move || authenticator.reload(&auth, &variable);
-        let read = tokio::task::spawn_blocking(read).await;
-        read.unwrap_or(Ok(())).map_err(Reload::Auth)?;
-        self.recheck();
-        Ok(())
+        self.gate.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)
     }
 
     fn recheck(&self) {

@@ -268,21 +268,23 @@ async fn quota_half_a_document_is_not_waited_for() {
 
 #[tokio::test]
 async fn quota_a_stream_that_falls_silent_ends_and_one_that_says_so_does_not() {
-    let hub = TestHub::with("publish.idle_timeout = \"2s\"\n").await;
+    let hub = TestHub::with("publish.idle_timeout = \"6s\"\n").await;
     let mut silent = Publisher::events(&hub, "silent").await;
     silent.send("data: 1\n\ndata: 2\n\ndata: half").await;
     let mut lines = Publisher::begin(&hub, "/v1/publish", NDJSON, &[]).await;
     lines.send("{\"channel\":\"lines\",\"data\":\"1\"}\n").await;
     let mut alive = Publisher::events(&hub, "alive").await;
     alive.send("data: 1\n\n").await;
-    let living = async {
-        for _ in 0..20 {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            alive.send(":\n").await;
+    let silence = async { tokio::join!(silent.early_reply(), lines.early_reply()) };
+    tokio::pin!(silence);
+    // Says that it is there for as long as it takes the others to be given up.
+    let (silent, lines) = loop {
+        tokio::select! {
+            answers = &mut silence => break answers,
+            () = tokio::time::sleep(Duration::from_millis(100)) => alive.send(":\n").await,
         }
-        alive.finish().await.ok().json()["events"].clone()
     };
-    let (silent, lines, alive) = tokio::join!(silent.early_reply(), lines.early_reply(), living);
+    let alive = alive.finish().await.ok().json()["events"].clone();
     for (answer, events) in [(silent, 2), (lines, 1)] {
         let problem = assert_problem(&answer, 408, "request_timeout", "publish.idle_timeout");
         assert_eq!(problem["events"], events, "{problem}");
