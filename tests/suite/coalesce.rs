@@ -80,8 +80,9 @@ async fn deltas_within_a_window_become_one_event_and_the_text_is_the_same() {
         assert_eq!(all.seen.len(), generation.chunks.len(), "each its own unless asked for");
         let ledger = Ledger::of(format, &all.seen);
         let around = generation.chunks.len() - 100;
-        let windows = usize::try_from(took.as_millis() / 100).unwrap();
-        assert_merged(&ledger, &generation, &few, around + 1..=around + 3 + windows);
+        // A machine that is busy cuts windows short, and lets them begin late.
+        let windows = 2 * usize::try_from(took.as_millis() / 100).unwrap();
+        assert_merged(&ledger, &generation, &few, around + 1..=around + 6 + windows);
     }
 }
 
