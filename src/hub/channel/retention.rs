@@ -1,5 +1,6 @@
-//! What a channel keeps, what goes, and when the channel itself does.
+//! What a channel keeps, for whom that counts, what goes, and when the channel itself does.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::{Channel, Close, Inner};
 use crate::clock::now;
 use crate::event::ChannelState;
 use crate::position::Offset;
+use crate::quota::Account;
 
 impl Channel {
     /// Evicts what has become too old.
@@ -86,6 +88,36 @@ impl Channel {
         self.notify();
         self.post();
         Some(tail)
+    }
+
+    /// The owner, if they retain more than they may and nobody has been told yet.
+    pub(in crate::hub) fn owner_in_excess(&self) -> Option<Arc<Account>> {
+        // The flag first: who is within their share, as most are, is not to pay for a lock.
+        let told =
+            self.in_excess.load(Ordering::Relaxed) && self.in_excess.swap(false, Ordering::Relaxed);
+        told.then(|| self.inner.lock().owner.clone()).flatten()
+    }
+
+    pub(in crate::hub) fn is_owned_by(&self, account: &Arc<Account>) -> bool {
+        self.inner.lock().owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, account))
+    }
+
+    /// Counts the channel for whoever is about to publish to it, if it has only been waited for.
+    /// Returns whether there is room for it there.
+    pub(in crate::hub) fn hand_over(&self, to: &Arc<Account>) -> bool {
+        let mut inner = self.inner.lock();
+        let same = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, to));
+        if inner.known || inner.retired || same {
+            return true;
+        }
+        if !to.take_channel() {
+            return false;
+        }
+        to.retained().replace(0, inner.footprint);
+        if let Some(before) = inner.owner.replace(to.clone()) {
+            before.free_channel(inner.footprint);
+        }
+        true
     }
 
     pub(super) fn retire(&self, inner: &mut Inner) {
