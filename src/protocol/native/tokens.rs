@@ -12,6 +12,7 @@ use crate::clock::{micros, rfc3339};
 use crate::http::{
     Caller, ErrorCode, Problem, Request, Response, json, parse_object, read_document,
 };
+use crate::limits::MAX_GRANTED_PATTERNS;
 
 /// The life of a token for which none was asked.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
@@ -74,6 +75,10 @@ impl Document {
         let mut grants = Grants::default();
         let lists = [&self.publish, &self.subscribe, &self.signal, &self.admin];
         for (operation, patterns) in Operation::ALL.into_iter().zip(lists) {
+            if patterns.len() > MAX_GRANTED_PATTERNS {
+                let right = format!("expected up to {MAX_GRANTED_PATTERNS} patterns");
+                return Err(Problem::parameter(operation.as_str(), "too long", &right));
+            }
             for pattern in patterns {
                 let pattern = pattern.parse::<ChannelPattern>().map_err(|error| {
                     Problem::parameter(operation.as_str(), pattern, &error.to_string())
