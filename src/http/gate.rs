@@ -126,11 +126,7 @@ impl Gate {
             return Ok(Caller { principal, payer, gate: self.clone() });
         }
         self.0.quotas.may_try(address).map_err(|exceeded| self.exceeded(&exceeded))?;
-        let principal = self.identify(head, token).await.inspect_err(|problem| {
-            if problem.code() == ErrorCode::Unauthenticated {
-                self.0.quotas.refused(address);
-            }
-        })?;
+        let principal = self.identify(head, token, address).await?;
         access.check(&principal.grants, rest).inspect_err(|problem| {
             if problem.code() == ErrorCode::Forbidden {
                 self.0.metrics.refused(FORBIDDEN);
@@ -156,12 +152,17 @@ impl Gate {
         &self,
         head: &http::request::Parts,
         token: Option<&str>,
+        address: IpAddr,
     ) -> Result<Principal, Problem> {
         let authenticator = &self.0.authenticator;
         let cookie = authenticator.cookie();
         let token = token.filter(|_| authenticator.takes_query_tokens());
         let refused = |error: AuthError| {
             self.0.metrics.refused(error.code());
+            // Who shows nothing, or what was good a moment ago, does not guess.
+            if !matches!(error, AuthError::Missing | AuthError::Expired) {
+                self.0.quotas.refused(address);
+            }
             Problem::unauthenticated(error)
         };
         let credential = find(&head.headers, cookie.as_deref(), token).map_err(refused)?;
