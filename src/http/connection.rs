@@ -16,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::peek::peek;
+use super::peek::{ROOM, peek};
 use super::proxy::{Origin, Proxies};
 use super::router::App;
 use super::takeover::Handoff;
@@ -31,6 +31,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The setting that ends a connection whose request does not come.
 const HEADER_TIMEOUT: &str = "server.header_timeout";
+
+/// Header lines up to which a head is waited for: more than browsers and proxies send.
+const LOOKED_AT_HEADERS: usize = 128;
 
 /// Who is at the other end; handlers find it among the request's extensions.
 #[derive(Clone, Debug)]
@@ -85,14 +88,18 @@ pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) ->
 
 /// All that comes before the first request has one deadline; an error is how it ended before.
 async fn begin(mut tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Result<Outcome, Outcome> {
-    let deadline = Instant::now() + serving.config.header_timeout;
+    // Spread, so that those who came together are not cut together: each has its time at least.
+    let spread = 1.0 + 0.2 * fastrand::f64();
+    let deadline = Instant::now() + serving.config.header_timeout.mul_f64(spread);
     let peer = in_time(deadline, serving.proxies.opener(&mut tcp, peer)).await?;
     let Some(tls) = serving.tls.clone() else {
         let http2 = in_time(deadline, is_http2(&tcp)).await?;
         let mut socket = Tracked::new(tcp);
         let (origin, link) = (Origin { peer, secure: false }, Arc::new(Link::new()));
         socket.track(link.clone());
-        return Ok(converse(socket, Visit { origin, link, serving, deadline }, http2).await);
+        // Boxed: whoever has asked nothing yet needs no room for it.
+        let visit = Visit { origin, link, serving, deadline };
+        return Ok(Box::pin(converse(socket, visit, http2)).await);
     };
     // Boxed: connections without TLS need no room for it.
     Box::pin(async move {
@@ -122,12 +129,21 @@ fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(3 * pause).with_interval(pause).with_retries(3)
 }
 
+/// Waits for what HTTP/2 begins with, or for the whole head of a first request: before, nothing of
+/// the conversation is made.
 async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
-    let decide = |seen: &[u8]| {
-        let may_be = seen == &PREFACE[..seen.len()];
-        Ok((!may_be || seen.len() == PREFACE.len()).then_some(may_be))
-    };
-    peek(tcp, &mut [0; PREFACE.len()], decide).await
+    peek(tcp, |seen| {
+        let common = seen.len().min(PREFACE.len());
+        if seen[..common] == PREFACE[..common] {
+            return Ok((common == PREFACE.len()).then_some(true));
+        }
+        // What is wrong, or too long to be looked at, is the library's to answer.
+        let mut headers = [httparse::EMPTY_HEADER; LOOKED_AT_HEADERS];
+        let parsed = httparse::Request::new(&mut headers).parse(seen);
+        let waits = parsed.is_ok_and(|parsed| parsed.is_partial()) && seen.len() < ROOM;
+        Ok((!waits).then_some(false))
+    })
+    .await
 }
 
 /// A connection whose first request may come.

@@ -1,41 +1,58 @@
 //! Looking at what a connection begins with, without taking it from the socket.
+//!
+//! What is not whole yet waits in the kernel: a client that stops in the middle has none of the
+//! buffers of a conversation, and nobody looks again before it sends more.
 
+use std::cell::RefCell;
 use std::io;
-use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// The first pause before looking again. A socket that has something is ready at once, so there is
-/// nothing to wait for but time.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Bytes that can be looked at: as much as the head of a request may have by default.
+pub(super) const ROOM: usize = 32 * 1024;
 
-/// The longest pause: thousands of clients that send a byte and then nothing must cost nothing. It
-/// is never longer than what the client has taken so far, so an honest one waits twice at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+thread_local! {
+    /// Where connections are looked at, one at a time: none of them needs room of its own.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM].into());
+}
 
-/// Looks until `decide` has seen enough, or as much as there is room for. Whoever calls this bounds
+/// Looks, whenever there is more to see, until `decide` has seen enough. Whoever calls this bounds
 /// its time.
 ///
 /// # Errors
-/// The connection is over, or `decide` says so.
+/// No more will come, or `decide` says so.
 pub(super) async fn peek<T>(
     tcp: &TcpStream,
-    room: &mut [u8],
     decide: impl Fn(&[u8]) -> io::Result<Option<T>>,
 ) -> io::Result<T> {
-    let mut pause = PAUSE;
     loop {
-        let seen = tcp.peek(room).await?;
+        let ready = tcp.ready(Interest::READABLE).await?;
+        // To the runtime, what is not enough is nothing: it waits until something is added to it.
+        let looked = tcp.try_io(Interest::READABLE, || {
+            look(tcp, &decide)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if ready.is_read_closed() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            looked => return looked,
+        }
+    }
+}
+
+fn look<T>(
+    tcp: &TcpStream,
+    decide: impl Fn(&[u8]) -> io::Result<Option<T>>,
+) -> io::Result<Option<T>> {
+    SCRATCH.with_borrow_mut(|room| {
+        let (seen, _) = recv(tcp, &mut **room, RecvFlags::PEEK)?;
         if seen == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some(decided) = decide(&room[..seen])? {
-            return Ok(decided);
-        }
-        if seen == room.len() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+        decide(&room[..seen])
+    })
 }

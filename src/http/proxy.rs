@@ -149,9 +149,8 @@ impl ForwardedHeader {
 
 /// Reads exactly the header: what follows it is the client's.
 async fn read_header(tcp: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-    let mut room = vec![0; MAX_PROXY_HEADER];
-    let (source, length) = peek(tcp, &mut room, parse_header).await?;
-    tcp.read_exact(&mut room[..length]).await?;
+    let (source, length) = peek(tcp, parse_header).await?;
+    tcp.read_exact(&mut vec![0; length]).await?;
     Ok(source)
 }
 
@@ -161,7 +160,7 @@ fn parse_header(bytes: &[u8]) -> io::Result<Option<(Option<SocketAddr>, usize)>>
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let (header, length) = match ProxyHeader::parse(bytes, ParseConfig::default()) {
         Ok(parsed) => parsed,
-        Err(HeaderError::BufferTooShort) => return Ok(None),
+        Err(HeaderError::BufferTooShort) if bytes.len() < MAX_PROXY_HEADER => return Ok(None),
         Err(_) => return Err(invalid()),
     };
     if bytes[0] == b'P' && (length > MAX_PROXY_LINE || bytes[5] != b' ') {
