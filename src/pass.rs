@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// What lets a stream go on: a cheap handle, shared by whoever serves it and whoever let it in.
+/// What lets a stream go on: a cheap handle, shared by whoever serves it and whoever let it in. By
+/// default, one that nobody takes back.
 #[derive(Clone, Debug, Default)]
-pub struct Pass(Arc<Shared>);
+pub struct Pass(Option<Arc<Shared>>);
 
 /// Whether a pass is still in use, without keeping it.
 #[derive(Clone, Debug)]
@@ -52,39 +53,44 @@ impl Pass {
     /// The same; whatever it holds is dropped with its last handle.
     #[must_use]
     pub fn holding(expires: Option<Instant>, held: Option<Box<dyn Any + Send + Sync>>) -> Self {
-        Self(Arc::new(Shared { expires, revoked: CancellationToken::new(), _held: held }))
+        let revoked = CancellationToken::new();
+        Self(Some(Arc::new(Shared { expires, revoked, _held: held })))
     }
 
     /// When it expires, if it does.
     #[must_use]
     pub fn expires(&self) -> Option<Instant> {
-        self.0.expires
+        self.0.as_ref()?.expires
     }
 
     /// Takes it back.
     pub fn revoke(&self) {
-        self.0.revoked.cancel();
+        if let Some(shared) = &self.0 {
+            shared.revoked.cancel();
+        }
     }
 
     /// Why it is over, if it is by now.
     #[must_use]
     pub fn over(&self, now: Instant) -> Option<Over> {
-        if self.0.revoked.is_cancelled() {
+        let shared = self.0.as_ref()?;
+        if shared.revoked.is_cancelled() {
             return Some(Over::Revoked);
         }
-        self.0.expires.is_some_and(|expires| now >= expires).then_some(Over::Expired)
+        shared.expires.is_some_and(|expires| now >= expires).then_some(Over::Expired)
     }
 
     /// Resolves when it is over.
     pub async fn ended(&self) -> Over {
+        let Some(shared) = &self.0 else { return std::future::pending().await };
         let expired = async {
-            match self.0.expires {
+            match shared.expires {
                 Some(expires) => sleep_until(expires).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = self.0.revoked.cancelled() => Over::Revoked,
+            () = shared.revoked.cancelled() => Over::Revoked,
             () = expired => Over::Expired,
         }
     }
@@ -92,7 +98,7 @@ impl Pass {
     /// A handle that does not keep it.
     #[must_use]
     pub fn downgrade(&self) -> WeakPass {
-        WeakPass(Arc::downgrade(&self.0))
+        WeakPass(self.0.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 }
 
@@ -100,7 +106,7 @@ impl WeakPass {
     /// The pass, if anybody still has it.
     #[must_use]
     pub fn upgrade(&self) -> Option<Pass> {
-        self.0.upgrade().map(Pass)
+        self.0.upgrade().map(|shared| Pass(Some(shared)))
     }
 
     /// Whether anybody still has it.

@@ -1,12 +1,12 @@
 //! The body of a publish as it comes in: piece by piece, for as long as its sender may go on, and
 //! as fast as it has paid for.
 
-use std::time::Duration;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Native;
 use crate::http::{Caller, ErrorCode, Problem, late};
@@ -19,15 +19,22 @@ pub(super) struct Intake<'a> {
     native: &'a Native,
     caller: &'a Caller,
     body: &'a mut Incoming,
-    pass: Option<Pass>,
     /// When all of it must be there; a stream may go on, but not fall silent.
     deadline: Option<Instant>,
-    /// How long to read nothing, until what was read is paid for.
-    pause: Duration,
+    /// When something last came, or when it may be read again.
+    heard: Instant,
+    /// Nothing is read until then: what was read is not paid for.
+    is_paused: bool,
     /// Events that are paid for.
     paid: u64,
     /// Bytes that have not become events yet, and wait in the hub's memory.
     held: usize,
+    /// Resolves when the sender may no longer go on. This and the next are kept from piece to
+    /// piece: there are many, and none is to set a clock of its own.
+    over: Pin<Box<dyn Future<Output = Over> + Send>>,
+    /// Goes off no later than when it is too late; by then, something may have come. Whoever is
+    /// never waited for has none.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// What comes next.
@@ -49,7 +56,7 @@ impl<'a> Intake<'a> {
         body: &'a mut Incoming,
         pass: Pass,
     ) -> Self {
-        Self::new(native, caller, body, Some(pass), None)
+        Self::new(native, caller, body, pass, None)
     }
 
     /// Of a body that is over in a moment, and so needs no pass.
@@ -59,41 +66,56 @@ impl<'a> Intake<'a> {
         body: &'a mut Incoming,
         deadline: Instant,
     ) -> Self {
-        Self::new(native, caller, body, None, Some(deadline))
+        Self::new(native, caller, body, Pass::default(), Some(deadline))
     }
 
     fn new(
         native: &'a Native,
         caller: &'a Caller,
         body: &'a mut Incoming,
-        pass: Option<Pass>,
+        pass: Pass,
         deadline: Option<Instant>,
     ) -> Self {
-        let (pause, paid, held) = (Duration::ZERO, 0, 0);
-        Self { native, caller, body, pass, deadline, pause, paid, held }
+        let over = Box::pin(async move { pass.ended().await });
+        let (heard, is_paused, paid, held) = (Instant::now(), false, 0, 0);
+        Self { native, caller, body, deadline, heard, is_paused, paid, held, over, alarm: None }
     }
 
     /// The next piece; can be cancelled without loss.
     pub(super) async fn next(&mut self) -> Piece {
-        let over = async {
-            match &self.pass {
-                Some(pass) => pass.ended().await,
-                None => std::future::pending().await,
+        if self.is_paused {
+            tokio::select! {
+                () = sleep_until(self.heard) => self.is_paused = false,
+                () = self.native.shutdown.stopping() => return Piece::Stopping,
+                over = &mut self.over => return Piece::Over(over),
             }
-        };
-        let idle = self.native.ingest.idle_timeout();
-        let read = async {
-            if !self.pause.is_zero() {
-                sleep(std::mem::take(&mut self.pause)).await;
-            }
-            let deadline = self.deadline.unwrap_or_else(|| Instant::now() + idle);
-            timeout_at(deadline, next_data(self.body)).await
-        };
-        tokio::select! {
-            read = read => read.unwrap_or_else(|_| Piece::Late(self.too_late())),
-            () = self.native.shutdown.stopping() => Piece::Stopping,
-            over = over => Piece::Over(over),
         }
+        let shutdown = &self.native.shutdown;
+        loop {
+            let late = self.too_late_at();
+            let alarm = &mut self.alarm;
+            // In this order, or whoever never rests would never be told; and the alarm is set last,
+            // by those alone who must wait.
+            tokio::select! {
+                biased;
+                over = &mut self.over => return Piece::Over(over),
+                () = shutdown.stopping() => return Piece::Stopping,
+                piece = next_data(self.body) => {
+                    self.heard = Instant::now();
+                    return piece;
+                }
+                () = async { alarm.get_or_insert_with(|| Box::pin(sleep_until(late))).await } => {
+                    if late <= Instant::now() {
+                        return Piece::Late(self.too_late());
+                    }
+                    self.alarm = None;
+                }
+            }
+        }
+    }
+
+    fn too_late_at(&self) -> Instant {
+        self.deadline.unwrap_or_else(|| self.heard + self.native.ingest.idle_timeout())
     }
 
     /// Notes how much waits to become an event. When there is no room for all, those go who hold
@@ -126,7 +148,8 @@ impl<'a> Intake<'a> {
         if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
             self.native.hub.metrics().limit_hit(exceeded.limit);
             if self.deadline.is_none() {
-                self.pause = exceeded.retry_after;
+                self.heard = Instant::now() + exceeded.retry_after;
+                self.is_paused = true;
             }
         }
     }
