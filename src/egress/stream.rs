@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::bare::Bare;
 use super::patrol::Watch;
@@ -180,9 +180,7 @@ impl EventStream {
     fn close(&mut self, piece: &mut Piece) {
         self.state = State::Over;
         let ended = self.subscription.pulse().ended();
-        if let Some(over) =
-            self.pass().over(Instant::now()).filter(|_| ended.is_some_and(EndReason::is_over))
-        {
+        if let Some(over) = ended.and_then(EndReason::over) {
             self.format.say_over(over, &mut piece.bytes);
         }
         let draining = ended == Some(EndReason::Draining);

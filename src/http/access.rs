@@ -24,35 +24,34 @@ impl Access {
     /// # Errors
     /// `forbidden`, whether or not there is such a channel; or the name is none.
     pub fn check(self, grants: &Grants, rest: &str) -> Result<(), Problem> {
-        let (operations, granted) = match self {
-            Self::Free => return Ok(()),
+        match self {
+            Self::Free => Ok(()),
             Self::OnChannel(operations) => {
                 let name: ChannelName = decode_path(rest)?.parse()?;
-                let covers = |operation: &Operation| grants.covers(*operation, &name);
-                (operations, operations.iter().any(covers))
+                one_of(operations, "this channel", |operation| grants.covers(operation, &name))
             }
             Self::OnSome(operations) => {
-                let some = |operation: &Operation| !grants.patterns(*operation).is_empty();
-                (operations, operations.iter().any(some))
+                let some = |operation| !grants.patterns(operation).is_empty();
+                one_of(operations, "any channel", some)
             }
             Self::OnAll(operation) => {
-                return if grants.covers_all(operation) {
-                    Ok(())
-                } else {
-                    Err(forbidden(operation, "every channel"))
-                };
+                one_of(&[operation], "every channel", |operation| grants.covers_all(operation))
             }
-        };
-        match operations {
-            _ if granted => Ok(()),
-            [operation, ..] => Err(forbidden(*operation, "this channel")),
-            [] => Err(forbidden(Operation::Admin, "this channel")),
         }
     }
 }
 
 /// Says what is not granted, and nothing about whether it is there.
-pub(super) fn forbidden(operation: Operation, where_to: &str) -> Problem {
-    let detail = format!("`{operation}` on {where_to} is not granted");
-    Problem::new(ErrorCode::Forbidden, detail).with("operation", operation.as_str())
+fn one_of(
+    operations: &[Operation],
+    place: &str,
+    granted: impl Fn(Operation) -> bool,
+) -> Result<(), Problem> {
+    if operations.iter().any(|operation| granted(*operation)) {
+        return Ok(());
+    }
+    let names: Vec<_> = operations.iter().map(|operation| operation.as_str()).collect();
+    let detail = format!("`{}` on {place} is not granted", names.join("` or `"));
+    let problem = Problem::new(ErrorCode::Forbidden, detail);
+    Err(problem.with("operation", names.first().copied()))
 }

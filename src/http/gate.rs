@@ -36,7 +36,7 @@ struct Shared {
     /// Origins whose pages may use cookies.
     origins: Vec<String>,
     /// Who everybody is, where nobody is asked. That does not change.
-    everyone: Option<(Principal, Pass)>,
+    everyone: Option<Principal>,
     admitted: Mutex<Vec<Admitted>>,
     metrics: Arc<Metrics>,
 }
@@ -74,7 +74,7 @@ impl Gate {
     ) -> Self {
         let reasons = AuthError::ALL.map(AuthError::code);
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, ORIGIN]));
-        let everyone = authenticator.everyone().map(|everyone| (everyone, Pass::default()));
+        let everyone = authenticator.everyone();
         let (origins, admitted) = (cors.allow_origins.clone(), Mutex::default());
         Self(Arc::new(Shared { authenticator, quotas, origins, everyone, admitted, metrics }))
     }
@@ -100,7 +100,7 @@ impl Gate {
         if access == Access::Free {
             return Ok(Request::from_parts(head, body));
         }
-        match self.admitted(access, &head, token.as_deref(), rest).await {
+        match self.caller(access, &head, token.as_deref(), rest).await {
             Ok(caller) => {
                 head.extensions.insert(caller);
                 Ok(Request::from_parts(head, body))
@@ -109,7 +109,7 @@ impl Gate {
         }
     }
 
-    async fn admitted(
+    async fn caller(
         &self,
         access: Access,
         head: &http::request::Parts,
@@ -118,7 +118,7 @@ impl Gate {
     ) -> Result<Caller, Problem> {
         let address = head.extensions.get::<Client>().map(|client| client.peer.ip());
         let address = address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        if let Some((everyone, _)) = &self.0.everyone {
+        if let Some(everyone) = &self.0.everyone {
             if !may_write(head, &self.0.origins) {
                 return Err(self.foreign_origin());
             }
@@ -186,8 +186,8 @@ impl Gate {
     }
 
     fn issue(&self, principal: &Principal, by: Right, place: Option<Place>) -> Pass {
-        if let Some((_, pass)) = &self.0.everyone {
-            return pass.clone();
+        if self.0.everyone.is_some() {
+            return Pass::default();
         }
         let lives = principal
             .expires

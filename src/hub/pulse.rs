@@ -78,10 +78,14 @@ impl EndReason {
         }
     }
 
-    /// Whether whoever was let in must show something new before they come back.
+    /// Why whoever was let in must show something new before they come back, if that is so.
     #[must_use]
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Expired | Self::Revoked)
+    pub fn over(self) -> Option<Over> {
+        match self {
+            Self::Expired => Some(Over::Expired),
+            Self::Revoked => Some(Over::Revoked),
+            _ => None,
+        }
     }
 }
 

@@ -97,7 +97,7 @@ impl Reactor {
             text.push(b'\n');
             sse::chunk(&mut bytes, &text);
         }
-        if let Some(over) = sitter.pass.over(Instant::now()).filter(|_| reason.is_over()) {
+        if let Some(over) = reason.over() {
             let mut text = Vec::new();
             push_over(over, &mut text);
             sse::chunk(&mut bytes, &text);
