@@ -124,14 +124,14 @@ async fn places_that_are_switched_off_are_not_looked_at() {
     let folder = Folder::new();
     let strict = hub(&folder, "").await;
     let good = Shown::header("X-API-Key", OPERATOR);
-    for (place, (shown, bad, _)) in places().into_iter().enumerate().skip(2) {
+    let [_, _, switched_off @ ..] = &places()[..] else { panic!("four places") };
+    for (shown, bad, _) in switched_off.iter().cloned() {
         assert_refused(&shown.reads(&strict, "a").await, "missing");
         assert_refused(&bad.reads(&strict, "a").await, "missing");
         good.clone().and(bad).reads(&strict, "a").await.ok();
-        assert!(place >= 2, "a cookie, and the query");
     }
     let lax = hub(&folder, "auth.anonymous = { subscribe = [\"**\"] }\n").await;
-    for (shown, bad, _) in places().into_iter().skip(2) {
+    for (shown, bad, _) in switched_off {
         shown.reads(&lax, "a").await.ok();
         bad.reads(&lax, "a").await.ok();
     }
