@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Publisher, TestHub, assert_problem, event_stream, eventually};
+use crate::support::{Publisher, TestHub, Wire, assert_problem, event_stream, eventually};
 
 const SSE: &str = "text/event-stream";
 
@@ -120,4 +120,47 @@ async fn the_heartbeat_of_bare_lines_is_no_line() {
     wire.head().await;
     let crate::support::Piece::Data(beat) = wire.piece().await else { panic!("no heartbeat") };
     assert_eq!(beat, b" ");
+}
+
+#[tokio::test]
+async fn the_head_of_a_request_may_come_in_as_many_pieces_as_it_likes() {
+    let hub = TestHub::start().await;
+    let request = "POST /v1/channels/c HTTP/1.1\r\nHost: hub\r\nContent-Length: 2\r\n\r\nhi";
+    for size in [1, 2, 7] {
+        let mut wire = Wire::connect(hub.addr()).await;
+        for piece in request.as_bytes().chunks(size) {
+            wire.send(piece).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wire.response().await.ok().json()["events"], 1);
+    }
+}
+
+#[tokio::test]
+async fn whoever_leaves_in_the_middle_of_a_request_leaves_nothing_behind() {
+    let hub = TestHub::with("server.header_timeout = \"1h\"").await;
+    let before = hub.metric("fanfare_connections").await;
+    let mut halves = Vec::new();
+    for half in ["G", "PRI * HTTP/2.0\r\n", "GET /healthz HTTP/1.1\r\nHost: h"] {
+        let mut wire = Wire::connect(hub.addr()).await;
+        wire.send(half).await;
+        halves.push(wire);
+    }
+    hub.until_metric("fanfare_connections", before + 3.0).await;
+    drop(halves);
+    eventually("the halves to be forgotten", async || {
+        hub.metric("fanfare_connections").await <= before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_told_so_before_it_is_whole() {
+    let hub = TestHub::with("server.header_timeout = \"1h\"").await;
+    // The beginning of TLS, for a listener that does not speak it; and no method that there is.
+    for start in ["\x16\x03\x01\x02\0\x01\0\x01", "what is this?\r\n"] {
+        let mut wire = Wire::connect(hub.addr()).await;
+        wire.send(start).await;
+        assert_eq!(wire.response().await.status(), 400, "{start:?}");
+    }
 }
