@@ -51,7 +51,7 @@ fn listen(hub: &Hub) -> Subscription {
     };
     match hub.subscribe(Selection::One(name(0)), &StartFrom::Tail, bounds).unwrap() {
         Opened::Live(subscription) => subscription,
-        Opened::Over => panic!("the channel is open"),
+        Opened::Over | Opened::Later(_) => panic!("the channel is open"),
     }
 }
 

@@ -31,6 +31,14 @@ impl FromStr for ChannelName {
     }
 }
 
+impl TryFrom<&str> for ChannelName {
+    type Error = InvalidChannelName;
+
+    fn try_from(text: &str) -> Result<Self, InvalidChannelName> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for ChannelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -91,6 +99,41 @@ impl FromStr for ChannelPattern {
             }
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl ChannelPattern {
+    /// Whether every name that the other pattern selects is selected by this one.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        let (mut outer, mut inner) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (outer.next(), inner.next()) {
+                (None, None) => return true,
+                // One segment or more: so is whatever remains of the inner pattern.
+                (Some("**"), Some(_)) => return true,
+                // One segment, whereas this may be many.
+                (Some(_), Some("**")) => return false,
+                (Some("*"), Some(_)) => {}
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether some name is selected by both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut a, mut b) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (a.next(), b.next()) {
+                (None, None) => return true,
+                (Some("**"), Some(_)) | (Some(_), Some("**")) => return true,
+                (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
     }
 }
 

@@ -117,7 +117,8 @@ impl From<&'static str> for Payload {
 }
 
 /// How a channel stands: open, or ended in one of these ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ChannelState {
     /// Events may follow.
     #[default]
@@ -166,11 +167,14 @@ pub enum GapReason {
     Unknown,
     /// The subscriber was slower than its bounds allow, and was moved to the tail.
     Lagged,
+    /// The disk of the store has lost the events.
+    Lost,
 }
 
 impl GapReason {
     /// Every reason, for the metrics.
-    pub const ALL: [Self; 4] = [Self::Evicted, Self::Epoch, Self::Unknown, Self::Lagged];
+    pub const ALL: [Self; 5] =
+        [Self::Evicted, Self::Epoch, Self::Unknown, Self::Lagged, Self::Lost];
 
     /// The word for the wire and the metric label.
     #[must_use]
@@ -180,6 +184,7 @@ impl GapReason {
             Self::Epoch => "epoch",
             Self::Unknown => "unknown",
             Self::Lagged => "lagged",
+            Self::Lost => "lost",
         }
     }
 }

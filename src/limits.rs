@@ -23,6 +23,10 @@ pub const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Bytes in a log segment: the unit in which memory is freed.
 pub const MAX_SEGMENT_BYTES: usize = 64 * 1024;
 
+/// Offsets of which a log on disk remembers where they lead: those of subscribers who come back
+/// between two pieces. Twenty-four bytes each; one that is forgotten is looked up again.
+pub const MAX_RESOLVED_OFFSETS: usize = 1024;
+
 /// Events that one merged read orders at a time, over all its channels.
 pub const MAX_MERGE_EVENTS: usize = 512;
 

@@ -1,7 +1,8 @@
 //! For operators and their machines:
 //!
 //! - `GET /healthz`: the process answers. On both listeners.
-//! - `GET /readyz`: the hub takes work; 503 while it drains. On both listeners.
+//! - `GET /readyz`: the hub takes work; 503 while it drains, and when its store has failed. On both
+//!   listeners.
 //! - `GET /openapi.yaml`: the whole API, described. On both listeners.
 //! - `GET /metrics`: Prometheus text. On the admin listener.
 //! - `GET /v1/channels?prefix=&after=&limit=`: channels by name. On the admin listener.
@@ -16,6 +17,7 @@ use crate::http::{
 use crate::hub::Hub;
 use crate::limits::MAX_LISTED_CHANNELS;
 use crate::shutdown::Shutdown;
+use crate::store::disk::Health;
 use crate::telemetry;
 
 const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
@@ -74,6 +76,9 @@ async fn healthz(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
 async fn readyz(admin: Admin, _: Request, _: String) -> Result<Response, Problem> {
     if admin.shutdown.is_draining() {
         return Err(Problem::new(ErrorCode::Draining, "the hub is going down"));
+    }
+    if let Health::Failed(why) = admin.hub.store_health() {
+        return Err(Problem::new(ErrorCode::StoreFailed, why.to_string()));
     }
     Ok(document("text/plain; charset=utf-8", "ok\n"))
 }

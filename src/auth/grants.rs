@@ -122,7 +122,7 @@ impl Grants {
     /// that do so only together do not count.
     #[must_use]
     pub fn covers_pattern(&self, operation: Operation, wanted: &ChannelPattern) -> bool {
-        self.patterns(operation).iter().any(|granted| pattern::contains(granted, wanted))
+        self.patterns(operation).iter().any(|granted| granted.contains(wanted))
     }
 
     /// Whether the operation is granted on every channel: what a route that is about no channel

@@ -1,24 +1,6 @@
-//! Channel patterns as sets of names: one within another, and what two have in common.
+//! What two channel patterns have in common, as sets of names.
 
 use crate::channel::ChannelPattern;
-
-/// Whether every name that `inner` selects is selected by `outer`.
-pub(super) fn contains(outer: &ChannelPattern, inner: &ChannelPattern) -> bool {
-    let mut outer = outer.as_str().split('/');
-    let mut inner = inner.as_str().split('/');
-    loop {
-        match (outer.next(), inner.next()) {
-            (None, None) => return true,
-            // One segment or more: so is whatever remains of the inner pattern.
-            (Some("**"), Some(_)) => return true,
-            // One segment, whereas this may be many.
-            (Some(_), Some("**")) => return false,
-            (Some("*"), Some(_)) => {}
-            (Some(one), Some(other)) if one == other => {}
-            _ => return false,
-        }
-    }
-}
 
 /// The pattern of the names that both select; nothing if there are none.
 pub(super) fn intersection(a: &ChannelPattern, b: &ChannelPattern) -> Option<ChannelPattern> {
@@ -98,8 +80,9 @@ mod tests {
             ("a/*/c", "a/b/c", true),
             ("team-a/**", "team-ab/x", false),
         ] {
-            let (one, other) = (outer.parse().unwrap(), inner.parse().unwrap());
-            assert_eq!(contains(&one, &other), contained, "{inner} within {outer}");
+            let pattern = |text: &str| text.parse::<ChannelPattern>().unwrap();
+            let (one, other) = (pattern(outer), pattern(inner));
+            assert_eq!(one.contains(&other), contained, "{inner} within {outer}");
         }
     }
 
@@ -109,7 +92,8 @@ mod tests {
         #[test]
         fn a_pattern_is_within_another_if_all_its_names_are(a in pattern(), b in pattern()) {
             let all = names().iter().all(|name| !b.matches(name) || a.matches(name));
-            prop_assert_eq!(contains(&a, &b), all, "{} within {}", b, a);
+            prop_assert_eq!(a.contains(&b), all, "{} within {}", b, a);
+            prop_assert_eq!(a.overlaps(&b), intersection(&a, &b).is_some());
         }
 
         #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{LoadError, Loaded, load, variable};
 
 use crate::http::{CorsConfig, TlsConfig};
+use crate::store::disk::{self, Durability};
 use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
 
 /// The commented default configuration: the manual of all settings.
@@ -24,6 +25,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// What channels keep.
     pub channels: hub::Config,
+    /// Where durable channels are kept.
+    pub store: disk::Config,
     /// What subscribers get.
     pub subscribers: egress::Config,
     /// What publishers may do.
@@ -106,6 +109,14 @@ impl Config {
         let unfinished = self.publish.max_unfinished >= self.publish.max_event_bytes;
         let whole = "must be at least `publish.max_event_bytes`";
         require(unfinished, "publish.max_unfinished", whole);
+        let somewhere = "needs `store.path`: where is it to be kept?";
+        let kept = |durability| self.store.is_on() || durability == Durability::Memory;
+        require(kept(self.store.durability), "store.durability", somewhere);
+        let rules = self.channels.rules.iter().filter_map(|rule| rule.durability);
+        require(rules.into_iter().all(kept), "channels.rules", somewhere);
+        require(!self.store.sync_interval.is_zero(), "store.sync_interval", "must be above 0s");
+        let room = "must be at least 256MiB: files are written in pieces of 64MiB";
+        require(self.store.max_bytes.as_u64() >= 256 << 20, "store.max_bytes", room);
         require(self.subscribers.max_channels > 0, "subscribers.max_channels", one);
         let short = "must be at least 10ms";
         let long_enough = |time: Duration| time >= Duration::from_millis(10);

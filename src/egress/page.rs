@@ -35,6 +35,13 @@ pub async fn page(
     while page.events.len() < limit && bytes < MAX_PAGE_BYTES {
         let step = match subscription.try_next() {
             Next::Step(step) => step,
+            // It is there, and only on its way from the disk.
+            Next::Pending if subscription.is_fetching() => {
+                match poll_fn(|cx| subscription.poll_next(cx)).await {
+                    Some(step) => step,
+                    None => break,
+                }
+            }
             Next::Pending if page.events.is_empty() => {
                 let next = tokio::select! {
                     next = poll_fn(|cx| subscription.poll_next(cx)) => next,

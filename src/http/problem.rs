@@ -11,6 +11,7 @@ use crate::hub::{self, ClaimError, TooManyChannels};
 use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tally};
 use crate::pass::Over;
 use crate::quota::Exceeded;
+use crate::store::disk::Refused;
 
 /// The setting that bounds the channels of a principal.
 const MAX_CHANNELS: &str = "quotas.max_channels";
@@ -56,13 +57,17 @@ pub enum ErrorCode {
     RateLimited,
     /// The request did not come to its end in time.
     RequestTimeout,
+    /// The disk of the store has failed.
+    StoreFailed,
+    /// The disk of the store is full.
+    StoreFull,
     /// Nobody who is known here.
     Unauthenticated,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::ChannelClosed,
         Self::ChannelStopped,
         Self::Draining,
@@ -82,6 +87,8 @@ impl ErrorCode {
         Self::QuotaExceeded,
         Self::RateLimited,
         Self::RequestTimeout,
+        Self::StoreFailed,
+        Self::StoreFull,
         Self::Unauthenticated,
     ];
 
@@ -134,6 +141,12 @@ impl ErrorCode {
             Self::RequestTimeout => {
                 ("request_timeout", S::REQUEST_TIMEOUT, true, "The request did not end in time")
             }
+            Self::StoreFailed => {
+                ("store_failed", S::SERVICE_UNAVAILABLE, true, "The store has failed")
+            }
+            Self::StoreFull => {
+                ("store_full", S::INSUFFICIENT_STORAGE, true, "The store has no room")
+            }
             Self::Unauthenticated => {
                 ("unauthenticated", S::UNAUTHORIZED, false, "No valid credential")
             }
@@ -161,7 +174,7 @@ impl ErrorCode {
     /// Whether the answer says when to come back.
     fn says_when(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
-            || matches!(self, Self::PublishInProgress | Self::QuotaExceeded)
+            || matches!(self, Self::PublishInProgress | Self::QuotaExceeded | Self::StoreFull)
     }
 }
 
@@ -345,6 +358,30 @@ impl From<hub::SubscribeError> for Problem {
     }
 }
 
+impl From<Refused> for ErrorCode {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::Full => Self::StoreFull,
+            Refused::Failed => Self::StoreFailed,
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(why: Refused) -> Self {
+        Self::new(why.into(), why.to_string())
+    }
+}
+
+impl From<hub::ConfigureError> for Problem {
+    fn from(error: hub::ConfigureError) -> Self {
+        match error {
+            hub::ConfigureError::TooManyChannels(error) => error.into(),
+            hub::ConfigureError::Unstored(why) => why.into(),
+        }
+    }
+}
+
 impl From<&PublishError> for ErrorCode {
     fn from(error: &PublishError) -> Self {
         match error {
@@ -359,6 +396,7 @@ impl From<&PublishError> for ErrorCode {
             PublishError::Hub(hub::PublishError::TooManyChannels(_)) | PublishError::Overloaded => {
                 Self::Overloaded
             }
+            PublishError::Hub(hub::PublishError::Unstored(why)) => Self::from(*why),
             PublishError::StillRunning => Self::PublishInProgress,
             PublishError::Forbidden => Self::Forbidden,
             PublishError::Claim(ClaimError::OverQuota(_)) => Self::QuotaExceeded,

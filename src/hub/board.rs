@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::channel::{Appended, Channel, Close, Hold};
+use super::channel::{Appended, Channel, Close, Hold, Receipt};
 use super::signals::{GenerationOver, Signals, StopError, Stopped};
+use super::stored::Stored;
 use super::{Core, Hub, PublishError, TooManyChannels, refused};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, NewEvent};
@@ -52,13 +53,14 @@ impl Board {
     /// Appends to this channel, and no other that may come to have its name.
     ///
     /// # Errors
-    /// The channel has ended; nothing was appended.
+    /// The channel has ended, or the store takes nothing; nothing was appended.
     pub fn append(
         &self,
         events: &[NewEvent],
         close: Option<&Close>,
+        receipt: Option<Receipt<'_>>,
     ) -> Result<Appended, PublishError> {
-        match self.channel.append(events, close) {
+        match self.channel.append(events, close, receipt) {
             Ok(appended) => {
                 Hub(self.core.clone()).keep_budgets(&self.channel);
                 Ok(appended)
@@ -131,7 +133,7 @@ impl Hub {
     }
 
     /// Stops a channel: it ends as cancelled. One to which nobody has published yet ends before it
-    /// has begun, so that its producer is told when it comes.
+    /// has begun, so that its producer is told when it comes. Says when it counts.
     ///
     /// # Errors
     /// `generation` is an event id of another life of the channel; or there are too many channels.
@@ -140,7 +142,7 @@ impl Hub {
         name: &ChannelName,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
-    ) -> Result<Stopped, StopError> {
+    ) -> Result<(Stopped, Stored), StopError> {
         loop {
             let channel = match (self.0.registry.get(name), generation) {
                 (Some(channel), _) => channel,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::generation::{Format, Merge};
 use crate::limits::MAX_COALESCE_SECONDS;
 use crate::sse::{self, Frame, Frames};
-use crate::store::{Entry, Mark, Run};
+use crate::store::{Entry, Mark, Run, RunBuilder};
 
 /// When events are merged for a subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +98,11 @@ impl Stretch {
             merging.take(Event { frame, entry, raw, end: run.byte_after(number + 1) });
         }
         merging.close();
-        let frames = merging.frames.iter().map(|(entry, frame)| (*entry, frame.as_slice()));
-        let (merged, ends) = (Run::rewritten(run.start(), frames), merging.ends.into());
-        Self { run: merged, end: run.end(), ends: Some(ends) }
+        let mut merged = RunBuilder::new(run.start());
+        for (entry, frame) in &merging.frames {
+            merged.push(*entry, frame);
+        }
+        Self { run: merged.finish(), end: run.end(), ends: Some(merging.ends.into()) }
     }
 
     /// How many of the events end within so many bytes of what is written.

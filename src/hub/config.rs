@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::de::{Error as _, Unexpected};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::coalesce::Coalesce;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::store::Retention;
+use crate::store::disk::Durability;
 
 /// What channels keep, and for how long.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,9 @@ impl Default for Config {
 pub struct Rule {
     /// Which channels.
     pub pattern: ChannelPattern,
+    /// What of them survives what; as `store.durability` says, if this does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
     /// What differs for them.
     #[serde(flatten)]
     pub options: ChannelOptions,
@@ -75,7 +79,7 @@ pub struct ChannelOptions {
     #[serde(deserialize_with = "at_least_one", skip_serializing_if = "Option::is_none")]
     pub max_events: Option<u64>,
     /// See [`Config::max_bytes`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "in_bytes", skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<ByteSize>,
     /// See [`Config::max_age`].
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
@@ -115,6 +119,11 @@ pub struct WhenUnwatched {
 pub enum Signal {
     /// Nobody needs the rest.
     Stop,
+}
+
+/// As a number: with a unit it would be rounded.
+fn in_bytes<S: Serializer>(size: &Option<ByteSize>, serializer: S) -> Result<S::Ok, S::Error> {
+    size.map(|size| size.as_u64()).serialize(serializer)
 }
 
 /// The longest time for which a channel waits for somebody: past it, it is only forgotten.
@@ -180,7 +189,36 @@ impl Settings {
     }
 }
 
+impl ChannelOptions {
+    /// These options, but for what the others name.
+    #[must_use]
+    pub fn with(self, others: &Self) -> Self {
+        Self {
+            max_events: others.max_events.or(self.max_events),
+            max_bytes: others.max_bytes.or(self.max_bytes),
+            max_age: others.max_age.or(self.max_age),
+            idle_timeout: others.idle_timeout.or(self.idle_timeout),
+            producer_grace: others.producer_grace.or(self.producer_grace),
+            coalesce: others.coalesce.or(self.coalesce),
+            when_unwatched: others.when_unwatched.or(self.when_unwatched),
+        }
+    }
+}
+
 impl Config {
+    /// Whether every channel that the pattern selects is durable; perhaps not even if it says no.
+    pub(super) fn is_durable(&self, pattern: &ChannelPattern, otherwise: Durability) -> bool {
+        for rule in self.rules.iter().filter(|rule| rule.pattern.overlaps(pattern)) {
+            if rule.durability.unwrap_or(otherwise) == Durability::Memory {
+                return false;
+            }
+            if rule.pattern.contains(pattern) {
+                return true;
+            }
+        }
+        otherwise != Durability::Memory
+    }
+
     /// The settings for a channel of this name.
     #[must_use]
     pub fn settings_for(&self, name: &ChannelName) -> Settings {

@@ -28,7 +28,7 @@ use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS};
 use crate::position::{Offset, Position};
-use crate::store::Read;
+use crate::store::{Read, disk};
 
 /// See the module.
 pub(super) struct Merge {
@@ -62,6 +62,11 @@ struct Member {
     signal: Arc<Signal>,
     /// It stands in the heap.
     queued: bool,
+    /// It stands there with the least offset that it can have, and cannot be read yet: what is next
+    /// is on disk, or on its way there.
+    waits: bool,
+    /// Where it begins is not known yet.
+    unresolved: bool,
     /// Retention has passed over the cursor, through this offset.
     missing: Option<Offset>,
     _attachment: Attachment,
@@ -181,6 +186,9 @@ impl Merge {
             };
             // An offset that was taken after the watermark was noted lies below the next one.
             if offset < watermark {
+                if self.must_wait(item) {
+                    return Next::Pending;
+                }
                 self.heap.pop();
                 if let Some(step) = self.take(offset, item, watermark) {
                     return Next::Step(step);
@@ -213,6 +221,7 @@ impl Merge {
         let channel = member.place.channel.clone();
         let beginning = channel.begin(Begin::After(self.cursor));
         (member.queued, member.missing) = (false, None);
+        member.unresolved = beginning.away.is_some();
         member.place.move_to(beginning.mark);
         self.queue(key);
         if beginning.over { channel.ended() } else { None }
@@ -267,8 +276,10 @@ impl Merge {
         let place = Arc::new(Place::new(channel.clone(), beginning.mark));
         self.pulse().add_place(&place);
         let missing = self.taken(&beginning);
-        let queued = false;
-        self.members.insert(Member { place, signal, queued, missing, _attachment: attachment });
+        let (queued, waits, unresolved) = (false, false, beginning.away.is_some());
+        let _attachment = attachment;
+        let member = Member { place, signal, queued, waits, unresolved, missing, _attachment };
+        self.members.insert(member);
         self.known.insert(address(channel), key);
         self.queue(key);
         None
@@ -340,15 +351,58 @@ impl Merge {
         let Some(member) = self.members.get_mut(key).filter(|member| !member.queued) else {
             return;
         };
-        let ahead = member.place.channel.look(member.place.mark());
+        let ahead = match member.unresolved {
+            true => Ahead::Away,
+            false => member.place.channel.look(member.place.mark()),
+        };
+        member.waits = matches!(ahead, Ahead::Away | Ahead::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
             (Some(missing), _) | (None, Ahead::Trimmed(missing)) => missing,
-            (None, Ahead::Event(offset)) => offset,
+            (None, Ahead::Event(offset) | Ahead::Coming(offset)) => offset,
+            // All up to the cursor was read.
+            (None, Ahead::Away) => Offset(self.cursor.0 + 1),
             (None, Ahead::Nothing) => return,
             (None, Ahead::Over | Ahead::Retired) => return self.dismiss(key),
         };
         member.queued = true;
         self.heap.push(Reverse((offset, Item::Member(key))));
+    }
+
+    /// Whether what is first in the heap is to be fetched from disk.
+    pub(super) fn is_fetching(&self) -> bool {
+        let Some(Reverse((_, Item::Member(key)))) = self.heap.peek() else { return false };
+        let member = self.members.get(*key).filter(|member| member.waits);
+        member.is_some_and(|member| {
+            let place = &member.place;
+            member.unresolved || place.channel.look(place.mark()) == Ahead::Away
+        })
+    }
+
+    /// Whether what is first in the heap is still to come from the disk, or to get there. If it has
+    /// come, or never will, its member gets the place that is right now.
+    fn must_wait(&mut self, item: Item) -> bool {
+        let Item::Member(key) = item else { return false };
+        let Some(member) = self.members.get_mut(key).filter(|member| member.waits) else {
+            return false;
+        };
+        let channel = member.place.channel.clone();
+        if member.unresolved {
+            let beginning = channel.begin(Begin::After(self.cursor));
+            if let Some(place) = beginning.away {
+                channel.want(place);
+                return true;
+            }
+            member.unresolved = false;
+            member.place.move_to(beginning.mark);
+        }
+        match channel.look(member.place.mark()) {
+            Ahead::Coming(_) => true,
+            Ahead::Away => {
+                channel.want(disk::Place::Seq(member.place.mark().seq));
+                true
+            }
+            _ => false,
+        }
     }
 
     fn dismiss(&mut self, key: usize) {
@@ -360,7 +414,9 @@ impl Merge {
     /// Takes what was first in the heap, at this offset.
     fn take(&mut self, offset: Offset, item: Item, watermark: Offset) -> Option<Step> {
         match item {
-            Item::Ghost(ghost) => Some(self.gap(self.ghosts.get(ghost)?.clone(), offset)),
+            Item::Ghost(ghost) => {
+                Some(self.gap(self.ghosts.get(ghost)?.clone(), offset, GapReason::Evicted))
+            }
             Item::Member(key) => {
                 let step = self.read(key, offset, watermark);
                 self.queue(key);
@@ -375,33 +431,35 @@ impl Merge {
         let channel = member.place.channel.clone();
         let read = channel.read(member.place.mark(), MAX_BATCH_BYTES);
         match (member.missing.take(), read) {
-            (None, Read::CaughtUp) => None,
+            (None, Read::CaughtUp | Read::Away) => None,
             (None, Read::Run(mut run)) => {
+                // What stands in the heap at the same offset only waits, and has a larger one.
                 let next = self.heap.peek().map_or(watermark, |Reverse((offset, _))| *offset);
-                run.truncate(next.min(watermark), MAX_MERGE_EVENTS);
-                member.place.move_to(run.end());
+                run.truncate(next.max(Offset(at.0 + 1)).min(watermark), MAX_MERGE_EVENTS);
+                // Perhaps nothing: its place in the heap was the least that it could have.
                 let last = run.entries().next_back()?;
+                member.place.move_to(run.end());
                 self.cursor = last.offset;
                 Some(Step::Events { channel, run })
             }
             _ => {
-                let start = channel.resume_at_start();
-                member.place.move_to(start.mark);
-                if start.behind > at {
+                let (to, reason) = channel.readable_from(member.place.mark());
+                member.place.move_to(to.mark);
+                if to.behind > at {
                     // Retention went on since: the gap has its place further behind.
-                    member.missing = Some(start.behind);
+                    member.missing = Some(to.behind);
                     return None;
                 }
-                Some(self.gap(Some(channel.name().clone()), at))
+                Some(self.gap(Some(channel.name().clone()), at, reason))
             }
         }
     }
 
-    fn gap(&mut self, channel: Option<ChannelName>, through: Offset) -> Step {
+    fn gap(&mut self, channel: Option<ChannelName>, through: Offset, reason: GapReason) -> Step {
         let requested = Some(self.position(self.cursor).to_string().into());
         self.cursor = through;
         let resumed = self.position(through);
-        Step::Gap(Gap { channel, reason: GapReason::Evicted, requested, resumed })
+        Step::Gap(Gap { channel, reason, requested, resumed })
     }
 
     fn position(&self, offset: Offset) -> Position {

@@ -6,6 +6,7 @@ mod channel;
 mod coalesce;
 mod config;
 mod deadlines;
+mod fetched;
 mod memory;
 mod merge;
 mod notice;
@@ -15,14 +16,17 @@ mod registry;
 mod seat;
 mod sequencer;
 mod signals;
+mod stored;
 mod subscription;
 mod sweeper;
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::oneshot;
+
 pub use board::Board;
 pub use channel::{
-    AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Snapshot,
+    AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Receipt, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
@@ -32,15 +36,17 @@ pub use reading::Piece;
 pub use registry::{Claim, ClaimError, TooManyChannels};
 pub use seat::Seat;
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
+pub use stored::Stored;
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 
 use channel::Shared;
 use deadlines::Deadlines;
+use fetched::Fetched;
 use memory::Memory;
 use merge::Merge;
 use notice::OnEnd;
 use reading::{Begin, Beginning};
-use registry::Registry;
+use registry::{Registry, Store};
 use sequencer::Sequencer;
 use subscription::{Attachment, One};
 
@@ -49,6 +55,7 @@ use crate::event::{GapReason, NewEvent};
 use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
 use crate::quota::Account;
+use crate::store::disk::{self, Disk, Durability, Refused};
 use crate::telemetry::Metrics;
 
 /// The running engine: a cheap handle.
@@ -78,6 +85,21 @@ pub enum Opened {
     Live(Subscription),
     /// The subscriber has seen the end of all that it asks for.
     Over,
+    /// Where it begins must be read from disk first: ask again then.
+    Later(Later),
+}
+
+/// Something is read from disk.
+pub struct Later(Vec<oneshot::Receiver<()>>);
+
+impl Later {
+    /// Resolves when it has been read.
+    pub async fn over(self) {
+        for fetched in self.0 {
+            // A channel that has gone tells nobody: whoever asks again learns it.
+            let _ = fetched.await;
+        }
+    }
 }
 
 /// Where a start leads: to a place in each channel, and perhaps over a gap.
@@ -94,20 +116,76 @@ impl Core {
 }
 
 impl Hub {
-    /// A hub that begins a new epoch.
+    /// A hub that begins a new epoch, and keeps all in memory.
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        Self::build(config, metrics, Sequencer::new(Epoch::random()), 0, None)
+    }
+
+    /// A hub that goes on where the ones before it ended that had this store.
+    #[must_use]
+    pub fn resume(
+        config: Config,
+        metrics: Arc<Metrics>,
+        disk: &Disk,
+        store: &disk::Config,
+        found: &disk::Found,
+    ) -> Self {
+        let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        let kept = Store {
+            disk: disk.clone(),
+            durability: store.durability,
+            window: store.window.as_u64(),
+            before: Offset(disk.first_offset().0.saturating_sub(1)),
+            gone: found.gone,
+        };
+        let sequencer = Sequencer::resumed(disk.clone());
+        let hub = Self::build(config, metrics, sequencer, bytes(store.read_cache), Some(kept));
+        if let Some(store) = hub.0.registry.store() {
+            for stream in &found.streams {
+                hub.0.registry.restore(stream, store, found.power_cut);
+            }
+        }
+        hub
+    }
+
+    fn build(
+        config: Config,
+        metrics: Arc<Metrics>,
+        sequencer: Sequencer,
+        read_cache: usize,
+        store: Option<Store>,
+    ) -> Self {
         metrics.declare_ends(EndReason::ALL.map(EndReason::as_str));
         let budget = usize::try_from(config.memory_budget.as_u64()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
-            sequencer: Sequencer::new(Epoch::random()),
+            sequencer,
             memory: Memory::new(budget, metrics.clone()),
             metrics,
             deadlines: Deadlines::default(),
             on_end: OnceLock::new(),
+            fetched: Fetched::new(read_cache),
         });
-        let registry = Registry::new(config, shared.clone());
+        let registry = Registry::new(config, shared.clone(), store);
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
+    }
+
+    /// How the store is, if there is one.
+    #[must_use]
+    pub fn store_health(&self) -> disk::Health {
+        self.0.registry.store().map_or_else(Default::default, |store| store.disk.health())
+    }
+
+    /// Whether some channels outlive the process.
+    #[must_use]
+    pub fn has_store(&self) -> bool {
+        self.0.registry.store().is_some()
+    }
+
+    /// Whether what is published to this channel is to outlive the process.
+    #[must_use]
+    pub fn is_durable(&self, name: &ChannelName) -> bool {
+        self.0.registry.durability(name) != Durability::Memory
     }
 
     /// The hub's metrics.
@@ -141,16 +219,31 @@ impl Hub {
     /// Appends events to a channel, which is made if it is not there, and closes it if asked to.
     ///
     /// # Errors
-    /// The channel is closed, or there are too many channels; nothing was appended.
+    /// The channel is closed, there are too many channels, or the store takes nothing; nothing was
+    /// appended.
     pub fn append(
         &self,
         name: &ChannelName,
         events: &[NewEvent],
         close: Option<&Close>,
     ) -> Result<Appended, PublishError> {
+        self.append_with(name, events, close, None)
+    }
+
+    /// The same. If the channel is durable, the receipt is kept with the events, or neither is.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_with(
+        &self,
+        name: &ChannelName,
+        events: &[NewEvent],
+        close: Option<&Close>,
+        receipt: Option<Receipt<'_>>,
+    ) -> Result<Appended, PublishError> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
-            match channel.append(events, close) {
+            match channel.append(events, close, receipt) {
                 Ok(appended) => {
                     self.keep_budgets(&channel);
                     return Ok(appended);
@@ -160,30 +253,33 @@ impl Hub {
         }
     }
 
-    /// Creates a channel, or changes its settings. Returns its description, and whether it is new.
+    /// Creates a channel, or changes its settings. Returns its description, whether it is new, and
+    /// when that counts.
     ///
     /// # Errors
-    /// There are too many channels.
+    /// There are too many channels, or the store takes nothing.
     pub fn configure(
         &self,
         name: &ChannelName,
         options: &ChannelOptions,
-    ) -> Result<(Description, bool), TooManyChannels> {
+    ) -> Result<(Description, bool, Stored), ConfigureError> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
-            let Ok(created) = channel.configure(options) else {
-                continue;
+            let (created, stored) = match channel.configure(options) {
+                Err(AppendError::Unstored(why)) => return Err(why.into()),
+                Err(_) => continue,
+                Ok(configured) => configured,
             };
             if let Some(description) = channel.describe() {
-                return Ok((description, created));
+                return Ok((description, created, stored));
             }
         }
     }
 
-    /// Ends a channel's subscriptions with `deleted` and frees its name. Returns whether there was
-    /// such a channel.
+    /// Ends a channel's subscriptions with `deleted` and frees its name. Says when that counts;
+    /// nothing if there was no such channel.
     #[must_use]
-    pub fn delete(&self, name: &ChannelName) -> bool {
+    pub fn delete(&self, name: &ChannelName) -> Option<Stored> {
         self.0.registry.delete(name)
     }
 
@@ -243,6 +339,9 @@ impl Hub {
             let channel = self.0.registry.get_or_create(name)?;
             let (beginning, attachment) =
                 Attachment::new(&self.0, &channel, start.begin, true, pulse.clone());
+            if let Some(place) = beginning.away {
+                return Ok(Opened::Later(Later(vec![channel.fetched(place)])));
+            }
             if !beginning.retired {
                 break (channel, beginning, attachment);
             }
@@ -410,6 +509,20 @@ pub enum PublishError {
     /// No room for another channel.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
+    /// The store takes nothing.
+    #[error(transparent)]
+    Unstored(#[from] Refused),
+}
+
+/// Why a channel has no other settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigureError {
+    /// No room for another channel.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// The store takes nothing.
+    #[error(transparent)]
+    Unstored(#[from] Refused),
 }
 
 /// What a publisher is told of a refusal; nothing if the channel is to be looked up again.
@@ -419,6 +532,7 @@ fn refused(error: AppendError) -> Result<(), PublishError> {
         AppendError::Closed(state) => Err(PublishError::Closed(state)),
         AppendError::Stopped(reason) => Err(PublishError::Stopped(reason)),
         AppendError::Busy => Err(PublishError::Busy),
+        AppendError::Unstored(why) => Err(PublishError::Unstored(why)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::channel::Close;
 use crate::channel::ChannelName;
 use crate::clock::Micros;
 use crate::event::{ChannelState, GapReason};
@@ -43,6 +44,7 @@ impl Gap {
             GapReason::Epoch => "the requested id is from another life of the hub's log",
             GapReason::Unknown => "the requested id was never given out by this hub",
             GapReason::Lagged => "the subscriber was too slow and was moved to the tail",
+            GapReason::Lost => "the disk of the store has lost these events",
         };
         json(&GapData {
             channel: self.channel.as_ref().map(ChannelName::as_str),
@@ -73,6 +75,11 @@ struct EndData<'a> {
 }
 
 impl End {
+    /// How a channel ends that is closed like this.
+    pub(super) fn of(channel: &ChannelName, close: &Close) -> Self {
+        Self { channel: channel.clone(), state: close.state, reason: close.reason.clone() }
+    }
+
     /// The data of the event, as JSON.
     #[must_use]
     pub fn data(&self) -> String {

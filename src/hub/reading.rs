@@ -3,6 +3,7 @@
 use super::coalesce::Stretch;
 use crate::position::Offset;
 use crate::store::Mark;
+use crate::store::disk::Place;
 
 /// Which place of a log a subscription begins at.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,8 @@ pub(super) enum Begin {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beginning {
     pub(super) mark: Mark,
+    /// The mark cannot be known before this is fetched: nothing else of it counts.
+    pub(super) away: Option<Place>,
     /// The offset of the last event before the mark, retained or not.
     pub(super) behind: Offset,
     /// Retention has passed over events that should have come.
@@ -59,6 +62,10 @@ pub(super) enum Ahead {
     Over,
     /// Nothing any more: the channel has left memory.
     Retired,
-    /// Retention has passed over the reader, through this offset.
+    /// Nothing yet, but an event with this offset is being stored.
+    Coming(Offset),
+    /// An event that is to be fetched.
+    Away,
+    /// Retention has passed over the reader, or what it wants is lost, through this offset.
     Trimmed(Offset),
 }

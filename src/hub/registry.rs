@@ -10,12 +10,14 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
-use super::channel::{Channel, Shared};
+use super::channel::{Channel, Shared, Shelf};
 use super::config::Config;
+use super::stored::{Saved, Stored};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_TOMBSTONES;
 use crate::position::Offset;
 use crate::quota::Account;
+use crate::store::disk::{Disk, Durability, Stream};
 
 /// Wants to hear of new channels.
 pub(super) trait Watcher: Send + Sync {
@@ -27,6 +29,7 @@ pub(super) trait Watcher: Send + Sync {
 pub(super) struct Registry {
     config: Config,
     shared: Arc<Shared>,
+    store: Option<Store>,
     channels: DashMap<ChannelName, Arc<Channel>>,
     watchers: RwLock<Watchers>,
     tombstones: Mutex<Tombstones>,
@@ -57,11 +60,32 @@ pub enum ClaimError {
     OverQuota(usize),
 }
 
+/// Where durable channels are kept.
+pub(super) struct Store {
+    pub(super) disk: Disk,
+    /// How durable channels are that no rule says it of.
+    pub(super) durability: Durability,
+    /// Bytes of each that stay in memory.
+    pub(super) window: u64,
+    /// How far events of lives before reached: of those that were in memory nothing is left.
+    pub(super) before: Offset,
+    /// The same of durable channels that are gone.
+    pub(super) gone: Offset,
+}
+
+impl Store {
+    fn shelf(&self, durability: Durability) -> Option<Shelf> {
+        let shelf = Shelf { disk: self.disk.clone(), durability, window: self.window };
+        (durability != Durability::Memory).then_some(shelf)
+    }
+}
+
 impl Registry {
-    pub(super) fn new(config: Config, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(config: Config, shared: Arc<Shared>, store: Option<Store>) -> Self {
         Self {
             config,
             shared,
+            store,
             channels: DashMap::new(),
             watchers: RwLock::default(),
             tombstones: Mutex::default(),
@@ -122,17 +146,60 @@ impl Registry {
         match self.channels.entry(name.clone()) {
             Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
             Entry::Vacant(entry) => {
-                let settings = self.config.settings_for(name);
-                let missing = self.tombstones.lock().trimmed_through(name);
-                let shared = self.shared.clone();
-                let channel = Channel::new(name.clone(), shared, owner, settings, missing);
-                let channel = Arc::new(channel);
+                let durability = self.durability(name);
+                let shelf = self.store.as_ref().and_then(|store| store.shelf(durability));
+                let channel = self.make(name, owner, shelf);
                 entry.insert(channel.clone());
                 // Still under the shard's lock: nobody can append before the watchers know.
                 self.watchers.read().announce(&channel);
                 Ok((channel, true))
             }
         }
+    }
+
+    fn make(
+        &self,
+        name: &ChannelName,
+        owner: Option<Arc<Account>>,
+        shelf: Option<Shelf>,
+    ) -> Arc<Channel> {
+        let (settings, shared) = (self.config.settings_for(name), self.shared.clone());
+        let mut missing = self.tombstones.lock().trimmed_through(name);
+        if let Some(store) = &self.store {
+            let before = if shelf.is_some() { store.gone } else { store.before };
+            missing = missing.max(before);
+        }
+        Arc::new_cyclic(|me| {
+            let durable = shelf.map(|shelf| {
+                let stream = shelf.disk.new_stream();
+                (shelf, stream, me.clone())
+            });
+            Channel::new(name.clone(), shared, owner, settings, missing, durable)
+        })
+    }
+
+    /// What of this channel survives what.
+    pub(super) fn durability(&self, name: &ChannelName) -> Durability {
+        let Some(store) = &self.store else { return Durability::Memory };
+        let rule = self.config.rules.iter().find(|rule| rule.pattern.matches(name));
+        rule.and_then(|rule| rule.durability).unwrap_or(store.durability)
+    }
+
+    /// Brings back the channel that a stream was. One that is to be kept in memory by now stays
+    /// where it is until its retention has passed.
+    pub(super) fn restore(&self, stream: &Stream, store: &Store, power_cut: bool) {
+        let durability = self.durability(&stream.name).max(Durability::Async);
+        let channel = self.make(&stream.name, None, store.shelf(durability));
+        let saved = Saved::from_text(&stream.options).unwrap_or_default();
+        channel.restore(stream, &saved);
+        if power_cut && durability == Durability::Async {
+            channel.tell_of_loss();
+        }
+        self.channels.insert(stream.name.clone(), channel);
+    }
+
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
 
     /// Removes the channel if nobody needs it. Returns whether it did.
@@ -147,16 +214,18 @@ impl Registry {
         self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
     }
 
-    /// Ends and removes the channel. Returns whether there was one.
-    pub(super) fn delete(&self, name: &ChannelName) -> bool {
-        let bury = |channel: &Arc<Channel>| {
-            let Some(tail) = channel.delete() else {
+    /// Ends and removes the channel. Says when that counts; nothing if there was none.
+    pub(super) fn delete(&self, name: &ChannelName) -> Option<Stored> {
+        let mut deleted = None;
+        self.channels.remove_if(name, |_, channel| {
+            let Some((tail, stored)) = channel.delete() else {
                 return false;
             };
             self.tombstones.lock().bury(name, tail, true);
+            deleted = Some(stored);
             true
-        };
-        self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
+        });
+        deleted
     }
 
     /// Whether the channel of this name was deleted, and its end had this offset.
@@ -204,10 +273,20 @@ impl Registry {
         });
         let mut gone: Vec<_> =
             selected.map(|(name, grave)| (grave.tail, Some(name.clone()))).collect();
-        if tombstones.floor > behind {
-            gone.push((tombstones.floor, None));
+        let forgotten = self.before(patterns).max(tombstones.floor);
+        if forgotten > behind {
+            gone.push((forgotten, None));
         }
         gone
+    }
+
+    /// How far events of lives before reached that these patterns may have selected and of which
+    /// nothing is left.
+    fn before(&self, patterns: &[ChannelPattern]) -> Offset {
+        let Some(store) = &self.store else { return Offset::ZERO };
+        let wild = patterns.iter().filter(|pattern| pattern.exact().is_none());
+        let durable = |pattern| self.config.is_durable(pattern, store.durability);
+        if wild.into_iter().all(durable) { store.gone } else { store.before }
     }
 
     /// Removes a watcher.

@@ -10,6 +10,7 @@ use super::notice::Gap;
 use super::reading::Begin;
 use super::subscription::{Bounds, Source, Subscription};
 use super::{EndReason, Hub};
+use crate::event::GapReason;
 use crate::position::Position;
 
 /// See the module. It is counted until [`Hub::leave`].
@@ -71,11 +72,11 @@ impl Hub {
         }
     }
 
-    /// Where the retained events of a channel begin: the byte, and the position before it.
+    /// Where a reader goes on that cannot at this byte: the byte, the position before it, and why.
     #[must_use]
-    pub fn earliest_of(&self, channel: &Channel) -> (u64, Position) {
-        let beginning = channel.begin(Begin::Earliest);
-        (beginning.mark.byte, self.position(beginning.behind))
+    pub fn readable_from(&self, channel: &Channel, byte: u64) -> (u64, Position, GapReason) {
+        let (to, reason) = channel.readable_from_byte(byte);
+        (to.mark.byte, self.position(to.behind), reason)
     }
 
     /// Where the tail of a channel is, before its end if it has ended: the byte, and the position

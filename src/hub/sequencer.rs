@@ -10,24 +10,38 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::position::{Epoch, Offset, Position};
+use crate::store::disk::Disk;
 
 /// Gives out offsets, each once, in increasing order over all channels.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     epoch: Epoch,
     next: AtomicU64,
+    /// Sees to it that no later life gives out the same offsets, if there is to be one.
+    disk: Option<Disk>,
 }
 
 impl Sequencer {
     /// A new life of the hub.
     #[must_use]
     pub(super) fn new(epoch: Epoch) -> Self {
-        Self { epoch, next: AtomicU64::new(1) }
+        Self { epoch, next: AtomicU64::new(1), disk: None }
+    }
+
+    /// A life that goes on where the ones before it ended.
+    #[must_use]
+    pub(super) fn resumed(disk: Disk) -> Self {
+        let next = AtomicU64::new(disk.first_offset().0);
+        Self { epoch: disk.epoch(), next, disk: Some(disk) }
     }
 
     /// Takes `count` offsets and returns the first. The channel's lock must be held.
     pub(super) fn take(&self, count: u64) -> Offset {
-        Offset(self.next.fetch_add(count, Ordering::SeqCst))
+        let first = self.next.fetch_add(count, Ordering::SeqCst);
+        if let Some(disk) = &self.disk {
+            disk.note_offset(Offset(first + count));
+        }
+        Offset(first)
     }
 
     /// The smallest offset that nobody has taken yet.

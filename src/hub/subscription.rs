@@ -14,6 +14,7 @@ use crate::channel::ChannelName;
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
+use crate::store::disk::Floor;
 use crate::store::{Mark, Read, Run};
 
 /// What becomes of a subscriber that lags too far.
@@ -192,6 +193,15 @@ impl Subscription {
         }
     }
 
+    /// Whether what it reads next is there and must be fetched from disk.
+    #[must_use]
+    pub fn is_fetching(&self) -> bool {
+        match &self.source {
+            Source::One(one) => one.place.channel.look(one.place.mark()) == Ahead::Away,
+            Source::Many(merge) => merge.is_fetching(),
+        }
+    }
+
     /// Whether something has come that must not wait until a window ends; wakes when more comes.
     pub fn poll_urgent(&mut self, cx: &mut Context<'_>) -> bool {
         self.pulse.listen(cx.waker());
@@ -315,30 +325,32 @@ impl One {
                 Next::Step(Step::Events { channel: channel.clone(), run })
             }
             Read::CaughtUp if channel.look(self.place.mark()) == Ahead::Over => Next::Finished,
-            Read::CaughtUp => Next::Pending,
-            Read::Trimmed => self.jump(core, Begin::Earliest, GapReason::Evicted),
+            Read::CaughtUp | Read::Away => Next::Pending,
+            Read::Trimmed => {
+                let (to, reason) = channel.readable_from(self.place.mark());
+                self.jump(core, to, reason)
+            }
         }
     }
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
     fn skip(&mut self, core: &Core) -> Next {
-        let tail = self.place.channel.begin(Begin::Tail).mark;
-        if tail.seq <= self.place.mark().seq {
+        let Beginning { mark, behind, away, .. } = self.place.channel.begin(Begin::Tail);
+        if mark.seq <= self.place.mark().seq || away.is_some() {
             return self.next(core);
         }
-        self.jump(core, Begin::Tail, GapReason::Lagged)
+        self.jump(core, Floor { mark, behind }, GapReason::Lagged)
     }
 
-    fn jump(&mut self, core: &Core, to: Begin, reason: GapReason) -> Next {
-        let beginning = self.place.channel.begin(to);
+    fn jump(&mut self, core: &Core, to: Floor, reason: GapReason) -> Next {
         let requested = core.position(self.behind).to_string().into();
-        self.place.move_to(beginning.mark);
-        self.behind = beginning.behind;
+        self.place.move_to(to.mark);
+        self.behind = to.behind;
         Next::Step(Step::Gap(Gap {
             channel: Some(self.place.channel.name().clone()),
             reason,
             requested: Some(requested),
-            resumed: core.position(beginning.behind),
+            resumed: core.position(to.behind),
         }))
     }
 }

@@ -6,16 +6,21 @@
 //! rest.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::hash::Hash;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::publish::Tally;
+use crate::clock::now;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
+use crate::store::disk;
 use crate::telemetry::Metrics;
 
 /// The value of an `Idempotency-Key` header.
@@ -41,6 +46,8 @@ impl FromStr for IdempotencyKey {
 
 /// All keys of scopes `S` within the window, with their receipts `R`.
 pub(super) struct Ledger<S, R> {
+    /// What tells its scopes from those of other ledgers.
+    kind: &'static str,
     window: Duration,
     max_keys: usize,
     metrics: Arc<Metrics>,
@@ -58,10 +65,16 @@ struct Entry<R> {
     outcome: Outcome<R>,
 }
 
-#[derive(Clone)]
-enum Outcome<R> {
+/// What has become of a key's request.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome<R> {
+    /// Nothing yet.
+    #[serde(skip)]
     Running,
+    /// So much is published.
     Partial(Tally),
+    /// It has ended well.
     Done(R),
 }
 
@@ -76,14 +89,40 @@ pub(super) enum Claimed<S: Scope, R: Clone> {
 }
 
 /// What a key belongs to.
-pub(super) trait Scope: Clone + Eq + Hash {}
+pub(super) trait Scope: Clone + Eq + Hash + Display {}
 
-impl<S: Clone + Eq + Hash> Scope for S {}
+impl<S: Clone + Eq + Hash + Display> Scope for S {}
 
 impl<S: Scope, R: Clone> Ledger<S, R> {
-    pub(super) fn new(window: Duration, max_keys: usize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        kind: &'static str,
+        window: Duration,
+        max_keys: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let entries = Entries { by_key: HashMap::new(), order: VecDeque::new() };
-        Self { window, max_keys, metrics, entries: Arc::new(Mutex::new(entries)) }
+        Self { kind, window, max_keys, metrics, entries: Arc::new(Mutex::new(entries)) }
+    }
+
+    /// Takes back what the store has kept. Returns whether it was of this ledger. What cannot be
+    /// understood is forgotten: it was written by another version.
+    pub(super) fn restore(&self, kept: &disk::Receipt) -> bool
+    where
+        S: for<'a> TryFrom<&'a str>,
+        R: DeserializeOwned,
+    {
+        let Some(scope) = kept.scope.strip_prefix(self.kind) else { return false };
+        let age = Duration::from_micros(now().saturating_sub(kept.time));
+        let outcome = serde_json::from_str(&kept.outcome).ok();
+        if let (Ok(scope), Ok(key), Some(outcome), Some(settled)) =
+            (S::try_from(scope), kept.key.parse(), outcome, Instant::now().checked_sub(age))
+        {
+            let (key, settled_at) = ((scope, key), Some(settled));
+            let mut entries = self.entries.lock();
+            entries.by_key.insert(key.clone(), Entry { settled: settled_at, outcome });
+            entries.order.push_back((settled, key));
+        }
+        true
     }
 
     /// Takes a key for a request.
@@ -102,7 +141,7 @@ impl<S: Scope, R: Clone> Ledger<S, R> {
         let running = Entry { settled: None, outcome: Outcome::Running };
         entries.by_key.insert(key.clone(), running);
         let outcome = Outcome::Partial(before.clone());
-        Claimed::Run(Claim { entries: self.entries.clone(), key, outcome }, before)
+        Claimed::Run(Claim { kind: self.kind, entries: self.entries.clone(), key, outcome }, before)
     }
 }
 
@@ -135,6 +174,7 @@ impl<S: Scope, R> Entries<S, R> {
 
 /// A key that is taken by a request. Dropped without a receipt, it remembers how far that came.
 pub(super) struct Claim<S: Scope, R: Clone> {
+    kind: &'static str,
     entries: Arc<Mutex<Entries<S, R>>>,
     key: (S, IdempotencyKey),
     outcome: Outcome<R>,
@@ -144,6 +184,21 @@ impl<S: Scope, R: Clone> Claim<S, R> {
     /// So much has been published under the key.
     pub(super) fn note(&mut self, published: &Tally) {
         self.outcome = Outcome::Partial(published.clone());
+    }
+
+    /// What the store is to keep of this outcome.
+    pub(super) fn to_keep(&self, outcome: &Outcome<R>) -> disk::Receipt
+    where
+        R: Serialize,
+    {
+        let (scope, IdempotencyKey(key)) = &self.key;
+        disk::Receipt {
+            scope: format!("{}{scope}", self.kind).into(),
+            key: key.clone(),
+            // Numbers and texts: there is nothing that could fail.
+            outcome: serde_json::to_string(outcome).unwrap_or_default().into(),
+            time: now(),
+        }
     }
 
     /// The request ended well.
@@ -166,8 +221,8 @@ impl<S: Scope, R: Clone> Drop for Claim<S, R> {
 mod tests {
     use super::*;
 
-    fn ledger(max_keys: usize) -> Ledger<(), u64> {
-        Ledger::new(Duration::from_secs(300), max_keys, Arc::new(Metrics::new()))
+    fn ledger(max_keys: usize) -> Ledger<&'static str, u64> {
+        Ledger::new("test ", Duration::from_secs(300), max_keys, Arc::new(Metrics::new()))
     }
 
     fn key(text: &str) -> IdempotencyKey {
@@ -178,7 +233,7 @@ mod tests {
     fn a_key_that_fails_again_and_again_takes_no_more_room() {
         let ledger = ledger(10);
         for _ in 0..1000 {
-            assert!(matches!(ledger.claim((), key("same")), Claimed::Run(..)));
+            assert!(matches!(ledger.claim("", key("same")), Claimed::Run(..)));
         }
         assert!(ledger.entries.lock().order.len() <= 20);
     }
@@ -186,12 +241,12 @@ mod tests {
     #[test]
     fn the_notes_of_one_key_drive_out_no_other() {
         let ledger = ledger(10);
-        if let Claimed::Run(claim, _) = ledger.claim((), key("good")) {
+        if let Claimed::Run(claim, _) = ledger.claim("", key("good")) {
             claim.complete(&7);
         }
         for _ in 0..1000 {
-            drop(ledger.claim((), key("bad")));
+            drop(ledger.claim("", key("bad")));
         }
-        assert!(matches!(ledger.claim((), key("good")), Claimed::Replay(7)));
+        assert!(matches!(ledger.claim("", key("good")), Claimed::Replay(7)));
     }
 }

@@ -28,6 +28,7 @@ use idempotency::Ledger;
 use crate::channel::ChannelName;
 use crate::hub::Hub;
 use crate::quota::Budget;
+use crate::store::disk;
 use crate::telemetry::Metrics;
 
 /// Settings of the section `publish`.
@@ -81,12 +82,19 @@ impl Ingest {
     #[must_use]
     pub fn new(hub: Hub, config: Config) -> Self {
         let (window, keys) = (config.idempotency_window, config.max_idempotency_keys);
-        let receipts = Ledger::new(window, keys, hub.metrics().clone());
-        let scatter_receipts = Ledger::new(window, keys, hub.metrics().clone());
+        let receipts = Ledger::new("one ", window, keys, hub.metrics().clone());
+        let scatter_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
         let unfinished = Budget::new(most);
         Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, streams, unfinished }))
+    }
+
+    /// Takes back the receipts that the store has kept, oldest first.
+    pub fn restore(&self, kept: &[disk::Receipt]) {
+        for receipt in kept {
+            let _ = self.0.receipts.restore(receipt) || self.0.scatter_receipts.restore(receipt);
+        }
     }
 
     /// What bodies have brought that has not become events yet.

@@ -1,13 +1,13 @@
 //! One publish to one channel, from the first piece of its body to its receipt.
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Ingest;
 use super::body::{BodyKind, Decoder, InvalidEvent};
 use super::ending::EndWatch;
-use super::idempotency::{Claim, Claimed, IdempotencyKey};
+use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
 use super::scatter::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
@@ -46,7 +46,7 @@ pub enum Fed {
 }
 
 /// What was published so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Events.
     pub events: u64,
@@ -57,7 +57,7 @@ pub struct Tally {
 }
 
 /// The true reply to a publish.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The channel.
     pub channel: String,
@@ -70,7 +70,7 @@ pub struct Receipt {
     /// Subscribers when the last was appended.
     pub subscribers: usize,
     /// The channel's state afterwards.
-    pub state: &'static str,
+    pub state: ChannelState,
 }
 
 /// Why a publish failed.
@@ -200,13 +200,13 @@ impl Publish {
     ///
     /// # Errors
     /// An event is invalid or the channel refuses; what came before it is published.
-    pub fn feed(&mut self, piece: &Bytes) -> Result<Fed, Failure> {
+    pub async fn feed(&mut self, piece: &Bytes) -> Result<Fed, Failure> {
         let decoded = self.decoder.feed(piece, &mut self.events);
         let close = self.look_for_end();
         let fed = if close.is_some() { Fed::Ended } else { Fed::More };
         // What stands behind the end does no harm, whatever it is.
         let decoded = if fed == Fed::Ended { Ok(()) } else { decoded };
-        self.append(decoded, close.as_ref())?;
+        self.append(decoded, close.as_ref(), fed == Fed::Ended).await?;
         Ok(fed)
     }
 
@@ -214,14 +214,14 @@ impl Publish {
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub fn finish(mut self) -> Result<Receipt, Failure> {
+    pub async fn finish(mut self) -> Result<Receipt, Failure> {
         let decoded = self.decoder.finish(&mut self.events);
         let mut close = self.look_for_end();
         if let Some(end_watch) = &mut self.end_watch {
             close = close.or_else(|| end_watch.at_end());
         }
         let close = close.or_else(|| self.close.take());
-        self.append(decoded, close.as_ref())?;
+        self.append(decoded, close.as_ref(), true).await?;
         Ok(self.into_receipt())
     }
 
@@ -230,7 +230,7 @@ impl Publish {
     pub fn into_receipt(mut self) -> Receipt {
         let receipt = self.receipt();
         // A generation without its end is to be continued under the same key.
-        let whole = self.end_watch.is_none() || receipt.state != ChannelState::Open.as_str();
+        let whole = self.is_whole(receipt.state);
         if let Some(claim) = self.claim.take().filter(|_| whole) {
             claim.complete(&receipt);
         }
@@ -239,10 +239,10 @@ impl Publish {
 
     /// The body broke off. If the generation had ended all the same, so does the channel.
     #[must_use]
-    pub fn break_off(mut self) -> Tally {
+    pub async fn break_off(mut self) -> Tally {
         let kept = self.tally.clone();
         if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_end)
-            && let Ok(appended) = self.hand_in(Some(&close))
+            && let Ok(appended) = self.hand_in(Some(&close), true).await
         {
             self.last = Some(appended);
             // Whoever comes back with the key gets the receipt that was due.
@@ -272,15 +272,16 @@ impl Publish {
     }
 
     /// Appends the decoded events, and only then complains about what could not be decoded.
-    fn append(
+    async fn append(
         &mut self,
         decoded: Result<(), InvalidEvent>,
         close: Option<&Close>,
+        last: bool,
     ) -> Result<(), Failure> {
         self.skip_published();
         let close = close.filter(|_| decoded.is_ok());
         if !self.events.is_empty() || close.is_some() {
-            let appended = self.hand_in(close);
+            let appended = self.hand_in(close, last && decoded.is_ok()).await;
             let appended = appended.map_err(|error| self.failure(error.into(), false))?;
             self.count(appended);
         }
@@ -294,12 +295,54 @@ impl Publish {
         Some(close)
     }
 
-    /// Appends to the channel that the publish began with, or to the one that has its name.
-    fn hand_in(&self, close: Option<&Close>) -> Result<Appended, hub::PublishError> {
-        match &self.board {
-            Some(board) => board.append(&self.events, close),
-            None => self.ingest.hub().append(&self.channel, &self.events, close),
+    /// Appends to the channel that the publish began with, or to the one that has its name, and
+    /// waits until that counts. What is appended is the `last` of the body.
+    async fn hand_in(
+        &self,
+        close: Option<&Close>,
+        last: bool,
+    ) -> Result<Appended, hub::PublishError> {
+        let mut appended = {
+            let keep = self.claim.as_ref().map(|claim| {
+                move |appended: &Appended| claim.to_keep(&self.outcome_behind(appended, last))
+            });
+            let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
+            match &self.board {
+                Some(board) => board.append(&self.events, close, receipt)?,
+                None => {
+                    self.ingest.hub().append_with(&self.channel, &self.events, close, receipt)?
+                }
+            }
+        };
+        appended.stored.wait().await?;
+        Ok(appended)
+    }
+
+    /// What is to be said to whoever comes back with the key when this was appended.
+    fn outcome_behind(&self, appended: &Appended, last: bool) -> Outcome<Receipt> {
+        let tally = self.tally_behind(appended);
+        if last && self.is_whole(appended.state) {
+            let Appended { subscribers, state, .. } = *appended;
+            Outcome::Done(self.receipt_of(tally, subscribers, state))
+        } else {
+            Outcome::Partial(tally)
         }
+    }
+
+    /// Whether a generation has ended; whatever is none is whole when its body ends.
+    fn is_whole(&self, state: ChannelState) -> bool {
+        self.end_watch.is_none() || state != ChannelState::Open
+    }
+
+    fn tally_behind(&self, appended: &Appended) -> Tally {
+        let mut tally = self.tally.clone();
+        if let Some((first, last)) = appended.offsets {
+            let id = |offset| self.ingest.hub().position(offset).to_string();
+            tally.first_id.get_or_insert_with(|| id(first));
+            tally.last_id = Some(id(last));
+            tally.events += self.events.len() as u64;
+        }
+        tally
     }
 
     fn skip_published(&mut self) {
@@ -310,12 +353,7 @@ impl Publish {
     }
 
     fn count(&mut self, appended: Appended) {
-        if let Some((first, last)) = appended.offsets {
-            let id = |offset| self.ingest.hub().position(offset).to_string();
-            self.tally.first_id.get_or_insert_with(|| id(first));
-            self.tally.last_id = Some(id(last));
-            self.tally.events += self.events.len() as u64;
-        }
+        self.tally = self.tally_behind(&appended);
         self.events.clear();
         self.last = Some(appended);
         if let Some(claim) = &mut self.claim {
@@ -331,9 +369,13 @@ impl Publish {
                 None => (0, ChannelState::Open),
             },
         };
-        let Tally { events, first_id, last_id } = self.tally.clone();
+        self.receipt_of(self.tally.clone(), subscribers, state)
+    }
+
+    fn receipt_of(&self, tally: Tally, subscribers: usize, state: ChannelState) -> Receipt {
+        let Tally { events, first_id, last_id } = tally;
         let channel = self.channel.to_string();
-        Receipt { channel, events, first_id, last_id, subscribers, state: state.as_str() }
+        Receipt { channel, events, first_id, last_id, subscribers, state }
     }
 
     fn failure(&self, error: PublishError, in_body: bool) -> Failure {

@@ -10,11 +10,12 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Ingest;
 use super::body::{InvalidEvent, Lines};
-use super::idempotency::{Claim, Claimed, IdempotencyKey};
+use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
 use super::publish::{Begun, Failure, Place, PublishError, Tally};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
-use crate::hub;
+use crate::hub::{self, Appended, Stored};
+use crate::position::Offset;
 use crate::quota::Account;
 
 /// A line of the body.
@@ -28,7 +29,7 @@ struct Line<'a> {
 }
 
 /// The reply to a publish to many channels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScatterReceipt {
     /// How many events are in logs.
     pub events: u64,
@@ -80,7 +81,12 @@ pub struct Scatter {
 struct Progress {
     /// Events at the start of the body that an earlier request has published.
     skip: u64,
+    /// What counts: of what was handed in, all up to the first that was not stored.
     tally: Tally,
+    /// What was handed in.
+    ahead: Tally,
+    /// What of that is to be waited for, in order.
+    storing: Vec<(Offset, Stored)>,
     subscribers: HashMap<ChannelName, usize>,
 }
 
@@ -100,7 +106,13 @@ impl Scatter {
         };
         // JSON may need six bytes for one of the data, and names its fields.
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
-        let progress = Progress { skip: tally.events, tally, subscribers: HashMap::new() };
+        let progress = Progress {
+            skip: tally.events,
+            ahead: tally.clone(),
+            tally,
+            storing: Vec::new(),
+            subscribers: HashMap::new(),
+        };
         let lines = Lines::new(max_line);
         Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender, _permit: permit }))
     }
@@ -109,20 +121,22 @@ impl Scatter {
     ///
     /// # Errors
     /// A line is invalid or its channel refuses; the lines before it are published.
-    pub fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
-        let Self { ingest, lines, progress, sender, .. } = self;
-        let fed = lines.feed(piece, |line| progress.publish(ingest, sender, &line));
-        self.note(fed)
+    pub async fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
+        let Self { ingest, lines, progress, claim, sender, .. } = self;
+        let fed = lines.feed(piece, |line| progress.publish(ingest, sender, claim.as_ref(), &line));
+        let stored = progress.settle(ingest).await;
+        self.note(stored.and(fed))
     }
 
     /// Publishes the last line, if it lacked its end.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub fn finish(mut self) -> Result<ScatterReceipt, Failure> {
-        let Self { ingest, lines, progress, sender, .. } = &mut self;
-        let finished = lines.finish(|line| progress.publish(ingest, sender, &line));
-        self.note(finished)?;
+    pub async fn finish(mut self) -> Result<ScatterReceipt, Failure> {
+        let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
+        let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
+        let stored = progress.settle(ingest).await;
+        self.note(stored.and(finished))?;
         let Progress { tally: Tally { events, first_id, last_id }, subscribers, .. } =
             self.progress;
         let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
@@ -159,6 +173,7 @@ impl Progress {
         &mut self,
         ingest: &Ingest,
         from: &Sender,
+        claim: Option<&Claim<Arc<str>, ScatterReceipt>>,
         line: &Bytes,
     ) -> Result<(), PublishError> {
         let (name, event) = parse_line(line, ingest.max_event_bytes())?;
@@ -172,15 +187,47 @@ impl Progress {
             self.skip -= 1;
             return Ok(());
         }
-        let appended = ingest.hub().append(&name, std::slice::from_ref(&event), None)?;
+        let keep = claim.map(|claim| {
+            let ahead = &self.ahead;
+            move |appended: &Appended| {
+                let mut tally = ahead.clone();
+                tally.count(ingest, appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset));
+                claim.to_keep(&Outcome::Partial(tally))
+            }
+        });
+        let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
+        let event = std::slice::from_ref(&event);
+        let appended = ingest.hub().append_with(&name, event, None, receipt)?;
         if let Some((offset, _)) = appended.offsets {
-            let id = ingest.hub().position(offset).to_string();
-            self.tally.first_id.get_or_insert_with(|| id.clone());
-            self.tally.last_id = Some(id);
-            self.tally.events += 1;
+            self.ahead.count(ingest, offset);
+            self.storing.push((offset, appended.stored));
         }
         self.subscribers.insert(name, appended.subscribers);
         Ok(())
+    }
+
+    /// Waits until all that was handed in counts.
+    async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
+        let mut outcome = Ok(());
+        for (offset, mut stored) in self.storing.drain(..) {
+            let stored = stored.wait().await;
+            // Behind one that is not stored none counts: a retry begins with that one.
+            outcome = outcome.and(stored.map_err(|why| hub::PublishError::from(why).into()));
+            if outcome.is_ok() {
+                self.tally.count(ingest, offset);
+            }
+        }
+        outcome
+    }
+}
+
+impl Tally {
+    /// Counts one event more.
+    fn count(&mut self, ingest: &Ingest, offset: Offset) {
+        let id = ingest.hub().position(offset).to_string();
+        self.first_id.get_or_insert_with(|| id.clone());
+        self.last_id = Some(id);
+        self.events += 1;
     }
 }
 

@@ -16,6 +16,7 @@ pub use trust::Reloader;
 
 use crate::admin::Admin;
 use crate::auth::{Exposed, Invalid};
+use crate::clock;
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::hooks::Hooks;
@@ -28,6 +29,7 @@ use crate::outbound::NoCertificates;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
+use crate::store::disk::{Disk, Found, OpenError};
 use crate::telemetry::Metrics;
 
 /// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
@@ -48,6 +50,7 @@ pub struct Server {
     hooks: Hooks,
     gate: Gate,
     shutdown: Shutdown,
+    store: Option<Disk>,
     tls: Option<Tls>,
     workers: Workers,
     public: Listener,
@@ -92,6 +95,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: Exposed,
     },
+    /// The store cannot be opened.
+    #[error("cannot open the store (`store.path`): {0}")]
+    Store(OpenError),
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
@@ -143,8 +149,13 @@ impl Server {
         let quotas = Arc::new(Quotas::new(config.quotas.clone()));
         let gate = trust::gate(&config, &quotas, metrics.clone())?;
         let shutdown = Shutdown::default();
-        let hub = Hub::new(config.channels.clone(), metrics.clone());
+        let store = store(&config, &metrics)?;
+        let hub = hub(&config, &metrics, store.as_ref());
         let ingest = Ingest::new(hub.clone(), config.publish.clone());
+        if let Some((_, found)) = &store {
+            ingest.restore(&found.receipts);
+        }
+        let store = store.map(|(disk, _)| disk);
         let slots = || Slots::new(config.server.max_connections, metrics.clone());
         let (public_slots, admin_slots) = (slots(), slots());
         let departed = public_slots.clone();
@@ -185,6 +196,7 @@ impl Server {
             hooks,
             gate,
             shutdown,
+            store,
             tls,
             workers,
             public,
@@ -233,6 +245,27 @@ impl Server {
         tasks.shutdown().await;
         // Connections that would not end are cut with their threads.
         drop(self.workers);
+        if let Some(store) = self.store {
+            store.close();
+        }
+    }
+}
+
+/// Opens the store, if there is to be one.
+fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Found)>, StartError> {
+    if !config.store.is_on() {
+        return Ok(None);
+    }
+    let window = u64::try_from(config.publish.idempotency_window.as_micros()).unwrap_or(u64::MAX);
+    let since = clock::now().saturating_sub(window);
+    Disk::open(&config.store, since, metrics.clone()).map(Some).map_err(StartError::Store)
+}
+
+fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Found)>) -> Hub {
+    let (channels, metrics) = (config.channels.clone(), metrics.clone());
+    match store {
+        Some((disk, found)) => Hub::resume(channels, metrics, disk, &config.store, found),
+        None => Hub::new(channels, metrics),
     }
 }
 

@@ -1,5 +1,8 @@
 //! A channel's log in memory: sealed segments that readers share, and one that grows.
 //!
+//! A log that is stored has only its end here, from the *warm* place on. What lies before that is
+//! on disk, *away*, and here only in pieces that somebody has fetched.
+//!
 //! Not synchronised: the channel that owns it holds the lock. Readers take [`Run`]s out of it and
 //! use them without the lock. A run of sealed events is shared; a run of the newest ones is one
 //! copy of what the reader has not seen, kept for the next reader who stands at the same place,
@@ -8,6 +11,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::cold::Cold;
+use super::disk::{Floor, Place};
 use super::index::Index;
 use super::segment::{Growing, Segment};
 use super::{Entry, Mark, Retention, Run};
@@ -22,8 +27,10 @@ pub enum Read {
     Run(Run),
     /// No event yet.
     CaughtUp,
-    /// Retention has passed over the mark.
+    /// Retention has passed over the mark, or what was there is lost.
     Trimmed,
+    /// What is there has to be fetched.
+    Away,
 }
 
 /// The events of one channel, in order, from the earliest that is retained to the tail.
@@ -33,11 +40,16 @@ pub struct Log {
     growing: Growing,
     /// What a reader of the growing segment was last given.
     newest: Option<Arc<Segment>>,
+    /// Where what is retained begins.
     start: Mark,
+    /// Where what is in memory begins, and the offset before it.
+    warm: Floor,
     end: Mark,
     trimmed_through: Offset,
     tail: Offset,
     sealed_bytes: usize,
+    /// What is stored and not in memory; nothing if the log is not stored.
+    cold: Option<Box<Cold>>,
 }
 
 impl Log {
@@ -49,10 +61,35 @@ impl Log {
             growing: Growing::new(Mark::default()),
             newest: None,
             start: Mark::default(),
+            warm: Floor { mark: Mark::default(), behind: trimmed_through },
             end: Mark::default(),
             trimmed_through,
             tail: trimmed_through,
             sealed_bytes: 0,
+            cold: None,
+        }
+    }
+
+    /// A log that is stored: all of it is away.
+    #[must_use]
+    pub fn stored(start: Floor, end: Mark, tail: Offset) -> Self {
+        Self {
+            growing: Growing::new(end),
+            start: start.mark,
+            warm: Floor { mark: end, behind: tail },
+            end,
+            tail,
+            cold: Some(Box::default()),
+            ..Self::new(start.behind)
+        }
+    }
+
+    /// Appends events that are stored, with the frames that they have there.
+    pub fn append_run(&mut self, run: &Run, retention: &Retention) {
+        let bytes = run.bytes();
+        let edge = |events| (run.byte_after(events) - run.start().byte) as usize;
+        for (number, entry) in run.entries().enumerate() {
+            self.append(entry, &bytes[edge(number)..edge(number + 1)], retention);
         }
     }
 
@@ -76,6 +113,9 @@ impl Log {
         if at.seq >= self.end.seq {
             return Read::CaughtUp;
         }
+        if at.seq < self.warm.mark.seq {
+            return self.read_away(at, max_bytes);
+        }
         let (segment, from) = match self.sealed.get(self.segment_at(at.seq)) {
             Some(sealed) => (sealed.clone(), sealed.index.at_seq(at.seq)),
             None => (self.newest_from(at), 0),
@@ -83,36 +123,184 @@ impl Log {
         Read::Run(Run::within(segment, from, max_bytes))
     }
 
-    /// The place at this byte of the log, which is the edge of a frame.
+    fn read_away(&self, at: Mark, max_bytes: usize) -> Read {
+        let Some(cold) = &self.cold else { return Read::Trimmed };
+        match cold.with_seq(at.seq) {
+            Some(piece) => {
+                let from = piece.index.at_seq(at.seq);
+                Read::Run(Run::within(piece.clone(), from, max_bytes))
+            }
+            None if cold.hole_at(at).is_some() => Read::Trimmed,
+            None => Read::Away,
+        }
+    }
+
+    /// The place at this byte of the log, which is the edge of a frame; nothing if it is away.
     #[must_use]
-    pub fn mark_at_byte(&self, byte: u64) -> Mark {
+    pub fn mark_at_byte(&self, byte: u64) -> Option<Mark> {
         let byte = byte.max(self.start.byte);
+        if byte == self.start.byte {
+            return Some(self.start);
+        }
+        if byte < self.warm.mark.byte {
+            return self.cold.as_ref()?.mark_at_byte(byte);
+        }
+        Some(self.warm_mark_at_byte(byte))
+    }
+
+    /// About where this byte is: exactly, unless it is away.
+    #[must_use]
+    pub fn mark_near_byte(&self, byte: u64) -> Mark {
+        self.mark_at_byte(byte).unwrap_or_else(|| {
+            let (from, to) = (self.start, self.warm.mark);
+            let share = (byte - from.byte) as f64 / (to.byte - from.byte) as f64;
+            Mark { seq: from.seq + (share * (to.seq - from.seq) as f64) as u64, byte }
+        })
+    }
+
+    fn warm_mark_at_byte(&self, byte: u64) -> Mark {
         let ends_by = |segment: &Arc<Segment>| segment.index.end().byte <= byte;
         let index = self.index(self.sealed.partition_point(ends_by));
         index.mark(index.ending_by(byte))
     }
 
-    /// What the index knows of the event at this place, if it is retained.
+    /// What the index knows of the event at this place, if it is retained and not away.
     #[must_use]
     pub fn peek(&self, seq: u64) -> Option<Entry> {
         if !(self.start.seq..self.end.seq).contains(&seq) {
             return None;
         }
+        if seq < self.warm.mark.seq {
+            return self.cold.as_ref()?.entry(seq);
+        }
         let index = self.index(self.segment_at(seq));
         Some(index.entry(index.at_seq(seq)))
     }
 
-    /// The place of the first retained event behind the offset.
-    #[must_use]
-    pub fn mark_after(&self, offset: Offset) -> Mark {
+    /// The place of the first retained event behind the offset; where to look for it on disk, if it
+    /// is away.
+    ///
+    /// # Errors
+    /// It is away.
+    pub fn mark_after(&self, offset: Offset) -> Result<Mark, Place> {
+        if offset <= self.trimmed_through {
+            return Ok(self.start);
+        }
+        if offset < self.warm.behind {
+            let known = self.cold.as_ref().and_then(|cold| cold.mark_after(offset));
+            return known.map(|mark| mark.max(self.start)).ok_or(Place::Behind(offset));
+        }
+        Ok(self.warm_mark_after(offset))
+    }
+
+    fn warm_mark_after(&self, offset: Offset) -> Mark {
         let index = self.index(self.first_segment(|last| last.offset > offset));
-        index.mark(index.past_offset(offset)).max(self.start)
+        index.mark(index.past_offset(offset)).max(self.warm.mark)
     }
 
     /// The place of the `count`-th last retained event.
+    ///
+    /// # Errors
+    /// It is away: where on disk.
+    pub fn mark_of_last(&self, count: u64) -> Result<Mark, Place> {
+        let seq = self.end.seq.saturating_sub(count).max(self.start.seq);
+        if seq == self.start.seq {
+            return Ok(self.start);
+        }
+        if seq < self.warm.mark.seq {
+            let known = self.cold.as_ref().and_then(|cold| cold.mark_at(seq));
+            return known.ok_or(Place::Seq(seq));
+        }
+        Ok(self.mark_at(seq))
+    }
+
+    /// Where reading can go on that cannot at this place.
     #[must_use]
-    pub fn mark_of_last(&self, count: u64) -> Mark {
-        self.mark_at(self.end.seq.saturating_sub(count).max(self.start.seq))
+    pub fn readable_from(&self, at: Mark) -> Floor {
+        let start = Floor { mark: self.start, behind: self.trimmed_through };
+        if at.seq < self.start.seq {
+            return start;
+        }
+        let hole = self.cold.as_ref().and_then(|cold| cold.hole_at(at));
+        hole.unwrap_or(start)
+    }
+
+    /// What is at this place will not come: if it is still away, all that is away is lost.
+    pub fn give_up(&mut self, place: Place) {
+        let away = match place {
+            Place::Seq(seq) => matches!(self.read(Mark { seq, byte: 0 }, 1), Read::Away),
+            Place::Byte(byte) => self.mark_at_byte(byte).is_none(),
+            Place::Behind(offset) => self.mark_after(offset).is_err(),
+        };
+        if away {
+            let start = Floor { mark: self.start, behind: self.trimmed_through };
+            self.lose(place, start, self.warm);
+        }
+    }
+
+    /// Whether what is at this place is not retained any more, or lost.
+    #[must_use]
+    pub fn is_missing(&self, at: Mark) -> bool {
+        at.seq < self.start.seq || self.is_lost(at)
+    }
+
+    /// Whether what is at this place is lost.
+    #[must_use]
+    pub fn is_lost(&self, at: Mark) -> bool {
+        let away = (self.start.seq..self.warm.mark.seq).contains(&at.seq);
+        away && self.cold.as_ref().is_some_and(|cold| cold.hole_at(at).is_some())
+    }
+
+    /// The offset of the last event before this place, if it is known without fetching it.
+    #[must_use]
+    pub fn offset_before(&self, at: Mark) -> Option<Offset> {
+        if at.seq == self.end.seq {
+            return Some(self.tail);
+        }
+        if at.seq <= self.start.seq {
+            return Some(self.trimmed_through);
+        }
+        if at.seq == self.warm.mark.seq {
+            return Some(self.warm.behind);
+        }
+        self.peek(at.seq - 1).map(|entry| entry.offset)
+    }
+
+    /// Whether the log is stored.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.cold.is_some()
+    }
+
+    /// Where what is in memory begins.
+    #[must_use]
+    pub fn warm(&self) -> Mark {
+        self.warm.mark
+    }
+
+    /// Takes in a piece that was fetched because of what is at this place.
+    pub fn warm_up(&mut self, place: Place, piece: &Run) {
+        let Some(cold) = &mut self.cold else { return };
+        if let Place::Behind(offset) = place {
+            let first = piece.entries().take_while(|entry| entry.offset <= offset).count();
+            let seq = piece.start().seq + first as u64;
+            cold.resolve(offset, Mark { seq, byte: piece.byte_after(first) });
+        }
+        cold.add(piece);
+    }
+
+    /// Lets go of a piece that was fetched. Returns whether there was one.
+    pub fn cool_down(&mut self, first: Mark) -> bool {
+        self.cold.as_mut().is_some_and(|cold| cold.forget(first))
+    }
+
+    /// Notes that what is between these two is lost, which was found out because of this place.
+    pub fn lose(&mut self, place: Place, from: Floor, to: Floor) {
+        let Some(cold) = &mut self.cold else { return };
+        cold.add_hole(from.mark, to);
+        if let Place::Behind(offset) = place {
+            cold.resolve(offset, from.mark);
+        }
     }
 
     /// The place of the earliest retained event.
@@ -148,7 +336,8 @@ impl Log {
     /// The bytes of memory that the log holds.
     #[must_use]
     pub fn footprint(&self) -> usize {
-        self.sealed_bytes + self.growing.footprint()
+        let cold = self.cold.as_ref().map_or(0, |cold| cold.footprint());
+        self.sealed_bytes + self.growing.footprint() + cold
     }
 
     /// Evicts what is more than the retention's number of events. `keep` events at the end stay
@@ -171,9 +360,47 @@ impl Log {
         self.trim_to(index.mark(index.past_time(than)).seq, keep)
     }
 
-    /// Evicts the oldest segment, to give memory back. Returns how many events went.
+    /// Evicts the oldest segment, to give memory back. Returns how many events went. What is stored
+    /// is only away then, and nothing goes.
     pub fn evict_oldest(&mut self, keep: u64) -> u64 {
-        self.trim_to(self.index(0).end().seq, keep)
+        let to = self.index(0).end().seq;
+        if self.is_stored() {
+            self.release_to(to);
+            return 0;
+        }
+        self.trim_to(to, keep)
+    }
+
+    /// Has no more than so many bytes in memory, but for a segment; the rest is away.
+    pub fn release(&mut self, max_bytes: u64) {
+        while self.end.byte - self.warm.mark.byte > max_bytes
+            && self.index(0).end().byte < self.end.byte.saturating_sub(max_bytes)
+        {
+            self.release_to(self.index(0).end().seq);
+        }
+    }
+
+    /// Retention on disk has come to here. Returns how many events went.
+    pub fn trim_stored(&mut self, to: Floor) -> u64 {
+        let trimmed = to.mark.seq.saturating_sub(self.start.seq);
+        if trimmed > 0 {
+            self.start = to.mark;
+            self.trimmed_through = to.behind;
+            self.release_to(to.mark.seq);
+        }
+        if let Some(cold) = self.cold.as_mut().filter(|_| trimmed > 0) {
+            cold.trim(to.mark);
+        }
+        trimmed
+    }
+
+    fn release_to(&mut self, seq: u64) {
+        if seq <= self.warm.mark.seq {
+            return;
+        }
+        let behind = self.peek(seq - 1).map_or(self.warm.behind, |last| last.offset);
+        self.warm = Floor { mark: self.mark_at(seq), behind };
+        self.free_trimmed();
     }
 
     fn trim_to(&mut self, seq: u64, keep: u64) -> u64 {
@@ -186,18 +413,19 @@ impl Log {
             self.trimmed_through = last.offset;
         }
         self.start = self.mark_at(to);
+        self.warm = Floor { mark: self.start, behind: self.trimmed_through };
         self.free_trimmed();
         trimmed
     }
 
     fn free_trimmed(&mut self) {
         while let Some(front) = self.sealed.front()
-            && front.index.end().seq <= self.start.seq
+            && front.index.end().seq <= self.warm.mark.seq
         {
             self.sealed_bytes -= front.footprint();
             self.sealed.pop_front();
         }
-        if self.start == self.end {
+        if self.warm.mark == self.end {
             self.growing = Growing::new(self.end);
             self.newest = None;
         }

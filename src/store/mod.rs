@@ -1,5 +1,7 @@
-//! Where logs live. Today in memory; a store on disk is to stand beside it, behind the same marks.
+//! Where logs live: in memory, and for those channels that are to outlive the process, on disk too.
 
+mod cold;
+pub mod disk;
 mod index;
 mod log;
 mod segment;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 pub use index::Entry;
 pub use log::{Log, Read};
-pub use segment::Run;
+pub use segment::{Run, RunBuilder};
 
 /// A place in one log: how many events, and how many bytes of frames, were appended before it.
 ///

@@ -81,15 +81,8 @@ impl Run {
         Self { segment, from, to }
     }
 
-    /// Events that are written anew: as many, and as many bytes, as they are, from this place on.
-    #[must_use]
-    pub fn rewritten<'a>(start: Mark, events: impl Iterator<Item = (Entry, &'a [u8])>) -> Self {
-        let mut growing = Growing::new(start);
-        for (entry, frame) in events {
-            growing.push(entry, frame);
-        }
-        let to = growing.index.len();
-        Self { segment: Arc::new(growing.seal()), from: 0, to }
+    pub(super) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
     }
 
     /// The frames, as they go onto an HTTP/1.1 socket.
@@ -102,6 +95,28 @@ impl Run {
     /// What the index knows of the events, in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> + '_ {
         (self.from..self.to).map(|at| self.segment.index.entry(at))
+    }
+
+    /// Events that are written anew: as many, and as many bytes, as they are, from this place on.
+    pub(super) fn rewritten<'a>(
+        start: Mark,
+        events: impl Iterator<Item = (Entry, &'a [u8])>,
+    ) -> Self {
+        let mut run = RunBuilder::new(start);
+        events.for_each(|(entry, frame)| run.push(entry, frame));
+        run.finish()
+    }
+
+    /// The events with their frames, in order.
+    pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &[u8])> + '_ {
+        let Segment { index, bytes } = &*self.segment;
+        let frame = |at| index.start_of(at) as usize..index.start_of(at + 1) as usize;
+        (self.from..self.to).map(move |at| (index.entry(at), &bytes[frame(at)]))
+    }
+
+    /// The bytes of the frames, in number.
+    pub(super) fn size(&self) -> usize {
+        (self.segment.index.start_of(self.to) - self.segment.index.start_of(self.from)) as usize
     }
 
     /// How many events.
@@ -139,5 +154,29 @@ impl Run {
         let last = Offset(before.0.saturating_sub(1));
         let below = self.segment.index.past_offset(last);
         self.to = self.to.min(below).min(self.from.saturating_add(most)).max(self.from);
+    }
+}
+
+/// Makes a run out of events that are in no log: not yet, or written anew.
+#[derive(Debug)]
+pub struct RunBuilder(Growing);
+
+impl RunBuilder {
+    /// A run that begins at this place.
+    #[must_use]
+    pub fn new(start: Mark) -> Self {
+        Self(Growing::new(start))
+    }
+
+    /// Adds an event. Offsets strictly increase.
+    pub fn push(&mut self, entry: Entry, frame: &[u8]) {
+        self.0.push(entry, frame);
+    }
+
+    /// The run; perhaps an empty one.
+    #[must_use]
+    pub fn finish(self) -> Run {
+        let to = self.0.index.len();
+        Run { segment: Arc::new(self.0.seal()), from: 0, to }
     }
 }

@@ -34,6 +34,48 @@ pub struct Metrics {
     transport_errors: IntCounterVec,
     hooks: IntCounterVec,
     hook_attempts: IntCounter,
+    store: Store,
+}
+
+/// Those of the store on disk.
+#[derive(Debug)]
+struct Store {
+    bytes: IntGauge,
+    written: IntCounter,
+    read: IntCounter,
+    syncs: IntCounter,
+    sync_latency: Histogram,
+    refused: IntCounterVec,
+    corrupt_blocks: IntCounter,
+}
+
+impl Store {
+    fn new(make: &Maker<'_>) -> Self {
+        let store = Self {
+            bytes: make.gauge("store_bytes", "Bytes of the store's files with events."),
+            written: make
+                .counter("store_written_bytes_total", "Bytes written to the store's journals."),
+            read: make.counter(
+                "store_read_bytes_total",
+                "Bytes read from the store for those who replay.",
+            ),
+            syncs: make.counter("store_syncs_total", "Syncs of the store's journals."),
+            sync_latency: make.histogram(
+                "store_sync_seconds",
+                "How long a sync of the store's journal took.",
+                &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0],
+            ),
+            refused: make.counters(
+                "store_refused_total",
+                "Records that the store has refused, by reason.",
+                "reason",
+            ),
+            corrupt_blocks: make
+                .counter("store_corrupt_blocks_total", "Blocks on disk that could not be read."),
+        };
+        at_zero(&store.refused, ["full", "failed"]);
+        store
+    }
 }
 
 impl Default for Metrics {
@@ -104,6 +146,7 @@ impl Metrics {
             ),
             hooks: make.counters("hooks_total", "Hooks to be called, by outcome.", "outcome"),
             hook_attempts: make.counter("hook_attempts_total", "Calls of hooks, retries included."),
+            store: Store::new(&make),
             registry,
         };
         at_zero(&metrics.publishes, ["ok"]);
@@ -236,6 +279,37 @@ impl Metrics {
     /// There was no room to queue what a hook was to be told.
     pub fn hook_dropped(&self) {
         self.hooks.with_label_values(&["dropped"]).inc();
+    }
+
+    /// The store's files with events have so many bytes.
+    pub fn store_holds(&self, bytes: u64) {
+        self.store.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// So many bytes were written to a journal.
+    pub fn store_wrote(&self, bytes: u64) {
+        self.store.written.inc_by(bytes);
+    }
+
+    /// So many bytes were read for somebody who replays.
+    pub fn store_read(&self, bytes: u64) {
+        self.store.read.inc_by(bytes);
+    }
+
+    /// A sync of the journal took so long.
+    pub fn store_synced(&self, took: Duration) {
+        self.store.syncs.inc();
+        self.store.sync_latency.observe(took.as_secs_f64());
+    }
+
+    /// A record was not stored, for this reason.
+    pub fn store_refused(&self, reason: &str) {
+        self.store.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A block on disk could not be read.
+    pub fn store_block_broken(&self) {
+        self.store.corrupt_blocks.inc();
     }
 }
 

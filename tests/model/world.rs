@@ -82,7 +82,8 @@ impl World {
             Op::Publish { channel, events, close } => self.publish(*channel, events, close),
             Op::Delete(channel) => {
                 let there = self.oracle.channels[*channel].life.is_some();
-                assert_eq!(self.hub.delete(&self.oracle.channels[*channel].name), there);
+                let deleted = self.hub.delete(&self.oracle.channels[*channel].name);
+                assert_eq!(deleted.is_some(), there);
                 if there {
                     self.oracle.delete(*channel);
                 }
@@ -163,7 +164,7 @@ impl World {
         };
         let new = self.oracle.channels[channel].life.is_none();
         let name = &self.oracle.channels[channel].name;
-        let (_, created) = self.hub.configure(name, &options).unwrap();
+        let (_, created, _) = self.hub.configure(name, &options).unwrap();
         assert_eq!(created, new);
         let life = self.oracle.live(channel);
         let life = &mut self.oracle.lives[life];

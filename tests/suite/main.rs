@@ -19,6 +19,7 @@ mod bare;
 mod bounds;
 mod coalesce;
 mod drain;
+mod durable;
 mod endings;
 mod generations;
 mod h2;

@@ -200,7 +200,7 @@ async fn put_takes_sizes_and_durations_as_people_write_them() {
 
 #[tokio::test]
 async fn put_bounds_age_and_idleness_of_one_channel() {
-    let hub = TestHub::start().await;
+    let hub = TestHub::with("store.durability = \"memory\"").await;
     assert_eq!(put(&hub, "aging", "{\"max_age\":\"500ms\"}").await.status(), 201);
     assert_eq!(put(&hub, "idle", "{\"idle_timeout\":\"500ms\"}").await.status(), 201);
     for channel in ["aging", "idle", "kept"] {

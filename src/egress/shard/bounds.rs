@@ -13,14 +13,14 @@ impl Reactor {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         let Some(room) = self.rooms.get(sitter.room as usize) else { return };
         let (channel, from) = (&room.channel, sitter.byte);
-        let (byte, resumed, requested) = match reason {
+        let (byte, resumed, requested, reason) = match reason {
             GapReason::Lagged => {
                 let (byte, resumed) = self.hub.tail_of(channel);
-                (byte, resumed, Some(self.hub.position_before(channel, from)))
+                (byte, resumed, Some(self.hub.position_before(channel, from)), reason)
             }
             _ => {
-                let (byte, resumed) = self.hub.earliest_of(channel);
-                (byte, resumed, None)
+                let (byte, resumed, reason) = self.hub.readable_from(channel, from);
+                (byte, resumed, None, reason)
             }
         };
         let channel = Some(channel.name().clone());

@@ -102,7 +102,7 @@ impl Generation {
         loop {
             match log.read(self.folded.0, MAX_BATCH_BYTES) {
                 Read::CaughtUp => return,
-                Read::Trimmed => break,
+                Read::Trimmed | Read::Away => break,
                 Read::Run(run) => {
                     let bytes = run.bytes();
                     for (frame, entry) in Frames::new(&bytes).zip(run.entries()) {
@@ -149,7 +149,7 @@ impl Generation {
         // Strings and numbers: there is nothing that could fail.
         let data = serde_json::to_string(&data).unwrap_or_default().into();
         let (mark, through) = self.folded;
-        let mark = if state == ChannelState::Open { mark } else { log.mark_of_last(1) };
+        let mark = if state == ChannelState::Open { mark } else { log.mark_of_last(1).ok()? };
         let snapshot = Arc::new(Snapshot { data, through, mark, state });
         self.snapshot = Some(snapshot.clone());
         Some(snapshot)
@@ -164,7 +164,7 @@ impl Generation {
     /// Whether an event behind this byte of the log must not wait: one that is no mere delta. Each
     /// event is looked at once, whoever asks.
     pub(super) fn flushes_behind(&mut self, byte: u64, log: &mut Log) -> bool {
-        self.sorted = self.sorted.max(log.mark_at_byte(byte));
+        self.sorted = self.sorted.max(log.mark_near_byte(byte)).max(log.warm());
         while let Read::Run(run) = log.read(self.sorted, MAX_BATCH_BYTES) {
             let bytes = run.bytes();
             for (number, frame) in Frames::new(&bytes).enumerate() {
@@ -175,7 +175,7 @@ impl Generation {
             }
             self.sorted = run.end();
         }
-        self.flush > byte
+        self.flush > byte || byte < log.warm().byte
     }
 
     /// Gives memory back: the rendered snapshot, and the fold if its events have gone as well.

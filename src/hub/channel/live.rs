@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::generation::{Generation, Snapshot, sniff};
 use super::{AppendError, Channel, Close, Inner, Producer};
-use crate::clock::now;
 use crate::event::ChannelState;
 use crate::generation::{Fold, Format};
 use crate::hub::coalesce::{Coalesce, Stretch};
 use crate::hub::notice::Ended;
 use crate::hub::reading::{Begin, Beginning};
 use crate::hub::signals::{GenerationOver, Signals, Stopped};
+use crate::hub::stored::Stored;
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
 use crate::store::{Entry, Run};
@@ -79,6 +79,7 @@ impl Channel {
     ) -> Result<(), AppendError> {
         let mut inner = self.inner.lock();
         inner.check_writable()?;
+        inner.check_stored()?;
         if let Some(format) = format {
             inner.expect_format(format);
         }
@@ -87,7 +88,13 @@ impl Channel {
                 return Err(AppendError::Busy);
             }
             inner.known = true;
+            inner.produced = true;
             inner.producer = Producer::Streaming { unwatched: None };
+            let saved = inner.saved();
+            if let Some(durable) = &mut inner.durable {
+                // What comes first of it is stored behind this.
+                drop(durable.describe(self, &saved));
+            }
             if self.subscribers() == 0 {
                 self.note_unwatched(&mut inner);
             }
@@ -95,13 +102,13 @@ impl Channel {
         Ok(())
     }
 
-    /// Ends the channel as cancelled. Nothing if it has left memory.
+    /// Ends the channel as cancelled, and says when that counts. Nothing if it has left memory.
     pub(in crate::hub) fn stop(
         &self,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
-    ) -> Option<Result<Stopped, GenerationOver>> {
-        {
+    ) -> Option<Result<(Stopped, Stored), GenerationOver>> {
+        let stored = {
             let mut inner = self.inner.lock();
             if inner.retired {
                 return None;
@@ -111,26 +118,39 @@ impl Channel {
             {
                 return Some(Err(GenerationOver));
             }
-            if let Some(end) = &inner.end {
-                return Some(Ok(Stopped::Before(end.state)));
+            if let Some(state) = inner.ending() {
+                return Some(Ok((Stopped::Before(state), Stored::already())));
             }
-            self.stop_now(&mut inner, reason);
-        }
-        self.notify();
-        self.tell_of_end();
-        Some(Ok(Stopped::Now))
+            self.stop_now(&mut inner, reason)
+        };
+        self.tell_of_end_now();
+        Some(Ok((Stopped::Now, stored)))
     }
 
-    fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) {
+    fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) -> Stored {
         inner.known = true;
-        inner.stopped = true;
-        self.end_now(inner, &Close { state: ChannelState::Cancelled, reason });
+        self.end_now(inner, &Close { state: ChannelState::Cancelled, reason }, true)
     }
 
-    fn end_now(&self, inner: &mut Inner, close: &Close) {
+    /// Ends the channel, at once or when that is stored.
+    fn end_now(&self, inner: &mut Inner, close: &Close, stopped: bool) -> Stored {
         self.forewarn();
+        if inner.durable.is_some() {
+            return self.stage(inner, &[], Some((close, stopped)), None).stored;
+        }
+        inner.stopped = stopped;
         self.append_end(inner, close);
         self.apply_retention(inner);
+        Stored::already()
+    }
+
+    /// The channel has ended, unless that is still to be stored.
+    fn tell_of_end_now(&self) {
+        let ended = self.inner.lock().end.is_some();
+        self.notify();
+        if ended {
+            self.tell_of_end();
+        }
     }
 
     /// Whether an event id is one of those that this channel has given out, its end's included.
@@ -155,16 +175,15 @@ impl Channel {
             match overdue {
                 Overdue::Producer => {
                     let (state, reason) = (ChannelState::Abandoned, Some(LEFT.into()));
-                    self.end_now(&mut inner, &Close { state, reason });
+                    drop(self.end_now(&mut inner, &Close { state, reason }, false));
                 }
                 Overdue::Viewers if self.subscribers() == 0 => {
-                    self.stop_now(&mut inner, Some(UNWATCHED.into()));
+                    drop(self.stop_now(&mut inner, Some(UNWATCHED.into())));
                 }
                 Overdue::Viewers => return None,
             }
         }
-        self.notify();
-        self.tell_of_end();
+        self.tell_of_end_now();
         None
     }
 
@@ -210,7 +229,9 @@ impl Channel {
 
     fn ended_for_hooks(&self) -> Option<Ended> {
         let mut inner = self.inner.lock();
-        let Inner { generation, log, end, span, settings, hooked: true, .. } = &mut *inner else {
+        let Inner { generation, log, end, ended_at, span, settings, hooked: true, .. } =
+            &mut *inner
+        else {
             return None;
         };
         let end = end.clone()?;
@@ -230,7 +251,7 @@ impl Channel {
             duration: Duration::from_micros(span.map_or(0, time)),
             first_id: span.map(|(first, _)| id(first)),
             last_id: span.map(|(_, last)| id(last)),
-            time: log.peek(log.end().seq - 1).map_or_else(now, |entry| entry.time),
+            time: *ended_at,
         })
     }
 
@@ -310,10 +331,17 @@ impl Inner {
         }
     }
 
+    /// How it has ended, or will have when that is stored.
+    fn ending(&self) -> Option<ChannelState> {
+        let coming = || self.durable.as_ref().and_then(|durable| durable.coming_end());
+        let end = self.end.as_ref().or_else(|| coming().map(|(end, _)| end));
+        end.map(|end| end.state)
+    }
+
     /// Who is waited for, and until when.
     fn due(&self) -> Option<(Instant, Overdue)> {
         match (self.producer, self.settings.when_unwatched) {
-            _ if self.end.is_some() || self.retired => None,
+            _ if self.ending().is_some() || self.retired => None,
             (Producer::Away { since }, _) => {
                 Some((since.checked_add(self.settings.producer_grace)?, Overdue::Producer))
             }

@@ -1,36 +1,43 @@
 //! A channel: the sole writer of its log.
 
+mod durable;
 mod generation;
 mod live;
 mod retention;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::durable::Durable;
+pub use self::durable::Receipt;
+pub(in crate::hub) use self::durable::Shelf;
 use self::generation::Generation;
 pub use self::generation::Snapshot;
 pub use self::live::Hold;
 
 use crate::channel::ChannelName;
 use crate::clock::{Micros, now};
-use crate::event::{self, ChannelState, NewEvent};
+use crate::event::{self, ChannelState, GapReason, NewEvent};
 use crate::generation::Format;
 use crate::hub::coalesce::Stretch;
 use crate::hub::config::{ChannelOptions, Settings};
 use crate::hub::deadlines::Deadlines;
+use crate::hub::fetched::Fetched;
 use crate::hub::memory::Memory;
 use crate::hub::notice::{End, OnEnd};
 use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
 use crate::hub::sequencer::Sequencer;
 use crate::hub::signals::Signals;
+use crate::hub::stored::Stored;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::sse;
+use crate::store::disk::{Floor, Place, Refused, StreamId};
 use crate::store::{Entry, Log, Mark, Read};
 use crate::telemetry::Metrics;
 
@@ -63,6 +70,7 @@ pub(in crate::hub) struct Shared {
     pub(in crate::hub) metrics: Arc<Metrics>,
     pub(in crate::hub) deadlines: Deadlines,
     pub(in crate::hub) on_end: OnceLock<OnEnd>,
+    pub(in crate::hub) fetched: Fetched,
 }
 
 /// A named, ordered log of events, and those who listen to it.
@@ -86,12 +94,16 @@ pub struct Channel {
 /// What the channel's lock protects.
 struct Inner {
     log: Log,
+    /// Where it is on disk, if it is.
+    durable: Option<Box<Durable>>,
     /// Where it is counted: by whoever has published to it or created it, or else waits for it.
     owner: Option<Arc<Account>>,
     /// How it ended, if it did.
     end: Option<End>,
     /// It ended because somebody stopped it.
     stopped: bool,
+    /// When it ended.
+    ended_at: Micros,
     /// Its first and its last event, whether they are retained or not.
     span: Option<(Entry, Entry)>,
     /// Somebody is to be told of its end, and what its events add up to.
@@ -99,6 +111,10 @@ struct Inner {
     /// What its events add up to, if anybody wanted to know.
     generation: Option<Box<Generation>>,
     producer: Producer,
+    /// It has had a sole producer.
+    produced: bool,
+    /// The settings of its own.
+    options: ChannelOptions,
     settings: Settings,
     /// Somebody has published, or has created the channel on purpose.
     known: bool,
@@ -140,7 +156,7 @@ pub struct Close {
 }
 
 /// What an append did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Appended {
     /// The offsets of the first and the last event, if there was any.
     pub offsets: Option<(Offset, Offset)>,
@@ -148,6 +164,8 @@ pub struct Appended {
     pub subscribers: usize,
     /// The state afterwards.
     pub state: ChannelState,
+    /// When it counts: in a durable channel nothing is seen of it before.
+    pub stored: Stored,
 }
 
 /// Why nothing was appended.
@@ -165,6 +183,9 @@ pub enum AppendError {
     /// The channel has left memory since it was looked up.
     #[error("the channel was evicted")]
     Retired,
+    /// The store takes nothing.
+    #[error(transparent)]
+    Unstored(#[from] Refused),
 }
 
 /// How a channel stands.
@@ -205,16 +226,30 @@ impl Channel {
         owner: Option<Arc<Account>>,
         settings: Settings,
         trimmed_through: Offset,
+        durable: Option<(Shelf, StreamId, Weak<Self>)>,
     ) -> Self {
+        let log = match durable {
+            None => Log::new(trimmed_through),
+            Some(_) => Log::stored(
+                Floor { mark: Mark::default(), behind: trimmed_through },
+                Mark::default(),
+                trimmed_through,
+            ),
+        };
+        let durable = durable.map(|(shelf, stream, me)| Durable::new(shelf, stream, me));
         let inner = Inner {
-            log: Log::new(trimmed_through),
+            log,
+            durable: durable.map(Box::new),
             owner,
             end: None,
             stopped: false,
+            ended_at: 0,
             span: None,
             hooked: shared.on_end.get().is_some_and(|on_end| on_end.wants(&name)),
             generation: None,
             producer: Producer::None,
+            produced: false,
+            options: ChannelOptions::default(),
             inherited: trimmed_through,
             settings,
             known: false,
@@ -248,25 +283,32 @@ impl Channel {
     /// comes between. Wakes the listeners.
     ///
     /// # Errors
-    /// The channel is closed or has left memory; nothing was appended.
+    /// The channel is closed or has left memory, or the store takes nothing; nothing was appended.
     pub fn append(
         &self,
         events: &[NewEvent],
         close: Option<&Close>,
+        receipt: Option<Receipt<'_>>,
     ) -> Result<Appended, AppendError> {
         let appended = {
             let mut inner = self.inner.lock();
             inner.check_writable()?;
+            inner.check_stored()?;
             inner.known = true;
             inner.last_used = Instant::now();
             self.forewarn();
+            if inner.durable.is_some() {
+                let close = close.map(|close| (close, false));
+                return Ok(self.stage(&mut inner, events, close, receipt));
+            }
             let offsets = self.append_events(&mut inner, events);
             inner.note_progress();
             if let Some(close) = close {
                 self.append_end(&mut inner, close);
             }
             self.apply_retention(&mut inner);
-            Appended { offsets, subscribers: self.subscribers(), state: inner.state() }
+            let (subscribers, state) = (self.subscribers(), inner.state());
+            Appended { offsets, subscribers, state, stored: Stored::already() }
         };
         if !events.is_empty() || close.is_some() {
             self.notify();
@@ -281,18 +323,22 @@ impl Channel {
     ///
     /// # Errors
     /// The channel has left memory.
-    pub fn configure(&self, options: &ChannelOptions) -> Result<bool, AppendError> {
+    pub fn configure(&self, options: &ChannelOptions) -> Result<(bool, Stored), AppendError> {
         let mut inner = self.inner.lock();
         if inner.retired {
             return Err(AppendError::Retired);
         }
+        inner.check_stored()?;
         let created = !inner.known;
         inner.known = true;
         inner.last_used = Instant::now();
         inner.settings = inner.settings.with(options);
+        inner.options = inner.options.with(options);
         self.apply_retention(&mut inner);
         self.set_clocks(&mut inner);
-        Ok(created)
+        let saved = inner.saved();
+        let stored = inner.durable.as_mut().map(|durable| durable.describe(self, &saved));
+        Ok((created, stored.unwrap_or_else(Stored::already)))
     }
 
     /// How the channel stands; nothing if nobody has published to it or created it.
@@ -304,7 +350,7 @@ impl Channel {
         inner.known.then(|| Description {
             name: self.name.clone(),
             state: inner.state(),
-            earliest: inner.log.earliest().map(|entry| position(entry.offset)),
+            earliest: inner.earliest().map(position),
             tail: position(inner.log.tail()),
             events: inner.log.start().behind(inner.log.end()).seq,
             bytes: inner.log.start().behind(inner.log.end()).byte,
@@ -329,7 +375,12 @@ impl Channel {
     /// The events at the mark, up to `max_bytes` of them but at least one.
     #[must_use]
     pub fn read(&self, at: Mark, max_bytes: usize) -> Read {
-        self.inner.lock().log.read(at, max_bytes)
+        let mut inner = self.inner.lock();
+        let read = inner.log.read(at, max_bytes);
+        if matches!(read, Read::Away) {
+            self.fetch(&mut inner, Place::Seq(at.seq));
+        }
+        read
     }
 
     /// The frames from this byte of the log on, which is the edge of a frame: for a reader that
@@ -340,8 +391,19 @@ impl Channel {
         if byte < inner.log.start().byte {
             return Piece::Trimmed;
         }
-        let at = inner.log.mark_at_byte(byte);
-        let Read::Run(run) = inner.log.read(at, max_bytes) else { return Piece::Nothing };
+        let Some(at) = inner.log.mark_at_byte(byte) else {
+            self.fetch(&mut inner, Place::Byte(byte));
+            return Piece::Nothing;
+        };
+        let run = match inner.log.read(at, max_bytes) {
+            Read::Run(run) => run,
+            Read::Trimmed => return Piece::Trimmed,
+            Read::CaughtUp => return Piece::Nothing,
+            Read::Away => {
+                self.fetch(&mut inner, Place::Byte(byte));
+                return Piece::Nothing;
+            }
+        };
         let more = run.end() != inner.log.end();
         let last = inner.end.is_some() && !more;
         let format = if merge { inner.known_format() } else { None };
@@ -357,13 +419,13 @@ impl Channel {
     #[must_use]
     pub fn behind_byte(&self, byte: u64) -> Mark {
         let inner = self.inner.lock();
-        inner.log.mark_at_byte(byte).behind(inner.log.end())
+        inner.log.mark_near_byte(byte).behind(inner.log.end())
     }
 
     /// The offset of the last event before this byte of the log.
     pub(in crate::hub) fn offset_before(&self, byte: u64) -> Offset {
         let inner = self.inner.lock();
-        let last = inner.log.mark_at_byte(byte).seq.checked_sub(1);
+        let last = inner.log.mark_near_byte(byte).seq.checked_sub(1);
         let entry = last.and_then(|seq| inner.log.peek(seq));
         entry.map_or(inner.log.trimmed_through(), |entry| entry.offset)
     }
@@ -390,18 +452,28 @@ impl Channel {
     /// What a reader at the mark has come to.
     pub(in crate::hub) fn look(&self, at: Mark) -> Ahead {
         let inner = self.inner.lock();
+        let coming = inner.durable.as_ref().and_then(|durable| durable.coming());
         match inner.log.peek(at.seq) {
             Some(entry) => Ahead::Event(entry.offset),
-            None if at.seq < inner.log.start().seq => Ahead::Trimmed(inner.log.trimmed_through()),
+            None if inner.log.is_missing(at) => Ahead::Trimmed(inner.log.readable_from(at).behind),
+            None if at.seq < inner.log.end().seq => Ahead::Away,
             None if inner.end.is_some() => Ahead::Over,
             None if inner.retired => Ahead::Retired,
-            None => Ahead::Nothing,
+            None => coming.map_or(Ahead::Nothing, Ahead::Coming),
         }
     }
 
-    /// Where a reader goes on whom retention has overtaken.
-    pub(in crate::hub) fn resume_at_start(&self) -> Beginning {
-        self.inner.lock().begin(Begin::Earliest)
+    /// Where a reader goes on that cannot at this place, and why.
+    pub(in crate::hub) fn readable_from(&self, at: Mark) -> (Floor, GapReason) {
+        let log = &self.inner.lock().log;
+        let reason = if log.is_lost(at) { GapReason::Lost } else { GapReason::Evicted };
+        (log.readable_from(at), reason)
+    }
+
+    /// The same for a reader that counts bytes.
+    pub(in crate::hub) fn readable_from_byte(&self, byte: u64) -> (Floor, GapReason) {
+        let at = self.inner.lock().log.mark_near_byte(byte);
+        self.readable_from(Mark { byte, ..at })
     }
 
     /// How far the events of its predecessors reached.
@@ -472,8 +544,8 @@ impl Channel {
     /// The offsets of the last `count` events, oldest first.
     pub(in crate::hub) fn last_offsets(&self, count: u64) -> Vec<Offset> {
         let inner = self.inner.lock();
-        let from = inner.log.mark_of_last(count).seq;
-        (from..inner.log.end().seq)
+        let end = inner.log.end().seq;
+        (end.saturating_sub(count)..end)
             .filter_map(|seq| inner.log.peek(seq))
             .map(|e| e.offset)
             .collect()
@@ -484,8 +556,8 @@ impl Channel {
         let first = self.shared.sequencer.take(events.len() as u64);
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
         for (offset, event) in (first.0..).zip(events) {
-            let event_type = event.event_type.as_ref().map(event::EventType::as_str);
-            writer.append(inner, Offset(offset), event_type, event.data.as_bytes());
+            let (entry, frame) = writer.event(Offset(offset), event);
+            inner.log.append(entry, frame, &inner.settings.retention);
         }
         let entry = |offset| Entry { offset: Offset(offset), time: writer.time };
         let first_ever = inner.span.map_or(entry(first.0), |(first_ever, _)| first_ever);
@@ -497,11 +569,12 @@ impl Channel {
     }
 
     fn append_end(&self, inner: &mut Inner, close: &Close) {
-        let end =
-            End { channel: self.name.clone(), state: close.state, reason: close.reason.clone() };
+        let end = End::of(&self.name, close);
         let offset = self.shared.sequencer.take(1);
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
-        writer.append(inner, offset, Some(event::END), end.data().as_bytes());
+        let (entry, frame) = writer.end(offset, &end);
+        inner.log.append(entry, frame, &inner.settings.retention);
+        inner.ended_at = entry.time;
         inner.end = Some(end);
         self.publish_end(inner);
     }
@@ -537,12 +610,19 @@ impl Channel {
 
 impl Inner {
     fn check_writable(&self) -> Result<(), AppendError> {
-        match &self.end {
+        let coming = self.durable.as_ref().and_then(|durable| durable.coming_end());
+        match self.end.as_ref().map(|end| (end, self.stopped)).or(coming) {
             _ if self.retired => Err(AppendError::Retired),
             None => Ok(()),
-            Some(end) if self.stopped => Err(AppendError::Stopped(end.reason.clone())),
-            Some(end) => Err(AppendError::Closed(end.state)),
+            Some((end, true)) => Err(AppendError::Stopped(end.reason.clone())),
+            Some((end, false)) => Err(AppendError::Closed(end.state)),
         }
+    }
+
+    /// The offset of the earliest retained event, wherever that is.
+    fn earliest(&self) -> Option<Offset> {
+        let stored = || self.durable.as_ref().and_then(|durable| durable.earliest());
+        self.log.earliest().map(|entry| entry.offset).or_else(stored)
     }
 
     fn state(&self) -> ChannelState {
@@ -552,17 +632,21 @@ impl Inner {
     fn begin(&self, begin: Begin) -> Beginning {
         let log = &self.log;
         let ends = self.kept_at_end();
-        let mark = match begin {
+        let found = match begin {
             Begin::Tail => log.mark_of_last(ends),
-            Begin::Earliest => log.start(),
+            Begin::Earliest => Ok(log.start()),
             Begin::Last(count) => log.mark_of_last(count.saturating_add(ends)),
-            Begin::At(mark) => mark.max(log.start()),
+            Begin::At(mark) => Ok(mark.max(log.start())),
             Begin::After(offset) => log.mark_after(offset),
         };
-        let before = mark.seq.checked_sub(1).and_then(|seq| log.peek(seq));
+        let mark = found.unwrap_or(log.start());
         Beginning {
             mark,
-            behind: before.map_or(log.trimmed_through(), |entry| entry.offset),
+            away: found.err(),
+            behind: log.offset_before(mark).unwrap_or(match begin {
+                Begin::After(offset) => offset,
+                _ => log.trimmed_through(),
+            }),
             trimmed: matches!(begin, Begin::After(offset) if offset < log.trimmed_through()),
             inherited: self.inherited,
             over: ends > 0 && mark.seq >= log.end().seq,
@@ -571,7 +655,7 @@ impl Inner {
     }
 }
 
-/// Renders events of one append, each once, and appends their frames.
+/// Renders the events of one append, each once.
 struct FrameWriter {
     id: String,
     epoch_len: usize,
@@ -585,12 +669,20 @@ impl FrameWriter {
         Self { epoch_len: id.len(), id, frame: Vec::new(), time: now() }
     }
 
-    fn append(&mut self, inner: &mut Inner, offset: Offset, event_type: Option<&str>, data: &[u8]) {
+    fn event(&mut self, offset: Offset, event: &NewEvent) -> (Entry, &[u8]) {
+        let event_type = event.event_type.as_ref().map(event::EventType::as_str);
+        self.render(offset, event_type, event.data.as_bytes())
+    }
+
+    fn end(&mut self, offset: Offset, end: &End) -> (Entry, &[u8]) {
+        self.render(offset, Some(event::END), end.data().as_bytes())
+    }
+
+    fn render(&mut self, offset: Offset, event_type: Option<&str>, data: &[u8]) -> (Entry, &[u8]) {
         self.id.truncate(self.epoch_len);
         self.id.push_str(itoa::Buffer::new().format(offset.0));
         self.frame.clear();
         sse::encode(&mut self.frame, &sse::Text { id: Some(&self.id), event_type, data });
-        let entry = Entry { offset, time: self.time };
-        inner.log.append(entry, &self.frame, &inner.settings.retention);
+        (Entry { offset, time: self.time }, &self.frame)
     }
 }

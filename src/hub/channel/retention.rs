@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Channel, Close, Inner};
 use crate::clock::now;
 use crate::event::ChannelState;
+use crate::hub::stored::Stored;
 use crate::position::Offset;
 use crate::quota::Account;
 
@@ -14,6 +15,9 @@ impl Channel {
     /// Evicts what has become too old.
     pub(in crate::hub) fn expire(&self) {
         let mut inner = self.inner.lock();
+        if inner.log.is_stored() {
+            return self.trim_stored(&mut inner);
+        }
         let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
         let (keep, oldest) = (inner.kept_at_end(), now().saturating_sub(age));
         if inner.log.earliest().is_some_and(|entry| entry.time <= oldest) {
@@ -44,15 +48,17 @@ impl Channel {
     /// added up to is all that is left of them.
     pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
         let inner = self.inner.lock();
-        if inner.log.start().behind(inner.log.end()).seq > inner.kept_at_end() {
-            return inner.log.earliest().map(|entry| entry.offset);
+        let in_memory = inner.log.warm();
+        if in_memory.behind(inner.log.end()).seq > inner.kept_at_end() {
+            return inner.log.peek(in_memory.seq).map(|entry| entry.offset);
         }
         let folded = inner.generation.as_ref().is_some_and(|generation| generation.is_heavy());
         folded.then(|| inner.log.tail())
     }
 
     /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
-    /// when it did; the caller must remove it from the registry in the same step.
+    /// when it did; the caller must remove it from the registry in the same step. If a crash comes
+    /// before the store knows, the next hub finds it unused, too.
     pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
@@ -61,7 +67,7 @@ impl Channel {
             }
             let evicted = inner.log.start().behind(inner.log.end()).seq;
             self.count_evicted("idle", evicted);
-            self.retire(&mut inner);
+            drop(self.retire(&mut inner));
             inner.log.tail()
         };
         // Those who read it by a pattern let go of it.
@@ -71,9 +77,9 @@ impl Channel {
     }
 
     /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
-    /// end; nothing if there was nothing to delete.
-    pub(in crate::hub) fn delete(&self) -> Option<Offset> {
-        let tail = {
+    /// end, and when the store knows; nothing if there was nothing to delete.
+    pub(in crate::hub) fn delete(&self) -> Option<(Offset, Stored)> {
+        let deleted = {
             let mut inner = self.inner.lock();
             if inner.retired || !inner.known {
                 return None;
@@ -82,12 +88,11 @@ impl Channel {
             self.forewarn();
             self.append_end(&mut inner, &close);
             let tail = inner.log.tail();
-            self.retire(&mut inner);
-            tail
+            (tail, self.retire(&mut inner))
         };
         self.notify();
         self.post();
-        Some(tail)
+        Some(deleted)
     }
 
     /// The owner, if they retain more than they may and nobody has been told yet.
@@ -120,7 +125,7 @@ impl Channel {
         true
     }
 
-    pub(super) fn retire(&self, inner: &mut Inner) {
+    pub(super) fn retire(&self, inner: &mut Inner) -> Stored {
         inner.retired = true;
         // Readers may still finish what is there; the budget no longer counts it.
         let footprint = std::mem::take(&mut inner.footprint);
@@ -129,10 +134,14 @@ impl Channel {
             owner.free_channel(footprint);
         }
         self.shared.metrics.channel_removed();
+        inner.durable.as_ref().map_or_else(Stored::already, |durable| durable.forget())
     }
 
     pub(super) fn apply_retention(&self, inner: &mut Inner) {
         inner.follow_generation();
+        if inner.log.is_stored() {
+            return self.trim_stored(inner);
+        }
         let keep = inner.kept_at_end();
         let retention = inner.settings.retention;
         let by_events = inner.log.trim_events(retention.max_events, keep);
@@ -140,6 +149,12 @@ impl Channel {
         let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
         self.count_evicted("events", by_events);
         self.count_evicted("bytes", by_bytes);
+        self.account(inner);
+    }
+
+    fn trim_stored(&self, inner: &mut Inner) {
+        let trimmed = inner.trim_stored();
+        self.count_evicted("store", trimmed);
         self.account(inner);
     }
 
@@ -175,14 +190,18 @@ impl Inner {
 
     pub(super) fn is_unused(&self) -> bool {
         let idle = self.last_used.elapsed();
+        let keeps = self.durable.is_some() && self.log.start() != self.log.end();
+        let busy = self.durable.as_ref().is_some_and(|durable| durable.is_busy());
         match (self.holders, self.known, &self.end) {
             (1.., _, _) => false,
+            (0, _, _) if busy => false,
             (0, false, _) => true,
-            (0, true, None) => idle >= self.settings.idle_timeout,
+            // What is stored is kept until its retention has passed, whether it is used or not.
+            (0, true, None) => !keeps && idle >= self.settings.idle_timeout,
             // Closed stays closed until its retention has passed, the end's included.
-            (0, true, Some(_)) => self.log.peek(self.log.end().seq - 1).is_none_or(|end| {
-                Duration::from_micros(now().saturating_sub(end.time)) >= self.kept_after_end()
-            }),
+            (0, true, Some(_)) => {
+                Duration::from_micros(now().saturating_sub(self.ended_at)) >= self.kept_after_end()
+            }
         }
     }
 }

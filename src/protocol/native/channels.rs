@@ -77,7 +77,8 @@ pub(super) async fn put(
     let document = read_document(request).await?;
     let options = parse_options(&document)?;
     claim(&native, &caller, &name, Claim::ToPublish)?;
-    let (channel, created) = native.hub.configure(&name, &options)?;
+    let (channel, created, mut stored) = native.hub.configure(&name, &options)?;
+    stored.wait().await?;
     let mut response = json(&Document::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response)
@@ -89,9 +90,8 @@ pub(super) async fn delete(
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
-    if !native.hub.delete(&name) {
-        return Err(unknown());
-    }
+    let mut stored = native.hub.delete(&name).ok_or_else(unknown)?;
+    stored.wait().await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

@@ -26,9 +26,16 @@ pub(super) async fn one(
     name: String,
 ) -> Result<Response, Problem> {
     let (head, mut body) = request.into_parts();
-    let outcome = publish_to_one(&native, &head, &mut body, &name).await;
-    let_finish(body);
-    count(&native, outcome)
+    let durable = channel_name(&name).is_ok_and(|name| native.hub.is_durable(&name));
+    let publish = {
+        let native = native.clone();
+        async move {
+            let outcome = publish_to_one(&native, &head, &mut body, &name).await;
+            let_finish(body);
+            outcome
+        }
+    };
+    count(&native, to_its_end(publish, durable).await)
 }
 
 pub(super) async fn many(
@@ -37,9 +44,29 @@ pub(super) async fn many(
     _rest: String,
 ) -> Result<Response, Problem> {
     let (head, mut body) = request.into_parts();
-    let outcome = publish_to_many(&native, &head, &mut body).await;
-    let_finish(body);
-    count(&native, outcome)
+    let durable = native.hub.has_store();
+    let publish = {
+        let native = native.clone();
+        async move {
+            let outcome = publish_to_many(&native, &head, &mut body).await;
+            let_finish(body);
+            outcome
+        }
+    };
+    count(&native, to_its_end(publish, durable).await)
+}
+
+/// Goes on when the client leaves, if what it has sent may be on its way to the disk: then its
+/// `Idempotency-Key` must learn what became of it.
+async fn to_its_end(
+    publish: impl Future<Output = Result<Response, Problem>> + Send + 'static,
+    durable: bool,
+) -> Result<Response, Problem> {
+    if !durable {
+        return publish.await;
+    }
+    let ended = tokio::spawn(publish).await;
+    ended.unwrap_or_else(|_| Err(Problem::new(ErrorCode::Internal, "the publish broke off")))
 }
 
 fn count(native: &Native, outcome: Result<Response, Problem>) -> Result<Response, Problem> {
@@ -76,6 +103,7 @@ async fn publish_to_one(
         Begun::Replay(receipt) => return replay(&receipt),
     };
     intake.begin_behind(publish.kept());
+    let before = publish.kept().events;
     loop {
         let piece = tokio::select! {
             piece = intake.next() => piece,
@@ -85,25 +113,29 @@ async fn publish_to_one(
         };
         match piece {
             Piece::Data(piece) => {
-                let fed = publish.feed(&piece);
+                let fed = publish.feed(&piece).await;
                 intake.pay(publish.kept().events, piece.len());
                 match fed? {
                     Fed::More => {}
                     Fed::Ended => return json(&publish.into_receipt()),
                 }
                 if let Err(problem) = intake.hold(publish.held()) {
-                    return Err(problem.keeping(&publish.break_off()));
+                    return Err(problem.keeping(&publish.break_off().await));
                 }
             }
             Piece::End => {
-                let receipt = publish.finish()?;
+                let receipt = publish.finish().await?;
                 intake.pay(receipt.events, 0);
-                return json(&receipt);
+                // All of it was published before, and only the receipt was lost.
+                let replayed = before > 0 && receipt.events == before;
+                return if replayed { replay(&receipt) } else { json(&receipt) };
             }
-            Piece::BrokeOff => return Err(broke_off(&publish.break_off())),
+            Piece::BrokeOff => return Err(broke_off(&publish.break_off().await)),
             Piece::Stopping => return Err(stopping(publish.kept())),
-            Piece::Over(over) => return Err(Problem::over(over).keeping(&publish.break_off())),
-            Piece::Late(problem) => return Err(problem.keeping(&publish.break_off())),
+            Piece::Over(over) => {
+                return Err(Problem::over(over).keeping(&publish.break_off().await));
+            }
+            Piece::Late(problem) => return Err(problem.keeping(&publish.break_off().await)),
         }
     }
 }
@@ -137,19 +169,21 @@ async fn publish_to_many(
         Begun::Replay(receipt) => return replay(&receipt),
     };
     intake.begin_behind(scatter.kept());
+    let before = scatter.kept().events;
     loop {
         match intake.next().await {
             Piece::Data(piece) => {
-                let fed = scatter.feed(&piece);
+                let fed = scatter.feed(&piece).await;
                 intake.pay(scatter.kept().events, piece.len());
                 fed?;
                 let held = intake.hold(scatter.held());
                 held.map_err(|problem| problem.keeping(scatter.kept()))?;
             }
             Piece::End => {
-                let receipt = scatter.finish()?;
+                let receipt = scatter.finish().await?;
                 intake.pay(receipt.events, 0);
-                return json(&receipt);
+                let replayed = before > 0 && receipt.events == before;
+                return if replayed { replay(&receipt) } else { json(&receipt) };
             }
             Piece::BrokeOff => return Err(broke_off(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),

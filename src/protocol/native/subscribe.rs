@@ -91,9 +91,9 @@ async fn subscribe(
             media_type => format(media_type, many),
         },
     };
-    match native.hub.subscribe(selection, &from, native.egress.bounds())? {
-        Opened::Over => Ok(over()),
-        Opened::Live(subscription) => {
+    match open(native, selection, &from).await? {
+        None => Ok(over()),
+        Some(subscription) => {
             if format.is_bare() && from == StartFrom::Earliest && !subscription.begins_whole() {
                 let detail = "the beginning of this stream is no longer retained";
                 return Err(Problem::new(ErrorCode::NotFound, detail));
@@ -101,6 +101,22 @@ async fn subscribe(
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             let link = request.extensions().get::<Client>().map(|client| client.link.clone());
             Ok(live(native, subscription, format, coalesce, link, pass))
+        }
+    }
+}
+
+/// Begins a subscription; nothing if its client has seen the end. Where it begins may have to be
+/// read from disk.
+async fn open(
+    native: &Native,
+    selection: Selection,
+    from: &StartFrom,
+) -> Result<Option<Subscription>, Problem> {
+    loop {
+        match native.hub.subscribe(selection.clone(), from, native.egress.bounds())? {
+            Opened::Live(subscription) => return Ok(Some(subscription)),
+            Opened::Over => return Ok(None),
+            Opened::Later(later) => later.over().await,
         }
     }
 }
@@ -202,8 +218,8 @@ async fn answer_page(
         Selection::One(name) => Some(name.clone()),
         Selection::Many(_) => None,
     };
-    let mut page = match native.hub.subscribe(selection, from, native.egress.bounds())? {
-        Opened::Live(mut subscription) => {
+    let mut page = match open(native, selection, from).await? {
+        Some(mut subscription) => {
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             subscription.set_merging(coalesce != Coalesce::Off);
             let enough = async {
@@ -215,7 +231,7 @@ async fn answer_page(
             };
             page(subscription, name.is_none(), limit, enough).await
         }
-        Opened::Over => Page { events: Vec::new(), next: asked_id(from), state: None },
+        None => Page { events: Vec::new(), next: asked_id(from), state: None },
     };
     page.state = name.map(|name| {
         let channel = native.hub.describe(&name);

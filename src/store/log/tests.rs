@@ -56,8 +56,8 @@ fn check_whole(log: &mut Log, model: &Model) {
     assert_eq!(log.earliest(), model.all.get(model.start).map(|(entry, _)| *entry));
     for (seq, (entry, _)) in model.all.iter().enumerate() {
         let expected = model.mark((seq + 1).max(model.start));
-        assert_eq!(log.mark_after(entry.offset), expected);
-        assert_eq!(log.mark_at_byte(model.mark(seq + 1).byte), expected);
+        assert_eq!(log.mark_after(entry.offset), Ok(expected));
+        assert_eq!(log.mark_at_byte(model.mark(seq + 1).byte), Some(expected));
     }
     read_to_end(log, model, model.start, 1500);
 }
@@ -85,6 +85,7 @@ fn read_to_end(log: &mut Log, model: &Model, from: usize, max_bytes: usize) {
             }
             Read::CaughtUp => return assert_eq!(seq, model.all.len()),
             Read::Trimmed => return assert!(from < model.start),
+            Read::Away => panic!("nothing is stored"),
         }
     }
 }
@@ -165,4 +166,145 @@ fn a_log_gives_its_memory_back() {
     assert!(log.footprint() >= 1_000_000);
     log.trim_events(0, 0);
     assert_eq!(log.footprint(), empty);
+}
+
+/// A log whose events are on disk: the model is the disk.
+mod stored {
+    use super::*;
+    use crate::store::RunBuilder;
+    use crate::store::disk::{Floor, Place};
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Append { step: u64, bytes: usize },
+        Release(u64),
+        Fetch { at: usize, count: usize },
+        CoolDown(usize),
+        Trim(usize),
+        Lose { at: usize, count: usize },
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => (1u64..4, 1usize..3000).prop_map(|(step, bytes)| Op::Append { step, bytes }),
+            2 => (0u64..9000).prop_map(Op::Release),
+            3 => (0usize..60, 1usize..9).prop_map(|(at, count)| Op::Fetch { at, count }),
+            1 => (0usize..60).prop_map(Op::CoolDown),
+            1 => (0usize..60).prop_map(Op::Trim),
+            1 => (0usize..60, 1usize..4).prop_map(|(at, count)| Op::Lose { at, count }),
+        ]
+    }
+
+    impl Model {
+        fn floor(&self, seq: usize) -> Floor {
+            let behind = seq.checked_sub(1).map_or(Offset::ZERO, |last| self.all[last].0.offset);
+            Floor { mark: self.mark(seq), behind }
+        }
+
+        fn piece(&self, from: usize, count: usize) -> Run {
+            let mut run = RunBuilder::new(self.mark(from));
+            for (entry, frame) in self.all[from..].iter().take(count) {
+                run.push(*entry, frame);
+            }
+            run.finish()
+        }
+    }
+
+    /// Whatever is asked is answered as the model would, or has to be fetched.
+    fn check(log: &mut Log, model: &Model, lost: &[bool]) {
+        assert_eq!((log.start(), log.end()), (model.mark(model.start), model.mark(lost.len())));
+        let events = model.all.iter().zip(lost).enumerate().skip(model.start);
+        for (seq, ((entry, frame), lost)) in events {
+            let (at, lost) = (model.mark(seq), *lost);
+            let away = at.seq < log.warm().seq;
+            assert_eq!(log.is_lost(at), away && lost, "{seq}");
+            match log.read(at, 1) {
+                Read::Run(run) => assert_eq!(run.bytes(), frame, "{seq}"),
+                Read::Away => assert!(away && !lost, "{seq}"),
+                Read::Trimmed => {
+                    let on = log.readable_from(at).mark.seq as usize;
+                    assert!(away && lost && on > seq, "{seq}");
+                }
+                Read::CaughtUp => panic!("{seq} is there"),
+            }
+            if let Some(found) = log.mark_at_byte(at.byte) {
+                assert!(found == at || lost, "{seq}: {found:?}");
+            }
+            let behind = model.mark(seq + 1);
+            match log.mark_after(entry.offset) {
+                Ok(found) => assert!(found == behind || lost, "{seq}: {found:?}"),
+                Err(place) => {
+                    assert_eq!(place, Place::Behind(entry.offset));
+                    assert!(away, "{seq}");
+                }
+            }
+            assert!(log.mark_near_byte(at.byte).seq <= log.end().seq);
+        }
+    }
+
+    fn fetch_what_follows(log: &mut Log, model: &Model, seq: usize) {
+        let offset = model.all[seq].0.offset;
+        if let Err(place) = log.mark_after(offset) {
+            log.warm_up(place, &model.piece(seq + 1, 3));
+            assert_eq!(log.mark_after(offset), Ok(model.mark(seq + 1)), "{seq}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn a_stored_log_is_the_disk_and_what_was_fetched(
+            ops in prop::collection::vec(op(), 1..60),
+        ) {
+            let retention =
+                Retention { max_events: 1000, max_bytes: 40_000, max_age: Duration::MAX };
+            let mut log = Log::stored(Floor::default(), Mark::default(), Offset::ZERO);
+            let mut model = Model { all: Vec::new(), start: 0 };
+            let (mut offset, mut lost) = (0, Vec::new());
+            for op in ops {
+                match op {
+                    Op::Append { step, bytes } => {
+                        offset += step;
+                        let entry = Entry { offset: Offset(offset), time: 7 };
+                        let frame = vec![b'a' + (offset % 26) as u8; bytes];
+                        log.append(entry, &frame, &retention);
+                        model.all.push((entry, frame));
+                        lost.push(false);
+                    }
+                    Op::Release(most) => log.release(most),
+                    Op::Fetch { at, count } if at >= model.start && at < model.all.len() => {
+                        let readable = lost[at..].iter().take(count).take_while(|lost| !**lost);
+                        let count = readable.count();
+                        if count > 0 {
+                            log.warm_up(Place::Seq(at as u64), &model.piece(at, count));
+                        }
+                    }
+                    Op::CoolDown(at) if at < model.all.len() => {
+                        log.cool_down(model.mark(at));
+                    }
+                    Op::Trim(at) if at <= model.all.len() => {
+                        log.trim_stored(model.floor(at));
+                        model.trim(at);
+                    }
+                    Op::Lose { at, count } => {
+                        let to = at + count;
+                        let fetched = |seq: &usize| log.peek(*seq as u64).is_some();
+                        let known = (at.max(1) - 1..to + 1).any(|seq| fetched(&seq));
+                        let told = to < log.warm().seq as usize && at >= model.start;
+                        if told && !known && !lost[at..=to].contains(&true) {
+                            log.lose(Place::Seq(at as u64), model.floor(at), model.floor(to));
+                            lost[at..to].fill(true);
+                        }
+                    }
+                    Op::Fetch { .. } | Op::CoolDown(_) | Op::Trim(_) => {}
+                }
+                check(&mut log, &model, &lost);
+            }
+            for seq in model.start..model.all.len().saturating_sub(1) {
+                if !lost[seq + 1] {
+                    fetch_what_follows(&mut log, &model, seq);
+                }
+            }
+        }
+    }
 }

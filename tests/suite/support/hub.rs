@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use fanfare::config::Config;
 use fanfare::server::Server;
+use fanfare::store::disk::Durability;
 
 use super::{Response, SseClient, Wire, within};
 
@@ -37,6 +38,8 @@ impl TestHub {
         let mut config = read(settings);
         // The whole suite runs once for each engine: see scripts/test.
         config.subscribers.takeover = std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_none();
+        // And once with all channels on disk.
+        let store = make_durable(settings, &mut config);
         let (bound, is_bound) = oneshot::channel();
         let (drain, drained) = oneshot::channel::<()>();
         let (kill, killed) = oneshot::channel::<()>();
@@ -69,6 +72,7 @@ impl TestHub {
                 }
             });
             runtime.shutdown_background();
+            drop(store);
         });
         let (addr, admin) = within("the hub to listen", is_bound).await.expect("a hub");
         let (drain, kill, stopped) = (Some(drain), Some(kill), Some(stopped));
@@ -242,6 +246,20 @@ impl Drop for TestHub {
             let _had_left = kill.send(());
         }
     }
+}
+
+/// Puts all channels on disk, if the whole run is to be like that; but not those of tests that say
+/// what memory is to keep.
+fn make_durable(settings: &str, config: &mut Config) -> Option<tempfile::TempDir> {
+    std::env::var_os("FANFARE_TEST_DURABLE").filter(|_| !settings.contains("store."))?;
+    let usual = Config::default();
+    if (&config.channels, &config.quotas) != (&usual.channels, &usual.quotas) {
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    config.store.path = folder.path().to_owned();
+    config.store.durability = Durability::Sync;
+    Some(folder)
 }
 
 /// Settings, on ports that are free.

@@ -1,0 +1,379 @@
+//! The side of a channel that is on disk: what is handed in and not stored yet, what is fetched.
+//!
+//! Whatever is appended to a durable channel is first handed to the store, and becomes visible when
+//! the store has it. So nobody can have seen what a restart does not know. The store calls back in
+//! the order in which it was handed in.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::oneshot;
+
+use super::{AppendError, Appended, Channel, Close, FrameWriter, Inner};
+use crate::clock::now;
+use crate::event::{self, GapReason, NewEvent};
+use crate::hub::notice::{End, Gap};
+use crate::hub::stored::{Saved, Stored};
+use crate::position::Offset;
+use crate::store::disk::{self, Disk, Durability, Piece, Place, Record, Refused, StreamId};
+use crate::store::{Entry, Log, Mark, Run, RunBuilder};
+
+/// See the module.
+pub(super) struct Durable {
+    pub(super) disk: Disk,
+    pub(super) stream: StreamId,
+    durability: Durability,
+    /// Bytes that stay in memory.
+    window: u64,
+    /// Handed in, and not stored yet; oldest first.
+    staged: VecDeque<Staged>,
+    /// What the store was told that the channel is.
+    known_as: Option<Box<str>>,
+    /// Who waits for which piece.
+    waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
+    me: Weak<Channel>,
+}
+
+/// What will be appended when it is stored.
+struct Staged {
+    run: Run,
+    end: Option<End>,
+    stopped: bool,
+}
+
+/// What makes a publish safe to repeat, once its place is known.
+pub type Receipt<'a> = &'a dyn Fn(&Appended) -> disk::Receipt;
+
+/// What a durable channel is made with.
+pub(in crate::hub) struct Shelf {
+    pub(in crate::hub) disk: Disk,
+    pub(in crate::hub) durability: Durability,
+    pub(in crate::hub) window: u64,
+}
+
+impl Durable {
+    pub(super) fn new(shelf: Shelf, stream: StreamId, me: Weak<Channel>) -> Self {
+        let Shelf { disk, durability, window } = shelf;
+        Self {
+            disk,
+            stream,
+            durability,
+            window,
+            staged: VecDeque::new(),
+            known_as: None,
+            waiting: HashMap::new(),
+            me,
+        }
+    }
+
+    /// The end that is on its way to the disk.
+    pub(super) fn coming_end(&self) -> Option<(&End, bool)> {
+        let last = self.staged.back()?;
+        last.end.as_ref().map(|end| (end, last.stopped))
+    }
+
+    /// The offset of the first event that is handed in and not stored.
+    pub(super) fn coming(&self) -> Option<Offset> {
+        self.staged.front()?.run.entries().next().map(|entry| entry.offset)
+    }
+
+    /// The offset of the earliest event on disk.
+    pub(super) fn earliest(&self) -> Option<Offset> {
+        self.disk.earliest(self.stream)
+    }
+
+    /// Whether something is on its way to the disk.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    fn write(&self, record: Record, tell: impl FnOnce(Result<(), Refused>) + Send + 'static) {
+        self.disk.write(record, self.durability, Box::new(tell));
+    }
+
+    /// Tells the store what the channel is, unless it knows.
+    pub(super) fn describe(&mut self, channel: &Channel, saved: &Saved) -> Stored {
+        let text: Box<str> = saved.to_text().into();
+        if self.known_as.as_ref() == Some(&text) {
+            return Stored::already();
+        }
+        let record = Record::Stream {
+            stream: self.stream,
+            name: channel.name.clone(),
+            options: text.clone(),
+        };
+        self.known_as = Some(text);
+        let (stored, tell) = Stored::later();
+        self.write(record, tell);
+        stored
+    }
+
+    /// The channel is gone, with all that it holds.
+    pub(super) fn forget(&self) -> Stored {
+        if self.known_as.is_none() {
+            return Stored::already();
+        }
+        let (stored, tell) = Stored::later();
+        self.write(Record::Gone { stream: self.stream }, tell);
+        stored
+    }
+}
+
+impl Channel {
+    /// What the store held of the channel when the hub was started.
+    pub(in crate::hub) fn restore(&self, found: &disk::Stream, saved: &Saved) {
+        let mut inner = self.inner.lock();
+        let behind = found.floor.behind.max(Offset(saved.inherited));
+        let tail = found.span.map_or(behind, |(_, last)| last.offset);
+        inner.log = Log::stored(disk::Floor { behind, ..found.floor }, found.end, tail);
+        inner.span = found.span;
+        inner.known = true;
+        inner.settings = inner.settings.with(&saved.options);
+        inner.options = saved.options;
+        inner.produced = saved.produced;
+        inner.inherited = Offset(saved.inherited);
+        let end = found.state.as_deref().and_then(|text| End::from_text(&self.name, text));
+        if let Some((end, stopped)) = end {
+            inner.ended_at = found.span.map_or(0, |(_, last)| last.time);
+            (inner.end, inner.stopped) = (Some(end), stopped);
+        } else if saved.produced {
+            // Whoever was at it when the hub went down is away now.
+            inner.producer = super::Producer::Away { since: tokio::time::Instant::now() };
+        }
+        if let Some(durable) = &mut inner.durable {
+            durable.stream = found.id;
+            durable.known_as = Some(found.options.clone());
+        }
+        // Floors are kept for a while only: what was trimmed before may be there again.
+        let _ = inner.trim_stored();
+        self.publish_end(&inner);
+        self.account(&mut inner);
+        self.set_clocks(&mut inner);
+    }
+
+    /// Hands events, and perhaps the channel's end, to the store.
+    pub(super) fn stage(
+        &self,
+        inner: &mut Inner,
+        events: &[NewEvent],
+        close: Option<(&Close, bool)>,
+        receipt: Option<Receipt<'_>>,
+    ) -> Appended {
+        let state = close.map_or_else(|| inner.state(), |(close, _)| close.state);
+        let end = close.map(|(close, _)| End::of(&self.name, close));
+        let (run, offsets) = self.render(inner.staged_end(), events, end.as_ref());
+        let (subscribers, stored) = (self.subscribers(), Stored::already());
+        let mut appended = Appended { offsets, subscribers, state, stored };
+        let receipt = receipt.map(|receipt| receipt(&appended));
+        let stopped = close.is_some_and(|(_, stopped)| stopped);
+        appended.stored = self.hand_in(inner, Staged { run, end, stopped }, receipt);
+        appended
+    }
+
+    fn hand_in(&self, inner: &mut Inner, staged: Staged, receipt: Option<disk::Receipt>) -> Stored {
+        let saved = inner.saved();
+        let Some(durable) = &mut inner.durable else { return Stored::already() };
+        let described = durable.describe(self, &saved);
+        if staged.run.count() == 0 {
+            return described;
+        }
+        let (stream, run) = (durable.stream, staged.run.clone());
+        let state = staged.end.as_ref().map(|end| end.to_text(staged.stopped).into());
+        durable.staged.push_back(staged);
+        let (stored, tell) = Stored::later();
+        let me = durable.me.clone();
+        durable.write(Record::Events { stream, run, state, receipt }, move |outcome| {
+            if let Some(channel) = me.upgrade() {
+                channel.settle(outcome);
+            }
+            tell(outcome);
+        });
+        stored
+    }
+
+    /// The last moments before a power cut may be missing: whoever reads on is told, once.
+    pub(in crate::hub) fn tell_of_loss(&self) {
+        let mut inner = self.inner.lock();
+        if inner.end.is_some() || inner.log.end().seq == 0 {
+            return;
+        }
+        let position = |offset| self.shared.sequencer.position(offset);
+        let (requested, offset) = (position(inner.log.tail()), self.shared.sequencer.take(1));
+        let gap = Gap {
+            channel: Some(self.name.clone()),
+            reason: GapReason::Lost,
+            requested: Some(requested.to_string().into()),
+            resumed: position(offset),
+        };
+        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        let mut run = RunBuilder::new(inner.staged_end());
+        let (entry, frame) = writer.render(offset, Some(event::GAP), gap.data().as_bytes());
+        run.push(entry, frame);
+        let staged = Staged { run: run.finish(), end: None, stopped: false };
+        drop(self.hand_in(&mut inner, staged, None));
+    }
+
+    /// The events, and the channel's end, with the offsets that they have from now on.
+    fn render(
+        &self,
+        start: Mark,
+        events: &[NewEvent],
+        end: Option<&End>,
+    ) -> (Run, Option<(Offset, Offset)>) {
+        let count = events.len() as u64;
+        let first = self.shared.sequencer.take(count + u64::from(end.is_some()));
+        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        let mut run = RunBuilder::new(start);
+        for (offset, event) in (first.0..).zip(events) {
+            let (entry, frame) = writer.event(Offset(offset), event);
+            run.push(entry, frame);
+        }
+        if let Some(end) = end {
+            let (entry, frame) = writer.end(Offset(first.0 + count), end);
+            run.push(entry, frame);
+        }
+        let offsets = (count > 0).then(|| (first, Offset(first.0 + count.saturating_sub(1))));
+        (run.finish(), offsets)
+    }
+
+    /// What was handed in first is stored, or never will be.
+    fn settle(&self, outcome: Result<(), Refused>) {
+        let ended = {
+            let mut inner = self.inner.lock();
+            let staged = inner.durable.as_mut().and_then(|durable| durable.staged.pop_front());
+            let Some(staged) = staged.filter(|_| outcome.is_ok() && !inner.retired) else {
+                // Whoever merges channels waits for an event that will not come.
+                drop(inner);
+                return self.notify();
+            };
+            self.forewarn();
+            self.take_in(&mut inner, &staged);
+            inner.note_progress();
+            self.apply_retention(&mut inner);
+            staged.end.is_some()
+        };
+        self.notify();
+        if ended {
+            self.tell_of_end();
+        }
+    }
+
+    fn take_in(&self, inner: &mut Inner, staged: &Staged) {
+        let run = &staged.run;
+        let published = run.count() - usize::from(staged.end.is_some());
+        let retention = inner.settings.retention;
+        inner.log.append_run(run, &retention);
+        let published: Vec<Entry> = run.entries().take(published).collect();
+        if let (Some(first), Some(last)) = (published.first(), published.last()) {
+            inner.span = Some((inner.span.map_or(*first, |(first_ever, _)| first_ever), *last));
+            let bytes = run.byte_after(published.len()) - run.start().byte;
+            self.shared.metrics.published(published.len() as u64, bytes);
+        }
+        if let Some(end) = &staged.end {
+            inner.ended_at = now();
+            (inner.end, inner.stopped) = (Some(end.clone()), staged.stopped);
+        }
+        self.publish_end(inner);
+    }
+
+    /// Fetches what is at this place from disk; those who listen are told when it is here.
+    pub(super) fn fetch(&self, inner: &mut Inner, place: Place) {
+        self.wait_for(inner, place, None);
+    }
+
+    /// Fetches what is at this place, unless that is under way.
+    pub(in crate::hub) fn want(&self, place: Place) {
+        self.fetch(&mut self.inner.lock(), place);
+    }
+
+    /// Resolves when what is at this place has been fetched.
+    pub(in crate::hub) fn fetched(&self, place: Place) -> oneshot::Receiver<()> {
+        let (tell, fetched) = oneshot::channel();
+        self.wait_for(&mut self.inner.lock(), place, Some(tell));
+        fetched
+    }
+
+    fn wait_for(&self, inner: &mut Inner, place: Place, tell: Option<oneshot::Sender<()>>) {
+        let Some(durable) = &mut inner.durable else { return };
+        let under_way = durable.waiting.contains_key(&place);
+        durable.waiting.entry(place).or_default().extend(tell);
+        if under_way {
+            return;
+        }
+        let me = durable.me.clone();
+        let read = Box::new(move |piece| {
+            if let Some(channel) = me.upgrade() {
+                channel.take_piece(place, piece);
+            }
+        });
+        durable.disk.read(durable.stream, place, read);
+    }
+
+    fn take_piece(&self, place: Place, piece: Piece) {
+        let waiting = {
+            let mut inner = self.inner.lock();
+            match &piece {
+                Piece::Run(run) => inner.log.warm_up(place, run),
+                Piece::Lost { from, to } => inner.log.lose(place, *from, *to),
+                Piece::Trimmed(floor) => drop(inner.log.trim_stored(*floor)),
+                Piece::Nothing => {}
+            }
+            // Whoever wants what will not come would ask for it for ever.
+            if !matches!(piece, Piece::Run(_)) {
+                inner.log.give_up(place);
+            }
+            self.account(&mut inner);
+            let durable = inner.durable.as_mut();
+            durable.and_then(|durable| durable.waiting.remove(&place)).unwrap_or_default()
+        };
+        if let (Piece::Run(run), Some(me)) = (&piece, self.me()) {
+            self.shared.fetched.add(&me, run);
+        }
+        for tell in waiting {
+            let _ = tell.send(());
+        }
+        self.notify();
+    }
+
+    /// Lets go of a piece that was fetched.
+    pub(in crate::hub) fn cool_down(&self, first: Mark) {
+        let mut inner = self.inner.lock();
+        if inner.log.cool_down(first) {
+            self.account(&mut inner);
+        }
+    }
+
+    fn me(&self) -> Option<Arc<Self>> {
+        self.inner.lock().durable.as_ref()?.me.upgrade()
+    }
+}
+
+impl Inner {
+    /// The place behind all that was handed in.
+    fn staged_end(&self) -> Mark {
+        let staged = self.durable.as_ref().and_then(|durable| durable.staged.back());
+        staged.map_or(self.log.end(), |staged| staged.run.end())
+    }
+
+    /// What the store keeps of the channel besides its events.
+    pub(super) fn saved(&self) -> Saved {
+        let (options, produced, inherited) = (self.options, self.produced, self.inherited.0);
+        Saved { options, produced, inherited }
+    }
+
+    /// Whether the store takes anything at the moment.
+    pub(super) fn check_stored(&self) -> Result<(), AppendError> {
+        let check = |durable: &Durable| durable.disk.check().map_err(AppendError::Unstored);
+        self.durable.as_deref().map_or(Ok(()), check)
+    }
+
+    /// Lets the disk give up what is beyond the retention, and memory what is beyond the window.
+    /// Returns how many events went.
+    pub(super) fn trim_stored(&mut self) -> u64 {
+        let Some(durable) = &self.durable else { return 0 };
+        let floor = durable.disk.trim(durable.stream, &self.settings.retention, now());
+        let trimmed = self.log.trim_stored(floor);
+        self.log.release(durable.window);
+        trimmed
+    }
+}

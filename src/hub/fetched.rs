@@ -1,0 +1,60 @@
+//! What was read from disk for those who replay: shared by all of them, within one budget.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::channel::Channel;
+use crate::store::{Mark, Run};
+
+/// The pieces that channels hold, in the order in which they came: the oldest goes first, as each
+/// is wanted soon after it was fetched, or not at all.
+#[derive(Default)]
+pub(super) struct Fetched {
+    max_bytes: usize,
+    pieces: Mutex<Pieces>,
+}
+
+#[derive(Default)]
+struct Pieces {
+    queue: VecDeque<(Weak<Channel>, Mark, usize)>,
+    bytes: usize,
+}
+
+impl Fetched {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, pieces: Mutex::default() }
+    }
+
+    /// Notes that the channel holds this piece, and makes room for it.
+    pub(super) fn add(&self, channel: &Arc<Channel>, piece: &Run) {
+        let bytes = piece.bytes().len();
+        let mut past = Vec::new();
+        {
+            let mut pieces = self.pieces.lock();
+            pieces.queue.push_back((Arc::downgrade(channel), piece.start(), bytes));
+            pieces.bytes += bytes;
+            // The newest stays, however large: somebody is waiting for it.
+            while pieces.bytes > self.max_bytes
+                && pieces.queue.len() > 1
+                && let Some((channel, first, bytes)) = pieces.queue.pop_front()
+            {
+                pieces.bytes -= bytes;
+                past.push((channel, first));
+            }
+        }
+        // With no lock held: a channel has one of its own.
+        for (channel, first) in past {
+            if let Some(channel) = channel.upgrade() {
+                channel.cool_down(first);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetched").field("max_bytes", &self.max_bytes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! What the hub has the store keep for it, as text, and the wait until it is kept.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::config::ChannelOptions;
+use super::notice::End;
+use crate::channel::ChannelName;
+use crate::event::ChannelState;
+use crate::store::disk::Refused;
+
+/// Resolves when something is as durable as its channel asks for.
+#[derive(Debug)]
+pub struct Stored(Option<oneshot::Receiver<Result<(), Refused>>>);
+
+impl Stored {
+    /// There is nothing to wait for.
+    pub(super) fn already() -> Self {
+        Self(None)
+    }
+
+    /// It is to be waited for, until somebody says how it went.
+    pub(super) fn later() -> (Self, impl FnOnce(Result<(), Refused>) + Send + 'static) {
+        let (tell, told) = oneshot::channel();
+        let tell = move |outcome| {
+            // Nobody need be waiting.
+            let _ = tell.send(outcome);
+        };
+        (Self(Some(told)), tell)
+    }
+
+    /// Whether it is still to be waited for.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Waits.
+    ///
+    /// # Errors
+    /// It is not kept.
+    pub async fn wait(&mut self) -> Result<(), Refused> {
+        match self.0.take() {
+            None => Ok(()),
+            // A store that has gone without a word has kept nothing that anybody could rely on.
+            Some(told) => told.await.unwrap_or(Err(Refused::Failed)),
+        }
+    }
+}
+
+/// What a channel is, besides its events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    /// The settings of its own.
+    #[serde(default)]
+    pub(super) options: ChannelOptions,
+    /// A producer has begun it as a generation: without an end it will be abandoned.
+    #[serde(default)]
+    pub(super) produced: bool,
+    /// How far the events of its predecessors reached.
+    #[serde(default)]
+    pub(super) inherited: u64,
+}
+
+impl Saved {
+    pub(super) fn to_text(self) -> String {
+        // Numbers and short texts: there is nothing that could fail.
+        serde_json::to_string(&self).unwrap_or_default()
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// How a channel has ended.
+#[derive(Serialize, Deserialize)]
+struct SavedEnd {
+    state: ChannelState,
+    reason: Option<Box<str>>,
+    stopped: bool,
+}
+
+impl End {
+    pub(super) fn to_text(&self, stopped: bool) -> String {
+        let end = SavedEnd { state: self.state, reason: self.reason.clone(), stopped };
+        serde_json::to_string(&end).unwrap_or_default()
+    }
+
+    /// The end, and whether somebody had stopped the channel.
+    pub(super) fn from_text(channel: &ChannelName, text: &str) -> Option<(Self, bool)> {
+        let SavedEnd { state, reason, stopped } = serde_json::from_str(text).ok()?;
+        Some((Self { channel: channel.clone(), state, reason }, stopped))
+    }
+}

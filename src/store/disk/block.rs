@@ -1,0 +1,384 @@
+//! A block: what is written and read as a whole, with checksums. Every file is a row of blocks.
+//!
+//! Recovery relies on this: the checksum of a header covers its lengths, so that behind a block
+//! whose body is broken the next one is found; and the magic has a byte that no UTF-8 text has, so
+//! that behind a broken header the search for it never stops inside of an event.
+
+use crate::clock::Micros;
+use crate::position::Offset;
+use crate::store::{Entry, Mark};
+use serde::{Deserialize, Serialize};
+
+use super::{Receipt, StreamId};
+
+/// Bytes of a header.
+const HEADER: usize = 76;
+/// Bytes of an event's slot: its offset, the end of its frame, and its time, relative to the base.
+const SLOT: usize = 12;
+/// Bytes of the block at the end of a sorted file.
+pub(super) const END_LENGTH: usize = HEADER + 8;
+const MAGIC: [u8; 4] = [0xff, b'F', b'B', 0xfe];
+
+/// What a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Events of one stream; its trailer is a [`Trailer`], or empty.
+    Events = 1,
+    /// Something about a stream: its trailer is a [`Note`].
+    Note = 2,
+    /// Where the blocks of a sorted file are.
+    Footer = 3,
+    /// Where the footer is.
+    End = 4,
+    /// All streams, and receipts.
+    Catalog = 5,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Events, Self::Note, Self::Footer, Self::End, Self::Catalog]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// What stands behind the events of a block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trailer {
+    /// How the stream has ended, if the last event is its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<Box<str>>,
+    /// Receipts of the publishes that the events came with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) receipts: Vec<Receipt>,
+}
+
+impl Trailer {
+    fn text(&self) -> Vec<u8> {
+        if *self == Self::default() { Vec::new() } else { json(self) }
+    }
+
+    /// `None` is no trailer at all: not this version's.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        if text.is_empty() { Some(Self::default()) } else { serde_json::from_slice(text).ok() }
+    }
+}
+
+/// What is not events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Note {
+    /// A stream begins, or has other options.
+    Stream { name: String, options: Box<str> },
+    /// The stream is gone.
+    Gone {},
+    /// A receipt of a publish.
+    Receipt(Receipt),
+}
+
+/// Texts and numbers always have a JSON form.
+pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// What stands at the beginning of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) stream: StreamId,
+    /// The place of the first event.
+    pub(super) first: Mark,
+    /// What the slots are relative to: the first event.
+    pub(super) base: Entry,
+    /// The byte of this file up to which it was known to be synced when the block was written.
+    pub(super) synced: u64,
+    pub(super) count: u32,
+    pub(super) frames: u32,
+    pub(super) trailer: u32,
+    checksum: u32,
+}
+
+impl Header {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes.get(..HEADER)?);
+        let covered = &fields.0[..HEADER - 4];
+        let magic: [u8; 4] = fields.take();
+        let [kind, ..]: [u8; 4] = fields.take();
+        let header = Self {
+            kind: Kind::from_byte(kind)?,
+            stream: StreamId(fields.u64()),
+            first: Mark { seq: fields.u64(), byte: fields.u64() },
+            base: Entry { offset: Offset(fields.u64()), time: fields.u64() },
+            synced: fields.u64(),
+            count: fields.u32(),
+            frames: fields.u32(),
+            trailer: fields.u32(),
+            checksum: fields.u32(),
+        };
+        let sane = header.first.seq.checked_add(u64::from(header.count)).is_some()
+            && header.first.byte.checked_add(u64::from(header.frames)).is_some();
+        let whole = magic == MAGIC && fields.u32() == crc32fast::hash(covered) && sane;
+        whole.then_some(header)
+    }
+
+    fn encode(&self, into: &mut Vec<u8>) {
+        let from = into.len();
+        into.extend_from_slice(&MAGIC);
+        into.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
+        let longs = [self.stream.0, self.first.seq, self.first.byte];
+        let base = [self.base.offset.0, self.base.time, self.synced];
+        longs.iter().chain(&base).for_each(|long| into.extend_from_slice(&long.to_le_bytes()));
+        let shorts = [self.count, self.frames, self.trailer, self.checksum];
+        shorts.iter().for_each(|short| into.extend_from_slice(&short.to_le_bytes()));
+        let checksum = crc32fast::hash(&into[from..]);
+        into.extend_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Bytes of the whole block.
+    pub(super) fn length(&self) -> usize {
+        HEADER + self.slots() + self.frames as usize + self.trailer as usize
+    }
+
+    /// The place behind the last event.
+    pub(super) fn end(&self) -> Mark {
+        Mark {
+            seq: self.first.seq + u64::from(self.count),
+            byte: self.first.byte + u64::from(self.frames),
+        }
+    }
+
+    fn slots(&self) -> usize {
+        self.count as usize * SLOT
+    }
+}
+
+/// A block that is whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block<'a> {
+    pub(super) header: Header,
+    body: &'a [u8],
+}
+
+impl<'a> Block<'a> {
+    /// The block at the beginning of these bytes, or what can be told of it if it is broken.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Option<Header>> {
+        let header = Header::decode(bytes).ok_or(None)?;
+        let body = bytes.get(HEADER..header.length()).ok_or(Some(header))?;
+        let block = Self { header, body };
+        let whole = crc32fast::hash(body) == header.checksum && block.ends_in_order();
+        if whole { Ok(block) } else { Err(Some(header)) }
+    }
+
+    /// The events with their frames.
+    pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &'a [u8])> + use<'a> {
+        let Self { header, body } = *self;
+        let (slots, rest) = body.split_at(header.slots());
+        let mut from = 0;
+        slots.chunks_exact(SLOT).map(move |slot| {
+            let (entry, end) = slot_of(slot, header.base);
+            let frame = &rest[from..end];
+            from = end;
+            (entry, frame)
+        })
+    }
+
+    /// What the index knows of the last event.
+    pub(super) fn last(&self) -> Option<Entry> {
+        let slots = &self.body[..self.header.slots()];
+        slots.rchunks_exact(SLOT).next().map(|slot| slot_of(slot, self.header.base).0)
+    }
+
+    /// What stands behind the events.
+    pub(super) fn trailer(&self) -> &'a [u8] {
+        &self.body[self.header.slots() + self.header.frames as usize..]
+    }
+
+    /// Whether each frame ends where the next may begin, and the last one with the frames.
+    fn ends_in_order(&self) -> bool {
+        let slots = self.body[..self.header.slots()].chunks_exact(SLOT);
+        let mut ends = slots.map(|slot| slot_of(slot, self.header.base).1);
+        let last = ends.try_fold(0, |from, end| (from <= end).then_some(end));
+        last == Some(self.header.frames as usize)
+    }
+}
+
+fn slot_of(slot: &[u8], base: Entry) -> (Entry, usize) {
+    let mut fields = Fields(slot);
+    let offset = Offset(base.offset.0.saturating_add(u64::from(fields.u32())));
+    let end = fields.u32() as usize;
+    (Entry { offset, time: base.time.saturating_add(u64::from(fields.u32())) }, end)
+}
+
+/// Takes numbers off the front; what is missing is zero, which no checksum agrees with.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.0.split_first_chunk() else {
+            return [0; N];
+        };
+        self.0 = rest;
+        *field
+    }
+
+    pub(super) fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    pub(super) fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+/// Events of one stream that are to become one block.
+#[derive(Debug)]
+pub(super) struct EventsDraft {
+    stream: StreamId,
+    first: Mark,
+    base: Entry,
+    last: Entry,
+    slots: Vec<u8>,
+    frames: Vec<u8>,
+    pub(super) trailer: Trailer,
+}
+
+impl EventsDraft {
+    pub(super) fn new(stream: StreamId, first: Mark) -> Self {
+        let entry = Entry::default();
+        let (slots, frames, trailer) = (Vec::new(), Vec::new(), Trailer::default());
+        Self { stream, first, base: entry, last: entry, slots, frames, trailer }
+    }
+
+    /// Whether these events may follow those that are here: in the stream, and within the size.
+    pub(super) fn takes(
+        &self,
+        first: Mark,
+        mut entries: impl Iterator<Item = Entry>,
+        bytes: usize,
+        most: usize,
+    ) -> bool {
+        let near = |to: u64, base: u64| u32::try_from(to.saturating_sub(base)).is_ok();
+        first == self.end()
+            && self.trailer.state.is_none()
+            && self.frames.len() + bytes <= most
+            && entries.all(|entry| {
+                near(entry.offset.0, self.base.offset.0) && near(entry.time, self.base.time)
+            })
+    }
+
+    pub(super) fn push(&mut self, entry: Entry, frame: &[u8]) {
+        if self.slots.is_empty() {
+            self.base = entry;
+        }
+        self.frames.extend_from_slice(frame);
+        let offset = entry.offset.0.saturating_sub(self.base.offset.0) as u32;
+        // An offset never steps back; a wall clock may.
+        let time = entry.time.saturating_sub(self.base.time) as u32;
+        for field in [offset, self.frames.len() as u32, time] {
+            self.slots.extend_from_slice(&field.to_le_bytes());
+        }
+        self.last = Entry { offset: entry.offset, time: self.base.time + Micros::from(time) };
+    }
+
+    pub(super) fn end(&self) -> Mark {
+        let count = self.slots.len() / SLOT;
+        Mark {
+            seq: self.first.seq + count as u64,
+            byte: self.first.byte + self.frames.len() as u64,
+        }
+    }
+
+    /// What the index knows of the last event.
+    pub(super) fn last(&self) -> Entry {
+        self.last
+    }
+
+    /// Appends the block.
+    pub(super) fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Header {
+        let trailer = self.trailer.text();
+        let header = Header {
+            kind: Kind::Events,
+            stream: self.stream,
+            first: self.first,
+            base: self.base,
+            synced,
+            count: (self.slots.len() / SLOT) as u32,
+            frames: self.frames.len() as u32,
+            trailer: trailer.len() as u32,
+            checksum: checksum([&self.slots, &self.frames, &trailer]),
+        };
+        header.encode(into);
+        for part in [&self.slots, &self.frames, &trailer] {
+            into.extend_from_slice(part);
+        }
+        header
+    }
+}
+
+/// Appends a block that has no events.
+pub(super) fn encode(kind: Kind, stream: StreamId, body: &[u8], synced: u64, into: &mut Vec<u8>) {
+    let header = Header {
+        kind,
+        stream,
+        first: Mark::default(),
+        base: Entry::default(),
+        synced,
+        count: 0,
+        frames: 0,
+        trailer: body.len() as u32,
+        checksum: checksum([body]),
+    };
+    header.encode(into);
+    into.extend_from_slice(body);
+}
+
+fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+/// What is found at a position of a file.
+#[derive(Debug)]
+pub(super) enum Part<'a> {
+    Whole {
+        position: usize,
+        block: Block<'a>,
+    },
+    /// No block, up to `end`; perhaps a header tells whose it was.
+    Broken {
+        position: usize,
+        end: usize,
+        header: Option<Header>,
+    },
+}
+
+/// All that is in a file, whole or broken, from its beginning to its end.
+pub(super) fn scan(bytes: &[u8]) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut position = 0;
+    while position < bytes.len() {
+        let (part, end) = match Block::parse(&bytes[position..]) {
+            Ok(block) => (Part::Whole { position, block }, position + block.header.length()),
+            Err(header) => {
+                let end = behind_broken(bytes, position, header);
+                (Part::Broken { position, end, header }, end)
+            }
+        };
+        parts.push(part);
+        position = end;
+    }
+    parts
+}
+
+/// Where to go on behind a broken block: its header says it, or the next header is looked for.
+fn behind_broken(bytes: &[u8], position: usize, header: Option<Header>) -> usize {
+    if let Some(header) = header {
+        return (position + header.length()).min(bytes.len());
+    }
+    let candidates = memchr::memmem::find_iter(&bytes[position + 1..], &MAGIC);
+    candidates
+        .map(|found| position + 1 + found)
+        .find(|at| Header::decode(&bytes[*at..]).is_some())
+        .unwrap_or(bytes.len())
+}

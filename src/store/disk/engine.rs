@@ -1,0 +1,299 @@
+//! What the threads of the store share, and how it is opened and closed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::catalog::Identity;
+use super::condition::Condition;
+use super::files::{Fault, Files};
+use super::keeper::{self, Chores};
+use super::queue::Queue;
+use super::reader::{self, Wanted};
+use super::recovery::{self, Recovered};
+use super::shelf::Shelf;
+use super::syncer::{self, Syncs};
+use super::writer::{Journal, Message, Writer};
+use super::{Config, Found, OpenError, Refused};
+use crate::clock::{self, Micros};
+use crate::position::{Epoch, Offset};
+use crate::telemetry::Metrics;
+
+/// Sizes that no operator needs to know, and tests make tiny.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tuning {
+    /// Bytes of a journal, behind which the next one begins.
+    pub(super) journal_bytes: u64,
+    /// Bytes of frames that are joined to one block.
+    pub(super) block_bytes: usize,
+    /// Bytes that are written at once.
+    pub(super) batch_bytes: usize,
+    /// Bytes that one read returns.
+    pub(super) read_bytes: usize,
+    /// Offsets that are reserved at a time.
+    pub(super) reserve: u64,
+    /// How often the keeper looks around.
+    pub(super) patrol: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            journal_bytes: 64 << 20,
+            block_bytes: 64 << 10,
+            batch_bytes: 4 << 20,
+            read_bytes: 256 << 10,
+            reserve: 1 << 26,
+            patrol: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Tuning {
+    /// Journals small enough that the budget has room for those that may not be deleted yet.
+    pub(super) fn within(max_bytes: u64) -> Self {
+        let usual = Self::default();
+        let least = usual.batch_bytes as u64;
+        Self { journal_bytes: (max_bytes / 8).clamp(least, usual.journal_bytes), ..usual }
+    }
+}
+
+/// What a store is opened with.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) files: Arc<dyn Files>,
+    /// For messages.
+    pub(super) directory: PathBuf,
+    /// Names this start of the machine.
+    pub(super) boot: String,
+    pub(super) config: Config,
+    pub(super) tuning: Tuning,
+    pub(super) receipts_since: Micros,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// What the threads share.
+pub(super) struct Engine {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) config: Config,
+    pub(super) tuning: Tuning,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) epoch: Epoch,
+    pub(super) first_offset: Offset,
+    /// For how long receipts are remembered.
+    pub(super) receipts_window: Micros,
+    pub(super) condition: Condition,
+    pub(super) shelf: Mutex<Shelf>,
+    pub(super) inbox: Queue<Message>,
+    pub(super) reads: Queue<Wanted>,
+    pub(super) syncs: Syncs,
+    pub(super) chores: Chores,
+    pub(super) next_stream: AtomicU64,
+    offsets: Offsets,
+    identity: Mutex<Identity>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Which offsets have been given out, and when more must be reserved.
+#[derive(Debug)]
+struct Offsets {
+    noted: AtomicU64,
+    renew_at: AtomicU64,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    pub(super) fn open(setup: Setup) -> Result<(Arc<Self>, Found), OpenError> {
+        let (files, directory) = (&setup.files, setup.directory.clone());
+        let known = Identity::load(&**files, &directory)?;
+        let identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
+        let power_cut = !identity.clean && *identity.boot != *setup.boot;
+        let recovered = recovery::recover(&setup, identity.clean)?;
+        let found = recovered.found(setup.receipts_since, power_cut);
+        let (engine, journal) = Self::begin(setup, identity, recovered)?;
+        engine.start(journal).map_err(|error| {
+            // Those threads that could be started end again.
+            engine.close();
+            OpenError::Io { path: directory, error }
+        })?;
+        Ok((engine, found))
+    }
+
+    fn begin(
+        setup: Setup,
+        mut identity: Identity,
+        recovered: Recovered,
+    ) -> Result<(Arc<Self>, Journal), OpenError> {
+        let Setup { files, directory, boot, config, tuning, receipts_since, metrics } = setup;
+        let failed = |fault: Fault| fault.in_directory(&directory);
+        let Recovered { mut shelf, next_file, catalogs } = recovered;
+        let first = identity.next_offset.max(shelf.last_offset().0.saturating_add(1));
+        identity.boot = boot.into();
+        identity.clean = false;
+        identity.next_offset = first.saturating_add(tuning.reserve);
+        identity.save(&*files).map_err(failed)?;
+        let journal = Journal::create(&*files, next_file, 0).map_err(failed)?;
+        shelf.files.insert(next_file, journal.on_shelf());
+        let epoch = identity.epoch.parse().map_err(|_| OpenError::Foreign {
+            path: directory.clone(),
+            why: format!("its epoch is {:?}", identity.epoch),
+        })?;
+        let engine = Self {
+            epoch,
+            first_offset: Offset(first),
+            receipts_window: clock::now().saturating_sub(receipts_since),
+            condition: Condition::default(),
+            next_stream: AtomicU64::new(shelf.next_stream.max(1)),
+            inbox: Queue::new(),
+            reads: Queue::new(),
+            syncs: Syncs::new(journal.file.clone(), journal.name.clone()),
+            chores: Chores::new(catalogs),
+            offsets: Offsets {
+                noted: AtomicU64::new(first.saturating_sub(1)),
+                renew_at: AtomicU64::new(first.saturating_add(tuning.reserve / 2)),
+            },
+            shelf: Mutex::new(shelf),
+            identity: Mutex::new(identity),
+            threads: Mutex::default(),
+            files,
+            config,
+            tuning,
+            metrics,
+        };
+        engine.hand_over_catalog(next_file);
+        keeper::look_at_room(&engine);
+        Ok((Arc::new(engine), journal))
+    }
+
+    fn start(self: &Arc<Self>, journal: Journal) -> std::io::Result<()> {
+        let (writer, syncer) = (Writer::new(self.clone(), journal), self.clone());
+        let (reader, keeper) = (self.clone(), self.clone());
+        let mut threads = self.threads.lock();
+        threads.push(spawn("fanfare-store-writer", move || writer.run())?);
+        threads.push(spawn("fanfare-store-syncer", move || syncer::run(&syncer))?);
+        threads.push(spawn("fanfare-store-reader", move || reader::run(&reader))?);
+        threads.push(spawn("fanfare-store-keeper", move || keeper::run(&keeper))?);
+        Ok(())
+    }
+
+    /// Ends the threads, each when what comes before it is done: what was handed in is written,
+    /// what was written is synced.
+    pub(super) fn close(&self) {
+        let mut threads = self.threads.lock();
+        if threads.is_empty() {
+            return;
+        }
+        self.inbox.close();
+        let mut ending = threads.drain(..);
+        join(ending.next());
+        self.syncs.close();
+        join(ending.next());
+        self.reads.close();
+        self.chores.close();
+        ending.for_each(|thread| join(Some(thread)));
+        self.sign_off();
+        self.files.release();
+    }
+
+    /// Says that everything is synced, if it is, and which offset comes next.
+    fn sign_off(&self) {
+        if !self.syncs.is_idle() || self.condition.check() == Err(Refused::Failed) {
+            return;
+        }
+        let mut identity = self.identity.lock();
+        identity.clean = true;
+        let stored = self.shelf.lock().last_offset().0;
+        let noted = self.offsets.noted.load(Ordering::Relaxed);
+        identity.next_offset = noted.max(stored).saturating_add(1);
+        if let Err(fault) = identity.save(&*self.files) {
+            tracing::warn!("the store was not closed cleanly: {fault}");
+        }
+    }
+
+    pub(super) fn note_offset(&self, offset: Offset) {
+        self.offsets.noted.fetch_max(offset.0, Ordering::Relaxed);
+        if offset.0 >= self.offsets.renew_at.load(Ordering::Relaxed)
+            && self.offsets.renew_at.swap(u64::MAX, Ordering::Relaxed) != u64::MAX
+        {
+            // Refused only when the store is closed, which saves the offset itself.
+            let _ = self.inbox.push(Message::Renew);
+        }
+    }
+
+    /// Reserves more offsets. If there is no room, it is tried again long before they run out.
+    pub(super) fn renew_offsets(&self) {
+        let noted = self.offsets.noted.load(Ordering::Relaxed);
+        let mut identity = self.identity.lock();
+        let mut renewed = identity.clone();
+        renewed.next_offset = noted.saturating_add(self.tuning.reserve);
+        let saved = renewed.save(&*self.files);
+        let share = if saved.is_ok() { 2 } else { 16 };
+        match saved {
+            Ok(()) => *identity = renewed,
+            Err(fault) => drop(self.trouble(fault, 0)),
+        }
+        let again = noted.saturating_add((self.tuning.reserve / share).max(1));
+        self.offsets.renew_at.store(again, Ordering::Relaxed);
+    }
+
+    /// Gives the keeper a catalog of what is written so far. Only the writer changes that, so it
+    /// is the writer who calls this, between two writes.
+    pub(super) fn hand_over_catalog(&self, number: u32) {
+        let oldest = clock::now().saturating_sub(self.receipts_window);
+        let mut shelf = self.shelf.lock();
+        shelf.receipts.retain(|receipt| receipt.time >= oldest);
+        self.chores.hand_over(super::catalog::Catalog {
+            number,
+            streams: shelf.summary(),
+            receipts: shelf.receipts.iter().cloned().collect(),
+            next_stream: shelf.next_stream,
+            gone: shelf.gone,
+        });
+    }
+
+    /// An operation failed. For want of room it may work later; anything else is the end.
+    pub(super) fn trouble(&self, fault: Fault, needed: u64) -> Refused {
+        if !fault.is_full() {
+            return self.fail(&fault);
+        }
+        if self.condition.fill(needed) {
+            tracing::warn!("the store takes nothing until there is room: {fault}");
+        }
+        Refused::Full
+    }
+
+    /// Nothing is written any more: what the disk has is no longer known.
+    pub(super) fn fail(&self, fault: &Fault) -> Refused {
+        if self.condition.fail(fault) {
+            tracing::error!("the store has failed and takes nothing any more: {fault}");
+        }
+        self.syncs.wake();
+        Refused::Failed
+    }
+
+    pub(super) fn tell_bytes(&self) {
+        self.metrics.store_holds(self.shelf.lock().bytes());
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    // A thread of the store may be the one that gives up the last handle: it ends by itself.
+    if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+        // It has reported its own troubles.
+        let _ = thread.join();
+    }
+}

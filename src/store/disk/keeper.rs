@@ -1,0 +1,219 @@
+//! The thread that keeps the directory in order: catalogs, sorted files, deletions, and the watch
+//! for room.
+//!
+//! What holds: what is new is synced, and has its name, before what it replaces is deleted. Before
+//! dead blocks vanish, a catalog says that they are below the floor of their stream. A file that
+//! cannot be read whole is neither sorted nor rewritten. A failure here for want of room is tried
+//! again later; nothing is lost by it.
+
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::catalog::{Catalog, Role, name, parse_name};
+use super::engine::Engine;
+use super::files::Fault;
+use super::sorter::{self, Sorted};
+
+/// What waits for the keeper.
+#[derive(Debug)]
+pub(super) struct Chores {
+    inner: Mutex<Inner>,
+    wake: Condvar,
+    /// Numbers of the catalogs that are safe; held while the directory is put in order.
+    catalogs: Mutex<Vec<u32>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    catalog: Option<Catalog>,
+    closed: bool,
+}
+
+impl Chores {
+    pub(super) fn new(catalogs: Vec<u32>) -> Self {
+        Self { inner: Mutex::default(), wake: Condvar::new(), catalogs: Mutex::new(catalogs) }
+    }
+
+    /// A catalog to be written; one that still waits is no longer needed.
+    pub(super) fn hand_over(&self, catalog: Catalog) {
+        self.inner.lock().catalog = Some(catalog);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.inner.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for the next round. Returns whether there is one.
+    fn next_round(&self, patrol: Duration) -> bool {
+        let mut inner = self.inner.lock();
+        if !inner.closed && inner.catalog.is_none() {
+            self.wake.wait_for(&mut inner, patrol);
+        }
+        !inner.closed
+    }
+
+    fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+}
+
+/// Keeps order until the store is closed.
+pub(super) fn run(engine: &Engine) {
+    while engine.chores.next_round(engine.tuning.patrol) {
+        look_at_room(engine);
+        if let Err(fault) = tidy(engine) {
+            engine.trouble(fault, 0);
+        }
+    }
+}
+
+/// Looks whether there is room, and takes or refuses accordingly. To be taken back into use, a disk
+/// must have room for what did not fit, and for a quarter more than the least, lest it go to and
+/// fro.
+pub(super) fn look_at_room(engine: &Engine) {
+    let Ok(free) = engine.files.free() else {
+        // Whoever writes will learn it.
+        return;
+    };
+    let least = engine.config.min_free.as_u64();
+    match engine.condition.needed() {
+        None if free < least => {
+            engine.condition.fill(0);
+            tracing::warn!(free, least, "the store takes nothing until there is room");
+        }
+        Some(needed) if free >= least.saturating_add(needed.max(least / 4)) => {
+            engine.condition.clear();
+            tracing::info!(free, "the store has room again");
+        }
+        None | Some(_) => {}
+    }
+}
+
+/// Does everything that is to be done now.
+pub(super) fn tidy(engine: &Engine) -> Result<(), Fault> {
+    let mut catalogs = engine.chores.catalogs.lock();
+    save_catalog(engine, &mut catalogs)?;
+    // With a single catalog, every file may still be needed to do without it.
+    let [.., older, newest] = catalogs[..] else {
+        return Ok(());
+    };
+    delete_dead(engine, older, newest)?;
+    delete_oldest(engine, older)?;
+    while engine.condition.check().is_ok()
+        && !engine.chores.is_closed()
+        && let Some(number) = next_to_rewrite(engine, older)
+        && rewrite(engine, number, newest)?
+    {}
+    engine.tell_bytes();
+    Ok(())
+}
+
+/// Writes the catalog that waits; then only it and the one before it are needed.
+fn save_catalog(engine: &Engine, catalogs: &mut Vec<u32>) -> Result<(), Fault> {
+    let Some(catalog) = engine.chores.inner.lock().catalog.take() else {
+        return Ok(());
+    };
+    let number = catalog.number;
+    if let Err(fault) = catalog.save(&*engine.files) {
+        // Another may have been handed over meanwhile: that one is better.
+        engine.chores.inner.lock().catalog.get_or_insert(catalog);
+        return Err(fault);
+    }
+    catalogs.push(number);
+    catalogs.drain(..catalogs.len().saturating_sub(2));
+    let listed = engine.files.list().map_err(Fault::of(""))?;
+    for listed in listed {
+        if parse_name(&listed)
+            .is_some_and(|(number, role)| role == Role::Catalog && !catalogs.contains(&number))
+        {
+            engine.files.remove(&listed).map_err(Fault::of(&listed))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the newest catalog anew, with the floors of now. What is dead may be deleted only then:
+/// else, older blocks of its streams would come back at the next start, with a hole behind them.
+/// Returns whether it is done; a catalog that cannot be read waits for the next one.
+fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
+    let mut catalog = match Catalog::load(&*engine.files, newest) {
+        Ok(catalog) => catalog,
+        Err(why) => {
+            let file = name(newest, Role::Catalog);
+            tracing::error!(file, "a catalog of the store is broken: nothing goes now: {why}");
+            return Ok(false);
+        }
+    };
+    let shelf = engine.shelf.lock();
+    for (id, stream) in &mut catalog.streams {
+        if let Some(now) = shelf.streams.get(id) {
+            stream.raise_to(now.floor);
+        }
+    }
+    drop(shelf);
+    catalog.save(&*engine.files).map(|()| true)
+}
+
+fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), Fault> {
+    let shelf = engine.shelf.lock();
+    let dead = shelf.files.range(..before).filter(|(_, file)| file.live == 0);
+    let dead: Vec<u32> = dead.map(|(number, _)| *number).collect();
+    drop(shelf);
+    if dead.is_empty() || !save_floors(engine, newest)? {
+        return Ok(());
+    }
+    dead.into_iter().try_for_each(|number| delete(engine, number))
+}
+
+/// Past the budget, the oldest file goes with all that is alive in it.
+fn delete_oldest(engine: &Engine, before: u32) -> Result<(), Fault> {
+    loop {
+        let shelf = engine.shelf.lock();
+        let excess = shelf.bytes() > engine.config.max_bytes.as_u64();
+        let Some(oldest) = shelf.files.range(..before).next().map(|(number, _)| *number) else {
+            return Ok(());
+        };
+        drop(shelf);
+        if !excess {
+            return Ok(());
+        }
+        tracing::info!(file = oldest, "the store is larger than it may be: its oldest file goes");
+        delete(engine, oldest)?;
+    }
+}
+
+fn delete(engine: &Engine, number: u32) -> Result<(), Fault> {
+    let Some(file) = engine.shelf.lock().drop_file(number) else {
+        return Ok(());
+    };
+    engine.files.remove(&file.name).map_err(Fault::of(&file.name))
+}
+
+/// A journal, or a sorted file of which more than half has died since it was written.
+fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
+    let shelf = engine.shelf.lock();
+    let mut files = shelf.files.range(..before);
+    let ripe = files.find(|(_, file)| !file.damaged && (!file.sorted || file.live * 2 < file.born));
+    ripe.map(|(number, _)| *number)
+}
+
+/// Puts a sorted file in the place of a journal, or of a sorted file that is half dead. Returns
+/// whether that was possible; if not, the next round goes on.
+fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, Fault> {
+    let before = || save_floors(engine, newest);
+    let Some(Sorted { file, blocks }) = sorter::sort(engine, number, before)? else {
+        return Ok(false);
+    };
+    let mut shelf = engine.shelf.lock();
+    let replaced = shelf.files.get(&number).map(|file| file.sorted);
+    shelf.replace_file(number, file, blocks);
+    drop(shelf);
+    if replaced == Some(false) {
+        let journal = name(number, Role::Journal);
+        engine.files.remove(&journal).map_err(Fault::of(&journal))?;
+    }
+    Ok(true)
+}

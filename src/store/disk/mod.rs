@@ -1,0 +1,409 @@
+//! Logs on disk: what a restart must not lose.
+//!
+//! One directory, one hub. All channels share one sequence of files, so that one write and one sync
+//! serve all who wait. `docs/disk-format.md` has the bytes.
+//!
+//! It knows streams, which are the lives of channels, and nothing of what their events say:
+//! options, states and receipts are texts that it keeps for the hub.
+
+mod block;
+mod catalog;
+mod condition;
+mod engine;
+mod files;
+mod keeper;
+mod queue;
+mod reader;
+mod recovery;
+mod shelf;
+mod sorter;
+mod syncer;
+mod writer;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Mark, Retention, Run};
+use crate::channel::ChannelName;
+use crate::clock::Micros;
+use crate::position::{Epoch, Offset};
+use crate::telemetry::Metrics;
+
+use engine::{Engine, Setup, Tuning};
+use files::Directory;
+use reader::Wanted;
+use writer::Message;
+
+/// Settings of the section `store`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The directory; empty for no store.
+    pub path: PathBuf,
+    /// How durable channels are that no rule says it of.
+    pub durability: Durability,
+    /// How long what is `async` may wait for the disk to have it.
+    #[serde(with = "humantime_serde")]
+    pub sync_interval: Duration,
+    /// Bytes of the directory; past it, the oldest file goes.
+    pub max_bytes: ByteSize,
+    /// Free bytes of the file system below which nothing more is written.
+    pub min_free: ByteSize,
+    /// Bytes at its end that a durable channel has in memory, too.
+    pub window: ByteSize,
+    /// Bytes read for those who replay, shared by all of them.
+    pub read_cache: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            durability: Durability::Memory,
+            sync_interval: Duration::from_millis(200),
+            max_bytes: ByteSize::gib(10),
+            min_free: ByteSize::mib(256),
+            window: ByteSize::mib(1),
+            read_cache: ByteSize::mib(64),
+        }
+    }
+}
+
+impl Config {
+    /// Whether there is to be a store.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.path.as_os_str().is_empty()
+    }
+}
+
+/// What survives what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Nothing survives the process.
+    #[default]
+    Memory,
+    /// What was acknowledged survives the process, but not the last moments before a power cut.
+    Async,
+    /// What was acknowledged survives a power cut.
+    Sync,
+}
+
+/// One life of a channel: a name that is freed and used again is another stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// What the directory holds of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The stream.
+    pub id: StreamId,
+    /// The channel.
+    pub name: ChannelName,
+    /// What it was created with.
+    pub options: Box<str>,
+    /// How it ended, if it did.
+    pub state: Option<Box<str>>,
+    /// The first and the last event that it ever had, retained or not.
+    pub span: Option<(Entry, Entry)>,
+    /// Where what is retained begins.
+    pub floor: Floor,
+    /// The place behind the last event.
+    pub end: Mark,
+}
+
+/// A place where reading can begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// The place.
+    pub mark: Mark,
+    /// The offset of the last event before it.
+    pub behind: Offset,
+}
+
+/// A receipt that makes a retry safe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// What the key belongs to.
+    pub scope: Box<str>,
+    /// The key.
+    pub key: Box<str>,
+    /// What was done under it.
+    pub outcome: Box<str>,
+    /// When, in microseconds of the wall clock.
+    pub time: Micros,
+}
+
+/// What is written.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Events of a stream, behind all that was handed in of it before; perhaps its end; perhaps a
+    /// receipt. All of it is kept, or nothing.
+    Events {
+        /// The stream.
+        stream: StreamId,
+        /// The events.
+        run: Run,
+        /// How the stream has ended, if the last of them is its end.
+        state: Option<Box<str>>,
+        /// The receipt, if the publish has a key.
+        receipt: Option<Receipt>,
+    },
+    /// A stream begins, or has other options.
+    Stream {
+        /// The stream.
+        stream: StreamId,
+        /// The channel.
+        name: ChannelName,
+        /// Its options.
+        options: Box<str>,
+    },
+    /// A stream is gone, with all that it holds.
+    Gone {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A receipt of a publish that is complete.
+    Receipt(Receipt),
+}
+
+/// Called once, from a thread of the store's own, when what was handed in is as durable as was
+/// asked for, or never will be. A store that is closed drops it instead.
+pub type Done = Box<dyn FnOnce(Result<(), Refused>) + Send>;
+
+/// Why something is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no room; there may be later.
+    #[error("the disk of the store is full: nothing more is stored until there is room")]
+    Full,
+    /// The disk has failed. Nothing is stored until somebody has looked at it.
+    #[error("the store has failed: nothing is stored until the hub is started anew")]
+    Failed,
+}
+
+/// Which event a piece is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The one at this place.
+    Seq(u64),
+    /// The one that begins at this byte of the log, or that has it.
+    Byte(u64),
+    /// The first behind this offset.
+    Behind(Offset),
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Consecutive events, the wanted one among them.
+    Run(Run),
+    /// The wanted one cannot be read: all between these two places is lost.
+    Lost {
+        /// Where it begins.
+        from: Floor,
+        /// Where reading can go on.
+        to: Floor,
+    },
+    /// Retention has passed over it: reading can go on here.
+    Trimmed(Floor),
+    /// There is no such event, or no such stream.
+    Nothing,
+}
+
+/// Called once, from a thread of the store's own. A store that is closed drops it instead.
+pub type Read = Box<dyn FnOnce(Piece) + Send>;
+
+/// How the store is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It takes what comes.
+    #[default]
+    Good,
+    /// There is no room.
+    Full,
+    /// It has failed: why, with file and offset if these are known.
+    Failed(Arc<str>),
+}
+
+/// Why a directory was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another hub has it.
+    #[error("{0} is in use by another hub: each needs a directory of its own")]
+    Locked(PathBuf),
+    /// It was written by a later version.
+    #[error(
+        "{path} has version {found} of the store, and this hub knows up to {known}: start it with \
+         the version of Fanfare that wrote it, or a later one, or give it another `store.path`"
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The latest that is known.
+        known: u32,
+    },
+    /// It has files that are not a store's.
+    #[error("{path} is no store of Fanfare: {why}")]
+    Foreign {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Reading or writing failed.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// How.
+        error: std::io::Error,
+    },
+}
+
+/// What was found in a directory.
+#[derive(Debug)]
+pub struct Found {
+    /// The streams, those that are gone left out.
+    pub streams: Vec<Stream>,
+    /// How far the events of streams reached that are gone.
+    pub gone: Offset,
+    /// Receipts that are younger than was asked for, oldest first.
+    pub receipts: Vec<Receipt>,
+    /// The machine has gone down since: of what was `async`, the last moments may be missing.
+    pub power_cut: bool,
+}
+
+/// The store: a cheap handle. With the last one, the store is closed.
+#[derive(Clone, Debug)]
+pub struct Disk(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle(Arc<Engine>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Disk {
+    /// Opens the directory, or makes it. What was torn is cut off, what is broken is reported and
+    /// left out. Receipts older than `receipts_since` are forgotten.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(
+        config: &Config,
+        receipts_since: Micros,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Found), OpenError> {
+        let directory = config.path.clone();
+        let files = Arc::new(Directory::take(&directory)?);
+        // Where it is not known, every start counts as one after a power cut.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self::with(Setup {
+            files,
+            directory,
+            boot: boot.trim().to_owned(),
+            config: config.clone(),
+            tuning: Tuning::within(config.max_bytes.as_u64()),
+            receipts_since,
+            metrics,
+        })
+    }
+
+    fn with(setup: Setup) -> Result<(Self, Found), OpenError> {
+        let (engine, found) = Engine::open(setup)?;
+        Ok((Self(Arc::new(Handle(engine))), found))
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.0
+    }
+
+    /// The epoch of all that is in the directory.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.engine().epoch.clone()
+    }
+
+    /// The first offset that nobody has had. It is above every offset of lives before, stored or
+    /// not, as long as [`note_offset`](Self::note_offset) is told of them.
+    #[must_use]
+    pub fn first_offset(&self) -> Offset {
+        self.engine().first_offset
+    }
+
+    /// Offsets up to this one are being given out. Never waits; costs an atomic maximum.
+    pub fn note_offset(&self, offset: Offset) {
+        self.engine().note_offset(offset);
+    }
+
+    /// A number for a new stream.
+    #[must_use]
+    pub fn new_stream(&self) -> StreamId {
+        StreamId(self.engine().next_stream.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether something can be handed in at the moment.
+    ///
+    /// # Errors
+    /// There is no room, or the store has failed.
+    pub fn check(&self) -> Result<(), Refused> {
+        self.engine().condition.check()
+    }
+
+    /// How the store is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.engine().condition.health()
+    }
+
+    /// Hands something in. Never waits. What is handed in of one stream is stored in that order,
+    /// and `done` is called in that order.
+    ///
+    /// Events that do not follow on what was stored of their stream are refused: behind something
+    /// that was refused, the same has to be handed in again.
+    pub fn write(&self, record: Record, durability: Durability, done: Done) {
+        let message = Message::Write { record, durability, done };
+        // Not called here: whoever hands in may hold a lock that `done` takes.
+        let _ = self.engine().inbox.push(message);
+    }
+
+    /// Reads consecutive events of a stream from disk: at most some 256 KiB, the wanted one among
+    /// them. Never waits.
+    pub fn read(&self, stream: StreamId, place: Place, read: Read) {
+        let _ = self.engine().reads.push(Wanted { stream, place, read });
+    }
+
+    /// Gives up what is beyond the retention, by whole blocks. Returns where what is retained
+    /// begins now. Touches no disk: files are deleted and rewritten later.
+    pub fn trim(&self, stream: StreamId, retention: &Retention, now: Micros) -> Floor {
+        self.engine().shelf.lock().trim(stream, retention, now)
+    }
+
+    /// The offset of the earliest event of a stream that is retained.
+    #[must_use]
+    pub fn earliest(&self, stream: StreamId) -> Option<Offset> {
+        self.engine().shelf.lock().earliest(stream)
+    }
+
+    /// Writes and syncs all that was handed in, and ends the store's threads. Nothing is taken
+    /// afterwards.
+    pub fn close(&self) {
+        self.engine().close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The thread that reads what is asked for.
+//!
+//! What holds: what it hands out has been checked against its checksums and lies above the floor.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::block::Block;
+use super::engine::Engine;
+use super::files::{Fault, File};
+use super::shelf::{BlockRef, Located};
+use super::{Piece, Place, Read, StreamId};
+use crate::store::{Entry, Mark, Run};
+
+/// Something to read, and who waits for it.
+pub(super) struct Wanted {
+    pub(super) stream: StreamId,
+    pub(super) place: Place,
+    pub(super) read: Read,
+}
+
+/// Serves reads until the store is closed.
+pub(super) fn run(engine: &Engine) {
+    while let Some(batch) = engine.reads.take(0, |_| 1) {
+        for Wanted { stream, place, read } in batch {
+            read(piece(engine, stream, place));
+        }
+    }
+}
+
+/// What is at the place. A block that turns out to be broken is taken off the shelf, so that the
+/// next look says where reading can go on.
+fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
+    loop {
+        let (sources, blocks, from) = match locate(engine, stream, place) {
+            Ok(found) => found,
+            Err(piece) => return piece,
+        };
+        match read_blocks(&sources, stream, &blocks) {
+            Ok(rows) => {
+                let bytes = rows.iter().map(|row| row.len() as u64).sum();
+                engine.metrics.store_read(bytes);
+                return to_run(&rows, from).map_or(Piece::Nothing, Piece::Run);
+            }
+            Err((block, fault)) => lose(engine, stream, &block, &fault),
+        }
+    }
+}
+
+/// Files with their names, by number.
+type Sources = BTreeMap<u32, (String, Arc<dyn File>)>;
+
+/// The blocks to read, their files, and the first event that is retained.
+fn locate(
+    engine: &Engine,
+    stream: StreamId,
+    place: Place,
+) -> Result<(Sources, Vec<BlockRef>, u64), Piece> {
+    let shelf = engine.shelf.lock();
+    let (blocks, from) = match shelf.locate(stream, place, engine.tuning.read_bytes) {
+        Located::Blocks { blocks, from } => (blocks, from),
+        Located::Lost { from, to } => return Err(Piece::Lost { from, to }),
+        Located::Trimmed(floor) => return Err(Piece::Trimmed(floor)),
+        Located::Nothing => return Err(Piece::Nothing),
+    };
+    let source = |block: &BlockRef| {
+        let file = shelf.files.get(&block.file)?;
+        Some((block.file, (file.name.clone(), file.file.clone())))
+    };
+    let sources = blocks.chunk_by(|one, next| one.file == next.file);
+    let sources = sources.filter_map(|same| same.first().and_then(source)).collect();
+    Ok((sources, blocks, from))
+}
+
+/// A block that cannot be read, and why.
+type Unreadable = (BlockRef, Fault);
+
+/// Reads as many of the blocks as can be read, each verified; fails if the first cannot.
+fn read_blocks(
+    sources: &Sources,
+    stream: StreamId,
+    blocks: &[BlockRef],
+) -> Result<Vec<Vec<u8>>, Unreadable> {
+    let mut rows = Vec::new();
+    for row in blocks.chunk_by(adjoin) {
+        let Some((name, file)) = row.first().and_then(|block| sources.get(&block.file)) else {
+            break;
+        };
+        match read_row(name, &**file, stream, row) {
+            Ok(bytes) => {
+                let whole = bytes.len() == length(row);
+                rows.push(bytes);
+                if !whole {
+                    break;
+                }
+            }
+            Err(unreadable) if rows.is_empty() => return Err(unreadable),
+            Err(_) => break,
+        }
+    }
+    Ok(rows)
+}
+
+fn adjoin(one: &BlockRef, next: &BlockRef) -> bool {
+    one.file == next.file && one.position.checked_add(one.length) == Some(next.position)
+}
+
+fn length(row: &[BlockRef]) -> usize {
+    row.iter().map(|block| block.length as usize).sum()
+}
+
+/// The bytes of blocks that lie side by side, up to the first that is broken.
+fn read_row(
+    name: &str,
+    file: &dyn File,
+    stream: StreamId,
+    row: &[BlockRef],
+) -> Result<Vec<u8>, Unreadable> {
+    let Some(first) = row.first() else {
+        return Ok(Vec::new());
+    };
+    let at = u64::from(first.position);
+    let mut bytes = vec![0; length(row)];
+    if let Err(error) = file.read_at(at, &mut bytes) {
+        // Of many, it need not be the first that cannot be read.
+        let alone = row.len() > 1;
+        let failed = || (*first, Fault::at(name, at)(error));
+        return if alone { read_row(name, file, stream, &row[..1]) } else { Err(failed()) };
+    }
+    let mut whole = 0;
+    for block in row {
+        if !is_block(&bytes[whole..], stream, block) {
+            break;
+        }
+        whole += block.length as usize;
+    }
+    bytes.truncate(whole);
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "the checksum is wrong");
+    if whole == 0 { Err((*first, Fault::at(name, at)(broken()))) } else { Ok(bytes) }
+}
+
+/// The bytes of one block, verified.
+pub(super) fn read_block(
+    name: &str,
+    file: &dyn File,
+    stream: StreamId,
+    block: &BlockRef,
+) -> Result<Vec<u8>, Unreadable> {
+    read_row(name, file, stream, std::slice::from_ref(block))
+}
+
+fn is_block(bytes: &[u8], stream: StreamId, expected: &BlockRef) -> bool {
+    let block = Block::parse(bytes);
+    block.is_ok_and(|Block { header, .. }| {
+        header.stream == stream
+            && header.first == expected.first
+            && header.count == expected.count
+            && header.length() == expected.length as usize
+    })
+}
+
+/// One run of what was read, without what is before `from`, and up to where an event's distance
+/// from the first no longer fits into an index.
+fn to_run(rows: &[Vec<u8>], from: u64) -> Option<Run> {
+    let blocks: Vec<_> = rows.iter().flat_map(|row| blocks(row)).collect();
+    let mut start = blocks.first()?.header.first;
+    let mut events = blocks.iter().flat_map(Block::events).peekable();
+    while start.seq < from
+        && let Some((_, frame)) = events.next()
+    {
+        start = Mark { seq: start.seq + 1, byte: start.byte + frame.len() as u64 };
+    }
+    let (base, _) = *events.peek()?;
+    let near = |to: u64, base: u64| u32::try_from(to.saturating_sub(base)).is_ok();
+    let joins = |(entry, _): &(Entry, &[u8])| {
+        near(entry.offset.0, base.offset.0) && near(entry.time, base.time)
+    };
+    Some(Run::rewritten(start, events.take_while(joins)))
+}
+
+/// The blocks that lie side by side here.
+fn blocks(mut row: &[u8]) -> Vec<Block<'_>> {
+    let mut blocks = Vec::new();
+    while let Ok(block) = Block::parse(row) {
+        row = &row[block.header.length()..];
+        blocks.push(block);
+    }
+    blocks
+}
+
+fn lose(engine: &Engine, stream: StreamId, block: &BlockRef, fault: &Fault) {
+    let mut shelf = engine.shelf.lock();
+    if !shelf.lose(stream, block) {
+        // It was trimmed, or is elsewhere now.
+        return;
+    }
+    if let Some(file) = shelf.files.get_mut(&block.file) {
+        file.damaged = true;
+    }
+    let channel = shelf.streams.get(&stream).map(|stream| stream.name.clone());
+    drop(shelf);
+    engine.metrics.store_block_broken();
+    let (channel, events) = (channel.as_ref().map_or("", |name| name.as_str()), block.count);
+    tracing::error!(channel, events, "events on disk cannot be read and are lost: {fault}");
+}

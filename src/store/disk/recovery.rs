@@ -1,0 +1,331 @@
+//! What a directory holds, found out when it is opened.
+//!
+//! The rules: the newest journal may have a torn end, for a crash or a power cut came while it was
+//! written. It is cut at the first broken block behind what is known to have been synced, and all
+//! that follows goes, so that there is never a hole. Whatever else is broken was whole once: that
+//! is corruption, is reported, and costs nothing but the block. Every step can be repeated, so a
+//! crash in here is like any other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+
+use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
+use super::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
+use super::engine::Setup;
+use super::files::{Fault, File, read_all};
+use super::shelf::{BlockRef, Shelf, ShelfFile};
+use super::sorter::read_footer;
+use super::{Found, OpenError, StreamId};
+use crate::channel::ChannelName;
+use crate::clock::Micros;
+
+/// What was found.
+pub(super) struct Recovered {
+    pub(super) shelf: Shelf,
+    /// A number that no file has had.
+    pub(super) next_file: u32,
+    /// The catalogs that may be relied on, at most two.
+    pub(super) catalogs: Vec<u32>,
+}
+
+impl Recovered {
+    pub(super) fn found(&self, receipts_since: Micros, power_cut: bool) -> Found {
+        let streams = self.shelf.streams.iter().map(|(id, stream)| stream.to_stream(*id));
+        let mut streams: Vec<_> = streams.collect();
+        streams.sort_unstable_by_key(|stream| stream.id);
+        let receipts = self.shelf.receipts.iter();
+        let receipts = receipts.filter(|receipt| receipt.time >= receipts_since).cloned();
+        Found { streams, gone: self.shelf.gone, receipts: receipts.collect(), power_cut }
+    }
+}
+
+/// Reads the directory.
+pub(super) fn recover(setup: &Setup, clean: bool) -> Result<Recovered, OpenError> {
+    let mut recovery = Recovery { setup, clean, shelf: Shelf::default(), since: 0, newest: 0 };
+    recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
+}
+
+struct Recovery<'a> {
+    setup: &'a Setup,
+    /// The store was closed after everything was synced.
+    clean: bool,
+    shelf: Shelf,
+    /// The number of the catalog: what is told by files below, it knows already.
+    since: u32,
+    /// The highest number of a file with events.
+    newest: u32,
+}
+
+impl Recovery<'_> {
+    fn run(&mut self) -> Result<Recovered, Fault> {
+        let listed = self.list()?;
+        let catalogs = self.load_catalog(&listed);
+        let files = self.files(&listed)?;
+        self.newest = files.keys().last().copied().unwrap_or_default();
+        for (number, role) in files {
+            self.read_file(number, role)?;
+        }
+        self.forget_namesakes();
+        self.shelf.raise_floors();
+        for file in self.shelf.files.values_mut() {
+            file.born = file.live;
+        }
+        let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
+        Ok(Recovered {
+            shelf: std::mem::take(&mut self.shelf),
+            next_file: highest.saturating_add(1),
+            catalogs,
+        })
+    }
+
+    /// The numbered files; what a crash left half-written is deleted.
+    fn list(&self) -> Result<Vec<(u32, Role)>, Fault> {
+        let mut listed = Vec::new();
+        for name in self.setup.files.list().map_err(Fault::of(""))? {
+            if is_unfinished(&name) {
+                self.setup.files.remove(&name).map_err(Fault::of(&name))?;
+            } else if let Some(numbered) = parse_name(&name) {
+                listed.push(numbered);
+            } else if !is_ours(&name) {
+                tracing::warn!(name, "the directory of the store has a file that is not its own");
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Takes the newest catalog that is whole. Returns it and the one before it.
+    fn load_catalog(&mut self, listed: &[(u32, Role)]) -> Vec<u32> {
+        let catalogs = listed.iter().filter(|(_, role)| *role == Role::Catalog);
+        let mut catalogs: Vec<u32> = catalogs.map(|(number, _)| *number).collect();
+        catalogs.sort_unstable();
+        while let Some(number) = catalogs.last().copied() {
+            match Catalog::load(&*self.setup.files, number) {
+                Ok(catalog) => {
+                    self.adopt(catalog);
+                    break;
+                }
+                Err(why) => {
+                    let file = name(number, Role::Catalog);
+                    self.setup.metrics.store_block_broken();
+                    tracing::error!(file, "a catalog of the store is broken: {why}");
+                    catalogs.pop();
+                }
+            }
+        }
+        catalogs.drain(..catalogs.len().saturating_sub(2));
+        catalogs
+    }
+
+    fn adopt(&mut self, catalog: Catalog) {
+        self.since = catalog.number;
+        self.shelf.next_stream = catalog.next_stream;
+        self.shelf.gone = catalog.gone;
+        self.shelf.streams = catalog.streams.into_iter().collect();
+        self.shelf.receipts = catalog.receipts.into();
+    }
+
+    /// The files with events. Of a journal and the sorted file that was to replace it, the sorted
+    /// one counts if it is whole; the other is deleted.
+    fn files(&self, listed: &[(u32, Role)]) -> Result<BTreeMap<u32, Role>, Fault> {
+        let mut files = BTreeMap::new();
+        for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Catalog) {
+            if files.insert(*number, *role).is_some() {
+                let sorted = name(*number, Role::Sorted);
+                let file = self.setup.files.open(&sorted).map_err(Fault::of(&sorted))?;
+                let whole = read_footer(&*file, *number).is_some();
+                let (keep, spare) = match whole {
+                    true => (Role::Sorted, Role::Journal),
+                    false => (Role::Journal, Role::Sorted),
+                };
+                let spare = name(*number, spare);
+                self.setup.files.remove(&spare).map_err(Fault::of(&spare))?;
+                files.insert(*number, keep);
+            }
+        }
+        Ok(files)
+    }
+
+    fn read_file(&mut self, number: u32, role: Role) -> Result<(), Fault> {
+        let name = name(number, role);
+        let file = self.setup.files.open(&name).map_err(Fault::of(&name))?;
+        let bytes = file.size().map_err(Fault::of(&name))?;
+        let sorted = role == Role::Sorted;
+        let shelved = ShelfFile {
+            name: name.clone(),
+            file: file.clone(),
+            sorted,
+            bytes,
+            live: 0,
+            born: 0,
+            damaged: false,
+        };
+        self.shelf.files.insert(number, shelved);
+        let known = number < self.since;
+        let footer = if sorted && known { read_footer(&*file, number) } else { None };
+        match footer {
+            Some(rows) => rows.into_iter().for_each(|(stream, block)| {
+                self.shelf.add(stream, block, None);
+            }),
+            None => self.read_blocks(number, &name, &*file)?,
+        }
+        Ok(())
+    }
+
+    fn read_blocks(&mut self, number: u32, name: &str, file: &dyn File) -> Result<(), Fault> {
+        let bytes = read_what_can_be(name, file)?;
+        let parts = scan(&bytes);
+        let newest = number == self.newest && parse_name(name) == Some((number, Role::Journal));
+        let torn = if newest { self.torn_at(&parts, bytes.len()) } else { None };
+        let end = torn.unwrap_or(bytes.len());
+        if newest {
+            self.cut(name, file, end, bytes.len())?;
+            if let Some(file) = self.shelf.files.get_mut(&number) {
+                file.bytes = end as u64;
+            }
+        }
+        for part in parts {
+            match part {
+                Part::Whole { position, block } if position < end => {
+                    self.take(number, position as u64, &block);
+                }
+                Part::Broken { position, end: to, header } if position < end => {
+                    self.report(number, name, position, to, header.as_ref());
+                }
+                Part::Whole { .. } | Part::Broken { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the newest journal ends to be whole, if that is behind all that was surely synced.
+    fn torn_at(&self, parts: &[Part<'_>], size: usize) -> Option<usize> {
+        let told = |part: &Part<'_>| match part {
+            Part::Whole { block, .. } => block.header.synced,
+            Part::Broken { .. } => 0,
+        };
+        let told = parts.iter().map(told).max().unwrap_or_default();
+        let synced = if self.clean { size as u64 } else { told };
+        parts.iter().find_map(|part| match part {
+            Part::Broken { position, .. } if *position as u64 >= synced => Some(*position),
+            Part::Whole { .. } | Part::Broken { .. } => None,
+        })
+    }
+
+    /// Cuts the newest journal, and makes sure that what stays is on the disk: what is served must
+    /// not vanish later.
+    fn cut(&self, name: &str, file: &dyn File, end: usize, size: usize) -> Result<(), Fault> {
+        if end < size {
+            tracing::warn!(
+                file = name,
+                offset = end,
+                bytes = size - end,
+                "the end of the store's last file is torn, as after a crash: it is cut off"
+            );
+            file.truncate(end as u64).map_err(Fault::at(name, end as u64))?;
+        }
+        file.sync().map_err(Fault::of(name))
+    }
+
+    fn take(&mut self, number: u32, position: u64, block: &Block<'_>) {
+        let stream = block.header.stream;
+        let replays = number >= self.since;
+        self.shelf.next_stream = self.shelf.next_stream.max(stream.0.saturating_add(1));
+        match block.header.kind {
+            Kind::Events => self.take_events(number, position, block, replays),
+            Kind::Note if replays => match serde_json::from_slice(block.trailer()) {
+                Ok(note) => self.take_note(stream, note),
+                Err(why) => tracing::error!(file = number, position, "a note is broken: {why}"),
+            },
+            Kind::Note | Kind::Footer | Kind::End | Kind::Catalog => {}
+        }
+    }
+
+    fn take_events(&mut self, number: u32, position: u64, block: &Block<'_>, replays: bool) {
+        let stream = block.header.stream;
+        if let (Some(shelved), Some(last)) =
+            (BlockRef::of_block(block, number, position), block.last())
+        {
+            let first = block.header.base;
+            self.shelf.add(stream, shelved, replays.then_some((first, last)));
+        }
+        if replays {
+            let trailer = Trailer::parse(block.trailer()).unwrap_or_default();
+            self.shelf.note_trailer(stream, &trailer);
+        }
+    }
+
+    fn take_note(&mut self, stream: StreamId, note: Note) {
+        match note {
+            Note::Stream { name, options } => match ChannelName::from_str(&name) {
+                Ok(name) => self.shelf.begin(stream, name, &options),
+                Err(why) => tracing::error!(name, "the store has a channel of no name: {why}"),
+            },
+            Note::Gone {} => self.shelf.remove(stream),
+            Note::Receipt(receipt) => self.shelf.receipts.push_back(receipt),
+        }
+    }
+
+    fn report(
+        &mut self,
+        number: u32,
+        name: &str,
+        offset: usize,
+        end: usize,
+        header: Option<&Header>,
+    ) {
+        let stream = header.and_then(|header| self.shelf.streams.get(&header.stream));
+        let channel = stream.map_or("", |stream| stream.name.as_str());
+        let events = header.map_or(0, |header| header.count);
+        let bytes = end - offset;
+        tracing::error!(
+            file = name,
+            offset,
+            bytes,
+            channel,
+            events,
+            "a block of the store is broken: what it had is lost"
+        );
+        self.setup.metrics.store_block_broken();
+        if let Some(header) = header.filter(|header| header.kind == Kind::Events) {
+            self.shelf.note_lost(header);
+        }
+        if let Some(file) = self.shelf.files.get_mut(&number) {
+            file.damaged = true;
+        }
+    }
+
+    /// Without a catalog, a stream may turn up again that is long gone. A channel has one life at a
+    /// time: the latest counts.
+    fn forget_namesakes(&mut self) {
+        let mut lives: HashMap<ChannelName, StreamId> = HashMap::new();
+        let mut gone = Vec::new();
+        for (id, stream) in &self.shelf.streams {
+            let life = lives.entry(stream.name.clone()).or_insert(*id);
+            if *life != *id {
+                gone.push((*life).min(*id));
+                *life = (*life).max(*id);
+            }
+        }
+        gone.into_iter().for_each(|id| self.shelf.remove(id));
+    }
+}
+
+/// Bytes that are given up when one of them cannot be read: a sector of most disks.
+const SECTOR: usize = 4096;
+
+/// A file, with zeros where it cannot be read: these are broken blocks like others.
+fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, Fault> {
+    let error = match read_all(file) {
+        Ok(bytes) => return Ok(bytes),
+        Err(error) => error,
+    };
+    tracing::error!(file = name, "a file of the store cannot be read whole: {error}");
+    let size = file.size().map_err(Fault::of(name))?;
+    let mut bytes = vec![0; size as usize];
+    for (at, sector) in bytes.chunks_mut(SECTOR).enumerate() {
+        if file.read_at((at * SECTOR) as u64, sector).is_err() {
+            sector.fill(0);
+        }
+    }
+    Ok(bytes)
+}

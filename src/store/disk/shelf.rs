@@ -1,0 +1,463 @@
+//! The index in memory: which block has which events, what is known of each stream, how much of
+//! each file is alive.
+//!
+//! What holds, and is relied on: the blocks of a stream are in the order of their events, and so
+//! are the numbers of their files. A block is on the shelf only when it was written whole. Where a
+//! block begins behind the end of the one before it, what lay between is lost.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::channel::ChannelName;
+use crate::clock::Micros;
+use crate::position::Offset;
+use crate::store::{Entry, Mark, Retention};
+
+use super::block::{Block, Header, Trailer};
+use super::files::File;
+use super::{Floor, Place, Receipt, Stream, StreamId};
+
+/// Where a block is, and what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockRef {
+    pub(super) first: Mark,
+    pub(super) first_offset: Offset,
+    pub(super) last_offset: Offset,
+    pub(super) last_time: Micros,
+    pub(super) count: u32,
+    pub(super) bytes: u32,
+    pub(super) file: u32,
+    pub(super) position: u32,
+    pub(super) length: u32,
+}
+
+impl BlockRef {
+    /// A block of this header that was written at this position.
+    pub(super) fn new(header: &Header, last: Entry, file: u32, position: u64) -> Self {
+        Self {
+            first: header.first,
+            first_offset: header.base.offset,
+            last_offset: last.offset,
+            last_time: last.time,
+            count: header.count,
+            bytes: header.frames,
+            file,
+            // Files end long before their positions need more.
+            position: position as u32,
+            length: header.length() as u32,
+        }
+    }
+
+    pub(super) fn of_block(block: &Block<'_>, file: u32, at: u64) -> Option<Self> {
+        block.last().map(|last| Self::new(&block.header, last, file, at))
+    }
+
+    pub(super) fn end(&self) -> Mark {
+        Mark {
+            seq: self.first.seq + u64::from(self.count),
+            byte: self.first.byte + u64::from(self.bytes),
+        }
+    }
+
+    fn floor(&self) -> Floor {
+        Floor { mark: self.first, behind: Offset(self.first_offset.0.saturating_sub(1)) }
+    }
+}
+
+/// What is known of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct Shelved {
+    pub(super) name: ChannelName,
+    pub(super) options: Arc<str>,
+    pub(super) state: Option<Arc<str>>,
+    pub(super) span: Option<(Entry, Entry)>,
+    pub(super) floor: Floor,
+    pub(super) end: Mark,
+    blocks: VecDeque<BlockRef>,
+}
+
+impl Shelved {
+    pub(super) fn new(name: ChannelName, options: Arc<str>) -> Self {
+        let (floor, end) = (Floor::default(), Mark::default());
+        Self { name, options, state: None, span: None, floor, end, blocks: VecDeque::new() }
+    }
+
+    pub(super) fn to_stream(&self, id: StreamId) -> Stream {
+        Stream {
+            id,
+            name: self.name.clone(),
+            options: Box::from(&*self.options),
+            state: self.state.as_deref().map(Box::from),
+            span: self.span,
+            floor: self.floor,
+            end: self.end,
+        }
+    }
+
+    /// The same without its blocks: what a catalog has of it.
+    fn summary(&self) -> Self {
+        let Self { name, options, state, .. } = self;
+        let (name, options, state) = (name.clone(), options.clone(), state.clone());
+        Self {
+            state,
+            span: self.span,
+            floor: self.floor,
+            end: self.end,
+            ..Self::new(name, options)
+        }
+    }
+
+    /// Takes a block that lies behind all that are here; refuses any other.
+    fn push(&mut self, block: BlockRef) -> bool {
+        let behind = match self.blocks.back() {
+            Some(last) => block.first.seq >= last.end().seq,
+            None => block.end().seq > self.floor.mark.seq,
+        };
+        if behind {
+            self.end = self.end.max(block.end());
+            self.blocks.push_back(block);
+        }
+        behind
+    }
+
+    fn spans(&mut self, first: Entry, last: Entry) {
+        let known = self.span.get_or_insert((first, last));
+        known.1 = if last.offset > known.1.offset { last } else { known.1 };
+    }
+
+    /// The number of the first block that has something behind the place.
+    fn first_behind(&self, place: Place) -> usize {
+        self.blocks.partition_point(|block| match place {
+            Place::Seq(seq) => block.end().seq <= seq,
+            Place::Byte(byte) => block.end().byte <= byte,
+            Place::Behind(offset) => block.last_offset <= offset,
+        })
+    }
+
+    /// Whether the event at the place is in the block with this number, which is the first that has
+    /// something behind the place, and not below the floor, which may lie within that block.
+    fn has(&self, at: usize, block: &BlockRef, place: Place) -> bool {
+        let from = block.first.max(self.floor.mark);
+        match place {
+            Place::Seq(seq) => seq >= from.seq,
+            Place::Byte(byte) => byte >= from.byte,
+            Place::Behind(offset) => {
+                let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
+                let joins = before.map_or(self.floor.mark, BlockRef::end) >= block.first;
+                let retained = before.is_some() || offset >= self.floor.behind;
+                retained && (joins || offset.0.saturating_add(1) >= block.first_offset.0)
+            }
+        }
+    }
+
+    /// Where reading goes on at the block with this number, or behind the last one.
+    fn floor_at(&self, at: usize) -> Floor {
+        match self.blocks.get(at) {
+            Some(block) if block.first <= self.floor.mark => self.floor,
+            Some(block) => block.floor(),
+            None => Floor { mark: self.end, behind: self.span.map_or(self.floor.behind, last_of) },
+        }
+    }
+
+    /// Whether the stream has ever had something behind the place.
+    fn had(&self, place: Place) -> bool {
+        match place {
+            Place::Seq(seq) => seq < self.end.seq,
+            Place::Byte(byte) => byte < self.end.byte,
+            Place::Behind(offset) => self.span.is_some_and(|span| offset < last_of(span)),
+        }
+    }
+
+    fn locate(&self, place: Place, most: usize) -> Located {
+        let at = self.first_behind(place);
+        let Some(block) = self.blocks.get(at) else {
+            return if self.had(place) { self.lost_before(at) } else { Located::Nothing };
+        };
+        if !self.has(at, block, place) {
+            return self.lost_before(at);
+        }
+        let (mut end, mut room) = (block.first, most);
+        let joined = |block: &&BlockRef| {
+            let fits = block.first == end && (room == most || block.length as usize <= room);
+            end = block.end();
+            room = room.saturating_sub(block.length as usize);
+            fits
+        };
+        let blocks = self.blocks.range(at..).take_while(joined).copied().collect();
+        Located::Blocks { blocks, from: self.floor.mark.seq }
+    }
+
+    /// What lies between the block with this number and the one before it.
+    fn lost_before(&self, at: usize) -> Located {
+        let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
+        let from = before
+            .map_or(self.floor, |block| Floor { mark: block.end(), behind: block.last_offset });
+        let to = self.floor_at(at);
+        if from.mark < to.mark { Located::Lost { from, to } } else { Located::Trimmed(self.floor) }
+    }
+
+    /// Whether the first block is beyond the retention as a whole.
+    fn first_is_beyond(&self, block: &BlockRef, retention: &Retention, oldest: Micros) -> bool {
+        let last_words = self.state.is_some() && self.blocks.len() == 1;
+        let rest = block.end().behind(self.end);
+        let beyond = rest.seq >= retention.max_events
+            || rest.byte >= retention.max_bytes
+            || block.last_time < oldest;
+        beyond && !last_words
+    }
+
+    fn drop_first(&mut self) -> Option<BlockRef> {
+        let block = self.blocks.pop_front()?;
+        self.floor = Floor { mark: block.end(), behind: block.last_offset };
+        Some(block)
+    }
+
+    /// The floor is known to be here by now. What lies behind the stream's end is not its business:
+    /// it is told by files that are read block by block.
+    pub(super) fn raise_to(&mut self, floor: Floor) {
+        let floor = if floor.mark > self.end { self.floor_at(self.blocks.len()) } else { floor };
+        if floor.mark > self.floor.mark {
+            self.floor = floor;
+        }
+    }
+
+    /// What is before the first block is gone: with the file that had it, or broken.
+    fn raise_floor(&mut self) {
+        let floor = self.floor_at(0);
+        if floor.mark > self.floor.mark {
+            self.floor = floor;
+        }
+    }
+
+    /// The blocks of this file, by number.
+    fn within(&self, file: u32) -> std::ops::Range<usize> {
+        let from = self.blocks.partition_point(|block| block.file < file);
+        from..self.blocks.partition_point(|block| block.file <= file)
+    }
+}
+
+fn last_of(span: (Entry, Entry)) -> Offset {
+    span.1.offset
+}
+
+/// Where something is that was asked for.
+#[derive(Debug)]
+pub(super) enum Located {
+    /// In the first of these blocks, which are consecutive. What is before `from` has been trimmed.
+    Blocks {
+        blocks: Vec<BlockRef>,
+        from: u64,
+    },
+    /// Nowhere any more: all between these two is lost.
+    Lost {
+        from: Floor,
+        to: Floor,
+    },
+    /// Nowhere any more: retention has passed over it, up to here.
+    Trimmed(Floor),
+    Nothing,
+}
+
+/// A file that has blocks.
+#[derive(Debug)]
+pub(super) struct ShelfFile {
+    pub(super) name: String,
+    pub(super) file: Arc<dyn File>,
+    pub(super) sorted: bool,
+    /// Bytes of the file.
+    pub(super) bytes: u64,
+    /// Bytes of blocks that are on the shelf.
+    pub(super) live: u64,
+    /// The same when the file was written or opened.
+    pub(super) born: u64,
+    /// It cannot be read whole: whatever can be read of it stays where it is.
+    pub(super) damaged: bool,
+}
+
+/// All that is known of what is stored.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    pub(super) streams: HashMap<StreamId, Shelved>,
+    pub(super) files: BTreeMap<u32, ShelfFile>,
+    pub(super) receipts: VecDeque<Receipt>,
+    /// A number that no stream has had.
+    pub(super) next_stream: u64,
+    /// How far the events of streams reached that are gone.
+    pub(super) gone: Offset,
+}
+
+impl Shelf {
+    /// A stream begins, or has other options.
+    pub(super) fn begin(&mut self, id: StreamId, name: ChannelName, options: &str) {
+        self.next_stream = self.next_stream.max(id.0.saturating_add(1));
+        let options: Arc<str> = options.into();
+        let new = || Shelved::new(name, options.clone());
+        self.streams.entry(id).or_insert_with(new).options = options.clone();
+    }
+
+    /// Events of a stream that is known; the rest of what is in files is dead. The span is that of
+    /// the block, unless the stream's is known already.
+    pub(super) fn add(
+        &mut self,
+        id: StreamId,
+        block: BlockRef,
+        span: Option<(Entry, Entry)>,
+    ) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        let taken = stream.push(block);
+        if taken {
+            if let Some((first, last)) = span {
+                stream.spans(first, last);
+            }
+            self.count_live(&block);
+        }
+        taken
+    }
+
+    fn count_live(&mut self, block: &BlockRef) {
+        if let Some(file) = self.files.get_mut(&block.file) {
+            file.live += u64::from(block.length);
+        }
+    }
+
+    /// What stood behind events of a stream.
+    pub(super) fn note_trailer(&mut self, id: StreamId, trailer: &Trailer) {
+        if let (Some(state), Some(stream)) = (&trailer.state, self.streams.get_mut(&id)) {
+            stream.state = Some(state.as_ref().into());
+        }
+        self.receipts.extend(trailer.receipts.iter().cloned());
+    }
+
+    /// Events of a stream were here, and cannot be read.
+    pub(super) fn note_lost(&mut self, header: &Header) {
+        if let Some(stream) = self.streams.get_mut(&header.stream) {
+            stream.end = stream.end.max(header.end());
+            let steps = u64::from(header.count.saturating_sub(1));
+            let offset = Offset(header.base.offset.0.saturating_add(steps));
+            stream.spans(header.base, Entry { offset, ..header.base });
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        // Behind the last event comes the end of whoever was deleted, which is nowhere stored.
+        let gone = stream.span.map(|span| Offset(last_of(span).0.saturating_add(1)));
+        self.gone = self.gone.max(gone.unwrap_or_default());
+        for block in stream.blocks {
+            count_dead(&mut self.files, &block);
+        }
+    }
+
+    pub(super) fn locate(&self, id: StreamId, place: Place, most: usize) -> Located {
+        self.streams.get(&id).map_or(Located::Nothing, |stream| stream.locate(place, most))
+    }
+
+    pub(super) fn trim(&mut self, id: StreamId, retention: &Retention, now: Micros) -> Floor {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Floor::default();
+        };
+        let age = Micros::try_from(retention.max_age.as_micros()).unwrap_or(Micros::MAX);
+        let oldest = now.saturating_sub(age);
+        while let Some(first) = stream.blocks.front()
+            && stream.first_is_beyond(first, retention, oldest)
+            && let Some(gone) = stream.drop_first()
+        {
+            count_dead(&mut self.files, &gone);
+        }
+        stream.floor
+    }
+
+    /// A block turned out to be broken: what it had is lost.
+    pub(super) fn lose(&mut self, id: StreamId, lost: &BlockRef) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        let at = stream.first_behind(Place::Seq(lost.first.seq));
+        let there = stream.blocks.get(at) == Some(lost);
+        if there {
+            stream.blocks.remove(at);
+            count_dead(&mut self.files, lost);
+        }
+        there
+    }
+
+    /// The file goes, and what streams have in it: it is dead, or the oldest.
+    pub(super) fn drop_file(&mut self, number: u32) -> Option<ShelfFile> {
+        let file = self.files.remove(&number)?;
+        for stream in self.streams.values_mut() {
+            while stream.blocks.front().is_some_and(|block| block.file == number) {
+                stream.drop_first();
+            }
+        }
+        Some(file)
+    }
+
+    /// The blocks of a file that are alive, by stream and in order.
+    pub(super) fn blocks_of(&self, number: u32) -> Vec<(StreamId, Vec<BlockRef>)> {
+        let of = |(id, stream): (&StreamId, &Shelved)| {
+            let blocks: Vec<_> = stream.blocks.range(stream.within(number)).copied().collect();
+            (!blocks.is_empty()).then_some((*id, blocks))
+        };
+        let mut all: Vec<_> = self.streams.iter().filter_map(of).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// The file was written anew: its blocks are those now. What was trimmed or lost meanwhile
+    /// stays so; a block that has something of both is kept.
+    pub(super) fn replace_file(
+        &mut self,
+        number: u32,
+        mut file: ShelfFile,
+        blocks: Vec<(StreamId, Vec<BlockRef>)>,
+    ) {
+        (file.live, file.born) = (0, 0);
+        for (id, blocks) in blocks {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let within = stream.within(number);
+            let alive = stream.blocks.range(within.clone());
+            let Some(from) = alive.map(|block| block.first.seq).next() else { continue };
+            let behind = stream.blocks.split_off(within.end);
+            stream.blocks.truncate(within.start);
+            for block in blocks.into_iter().filter(|block| block.end().seq > from) {
+                file.live += u64::from(block.length);
+                stream.blocks.push_back(block);
+            }
+            stream.blocks.extend(behind);
+        }
+        file.born = file.live;
+        self.files.insert(number, file);
+    }
+
+    /// What a catalog has of it all.
+    pub(super) fn summary(&self) -> Vec<(StreamId, Shelved)> {
+        self.streams.iter().map(|(id, stream)| (*id, stream.summary())).collect()
+    }
+
+    pub(super) fn raise_floors(&mut self) {
+        self.streams.values_mut().for_each(Shelved::raise_floor);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).sum()
+    }
+
+    /// The offset of the earliest event of a stream.
+    pub(super) fn earliest(&self, id: StreamId) -> Option<Offset> {
+        self.streams.get(&id)?.blocks.front().map(|block| block.first_offset)
+    }
+
+    /// The last offset that is known.
+    pub(super) fn last_offset(&self) -> Offset {
+        let spans = self.streams.values().filter_map(|stream| stream.span);
+        spans.map(last_of).max().unwrap_or_default()
+    }
+}
+
+fn count_dead(files: &mut BTreeMap<u32, ShelfFile>, block: &BlockRef) {
+    if let Some(file) = files.get_mut(&block.file) {
+        file.live = file.live.saturating_sub(u64::from(block.length));
+    }
+}

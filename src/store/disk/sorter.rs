@@ -1,0 +1,215 @@
+//! Writes a file anew: its live blocks sorted by stream and joined, and behind them a footer that
+//! says where each is, so that opening reads nothing else.
+//!
+//! What holds: of each stream a sorted file has its name and options before its events, so that
+//! they are not lost with the catalogs.
+
+use std::sync::Arc;
+
+use super::StreamId;
+use super::block::{
+    self, Block, END_LENGTH, EventsDraft, Fields, Header, Kind, Note, Trailer, json,
+};
+use super::catalog::{Role, name};
+use super::engine::Engine;
+use super::files::{Draft, Fault, File, unfinished};
+use super::reader::read_block;
+use super::shelf::{BlockRef, ShelfFile};
+use crate::position::Offset;
+use crate::store::Mark;
+
+/// Streams of a file, each with its blocks in order.
+pub(super) type Blocks = Vec<(StreamId, Vec<BlockRef>)>;
+
+/// A sorted file that has its name.
+pub(super) struct Sorted {
+    pub(super) file: ShelfFile,
+    pub(super) blocks: Blocks,
+}
+
+/// Sorts a file. `None` if it cannot be read whole, or is gone. `before` is done when it is known
+/// what stays, and before anything goes; it says whether that may be.
+pub(super) fn sort(
+    engine: &Engine,
+    number: u32,
+    before: impl FnOnce() -> Result<bool, Fault>,
+) -> Result<Option<Sorted>, Fault> {
+    let name = name(number, Role::Sorted);
+    let unfinished = unfinished(&name);
+    let sorted = write(engine, number, &unfinished);
+    let sorted = sorted.and_then(|sorted| before().map(|may_go| sorted.filter(|_| may_go)));
+    if !matches!(sorted, Ok(Some(_))) {
+        // What cannot be deleted now is deleted at the next start.
+        let _ = engine.files.remove(&unfinished);
+    }
+    let Some((file, bytes, blocks)) = sorted? else {
+        return Ok(None);
+    };
+    engine.files.rename(&unfinished, &name).map_err(Fault::of(&name))?;
+    engine.files.sync().map_err(Fault::of(&name))?;
+    let file = ShelfFile { name, file, sorted: true, bytes, live: 0, born: 0, damaged: false };
+    Ok(Some(Sorted { file, blocks }))
+}
+
+type Written = (Arc<dyn File>, u64, Blocks);
+
+fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Written>, Fault> {
+    let shelf = engine.shelf.lock();
+    let Some(from) = shelf.files.get(&number) else {
+        return Ok(None);
+    };
+    let source = Source { name: from.name.clone(), file: from.file.clone() };
+    let streams = shelf.blocks_of(number);
+    drop(shelf);
+    let draft = Draft::create(&*engine.files, unfinished)?;
+    let mut sorter = Sorter { engine, number, source, draft, row: Vec::new() };
+    let mut blocks = Blocks::new();
+    for (stream, old) in streams {
+        sorter.introduce(stream)?;
+        match sorter.copy(stream, &old)? {
+            Some(new) => blocks.push((stream, new)),
+            None => return Ok(None),
+        }
+    }
+    sorter.draft.write(&footer(&blocks, sorter.draft.position()))?;
+    let bytes = sorter.draft.position();
+    Ok(Some((sorter.draft.finish()?, bytes, blocks)))
+}
+
+struct Source {
+    name: String,
+    file: Arc<dyn File>,
+}
+
+struct Sorter<'a> {
+    engine: &'a Engine,
+    number: u32,
+    source: Source,
+    draft: Draft,
+    /// The block that is being encoded.
+    row: Vec<u8>,
+}
+
+impl Sorter<'_> {
+    /// Writes what the stream is. One that is gone by now is not introduced: nobody asks for it.
+    fn introduce(&mut self, id: StreamId) -> Result<(), Fault> {
+        let shelf = self.engine.shelf.lock();
+        let Some(stream) = shelf.streams.get(&id) else {
+            return Ok(());
+        };
+        let (name, options) = (stream.name.as_str().to_owned(), Box::from(&*stream.options));
+        drop(shelf);
+        self.row.clear();
+        block::encode(Kind::Note, id, &json(&Note::Stream { name, options }), 0, &mut self.row);
+        self.draft.write(&self.row)
+    }
+
+    /// Copies the blocks of a stream, joined where they adjoin. `None` if one cannot be read.
+    fn copy(&mut self, id: StreamId, old: &[BlockRef]) -> Result<Option<Vec<BlockRef>>, Fault> {
+        let mut new = Vec::new();
+        let mut growing: Option<EventsDraft> = None;
+        for block in old {
+            let read = read_block(&self.source.name, &*self.source.file, id, block);
+            let bytes = match read {
+                Ok(bytes) => bytes,
+                Err((_, fault)) => return Ok(self.leave_alone(&fault)),
+            };
+            let Ok(block) = Block::parse(&bytes) else { return Ok(None) };
+            let fits = growing.as_ref().is_some_and(|growing| self.fits(growing, &block));
+            if !fits && let Some(full) = growing.take() {
+                new.push(self.put(&full)?);
+            }
+            let start = || EventsDraft::new(id, block.header.first);
+            append(growing.get_or_insert_with(start), &block);
+        }
+        if let Some(rest) = growing {
+            new.push(self.put(&rest)?);
+        }
+        Ok(Some(new))
+    }
+
+    fn fits(&self, growing: &EventsDraft, block: &Block<'_>) -> bool {
+        let Header { first, frames, .. } = block.header;
+        let entries = block.events().map(|(entry, _)| entry);
+        growing.takes(first, entries, frames as usize, self.engine.tuning.block_bytes)
+    }
+
+    fn put(&mut self, draft: &EventsDraft) -> Result<BlockRef, Fault> {
+        let position = self.draft.position();
+        self.row.clear();
+        let header = draft.encode(0, &mut self.row);
+        self.draft.write(&self.row)?;
+        Ok(BlockRef::new(&header, draft.last(), self.number, position))
+    }
+
+    /// The source has a block that cannot be read: it stays as it is, with all that can be.
+    fn leave_alone<T>(&self, fault: &Fault) -> Option<T> {
+        tracing::error!("a file of the store is damaged and stays unsorted: {fault}");
+        if let Some(file) = self.engine.shelf.lock().files.get_mut(&self.number) {
+            file.damaged = true;
+        }
+        None
+    }
+}
+
+fn append(growing: &mut EventsDraft, block: &Block<'_>) {
+    block.events().for_each(|(entry, frame)| growing.push(entry, frame));
+    // A trailer that was written is one that can be read.
+    let trailer = Trailer::parse(block.trailer()).unwrap_or_default();
+    growing.trailer.state = trailer.state;
+    growing.trailer.receipts.extend(trailer.receipts);
+}
+
+/// The footer, and behind it a block of fixed length that says where it begins.
+fn footer(blocks: &Blocks, position: u64) -> Vec<u8> {
+    let mut rows = Vec::new();
+    for (stream, block) in blocks.iter().flat_map(|(id, blocks)| blocks.iter().map(|it| (*id, it)))
+    {
+        let longs = [stream.0, block.first.seq, block.first.byte, block.first_offset.0];
+        let more = [block.last_offset.0, block.last_time];
+        longs.iter().chain(&more).for_each(|long| rows.extend_from_slice(&long.to_le_bytes()));
+        let shorts = [block.count, block.bytes, block.position, block.length];
+        shorts.iter().for_each(|short| rows.extend_from_slice(&short.to_le_bytes()));
+    }
+    let mut footer = Vec::new();
+    block::encode(Kind::Footer, StreamId(0), &rows, 0, &mut footer);
+    block::encode(Kind::End, StreamId(0), &position.to_le_bytes(), 0, &mut footer);
+    footer
+}
+
+/// Bytes of a row of the footer.
+const ROW: usize = 64;
+
+/// What the footer of a sorted file says; `None` if it is broken.
+pub(super) fn read_footer(file: &dyn File, number: u32) -> Option<Vec<(StreamId, BlockRef)>> {
+    let from = file.size().ok()?.checked_sub(END_LENGTH as u64)?;
+    let end = read(file, from, END_LENGTH)?;
+    let end = Block::parse(&end).ok().filter(|block| block.header.kind == Kind::End)?;
+    let position = Fields(end.trailer()).u64();
+    let footer = read(file, position, usize::try_from(from.checked_sub(position)?).ok()?)?;
+    let footer = Block::parse(&footer).ok().filter(|block| block.header.kind == Kind::Footer)?;
+    Some(footer.trailer().chunks_exact(ROW).map(|row| parse_row(row, number)).collect())
+}
+
+fn read(file: &dyn File, position: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_at(position, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn parse_row(row: &[u8], file: u32) -> (StreamId, BlockRef) {
+    let mut fields = Fields(row);
+    let stream = StreamId(fields.u64());
+    let block = BlockRef {
+        first: Mark { seq: fields.u64(), byte: fields.u64() },
+        first_offset: Offset(fields.u64()),
+        last_offset: Offset(fields.u64()),
+        last_time: fields.u64(),
+        count: fields.u32(),
+        bytes: fields.u32(),
+        file,
+        position: fields.u32(),
+        length: fields.u32(),
+    };
+    (stream, block)
+}

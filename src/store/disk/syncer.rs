@@ -1,0 +1,228 @@
+//! The thread that syncs, and those who wait for it.
+//!
+//! What holds: the answers of one stream go out in the order in which its records came, whatever
+//! durability each was handed in with. A sync serves all that was written before it began. After a
+//! sync that failed there is never another: the kernel may have dropped what it could not write.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::engine::Engine;
+use super::files::{Fault, File};
+use super::{Done, Durability, Refused, StreamId};
+
+/// What became of something that was handed in, and who is to be told.
+pub(super) struct Answer {
+    pub(super) stream: Option<StreamId>,
+    pub(super) durability: Durability,
+    pub(super) outcome: Result<(), Refused>,
+    pub(super) done: Done,
+}
+
+struct Waiting {
+    answer: Answer,
+    /// Bytes written in this life of the store, up to and with this.
+    written: u64,
+}
+
+/// What is written and what is synced, counted in bytes since the store was opened.
+pub(super) struct Syncs {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+struct State {
+    /// In the order of `written`.
+    waiting: VecDeque<Waiting>,
+    /// How many of each stream wait, or are being told.
+    pending: HashMap<StreamId, usize>,
+    file: Arc<dyn File>,
+    name: String,
+    written: u64,
+    synced: u64,
+    /// When the first byte was written that is not synced.
+    since: Option<Duration>,
+    closed: bool,
+}
+
+/// What the syncer is to do.
+enum Step {
+    Tell(Vec<Waiting>),
+    Sync { file: Arc<dyn File>, name: String, up_to: u64 },
+    End,
+}
+
+impl Syncs {
+    pub(super) fn new(file: Arc<dyn File>, name: String) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            pending: HashMap::new(),
+            file,
+            name,
+            written: 0,
+            synced: 0,
+            since: None,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), wake: Condvar::new() }
+    }
+
+    /// Everything up to here is written; these are to be told when it is time for each.
+    pub(super) fn written(&self, written: u64, answers: Vec<Answer>) {
+        let (now, later): (Vec<_>, Vec<_>) = {
+            let mut state = self.state.lock();
+            answers.into_iter().partition(|answer| !state.must_wait(answer))
+        };
+        // Before any that wait, so that the answers of a stream keep their order.
+        now.into_iter().for_each(Answer::tell);
+        let mut state = self.state.lock();
+        state.waiting.extend(later.into_iter().map(|answer| Waiting { answer, written }));
+        if written > state.written {
+            state.written = written;
+            state.since.get_or_insert_with(monotonic);
+        }
+        self.wake.notify_one();
+    }
+
+    /// The journal was synced by the writer, and another one follows.
+    pub(super) fn rotated(&self, file: Arc<dyn File>, name: String) {
+        let mut state = self.state.lock();
+        (state.file, state.name) = (file, name);
+        state.synced = state.written;
+        state.since = None;
+        self.wake.notify_one();
+    }
+
+    /// Bytes that are known to be synced.
+    pub(super) fn synced(&self) -> u64 {
+        self.state.lock().synced
+    }
+
+    /// Whether everything is synced and told.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.synced == state.written && state.waiting.is_empty()
+    }
+
+    pub(super) fn wake(&self) {
+        // The lock makes sure that nobody is between looking and waiting.
+        let _state = self.state.lock();
+        self.wake.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for something to do.
+    fn next(&self, engine: &Engine) -> Step {
+        let mut state = self.state.lock();
+        loop {
+            let failed = engine.condition.check() == Err(Refused::Failed);
+            if let Some(step) = state.step(failed, engine.config.sync_interval) {
+                return step;
+            }
+            match state.since.filter(|_| !failed) {
+                None => self.wake.wait(&mut state),
+                Some(since) => {
+                    let left = (since + engine.config.sync_interval).saturating_sub(monotonic());
+                    self.wake.wait_for(&mut state, left);
+                }
+            }
+        }
+    }
+
+    /// A sync that began then has ended. What it does not have was written after that.
+    fn synced_to(&self, up_to: u64, began: Duration) {
+        let mut state = self.state.lock();
+        state.synced = state.synced.max(up_to);
+        state.since = (state.synced < state.written).then_some(began);
+    }
+
+    /// Tells those who waited; only then may others of their streams be told without waiting.
+    fn tell(&self, told: Vec<Waiting>) {
+        let streams: Vec<_> = told.iter().filter_map(|waiting| waiting.answer.stream).collect();
+        told.into_iter().for_each(|waiting| waiting.answer.tell());
+        let mut state = self.state.lock();
+        for stream in streams {
+            if let Some(count) = state.pending.get_mut(&stream) {
+                *count -= 1;
+                if *count == 0 {
+                    state.pending.remove(&stream);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether the answer waits for a sync, or for an earlier answer of its stream. If so, it is
+    /// counted.
+    fn must_wait(&mut self, answer: &Answer) -> bool {
+        let syncs = answer.durability == Durability::Sync && answer.outcome.is_ok();
+        let follows = answer.stream.is_some_and(|stream| self.pending.contains_key(&stream));
+        if let Some(stream) = answer.stream.filter(|_| syncs || follows) {
+            *self.pending.entry(stream).or_default() += 1;
+        }
+        syncs || follows
+    }
+
+    fn step(&mut self, failed: bool, interval: Duration) -> Option<Step> {
+        let synced = self.synced;
+        let ready = |waiting: &Waiting| failed || waiting.written <= synced;
+        let count = self.waiting.iter().take_while(|waiting| ready(waiting)).count();
+        if count > 0 {
+            let told = self.waiting.drain(..count);
+            let refuse = |waiting: Waiting| if failed { waiting.refused() } else { waiting };
+            return Some(Step::Tell(told.map(refuse).collect()));
+        }
+        let unsynced = self.written > self.synced && !failed;
+        let is_old = || self.since.is_some_and(|since| monotonic() >= since + interval);
+        if unsynced && (!self.waiting.is_empty() || self.closed || is_old()) {
+            let (file, name) = (self.file.clone(), self.name.clone());
+            return Some(Step::Sync { file, name, up_to: self.written });
+        }
+        self.closed.then_some(Step::End)
+    }
+}
+
+impl Answer {
+    fn tell(self) {
+        (self.done)(self.outcome);
+    }
+}
+
+impl Waiting {
+    fn refused(mut self) -> Self {
+        self.answer.outcome = self.answer.outcome.and(Err(Refused::Failed));
+        self
+    }
+}
+
+/// Syncs until the store is closed.
+pub(super) fn run(engine: &Engine) {
+    loop {
+        match engine.syncs.next(engine) {
+            Step::Tell(told) => engine.syncs.tell(told),
+            Step::Sync { file, name, up_to } => {
+                let began = monotonic();
+                match file.sync().map_err(Fault::of(&name)) {
+                    Ok(()) => engine.syncs.synced_to(up_to, began),
+                    Err(fault) => drop(engine.fail(&fault)),
+                }
+                engine.metrics.store_synced(monotonic().saturating_sub(began));
+            }
+            Step::End => return,
+        }
+    }
+}
+
+fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
+}

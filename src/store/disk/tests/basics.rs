@@ -1,0 +1,292 @@
+//! What is handed in is there: read back, and after opening anew.
+
+use super::support::*;
+use crate::position::Offset;
+use crate::store::disk::{Durability, Found, Health, OpenError, Piece, Place, Record, Refused};
+use crate::store::{Mark, Retention};
+use std::time::Duration;
+
+use Durability::{Async, Sync};
+
+/// Two streams with events in turn, each event a record. Returns the end of the first.
+fn fill(
+    disk: &crate::store::disk::Disk,
+    offsets: std::ops::Range<u64>,
+    from: [Mark; 2],
+) -> [Mark; 2] {
+    let streams = [crate::store::disk::StreamId(1), crate::store::disk::StreamId(2)];
+    let mut ends = from;
+    for offset in offsets {
+        let at = (offset % 2) as usize;
+        let run = run(ends[at], &[offset]);
+        ends[at] = run.end();
+        disk.note_offset(Offset(offset));
+        assert_eq!(
+            write(disk, events(streams[at], run), if offset % 3 == 0 { Sync } else { Async }),
+            Ok(())
+        );
+    }
+    ends
+}
+
+#[test]
+fn what_was_written_is_read_back_also_after_opening_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, Found { streams, receipts, power_cut, .. }) = open(directory.path());
+    assert!(streams.is_empty() && receipts.is_empty() && !power_cut);
+    let epoch = disk.epoch();
+    let (a, b) = (disk.new_stream(), disk.new_stream());
+    assert_eq!((a.0, b.0), (1, 2));
+    for (stream, name) in [(a, "a"), (b, "b/c")] {
+        assert_eq!(write(&disk, begin(stream, name), Async), Ok(()));
+    }
+    let ends = fill(&disk, 1..101, [Mark::default(); 2]);
+    let even: Vec<u64> = (1..101).filter(|offset| offset % 2 == 0).collect();
+    assert_eq!(read_all(&disk, a, 0), (even.clone(), 0));
+    disk.close();
+    assert_eq!(write(&disk, events(a, run(ends[0], &[101])), Sync), Err(Refused::Failed));
+
+    let (disk, found) = open(directory.path());
+    assert_eq!(disk.epoch(), epoch);
+    assert_eq!(disk.first_offset(), Offset(101), "closed cleanly: exactly the next one");
+    assert_eq!(found.streams.len(), 2);
+    assert_eq!(found.streams[0].end, ends[0]);
+    assert_eq!(found.streams[0].span.unwrap().1.offset, Offset(100));
+    assert_eq!(found.streams[1].name.as_str(), "b/c");
+    assert_eq!(read_all(&disk, a, 0), (even, 0));
+    assert!(disk.new_stream() > b);
+    let ends = fill(&disk, 101..121, ends);
+    assert_eq!(read_all(&disk, b, 0).0.len(), 60);
+    assert_eq!(read_all(&disk, b, 0).0.last(), Some(&119));
+    assert!(ends[1].seq == 60);
+}
+
+#[test]
+fn states_receipts_and_ends_survive() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let (a, b) = (disk.new_stream(), disk.new_stream());
+    write(&disk, begin(a, "a"), Async).unwrap();
+    write(&disk, begin(b, "b"), Async).unwrap();
+    let record = Record::Events {
+        stream: a,
+        run: run(Mark::default(), &[5, 6]),
+        state: Some("complete".into()),
+        receipt: Some(receipt("one")),
+    };
+    write(&disk, record, Sync).unwrap();
+    write(&disk, events(b, run(Mark::default(), &[7])), Async).unwrap();
+    disk.note_offset(Offset(7));
+    write(&disk, Record::Gone { stream: b }, Async).unwrap();
+    write(&disk, Record::Receipt(receipt("two")), Async).unwrap();
+    drop(disk);
+    let (disk, found) = open(directory.path());
+    let [stream] = &found.streams[..] else { panic!("{found:?}") };
+    assert_eq!(stream.state.as_deref(), Some("complete"));
+    assert_eq!(found.receipts, [receipt("one"), receipt("two")]);
+    assert_eq!(disk.first_offset(), Offset(8));
+    assert!(matches!(read(&disk, b, Place::Seq(0)), Piece::Nothing));
+}
+
+#[test]
+fn places_are_found_by_number_byte_and_offset() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let stream = disk.new_stream();
+    write(&disk, begin(stream, "a"), Async).unwrap();
+    let offsets: Vec<u64> = (1..50).map(|step| step * 10).collect();
+    let mut end = Mark::default();
+    let mut ends = Vec::new();
+    for offset in &offsets {
+        let run = run(end, &[*offset]);
+        end = run.end();
+        ends.push(end);
+        write(&disk, events(stream, run), Async).unwrap();
+    }
+    for (at, offset) in offsets.iter().enumerate() {
+        let start = at.checked_sub(1).map_or(Mark::default(), |at| ends[at]);
+        for place in [
+            Place::Seq(at as u64),
+            Place::Byte(start.byte),
+            Place::Byte(ends[at].byte - 1),
+            Place::Behind(Offset(offset - 10)),
+            Place::Behind(Offset(offset - 1)),
+        ] {
+            let Piece::Run(run) = read(&disk, stream, place) else { panic!("{place:?}") };
+            let has = run.entries().any(|entry| entry.offset.0 == *offset);
+            assert!(has, "{place:?} has {offset}: {run:?}");
+        }
+    }
+    for place in [Place::Seq(49), Place::Byte(end.byte), Place::Behind(Offset(490))] {
+        assert!(matches!(read(&disk, stream, place), Piece::Nothing), "{place:?}");
+    }
+}
+
+#[test]
+fn retention_raises_the_floor_by_whole_blocks() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let stream = disk.new_stream();
+    write(&disk, begin(stream, "a"), Async).unwrap();
+    let mut end = Mark::default();
+    for offset in 1..=20 {
+        let run = run(end, &[offset]);
+        end = run.end();
+        write(&disk, events(stream, run), Async).unwrap();
+    }
+    let all = Retention { max_events: 99, max_bytes: 9999, max_age: Duration::from_secs(9) };
+    assert_eq!(disk.trim(stream, &all, 1000).mark.seq, 0);
+    let floor = disk.trim(stream, &Retention { max_events: 15, ..all }, 1000);
+    assert_eq!((floor.mark.seq, floor.behind), (5, Offset(5)));
+    for place in [Place::Seq(4), Place::Behind(Offset(4))] {
+        assert!(matches!(read(&disk, stream, place), Piece::Trimmed(at) if at == floor));
+    }
+    let Piece::Run(run) = read(&disk, stream, Place::Behind(Offset(5))) else { panic!() };
+    assert_eq!(run.start(), floor.mark);
+    let age = Retention { max_age: Duration::from_micros(100), ..all };
+    assert_eq!(disk.trim(stream, &age, 1111).mark.seq, 10);
+    assert_eq!(disk.trim(stream, &Retention { max_events: 0, ..all }, 0).mark, end);
+    assert!(matches!(read(&disk, stream, Place::Seq(19)), Piece::Trimmed(at) if at.mark == end));
+}
+
+#[test]
+fn what_does_not_follow_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let stream = disk.new_stream();
+    let first = run(Mark::default(), &[1, 2]);
+    assert_eq!(write(&disk, events(stream, first.clone()), Sync), Err(Refused::Full), "unknown");
+    write(&disk, begin(stream, "a"), Sync).unwrap();
+    assert_eq!(write(&disk, events(stream, run(first.end(), &[3])), Sync), Err(Refused::Full));
+    assert_eq!(write(&disk, events(stream, first), Sync), Ok(()));
+    assert_eq!(disk.health(), Health::Good);
+}
+
+#[test]
+fn a_directory_has_one_hub_and_one_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let error = try_open(directory.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    disk.close();
+    let identity = directory.path().join("fanfare.store");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    let error = try_open(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("has version 2 of the store"), "{error}");
+    std::fs::write(&identity, "{").unwrap();
+    assert!(matches!(try_open(directory.path()), Err(OpenError::Foreign { .. })));
+    std::fs::remove_file(&identity).unwrap();
+    assert!(matches!(try_open(directory.path()), Err(OpenError::Foreign { .. })));
+}
+
+#[test]
+fn offsets_that_were_given_out_never_come_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    assert_eq!(disk.first_offset(), Offset(1));
+    disk.note_offset(Offset(900));
+    // Behind the renewal, which the writer does before it writes this.
+    write(&disk, begin(disk.new_stream(), "a"), Sync).unwrap();
+    let crashed = copy(directory.path());
+    let (again, _) = open(crashed.path());
+    assert_eq!(again.first_offset(), Offset(1900));
+}
+
+fn copy(from: &std::path::Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+#[test]
+fn answers_of_a_stream_come_in_order_whatever_they_wait_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let stream = disk.new_stream();
+    write(&disk, begin(stream, "a"), Async).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut end = Mark::default();
+    for offset in 1..=60 {
+        let run = run(end, &[offset]);
+        end = run.end();
+        let tell = tell.clone();
+        let durability = if offset % 7 == 0 { Sync } else { Async };
+        let done = Box::new(move |outcome| tell.send((offset, outcome)).unwrap());
+        disk.write(events(stream, run), durability, done);
+    }
+    disk.close();
+    let told: Vec<_> = told.try_iter().collect();
+    assert_eq!(told, (1..=60).map(|offset| (offset, Ok(()))).collect::<Vec<_>>());
+}
+
+/// `cargo test --release --lib store::disk -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_it_is() {
+    let directory = tempfile::tempdir_in(std::env::temp_dir()).unwrap();
+    let config = crate::store::disk::Config {
+        path: directory.path().join("store"),
+        min_free: bytesize::ByteSize(0),
+        ..Default::default()
+    };
+    let metrics = std::sync::Arc::new(crate::telemetry::Metrics::new());
+    let (disk, _) = crate::store::disk::Disk::open(&config, 0, metrics.clone()).unwrap();
+    let mut next = 1;
+    for (durability, publishers) in [(Async, 1), (Async, 64), (Sync, 1), (Sync, 64), (Sync, 512)] {
+        let rounds = if durability == Sync { 200 } else { 2000 };
+        let streams: Vec<_> = (0..publishers).map(|_| disk.new_stream()).collect();
+        for stream in &streams {
+            write(&disk, begin(*stream, &format!("s/{}", stream.0)), Async).unwrap();
+        }
+        let mut ends = vec![Mark::default(); publishers];
+        let began = std::time::SystemTime::now();
+        for _ in 0..rounds {
+            let mut waiting = Vec::new();
+            for (stream, end) in streams.iter().zip(&mut ends) {
+                let run = run(*end, &[next]);
+                next += 1;
+                *end = run.end();
+                waiting.push(hand_in(&disk, events(*stream, run), durability));
+            }
+            waiting.into_iter().for_each(|told| told.recv().unwrap().unwrap());
+        }
+        let rate = f64::from(rounds) * publishers as f64 / began.elapsed().unwrap().as_secs_f64();
+        println!("{durability:?}, {publishers} publishers: {rate:.0} records/s");
+    }
+    let stream = disk.new_stream();
+    write(&disk, begin(stream, "large"), Async).unwrap();
+    let frame = vec![b'x'; 1000];
+    let mut end = Mark::default();
+    let began = std::time::SystemTime::now();
+    for batch in 0..6000u64 {
+        let events_of = (0..64).map(|step| {
+            let offset = Offset(next + batch * 64 + step);
+            (crate::store::Entry { offset, time: 5 }, &frame[..])
+        });
+        let run = crate::store::Run::rewritten(end, events_of);
+        end = run.end();
+        let told = hand_in(&disk, events(stream, run), Async);
+        if batch % 16 == 15 {
+            told.recv().unwrap().unwrap();
+        }
+    }
+    let megabytes = end.byte as f64 / 1e6;
+    println!("written: {:.0} MB/s", megabytes / began.elapsed().unwrap().as_secs_f64());
+    let began = std::time::SystemTime::now();
+    let mut seq = 0;
+    while let Piece::Run(run) = read(&disk, stream, Place::Seq(seq)) {
+        seq = run.end().seq;
+    }
+    assert_eq!(seq, end.seq);
+    println!("read: {:.0} MB/s", megabytes / began.elapsed().unwrap().as_secs_f64());
+    let began = std::time::SystemTime::now();
+    disk.close();
+    println!("closed in {:?}", began.elapsed().unwrap());
+    let began = std::time::SystemTime::now();
+    let (_disk, found) = crate::store::disk::Disk::open(&config, 0, metrics).unwrap();
+    println!("opened {} streams in {:?}", found.streams.len(), began.elapsed().unwrap());
+}

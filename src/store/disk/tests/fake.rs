@@ -1,0 +1,260 @@
+//! A disk that fails, or loses what was not synced, at the n-th change that is made to it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use crate::store::disk::files::{File, Files};
+
+/// What happens at the n-th change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing reaches the disk any more, and nobody is told.
+    Crash,
+    /// That one operation fails.
+    Fails,
+    /// That one finds no room.
+    Full,
+}
+
+/// A disk in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Disk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeMap<String, usize>,
+    /// The names as a power cut leaves them.
+    synced_names: BTreeMap<String, usize>,
+    contents: Vec<Content>,
+    changes: u64,
+    fate: Option<(u64, Fate)>,
+    crashed: bool,
+    free: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    /// How much of it a power cut leaves.
+    synced: usize,
+    unreadable: Option<std::ops::Range<u64>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Write,
+    Other,
+}
+
+impl State {
+    /// Counts a change. `Ok(false)`: nothing is to happen.
+    fn change(&mut self, change: Change) -> io::Result<bool> {
+        self.changes += 1;
+        if let Some((at, fate)) = self.fate
+            && self.changes == at
+        {
+            match fate {
+                Fate::Crash => self.crashed = true,
+                Fate::Fails => return Err(io::Error::from(Errno::IO)),
+                Fate::Full if change == Change::Write => return Err(io::Error::from(Errno::NOSPC)),
+                Fate::Full => {}
+            }
+        }
+        Ok(!self.crashed)
+    }
+}
+
+impl Disk {
+    pub(super) fn new() -> Self {
+        let disk = Self::default();
+        disk.0.lock().free = u64::MAX;
+        disk
+    }
+
+    /// At the n-th change from now on, this happens.
+    pub(super) fn fate(&self, changes: u64, fate: Fate) {
+        let mut state = self.0.lock();
+        state.fate = Some((state.changes + changes, fate));
+    }
+
+    pub(super) fn crashed(&self) -> bool {
+        self.0.lock().crashed
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.0.lock().changes
+    }
+
+    pub(super) fn set_free(&self, free: u64) {
+        self.0.lock().free = free;
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.lock().names.keys().cloned().collect()
+    }
+
+    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
+        let state = self.0.lock();
+        state.contents[state.names[name]].bytes.clone()
+    }
+
+    pub(super) fn set_bytes(&self, name: &str, bytes: Vec<u8>) {
+        let mut state = self.0.lock();
+        let at = state.names[name];
+        state.contents[at] = Content { synced: bytes.len(), bytes, unreadable: None };
+    }
+
+    pub(super) fn make_unreadable(&self, name: &str, bytes: std::ops::Range<u64>) {
+        let mut state = self.0.lock();
+        let at = state.names[name];
+        state.contents[at].unreadable = Some(bytes);
+    }
+
+    /// The disk as the process's death leaves it: everything that was written is there.
+    pub(super) fn after_kill(&self) -> Self {
+        let state = self.0.lock();
+        let (names, contents) = (state.names.clone(), state.contents.clone());
+        Self::of(names, contents)
+    }
+
+    /// The disk as a power cut leaves it: of what was not synced, any part may be there, or there
+    /// in length only. `chance` decides.
+    pub(super) fn after_power_cut(&self, chance: &mut fastrand::Rng) -> Self {
+        let state = self.0.lock();
+        let names = if chance.bool() { &state.names } else { &state.synced_names };
+        let torn = state.contents.iter().map(|content| {
+            let keep = chance.usize(content.synced..=content.bytes.len());
+            let mut bytes = content.bytes[..keep].to_vec();
+            if chance.bool() {
+                let zeros = chance.usize(..=content.bytes.len() - keep);
+                bytes.resize(keep + zeros, 0);
+            }
+            Content { synced: bytes.len(), bytes, unreadable: None }
+        });
+        Self::of(names.clone(), torn.collect())
+    }
+
+    fn of(names: BTreeMap<String, usize>, contents: Vec<Content>) -> Self {
+        let synced_names = names.clone();
+        let state = State { names, synced_names, contents, free: u64::MAX, ..State::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+}
+
+impl Files for Disk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.names())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut state = self.0.lock();
+        let happens = state.change(Change::Write)?;
+        state.contents.push(Content::default());
+        let at = state.contents.len() - 1;
+        if happens {
+            state.names.insert(name.to_owned(), at);
+        }
+        Ok(Arc::new(Opened { disk: self.clone(), at }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let at = self.0.lock().names.get(name).copied();
+        let at = at.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(Arc::new(Opened { disk: self.clone(), at }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if state.change(Change::Other)? {
+            let at = state.names.remove(from);
+            let at = at.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            state.names.insert(to.to_owned(), at);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if state.change(Change::Other)? {
+            let gone = state.names.remove(name);
+            gone.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if state.change(Change::Other)? {
+            state.synced_names = state.names.clone();
+        }
+        Ok(())
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        Ok(self.0.lock().free)
+    }
+
+    fn release(&self) {}
+}
+
+#[derive(Debug)]
+struct Opened {
+    disk: Disk,
+    at: usize,
+}
+
+impl File for Opened {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.0.lock().contents[self.at].bytes.len() as u64)
+    }
+
+    fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
+        let state = self.disk.0.lock();
+        let content = &state.contents[self.at];
+        let end = position + into.len() as u64;
+        let bad = |bad: &std::ops::Range<u64>| position < bad.end && bad.start < end;
+        if content.unreadable.as_ref().is_some_and(bad) {
+            return Err(io::Error::from(Errno::IO));
+        }
+        let bytes = content.bytes.get(position as usize..end as usize);
+        into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        let outcome = state.change(Change::Write);
+        // A write that fails may have written a part.
+        let written = if outcome.is_err() { bytes.len() / 2 } else { bytes.len() };
+        if !matches!(outcome, Ok(false)) {
+            let content = &mut state.contents[self.at].bytes;
+            let end = position as usize + written;
+            content.resize(content.len().max(end), 0);
+            content[position as usize..end].copy_from_slice(&bytes[..written]);
+        }
+        outcome.map(drop)
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        if state.change(Change::Other)? {
+            let content = &mut state.contents[self.at];
+            content.bytes.truncate(size as usize);
+            content.synced = content.synced.min(size as usize);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        if state.change(Change::Other)? {
+            let content = &mut state.contents[self.at];
+            content.synced = content.bytes.len();
+        }
+        Ok(())
+    }
+}

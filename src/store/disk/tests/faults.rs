@@ -1,0 +1,267 @@
+//! A crash, or an error, at every single change of a life of the store.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::fake::{Disk as FakeDisk, Fate};
+use super::support::*;
+use crate::position::{Epoch, Offset};
+use crate::store::disk::{Disk, Durability, Found, Health, Record, Refused, StreamId, keeper};
+use crate::store::{Mark, Retention};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a hub knows of its streams. What it is told behind a crash does not count: nobody lived to
+/// hear it.
+#[derive(Debug, Default)]
+struct Hub {
+    files: FakeDisk,
+    ends: BTreeMap<u64, Mark>,
+    offered: BTreeMap<u64, Offered>,
+    next: u64,
+    epoch: Option<Epoch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Refused,
+    Written,
+    Synced,
+}
+
+#[derive(Debug, Default)]
+struct Offered {
+    /// Whether it was acknowledged that the stream has begun.
+    begun: bool,
+    /// Offsets that were handed in, and what was told of them.
+    events: Vec<(u64, Told)>,
+    /// Whether it was given up, and that was acknowledged.
+    gone: Option<bool>,
+}
+
+impl Hub {
+    fn begin(&mut self, disk: &Disk, name: &str) -> Option<u64> {
+        let stream = disk.new_stream();
+        let begun = write(disk, begin(stream, name), Durability::Sync);
+        begun.is_ok().then(|| {
+            self.ends.insert(stream.0, Mark::default());
+            let begun = !self.files.crashed();
+            self.offered.insert(stream.0, Offered { begun, ..Offered::default() });
+            stream.0
+        })
+    }
+
+    fn publish(&mut self, disk: &Disk, stream: u64, count: u64, durability: Durability) {
+        let Some(end) = self.ends.get(&stream).copied() else { return };
+        let offsets: Vec<u64> = (0..count).map(|step| self.next + step).collect();
+        self.next += count;
+        disk.note_offset(Offset(self.next - 1));
+        let run = run(end, &offsets);
+        let outcome = write(disk, events(StreamId(stream), run.clone()), durability);
+        let offered = &mut self.offered.get_mut(&stream).unwrap().events;
+        let told = match outcome {
+            Err(_) => Told::Refused,
+            Ok(()) if durability == Durability::Sync && !self.files.crashed() => Told::Synced,
+            Ok(()) => Told::Written,
+        };
+        if told == Told::Synced {
+            // What was written before it is synced with it.
+            let written = offered.iter_mut().filter(|(_, told)| *told == Told::Written);
+            written.for_each(|(_, told)| *told = Told::Synced);
+        }
+        offered.extend(offsets.iter().map(|offset| (*offset, told)));
+        if outcome.is_ok() {
+            self.ends.insert(stream, run.end());
+        }
+    }
+
+    fn leave(&mut self, disk: &Disk, stream: u64) {
+        if self.ends.contains_key(&stream) {
+            let gone = write(disk, Record::Gone { stream: StreamId(stream) }, Durability::Sync);
+            let gone = gone.is_ok() && !self.files.crashed();
+            self.offered.get_mut(&stream).unwrap().gone = Some(gone);
+            self.ends.remove(&stream);
+        }
+    }
+}
+
+/// A life with all that can happen in one.
+fn life(disk: &Disk, hub: &mut Hub) {
+    hub.next = hub.next.max(disk.first_offset().0);
+    hub.epoch = Some(disk.epoch());
+    let a = hub.begin(disk, "a").unwrap_or_default();
+    let b = hub.begin(disk, "b").unwrap_or_default();
+    for round in 0..14 {
+        let durability = if round % 3 == 2 { Durability::Sync } else { Durability::Async };
+        hub.publish(disk, a, 1 + round % 4, durability);
+        hub.publish(disk, b, 4, Durability::Sync);
+        hub.publish(disk, a, 2, Durability::Async);
+        if round % 5 == 4 {
+            let _ = keeper::tidy(disk.engine());
+        }
+        if round == 8 {
+            hub.leave(disk, b);
+        }
+    }
+    let _ = keeper::tidy(disk.engine());
+}
+
+fn start(files: &FakeDisk) -> Option<(Disk, Found)> {
+    Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).ok()
+}
+
+/// What must hold of a directory that was left behind, whatever happened.
+fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
+    let (disk, found) = start(files).unwrap_or_else(|| panic!("{what}: it opens"));
+    assert_eq!(disk.health(), Health::Good);
+    for (stream, offered) in &hub.offered {
+        let there = found.streams.iter().any(|found| found.id.0 == *stream);
+        match offered.gone {
+            Some(true) => assert!(!there, "{what}: {stream} is gone"),
+            Some(false) => {}
+            None => assert!(there || !offered.begun, "{what}: {stream} is there"),
+        }
+        if !there {
+            continue;
+        }
+        let (read, holes) = read_all(&disk, StreamId(*stream), 0);
+        assert_eq!(holes, 0, "{what}: no hole in {stream}");
+        assert!(read.is_sorted_by(|one, next| one < next), "{what}: in order, once: {read:?}");
+        for (offset, told) in &offered.events {
+            let found = read.contains(offset);
+            assert!(
+                found || *told != Told::Synced,
+                "{what}: {offset} of {stream} was acknowledged: {read:?}"
+            );
+        }
+        let strange =
+            read.iter().find(|it| !offered.events.iter().any(|(offset, _)| offset == *it));
+        assert_eq!(strange, None, "{what}");
+    }
+    if hub.epoch == Some(disk.epoch()) {
+        assert!(disk.first_offset().0 >= hub.next, "{what}: offsets go on");
+    }
+    // It goes on as if nothing had happened.
+    let mut after = Hub { next: disk.first_offset().0, ..Hub::default() };
+    let stream = after.begin(&disk, "after").unwrap();
+    after.publish(&disk, stream, 3, Durability::Sync);
+    assert_eq!(read_all(&disk, StreamId(stream), 0).0.len(), 3, "{what}");
+}
+
+/// How many changes a whole life makes.
+fn changes() -> u64 {
+    let files = FakeDisk::new();
+    let mut hub = Hub::default();
+    let (disk, _) = start(&files).unwrap();
+    life(&disk, &mut hub);
+    disk.close();
+    let names = files.names();
+    assert!(names.iter().any(|name| name.ends_with(".seg")), "it sorts: {names:?}");
+    examine(&files.after_kill(), &hub, "a clean close");
+    files.changes()
+}
+
+/// Lives a life in which the fate comes at the n-th change.
+fn live(files: &FakeDisk) -> Hub {
+    let mut hub = Hub { files: files.clone(), ..Hub::default() };
+    if let Some((disk, _)) = start(files) {
+        life(&disk, &mut hub);
+        disk.close();
+    }
+    hub
+}
+
+#[test]
+fn after_a_crash_at_any_moment_all_that_was_synced_is_there() {
+    for n in 1..=changes() {
+        let files = FakeDisk::new();
+        files.fate(n, Fate::Crash);
+        let hub = live(&files);
+        examine(&files.after_kill(), &hub, &format!("killed at {n}"));
+        for seed in 0..4 {
+            let mut chance = fastrand::Rng::with_seed(n * 10 + seed);
+            let left = files.after_power_cut(&mut chance);
+            examine(&left, &hub, &format!("power cut at {n}, {seed}"));
+        }
+    }
+}
+
+#[test]
+fn after_an_error_at_any_moment_all_that_was_acknowledged_is_there() {
+    for n in 1..=changes() {
+        for fate in [Fate::Fails, Fate::Full] {
+            let files = FakeDisk::new();
+            files.fate(n, fate);
+            let hub = live(&files);
+            examine(&files.after_kill(), &hub, &format!("{fate:?} at {n}"));
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_taken_any_more() {
+    let files = FakeDisk::new();
+    let (disk, _) = start(&files).unwrap();
+    let mut hub = Hub { next: 1, ..Hub::default() };
+    let stream = hub.begin(&disk, "a").unwrap();
+    keeper::tidy(disk.engine()).unwrap();
+    files.fate(2, Fate::Fails);
+    hub.publish(&disk, stream, 1, Durability::Sync);
+    assert_eq!(disk.check(), Err(Refused::Failed));
+    let Health::Failed(why) = disk.health() else { panic!("{:?}", disk.health()) };
+    assert!(why.starts_with("0000000000000001.log: "), "{why}");
+    for durability in [Durability::Async, Durability::Sync] {
+        let record = events(StreamId(stream), run(hub.ends[&stream], &[9]));
+        assert_eq!(write(&disk, record, durability), Err(Refused::Failed));
+    }
+    assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1], "reads go on");
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers() {
+    let files = FakeDisk::new();
+    let mut setup = setup(Arc::new(files.clone()), Path::new("/fake"));
+    setup.config.min_free = bytesize::ByteSize(1000);
+    let (disk, _) = Disk::with(setup).unwrap();
+    let mut hub = Hub { next: 1, ..Hub::default() };
+    let stream = hub.begin(&disk, "a").unwrap();
+    hub.publish(&disk, stream, 3, Durability::Sync);
+    files.set_free(999);
+    hub.publish(&disk, stream, 1, Durability::Sync);
+    assert_eq!((disk.check(), disk.health()), (Err(Refused::Full), Health::Full));
+    assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3], "reads go on");
+    files.set_free(1100);
+    keeper::look_at_room(disk.engine());
+    assert_eq!(disk.health(), Health::Full, "not to and fro");
+    files.set_free(1250);
+    keeper::look_at_room(disk.engine());
+    assert_eq!(disk.health(), Health::Good);
+    hub.publish(&disk, stream, 2, Durability::Sync);
+    assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3, 5, 6]);
+}
+
+#[test]
+fn past_its_budget_the_oldest_file_goes() {
+    let files = FakeDisk::new();
+    let mut setup = setup(Arc::new(files.clone()), Path::new("/fake"));
+    setup.config.max_bytes = bytesize::ByteSize(12_000);
+    let (disk, _) = Disk::with(setup).unwrap();
+    let mut hub = Hub { next: 1, ..Hub::default() };
+    let stream = hub.begin(&disk, "a").unwrap();
+    for _ in 0..200 {
+        hub.publish(&disk, stream, 1, Durability::Sync);
+        keeper::tidy(disk.engine()).unwrap();
+    }
+    let held: usize = files.names().iter().map(|name| files.bytes(name).len()).sum();
+    assert!(held < 15_000, "{held} bytes: {:?}", files.names());
+    let all = Retention { max_events: 999, max_bytes: 99_999, max_age: Duration::MAX };
+    let floor = disk.trim(StreamId(stream), &all, 0);
+    assert!(floor.mark.seq > 50 && floor.behind.0 == floor.mark.seq, "{floor:?}");
+    let (read, holes) = read_all(&disk, StreamId(stream), 0);
+    assert_eq!((read[0], *read.last().unwrap(), holes), (floor.mark.seq + 1, 200, 1));
+    let found = {
+        disk.close();
+        start(&files).unwrap().1
+    };
+    assert_eq!(found.streams[0].floor, floor);
+}

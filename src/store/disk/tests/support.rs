@@ -1,0 +1,130 @@
+//! What the tests share: a hub in small, which hands in numbered events and knows what became of
+//! them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::position::Offset;
+use crate::store::disk::engine::{Setup, Tuning};
+use crate::store::disk::files::{Directory, Files};
+use crate::store::disk::{
+    Config, Disk, Durability, Found, OpenError, Piece, Place, Receipt, Record, Refused, StreamId,
+};
+use crate::store::{Entry, Mark, Run};
+use crate::telemetry::Metrics;
+
+/// Sizes so small that every test sees many blocks and files.
+pub(super) fn tiny() -> Tuning {
+    Tuning {
+        journal_bytes: 2000,
+        block_bytes: 200,
+        batch_bytes: 4096,
+        read_bytes: 600,
+        reserve: 1000,
+        // Tests put the directory in order themselves.
+        patrol: Duration::from_secs(3600),
+    }
+}
+
+pub(super) fn config() -> Config {
+    Config { sync_interval: Duration::from_secs(3600), min_free: ByteSize(0), ..Config::default() }
+}
+
+pub(super) fn setup(files: Arc<dyn Files>, directory: &Path) -> Setup {
+    Setup {
+        files,
+        directory: directory.to_owned(),
+        boot: "this one".to_owned(),
+        config: config(),
+        tuning: tiny(),
+        receipts_since: 0,
+        metrics: Arc::new(Metrics::new()),
+    }
+}
+
+pub(super) fn open(path: &Path) -> (Disk, Found) {
+    try_open(path).unwrap()
+}
+
+pub(super) fn try_open(path: &Path) -> Result<(Disk, Found), OpenError> {
+    Disk::with(setup(Arc::new(Directory::take(path)?), path))
+}
+
+/// The frame of the event with this offset: longer for some than for others.
+pub(super) fn frame(offset: u64) -> Vec<u8> {
+    format!("event {offset} {}\n", ".".repeat((offset * 7 % 40) as usize)).into_bytes()
+}
+
+pub(super) fn run(start: Mark, offsets: &[u64]) -> Run {
+    let events: Vec<_> = offsets
+        .iter()
+        .map(|offset| (Entry { offset: Offset(*offset), time: 1000 + offset }, frame(*offset)))
+        .collect();
+    Run::rewritten(start, events.iter().map(|(entry, frame)| (*entry, &frame[..])))
+}
+
+/// Hands something in and waits for the answer.
+pub(super) fn write(disk: &Disk, record: Record, durability: Durability) -> Result<(), Refused> {
+    // A store that is closed tells nobody.
+    hand_in(disk, record, durability).recv().unwrap_or(Err(Refused::Failed))
+}
+
+pub(super) fn hand_in(
+    disk: &Disk,
+    record: Record,
+    durability: Durability,
+) -> mpsc::Receiver<Result<(), Refused>> {
+    let (tell, told) = mpsc::channel();
+    // Not everybody waits for the answer.
+    disk.write(record, durability, Box::new(move |outcome| tell.send(outcome).unwrap_or_default()));
+    told
+}
+
+pub(super) fn begin(stream: StreamId, name: &str) -> Record {
+    Record::Stream { stream, name: name.parse().unwrap(), options: "{}".into() }
+}
+
+pub(super) fn events(stream: StreamId, run: Run) -> Record {
+    Record::Events { stream, run, state: None, receipt: None }
+}
+
+pub(super) fn receipt(key: &str) -> Receipt {
+    let (scope, outcome) = ("a".into(), "b".into());
+    Receipt { scope, key: key.into(), outcome, time: 77 }
+}
+
+pub(super) fn read(disk: &Disk, stream: StreamId, place: Place) -> Piece {
+    let (tell, told) = mpsc::channel();
+    disk.read(stream, place, Box::new(move |piece| tell.send(piece).unwrap()));
+    told.recv().unwrap_or(Piece::Nothing)
+}
+
+/// All offsets that can be read of a stream from a place on, each frame compared with what it was,
+/// and how many holes there were.
+pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, usize) {
+    let (mut offsets, mut holes, mut seq) = (Vec::new(), 0, from);
+    loop {
+        match read(disk, stream, Place::Seq(seq)) {
+            Piece::Run(run) => {
+                assert!(run.count() > 0 && run.start().seq <= seq && run.end().seq > seq);
+                let events = run.events().skip((seq - run.start().seq) as usize);
+                for (entry, bytes) in events {
+                    assert_eq!(bytes, frame(entry.offset.0), "the frame of {entry:?}");
+                    assert_eq!(entry.time, 1000 + entry.offset.0);
+                    offsets.push(entry.offset.0);
+                }
+                seq = run.end().seq;
+            }
+            Piece::Lost { to: floor, .. } | Piece::Trimmed(floor) => {
+                assert!(floor.mark.seq > seq, "reading goes on");
+                holes += 1;
+                seq = floor.mark.seq;
+            }
+            Piece::Nothing => return (offsets, holes),
+        }
+    }
+}

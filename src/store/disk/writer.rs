@@ -1,0 +1,362 @@
+//! The thread that writes: one write for all that waits.
+//!
+//! What holds: only this thread writes to the journal and adds to the shelf. A record is taken only
+//! if it begins where its stream ends, so that behind one that was refused there is no hole. A
+//! journal is synced before the next one exists: only the newest can have a torn end.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::block::{self, EventsDraft, Header, Kind, Note, json};
+use super::catalog::{Role, name};
+use super::engine::Engine;
+use super::files::{Fault, File, Files};
+use super::shelf::{BlockRef, Shelf, ShelfFile};
+use super::syncer::Answer;
+use super::{Done, Durability, Receipt, Record, Refused, StreamId};
+use crate::channel::ChannelName;
+use crate::store::{Entry, Mark, Run};
+
+/// What the writer is asked to do.
+pub(super) enum Message {
+    Write {
+        record: Record,
+        durability: Durability,
+        done: Done,
+    },
+    /// Reserve more offsets.
+    Renew,
+}
+
+impl Message {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Write { record: Record::Events { run, .. }, .. } => run.size(),
+            Self::Write { .. } | Self::Renew => 0,
+        }
+    }
+}
+
+/// The file that is written to.
+#[derive(Debug)]
+pub(super) struct Journal {
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) file: Arc<dyn File>,
+    /// Bytes written before it, since the store was opened.
+    begin: u64,
+    position: u64,
+}
+
+impl Journal {
+    /// A new journal, which a power cut leaves in place.
+    pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, Fault> {
+        let name = name(number, Role::Journal);
+        let file = files.create(&name).map_err(Fault::of(&name))?;
+        files.sync().map_err(Fault::of(&name))?;
+        Ok(Self { number, name, file, begin, position: 0 })
+    }
+
+    pub(super) fn on_shelf(&self) -> ShelfFile {
+        ShelfFile {
+            name: self.name.clone(),
+            file: self.file.clone(),
+            sorted: false,
+            bytes: 0,
+            live: 0,
+            born: 0,
+            damaged: false,
+        }
+    }
+
+    /// Bytes written since the store was opened.
+    fn written(&self) -> u64 {
+        self.begin + self.position
+    }
+}
+
+pub(super) struct Writer {
+    engine: Arc<Engine>,
+    journal: Journal,
+    /// What is written at once; kept, so that it need not grow anew each time.
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(engine: Arc<Engine>, journal: Journal) -> Self {
+        Self { engine, journal, buffer: Vec::new() }
+    }
+
+    /// Writes what comes until the store is closed.
+    pub(super) fn run(mut self) {
+        let engine = self.engine.clone();
+        while let Some(batch) = engine.inbox.take(engine.tuning.batch_bytes, Message::weight) {
+            self.store(batch);
+        }
+    }
+
+    fn store(&mut self, batch: Vec<Message>) {
+        if batch.iter().any(|message| matches!(message, Message::Renew)) {
+            self.engine.renew_offsets();
+        }
+        let obstacle = self.obstacle();
+        // A journal at its end is not written to: the next one may exist already.
+        let open = self.journal.position < self.engine.tuning.journal_bytes;
+        let mut group = Group::new(self.engine.tuning.block_bytes);
+        let mut answers = Vec::with_capacity(batch.len());
+        for message in batch {
+            let Message::Write { record, durability, done } = message else {
+                continue;
+            };
+            let stream = record.stream();
+            let outcome = match obstacle {
+                Some(refused) if !(open && record.frees(refused)) => Err(refused),
+                _ => group.admit(&self.engine.shelf, record),
+            };
+            answers.push(Answer { stream, durability, outcome, done });
+        }
+        if let Err(refused) = self.write(&group) {
+            answers.iter_mut().for_each(|answer| answer.outcome = Err(refused));
+        }
+        self.count_refused(&answers);
+        self.engine.syncs.written(self.journal.written(), answers);
+    }
+
+    /// Why nothing can be written at the moment.
+    fn obstacle(&mut self) -> Option<Refused> {
+        if let Err(refused) = self.engine.condition.check() {
+            return Some(refused);
+        }
+        if let Err(fault) = self.has_room() {
+            return Some(self.engine.trouble(fault, 0));
+        }
+        let full = self.journal.position >= self.engine.tuning.journal_bytes;
+        if full { self.rotate().err() } else { None }
+    }
+
+    fn has_room(&self) -> Result<(), Fault> {
+        let failed = || Fault::at(&self.journal.name, self.journal.position);
+        let free = self.engine.files.free().map_err(failed())?;
+        if free < self.engine.config.min_free.as_u64() {
+            return Err(failed()(io::Error::from(Errno::NOSPC)));
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), Refused> {
+        let engine = &self.engine;
+        let synced = self.journal.file.sync().map_err(Fault::of(&self.journal.name));
+        // Whatever the reason: it is not known any more what the disk has.
+        synced.map_err(|fault| engine.fail(&fault))?;
+        let (number, written) = (self.journal.number + 1, self.journal.written());
+        let next = Journal::create(&*engine.files, number, written);
+        let next = next.map_err(|fault| engine.trouble(fault, 0))?;
+        engine.shelf.lock().files.insert(number, next.on_shelf());
+        engine.syncs.rotated(next.file.clone(), next.name.clone());
+        engine.hand_over_catalog(number);
+        self.journal = next;
+        Ok(())
+    }
+
+    /// Writes the group, and has it on the shelf.
+    fn write(&mut self, group: &Group) -> Result<(), Refused> {
+        if group.parts.is_empty() {
+            return Ok(());
+        }
+        let synced = self.engine.syncs.synced().saturating_sub(self.journal.begin);
+        self.buffer.clear();
+        let blocks = group.encode(synced, &mut self.buffer);
+        let position = self.journal.position;
+        let failed = Fault::at(&self.journal.name, position);
+        if let Err(fault) = self.journal.file.write_at(position, &self.buffer).map_err(failed) {
+            return Err(self.take_back(fault));
+        }
+        self.journal.position += self.buffer.len() as u64;
+        self.engine.metrics.store_wrote(self.buffer.len() as u64);
+        let mut shelf = self.engine.shelf.lock();
+        if let Some(file) = shelf.files.get_mut(&self.journal.number) {
+            file.bytes = self.journal.position;
+        }
+        group.put_on(&mut shelf, &blocks, self.journal.number, position);
+        drop(shelf);
+        self.engine.tell_bytes();
+        self.buffer.shrink_to(2 * self.engine.tuning.batch_bytes);
+        Ok(())
+    }
+
+    /// Cuts off what a failed write may have left, so that the next one begins where it did.
+    fn take_back(&self, fault: Fault) -> Refused {
+        let refused = self.engine.trouble(fault, self.buffer.len() as u64);
+        let position = self.journal.position;
+        match self.journal.file.truncate(position) {
+            Ok(()) => refused,
+            Err(error) => self.engine.fail(&Fault::at(&self.journal.name, position)(error)),
+        }
+    }
+
+    fn count_refused(&self, answers: &[Answer]) {
+        for refused in answers.iter().filter_map(|answer| answer.outcome.err()) {
+            self.engine.metrics.store_refused(match refused {
+                Refused::Full => "full",
+                Refused::Failed => "failed",
+            });
+        }
+    }
+}
+
+impl Record {
+    fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Events { stream, .. } | Self::Stream { stream, .. } | Self::Gone { stream } => {
+                Some(*stream)
+            }
+            Self::Receipt(_) => None,
+        }
+    }
+
+    /// Whether it is what makes room: it is tried even on a full disk.
+    fn frees(&self, refused: Refused) -> bool {
+        refused == Refused::Full && matches!(self, Self::Gone { .. })
+    }
+}
+
+/// What becomes one write.
+struct Group {
+    parts: Vec<Part>,
+    /// The end of each stream that the group changes; `None` if it is gone.
+    ends: HashMap<StreamId, Option<Mark>>,
+    block_bytes: usize,
+}
+
+enum Part {
+    Events { stream: StreamId, draft: EventsDraft, first: Option<Entry> },
+    Begin { stream: StreamId, name: ChannelName, options: Box<str> },
+    Gone { stream: StreamId },
+    Receipt(Receipt),
+}
+
+/// A part that was encoded: where in the buffer, and the header if it has events.
+type Encoded = (usize, Option<Header>);
+
+impl Group {
+    fn new(block_bytes: usize) -> Self {
+        Self { parts: Vec::new(), ends: HashMap::new(), block_bytes }
+    }
+
+    /// Takes a record, if it follows on what its stream has.
+    fn admit(&mut self, shelf: &Mutex<Shelf>, record: Record) -> Result<(), Refused> {
+        match record {
+            Record::Events { stream, run, state, receipt } => {
+                if self.end(shelf, stream) != Some(run.start()) {
+                    // What came before it was refused, for there was no room.
+                    return Err(Refused::Full);
+                }
+                self.ends.insert(stream, Some(run.end()));
+                self.add_events(stream, &run, state, receipt);
+            }
+            Record::Stream { stream, name, options } => {
+                let end = self.end(shelf, stream).unwrap_or_default();
+                self.ends.insert(stream, Some(end));
+                self.parts.push(Part::Begin { stream, name, options });
+            }
+            Record::Gone { stream } => {
+                if self.end(shelf, stream).is_some() {
+                    self.ends.insert(stream, None);
+                    self.parts.push(Part::Gone { stream });
+                }
+            }
+            Record::Receipt(receipt) => self.parts.push(Part::Receipt(receipt)),
+        }
+        Ok(())
+    }
+
+    /// Where a stream ends, if there is such a stream. The shelf is locked for this alone, and not
+    /// while events are copied: others want it too, and nobody else changes an end.
+    fn end(&self, shelf: &Mutex<Shelf>, stream: StreamId) -> Option<Mark> {
+        let stored = || shelf.lock().streams.get(&stream).map(|stream| stream.end);
+        self.ends.get(&stream).copied().unwrap_or_else(stored)
+    }
+
+    fn add_events(
+        &mut self,
+        stream: StreamId,
+        run: &Run,
+        state: Option<Box<str>>,
+        receipt: Option<Receipt>,
+    ) {
+        if !self.grows(stream, run) {
+            let draft = EventsDraft::new(stream, run.start());
+            self.parts.push(Part::Events { stream, draft, first: None });
+        }
+        if let Some(Part::Events { draft, first, .. }) = self.parts.last_mut() {
+            for (entry, frame) in run.events() {
+                first.get_or_insert(entry);
+                draft.push(entry, frame);
+            }
+            draft.trailer.state = state;
+            draft.trailer.receipts.extend(receipt);
+        }
+    }
+
+    /// Whether the last part takes these events, too. Only the last may: so what a torn write
+    /// leaves is all that came before something, whatever streams it was for. A receipt may speak
+    /// of events of other streams that came before it.
+    fn grows(&self, stream: StreamId, run: &Run) -> bool {
+        match self.parts.last() {
+            Some(Part::Events { stream: last, draft, .. }) if *last == stream => {
+                draft.takes(run.start(), run.entries(), run.size(), self.block_bytes)
+            }
+            _ => false,
+        }
+    }
+
+    fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Vec<Encoded> {
+        let encode = |part: &Part| {
+            let at = into.len();
+            (at, part.encode(synced, into))
+        };
+        self.parts.iter().map(encode).collect()
+    }
+
+    /// Has on the shelf what was written at this position of the file.
+    fn put_on(&self, shelf: &mut Shelf, blocks: &[Encoded], file: u32, position: u64) {
+        for (part, (at, header)) in self.parts.iter().zip(blocks) {
+            part.put_on(shelf, header.as_ref(), file, position + *at as u64);
+        }
+    }
+}
+
+impl Part {
+    fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Option<Header> {
+        let (stream, note) = match self {
+            Self::Events { draft, .. } => return Some(draft.encode(synced, into)),
+            Self::Begin { stream, name, options } => {
+                let (name, options) = (name.as_str().to_owned(), options.clone());
+                (*stream, Note::Stream { name, options })
+            }
+            Self::Gone { stream } => (*stream, Note::Gone {}),
+            Self::Receipt(receipt) => (StreamId(0), Note::Receipt(receipt.clone())),
+        };
+        block::encode(Kind::Note, stream, &json(&note), synced, into);
+        None
+    }
+
+    fn put_on(&self, shelf: &mut Shelf, header: Option<&Header>, file: u32, position: u64) {
+        match self {
+            Self::Events { stream, draft, first } => {
+                if let (Some(header), Some(first)) = (header, first) {
+                    let block = BlockRef::new(header, draft.last(), file, position);
+                    shelf.add(*stream, block, Some((*first, draft.last())));
+                }
+                shelf.note_trailer(*stream, &draft.trailer);
+            }
+            Self::Begin { stream, name, options } => shelf.begin(*stream, name.clone(), options),
+            Self::Gone { stream } => shelf.remove(*stream),
+            Self::Receipt(receipt) => shelf.receipts.push_back(receipt.clone()),
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! HTTP and event streams as a client sees them whose hub may vanish at any byte: whatever breaks
+//! is an `io::Error`, and whatever is not as it should be a panic.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// A request, which can be sent again and is the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    method: &'static str,
+    line: String,
+    headers: String,
+    body: Body,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Whole(String),
+    /// Sent piece by piece, with a pause before each.
+    Streamed(Vec<String>, Duration),
+}
+
+impl Request {
+    pub(crate) fn new(method: &'static str, path: &str) -> Self {
+        let line = format!("{method} {path}");
+        Self { method, line, headers: String::new(), body: Body::Whole(String::new()) }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
+    pub(crate) fn text(mut self, body: &str) -> Self {
+        self.body = Body::Whole(body.to_owned());
+        self
+    }
+
+    pub(crate) fn streamed(mut self, pieces: Vec<String>, pause: Duration) -> Self {
+        self.body = Body::Streamed(pieces, pause);
+        self
+    }
+
+    /// Method and path.
+    pub(crate) fn line(&self) -> &str {
+        &self.line
+    }
+
+    fn head(&self, addr: SocketAddr, framing: &str) -> String {
+        format!("{} HTTP/1.1\r\nHost: {addr}\r\n{}{framing}\r\n\r\n", self.line, self.headers)
+    }
+}
+
+/// A client that keeps its connection from request to request.
+pub(crate) struct Client {
+    addr: SocketAddr,
+    tcp: Option<BufReader<TcpStream>>,
+}
+
+impl Client {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self { addr, tcp: None }
+    }
+
+    /// Connects, if it has not; then the next request has somebody to go to.
+    pub(crate) async fn connect(&mut self) -> io::Result<()> {
+        if self.tcp.is_none() {
+            let tcp = TcpStream::connect(self.addr).await?;
+            tcp.set_nodelay(true)?;
+            self.tcp = Some(BufReader::new(tcp));
+        }
+        Ok(())
+    }
+
+    /// One request. Without an answer, nobody knows what has become of it.
+    pub(crate) async fn send(&mut self, request: &Request) -> io::Result<Answer> {
+        self.connect().await?;
+        let mut tcp = self.tcp.take().expect("a connection");
+        match &request.body {
+            Body::Whole(body) => {
+                let framing = format!("Content-Length: {}", body.len());
+                let whole = request.head(self.addr, &framing) + body;
+                tcp.write_all(whole.as_bytes()).await?;
+            }
+            Body::Streamed(pieces, pause) => {
+                let head = request.head(self.addr, "Transfer-Encoding: chunked");
+                tcp.write_all(head.as_bytes()).await?;
+                for piece in pieces {
+                    if !pause.is_zero() {
+                        tokio::time::sleep(*pause).await;
+                    }
+                    tcp.write_all(chunk(piece).as_bytes()).await?;
+                }
+                tcp.write_all(chunk("").as_bytes()).await?;
+            }
+        }
+        let answer = Answer::read(&mut tcp, request.method).await?;
+        if answer.header("connection") != Some("close") {
+            self.tcp = Some(tcp);
+        }
+        Ok(answer)
+    }
+}
+
+/// A request whose body goes on as long as its sender likes.
+pub(crate) struct Upload(BufReader<TcpStream>);
+
+impl Upload {
+    pub(crate) async fn begin(addr: SocketAddr, request: &Request) -> io::Result<Self> {
+        let mut tcp = TcpStream::connect(addr).await?;
+        tcp.set_nodelay(true)?;
+        let head = request.head(addr, "Transfer-Encoding: chunked");
+        tcp.write_all(head.as_bytes()).await?;
+        Ok(Self(BufReader::new(tcp)))
+    }
+
+    pub(crate) async fn say(&mut self, piece: &str) -> io::Result<()> {
+        self.0.write_all(chunk(piece).as_bytes()).await
+    }
+
+    pub(crate) async fn finish(mut self) -> io::Result<Answer> {
+        self.say("").await?;
+        Answer::read(&mut self.0, "POST").await
+    }
+}
+
+fn chunk(piece: &str) -> String {
+    format!("{:x}\r\n{piece}\r\n", piece.len())
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    async fn read(tcp: &mut BufReader<TcpStream>, method: &str) -> io::Result<Self> {
+        let mut answer = Self::head(tcp).await?;
+        if method == "HEAD" || answer.status == 204 {
+            return Ok(answer);
+        }
+        let length = answer.header("content-length");
+        let length = length.unwrap_or_else(|| panic!("an answer without a length: {answer:?}"));
+        let mut body = vec![0; length.parse().expect("a length")];
+        tcp.read_exact(&mut body).await?;
+        answer.body = String::from_utf8(body).expect("UTF-8");
+        Ok(answer)
+    }
+
+    async fn head(tcp: &mut BufReader<TcpStream>) -> io::Result<Self> {
+        let status = line(tcp).await?;
+        let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = code.unwrap_or_else(|| panic!("no status line: {status:?}"));
+        let mut headers = Vec::new();
+        loop {
+            let line = line(tcp).await?;
+            let Some((name, value)) = line.split_once(':') else { break };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        Ok(Self { status, headers, body: String::new() })
+    }
+
+    /// The answer again, which must have this status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    /// The answer again, which must be this problem.
+    #[track_caller]
+    pub(crate) fn expect_problem(self, status: u16, code: &str) -> Self {
+        let answer = self.expect(status);
+        assert_eq!(answer.json()["code"], code, "{answer:?}");
+        answer
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers.find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+}
+
+/// A line without its end.
+async fn line(tcp: &mut BufReader<TcpStream>) -> io::Result<String> {
+    let mut line = String::new();
+    tcp.read_line(&mut line).await?;
+    match line.strip_suffix("\r\n") {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// An event, as its block on the wire had it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) data: String,
+}
+
+impl Event {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// Asserts that it is a gap, for this reason and behind this id.
+    #[track_caller]
+    pub(crate) fn assert_gap(&self, reason: &str, requested: &str) {
+        assert_eq!(self.name, "fanfare.gap", "{self:?}");
+        let gap = self.json();
+        assert_eq!(
+            (&gap["reason"], &gap["requested"]),
+            (&reason.into(), &requested.into()),
+            "{gap}"
+        );
+        assert_eq!(gap["resumed"], self.id.as_str(), "a gap's id is where it resumes: {gap}");
+    }
+
+    /// Asserts that it is the end of a channel.
+    #[track_caller]
+    pub(crate) fn assert_end(&self, state: &str) -> Value {
+        assert_eq!(self.name, "fanfare.end", "{self:?}");
+        let end = self.json();
+        assert_eq!(end["state"], state, "{end}");
+        end
+    }
+}
+
+enum Block {
+    Event(Event),
+    /// An id and nothing else: where to resume.
+    Position(String),
+}
+
+/// A subscription on one connection. The events of a stream that breaks off are given out first.
+pub(crate) struct Stream {
+    tcp: BufReader<TcpStream>,
+    /// What of the present chunk is still to come, its line end included.
+    chunk: usize,
+    ended: bool,
+    /// Bytes of lines that are not whole yet.
+    rest: Vec<u8>,
+    block: Event,
+    has_data: bool,
+    ready: VecDeque<Block>,
+    /// What a browser would send as `Last-Event-ID`.
+    pub(crate) last_id: Option<String>,
+}
+
+impl Stream {
+    /// Subscribes, behind this id if there is one; `None` is a 204: nothing more is to come. A
+    /// small `buffer` makes the kernel hold little for a reader that is slow.
+    pub(crate) async fn open(
+        addr: SocketAddr,
+        path: &str,
+        behind: Option<&str>,
+        buffer: Option<u32>,
+    ) -> io::Result<Option<Self>> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(bytes) = buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        let capacity = buffer.map_or(32 << 10, |bytes| bytes as usize);
+        let mut tcp = BufReader::with_capacity(capacity, socket.connect(addr).await?);
+        let mut request = Request::new("GET", path).header("Accept", "text/event-stream");
+        if let Some(id) = behind {
+            request = request.header("Last-Event-ID", id);
+        }
+        let head = request.head(addr, "Cache-Control: no-cache");
+        tcp.write_all(head.as_bytes()).await?;
+        let answer = Answer::head(&mut tcp).await?;
+        if answer.status == 204 {
+            return Ok(None);
+        }
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.header("content-type"), Some("text/event-stream"), "{answer:?}");
+        assert_eq!(answer.header("transfer-encoding"), Some("chunked"), "{answer:?}");
+        Ok(Some(Self {
+            tcp,
+            chunk: 0,
+            ended: false,
+            rest: Vec::new(),
+            block: Event::default(),
+            has_data: false,
+            ready: VecDeque::new(),
+            last_id: behind.map(str::to_owned),
+        }))
+    }
+
+    /// The next event, or `None` at the proper end of the stream.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Event>> {
+        loop {
+            match self.ready.pop_front() {
+                Some(Block::Event(event)) => {
+                    self.last_id.get_or_insert_default().clone_from(&event.id);
+                    return Ok(Some(event));
+                }
+                Some(Block::Position(id)) => self.last_id = Some(id),
+                None if self.ended => return Ok(None),
+                None => self.advance().await?,
+            }
+        }
+    }
+
+    /// Reads until there is an id to resume behind: from here on nothing is missed.
+    pub(crate) async fn settle(&mut self) -> io::Result<()> {
+        while self.last_id.is_none() {
+            match self.ready.pop_front() {
+                Some(Block::Position(id)) => self.last_id = Some(id),
+                Some(Block::Event(event)) => panic!("{event:?} before any id"),
+                None => self.advance().await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn advance(&mut self) -> io::Result<()> {
+        if self.chunk == 0 {
+            let size = line(&mut self.tcp).await?;
+            let size = usize::from_str_radix(&size, 16).expect("the size of a chunk");
+            self.ended = size == 0;
+            self.chunk = size + 2;
+        }
+        let bytes = self.tcp.fill_buf().await?;
+        if bytes.is_empty() && !self.ended {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let taken = bytes.len().min(self.chunk);
+        let payload = taken.min(self.chunk.saturating_sub(2));
+        self.rest.extend_from_slice(&bytes[..payload]);
+        self.tcp.consume(taken);
+        self.chunk -= taken;
+        self.lines();
+        Ok(())
+    }
+
+    /// Reads all lines that are whole. The hub ends each with a line feed.
+    fn lines(&mut self) {
+        let rest = std::mem::take(&mut self.rest);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let text = std::str::from_utf8(&rest[..whole]).expect("UTF-8");
+        for line in text.lines() {
+            self.line(line);
+        }
+        self.rest = rest[whole..].to_vec();
+    }
+
+    fn line(&mut self, line: &str) {
+        if line.is_empty() {
+            let event = std::mem::take(&mut self.block);
+            if std::mem::take(&mut self.has_data) {
+                assert!(!event.id.is_empty(), "an event without an id: {event:?}");
+                self.ready.push_back(Block::Event(event));
+            } else if !event.id.is_empty() {
+                self.ready.push_back(Block::Position(event.id));
+            }
+            return;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "id" => self.block.id = value.to_owned(),
+            "event" => self.block.name = value.to_owned(),
+            "data" if self.has_data => panic!("no test sends two lines of data: {line}"),
+            "data" => (self.block.data, self.has_data) = (value.to_owned(), true),
+            "" | "retry" => {}
+            other => panic!("a field that no browser knows: {other:?}"),
+        }
+    }
+}
