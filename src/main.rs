@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fanfare::cli::{Cli, run};
+use fanfare::config::Inherited;
 
 fn main() -> ExitCode {
+    // Here, where there is no other thread yet: see there.
+    let inherited = Inherited::from_environment();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -14,7 +17,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(cli));
+    let code = runtime.block_on(run(cli, inherited));
     // Whatever still runs was told to end, and had its time.
     runtime.shutdown_background();
     code

@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::{InheritError, Inherited};
+
 /// Everything that `fanfare` understands.
 #[derive(Debug, Parser)]
 #[command(
@@ -60,11 +62,12 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Does what the command line says. Errors are told on stderr; the code is the process's.
-pub async fn run(cli: Cli) -> ExitCode {
+/// Does what the command line says. Errors are told on stderr; the code is the process's. Only a
+/// hub has a use for the sockets that the process was started with.
+pub async fn run(cli: Cli, inherited: Result<Inherited, InheritError>) -> ExitCode {
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(args).await,
-        Command::Serve(args) => serve::run(args).await,
+        Command::Serve(args) => serve::run(args, inherited).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Subscribe(args) => subscribe::run(args).await,
         Command::Bench(args) => bench::run(args).await,

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::load;
-use crate::server::{Reloader, Server};
+use crate::config::{Config, InheritError, Inherited, load};
+use crate::server::{Reloader, Server, StartError};
 use crate::telemetry;
 
 /// The exit code for a configuration that cannot be (`EX_USAGE` of sysexits).
@@ -61,7 +61,10 @@ impl Settings {
     }
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    args: Args,
+    inherited: Result<Inherited, InheritError>,
+) -> anyhow::Result<ExitCode> {
     let loaded = match load(args.settings.config.as_deref(), &args.settings.overrides()) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -72,7 +75,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(&loaded.config.log)?;
     raise_descriptor_limit(loaded.config.server.max_connections);
     let mut signals = Signals::new()?;
-    let server = match Server::bind(loaded.config).await {
+    let server = match start(loaded.config, inherited).await {
         Err(error) if error.is_of_configuration() => {
             eprintln!("{error}");
             return Ok(ExitCode::from(BAD_CONFIG));
@@ -99,6 +102,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
+}
+
+async fn start(
+    config: Config,
+    inherited: Result<Inherited, InheritError>,
+) -> Result<Server, StartError> {
+    Server::with_sockets(config, inherited?).await
 }
 
 /// Reads the configuration again whenever SIGHUP comes. What is wrong is told, and changes nothing.

@@ -1,11 +1,14 @@
-//! All settings: a struct of the parts' own. Only `server` and `cli` see the whole.
+//! All settings: a struct of the parts' own. Only `server` and `cli` see the whole. And what else
+//! the hub is started with: sockets.
 
+mod inherited;
 mod load;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use inherited::{InheritError, Inherited};
 pub use load::{LoadError, Loaded, load, variable};
 
 use crate::http::{CorsConfig, TlsConfig};

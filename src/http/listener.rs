@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Listener {
     metrics: Arc<Metrics>,
     refusals: Arc<Semaphore>,
     workers: Workers,
+    /// Whether the socket goes on listening without the hub.
+    outlived: bool,
     /// A descriptor to give up when there is no other, so that a client can be told.
     reserve: Option<File>,
 }
@@ -52,7 +55,15 @@ impl Listener {
         metrics: Arc<Metrics>,
     ) -> Self {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Self { tcp, serving, slots, quotas, metrics, refusals, workers, reserve: reserve() }
+        let (outlived, reserve) = (false, reserve());
+        Self { tcp, serving, slots, quotas, metrics, refusals, workers, outlived, reserve }
+    }
+
+    /// Leaves whoever comes during a drain to the next hub: somebody else has this socket as well,
+    /// and keeps it open until then.
+    #[must_use]
+    pub fn outlived(self) -> Self {
+        Self { outlived: true, ..self }
     }
 
     /// The address that was bound.
@@ -63,15 +74,21 @@ impl Listener {
         self.tcp.local_addr()
     }
 
-    /// Accepts until the hub stops.
+    /// Accepts until the hub stops; from a socket that outlives it, until the drain begins.
     pub async fn run(mut self) {
+        let (shutdown, outlived) = (self.serving.shutdown.clone(), self.outlived);
+        let mut over = pin!(async move {
+            if outlived { shutdown.draining().await } else { shutdown.stopping().await }
+        });
         loop {
             tokio::select! {
+                // In this order: nobody may be taken from the queue who could wait there.
+                biased;
+                () = &mut over => return,
                 accepted = self.tcp.accept() => match accepted {
                     Ok((tcp, peer)) => self.welcome(tcp, peer),
                     Err(error) => self.recover(&error).await,
                 },
-                () = self.serving.shutdown.stopping() => return,
             }
         }
     }

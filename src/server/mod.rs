@@ -1,5 +1,6 @@
 //! All wiring, on one page: a configuration in, a running hub out, and a polite end.
 
+mod sockets;
 mod trust;
 
 use std::future::Future;
@@ -8,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ pub use trust::Reloader;
 use crate::admin::Admin;
 use crate::auth::{Exposed, Invalid};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, InheritError, Inherited};
 use crate::egress::Egress;
 use crate::hooks::Hooks;
 use crate::http::{
@@ -31,9 +31,6 @@ use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
 use crate::store::disk::{Disk, Found, OpenError};
 use crate::telemetry::Metrics;
-
-/// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
-const BACKLOG: u32 = 4096;
 
 /// How long connections may take to end after the drain.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -72,6 +69,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The sockets that it was started with are no good.
+    #[error(transparent)]
+    Inherited(#[from] InheritError),
     /// The threads that own sockets cannot be started.
     #[error("cannot start the shards (`subscribers.shards`): {0}")]
     Shards(io::Error),
@@ -88,10 +88,10 @@ pub enum StartError {
     #[error("{}", trust::lines(.0))]
     Auth(Vec<Invalid>),
     /// The hub would be open to the world.
-    #[error("`{key}`: {source}")]
+    #[error("{listener}: {source}")]
     Exposed {
-        /// The setting.
-        key: &'static str,
+        /// The setting, or the socket in its place.
+        listener: String,
         /// What is wrong with it.
         source: Exposed,
     },
@@ -134,7 +134,7 @@ impl StartError {
     /// Whether the configuration is what is wrong.
     #[must_use]
     pub fn is_of_configuration(&self) -> bool {
-        matches!(self, Self::Auth(_) | Self::Exposed { .. })
+        matches!(self, Self::Auth(_) | Self::Exposed { .. } | Self::Inherited(_))
     }
 }
 
@@ -144,6 +144,14 @@ impl Server {
     /// # Errors
     /// An address cannot be listened on.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        Self::with_sockets(config, Inherited::default()).await
+    }
+
+    /// Builds a hub on these sockets, and binds the listeners that have none among them.
+    ///
+    /// # Errors
+    /// An address cannot be listened on, or must not be.
+    pub async fn with_sockets(config: Config, inherited: Inherited) -> Result<Self, StartError> {
         trust::check_exposure(&config)?;
         let metrics = Arc::new(Metrics::new());
         let quotas = Arc::new(Quotas::new(config.quotas.clone()));
@@ -167,26 +175,21 @@ impl Server {
         let tls = tls(&config, &metrics)?;
         let workers = Workers::start(config.server.workers).map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
-        let listen = |key, address: SocketAddr, app, slots, (tls, proxies)| {
-            let bound = bind(address).and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
-            let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
+        let (public_socket, admin_socket) = sockets::open(&config, inherited)?;
+        let (addr, admin_addr) = (public_socket.addr, admin_socket.addr);
+        let listener = |tcp, app, slots, (tls, proxies)| {
             let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
             let serving = Serving { app, config, shutdown, egress, tls, proxies };
             let (workers, metrics) = (workers.clone(), metrics.clone());
             let quotas = quotas.clone();
-            Ok((addr, Listener::new(tcp, serving, workers, slots, quotas, metrics)))
+            Listener::new(tcp, serving, workers, slots, quotas, metrics)
         };
         let outside = (tls.clone(), proxies(&config, &metrics));
         let inside = (None, Proxies::none(metrics.clone()));
-        let (addr, public) =
-            listen("server.listen", config.server.listen, public_app, public_slots, outside)?;
-        let (admin_addr, admin) = listen(
-            "server.admin_listen",
-            config.server.admin_listen,
-            admin_app,
-            admin_slots,
-            inside,
-        )?;
+        let public = listener(public_socket.tcp, public_app, public_slots, outside);
+        let public = if public_socket.inherited { public.outlived() } else { public };
+        // Operators are answered during a drain, too, whoever has bound this one.
+        let admin = listener(admin_socket.tcp, admin_app, admin_slots, inside);
         let hooks = Hooks::start(&config.hooks, &hub, &shutdown).map_err(StartError::Hooks)?;
         Ok(Self {
             config,
@@ -309,13 +312,6 @@ fn routes(parts: Parts<'_>) -> (Vec<Route>, Vec<Route>) {
         routes
     };
     (with_common(native.routes()), with_common(admin.routes()))
-}
-
-fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// Sends everyone away, each at a moment of its own, and waits for them.

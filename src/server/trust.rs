@@ -1,5 +1,6 @@
 //! Who is trusted: read at the start, read again on demand, and kept up to date.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,15 +34,20 @@ pub(super) fn authenticator(config: &Config) -> Result<Authenticator, StartError
 /// Refuses to open a hub to the world that asks nobody who they are, or says what that means.
 pub(super) fn check_exposure(config: &Config) -> Result<(), StartError> {
     let server = &config.server;
-    let listeners =
-        [("server.listen", server.listen), ("server.admin_listen", server.admin_listen)];
-    for (key, address) in listeners {
-        let credentials = config.auth.has_credentials();
-        let exposure = Exposure::of(address, credentials, server.insecure)
-            .map_err(|source| StartError::Exposed { key, source })?;
-        if let Some(warning) = exposure.warning() {
-            tracing::warn!(%address, "`{key}`: {warning}");
-        }
+    check_listener("`server.listen`", server.listen, config)?;
+    check_listener("`server.admin_listen`", server.admin_listen, config)
+}
+
+/// The same for one listener.
+pub(super) fn check_listener(
+    listener: &str,
+    address: SocketAddr,
+    config: &Config,
+) -> Result<(), StartError> {
+    let exposure = Exposure::of(address, config.auth.has_credentials(), config.server.insecure)
+        .map_err(|source| StartError::Exposed { listener: listener.to_owned(), source })?;
+    if let Some(warning) = exposure.warning() {
+        tracing::warn!(%address, "{listener}: {warning}");
     }
     Ok(())
 }

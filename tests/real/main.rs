@@ -9,4 +9,5 @@ mod killed;
 mod process;
 mod schema;
 mod sdk;
+mod sockets;
 mod support;

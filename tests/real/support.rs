@@ -49,7 +49,15 @@ impl HubProcess {
         Self::launch(program, addr, admin)
     }
 
-    fn launch(mut program: Command, addr: SocketAddr, admin: SocketAddr) -> Self {
+    /// Starts a hub by this program, which gives it a socket that listens there.
+    pub(crate) fn start_by(program: Command, addr: SocketAddr) -> Self {
+        let mut hub = Self::launch(program, free_address(), free_address());
+        hub.addr = addr;
+        hub
+    }
+
+    /// Starts a hub by this program, and tells it to listen there.
+    pub(crate) fn launch(mut program: Command, addr: SocketAddr, admin: SocketAddr) -> Self {
         let mut child = program
             .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
             .stderr(Stdio::piped())
