@@ -14,7 +14,7 @@ use crate::http::{
     Access, ChannelDocument, ErrorCode, Handler, Method, Problem, Query, Request, Response, Route,
     document, handler, json,
 };
-use crate::hub::Hub;
+use crate::hub::{ChannelOptions, Hub};
 use crate::limits::MAX_LISTED_CHANNELS;
 use crate::shutdown::Shutdown;
 use crate::store::disk::Health;
@@ -37,9 +37,19 @@ pub struct Admin {
 /// A page of the list of channels.
 #[derive(Serialize)]
 struct List<'a> {
-    channels: Vec<ChannelDocument<'a>>,
+    channels: Vec<Listed<'a>>,
     /// The last name on this page: `after` for the next.
     next: Option<&'a str>,
+}
+
+/// A channel of the list.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    channel: ChannelDocument<'a>,
+    /// In what it differs from its configuration, as `PUT` takes it: whoever keeps a copy of the
+    /// channel can give another the same.
+    settings: ChannelOptions,
 }
 
 impl Admin {
@@ -98,9 +108,13 @@ async fn list(admin: Admin, request: Request, _: String) -> Result<Response, Pro
     let limit = query.limit(DEFAULT_LISTED_CHANNELS, MAX_LISTED_CHANNELS)?;
     let channels = admin.hub.list(prefix.unwrap_or_default(), after.unwrap_or_default(), limit);
     let next = channels.last().filter(|_| channels.len() == limit);
+    let listed = |channel| Listed {
+        channel: ChannelDocument::from(channel),
+        settings: admin.hub.own_settings(channel),
+    };
     let list = List {
         next: next.map(|last| last.name.as_str()),
-        channels: channels.iter().map(ChannelDocument::from).collect(),
+        channels: channels.iter().map(listed).collect(),
     };
     json(&list)
 }

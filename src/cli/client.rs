@@ -10,9 +10,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri, header, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -40,6 +41,9 @@ const BODY_PIECES: usize = 16;
 
 /// Publishing and subscribing never answer 404 where they are served.
 const WRONG_DOOR: &str = "does --url name the hub's public listener?";
+
+/// A hub with credentials.
+const WHO_ARE_YOU: &str = "--token or the variable FANFARE_TOKEN says who you are";
 
 /// What stays readable in a path segment (RFC 3986, "unreserved").
 const SEGMENT: &AsciiSet =
@@ -200,6 +204,18 @@ impl Client {
         request: request::Builder,
         body: RequestBody,
     ) -> Result<Reply, ClientError> {
+        let request = self.addressed(request, body)?;
+        let mut connection = self.open().await?;
+        let response = connection.sender.send_request(request).await?;
+        Ok(Reply { response, _connection: Some(connection.task) })
+    }
+
+    /// The request as this hub is to get it.
+    fn addressed(
+        &self,
+        request: request::Builder,
+        body: RequestBody,
+    ) -> Result<Request<RequestBody>, ClientError> {
         let request = match &self.token {
             Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
             None => request,
@@ -215,16 +231,18 @@ impl Client {
                 .parse()
                 .map_err(|error| ClientError::Request(http::Error::from(error)))?;
         }
+        Ok(request)
+    }
+
+    async fn open(&self) -> Result<Connection, ClientError> {
         let stream = self.connect().await?;
-        let (mut sender, connection) =
+        let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // An error of the connection reaches us through the request that it served.
         let task = tokio::spawn(async move {
             let _ = connection.await;
         });
-        let connection = Connection(task.abort_handle());
-        let response = sender.send_request(request).await?;
-        Ok(Reply { response, _connection: connection })
+        Ok(Connection { sender, task: Task(task.abort_handle()) })
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
@@ -259,11 +277,92 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// The answer to a request. Dropping it closes the connection.
+/// A connection, and what drives it.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    task: Task,
+}
+
+/// Sends requests to one hub over one connection, and opens another when that has ended. For
+/// commands that ask thousands of times: a connection each would use up the machine's ports.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Client,
+    connection: Option<Connection>,
+}
+
+impl Session {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, connection: None }
+    }
+
+    /// Whether the next request goes over a connection that has carried another.
+    pub(super) fn is_open(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.sender.is_closed())
+    }
+
+    /// Sends a request and reads all of its answer, of up to `most` bytes. After an error the next
+    /// request has a new connection: who knows what this one still brings.
+    pub(super) async fn exchange(
+        &mut self,
+        request: request::Builder,
+        body: Bytes,
+        most: usize,
+    ) -> Result<Answer, ClientError> {
+        let request = self.client.addressed(request, full(body))?;
+        let usable = self.connection.take().filter(|it| !it.sender.is_closed());
+        let mut connection = match usable {
+            Some(connection) => connection,
+            None => self.client.open().await?,
+        };
+        connection.sender.ready().await?;
+        let response = connection.sender.send_request(request).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let reply = Reply { response, _connection: None };
+        // A head has no body that could say why.
+        let text = if status == StatusCode::NOT_FOUND {
+            reply.text().await?
+        } else {
+            reply.succeeded().await?.text_within(most).await?
+        };
+        self.connection = Some(connection);
+        Ok(Answer { status, headers, text })
+    }
+}
+
+/// An answer that has been read: a success, or that there is no such thing.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    pub(super) text: String,
+}
+
+impl Answer {
+    /// That there is no such thing as an answer; for all others, that as an error.
+    pub(super) fn found(self) -> Result<Self, ClientError> {
+        if self.is_found() {
+            return Ok(self);
+        }
+        Err(ClientError::Refused(Box::new(Problem::read(self.status, &self.text))))
+    }
+
+    pub(super) fn is_found(&self) -> bool {
+        self.status != StatusCode::NOT_FOUND
+    }
+
+    /// A header, if it is there and is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// The answer to a request. Dropping it closes the connection, if it has one of its own.
 #[derive(Debug)]
 pub(super) struct Reply {
     response: Response<Incoming>,
-    _connection: Connection,
+    _connection: Option<Task>,
 }
 
 impl Reply {
@@ -292,7 +391,12 @@ impl Reply {
 
     /// The rest of the body, as text.
     pub(super) async fn text(self) -> Result<String, ClientError> {
-        let body = Limited::new(self.response.into_body(), MAX_ANSWER_BYTES);
+        self.text_within(MAX_ANSWER_BYTES).await
+    }
+
+    /// The same, of up to so many bytes.
+    async fn text_within(self, most: usize) -> Result<String, ClientError> {
+        let body = Limited::new(self.response.into_body(), most);
         match body.collect().await {
             Ok(body) => Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned()),
             Err(error) => Err(ClientError::Truncated(error)),
@@ -310,11 +414,12 @@ impl Reply {
     }
 }
 
-/// Closes the socket when dropped, whatever was still to be sent or received.
+/// What drives a connection. Dropped, it closes the socket, whatever was still to be sent or
+/// received.
 #[derive(Debug)]
-struct Connection(AbortHandle);
+struct Task(AbortHandle);
 
-impl Drop for Connection {
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -334,6 +439,8 @@ pub(super) struct Problem {
     pub(super) events: Option<u64>,
     /// The id of the last of them.
     pub(super) last_id: Option<String>,
+    /// Which line of the body was wrong.
+    pub(super) line: Option<u64>,
     /// From the header of that name.
     #[serde(skip)]
     pub(super) retry_after: Option<Duration>,
@@ -358,16 +465,27 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Problem {
+    /// What is wrong, and no more: not in which line of the body, nor what was kept of it.
+    pub(super) fn sentence(&self) -> String {
         let status = StatusCode::from_u16(self.status).ok();
         let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("refused");
         let sentence = self.detail.as_deref().or(self.title.as_deref()).unwrap_or(reason);
-        write!(f, "{sentence}")?;
+        let place = self.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let sentence = sentence.strip_prefix(&place).unwrap_or(sentence);
         match &self.code {
-            Some(code) => write!(f, " ({code}, HTTP {})", self.status)?,
-            None => write!(f, " (HTTP {})", self.status)?,
+            Some(code) => format!("{sentence} ({code}, HTTP {})", self.status),
+            None => format!("{sentence} (HTTP {})", self.status),
         }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        write!(f, "{}", self.sentence())?;
         match (self.events, &self.last_id) {
             (Some(0), _) => write!(f, "; no event was kept"),
             (Some(1), Some(id)) => write!(f, "; 1 event was kept: {id}"),
@@ -431,8 +549,14 @@ impl ClientError {
             }
             Self::Foreign(..) => Some(WRONG_DOOR),
             Self::Refused(problem) if problem.status == 404 => Some(WRONG_DOOR),
+            Self::Refused(problem) if problem.status == 401 => Some(WHO_ARE_YOU),
             _ => None,
         }
+    }
+
+    /// Whether it is about what was asked for, and not about the hub, or who we are.
+    pub(super) fn is_about_request(&self) -> bool {
+        matches!(self, Self::Refused(problem) if !matches!(problem.status, 401 | 404))
     }
 
     /// Whether trying again may help.

@@ -10,6 +10,7 @@ mod publish;
 mod serve;
 mod sgr;
 mod source;
+mod store;
 mod subscribe;
 mod terminal;
 mod token;
@@ -58,6 +59,8 @@ enum Command {
     Config(config::Args),
     /// Make tokens to hand out, and API keys
     Token(token::Args),
+    /// Back up the channels of a hub, and publish them again
+    Store(store::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
 }
@@ -74,6 +77,7 @@ pub async fn run(cli: Cli, inherited: Result<Inherited, InheritError>) -> ExitCo
         Command::Health(args) => health::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Token(args) => token::run(args).await,
+        Command::Store(args) => store::run(args).await,
         Command::Completions(args) => completions::run(args),
     };
     outcome.unwrap_or_else(|error| {

@@ -171,6 +171,24 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What would have to be named to have these settings, where the others are the rule.
+    #[must_use]
+    pub fn beyond(&self, rule: &Self) -> ChannelOptions {
+        fn unless<T: PartialEq>(own: T, rule: &T) -> Option<T> {
+            (own != *rule).then_some(own)
+        }
+        let (own, kept) = (self.retention, &rule.retention);
+        ChannelOptions {
+            max_events: unless(own.max_events, &kept.max_events),
+            max_bytes: unless(own.max_bytes, &kept.max_bytes).map(ByteSize::b),
+            max_age: unless(own.max_age, &kept.max_age),
+            idle_timeout: unless(self.idle_timeout, &rule.idle_timeout),
+            producer_grace: unless(self.producer_grace, &rule.producer_grace),
+            coalesce: unless(self.coalesce, &rule.coalesce),
+            when_unwatched: unless(self.when_unwatched, &rule.when_unwatched).flatten(),
+        }
+    }
+
     /// These settings, but for what the options name.
     #[must_use]
     pub fn with(self, options: &ChannelOptions) -> Self {

@@ -289,6 +289,12 @@ impl Hub {
         self.0.registry.get(name)?.describe()
     }
 
+    /// The settings in which a channel differs from what the configuration says for its name.
+    #[must_use]
+    pub fn own_settings(&self, channel: &Description) -> ChannelOptions {
+        channel.settings.beyond(&self.0.registry.settings_for(&channel.name))
+    }
+
     /// The channels whose names begin with the prefix, by name, behind `after`, at most `limit`.
     #[must_use]
     pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Description> {

@@ -92,6 +92,11 @@ impl Registry {
         }
     }
 
+    /// What the configuration says for a channel of this name.
+    pub(super) fn settings_for(&self, name: &ChannelName) -> super::config::Settings {
+        self.config.settings_for(name)
+    }
+
     pub(super) fn get(&self, name: &ChannelName) -> Option<Arc<Channel>> {
         self.channels.get(name).map(|channel| channel.clone())
     }

@@ -10,4 +10,5 @@ mod process;
 mod schema;
 mod sdk;
 mod sockets;
+mod store;
 mod support;

@@ -173,6 +173,7 @@ async fn the_admin_lists_the_channels_that_begin_with_a_prefix() {
     let db = list["channels"].as_array().unwrap().iter().find(|c| c["channel"] == "logs/db");
     let db = db.unwrap();
     assert_eq!((&db["state"], &db["subscribers"]), (&json!("open"), &json!(1)));
+    assert_eq!(db["settings"], json!({}));
     assert_eq!(names(&hub.admin_get("/v1/channels").await.ok().json()).len(), 3);
     assert_eq!(names(&hub.admin_get("/v1/channels?prefix=no").await.ok().json()).len(), 0);
 }
@@ -264,4 +265,24 @@ async fn put_answers_with_the_bounds_of_the_channel() {
     assert_eq!((&reply["earliest"], &reply["tail"]), (&json!(ids[0]), &json!(ids[1])));
     let retention = &reply["retention"];
     assert_eq!(retention["max_events"], 10_000, "the default, when nothing was said: {retention}");
+}
+
+#[tokio::test]
+async fn the_list_tells_in_what_a_channel_differs_from_its_configuration() {
+    let rule = "channels.max_events = 9\n[[channels.rules]]\npattern = \"ruled/*\"\n\
+                max_events = 7\nmax_age = \"1h 1s\"";
+    let hub = TestHub::with(rule).await;
+    let own = json!({ "max_events": 8, "max_bytes": 1_500_001, "coalesce": "40ms" });
+    for (channel, settings, told) in [
+        ("a", json!({}), json!({})),
+        ("b", own.clone(), own.clone()),
+        ("ruled/a", json!({}), json!({})),
+        ("ruled/b", json!({ "max_events": 7, "max_age": "1h" }), json!({ "max_age": "1h" })),
+    ] {
+        let to = format!("/v1/channels/{channel}");
+        let put = hub.request("PUT", &to, &[], settings.to_string()).await;
+        assert_eq!(put.status(), 201, "{}", put.text());
+        let list = hub.admin_get(&format!("/v1/channels?prefix={channel}")).await.ok().json();
+        assert_eq!(list["channels"][0]["settings"], told, "{channel}");
+    }
 }

@@ -246,3 +246,25 @@ async fn the_end_reaches_an_ndjson_subscriber_as_a_line_and_then_the_stream_ends
     assert_eq!(lines[1]["event"], "fanfare.end");
     assert!(lines[1]["data"].as_str().unwrap().contains("\"complete\""));
 }
+
+#[tokio::test]
+async fn whoever_closes_a_channel_may_say_why() {
+    let hub = TestHub::start().await;
+    let mut client = hub.subscribe("c").await;
+    let to = "/v1/channels/c?close=error&reason=out%20of%20%22luck%22";
+    assert_eq!(hub.post(to, SSE, "").await.ok().json()["state"], "error");
+    let end = client.next().await.assert_end("error");
+    assert_eq!(end["reason"], "out of \"luck\"");
+    let long = "x".repeat(257);
+    for (query, hint) in [
+        (format!("close=error&reason={long}"), "at most 256 bytes"),
+        ("reason=why".into(), "together with `close`"),
+        ("close=auto&reason=why".into(), "the events say why"),
+    ] {
+        let refused = hub.post(&format!("/v1/channels/d?{query}"), SSE, "").await;
+        assert_problem(&refused, 400, "invalid_parameter", hint);
+        assert_eq!(hub.head("d").await.status(), 404);
+    }
+    let most = format!("/v1/channels/d?close=complete&reason={}", &long[1..]);
+    assert_eq!(hub.post(&most, SSE, "").await.status(), 200);
+}

@@ -18,6 +18,7 @@ use crate::http::{
 };
 use crate::hub::{Claim, Close};
 use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Sender, Tally};
+use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
 
 pub(super) async fn one(
@@ -226,7 +227,12 @@ fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem
 
 fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
     let event_type = query.get("event").map(str::parse).transpose()?;
-    let close = query.get("close").map(close).transpose()?;
+    let close = query.get("close").map(|state| close(state, query)).transpose()?;
+    if close.is_none()
+        && let Some(reason) = query.get("reason")
+    {
+        return Err(Problem::parameter("reason", reason, "expected together with `close`"));
+    }
     let format = query.get("format").map(format).transpose()?;
     Ok(Options { event_type, close, format, idempotency_key: idempotency_key(headers)? })
 }
@@ -243,8 +249,13 @@ fn format(text: &str) -> Result<Format, Problem> {
     })
 }
 
-fn close(text: &str) -> Result<Closing, Problem> {
+fn close(text: &str, query: &Query) -> Result<Closing, Problem> {
+    let reason = query.get("reason");
     let state = match text {
+        "auto" if reason.is_some() => {
+            let right = "expected another with `reason`: here the events say why";
+            return Err(Problem::parameter("close", text, right));
+        }
         "auto" => return Ok(Closing::Auto),
         "complete" => ChannelState::Complete,
         "error" => ChannelState::Error,
@@ -254,7 +265,11 @@ fn close(text: &str) -> Result<Closing, Problem> {
             return Err(Problem::parameter("close", text, right));
         }
     };
-    Ok(Closing::Behind(Close { state, reason: None }))
+    if let Some(reason) = reason.filter(|reason| reason.len() > MAX_REASON_BYTES) {
+        let right = format!("expected at most {MAX_REASON_BYTES} bytes");
+        return Err(Problem::parameter("reason", reason, &right));
+    }
+    Ok(Closing::Behind(Close { state, reason: reason.map(Into::into) }))
 }
 
 fn refuse_when_draining(native: &Native) -> Result<(), Problem> {

@@ -1,0 +1,352 @@
+//! `fanfare store export`: the channels of a running hub as lines of JSON.
+//!
+//! Channel by channel and page by page, so that neither this process nor the hub ever holds more
+//! than a page. Of a channel that is published to meanwhile, all is exported that it had when it
+//! was listed, and what else came in the last page.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::asker::{Ask, Asker};
+use super::line::{EndLine, EventLine, SettingsLine};
+use super::output::Output;
+use super::progress::Progress;
+use crate::channel::{ChannelName, ChannelPattern};
+use crate::cli::client::{self, Client, Hub, HubUrl};
+use crate::cli::terminal::{count, notice, warn};
+use crate::event::{ChannelState, END, GAP, RESERVED_PREFIX};
+use crate::limits::{MAX_LISTED_CHANNELS, MAX_PAGE_EVENTS};
+use crate::position::Position;
+
+/// The exit code when all is written that could be read, and something was missing.
+const INCOMPLETE: u8 = 3;
+
+/// What `fanfare store export` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Channels or patterns, such as `chat/42` or 'logs/*'
+    #[arg(value_name = "PATTERN", default_value = "**")]
+    patterns: Vec<ChannelPattern>,
+
+    /// Write to this file, which has its name when it is complete, instead of stdout
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The hub's admin listener, which knows what channels there are
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4101")]
+    admin_url: HubUrl,
+
+    #[command(flatten)]
+    hub: Hub,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fanfare store export -o hub.ndjson             all channels
+  fanfare store export 'chat/**' logs/build      some of them, to stdout
+  fanfare store export | gzip > hub.ndjson.gz
+  fanfare store export | fanfare store import --url http://other:4100
+
+With credentials it needs `admin` on '**', to list the channels, and `subscribe` on what it reads.
+Exit codes: 0 all is there, 1 failed, 3 written, but events or channels were missing.";
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Some(path) = &args.output else {
+        return export(&args, Output::stdout()).await;
+    };
+    let output = Output::file(path)?;
+    // Whoever is interrupted still removes the file that is not complete.
+    tokio::select! {
+        outcome = export(&args, output) => outcome,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted: {} was not written", path.display()),
+    }
+}
+
+async fn export(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
+    let admin = Hub { url: args.admin_url.clone(), token: args.hub.token.clone() };
+    let mut list = List {
+        asker: Asker::new(Client::of(&admin)),
+        prefix: common_prefix(&args.patterns),
+        after: Some(String::new()),
+    };
+    let mut export = Export {
+        asker: Asker::new(Client::of(&args.hub)),
+        output,
+        progress: Progress::new(),
+        missing: Missing::default(),
+    };
+    // Those that were asked for by name have to be there.
+    let mut unseen: Vec<_> = args.patterns.iter().filter_map(ChannelPattern::exact).collect();
+    while let Some(channels) = list.next().await? {
+        for channel in &channels {
+            let name: ChannelName = channel.channel.parse()?;
+            if args.patterns.iter().any(|pattern| pattern.matches(&name)) {
+                unseen.retain(|wanted| *wanted != name);
+                let exported = export.channel(channel).await;
+                exported.with_context(|| format!("cannot export `{name}`"))?;
+            }
+        }
+    }
+    for name in unseen {
+        export.missing.channel(format_args!("there is no channel `{name}`"));
+    }
+    let Export { output, progress, missing, .. } = export;
+    output.finish()?;
+    notice(format_args!("exported {progress}"));
+    Ok(missing.tell())
+}
+
+/// The list of channels, page by page.
+struct List {
+    asker: Asker,
+    prefix: String,
+    /// The last name so far; nothing behind the last page.
+    after: Option<String>,
+}
+
+/// A page of it.
+#[derive(Deserialize)]
+struct ListPage {
+    channels: Vec<Listed>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    channel: String,
+    tail: String,
+    events: u64,
+    settings: Box<RawValue>,
+}
+
+impl List {
+    async fn next(&mut self) -> anyhow::Result<Option<Vec<Listed>>> {
+        let Some(after) = &self.after else { return Ok(None) };
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("prefix", &self.prefix).append_pair("after", after);
+        query.append_pair("limit", &MAX_LISTED_CHANNELS.to_string());
+        let path = format!("/v1/channels?{}", query.finish());
+        // A new sentence: what helps elsewhere, another --url, does not here.
+        let cannot = |error: &dyn std::fmt::Display| {
+            anyhow!("cannot list the channels: {error}; --admin-url names the hub's admin listener")
+        };
+        let answer = self.asker.ask(&Ask::get(path)).await.and_then(client::Answer::found);
+        let answer = answer.map_err(|error| cannot(&error))?;
+        let page: ListPage = serde_json::from_str(&answer.text).map_err(|error| cannot(&error))?;
+        self.after = page.next;
+        Ok(Some(page.channels))
+    }
+}
+
+/// What all names that the patterns select begin with.
+fn common_prefix(patterns: &[ChannelPattern]) -> String {
+    let plain = |pattern: &ChannelPattern| -> String {
+        pattern.as_str().chars().take_while(|c| *c != '*').collect()
+    };
+    let common = |one: String, other: String| -> String {
+        one.chars().zip(other.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+    };
+    patterns.iter().map(plain).reduce(common).unwrap_or_default()
+}
+
+/// An export under way.
+struct Export {
+    asker: Asker,
+    output: Output,
+    progress: Progress,
+    missing: Missing,
+}
+
+/// A page of a channel's events.
+#[derive(Deserialize)]
+struct Page {
+    events: Vec<Record>,
+    next: String,
+    state: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Record {
+    id: String,
+    event: Option<String>,
+    data: String,
+    time: String,
+}
+
+/// The data of the hub's own events.
+#[derive(Deserialize)]
+struct OwnData {
+    state: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+/// What there is to do behind a page.
+enum Then {
+    Next(String),
+    Done,
+}
+
+impl Export {
+    async fn channel(&mut self, listed: &Listed) -> anyhow::Result<()> {
+        self.output.line(&SettingsLine { channel: &listed.channel, options: &listed.settings })?;
+        self.progress.channels += 1;
+        let gaps = self.missing.gaps;
+        let mut from = "from=earliest".to_owned();
+        while let Then::Next(next) = self.page(listed, &from).await? {
+            from = form_urlencoded::Serializer::new(String::new())
+                .append_pair("last_event_id", &next)
+                .finish();
+            self.progress.tell("exported");
+        }
+        if self.missing.gaps > gaps + 1 {
+            let gaps = self.missing.gaps - gaps;
+            warn(format_args!("`{}` has {} in all", listed.channel, count(gaps, "gap")));
+        }
+        Ok(())
+    }
+
+    /// Writes the next page, and says whether another is to follow.
+    async fn page(&mut self, listed: &Listed, from: &str) -> anyhow::Result<Then> {
+        let path = client::channel_path(&listed.channel);
+        // Events as they were published: the channel's own default may be to merge them.
+        let path = format!("{path}?{from}&limit={MAX_PAGE_EVENTS}&coalesce=off");
+        let answer = self.asker.ask(&Ask::get(path)).await?.found()?;
+        let page: Page = serde_json::from_str(&answer.text)
+            .context("the hub's page of events cannot be read")?;
+        for record in &page.events {
+            if record.event.as_deref() == Some(END) {
+                self.end(listed, &serde_json::from_str(&record.data)?)?;
+                return Ok(Then::Done);
+            }
+            self.record(&listed.channel, record)?;
+        }
+        let open = ChannelState::Open.as_str();
+        let state = page.state.as_deref().unwrap_or(open);
+        let is_reached = is_at_or_behind(&page.next, &listed.tail);
+        match (page.events.is_empty(), state == open) {
+            (true, true) if listed.events > 0 && !is_reached => {
+                self.look_for(&listed.channel).await?;
+                Ok(Then::Done)
+            }
+            (true, false) => {
+                let (state, reason) = (Some(state.to_owned()), None);
+                self.end(listed, &OwnData { state, reason, message: None })?;
+                Ok(Then::Done)
+            }
+            (true, true) => Ok(Then::Done),
+            // A publisher may be faster than we are: what came after the list can wait.
+            (false, true) if is_reached => Ok(Then::Done),
+            (false, _) => Ok(Then::Next(page.next)),
+        }
+    }
+
+    fn record(&mut self, channel: &str, record: &Record) -> anyhow::Result<()> {
+        let Record { id, event, data, time } = record;
+        match event.as_deref() {
+            Some(GAP) => {
+                let gap: OwnData = serde_json::from_str(data)?;
+                self.missing.gap(channel, &gap.message.unwrap_or_else(|| data.clone()));
+            }
+            Some(own) if own.starts_with(RESERVED_PREFIX) => {}
+            event => {
+                self.output.line(&EventLine { channel, event, data, id, time })?;
+                self.progress.events += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, listed: &Listed, end: &OwnData) -> anyhow::Result<()> {
+        let channel = listed.channel.as_str();
+        let state = end.state.as_deref().unwrap_or_default();
+        if state == ChannelState::Deleted.as_str() {
+            self.missing.gone(channel);
+            return Ok(());
+        }
+        self.output.line(&EndLine { channel, state, reason: end.reason.as_deref() })?;
+        Ok(())
+    }
+
+    /// There was more when the channel was listed: has it gone, or only its events?
+    async fn look_for(&mut self, channel: &str) -> anyhow::Result<()> {
+        let ask = Ask::new(http::Method::HEAD, client::channel_path(channel));
+        if !self.asker.ask(&ask).await?.is_found() {
+            self.missing.gone(channel);
+        }
+        Ok(())
+    }
+}
+
+/// Whether an event id is that of the tail or of what came after it. Ids of another life of the hub
+/// cannot be compared: then there is no tail to wait for.
+fn is_at_or_behind(id: &str, tail: &str) -> bool {
+    match (id.parse::<Position>(), tail.parse::<Position>()) {
+        (Ok(id), Ok(tail)) => id.epoch != tail.epoch || id.offset >= tail.offset,
+        _ => false,
+    }
+}
+
+/// What could not be exported.
+#[derive(Debug, Default)]
+struct Missing {
+    gaps: usize,
+    channels: usize,
+}
+
+impl Missing {
+    fn gap(&mut self, channel: &str, message: &str) {
+        self.gaps += 1;
+        warn(format_args!("`{channel}` has a gap: {message}"));
+    }
+
+    fn gone(&mut self, channel: &str) {
+        self.channel(format_args!("`{channel}` went away while it was exported"));
+    }
+
+    fn channel(&mut self, what: std::fmt::Arguments<'_>) {
+        self.channels += 1;
+        warn(what);
+    }
+
+    /// The last word on it, and the exit code.
+    fn tell(&self) -> ExitCode {
+        if self.gaps == 0 && self.channels == 0 {
+            return ExitCode::SUCCESS;
+        }
+        let (gaps, channels) = (count(self.gaps, "gap"), count(self.channels, "channel"));
+        warn(format_args!("the export is not complete: {gaps}, {channels} missing"));
+        ExitCode::from(INCOMPLETE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hub_is_asked_for_no_more_names_than_may_match() {
+        for (patterns, prefix) in [
+            (&["**"][..], ""),
+            (&["logs/*"], "logs/"),
+            (&["logs/web", "logs/worker/*"], "logs/w"),
+            (&["a/1", "b/1"], ""),
+            (&["a/é", "a/è"], "a/"),
+        ] {
+            let patterns: Vec<_> = patterns.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(common_prefix(&patterns), prefix);
+        }
+    }
+
+    #[test]
+    fn the_tail_is_reached_with_its_id_and_with_every_later_one() {
+        assert!(!is_at_or_behind("e-1", "e-2"));
+        assert!(is_at_or_behind("e-2", "e-2") && is_at_or_behind("e-10", "e-9"));
+        assert!(is_at_or_behind("f-1", "e-9"), "the hub was restarted");
+    }
+}

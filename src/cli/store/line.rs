@@ -1,0 +1,197 @@
+//! The lines of an export: `export` writes them, `import` reads them.
+//!
+//! For each channel there is one line with its settings, one per event, and one that says how it
+//! ended, if it did. `data` is always a JSON string, the text of the event: a JSON value would lose
+//! how it was written, and whether it was a string.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::channel::ChannelName;
+use crate::event::EventType;
+
+/// What a channel differs in from its configuration, as `PUT` takes it.
+#[derive(Debug, Serialize)]
+pub(super) struct SettingsLine<'a> {
+    pub(super) channel: &'a str,
+    pub(super) options: &'a RawValue,
+}
+
+/// An event.
+#[derive(Debug, Serialize)]
+pub(super) struct EventLine<'a> {
+    pub(super) channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) event: Option<&'a str>,
+    pub(super) data: &'a str,
+    pub(super) id: &'a str,
+    pub(super) time: &'a str,
+}
+
+/// How the channel ended.
+#[derive(Debug, Serialize)]
+pub(super) struct EndLine<'a> {
+    pub(super) channel: &'a str,
+    pub(super) state: &'a str,
+    pub(super) reason: Option<&'a str>,
+}
+
+/// A line that has been read.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) channel: ChannelName,
+    pub(super) says: Says,
+}
+
+/// What a line says of its channel.
+#[derive(Debug)]
+pub(super) enum Says {
+    /// These are its settings, as JSON.
+    Settings(String),
+    /// This event is in it. The data is JSON, as `POST /v1/publish` takes it.
+    Event(Option<EventType>, Box<RawValue>),
+    /// It has ended.
+    End(End, Option<String>),
+}
+
+/// How a channel may have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum End {
+    Complete,
+    Error,
+    Cancelled,
+    Abandoned,
+}
+
+impl End {
+    /// What a publisher can say of a channel. That it was abandoned only the hub can find.
+    pub(super) fn closing(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Error | Self::Abandoned => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Every member that a line may have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    channel: String,
+    #[serde(default)]
+    options: Option<Box<RawValue>>,
+    #[serde(default)]
+    event: Option<String>,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    state: Option<End>,
+    #[serde(default)]
+    reason: Option<String>,
+    // For those who read an export: an import gives new ones.
+    #[serde(default, rename = "id")]
+    _id: serde::de::IgnoredAny,
+    #[serde(default, rename = "time")]
+    _time: serde::de::IgnoredAny,
+}
+
+/// Why a line is none. The sentence says what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: expected {EXAMPLE}")]
+pub(super) struct InvalidLine(String);
+
+const EXAMPLE: &str = concat!(
+    r#"{"channel":"chat/42","event":"token","data":"text"}, "#,
+    "or `options` or `state` in place of `event` and `data`"
+);
+
+impl Line {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, InvalidLine> {
+        let invalid = |why: &dyn fmt::Display| InvalidLine(why.to_string());
+        let members: Members = serde_json::from_slice(text).map_err(|error| invalid(&error))?;
+        let Members { channel, options, event, data, state, reason, .. } = members;
+        let channel = channel.parse().map_err(|error| invalid(&error))?;
+        let is_event = event.is_none() || data.is_some();
+        let is_end = reason.is_none() || state.is_some();
+        let says = match (options, data, state) {
+            (Some(options), None, None) if is_event && is_end => {
+                Says::Settings(object(options.get())?)
+            }
+            (None, Some(data), None) if is_end => {
+                let event = event.map(|text| text.parse::<EventType>()).transpose();
+                Says::Event(event.map_err(|error| invalid(&error))?, checked(data)?)
+            }
+            (None, None, Some(state)) if is_event => Says::End(state, reason),
+            (None, None, None) => {
+                return Err(invalid(&"it has neither data nor options nor state"));
+            }
+            _ => return Err(invalid(&"its members do not belong together")),
+        };
+        Ok(Self { channel, says })
+    }
+}
+
+fn object(json: &str) -> Result<String, InvalidLine> {
+    if json.starts_with('{') {
+        return Ok(json.to_owned());
+    }
+    Err(InvalidLine("`options` is no object".into()))
+}
+
+/// Half of a surrogate pair is JSON and still no text.
+fn checked(data: Box<RawValue>) -> Result<Box<RawValue>, InvalidLine> {
+    if data.get().starts_with('"')
+        && let Err(error) = serde_json::from_str::<String>(data.get())
+    {
+        return Err(InvalidLine(format!("`data`: {error}")));
+    }
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(line: &str) -> String {
+        Line::parse(line.as_bytes()).map_or_else(|error| error.to_string(), |_| "fine".into())
+    }
+
+    #[test]
+    fn each_kind_of_line_is_understood() {
+        for line in [
+            r#"{"channel":"a","options":{}}"#,
+            r#"{"channel":"a","data":""}"#,
+            r#"{"channel":"a","event":"t","data":{"a":1},"id":"e-1","time":"2026"}"#,
+            r#"{"channel":"a","event":null,"data":"x"}"#,
+            r#"{"channel":"a","state":"abandoned","reason":null}"#,
+            r#"{"channel":"a","state":"error","reason":"no"}"#,
+        ] {
+            assert_eq!(told(line), "fine", "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_told_why_and_what_would_be_right() {
+        for (line, why) in [
+            ("hello", "expected value"),
+            (r#"{"channel":"a"}"#, "neither data nor options nor state"),
+            (r#"{"channel":"a*","data":"x"}"#, "`*`"),
+            (r#"{"data":"x"}"#, "missing field `channel`"),
+            (r#"{"channel":"a","dat":"x"}"#, "unknown field `dat`"),
+            (r#"{"channel":"a","data":"x","state":"error"}"#, "do not belong together"),
+            (r#"{"channel":"a","data":"x","reason":"y"}"#, "do not belong together"),
+            (r#"{"channel":"a","options":{},"event":"y"}"#, "do not belong together"),
+            (r#"{"channel":"a","options":[]}"#, "`options` is no object"),
+            (r#"{"channel":"a","state":"open"}"#, "unknown variant `open`"),
+            (r#"{"channel":"a","event":"fanfare.x","data":""}"#, "the hub's own"),
+            (r#"{"channel":"a","data":"\ud800"}"#, "`data`: "),
+        ] {
+            let told = told(line);
+            assert!(told.contains(why) && told.contains(r#""data":"text"}"#), "{line}: {told}");
+        }
+    }
+}

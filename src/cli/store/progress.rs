@@ -1,0 +1,40 @@
+//! How far an export or an import has come: told on stderr now and then, and at its end.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cli::terminal::{count, notice};
+
+/// Between two lines: a log of a night's backup stays short.
+const PACE: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) channels: usize,
+    pub(super) events: usize,
+    last_told: Instant,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { channels: 0, events: 0, last_told: Instant::now() }
+    }
+
+    /// Says how far it has come, if that was not said a moment ago.
+    pub(super) fn tell(&mut self, doing: &str) {
+        if self.last_told.elapsed() >= PACE {
+            self.last_told = Instant::now();
+            notice(format_args!("{doing}: {self} so far"));
+        }
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (channels, events) = (count(self.channels, "channel"), count(self.events, "event"));
+        write!(f, "{channels}, {events}")
+    }
+}
