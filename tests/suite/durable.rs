@@ -19,10 +19,22 @@ impl Place {
         Self { folder: tempfile::tempdir().expect("a folder"), settings: settings.to_owned() }
     }
 
-    async fn hub(&self) -> TestHub {
+    fn settings(&self) -> String {
         let path = self.folder.path().display();
         let quick = "drain.window = \"50ms\"\nstore.min_free = \"1MiB\"\n";
-        TestHub::with(&format!("{quick}store.path = \"{path}\"\n{}", self.settings)).await
+        format!("{quick}store.path = \"{path}\"\n{}", self.settings)
+    }
+
+    async fn hub(&self) -> TestHub {
+        TestHub::with(&self.settings()).await
+    }
+
+    /// Leaves the directory as a hub does whose machine has lost its power.
+    fn cut_the_power(&self) {
+        let path = self.folder.path().join("fanfare.store");
+        let mut identity: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        (identity["clean"], identity["boot"]) = (json!(false), json!("another"));
+        std::fs::write(&path, identity.to_string()).unwrap();
     }
 
     /// Another hub in place of this one.
@@ -277,4 +289,57 @@ async fn a_second_hub_is_refused_the_directory() {
     let error = fanfare::server::Server::bind(config).await.err().expect("a refusal").to_string();
     assert!(error.contains("in use by another hub"), "{error}");
     assert!(error.contains(&path.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn without_room_on_the_disk_only_durable_channels_take_nothing() {
+    let rule = "[[channels.rules]]\npattern = \"kept/**\"\ndurability = \"sync\"\n";
+    let place = Place::new(rule);
+    let hub = place.hub().await;
+    let id = hub.publish("kept/a", "1").await;
+    let hub = {
+        // More than any disk has.
+        let full = place.settings().replace("\"1MiB\"", "\"4EiB\"");
+        let mut hub = hub;
+        hub.drain();
+        hub.stopped().await;
+        TestHub::with(&full).await
+    };
+    let refused = hub.post("/v1/channels/kept/a", "text/plain", "2").await;
+    assert_eq!((refused.status(), refused.json()["code"].clone()), (507, json!("store_full")));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(refused.json()["events"], 0);
+    let put = hub.put("kept/b", "{}").await;
+    assert_eq!((put.status(), put.json()["code"].clone()), (507, json!("store_full")));
+    hub.publish("elsewhere", "in memory").await;
+    assert_eq!(page_texts(&hub.page("kept/a", "from=earliest").await), ["1"]);
+    assert_eq!(hub.get("/readyz", &[]).await.status(), 200);
+    let hub = place.restart(hub).await;
+    let mut client = hub.resume("kept/a", &id).await;
+    hub.publish("kept/a", "2").await;
+    assert_eq!(client.next().await.data, "2");
+}
+
+#[tokio::test]
+async fn whoever_reads_on_behind_a_power_cut_is_told_that_something_may_be_missing() {
+    let rule = "[[channels.rules]]\npattern = \"sync/**\"\ndurability = \"sync\"\n";
+    let place = Place::new(&format!("store.durability = \"async\"\n{rule}"));
+    let mut hub = place.hub().await;
+    let loose = hub.publish("loose", "1").await;
+    let safe = hub.publish("sync/a", "1").await;
+    hub.close("ended", "complete").await;
+    hub.drain();
+    hub.stopped().await;
+    place.cut_the_power();
+    let hub = place.hub().await;
+    let mut resumed = hub.resume("loose", &loose).await;
+    let gap = resumed.next().await;
+    gap.assert_gap("lost");
+    hub.publish("loose", "2").await;
+    assert_eq!(resumed.next().await.data, "2");
+    let mut again = hub.resume("loose", gap.id()).await;
+    assert_eq!(again.next().await.data, "2", "once is enough");
+    let mut synced = hub.resume("sync/a", &safe).await;
+    hub.publish("sync/a", "2").await;
+    assert_eq!(synced.next().await.data, "2", "nothing can be missing there");
 }
