@@ -173,10 +173,11 @@ impl RunBuilder {
         self.0.push(entry, frame);
     }
 
-    /// The run; perhaps an empty one.
+    /// The run; perhaps an empty one. It has no long life: unused room stays with it.
     #[must_use]
     pub fn finish(self) -> Run {
-        let to = self.0.index.len();
-        Run { segment: Arc::new(self.0.seal()), from: 0, to }
+        let Growing { index, bytes } = self.0;
+        let to = index.len();
+        Run { segment: Arc::new(Segment { index, bytes: Bytes::from(bytes) }), from: 0, to }
     }
 }

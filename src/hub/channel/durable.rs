@@ -28,7 +28,7 @@ pub(super) struct Durable {
     /// Handed in, and not stored yet; oldest first.
     staged: VecDeque<Staged>,
     /// What the store was told that the channel is.
-    known_as: Option<Box<str>>,
+    known_as: Option<Saved>,
     /// Who waits for which piece.
     waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
@@ -93,16 +93,15 @@ impl Durable {
 
     /// Tells the store what the channel is, unless it knows.
     pub(super) fn describe(&mut self, channel: &Channel, saved: &Saved) -> Stored {
-        let text: Box<str> = saved.to_text().into();
-        if self.known_as.as_ref() == Some(&text) {
+        if self.known_as.as_ref() == Some(saved) {
             return Stored::already();
         }
         let record = Record::Stream {
             stream: self.stream,
             name: channel.name.clone(),
-            options: text.clone(),
+            options: saved.to_text().into(),
         };
-        self.known_as = Some(text);
+        self.known_as = Some(*saved);
         let (stored, tell) = Stored::later();
         self.write(record, tell);
         stored
@@ -142,7 +141,7 @@ impl Channel {
         }
         if let Some(durable) = &mut inner.durable {
             durable.stream = found.id;
-            durable.known_as = Some(found.options.clone());
+            durable.known_as = Some(*saved);
         }
         // Floors are kept for a while only: what was trimmed before may be there again.
         let _ = inner.trim_stored();

@@ -21,6 +21,9 @@ use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Send
 use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
 
+/// Makes a retry safe.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 pub(super) async fn one(
     native: Native,
     request: Request,
@@ -28,6 +31,7 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     let (head, mut body) = request.into_parts();
     let durable = channel_name(&name).is_ok_and(|name| native.hub.is_durable(&name));
+    let keeps = durable && head.headers.contains_key(IDEMPOTENCY_KEY);
     let publish = {
         let native = native.clone();
         async move {
@@ -36,7 +40,7 @@ pub(super) async fn one(
             outcome
         }
     };
-    count(&native, to_its_end(publish, durable).await)
+    count(&native, to_its_end(publish, keeps).await)
 }
 
 pub(super) async fn many(
@@ -45,7 +49,7 @@ pub(super) async fn many(
     _rest: String,
 ) -> Result<Response, Problem> {
     let (head, mut body) = request.into_parts();
-    let durable = native.hub.has_store();
+    let keeps = native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY);
     let publish = {
         let native = native.clone();
         async move {
@@ -54,16 +58,16 @@ pub(super) async fn many(
             outcome
         }
     };
-    count(&native, to_its_end(publish, durable).await)
+    count(&native, to_its_end(publish, keeps).await)
 }
 
-/// Goes on when the client leaves, if what it has sent may be on its way to the disk: then its
-/// `Idempotency-Key` must learn what became of it.
+/// Goes on when the client leaves, if what it has sent may be on its way to the disk and has a key,
+/// which must learn what became of it.
 async fn to_its_end(
     publish: impl Future<Output = Result<Response, Problem>> + Send + 'static,
-    durable: bool,
+    keeps: bool,
 ) -> Result<Response, Problem> {
-    if !durable {
+    if !keeps {
         return publish.await;
     }
     let ended = tokio::spawn(publish).await;
@@ -238,7 +242,7 @@ fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = String::from_utf8_lossy(value.as_bytes()).parse::<IdempotencyKey>();
     key.map(Some).map_err(|error| Problem::new(ErrorCode::InvalidParameter, error.to_string()))
 }

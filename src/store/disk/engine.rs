@@ -33,6 +33,11 @@ pub(super) struct Tuning {
     pub(super) block_bytes: usize,
     /// Bytes that are written at once.
     pub(super) batch_bytes: usize,
+    /// For how long those gather who publish at the same time: less than a sync takes on most
+    /// disks, and as long as dozens of requests.
+    pub(super) gather: Duration,
+    /// The longest pause between two syncs that many wait for.
+    pub(super) max_pause: Duration,
     /// Bytes that one read returns.
     pub(super) read_bytes: usize,
     /// Offsets that are reserved at a time.
@@ -47,6 +52,8 @@ impl Default for Tuning {
             journal_bytes: 64 << 20,
             block_bytes: 64 << 10,
             batch_bytes: 4 << 20,
+            gather: Duration::from_micros(100),
+            max_pause: Duration::from_millis(1),
             read_bytes: 256 << 10,
             reserve: 1 << 26,
             patrol: Duration::from_secs(1),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::block::Block;
 use super::engine::Engine;
@@ -22,7 +23,7 @@ pub(super) struct Wanted {
 
 /// Serves reads until the store is closed.
 pub(super) fn run(engine: &Engine) {
-    while let Some(batch) = engine.reads.take(0, |_| 1) {
+    while let Some(batch) = engine.reads.take(Duration::ZERO, 0, |_| 1) {
         for Wanted { stream, place, read } in batch {
             read(piece(engine, stream, place));
         }

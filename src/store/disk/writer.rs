@@ -4,7 +4,7 @@
 //! if it begins where its stream ends, so that behind one that was refused there is no hole. A
 //! journal is synced before the next one exists: only the newest can have a torn end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::block::{self, EventsDraft, Header, Kind, Note, json};
 use super::catalog::{Role, name};
-use super::engine::Engine;
+use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
 use super::shelf::{BlockRef, Shelf, ShelfFile};
 use super::syncer::Answer;
@@ -94,12 +94,13 @@ impl Writer {
     /// Writes what comes until the store is closed.
     pub(super) fn run(mut self) {
         let engine = self.engine.clone();
-        while let Some(batch) = engine.inbox.take(engine.tuning.batch_bytes, Message::weight) {
+        let Tuning { gather, batch_bytes, .. } = engine.tuning;
+        while let Some(batch) = engine.inbox.take(gather, batch_bytes, Message::weight) {
             self.store(batch);
         }
     }
 
-    fn store(&mut self, batch: Vec<Message>) {
+    fn store(&mut self, batch: VecDeque<Message>) {
         if batch.iter().any(|message| matches!(message, Message::Renew)) {
             self.engine.renew_offsets();
         }

@@ -20,6 +20,8 @@ use crate::telemetry::Metrics;
 /// Sizes so small that every test sees many blocks and files.
 pub(super) fn tiny() -> Tuning {
     Tuning {
+        gather: Duration::ZERO,
+        max_pause: Duration::ZERO,
         journal_bytes: 2000,
         block_bytes: 200,
         batch_bytes: 4096,
