@@ -49,6 +49,7 @@ impl Reactor {
             due,
             adaptive: coalesce == Coalesce::Adaptive,
             lags: false,
+            behind: false,
         };
         sitter.say(own, false);
         entry.insert(sitter);

@@ -50,6 +50,8 @@ pub(super) struct Reactor {
     pub(super) by_channel: HashMap<(usize, Duration), usize>,
     /// Rooms that have something to sweep, in turn.
     pub(super) queue: VecDeque<usize>,
+    /// Subscribers who have more to catch up with than one turn allows.
+    pub(super) behind: VecDeque<u32>,
     /// Rooms that will have something to sweep when they have rested.
     pub(super) resting: BinaryHeap<Reverse<(Instant, usize)>>,
     pub(super) wheel: Wheel,
@@ -99,6 +101,7 @@ impl Thread {
                 rooms: Slab::new(),
                 by_channel: HashMap::new(),
                 queue: VecDeque::new(),
+                behind: VecDeque::new(),
                 resting: BinaryHeap::new(),
                 blocked: Vec::new(),
                 scratch: Box::new([0; SCRATCH]),
@@ -146,13 +149,15 @@ impl Reactor {
         }
         self.end_rests();
         self.sweep_next();
+        self.catch_up();
         self.keep_time();
         (!self.stopping).then(|| self.timeout())
     }
 
     /// How long the thread may wait. With work at hand it only looks.
     fn timeout(&self) -> Duration {
-        if !self.queue.is_empty() || !self.inbox.may_sleep() {
+        let busy = !self.queue.is_empty() || !self.behind.is_empty();
+        if busy || !self.inbox.may_sleep() {
             return Duration::ZERO;
         }
         let tick = Duration::from_millis(self.wheel.tick()).min(PATROL);

@@ -34,6 +34,8 @@ pub(super) struct Sitter {
     pub(super) adaptive: bool,
     /// Its socket was full, and it has not caught up since.
     pub(super) lags: bool,
+    /// It stands in line with those who have much to catch up with, and no sweep visits it.
+    pub(super) behind: bool,
 }
 
 /// A subscriber's own bytes, such as the rest of a frame that its socket took in part.

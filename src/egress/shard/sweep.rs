@@ -208,7 +208,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (room, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
-        let (byte, joined, own, adaptive, lags) = (0, 0, None, false, false);
+        let (byte, joined, own, adaptive, lags, behind) = (0, 0, None, false, false, false);
         Sitter {
             tcp,
             byte,
@@ -222,6 +222,7 @@ mod tests {
             due,
             adaptive,
             lags,
+            behind,
             pass: Pass::default(),
         }
     }

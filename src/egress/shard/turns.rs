@@ -18,6 +18,10 @@ use crate::hub::EndReason;
 /// Subscribers of one channel that are written to before others have their turn.
 const TURN: usize = 256;
 
+/// Subscribers who are behind and are written to before sweeps have their turn: half a megabyte at
+/// most, a fraction of a millisecond.
+const CATCHING_UP: usize = 8;
+
 /// A sweep that takes this long is followed by a pause, in which events pile up: several then cost
 /// one write. Shorter ones gain nothing from it.
 const LONG_SWEEP: Duration = Duration::from_micros(500);
@@ -37,8 +41,10 @@ impl Reactor {
             return self.dismiss(key, EndReason::ClientGone);
         }
         let Some(sitter) = self.sitters.get_mut(key) else { return };
-        if event.is_writable() && (sitter.is_blocked() || sitter.own.is_some()) {
-            self.bring_forward(key);
+        match event.is_writable() && (sitter.is_blocked() || sitter.own.is_some()) {
+            true if sitter.lags => self.fall_behind(key),
+            true => self.bring_forward(key),
+            false => {}
         }
     }
 
@@ -85,15 +91,38 @@ impl Reactor {
     fn settle(&mut self, key: usize, moved: Moved) {
         match moved {
             Moved::CaughtUp | Moved::Blocked => {}
-            Moved::More => {
-                if let Some(sitter) = self.sitters.get(key) {
-                    self.enqueue(sitter.room as usize);
-                }
-            }
+            Moved::More => self.fall_behind(key),
             Moved::Overtaken => self.jump(key, GapReason::Evicted),
             Moved::Lagging => self.jump(key, GapReason::Lagged),
             Moved::Ended(reason) => self.dismiss(key, reason),
         }
+    }
+
+    /// Puts a subscriber in line who has more to be written than one turn allows.
+    fn fall_behind(&mut self, key: usize) {
+        let Some(sitter) = self.sitters.get_mut(key) else { return };
+        if !sitter.behind {
+            sitter.behind = true;
+            self.behind.push_back(key as u32);
+        }
+    }
+
+    /// Gives some of those who are behind a turn. Sweeps come in between: whoever is live does not
+    /// wait for a crowd that catches up.
+    pub(super) fn catch_up(&mut self) {
+        let (mut shared, mut done, now) = (None, Done::default(), self.now());
+        for _ in 0..CATCHING_UP {
+            let Some(key) = self.behind.pop_front() else { break };
+            let key = key as usize;
+            // It may have left, and another may have its number.
+            let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| sitter.behind) else {
+                continue;
+            };
+            sitter.behind = false;
+            let moved = self.advance(key, &mut shared, &mut done, now);
+            self.settle(key, moved);
+        }
+        self.count(&done);
     }
 
     /// The channel has something new: its room is swept, when it has rested.
@@ -170,7 +199,7 @@ impl Reactor {
         let (mut shared, mut done, now) = (None, Done::default(), self.now());
         for key in turn {
             let key = *key as usize;
-            if self.sitters.get(key).is_some_and(|sitter| !sitter.is_blocked()) {
+            if self.sitters.get(key).is_some_and(|sitter| !sitter.is_blocked() && !sitter.behind) {
                 let moved = self.advance(key, &mut shared, &mut done, now);
                 self.settle(key, moved);
             }
