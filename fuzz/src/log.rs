@@ -39,6 +39,7 @@ fn follow(hub: &Hub, selection: Selection, from: &StartFrom) -> Seen {
     let mut seen = Seen::default();
     let mut subscription = match hub.subscribe(selection, from, bounds) {
         Ok(Opened::Live(subscription)) => subscription,
+        Ok(Opened::Later(_)) => panic!("nothing is on disk"),
         Ok(Opened::Over) => return Seen { over: true, ..seen },
         Err(error) => panic!("a subscription is refused: {error}"),
     };
