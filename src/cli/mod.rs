@@ -59,7 +59,7 @@ enum Command {
     Config(config::Args),
     /// Make tokens to hand out, and API keys
     Token(token::Args),
-    /// Back up the channels of a hub, and publish them again
+    /// Back up the channels of a hub, publish them again; look into its directory
     Store(store::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),

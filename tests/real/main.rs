@@ -5,6 +5,8 @@ mod auth;
 mod browser;
 mod build_log;
 mod cli;
+mod golden;
+mod inspect;
 mod killed;
 mod process;
 mod schema;

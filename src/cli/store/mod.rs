@@ -1,11 +1,16 @@
-//! `fanfare store`: what a hub keeps, seen as a whole. `export` and `import` ask a hub that runs.
+//! `fanfare store`: what a hub keeps, seen as a whole. `export` and `import` ask a hub that runs;
+//! `check`, `stat` and `compact` look into the directory of one that does not.
 
 mod asker;
+mod check;
+mod compact;
+mod directory;
 mod export;
 mod import;
 mod line;
 mod output;
 mod progress;
+mod stat;
 
 use std::process::ExitCode;
 
@@ -22,11 +27,20 @@ enum Command {
     Export(export::Args),
     /// Publish what `export` has written, to the same hub or another
     Import(import::Args),
+    /// Say whether every byte of a stopped hub's directory is what was written
+    Check(check::Args),
+    /// Count what a stopped hub's directory holds, channel by channel
+    Stat(stat::Args),
+    /// Give back what is dead in a stopped hub's directory
+    Compact(compact::Args),
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Export(args) => export::run(args).await,
         Command::Import(args) => import::run(args).await,
+        Command::Check(args) => check::run(args),
+        Command::Stat(args) => stat::run(args),
+        Command::Compact(args) => compact::run(args),
     }
 }

@@ -94,6 +94,12 @@ impl Identity {
         serde_json::from_slice(&text).map(Some).map_err(|why| foreign(&why))
     }
 
+    /// Whether the machine may have gone down while a hub had the directory. A start of the machine
+    /// that has no name may be another one.
+    pub(super) fn tells_of_power_cut(&self, boot: &str) -> bool {
+        !self.clean && (boot.is_empty() || *self.boot != *boot)
+    }
+
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), Fault> {
         // A person may look at it: one line per fact.
         let text = serde_json::to_vec_pretty(self).unwrap_or_default();

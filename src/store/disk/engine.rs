@@ -124,7 +124,7 @@ impl Engine {
         let (files, directory) = (&setup.files, setup.directory.clone());
         let known = Identity::load(&**files, &directory)?;
         let identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
-        let power_cut = !identity.clean && *identity.boot != *setup.boot;
+        let power_cut = identity.tells_of_power_cut(&setup.boot);
         let recovered = recovery::recover(&setup, identity.clean)?;
         let found = recovered.found(setup.receipts_since, power_cut);
         let (engine, journal) = Self::begin(setup, identity, recovered)?;

@@ -157,11 +157,13 @@ pub(super) fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A directory of the file system, which this process alone has.
+/// A directory of the file system. No hub has it meanwhile.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
     lock: fs::File,
+    /// Files are opened for reading alone.
+    only_read: bool,
 }
 
 impl Directory {
@@ -172,10 +174,28 @@ impl Directory {
         let mut options = fs::File::options();
         options.create(true).truncate(false).write(true);
         let lock = options.open(path.join(LOCK)).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
-            Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+        let locked = lock.try_lock();
+        Self { path: path.to_owned(), lock, only_read: false }.if_locked(locked)
+    }
+
+    /// Takes the directory to look at it, beside others who look. Works where nothing can be
+    /// written; a copy without the file of the lock has no hub that could be in the way.
+    pub(super) fn look(path: &Path) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io { path: path.to_owned(), error };
+        let lock = match fs::File::open(path.join(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::File::open(path),
+            opened => opened,
+        };
+        let lock = lock.map_err(failed)?;
+        let locked = lock.try_lock_shared();
+        Self { path: path.to_owned(), lock, only_read: true }.if_locked(locked)
+    }
+
+    fn if_locked(self, locked: Result<(), fs::TryLockError>) -> Result<Self, OpenError> {
+        match locked {
+            Ok(()) => Ok(self),
+            Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(self.path)),
+            Err(fs::TryLockError::Error(error)) => Err(OpenError::Io { path: self.path, error }),
         }
     }
 }
@@ -195,8 +215,8 @@ impl Files for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = fs::File::options().read(true).write(true).open(self.path.join(name))?;
-        Ok(Arc::new(file))
+        let mut options = fs::File::options();
+        Ok(Arc::new(options.read(true).write(!self.only_read).open(self.path.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

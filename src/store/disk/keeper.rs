@@ -2,9 +2,9 @@
 //! for room.
 //!
 //! What holds: what is new is synced, and has its name, before what it replaces is deleted. Before
-//! dead blocks vanish, a catalog says that they are below the floor of their stream. A file that
-//! cannot be read whole is neither sorted nor rewritten. A failure here for want of room is tried
-//! again later; nothing is lost by it.
+//! dead blocks vanish, a catalog says that they are below the floor of their stream, or a note that
+//! is synced says that the stream is gone. A file that cannot be read whole is neither sorted nor
+//! rewritten. A failure here for want of room is tried again later; nothing is lost by it.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::catalog::{Catalog, Role, name, parse_name};
 use super::engine::Engine;
 use super::files::Fault;
+use super::shelf::ShelfFile;
 use super::sorter::{self, Sorted};
 
 /// What waits for the keeper.
@@ -111,6 +112,22 @@ pub(super) fn tidy(engine: &Engine) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Sorts and rewrites every file of which anything is dead, and deletes those that are. Those that
+/// cannot be read whole stay as they are.
+pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
+    tidy(engine)?;
+    let catalogs = engine.chores.catalogs.lock();
+    let [.., older, newest] = catalogs[..] else {
+        return Ok(());
+    };
+    let shelf = engine.shelf.lock();
+    let worth = |file: &ShelfFile| !file.damaged && (!file.sorted || file.live < file.born);
+    let files = shelf.files.range(..older).filter(|(_, file)| worth(file));
+    let files: Vec<u32> = files.map(|(number, _)| *number).collect();
+    drop(shelf);
+    files.into_iter().try_for_each(|number| rewrite(engine, number, newest).map(drop))
+}
+
 /// Writes the catalog that waits; then only it and the one before it are needed.
 fn save_catalog(engine: &Engine, catalogs: &mut Vec<u32>) -> Result<(), Fault> {
     let Some(catalog) = engine.chores.inner.lock().catalog.take() else {
@@ -137,8 +154,12 @@ fn save_catalog(engine: &Engine, catalogs: &mut Vec<u32>) -> Result<(), Fault> {
 
 /// Writes the newest catalog anew, with the floors of now. What is dead may be deleted only then:
 /// else, older blocks of its streams would come back at the next start, with a hole behind them.
+/// What is dead because its stream is gone must stay gone: the note that says so is synced first.
 /// Returns whether it is done; a catalog that cannot be read waits for the next one.
 fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
+    if !engine.syncs.settle(engine) {
+        return Ok(false);
+    }
     let mut catalog = match Catalog::load(&*engine.files, newest) {
         Ok(catalog) => catalog,
         Err(why) => {

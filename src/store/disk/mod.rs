@@ -11,6 +11,7 @@ mod catalog;
 mod condition;
 mod engine;
 mod files;
+pub mod inspect;
 mod keeper;
 mod queue;
 mod reader;
@@ -309,12 +310,10 @@ impl Disk {
     ) -> Result<(Self, Found), OpenError> {
         let directory = config.path.clone();
         let files = Arc::new(Directory::take(&directory)?);
-        // Where it is not known, every start counts as one after a power cut.
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self::with(Setup {
             files,
             directory,
-            boot: boot.trim().to_owned(),
+            boot: this_boot(),
             config: config.clone(),
             tuning: Tuning::within(config.max_bytes.as_u64()),
             receipts_since,
@@ -403,6 +402,13 @@ impl Disk {
     pub fn close(&self) {
         self.engine().close();
     }
+}
+
+/// Names this start of the machine. Where it is not known, every start of a hub counts as one after
+/// a power cut.
+fn this_boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 #[cfg(test)]

@@ -67,9 +67,6 @@ impl Recovery<'_> {
         }
         self.forget_namesakes();
         self.shelf.raise_floors();
-        for file in self.shelf.files.values_mut() {
-            file.born = file.live;
-        }
         let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
         Ok(Recovered {
             shelf: std::mem::take(&mut self.shelf),
@@ -164,6 +161,7 @@ impl Recovery<'_> {
         let footer = if sorted && known { read_footer(&*file, number) } else { None };
         match footer {
             Some(rows) => rows.into_iter().for_each(|(stream, block)| {
+                self.shelf.count_born(&block);
                 self.shelf.add(stream, block, None);
             }),
             None => self.read_blocks(number, &name, &*file)?,
@@ -175,7 +173,7 @@ impl Recovery<'_> {
         let bytes = read_what_can_be(name, file)?;
         let parts = scan(&bytes);
         let newest = number == self.newest && parse_name(name) == Some((number, Role::Journal));
-        let torn = if newest { self.torn_at(&parts, bytes.len()) } else { None };
+        let torn = if newest { torn_at(&parts, bytes.len(), self.clean) } else { None };
         let end = torn.unwrap_or(bytes.len());
         if newest {
             self.cut(name, file, end, bytes.len())?;
@@ -195,20 +193,6 @@ impl Recovery<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Where the newest journal ends to be whole, if that is behind all that was surely synced.
-    fn torn_at(&self, parts: &[Part<'_>], size: usize) -> Option<usize> {
-        let told = |part: &Part<'_>| match part {
-            Part::Whole { block, .. } => block.header.synced,
-            Part::Broken { .. } => 0,
-        };
-        let told = parts.iter().map(told).max().unwrap_or_default();
-        let synced = if self.clean { size as u64 } else { told };
-        parts.iter().find_map(|part| match part {
-            Part::Broken { position, .. } if *position as u64 >= synced => Some(*position),
-            Part::Whole { .. } | Part::Broken { .. } => None,
-        })
     }
 
     /// Cuts the newest journal, and makes sure that what stays is on the disk: what is served must
@@ -246,6 +230,7 @@ impl Recovery<'_> {
             (BlockRef::of_block(block, number, position), block.last())
         {
             let first = block.header.base;
+            self.shelf.count_born(&shelved);
             self.shelf.add(stream, shelved, replays.then_some((first, last)));
         }
         if replays {
@@ -310,11 +295,26 @@ impl Recovery<'_> {
     }
 }
 
+/// Where the newest journal ends to be whole, if that is behind all that was surely synced; when it
+/// was closed cleanly, that is everything.
+pub(super) fn torn_at(parts: &[Part<'_>], size: usize, clean: bool) -> Option<usize> {
+    let told = |part: &Part<'_>| match part {
+        Part::Whole { block, .. } => block.header.synced,
+        Part::Broken { .. } => 0,
+    };
+    let told = parts.iter().map(told).max().unwrap_or_default();
+    let synced = if clean { size as u64 } else { told };
+    parts.iter().find_map(|part| match part {
+        Part::Broken { position, .. } if *position as u64 >= synced => Some(*position),
+        Part::Whole { .. } | Part::Broken { .. } => None,
+    })
+}
+
 /// Bytes that are given up when one of them cannot be read: a sector of most disks.
 const SECTOR: usize = 4096;
 
 /// A file, with zeros where it cannot be read: these are broken blocks like others.
-fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, Fault> {
+pub(super) fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, Fault> {
     let error = match read_all(file) {
         Ok(bytes) => return Ok(bytes),
         Err(error) => error,

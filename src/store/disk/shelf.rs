@@ -107,6 +107,11 @@ impl Shelved {
         }
     }
 
+    /// The blocks that are retained, in order. The floor may lie within the first.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &BlockRef> {
+        self.blocks.iter()
+    }
+
     /// Takes a block that lies behind all that are here; refuses any other.
     fn push(&mut self, block: BlockRef) -> bool {
         let behind = match self.blocks.back() {
@@ -268,7 +273,7 @@ pub(super) struct ShelfFile {
     pub(super) bytes: u64,
     /// Bytes of blocks that are on the shelf.
     pub(super) live: u64,
-    /// The same when the file was written or opened.
+    /// Bytes of its blocks with events when it was written, also of those that have died since.
     pub(super) born: u64,
     /// It cannot be read whole: whatever can be read of it stays where it is.
     pub(super) damaged: bool,
@@ -314,6 +319,13 @@ impl Shelf {
             self.count_live(&block);
         }
         taken
+    }
+
+    /// A file has this block, alive or not.
+    pub(super) fn count_born(&mut self, block: &BlockRef) {
+        if let Some(file) = self.files.get_mut(&block.file) {
+            file.born += u64::from(block.length);
+        }
     }
 
     fn count_live(&mut self, block: &BlockRef) {

@@ -37,6 +37,8 @@ struct Waiting {
 pub(super) struct Syncs {
     state: Mutex<State>,
     wake: Condvar,
+    /// For those who wait until something is synced.
+    settled: Condvar,
 }
 
 struct State {
@@ -48,6 +50,8 @@ struct State {
     name: String,
     written: u64,
     synced: u64,
+    /// Somebody waits until all up to here is synced.
+    wanted: u64,
     /// When the first byte was written that is not synced.
     since: Option<Duration>,
     closed: bool,
@@ -69,10 +73,32 @@ impl Syncs {
             name,
             written: 0,
             synced: 0,
+            wanted: 0,
             since: None,
             closed: false,
         };
-        Self { state: Mutex::new(state), wake: Condvar::new() }
+        Self { state: Mutex::new(state), wake: Condvar::new(), settled: Condvar::new() }
+    }
+
+    /// Everything up to here is written. Said before anybody can see what it changes, so that
+    /// whoever sees it can wait until it is synced.
+    pub(super) fn wrote(&self, written: u64) {
+        self.state.lock().wrote(written);
+    }
+
+    /// Waits until all that is written by now is synced. Returns whether it is.
+    pub(super) fn settle(&self, engine: &Engine) -> bool {
+        let mut state = self.state.lock();
+        let up_to = state.written;
+        state.wanted = state.wanted.max(up_to);
+        self.wake.notify_one();
+        while state.synced < up_to {
+            if engine.condition.check() == Err(Refused::Failed) {
+                return false;
+            }
+            self.settled.wait(&mut state);
+        }
+        true
     }
 
     /// Everything up to here is written; these are to be told when it is time for each.
@@ -85,10 +111,7 @@ impl Syncs {
         now.into_iter().for_each(Answer::tell);
         let mut state = self.state.lock();
         state.waiting.extend(later.into_iter().map(|answer| Waiting { answer, written }));
-        if written > state.written {
-            state.written = written;
-            state.since.get_or_insert_with(monotonic);
-        }
+        state.wrote(written);
         self.wake.notify_one();
     }
 
@@ -99,6 +122,7 @@ impl Syncs {
         state.synced = state.written;
         state.since = None;
         self.wake.notify_one();
+        self.settled.notify_all();
     }
 
     /// Bytes that are known to be synced.
@@ -116,6 +140,7 @@ impl Syncs {
         // The lock makes sure that nobody is between looking and waiting.
         let _state = self.state.lock();
         self.wake.notify_one();
+        self.settled.notify_all();
     }
 
     pub(super) fn close(&self) {
@@ -152,6 +177,7 @@ impl Syncs {
         let mut state = self.state.lock();
         state.synced = state.synced.max(up_to);
         state.since = (state.synced < state.written).then_some(began);
+        self.settled.notify_all();
     }
 
     /// Tells those who waited; only then may others of their streams be told without waiting.
@@ -171,6 +197,13 @@ impl Syncs {
 }
 
 impl State {
+    fn wrote(&mut self, written: u64) {
+        if written > self.written {
+            self.written = written;
+            self.since.get_or_insert_with(monotonic);
+        }
+    }
+
     /// Whether the answer waits for a sync, or for an earlier answer of its stream. If so, it is
     /// counted.
     fn must_wait(&mut self, answer: &Answer) -> bool {
@@ -193,7 +226,8 @@ impl State {
         }
         let unsynced = self.written > self.synced && !failed;
         let is_old = || self.since.is_some_and(|since| monotonic() >= since + interval);
-        if unsynced && (!self.waiting.is_empty() || self.closed || is_old()) {
+        let wanted = !self.waiting.is_empty() || self.wanted > self.synced;
+        if unsynced && (wanted || self.closed || is_old()) {
             return Some(Step::Sync);
         }
         self.closed.then_some(Step::End)

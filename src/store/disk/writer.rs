@@ -178,6 +178,7 @@ impl Writer {
         }
         self.journal.position += self.buffer.len() as u64;
         self.engine.metrics.store_wrote(self.buffer.len() as u64);
+        self.engine.syncs.wrote(self.journal.written());
         let mut shelf = self.engine.shelf.lock();
         if let Some(file) = shelf.files.get_mut(&self.journal.number) {
             file.bytes = self.journal.position;

@@ -2,6 +2,9 @@
 
 use super::support::*;
 use crate::position::Offset;
+use crate::store::disk::engine::Setup;
+use crate::store::disk::files::Directory;
+use crate::store::disk::{Disk, StreamId, keeper};
 use crate::store::disk::{Durability, Found, Health, OpenError, Piece, Place, Record, Refused};
 use crate::store::{Mark, Retention};
 use std::time::Duration;
@@ -200,6 +203,55 @@ fn copy(from: &std::path::Path) -> tempfile::TempDir {
         std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
     }
     to
+}
+
+/// Where the machine does not name its starts, two of them look alike.
+#[test]
+fn a_start_of_the_machine_that_has_no_name_may_be_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = |path: &std::path::Path, boot: &str| {
+        let files = std::sync::Arc::new(Directory::take(path).unwrap());
+        let boot = boot.to_owned();
+        Disk::with(Setup { boot, ..setup(files, path) }).unwrap()
+    };
+    for (boot, power_cut) in [("", true), ("this one", false)] {
+        let (disk, _) = opened(directory.path(), boot);
+        let crashed = copy(directory.path());
+        assert_eq!(opened(crashed.path(), boot).1.power_cut, power_cut, "{boot:?}");
+        disk.close();
+        let (disk, found) = opened(directory.path(), boot);
+        assert!(!found.power_cut, "it was closed cleanly");
+        disk.close();
+    }
+}
+
+#[test]
+fn a_sorted_file_that_dies_over_several_lives_is_rewritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let sorted = directory.path().join("0000000000000001.seg");
+    let (disk, _) = open(directory.path());
+    for name in ["a", "b", "c", "d", "e"] {
+        let stream = disk.new_stream();
+        write(&disk, begin(stream, name), Async).unwrap();
+        write(&disk, events(stream, run(Mark::default(), &[7])), Async).unwrap();
+    }
+    disk.close();
+    let size = || std::fs::metadata(&sorted).unwrap().len();
+    let live = |dying: &[u64]| {
+        let (disk, _) = open(directory.path());
+        for stream in dying {
+            write(&disk, Record::Gone { stream: StreamId(*stream) }, Async).unwrap();
+        }
+        keeper::tidy(disk.engine()).unwrap();
+        disk.close();
+    };
+    live(&[]);
+    live(&[]);
+    let whole = size();
+    live(&[1, 2]);
+    assert_eq!(size(), whole, "more than half of it is alive");
+    live(&[3]);
+    assert!(size() < whole * 2 / 3, "{} of {whole}", size());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::fake::{Disk as FakeDisk, Fate};
 use super::support::*;
 use crate::position::{Epoch, Offset};
+use crate::store::disk::inspect::Looked;
 use crate::store::disk::{Disk, Durability, Found, Health, Record, Refused, StreamId, keeper};
 use crate::store::{Mark, Retention};
 use std::sync::Arc;
@@ -13,34 +14,49 @@ use std::time::Duration;
 
 /// What a hub knows of its streams. What it is told behind a crash does not count: nobody lived to
 /// hear it.
-#[derive(Debug, Default)]
-struct Hub {
-    files: FakeDisk,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hub {
+    pub(super) files: FakeDisk,
     ends: BTreeMap<u64, Mark>,
-    offered: BTreeMap<u64, Offered>,
+    pub(super) offered: BTreeMap<u64, Offered>,
     next: u64,
+    /// The same, when last somebody lived to hear of it.
+    given: u64,
     epoch: Option<Epoch>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     Refused,
     Written,
     Synced,
 }
 
-#[derive(Debug, Default)]
-struct Offered {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Offered {
     /// Whether it was acknowledged that the stream has begun.
     begun: bool,
     /// Offsets that were handed in, and what was told of them.
     events: Vec<(u64, Told)>,
     /// Whether it was given up, and that was acknowledged.
     gone: Option<bool>,
+    /// Retention has passed over all up to here.
+    trimmed: Offset,
+    /// Whether its end was handed in, and that was acknowledged as synced.
+    ended: Option<bool>,
 }
 
 impl Hub {
-    fn begin(&mut self, disk: &Disk, name: &str) -> Option<u64> {
+    pub(super) fn of(files: &FakeDisk) -> Self {
+        Self { files: files.clone(), ..Self::default() }
+    }
+
+    /// Lives on with a disk that was left behind.
+    pub(super) fn on(&self, files: &FakeDisk) -> Self {
+        Self { files: files.clone(), ..self.clone() }
+    }
+
+    pub(super) fn begin(&mut self, disk: &Disk, name: &str) -> Option<u64> {
         let stream = disk.new_stream();
         let begun = write(disk, begin(stream, name), Durability::Sync);
         begun.is_ok().then(|| {
@@ -51,13 +67,45 @@ impl Hub {
         })
     }
 
-    fn publish(&mut self, disk: &Disk, stream: u64, count: u64, durability: Durability) {
-        let Some(end) = self.ends.get(&stream).copied() else { return };
+    pub(super) fn publish(&mut self, disk: &Disk, stream: u64, count: u64, how: Durability) {
+        self.hand_in(disk, stream, count, how, None);
+    }
+
+    /// The last event of a stream, with which it ends.
+    pub(super) fn end(&mut self, disk: &Disk, stream: u64) {
+        let told = self.hand_in(disk, stream, 1, Durability::Sync, Some("complete".into()));
+        if let Some(offered) = self.offered.get_mut(&stream) {
+            offered.ended = Some(told == Some(Told::Synced));
+        }
+    }
+
+    pub(super) fn trim(&mut self, disk: &Disk, stream: u64, max_events: u64) {
+        let retention = Retention { max_events, max_bytes: u64::MAX, max_age: Duration::MAX };
+        let floor = disk.trim(StreamId(stream), &retention, 0);
+        if let Some(offered) = self.offered.get_mut(&stream) {
+            offered.trimmed = offered.trimmed.max(floor.behind);
+        }
+    }
+
+    fn hand_in(
+        &mut self,
+        disk: &Disk,
+        stream: u64,
+        count: u64,
+        durability: Durability,
+        state: Option<Box<str>>,
+    ) -> Option<Told> {
+        let end = self.ends.get(&stream).copied()?;
         let offsets: Vec<u64> = (0..count).map(|step| self.next + step).collect();
         self.next += count;
+        if !self.files.crashed() {
+            self.given = self.next;
+        }
         disk.note_offset(Offset(self.next - 1));
         let run = run(end, &offsets);
-        let outcome = write(disk, events(StreamId(stream), run.clone()), durability);
+        let id = StreamId(stream);
+        let record = Record::Events { stream: id, run: run.clone(), state, receipt: None };
+        let outcome = write(disk, record, durability);
         let offered = &mut self.offered.get_mut(&stream).unwrap().events;
         let told = match outcome {
             Err(_) => Told::Refused,
@@ -73,9 +121,10 @@ impl Hub {
         if outcome.is_ok() {
             self.ends.insert(stream, run.end());
         }
+        Some(told)
     }
 
-    fn leave(&mut self, disk: &Disk, stream: u64) {
+    pub(super) fn leave(&mut self, disk: &Disk, stream: u64) {
         if self.ends.contains_key(&stream) {
             let gone = write(disk, Record::Gone { stream: StreamId(stream) }, Durability::Sync);
             let gone = gone.is_ok() && !self.files.crashed();
@@ -85,8 +134,8 @@ impl Hub {
     }
 }
 
-/// A life with all that can happen in one.
-fn life(disk: &Disk, hub: &mut Hub) {
+/// A life with all that can happen in a first one.
+pub(super) fn life(disk: &Disk, hub: &mut Hub) {
     hub.next = hub.next.max(disk.first_offset().0);
     hub.epoch = Some(disk.epoch());
     let a = hub.begin(disk, "a").unwrap_or_default();
@@ -106,29 +155,33 @@ fn life(disk: &Disk, hub: &mut Hub) {
     let _ = keeper::tidy(disk.engine());
 }
 
-fn start(files: &FakeDisk) -> Option<(Disk, Found)> {
+pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Found)> {
     Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).ok()
 }
 
 /// What must hold of a directory that was left behind, whatever happened.
-fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
+pub(super) fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
+    nothing_is_damaged(files, what);
     let (disk, found) = start(files).unwrap_or_else(|| panic!("{what}: it opens"));
     assert_eq!(disk.health(), Health::Good);
     for (stream, offered) in &hub.offered {
-        let there = found.streams.iter().any(|found| found.id.0 == *stream);
+        let there = found.streams.iter().find(|found| found.id.0 == *stream);
         match offered.gone {
-            Some(true) => assert!(!there, "{what}: {stream} is gone"),
+            Some(true) => assert!(there.is_none(), "{what}: {stream} is gone"),
             Some(false) => {}
-            None => assert!(there || !offered.begun, "{what}: {stream} is there"),
+            None => assert!(there.is_some() || !offered.begun, "{what}: {stream} is there"),
         }
-        if !there {
-            continue;
-        }
-        let (read, holes) = read_all(&disk, StreamId(*stream), 0);
+        let Some(there) = there else { continue };
+        let floor = there.floor;
+        assert!(floor.behind <= offered.trimmed, "{what}: {stream}: {floor:?}: {offered:?}");
+        let (read, holes) = read_all(&disk, StreamId(*stream), floor.mark.seq);
+        let ended = there.state.is_some();
+        assert!(ended || offered.ended != Some(true), "{what}: {stream} has ended");
+        assert!(!ended || offered.ended.is_some(), "{what}: {stream} has not ended");
         assert_eq!(holes, 0, "{what}: no hole in {stream}");
         assert!(read.is_sorted_by(|one, next| one < next), "{what}: in order, once: {read:?}");
         for (offset, told) in &offered.events {
-            let found = read.contains(offset);
+            let found = read.contains(offset) || *offset <= offered.trimmed.0;
             assert!(
                 found || *told != Told::Synced,
                 "{what}: {offset} of {stream} was acknowledged: {read:?}"
@@ -139,13 +192,26 @@ fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
         assert_eq!(strange, None, "{what}");
     }
     if hub.epoch == Some(disk.epoch()) {
-        assert!(disk.first_offset().0 >= hub.next, "{what}: offsets go on");
+        assert!(disk.first_offset().0 >= hub.given, "{what}: offsets go on");
     }
     // It goes on as if nothing had happened.
     let mut after = Hub { next: disk.first_offset().0, ..Hub::default() };
     let stream = after.begin(&disk, "after").unwrap();
     after.publish(&disk, stream, 3, Durability::Sync);
     assert_eq!(read_all(&disk, StreamId(stream), 0).0.len(), 3, "{what}");
+}
+
+/// Whatever a crash has left, `fanfare store check` calls it no damage, and leaves it as it is.
+fn nothing_is_damaged(files: &FakeDisk, what: &str) {
+    if !files.names().iter().any(|name| name == "fanfare.store") {
+        return;
+    }
+    let contents = || files.names().into_iter().map(|name| (files.bytes(&name), name));
+    let before: Vec<_> = contents().collect();
+    let path = Path::new("/fake");
+    let checked = Looked::into(Arc::new(files.clone()), path).unwrap().check(path).unwrap();
+    assert_eq!(checked.damages(), 0, "{what}: {:#?}", checked.findings);
+    assert!(contents().eq(before), "{what}: checking changes nothing");
 }
 
 /// How many changes a whole life makes.

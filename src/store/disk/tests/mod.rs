@@ -4,5 +4,7 @@ mod basics;
 mod damage;
 mod fake;
 mod faults;
+mod golden;
+mod lives;
 mod model;
 mod support;

@@ -1,0 +1,411 @@
+//! Whether a directory is whole: every byte of every file is read.
+//!
+//! What is not damage: a torn end of the newest journal, files that a crash has left behind, and
+//! blocks that are dead. What recovery would do with a directory decides what counts; beyond that,
+//! here the blocks of sorted files are read too, and the blocks of each stream have to join.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::{Looked, held};
+use crate::channel::ChannelName;
+use crate::position::Offset;
+use crate::store::Mark;
+use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
+use crate::store::disk::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
+use crate::store::disk::files::{Fault, File, read_all};
+use crate::store::disk::recovery::{read_what_can_be, torn_at};
+use crate::store::disk::shelf::{BlockRef, Shelved};
+use crate::store::disk::sorter::read_footer;
+use crate::store::disk::{OpenError, StreamId};
+
+/// What was found in a directory.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// What is not as it should be, or worth a word.
+    pub findings: Vec<Finding>,
+    /// What was looked at.
+    pub totals: Totals,
+}
+
+impl Checked {
+    /// How many of the findings are damage.
+    #[must_use]
+    pub fn damages(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.damage).count()
+    }
+}
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file.
+    pub file: String,
+    /// Where in the file.
+    pub offset: u64,
+    /// How many bytes it is about; 0 for a place between two blocks.
+    pub bytes: u64,
+    /// The channel, if that is known.
+    pub channel: Option<ChannelName>,
+    /// What it is.
+    pub what: String,
+    /// Something was whole once, and is not now.
+    pub damage: bool,
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Files of the store.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Blocks, whole or not.
+    pub blocks: u64,
+    /// Channels.
+    pub channels: u64,
+    /// Events that are retained.
+    pub events: u64,
+}
+
+/// Reads every byte of every file. Changes nothing.
+///
+/// # Errors
+/// The directory cannot be checked; see [`OpenError`].
+pub fn check(path: &Path) -> Result<Checked, OpenError> {
+    Looked::at(path)?.check(path)
+}
+
+impl Looked {
+    pub(in crate::store::disk) fn check(self, path: &Path) -> Result<Checked, OpenError> {
+        let streams = self.recovered.shelf.streams.iter();
+        let names = streams.map(|(id, stream)| (*id, stream.name.clone())).collect();
+        let (links, found) = (HashMap::new(), Checked::default());
+        let mut check = Check { looked: &self, names, links, found };
+        check.run().map_err(|fault| fault.in_directory(path))?;
+        Ok(check.found)
+    }
+}
+
+/// A block of events, or one that was.
+struct Link {
+    block: BlockRef,
+    lost: bool,
+}
+
+struct Check<'a> {
+    looked: &'a Looked,
+    /// Also of those that are gone, as far as files tell.
+    names: HashMap<StreamId, ChannelName>,
+    /// The blocks of each stream in the sequence of the files.
+    links: HashMap<StreamId, Vec<Link>>,
+    found: Checked,
+}
+
+impl Check<'_> {
+    fn run(&mut self) -> Result<(), Fault> {
+        let (mut events, mut catalogs) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
+        for name in self.looked.files.list().map_err(Fault::of(""))? {
+            match parse_name(&name) {
+                Some((number, Role::Catalog)) => catalogs.push(number),
+                Some((number, role)) => events.entry(number).or_default().push(role),
+                None => self.no_number(&name)?,
+            }
+        }
+        catalogs.sort_unstable();
+        catalogs.into_iter().try_for_each(|number| self.catalog(number))?;
+        let newest = events.keys().last().copied();
+        for (number, roles) in events {
+            roles.into_iter().try_for_each(|role| self.events(number, role, newest))?;
+        }
+        self.streams();
+        Ok(())
+    }
+
+    /// The identity, which was read to come here; the lock; and what is not a store's.
+    fn no_number(&mut self, name: &str) -> Result<(), Fault> {
+        if !is_ours(name) {
+            self.remark(name, 0, "no file of the store: nobody looks at it".to_owned());
+            return Ok(());
+        }
+        let file = self.looked.files.open(name).map_err(Fault::of(name))?;
+        let size = file.size().map_err(Fault::of(name))?;
+        if is_unfinished(name) {
+            self.remark(name, size, "left unfinished by a crash: deleted at the next start".into());
+        }
+        self.count(size);
+        Ok(())
+    }
+
+    fn catalog(&mut self, number: u32) -> Result<(), Fault> {
+        let name = name(number, Role::Catalog);
+        let file = self.looked.files.open(&name).map_err(Fault::of(&name))?;
+        let size = file.size().map_err(Fault::of(&name))?;
+        self.count(size);
+        self.found.totals.blocks += 1;
+        if let Err(why) = Catalog::load(&*self.looked.files, number) {
+            let what = format!("the catalog is broken: {why}");
+            self.damage(Place { file: &name, offset: 0, bytes: size }, None, what);
+        } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| behind_first(&bytes)) {
+            let (offset, bytes) = (extra as u64, size - extra as u64);
+            let what = "there is something behind the catalog".to_owned();
+            self.damage(Place { file: &name, offset, bytes }, None, what);
+        }
+        Ok(())
+    }
+
+    /// A file with events. The one that another has replaced goes at the next start, whatever is
+    /// wrong with it.
+    fn events(&mut self, number: u32, role: Role, newest: Option<u32>) -> Result<(), Fault> {
+        let name = name(number, role);
+        let file = self.looked.files.open(&name).map_err(Fault::of(&name))?;
+        let bytes = match read_all(&*file) {
+            Ok(bytes) => bytes,
+            Err(_) => read_what_can_be(&name, &*file)?,
+        };
+        self.count(bytes.len() as u64);
+        let counts = self.looked.recovered.shelf.files.get(&number);
+        if counts.is_none_or(|counts| counts.name != name) {
+            let what = "left by a crash, beside the file that counts: deleted at the next start";
+            self.remark(&name, bytes.len() as u64, what.to_owned());
+            return Ok(());
+        }
+        let parts = scan(&bytes);
+        let clean = self.looked.identity.clean;
+        let may_be_torn = newest == Some(number) && role == Role::Journal;
+        let torn = if may_be_torn { torn_at(&parts, bytes.len(), clean) } else { None };
+        let end = torn.unwrap_or(bytes.len());
+        let whole = self.parts(FileAt { number, role, name: &name }, &parts, end);
+        if let Some(torn) = torn {
+            let left = (bytes.len() - torn) as u64;
+            let what = "torn, as a crash leaves it: cut off at the next start, and no damage";
+            self.tell(Place { file: &name, offset: torn as u64, bytes: left }, what.to_owned());
+        }
+        if role == Role::Sorted {
+            self.footer(&name, &*file, number, &whole, bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Looks at all before `end`. Returns the blocks of events that are whole.
+    fn parts(&mut self, file: FileAt<'_>, parts: &[Part<'_>], end: usize) -> Rows {
+        let mut rows = Rows::new();
+        for part in parts {
+            match part {
+                Part::Whole { position, block } if *position < end => {
+                    self.found.totals.blocks += 1;
+                    rows.extend(self.whole(file, *position as u64, block));
+                }
+                Part::Broken { position, end: to, header } if *position < end => {
+                    self.found.totals.blocks += 1;
+                    let (offset, bytes) = (*position as u64, (to - position) as u64);
+                    self.broken(file, Place { file: file.name, offset, bytes }, header.as_ref());
+                }
+                Part::Whole { .. } | Part::Broken { .. } => {}
+            }
+        }
+        rows
+    }
+
+    /// A block whose checksums are right. Its text has to be one, too.
+    fn whole(
+        &mut self,
+        file: FileAt<'_>,
+        position: u64,
+        block: &Block<'_>,
+    ) -> Option<(StreamId, BlockRef)> {
+        let Header { kind, stream, .. } = block.header;
+        let understood = match kind {
+            Kind::Events => Trailer::parse(block.trailer()).is_some(),
+            Kind::Note => self.note(stream, block.trailer()),
+            Kind::Footer | Kind::End => file.role == Role::Sorted,
+            Kind::Catalog => false,
+        };
+        if !understood {
+            let bytes = block.header.length() as u64;
+            let place = Place { file: file.name, offset: position, bytes };
+            let what = "the block is whole, and is none that belongs here".to_owned();
+            self.damage(place, self.names.get(&stream).cloned(), what);
+        }
+        let events = kind == Kind::Events;
+        let block = BlockRef::of_block(block, file.number, position).filter(|_| events)?;
+        self.links.entry(stream).or_default().push(Link { block, lost: false });
+        Some((stream, block))
+    }
+
+    /// Whether a note is one; remembers what it says.
+    fn note(&mut self, stream: StreamId, text: &[u8]) -> bool {
+        match serde_json::from_slice(text) {
+            Ok(Note::Stream { name, .. }) => {
+                let name = name.parse().ok();
+                let known = name.is_some();
+                name.map(|name| self.names.entry(stream).or_insert(name));
+                known
+            }
+            Ok(Note::Gone {} | Note::Receipt(_)) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn broken(&mut self, file: FileAt<'_>, place: Place<'_>, header: Option<&Header>) {
+        let Some(header) = header else {
+            let what = "not readable as blocks; whose they were is not known".to_owned();
+            self.damage(place, None, what);
+            return;
+        };
+        let channel = self.names.get(&header.stream).cloned();
+        let lost = BlockRef::new(header, header.base, file.number, place.offset);
+        let what = match header.kind {
+            Kind::Events => self.lost(header, &lost),
+            Kind::Note => "a broken block: what it said of a channel is lost".to_owned(),
+            Kind::Footer | Kind::End => "a broken block of the file's index".to_owned(),
+            Kind::Catalog => "a broken block".to_owned(),
+        };
+        if header.kind == Kind::Events {
+            self.links.entry(header.stream).or_default().push(Link { block: lost, lost: true });
+        }
+        self.damage(place, channel, what);
+    }
+
+    fn lost(&self, header: &Header, lost: &BlockRef) -> String {
+        let stream = self.looked.recovered.shelf.streams.get(&header.stream);
+        let alive = stream.is_some_and(|stream| lost.end().seq > stream.floor.mark.seq);
+        // Where everything before it is gone, the floor has been raised past what is lost.
+        let (count, offset) = (header.count, header.base.offset.0);
+        let dead = if stream.is_none() { "; they were dead already" } else { "" };
+        let at_floor =
+            if alive || stream.is_none() { "" } else { "; none before them is retained" };
+        format!("a broken block: {count} events from offset {offset} on are lost{dead}{at_floor}")
+    }
+
+    /// What the index of a sorted file says has to be what is there.
+    fn footer(&mut self, name: &str, file: &dyn File, number: u32, whole: &Rows, size: u64) {
+        let place = Place { file: name, offset: 0, bytes: size };
+        match read_footer(file, number) {
+            None => self.damage(place, None, "the file's index cannot be read".to_owned()),
+            Some(mut rows) => {
+                // A block that is broken was told of already.
+                rows.retain(|row| !self.is_told(name, u64::from(row.1.position)));
+                if rows != *whole {
+                    let what = "the file's index says something else than its blocks".to_owned();
+                    self.damage(place, None, what);
+                }
+            }
+        }
+    }
+
+    /// Whether it was said that this byte is damaged.
+    fn is_told(&self, file: &str, byte: u64) -> bool {
+        let mut findings = self.found.findings.iter().filter(|finding| finding.file == file);
+        findings.any(|it| (it.offset..it.offset + it.bytes).contains(&byte))
+    }
+
+    /// Whether the blocks of each stream join, from its floor to its end.
+    fn streams(&mut self) {
+        let shelf = &self.looked.recovered.shelf;
+        let mut streams: Vec<_> = shelf.streams.iter().collect();
+        streams.sort_unstable_by_key(|(id, _)| **id);
+        for (id, stream) in streams {
+            self.found.totals.channels += 1;
+            self.found.totals.events += held(stream).0;
+            let links = self.links.remove(id).unwrap_or_default();
+            self.joins(stream, &links);
+        }
+    }
+
+    fn joins(&mut self, stream: &Shelved, links: &[Link]) {
+        let floor = stream.floor.mark;
+        let (mut end, mut offset) = (floor, stream.floor.behind);
+        let retained = links.iter().filter(|link| link.block.end().seq > floor.seq);
+        for (at, Link { block, lost }) in retained.enumerate() {
+            if let Some(what) = wrong_behind(end, offset, at == 0, block) {
+                self.damage_at(stream, block, what);
+            }
+            end = end.max(block.end());
+            // Of a broken block, the last offset is not known.
+            offset = if *lost { block.first_offset } else { block.last_offset };
+        }
+        if end.seq < stream.end.seq {
+            let (what, last) =
+                (missing(stream.end.seq - end.seq, "behind this block"), links.last());
+            match last {
+                Some(last) => self.damage_at(stream, &last.block, what),
+                None => self.damage(Place::default(), Some(stream.name.clone()), what),
+            }
+        }
+    }
+
+    fn damage_at(&mut self, stream: &Shelved, block: &BlockRef, what: String) {
+        let file = self.looked.recovered.shelf.files.get(&block.file);
+        let file = file.map_or("", |file| &file.name);
+        let offset = u64::from(block.position);
+        self.damage(Place { file, offset, bytes: 0 }, Some(stream.name.clone()), what);
+    }
+
+    fn damage(&mut self, place: Place<'_>, channel: Option<ChannelName>, what: String) {
+        self.found.findings.push(Finding { channel, damage: true, ..place.finding(what) });
+    }
+
+    /// Something that is no damage, at a place.
+    fn tell(&mut self, place: Place<'_>, what: String) {
+        self.found.findings.push(place.finding(what));
+    }
+
+    /// The same of a whole file.
+    fn remark(&mut self, file: &str, bytes: u64, what: String) {
+        self.tell(Place { file, offset: 0, bytes }, what);
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.found.totals.files += 1;
+        self.found.totals.bytes += bytes;
+    }
+}
+
+/// Blocks of events of one file.
+type Rows = Vec<(StreamId, BlockRef)>;
+
+/// The file that is looked at.
+#[derive(Clone, Copy)]
+struct FileAt<'a> {
+    number: u32,
+    role: Role,
+    name: &'a str,
+}
+
+/// Where something was found.
+#[derive(Clone, Copy, Default)]
+struct Place<'a> {
+    file: &'a str,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Place<'_> {
+    fn finding(self, what: String) -> Finding {
+        let (file, offset, bytes) = (self.file.to_owned(), self.offset, self.bytes);
+        Finding { file, offset, bytes, channel: None, what, damage: false }
+    }
+}
+
+/// What is wrong with a block behind this place. Of the first, a part may be below the floor.
+fn wrong_behind(end: Mark, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
+    if block.first.seq > end.seq {
+        return Some(missing(block.first.seq - end.seq, "before this block"));
+    }
+    if first {
+        return None;
+    }
+    let wrong = block.first != end || block.first_offset <= offset;
+    wrong.then(|| "the block does not follow on the one before it".to_owned())
+}
+
+fn missing(events: u64, place: &str) -> String {
+    format!("{events} events are missing {place}")
+}
+
+/// Where the first block ends, if there is something behind it.
+fn behind_first(bytes: &[u8]) -> Option<usize> {
+    let length = Block::parse(bytes).ok()?.header.length();
+    (length < bytes.len()).then_some(length)
+}

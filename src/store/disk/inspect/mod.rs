@@ -1,0 +1,66 @@
+//! Looking into a directory whose hub is not running: is it whole, what does it hold, and how much
+//! of it is dead.
+//!
+//! What holds: looking changes nothing. It goes through recovery itself, on files that cannot be
+//! written, so that what is said here is what a start would find.
+
+mod check;
+mod compact;
+mod stat;
+mod untouched;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use check::{Checked, Finding, Totals, check};
+pub use compact::{CompactError, Compacted, compact};
+pub use stat::{ChannelStat, FileStat, Stat, stat};
+
+use super::catalog::Identity;
+use super::engine::{Setup, Tuning};
+use super::files::{Directory, Files};
+use super::recovery::{self, Recovered};
+use super::shelf::Shelved;
+use super::{Config, OpenError};
+use crate::telemetry::Metrics;
+use untouched::Untouched;
+
+/// A directory that is looked at.
+pub(super) struct Looked {
+    files: Arc<dyn Files>,
+    identity: Identity,
+    /// What a start would find.
+    recovered: Recovered,
+}
+
+impl Looked {
+    fn at(path: &Path) -> Result<Self, OpenError> {
+        Self::into(Arc::new(Directory::look(path)?), path)
+    }
+
+    pub(super) fn into(files: Arc<dyn Files>, path: &Path) -> Result<Self, OpenError> {
+        let files: Arc<dyn Files> = Arc::new(Untouched(files));
+        let identity = Identity::load(&*files, path)?.ok_or_else(|| OpenError::Foreign {
+            path: path.to_owned(),
+            why: "it is empty".to_owned(),
+        })?;
+        let setup = Setup {
+            files: files.clone(),
+            directory: path.to_owned(),
+            boot: String::new(),
+            config: Config::default(),
+            tuning: Tuning::default(),
+            receipts_since: 0,
+            metrics: Arc::new(Metrics::new()),
+        };
+        let recovered = recovery::recover(&setup, identity.clean)?;
+        Ok(Self { files, identity, recovered })
+    }
+}
+
+/// Events of a stream that are retained, and bytes of their frames.
+fn held(stream: &Shelved) -> (u64, u64) {
+    let floor = stream.floor.mark;
+    let pieces = stream.blocks().map(|block| block.first.max(floor).behind(block.end()));
+    pieces.fold((0, 0), |(events, bytes), piece| (events + piece.seq, bytes + piece.byte))
+}
