@@ -25,13 +25,16 @@ pub type Handler = Arc<dyn Fn(Request, String) -> Answer + Send + Sync>;
 pub fn handler<S, F, R>(state: &S, answer: F) -> Handler
 where
     S: Clone + Send + Sync + 'static,
-    F: Fn(S, Request, String) -> R + Send + Sync + 'static,
+    F: Fn(S, Request, String) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Response, Problem>> + Send + 'static,
 {
     let state = state.clone();
     Arc::new(move |request, rest| {
-        let answer = answer(state.clone(), request, rest);
-        Box::pin(async move { answer.await.unwrap_or_else(Problem::into_response) })
+        let (answer, state) = (answer.clone(), state.clone());
+        // Called inside, or the future of the answer, which is large, would be there twice.
+        Box::pin(async move {
+            answer(state, request, rest).await.unwrap_or_else(Problem::into_response)
+        })
     })
 }
 

@@ -24,11 +24,14 @@ struct Pool {
 }
 
 impl Workers {
-    /// Starts the threads; zero for one per core.
+    /// Starts the threads; zero for one per core. Each begins with this task.
     ///
     /// # Errors
     /// They cannot be started.
-    pub fn start(count: usize) -> io::Result<Self> {
+    pub fn start<T>(count: usize, on_each: impl Fn() -> T) -> io::Result<Self>
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
         let count = match count {
             0 => std::thread::available_parallelism()?.get(),
             count => count,
@@ -40,6 +43,7 @@ impl Workers {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             pool.handles.push(runtime.handle().clone());
             let stopped = pool.stop.clone().cancelled_owned();
+            runtime.spawn(on_each());
             let thread = std::thread::Builder::new().name(format!("http-{number}"));
             pool.threads.push(thread.spawn(move || runtime.block_on(stopped))?);
         }

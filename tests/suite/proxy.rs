@@ -50,7 +50,7 @@ impl Mirror {
         };
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = tcp.local_addr().expect("its address");
-        let workers = Workers::start(1).expect("a worker");
+        let workers = Workers::start(1, || async {}).expect("a worker");
         let slots = Slots::new(10, metrics.clone());
         let quotas = Arc::new(Quotas::new(quota::Config::default()));
         tokio::spawn(Listener::new(tcp, serving, workers, slots, quotas, metrics.clone()).run());

@@ -15,7 +15,7 @@ use crate::event::{self, GapReason, NewEvent};
 use crate::hub::notice::{End, Gap};
 use crate::hub::stored::{Saved, Stored};
 use crate::position::Offset;
-use crate::store::disk::{self, Disk, Durability, Piece, Place, Record, Refused, StreamId};
+use crate::store::disk::{self, Desk, Disk, Durability, Piece, Place, Record, Refused, StreamId};
 use crate::store::{Entry, Log, Mark, Run, RunBuilder};
 
 /// See the module.
@@ -27,6 +27,8 @@ pub(super) struct Durable {
     window: u64,
     /// Handed in, and not stored yet; oldest first.
     staged: VecDeque<Staged>,
+    /// Where the store answers for all that is staged.
+    desk: Option<Desk>,
     /// What the store was told that the channel is.
     known_as: Option<Saved>,
     /// Who waits for which piece.
@@ -60,6 +62,7 @@ impl Durable {
             durability,
             window,
             staged: VecDeque::new(),
+            desk: None,
             known_as: None,
             waiting: HashMap::new(),
             me,
@@ -88,7 +91,7 @@ impl Durable {
     }
 
     fn write(&self, record: Record, tell: impl FnOnce(Result<(), Refused>) + Send + 'static) {
-        self.disk.write(record, self.durability, Box::new(tell));
+        self.disk.write(record, self.durability, self.desk.clone(), Box::new(tell));
     }
 
     /// Tells the store what the channel is, unless it knows.
@@ -178,6 +181,9 @@ impl Channel {
         }
         let (stream, run) = (durable.stream, staged.run.clone());
         let state = staged.end.as_ref().map(|end| end.to_text(staged.stopped).into());
+        if durable.staged.is_empty() {
+            durable.desk = Desk::here();
+        }
         durable.staged.push_back(staged);
         let (stored, tell) = Stored::later();
         let me = durable.me.clone();

@@ -1,6 +1,7 @@
 //! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::Pin;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
@@ -34,11 +35,11 @@ pub(super) async fn one(
     let keeps = durable && head.headers.contains_key(IDEMPOTENCY_KEY);
     let publish = {
         let native = native.clone();
-        async move {
+        Box::pin(async move {
             let outcome = publish_to_one(&native, &head, &mut body, &name).await;
             let_finish(body);
             outcome
-        }
+        })
     };
     count(&native, to_its_end(publish, keeps).await)
 }
@@ -52,21 +53,21 @@ pub(super) async fn many(
     let keeps = native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY);
     let publish = {
         let native = native.clone();
-        async move {
+        Box::pin(async move {
             let outcome = publish_to_many(&native, &head, &mut body).await;
             let_finish(body);
             outcome
-        }
+        })
     };
     count(&native, to_its_end(publish, keeps).await)
 }
 
+/// A publish under way. It is large: in a box, it is not moved from one future to the next.
+type UnderWay = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+
 /// Goes on when the client leaves, if what it has sent may be on its way to the disk and has a key,
 /// which must learn what became of it.
-async fn to_its_end(
-    publish: impl Future<Output = Result<Response, Problem>> + Send + 'static,
-    keeps: bool,
-) -> Result<Response, Problem> {
+async fn to_its_end(publish: UnderWay, keeps: bool) -> Result<Response, Problem> {
     if !keeps {
         return publish.await;
     }

@@ -31,13 +31,14 @@ pub(super) struct Tuning {
     pub(super) journal_bytes: u64,
     /// Bytes of frames that are joined to one block.
     pub(super) block_bytes: usize,
+    /// Bytes of zeros that are written ahead where syncs are waited for. A sync then need not tell
+    /// the file system of a new size, which costs as much again.
+    pub(super) ahead: u64,
     /// Bytes that are written at once.
     pub(super) batch_bytes: usize,
     /// For how long those gather who publish at the same time: less than a sync takes on most
     /// disks, and as long as dozens of requests.
     pub(super) gather: Duration,
-    /// The longest pause between two syncs that many wait for.
-    pub(super) max_pause: Duration,
     /// Bytes that one read returns.
     pub(super) read_bytes: usize,
     /// Offsets that are reserved at a time.
@@ -51,9 +52,9 @@ impl Default for Tuning {
         Self {
             journal_bytes: 64 << 20,
             block_bytes: 64 << 10,
+            ahead: 1 << 20,
             batch_bytes: 4 << 20,
             gather: Duration::from_micros(100),
-            max_pause: Duration::from_millis(1),
             read_bytes: 256 << 10,
             reserve: 1 << 26,
             patrol: Duration::from_secs(1),

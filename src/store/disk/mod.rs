@@ -9,6 +9,7 @@
 mod block;
 mod catalog;
 mod condition;
+mod desk;
 mod engine;
 mod files;
 pub mod inspect;
@@ -36,6 +37,7 @@ use crate::clock::Micros;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
+pub use desk::Desk;
 use engine::{Engine, Setup, Tuning};
 use files::Directory;
 use reader::Wanted;
@@ -369,12 +371,12 @@ impl Disk {
     }
 
     /// Hands something in. Never waits. What is handed in of one stream is stored in that order,
-    /// and `done` is called in that order.
+    /// and `done` is called in that order, if all that wait together have the same desk.
     ///
     /// Events that do not follow on what was stored of their stream are refused: behind something
     /// that was refused, the same has to be handed in again.
-    pub fn write(&self, record: Record, durability: Durability, done: Done) {
-        let message = Message::Write { record, durability, done };
+    pub fn write(&self, record: Record, durability: Durability, desk: Option<Desk>, done: Done) {
+        let message = Message::Write { record, durability, desk, done };
         // Not called here: whoever hands in may hold a lock that `done` takes.
         let _ = self.engine().inbox.push(message);
     }

@@ -176,7 +176,7 @@ impl Recovery<'_> {
         let torn = if newest { torn_at(&parts, bytes.len(), self.clean) } else { None };
         let end = torn.unwrap_or(bytes.len());
         if newest {
-            self.cut(name, file, end, bytes.len())?;
+            self.cut(name, file, end, &bytes)?;
             if let Some(file) = self.shelf.files.get_mut(&number) {
                 file.bytes = end as u64;
             }
@@ -197,14 +197,17 @@ impl Recovery<'_> {
 
     /// Cuts the newest journal, and makes sure that what stays is on the disk: what is served must
     /// not vanish later.
-    fn cut(&self, name: &str, file: &dyn File, end: usize, size: usize) -> Result<(), Fault> {
-        if end < size {
+    fn cut(&self, name: &str, file: &dyn File, end: usize, bytes: &[u8]) -> Result<(), Fault> {
+        let end_bytes = &bytes[end..];
+        if !is_unused(end_bytes) {
             tracing::warn!(
                 file = name,
                 offset = end,
-                bytes = size - end,
+                bytes = end_bytes.len(),
                 "the end of the store's last file is torn, as after a crash: it is cut off"
             );
+        }
+        if !end_bytes.is_empty() {
             file.truncate(end as u64).map_err(Fault::at(name, end as u64))?;
         }
         file.sync().map_err(Fault::of(name))
@@ -308,6 +311,11 @@ pub(super) fn torn_at(parts: &[Part<'_>], size: usize, clean: bool) -> Option<us
         Part::Broken { position, .. } if *position as u64 >= synced => Some(*position),
         Part::Whole { .. } | Part::Broken { .. } => None,
     })
+}
+
+/// Whether this, at the end of a journal, was prepared and never written to.
+pub(super) fn is_unused(end: &[u8]) -> bool {
+    end.iter().all(|byte| *byte == 0)
 }
 
 /// Bytes that are given up when one of them cannot be read: a sector of most disks.

@@ -1,20 +1,17 @@
 //! The thread that syncs, and those who wait for it.
 //!
-//! Where many wait together, a sync begins half as long after the last one as that took: it serves
-//! more of them then, and the disk and the processor have less to do for each.
-//!
 //! What holds: the answers of one stream go out in the order in which its records came, whatever
 //! durability each was handed in with. A sync serves all that was written before it began. After a
 //! sync that failed there is never another: the kernel may have dropped what it could not write.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::desk::{Desk, Tray};
 use super::engine::Engine;
 use super::files::{Fault, File};
 use super::{Done, Durability, Refused, StreamId};
@@ -24,6 +21,7 @@ pub(super) struct Answer {
     pub(super) stream: Option<StreamId>,
     pub(super) durability: Durability,
     pub(super) outcome: Result<(), Refused>,
+    pub(super) desk: Option<Desk>,
     pub(super) done: Done,
 }
 
@@ -108,7 +106,7 @@ impl Syncs {
             answers.into_iter().partition(|answer| !state.must_wait(answer))
         };
         // Before any that wait, so that the answers of a stream keep their order.
-        now.into_iter().for_each(Answer::tell);
+        tell(now.into_iter());
         let mut state = self.state.lock();
         state.waiting.extend(later.into_iter().map(|answer| Waiting { answer, written }));
         state.wrote(written);
@@ -183,7 +181,7 @@ impl Syncs {
     /// Tells those who waited; only then may others of their streams be told without waiting.
     fn tell(&self, told: Vec<Waiting>) {
         let streams: Vec<_> = told.iter().filter_map(|waiting| waiting.answer.stream).collect();
-        told.into_iter().for_each(|waiting| waiting.answer.tell());
+        tell(told.into_iter().map(|waiting| waiting.answer));
         let mut state = self.state.lock();
         for stream in streams {
             if let Some(count) = state.pending.get_mut(&stream) {
@@ -207,7 +205,7 @@ impl State {
     /// Whether the answer waits for a sync, or for an earlier answer of its stream. If so, it is
     /// counted.
     fn must_wait(&mut self, answer: &Answer) -> bool {
-        let syncs = answer.durability == Durability::Sync && answer.outcome.is_ok();
+        let syncs = answer.waits_for_sync();
         let follows = answer.stream.is_some_and(|stream| self.pending.contains_key(&stream));
         if let Some(stream) = answer.stream.filter(|_| syncs || follows) {
             *self.pending.entry(stream).or_default() += 1;
@@ -235,9 +233,15 @@ impl State {
 }
 
 impl Answer {
-    fn tell(self) {
-        (self.done)(self.outcome);
+    pub(super) fn waits_for_sync(&self) -> bool {
+        self.durability == Durability::Sync && self.outcome.is_ok()
     }
+}
+
+fn tell(answers: impl Iterator<Item = Answer>) {
+    let mut tray = Tray::default();
+    answers.for_each(|Answer { desk, done, outcome, .. }| tray.put(desk, done, outcome));
+    tray.hand_over();
 }
 
 impl Waiting {
@@ -249,34 +253,24 @@ impl Waiting {
 
 /// Syncs until the store is closed.
 pub(super) fn run(engine: &Engine) {
-    let (mut together, mut took) = (0, Duration::ZERO);
     loop {
         match engine.syncs.next(engine) {
-            Step::Tell(told) => {
-                together = told.len();
-                engine.syncs.tell(told);
-            }
-            Step::Sync if together > 1 => {
-                thread::sleep((took / 2).min(engine.tuning.max_pause));
-                took = sync(engine);
-            }
-            Step::Sync => took = sync(engine),
+            Step::Tell(told) => engine.syncs.tell(told),
+            Step::Sync => sync(engine),
             Step::End => return,
         }
     }
 }
 
-/// Syncs all that is written by now. Returns how long that took.
-fn sync(engine: &Engine) -> Duration {
+/// Syncs all that is written by now.
+fn sync(engine: &Engine) {
     let (file, name, up_to) = engine.syncs.unsynced();
     let began = monotonic();
     match file.sync().map_err(Fault::of(&name)) {
         Ok(()) => engine.syncs.synced_to(up_to, began),
         Err(fault) => drop(engine.fail(&fault)),
     }
-    let took = monotonic().saturating_sub(began);
-    engine.metrics.store_synced(took);
-    took
+    engine.metrics.store_synced(monotonic().saturating_sub(began));
 }
 
 fn monotonic() -> Duration {

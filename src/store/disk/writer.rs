@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::block::{self, EventsDraft, Header, Kind, Note, json};
 use super::catalog::{Role, name};
+use super::desk::Desk;
 use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
 use super::shelf::{BlockRef, Shelf, ShelfFile};
@@ -26,6 +27,7 @@ pub(super) enum Message {
     Write {
         record: Record,
         durability: Durability,
+        desk: Option<Desk>,
         done: Done,
     },
     /// Reserve more offsets.
@@ -50,6 +52,8 @@ pub(super) struct Journal {
     /// Bytes written before it, since the store was opened.
     begin: u64,
     position: u64,
+    /// Behind what was written there are zeros up to here.
+    prepared: u64,
 }
 
 impl Journal {
@@ -58,7 +62,7 @@ impl Journal {
         let name = name(number, Role::Journal);
         let file = files.create(&name).map_err(Fault::of(&name))?;
         files.sync().map_err(Fault::of(&name))?;
-        Ok(Self { number, name, file, begin, position: 0 })
+        Ok(Self { number, name, file, begin, position: 0, prepared: 0 })
     }
 
     pub(super) fn on_shelf(&self) -> ShelfFile {
@@ -76,6 +80,33 @@ impl Journal {
     /// Bytes written since the store was opened.
     fn written(&self) -> u64 {
         self.begin + self.position
+    }
+
+    /// Writes at the end; before that, where there is no room prepared, zeros for so much more.
+    fn append(&mut self, bytes: &[u8], ahead: u64) -> io::Result<()> {
+        let end = self.position + bytes.len() as u64;
+        if end > self.prepared && ahead > 0 {
+            let from = self.prepared.max(self.position);
+            self.file.write_at(from, &vec![0; (end + ahead - from) as usize])?;
+            self.prepared = end + ahead;
+        }
+        self.file.write_at(self.position, bytes)?;
+        self.position = end;
+        Ok(())
+    }
+
+    /// Cuts off what stands behind the end: what was prepared, and what a failed write has left.
+    fn cut(&mut self) -> io::Result<()> {
+        self.prepared = 0;
+        self.file.truncate(self.position)
+    }
+
+    /// Nothing more will be written: only what was is there, and it is synced.
+    fn finish(&mut self) -> io::Result<()> {
+        if self.prepared > self.position {
+            self.cut()?;
+        }
+        self.file.sync()
     }
 }
 
@@ -98,6 +129,13 @@ impl Writer {
         while let Some(batch) = engine.inbox.take(gather, batch_bytes, Message::weight) {
             self.store(batch);
         }
+        // With nothing behind its end, the journal was closed cleanly.
+        if self.journal.prepared > 0 {
+            let finished = self.journal.finish().map_err(Fault::of(&self.journal.name));
+            if let Err(fault) = finished {
+                engine.fail(&fault);
+            }
+        }
     }
 
     fn store(&mut self, batch: VecDeque<Message>) {
@@ -110,7 +148,7 @@ impl Writer {
         let mut group = Group::new(self.engine.tuning.block_bytes);
         let mut answers = Vec::with_capacity(batch.len());
         for message in batch {
-            let Message::Write { record, durability, done } = message else {
+            let Message::Write { record, durability, desk, done } = message else {
                 continue;
             };
             let stream = record.stream();
@@ -118,9 +156,10 @@ impl Writer {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
                 _ => group.admit(&self.engine.shelf, record),
             };
-            answers.push(Answer { stream, durability, outcome, done });
+            answers.push(Answer { stream, durability, outcome, desk, done });
         }
-        if let Err(refused) = self.write(&group) {
+        let syncs = answers.iter().any(Answer::waits_for_sync);
+        if let Err(refused) = self.write(&group, syncs) {
             answers.iter_mut().for_each(|answer| answer.outcome = Err(refused));
         }
         self.count_refused(&answers);
@@ -149,10 +188,10 @@ impl Writer {
     }
 
     fn rotate(&mut self) -> Result<(), Refused> {
-        let engine = &self.engine;
-        let synced = self.journal.file.sync().map_err(Fault::of(&self.journal.name));
+        let engine = self.engine.clone();
+        let finished = self.journal.finish().map_err(Fault::of(&self.journal.name));
         // Whatever the reason: it is not known any more what the disk has.
-        synced.map_err(|fault| engine.fail(&fault))?;
+        finished.map_err(|fault| engine.fail(&fault))?;
         let (number, written) = (self.journal.number + 1, self.journal.written());
         let next = Journal::create(&*engine.files, number, written);
         let next = next.map_err(|fault| engine.trouble(fault, 0))?;
@@ -164,7 +203,7 @@ impl Writer {
     }
 
     /// Writes the group, and has it on the shelf.
-    fn write(&mut self, group: &Group) -> Result<(), Refused> {
+    fn write(&mut self, group: &Group, syncs: bool) -> Result<(), Refused> {
         if group.parts.is_empty() {
             return Ok(());
         }
@@ -172,11 +211,11 @@ impl Writer {
         self.buffer.clear();
         let blocks = group.encode(synced, &mut self.buffer);
         let position = self.journal.position;
-        let failed = Fault::at(&self.journal.name, position);
-        if let Err(fault) = self.journal.file.write_at(position, &self.buffer).map_err(failed) {
+        let ahead = if syncs { self.engine.tuning.ahead } else { 0 };
+        if let Err(error) = self.journal.append(&self.buffer, ahead) {
+            let fault = Fault::at(&self.journal.name, position)(error);
             return Err(self.take_back(fault));
         }
-        self.journal.position += self.buffer.len() as u64;
         self.engine.metrics.store_wrote(self.buffer.len() as u64);
         self.engine.syncs.wrote(self.journal.written());
         let mut shelf = self.engine.shelf.lock();
@@ -191,10 +230,11 @@ impl Writer {
     }
 
     /// Cuts off what a failed write may have left, so that the next one begins where it did.
-    fn take_back(&self, fault: Fault) -> Refused {
-        let refused = self.engine.trouble(fault, self.buffer.len() as u64);
+    fn take_back(&mut self, fault: Fault) -> Refused {
+        let needed = self.buffer.len() as u64 + self.engine.tuning.ahead;
+        let refused = self.engine.trouble(fault, needed);
         let position = self.journal.position;
-        match self.journal.file.truncate(position) {
+        match self.journal.cut() {
             Ok(()) => refused,
             Err(error) => self.engine.fail(&Fault::at(&self.journal.name, position)(error)),
         }

@@ -14,7 +14,7 @@ use crate::store::Mark;
 use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use crate::store::disk::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
 use crate::store::disk::files::{Fault, File, read_all};
-use crate::store::disk::recovery::{read_what_can_be, torn_at};
+use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
 use crate::store::disk::shelf::{BlockRef, Shelved};
 use crate::store::disk::sorter::read_footer;
 use crate::store::disk::{OpenError, StreamId};
@@ -176,7 +176,7 @@ impl Check<'_> {
         let torn = if may_be_torn { torn_at(&parts, bytes.len(), clean) } else { None };
         let end = torn.unwrap_or(bytes.len());
         let whole = self.parts(FileAt { number, role, name: &name }, &parts, end);
-        if let Some(torn) = torn {
+        if let Some(torn) = torn.filter(|torn| !is_unused(&bytes[*torn..])) {
             let left = (bytes.len() - torn) as u64;
             let what = "torn, as a crash leaves it: cut off at the next start, and no damage";
             self.tell(Place { file: &name, offset: torn as u64, bytes: left }, what.to_owned());

@@ -268,7 +268,7 @@ fn answers_of_a_stream_come_in_order_whatever_they_wait_for() {
         let tell = tell.clone();
         let durability = if offset % 7 == 0 { Sync } else { Async };
         let done = Box::new(move |outcome| tell.send((offset, outcome)).unwrap());
-        disk.write(events(stream, run), durability, done);
+        disk.write(events(stream, run), durability, None, done);
     }
     disk.close();
     let told: Vec<_> = told.try_iter().collect();

@@ -21,9 +21,9 @@ use crate::telemetry::Metrics;
 pub(super) fn tiny() -> Tuning {
     Tuning {
         gather: Duration::ZERO,
-        max_pause: Duration::ZERO,
         journal_bytes: 2000,
         block_bytes: 200,
+        ahead: 300,
         batch_bytes: 4096,
         read_bytes: 600,
         reserve: 1000,
@@ -82,7 +82,12 @@ pub(super) fn hand_in(
 ) -> mpsc::Receiver<Result<(), Refused>> {
     let (tell, told) = mpsc::channel();
     // Not everybody waits for the answer.
-    disk.write(record, durability, Box::new(move |outcome| tell.send(outcome).unwrap_or_default()));
+    disk.write(
+        record,
+        durability,
+        None,
+        Box::new(move |outcome| tell.send(outcome).unwrap_or_default()),
+    );
     told
 }
 
