@@ -106,6 +106,9 @@ pub const UNKNOWN_KEY_SECONDS: u64 = 60;
 /// Patterns that one token may grant for one operation: all are kept as long as its connection.
 pub const MAX_GRANTED_PATTERNS: usize = 256;
 
+/// Bytes of events that may wait for the disk: those who published them may have left long ago.
+pub const MAX_UNSTORED_BYTES: usize = 64 * 1024 * 1024;
+
 /// Bytes of the subject of a token: a name for logs and limits.
 pub const MAX_SUBJECT_BYTES: usize = 255;
 

@@ -363,6 +363,7 @@ impl From<Refused> for ErrorCode {
         match why {
             Refused::Full => Self::StoreFull,
             Refused::Failed => Self::StoreFailed,
+            Refused::Behind => Self::Overloaded,
         }
     }
 }

@@ -6,6 +6,7 @@ mod channel;
 mod coalesce;
 mod config;
 mod deadlines;
+mod desk;
 mod fetched;
 mod memory;
 mod merge;
@@ -30,6 +31,7 @@ pub use channel::{
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
+pub use desk::ThreadDesk;
 pub use notice::{End, Ended, Gap};
 pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;

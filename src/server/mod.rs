@@ -23,13 +23,13 @@ use crate::hooks::Hooks;
 use crate::http::{
     App, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
 };
-use crate::hub::Hub;
+use crate::hub::{Hub, ThreadDesk};
 use crate::ingest::Ingest;
 use crate::outbound::NoCertificates;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
-use crate::store::disk::{Desk, Disk, Found, OpenError};
+use crate::store::disk::{Disk, Found, OpenError};
 use crate::telemetry::Metrics;
 
 /// How long connections may take to end after the drain.
@@ -173,8 +173,8 @@ impl Server {
         let (public_app, admin_app) = apps(&config, parts, &gate)?;
 
         let tls = tls(&config, &metrics)?;
-        let workers =
-            Workers::start(config.server.workers, Desk::serve).map_err(StartError::Workers)?;
+        let workers = Workers::start(config.server.workers, ThreadDesk::serve)
+            .map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
         let (public_socket, admin_socket) = sockets::open(&config, inherited)?;
         let (addr, admin_addr) = (public_socket.addr, admin_socket.addr);

@@ -89,7 +89,10 @@ impl Cold {
     }
 
     pub(super) fn mark_at(&self, seq: u64) -> Option<Mark> {
-        self.with_seq(seq).map(|piece| piece.index.mark(piece.index.at_seq(seq)))
+        let within = self.with_seq(seq).map(|piece| piece.index.mark(piece.index.at_seq(seq)));
+        // What is lost will not come, however often it is fetched: its reader is told so.
+        let lost = |(from, to): &&(Mark, Floor)| (from.seq..to.mark.seq).contains(&seq);
+        within.or_else(|| self.holes.iter().find(lost).map(|(from, _)| *from))
     }
 
     pub(super) fn entry(&self, seq: u64) -> Option<Entry> {

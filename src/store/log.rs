@@ -128,7 +128,10 @@ impl Log {
         match cold.with_seq(at.seq) {
             Some(piece) => {
                 let from = piece.index.at_seq(at.seq);
-                Read::Run(Run::within(piece.clone(), from, max_bytes))
+                let mut run = Run::within(piece.clone(), from, max_bytes);
+                // On disk may be more than counts yet.
+                run.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
+                Read::Run(run)
             }
             None if cold.hole_at(at).is_some() => Read::Trimmed,
             None => Read::Away,

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{AppendError, Appended, Channel, Close, FrameWriter, Inner};
 use crate::clock::now;
 use crate::event::{self, GapReason, NewEvent};
+use crate::hub::desk::ThreadDesk;
 use crate::hub::notice::{End, Gap};
 use crate::hub::stored::{Saved, Stored};
 use crate::position::Offset;
@@ -24,13 +25,15 @@ pub(super) struct Durable {
     pub(super) stream: StreamId,
     durability: Durability,
     /// Bytes that stay in memory.
-    window: u64,
+    pub(super) window: u64,
     /// Handed in, and not stored yet; oldest first.
     staged: VecDeque<Staged>,
     /// Where the store answers for all that is staged.
-    desk: Option<Desk>,
+    desk: Option<Arc<dyn Desk>>,
     /// What the store was told that the channel is.
     known_as: Option<Saved>,
+    /// The store has been told of the channel at all, whether it took that or not.
+    told: bool,
     /// Who waits for which piece.
     waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
@@ -64,6 +67,7 @@ impl Durable {
             staged: VecDeque::new(),
             desk: None,
             known_as: None,
+            told: false,
             waiting: HashMap::new(),
             me,
         }
@@ -99,20 +103,34 @@ impl Durable {
         if self.known_as.as_ref() == Some(saved) {
             return Stored::already();
         }
+        self.describe_anew(channel, saved)
+    }
+
+    /// The same, whatever the store knows: for whoever is to be told when that is stored.
+    pub(super) fn describe_anew(&mut self, channel: &Channel, saved: &Saved) -> Stored {
         let record = Record::Stream {
             stream: self.stream,
             name: channel.name.clone(),
             options: saved.to_text().into(),
         };
-        self.known_as = Some(*saved);
+        (self.known_as, self.told) = (Some(*saved), true);
         let (stored, tell) = Stored::later();
-        self.write(record, tell);
+        let me = self.me.clone();
+        self.write(record, move |outcome| {
+            if outcome.is_err()
+                && let Some(channel) = me.upgrade()
+            {
+                // It is told again with whatever comes next.
+                channel.note_untold();
+            }
+            tell(outcome);
+        });
         stored
     }
 
     /// The channel is gone, with all that it holds.
     pub(super) fn forget(&self) -> Stored {
-        if self.known_as.is_none() {
+        if !self.told {
             return Stored::already();
         }
         let (stored, tell) = Stored::later();
@@ -144,7 +162,7 @@ impl Channel {
         }
         if let Some(durable) = &mut inner.durable {
             durable.stream = found.id;
-            durable.known_as = Some(*saved);
+            (durable.known_as, durable.told) = (Some(*saved), true);
         }
         // Floors are kept for a while only: what was trimmed before may be there again.
         let _ = inner.trim_stored();
@@ -182,7 +200,7 @@ impl Channel {
         let (stream, run) = (durable.stream, staged.run.clone());
         let state = staged.end.as_ref().map(|end| end.to_text(staged.stopped).into());
         if durable.staged.is_empty() {
-            durable.desk = Desk::here();
+            durable.desk = ThreadDesk::here();
         }
         durable.staged.push_back(staged);
         let (stored, tell) = Stored::later();
@@ -239,6 +257,13 @@ impl Channel {
         }
         let offsets = (count > 0).then(|| (first, Offset(first.0 + count.saturating_sub(1))));
         (run.finish(), offsets)
+    }
+
+    /// The store has not taken what the channel is.
+    fn note_untold(&self) {
+        if let Some(durable) = &mut self.inner.lock().durable {
+            durable.known_as = None;
+        }
     }
 
     /// What was handed in first is stored, or never will be.

@@ -405,7 +405,9 @@ impl Inner {
         let Some(generation) = generation else { return };
         let retained = log.start().behind(log.end());
         let trims = retained.seq > retention.max_events || retained.byte > retention.max_bytes;
-        if trims || generation.is_due(log) {
+        let in_memory = log.warm().behind(log.end()).byte;
+        let leaves = self.durable.as_ref().is_some_and(|durable| in_memory > durable.window);
+        if trims || leaves || generation.is_due(log) {
             generation.follow(log, retention.max_bytes);
         }
     }

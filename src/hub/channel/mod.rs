@@ -38,7 +38,7 @@ use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::sse;
 use crate::store::disk::{Floor, Place, Refused, StreamId};
-use crate::store::{Entry, Log, Mark, Read};
+use crate::store::{Entry, Log, Mark, Read, RunBuilder};
 use crate::telemetry::Metrics;
 
 /// Wants to hear that a channel has something new to read.
@@ -337,7 +337,7 @@ impl Channel {
         self.apply_retention(&mut inner);
         self.set_clocks(&mut inner);
         let saved = inner.saved();
-        let stored = inner.durable.as_mut().map(|durable| durable.describe(self, &saved));
+        let stored = inner.durable.as_mut().map(|durable| durable.describe_anew(self, &saved));
         Ok((created, stored.unwrap_or_else(Stored::already)))
     }
 
@@ -398,6 +398,12 @@ impl Channel {
         let run = match inner.log.read(at, max_bytes) {
             Read::Run(run) => run,
             Read::Trimmed => return Piece::Trimmed,
+            // Its last event cannot be read any more, or the reader was told a gap that reaches
+            // behind it: there is nothing but the end.
+            Read::CaughtUp if inner.end.is_some() => {
+                let stretch = RunBuilder::new(inner.log.end()).finish().into();
+                return Piece::Frames { stretch, more: false, last: true };
+            }
             Read::CaughtUp => return Piece::Nothing,
             Read::Away => {
                 self.fetch(&mut inner, Place::Byte(byte));

@@ -259,11 +259,11 @@ impl Engine {
     pub(super) fn hand_over_catalog(&self, number: u32) {
         let oldest = clock::now().saturating_sub(self.receipts_window);
         let mut shelf = self.shelf.lock();
-        shelf.receipts.retain(|receipt| receipt.time >= oldest);
+        shelf.receipts.forget_before(oldest);
         self.chores.hand_over(super::catalog::Catalog {
             number,
             streams: shelf.summary(),
-            receipts: shelf.receipts.iter().cloned().collect(),
+            receipts: shelf.receipts.to_vec(),
             next_stream: shelf.next_stream,
             gone: shelf.gone,
         });

@@ -16,7 +16,7 @@ use super::OpenError;
 use super::catalog::LOCK;
 
 /// Bytes of one write to a file that nobody waits for: between two of them, others get the disk.
-const PIECE_BYTES: usize = 1024 * 1024;
+pub(super) const PIECE_BYTES: usize = 1024 * 1024;
 
 /// One directory. Names are names of files in it.
 pub(super) trait Files: fmt::Debug + Send + Sync {
@@ -66,10 +66,13 @@ impl Fault {
         move |error| Self { name, offset: Some(offset), error }
     }
 
-    /// Whether it failed for want of room: nothing is wrong with the disk.
+    /// Whether it failed for want of room, or of descriptors or memory: nothing is wrong with the
+    /// disk.
     pub(super) fn is_full(&self) -> bool {
-        let full = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
-        full.iter().any(|errno| self.error.raw_os_error() == Some(errno.raw_os_error()))
+        let room = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
+        let others = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        let mut full = room.iter().chain(&others);
+        full.any(|errno| self.error.raw_os_error() == Some(errno.raw_os_error()))
     }
 
     pub(super) fn in_directory(self, directory: &Path) -> OpenError {

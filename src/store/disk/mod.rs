@@ -34,10 +34,11 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, Mark, Retention, Run};
 use crate::channel::ChannelName;
 use crate::clock::Micros;
+use crate::limits::MAX_UNSTORED_BYTES;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
-pub use desk::Desk;
+pub use desk::{Desk, Told};
 use engine::{Engine, Setup, Tuning};
 use files::Directory;
 use reader::Wanted;
@@ -190,6 +191,9 @@ pub enum Refused {
     /// The disk has failed. Nothing is stored until somebody has looked at it.
     #[error("the store has failed: nothing is stored until the hub is started anew")]
     Failed,
+    /// The disk does not keep up with what is published.
+    #[error("the disk of the store does not keep up with what is published: try again")]
+    Behind,
 }
 
 /// Which event a piece is to have.
@@ -359,9 +363,14 @@ impl Disk {
     /// Whether something can be handed in at the moment.
     ///
     /// # Errors
-    /// There is no room, or the store has failed.
+    /// There is no room, the store has failed, or what was handed in waits for a disk that does not
+    /// keep up.
     pub fn check(&self) -> Result<(), Refused> {
-        self.engine().condition.check()
+        let engine = self.engine();
+        if engine.syncs.owed() > MAX_UNSTORED_BYTES {
+            return Err(Refused::Behind);
+        }
+        engine.condition.check()
     }
 
     /// How the store is.
@@ -375,7 +384,14 @@ impl Disk {
     ///
     /// Events that do not follow on what was stored of their stream are refused: behind something
     /// that was refused, the same has to be handed in again.
-    pub fn write(&self, record: Record, durability: Durability, desk: Option<Desk>, done: Done) {
+    pub fn write(
+        &self,
+        record: Record,
+        durability: Durability,
+        desk: Option<Arc<dyn Desk>>,
+        done: Done,
+    ) {
+        self.engine().syncs.owe(record.size());
         let message = Message::Write { record, durability, desk, done };
         // Not called here: whoever hands in may hold a lock that `done` takes.
         let _ = self.engine().inbox.push(message);

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use super::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
 use super::engine::Setup;
-use super::files::{Fault, File, read_all};
+use super::files::{Fault, File, PIECE_BYTES, read_all};
 use super::shelf::{BlockRef, Shelf, ShelfFile};
 use super::sorter::read_footer;
 use super::{Found, OpenError, StreamId};
@@ -33,8 +33,8 @@ impl Recovered {
         let streams = self.shelf.streams.iter().map(|(id, stream)| stream.to_stream(*id));
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
-        let receipts = self.shelf.receipts.iter();
-        let receipts = receipts.filter(|receipt| receipt.time >= receipts_since).cloned();
+        let receipts = self.shelf.receipts.to_vec().into_iter();
+        let receipts = receipts.filter(|receipt| receipt.time >= receipts_since);
         Found { streams, gone: self.shelf.gone, receipts: receipts.collect(), power_cut }
     }
 }
@@ -118,7 +118,7 @@ impl Recovery<'_> {
         self.shelf.next_stream = catalog.next_stream;
         self.shelf.gone = catalog.gone;
         self.shelf.streams = catalog.streams.into_iter().collect();
-        self.shelf.receipts = catalog.receipts.into();
+        catalog.receipts.into_iter().for_each(|receipt| self.shelf.receipts.add(receipt));
     }
 
     /// The files with events. Of a journal and the sorted file that was to replace it, the sorted
@@ -177,6 +177,9 @@ impl Recovery<'_> {
         let end = torn.unwrap_or(bytes.len());
         if newest {
             self.cut(name, file, end, &bytes)?;
+            if !self.clean {
+                rewrite(name, file, &bytes[..end], told_synced(&parts))?;
+            }
             if let Some(file) = self.shelf.files.get_mut(&number) {
                 file.bytes = end as u64;
             }
@@ -249,7 +252,7 @@ impl Recovery<'_> {
                 Err(why) => tracing::error!(name, "the store has a channel of no name: {why}"),
             },
             Note::Gone {} => self.shelf.remove(stream),
-            Note::Receipt(receipt) => self.shelf.receipts.push_back(receipt),
+            Note::Receipt(receipt) => self.shelf.receipts.add(receipt),
         }
     }
 
@@ -301,16 +304,31 @@ impl Recovery<'_> {
 /// Where the newest journal ends to be whole, if that is behind all that was surely synced; when it
 /// was closed cleanly, that is everything.
 pub(super) fn torn_at(parts: &[Part<'_>], size: usize, clean: bool) -> Option<usize> {
-    let told = |part: &Part<'_>| match part {
-        Part::Whole { block, .. } => block.header.synced,
-        Part::Broken { .. } => 0,
-    };
-    let told = parts.iter().map(told).max().unwrap_or_default();
-    let synced = if clean { size as u64 } else { told };
+    let synced = if clean { size as u64 } else { told_synced(parts) };
     parts.iter().find_map(|part| match part {
         Part::Broken { position, .. } if *position as u64 >= synced => Some(*position),
         Part::Whole { .. } | Part::Broken { .. } => None,
     })
+}
+
+/// Up to where a journal is surely synced, as its own blocks tell.
+fn told_synced(parts: &[Part<'_>]) -> u64 {
+    let told = |part: &Part<'_>| match part {
+        Part::Whole { block, .. } => block.header.synced,
+        Part::Broken { .. } => 0,
+    };
+    parts.iter().map(told).max().unwrap_or_default()
+}
+
+/// Writes again what need not have been synced. After a sync that failed, it may be in the memory
+/// of the system alone, which takes it for written: another sync would have nothing to do.
+fn rewrite(name: &str, file: &dyn File, bytes: &[u8], synced: u64) -> Result<(), Fault> {
+    let mut at = synced.min(bytes.len() as u64);
+    for piece in bytes[at as usize..].chunks(PIECE_BYTES) {
+        file.write_at(at, piece).map_err(Fault::at(name, at))?;
+        at += piece.len() as u64;
+    }
+    file.sync().map_err(Fault::of(name))
 }
 
 /// Whether this, at the end of a journal, was prepared and never written to.

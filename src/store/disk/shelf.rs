@@ -173,7 +173,21 @@ impl Shelved {
         }
     }
 
+    /// Whether retention has passed over the place.
+    fn is_trimmed(&self, place: Place) -> bool {
+        match place {
+            Place::Seq(seq) => seq < self.floor.mark.seq,
+            Place::Byte(byte) => byte < self.floor.mark.byte,
+            Place::Behind(offset) => offset < self.floor.behind,
+        }
+    }
+
     fn locate(&self, place: Place, most: usize) -> Located {
+        // Before anything is said of what is lost behind the floor: only then does whoever asked
+        // know where that begins.
+        if self.is_trimmed(place) {
+            return Located::Trimmed(self.floor);
+        }
         let at = self.first_behind(place);
         let Some(block) = self.blocks.get(at) else {
             return if self.had(place) { self.lost_before(at) } else { Located::Nothing };
@@ -279,12 +293,39 @@ pub(super) struct ShelfFile {
     pub(super) damaged: bool,
 }
 
+/// The latest receipt of each key: a request that goes on for long leaves many.
+#[derive(Debug, Default)]
+pub(super) struct Receipts {
+    /// By scope and key; the number says in which order they came.
+    by_key: HashMap<(Box<str>, Box<str>), (u64, Receipt)>,
+    added: u64,
+}
+
+impl Receipts {
+    pub(super) fn add(&mut self, receipt: Receipt) {
+        self.added += 1;
+        let key = (receipt.scope.clone(), receipt.key.clone());
+        self.by_key.insert(key, (self.added, receipt));
+    }
+
+    pub(super) fn forget_before(&mut self, oldest: Micros) {
+        self.by_key.retain(|_, (_, receipt)| receipt.time >= oldest);
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn to_vec(&self) -> Vec<Receipt> {
+        let mut all: Vec<_> = self.by_key.values().collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, receipt)| receipt.clone()).collect()
+    }
+}
+
 /// All that is known of what is stored.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     pub(super) streams: HashMap<StreamId, Shelved>,
     pub(super) files: BTreeMap<u32, ShelfFile>,
-    pub(super) receipts: VecDeque<Receipt>,
+    pub(super) receipts: Receipts,
     /// A number that no stream has had.
     pub(super) next_stream: u64,
     /// How far the events of streams reached that are gone.
@@ -339,7 +380,7 @@ impl Shelf {
         if let (Some(state), Some(stream)) = (&trailer.state, self.streams.get_mut(&id)) {
             stream.state = Some(state.as_ref().into());
         }
-        self.receipts.extend(trailer.receipts.iter().cloned());
+        trailer.receipts.iter().for_each(|receipt| self.receipts.add(receipt.clone()));
     }
 
     /// Events of a stream were here, and cannot be read.

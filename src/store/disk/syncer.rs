@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -19,9 +20,11 @@ use super::{Done, Durability, Refused, StreamId};
 /// What became of something that was handed in, and who is to be told.
 pub(super) struct Answer {
     pub(super) stream: Option<StreamId>,
+    /// Bytes of its events.
+    pub(super) bytes: usize,
     pub(super) durability: Durability,
     pub(super) outcome: Result<(), Refused>,
-    pub(super) desk: Option<Desk>,
+    pub(super) desk: Option<Arc<dyn Desk>>,
     pub(super) done: Done,
 }
 
@@ -37,6 +40,8 @@ pub(super) struct Syncs {
     wake: Condvar,
     /// For those who wait until something is synced.
     settled: Condvar,
+    /// Bytes of events that were handed in, and of which nobody has been told yet.
+    owed: AtomicUsize,
 }
 
 struct State {
@@ -75,7 +80,17 @@ impl Syncs {
             since: None,
             closed: false,
         };
-        Self { state: Mutex::new(state), wake: Condvar::new(), settled: Condvar::new() }
+        let (wake, settled) = (Condvar::new(), Condvar::new());
+        Self { state: Mutex::new(state), wake, settled, owed: AtomicUsize::new(0) }
+    }
+
+    /// So much more was handed in.
+    pub(super) fn owe(&self, bytes: usize) {
+        self.owed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.owed.load(Ordering::Relaxed)
     }
 
     /// Everything up to here is written. Said before anybody can see what it changes, so that
@@ -106,7 +121,7 @@ impl Syncs {
             answers.into_iter().partition(|answer| !state.must_wait(answer))
         };
         // Before any that wait, so that the answers of a stream keep their order.
-        tell(now.into_iter());
+        self.give(now.into_iter());
         let mut state = self.state.lock();
         state.waiting.extend(later.into_iter().map(|answer| Waiting { answer, written }));
         state.wrote(written);
@@ -178,10 +193,19 @@ impl Syncs {
         self.settled.notify_all();
     }
 
+    fn give(&self, answers: impl Iterator<Item = Answer>) {
+        let mut tray = Tray::default();
+        for Answer { bytes, outcome, desk, done, .. } in answers {
+            self.owed.fetch_sub(bytes, Ordering::Relaxed);
+            tray.put(desk, (done, outcome));
+        }
+        tray.hand_over();
+    }
+
     /// Tells those who waited; only then may others of their streams be told without waiting.
     fn tell(&self, told: Vec<Waiting>) {
         let streams: Vec<_> = told.iter().filter_map(|waiting| waiting.answer.stream).collect();
-        tell(told.into_iter().map(|waiting| waiting.answer));
+        self.give(told.into_iter().map(|waiting| waiting.answer));
         let mut state = self.state.lock();
         for stream in streams {
             if let Some(count) = state.pending.get_mut(&stream) {
@@ -236,12 +260,6 @@ impl Answer {
     pub(super) fn waits_for_sync(&self) -> bool {
         self.durability == Durability::Sync && self.outcome.is_ok()
     }
-}
-
-fn tell(answers: impl Iterator<Item = Answer>) {
-    let mut tray = Tray::default();
-    answers.for_each(|Answer { desk, done, outcome, .. }| tray.put(desk, done, outcome));
-    tray.hand_over();
 }
 
 impl Waiting {

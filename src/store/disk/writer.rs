@@ -27,7 +27,7 @@ pub(super) enum Message {
     Write {
         record: Record,
         durability: Durability,
-        desk: Option<Desk>,
+        desk: Option<Arc<dyn Desk>>,
         done: Done,
     },
     /// Reserve more offsets.
@@ -37,8 +37,8 @@ pub(super) enum Message {
 impl Message {
     fn weight(&self) -> usize {
         match self {
-            Self::Write { record: Record::Events { run, .. }, .. } => run.size(),
-            Self::Write { .. } | Self::Renew => 0,
+            Self::Write { record, .. } => record.size(),
+            Self::Renew => 0,
         }
     }
 }
@@ -151,12 +151,12 @@ impl Writer {
             let Message::Write { record, durability, desk, done } = message else {
                 continue;
             };
-            let stream = record.stream();
+            let (stream, bytes) = (record.stream(), record.size());
             let outcome = match obstacle {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
                 _ => group.admit(&self.engine.shelf, record),
             };
-            answers.push(Answer { stream, durability, outcome, desk, done });
+            answers.push(Answer { stream, bytes, durability, outcome, desk, done });
         }
         let syncs = answers.iter().any(Answer::waits_for_sync);
         if let Err(refused) = self.write(&group, syncs) {
@@ -245,12 +245,21 @@ impl Writer {
             self.engine.metrics.store_refused(match refused {
                 Refused::Full => "full",
                 Refused::Failed => "failed",
+                Refused::Behind => "behind",
             });
         }
     }
 }
 
 impl Record {
+    /// Bytes of its events.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Events { run, .. } => run.size(),
+            Self::Stream { .. } | Self::Gone { .. } | Self::Receipt(_) => 0,
+        }
+    }
+
     fn stream(&self) -> Option<StreamId> {
         match self {
             Self::Events { stream, .. } | Self::Stream { stream, .. } | Self::Gone { stream } => {
@@ -398,7 +407,7 @@ impl Part {
             }
             Self::Begin { stream, name, options } => shelf.begin(*stream, name.clone(), options),
             Self::Gone { stream } => shelf.remove(*stream),
-            Self::Receipt(receipt) => shelf.receipts.push_back(receipt.clone()),
+            Self::Receipt(receipt) => shelf.receipts.add(receipt.clone()),
         }
     }
 }
