@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::store::disk::{Desk, Told};
 
-/// The desk of a thread that runs tasks. How much may lie there is bounded by what may be handed in.
+/// The desk of a thread that runs tasks. How much may lie there is bounded by what is handed in.
 #[derive(Debug)]
 pub struct ThreadDesk(UnboundedSender<Vec<Told>>);
 
