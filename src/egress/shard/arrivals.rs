@@ -59,7 +59,8 @@ impl Reactor {
         } else if let Some(over) = self.over(key) {
             self.say_goodbye(key, over.into());
         } else {
-            self.bring_forward(key);
+            // Not at once: with a crowd, others would wait for all of them.
+            self.fall_behind(key);
         }
     }
 

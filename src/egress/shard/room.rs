@@ -47,6 +47,8 @@ impl Room {
 pub(super) struct Sweep {
     /// The member with whom it began: not always the same, so that none is always the last.
     pub(super) start: usize,
+    /// What is new begins at this byte of the log: the sweep before went up to there.
+    pub(super) news_from: u64,
     /// How many have had their turn.
     pub(super) visited: usize,
     /// Somebody must be visited again.

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::io::{self, Read};
+use std::thread;
 use std::time::Duration;
 
 use mio::event::Event;
@@ -99,7 +100,7 @@ impl Reactor {
     }
 
     /// Puts a subscriber in line who has more to be written than one turn allows.
-    fn fall_behind(&mut self, key: usize) {
+    pub(super) fn fall_behind(&mut self, key: usize) {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         if !sitter.behind {
             sitter.behind = true;
@@ -123,6 +124,11 @@ impl Reactor {
             self.settle(key, moved);
         }
         self.count(&done);
+        if done.bytes > 0 {
+            // Publishers need a processor, too, and the system lets a busy thread go on for some
+            // milliseconds.
+            thread::yield_now();
+        }
     }
 
     /// The channel has something new: its room is swept, when it has rested.
@@ -182,7 +188,7 @@ impl Reactor {
         if sweep.visited == 0 {
             // Before anything is read: what comes later rings again.
             sweep.rung_at = room.bell.clear();
-            room.swept = room.channel.end().byte;
+            sweep.news_from = std::mem::replace(&mut room.swept, room.channel.end().byte);
         }
         let members = room.members.len();
         let turn: Vec<u32> = (sweep.visited..members.min(sweep.visited + TURN))
@@ -191,17 +197,24 @@ impl Reactor {
         sweep.visited += turn.len();
         room.sweep = Some(sweep);
         let began = Instant::now();
-        let done = self.visit(&turn);
+        let done = self.visit(&turn, sweep.news_from);
         self.end_turn(key, began.elapsed(), &done);
     }
 
-    fn visit(&mut self, turn: &[u32]) -> Done {
+    /// Writes what is new, from this byte on, to all whose turn it is. Those who have something to
+    /// catch up with before that get in line for it: a piece from disk may come for hundreds.
+    fn visit(&mut self, turn: &[u32], news_from: u64) -> Done {
         let (mut shared, mut done, now) = (None, Done::default(), self.now());
         for key in turn {
             let key = *key as usize;
-            if self.sitters.get(key).is_some_and(|sitter| !sitter.is_blocked() && !sitter.behind) {
-                let moved = self.advance(key, &mut shared, &mut done, now);
-                self.settle(key, moved);
+            match self.sitters.get(key) {
+                Some(sitter) if sitter.is_blocked() || sitter.behind => {}
+                Some(sitter) if sitter.byte < news_from => self.fall_behind(key),
+                Some(_) => {
+                    let moved = self.advance(key, &mut shared, &mut done, now);
+                    self.settle(key, moved);
+                }
+                None => {}
             }
         }
         self.count(&done);
