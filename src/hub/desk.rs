@@ -26,6 +26,7 @@ impl ThreadDesk {
     }
 
     /// Opens a desk on the thread that polls this, for as long as it does.
+    #[expect(clippy::disallowed_methods, reason = "bounded by what is handed in to the store")]
     pub async fn serve() {
         let (desk, answers) = unbounded_channel();
         HERE.set(Some(Arc::new(Self(desk))));
