@@ -73,6 +73,13 @@ impl Board {
         }
     }
 
+    /// When the end counts for which an append was refused; nothing if it does already. If it
+    /// never will, the append is worth another try.
+    #[must_use]
+    pub fn coming_end(&self) -> Option<Stored> {
+        self.channel.coming_end()
+    }
+
     /// The format of the channel's events, if it is known.
     #[must_use]
     pub fn format(&self) -> Option<Format> {

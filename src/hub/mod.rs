@@ -14,6 +14,7 @@ mod notice;
 mod pulse;
 mod reading;
 mod registry;
+mod remains;
 mod seat;
 mod sequencer;
 mod signals;
@@ -49,6 +50,7 @@ use merge::Merge;
 use notice::OnEnd;
 use reading::{Begin, Beginning};
 use registry::{Registry, Store};
+use remains::Remains;
 use sequencer::Sequencer;
 use subscription::{Attachment, One};
 
@@ -167,6 +169,7 @@ impl Hub {
             deadlines: Deadlines::default(),
             on_end: OnceLock::new(),
             fetched: Fetched::new(read_cache),
+            remains: Arc::new(Remains::default()),
         });
         let registry = Registry::new(config, shared.clone(), store);
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
@@ -279,10 +282,18 @@ impl Hub {
     }
 
     /// Ends a channel's subscriptions with `deleted` and frees its name. Says when that counts;
-    /// nothing if there was no such channel.
+    /// nothing if there was no such channel, and nothing is left of one on disk.
     #[must_use]
     pub fn delete(&self, name: &ChannelName) -> Option<Stored> {
         self.0.registry.delete(name)
+    }
+
+    /// When the end counts for which an append to this channel was refused; nothing if it does
+    /// already. If it never will, the append is worth another try.
+    #[must_use]
+    pub fn coming_end(&self, name: &ChannelName) -> Option<Stored> {
+        let channel = self.0.registry.get(name);
+        channel.map_or_else(|| Some(Stored::already()), |channel| channel.coming_end())
     }
 
     /// How a channel stands; nothing if nobody has published to it or created it.
@@ -560,3 +571,6 @@ pub enum SubscribeError {
     )]
     TooManyMatches,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

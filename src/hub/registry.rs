@@ -219,7 +219,8 @@ impl Registry {
         self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
     }
 
-    /// Ends and removes the channel. Says when that counts; nothing if there was none.
+    /// Ends and removes the channel. Says when that counts; nothing if there was none, and the
+    /// store has nothing of one that is gone.
     pub(super) fn delete(&self, name: &ChannelName) -> Option<Stored> {
         let mut deleted = None;
         self.channels.remove_if(name, |_, channel| {
@@ -230,7 +231,15 @@ impl Registry {
             deleted = Some(stored);
             true
         });
-        deleted
+        deleted.or_else(|| self.shared.remains.hand_in(&self.store.as_ref()?.disk, name))
+    }
+
+    /// Tells the store again of channels that are gone, if it has refused to know and takes
+    /// something now.
+    pub(super) fn bury_again(&self) {
+        if let Some(store) = self.store.as_ref().filter(|store| store.disk.check().is_ok()) {
+            self.shared.remains.hand_in_refused(&store.disk);
+        }
     }
 
     /// Whether the channel of this name was deleted, and its end had this offset.

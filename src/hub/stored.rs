@@ -1,7 +1,7 @@
 //! What the hub has the store keep for it, as text, and the wait until it is kept.
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::config::ChannelOptions;
 use super::notice::End;
@@ -10,13 +10,29 @@ use crate::event::ChannelState;
 use crate::store::disk::Refused;
 
 /// Resolves when something is as durable as its channel asks for.
+#[derive(Debug, Default)]
+pub struct Stored {
+    told: Option<Told>,
+    /// What has to be stored besides; rarely anything.
+    more: Vec<Told>,
+}
+
+/// Where it is told how it went.
 #[derive(Debug)]
-pub struct Stored(Option<oneshot::Receiver<Result<(), Refused>>>);
+enum Told {
+    /// To whoever handed it in.
+    Once(oneshot::Receiver<Result<(), Refused>>),
+    /// To all who have come to wait for it.
+    Shared(Outcome),
+}
+
+/// What becomes of something that more than one may wait for, once that is known.
+pub(super) type Outcome = watch::Receiver<Option<Result<(), Refused>>>;
 
 impl Stored {
     /// There is nothing to wait for.
     pub(super) fn already() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// It is to be waited for, until somebody says how it went.
@@ -26,13 +42,24 @@ impl Stored {
             // Nobody need be waiting.
             let _ = tell.send(outcome);
         };
-        (Self(Some(told)), tell)
+        (Self { told: Some(Told::Once(told)), more: Vec::new() }, tell)
+    }
+
+    /// Somebody else has handed it in, and knows when it is known how it went.
+    pub(super) fn shared(outcome: Outcome) -> Self {
+        Self { told: Some(Told::Shared(outcome)), more: Vec::new() }
+    }
+
+    /// This, and the other as well.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.more.extend(other.told.into_iter().chain(other.more));
+        self
     }
 
     /// Whether it is still to be waited for.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.0.is_some()
+        self.told.is_some() || !self.more.is_empty()
     }
 
     /// Waits.
@@ -40,11 +67,24 @@ impl Stored {
     /// # Errors
     /// It is not kept.
     pub async fn wait(&mut self) -> Result<(), Refused> {
-        match self.0.take() {
-            None => Ok(()),
-            // A store that has gone without a word has kept nothing that anybody could rely on.
-            Some(told) => told.await.unwrap_or(Err(Refused::Failed)),
+        let mut outcome = Ok(());
+        for told in self.told.take().into_iter().chain(self.more.drain(..)) {
+            outcome = outcome.and(told.wait().await);
         }
+        outcome
+    }
+}
+
+impl Told {
+    async fn wait(self) -> Result<(), Refused> {
+        let told = match self {
+            Self::Once(told) => told.await.ok(),
+            Self::Shared(mut outcome) => {
+                outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
+            }
+        };
+        // A store that has gone without a word has kept nothing that anybody could rely on.
+        told.unwrap_or(Err(Refused::Failed))
     }
 }
 

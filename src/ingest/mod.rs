@@ -164,3 +164,6 @@ impl Ingest {
         usize::try_from(self.0.config.max_event_bytes.as_u64()).unwrap_or(usize::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

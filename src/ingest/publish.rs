@@ -12,7 +12,7 @@ use super::scatter::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::Format;
-use crate::hub::{self, Appended, Board, Close, Hold};
+use crate::hub::{self, Appended, Board, Close, Hold, Stored};
 
 /// What a publisher asks for besides its events.
 #[derive(Clone, Debug, Default)]
@@ -302,20 +302,44 @@ impl Publish {
         close: Option<&Close>,
         last: bool,
     ) -> Result<Appended, hub::PublishError> {
-        let mut appended = {
-            let keep = self.claim.as_ref().map(|claim| {
-                move |appended: &Appended| claim.to_keep(&self.outcome_behind(appended, last))
-            });
-            let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
-            match &self.board {
-                Some(board) => board.append(&self.events, close, receipt)?,
-                None => {
-                    self.ingest.hub().append_with(&self.channel, &self.events, close, receipt)?
+        loop {
+            let refused = match self.try_to_hand_in(close, last) {
+                Ok(mut appended) => {
+                    appended.stored.wait().await?;
+                    return Ok(appended);
                 }
-            }
-        };
-        appended.stored.wait().await?;
-        Ok(appended)
+                Err(error) => error,
+            };
+            // An end that is not stored yet may still be refused: then there is none.
+            let Some(mut coming) = self.coming_end(&refused) else { return Err(refused) };
+            coming.wait().await?;
+        }
+    }
+
+    fn try_to_hand_in(
+        &self,
+        close: Option<&Close>,
+        last: bool,
+    ) -> Result<Appended, hub::PublishError> {
+        let keep = self.claim.as_ref().map(|claim| {
+            move |appended: &Appended| claim.to_keep(&self.outcome_behind(appended, last))
+        });
+        let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
+        match &self.board {
+            Some(board) => board.append(&self.events, close, receipt),
+            None => self.ingest.hub().append_with(&self.channel, &self.events, close, receipt),
+        }
+    }
+
+    /// What is to be waited for before it is said that the channel has ended.
+    fn coming_end(&self, refused: &hub::PublishError) -> Option<Stored> {
+        match refused {
+            hub::PublishError::Closed(_) | hub::PublishError::Stopped(_) => match &self.board {
+                Some(board) => board.coming_end(),
+                None => self.ingest.hub().coming_end(&self.channel),
+            },
+            _ => None,
+        }
     }
 
     /// What is to be said to whoever comes back with the key when this was appended.

@@ -7,14 +7,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::{AppendError, Appended, Channel, Close, FrameWriter, Inner};
+use super::{Appended, Channel, Close, FrameWriter, Inner};
 use crate::clock::now;
 use crate::event::{self, GapReason, NewEvent};
 use crate::hub::desk::ThreadDesk;
 use crate::hub::notice::{End, Gap};
-use crate::hub::stored::{Saved, Stored};
+use crate::hub::stored::{Outcome, Saved, Stored};
 use crate::position::Offset;
 use crate::store::disk::{self, Desk, Disk, Durability, Piece, Place, Record, Refused, StreamId};
 use crate::store::{Entry, Log, Mark, Run, RunBuilder};
@@ -34,6 +34,8 @@ pub(super) struct Durable {
     known_as: Option<Saved>,
     /// The store has been told of the channel at all, whether it took that or not.
     told: bool,
+    /// Whoever reads on is still to be told that something may be missing.
+    owes_notice: bool,
     /// Who waits for which piece.
     waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
@@ -42,8 +44,24 @@ pub(super) struct Durable {
 /// What will be appended when it is stored.
 struct Staged {
     run: Run,
-    end: Option<End>,
-    stopped: bool,
+    end: Option<ComingEnd>,
+    /// It tells of a loss, and of nothing that was published.
+    notice: bool,
+}
+
+/// An end that is on its way to the disk.
+pub(super) struct ComingEnd {
+    pub(super) end: End,
+    pub(super) stopped: bool,
+    /// What becomes of it.
+    outcome: Outcome,
+}
+
+impl ComingEnd {
+    /// When it counts.
+    pub(super) fn stored(&self) -> Stored {
+        Stored::shared(self.outcome.clone())
+    }
 }
 
 /// What makes a publish safe to repeat, once its place is known.
@@ -68,15 +86,20 @@ impl Durable {
             desk: None,
             known_as: None,
             told: false,
+            owes_notice: false,
             waiting: HashMap::new(),
             me,
         }
     }
 
     /// The end that is on its way to the disk.
-    pub(super) fn coming_end(&self) -> Option<(&End, bool)> {
-        let last = self.staged.back()?;
-        last.end.as_ref().map(|end| (end, last.stopped))
+    pub(super) fn coming_end(&self) -> Option<&ComingEnd> {
+        self.staged.back()?.end.as_ref()
+    }
+
+    /// Whether whoever reads on is still to be told that something may be missing.
+    pub(super) fn owes_notice(&self) -> bool {
+        self.owes_notice
     }
 
     /// The offset of the first event that is handed in and not stored.
@@ -129,13 +152,12 @@ impl Durable {
     }
 
     /// The channel is gone, with all that it holds.
-    pub(super) fn forget(&self) -> Stored {
+    pub(super) fn forget(&self, channel: &Channel) -> Stored {
         if !self.told {
             return Stored::already();
         }
-        let (stored, tell) = Stored::later();
-        self.write(Record::Gone { stream: self.stream }, tell);
-        stored
+        let remains = &channel.shared.remains;
+        remains.bury(&self.disk, &channel.name, self.stream, self.durability)
     }
 }
 
@@ -179,18 +201,31 @@ impl Channel {
         close: Option<(&Close, bool)>,
         receipt: Option<Receipt<'_>>,
     ) -> Appended {
+        self.stage_notice(inner);
         let state = close.map_or_else(|| inner.state(), |(close, _)| close.state);
-        let end = close.map(|(close, _)| End::of(&self.name, close));
-        let (run, offsets) = self.render(inner.staged_end(), events, end.as_ref());
+        let end = close.map(|(close, stopped)| (End::of(&self.name, close), stopped));
+        let (run, offsets) =
+            self.render(inner.staged_end(), events, end.as_ref().map(|(end, _)| end));
         let (subscribers, stored) = (self.subscribers(), Stored::already());
         let mut appended = Appended { offsets, subscribers, state, stored };
         let receipt = receipt.map(|receipt| receipt(&appended));
-        let stopped = close.is_some_and(|(_, stopped)| stopped);
-        appended.stored = self.hand_in(inner, Staged { run, end, stopped }, receipt);
+        let coming = end.map(|(end, stopped)| {
+            let (tell, outcome) = watch::channel(None);
+            (ComingEnd { end, stopped, outcome }, tell)
+        });
+        let (end, tell) = coming.unzip();
+        appended.stored = self.hand_in(inner, Staged { run, end, notice: false }, receipt, tell);
         appended
     }
 
-    fn hand_in(&self, inner: &mut Inner, staged: Staged, receipt: Option<disk::Receipt>) -> Stored {
+    /// Hands this in. Who waits for the end that is in it, if there is one, is told as well.
+    fn hand_in(
+        &self,
+        inner: &mut Inner,
+        staged: Staged,
+        receipt: Option<disk::Receipt>,
+        tell_others: Option<watch::Sender<Option<Result<(), Refused>>>>,
+    ) -> Stored {
         let saved = inner.saved();
         let Some(durable) = &mut inner.durable else { return Stored::already() };
         let described = durable.describe(self, &saved);
@@ -198,7 +233,7 @@ impl Channel {
             return described;
         }
         let (stream, run) = (durable.stream, staged.run.clone());
-        let state = staged.end.as_ref().map(|end| end.to_text(staged.stopped).into());
+        let state = staged.end.as_ref().map(|coming| coming.end.to_text(coming.stopped).into());
         if durable.staged.is_empty() {
             durable.desk = ThreadDesk::here();
         }
@@ -210,6 +245,9 @@ impl Channel {
                 channel.settle(outcome);
             }
             tell(outcome);
+            if let Some(others) = tell_others {
+                others.send_replace(Some(outcome));
+            }
         });
         stored
     }
@@ -218,6 +256,19 @@ impl Channel {
     pub(in crate::hub) fn tell_of_loss(&self) {
         let mut inner = self.inner.lock();
         if inner.end.is_some() || inner.log.end().seq == 0 {
+            return;
+        }
+        if let Some(durable) = &mut inner.durable {
+            durable.owes_notice = true;
+        }
+        self.stage_notice(&mut inner);
+    }
+
+    /// Hands in the notice of a loss, if it is owed: before anything else, for it stands where
+    /// something is missing.
+    pub(super) fn stage_notice(&self, inner: &mut Inner) {
+        let owed = inner.durable.as_mut().map(|durable| std::mem::take(&mut durable.owes_notice));
+        if owed != Some(true) {
             return;
         }
         let position = |offset| self.shared.sequencer.position(offset);
@@ -232,8 +283,8 @@ impl Channel {
         let mut run = RunBuilder::new(inner.staged_end());
         let (entry, frame) = writer.render(offset, Some(event::GAP), gap.data().as_bytes());
         run.push(entry, frame);
-        let staged = Staged { run: run.finish(), end: None, stopped: false };
-        drop(self.hand_in(&mut inner, staged, None));
+        let staged = Staged { run: run.finish(), end: None, notice: true };
+        drop(self.hand_in(inner, staged, None, None));
     }
 
     /// The events, and the channel's end, with the offsets that they have from now on.
@@ -271,6 +322,9 @@ impl Channel {
         let ended = {
             let mut inner = self.inner.lock();
             let staged = inner.durable.as_mut().and_then(|durable| durable.staged.pop_front());
+            if let (Some(staged), Err(why)) = (&staged, outcome) {
+                self.note_refused(&mut inner, staged, why);
+            }
             let Some(staged) = staged.filter(|_| outcome.is_ok() && !inner.retired) else {
                 // Whoever merges channels waits for an event that will not come.
                 drop(inner);
@@ -288,6 +342,14 @@ impl Channel {
         }
     }
 
+    /// Something was not stored. What the hub itself owes is tried again.
+    fn note_refused(&self, inner: &mut Inner, staged: &Staged, why: Refused) {
+        if let Some(durable) = &mut inner.durable {
+            durable.owes_notice |= staged.notice;
+        }
+        self.look_again(inner, why);
+    }
+
     fn take_in(&self, inner: &mut Inner, staged: &Staged) {
         let run = &staged.run;
         let published = run.count() - usize::from(staged.end.is_some());
@@ -299,9 +361,9 @@ impl Channel {
             let bytes = run.byte_after(published.len()) - run.start().byte;
             self.shared.metrics.published(published.len() as u64, bytes);
         }
-        if let Some(end) = &staged.end {
+        if let Some(coming) = &staged.end {
             inner.ended_at = now();
-            (inner.end, inner.stopped) = (Some(end.clone()), staged.stopped);
+            (inner.end, inner.stopped) = (Some(coming.end.clone()), coming.stopped);
         }
         self.publish_end(inner);
     }
@@ -392,9 +454,8 @@ impl Inner {
     }
 
     /// Whether the store takes anything at the moment.
-    pub(super) fn check_stored(&self) -> Result<(), AppendError> {
-        let check = |durable: &Durable| durable.disk.check().map_err(AppendError::Unstored);
-        self.durable.as_deref().map_or(Ok(()), check)
+    pub(super) fn check_stored(&self) -> Result<(), Refused> {
+        self.durable.as_deref().map_or(Ok(()), |durable| durable.disk.check())
     }
 
     /// Lets the disk give up what is beyond the retention, and memory what is beyond the window.

@@ -17,6 +17,7 @@ use crate::hub::signals::{GenerationOver, Signals, Stopped};
 use crate::hub::stored::Stored;
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
+use crate::store::disk::Refused;
 use crate::store::{Entry, Run};
 
 /// How a producer holds its channel.
@@ -40,7 +41,13 @@ const UNWATCHED: &str = "unwatched";
 enum Overdue {
     Producer,
     Viewers,
+    /// The notice of a loss, which the store has refused.
+    Notice,
 }
+
+/// How long after something was refused that is due it is tried again. For room, the store itself
+/// looks as often.
+const TRIED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Channel {
     /// Keeps the channel in memory until [`let_go`](Self::let_go); nothing if it has left already.
@@ -78,7 +85,8 @@ impl Channel {
         format: Option<Format>,
     ) -> Result<(), AppendError> {
         let mut inner = self.inner.lock();
-        inner.check_writable()?;
+        // An end on its way to the disk may still be refused: the first append waits for it.
+        inner.check_open()?;
         inner.check_stored()?;
         if let Some(format) = format {
             inner.expect_format(format);
@@ -118,8 +126,8 @@ impl Channel {
             {
                 return Some(Err(GenerationOver));
             }
-            if let Some(state) = inner.ending() {
-                return Some(Ok((Stopped::Before(state), Stored::already())));
+            if let Some((state, stored)) = inner.ending() {
+                return Some(Ok((Stopped::Before(state), stored)));
             }
             self.stop_now(&mut inner, reason)
         };
@@ -172,6 +180,9 @@ impl Channel {
             if at > Instant::now() {
                 return Some(at);
             }
+            if let Err(why) = inner.check_stored() {
+                return try_again(why);
+            }
             match overdue {
                 Overdue::Producer => {
                     let (state, reason) = (ChannelState::Abandoned, Some(LEFT.into()));
@@ -181,6 +192,10 @@ impl Channel {
                     drop(self.stop_now(&mut inner, Some(UNWATCHED.into())));
                 }
                 Overdue::Viewers => return None,
+                Overdue::Notice => {
+                    self.forewarn();
+                    self.stage_notice(&mut inner);
+                }
             }
         }
         self.tell_of_end_now();
@@ -199,6 +214,13 @@ impl Channel {
     pub(super) fn set_clocks(&self, inner: &mut Inner) {
         if let Some((at, _)) = inner.due() {
             self.shared.deadlines.set(at, &self.name);
+        }
+    }
+
+    /// The store has refused something: if anything is due by then, it is tried again.
+    pub(super) fn look_again(&self, inner: &mut Inner, why: Refused) {
+        if let (Some((due, _)), Some(again)) = (inner.due(), try_again(why)) {
+            self.shared.deadlines.set(due.max(again), &self.name);
         }
     }
 
@@ -311,6 +333,12 @@ impl Channel {
     }
 }
 
+/// When to try again what was refused. A store that has failed takes nothing before a restart,
+/// which then finds what is due.
+fn try_again(why: Refused) -> Option<Instant> {
+    (why != Refused::Failed).then(|| Instant::now() + TRIED_AGAIN)
+}
+
 impl Inner {
     /// Who produces it; one that has ended is produced by nobody.
     pub(super) fn producer(&self) -> Producer {
@@ -332,16 +360,21 @@ impl Inner {
     }
 
     /// How it has ended, or will have when that is stored.
-    fn ending(&self) -> Option<ChannelState> {
+    fn ending(&self) -> Option<(ChannelState, Stored)> {
         let coming = || self.durable.as_ref().and_then(|durable| durable.coming_end());
-        let end = self.end.as_ref().or_else(|| coming().map(|(end, _)| end));
-        end.map(|end| end.state)
+        match &self.end {
+            Some(end) => Some((end.state, Stored::already())),
+            None => coming().map(|coming| (coming.end.state, coming.stored())),
+        }
     }
 
     /// Who is waited for, and until when.
     fn due(&self) -> Option<(Instant, Overdue)> {
         match (self.producer, self.settings.when_unwatched) {
             _ if self.ending().is_some() || self.retired => None,
+            _ if self.durable.as_ref().is_some_and(|durable| durable.owes_notice()) => {
+                Some((Instant::now(), Overdue::Notice))
+            }
             (Producer::Away { since }, _) => {
                 Some((since.checked_add(self.settings.producer_grace)?, Overdue::Producer))
             }

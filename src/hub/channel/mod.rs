@@ -31,6 +31,7 @@ use crate::hub::fetched::Fetched;
 use crate::hub::memory::Memory;
 use crate::hub::notice::{End, OnEnd};
 use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
+use crate::hub::remains::Remains;
 use crate::hub::sequencer::Sequencer;
 use crate::hub::signals::Signals;
 use crate::hub::stored::Stored;
@@ -71,6 +72,7 @@ pub(in crate::hub) struct Shared {
     pub(in crate::hub) deadlines: Deadlines,
     pub(in crate::hub) on_end: OnceLock<OnEnd>,
     pub(in crate::hub) fetched: Fetched,
+    pub(in crate::hub) remains: Arc<Remains>,
 }
 
 /// A named, ordered log of events, and those who listen to it.
@@ -186,6 +188,12 @@ pub enum AppendError {
     /// The store takes nothing.
     #[error(transparent)]
     Unstored(#[from] Refused),
+}
+
+impl AppendError {
+    fn ended(end: &End, stopped: bool) -> Self {
+        if stopped { Self::Stopped(end.reason.clone()) } else { Self::Closed(end.state) }
+    }
 }
 
 /// How a channel stands.
@@ -359,6 +367,14 @@ impl Channel {
             producer: inner.producer(),
             settings: inner.settings,
         })
+    }
+
+    /// When the end counts that is on its way to the disk; nothing if the channel has ended.
+    pub(in crate::hub) fn coming_end(&self) -> Option<Stored> {
+        let inner = self.inner.lock();
+        let coming = || inner.durable.as_ref().and_then(|durable| durable.coming_end());
+        let stored = || coming().map_or_else(Stored::already, |coming| coming.stored());
+        (inner.end.is_none() && !inner.retired).then(stored)
     }
 
     /// How it ended, if it did.
@@ -615,13 +631,19 @@ impl Channel {
 }
 
 impl Inner {
+    /// Whether events may follow on what is in the log, and on what is on its way there.
     fn check_writable(&self) -> Result<(), AppendError> {
+        self.check_open()?;
         let coming = self.durable.as_ref().and_then(|durable| durable.coming_end());
-        match self.end.as_ref().map(|end| (end, self.stopped)).or(coming) {
+        coming.map_or(Ok(()), |coming| Err(AppendError::ended(&coming.end, coming.stopped)))
+    }
+
+    /// Whether the channel is there, and has not ended.
+    fn check_open(&self) -> Result<(), AppendError> {
+        match &self.end {
             _ if self.retired => Err(AppendError::Retired),
             None => Ok(()),
-            Some((end, true)) => Err(AppendError::Stopped(end.reason.clone())),
-            Some((end, false)) => Err(AppendError::Closed(end.state)),
+            Some(end) => Err(AppendError::ended(end, self.stopped)),
         }
     }
 

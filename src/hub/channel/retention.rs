@@ -134,7 +134,7 @@ impl Channel {
             owner.free_channel(footprint);
         }
         self.shared.metrics.channel_removed();
-        inner.durable.as_ref().map_or_else(Stored::already, |durable| durable.forget())
+        inner.durable.as_ref().map_or_else(Stored::already, |durable| durable.forget(self))
     }
 
     pub(super) fn apply_retention(&self, inner: &mut Inner) {

@@ -430,4 +430,4 @@ fn this_boot() -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ use crate::store::disk::files::{File, Files};
 
 /// What happens at the n-th change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// Nothing reaches the disk any more, and nobody is told.
     Crash,
     /// That one operation fails.
@@ -22,7 +22,7 @@ pub(super) enum Fate {
 
 /// A disk in memory.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -69,53 +69,53 @@ impl State {
 }
 
 impl Disk {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let disk = Self::default();
         disk.0.lock().free = u64::MAX;
         disk
     }
 
     /// At the n-th change from now on, this happens.
-    pub(super) fn fate(&self, changes: u64, fate: Fate) {
+    pub(crate) fn fate(&self, changes: u64, fate: Fate) {
         let mut state = self.0.lock();
         state.fate = Some((state.changes + changes, fate));
     }
 
-    pub(super) fn crashed(&self) -> bool {
+    pub(crate) fn crashed(&self) -> bool {
         self.0.lock().crashed
     }
 
-    pub(super) fn changes(&self) -> u64 {
+    pub(crate) fn changes(&self) -> u64 {
         self.0.lock().changes
     }
 
-    pub(super) fn set_free(&self, free: u64) {
+    pub(crate) fn set_free(&self, free: u64) {
         self.0.lock().free = free;
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.0.lock().names.keys().cloned().collect()
     }
 
-    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         let state = self.0.lock();
         state.contents[state.names[name]].bytes.clone()
     }
 
-    pub(super) fn set_bytes(&self, name: &str, bytes: Vec<u8>) {
+    pub(crate) fn set_bytes(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.0.lock();
         let at = state.names[name];
         state.contents[at] = Content { synced: bytes.len(), bytes, unreadable: None };
     }
 
-    pub(super) fn make_unreadable(&self, name: &str, bytes: std::ops::Range<u64>) {
+    pub(crate) fn make_unreadable(&self, name: &str, bytes: std::ops::Range<u64>) {
         let mut state = self.0.lock();
         let at = state.names[name];
         state.contents[at].unreadable = Some(bytes);
     }
 
     /// The disk as the process's death leaves it: everything that was written is there.
-    pub(super) fn after_kill(&self) -> Self {
+    pub(crate) fn after_kill(&self) -> Self {
         let state = self.0.lock();
         let (names, contents) = (state.names.clone(), state.contents.clone());
         Self::of(names, contents)
@@ -123,7 +123,7 @@ impl Disk {
 
     /// The disk as a power cut leaves it: of what was not synced, any part may be there, or there
     /// in length only. `chance` decides.
-    pub(super) fn after_power_cut(&self, chance: &mut fastrand::Rng) -> Self {
+    pub(crate) fn after_power_cut(&self, chance: &mut fastrand::Rng) -> Self {
         let state = self.0.lock();
         let names = if chance.bool() { &state.names } else { &state.synced_names };
         let torn = state.contents.iter().map(|content| {

@@ -2,9 +2,11 @@
 
 mod basics;
 mod damage;
-mod fake;
+pub(crate) mod fake;
 mod faults;
+pub(crate) mod gated;
 mod golden;
 mod lives;
 mod model;
+mod shortage;
 mod support;

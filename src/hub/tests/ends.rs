@@ -1,0 +1,206 @@
+//! Ends that wait for the disk, and what is due when the disk takes nothing.
+
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+
+use super::support::{Stage, event, name, until};
+use crate::event::ChannelState;
+use crate::hub::{
+    ChannelOptions, Config, Hold, PublishError, Signal, Stopped, ThreadDesk, WhenUnwatched,
+};
+use crate::position::StartFrom;
+use crate::store::disk::tests::fake::Fate;
+use crate::store::disk::tests::gated::{Gated, look_at_room, store_config};
+use crate::store::disk::{Durability, Refused};
+
+use Durability::{Async, Sync};
+
+fn state(stage: &Stage) -> ChannelState {
+    stage.hub.describe(&name("c")).unwrap().state
+}
+
+#[tokio::test]
+async fn a_second_stop_counts_when_the_first_does() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.files.shut();
+    let (first, mut stored) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let (second, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
+    assert_eq!((first, second), (Stopped::Now, Stopped::Before(ChannelState::Cancelled)));
+    assert!(stored.is_pending() && stored_too.is_pending());
+    stage.files.open_up();
+    assert_eq!((stored.wait().await, stored_too.wait().await), (Ok(()), Ok(())));
+    let (_, third) = stage.hub.stop(&name("c"), None, None).unwrap();
+    assert!(!third.is_pending());
+}
+
+#[tokio::test]
+async fn a_second_stop_is_told_that_the_first_was_refused() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.files.shut();
+    // What the journal was grown by holds it up: a sync is under way.
+    let mut before = stage.hub.append(&name("c"), &[event("y")], None).unwrap();
+    stage.files.until_a_sync_waits();
+    let (_, mut stored) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let (_, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
+    stage.files.disk.fate(1, Fate::Fails);
+    stage.files.open_up();
+    assert_eq!(before.stored.wait().await, Err(Refused::Failed));
+    assert_eq!((stored.wait().await, stored_too.wait().await), {
+        (Err(Refused::Failed), Err(Refused::Failed))
+    });
+}
+
+#[tokio::test]
+async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_try() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.files.shut();
+    let (_, mut stopped) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let refused = stage.hub.append(&name("c"), &[event("y")], None).map(drop);
+    assert_eq!(refused, Err(PublishError::Stopped(None)));
+    let mut coming = stage.hub.coming_end(&name("c")).expect("the end is not stored");
+    assert!(coming.is_pending());
+    stage.files.open_up();
+    assert_eq!((stopped.wait().await, coming.wait().await), (Ok(()), Ok(())));
+    assert!(stage.hub.coming_end(&name("c")).is_none(), "it has ended");
+
+    assert_eq!(stage.append("d", "x").await, Ok(()));
+    stage.files.disk.fate(1, Fate::Full);
+    let (_, mut stopped) = stage.hub.stop(&name("d"), None, None).unwrap();
+    assert_eq!(stopped.wait().await, Err(Refused::Full));
+    look_at_room(&stage.disk);
+    assert!(!stage.hub.coming_end(&name("d")).expect("it has no end").is_pending());
+    assert_eq!(stage.append("d", "y").await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_producer_may_begin_while_a_stop_is_being_stored_and_is_told_of_it() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.files.shut();
+    let (_, _stored) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let mut board = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
+    stage.files.open_up();
+    assert_eq!(board.refused().await, PublishError::Stopped(None));
+    drop(board);
+}
+
+/// A hub whose clock runs, with a generation in `c` that has one event.
+async fn with_generation(stage: &Stage) -> crate::hub::Board {
+    tokio::task::spawn_local(ThreadDesk::serve());
+    tokio::task::spawn_local(stage.hub.clone().sweep());
+    tokio::task::yield_now().await;
+    let board = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
+    let mut appended = board.append(&[event("x")], None, None).unwrap();
+    assert_eq!(appended.stored.wait().await, Ok(()));
+    board
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_is_abandoned_when_there_is_room_for_it() {
+    let config =
+        crate::store::disk::Config { min_free: bytesize::ByteSize(1000), ..store_config(Sync) };
+    let stage = Stage::of(Gated::new(), config, Config::default());
+    let tasks = LocalSet::new();
+    tasks
+        .run_until(async {
+            let board = with_generation(&stage).await;
+            stage.fill_up();
+            drop(board);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(state(&stage), ChannelState::Open);
+            stage.make_room();
+            until("it is abandoned", || state(&stage) == ChannelState::Abandoned).await;
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_by_the_clock_that_the_disk_has_refused_is_tried_again() {
+    let stage = Stage::new(Sync);
+    let tasks = LocalSet::new();
+    tasks
+        .run_until(async {
+            let board = with_generation(&stage).await;
+            stage.files.disk.fate(1, Fate::Full);
+            drop(board);
+            until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+            assert_eq!(state(&stage), ChannelState::Open);
+            look_at_room(&stage.disk);
+            until("it is abandoned", || state(&stage) == ChannelState::Abandoned).await;
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it() {
+    let stage = Stage::new(Sync);
+    let after = Duration::from_secs(1);
+    let when_unwatched = Some(WhenUnwatched { after, signal: Signal::Stop });
+    let options = ChannelOptions { when_unwatched, ..ChannelOptions::default() };
+    let tasks = LocalSet::new();
+    tasks
+        .run_until(async {
+            let mut board = with_generation(&stage).await;
+            // Time flies while the disk is at work: meanwhile somebody watches.
+            let viewer = stage.subscribe("c", &StartFrom::Tail).await;
+            let (_, _, mut stored) = stage.hub.configure(&name("c"), &options).unwrap();
+            assert_eq!(stored.wait().await, Ok(()));
+            stage.files.disk.fate(1, Fate::Full);
+            drop(viewer);
+            until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+            assert_eq!(state(&stage), ChannelState::Open);
+            look_at_room(&stage.disk);
+            until("it is stopped", || state(&stage) == ChannelState::Cancelled).await;
+            let told = PublishError::Stopped(Some("unwatched".into()));
+            assert_eq!(board.refused().await, told);
+        })
+        .await;
+}
+
+/// A hub after a power cut, in which the store refuses the next write.
+async fn behind_a_power_cut() -> Stage {
+    let stage = Stage::new(Async);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    let mut files = stage.files.clone();
+    files.disk = files.disk.after_kill();
+    let config = stage.config.clone();
+    drop(stage.shut_down());
+    let (disk, found) = files.store_of_boot(&config, "another one");
+    assert!(found.power_cut);
+    files.disk.fate(1, Fate::Full);
+    let stage = Stage::on(files, config, Config::default(), disk, found);
+    until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+    look_at_room(&stage.disk);
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reads_on_is_told_of_a_power_cut_also_if_the_disk_was_full_then() {
+    let stage = behind_a_power_cut().await;
+    tokio::spawn(stage.hub.clone().sweep());
+    let events = || stage.hub.describe(&name("c")).unwrap().events;
+    until("the notice", || events() == 2).await;
+    assert_eq!(stage.append("c", "y").await, Ok(()));
+    let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
+    assert_eq!(stage.seen(&mut subscription).len(), 3, "once");
+}
+
+#[tokio::test]
+async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
+    let stage = behind_a_power_cut().await;
+    let hub = &stage.hub;
+    // Answers of one channel keep their order: behind this one, the refusal is known.
+    let (_, _, mut stored) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
+    assert_eq!(stored.wait().await, Ok(()));
+    let mut appended = hub.append(&name("c"), &[event("y")], None).unwrap();
+    assert_eq!(appended.stored.wait().await, Ok(()));
+    let y = appended.offsets.unwrap().0.0;
+    let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
+    let seen = stage.seen(&mut subscription);
+    assert_eq!(seen.len(), 3);
+    assert_eq!(seen[2], format!("event {y}"));
+}

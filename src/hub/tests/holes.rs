@@ -1,0 +1,52 @@
+//! What the disk has lost: reading goes on, and comes to an end.
+
+use super::support::{Stage, name};
+use crate::event::ChannelState;
+use crate::hub::{Close, Piece, Seat};
+use crate::position::StartFrom;
+use crate::store::disk::Durability;
+use crate::store::disk::tests::gated::until_all_is_read;
+
+#[tokio::test]
+async fn the_last_events_are_asked_for_in_a_hole_and_reading_begins_somewhere() {
+    let stage = Stage::new(Durability::Async);
+    for _ in 0..4 {
+        assert_eq!(stage.append("c", "hello").await, Ok(()));
+    }
+    let (files, config) = stage.shut_down();
+    files.break_last_block();
+    let stage = Stage::of(files, config, crate::hub::Config::default());
+    for from in [StartFrom::Earliest, StartFrom::Last(2), StartFrom::Last(1)] {
+        // It says so itself if it never begins.
+        let _ = stage.subscribe("c", &from).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_ends_whose_channel_has_lost_its_last_event() {
+    let stage = Stage::new(Durability::Async);
+    assert_eq!(stage.append("c", "hello").await, Ok(()));
+    let close = Close { state: ChannelState::Complete, reason: None };
+    let mut appended = stage.hub.append(&name("c"), &[], Some(&close)).unwrap();
+    assert_eq!(appended.stored.wait().await, Ok(()));
+    let stage = stage.restart();
+    assert!(stage.found.streams[0].state.is_some());
+    // It goes bad when the store has looked at it already.
+    stage.files.break_last_block();
+    let seat = stage.subscribe("c", &StartFrom::Earliest).await.into_seat().unwrap();
+    assert!(comes_to_the_end(&stage, &seat), "its subscriber at a shard waits for ever");
+}
+
+/// Whether a shard would end the body.
+fn comes_to_the_end(stage: &Stage, seat: &Seat) -> bool {
+    let mut byte = seat.byte;
+    for _ in 0..20 {
+        match seat.channel.read_at_byte(byte, 1 << 20, false) {
+            Piece::Frames { last: true, .. } => return true,
+            Piece::Frames { stretch, .. } => byte = stretch.end.byte,
+            Piece::Trimmed => byte = stage.hub.readable_from(&seat.channel, byte).0,
+            Piece::Nothing => until_all_is_read(&stage.disk),
+        }
+    }
+    false
+}

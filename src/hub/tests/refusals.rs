@@ -1,0 +1,72 @@
+//! What the store refuses leaves nothing behind, and what was acknowledged is stored.
+
+use super::support::{Stage, event, name};
+use crate::hub::{ChannelOptions, PublishError};
+use crate::limits::MAX_UNSTORED_BYTES;
+use crate::store::disk::tests::fake::Fate;
+use crate::store::disk::tests::gated::look_at_room;
+use crate::store::disk::{Durability, Refused};
+
+use Durability::{Async, Sync};
+
+fn seven_events() -> ChannelOptions {
+    ChannelOptions { max_events: Some(7), ..ChannelOptions::default() }
+}
+
+#[tokio::test]
+async fn a_channel_whose_first_publish_found_no_room_takes_events_when_there_is_room_again() {
+    let stage = Stage::new(Async);
+    // Taken by the channel, and refused by the store.
+    stage.files.disk.fate(1, Fate::Full);
+    assert!(stage.append("c", "x").await.is_err());
+    look_at_room(&stage.disk);
+    for _ in 0..20 {
+        assert_eq!(stage.append("c", "x").await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn settings_that_were_acknowledged_are_stored() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.files.disk.fate(1, Fate::Full);
+    let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    assert_eq!(stored.wait().await, Err(Refused::Full));
+    look_at_room(&stage.disk);
+    let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    assert_eq!(stored.wait().await, Ok(()), "the retry is acknowledged");
+    let stage = stage.restart();
+    let described = stage.hub.describe(&name("c")).unwrap();
+    assert_eq!(described.settings.retention.max_events, 7);
+}
+
+#[tokio::test]
+async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_handed_in_before() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.files.shut();
+    let (_, _, first) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    let (_, _, mut second) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    assert!(first.is_pending() && second.is_pending());
+    stage.files.disk.fate(1, Fate::Fails);
+    stage.files.open_up();
+    assert_eq!(second.wait().await, Err(Refused::Failed));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_disk_that_hangs_is_bounded() {
+    let stage = Stage::new(Sync);
+    stage.files.shut();
+    let (text, mut taken) = ("x".repeat(1 << 20), 0);
+    let refused = loop {
+        // Its client leaves: nobody waits until it counts.
+        match stage.hub.append(&name("c"), &[event(&text)], None) {
+            Ok(_) => taken += text.len(),
+            Err(error) => break error,
+        }
+        assert!(taken <= MAX_UNSTORED_BYTES + text.len(), "{taken} bytes wait");
+    };
+    assert_eq!(refused, PublishError::Unstored(Refused::Behind));
+    assert!(taken + text.len() >= MAX_UNSTORED_BYTES, "only {taken} bytes wait");
+    stage.files.open_up();
+}

@@ -1,0 +1,159 @@
+//! What the tests share: a hub on a disk that can be held up, and what is seen of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channel::ChannelName;
+use crate::event::NewEvent;
+use crate::hub::{Bounds, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription};
+use crate::position::StartFrom;
+use crate::store::disk::tests::gated::{self, Gated, until_all_is_read};
+use crate::store::disk::{Config as StoreConfig, Disk, Durability, Found, Refused};
+use crate::telemetry::Metrics;
+
+/// Longer than anything takes that is to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hub, its store and its disk.
+pub(crate) struct Stage {
+    /// Goes first: a test that fails while syncs are held up must come to its end.
+    opener: Opener,
+    pub(crate) files: Gated,
+    pub(crate) config: StoreConfig,
+    pub(crate) disk: Disk,
+    pub(crate) hub: Hub,
+    pub(crate) found: Found,
+}
+
+struct Opener(Gated);
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        self.0.open_up();
+    }
+}
+
+impl Stage {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self::of(Gated::new(), gated::store_config(durability), Config::default())
+    }
+
+    pub(crate) fn of(files: Gated, config: StoreConfig, channels: Config) -> Self {
+        let (disk, found) = files.store(&config);
+        Self::on(files, config, channels, disk, found)
+    }
+
+    /// On a store that is open.
+    pub(crate) fn on(
+        files: Gated,
+        config: StoreConfig,
+        channels: Config,
+        disk: Disk,
+        found: Found,
+    ) -> Self {
+        let hub = Hub::resume(channels, Arc::new(Metrics::new()), &disk, &config, &found);
+        Self { opener: Opener(files.clone()), files, config, disk, hub, found }
+    }
+
+    /// The same disk under another hub.
+    pub(crate) fn restart(self) -> Self {
+        let (files, config) = self.shut_down();
+        Self::of(files, config, Config::default())
+    }
+
+    /// Ends the hub, and then the store.
+    pub(crate) fn shut_down(self) -> (Gated, StoreConfig) {
+        let Self { opener, files, config, disk, hub, .. } = self;
+        drop((opener, hub));
+        disk.close();
+        (files, config)
+    }
+
+    /// The disk has no room from now on.
+    pub(crate) fn fill_up(&self) {
+        self.files.disk.set_free(10);
+        gated::look_at_room(&self.disk);
+        assert_eq!(self.disk.check(), Err(Refused::Full));
+    }
+
+    /// It has room again.
+    pub(crate) fn make_room(&self) {
+        self.files.disk.set_free(u64::MAX);
+        gated::look_at_room(&self.disk);
+        assert_eq!(self.disk.check(), Ok(()));
+    }
+
+    /// Appends an event and waits until it counts.
+    pub(crate) async fn append(&self, channel: &str, text: &str) -> Result<(), String> {
+        let appended = self.hub.append(&name(channel), &[event(text)], None);
+        let mut appended = appended.map_err(|error| error.to_string())?;
+        appended.stored.wait().await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn subscribe(&self, channel: &str, from: &StartFrom) -> Subscription {
+        for _ in 0..1000 {
+            match self.hub.subscribe(Selection::One(name(channel)), from, bounds()).unwrap() {
+                Opened::Live(subscription) => return subscription,
+                Opened::Over => panic!("it is over"),
+                Opened::Later(later) => later.over().await,
+            }
+        }
+        panic!("it asks for the same for ever");
+    }
+
+    /// All that can be seen now.
+    pub(crate) fn seen(&self, subscription: &mut Subscription) -> Vec<String> {
+        let (mut seen, mut idle) = (Vec::new(), 0);
+        while idle < 2 {
+            match subscription.try_next() {
+                Next::Step(Step::Events { run, .. }) => {
+                    seen.extend(run.entries().map(|entry| format!("event {}", entry.offset.0)));
+                }
+                Next::Step(Step::Gap(gap)) => seen.push(format!("gap {:?}", gap.reason)),
+                Next::Step(_) => seen.push("other".to_owned()),
+                Next::Finished => {
+                    seen.push("finished".to_owned());
+                    return seen;
+                }
+                Next::Pending => {
+                    // Perhaps it has only asked for what is on disk.
+                    until_all_is_read(&self.disk);
+                    idle += 1;
+                    continue;
+                }
+            }
+            idle = 0;
+        }
+        seen
+    }
+
+    /// The offset of the first event of a channel.
+    pub(crate) fn first(&self, channel: &str) -> u64 {
+        self.hub.describe(&name(channel)).unwrap().earliest.unwrap().offset.0
+    }
+}
+
+pub(crate) fn name(text: &str) -> ChannelName {
+    text.parse().unwrap()
+}
+
+pub(crate) fn event(text: &str) -> NewEvent {
+    NewEvent { event_type: None, data: text.to_owned().into() }
+}
+
+/// Waits until it is so, and says of what nothing came if it is not.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..PATIENCE.as_millis() {
+        if is_so() {
+            return;
+        }
+        // A clock that tests have stopped goes on, and the disk has time that nobody can stop.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it never came: {what}");
+}
+
+fn bounds() -> Bounds {
+    Bounds { max_lag_events: u64::MAX, max_lag_bytes: u64::MAX, on_lag: OnLag::Skip }
+}

@@ -1,0 +1,76 @@
+//! Nobody sees what is not stored, and everybody what is.
+
+use super::support::{Stage, event, name};
+use crate::event::ChannelState;
+use crate::generation::Format;
+use crate::hub::{Close, Hold, Piece};
+use crate::position::StartFrom;
+use crate::store::disk::Durability;
+use crate::store::disk::tests::gated::until_all_is_read;
+
+use Durability::{Async, Sync};
+
+#[tokio::test]
+async fn nobody_sees_what_is_written_and_not_synced() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "first").await, Ok(()));
+    let stage = stage.restart();
+    let first = stage.first("c");
+    stage.files.shut();
+    let mut appended = stage.hub.append(&name("c"), &[event("second")], None).unwrap();
+    stage.files.until_a_sync_waits();
+    let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
+    assert_eq!(stage.seen(&mut subscription), [format!("event {first}")]);
+    assert!(appended.stored.is_pending());
+    stage.files.open_up();
+    assert_eq!(appended.stored.wait().await, Ok(()));
+    let second = appended.offsets.unwrap().0.0;
+    assert_eq!(stage.seen(&mut subscription), [format!("event {second}")]);
+}
+
+#[tokio::test]
+async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "first").await, Ok(()));
+    let stage = stage.restart();
+    stage.files.shut();
+    let close = Close { state: ChannelState::Complete, reason: None };
+    let mut appended = stage.hub.append(&name("c"), &[event("second")], Some(&close)).unwrap();
+    stage.files.until_a_sync_waits();
+    let seat = stage.subscribe("c", &StartFrom::Earliest).await.into_seat().unwrap();
+    let mut byte = seat.byte;
+    let mut read = || {
+        let (mut events, mut ends) = (0, false);
+        for _ in 0..5 {
+            match seat.channel.read_at_byte(byte, 1 << 20, false) {
+                Piece::Frames { stretch, last, .. } => {
+                    (byte, ends) = (stretch.end.byte, last);
+                    events += stretch.run.count();
+                }
+                _ => until_all_is_read(&stage.disk),
+            }
+            if ends {
+                break;
+            }
+        }
+        (events, ends)
+    };
+    assert_eq!(read(), (1, false), "before the sync");
+    stage.files.open_up();
+    assert_eq!(appended.stored.wait().await, Ok(()));
+    assert_eq!(read(), (2, true), "a shard ends the body with the last piece");
+}
+
+#[tokio::test]
+async fn a_snapshot_outlives_what_memory_has_of_the_events() {
+    let stage = Stage::new(Async);
+    let board = stage.hub.produce(&name("c"), Hold::Sole, Some(Format::Text)).unwrap();
+    let text = "x".repeat(60_000);
+    // Three times the window, and fewer events than a fold may be behind.
+    for _ in 0..63 {
+        let mut appended = board.append(&[event(&text)], None, None).unwrap();
+        assert_eq!(appended.stored.wait().await, Ok(()));
+    }
+    let seat = stage.subscribe("c", &StartFrom::Snapshot).await.into_seat().unwrap();
+    assert!(seat.snapshot.is_some(), "no restart, and no snapshot");
+}

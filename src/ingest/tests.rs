@@ -1,0 +1,34 @@
+//! What publishers are told while the store is at work.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+
+use super::{Begun, BodyKind, Config, Ingest, Options, PublishError};
+use crate::hub;
+use crate::hub::tests::support::{Stage, name};
+use crate::store::disk::Durability;
+
+#[tokio::test]
+async fn nobody_is_told_of_an_end_that_may_still_be_refused() {
+    let stage = Stage::new(Durability::Sync);
+    let ingest = Ingest::new(stage.hub.clone(), Config::default());
+    for (channel, kind) in [("c", BodyKind::Single), ("d", BodyKind::Text)] {
+        assert_eq!(stage.append(channel, "x").await, Ok(()));
+        stage.files.shut();
+        let (_, _stored) = stage.hub.stop(&name(channel), None, None).unwrap();
+        let begun = ingest.publish(name(channel), kind, Options::default());
+        let Ok(Begun::Publish(mut publish)) = begun else { panic!("it does not begin") };
+        let mut told = pin!(async move {
+            publish.feed(&Bytes::from("late")).await?;
+            publish.finish().await
+        });
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(told.as_mut().poll(&mut context).is_pending(), "{kind:?}");
+        stage.files.open_up();
+        let error = told.await.unwrap_err().error;
+        assert_eq!(error, PublishError::Hub(hub::PublishError::Stopped(None)));
+    }
+}

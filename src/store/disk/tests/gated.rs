@@ -1,0 +1,187 @@
+//! A disk that can be held up, and that can be short of what files need; and a store on it, for
+//! tests of those that are built on the store.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+use super::fake;
+use super::support::{config, setup};
+use crate::store::disk::engine::Setup;
+use crate::store::disk::files::{File, Files};
+use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, keeper};
+
+/// Longer than anything takes that is to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Gated {
+    pub(crate) disk: fake::Disk,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    /// No sync comes through.
+    shut: bool,
+    /// How many syncs stand there.
+    waiting: usize,
+    /// No file can be made, for this reason.
+    no_files: Option<Errno>,
+}
+
+impl Gated {
+    pub(crate) fn new() -> Self {
+        Self { disk: fake::Disk::new(), gate: Arc::default() }
+    }
+
+    /// Whatever is synced from now on waits.
+    pub(crate) fn shut(&self) {
+        self.gate.0.lock().shut = true;
+    }
+
+    /// What waits goes on.
+    pub(crate) fn open_up(&self) {
+        self.gate.0.lock().shut = false;
+        self.gate.1.notify_all();
+    }
+
+    /// A sync stands at the gate: what it is for is written.
+    pub(crate) fn until_a_sync_waits(&self) {
+        let mut gate = self.gate.0.lock();
+        while gate.waiting == 0 {
+            assert!(!self.gate.1.wait_for(&mut gate, PATIENCE).timed_out(), "no sync has come");
+        }
+    }
+
+    /// No file can be made, for this reason, or for none.
+    pub(crate) fn make_no_files(&self, why: Option<Errno>) {
+        self.gate.0.lock().no_files = why;
+    }
+
+    /// A store on this disk, which has put its directory in order.
+    pub(crate) fn store(&self, config: &Config) -> (Disk, Found) {
+        self.store_of_boot(config, "this one")
+    }
+
+    /// The same, with the name of a start of the machine.
+    pub(crate) fn store_of_boot(&self, config: &Config, boot: &str) -> (Disk, Found) {
+        let setup = setup(Arc::new(self.clone()), Path::new("/fake"));
+        let setup = Setup { boot: boot.to_owned(), config: config.clone(), ..setup };
+        let (disk, found) = Disk::with(setup).unwrap();
+        keeper::tidy(disk.engine()).unwrap();
+        (disk, found)
+    }
+
+    /// What a cosmic ray does to the last block of the last journal.
+    pub(crate) fn break_last_block(&self) {
+        let mut logs = self.disk.names().into_iter().rev().filter(|name| name.ends_with(".log"));
+        let written = |name: &String| self.disk.bytes(name).iter().any(|byte| *byte != 0);
+        let log = logs.find(written).unwrap();
+        let mut bytes = self.disk.bytes(&log);
+        let at = bytes.len() - 3;
+        bytes[at] ^= 0xff;
+        self.disk.set_bytes(&log, bytes);
+    }
+
+    fn pass(&self) {
+        let mut gate = self.gate.0.lock();
+        gate.waiting += 1;
+        self.gate.1.notify_all();
+        while gate.shut {
+            self.gate.1.wait(&mut gate);
+        }
+        gate.waiting -= 1;
+    }
+
+    fn gated(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(GatedFile { file, disk: self.clone() })
+    }
+}
+
+/// As the store's own: nothing is synced for its age, and there is always room.
+pub(crate) fn store_config(durability: Durability) -> Config {
+    Config { durability, ..config() }
+}
+
+/// The store looks now whether there is room, and not when its time comes.
+pub(crate) fn look_at_room(disk: &Disk) {
+    keeper::look_at_room(disk.engine());
+}
+
+/// All that was to be read by now has been read.
+pub(crate) fn until_all_is_read(disk: &Disk) {
+    let (tell, told) = mpsc::channel();
+    disk.read(StreamId(u64::MAX), Place::Seq(0), Box::new(move |_| tell.send(()).unwrap()));
+    told.recv_timeout(PATIENCE).unwrap();
+}
+
+impl Files for Gated {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        match self.gate.0.lock().no_files {
+            None => Ok(self.gated(self.disk.create(name)?)),
+            Some(why) => Err(io::Error::from(why)),
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(self.gated(self.disk.open(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        self.disk.free()
+    }
+
+    fn release(&self) {}
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    file: Arc<dyn File>,
+    disk: Gated,
+}
+
+impl File for GatedFile {
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(position, into)
+    }
+
+    fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(position, bytes)
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.file.truncate(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.pass();
+        self.file.sync()
+    }
+}
