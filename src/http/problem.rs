@@ -260,7 +260,7 @@ impl Problem {
     /// The same, saying what was published before it went wrong.
     #[must_use]
     pub fn keeping(self, kept: &Tally) -> Self {
-        let Tally { events, first_id, last_id } = kept.clone();
+        let Tally { events, first_id, last_id, .. } = kept.clone();
         self.with("events", events).with("first_id", first_id).with("last_id", last_id)
     }
 

@@ -237,6 +237,29 @@ impl Config {
         otherwise != Durability::Memory
     }
 
+    /// Tells which names are durable: if two of these texts are the same, it is the same names.
+    #[must_use]
+    pub fn durable_names(&self, otherwise: Durability) -> String {
+        let is_durable = |rule: &Rule| rule.durability.unwrap_or(otherwise) != Durability::Memory;
+        let otherwise_too = otherwise != Durability::Memory;
+        let mut rules = &self.rules[..];
+        // Behind the last one that makes a difference, rules speak of other things.
+        while let [before @ .., last] = rules
+            && is_durable(last) == otherwise_too
+        {
+            rules = before;
+        }
+        let sign = |durable| if durable { '+' } else { '-' };
+        let mut text = String::new();
+        for rule in rules {
+            text.push(sign(is_durable(rule)));
+            text.push_str(rule.pattern.as_str());
+            text.push('\n');
+        }
+        text.push(sign(otherwise_too));
+        text
+    }
+
     /// The settings for a channel of this name.
     #[must_use]
     pub fn settings_for(&self, name: &ChannelName) -> Settings {

@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::position::{Epoch, Offset, Position};
-use crate::store::disk::Disk;
+use crate::store::disk::{Disk, Refused};
 
 /// Gives out offsets, each once, in increasing order over all channels.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ impl Sequencer {
     pub(super) fn resumed(disk: Disk) -> Self {
         let next = AtomicU64::new(disk.first_offset().0);
         Self { epoch: disk.epoch(), next, disk: Some(disk) }
+    }
+
+    /// Whether offsets can be taken.
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        self.disk.as_ref().map_or(Ok(()), Disk::check_offsets)
     }
 
     /// Takes `count` offsets and returns the first. The channel's lock must be held.

@@ -1,9 +1,8 @@
 //! What is remembered of publish requests that carry an `Idempotency-Key`.
 //!
 //! A key belongs to a scope: the channel that is published to. While its request runs, the key is
-//! taken. When the request ends well, its receipt is kept and given again. When it breaks off, the
-//! number of events that were published is kept: a retry passes over as many and publishes the
-//! rest.
+//! taken. When the request ends well, its receipt is kept and given again. When it breaks off, what
+//! is kept is which events were published: a retry passes over those and publishes the rest.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
@@ -140,8 +139,9 @@ impl<S: Scope, R: Clone> Ledger<S, R> {
         };
         let running = Entry { settled: None, outcome: Outcome::Running };
         entries.by_key.insert(key.clone(), running);
+        let (kind, entries, chain) = (self.kind, self.entries.clone(), disk::Chain::new());
         let outcome = Outcome::Partial(before.clone());
-        Claimed::Run(Claim { kind: self.kind, entries: self.entries.clone(), key, outcome }, before)
+        Claimed::Run(Claim { kind, entries, key, outcome, chain }, before)
     }
 }
 
@@ -178,6 +178,8 @@ pub(super) struct Claim<S: Scope, R: Clone> {
     entries: Arc<Mutex<Entries<S, R>>>,
     key: (S, IdempotencyKey),
     outcome: Outcome<R>,
+    /// What the store is to keep speaks of what came before.
+    chain: disk::Chain,
 }
 
 impl<S: Scope, R: Clone> Claim<S, R> {
@@ -198,6 +200,7 @@ impl<S: Scope, R: Clone> Claim<S, R> {
             // Numbers and texts: there is nothing that could fail.
             outcome: serde_json::to_string(outcome).unwrap_or_default().into(),
             time: now(),
+            chain: self.chain.clone(),
         }
     }
 

@@ -54,6 +54,39 @@ pub struct Tally {
     pub first_id: Option<String>,
     /// The id of the last.
     pub last_id: Option<String>,
+    /// Lines, counted from zero, that are among these events although one before them is not: it
+    /// was refused while they, of other channels, were on their way.
+    #[serde(default, skip_serializing_if = "<[u64]>::is_empty")]
+    pub beyond: Box<[u64]>,
+}
+
+impl Tally {
+    /// How many lines are published before the first that is not.
+    fn prefix(&self) -> u64 {
+        self.events.saturating_sub(self.beyond.len() as u64)
+    }
+
+    /// Whether the line is published.
+    pub(super) fn has(&self, line: u64) -> bool {
+        line < self.prefix() || self.beyond.binary_search(&line).is_ok()
+    }
+
+    /// The line is published by now, with this id.
+    pub(super) fn count(&mut self, line: u64, id: String) {
+        self.first_id.get_or_insert_with(|| id.clone());
+        self.last_id = Some(id);
+        let from = self.prefix();
+        self.events += 1;
+        if line == from && self.beyond.is_empty() {
+            return;
+        }
+        let mut beyond = std::mem::take(&mut self.beyond).into_vec();
+        beyond.insert(beyond.partition_point(|other| *other < line), line);
+        // Those that nothing before is missing of: its own line, perhaps, and what joins it.
+        let joins = beyond.iter().zip(from..).take_while(|(line, next)| *line == next);
+        beyond.drain(..joins.count());
+        self.beyond = beyond.into();
+    }
 }
 
 /// The true reply to a publish.
@@ -397,7 +430,7 @@ impl Publish {
     }
 
     fn receipt_of(&self, tally: Tally, subscribers: usize, state: ChannelState) -> Receipt {
-        let Tally { events, first_id, last_id } = tally;
+        let Tally { events, first_id, last_id, .. } = tally;
         let channel = self.channel.to_string();
         Receipt { channel, events, first_id, last_id, subscribers, state }
     }
@@ -409,5 +442,38 @@ impl Publish {
             Decoder::Text { .. } | Decoder::Single { .. } => None,
         };
         Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has(tally: &Tally) -> Vec<u64> {
+        (0..10).filter(|line| tally.has(*line)).collect()
+    }
+
+    #[test]
+    fn lines_may_count_in_any_order_and_are_remembered_exactly() {
+        let mut tally = Tally::default();
+        for line in [0, 3, 5, 2] {
+            tally.count(line, format!("e-{line}"));
+        }
+        assert_eq!((has(&tally), tally.events), (vec![0, 2, 3, 5], 4));
+        let text = serde_json::to_string(&tally).unwrap();
+        assert_eq!(serde_json::from_str::<Tally>(&text).unwrap(), tally);
+        tally.count(1, "e-1".to_owned());
+        assert_eq!((has(&tally), &tally.beyond[..]), (vec![0, 1, 2, 3, 5], &[5][..]));
+        tally.count(4, "e-4".to_owned());
+        assert_eq!((has(&tally), tally.beyond.len()), ((0..6).collect(), 0));
+        assert_eq!((tally.first_id.as_deref(), tally.events), (Some("e-0"), 6));
+    }
+
+    #[test]
+    fn what_was_stored_before_lines_were_remembered_reads_as_the_first_so_many() {
+        let tally: Tally =
+            serde_json::from_str(r#"{"events":2,"first_id":"e-1","last_id":"e-2"}"#).unwrap();
+        assert_eq!(has(&tally), [0, 1]);
+        assert!(!serde_json::to_string(&tally).unwrap().contains("beyond"));
     }
 }

@@ -79,14 +79,14 @@ pub struct Scatter {
 
 /// How far a publish has come.
 struct Progress {
-    /// Events at the start of the body that an earlier request has published.
-    skip: u64,
-    /// What counts: of what was handed in, all up to the first that was not stored.
+    /// Lines that were taken, also those that an earlier request has published.
+    lines: u64,
+    /// What counts.
     tally: Tally,
-    /// What was handed in.
+    /// What will count if all is stored that was handed in.
     ahead: Tally,
-    /// What of that is to be waited for, in order.
-    storing: Vec<(Offset, Stored)>,
+    /// What of that is to be waited for, in order, with its line.
+    storing: Vec<(u64, Offset, Stored)>,
     subscribers: HashMap<ChannelName, usize>,
 }
 
@@ -107,7 +107,7 @@ impl Scatter {
         // JSON may need six bytes for one of the data, and names its fields.
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
         let progress = Progress {
-            skip: tally.events,
+            lines: 0,
             ahead: tally.clone(),
             tally,
             storing: Vec::new(),
@@ -125,7 +125,7 @@ impl Scatter {
         let Self { ingest, lines, progress, claim, sender, .. } = self;
         let fed = lines.feed(piece, |line| progress.publish(ingest, sender, claim.as_ref(), &line));
         let stored = progress.settle(ingest).await;
-        self.note(stored.and(fed))
+        self.note(stored, fed)
     }
 
     /// Publishes the last line, if it lacked its end.
@@ -136,9 +136,9 @@ impl Scatter {
         let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
         let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
         let stored = progress.settle(ingest).await;
-        self.note(stored.and(finished))?;
-        let Progress { tally: Tally { events, first_id, last_id }, subscribers, .. } =
-            self.progress;
+        self.note(stored, finished)?;
+        let Progress { tally, subscribers, .. } = self.progress;
+        let Tally { events, first_id, last_id, .. } = tally;
         let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
         let receipt = ScatterReceipt { events, channels, first_id, last_id, subscribers };
         if let Some(claim) = self.claim {
@@ -159,12 +159,18 @@ impl Scatter {
         self.lines.held()
     }
 
-    fn note(&mut self, outcome: Result<(), PublishError>) -> Result<(), Failure> {
+    fn note(
+        &mut self,
+        stored: Result<(), PublishError>,
+        taken: Result<(), PublishError>,
+    ) -> Result<(), Failure> {
         if let Some(claim) = &mut self.claim {
             claim.note(&self.progress.tally);
         }
-        let place = Some(Place::Line(self.lines.taken()));
-        outcome.map_err(|error| Failure { error, kept: self.progress.tally.clone(), place })
+        let failure = |error, place| Failure { error, kept: self.progress.tally.clone(), place };
+        // What is not stored is learnt when other lines have been taken since.
+        stored.map_err(|error| failure(error, None))?;
+        taken.map_err(|error| failure(error, Some(Place::Line(self.lines.taken()))))
     }
 }
 
@@ -183,15 +189,17 @@ impl Progress {
         if let Some(account) = &from.account {
             ingest.hub().claim(&name, account, hub::Claim::ToPublish)?;
         }
-        if self.skip > 0 {
-            self.skip -= 1;
+        let number = self.lines;
+        self.lines += 1;
+        if self.ahead.has(number) {
             return Ok(());
         }
         let keep = claim.map(|claim| {
             let ahead = &self.ahead;
             move |appended: &Appended| {
                 let mut tally = ahead.clone();
-                tally.count(ingest, appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset));
+                let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
+                tally.count(number, ingest.hub().position(offset).to_string());
                 claim.to_keep(&Outcome::Partial(tally))
             }
         });
@@ -199,35 +207,24 @@ impl Progress {
         let event = std::slice::from_ref(&event);
         let appended = ingest.hub().append_with(&name, event, None, receipt)?;
         if let Some((offset, _)) = appended.offsets {
-            self.ahead.count(ingest, offset);
-            self.storing.push((offset, appended.stored));
+            self.ahead.count(number, ingest.hub().position(offset).to_string());
+            self.storing.push((number, offset, appended.stored));
         }
         self.subscribers.insert(name, appended.subscribers);
         Ok(())
     }
 
-    /// Waits until all that was handed in counts.
+    /// Waits until all that was handed in counts, or will not. Behind one that is not stored others
+    /// may be: a retry publishes exactly those that are not.
     async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
         let mut outcome = Ok(());
-        for (offset, mut stored) in self.storing.drain(..) {
-            let stored = stored.wait().await;
-            // Behind one that is not stored none counts: a retry begins with that one.
-            outcome = outcome.and(stored.map_err(|why| hub::PublishError::from(why).into()));
-            if outcome.is_ok() {
-                self.tally.count(ingest, offset);
+        for (line, offset, mut stored) in self.storing.drain(..) {
+            match stored.wait().await {
+                Ok(()) => self.tally.count(line, ingest.hub().position(offset).to_string()),
+                Err(why) => outcome = outcome.and(Err(hub::PublishError::from(why).into())),
             }
         }
         outcome
-    }
-}
-
-impl Tally {
-    /// Counts one event more.
-    fn count(&mut self, ingest: &Ingest, offset: Offset) {
-        let id = ingest.hub().position(offset).to_string();
-        self.first_id.get_or_insert_with(|| id.clone());
-        self.last_id = Some(id);
-        self.events += 1;
     }
 }
 

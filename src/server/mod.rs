@@ -29,7 +29,7 @@ use crate::outbound::NoCertificates;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
-use crate::store::disk::{Disk, Found, OpenError};
+use crate::store::disk::{Disk, Found, OpenError, Terms};
 use crate::telemetry::Metrics;
 
 /// How long connections may take to end after the drain.
@@ -261,8 +261,13 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Found)
         return Ok(None);
     }
     let window = u64::try_from(config.publish.idempotency_window.as_micros()).unwrap_or(u64::MAX);
-    let since = clock::now().saturating_sub(window);
-    Disk::open(&config.store, since, metrics.clone()).map(Some).map_err(StartError::Store)
+    let terms = Terms {
+        receipts_since: clock::now().saturating_sub(window),
+        // Those of publishes to one channel, and of publishes to many.
+        max_receipts: config.publish.max_idempotency_keys.saturating_mul(2),
+        durable_names: Some(config.channels.durable_names(config.store.durability).into()),
+    };
+    Disk::open(&config.store, terms, metrics.clone()).map(Some).map_err(StartError::Store)
 }
 
 fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Found)>) -> Hub {

@@ -263,6 +263,25 @@ async fn only_what_was_in_memory_is_missing_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_channel_that_becomes_durable_says_what_it_had_in_memory() {
+    let mut place = Place::new("");
+    let hub = place.hub().await;
+    let ids = hub.publish_all("c", &["1", "2"]).await;
+    place.settings = "[[channels.rules]]\npattern = \"c\"\ndurability = \"sync\"\n".to_owned();
+    let mut hub = place.restart(hub).await;
+    for _ in 0..2 {
+        let mut client = hub.resume("c", &ids[0]).await;
+        assert_eq!(client.next().await.json()["reason"], "evicted");
+        hub = place.restart(hub).await;
+    }
+    let id = hub.publish("c", "3").await;
+    hub = place.restart(hub).await;
+    let mut client = hub.resume("c", &id).await;
+    hub.publish("c", "4").await;
+    assert_eq!(client.next().await.data, "4", "from here on there is no gap");
+}
+
+#[tokio::test]
 async fn a_generation_goes_on_after_a_restart_or_is_abandoned() {
     let place = Place::new(&format!("{SYNC}channels.producer_grace = \"300ms\"\n"));
     let hub = place.hub().await;

@@ -302,6 +302,7 @@ impl Channel {
             let mut inner = self.inner.lock();
             inner.check_writable()?;
             inner.check_stored()?;
+            self.shared.sequencer.check().map_err(AppendError::Unstored)?;
             inner.known = true;
             inner.last_used = Instant::now();
             self.forewarn();

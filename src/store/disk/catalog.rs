@@ -68,12 +68,36 @@ pub(super) struct Identity {
     pub(super) clean: bool,
     /// No offset from here on has been given out.
     pub(super) next_offset: u64,
+    /// Tells which names were durable in the life that was last; nothing in directories of hubs
+    /// that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    durable_names: Option<Box<str>>,
+    /// Up to this offset, names that are durable by now may have had events in memory alone.
+    #[serde(default)]
+    pub(super) in_memory: u64,
 }
 
 impl Identity {
     pub(super) fn new(epoch: &str) -> Self {
         let epoch = epoch.into();
-        Self { version: VERSION, epoch, boot: Box::default(), clean: true, next_offset: 1 }
+        Self {
+            version: VERSION,
+            epoch,
+            boot: Box::default(),
+            clean: true,
+            next_offset: 1,
+            durable_names: None,
+            in_memory: 0,
+        }
+    }
+
+    /// A life begins, with this offset and these names. If others were durable before, nobody knows
+    /// which of the new ones had events that are gone.
+    pub(super) fn note_names(&mut self, durable_names: Option<Box<str>>, first: u64) {
+        if durable_names.is_some() && durable_names != self.durable_names {
+            self.in_memory = first.saturating_sub(1);
+            self.durable_names = durable_names;
+        }
     }
 
     /// Reads it. `None` means a directory that has nothing yet.

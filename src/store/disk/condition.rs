@@ -35,6 +35,11 @@ impl Condition {
         }
     }
 
+    /// Whether nothing may be written any more.
+    pub(super) fn has_failed(&self) -> bool {
+        self.check() == Err(Refused::Failed)
+    }
+
     pub(super) fn health(&self) -> Health {
         self.state.lock().health.clone()
     }

@@ -19,7 +19,7 @@ use super::recovery::{self, Recovered};
 use super::shelf::Shelf;
 use super::syncer::{self, Syncs};
 use super::writer::{Journal, Message, Writer};
-use super::{Config, Found, OpenError, Refused};
+use super::{Config, Found, OpenError, Refused, Terms};
 use crate::clock::{self, Micros};
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
@@ -41,7 +41,8 @@ pub(super) struct Tuning {
     pub(super) gather: Duration,
     /// Bytes that one read returns.
     pub(super) read_bytes: usize,
-    /// Offsets that are reserved at a time.
+    /// Offsets that are reserved at a time: more than a hub gives out within an hour, which it may
+    /// have to do with while the disk takes nothing.
     pub(super) reserve: u64,
     /// How often the keeper looks around.
     pub(super) patrol: Duration,
@@ -56,7 +57,7 @@ impl Default for Tuning {
             batch_bytes: 4 << 20,
             gather: Duration::from_micros(100),
             read_bytes: 256 << 10,
-            reserve: 1 << 26,
+            reserve: 1 << 32,
             patrol: Duration::from_secs(1),
         }
     }
@@ -81,7 +82,7 @@ pub(super) struct Setup {
     pub(super) boot: String,
     pub(super) config: Config,
     pub(super) tuning: Tuning,
-    pub(super) receipts_since: Micros,
+    pub(super) terms: Terms,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -111,6 +112,8 @@ pub(super) struct Engine {
 #[derive(Debug)]
 struct Offsets {
     noted: AtomicU64,
+    /// From here on, they are not reserved.
+    reserved: AtomicU64,
     renew_at: AtomicU64,
 }
 
@@ -127,13 +130,14 @@ impl Engine {
         let identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
         let power_cut = identity.tells_of_power_cut(&setup.boot);
         let recovered = recovery::recover(&setup, identity.clean)?;
-        let found = recovered.found(setup.receipts_since, power_cut);
+        let mut found = recovered.found(setup.terms.receipts_since, power_cut);
         let (engine, journal) = Self::begin(setup, identity, recovered)?;
         engine.start(journal).map_err(|error| {
             // Those threads that could be started end again.
             engine.close();
             OpenError::Io { path: directory, error }
         })?;
+        found.gone = found.gone.max(Offset(engine.identity.lock().in_memory));
         Ok((engine, found))
     }
 
@@ -142,12 +146,13 @@ impl Engine {
         mut identity: Identity,
         recovered: Recovered,
     ) -> Result<(Arc<Self>, Journal), OpenError> {
-        let Setup { files, directory, boot, config, tuning, receipts_since, metrics } = setup;
+        let Setup { files, directory, boot, config, tuning, terms, metrics } = setup;
         let failed = |fault: Fault| fault.in_directory(&directory);
         let Recovered { mut shelf, next_file, catalogs } = recovered;
         let first = identity.next_offset.max(shelf.last_offset().0.saturating_add(1));
         identity.boot = boot.into();
         identity.clean = false;
+        identity.note_names(terms.durable_names, first);
         identity.next_offset = first.saturating_add(tuning.reserve);
         identity.save(&*files).map_err(failed)?;
         let journal = Journal::create(&*files, next_file, 0).map_err(failed)?;
@@ -159,7 +164,7 @@ impl Engine {
         let engine = Self {
             epoch,
             first_offset: Offset(first),
-            receipts_window: clock::now().saturating_sub(receipts_since),
+            receipts_window: clock::now().saturating_sub(terms.receipts_since),
             condition: Condition::default(),
             next_stream: AtomicU64::new(shelf.next_stream.max(1)),
             inbox: Queue::new(),
@@ -168,6 +173,7 @@ impl Engine {
             chores: Chores::new(catalogs),
             offsets: Offsets {
                 noted: AtomicU64::new(first.saturating_sub(1)),
+                reserved: AtomicU64::new(identity.next_offset),
                 renew_at: AtomicU64::new(first.saturating_add(tuning.reserve / 2)),
             },
             shelf: Mutex::new(shelf),
@@ -215,7 +221,7 @@ impl Engine {
 
     /// Says that everything is synced, if it is, and which offset comes next.
     fn sign_off(&self) {
-        if !self.syncs.is_idle() || self.condition.check() == Err(Refused::Failed) {
+        if !self.syncs.is_idle() || self.condition.has_failed() {
             return;
         }
         let mut identity = self.identity.lock();
@@ -238,8 +244,34 @@ impl Engine {
         }
     }
 
+    /// Refuses before the last of what is reserved is given out: a share of it is left for what
+    /// cannot be refused, which are ends, and for those who were let in at the same moment.
+    pub(super) fn check_offsets(&self) -> Result<(), Refused> {
+        let left = self.offsets_left();
+        if left > self.tuning.reserve / 64 {
+            return Ok(());
+        }
+        Err(self.condition.check().err().unwrap_or(Refused::Behind))
+    }
+
+    fn offsets_left(&self) -> u64 {
+        let noted = self.offsets.noted.load(Ordering::Relaxed);
+        self.offsets.reserved.load(Ordering::Relaxed).saturating_sub(noted)
+    }
+
+    /// Reserves more offsets if few are left: because it was not possible before, and perhaps since
+    /// then nobody has been given one.
+    pub(super) fn look_after_offsets(&self) {
+        if self.offsets_left() < self.tuning.reserve / 4 {
+            self.renew_offsets();
+        }
+    }
+
     /// Reserves more offsets. If there is no room, it is tried again long before they run out.
     pub(super) fn renew_offsets(&self) {
+        if self.condition.has_failed() {
+            return;
+        }
         let noted = self.offsets.noted.load(Ordering::Relaxed);
         let mut identity = self.identity.lock();
         let mut renewed = identity.clone();
@@ -247,7 +279,10 @@ impl Engine {
         let saved = renewed.save(&*self.files);
         let share = if saved.is_ok() { 2 } else { 16 };
         match saved {
-            Ok(()) => *identity = renewed,
+            Ok(()) => {
+                self.offsets.reserved.store(renewed.next_offset, Ordering::Relaxed);
+                *identity = renewed;
+            }
             Err(fault) => drop(self.trouble(fault, 0)),
         }
         let again = noted.saturating_add((self.tuning.reserve / share).max(1));

@@ -65,6 +65,7 @@ impl Chores {
 pub(super) fn run(engine: &Engine) {
     while engine.chores.next_round(engine.tuning.patrol) {
         look_at_room(engine);
+        engine.look_after_offsets();
         if let Err(fault) = tidy(engine) {
             engine.trouble(fault, 0);
         }
@@ -93,8 +94,12 @@ pub(super) fn look_at_room(engine: &Engine) {
     }
 }
 
-/// Does everything that is to be done now.
+/// Does everything that is to be done now. Behind a sync that failed that is nothing: whatever is
+/// in the directory, the next start has to find.
 pub(super) fn tidy(engine: &Engine) -> Result<(), Fault> {
+    if engine.condition.has_failed() {
+        return Ok(());
+    }
     let mut catalogs = engine.chores.catalogs.lock();
     save_catalog(engine, &mut catalogs)?;
     // With a single catalog, every file may still be needed to do without it.

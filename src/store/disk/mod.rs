@@ -8,6 +8,7 @@
 
 mod block;
 mod catalog;
+mod chain;
 mod condition;
 mod desk;
 mod engine;
@@ -38,6 +39,7 @@ use crate::limits::MAX_UNSTORED_BYTES;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
+pub use chain::Chain;
 pub use desk::{Desk, Told};
 use engine::{Engine, Setup, Tuning};
 use files::Directory;
@@ -143,6 +145,27 @@ pub struct Receipt {
     pub outcome: Box<str>,
     /// When, in microseconds of the wall clock.
     pub time: Micros,
+    /// What it was handed in with.
+    #[serde(skip)]
+    pub chain: Chain,
+}
+
+/// What whoever opens the directory asks of it.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Receipts older than this are forgotten.
+    pub receipts_since: Micros,
+    /// So many receipts are remembered; past it, the oldest are forgotten.
+    pub max_receipts: usize,
+    /// Tells which names are durable from now on: a text that is another one if other names are.
+    /// `None` if nobody publishes.
+    pub durable_names: Option<Box<str>>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { receipts_since: 0, max_receipts: usize::MAX, durable_names: None }
+    }
 }
 
 /// What is written.
@@ -282,7 +305,8 @@ pub enum OpenError {
 pub struct Found {
     /// The streams, those that are gone left out.
     pub streams: Vec<Stream>,
-    /// How far the events of streams reached that are gone.
+    /// How far the events reached of which nothing is left, of streams that are gone, and of names
+    /// that were not durable then.
     pub gone: Offset,
     /// Receipts that are younger than was asked for, oldest first.
     pub receipts: Vec<Receipt>,
@@ -305,13 +329,13 @@ impl Drop for Handle {
 
 impl Disk {
     /// Opens the directory, or makes it. What was torn is cut off, what is broken is reported and
-    /// left out. Receipts older than `receipts_since` are forgotten.
+    /// left out.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(
         config: &Config,
-        receipts_since: Micros,
+        terms: Terms,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Found), OpenError> {
         let directory = config.path.clone();
@@ -322,7 +346,7 @@ impl Disk {
             boot: this_boot(),
             config: config.clone(),
             tuning: Tuning::within(config.max_bytes.as_u64()),
-            receipts_since,
+            terms,
             metrics,
         })
     }
@@ -347,6 +371,15 @@ impl Disk {
     #[must_use]
     pub fn first_offset(&self) -> Offset {
         self.engine().first_offset
+    }
+
+    /// Whether there are offsets that can be given out: those that are reserved run out when the
+    /// disk takes no more for very long. No life to come may give out the same.
+    ///
+    /// # Errors
+    /// There are none at the moment.
+    pub fn check_offsets(&self) -> Result<(), Refused> {
+        self.engine().check_offsets()
     }
 
     /// Offsets up to this one are being given out. Never waits; costs an atomic maximum.

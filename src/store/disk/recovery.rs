@@ -41,7 +41,9 @@ impl Recovered {
 
 /// Reads the directory.
 pub(super) fn recover(setup: &Setup, clean: bool) -> Result<Recovered, OpenError> {
-    let mut recovery = Recovery { setup, clean, shelf: Shelf::default(), since: 0, newest: 0 };
+    let mut shelf = Shelf::default();
+    shelf.receipts.bound(setup.terms.max_receipts);
+    let mut recovery = Recovery { setup, clean, shelf, since: 0, newest: 0 };
     recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
 }
 

@@ -294,30 +294,56 @@ pub(super) struct ShelfFile {
 }
 
 /// The latest receipt of each key: a request that goes on for long leaves many.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Receipts {
-    /// By scope and key; the number says in which order they came.
-    by_key: HashMap<(Box<str>, Box<str>), (u64, Receipt)>,
+    /// In the order in which they came, numbered.
+    all: BTreeMap<u64, Receipt>,
+    /// The number of each, by scope and key.
+    by_key: HashMap<(Box<str>, Box<str>), u64>,
     added: u64,
+    most: usize,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        let (all, by_key) = (BTreeMap::new(), HashMap::new());
+        Self { all, by_key, added: 0, most: usize::MAX }
+    }
 }
 
 impl Receipts {
+    /// Past so many, the oldest are forgotten.
+    pub(super) fn bound(&mut self, most: usize) {
+        self.most = most;
+    }
+
     pub(super) fn add(&mut self, receipt: Receipt) {
         self.added += 1;
-        let key = (receipt.scope.clone(), receipt.key.clone());
-        self.by_key.insert(key, (self.added, receipt));
+        if let Some(before) = self.by_key.insert(key_of(&receipt), self.added) {
+            self.all.remove(&before);
+        }
+        self.all.insert(self.added, receipt);
+        while self.all.len() > self.most
+            && let Some((_, oldest)) = self.all.pop_first()
+        {
+            self.by_key.remove(&key_of(&oldest));
+        }
     }
 
     pub(super) fn forget_before(&mut self, oldest: Micros) {
-        self.by_key.retain(|_, (_, receipt)| receipt.time >= oldest);
+        let Self { all, by_key, .. } = self;
+        all.retain(|_, receipt| receipt.time >= oldest);
+        by_key.retain(|_, number| all.contains_key(number));
     }
 
     /// All of them, oldest first.
     pub(super) fn to_vec(&self) -> Vec<Receipt> {
-        let mut all: Vec<_> = self.by_key.values().collect();
-        all.sort_unstable_by_key(|(number, _)| *number);
-        all.into_iter().map(|(_, receipt)| receipt.clone()).collect()
+        self.all.values().cloned().collect()
     }
+}
+
+fn key_of(receipt: &Receipt) -> (Box<str>, Box<str>) {
+    (receipt.scope.clone(), receipt.key.clone())
 }
 
 /// All that is known of what is stored.

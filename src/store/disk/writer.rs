@@ -18,7 +18,7 @@ use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
 use super::shelf::{BlockRef, Shelf, ShelfFile};
 use super::syncer::Answer;
-use super::{Done, Durability, Receipt, Record, Refused, StreamId};
+use super::{Chain, Done, Durability, Receipt, Record, Refused, StreamId};
 use crate::channel::ChannelName;
 use crate::store::{Entry, Mark, Run};
 
@@ -130,7 +130,7 @@ impl Writer {
             self.store(batch);
         }
         // With nothing behind its end, the journal was closed cleanly.
-        if self.journal.prepared > 0 {
+        if self.journal.prepared > 0 && !engine.condition.has_failed() {
             let finished = self.journal.finish().map_err(Fault::of(&self.journal.name));
             if let Err(fault) = finished {
                 engine.fail(&fault);
@@ -151,16 +151,23 @@ impl Writer {
             let Message::Write { record, durability, desk, done } = message else {
                 continue;
             };
-            let (stream, bytes) = (record.stream(), record.size());
+            let (stream, bytes, chain) = (record.stream(), record.size(), record.chain());
             let outcome = match obstacle {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
+                // What its receipt speaks of was refused, for there was no room.
+                _ if chain.is_torn() => Err(Refused::Full),
                 _ => group.admit(&self.engine.shelf, record),
             };
+            match outcome {
+                Ok(()) => group.chains.push(chain),
+                Err(_) => chain.tear(),
+            }
             answers.push(Answer { stream, bytes, durability, outcome, desk, done });
         }
         let syncs = answers.iter().any(Answer::waits_for_sync);
         if let Err(refused) = self.write(&group, syncs) {
             answers.iter_mut().for_each(|answer| answer.outcome = Err(refused));
+            group.chains.iter().for_each(Chain::tear);
         }
         self.count_refused(&answers);
         self.engine.syncs.written(self.journal.written(), answers);
@@ -269,6 +276,15 @@ impl Record {
         }
     }
 
+    fn chain(&self) -> Chain {
+        match self {
+            Self::Events { receipt: Some(receipt), .. } | Self::Receipt(receipt) => {
+                receipt.chain.clone()
+            }
+            Self::Events { .. } | Self::Stream { .. } | Self::Gone { .. } => Chain::default(),
+        }
+    }
+
     /// Whether it is what makes room: it is tried even on a full disk.
     fn frees(&self, refused: Refused) -> bool {
         refused == Refused::Full && matches!(self, Self::Gone { .. })
@@ -280,6 +296,8 @@ struct Group {
     parts: Vec<Part>,
     /// The end of each stream that the group changes; `None` if it is gone.
     ends: HashMap<StreamId, Option<Mark>>,
+    /// What its records belong to.
+    chains: Vec<Chain>,
     block_bytes: usize,
 }
 
@@ -295,7 +313,7 @@ type Encoded = (usize, Option<Header>);
 
 impl Group {
     fn new(block_bytes: usize) -> Self {
-        Self { parts: Vec::new(), ends: HashMap::new(), block_bytes }
+        Self { parts: Vec::new(), ends: HashMap::new(), chains: Vec::new(), block_bytes }
     }
 
     /// Takes a record, if it follows on what its stream has.

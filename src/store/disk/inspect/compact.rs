@@ -11,7 +11,7 @@ use super::Looked;
 use crate::store::disk::catalog::{Role, parse_name};
 use crate::store::disk::engine::Engine;
 use crate::store::disk::files::{Directory, Fault, Files};
-use crate::store::disk::{Config, Disk, OpenError, keeper, this_boot};
+use crate::store::disk::{Config, Disk, OpenError, Terms, keeper, this_boot};
 use crate::telemetry::Metrics;
 
 /// What became of a directory.
@@ -90,7 +90,7 @@ fn live<T>(path: &Path, work: impl FnOnce(&Engine) -> Result<T, Fault>) -> Resul
         min_free: ByteSize(0),
         ..Config::default()
     };
-    let (disk, _) = Disk::open(&config, 0, Arc::new(Metrics::new()))?;
+    let (disk, _) = Disk::open(&config, Terms::default(), Arc::new(Metrics::new()))?;
     let worked = work(disk.engine());
     disk.close();
     worked.map_err(|fault| CompactError::Failed(format!("{}/{fault}", path.display())))

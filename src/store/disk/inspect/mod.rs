@@ -21,7 +21,7 @@ use super::engine::{Setup, Tuning};
 use super::files::{Directory, Files};
 use super::recovery::{self, Recovered};
 use super::shelf::Shelved;
-use super::{Config, OpenError};
+use super::{Config, OpenError, Terms};
 use crate::telemetry::Metrics;
 use untouched::Untouched;
 
@@ -50,7 +50,7 @@ impl Looked {
             boot: String::new(),
             config: Config::default(),
             tuning: Tuning::default(),
-            receipts_since: 0,
+            terms: Terms::default(),
             metrics: Arc::new(Metrics::new()),
         };
         let recovered = recovery::recover(&setup, identity.clean)?;

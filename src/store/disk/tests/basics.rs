@@ -4,7 +4,7 @@ use super::support::*;
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{Disk, StreamId, keeper};
+use crate::store::disk::{Disk, StreamId, Terms, keeper};
 use crate::store::disk::{Durability, Found, Health, OpenError, Piece, Place, Record, Refused};
 use crate::store::{Mark, Retention};
 use std::time::Duration;
@@ -286,7 +286,8 @@ fn how_fast_it_is() {
         ..Default::default()
     };
     let metrics = std::sync::Arc::new(crate::telemetry::Metrics::new());
-    let (disk, _) = crate::store::disk::Disk::open(&config, 0, metrics.clone()).unwrap();
+    let (disk, _) =
+        crate::store::disk::Disk::open(&config, Terms::default(), metrics.clone()).unwrap();
     let mut next = 1;
     for (durability, publishers) in [(Async, 1), (Async, 64), (Sync, 1), (Sync, 64), (Sync, 512)] {
         let rounds = if durability == Sync { 200 } else { 2000 };
@@ -339,6 +340,7 @@ fn how_fast_it_is() {
     disk.close();
     println!("closed in {:?}", began.elapsed().unwrap());
     let began = std::time::SystemTime::now();
-    let (_disk, found) = crate::store::disk::Disk::open(&config, 0, metrics).unwrap();
+    let (_disk, found) =
+        crate::store::disk::Disk::open(&config, Terms::default(), metrics).unwrap();
     println!("opened {} streams in {:?}", found.streams.len(), began.elapsed().unwrap());
 }

@@ -34,6 +34,8 @@ struct State {
     fate: Option<(u64, Fate)>,
     crashed: bool,
     free: u64,
+    /// There is no room for another file.
+    no_files: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,6 +89,10 @@ impl Disk {
 
     pub(crate) fn changes(&self) -> u64 {
         self.0.lock().changes
+    }
+
+    pub(crate) fn set_no_files(&self, no_files: bool) {
+        self.0.lock().no_files = no_files;
     }
 
     pub(crate) fn set_free(&self, free: u64) {
@@ -152,6 +158,9 @@ impl Files for Disk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.0.lock();
+        if state.no_files {
+            return Err(io::Error::from(Errno::NOSPC));
+        }
         let happens = state.change(Change::Write)?;
         state.contents.push(Content::default());
         let at = state.contents.len() - 1;

@@ -10,3 +10,6 @@ mod lives;
 mod model;
 mod shortage;
 mod support;
+mod terms;
+
+pub(crate) use terms::Lent;

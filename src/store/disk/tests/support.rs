@@ -12,7 +12,8 @@ use crate::position::Offset;
 use crate::store::disk::engine::{Setup, Tuning};
 use crate::store::disk::files::{Directory, Files};
 use crate::store::disk::{
-    Config, Disk, Durability, Found, OpenError, Piece, Place, Receipt, Record, Refused, StreamId,
+    Chain, Config, Disk, Durability, Found, OpenError, Piece, Place, Receipt, Record, Refused,
+    StreamId, Terms,
 };
 use crate::store::{Entry, Mark, Run};
 use crate::telemetry::Metrics;
@@ -43,7 +44,7 @@ pub(super) fn setup(files: Arc<dyn Files>, directory: &Path) -> Setup {
         boot: "this one".to_owned(),
         config: config(),
         tuning: tiny(),
-        receipts_since: 0,
+        terms: Terms::default(),
         metrics: Arc::new(Metrics::new()),
     }
 }
@@ -101,7 +102,7 @@ pub(super) fn events(stream: StreamId, run: Run) -> Record {
 
 pub(super) fn receipt(key: &str) -> Receipt {
     let (scope, outcome) = ("a".into(), "b".into());
-    Receipt { scope, key: key.into(), outcome, time: 77 }
+    Receipt { scope, key: key.into(), outcome, time: 77, chain: Chain::default() }
 }
 
 pub(super) fn read(disk: &Disk, stream: StreamId, place: Place) -> Piece {

@@ -6,9 +6,9 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
-use super::{Begun, BodyKind, Config, Ingest, Options, PublishError};
 use crate::hub;
 use crate::hub::tests::support::{Stage, name};
+use crate::ingest::{Begun, BodyKind, Config, Ingest, Options, PublishError};
 use crate::store::disk::Durability;
 
 #[tokio::test]

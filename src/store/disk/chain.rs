@@ -1,0 +1,38 @@
+//! What ties records together whose receipts speak of each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A publish that hands in records of many streams, and waits for none before the next, says in the
+/// receipt of each what came before it. So behind one of them that was refused, all are: what a
+/// stored receipt speaks of is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Option<Arc<AtomicBool>>);
+
+impl Chain {
+    /// A chain of records that are handed in one after the other.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// Whether one of them was refused. Only the writer asks, and only the writer tears.
+    pub(super) fn is_torn(&self) -> bool {
+        self.0.as_ref().is_some_and(|torn| torn.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn tear(&self) {
+        if let Some(torn) = &self.0 {
+            torn.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A receipt is the same whatever it was handed in with.
+impl PartialEq for Chain {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Chain {}

@@ -1,0 +1,183 @@
+//! What the store promises besides that events are there: offsets that are never given out twice,
+//! receipts that speak of nothing that was refused, and names that it knows all about.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+
+use super::fake::{Disk as FakeDisk, Fate};
+use super::support::*;
+use crate::position::Offset;
+use crate::store::Mark;
+use crate::store::disk::engine::Setup;
+use crate::store::disk::{
+    Chain, Config, Disk, Durability, Found, Health, Receipt, Record, Refused, StreamId, Terms,
+    keeper,
+};
+
+/// A store for tests of those who use one: in memory, and its disk is full when they say so.
+pub(crate) struct Lent {
+    files: FakeDisk,
+    pub(crate) config: Config,
+    pub(crate) disk: Disk,
+    pub(crate) found: Found,
+}
+
+impl Lent {
+    pub(crate) fn new(durability: Durability, durable_names: &str) -> Self {
+        Self::on(FakeDisk::new(), durability, durable_names)
+    }
+
+    fn on(files: FakeDisk, durability: Durability, durable_names: &str) -> Self {
+        let config = Config { durability, min_free: ByteSize(1000), ..config() };
+        let durable_names = Some(durable_names.into());
+        let terms = Terms { durable_names, ..Terms::default() };
+        let setup = setup(Arc::new(files.clone()), Path::new("/fake"));
+        let (disk, found) = Disk::with(Setup { config: config.clone(), terms, ..setup }).unwrap();
+        Self { files, config, disk, found }
+    }
+
+    /// The process dies, and another is started.
+    pub(crate) fn kill(&self, durability: Durability, durable_names: &str) -> Self {
+        Self::on(self.files.after_kill(), durability, durable_names)
+    }
+
+    /// The disk is full from now on; whoever hands something in learns it when it is written.
+    pub(crate) fn fill(&self) {
+        self.files.set_free(10);
+    }
+
+    /// Not even a small file can be made any more.
+    pub(crate) fn fill_up(&self) {
+        self.fill();
+        self.files.set_no_files(true);
+    }
+
+    /// There is room again, and the store knows.
+    pub(crate) fn make_room(&self) {
+        self.files.set_free(u64::MAX);
+        self.files.set_no_files(false);
+        keeper::look_at_room(self.disk.engine());
+        self.disk.engine().look_after_offsets();
+        assert_eq!(self.disk.health(), Health::Good);
+    }
+}
+
+fn chained(stream: StreamId, from: Mark, offset: u64, chain: &Chain) -> Record {
+    let receipt = Receipt { chain: chain.clone(), ..receipt("key") };
+    let run = run(from, &[offset]);
+    Record::Events { stream, run, state: None, receipt: Some(receipt) }
+}
+
+#[test]
+fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
+    let files = FakeDisk::new();
+    let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
+    let (a, b) = (disk.new_stream(), disk.new_stream());
+    for (stream, name) in [(a, "a"), (b, "b")] {
+        write(&disk, begin(stream, name), Durability::Async).unwrap();
+    }
+    let hole = Mark { seq: 1, byte: 10 };
+    let chain = Chain::new();
+    let record = chained(a, hole, 1, &chain);
+    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
+    let record = chained(b, Mark::default(), 2, &chain);
+    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full), "of the same publish");
+    // A write that fails takes all with it that was to be written at once.
+    let chain = Chain::new();
+    files.fate(1, Fate::Full);
+    let record = chained(a, Mark::default(), 3, &chain);
+    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
+    keeper::look_at_room(disk.engine());
+    let record = chained(b, Mark::default(), 4, &chain);
+    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
+    let record = chained(b, Mark::default(), 5, &Chain::new());
+    assert_eq!(write(&disk, record, Durability::Async), Ok(()), "of another");
+}
+
+#[test]
+fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() {
+    let files = FakeDisk::new();
+    let opened = || {
+        let terms = Terms { max_receipts: 10, ..Terms::default() };
+        let setup = setup(Arc::new(files.clone()), Path::new("/fake"));
+        Disk::with(Setup { terms, ..setup }).unwrap()
+    };
+    let (disk, _) = opened();
+    let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    for key in &keys {
+        // Used again and again, it is the youngest each time.
+        for key in ["often", key] {
+            let receipt = Receipt { time: u64::MAX, ..receipt(key) };
+            write(&disk, Record::Receipt(receipt), Durability::Async).unwrap();
+        }
+    }
+    let remembered = disk.engine().shelf.lock().receipts.to_vec();
+    assert_eq!(remembered.len(), 10);
+    disk.close();
+    let (_disk, found) = opened();
+    let found: Vec<&str> = found.receipts.iter().map(|receipt| &*receipt.key).collect();
+    let mut expected: Vec<&str> = keys[91..].iter().map(String::as_str).collect();
+    expected.insert(8, "often");
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn behind_a_failed_sync_nothing_is_written_any_more() {
+    let files = FakeDisk::new();
+    let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
+    let stream = disk.new_stream();
+    write(&disk, begin(stream, "a"), Durability::Async).unwrap();
+    keeper::tidy(disk.engine()).unwrap();
+    // The zeros ahead, the event, the sync.
+    files.fate(3, Fate::Fails);
+    let record = events(stream, run(Mark::default(), &[1]));
+    assert_eq!(write(&disk, record, Durability::Sync), Err(Refused::Failed));
+    assert!(matches!(disk.health(), Health::Failed(_)));
+    let changes = files.changes();
+    disk.engine().hand_over_catalog(1);
+    keeper::tidy(disk.engine()).unwrap();
+    disk.engine().renew_offsets();
+    disk.close();
+    assert_eq!(files.changes(), changes);
+}
+
+#[test]
+fn offsets_that_cannot_be_reserved_are_not_given_out() {
+    let store = Lent::new(Durability::Memory, "");
+    let disk = &store.disk;
+    assert_eq!(disk.check_offsets(), Ok(()));
+    store.fill_up();
+    let last = (1..3000).take_while(|offset| {
+        let reserved = disk.check_offsets().is_ok();
+        if reserved {
+            disk.note_offset(Offset(*offset));
+        }
+        reserved
+    });
+    let last = last.last().unwrap();
+    assert!(last > 900, "what is reserved is used: {last}");
+    assert!(disk.check_offsets().is_err());
+    let next = store.kill(Durability::Memory, "").disk.first_offset();
+    assert!(next > Offset(last), "{next:?} of {last}");
+    store.make_room();
+    assert_eq!(disk.check_offsets(), Ok(()), "when there is room, it goes on");
+}
+
+#[test]
+fn what_is_left_of_names_that_were_not_durable_is_not_forgotten() {
+    let store = Lent::new(Durability::Memory, "none");
+    store.disk.note_offset(Offset(7));
+    assert_eq!(store.found.gone, Offset(0));
+    let store = store.kill(Durability::Memory, "none");
+    assert_eq!(store.found.gone, Offset(0), "nothing has changed");
+    let before = store.disk.first_offset().0 - 1;
+    let mut store = store.kill(Durability::Sync, "all");
+    let gone = store.found.gone.0;
+    assert!(gone >= before, "{gone}");
+    for _ in 0..2 {
+        store = store.kill(Durability::Sync, "all");
+        assert_eq!(store.found.gone.0, gone, "in every life that comes");
+    }
+}
