@@ -45,8 +45,8 @@ impl Kept {
         Self::on(self.store.kill(Durability::Memory, ""))
     }
 
-    /// Publishes one line to each of these channels, under one key. The body comes in pieces; before
-    /// one of them the disk is full.
+    /// Publishes one line to each of these channels, under one key. The body comes in pieces;
+    /// before one of them the disk is full.
     async fn scatter_filling(
         &self,
         pieces: &[&[&str]],
@@ -61,7 +61,7 @@ impl Kept {
             if number == full_before {
                 self.store.fill();
             }
-            let line = |channel| format!("{{\"channel\":\"{channel}\",\"data\":\"x\"}}\n");
+            let line = |name| format!("{{\"channel\":\"{name}\",\"data\":\"x\"}}\n");
             let piece: String = channels.iter().map(line).collect();
             scatter.feed(&Bytes::from(piece)).await?;
         }
