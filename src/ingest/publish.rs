@@ -247,7 +247,7 @@ impl Publish {
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub async fn finish(mut self) -> Result<Receipt, Failure> {
+    pub async fn finish(mut self: Box<Self>) -> Result<Receipt, Failure> {
         let decoded = self.decoder.finish(&mut self.events);
         let mut close = self.look_for_end();
         if let Some(end_watch) = &mut self.end_watch {
@@ -272,7 +272,7 @@ impl Publish {
 
     /// The body broke off. If the generation had ended all the same, so does the channel.
     #[must_use]
-    pub async fn break_off(mut self) -> Tally {
+    pub async fn break_off(mut self: Box<Self>) -> Tally {
         let kept = self.tally.clone();
         if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_end)
             && let Ok(appended) = self.hand_in(Some(&close), true).await
