@@ -86,6 +86,7 @@ fn publish(hub: &Hub, ingest: &Ingest, kind: BodyKind, body: &Bytes, size: usize
             events: receipt.events,
             first_id: receipt.first_id,
             last_id: receipt.last_id,
+            ..Tally::default()
         }),
         Err(failure) => {
             assert_eq!(*publish.kept(), failure.kept);
@@ -285,6 +286,7 @@ fn scatter_once(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) -> Outcom
             events: receipt.events,
             first_id: receipt.first_id,
             last_id: receipt.last_id,
+            ..Tally::default()
         }),
         Err(failure) => Err(failure),
     };
