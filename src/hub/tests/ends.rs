@@ -11,8 +11,8 @@ use crate::hub::{
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::fake::Fate;
-use crate::store::disk::tests::gated::{Gated, look_at_room, store_config};
-use crate::store::disk::{Durability, Refused};
+use crate::store::disk::tests::gated::look_at_room;
+use crate::store::disk::{Durability, Refused, Terms};
 
 use Durability::{Async, Sync};
 
@@ -101,9 +101,7 @@ async fn with_generation(stage: &Stage) -> crate::hub::Board {
 
 #[tokio::test(start_paused = true)]
 async fn a_generation_is_abandoned_when_there_is_room_for_it() {
-    let config =
-        crate::store::disk::Config { min_free: bytesize::ByteSize(1000), ..store_config(Sync) };
-    let stage = Stage::of(Gated::new(), config, Config::default());
+    let stage = Stage::new(Sync);
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
@@ -165,11 +163,10 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
 async fn behind_a_power_cut() -> Stage {
     let stage = Stage::new(Async);
     assert_eq!(stage.append("c", "x").await, Ok(()));
-    let mut files = stage.files.clone();
-    files.disk = files.disk.after_kill();
+    let files = stage.files.after_kill();
     let config = stage.config.clone();
     drop(stage.shut_down());
-    let (disk, found) = files.store_of_boot(&config, "another one");
+    let (disk, found) = files.store_of_boot(&config, Terms::default(), "another one");
     assert!(found.power_cut);
     files.disk.fate(1, Fate::Full);
     let stage = Stage::on(files, config, Config::default(), disk, found);

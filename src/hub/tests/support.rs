@@ -8,7 +8,7 @@ use crate::event::NewEvent;
 use crate::hub::{Bounds, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription};
 use crate::position::StartFrom;
 use crate::store::disk::tests::gated::{self, Gated, until_all_is_read};
-use crate::store::disk::{Config as StoreConfig, Disk, Durability, Found, Refused};
+use crate::store::disk::{Config as StoreConfig, Disk, Durability, Found, Refused, Terms};
 use crate::telemetry::Metrics;
 
 /// Longer than anything takes that is to happen.
@@ -39,7 +39,8 @@ impl Stage {
     }
 
     pub(crate) fn of(files: Gated, config: StoreConfig, channels: Config) -> Self {
-        let (disk, found) = files.store(&config);
+        let durable_names = Some(channels.durable_names(config.durability).into());
+        let (disk, found) = files.store(&config, Terms { durable_names, ..Terms::default() });
         Self::on(files, config, channels, disk, found)
     }
 
@@ -61,6 +62,11 @@ impl Stage {
         Self::of(files, config, Config::default())
     }
 
+    /// The process dies, and another is started.
+    pub(crate) fn kill(self, config: StoreConfig, channels: Config) -> Self {
+        Self::of(self.files.after_kill(), config, channels)
+    }
+
     /// Ends the hub, and then the store.
     pub(crate) fn shut_down(self) -> (Gated, StoreConfig) {
         let Self { opener, files, config, disk, hub, .. } = self;
@@ -69,14 +75,19 @@ impl Stage {
         (files, config)
     }
 
-    /// The disk has no room from now on.
-    pub(crate) fn fill_up(&self) {
+    /// The disk has no room from now on. Whoever hands in learns it when that is to be written.
+    pub(crate) fn fill(&self) {
         self.files.disk.set_free(10);
+    }
+
+    /// The disk has no room, and the store knows.
+    pub(crate) fn fill_up(&self) {
+        self.fill();
         gated::look_at_room(&self.disk);
         assert_eq!(self.disk.check(), Err(Refused::Full));
     }
 
-    /// It has room again.
+    /// It has room again, and the store knows.
     pub(crate) fn make_room(&self) {
         self.files.disk.set_free(u64::MAX);
         gated::look_at_room(&self.disk);
@@ -154,6 +165,6 @@ pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     panic!("it never came: {what}");
 }
 
-fn bounds() -> Bounds {
+pub(crate) fn bounds() -> Bounds {
     Bounds { max_lag_events: u64::MAX, max_lag_bytes: u64::MAX, on_lag: OnLag::Skip }
 }

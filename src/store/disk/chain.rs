@@ -16,6 +16,11 @@ impl Chain {
         Self(Some(Arc::default()))
     }
 
+    /// Whether it ties nothing: what it came with was handed in by itself.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether one of them was refused. Only the writer asks, and only the writer tears.
     pub(super) fn is_torn(&self) -> bool {
         self.0.as_ref().is_some_and(|torn| torn.load(Ordering::Relaxed))

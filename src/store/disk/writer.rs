@@ -159,6 +159,7 @@ impl Writer {
                 _ => group.admit(&self.engine.shelf, record),
             };
             match outcome {
+                Ok(()) if chain.is_none() => {}
                 Ok(()) => group.chains.push(chain),
                 Err(_) => chain.tear(),
             }

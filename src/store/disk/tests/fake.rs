@@ -34,8 +34,8 @@ struct State {
     fate: Option<(u64, Fate)>,
     crashed: bool,
     free: u64,
-    /// There is no room for another file.
-    no_files: bool,
+    /// No file can be made, for this reason.
+    no_files: Option<Errno>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -91,8 +91,9 @@ impl Disk {
         self.0.lock().changes
     }
 
-    pub(crate) fn set_no_files(&self, no_files: bool) {
-        self.0.lock().no_files = no_files;
+    /// No file can be made, for this reason, or for none.
+    pub(crate) fn make_no_files(&self, why: Option<Errno>) {
+        self.0.lock().no_files = why;
     }
 
     pub(crate) fn set_free(&self, free: u64) {
@@ -158,8 +159,8 @@ impl Files for Disk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.0.lock();
-        if state.no_files {
-            return Err(io::Error::from(Errno::NOSPC));
+        if let Some(why) = state.no_files {
+            return Err(io::Error::from(why));
         }
         let happens = state.change(Change::Write)?;
         state.contents.push(Content::default());

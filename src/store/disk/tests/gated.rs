@@ -1,5 +1,4 @@
-//! A disk that can be held up, and that can be short of what files need; and a store on it, for
-//! tests of those that are built on the store.
+//! A disk that can be held up, and a store on it, for tests of those that are built on the store.
 
 use std::io;
 use std::path::Path;
@@ -7,14 +6,14 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use parking_lot::{Condvar, Mutex};
-use rustix::io::Errno;
 
 use super::fake;
 use super::support::{config, setup};
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
-use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, keeper};
+use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, Terms, keeper};
 
 /// Longer than anything takes that is to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,8 +31,6 @@ struct Gate {
     shut: bool,
     /// How many syncs stand there.
     waiting: usize,
-    /// No file can be made, for this reason.
-    no_files: Option<Errno>,
 }
 
 impl Gated {
@@ -60,20 +57,20 @@ impl Gated {
         }
     }
 
-    /// No file can be made, for this reason, or for none.
-    pub(crate) fn make_no_files(&self, why: Option<Errno>) {
-        self.gate.0.lock().no_files = why;
+    /// What the death of the process leaves, under another gate.
+    pub(crate) fn after_kill(&self) -> Self {
+        Self { disk: self.disk.after_kill(), gate: Arc::default() }
     }
 
     /// A store on this disk, which has put its directory in order.
-    pub(crate) fn store(&self, config: &Config) -> (Disk, Found) {
-        self.store_of_boot(config, "this one")
+    pub(crate) fn store(&self, config: &Config, terms: Terms) -> (Disk, Found) {
+        self.store_of_boot(config, terms, "this one")
     }
 
     /// The same, with the name of a start of the machine.
-    pub(crate) fn store_of_boot(&self, config: &Config, boot: &str) -> (Disk, Found) {
+    pub(crate) fn store_of_boot(&self, config: &Config, terms: Terms, boot: &str) -> (Disk, Found) {
         let setup = setup(Arc::new(self.clone()), Path::new("/fake"));
-        let setup = Setup { boot: boot.to_owned(), config: config.clone(), ..setup };
+        let setup = Setup { boot: boot.to_owned(), config: config.clone(), terms, ..setup };
         let (disk, found) = Disk::with(setup).unwrap();
         keeper::tidy(disk.engine()).unwrap();
         (disk, found)
@@ -105,14 +102,15 @@ impl Gated {
     }
 }
 
-/// As the store's own: nothing is synced for its age, and there is always room.
+/// As the tests of the store itself have it: nothing is synced for its age.
 pub(crate) fn store_config(durability: Durability) -> Config {
-    Config { durability, ..config() }
+    Config { durability, min_free: ByteSize(1000), ..config() }
 }
 
 /// The store looks now whether there is room, and not when its time comes.
 pub(crate) fn look_at_room(disk: &Disk) {
     keeper::look_at_room(disk.engine());
+    disk.engine().look_after_offsets();
 }
 
 /// All that was to be read by now has been read.
@@ -128,10 +126,7 @@ impl Files for Gated {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        match self.gate.0.lock().no_files {
-            None => Ok(self.gated(self.disk.create(name)?)),
-            Some(why) => Err(io::Error::from(why)),
-        }
+        Ok(self.gated(self.disk.create(name)?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {

@@ -11,5 +11,3 @@ mod model;
 mod shortage;
 mod support;
 mod terms;
-
-pub(crate) use terms::Lent;

@@ -11,7 +11,7 @@ use super::support::*;
 use crate::clock::now;
 use crate::position::Offset;
 use crate::store::Mark;
-use crate::store::disk::{Disk, Durability, Health, Piece, Place, Record};
+use crate::store::disk::{Disk, Durability, Health, Piece, Place, Record, Terms};
 
 use Durability::Async;
 
@@ -35,10 +35,10 @@ fn receipts_of_one_key_do_not_pile_up() {
 #[test]
 fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     let files = Gated::new();
-    let (disk, _) = files.store(&store_config(Async));
+    let (disk, _) = files.store(&store_config(Async), Terms::default());
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
-    files.make_no_files(Some(Errno::MFILE));
+    files.disk.make_no_files(Some(Errno::MFILE));
     let (mut end, mut refused, mut offset) = (Mark::default(), 0, 0);
     // Until the journal is at its end, and the next one cannot be made.
     while refused == 0 {
@@ -50,7 +50,7 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
             Err(_) => refused = offset,
         }
     }
-    files.make_no_files(None);
+    files.disk.make_no_files(None);
     look_at_room(&disk);
     assert_eq!(disk.health(), Health::Good);
     assert_eq!(write(&disk, events(stream, run(end, &[refused])), Async), Ok(()));
@@ -60,7 +60,7 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
 #[test]
 fn what_can_be_read_is_not_given_up() {
     let files = Gated::new();
-    let (disk, _) = files.store(&store_config(Async));
+    let (disk, _) = files.store(&store_config(Async), Terms::default());
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
     let mut end = Mark::default();

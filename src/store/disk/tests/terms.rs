@@ -4,65 +4,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytesize::ByteSize;
+use rustix::io::Errno;
 
 use super::fake::{Disk as FakeDisk, Fate};
+use super::gated::{Gated, look_at_room, store_config};
 use super::support::*;
 use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Chain, Config, Disk, Durability, Found, Health, Receipt, Record, Refused, StreamId, Terms,
-    keeper,
+    Chain, Disk, Durability, Health, Receipt, Record, Refused, StreamId, Terms, keeper,
 };
-
-/// A store for tests of those who use one: in memory, and its disk is full when they say so.
-pub(crate) struct Lent {
-    files: FakeDisk,
-    pub(crate) config: Config,
-    pub(crate) disk: Disk,
-    pub(crate) found: Found,
-}
-
-impl Lent {
-    pub(crate) fn new(durability: Durability, durable_names: &str) -> Self {
-        Self::on(FakeDisk::new(), durability, durable_names)
-    }
-
-    fn on(files: FakeDisk, durability: Durability, durable_names: &str) -> Self {
-        let config = Config { durability, min_free: ByteSize(1000), ..config() };
-        let durable_names = Some(durable_names.into());
-        let terms = Terms { durable_names, ..Terms::default() };
-        let setup = setup(Arc::new(files.clone()), Path::new("/fake"));
-        let (disk, found) = Disk::with(Setup { config: config.clone(), terms, ..setup }).unwrap();
-        Self { files, config, disk, found }
-    }
-
-    /// The process dies, and another is started.
-    pub(crate) fn kill(&self, durability: Durability, durable_names: &str) -> Self {
-        Self::on(self.files.after_kill(), durability, durable_names)
-    }
-
-    /// The disk is full from now on; whoever hands something in learns it when it is written.
-    pub(crate) fn fill(&self) {
-        self.files.set_free(10);
-    }
-
-    /// Not even a small file can be made any more.
-    pub(crate) fn fill_up(&self) {
-        self.fill();
-        self.files.set_no_files(true);
-    }
-
-    /// There is room again, and the store knows.
-    pub(crate) fn make_room(&self) {
-        self.files.set_free(u64::MAX);
-        self.files.set_no_files(false);
-        keeper::look_at_room(self.disk.engine());
-        self.disk.engine().look_after_offsets();
-        assert_eq!(self.disk.health(), Health::Good);
-    }
-}
 
 fn chained(stream: StreamId, from: Mark, offset: u64, chain: &Chain) -> Record {
     let receipt = Receipt { chain: chain.clone(), ..receipt("key") };
@@ -145,10 +97,10 @@ fn behind_a_failed_sync_nothing_is_written_any_more() {
 
 #[test]
 fn offsets_that_cannot_be_reserved_are_not_given_out() {
-    let store = Lent::new(Durability::Memory, "");
-    let disk = &store.disk;
+    let (files, config) = (Gated::new(), store_config(Durability::Memory));
+    let (disk, _) = files.store(&config, Terms::default());
     assert_eq!(disk.check_offsets(), Ok(()));
-    store.fill_up();
+    files.disk.make_no_files(Some(Errno::NOSPC));
     let last = (1..3000).take_while(|offset| {
         let reserved = disk.check_offsets().is_ok();
         if reserved {
@@ -159,25 +111,32 @@ fn offsets_that_cannot_be_reserved_are_not_given_out() {
     let last = last.last().unwrap();
     assert!(last > 900, "what is reserved is used: {last}");
     assert!(disk.check_offsets().is_err());
-    let next = store.kill(Durability::Memory, "").disk.first_offset();
+    let next = files.after_kill().store(&config, Terms::default()).0.first_offset();
     assert!(next > Offset(last), "{next:?} of {last}");
-    store.make_room();
+    files.disk.make_no_files(None);
+    look_at_room(&disk);
     assert_eq!(disk.check_offsets(), Ok(()), "when there is room, it goes on");
 }
 
 #[test]
 fn what_is_left_of_names_that_were_not_durable_is_not_forgotten() {
-    let store = Lent::new(Durability::Memory, "none");
-    store.disk.note_offset(Offset(7));
-    assert_eq!(store.found.gone, Offset(0));
-    let store = store.kill(Durability::Memory, "none");
-    assert_eq!(store.found.gone, Offset(0), "nothing has changed");
-    let before = store.disk.first_offset().0 - 1;
-    let mut store = store.kill(Durability::Sync, "all");
-    let gone = store.found.gone.0;
+    let config = store_config(Durability::Memory);
+    let store = |files: &Gated, names: &str| {
+        files.store(&config, Terms { durable_names: Some(names.into()), ..Terms::default() })
+    };
+    let files = Gated::new();
+    let (disk, found) = store(&files, "none");
+    disk.note_offset(Offset(7));
+    assert_eq!(found.gone, Offset(0));
+    let files = files.after_kill();
+    let (disk, found) = store(&files, "none");
+    assert_eq!(found.gone, Offset(0), "nothing has changed");
+    let before = disk.first_offset().0 - 1;
+    let mut files = files.after_kill();
+    let gone = store(&files, "all").1.gone.0;
     assert!(gone >= before, "{gone}");
     for _ in 0..2 {
-        store = store.kill(Durability::Sync, "all");
-        assert_eq!(store.found.gone.0, gone, "in every life that comes");
+        files = files.after_kill();
+        assert_eq!(store(&files, "all").1.gone.0, gone, "in every life that comes");
     }
 }
