@@ -169,13 +169,20 @@ fn build(settings: &[(&str, &Value)]) -> Result<Config, String> {
     built.map_err(|error| plain(&error))
 }
 
+/// The words for what a channel outlives.
+const DURABILITIES: &str = "\"memory\", \"async\" or \"sync\"";
+
 /// What would be right for a setting: the words that it knows, or what it is by default.
 fn right(key: &str) -> String {
     match key {
         "subscribers.on_lag" => "expected \"disconnect\" or \"skip\"".into(),
         "server.forwarded_header" => "expected \"x-forwarded-for\" or \"forwarded\"".into(),
         "log.format" => "expected \"text\" or \"json\"".into(),
-        "channels.rules" | "hooks" => "see `fanfare config default` for an example".into(),
+        "store.durability" => format!("expected {DURABILITIES}"),
+        "channels.rules" => {
+            format!("`durability` is {DURABILITIES}; see `fanfare config default` for an example")
+        }
+        "hooks" => "see `fanfare config default` for an example".into(),
         _ => default_of(key).map_or_else(String::new, |value| format!("the default is {value}")),
     }
 }
@@ -309,6 +316,11 @@ mod tests {
         );
         let format = wrong("log.format", "yaml");
         assert!(format.ends_with("expected \"text\" or \"json\""), "{format}");
+        let durability = wrong("store.durability", "durable");
+        assert!(durability.ends_with("expected \"memory\", \"async\" or \"sync\""), "{durability}");
+        let rule = "[[channels.rules]]\npattern = \"*\"\ndurability = \"durable\"";
+        let rule = of_file(rule).unwrap_err().to_string();
+        assert!(rule.contains("`durability` is \"memory\", \"async\" or \"sync\""), "{rule}");
         let window = wrong("drain.window", "soon");
         assert!(window.ends_with("the default is \"10s\""), "{window}");
     }
