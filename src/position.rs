@@ -35,6 +35,18 @@ impl Epoch {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id of the event with this offset, as its [`Position`] is written.
+    #[must_use]
+    pub fn event_id(&self, offset: Offset) -> String {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(offset.0);
+        let mut id = String::with_capacity(self.0.len() + 1 + digits.len());
+        id.push_str(&self.0);
+        id.push('-');
+        id.push_str(digits);
+        id
+    }
 }
 
 impl FromStr for Epoch {
@@ -114,6 +126,7 @@ mod tests {
     fn an_event_id_reads_back_as_the_position_it_was_written_from() {
         for offset in [0, 1, 1042, u64::MAX] {
             let position = Position { epoch: Epoch::random(), offset: Offset(offset) };
+            assert_eq!(position.epoch.event_id(position.offset), position.to_string());
             assert_eq!(position.to_string().parse(), Ok(position));
         }
     }

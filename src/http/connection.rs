@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::peek::{ROOM, peek};
 use super::proxy::{Origin, Proxies};
-use super::router::App;
+use super::router::{Answer, App};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
 use super::tracked::{Tracked, Wire};
@@ -174,7 +175,7 @@ async fn serve_http1<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
     let handoff = visit.serving.tls.is_none().then(|| visit.serving.egress.clone());
     let handoff = handoff.map(|egress| Arc::new(Handoff::new(egress)));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
-    let service = service(visit, handoff.clone(), Arc::default());
+    let service = one_by_one(Reception::new(visit), handoff.clone());
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
@@ -230,7 +231,8 @@ async fn serve_http2<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
     let deadline = visit.deadline;
     let builder = http2::builder(&visit.serving.config);
     let asked = Arc::new(AtomicBool::new(false));
-    let mut connection = builder.serve_connection(io, service(visit, None, asked.clone()));
+    let service = side_by_side(Arc::new(Reception::new(visit)), asked.clone());
+    let mut connection = builder.serve_connection(io, service);
     let (mut told, mut looked) = (false, false);
     let mut first = pin!(sleep_until(deadline));
     loop {
@@ -254,31 +256,71 @@ async fn serve_http2<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-/// The application as hyper wants it; the client stands among each request's extensions. Notes
-/// whether it was asked anything.
-fn service(
-    visit: Visit,
+/// Where the requests of a connection are taken in.
+struct Reception {
+    app: App,
+    proxies: Proxies,
+    origin: Origin,
+    link: Arc<Link>,
+    body_timeout: Duration,
+}
+
+impl Reception {
+    fn new(visit: Visit) -> Self {
+        let Visit { origin, link, serving: Serving { app, proxies, config, .. }, .. } = visit;
+        Self { app, proxies, origin, link, body_timeout: config.body_timeout }
+    }
+
+    /// Has the application answer; the client stands among the request's extensions.
+    fn ask(&self, mut request: Request, link: Arc<Link>) -> Answer {
+        let Origin { peer, secure } = self.proxies.origin(self.origin, request.headers());
+        let body_timeout = self.body_timeout;
+        request.extensions_mut().insert(Client { peer, secure, link, body_timeout });
+        (self.app)(request)
+    }
+}
+
+/// The application as hyper wants it for HTTP/1.1. It is asked at once: what was boxed before is
+/// not boxed again.
+fn one_by_one(
+    reception: Reception,
     handoff: Option<Arc<Handoff>>,
-    asked: Arc<AtomicBool>,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future = Answered> {
-    let Visit { origin, link, serving: Serving { app, proxies, config, .. }, .. } = visit;
-    let body_timeout = config.body_timeout;
-    service_fn(move |mut request: Request| {
-        asked.store(true, Ordering::Relaxed);
-        let Origin { peer, secure } = proxies.origin(origin, request.headers());
-        let handoff = handoff.clone().filter(|handoff| handoff.is_open_to(&request));
-        let (app, link) = (app.clone(), link.clone());
+    service_fn(move |request: Request| {
+        let handoff = handoff.as_ref().filter(|handoff| handoff.is_open_to(&request)).cloned();
+        let answer = reception.ask(request, reception.link.clone());
         // Boxed: the connection keeps room for this future for as long as it lives.
         Box::pin(async move {
-            let link = http2::link_of_stream(&link).unwrap_or(link);
-            request.extensions_mut().insert(Client { peer, secure, link, body_timeout });
-            let response = app(request).await;
+            let response = as_it_says(answer.await);
             Ok(match handoff {
-                Some(handoff) => handoff.offer(response).await,
+                // Boxed: most requests on a connection never get here.
+                Some(handoff) => Box::pin(handoff.offer(response)).await,
                 None => response,
             })
         }) as Answered
     })
+}
+
+/// And for HTTP/2, where it is asked from the task of each stream. Notes whether it was.
+fn side_by_side(
+    reception: Arc<Reception>,
+    asked: Arc<AtomicBool>,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future = Answered> {
+    service_fn(move |request: Request| {
+        asked.store(true, Ordering::Relaxed);
+        let reception = reception.clone();
+        Box::pin(async move {
+            let link = http2::link_of_stream(&reception.link);
+            Ok(as_it_says(reception.ask(request, link).await))
+        }) as Answered
+    })
+}
+
+/// No answer is anything else than what it says, whatever a browser makes of it.
+fn as_it_says(mut response: Response) -> Response {
+    let nosniff = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
 }
 
 /// Closes without waiting for what the client does not read: the kernel keeps nothing of it.

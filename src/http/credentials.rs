@@ -1,6 +1,6 @@
 //! Where a request may carry a credential, and when a browser's cookie is not one.
 
-use http::{HeaderMap, Method, Uri, header, request};
+use http::{HeaderMap, HeaderName, Method, Request, Uri, header};
 use percent_encoding::percent_decode_str;
 
 use crate::auth::{AuthError, Credential};
@@ -11,6 +11,9 @@ const QUERY_TOKEN: &str = "access_token";
 
 /// The header for API keys, beside `Authorization`.
 const API_KEY: &str = "x-api-key";
+
+/// Where the page stands that a browser sends a request for (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Finds what a request shows. The first place that has anything decides; whatever stands there is
 /// never passed over for something better.
@@ -60,40 +63,40 @@ fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// Whether a cookie may speak for whoever sends this request. A browser adds cookies to what any
 /// page asks for: only the hub's own pages and those of `allowed` origins may use them. What tells
 /// is what no page can forge: `Origin` and `Sec-Fetch-Site`.
-pub(super) fn may_use_cookie(head: &request::Parts, allowed: &[String]) -> bool {
-    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+pub(super) fn may_use_cookie<B>(request: &Request<B>, allowed: &[String]) -> bool {
+    let headers = request.headers();
     // Sandboxed pages of anybody call themselves null, and every page is not one page.
     let allowed = allowed.iter().filter(|origin| !["null", "*"].contains(&origin.as_str()));
-    let site = text("sec-fetch-site");
+    let site = headers.get(SEC_FETCH_SITE).and_then(|value| value.to_str().ok());
     let same_site = matches!(site, Some("same-origin" | "none"));
-    match (head.headers.get(header::ORIGIN), site) {
+    match (headers.get(header::ORIGIN), site) {
         (Some(origin), _) => origin.to_str().is_ok_and(|origin| {
             let foreign = site.is_some() && !same_site;
             allowed.clone().any(|allowed| allowed == origin)
-                || (!foreign && is_own(origin, head))
+                || (!foreign && is_own(origin, request))
                 || site == Some("same-origin")
         }),
         (None, Some(_)) => same_site,
         // No browser of today, or none at all: reading is harmless, as nobody else can see it.
-        (None, None) => matches!(head.method, Method::GET | Method::HEAD),
+        (None, None) => matches!(*request.method(), Method::GET | Method::HEAD),
     }
 }
 
 /// Whether a request to a hub that asks nobody who they are may come from where it does. Browsers
 /// let any page send what it could not read: that a hub of a machine's own is not reached from
 /// elsewhere does not keep it from the pages that are open on that machine.
-pub(super) fn may_write(head: &request::Parts, allowed: &[String]) -> bool {
-    let from_page =
-        ["origin", "sec-fetch-site"].iter().any(|name| head.headers.contains_key(*name));
-    let reads = matches!(head.method, Method::GET | Method::HEAD);
-    reads || !from_page || allowed.iter().any(|all| all == "*") || may_use_cookie(head, allowed)
+pub(super) fn may_write<B>(request: &Request<B>, allowed: &[String]) -> bool {
+    let headers = request.headers();
+    let from_page = headers.contains_key(header::ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    reads || !from_page || allowed.iter().any(|all| all == "*") || may_use_cookie(request, allowed)
 }
 
 /// Whether the page came from the host that it speaks to. The scheme is not compared: a proxy may
 /// have ended TLS.
-fn is_own(origin: &str, head: &request::Parts) -> bool {
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
+fn is_own<B>(origin: &str, request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
     origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host)
 }
 
@@ -116,7 +119,7 @@ pub(super) fn take_query_token(uri: &mut Uri) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Request};
+    use http::HeaderValue;
 
     use super::*;
 
@@ -202,8 +205,8 @@ mod tests {
                     request = request.header(name, value);
                 }
             }
-            let (head, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(may_use_cookie(&head, &allowed), may, "{method} {origin:?} {site:?}");
+            let request = request.body(()).unwrap();
+            assert_eq!(may_use_cookie(&request, &allowed), may, "{method} {origin:?} {site:?}");
         }
     }
 }

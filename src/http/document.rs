@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use super::{Body, ErrorCode, Problem, Response};
 use crate::hub::Description;
 
+/// Bytes of the usual document: a receipt. Larger ones grow.
+const USUAL_BYTES: usize = 256;
+
 /// Reads a JSON object; a field that is wrong is named.
 ///
 /// # Errors
@@ -43,7 +46,8 @@ pub fn document(media_type: &'static str, body: impl Into<Body>) -> Response {
 /// # Errors
 /// The value cannot be JSON: a defect.
 pub fn json<T: Serialize>(value: &T) -> Result<Response, Problem> {
-    let json = serde_json::to_vec(value)
+    let mut json = Vec::with_capacity(USUAL_BYTES);
+    serde_json::to_writer(&mut json, value)
         .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
     Ok(document("application/json", json))
 }

@@ -36,15 +36,36 @@ struct Shared {
     /// Origins whose pages may use cookies.
     origins: Vec<String>,
     /// Who everybody is, where nobody is asked. That does not change.
-    everyone: Option<Principal>,
+    everyone: Option<Arc<Principal>>,
     admitted: Mutex<Vec<Admitted>>,
     metrics: Arc<Metrics>,
+}
+
+/// What the gate says to a request at once.
+pub(super) enum Meeting {
+    /// It is let in.
+    Welcome(Request),
+    /// It is not.
+    Refused(Refusal),
+    /// Its caller has to show who they are.
+    Stranger(Stranger),
+}
+
+/// Why a request is not let in, and its body.
+pub(super) type Refusal = (Problem, Incoming);
+
+/// A request whose caller is not known yet.
+pub(super) struct Stranger {
+    request: Request,
+    /// The one that stood in the query.
+    token: Option<String>,
+    access: Access,
 }
 
 /// A stream that goes on, and what it may go on by.
 struct Admitted {
     pass: WeakPass,
-    principal: Principal,
+    principal: Arc<Principal>,
     by: Right,
 }
 
@@ -57,7 +78,7 @@ struct Right {
 /// Who calls; handlers find it among the request's extensions.
 #[derive(Clone)]
 pub struct Caller {
-    principal: Principal,
+    principal: Arc<Principal>,
     payer: Payer,
     gate: Gate,
 }
@@ -74,7 +95,7 @@ impl Gate {
     ) -> Self {
         let reasons = AuthError::ALL.map(AuthError::code);
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, ORIGIN]));
-        let everyone = authenticator.everyone();
+        let everyone = authenticator.everyone().map(Arc::new);
         let (origins, admitted) = (cors.allow_origins.clone(), Mutex::default());
         Self(Arc::new(Shared { authenticator, quotas, origins, everyone, admitted, metrics }))
     }
@@ -85,55 +106,59 @@ impl Gate {
         &self.0.authenticator
     }
 
-    /// Lets a request in, or not. Its caller stands among the extensions then.
+    /// Lets a request in, or not, if that can be said at once: where nobody is asked who they are,
+    /// nobody has to wait for the answer either.
+    pub(super) fn meet(&self, access: Access, mut request: Request) -> Meeting {
+        let token = take_query_token(request.uri_mut());
+        if access == Access::Free {
+            return Meeting::Welcome(request);
+        }
+        let Some(everyone) = &self.0.everyone else {
+            return Meeting::Stranger(Stranger { request, token, access });
+        };
+        if !may_write(&request, &self.0.origins) {
+            return Meeting::Refused((self.foreign_origin(), request.into_body()));
+        }
+        let payer = self.0.quotas.payer(None, address_of(&request));
+        Meeting::Welcome(self.introduce(everyone.clone(), payer, request))
+    }
+
+    /// Lets a request in whose caller shows who they are, or not. `rest` is what the path's `{*…}`
+    /// stood for.
     ///
     /// # Errors
     /// `unauthenticated`, `forbidden`, or the path names no channel.
-    pub(super) async fn admit(
-        &self,
-        access: Access,
-        request: Request,
-        rest: &str,
-    ) -> Result<Request, (Problem, Incoming)> {
-        let (mut head, body) = request.into_parts();
-        let token = take_query_token(&mut head.uri);
-        if access == Access::Free {
-            return Ok(Request::from_parts(head, body));
-        }
-        match self.caller(access, &head, token.as_deref(), rest).await {
-            Ok(caller) => {
-                head.extensions.insert(caller);
-                Ok(Request::from_parts(head, body))
-            }
-            Err(problem) => Err((problem, body)),
+    pub(super) async fn ask(&self, stranger: Stranger, rest: &str) -> Result<Request, Refusal> {
+        let Stranger { request, token, access } = stranger;
+        match self.identify(&request, token.as_deref(), access, rest).await {
+            Ok((principal, payer)) => Ok(self.introduce(principal, payer, request)),
+            Err(problem) => Err((problem, request.into_body())),
         }
     }
 
-    async fn caller(
+    /// The caller stands among the request's extensions from now on.
+    fn introduce(&self, principal: Arc<Principal>, payer: Payer, mut request: Request) -> Request {
+        request.extensions_mut().insert(Caller { principal, payer, gate: self.clone() });
+        request
+    }
+
+    async fn identify(
         &self,
-        access: Access,
-        head: &http::request::Parts,
+        request: &Request,
         token: Option<&str>,
+        access: Access,
         rest: &str,
-    ) -> Result<Caller, Problem> {
-        let address = head.extensions.get::<Client>().map(|client| client.peer.ip());
-        let address = address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        if let Some(everyone) = &self.0.everyone {
-            if !may_write(head, &self.0.origins) {
-                return Err(self.foreign_origin());
-            }
-            let (principal, payer) = (everyone.clone(), self.0.quotas.payer(None, address));
-            return Ok(Caller { principal, payer, gate: self.clone() });
-        }
+    ) -> Result<(Arc<Principal>, Payer), Problem> {
+        let address = address_of(request);
         self.0.quotas.may_try(address).map_err(|exceeded| self.exceeded(&exceeded))?;
-        let principal = self.identify(head, token, address).await?;
+        let principal = self.authenticate(request, token, address).await?;
         access.check(&principal.grants, rest).inspect_err(|problem| {
             if problem.code() == ErrorCode::Forbidden {
                 self.0.metrics.refused(FORBIDDEN);
             }
         })?;
         let payer = self.0.quotas.payer(Some(name_of(&principal, address)), address);
-        Ok(Caller { principal, payer, gate: self.clone() })
+        Ok((Arc::new(principal), payer))
     }
 
     fn foreign_origin(&self) -> Problem {
@@ -148,9 +173,9 @@ impl Gate {
         Problem::exceeded(exceeded)
     }
 
-    async fn identify(
+    async fn authenticate(
         &self,
-        head: &http::request::Parts,
+        request: &Request,
         token: Option<&str>,
         address: IpAddr,
     ) -> Result<Principal, Problem> {
@@ -165,8 +190,9 @@ impl Gate {
             }
             Problem::unauthenticated(error)
         };
-        let credential = find(&head.headers, cookie.as_deref(), token).map_err(refused)?;
-        if matches!(credential, Credential::Cookie(_)) && !may_use_cookie(head, &self.0.origins) {
+        let credential = find(request.headers(), cookie.as_deref(), token).map_err(refused)?;
+        if matches!(credential, Credential::Cookie(_)) && !may_use_cookie(request, &self.0.origins)
+        {
             return Err(self.foreign_origin());
         }
         let now = SystemTime::now();
@@ -185,7 +211,7 @@ impl Gate {
         }
     }
 
-    fn issue(&self, principal: &Principal, by: Right, place: Option<Place>) -> Pass {
+    fn issue(&self, principal: &Arc<Principal>, by: Right, place: Option<Place>) -> Pass {
         if self.0.everyone.is_some() {
             return Pass::default();
         }
@@ -209,6 +235,12 @@ impl Gate {
         admitted.push(newcomer);
         pass
     }
+}
+
+/// Where a request comes from, as far as anybody says.
+fn address_of(request: &Request) -> IpAddr {
+    let client = request.extensions().get::<Client>();
+    client.map_or(IpAddr::from([127, 0, 0, 1]), |client| client.peer.ip())
 }
 
 /// By what name somebody is counted. Those who are nobody in particular are told apart by address.

@@ -102,8 +102,8 @@ where
     }
 }
 
-/// What a subscription may know of its stream, asked from the stream's own task; nothing in
-/// HTTP/1.1, where the connection is the stream.
-pub(super) fn link_of_stream(connection: &Arc<Link>) -> Option<Arc<Link>> {
-    CUT.try_with(|cut| Arc::new(Link::stream_of(connection, cut.clone()))).ok()
+/// What a subscription may know of its stream, asked from the stream's own task.
+pub(super) fn link_of_stream(connection: &Arc<Link>) -> Arc<Link> {
+    let stream = |cut: &CancellationToken| Arc::new(Link::stream_of(connection, cut.clone()));
+    CUT.try_with(stream).unwrap_or_else(|_| connection.clone())
 }

@@ -1,15 +1,16 @@
 //! Method and path to handler, past the gate; what is not there is answered in one place.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 pub use http::Method;
 use http::{HeaderValue, StatusCode, header};
 
 use super::access::Access;
 use super::body::let_finish;
-use super::gate::Gate;
+use super::gate::{Gate, Meeting, Refusal};
 use super::{ErrorCode, Problem, Request, Response, empty};
 
 /// A response in the making.
@@ -25,16 +26,13 @@ pub type Handler = Arc<dyn Fn(Request, String) -> Answer + Send + Sync>;
 pub fn handler<S, F, R>(state: &S, answer: F) -> Handler
 where
     S: Clone + Send + Sync + 'static,
-    F: Fn(S, Request, String) -> R + Clone + Send + Sync + 'static,
+    F: Fn(S, Request, String) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Response, Problem>> + Send + 'static,
 {
     let state = state.clone();
     Arc::new(move |request, rest| {
-        let (answer, state) = (answer.clone(), state.clone());
-        // Called inside, or the future of the answer, which is large, would be there twice.
-        Box::pin(async move {
-            answer(state, request, rest).await.unwrap_or_else(Problem::into_response)
-        })
+        let answer = answer(state.clone(), request, rest);
+        Box::pin(answer.map(|outcome| outcome.unwrap_or_else(Problem::into_response)))
     })
 }
 
@@ -70,35 +68,39 @@ impl Router {
     /// The router as an application.
     #[must_use]
     pub fn into_app(self) -> App {
-        Arc::new(move |request| {
-            let router = self.clone();
-            Box::pin(async move {
-                let mut response = router.answer(request).await;
-                // No answer is anything else than what it says, whatever a browser makes of it.
-                let nosniff = HeaderValue::from_static("nosniff");
-                response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-                response
-            })
-        })
+        Arc::new(move |request| self.answer(request))
     }
 
-    async fn answer(&self, request: Request) -> Response {
-        let path = request.uri().path().to_owned();
-        let Ok(found) = self.routes.at(&path) else {
+    /// Nothing of what is large is in a future of its own here: it would be moved from one to the
+    /// next.
+    fn answer(&self, request: Request) -> Answer {
+        let Ok(found) = self.routes.at(request.uri().path()) else {
             let detail = "no such path: see /openapi.yaml for those that are there";
-            return Problem::new(ErrorCode::NotFound, detail).into_response();
+            return at_once(Problem::new(ErrorCode::NotFound, detail).into_response());
         };
         let rest = found.params.iter().next().map_or("", |(_, rest)| rest).to_owned();
-        match found.value.handler(request.method()) {
-            Some((access, handler)) => match self.gate.admit(access, request, &rest).await {
-                Ok(request) => handler(request, rest).await,
-                Err((problem, body)) => {
-                    let_finish(body);
-                    problem.into_response()
-                }
-            },
-            None if request.method() == Method::OPTIONS => options(found.value),
-            None => Problem::method_not_allowed(&found.value.allow()).into_response(),
+        let route = found.value;
+        match route.handler(request.method()) {
+            Some((access, handler)) => self.pass(access, handler, request, rest),
+            None if request.method() == Method::OPTIONS => at_once(options(route)),
+            None => at_once(Problem::method_not_allowed(&route.allow()).into_response()),
+        }
+    }
+
+    /// Past the gate, to the handler.
+    fn pass(&self, access: Access, handler: &Handler, request: Request, rest: String) -> Answer {
+        match self.gate.meet(access, request) {
+            Meeting::Welcome(request) => handler(request, rest),
+            Meeting::Refused(refusal) => at_once(refused(refusal)),
+            Meeting::Stranger(stranger) => {
+                let (gate, handler) = (self.gate.clone(), handler.clone());
+                Box::pin(async move {
+                    match gate.ask(stranger, &rest).await {
+                        Ok(request) => handler(request, rest).await,
+                        Err(refusal) => refused(refusal),
+                    }
+                })
+            }
         }
     }
 }
@@ -113,6 +115,15 @@ impl Route {
         let known = self.methods.iter().map(|(method, ..)| method.as_str());
         known.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn at_once(response: Response) -> Answer {
+    Box::pin(ready(response))
+}
+
+fn refused((problem, body): Refusal) -> Response {
+    let_finish(body);
+    problem.into_response()
 }
 
 fn options(route: &Route) -> Response {

@@ -215,6 +215,12 @@ impl Hub {
         self.0.position(offset)
     }
 
+    /// The id of the event with this offset.
+    #[must_use]
+    pub fn event_id(&self, offset: Offset) -> String {
+        self.0.shared.sequencer.epoch().event_id(offset)
+    }
+
     /// The position behind everything that has been published so far.
     #[must_use]
     pub fn tail(&self) -> Position {

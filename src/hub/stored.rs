@@ -68,7 +68,7 @@ impl Stored {
     /// It is not kept.
     pub async fn wait(&mut self) -> Result<(), Refused> {
         let mut outcome = Ok(());
-        for told in self.told.take().into_iter().chain(self.more.drain(..)) {
+        while let Some(told) = self.told.take().or_else(|| self.more.pop()) {
             outcome = outcome.and(told.wait().await);
         }
         outcome
@@ -79,8 +79,12 @@ impl Told {
     async fn wait(self) -> Result<(), Refused> {
         let told = match self {
             Self::Once(told) => told.await.ok(),
+            // Boxed: it is rare, and all others would keep room for it.
             Self::Shared(mut outcome) => {
-                outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
+                Box::pin(async move {
+                    outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
+                })
+                .await
             }
         };
         // A store that has gone without a word has kept nothing that anybody could rely on.

@@ -9,12 +9,13 @@ mod idempotency;
 mod publish;
 mod scatter;
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use body::{BodyKind, InvalidEvent};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
@@ -73,7 +74,7 @@ struct Shared {
     config: Config,
     receipts: Ledger<ChannelName, Receipt>,
     scatter_receipts: Ledger<Arc<str>, ScatterReceipt>,
-    streams: Arc<Semaphore>,
+    running: AtomicUsize,
     unfinished: Budget,
 }
 
@@ -84,10 +85,9 @@ impl Ingest {
         let (window, keys) = (config.idempotency_window, config.max_idempotency_keys);
         let receipts = Ledger::new("one ", window, keys, hub.metrics().clone());
         let scatter_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
-        let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
-        let unfinished = Budget::new(most);
-        Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, streams, unfinished }))
+        let (running, unfinished) = (AtomicUsize::new(0), Budget::new(most));
+        Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, running, unfinished }))
     }
 
     /// Takes back the receipts that the store has kept, oldest first.
@@ -126,8 +126,7 @@ impl Ingest {
         kind: BodyKind,
         options: Options,
     ) -> Result<Begun<Box<Publish>, Receipt>, PublishError> {
-        let permit = self.admit()?;
-        Publish::begin(self.clone(), permit, channel, kind, options)
+        Publish::begin(self.admit()?, channel, kind, options)
     }
 
     /// Begins a publish to many channels.
@@ -139,21 +138,24 @@ impl Ingest {
         sender: Sender,
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Scatter, ScatterReceipt>, PublishError> {
-        let permit = self.admit()?;
-        Scatter::begin(self.clone(), permit, sender, key)
+        Scatter::begin(self.admit()?, sender, key)
     }
 
     /// Publish requests that are under way.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.0.config.max_streams.min(Semaphore::MAX_PERMITS) - self.0.streams.available_permits()
+        self.0.running.load(Ordering::Relaxed)
     }
 
-    fn admit(&self) -> Result<OwnedSemaphorePermit, PublishError> {
-        self.0.streams.clone().try_acquire_owned().map_err(|_| {
+    fn admit(&self) -> Result<Running, PublishError> {
+        let others = self.0.running.fetch_add(1, Ordering::Relaxed);
+        // Made in any case: what was counted is discounted.
+        let running = Running { ingest: self.clone() };
+        if others >= self.0.config.max_streams {
             self.metrics().limit_hit("publish.max_streams");
-            PublishError::Overloaded
-        })
+            return Err(PublishError::Overloaded);
+        }
+        Ok(running)
     }
 
     fn hub(&self) -> &Hub {
@@ -162,6 +164,25 @@ impl Ingest {
 
     fn max_event_bytes(&self) -> usize {
         usize::try_from(self.0.config.max_event_bytes.as_u64()).unwrap_or(usize::MAX)
+    }
+}
+
+/// What a publish that runs works with: it counts for as long as this is there.
+struct Running {
+    ingest: Ingest,
+}
+
+impl Deref for Running {
+    type Target = Ingest;
+
+    fn deref(&self) -> &Ingest {
+        &self.ingest
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ingest.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::Ingest;
+use super::Running;
 use super::body::{BodyKind, Decoder, InvalidEvent};
 use super::ending::EndWatch;
 use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
@@ -160,9 +159,19 @@ pub enum Begun<P, R> {
     Replay(R),
 }
 
+impl<P, R> Begun<P, R> {
+    /// With what is needed besides to go on.
+    pub fn with<T>(self, besides: T) -> Begun<(P, T), R> {
+        match self {
+            Self::Publish(publish) => Begun::Publish((publish, besides)),
+            Self::Replay(receipt) => Begun::Replay(receipt),
+        }
+    }
+}
+
 /// A publish that is under way.
 pub struct Publish {
-    ingest: Ingest,
+    ingest: Running,
     channel: ChannelName,
     decoder: Decoder,
     close: Option<Close>,
@@ -178,13 +187,11 @@ pub struct Publish {
     tally: Tally,
     events: Vec<NewEvent>,
     last: Option<Appended>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Publish {
     pub(super) fn begin(
-        ingest: Ingest,
-        permit: OwnedSemaphorePermit,
+        ingest: Running,
         channel: ChannelName,
         kind: BodyKind,
         options: Options,
@@ -225,7 +232,6 @@ impl Publish {
             tally,
             events: Vec::new(),
             last: None,
-            _permit: permit,
         })))
     }
 
@@ -261,7 +267,7 @@ impl Publish {
     /// What a generation that has ended by its mark has come to: the rest of the body is of no use.
     #[must_use]
     pub fn into_receipt(mut self) -> Receipt {
-        let receipt = self.receipt();
+        let receipt = self.take_receipt();
         // A generation without its end is to be continued under the same key.
         let whole = self.is_whole(receipt.state);
         if let Some(claim) = self.claim.take().filter(|_| whole) {
@@ -394,7 +400,7 @@ impl Publish {
     fn tally_behind(&self, appended: &Appended) -> Tally {
         let mut tally = self.tally.clone();
         if let Some((first, last)) = appended.offsets {
-            let id = |offset| self.ingest.hub().position(offset).to_string();
+            let id = |offset| self.ingest.hub().event_id(offset);
             tally.first_id.get_or_insert_with(|| id(first));
             tally.last_id = Some(id(last));
             tally.events += self.events.len() as u64;
@@ -418,7 +424,7 @@ impl Publish {
         }
     }
 
-    fn receipt(&self) -> Receipt {
+    fn take_receipt(&mut self) -> Receipt {
         let (subscribers, state) = match &self.last {
             Some(appended) => (appended.subscribers, appended.state),
             None => match self.ingest.hub().describe(&self.channel) {
@@ -426,7 +432,8 @@ impl Publish {
                 None => (0, ChannelState::Open),
             },
         };
-        self.receipt_of(self.tally.clone(), subscribers, state)
+        let tally = std::mem::take(&mut self.tally);
+        self.receipt_of(tally, subscribers, state)
     }
 
     fn receipt_of(&self, tally: Tally, subscribers: usize, state: ChannelState) -> Receipt {

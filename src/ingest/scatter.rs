@@ -6,12 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::Ingest;
 use super::body::{InvalidEvent, Lines};
 use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
 use super::publish::{Begun, Failure, Place, PublishError, Tally};
+use super::{Ingest, Running};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
 use crate::hub::{self, Appended, Stored};
@@ -69,12 +68,11 @@ pub struct Sender {
 
 /// A publish to many channels that is under way.
 pub struct Scatter {
-    ingest: Ingest,
+    ingest: Running,
     lines: Lines,
     progress: Progress,
     claim: Option<Claim<Arc<str>, ScatterReceipt>>,
     sender: Sender,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// How far a publish has come.
@@ -92,8 +90,7 @@ struct Progress {
 
 impl Scatter {
     pub(super) fn begin(
-        ingest: Ingest,
-        permit: OwnedSemaphorePermit,
+        ingest: Running,
         sender: Sender,
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Self, ScatterReceipt>, PublishError> {
@@ -114,7 +111,7 @@ impl Scatter {
             subscribers: HashMap::new(),
         };
         let lines = Lines::new(max_line);
-        Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender, _permit: permit }))
+        Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender }))
     }
 
     /// Publishes the lines that a piece of the body completes.
@@ -199,7 +196,7 @@ impl Progress {
             move |appended: &Appended| {
                 let mut tally = ahead.clone();
                 let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
-                tally.count(number, ingest.hub().position(offset).to_string());
+                tally.count(number, ingest.hub().event_id(offset));
                 claim.to_keep(&Outcome::Partial(tally))
             }
         });
@@ -207,7 +204,7 @@ impl Progress {
         let event = std::slice::from_ref(&event);
         let appended = ingest.hub().append_with(&name, event, None, receipt)?;
         if let Some((offset, _)) = appended.offsets {
-            self.ahead.count(number, ingest.hub().position(offset).to_string());
+            self.ahead.count(number, ingest.hub().event_id(offset));
             self.storing.push((number, offset, appended.stored));
         }
         self.subscribers.insert(name, appended.subscribers);
@@ -220,7 +217,7 @@ impl Progress {
         let mut outcome = Ok(());
         for (line, offset, mut stored) in self.storing.drain(..) {
             match stored.wait().await {
-                Ok(()) => self.tally.count(line, ingest.hub().position(offset).to_string()),
+                Ok(()) => self.tally.count(line, ingest.hub().event_id(offset)),
                 Err(why) => outcome = outcome.and(Err(hub::PublishError::from(why).into())),
             }
         }

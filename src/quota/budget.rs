@@ -1,5 +1,6 @@
 //! A budget of bytes that is kept by evicting.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts bytes against a budget.
@@ -21,11 +22,12 @@ impl Budget {
 
     /// Somebody's share was `before` bytes and is `after` bytes now.
     pub fn replace(&self, before: usize, after: usize) {
-        if after >= before {
-            self.used.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.used.fetch_sub(before - after, Ordering::Relaxed);
-        }
+        match after.cmp(&before) {
+            Greater => self.used.fetch_add(after - before, Ordering::Relaxed),
+            Less => self.used.fetch_sub(before - after, Ordering::Relaxed),
+            // As most shares do most of the time; all threads count here.
+            Equal => return,
+        };
     }
 
     /// Bytes in use.

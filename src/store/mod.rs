@@ -41,3 +41,11 @@ pub struct Retention {
     /// Age of an event.
     pub max_age: Duration,
 }
+
+impl Retention {
+    /// Whether so much, which came later, is all that is to be kept.
+    #[must_use]
+    pub fn is_filled_by(&self, later: Mark) -> bool {
+        later.seq >= self.max_events || later.byte >= self.max_bytes
+    }
+}

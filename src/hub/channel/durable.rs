@@ -16,7 +16,9 @@ use crate::hub::desk::ThreadDesk;
 use crate::hub::notice::{End, Gap};
 use crate::hub::stored::{Outcome, Saved, Stored};
 use crate::position::Offset;
-use crate::store::disk::{self, Desk, Disk, Durability, Piece, Place, Record, Refused, StreamId};
+use crate::store::disk::{
+    self, Desk, Disk, Durability, Piece, Place, Record, Refused, StreamId, Trimmed,
+};
 use crate::store::{Entry, Log, Mark, Run, RunBuilder};
 
 /// See the module.
@@ -36,6 +38,8 @@ pub(super) struct Durable {
     told: bool,
     /// Whoever reads on is still to be told that something may be missing.
     owes_notice: bool,
+    /// What the disk gives up next ends here.
+    goes_next: Option<Mark>,
     /// Who waits for which piece.
     waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
@@ -87,6 +91,7 @@ impl Durable {
             known_as: None,
             told: false,
             owes_notice: false,
+            goes_next: None,
             waiting: HashMap::new(),
             me,
         }
@@ -461,10 +466,25 @@ impl Inner {
     /// Lets the disk give up what is beyond the retention, and memory what is beyond the window.
     /// Returns how many events went.
     pub(super) fn trim_stored(&mut self) -> u64 {
-        let Some(durable) = &self.durable else { return 0 };
-        let floor = durable.disk.trim(durable.stream, &self.settings.retention, now());
+        let Some(durable) = &mut self.durable else { return 0 };
+        let retention = &self.settings.retention;
+        let Trimmed { floor, next } = durable.disk.trim(durable.stream, retention, now());
+        durable.goes_next = next;
         let trimmed = self.log.trim_stored(floor);
         self.log.release(durable.window);
         trimmed
+    }
+
+    /// The same behind an append, which may have been the one too many: as a rule it was not, and
+    /// the store, which all channels share, is not asked.
+    pub(super) fn trim_grown(&mut self) -> u64 {
+        let Some(durable) = &self.durable else { return 0 };
+        let retention = &self.settings.retention;
+        let filled = |next: Mark| retention.is_filled_by(next.behind(self.log.end()));
+        if durable.goes_next.is_none_or(filled) {
+            return self.trim_stored();
+        }
+        self.log.release(durable.window);
+        0
     }
 }

@@ -684,6 +684,9 @@ impl Inner {
     }
 }
 
+/// How long the largest offset is, written down.
+const OFFSET_DIGITS: usize = 20;
+
 /// Renders the events of one append, each once.
 struct FrameWriter {
     id: String,
@@ -694,7 +697,9 @@ struct FrameWriter {
 
 impl FrameWriter {
     fn new(epoch: &Epoch) -> Self {
-        let id = format!("{epoch}-");
+        let mut id = String::with_capacity(epoch.as_str().len() + 1 + OFFSET_DIGITS);
+        id.push_str(epoch.as_str());
+        id.push('-');
         Self { epoch_len: id.len(), id, frame: Vec::new(), time: now() }
     }
 

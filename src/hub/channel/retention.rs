@@ -16,7 +16,9 @@ impl Channel {
     pub(in crate::hub) fn expire(&self) {
         let mut inner = self.inner.lock();
         if inner.log.is_stored() {
-            return self.trim_stored(&mut inner);
+            let trimmed = inner.trim_stored();
+            self.count_evicted("store", trimmed);
+            return self.account(&mut inner);
         }
         let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
         let (keep, oldest) = (inner.kept_at_end(), now().saturating_sub(age));
@@ -140,7 +142,9 @@ impl Channel {
     pub(super) fn apply_retention(&self, inner: &mut Inner) {
         inner.follow_generation();
         if inner.log.is_stored() {
-            return self.trim_stored(inner);
+            let trimmed = inner.trim_grown();
+            self.count_evicted("store", trimmed);
+            return self.account(inner);
         }
         let keep = inner.kept_at_end();
         let retention = inner.settings.retention;
@@ -149,12 +153,6 @@ impl Channel {
         let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
         self.count_evicted("events", by_events);
         self.count_evicted("bytes", by_bytes);
-        self.account(inner);
-    }
-
-    fn trim_stored(&self, inner: &mut Inner) {
-        let trimmed = inner.trim_stored();
-        self.count_evicted("store", trimmed);
         self.account(inner);
     }
 

@@ -1,5 +1,7 @@
 //! `HEAD`, `PUT` and `DELETE` on a channel: its state and its settings.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
@@ -35,7 +37,7 @@ struct Options {
 }
 
 pub(super) async fn head(
-    native: Native,
+    native: Arc<Native>,
     _request: Request,
     name: String,
 ) -> Result<Response, Problem> {
@@ -68,7 +70,7 @@ pub(super) async fn head(
 }
 
 pub(super) async fn put(
-    native: Native,
+    native: Arc<Native>,
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {
@@ -85,7 +87,7 @@ pub(super) async fn put(
 }
 
 pub(super) async fn delete(
-    native: Native,
+    native: Arc<Native>,
     _request: Request,
     name: String,
 ) -> Result<Response, Problem> {

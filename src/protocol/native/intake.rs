@@ -1,24 +1,27 @@
 //! The body of a publish as it comes in: piece by piece, for as long as its sender may go on, and
 //! as fast as it has paid for.
 
+use std::future::pending;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Native;
-use crate::http::{Caller, ErrorCode, Problem, late};
+use crate::http::{Caller, ErrorCode, Problem, late, let_finish};
 use crate::ingest::Tally;
 use crate::limits::MAX_SMALL_BODY_BYTES;
 use crate::pass::{Over, Pass};
 
 /// See the module.
-pub(super) struct Intake<'a> {
-    native: &'a Native,
-    caller: &'a Caller,
-    body: &'a mut Incoming,
+pub(super) struct Intake {
+    share: Share,
+    caller: Caller,
+    body: Incoming,
     /// When all of it must be there; a stream may go on, but not fall silent.
     deadline: Option<Instant>,
     /// When something last came, or when it may be read again.
@@ -27,86 +30,112 @@ pub(super) struct Intake<'a> {
     is_paused: bool,
     /// Events that are paid for.
     paid: u64,
-    /// Bytes that have not become events yet, and wait in the hub's memory.
-    held: usize,
-    /// Resolves when the sender may no longer go on. This and the next are kept from piece to
-    /// piece: there are many, and none is to set a clock of its own.
-    over: Pin<Box<dyn Future<Output = Over> + Send>>,
+    /// Resolves when the sender may no longer go on; nothing if that never happens. This and the
+    /// next are kept from piece to piece: there are many, and none is to set a clock of its own.
+    over: Option<Pin<Box<dyn Future<Output = Over> + Send>>>,
     /// Goes off no later than when it is too late; by then, something may have come. Whoever is
     /// never waited for has none.
     alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// Whose a body is, and for how long it may come.
+pub(super) struct Terms {
+    caller: Caller,
+    deadline: Option<Instant>,
+    pass: Option<Pass>,
+}
+
+impl Terms {
+    /// It goes on for as long as its sender likes, and as the pass lets it.
+    pub(super) fn stream(caller: Caller, pass: Pass) -> Self {
+        Self { caller, deadline: None, pass: Some(pass) }
+    }
+
+    /// It is over in a moment, and so needs no pass.
+    pub(super) fn document(caller: Caller, deadline: Instant) -> Self {
+        Self { caller, deadline: Some(deadline), pass: None }
+    }
+}
+
+/// The hub, and what the body takes of its memory: bytes that have not become events yet.
+struct Share {
+    native: Arc<Native>,
+    held: usize,
+}
+
+impl Share {
+    fn set(&mut self, held: usize) {
+        let before = std::mem::replace(&mut self.held, held);
+        self.native.ingest.unfinished().replace(before, held);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 /// What comes next.
 pub(super) enum Piece {
     Data(Bytes),
     End,
-    BrokeOff,
+    /// There is an end to it, before its own: it broke off, is late, or may not go on.
+    BrokenOff(Problem),
     Stopping,
-    Over(Over),
-    /// It does not come in time.
-    Late(Problem),
 }
 
-impl<'a> Intake<'a> {
-    /// Of a body that goes on for as long as its sender likes, and as the pass lets it.
-    pub(super) fn stream(
-        native: &'a Native,
-        caller: &'a Caller,
-        body: &'a mut Incoming,
-        pass: Pass,
-    ) -> Self {
-        Self::new(native, caller, body, pass, None)
+impl Intake {
+    pub(super) fn new(native: Arc<Native>, body: Incoming, terms: Terms) -> Self {
+        let Terms { caller, deadline, pass } = terms;
+        let over = |pass: Pass| Box::pin(async move { pass.ended().await }) as Pin<Box<_>>;
+        Self {
+            share: Share { native, held: 0 },
+            caller,
+            body,
+            deadline,
+            heard: Instant::now(),
+            is_paused: false,
+            paid: 0,
+            over: pass.map(over),
+            alarm: None,
+        }
     }
 
-    /// Of a body that is over in a moment, and so needs no pass.
-    pub(super) fn document(
-        native: &'a Native,
-        caller: &'a Caller,
-        body: &'a mut Incoming,
-        deadline: Instant,
-    ) -> Self {
-        Self::new(native, caller, body, Pass::default(), Some(deadline))
+    /// Lets the sender come to the end of it, if they are answered earlier.
+    pub(super) fn let_finish(self) {
+        let_finish(self.body);
     }
 
-    fn new(
-        native: &'a Native,
-        caller: &'a Caller,
-        body: &'a mut Incoming,
-        pass: Pass,
-        deadline: Option<Instant>,
-    ) -> Self {
-        let over = Box::pin(async move { pass.ended().await });
-        let (heard, is_paused, paid, held) = (Instant::now(), false, 0, 0);
-        Self { native, caller, body, deadline, heard, is_paused, paid, held, over, alarm: None }
+    pub(super) fn native(&self) -> &Native {
+        &self.share.native
     }
 
     /// The next piece; can be cancelled without loss.
     pub(super) async fn next(&mut self) -> Piece {
-        if self.is_paused {
-            tokio::select! {
-                () = sleep_until(self.heard) => self.is_paused = false,
-                () = self.native.shutdown.stopping() => return Piece::Stopping,
-                over = &mut self.over => return Piece::Over(over),
-            }
+        if self.is_paused
+            && let Some(instead) = Box::pin(self.pause()).await
+        {
+            return instead;
         }
-        let shutdown = &self.native.shutdown;
+        if let Some(piece) = self.at_hand() {
+            return piece;
+        }
         loop {
             let late = self.too_late_at();
-            let alarm = &mut self.alarm;
-            // In this order, or whoever never rests would never be told; and the alarm is set last,
-            // by those alone who must wait.
+            let Self { share: Share { native, .. }, body, over, alarm, .. } = self;
+            // The alarm is set last, by those alone who must wait.
             tokio::select! {
                 biased;
-                over = &mut self.over => return Piece::Over(over),
-                () = shutdown.stopping() => return Piece::Stopping,
-                piece = next_data(self.body) => {
+                over = over_or_never(over) => return Piece::BrokenOff(Problem::over(over)),
+                () = native.shutdown.stopping() => return Piece::Stopping,
+                piece = next_data(body) => {
                     self.heard = Instant::now();
                     return piece;
                 }
                 () = async { alarm.get_or_insert_with(|| Box::pin(sleep_until(late))).await } => {
                     if late <= Instant::now() {
-                        return Piece::Late(self.too_late());
+                        return Piece::BrokenOff(self.too_late());
                     }
                     self.alarm = None;
                 }
@@ -114,8 +143,34 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// What comes next, if that need not be waited for: as a rule, for then nobody has to be told
+    /// who waits. In this order, or whoever never rests would never be told that it is over.
+    fn at_hand(&mut self) -> Option<Piece> {
+        if let Some(over) = over_or_never(&mut self.over).now_or_never() {
+            return Some(Piece::BrokenOff(Problem::over(over)));
+        }
+        if self.native().shutdown.is_stopping() {
+            return Some(Piece::Stopping);
+        }
+        let piece = next_data(&mut self.body).now_or_never()?;
+        self.heard = Instant::now();
+        Some(piece)
+    }
+
+    /// Waits until what was read is paid for, or something else comes first.
+    async fn pause(&mut self) -> Option<Piece> {
+        tokio::select! {
+            () = sleep_until(self.heard) => {
+                self.is_paused = false;
+                None
+            }
+            () = self.share.native.shutdown.stopping() => Some(Piece::Stopping),
+            over = over_or_never(&mut self.over) => Some(Piece::BrokenOff(Problem::over(over))),
+        }
+    }
+
     fn too_late_at(&self) -> Instant {
-        self.deadline.unwrap_or_else(|| self.heard + self.native.ingest.idle_timeout())
+        self.deadline.unwrap_or_else(|| self.heard + self.native().ingest.idle_timeout())
     }
 
     /// Notes how much waits to become an event. When there is no room for all, those go who hold
@@ -124,12 +179,11 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// There is no room for so much.
     pub(super) fn hold(&mut self, held: usize) -> Result<(), Problem> {
-        let unfinished = self.native.ingest.unfinished();
-        unfinished.replace(std::mem::replace(&mut self.held, held), held);
-        if held <= MAX_SMALL_BODY_BYTES || !unfinished.is_exceeded() {
+        self.share.set(held);
+        if held <= MAX_SMALL_BODY_BYTES || !self.native().ingest.unfinished().is_exceeded() {
             return Ok(());
         }
-        self.native.hub.metrics().limit_hit("publish.max_unfinished");
+        self.native().hub.metrics().limit_hit("publish.max_unfinished");
         let detail = "as much of unfinished bodies waits as `publish.max_unfinished` allows";
         let problem = Problem::new(ErrorCode::Overloaded, detail);
         Err(problem.with("limit", "publish.max_unfinished"))
@@ -146,7 +200,7 @@ impl<'a> Intake<'a> {
         let more = events.saturating_sub(self.paid);
         self.paid = self.paid.max(events);
         if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
-            self.native.hub.metrics().limit_hit(exceeded.limit);
+            self.native().hub.metrics().limit_hit(exceeded.limit);
             if self.deadline.is_none() {
                 self.heard = Instant::now() + exceeded.retry_after;
                 self.is_paused = true;
@@ -155,7 +209,7 @@ impl<'a> Intake<'a> {
     }
 
     fn too_late(&self) -> Problem {
-        let metrics = self.native.hub.metrics();
+        let metrics = self.native().hub.metrics();
         if self.deadline.is_some() {
             metrics.limit_hit("server.body_timeout");
             return late();
@@ -166,17 +220,22 @@ impl<'a> Intake<'a> {
     }
 }
 
-impl Drop for Intake<'_> {
-    fn drop(&mut self) {
-        self.native.ingest.unfinished().replace(self.held, 0);
+async fn over_or_never(over: &mut Option<impl Future<Output = Over> + Unpin>) -> Over {
+    match over {
+        Some(over) => over.await,
+        None => pending().await,
     }
+}
+
+fn broke_off() -> Problem {
+    Problem::new(ErrorCode::InvalidEvent, "the request body broke off")
 }
 
 async fn next_data(body: &mut Incoming) -> Piece {
     loop {
         match body.frame().await {
             None => return Piece::End,
-            Some(Err(_)) => return Piece::BrokeOff,
+            Some(Err(_)) => return Piece::BrokenOff(broke_off()),
             // Trailers say nothing that a publish needs.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {

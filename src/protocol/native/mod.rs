@@ -7,6 +7,8 @@ mod signals;
 mod subscribe;
 mod tokens;
 
+use std::sync::Arc;
+
 use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
@@ -15,8 +17,7 @@ use crate::hub::{Claim, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
 
-/// What the handlers work with: cheap handles.
-#[derive(Clone)]
+/// What the handlers work with.
 pub struct Native {
     /// The channels.
     pub hub: Hub,
@@ -31,22 +32,24 @@ pub struct Native {
 impl Native {
     /// Every route of this protocol.
     #[must_use]
-    pub fn routes(&self) -> Vec<Route> {
+    pub fn routes(self) -> Vec<Route> {
         use Operation::{Admin, Publish, Signal, Subscribe};
+        // One handle for each request, and not one of each part: threads share their counts.
+        let me = &Arc::new(self);
         let channel = vec![
-            (Method::GET, Access::OnChannel(&[Subscribe]), handler(self, subscribe::one)),
-            (Method::HEAD, Access::OnChannel(&[Subscribe, Publish]), handler(self, channels::head)),
-            (Method::POST, Access::OnChannel(&[Publish]), handler(self, publish::one)),
-            (Method::PUT, Access::OnChannel(&[Admin]), handler(self, channels::put)),
-            (Method::DELETE, Access::OnChannel(&[Admin]), handler(self, channels::delete)),
+            (Method::GET, Access::OnChannel(&[Subscribe]), handler(me, subscribe::one)),
+            (Method::HEAD, Access::OnChannel(&[Subscribe, Publish]), handler(me, channels::head)),
+            (Method::POST, Access::OnChannel(&[Publish]), handler(me, publish::one)),
+            (Method::PUT, Access::OnChannel(&[Admin]), handler(me, channels::put)),
+            (Method::DELETE, Access::OnChannel(&[Admin]), handler(me, channels::delete)),
         ];
         let signals = vec![
-            (Method::GET, Access::OnChannel(signals::FEED), handler(self, signals::feed)),
-            (Method::POST, Access::OnChannel(&[Signal]), handler(self, signals::send)),
+            (Method::GET, Access::OnChannel(signals::FEED), handler(me, signals::feed)),
+            (Method::POST, Access::OnChannel(&[Signal]), handler(me, signals::send)),
         ];
-        let events = (Method::GET, Access::OnSome(&[Subscribe]), handler(self, subscribe::many));
-        let publish = (Method::POST, Access::OnSome(&[Publish]), handler(self, publish::many));
-        let tokens = (Method::POST, Access::OnSome(&Operation::ALL), handler(self, tokens::mint));
+        let events = (Method::GET, Access::OnSome(&[Subscribe]), handler(me, subscribe::many));
+        let publish = (Method::POST, Access::OnSome(&[Publish]), handler(me, publish::many));
+        let tokens = (Method::POST, Access::OnSome(&Operation::ALL), handler(me, tokens::mint));
         vec![
             Route { path: "/v1/signals/{*name}", methods: signals.clone() },
             Route { path: "/v1/signals/", methods: signals },

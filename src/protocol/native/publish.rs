@@ -1,14 +1,16 @@
 //! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
 
+use std::future::ready;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::intake::{Intake, Piece};
+use super::intake::{Intake, Piece, Terms};
 use super::{Native, channel_name, claim};
 use crate::auth::{Operation, Principal};
 use crate::channel::ChannelName;
@@ -18,99 +20,121 @@ use crate::http::{
     Caller, ErrorCode, Problem, Query, Request, Response, deadline, json, let_finish,
 };
 use crate::hub::{Claim, Close};
-use crate::ingest::{Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Sender, Tally};
+use crate::ingest::{
+    Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Publish, Receipt, Scatter,
+    ScatterReceipt, Sender, Tally,
+};
 use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
 
 /// Makes a retry safe.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-pub(super) async fn one(
-    native: Native,
-    request: Request,
-    name: String,
-) -> Result<Response, Problem> {
-    let (head, mut body) = request.into_parts();
-    // Whatever the rules say of it now: it may have been durable in another life of the hub.
-    let keeps = native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY);
-    let publish = {
-        let native = native.clone();
-        Box::pin(async move {
-            let outcome = publish_to_one(&native, &head, &mut body, &name).await;
-            let_finish(body);
-            outcome
-        })
-    };
-    count(&native, to_its_end(publish, keeps).await)
+pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderWay {
+    let (head, body) = request.into_parts();
+    let (begun, keeps) = (begin_one(&native, &head, &name), keeps(&native, &head));
+    under_way(native, body, begun, |publish, mut intake| {
+        let publish = async move {
+            let outcome = publish_to_one(publish, &mut intake).await;
+            end(intake, outcome)
+        };
+        to_its_end(publish, keeps)
+    })
 }
 
-pub(super) async fn many(
-    native: Native,
-    request: Request,
-    _rest: String,
-) -> Result<Response, Problem> {
-    let (head, mut body) = request.into_parts();
-    let keeps = native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY);
-    let publish = {
-        let native = native.clone();
-        Box::pin(async move {
-            let outcome = publish_to_many(&native, &head, &mut body).await;
-            let_finish(body);
-            outcome
-        })
-    };
-    count(&native, to_its_end(publish, keeps).await)
+pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> UnderWay {
+    let (head, body) = request.into_parts();
+    let (begun, keeps) = (begin_many(&native, &head), keeps(&native, &head));
+    under_way(native, body, begun, |scatter, mut intake| {
+        let publish = async move {
+            let outcome = publish_to_many(scatter, &mut intake).await;
+            end(intake, outcome)
+        };
+        to_its_end(publish, keeps)
+    })
 }
 
 /// A publish under way. It is large: in a box, it is not moved from one future to the next.
-type UnderWay = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+type UnderWay = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// Goes on when the client leaves, if what it has sent may be on its way to the disk and has a key,
-/// which must learn what became of it.
-async fn to_its_end(publish: UnderWay, keeps: bool) -> Result<Response, Problem> {
-    if !keeps {
-        return publish.await;
-    }
-    let ended = tokio::spawn(publish).await;
-    ended.unwrap_or_else(|_| Err(Problem::new(ErrorCode::Internal, "the publish broke off")))
+type Outcome = Result<Response, Problem>;
+
+/// Goes on with what has begun, or answers at once.
+fn under_way<P, R: Serialize>(
+    native: Arc<Native>,
+    body: Incoming,
+    begun: Result<Begun<(P, Terms), R>, Problem>,
+    go_on: impl FnOnce(P, Intake) -> UnderWay,
+) -> UnderWay {
+    let outcome = match begun {
+        Ok(Begun::Publish((publish, terms))) => {
+            return go_on(publish, Intake::new(native, body, terms));
+        }
+        Ok(Begun::Replay(receipt)) => replay(&receipt),
+        Err(problem) => Err(problem),
+    };
+    let_finish(body);
+    Box::pin(ready(count(&native, outcome)))
 }
 
-fn count(native: &Native, outcome: Result<Response, Problem>) -> Result<Response, Problem> {
-    let label = outcome.as_ref().map_or_else(|problem| problem.code().as_str(), |_| "ok");
-    let metrics = native.ingest.metrics();
-    metrics.publish_ended(label);
-    if label == ErrorCode::Forbidden.as_str() {
-        metrics.refused(label);
+/// Whether what it sends may be on its way to the disk and has a key, which must learn what became
+/// of it. Whatever the rules say of it now: it may have been durable in another life of the hub.
+fn keeps(native: &Native, head: &Parts) -> bool {
+    native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// Goes on when the client leaves, if it `keeps` something.
+fn to_its_end(publish: impl Future<Output = Outcome> + Send + 'static, keeps: bool) -> UnderWay {
+    if !keeps {
+        return Box::pin(publish);
     }
-    if label == ErrorCode::EventTooLarge.as_str() {
-        metrics.limit_hit("publish.max_event_bytes");
+    let publish = tokio::spawn(publish);
+    Box::pin(async move {
+        let ended = publish.await;
+        ended.unwrap_or_else(|_| Err(Problem::new(ErrorCode::Internal, "the publish broke off")))
+    })
+}
+
+fn end(intake: Intake, outcome: Outcome) -> Outcome {
+    let outcome = count(intake.native(), outcome);
+    intake.let_finish();
+    outcome
+}
+
+fn count(native: &Native, outcome: Outcome) -> Outcome {
+    let problem = outcome.as_ref().err().map(Problem::code);
+    let metrics = native.ingest.metrics();
+    metrics.publish_ended(problem.map(ErrorCode::as_str));
+    match problem {
+        Some(code @ ErrorCode::Forbidden) => metrics.refused(code.as_str()),
+        Some(ErrorCode::EventTooLarge) => metrics.limit_hit("publish.max_event_bytes"),
+        _ => {}
     }
     outcome
 }
 
-async fn publish_to_one(
+fn begin_one(
     native: &Native,
     head: &Parts,
-    body: &mut Incoming,
     name: &str,
-) -> Result<Response, Problem> {
+) -> Result<Begun<(Box<Publish>, Terms), Receipt>, Problem> {
     let (name, kind, options) = wanted(native, head, name)?;
     let caller = Caller::of(&head.extensions)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     claim(native, &caller, &name, Claim::ToPublish)?;
-    let mut intake = if kind.is_streamed() {
+    let terms = if kind.is_streamed() {
         let pass = caller.pass(&[Operation::Publish], vec![(&name).into()]);
-        Intake::stream(native, &caller, body, pass)
+        Terms::stream(caller, pass)
     } else {
-        Intake::document(native, &caller, body, deadline(&head.extensions))
+        Terms::document(caller, deadline(&head.extensions))
     };
-    let mut publish = match native.ingest.publish(name, kind, options)? {
-        Begun::Publish(publish) => publish,
-        Begun::Replay(receipt) => return replay(&receipt),
-    };
+    Ok(native.ingest.publish(name, kind, options)?.with(terms))
+}
+
+async fn publish_to_one(mut publish: Box<Publish>, intake: &mut Intake) -> Outcome {
     intake.begin_behind(publish.kept());
     let before = publish.kept().events;
-    loop {
+    let problem = loop {
         let piece = tokio::select! {
             piece = intake.next() => piece,
             error = publish.refused() => {
@@ -126,7 +150,7 @@ async fn publish_to_one(
                     Fed::Ended => return json(&publish.into_receipt()),
                 }
                 if let Err(problem) = intake.hold(publish.held()) {
-                    return Err(problem.keeping(&publish.break_off().await));
+                    break problem;
                 }
             }
             Piece::End => {
@@ -136,14 +160,11 @@ async fn publish_to_one(
                 let replayed = before > 0 && receipt.events == before;
                 return if replayed { replay(&receipt) } else { json(&receipt) };
             }
-            Piece::BrokeOff => return Err(broke_off(&publish.break_off().await)),
+            Piece::BrokenOff(problem) => break problem,
             Piece::Stopping => return Err(stopping(publish.kept())),
-            Piece::Over(over) => {
-                return Err(Problem::over(over).keeping(&publish.break_off().await));
-            }
-            Piece::Late(problem) => return Err(problem.keeping(&publish.break_off().await)),
         }
-    }
+    };
+    Err(problem.keeping(&publish.break_off().await))
 }
 
 /// What the head of a request asks for.
@@ -159,21 +180,19 @@ fn wanted(
     Ok((name, kind, options))
 }
 
-async fn publish_to_many(
+fn begin_many(
     native: &Native,
     head: &Parts,
-    body: &mut Incoming,
-) -> Result<Response, Problem> {
+) -> Result<Begun<(Scatter, Terms), ScatterReceipt>, Problem> {
     refuse_when_draining(native)?;
     let caller = Caller::of(&head.extensions)?;
     let key = idempotency_key(&head.headers)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    let pass = caller.pass(&[Operation::Publish], Vec::new());
-    let mut intake = Intake::stream(native, &caller, body, pass);
-    let mut scatter = match native.ingest.scatter(sender(&caller), key)? {
-        Begun::Publish(scatter) => scatter,
-        Begun::Replay(receipt) => return replay(&receipt),
-    };
+    let (pass, sender) = (caller.pass(&[Operation::Publish], Vec::new()), sender(&caller));
+    Ok(native.ingest.scatter(sender, key)?.with(Terms::stream(caller, pass)))
+}
+
+async fn publish_to_many(mut scatter: Scatter, intake: &mut Intake) -> Outcome {
     intake.begin_behind(scatter.kept());
     let before = scatter.kept().events;
     loop {
@@ -191,10 +210,8 @@ async fn publish_to_many(
                 let replayed = before > 0 && receipt.events == before;
                 return if replayed { replay(&receipt) } else { json(&receipt) };
             }
-            Piece::BrokeOff => return Err(broke_off(scatter.kept())),
+            Piece::BrokenOff(problem) => return Err(problem.keeping(scatter.kept())),
             Piece::Stopping => return Err(stopping(scatter.kept())),
-            Piece::Over(over) => return Err(Problem::over(over).keeping(scatter.kept())),
-            Piece::Late(problem) => return Err(problem.keeping(scatter.kept())),
         }
     }
 }
@@ -285,10 +302,6 @@ fn stopping(kept: &Tally) -> Problem {
     let detail =
         "the hub is going down: publish the rest to another, or to this one when it is back";
     Problem::new(ErrorCode::Draining, detail).keeping(kept)
-}
-
-fn broke_off(kept: &Tally) -> Problem {
-    Problem::new(ErrorCode::InvalidEvent, "the request body broke off").keeping(kept)
 }
 
 fn replay<R: Serialize>(known: &R) -> Result<Response, Problem> {

@@ -1,5 +1,7 @@
 //! `POST /v1/signals/{name}` and `GET /v1/signals/{name}`: the way back to the producer.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +39,7 @@ struct Outcome<'a> {
 }
 
 pub(super) async fn send(
-    native: Native,
+    native: Arc<Native>,
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {
@@ -59,7 +61,7 @@ pub(super) async fn send(
 }
 
 pub(super) async fn feed(
-    native: Native,
+    native: Arc<Native>,
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {

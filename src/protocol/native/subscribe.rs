@@ -30,7 +30,7 @@ const DEFAULT_PAGE_EVENTS: usize = 100;
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) async fn one(
-    native: Native,
+    native: Arc<Native>,
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {
@@ -42,7 +42,7 @@ pub(super) async fn one(
 }
 
 pub(super) async fn many(
-    native: Native,
+    native: Arc<Native>,
     request: Request,
     _rest: String,
 ) -> Result<Response, Problem> {

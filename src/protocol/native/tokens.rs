@@ -1,5 +1,6 @@
 //! `POST /v1/tokens`: a scoped, expiring token, safe to hand to a browser.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -41,7 +42,7 @@ struct Answer {
 }
 
 pub(super) async fn mint(
-    _native: Native,
+    _native: Arc<Native>,
     request: Request,
     _rest: String,
 ) -> Result<Response, Problem> {

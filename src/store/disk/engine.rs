@@ -55,7 +55,7 @@ impl Default for Tuning {
             block_bytes: 64 << 10,
             ahead: 1 << 20,
             batch_bytes: 4 << 20,
-            gather: Duration::from_micros(100),
+            gather: Duration::from_micros(50),
             read_bytes: 256 << 10,
             reserve: 1 << 32,
             patrol: Duration::from_secs(1),

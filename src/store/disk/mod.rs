@@ -248,6 +248,16 @@ pub enum Piece {
     Nothing,
 }
 
+/// How far a stream is trimmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Where what is retained begins.
+    pub floor: Floor,
+    /// What goes next ends here, if there is anything: until this is beyond the retention, nothing
+    /// goes but by age.
+    pub next: Option<Mark>,
+}
+
 /// Called once, from a thread of the store's own. A store that is closed drops it instead.
 pub type Read = Box<dyn FnOnce(Piece) + Send>;
 
@@ -436,9 +446,9 @@ impl Disk {
         let _ = self.engine().reads.push(Wanted { stream, place, read });
     }
 
-    /// Gives up what is beyond the retention, by whole blocks. Returns where what is retained
-    /// begins now. Touches no disk: files are deleted and rewritten later.
-    pub fn trim(&self, stream: StreamId, retention: &Retention, now: Micros) -> Floor {
+    /// Gives up what is beyond the retention, by whole blocks. Touches no disk: files are deleted
+    /// and rewritten later.
+    pub fn trim(&self, stream: StreamId, retention: &Retention, now: Micros) -> Trimmed {
         self.engine().shelf.lock().trim(stream, retention, now)
     }
 

@@ -15,7 +15,7 @@ use crate::store::{Entry, Mark, Retention};
 
 use super::block::{Block, Header, Trailer};
 use super::files::File;
-use super::{Floor, Place, Receipt, Stream, StreamId};
+use super::{Floor, Place, Receipt, Stream, StreamId, Trimmed};
 
 /// Where a block is, and what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,11 +218,8 @@ impl Shelved {
     /// Whether the first block is beyond the retention as a whole.
     fn first_is_beyond(&self, block: &BlockRef, retention: &Retention, oldest: Micros) -> bool {
         let last_words = self.state.is_some() && self.blocks.len() == 1;
-        let rest = block.end().behind(self.end);
-        let beyond = rest.seq >= retention.max_events
-            || rest.byte >= retention.max_bytes
-            || block.last_time < oldest;
-        beyond && !last_words
+        let filled = retention.is_filled_by(block.end().behind(self.end));
+        (filled || block.last_time < oldest) && !last_words
     }
 
     fn drop_first(&mut self) -> Option<BlockRef> {
@@ -433,9 +430,9 @@ impl Shelf {
         self.streams.get(&id).map_or(Located::Nothing, |stream| stream.locate(place, most))
     }
 
-    pub(super) fn trim(&mut self, id: StreamId, retention: &Retention, now: Micros) -> Floor {
+    pub(super) fn trim(&mut self, id: StreamId, retention: &Retention, now: Micros) -> Trimmed {
         let Some(stream) = self.streams.get_mut(&id) else {
-            return Floor::default();
+            return Trimmed::default();
         };
         let age = Micros::try_from(retention.max_age.as_micros()).unwrap_or(Micros::MAX);
         let oldest = now.saturating_sub(age);
@@ -445,7 +442,7 @@ impl Shelf {
         {
             count_dead(&mut self.files, &gone);
         }
-        stream.floor
+        Trimmed { floor: stream.floor, next: stream.blocks.front().map(BlockRef::end) }
     }
 
     /// A block turned out to be broken: what it had is lost.

@@ -138,8 +138,8 @@ fn retention_raises_the_floor_by_whole_blocks() {
         write(&disk, events(stream, run), Async).unwrap();
     }
     let all = Retention { max_events: 99, max_bytes: 9999, max_age: Duration::from_secs(9) };
-    assert_eq!(disk.trim(stream, &all, 1000).mark.seq, 0);
-    let floor = disk.trim(stream, &Retention { max_events: 15, ..all }, 1000);
+    assert_eq!(disk.trim(stream, &all, 1000).floor.mark.seq, 0);
+    let floor = disk.trim(stream, &Retention { max_events: 15, ..all }, 1000).floor;
     assert_eq!((floor.mark.seq, floor.behind), (5, Offset(5)));
     for place in [Place::Seq(4), Place::Behind(Offset(4))] {
         assert!(matches!(read(&disk, stream, place), Piece::Trimmed(at) if at == floor));
@@ -147,8 +147,8 @@ fn retention_raises_the_floor_by_whole_blocks() {
     let Piece::Run(run) = read(&disk, stream, Place::Behind(Offset(5))) else { panic!() };
     assert_eq!(run.start(), floor.mark);
     let age = Retention { max_age: Duration::from_micros(100), ..all };
-    assert_eq!(disk.trim(stream, &age, 1111).mark.seq, 10);
-    assert_eq!(disk.trim(stream, &Retention { max_events: 0, ..all }, 0).mark, end);
+    assert_eq!(disk.trim(stream, &age, 1111).floor.mark.seq, 10);
+    assert_eq!(disk.trim(stream, &Retention { max_events: 0, ..all }, 0).floor.mark, end);
     assert!(matches!(read(&disk, stream, Place::Seq(19)), Piece::Trimmed(at) if at.mark == end));
 }
 
