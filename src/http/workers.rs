@@ -8,9 +8,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
+
+/// How often each thread looks up by itself: sooner than any deadline of a connection.
+const TICK: Duration = Duration::from_millis(500);
 
 /// See the module. When the last handle is dropped, what still runs is dropped too.
 #[derive(Clone)]
@@ -44,6 +49,7 @@ impl Workers {
             pool.handles.push(runtime.handle().clone());
             let stopped = pool.stop.clone().cancelled_owned();
             runtime.spawn(on_each());
+            runtime.spawn(tick());
             let thread = std::thread::Builder::new().name(format!("http-{number}"));
             pool.threads.push(thread.spawn(move || runtime.block_on(stopped))?);
         }
@@ -54,6 +60,16 @@ impl Workers {
     pub(super) fn next(&self) -> &Handle {
         let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
         &self.0.handles[turn % self.0.handles.len()]
+    }
+}
+
+/// Keeps a timer that goes off before those of connections. To a thread that waits for none sooner,
+/// the runtime announces each new one by a system call, even if it is the thread itself that has
+/// set it (tokio 1.54, `runtime/time/mod.rs`, `reregister`): that is, for each request.
+async fn tick() {
+    let mut ticks = interval(TICK);
+    loop {
+        ticks.tick().await;
     }
 }
 

@@ -76,12 +76,14 @@ impl Quotas {
     /// one purse.
     #[must_use]
     pub fn payer(self: &Arc<Self>, principal: Option<Arc<str>>, address: IpAddr) -> Payer {
-        self.forget();
         let account = || Account::new(self.config.max_channels, self.config.max_retained());
         let principal = principal.map(|name| self.principals.of(name, account));
         let address = self.address(address);
-        let quotas = (principal.is_some() || address.is_some()).then(|| self.clone());
-        Payer { quotas, principal, address }
+        if principal.is_none() && address.is_none() {
+            return Payer { quotas: None, principal, address };
+        }
+        self.forget();
+        Payer { quotas: Some(self.clone()), principal, address }
     }
 
     /// Takes a new connection from this address.
@@ -89,8 +91,8 @@ impl Quotas {
     /// # Errors
     /// It has had too many of late.
     pub fn connect(&self, address: IpAddr) -> Result<(), Exceeded> {
-        self.forget();
         let Some(meter) = self.address(address) else { return Ok(()) };
+        self.forget();
         let rates = &self.addresses.rates;
         rates.connections.take(&meter.connections, 1, self.now())
     }

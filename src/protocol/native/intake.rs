@@ -22,12 +22,9 @@ pub(super) struct Intake {
     share: Share,
     caller: Caller,
     body: Incoming,
-    /// When all of it must be there; a stream may go on, but not fall silent.
-    deadline: Option<Instant>,
-    /// When something last came, or when it may be read again.
-    heard: Instant,
+    patience: Patience,
     /// Nothing is read until then: what was read is not paid for.
-    is_paused: bool,
+    paused_until: Option<Instant>,
     /// Events that are paid for.
     paid: u64,
     /// Resolves when the sender may no longer go on; nothing if that never happens. This and the
@@ -41,19 +38,28 @@ pub(super) struct Intake {
 /// Whose a body is, and for how long it may come.
 pub(super) struct Terms {
     caller: Caller,
-    deadline: Option<Instant>,
+    patience: Patience,
     pass: Option<Pass>,
+}
+
+/// How long a body is waited for.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// It is a document, and all of it must be there by then.
+    Until(Instant),
+    /// It is a stream, which may go on, but not fall silent: when something last came.
+    Heard(Instant),
 }
 
 impl Terms {
     /// It goes on for as long as its sender likes, and as the pass lets it.
     pub(super) fn stream(caller: Caller, pass: Pass) -> Self {
-        Self { caller, deadline: None, pass: Some(pass) }
+        Self { caller, patience: Patience::Heard(Instant::now()), pass: Some(pass) }
     }
 
     /// It is over in a moment, and so needs no pass.
     pub(super) fn document(caller: Caller, deadline: Instant) -> Self {
-        Self { caller, deadline: Some(deadline), pass: None }
+        Self { caller, patience: Patience::Until(deadline), pass: None }
     }
 }
 
@@ -87,15 +93,14 @@ pub(super) enum Piece {
 
 impl Intake {
     pub(super) fn new(native: Arc<Native>, body: Incoming, terms: Terms) -> Self {
-        let Terms { caller, deadline, pass } = terms;
+        let Terms { caller, patience, pass } = terms;
         let over = |pass: Pass| Box::pin(async move { pass.ended().await }) as Pin<Box<_>>;
         Self {
             share: Share { native, held: 0 },
             caller,
             body,
-            deadline,
-            heard: Instant::now(),
-            is_paused: false,
+            patience,
+            paused_until: None,
             paid: 0,
             over: pass.map(over),
             alarm: None,
@@ -113,8 +118,8 @@ impl Intake {
 
     /// The next piece; can be cancelled without loss.
     pub(super) async fn next(&mut self) -> Piece {
-        if self.is_paused
-            && let Some(instead) = Box::pin(self.pause()).await
+        if let Some(until) = self.paused_until
+            && let Some(instead) = Box::pin(self.pause(until)).await
         {
             return instead;
         }
@@ -130,7 +135,7 @@ impl Intake {
                 over = over_or_never(over) => return Piece::BrokenOff(Problem::over(over)),
                 () = native.shutdown.stopping() => return Piece::Stopping,
                 piece = next_data(body) => {
-                    self.heard = Instant::now();
+                    self.hear();
                     return piece;
                 }
                 () = async { alarm.get_or_insert_with(|| Box::pin(sleep_until(late))).await } => {
@@ -153,15 +158,16 @@ impl Intake {
             return Some(Piece::Stopping);
         }
         let piece = next_data(&mut self.body).now_or_never()?;
-        self.heard = Instant::now();
+        self.hear();
         Some(piece)
     }
 
     /// Waits until what was read is paid for, or something else comes first.
-    async fn pause(&mut self) -> Option<Piece> {
+    async fn pause(&mut self, until: Instant) -> Option<Piece> {
         tokio::select! {
-            () = sleep_until(self.heard) => {
-                self.is_paused = false;
+            () = sleep_until(until) => {
+                self.paused_until = None;
+                self.hear();
                 None
             }
             () = self.share.native.shutdown.stopping() => Some(Piece::Stopping),
@@ -170,7 +176,17 @@ impl Intake {
     }
 
     fn too_late_at(&self) -> Instant {
-        self.deadline.unwrap_or_else(|| self.heard + self.native().ingest.idle_timeout())
+        match self.patience {
+            Patience::Until(deadline) => deadline,
+            Patience::Heard(last) => last + self.native().ingest.idle_timeout(),
+        }
+    }
+
+    /// Something came. Whoever sends a document has their time in any case.
+    fn hear(&mut self) {
+        if let Patience::Heard(last) = &mut self.patience {
+            *last = Instant::now();
+        }
     }
 
     /// Notes how much waits to become an event. When there is no room for all, those go who hold
@@ -201,16 +217,15 @@ impl Intake {
         self.paid = self.paid.max(events);
         if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
             self.native().hub.metrics().limit_hit(exceeded.limit);
-            if self.deadline.is_none() {
-                self.heard = Instant::now() + exceeded.retry_after;
-                self.is_paused = true;
+            if matches!(self.patience, Patience::Heard(_)) {
+                self.paused_until = Some(Instant::now() + exceeded.retry_after);
             }
         }
     }
 
     fn too_late(&self) -> Problem {
         let metrics = self.native().hub.metrics();
-        if self.deadline.is_some() {
+        if matches!(self.patience, Patience::Until(_)) {
             metrics.limit_hit("server.body_timeout");
             return late();
         }
