@@ -39,6 +39,9 @@ pub(super) struct Tuning {
     /// For how long those gather who publish at the same time: less than a sync takes on most
     /// disks, and as long as dozens of requests.
     pub(super) gather: Duration,
+    /// How old may be what is known of the room on the disk. To ask takes half as long as a small
+    /// write, and in so short a time nobody fills what `store.min_free` leaves.
+    pub(super) room_age: Duration,
     /// Bytes that one read returns.
     pub(super) read_bytes: usize,
     /// Offsets that are reserved at a time: more than a hub gives out within an hour, which it may
@@ -56,6 +59,7 @@ impl Default for Tuning {
             ahead: 1 << 20,
             batch_bytes: 4 << 20,
             gather: Duration::from_micros(50),
+            room_age: Duration::from_millis(5),
             read_bytes: 256 << 10,
             reserve: 1 << 32,
             patrol: Duration::from_secs(1),

@@ -291,7 +291,8 @@ fn sync(engine: &Engine) {
     engine.metrics.store_synced(monotonic().saturating_sub(began));
 }
 
-fn monotonic() -> Duration {
+/// A clock that nobody sets.
+pub(super) fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::try_from(now).unwrap_or_default()
 }

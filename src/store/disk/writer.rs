@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use super::desk::Desk;
 use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
 use super::shelf::{BlockRef, Shelf, ShelfFile};
-use super::syncer::Answer;
+use super::syncer::{Answer, monotonic};
 use super::{Chain, Done, Durability, Receipt, Record, Refused, StreamId};
 use crate::channel::ChannelName;
 use crate::store::{Entry, Mark, Run};
@@ -115,11 +116,13 @@ pub(super) struct Writer {
     journal: Journal,
     /// What is written at once; kept, so that it need not grow anew each time.
     buffer: Vec<u8>,
+    /// When there was room on the disk.
+    had_room: Option<Duration>,
 }
 
 impl Writer {
     pub(super) fn new(engine: Arc<Engine>, journal: Journal) -> Self {
-        Self { engine, journal, buffer: Vec::new() }
+        Self { engine, journal, buffer: Vec::new(), had_room: None }
     }
 
     /// Writes what comes until the store is closed.
@@ -186,12 +189,17 @@ impl Writer {
         if full { self.rotate().err() } else { None }
     }
 
-    fn has_room(&self) -> Result<(), Fault> {
+    fn has_room(&mut self) -> Result<(), Fault> {
+        let now = monotonic();
+        if self.had_room.is_some_and(|then| now - then < self.engine.tuning.room_age) {
+            return Ok(());
+        }
         let failed = || Fault::at(&self.journal.name, self.journal.position);
         let free = self.engine.files.free().map_err(failed())?;
         if free < self.engine.config.min_free.as_u64() {
             return Err(failed()(io::Error::from(Errno::NOSPC)));
         }
+        self.had_room = Some(now);
         Ok(())
     }
 

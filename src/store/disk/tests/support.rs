@@ -22,6 +22,7 @@ use crate::telemetry::Metrics;
 pub(super) fn tiny() -> Tuning {
     Tuning {
         gather: Duration::ZERO,
+        room_age: Duration::ZERO,
         journal_bytes: 2000,
         block_bytes: 200,
         ahead: 300,
