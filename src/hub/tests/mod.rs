@@ -1,8 +1,9 @@
-//! Tests of the hub on a disk that hangs, fills up and breaks.
+//! Tests of the hub on a disk, which may hang, fill up and break.
 
 mod ends;
 mod holes;
 mod refusals;
 mod remains;
+mod retention;
 pub(crate) mod support;
 mod visibility;

@@ -4,7 +4,7 @@ use super::support::*;
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{Disk, StreamId, Terms, keeper};
+use crate::store::disk::{Disk, Floor, StreamId, Terms, Trimmed, keeper};
 use crate::store::disk::{Durability, Found, Health, OpenError, Piece, Place, Record, Refused};
 use crate::store::{Mark, Retention};
 use std::time::Duration;
@@ -150,6 +150,33 @@ fn retention_raises_the_floor_by_whole_blocks() {
     assert_eq!(disk.trim(stream, &age, 1111).floor.mark.seq, 10);
     assert_eq!(disk.trim(stream, &Retention { max_events: 0, ..all }, 0).floor.mark, end);
     assert!(matches!(read(&disk, stream, Place::Seq(19)), Piece::Trimmed(at) if at.mark == end));
+}
+
+#[test]
+fn a_trim_says_what_goes_next_and_nothing_goes_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, _) = open(directory.path());
+    let stream = disk.new_stream();
+    write(&disk, begin(stream, "a"), Async).unwrap();
+    let all = Retention { max_events: 99, max_bytes: 9999, max_age: Duration::from_secs(9) };
+    assert_eq!(disk.trim(stream, &all, 0).next, None);
+    let mut end = Mark::default();
+    for offset in [1, 4, 7, 10] {
+        let run = run(end, &[offset, offset + 1, offset + 2]);
+        end = run.end();
+        write(&disk, events(stream, run), Async).unwrap();
+    }
+    for max_events in (0..=12).rev() {
+        let before = disk.trim(stream, &all, 0);
+        let retention = Retention { max_events, ..all };
+        let due = before.next.is_some_and(|next| retention.is_filled_by(next.behind(end)));
+        let after = disk.trim(stream, &retention, 0);
+        assert_eq!(after != before, due, "{max_events}: {before:?}, {after:?}");
+    }
+    assert_eq!(
+        disk.trim(stream, &all, 0),
+        Trimmed { floor: Floor { mark: end, behind: Offset(12) }, next: None }
+    );
 }
 
 #[test]
