@@ -170,6 +170,8 @@ impl Viewer {
         self.parked = false;
         let must_skip = self.must_skip(oracle);
         let next = if waits {
+            // Before: a reading that evicts a channel may ring it, and is then to be repeated.
+            self.bell.0.store(false, Ordering::SeqCst);
             let waker = Waker::from(self.bell.clone());
             match self.subscription.poll_next(&mut Context::from_waker(&waker)) {
                 Poll::Ready(Some(step)) => Next::Step(step),
@@ -198,9 +200,6 @@ impl Viewer {
                 self.check_caught_up(oracle);
                 assert!(!self.must_finish(oracle), "all has ended, and the stream goes on");
                 self.parked = waits;
-                if waits {
-                    self.bell.0.store(false, Ordering::SeqCst);
-                }
             }
             Next::Finished if self.finished => {}
             Next::Finished => {
