@@ -15,6 +15,9 @@ impl Offset {
     pub const ZERO: Self = Self(0);
 }
 
+/// How long the largest offset is, written down.
+const OFFSET_DIGITS: usize = 20;
+
 /// One life of the hub's log. Another epoch means: what you remember is gone.
 ///
 /// Letters `a-z` and digits only, so that an event id needs no CORS preflight.
@@ -39,13 +42,17 @@ impl Epoch {
     /// The id of the event with this offset, as its [`Position`] is written.
     #[must_use]
     pub fn event_id(&self, offset: Offset) -> String {
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(offset.0);
-        let mut id = String::with_capacity(self.0.len() + 1 + digits.len());
+        let mut id = String::new();
+        self.write_event_id(offset, &mut id);
+        id
+    }
+
+    /// The same, behind what stands in `id`.
+    pub fn write_event_id(&self, offset: Offset, id: &mut String) {
+        id.reserve(self.0.len() + 1 + OFFSET_DIGITS);
         id.push_str(&self.0);
         id.push('-');
-        id.push_str(digits);
-        id
+        id.push_str(itoa::Buffer::new().format(offset.0));
     }
 }
 
@@ -78,7 +85,7 @@ pub struct Position {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.offset.0)
+        f.write_str(&self.epoch.event_id(self.offset))
     }
 }
 
@@ -126,7 +133,7 @@ mod tests {
     fn an_event_id_reads_back_as_the_position_it_was_written_from() {
         for offset in [0, 1, 1042, u64::MAX] {
             let position = Position { epoch: Epoch::random(), offset: Offset(offset) };
-            assert_eq!(position.epoch.event_id(position.offset), position.to_string());
+            assert_eq!(position.to_string(), format!("{}-{offset}", position.epoch));
             assert_eq!(position.to_string().parse(), Ok(position));
         }
     }

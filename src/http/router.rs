@@ -81,14 +81,14 @@ impl Router {
         let rest = found.params.iter().next().map_or("", |(_, rest)| rest).to_owned();
         let route = found.value;
         match route.handler(request.method()) {
-            Some((access, handler)) => self.pass(access, handler, request, rest),
+            Some((access, handler)) => self.admit(access, handler, request, rest),
             None if request.method() == Method::OPTIONS => at_once(options(route)),
             None => at_once(Problem::method_not_allowed(&route.allow()).into_response()),
         }
     }
 
     /// Past the gate, to the handler.
-    fn pass(&self, access: Access, handler: &Handler, request: Request, rest: String) -> Answer {
+    fn admit(&self, access: Access, handler: &Handler, request: Request, rest: String) -> Answer {
         match self.gate.meet(access, request) {
             Meeting::Welcome(request) => handler(request, rest),
             Meeting::Refused(refusal) => at_once(refused(refusal)),

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-/// How often each thread looks up by itself: sooner than any deadline of a connection.
+/// How often each thread looks up by itself: sooner than deadlines of connections are, as a rule.
 const TICK: Duration = Duration::from_millis(500);
 
 /// See the module. When the last handle is dropped, what still runs is dropped too.

@@ -684,23 +684,17 @@ impl Inner {
     }
 }
 
-/// How long the largest offset is, written down.
-const OFFSET_DIGITS: usize = 20;
-
 /// Renders the events of one append, each once.
-struct FrameWriter {
+struct FrameWriter<'a> {
+    epoch: &'a Epoch,
     id: String,
-    epoch_len: usize,
     frame: Vec<u8>,
     time: Micros,
 }
 
-impl FrameWriter {
-    fn new(epoch: &Epoch) -> Self {
-        let mut id = String::with_capacity(epoch.as_str().len() + 1 + OFFSET_DIGITS);
-        id.push_str(epoch.as_str());
-        id.push('-');
-        Self { epoch_len: id.len(), id, frame: Vec::new(), time: now() }
+impl<'a> FrameWriter<'a> {
+    fn new(epoch: &'a Epoch) -> Self {
+        Self { epoch, id: String::new(), frame: Vec::new(), time: now() }
     }
 
     fn event(&mut self, offset: Offset, event: &NewEvent) -> (Entry, &[u8]) {
@@ -713,8 +707,8 @@ impl FrameWriter {
     }
 
     fn render(&mut self, offset: Offset, event_type: Option<&str>, data: &[u8]) -> (Entry, &[u8]) {
-        self.id.truncate(self.epoch_len);
-        self.id.push_str(itoa::Buffer::new().format(offset.0));
+        self.id.clear();
+        self.epoch.write_event_id(offset, &mut self.id);
         self.frame.clear();
         sse::encode(&mut self.frame, &sse::Text { id: Some(&self.id), event_type, data });
         (Entry { offset, time: self.time }, &self.frame)

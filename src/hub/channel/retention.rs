@@ -17,8 +17,7 @@ impl Channel {
         let mut inner = self.inner.lock();
         if inner.log.is_stored() {
             let trimmed = inner.trim_stored();
-            self.count_evicted("store", trimmed);
-            return self.account(&mut inner);
+            return self.note_trimmed(&mut inner, trimmed);
         }
         let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
         let (keep, oldest) = (inner.kept_at_end(), now().saturating_sub(age));
@@ -143,8 +142,7 @@ impl Channel {
         inner.follow_generation();
         if inner.log.is_stored() {
             let trimmed = inner.trim_grown();
-            self.count_evicted("store", trimmed);
-            return self.account(inner);
+            return self.note_trimmed(inner, trimmed);
         }
         let keep = inner.kept_at_end();
         let retention = inner.settings.retention;
@@ -153,6 +151,11 @@ impl Channel {
         let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
         self.count_evicted("events", by_events);
         self.count_evicted("bytes", by_bytes);
+        self.account(inner);
+    }
+
+    fn note_trimmed(&self, inner: &mut Inner, trimmed: u64) {
+        self.count_evicted("store", trimmed);
         self.account(inner);
     }
 

@@ -95,6 +95,7 @@ fn to_its_end(publish: impl Future<Output = Outcome> + Send + 'static, keeps: bo
     })
 }
 
+/// Counts how it has ended, and lets its sender come to the end as well.
 fn end(intake: Intake, outcome: Outcome) -> Outcome {
     let outcome = count(intake.native(), outcome);
     intake.let_finish();
