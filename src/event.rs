@@ -10,6 +10,9 @@ use crate::limits::MAX_EVENT_TYPE_BYTES;
 /// Event types that begin with this are the hub's own.
 pub const RESERVED_PREFIX: &str = "fanfare.";
 
+/// The type of the hub's event that opens a subscription at the tail, and has the id of the tail.
+pub const OPEN: &str = "fanfare.open";
+
 /// The type of the hub's event that says: here something is missing.
 pub const GAP: &str = "fanfare.gap";
 

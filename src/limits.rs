@@ -33,6 +33,10 @@ pub const MAX_MERGE_EVENTS: usize = 512;
 /// Events of `last:N` over many channels: their places are gathered and sorted at once.
 pub const MAX_LAST_EVENTS: u64 = 10_000;
 
+/// Channels and patterns that `fanfare.open` repeats of what was asked for: enough to tell
+/// subscriptions apart.
+pub const MAX_NAMED_CHANNELS: usize = 16;
+
 /// Channels that the patterns of one subscription may select: each costs it a listener.
 pub const MAX_MATCHED_CHANNELS: usize = 10_000;
 

@@ -10,7 +10,7 @@ use http::{Request, StatusCode, header};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::client::{Client, ClientError, Reply, full};
-use crate::event::END;
+use crate::event::{END, OPEN};
 use crate::sse::{MEDIA_TYPE, ParsedEvent, Parser};
 
 /// Bytes of one event: far above any hub's own cap, with room for the envelope around it.
@@ -140,6 +140,9 @@ impl SseSource {
         loop {
             if let Some(event) = self.pending.pop_front() {
                 self.hand_out(&event);
+                if event.event_type.as_deref() == Some(OPEN) {
+                    continue; // it is for its id
+                }
                 return Ok(Signal::Event(event));
             }
             match &mut self.state {
@@ -157,7 +160,7 @@ impl SseSource {
                     Err(error) => return self.lose(error),
                 },
                 State::Open(reply, parser) => {
-                    // A block that has only an id moves us on, too.
+                    // A block that has only an id moves us on, too: another hub may send one.
                     if let Some(id) = parser.last_event_id()
                         && self.last_id.as_deref() != Some(id)
                     {
@@ -375,7 +378,7 @@ mod tests {
     #[tokio::test]
     async fn it_resumes_behind_the_last_whole_event_and_stops_at_a_204() {
         let answers = vec![
-            stream("retry: 0\nid: e-4\n\n"),
+            stream("retry: 0\nid: e-4\nevent: fanfare.open\ndata: {}\n\n"),
             stream("retry: 0\nid: e-5\ndata: five\n\nid: e-6\ndata: si"),
             stream("id: e-6\ndata: six\n\n"),
             NO_CONTENT.into(),

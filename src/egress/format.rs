@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
-use crate::event::{END, GAP, SNAPSHOT, UNAUTHENTICATED};
+use crate::event::{END, GAP, OPEN, SNAPSHOT, UNAUTHENTICATED};
 use crate::hub::{End, Gap, Snapshot, Step};
 use crate::pass::Over;
 use crate::position::Position;
@@ -41,6 +41,21 @@ impl Format {
     #[must_use]
     pub fn is_bare(self) -> bool {
         matches!(self, Self::Bare | Self::BareLines)
+    }
+
+    /// Appends what a subscription that begins at the tail is told first: the id of the tail, so
+    /// that its client can resume even before the first event. It is an event, because half of all
+    /// clients drop a block that has only an id, and others take one for an empty event.
+    pub(super) fn say_open(self, opening: &str, tail: &Position, out: &mut Vec<u8>) {
+        let notice = Notice::of_opening(opening, tail);
+        match self {
+            Self::EventStream | Self::Envelopes => notice.push_text(out),
+            Self::Ndjson | Self::NdjsonEnvelopes => {
+                push_json(&notice.record(false), out);
+                out.push(b'\n');
+            }
+            Self::Bare | Self::BareLines => {}
+        }
     }
 
     /// Appends what tells a subscriber to come back with another credential; nothing where nothing
@@ -192,6 +207,10 @@ struct Notice<'a> {
 }
 
 impl<'a> Notice<'a> {
+    fn of_opening(opening: &'a str, tail: &Position) -> Self {
+        Self { channel: None, id: tail.to_string(), event_type: OPEN, data: opening.into() }
+    }
+
     fn of_gap(gap: &'a Gap) -> Self {
         let channel = gap.channel.as_ref().map(ChannelName::as_str);
         Self { channel, id: gap.resumed.to_string(), event_type: GAP, data: gap.data().into() }

@@ -141,12 +141,11 @@ impl EventStream {
     /// The first bytes go out at once, so that whoever waits for headers and a sign of life has it.
     fn open(&mut self, piece: &mut Piece) {
         self.state = State::Replay;
-        if !self.format.is_event_stream() || self.format.is_bare() {
-            return;
+        if self.format.is_event_stream() && !self.format.is_bare() {
+            sse::retry(&mut piece.bytes, self.egress.config.reconnect_delay);
         }
-        sse::retry(&mut piece.bytes, self.egress.config.reconnect_delay);
-        if self.subscription.begins_at_tail() {
-            sse::id_block(&mut piece.bytes, &self.subscription.start().to_string());
+        if let Some(opening) = self.subscription.opening() {
+            self.format.say_open(opening, self.subscription.start(), &mut piece.bytes);
         }
     }
 

@@ -47,7 +47,7 @@ use deadlines::Deadlines;
 use fetched::Fetched;
 use memory::Memory;
 use merge::Merge;
-use notice::OnEnd;
+use notice::{OnEnd, Opening};
 use reading::{Begin, Beginning};
 use registry::{Registry, Store};
 use remains::Remains;
@@ -335,12 +335,11 @@ impl Hub {
         bounds: Bounds,
     ) -> Result<Opened, SubscribeError> {
         let resumed = matches!(from, StartFrom::After(_));
-        let mut opened = match selection {
+        let opened = match selection {
             Selection::One(name) => self.subscribe_one(&name, from, bounds)?,
             Selection::Many(patterns) => self.subscribe_many(patterns, from, bounds)?,
         };
-        if let Opened::Live(subscription) = &mut opened {
-            subscription.set_at_tail(*from == StartFrom::Tail);
+        if let Opened::Live(_) = &opened {
             self.0.shared.metrics.subscription_started(resumed);
         }
         Ok(opened)
@@ -380,7 +379,11 @@ impl Hub {
         }
         let gap = self.gap_of_one(start, &beginning, name);
         let one = One::new(pulse, &beginning, gap, snapshot, attachment);
-        Ok(Opened::Live(Subscription::one(self.0.clone(), bounds, one)))
+        let mut subscription = Subscription::one(self.0.clone(), bounds, one);
+        if beginning.at_tail && matches!(from, StartFrom::Tail | StartFrom::Last(_)) {
+            subscription.open_at_tail(Opening::of_one(name, beginning.state).data());
+        }
+        Ok(Opened::Live(subscription))
     }
 
     fn gap_of_one(&self, start: Start, at: &Beginning, name: &ChannelName) -> Option<Gap> {
@@ -420,13 +423,19 @@ impl Hub {
             requested: Some(requested),
             resumed: self.position(cursor),
         });
+        let at_tail = matches!(from, StartFrom::Tail | StartFrom::Last(0));
+        let opening = at_tail.then(|| Opening::of_many(&patterns).data());
         // Whoever resumes has seen the ends that lie before the cursor; nobody else has.
         let resumes = matches!(start.begin, Begin::After(_));
         let merge = Merge::new(self.0.clone(), patterns, cursor, excused, gap, !resumes)?;
         if resumes && merge.is_over() {
             return Ok(Opened::Over);
         }
-        Ok(Opened::Live(Subscription::many(self.0.clone(), bounds, merge)))
+        let mut subscription = Subscription::many(self.0.clone(), bounds, merge);
+        if let Some(opening) = opening {
+            subscription.open_at_tail(opening);
+        }
+        Ok(Opened::Live(subscription))
     }
 
     /// The offset behind which the last `count` events of all these channels begin.

@@ -7,11 +7,47 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::channel::Close;
-use crate::channel::ChannelName;
+use crate::channel::{ChannelName, ChannelPattern};
 use crate::clock::Micros;
 use crate::event::{ChannelState, GapReason};
+use crate::limits::MAX_NAMED_CHANNELS;
 use crate::position::Position;
 use crate::telemetry::Metrics;
+
+/// A subscription begins at the tail.
+#[derive(Serialize)]
+pub(super) struct Opening<'a> {
+    /// The channel; `None` for a subscription to many.
+    channel: Option<&'a str>,
+    state: &'a str,
+    /// What a subscription to many asked for; the first of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<Vec<&'a str>>,
+    /// How many it asked for beyond those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<usize>,
+}
+
+impl<'a> Opening<'a> {
+    /// Of one channel, in this state.
+    pub(super) fn of_one(channel: &'a ChannelName, state: ChannelState) -> Self {
+        let (channel, state) = (Some(channel.as_str()), state.as_str());
+        Self { channel, state, channels: None, more: None }
+    }
+
+    /// Of what these patterns select.
+    pub(super) fn of_many(patterns: &'a [ChannelPattern]) -> Self {
+        let named = patterns.iter().take(MAX_NAMED_CHANNELS).map(ChannelPattern::as_str);
+        let more = patterns.len().checked_sub(MAX_NAMED_CHANNELS).filter(|more| *more > 0);
+        let state = ChannelState::Open.as_str();
+        Self { channel: None, state, channels: Some(named.collect()), more }
+    }
+
+    /// The data of the event, as JSON.
+    pub(super) fn data(&self) -> String {
+        json(self)
+    }
+}
 
 /// Here something is missing, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What readers ask of a channel, and what they are told.
 
 use super::coalesce::Stretch;
+use crate::event::ChannelState;
 use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::Place;
@@ -23,6 +24,10 @@ pub(super) struct Beginning {
     pub(super) away: Option<Place>,
     /// The offset of the last event before the mark, retained or not.
     pub(super) behind: Offset,
+    /// No event lies between the mark and the tail; an end may.
+    pub(super) at_tail: bool,
+    /// How the channel stands.
+    pub(super) state: ChannelState,
     /// Retention has passed over events that should have come.
     pub(super) trimmed: bool,
     /// The events of predecessors reach through here, in whatever state they were left.

@@ -27,8 +27,8 @@ pub struct Seat {
     pub snapshot: Option<(Arc<Snapshot>, Position)>,
     /// The position behind which the subscription begins.
     pub start: Position,
-    /// It begins at the tail.
-    pub at_tail: bool,
+    /// The data of the event that says that it begins at the tail, if it does.
+    pub opening: Option<Box<str>>,
     /// The bounds that it is held to.
     pub bounds: Bounds,
 }
@@ -55,7 +55,7 @@ impl Subscription {
             gap,
             snapshot: told,
             start: self.start().clone(),
-            at_tail: self.begins_at_tail(),
+            opening: self.opening().map(Into::into),
             bounds: self.bounds(),
         };
         self.hand_over();

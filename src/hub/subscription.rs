@@ -104,7 +104,8 @@ pub struct Subscription {
     pulse: Arc<Pulse>,
     bounds: Bounds,
     start: Position,
-    at_tail: bool,
+    /// The data of the event that says that it begins at the tail, if it does.
+    opening: Option<Box<str>>,
     /// Somebody else reads and counts it.
     handed_over: bool,
     /// Neighbouring deltas are merged.
@@ -125,7 +126,7 @@ impl Subscription {
             pulse,
             bounds,
             start,
-            at_tail: false,
+            opening: None,
             handed_over: false,
             merging: false,
             source: Source::One(one),
@@ -135,8 +136,8 @@ impl Subscription {
     pub(super) fn many(core: Arc<Core>, bounds: Bounds, merge: Merge) -> Self {
         let (pulse, start) = (merge.pulse().clone(), core.position(merge.cursor()));
         let source = Source::Many(Box::new(merge));
-        let (at_tail, handed_over, merging) = (false, false, false);
-        Self { core, pulse, bounds, start, at_tail, handed_over, merging, source }
+        let (opening, handed_over, merging) = (None, false, false);
+        Self { core, pulse, bounds, start, opening, handed_over, merging, source }
     }
 
     /// Notes that somebody else reads and counts it from now on.
@@ -144,9 +145,9 @@ impl Subscription {
         self.handed_over = true;
     }
 
-    /// Notes that it begins at the tail.
-    pub(super) fn set_at_tail(&mut self, at_tail: bool) {
-        self.at_tail = at_tail;
+    /// Notes that it begins at the tail: its client has no id yet, and is given that of the tail.
+    pub(super) fn open_at_tail(&mut self, opening: String) {
+        self.opening = Some(opening.into());
     }
 
     /// The handle that others may hold.
@@ -167,10 +168,11 @@ impl Subscription {
         &self.start
     }
 
-    /// Whether it began at the tail: whatever comes is new, and its client has no id yet.
+    /// If it begins at the tail, so that its client has no id yet: the data of the event that
+    /// carries the id of its [`start`](Self::start).
     #[must_use]
-    pub fn begins_at_tail(&self) -> bool {
-        self.at_tail
+    pub fn opening(&self) -> Option<&str> {
+        self.opening.as_deref()
     }
 
     /// Whether it begins with the first event that its channel ever had.

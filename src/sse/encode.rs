@@ -68,13 +68,6 @@ pub fn retry(out: &mut Vec<u8>, delay: Duration) {
     out.push(b'\n');
 }
 
-/// Appends a block that has only an id: a client remembers it and dispatches nothing, so it can
-/// resume even if the connection breaks before the first event.
-pub fn id_block(out: &mut Vec<u8>, id: &str) {
-    push_field(out, b"id: ", id.as_bytes());
-    out.push(b'\n');
-}
-
 fn push_field(out: &mut Vec<u8>, field: &[u8], value: &[u8]) {
     out.extend_from_slice(field);
     out.extend_from_slice(value);

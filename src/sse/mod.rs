@@ -8,9 +8,13 @@ mod encode;
 mod frame;
 mod parse;
 
-pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, event_text, id_block, retry};
+pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, event_text, retry};
 pub use frame::{Frame, Frames};
 pub use parse::{ParseError, ParsedEvent, Parser};
 
 /// The media type of an event stream.
 pub const MEDIA_TYPE: &str = "text/event-stream";
+
+/// The `Content-Type` of an event stream. The standard says UTF-8 in any case, but clients that
+/// read text by the rules of HTTP decode it as Latin-1 without the parameter.
+pub const CONTENT_TYPE: &str = "text/event-stream; charset=utf-8";

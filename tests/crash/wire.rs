@@ -289,7 +289,11 @@ impl Stream {
             return Ok(None);
         }
         assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.header("content-type"), Some("text/event-stream"), "{answer:?}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/event-stream; charset=utf-8"),
+            "{answer:?}"
+        );
         assert_eq!(answer.header("transfer-encoding"), Some("chunked"), "{answer:?}");
         Ok(Some(Self {
             tcp,
@@ -364,7 +368,8 @@ impl Stream {
     fn line(&mut self, line: &str) {
         if line.is_empty() {
             let event = std::mem::take(&mut self.block);
-            if std::mem::take(&mut self.has_data) {
+            // The opening is there for its id.
+            if std::mem::take(&mut self.has_data) && event.name != "fanfare.open" {
                 assert!(!event.id.is_empty(), "an event without an id: {event:?}");
                 self.ready.push_back(Block::Event(event));
             } else if !event.id.is_empty() {

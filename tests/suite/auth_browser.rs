@@ -299,7 +299,8 @@ async fn auth_no_answer_is_a_page_whatever_was_asked() {
         assert_eq!(head.status, 200, "{to}");
         assert_eq!(head.header("x-content-type-options").as_deref(), Some("nosniff"), "{to}");
         let kind = head.header("content-type").unwrap();
-        assert!(["text/event-stream", "application/x-ndjson"].contains(&kind.as_str()), "{kind}");
+        let known = ["text/event-stream; charset=utf-8", "application/x-ndjson"];
+        assert!(known.contains(&kind.as_str()), "{kind}");
     }
 }
 

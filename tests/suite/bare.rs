@@ -42,7 +42,7 @@ async fn the_client_gets_it_whatever_it_says_that_it_accepts() {
     let hub = TestHub::start().await;
     hub.publish("c", "x").await;
     for (query, media_type) in
-        [("bare", "text/event-stream"), ("bare=lines", "application/x-ndjson")]
+        [("bare", "text/event-stream; charset=utf-8"), ("bare=lines", "application/x-ndjson")]
     {
         let mut wire = Wire::connect(hub.addr()).await;
         let to = format!("/v1/channels/c?from=earliest&{query}");

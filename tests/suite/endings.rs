@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Piece, Publisher, TestHub, assert_ascending, assert_problem, event_stream, keys, offset,
-    page_texts, texts, within,
+    opening_text, page_texts, texts, within,
 };
 
 const SSE: &str = "text/event-stream";
@@ -39,7 +39,7 @@ async fn each_way_to_end_reaches_live_subscribers_receipts_heads_and_pages() {
 async fn the_end_has_the_form_of_an_event_behind_all_others() {
     let hub = TestHub::start().await;
     let mut client = hub.subscribe("c").await;
-    let start = format!("retry: 3000\nid: {}\n\n", client.last_id().unwrap());
+    let start = opening_text("c", client.last_id().unwrap());
     let id = hub.publish("c", "x").await;
     hub.close("c", "complete").await;
     let seen = client.rest().await;

@@ -31,7 +31,8 @@ async fn resume(hub: &TestHub, query: &str, id: &str) -> SseClient {
 async fn each_event_comes_in_an_envelope_that_says_where_it_is_from() {
     let hub = TestHub::start().await;
     let mut client = subscribe(&hub, "channel=a&channel=logs/*").await;
-    assert_eq!(client.head.header("content-type").as_deref(), Some("text/event-stream"));
+    let kind = client.head.header("content-type");
+    assert_eq!(kind.as_deref(), Some("text/event-stream; charset=utf-8"));
     assert_eq!(client.head.header("cache-control").as_deref(), Some("no-store, no-transform"));
     assert_eq!(client.retry(), Some(3000));
     let id = hub.publish("a", "one\ntwo").await;

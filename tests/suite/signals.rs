@@ -12,6 +12,7 @@ use crate::support::{
 };
 
 const SSE: &str = "text/event-stream";
+const CONTENT_TYPE: &str = "text/event-stream; charset=utf-8";
 const JSON: &str = "application/json";
 
 async fn signal(hub: &TestHub, channel: &str, body: &Value) -> Response {
@@ -27,7 +28,7 @@ async fn stop(hub: &TestHub, channel: &str) -> Value {
 async fn feed(hub: &TestHub, channel: &str) -> SseClient {
     let client = hub.stream(&format!("/v1/signals/{channel}"), &[]).await;
     assert_eq!(client.head.status, 200, "{:?}", client.head);
-    assert_eq!(client.head.header("content-type").as_deref(), Some(SSE));
+    assert_eq!(client.head.header("content-type").as_deref(), Some(CONTENT_TYPE));
     client
 }
 

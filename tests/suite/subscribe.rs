@@ -8,8 +8,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Piece, TestHub, Wire, assert_problem, assert_time, event_stream, keys, page_texts, texts,
-    within,
+    Piece, TestHub, Wire, assert_problem, assert_time, event_stream, keys, opening_text,
+    page_texts, texts, within,
 };
 
 const SSE: &str = "text/event-stream";
@@ -21,7 +21,8 @@ async fn the_headers_are_exactly_those_that_keep_a_stream_a_stream() {
         let client = hub.stream("/v1/channels/c", accept).await;
         let head = &client.head;
         assert_eq!(head.status, 200);
-        assert_eq!(head.header("content-type").as_deref(), Some("text/event-stream"));
+        let kind = head.header("content-type");
+        assert_eq!(kind.as_deref(), Some("text/event-stream; charset=utf-8"));
         assert_eq!(head.header("cache-control").as_deref(), Some("no-store, no-transform"));
         assert_eq!(head.header("x-accel-buffering").as_deref(), Some("no"));
         assert_eq!(head.header("vary").as_deref(), Some("Accept-Encoding, Origin"));
@@ -32,12 +33,74 @@ async fn the_headers_are_exactly_those_that_keep_a_stream_a_stream() {
 }
 
 #[tokio::test]
-async fn the_first_bytes_at_the_tail_are_retry_and_an_id_to_resume_from() {
+async fn the_first_bytes_at_the_tail_are_one_event_with_an_id_to_resume_from() {
     let hub = TestHub::start().await;
     let id = hub.publish("c", "x").await;
+    for query in ["", "?from=tail", "?from=last:0"] {
+        let mut client = hub.stream(&format!("/v1/channels/c{query}"), &[]).await;
+        let raw = client.raw_until("the first bytes", |raw| raw.ends_with("\n\n")).await;
+        assert_eq!(raw, opening_text("c", &id), "{query}");
+    }
+    let mut client = hub.stream("/v1/channels/empty?from=last:5", &[]).await.settled().await;
+    assert_eq!(client.opening().unwrap().json(), json!({"channel": "empty", "state": "open"}));
+    hub.publish("empty", "first").await;
+    assert_eq!(client.next().await.data, "first");
+}
+
+#[tokio::test]
+async fn only_a_subscription_that_begins_at_the_tail_is_opened_with_an_id() {
+    let hub = TestHub::start().await;
+    let id = hub.publish("c", "x").await;
+    let resume = format!("last_event_id={id}");
+    for query in ["from=earliest", "from=last:1", "from=snapshot", resume.as_str()] {
+        let mut client = hub.stream(&format!("/v1/channels/c?{query}"), &[]).await;
+        hub.publish("c", "y").await;
+        let events = client.until("y").await;
+        assert!(client.opening().is_none(), "{query}: {events:?}");
+    }
+    for query in ["bare", "bare=lines"] {
+        let mut client = hub.open(&format!("/v1/channels/c?{query}"), &[]).await;
+        client.head().await;
+        hub.publish("c", "z").await;
+        let Piece::Data(bytes) = client.piece().await else { panic!("bytes") };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(!text.contains("fanfare") && !text.contains("id:"), "{query}: {text}");
+    }
+    let page = hub.page("c", "from=tail").await;
+    assert_eq!(page["events"], json!([]));
+}
+
+#[tokio::test]
+async fn the_opening_says_how_the_channel_has_ended() {
+    let hub = TestHub::start().await;
+    hub.publish("c", "x").await;
+    hub.close("c", "cancelled").await;
     let mut client = hub.subscribe("c").await;
-    let raw = client.raw_until("the first bytes", |raw| raw.ends_with("\n\n")).await;
-    assert_eq!(raw, format!("retry: 3000\nid: {id}\n\n"));
+    client.next().await.assert_end("cancelled");
+    let opening = client.opening().unwrap();
+    assert_eq!(opening.json(), json!({"channel": "c", "state": "cancelled"}));
+    client.assert_eof().await;
+}
+
+#[tokio::test]
+async fn lines_of_json_are_opened_at_the_tail_as_an_event_stream_is() {
+    let hub = TestHub::start().await;
+    let id = hub.publish("c", "x").await;
+    for (to, data) in [
+        ("/v1/channels/c", json!({"channel": "c", "state": "open"})),
+        (
+            "/v1/events?channel=c&channel=d/*",
+            json!({"channel": null, "state": "open", "channels": ["c", "d/*"]}),
+        ),
+    ] {
+        let mut wire = hub.open(to, &[("Accept", "application/x-ndjson")]).await;
+        wire.head().await;
+        let first: Value =
+            serde_json::from_str(&line(&mut wire, &mut String::new()).await).unwrap();
+        assert_eq!((&first["id"], &first["event"]), (&json!(id), &json!("fanfare.open")), "{to}");
+        assert_eq!(serde_json::from_str::<Value>(first["data"].as_str().unwrap()).unwrap(), data);
+        assert!(first["time"].is_string(), "{first}");
+    }
 }
 
 #[tokio::test]
@@ -194,7 +257,8 @@ async fn ndjson_is_a_line_for_each_event() {
 #[tokio::test]
 async fn the_heartbeat_of_ndjson_is_an_empty_line() {
     let hub = TestHub::with("subscribers.heartbeat = \"200ms\"").await;
-    let mut wire = hub.open("/v1/channels/c", &[("Accept", "application/x-ndjson")]).await;
+    let accept = [("Accept", "application/x-ndjson")];
+    let mut wire = hub.open("/v1/channels/c?from=earliest", &accept).await;
     assert_eq!(wire.head().await.status, 200);
     let mut read = String::new();
     for _ in 0..2 {
@@ -208,7 +272,7 @@ async fn the_heartbeat_is_a_bare_comment_line_from_the_first_second_on() {
     let mut client = hub.subscribe("c").await;
     let two_beats = |raw: &str| raw.ends_with(":\n:\n");
     let raw = client.raw_until("two heartbeats", two_beats).await;
-    let start = format!("retry: 3000\nid: {}\n\n", client.last_id().unwrap());
+    let start = opening_text("c", client.last_id().unwrap());
     let beats = raw.strip_prefix(&start).expect("the first bytes come first");
     assert_eq!(beats.replace(":\n", ""), "", "nothing but heartbeats: {raw:?}");
     let id = hub.publish("c", "x").await;
@@ -379,7 +443,9 @@ async fn accept_chooses_the_format() {
     ] {
         let mut wire = hub.open("/v1/channels/c", &[("Accept", accept)]).await;
         let head = wire.head().await;
-        assert_eq!(head.header("content-type").as_deref(), Some(kind), "{accept}");
+        let charset = if kind == SSE { "; charset=utf-8" } else { "" };
+        let expected = format!("{kind}{charset}");
+        assert_eq!(head.header("content-type"), Some(expected), "{accept}");
     }
 }
 
@@ -398,7 +464,7 @@ async fn http2_without_tls_carries_publishers_and_many_subscribers_on_one_connec
         let request = hyper::Request::get(uri("/v1/channels/c")).body(Full::<Bytes>::default());
         let reply = within("a head", sender.send_request(request.unwrap())).await.unwrap();
         assert_eq!(reply.status(), 200);
-        assert_eq!(reply.headers()["content-type"], SSE);
+        assert_eq!(reply.headers()["content-type"], "text/event-stream; charset=utf-8");
         assert_eq!(reply.headers()["cache-control"], "no-store, no-transform");
         let mut body = reply.into_body();
         let mut read = Vec::new();

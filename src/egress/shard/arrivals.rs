@@ -10,7 +10,7 @@ use super::inbox::{Arrival, Bell};
 use super::reactor::{Reactor, after, millis};
 use super::room::Room;
 use super::seat::Sitter;
-use crate::egress::Config;
+use crate::egress::{Config, Format};
 use crate::event::SNAPSHOT;
 use crate::hub::{Channel, Coalesce, EndReason, Seat};
 use crate::pass::Pass;
@@ -68,8 +68,8 @@ impl Reactor {
     fn first_bytes(&self, seat: &Seat, head: Vec<u8>) -> Vec<u8> {
         let mut text = Vec::new();
         sse::retry(&mut text, self.config.reconnect_delay);
-        if seat.at_tail {
-            sse::id_block(&mut text, &seat.start.to_string());
+        if let Some(opening) = &seat.opening {
+            Format::EventStream.say_open(opening, &seat.start, &mut text);
         }
         if let Some(gap) = &seat.gap {
             self.push_gap(gap, &mut text);

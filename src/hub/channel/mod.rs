@@ -676,6 +676,8 @@ impl Inner {
                 Begin::After(offset) => offset,
                 _ => log.trimmed_through(),
             }),
+            at_tail: mark.seq.saturating_add(ends) >= log.end().seq,
+            state: self.state(),
             trimmed: matches!(begin, Begin::After(offset) if offset < log.trimmed_through()),
             inherited: self.inherited,
             over: ends > 0 && mark.seq >= log.end().seq,

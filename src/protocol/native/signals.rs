@@ -80,7 +80,7 @@ pub(super) async fn feed(
     let (feed, filling) = native.egress.signals(name, board, over);
     tokio::spawn(filling);
     let mut response = Response::new(Body::Signals(feed));
-    let media_type = HeaderValue::from_static(sse::MEDIA_TYPE);
+    let media_type = HeaderValue::from_static(sse::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
     not_stored(response.headers_mut());
     Ok(response)

@@ -189,7 +189,7 @@ fn live(
     link: Option<Arc<Link>>,
     pass: Pass,
 ) -> Response {
-    let media_type = if format.is_event_stream() { sse::MEDIA_TYPE } else { NDJSON };
+    let media_type = if format.is_event_stream() { sse::CONTENT_TYPE } else { NDJSON };
     let body = native.egress.stream(subscription, format, coalesce, link, pass);
     let mut response = Response::new(Body::Stream(Box::new(body)));
     let headers = response.headers_mut();

@@ -18,7 +18,7 @@ use serde_json::Value;
 pub(crate) use hub::TestHub;
 pub(crate) use publisher::Publisher;
 pub(crate) use receiver::{Answer, Receiver};
-pub(crate) use sse::{SseClient, SseEvent};
+pub(crate) use sse::{SseClient, SseEvent, opening_text};
 pub(crate) use wire::{Head, Piece, Response, Wire};
 
 /// How long a condition may take before the test gives up. Generous: the machine is shared.

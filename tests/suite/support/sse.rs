@@ -50,6 +50,15 @@ impl SseEvent {
     }
 }
 
+/// What stands on the wire before anything else, if a subscription to this channel begins at the
+/// tail and the tail has this id.
+pub(crate) fn opening_text(channel: &str, id: &str) -> String {
+    format!(
+        "retry: 3000\nid: {id}\nevent: fanfare.open\n\
+         data: {{\"channel\":\"{channel}\",\"state\":\"open\"}}\n\n"
+    )
+}
+
 /// One subscription over HTTP/1.1.
 pub(crate) struct SseClient {
     pub(crate) head: Head,
@@ -57,6 +66,9 @@ pub(crate) struct SseClient {
     parser: Parser,
     raw: Vec<u8>,
     ready: VecDeque<SseEvent>,
+    /// The `fanfare.open` of a subscription that begins at the tail. It tells nothing of what was
+    /// published, so it is not among the events.
+    opening: Option<SseEvent>,
     /// `Some(true)`: the stream came to its proper end. `Some(false)`: it broke off.
     ended: Option<bool>,
 }
@@ -71,8 +83,14 @@ impl SseClient {
             parser: Parser::default(),
             raw: Vec::new(),
             ready: VecDeque::new(),
+            opening: None,
             ended: None,
         }
+    }
+
+    /// The `fanfare.open` with which the stream began, if it did.
+    pub(crate) fn opening(&self) -> Option<&SseEvent> {
+        self.opening.as_ref()
     }
 
     /// The next event; the stream may not end before it.
@@ -179,7 +197,15 @@ impl SseClient {
         match self.wire.piece().await {
             Piece::Data(bytes) => {
                 self.raw.extend_from_slice(&bytes);
-                self.parser.push(&bytes, &mut self.ready);
+                let mut events = VecDeque::new();
+                let first = self.parser.events == 0;
+                self.parser.push(&bytes, &mut events);
+                let opens = |event: &SseEvent| event.event.as_deref() == Some("fanfare.open");
+                if first && events.front().is_some_and(opens) {
+                    self.opening = events.pop_front();
+                }
+                assert!(!events.iter().any(opens), "it opens once, and first: {events:?}");
+                self.ready.append(&mut events);
             }
             Piece::End => self.ended = Some(true),
             Piece::Broken => self.ended = Some(false),
@@ -198,6 +224,7 @@ struct Parser {
     last_id: Option<String>,
     retry: Option<u64>,
     comments: usize,
+    events: usize,
 }
 
 impl Parser {
@@ -223,6 +250,7 @@ impl Parser {
                 self.last_id.clone_from(&self.id);
             }
             let (id, event, data) = (self.id.take(), self.event.take(), self.data.take());
+            self.events += usize::from(data.is_some());
             return data.map(|data| SseEvent { id, event, data });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));

@@ -196,7 +196,7 @@ impl Requests {
     pub(crate) async fn subscribe(&mut self, channel: &str, headers: &[(&str, &str)]) -> Stream {
         let answer = self.ask("GET", &format!("/v1/channels/{channel}"), headers, "").await;
         assert_eq!(answer.status(), 200);
-        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        assert_eq!(answer.headers()["content-type"], "text/event-stream; charset=utf-8");
         let mut stream = Stream { body: answer.into_body(), text: String::new() };
         stream.until("id: ").await;
         stream
