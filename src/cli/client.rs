@@ -17,6 +17,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -32,6 +33,9 @@ pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:4100";
 
 /// Long enough for a TCP handshake that lost two packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long what is sent may stay without an acknowledgement of TCP.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Bytes of an answer that is a document: receipts and problems are far smaller.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -268,6 +272,8 @@ impl Client {
             .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
             .map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?; // each token at once
+        // A peer that vanished is noticed by what is written to it: a heartbeat, at the latest.
+        SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED)).map_err(unreachable)?;
         Ok(stream)
     }
 }
@@ -567,6 +573,14 @@ impl ClientError {
             }
             Self::Refused(problem) => problem.is_transient(),
             Self::Foreign(..) | Self::Stream(_) | Self::Request(_) => false,
+        }
+    }
+
+    /// The stable code of a refusal.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(problem) => problem.code.as_deref(),
+            _ => None,
         }
     }
 

@@ -9,6 +9,7 @@ mod golden;
 mod inspect;
 mod killed;
 mod process;
+mod publish;
 mod schema;
 mod sdk;
 mod sockets;

@@ -1,0 +1,440 @@
+//! Delivers the input to the hub, over as many connections as that takes.
+//!
+//! The input goes out in **segments**, a streamed request each. What a segment has sent is kept
+//! until the hub has answered. When the connection breaks, the segment is sent again under the same
+//! idempotency key, and the hub skips the events that it has. Of a generation (`close=auto`) there
+//! is one segment: its body is the generation, and only its end may end it.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use bytes::Bytes;
+use http::{Request, header};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::framing::Piece;
+use super::input::Input;
+use super::{Args, Close, Format, Stopped};
+use crate::cli::client::{self, Client, ClientError, Reply};
+use crate::cli::terminal::{self, count};
+
+/// A silent body is kept alive this often, until the hub shows that it has less patience.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The shortest such interval.
+const MIN_KEEP_ALIVE: Duration = Duration::from_millis(250);
+
+/// The delay before the first repetition. It doubles with each failure.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+
+/// The longest delay between repetitions, unless the hub asks for more.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// The age at which a segment ends: a hub that has lost its memory gets no older events twice.
+const MAX_SEGMENT_AGE: Duration = Duration::from_secs(30);
+
+/// What the hub says of a publish that has succeeded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Receipt {
+    channel: String,
+    events: u64,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    subscribers: u64,
+    pub(super) state: String,
+    #[serde(flatten)]
+    more: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Receipt {
+    /// The receipt of two publishes in a row.
+    fn then(self, next: Self) -> Self {
+        Self {
+            events: self.events + next.events,
+            first_id: self.first_id.or(next.first_id),
+            last_id: next.last_id.or(self.last_id),
+            ..next
+        }
+    }
+}
+
+/// What was sent, for messages.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Stays zero when the input is passed on as it is.
+    events: usize,
+    bytes: usize,
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (n, noun) = if self.events > 0 { (self.events, "event") } else { (self.bytes, "byte") };
+        write!(f, "{} sent", count(n, noun))
+    }
+}
+
+/// What one request carries.
+struct Segment {
+    key: String,
+    /// What was sent, or is to be sent as soon as there is a connection.
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    begun: Instant,
+    /// No further piece belongs to it.
+    is_whole: bool,
+    /// More was sent than may be kept: it cannot be sent again.
+    is_forgotten: bool,
+}
+
+/// Why an attempt to send a segment ended.
+enum Attempt {
+    /// The hub has all of it.
+    Delivered(Receipt),
+    /// The hub answered before the segment was whole, with a receipt: it needs no more of it.
+    Early(Receipt),
+}
+
+/// Publishes to one channel until everything is delivered.
+pub(super) struct Delivery<'a> {
+    args: &'a Args,
+    format: Format,
+    client: Client,
+    key: String,
+    segments: u64,
+    keep_alive: Duration,
+    outage: Outage,
+    progress: Progress,
+    receipt: Option<Receipt>,
+    /// The input has ended.
+    ended: bool,
+    /// An error of the input; what came before it is delivered first.
+    failed: Option<anyhow::Error>,
+}
+
+impl<'a> Delivery<'a> {
+    pub(super) fn new(args: &'a Args, format: Format) -> Self {
+        let made = || format!("publish-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        Self {
+            args,
+            format,
+            client: Client::of(&args.hub),
+            key: args.idempotency_key.clone().unwrap_or_else(made),
+            segments: 0,
+            keep_alive: KEEP_ALIVE,
+            outage: Outage::default(),
+            progress: Progress::default(),
+            receipt: None,
+            ended: false,
+            failed: None,
+        }
+    }
+
+    /// Publishes one body that is all there.
+    ///
+    /// # Errors
+    /// The hub refuses it, or could not be reached for `--retry-for`.
+    pub(super) async fn whole(mut self, data: Vec<u8>) -> anyhow::Result<Receipt> {
+        let data = Bytes::from(data);
+        self.progress.bytes = data.len();
+        loop {
+            let request = self.request(&self.key, self.args.close);
+            match self.receipt_of(self.client.send(request, client::full(data.clone())).await).await
+            {
+                Ok(receipt) => return Ok(receipt),
+                Err(error) => sleep(self.outage.delay(self.args, error, &self.progress)?).await,
+            }
+        }
+    }
+
+    /// Publishes the input, and closes the channel if that was asked for.
+    ///
+    /// # Errors
+    /// The hub refuses what was read, could not be reached for `--retry-for`, or the input cannot
+    /// be read; then what was read before is published.
+    pub(super) async fn stream(mut self, input: &mut Input) -> anyhow::Result<Receipt> {
+        while !self.ended {
+            self.deliver_segment(input).await?;
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if self.closes_apart() {
+            // Not in the query of a segment: which one is the last is known too late.
+            let segment = self.next_segment("close");
+            let close = self.args.close;
+            self.deliver(segment, close, input).await?;
+        }
+        self.receipt.ok_or_else(|| anyhow!("nothing was sent"))
+    }
+
+    fn is_generation(&self) -> bool {
+        self.args.close == Some(Close::Auto)
+    }
+
+    fn closes_apart(&self) -> bool {
+        self.args.close.is_some() && !self.is_generation()
+    }
+
+    fn next_segment(&mut self, name: &str) -> Segment {
+        Segment {
+            key: if name.is_empty() { self.key.clone() } else { format!("{}.{name}", self.key) },
+            pieces: Vec::new(),
+            bytes: 0,
+            begun: Instant::now(),
+            is_whole: name == "close",
+            is_forgotten: false,
+        }
+    }
+
+    async fn deliver_segment(&mut self, input: &mut Input) -> anyhow::Result<()> {
+        self.segments += 1;
+        let name = if self.segments == 1 { String::new() } else { self.segments.to_string() };
+        let segment = self.next_segment(&name);
+        let close = self.args.close.filter(|_| self.is_generation());
+        self.deliver(segment, close, input).await
+    }
+
+    async fn deliver(
+        &mut self,
+        mut segment: Segment,
+        close: Option<Close>,
+        input: &mut Input,
+    ) -> anyhow::Result<()> {
+        let receipt = loop {
+            let begun = Instant::now();
+            match self.attempt(&mut segment, close, input).await? {
+                Ok(Attempt::Delivered(receipt)) => break receipt,
+                Ok(Attempt::Early(receipt)) => {
+                    // A generation has ended, or an earlier command has published the same.
+                    if receipt.state == "open" {
+                        self.skip(&mut segment, input).await;
+                    } else {
+                        self.ended = true;
+                    }
+                    break receipt;
+                }
+                Err(error) => self.wait(error, begun, &mut segment, input).await?,
+            }
+        };
+        self.outage.end();
+        self.receipt = Some(match self.receipt.take() {
+            Some(before) => before.then(receipt),
+            None => receipt,
+        });
+        Ok(())
+    }
+
+    /// Sends the segment once, and what belongs to it as it is read. The outer error is final.
+    async fn attempt(
+        &mut self,
+        segment: &mut Segment,
+        close: Option<Close>,
+        input: &mut Input,
+    ) -> anyhow::Result<Result<Attempt, ClientError>> {
+        let (feed, body) = client::streamed();
+        let client = self.client.clone();
+        let request = self.request(&segment.key, close);
+        let mut answer = pin!(client.send(request, body));
+        tokio::select! {
+            biased;
+            early = &mut answer => {
+                return Ok(self.receipt_of(early).await.map(Attempt::Early));
+            }
+            () = self.forward(segment, input, feed) => {}
+        }
+        // The body has ended, and the answer is the hub's receipt of it.
+        tokio::select! {
+            answer = answer => Ok(self.receipt_of(answer).await.map(Attempt::Delivered)),
+            () = second_interrupt(input) => bail!("interrupted before the hub's receipt came"),
+        }
+    }
+
+    /// Sends what the segment has, and reads on until it is whole.
+    async fn forward(&mut self, segment: &mut Segment, input: &mut Input, feed: Feed) {
+        for piece in segment.pieces.clone() {
+            if feed.send(piece).await.is_err() {
+                return; // the connection is gone: the answer says why
+            }
+        }
+        while !segment.is_whole {
+            let piece = tokio::select! {
+                piece = input.next() => self.take(piece, segment),
+                () = sleep(self.keep_alive) => self.keep_alive_bytes(),
+            };
+            if let Some(piece) = piece
+                && feed.send(piece).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Makes what was read part of the segment; returns what is to be sent of it.
+    fn take(
+        &mut self,
+        piece: Option<anyhow::Result<Piece>>,
+        segment: &mut Segment,
+    ) -> Option<Bytes> {
+        let Some(Ok(piece)) = piece else {
+            self.failed = piece.and_then(Result::err);
+            self.ended = true;
+            segment.is_whole = true;
+            return None;
+        };
+        self.progress.events += piece.events;
+        self.progress.bytes += piece.bytes.len();
+        segment.bytes += piece.bytes.len();
+        segment.is_forgotten |= self.is_generation() && segment.bytes > self.args.buffer;
+        if segment.is_forgotten {
+            segment.pieces = Vec::new();
+        } else {
+            segment.pieces.push(piece.bytes.clone());
+        }
+        // The keys of others are for the same bytes, whenever these come.
+        let is_old = self.args.idempotency_key.is_none()
+            && !self.is_generation()
+            && segment.begun.elapsed() >= MAX_SEGMENT_AGE;
+        segment.is_whole = piece.ends_segment || is_old;
+        Some(piece.bytes)
+    }
+
+    /// Reads the rest of a segment that the hub has already.
+    async fn skip(&mut self, segment: &mut Segment, input: &mut Input) {
+        while !segment.is_whole {
+            let piece = input.next().await;
+            self.take(piece, segment);
+            segment.pieces.clear();
+        }
+    }
+
+    /// Waits until the segment can be sent again, and reads on meanwhile, within its bounds.
+    async fn wait(
+        &mut self,
+        error: ClientError,
+        begun: Instant,
+        segment: &mut Segment,
+        input: &mut Input,
+    ) -> anyhow::Result<()> {
+        if error.code() == Some("request_timeout") {
+            // The hub has less patience than we had: it gets half of the interval.
+            self.keep_alive = (begun.elapsed() / 2).clamp(MIN_KEEP_ALIVE, self.keep_alive);
+            self.outage.end();
+        }
+        if input.is_interrupted() {
+            return Err(explained(error, &self.progress));
+        }
+        let may_repeat = !segment.is_forgotten;
+        if !may_repeat && error.is_transient() {
+            let explained = explained(error, &self.progress);
+            bail!("{explained}; more was sent than --buffer keeps for a second attempt");
+        }
+        let delay = self.outage.delay(self.args, error, &self.progress)?;
+        let (mut waited, mut interrupted) = (pin!(sleep(delay)), pin!(input.interrupted()));
+        loop {
+            let room = !segment.is_whole && segment.bytes < self.args.buffer;
+            tokio::select! {
+                () = &mut waited => return Ok(()),
+                piece = input.next(), if room => {
+                    self.take(piece, segment);
+                }
+                () = &mut interrupted => bail!(
+                    "interrupted while the hub could not be reached: of {}, some may be missing",
+                    self.progress,
+                ),
+            }
+        }
+    }
+
+    fn request(&self, key: &str, close: Option<Close>) -> http::request::Builder {
+        let path = self.args.path(close);
+        let request = Request::post(path).header(header::CONTENT_TYPE, self.format.media_type());
+        request.header("Idempotency-Key", key)
+    }
+
+    /// What tells the hub that a silent body is alive, and is no event.
+    fn keep_alive_bytes(&self) -> Option<Bytes> {
+        match self.format {
+            Format::Lines | Format::Sse => Some(Bytes::from_static(b":\n")),
+            Format::Ndjson => Some(Bytes::from_static(b"\n")),
+            Format::Whole => None,
+        }
+    }
+
+    async fn receipt_of(&self, answer: Result<Reply, ClientError>) -> Result<Receipt, ClientError> {
+        let text = answer?.succeeded().await?.text().await?;
+        serde_json::from_str(&text).map_err(|_| {
+            let found = text.chars().take(100).collect();
+            ClientError::Foreign(self.client.url().to_string(), found)
+        })
+    }
+}
+
+type Feed = mpsc::Sender<Bytes>;
+
+/// Resolves at Ctrl-C, or at a second one if the first has ended the input.
+async fn second_interrupt(input: &Input) {
+    if input.is_interrupted() {
+        let _ = tokio::signal::ctrl_c().await;
+    } else {
+        input.interrupted().await;
+    }
+}
+
+/// A time in which no attempt succeeds.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    failures: u32,
+    /// The hub has answered, or a connection to it was open.
+    was_reached: bool,
+}
+
+impl Outage {
+    fn end(&mut self) {
+        (self.since, self.failures) = (None, 0);
+    }
+
+    /// The delay before the next attempt; an error if there is to be none.
+    fn delay(
+        &mut self,
+        args: &Args,
+        error: ClientError,
+        progress: &Progress,
+    ) -> anyhow::Result<Duration> {
+        let first = self.since.is_none();
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let unreachable = matches!(error, ClientError::Unreachable { .. });
+        self.was_reached |= !unreachable;
+        let never = unreachable && !self.was_reached;
+        let other_producer = error.code() == Some("publish_in_progress") && first;
+        if never || other_producer || !error.is_transient() || since.elapsed() >= args.retry_for() {
+            return Err(explained(error, progress));
+        }
+        if first {
+            terminal::notice(format_args!("{error}; trying again"));
+        }
+        self.failures = self.failures.saturating_add(1);
+        let doubled = FIRST_DELAY.saturating_mul(1 << self.failures.min(10)) / 2;
+        let delay = doubled.min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
+        Ok(delay.max(error.retry_after().unwrap_or_default()))
+    }
+}
+
+/// The error with what a publisher wants to know: what became of what was sent.
+fn explained(error: ClientError, progress: &Progress) -> anyhow::Error {
+    match error {
+        ClientError::Broken(_) => {
+            anyhow!("{error}. Of {progress}, the hub may have kept all or only the first ones")
+        }
+        ClientError::Refused(problem) if problem.code.as_deref() == Some("channel_stopped") => {
+            Stopped(problem).into()
+        }
+        ClientError::Refused(problem) if problem.events.is_some() && progress.events > 0 => {
+            anyhow!("the hub refused: {problem}, of {progress}")
+        }
+        error => error.into(),
+    }
+}

@@ -1,0 +1,276 @@
+//! `fanfare publish`: a text, a file, or stdin while it arrives.
+
+mod delivery;
+mod framing;
+mod input;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use super::client::{self, Hub, Problem};
+use super::terminal;
+use crate::channel::ChannelName;
+use crate::event::EventType;
+use crate::generation;
+use crate::sse;
+use delivery::{Delivery, Receipt};
+use framing::Framer;
+use input::Input;
+
+/// The exit code when a viewer or an operator has stopped the channel.
+const STOPPED: u8 = 3;
+
+/// The exit code when a provider's stream did not come to its end, or ended with an error.
+const PROVIDER_FAILED: u8 = 4;
+
+/// How long a hub that cannot be reached is tried: for a stream, which would lose its input.
+const RETRY_STREAM: Duration = Duration::from_secs(60 * 60);
+
+/// How long, for one event.
+const RETRY_ONE: Duration = Duration::from_secs(30);
+
+/// What `fanfare publish` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The channel, such as `chat/42`
+    channel: ChannelName,
+
+    /// The data of one event; without it, stdin is published while it arrives
+    #[arg(conflicts_with = "file")]
+    text: Option<String>,
+
+    /// Publish this file instead of stdin
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+
+    /// How to read the file or stdin: by its name if it ends in .sse, .ndjson or .jsonl,
+    /// otherwise as lines
+    #[arg(long, value_enum, conflicts_with = "text")]
+    format: Option<Format>,
+
+    /// The type of the events
+    #[arg(long, short, value_name = "TYPE")]
+    event: Option<EventType>,
+
+    /// What the events of a generation are, such as `openai-chat`; the hub finds out otherwise
+    #[arg(long, value_name = "FORMAT")]
+    generation: Option<generation::Format>,
+
+    /// Close the channel: behind the last event, or when a provider's stream says that it ends
+    #[arg(long, value_name = "STATE", value_enum)]
+    close: Option<Close>,
+
+    /// Makes a retry safe: with the same key nothing is published twice
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// The longest line, in bytes (the hub has a limit of its own)
+    #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024)]
+    max_line: usize,
+
+    /// Pass the input on to stdout as well; the receipt then goes to stderr
+    #[arg(long, conflicts_with = "text")]
+    tee: bool,
+
+    /// Bytes kept until the hub has confirmed them: what can be sent again after a broken
+    /// connection
+    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024 * 1024)]
+    buffer: usize,
+
+    /// How long to try a hub that has gone away [default: 1h, for a text 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    retry_for: Option<Duration>,
+
+    #[command(flatten)]
+    hub: Hub,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fanfare publish chat/42 'Hello'                           one event
+  cargo build 2>&1 | fanfare publish logs/build             each line an event, at once
+  fanfare publish chat/42 --file reply.sse --close complete
+  curl -N https://… | fanfare publish chat/42 --format sse  a provider's stream as it is
+  curl -N https://… | fanfare publish chat/42 --format sse --close auto
+                                                            and closed when it says that it ends
+  fanfare publish chat/42 '' --close complete               only close
+
+  make 2>&1 | fanfare publish logs/make --tee               and still seen in this terminal
+
+Ctrl-D or Ctrl-C ends what is typed. The receipt is a line of JSON on stdout.
+A connection that breaks is made again, and the hub gets each event once. Silence is no end.
+Exit codes: 3 the channel was stopped; 4 the provider's stream broke off or reported an error.";
+
+/// How to read the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Each line is the data of one event
+    Lines,
+    /// An event stream, passed on as it is
+    Sse,
+    /// One JSON value per line, passed on as it is
+    Ndjson,
+    /// All of it is the data of one event
+    Whole,
+}
+
+impl Format {
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("sse") => Self::Sse,
+            Some("ndjson" | "jsonl") => Self::Ndjson,
+            _ => Self::Lines,
+        }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Lines | Self::Sse => sse::MEDIA_TYPE,
+            Self::Ndjson => "application/x-ndjson",
+            Self::Whole => "text/plain; charset=utf-8",
+        }
+    }
+}
+
+/// How a channel can be closed by its publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Close {
+    /// All is there
+    Complete,
+    /// The publisher failed
+    Error,
+    /// Somebody stopped it
+    Cancelled,
+    /// As the stream's own end mark says
+    Auto,
+}
+
+impl Args {
+    /// The path and query of the requests.
+    fn path(&self, close: Option<Close>) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        if let Some(event) = &self.event {
+            query.append_pair("event", event.as_str());
+        }
+        if let Some(close) = close.as_ref().and_then(ValueEnum::to_possible_value) {
+            query.append_pair("close", close.get_name());
+        }
+        if let Some(generation) = self.generation {
+            query.append_pair("format", generation.as_str());
+        }
+        let query = query.finish();
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("{}{mark}{query}", client::channel_path(self.channel.as_str()))
+    }
+
+    fn retry_for(&self) -> Duration {
+        let usual = if self.text.is_some() { RETRY_ONE } else { RETRY_STREAM };
+        self.retry_for.unwrap_or(usual)
+    }
+}
+
+/// The channel was stopped: the producer can stop as well.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped: {0}")]
+struct Stopped(Box<Problem>);
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let format = args.format.or(args.file.as_deref().map(Format::of)).unwrap_or(Format::Lines);
+    let published = match whole(&args, format)? {
+        Some(text) => Delivery::new(&args, Format::Whole).whole(text).await,
+        None => stream(&args, format).await,
+    };
+    match published {
+        Ok(receipt) => report(&args, &receipt),
+        Err(error) if error.is::<Stopped>() => {
+            terminal::notice(error);
+            Ok(ExitCode::from(STOPPED))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The data of one event, if that is what is to be published.
+fn whole(args: &Args, format: Format) -> anyhow::Result<Option<Vec<u8>>> {
+    Ok(match (&args.text, &args.file) {
+        (Some(text), _) => Some(text.clone().into_bytes()),
+        (None, Some(path)) if format == Format::Whole => {
+            Some(std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?)
+        }
+        (None, None) if format == Format::Whole => {
+            let mut all = Vec::new();
+            io::stdin().lock().read_to_end(&mut all).context("cannot read stdin")?;
+            Some(all)
+        }
+        _ => None,
+    })
+}
+
+async fn stream(args: &Args, format: Format) -> anyhow::Result<Receipt> {
+    // A generation is one request: the end of its body may be the end of the generation.
+    let segment = (args.close != Some(Close::Auto)).then_some(args.buffer);
+    let framer = Framer::new(format, args.event.clone(), args.max_line, segment);
+    let mut input = Input::open(args, framer)?;
+    let published = Delivery::new(args, format).stream(&mut input).await;
+    if args.tee && published.is_err() {
+        input.drain().await;
+    }
+    published
+}
+
+/// Prints the receipt, and returns what the exit code says of a generation's end.
+fn report(args: &Args, receipt: &Receipt) -> anyhow::Result<ExitCode> {
+    let text = serde_json::to_string(receipt).context("cannot write the receipt")?;
+    if args.tee {
+        terminal::notice(text)
+    } else {
+        terminal::print_line(text)?
+    }
+    let failed = args.close == Some(Close::Auto) && receipt.state != "complete";
+    match receipt.state.as_str() {
+        _ if !failed => return Ok(ExitCode::SUCCESS),
+        "cancelled" => return Ok(ExitCode::SUCCESS),
+        "open" => terminal::warn(
+            "the input ended without the end mark of a generation: its provider may have failed. \
+             The channel stays open for a moment, and is then `abandoned`",
+        ),
+        state => terminal::warn(format_args!("the generation ended as `{state}`")),
+    }
+    Ok(ExitCode::from(PROVIDER_FAILED))
+}
+
+/// Appends an event as a publisher writes it: without an id, which is the hub's to give.
+pub(super) fn push_event(out: &mut Vec<u8>, event_type: Option<&str>, data: &str) {
+    sse::event_text(out, &sse::Text { id: None, event_type, data: data.as_bytes() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_carry_their_type() {
+        let mut out = Vec::new();
+        push_event(&mut out, Some("token"), " a\nb");
+        assert_eq!(out, b"event: token\ndata:  a\ndata: b\n\n");
+    }
+
+    #[test]
+    fn the_name_of_a_file_says_what_is_in_it() {
+        for (name, format) in [
+            ("a.sse", Format::Sse),
+            ("a.ndjson", Format::Ndjson),
+            ("a.jsonl", Format::Ndjson),
+            ("a.log", Format::Lines),
+            ("a", Format::Lines),
+        ] {
+            assert_eq!(Format::of(Path::new(name)), format, "{name}");
+        }
+    }
+}
