@@ -8,6 +8,10 @@
 //! looked at before it takes an offset, and it takes offsets under its lock. So whoever notes the
 //! watermark, then empties the list, then looks at those members (which waits for their locks) has
 //! seen every offset below the watermark.
+//!
+//! An event of a durable channel has its offset before it is stored, and is read when it is. So an
+//! id is given out only up to the last offset before the first that is on its way to the disk: see
+//! [`settled`].
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -107,16 +111,25 @@ impl Listener for Signal {
     }
 }
 
+/// Where a subscription to many channels begins.
+pub(super) struct Origin {
+    /// It reads what is behind this offset.
+    pub(super) cursor: Offset,
+    /// What is missing up to here is known to the subscriber, or was never asked for.
+    pub(super) excused: Offset,
+    /// What is told first.
+    pub(super) gap: Option<Gap>,
+    /// Whether it is told, behind that, which of the channels that were named had ended before.
+    pub(super) tell_ends: bool,
+}
+
 impl Merge {
-    /// Begins to read behind the cursor: the channels of these patterns, now and later. The gap, if
-    /// there is one, is told first, and then, if wanted, which of the named had ended before.
+    /// Begins to read the channels of these patterns, those there are and those to come. Where it
+    /// begins may depend on the offset behind which lies all that they may still give.
     pub(super) fn new(
         core: Arc<Core>,
         patterns: Vec<ChannelPattern>,
-        cursor: Offset,
-        excused: Offset,
-        gap: Option<Gap>,
-        tell_ends: bool,
+        origin: impl FnOnce(&[ChannelPattern], Offset) -> Origin,
     ) -> Result<Self, SubscribeError> {
         let mailbox = Arc::new(Mailbox {
             pulse: Arc::new(Pulse::default()),
@@ -124,7 +137,13 @@ impl Merge {
             ready: Mutex::default(),
         });
         let watcher: Arc<dyn Watcher> = mailbox.clone();
+        // First: a channel that is made later has larger offsets.
+        let watermark = core.shared.sequencer.watermark();
         let selected = core.registry.watch(&patterns, &watcher);
+        let names = patterns.iter().filter_map(ChannelPattern::exact);
+        let named: Vec<_> = names.filter_map(|name| core.registry.get(&name)).collect();
+        let now = settled(watermark, named.iter().chain(&selected));
+        let Origin { cursor, excused, gap, tell_ends } = origin(&patterns, now);
         let mut merge = Self {
             core,
             patterns,
@@ -200,7 +219,14 @@ impl Merge {
     /// Moves all members to the tail, behind one gap. Ends that are passed over are told behind it.
     pub(super) fn skip(&mut self) -> Next {
         let requested = self.position(self.cursor);
-        let last = Offset(self.core.shared.sequencer.watermark().0 - 1);
+        let watermark = self.core.shared.sequencer.watermark();
+        let appeared = self.mailbox.appeared.lock().clone();
+        let members = self.members.iter().map(|(_, member)| &member.place.channel);
+        let last = settled(watermark, members.chain(&appeared));
+        if last <= self.cursor {
+            // What comes next is on its way to the disk: there is nothing that could be skipped.
+            return self.next();
+        }
         (self.cursor, self.excused) = (last, last);
         self.empty_mailbox();
         self.heap.clear();
@@ -433,6 +459,9 @@ impl Merge {
         match (member.missing.take(), read) {
             (None, Read::CaughtUp | Read::Away) => None,
             (None, Read::Run(mut run)) => {
+                // An id of other channels may lie behind what was on its way to the disk here.
+                run.skip_through(self.cursor);
+                member.place.move_to(run.start());
                 // What stands in the heap at the same offset only waits, and has a larger one.
                 let next = self.heap.peek().map_or(watermark, |Reverse((offset, _))| *offset);
                 run.truncate(next.max(Offset(at.0 + 1)).min(watermark), MAX_MERGE_EVENTS);
@@ -471,6 +500,14 @@ impl Drop for Merge {
     fn drop(&mut self) {
         self.core.registry.unwatch(&self.patterns, &self.watcher);
     }
+}
+
+/// The offset behind which lies all that these channels may still give a reader: below the
+/// watermark, which was noted before they were gathered, and below all that is on its way to the
+/// disk.
+fn settled<'a>(watermark: Offset, channels: impl Iterator<Item = &'a Arc<Channel>>) -> Offset {
+    let coming = channels.filter_map(|channel| channel.coming());
+    Offset(coming.fold(watermark, Offset::min).0 - 1)
 }
 
 /// What tells one life of a channel from another of the same name.

@@ -46,7 +46,7 @@ use channel::Shared;
 use deadlines::Deadlines;
 use fetched::Fetched;
 use memory::Memory;
-use merge::Merge;
+use merge::{Merge, Origin};
 use notice::{OnEnd, Opening};
 use reading::{Begin, Beginning};
 use registry::{Registry, Store};
@@ -407,27 +407,29 @@ impl Hub {
         if *from == StartFrom::Snapshot {
             return Err(SubscribeError::SnapshotOfMany);
         }
-        let start = self.start(from);
-        let now = Offset(self.0.shared.sequencer.watermark().0 - 1);
-        let (cursor, excused) = match start.begin {
-            Begin::After(offset) => (offset, offset),
-            Begin::Earliest => (Offset::ZERO, now),
-            Begin::Last(count) if count > 0 => {
-                (self.before_last(&patterns, count.min(MAX_LAST_EVENTS)), now)
-            }
-            Begin::Tail | Begin::Last(_) | Begin::At(_) => (now, now),
-        };
-        let gap = start.gap.map(|(reason, requested)| Gap {
-            channel: None,
-            reason,
-            requested: Some(requested),
-            resumed: self.position(cursor),
-        });
+        let Start { begin, gap } = self.start(from);
         let at_tail = matches!(from, StartFrom::Tail | StartFrom::Last(0));
         let opening = at_tail.then(|| Opening::of_many(&patterns).data());
-        // Whoever resumes has seen the ends that lie before the cursor; nobody else has.
-        let resumes = matches!(start.begin, Begin::After(_));
-        let merge = Merge::new(self.0.clone(), patterns, cursor, excused, gap, !resumes)?;
+        let origin = |patterns: &[ChannelPattern], now| {
+            let (cursor, excused) = match begin {
+                Begin::After(offset) => (offset, offset),
+                Begin::Earliest => (Offset::ZERO, now),
+                Begin::Last(count) if count > 0 => {
+                    (self.before_last(patterns, count.min(MAX_LAST_EVENTS)).min(now), now)
+                }
+                Begin::Tail | Begin::Last(_) | Begin::At(_) => (now, now),
+            };
+            let gap = gap.map(|(reason, requested)| Gap {
+                channel: None,
+                reason,
+                requested: Some(requested),
+                resumed: self.position(cursor),
+            });
+            // Whoever resumes has seen the ends that lie before the cursor; nobody else has.
+            Origin { cursor, excused, gap, tell_ends: !matches!(begin, Begin::After(_)) }
+        };
+        let resumes = matches!(begin, Begin::After(_));
+        let merge = Merge::new(self.0.clone(), patterns, origin)?;
         if resumes && merge.is_over() {
             return Ok(Opened::Over);
         }

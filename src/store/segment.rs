@@ -149,6 +149,11 @@ impl Run {
         self.segment.index.mark((self.from + count).min(self.to)).byte
     }
 
+    /// Leaves out what lies at or before this offset; perhaps all.
+    pub fn skip_through(&mut self, offset: Offset) {
+        self.from = self.segment.index.past_offset(offset).clamp(self.from, self.to);
+    }
+
     /// Keeps the first `most` events of those before this offset; perhaps none.
     pub fn truncate(&mut self, before: Offset, most: usize) {
         let last = Offset(before.0.saturating_sub(1));

@@ -11,14 +11,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use fanfare::channel::ChannelName;
 use fanfare::event::{ChannelState, NewEvent};
 use fanfare::hub::{
-    Bounds, Channel, Close, Config, Hub, Listener, Next, OnLag, Opened, Selection, Step,
-    Subscription,
+    Bounds, Channel, ChannelOptions, Close, Config, Hub, Listener, Next, OnLag, Opened, Rule,
+    Selection, Step, Subscription,
 };
-use fanfare::position::StartFrom;
+use fanfare::position::{Offset, StartFrom};
 use fanfare::sse::Frames;
+use fanfare::store::disk::{self, Disk, Durability, Terms};
 use fanfare::telemetry::Metrics;
 use parking_lot::Mutex;
 
@@ -430,6 +432,75 @@ fn who_resumes_while_channels_come_and_go_misses_nothing() {
             }
         }
     });
+}
+
+/// Reads until this channel's event with this data is there.
+fn read_until(subscription: &mut Subscription, channel: &str, data: &str) -> Vec<Seen> {
+    let mut seen: Vec<Seen> = Vec::new();
+    let done = |seen: &[Seen]| seen.last().is_some_and(|(_, c, d)| c == channel && d == data);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let reading = async {
+        while !done(&seen) {
+            take(poll_fn(|cx| subscription.poll_next(cx)).await.expect("no end"), &mut seen);
+        }
+    };
+    let read = runtime.block_on(async { tokio::time::timeout(DEADLINE, reading).await });
+    assert!(read.is_ok(), "asleep after {} entries", seen.len());
+    seen
+}
+
+/// Channels on disk and in memory are published to while subscriptions begin at the tail: of none
+/// is the first id ahead of what follows, and resuming behind any id gives exactly the rest.
+#[test]
+fn who_comes_while_events_are_being_stored_misses_nothing_behind_any_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, durability) = (folder.path().to_owned(), Durability::Sync);
+    let store = disk::Config { path, durability, min_free: ByteSize(1), ..Default::default() };
+    let metrics = Arc::new(Metrics::new());
+    let (disk, found) = Disk::open(&store, Terms::default(), metrics.clone()).unwrap();
+    let in_memory = Rule {
+        pattern: "race/m".parse().unwrap(),
+        durability: Some(Durability::Memory),
+        options: ChannelOptions::default(),
+    };
+    let config = Config { rules: vec![in_memory], max_events: 1 << 20, ..Config::default() };
+    let hub = Hub::resume(config, metrics, &disk, &store, &found);
+    let begun = thread::scope(|scope| {
+        let hub = &hub;
+        for channel in ["race/m", "race/0", "race/1", "race/2"] {
+            scope.spawn(move || {
+                for number in 0..500 {
+                    let data = number.to_string().into();
+                    hub.append(&name(channel), &[NewEvent { event_type: None, data }], None)
+                        .unwrap();
+                    pause();
+                }
+            });
+        }
+        let tails = (0..100).map(|_| {
+            thread::sleep(Duration::from_micros(fastrand::u64(..400)));
+            subscribe(hub, many(&["race/*"]), &StartFrom::Tail)
+        });
+        tails.collect::<Vec<_>>()
+    });
+    let last = || NewEvent { event_type: None, data: "last".into() };
+    // In a durable channel: when it has come, so has all that was handed to the disk before.
+    hub.append(&name("race/0"), &[last()], None).unwrap();
+    for mut tail in begun {
+        let start = tail.start().clone();
+        let seen = read_until(&mut tail, "race/0", "last");
+        assert!(start.offset.0 < seen[0].0, "{start} is behind {}", seen[0].0);
+        for at in [0, 1, 2, seen.len() / 2] {
+            let before = at.min(seen.len() - 1).checked_sub(1).map(|at| Offset(seen[at].0));
+            let id = hub.position(before.unwrap_or(start.offset)).to_string();
+            let from = StartFrom::After(id.into());
+            let mut resumed = subscribe(&hub, many(&["race/*"]), &from);
+            let rest = &seen[at.min(seen.len() - 1)..];
+            assert_eq!(read_until(&mut resumed, "race/0", "last"), rest);
+        }
+    }
+    drop(hub);
+    disk.close();
 }
 
 /// Notes what can be read of a channel whenever it is told something.

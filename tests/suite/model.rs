@@ -4,7 +4,11 @@
 //! what is missing. Everything that the hub accepts is remembered here, and each event that a
 //! viewer gets is held against it.
 
-use crate::support::{SseClient, TestHub, event_stream, offset};
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+
+use crate::support::{SseClient, SseEvent, TestHub, event_stream, offset};
 
 /// What each channel retains in these tests.
 const KEEPS: usize = 8;
@@ -162,6 +166,84 @@ async fn play(hub: &TestHub, seed: u64, steps: usize) {
     for viewer in &mut viewers {
         viewer.resume(hub, &books).await;
         viewer.read(&books).await;
+    }
+}
+
+/// Settings of a hub that keeps its channels in this folder.
+fn durable(folder: &tempfile::TempDir, durability: &str) -> String {
+    let path = folder.path().display();
+    format!(
+        "store.path = \"{path}\"\nstore.durability = \"{durability}\"\n\
+         store.min_free = \"1MiB\"\n"
+    )
+}
+
+#[tokio::test]
+async fn every_viewer_of_durable_channels_sees_a_contiguous_run_or_exactly_one_gap() {
+    for durability in ["sync", "async"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = durable(&folder, durability);
+        let hub = TestHub::with(&format!("{settings}channels.max_events = {KEEPS}")).await;
+        for seed in 1..=3 {
+            play(&hub, seed, 40).await;
+        }
+    }
+}
+
+/// Channels on disk, and how many events each is given.
+const ON_DISK: usize = 12;
+const EVENTS: usize = 40;
+const ALL: &str = "/v1/events?channel=k/*&channel=m/*";
+
+async fn publish_numbered(hub: &TestHub, channel: &str) {
+    for number in 0..EVENTS {
+        hub.publish(channel, &number.to_string()).await;
+    }
+}
+
+fn assert_ascending(seen: &[SseEvent], opening: &str) {
+    let mut last = offset(opening);
+    for event in seen {
+        assert_eq!(event.event, None, "everything is retained, and yet {event:?}");
+        assert!(offset(event.id()) > last, "{} behind {last}", event.id());
+        last = offset(event.id());
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_while_events_are_being_stored_can_resume_behind_any_id() {
+    for durability in ["sync", "async"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rule = "[[channels.rules]]\npattern = \"m/*\"\ndurability = \"memory\"\n";
+        let hub = TestHub::with(&format!("{}{rule}", durable(&folder, durability))).await;
+        let names: Vec<String> = (0..ON_DISK).map(|n| format!("k/{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).chain(["m/0", "m/1"]).collect();
+        let publishers = join_all(names.iter().map(|name| publish_numbered(&hub, name)));
+        let viewers = async {
+            let mut viewers = Vec::new();
+            for _ in 0..30 {
+                // At any moment; nothing depends on which.
+                tokio::time::sleep(Duration::from_micros(fastrand::u64(..3000))).await;
+                viewers.push(hub.stream(ALL, &[]).await.settled().await);
+            }
+            viewers
+        };
+        let (_, mut viewers) = join(publishers, viewers).await;
+        let last = hub.publish("m/0", "last").await;
+        for viewer in &mut viewers {
+            let opening = viewer.opening().expect("it begins at the tail").id().to_owned();
+            let mut seen = vec![viewer.next().await];
+            while seen.last().is_some_and(|event| event.id() != last) {
+                seen.push(viewer.next().await);
+            }
+            assert_ascending(&seen, &opening);
+            let ids = seen.iter().map(SseEvent::id);
+            for (at, id) in std::iter::once(opening.as_str()).chain(ids).enumerate().take(6) {
+                let mut resumed = hub.stream(ALL, &[("Last-Event-ID", id)]).await;
+                let again = resumed.take(seen.len().saturating_sub(at)).await;
+                assert_eq!(again, seen[at.min(seen.len())..], "{durability}: behind {id}");
+            }
+        }
     }
 }
 

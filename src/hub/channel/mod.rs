@@ -472,6 +472,11 @@ impl Channel {
         }
     }
 
+    /// The offset of the first event that is on its way to the disk.
+    pub(in crate::hub) fn coming(&self) -> Option<Offset> {
+        self.inner.lock().durable.as_ref()?.coming()
+    }
+
     /// What a reader at the mark has come to.
     pub(in crate::hub) fn look(&self, at: Mark) -> Ahead {
         let inner = self.inner.lock();

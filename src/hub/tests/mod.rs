@@ -2,6 +2,7 @@
 
 mod ends;
 mod holes;
+mod order;
 mod refusals;
 mod remains;
 mod retention;
