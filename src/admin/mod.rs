@@ -103,7 +103,7 @@ async fn metrics(admin: Admin, _: Request, _: String) -> Result<Response, Proble
 }
 
 async fn list(admin: Admin, request: Request, _: String) -> Result<Response, Problem> {
-    let query = Query::parse(request.uri().query())?;
+    let query = Query::parse(request.uri().query(), &["prefix", "after", "limit"])?;
     let (prefix, after) = (query.get("prefix"), query.get("after"));
     let limit = query.limit(DEFAULT_LISTED_CHANNELS, MAX_LISTED_CHANNELS)?;
     let channels = admin.hub.list(prefix.unwrap_or_default(), after.unwrap_or_default(), limit);

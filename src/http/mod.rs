@@ -42,7 +42,7 @@ pub use negotiate::negotiate;
 pub use networks::Networks;
 pub use problem::{ErrorCode, Problem};
 pub use proxy::{ForwardedHeader, Proxies};
-pub use query::{Query, decode_path};
+pub use query::{LAST_EVENT_ID, Query, decode_path};
 pub use router::{App, Handler, Method, Route, Router, handler};
 pub use slots::Slots;
 pub use tls::{Config as TlsConfig, Tls, TlsError};

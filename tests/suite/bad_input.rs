@@ -290,3 +290,35 @@ async fn a_key_that_is_too_long_is_refused() {
     assert_eq!(reply.status(), 400, "{}", reply.text());
     assert_eq!(hub.head("c").await.status(), 404);
 }
+
+#[tokio::test]
+async fn a_query_parameter_that_is_nearly_ours_is_a_400_that_names_the_right_one() {
+    let hub = TestHub::start().await;
+    for (to, wrong, right) in [
+        ("/v1/channels/c?form=earliest", "form", "from"),
+        ("/v1/channels/c?from=tail&last_event-ids=x", "last_event-ids", "last_event_id"),
+        ("/v1/channels/c?Bare", "Bare", "bare"),
+        ("/v1/events?chanel=c", "chanel", "channel"),
+        ("/v1/events?channel=c&channels=d", "channels", "channel"),
+        ("/v1/events?channel=c&wiat=1s", "wiat", "wait"),
+    ] {
+        let reply = hub.get(to, &[]).await;
+        let problem = assert_problem(&reply, 400, "invalid_parameter", &format!("`{right}`"));
+        assert_eq!(problem["parameter"], wrong, "{to}");
+    }
+    for (to, wrong, right) in [
+        ("/v1/channels/c?evnet=token", "evnet", "event"),
+        ("/v1/channels/c?colse=complete", "colse", "close"),
+        ("/v1/channels/c?close=error&raeson=x", "raeson", "reason"),
+    ] {
+        let reply = hub.post(to, "text/plain", "x").await;
+        let problem = assert_problem(&reply, 400, "invalid_parameter", &format!("`{right}`"));
+        assert_eq!(problem["parameter"], wrong, "{to}");
+    }
+    let reply = hub.admin_get("/v1/channels?prefx=a").await;
+    assert_problem(&reply, 400, "invalid_parameter", "`prefix`");
+    assert_eq!(hub.head("c").await.status(), 404, "nothing was published");
+    hub.post("/v1/channels/c?_=17&utm_source=x&t=1&cb=2", "text/plain", "x").await.ok();
+    let page = hub.page("c", "from=earliest&_=17&utm_source=x&t=1&cb=2&v=3&to=4&token=5").await;
+    assert_eq!(page["events"].as_array().unwrap().len(), 1);
+}

@@ -49,6 +49,27 @@ async fn a_subscriber_who_missed_nothing_waits_for_the_next_event() {
 }
 
 #[tokio::test]
+async fn polyfills_resume_by_their_own_names_of_the_parameter() {
+    let hub = TestHub::start().await;
+    let ids = hub.publish_all("c", &["1", "2", "3"]).await;
+    for name in ["lastEventId", "lastEventID", "Last-Event-ID", "LASTEVENTID", "last-event-id"] {
+        let query = format!("from=earliest&{name}={}", ids[0]);
+        for to in ["/v1/channels/c?", "/v1/events?channel=c&"] {
+            let mut client = hub.stream(&format!("{to}{query}"), &[]).await;
+            assert_eq!(client.next().await.id(), ids[1], "{to}{query}");
+        }
+        let page = hub.page("c", &query).await;
+        assert_eq!(page_texts(&page), ["2", "3"], "{name}");
+        let header = [("Last-Event-ID", ids[1].as_str())];
+        let mut client = hub.stream(&format!("/v1/channels/c?{query}"), &header).await;
+        assert_eq!(client.next().await.id(), ids[2], "the header goes first");
+        let begun = format!("/v1/channels/c?last_event_id={}&{name}={}", ids[0], ids[1]);
+        let mut client = hub.stream(&begun, &[]).await;
+        assert_eq!(client.next().await.id(), ids[2], "what is added later goes first");
+    }
+}
+
+#[tokio::test]
 async fn the_header_goes_before_the_query_and_the_query_before_from() {
     let hub = TestHub::start().await;
     let ids = hub.publish_all("c", &["1", "2", "3"]).await;

@@ -27,6 +27,9 @@ use crate::ingest::{
 use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
 
+/// What the query of a publish may have.
+const PARAMETERS: &[&str] = &["event", "close", "reason", "format"];
+
 /// Makes a retry safe.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -175,7 +178,7 @@ fn wanted(
     name: &str,
 ) -> Result<(ChannelName, BodyKind, Options), Problem> {
     let name = channel_name(name)?;
-    let options = options(&head.headers, &Query::parse(head.uri.query())?)?;
+    let options = options(&head.headers, &Query::parse(head.uri.query(), PARAMETERS)?)?;
     let kind = body_kind(&head.headers, &options)?;
     refuse_when_draining(native)?;
     Ok((name, kind, options))

@@ -11,8 +11,8 @@ use crate::channel::ChannelPattern;
 use crate::egress::{Format, Link, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, Client, ErrorCode, Problem, Query, Request, Response, empty, json, negotiate,
-    not_stored,
+    Body, Caller, Client, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty, json,
+    negotiate, not_stored,
 };
 use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Subscription};
 use crate::limits::MAX_PAGE_EVENTS;
@@ -29,16 +29,24 @@ const DEFAULT_PAGE_EVENTS: usize = 100;
 /// The longest that a long poll waits: proxies cut idle requests at a minute.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// What the query of a subscription may have.
+const PARAMETERS: &[&str] = &["from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare"];
+
+/// The same, of one to many channels.
+const PARAMETERS_OF_MANY: &[&str] =
+    &["channel", "from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare"];
+
 pub(super) async fn one(
     native: Arc<Native>,
     request: Request,
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
+    let query = Query::parse(request.uri().query(), PARAMETERS)?;
     let caller = Caller::of(request.extensions())?;
     let pass = caller.subscribe(&[Operation::Subscribe], vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
-    subscribe(&native, &request, Selection::One(name), pass).await
+    subscribe(&native, &request, &query, Selection::One(name), pass).await
 }
 
 pub(super) async fn many(
@@ -46,7 +54,7 @@ pub(super) async fn many(
     request: Request,
     _rest: String,
 ) -> Result<Response, Problem> {
-    let query = Query::parse(request.uri().query())?;
+    let query = Query::parse(request.uri().query(), PARAMETERS_OF_MANY)?;
     let most = native.egress.config().max_channels;
     let patterns: Vec<ChannelPattern> =
         query.all("channel").map(str::parse).collect::<Result<_, _>>()?;
@@ -67,27 +75,27 @@ pub(super) async fn many(
     for name in patterns.iter().filter_map(ChannelPattern::exact) {
         claim(&native, &caller, &name, Claim::ToWait)?;
     }
-    subscribe(&native, &request, Selection::Many(patterns), pass).await
+    subscribe(&native, &request, &query, Selection::Many(patterns), pass).await
 }
 
 async fn subscribe(
     native: &Native,
     request: &Request,
+    query: &Query,
     selection: Selection,
     pass: Pass,
 ) -> Result<Response, Problem> {
-    let query = Query::parse(request.uri().query())?;
-    let from = start(request.headers(), &query)?;
+    let from = start(request.headers(), query)?;
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
     let many = matches!(selection, Selection::Many(_));
-    let format = match bare(&query, many)? {
+    let format = match bare(query, many)? {
         Some(_) if from == StartFrom::Snapshot => {
             let right = "expected anything else with `bare`: a snapshot is the hub's own event";
             return Err(Problem::parameter("from", "snapshot", right));
         }
         Some(format) => format,
         None => match accepted(request.headers())? {
-            JSON => return answer_page(native, selection, &from, coalesce, &query, pass).await,
+            JSON => return answer_page(native, selection, &from, coalesce, query, pass).await,
             media_type => format(media_type, many),
         },
     };
@@ -159,8 +167,9 @@ fn coalesce(text: &str) -> Result<Coalesce, Problem> {
 fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
     let begin = begin(query)?;
     let header = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
-    let asked = [header.as_deref(), query.get("last_event_id")];
-    if let Some(id) = asked.into_iter().flatten().find(|id| !id.is_empty()) {
+    // A client that reconnects adds what it has seen behind what its page began with.
+    let asked = query.all(LAST_EVENT_ID).chain(header.as_deref());
+    if let Some(id) = asked.filter(|id| !id.is_empty()).last() {
         return Ok(StartFrom::After(id.into()));
     }
     Ok(begin)
