@@ -7,12 +7,16 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::Format;
-use super::json::{Fields, Json, decode};
+use super::json::{Fields, Json, Progress, decode};
+use super::partial::PartialArguments;
+
+/// How many of the last parts are searched for a call that is named by its id alone.
+const MAX_SEARCHED_PARTS: usize = 64;
 
 /// What the events of a generation add up to.
 ///
-/// Serialised, it is an object with `format`, `text`, `parts`, and `model` and `usage` if they are
-/// known.
+/// Serialised, it is an object with `format`, `text`, `parts`, `model` and `usage` if they are
+/// known, and `incomplete` if events had content that is not in the parts.
 #[derive(Clone, Debug)]
 pub struct Fold {
     format: Format,
@@ -23,6 +27,10 @@ pub struct Fold {
     step: usize,
     model: Option<Box<str>>,
     usage: Option<Box<RawValue>>,
+    /// Events had content that the fold did not take.
+    incomplete: bool,
+    /// The call whose arguments come value by value.
+    partial: Option<Box<PartialArguments>>,
     /// What the parts, their addresses, the model and the usage take.
     held: usize,
 }
@@ -38,6 +46,10 @@ pub struct Part {
     pub text: String,
     /// The first half of a character whose second has not come yet.
     half: Option<u16>,
+    /// How far the arguments of a call have come, where calls are told apart by it.
+    progress: Progress,
+    /// The arguments stood in the event that began the call: deltas take their place.
+    provisional: bool,
 }
 
 /// What a part is.
@@ -71,6 +83,8 @@ pub(super) struct Address<'a> {
 pub(super) enum Lane {
     Text,
     Reasoning,
+    /// A summary of the reasoning, which may come beside it.
+    Summary,
     Refusal,
     Tool,
 }
@@ -84,6 +98,11 @@ pub(super) enum Key<'a> {
     Id(Cow<'a, str>),
 }
 
+/// The address of a choice's last call, where each comes in one piece.
+pub(super) fn call_address(choice: u32) -> Address<'static> {
+    Address { choice, lane: Lane::Tool, key: Key::Index(0, 0) }
+}
+
 impl Fold {
     /// Nothing yet.
     #[must_use]
@@ -95,6 +114,8 @@ impl Fold {
             step: 0,
             model: None,
             usage: None,
+            incomplete: false,
+            partial: None,
             held: 0,
         }
     }
@@ -138,18 +159,40 @@ impl Fold {
         self.model.as_deref()
     }
 
+    /// Whether events had content that is not in the parts, such as an image.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
     /// How many bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
-        size_of::<Self>() + self.held
+        let partial = self.partial.as_ref().map_or(0, |partial| partial.weight());
+        size_of::<Self>() + self.held + partial
     }
 
-    /// Adds a delta's string to the part at this address.
+    /// An event has content that is not taken.
+    pub(super) fn skip(&mut self) {
+        self.incomplete = true;
+    }
+
+    /// Adds a delta's string to the part at this address. A delta that is no string is skipped,
+    /// but for arguments, which are then written as they stand.
     pub(super) fn append(&mut self, address: Address<'_>, delta: Json<'_>) {
-        let Some(contents) = delta.contents().filter(|contents| !contents.is_empty()) else {
+        let Some(contents) = delta.contents() else {
+            if address.lane != Lane::Tool {
+                self.incomplete |= !delta.is_empty();
+            } else if !delta.is_null() {
+                self.append_text(address, delta.raw().get());
+            }
             return;
         };
+        if contents.is_empty() {
+            return;
+        }
         let part = self.part(address);
+        part.begin_deltas();
         let before = part.text.capacity();
         decode(contents, &mut part.half, &mut part.text);
         let grown = part.text.capacity() - before;
@@ -162,6 +205,7 @@ impl Fold {
             return;
         }
         let part = self.part(address);
+        part.begin_deltas();
         let before = part.text.capacity();
         part.text.push_str(text);
         let grown = part.text.capacity() - before;
@@ -175,7 +219,14 @@ impl Fold {
         }
     }
 
-    /// A tool call is named, or named again: a new id at an old address is a new call.
+    /// A text as a whole, which says nothing new where deltas came.
+    pub(super) fn set_text(&mut self, address: Address<'_>, text: Json<'_>) {
+        if self.at(&address).is_none_or(|part| part.text.is_empty()) {
+            self.append(address, text);
+        }
+    }
+
+    /// A tool call is named.
     pub(super) fn name_call(
         &mut self,
         address: Address<'_>,
@@ -184,12 +235,6 @@ impl Fold {
     ) {
         let id = id.filter(|id| !id.is_empty());
         let name = name.filter(|name| !name.is_empty());
-        let known = self.places.get(&address).and_then(|place| self.parts.get(*place));
-        if let (Some(known), Some(id)) = (known.and_then(Part::call_id), &id)
-            && known != id
-        {
-            self.part_ends(&address);
-        }
         let mut grown = 0;
         if let PartKind::ToolCall { id: known_id, name: known_name } = &mut self.part(address).kind
         {
@@ -203,16 +248,54 @@ impl Fold {
         self.held += grown;
     }
 
-    /// The arguments of a tool call as a whole, which says nothing new where deltas came.
+    /// The arguments of a tool call as a whole, which say nothing new where deltas came.
     pub(super) fn set_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
-        if !self.part(address.clone()).text.is_empty() {
-            return;
-        }
-        if arguments.is_string() {
+        let part = self.part(address.clone());
+        if part.text.is_empty() || part.provisional {
             self.append(address, arguments);
-        } else {
-            self.append_text(address, arguments.raw().get());
         }
+    }
+
+    /// Arguments in the event that begins a call: they count if no deltas follow.
+    pub(super) fn begin_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
+        let part = self.part(address.clone());
+        if part.text.is_empty() || part.provisional {
+            self.append(address.clone(), arguments);
+            let part = self.part(address);
+            part.progress.read(&part.text);
+            part.provisional = true;
+        }
+    }
+
+    /// The next piece of a call's arguments, of which a whole object may be told from a part.
+    pub(super) fn append_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
+        let before = self.at(&address).map_or(0, |part| part.text.len());
+        self.append(address.clone(), arguments);
+        let part = self.part(address);
+        part.progress.read(part.text.get(before..).unwrap_or_default());
+        self.incomplete |= part.progress.goes_on();
+    }
+
+    /// The address is that of the call with this id, if one of the last parts is.
+    pub(super) fn find_call(&mut self, address: &Address<'_>, id: &str) {
+        let parts = self.parts.iter().enumerate().rev().take(MAX_SEARCHED_PARTS);
+        let mut calls = parts.filter(|(_, part)| part.choice == address.choice);
+        let Some((place, _)) = calls.find(|(_, part)| part.call_id() == Some(id)) else {
+            return;
+        };
+        if self.places.insert(address.clone().into_owned(), place).is_none() {
+            self.held += address.weight();
+        }
+    }
+
+    /// The part that an event at this address adds to.
+    pub(super) fn at(&self, address: &Address<'_>) -> Option<&Part> {
+        self.places.get(address).and_then(|place| self.parts.get(*place))
+    }
+
+    /// How many parts of this kind there are.
+    pub(super) fn count(&self, lane: Lane) -> usize {
+        self.places.keys().filter(|address| address.lane == lane).count()
     }
 
     /// A tool call that comes in one piece.
@@ -223,12 +306,35 @@ impl Fold {
         name: Option<Cow<'_, str>>,
         arguments: Option<Json<'_>>,
     ) {
-        let address = Address { choice, lane: Lane::Tool, key: Key::Index(0, 0) };
+        let address = call_address(choice);
         self.part_ends(&address);
         self.name_call(address.clone(), id, name);
         if let Some(arguments) = arguments {
             self.set_arguments(address, arguments);
         }
+    }
+
+    /// A call begins whose arguments come value by value.
+    pub(super) fn begin_partial(&mut self, address: Address<'static>) {
+        self.partial = Some(Box::new(PartialArguments::new(address)));
+    }
+
+    /// Some values of the arguments of the call that was begun last.
+    pub(super) fn add_partial(&mut self, choice: u32, values: &[Json<'_>], ends: bool) {
+        let Some(mut partial) = self.partial.take_if(|partial| partial.address().choice == choice)
+        else {
+            self.incomplete |= !values.is_empty();
+            return;
+        };
+        let part = self.part(partial.address());
+        let before = part.text.capacity();
+        let all = values.iter().all(|value| partial.add(&value.fields(), &mut part.text));
+        if ends {
+            partial.end(&mut part.text);
+        }
+        self.held = self.held - before + self.part(partial.address()).text.capacity();
+        self.incomplete |= !all;
+        self.partial = Some(partial);
     }
 
     /// The model, of which the first name counts.
@@ -241,7 +347,7 @@ impl Fold {
 
     /// The whole usage.
     pub(super) fn set_usage(&mut self, usage: Option<Json<'_>>) {
-        if let Some(usage) = usage.filter(|usage| usage.is_object()) {
+        if let Some(usage) = usage.filter(|usage| usage.is_object() && !usage.is_empty()) {
             self.hold_usage(usage.raw().to_owned());
         }
     }
@@ -301,11 +407,51 @@ impl Part {
     fn new(address: &Address<'_>) -> Self {
         let kind = match address.lane {
             Lane::Text => PartKind::Text,
-            Lane::Reasoning => PartKind::Reasoning,
+            Lane::Reasoning | Lane::Summary => PartKind::Reasoning,
             Lane::Refusal => PartKind::Refusal,
             Lane::Tool => PartKind::ToolCall { id: None, name: None },
         };
-        Self { choice: address.choice, kind, text: String::new(), half: None }
+        Self {
+            choice: address.choice,
+            kind,
+            text: String::new(),
+            half: None,
+            progress: Progress::default(),
+            provisional: false,
+        }
+    }
+
+    /// A delta comes: what was only there for want of it goes.
+    fn begin_deltas(&mut self) {
+        if self.provisional {
+            self.text.clear();
+            (self.half, self.progress, self.provisional) = (None, Progress::default(), false);
+        }
+    }
+
+    /// Whether a delta that is addressed to this call begins another one.
+    pub(super) fn is_followed(
+        &self,
+        id: Option<&str>,
+        name: Option<&str>,
+        has_arguments: bool,
+    ) -> bool {
+        let PartKind::ToolCall { id: known_id, name: known_name } = &self.kind else {
+            return false;
+        };
+        let whole = self.progress.is_whole();
+        let is_other = |known: &Option<Box<str>>, said: Option<&str>| {
+            known.as_deref().zip(said).is_some_and(|(known, said)| known != said)
+        };
+        if is_other(known_name, name) {
+            return true;
+        }
+        if is_other(known_id, id) {
+            // Some servers make up an id for every delta: the call goes on as long as it has to.
+            return whole || (name.is_some() && !self.progress.is_partial());
+        }
+        let same_id = id.is_some() && known_id.as_deref() == id;
+        whole && name.is_some() && has_arguments && !same_id
     }
 
     fn call_id(&self) -> Option<&str> {
@@ -353,6 +499,9 @@ impl Serialize for Fold {
         map.serialize_entry("parts", &self.parts)?;
         if let Some(usage) = &self.usage {
             map.serialize_entry("usage", usage)?;
+        }
+        if self.incomplete {
+            map.serialize_entry("incomplete", &true)?;
         }
         map.end()
     }

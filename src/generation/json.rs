@@ -43,8 +43,23 @@ impl<'a> Json<'a> {
         self.first_byte() == Some(b'"')
     }
 
-    fn is_null(self) -> bool {
+    pub(super) fn is_null(self) -> bool {
         self.first_byte() == Some(b'n')
+    }
+
+    /// Null, an empty string, or an array or object with nothing in it.
+    pub(super) fn is_empty(self) -> bool {
+        let text = self.0.get();
+        match self.first_byte() {
+            Some(b'"') => text.len() == 2,
+            Some(b'[' | b'{') => text[1..text.len() - 1].trim_ascii().is_empty(),
+            first => first == Some(b'n'),
+        }
+    }
+
+    /// A string, an array or an object that is not empty: a number or a flag is no content.
+    pub(super) fn is_content(self) -> bool {
+        matches!(self.first_byte(), Some(b'"' | b'[' | b'{')) && !self.is_empty()
     }
 
     pub(super) fn is_true(self) -> bool {
@@ -119,6 +134,11 @@ impl<'a> Fields<'a> {
         present.map(|(name, value)| (name.as_ref(), *value))
     }
 
+    /// Each field with its name, also those that are null.
+    pub(super) fn all(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+        &self.0
+    }
+
     /// The field, unless it is null.
     pub(super) fn get(&self, name: &str) -> Option<Json<'a>> {
         self.present().find(|(other, _)| *other == name).map(|(_, value)| value)
@@ -154,8 +174,13 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields with one of these names.
-    pub(super) fn only(mut self, names: &[&str]) -> Self {
-        self.0.retain(|(name, _)| names.contains(&name.as_ref()));
+    pub(super) fn only(&self, names: &[&str]) -> Self {
+        Self(self.0.iter().filter(|(name, _)| names.contains(&name.as_ref())).cloned().collect())
+    }
+
+    /// The fields whose names are not among those.
+    pub(super) fn without(mut self, is_one: impl Fn(&str) -> bool) -> Self {
+        self.0.retain(|(name, _)| !is_one(name));
         self
     }
 
@@ -195,6 +220,83 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             fields.push((name.0, Json(value)));
         }
         Ok(Fields(fields))
+    }
+}
+
+/// The text with `null` for each number that JSON does not have, as some servers in Python write
+/// them; `None` if there is none.
+pub(super) fn without_nan(text: &str) -> Option<String> {
+    const NUMBERS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
+    let (mut mended, mut copied) = (String::new(), 0);
+    let (mut quoted, mut at) = (false, 0);
+    while let Some(byte) = text.as_bytes().get(at) {
+        let rest = &text.as_bytes()[at..];
+        let number = NUMBERS.iter().find(|name| !quoted && rest.starts_with(name.as_bytes()));
+        match (byte, number) {
+            (_, Some(number)) => {
+                mended.push_str(&text[copied..at]);
+                mended.push_str("null");
+                at += number.len();
+                copied = at;
+            }
+            (b'\\', _) if quoted => at += 2,
+            (byte, _) => {
+                quoted ^= *byte == b'"';
+                at += 1;
+            }
+        }
+    }
+    mended.push_str(text.get(copied..)?);
+    (copied > 0).then_some(mended)
+}
+
+/// How far the JSON of a tool call's arguments has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    depth: u32,
+    quoted: bool,
+    escaped: bool,
+    whole: bool,
+    /// Behind the whole value another one has begun.
+    again: bool,
+}
+
+impl Progress {
+    /// The next piece of the text.
+    pub(super) fn read(&mut self, text: &str) {
+        for byte in text.bytes() {
+            if self.quoted {
+                self.quoted = self.escaped || byte != b'"';
+                self.escaped = !self.escaped && byte == b'\\';
+                continue;
+            }
+            match byte {
+                b'{' | b'[' if self.whole => self.again = true,
+                _ if self.whole => {}
+                b'{' | b'[' => self.depth = self.depth.saturating_add(1),
+                b'}' | b']' if self.depth > 0 => {
+                    self.depth -= 1;
+                    self.whole = self.depth == 0;
+                }
+                b'"' => self.quoted = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// An object or an array has begun and not ended.
+    pub(super) fn is_partial(self) -> bool {
+        self.depth > 0
+    }
+
+    /// An object or an array has ended.
+    pub(super) fn is_whole(self) -> bool {
+        self.whole
+    }
+
+    /// Behind the whole value another one has begun.
+    pub(super) fn goes_on(self) -> bool {
+        self.again
     }
 }
 

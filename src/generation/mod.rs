@@ -31,6 +31,7 @@ mod formats;
 mod json;
 mod mark;
 mod merge;
+mod partial;
 #[cfg(test)]
 mod tests;
 

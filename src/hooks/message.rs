@@ -27,6 +27,8 @@ struct Document<'a> {
     format: Option<&'static str>,
     text: Option<&'a str>,
     usage: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
     events: u64,
     duration: f64,
     first_id: Option<&'a str>,
@@ -44,6 +46,7 @@ impl Message {
             format: ended.format,
             text: ended.text.as_deref(),
             usage: ended.usage.clone().and_then(|json| RawValue::from_string(json).ok()),
+            incomplete: ended.incomplete,
             events: ended.events,
             duration: ended.duration.as_secs_f64(),
             first_id: ended.first_id.as_deref(),
@@ -74,6 +77,7 @@ mod tests {
             format: Some("openai-chat"),
             text: Some("a \"b\"\n💬".into()),
             usage: Some("{\"tokens\": 1e2}".into()),
+            incomplete: false,
             events: 3,
             duration: Duration::from_millis(1500),
             first_id: Some("e-1".into()),
@@ -100,6 +104,13 @@ mod tests {
         assert!(text(&ended()).contains("\"usage\":{\"tokens\": 1e2}"));
         let broken = Ended { usage: Some("{".into()), ..ended() };
         assert!(text(&broken).contains("\"usage\":null"));
+    }
+
+    #[test]
+    fn a_text_that_is_not_all_is_told_as_such() {
+        let body = Message::new(&Ended { incomplete: true, ..ended() }).body;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["incomplete"], true);
     }
 
     #[test]

@@ -221,6 +221,7 @@ mod tests {
             format: None,
             text: Some("x".repeat(bytes)),
             usage: None,
+            incomplete: false,
             events: 1,
             duration: Duration::ZERO,
             first_id: None,

@@ -142,6 +142,8 @@ pub struct Ended {
     pub text: Option<String>,
     /// What it cost, as JSON, if the producer said.
     pub usage: Option<String>,
+    /// Its events had content that is not in the text, such as an image.
+    pub incomplete: bool,
     /// How many events it had.
     pub events: u64,
     /// The time from the first to the last of them.

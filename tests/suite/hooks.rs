@@ -305,6 +305,27 @@ async fn a_generation_is_told_with_its_text_and_what_it_cost() {
 }
 
 #[tokio::test]
+async fn a_text_that_leaves_content_out_is_told_as_such() {
+    let mut receiver = Receiver::start().await;
+    let hub = TestHub::with(&receiver.hook("chat/*", "")).await;
+    let text = r#"{"type":"response.output_text.done","output_index":0,"text":"Look:"}"#;
+    let image =
+        r#"{"type":"response.image_generation_call.partial_image","partial_image_b64":"AA"}"#;
+    let end = r#"{"type":"response.completed","response":{"usage":{"total_tokens":7}}}"#;
+    for (events, incomplete) in
+        [(vec![text, end], Value::Null), (vec![text, image, end], json!(true))]
+    {
+        let channel = format!("chat/{}", events.len());
+        let to = format!("/v1/channels/{channel}?close=auto");
+        hub.post(&to, "text/event-stream", event_stream(&events)).await.ok();
+        let told = receiver.call().await.json();
+        assert_eq!((&told["channel"], &told["text"]), (&json!(channel), &json!("Look:")));
+        assert_eq!(told["usage"], json!({"total_tokens": 7}));
+        assert_eq!(told["incomplete"], incomplete, "{told}");
+    }
+}
+
+#[tokio::test]
 async fn stopped_and_abandoned_generations_are_told() {
     let mut receiver = Receiver::start().await;
     let settings = format!("channels.producer_grace = \"50ms\"\n{}", receiver.hook("chat/*", ""));

@@ -69,6 +69,7 @@ async fn a_snapshot_names_its_parts_the_model_and_the_usage() {
             assert!(keys(&snapshot).contains(&member), "{member} in {snapshot}");
         }
         assert_eq!(snapshot["text"], generation.told.text);
+        assert_eq!(snapshot["incomplete"], Value::Null, "all of it is folded");
         let parts = snapshot["parts"].as_array().unwrap();
         let kinds: Vec<&str> = parts.iter().map(|part| part["type"].as_str().unwrap()).collect();
         let model = match format {
@@ -105,6 +106,29 @@ async fn a_snapshot_names_its_parts_the_model_and_the_usage() {
             Format::AiSdk => assert_eq!(id, "call_2"),
             _ => {}
         }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_leaves_content_out_says_so() {
+    let hub = TestHub::start().await;
+    let delta = |delta: &str| format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#);
+    let pieces = r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"Clouds"}]},
+                     {"type":"text","text":"Rain "}]}"#;
+    let pieces = delta(&pieces.replace('\n', " "));
+    let image = delta(r#"{"images":[{"type":"image_url","image_url":{"url":"AAAA"}}]}"#);
+    let text = delta(r#"{"content":"falls."}"#);
+    for (channel, events) in
+        [("whole", vec![pieces.clone(), text.clone()]), ("part", vec![pieces, image, text])]
+    {
+        let to = format!("/v1/channels/{channel}?close=complete");
+        hub.post(&to, SSE, event_stream(&events)).await.ok();
+        let page = hub.page(channel, "from=snapshot").await;
+        let snapshot = json_event(&page["events"][0]).json();
+        assert_eq!(snapshot["text"], "Rain falls.");
+        assert_eq!(snapshot["parts"][0], json!({"type": "reasoning", "text": "Clouds"}));
+        let incomplete = if channel == "part" { json!(true) } else { Value::Null };
+        assert_eq!(snapshot["incomplete"], incomplete, "{snapshot}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! `message_start` and `message_stop`. The SSE type and the data's `type` are the same.
 
 use super::Provider;
+use super::content::{fold_content, skip_event, skip_unknown};
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
@@ -20,6 +21,9 @@ const EVENTS: [&str; 7] = [
     "message_stop",
 ];
 
+/// What a block or a delta has that nobody can read.
+const UNSAID: [&str; 1] = ["data"]; // of thinking that is redacted
+
 impl Provider for Anthropic {
     fn recognises(&self, first: &Fields<'_>) -> bool {
         match first.text("type").as_deref() {
@@ -37,16 +41,15 @@ impl Provider for Anthropic {
         }))
     }
 
-    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
-        let Some(event) = Fields::parse(data) else {
-            return;
-        };
+    fn fold_event(&self, event_type: Option<&str>, event: &Fields<'_>, fold: &mut Fold) {
         let name = event.text("type");
         let index = event.number("index").unwrap_or(0);
         match name.as_deref().or(event_type).unwrap_or_default() {
             "content_block_delta" => {
-                if let Some((lane, text)) = delta(&event.object("delta")) {
-                    fold.append(address(lane, index), text);
+                let fields = event.object("delta");
+                match delta(&fields) {
+                    Some((lane, text)) => fold_text(address(lane, index), text, fold),
+                    None => skip_unknown(&fields, |name| UNSAID.contains(&name), fold),
                 }
             }
             "content_block_start" => fold_start(index, &event.object("content_block"), fold),
@@ -54,10 +57,17 @@ impl Provider for Anthropic {
                 let message = event.object("message");
                 fold.set_model(message.text("model"));
                 fold.update_usage(message.object("usage"));
+                for (index, block) in (0..).zip(message.items("content")) {
+                    fold_start(index, &block.fields(), fold);
+                }
             }
             // What it counts is the whole so far, but it does not count everything.
-            "message_delta" => fold.update_usage(event.object("usage")),
-            _ => {}
+            "message_delta" => {
+                fold.update_usage(event.object("delta").object("usage"));
+                fold.update_usage(event.object("usage"));
+            }
+            "content_block_stop" | "message_stop" | "ping" | "error" => {}
+            _ => skip_event(event, fold),
         }
     }
 
@@ -87,31 +97,42 @@ fn address(lane: Lane, index: u32) -> Address<'static> {
 
 /// The text of a delta, and what it adds to. Signatures and citations are no text.
 fn delta<'a>(delta: &Fields<'a>) -> Option<(Lane, Json<'a>)> {
-    let (lane, name) = match delta.text("type")?.as_ref() {
-        "text_delta" => (Lane::Text, "text"),
-        "thinking_delta" => (Lane::Reasoning, "thinking"),
-        "input_json_delta" => (Lane::Tool, "partial_json"),
-        _ => return None,
-    };
-    Some((lane, delta.get(name)?))
+    let texts = [
+        ("text_delta", Lane::Text, "text"),
+        ("thinking_delta", Lane::Reasoning, "thinking"),
+        ("input_json_delta", Lane::Tool, "partial_json"),
+    ];
+    let said = delta.text("type");
+    let mut texts = texts.into_iter().filter(|(name, ..)| said.as_ref().is_none_or(|s| s == name));
+    texts.find_map(|(_, lane, name)| Some((lane, delta.get(name)?)))
+}
+
+fn fold_text(address: Address<'_>, text: Json<'_>, fold: &mut Fold) {
+    if address.lane == Lane::Tool {
+        fold.append(address, text);
+    } else {
+        fold_content(&address, text, fold);
+    }
 }
 
 /// A block begins, as a rule empty.
 fn fold_start(index: u32, block: &Fields<'_>, fold: &mut Fold) {
-    let (lane, name) = match block.text("type").as_deref() {
-        Some("text") => (Lane::Text, "text"),
-        Some("thinking") => (Lane::Reasoning, "thinking"),
-        Some("tool_use" | "server_tool_use" | "mcp_tool_use") => (Lane::Tool, "input"),
-        _ => return,
+    let (lane, name) = match block.text("type").as_deref().unwrap_or_default() {
+        "text" => (Lane::Text, "text"),
+        "thinking" => (Lane::Reasoning, "thinking"),
+        name if name.ends_with("tool_use") => (Lane::Tool, "input"),
+        // What a tool of the provider's found is not the answer.
+        name if name.ends_with("tool_result") => return,
+        _ => return skip_unknown(block, |name| UNSAID.contains(&name), fold),
     };
     let address = address(lane, index);
     fold.part_ends(&address);
     if lane == Lane::Tool {
         fold.name_call(address.clone(), block.text("id"), block.text("name"));
-        if let Some(input) = block.get(name).filter(|input| !input.fields().is_empty()) {
-            fold.set_arguments(address, input);
+        if let Some(input) = block.get(name).filter(|input| !input.is_empty()) {
+            fold.begin_arguments(address, input);
         }
     } else if let Some(text) = block.get(name) {
-        fold.append(address, text);
+        fold_content(&address, text, fold);
     }
 }

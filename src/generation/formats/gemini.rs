@@ -3,13 +3,26 @@
 //! `finishReason`, and some older models write one into every event.
 
 use super::Provider;
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use super::content::{fold_content, skip_event, skip_unknown};
+use crate::generation::fold::{Address, Fold, Key, Lane, call_address};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
 use crate::generation::merge::Outline;
 
 /// See the module.
 pub(in crate::generation) struct Gemini;
+
+/// The fields of a part that are taken, or are of the provider's own tools.
+const PART: [&str; 8] = [
+    "text",
+    "thought",
+    "functionCall",
+    "executableCode",
+    "codeExecutionResult",
+    "functionResponse",
+    "toolCall",
+    "toolResponse",
+];
 
 impl Provider for Gemini {
     fn recognises(&self, first: &Fields<'_>) -> bool {
@@ -40,18 +53,24 @@ impl Provider for Gemini {
         all.then_some(Mark::Nearly(Ending::Complete))
     }
 
-    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
-        let Some(event) = Fields::parse(data) else {
-            return;
-        };
+    fn fold_event(&self, _: Option<&str>, event: &Fields<'_>, fold: &mut Fold) {
+        // Some of Google's own endpoints have the whole in a `response`.
+        let inner = event.object("response");
+        let event = if inner.is_empty() { event } else { &inner };
         fold.set_model(event.text("modelVersion"));
         fold.set_usage(event.get("usageMetadata"));
-        for candidate in event.items("candidates") {
+        let candidates = event.items("candidates");
+        if candidates.is_empty() {
+            skip_event(event, fold);
+        }
+        for candidate in candidates {
             let candidate = candidate.fields();
             let number = candidate.number("index").unwrap_or(0);
-            for part in candidate.object("content").items("parts") {
+            let content = candidate.object("content");
+            for part in content.items("parts") {
                 fold_part(number, &part.fields(), fold);
             }
+            skip_unknown(&content, |name| name == "parts", fold);
         }
     }
 
@@ -77,12 +96,35 @@ fn fold_part(choice: u32, part: &Fields<'_>, fold: &mut Fold) {
         _ => Lane::Text,
     };
     if let Some(text) = part.get("text") {
-        fold.append(Address { choice, lane, key: Key::Index(0, 0) }, text);
+        fold_content(&Address { choice, lane, key: Key::Index(0, 0) }, text, fold);
     }
     if let Some(call) = part.get("functionCall") {
-        let call = call.fields();
-        fold.add_call(choice, call.text("id"), call.text("name"), call.get("args"));
+        fold_call(choice, &call.fields(), fold);
     }
+    if let Some(code) = part.get("executableCode") {
+        fold.add_call(choice, None, Some("code_execution".into()), Some(code));
+    }
+    skip_unknown(part, |name| PART.contains(&name), fold);
+}
+
+/// A call in one piece; or, where arguments are streamed, one that begins, goes on or ends.
+fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
+    let values = call.items("partialArgs");
+    let goes_on = call.get("willContinue").is_some_and(Json::is_true);
+    let (name, args) = (call.text("name"), call.get("args"));
+    if args.is_some_and(|args| !args.is_empty())
+        || (!goes_on && values.is_empty() && name.is_some())
+    {
+        if !values.is_empty() {
+            fold.skip(); // nobody knows where they would go
+        }
+        return fold.add_call(choice, call.text("id"), name, args);
+    }
+    if name.is_some() {
+        fold.add_call(choice, call.text("id"), name, None);
+        fold.begin_partial(call_address(choice));
+    }
+    fold.add_partial(choice, &values, !goes_on);
 }
 
 fn outline_candidate(candidate: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {

@@ -1,6 +1,7 @@
 //! What is known of each provider's events: a file for each.
 
 mod anthropic;
+mod content;
 mod gemini;
 mod ollama;
 mod openai_chat;
@@ -31,7 +32,18 @@ pub(super) trait Provider {
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark>;
 
     /// Adds what the event brings.
-    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold);
+    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
+        match Fields::parse(data) {
+            Some(event) => self.fold_event(event_type, &event, fold),
+            None => content::fold_odd(data, fold, |event, fold| {
+                self.fold_event(event_type, event, fold);
+            }),
+        }
+    }
+
+    /// Adds what the event brings, of a format whose events are objects. What it leaves out that is
+    /// content is skipped.
+    fn fold_event(&self, event_type: Option<&str>, event: &Fields<'_>, fold: &mut Fold);
 
     /// Marks out the delta and what varies without meaning; `None` as soon as the event has
     /// anything else that a merge would lose.

@@ -4,6 +4,7 @@
 use memchr::memmem;
 
 use super::Provider;
+use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
@@ -45,26 +46,27 @@ impl Provider for Ollama {
         line.get("done")?.is_true().then_some(Mark::Last(Ending::Complete))
     }
 
-    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
-        let Some(line) = Fields::parse(data) else {
-            return;
-        };
+    fn fold_event(&self, _: Option<&str>, line: &Fields<'_>, fold: &mut Fold) {
         fold.set_model(line.text("model"));
+        let at = |lane| Address { choice: 0, lane, key: Key::Index(0, 0) };
         let message = line.object("message");
-        let texts = [
-            (Lane::Reasoning, message.get("thinking").or(line.get("thinking"))),
-            (Lane::Text, message.get("content").or(line.get("response"))),
-        ];
-        for (lane, text) in texts {
-            if let Some(text) = text {
-                fold.append(Address { choice: 0, lane, key: Key::Index(0, 0) }, text);
-            }
+        fold_reasoning(
+            &at(Lane::Reasoning),
+            if message.is_empty() { line } else { &message },
+            fold,
+        );
+        if let Some(text) = message.get("content").or(line.get("response")) {
+            fold_content(&at(Lane::Text), text, fold);
         }
         for call in message.items("tool_calls") {
             let call = call.fields();
             let function = call.object("function");
             fold.add_call(0, call.text("id"), function.text("name"), function.get("arguments"));
         }
+        let is_known =
+            |name: &str| ["content", "tool_calls"].contains(&name) || REASONING.contains(&name);
+        skip_unknown(&message, is_known, fold);
+        skip_event(line, fold);
         if line.get("done").is_some_and(Json::is_true) {
             fold.update_usage(line.only(&USAGE));
         }

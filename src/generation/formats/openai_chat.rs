@@ -4,7 +4,10 @@
 //! `{"id":…,"object":"chat.completion.chunk","created":…,"model":…,"choices":[{"index":0,
 //! "delta":{"content":"Hi"},"finish_reason":null}]}`, and at the end `[DONE]`.
 
+use std::borrow::Cow;
+
 use super::Provider;
+use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
 use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
@@ -44,15 +47,20 @@ impl Provider for OpenAiChat {
         Some(Mark::Nearly(Ending::error(Some(error)))) // many servers say `[DONE]` even then
     }
 
-    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
-        let Some(chunk) = Fields::parse(data) else {
-            return;
-        };
+    fn fold_event(&self, _: Option<&str>, chunk: &Fields<'_>, fold: &mut Fold) {
         fold.set_model(chunk.text("model"));
-        fold.set_usage(chunk.get("usage"));
-        for choice in chunk.items("choices") {
-            fold_choice(&choice.fields(), fold);
+        let choices = chunk.items("choices");
+        let mut usage = chunk.get("usage").filter(|usage| !usage.is_empty());
+        usage = usage.or_else(|| chunk.get("x_groq")?.fields().get("usage"));
+        if choices.is_empty() {
+            skip_event(chunk, fold);
         }
+        for choice in choices {
+            let choice = choice.fields();
+            usage = usage.or_else(|| choice.get("usage"));
+            fold_choice(&choice, fold);
+        }
+        fold.set_usage(usage);
     }
 
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
@@ -80,35 +88,117 @@ fn is_error(error: Json<'_>) -> bool {
     error.is_object() || (error.is_string() && !error.is_empty_string())
 }
 
+/// The fields of a delta that are taken.
+const TAKEN: [&str; 4] = ["content", "refusal", "tool_calls", "function_call"];
+
+/// The fields of a call that are taken.
+const CALL: [&str; 4] = ["function", "custom", "arguments", "input"];
+
 fn fold_choice(choice: &Fields<'_>, fold: &mut Fold) {
     let number = choice.number("index").unwrap_or(0);
-    let delta = choice.object("delta");
-    let names = ["reasoning_content", "reasoning"].iter();
-    let mut reasoning = names.filter_map(|name| delta.get(name));
-    let texts = [
-        // A server that has both names for it says the same under both.
-        (Lane::Reasoning, reasoning.find(|text| !text.is_empty_string())),
-        (Lane::Text, delta.get("content").or(choice.get("text"))),
-        (Lane::Refusal, delta.get("refusal")),
-    ];
-    for (lane, text) in texts {
-        if let Some(text) = text {
-            fold.append(Address { choice: number, lane, key: Key::Index(0, 0) }, text);
+    let at = |lane| Address { choice: number, lane, key: Key::Index(0, 0) };
+    let Some(delta) = choice.get("delta").filter(|delta| delta.is_object()) else {
+        if let Some(text) = choice.get("text") {
+            fold_content(&at(Lane::Text), text, fold);
+        } else if let Some(message) = choice.get("message") {
+            // The whole answer, which says nothing new where deltas came.
+            let has = |lane| fold.at(&at(lane)).is_some();
+            let calls = fold.count(Lane::Tool) > 0;
+            let message = message.fields().without(|name| match name {
+                "content" => has(Lane::Text),
+                "refusal" => has(Lane::Refusal),
+                "tool_calls" | "function_call" => calls,
+                name => has(Lane::Reasoning) && REASONING.contains(&name),
+            });
+            fold_delta(number, &message, fold);
+        } else {
+            skip_event(choice, fold);
         }
-    }
-    for call in delta.items("tool_calls") {
-        fold_call(number, &call.fields(), fold);
+        return;
+    };
+    let delta = delta.fields();
+    fold_delta(number, &delta, fold);
+    if let Some(text) = choice.get("text").filter(|_| delta.get("content").is_none()) {
+        fold_content(&at(Lane::Text), text, fold);
     }
 }
 
-fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
-    let index = call.number("index").unwrap_or(0);
-    let address = Address { choice, lane: Lane::Tool, key: Key::Index(index, 0) };
+fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
+    let at = |lane| Address { choice, lane, key: Key::Index(0, 0) };
+    fold_reasoning(&at(Lane::Reasoning), delta, fold);
+    for (lane, name) in [(Lane::Text, "content"), (Lane::Refusal, "refusal")] {
+        if let Some(text) = delta.get(name) {
+            fold_content(&at(lane), text, fold);
+        }
+    }
+    for (position, call) in (0..).zip(delta.items("tool_calls")) {
+        fold_call(choice, position, &call.fields(), fold);
+    }
+    if let Some(call) = delta.get("function_call").filter(|call| !call.is_empty()) {
+        // What there was before tools: one call, without an id.
+        let key = Key::Id("function_call".into());
+        let address = Address { choice, lane: Lane::Tool, key };
+        let call = call.fields();
+        add_to_call(address, None, call.text("name"), call.get("arguments"), fold);
+    }
+    fold.set_usage(delta.get("usage"));
+    skip_unknown(delta, |name| TAKEN.contains(&name) || REASONING.contains(&name), fold);
+}
+
+/// A piece of a call, or a call. Servers that do not number them send each in one piece, as a rule,
+/// in lists of which each begins at 0.
+fn fold_call(choice: u32, position: u32, call: &Fields<'_>, fold: &mut Fold) {
+    let number = call.number("index");
+    let key = Key::Index(number.unwrap_or(position), 0);
+    let address = Address { choice, lane: Lane::Tool, key };
     let (function, custom) = (call.object("function"), call.object("custom"));
-    let name = function.text("name").or(custom.text("name"));
-    fold.name_call(address.clone(), call.text("id"), name);
-    if let Some(arguments) = function.get("arguments").or(custom.get("input")) {
-        fold.append(address, arguments);
+    let id = call.text("id").filter(|id| !id.is_empty());
+    if let (None, Some(id)) = (number, &id) {
+        fold.find_call(&address, id);
+    }
+    let name = function.text("name").or(custom.text("name")).or(call.text("name"));
+    skip_unknown(call, |name| CALL.contains(&name), fold);
+    if let Some(input) = custom.get("input").or(call.get("input")) {
+        begin_call(&address, id.as_deref(), name.as_deref(), true, fold);
+        fold.name_call(address.clone(), id, name);
+        fold.append(address, input); // it is no JSON
+        return;
+    }
+    let arguments = function.get("arguments").or(call.get("arguments"));
+    add_to_call(address, id, name, arguments, fold);
+}
+
+fn add_to_call(
+    address: Address<'_>,
+    id: Option<Cow<'_, str>>,
+    name: Option<Cow<'_, str>>,
+    arguments: Option<Json<'_>>,
+    fold: &mut Fold,
+) {
+    let name = name.filter(|name| !name.is_empty());
+    let arguments = arguments.filter(|arguments| !arguments.is_empty() || arguments.is_object());
+    begin_call(&address, id.as_deref(), name.as_deref(), arguments.is_some(), fold);
+    let is_named = name.is_some();
+    fold.name_call(address.clone(), id, name);
+    match arguments {
+        // Some servers have it in the place of `""` before the deltas.
+        Some(arguments) if is_named && ["{}", "\"{}\""].contains(&arguments.raw().get()) => {
+            fold.begin_arguments(address, arguments);
+        }
+        Some(arguments) => fold.append_arguments(address, arguments),
+        None => {}
+    }
+}
+
+fn begin_call(
+    address: &Address<'_>,
+    id: Option<&str>,
+    name: Option<&str>,
+    has_arguments: bool,
+    fold: &mut Fold,
+) {
+    if fold.at(address).is_some_and(|call| call.is_followed(id, name, has_arguments)) {
+        fold.part_ends(address);
     }
 }
 

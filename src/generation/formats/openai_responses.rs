@@ -4,10 +4,13 @@
 //! An output item has an `output_index`; a message's content parts have a `content_index`, a
 //! reasoning item's summaries a `summary_index`.
 
+use std::borrow::Cow;
+
 use super::Provider;
+use super::content::{fold_content, skip_event, skip_unknown};
 use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
-use crate::generation::json::Fields;
+use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
 use crate::generation::merge::Outline;
 
@@ -20,6 +23,20 @@ const ENDS: [&str; 5] = [
     "response.failed",
     "response.cancelled", // in no published schema, but some servers have it
     "error",
+];
+
+/// The items that are calls.
+const CALLS: [&str; 4] = ["function_call", "mcp_call", "custom_tool_call", "code_interpreter_call"];
+
+/// The items of tools that the provider runs itself, and of its own affairs.
+const OWN_TOOLS: [&str; 7] = [
+    "web_search_call",
+    "file_search_call",
+    "tool_search_call",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "additional_tools",
+    "compaction",
 ];
 
 impl Provider for OpenAiResponses {
@@ -45,28 +62,40 @@ impl Provider for OpenAiResponses {
         })
     }
 
-    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
-        let Some(event) = Fields::parse(data) else {
-            return;
-        };
+    fn fold_event(&self, event_type: Option<&str>, event: &Fields<'_>, fold: &mut Fold) {
         let name = event.text("type");
         let name = name.as_deref().or(event_type).unwrap_or_default();
-        if let Some(lane) = lane(name) {
-            if let (Some(address), Some(delta)) = (address(&event, lane), event.get("delta")) {
-                fold.append(address, delta);
+        let index = event.number("output_index");
+        match name.strip_prefix("response.").unwrap_or_default() {
+            "created" | "queued" | "in_progress" => fold_response(event, false, fold),
+            "completed" | "incomplete" | "failed" | "cancelled" | "done" => {
+                fold_response(event, true, fold);
             }
-        } else if let "response.output_item.added" | "response.output_item.done" = name {
-            fold_item(&event, fold);
-        } else if let Some(response) = event.get("response") {
-            let response = response.fields();
-            fold.set_model(response.text("model"));
-            fold.set_usage(response.get("usage"));
+            // What an item has at its beginning comes again, in deltas or as a whole.
+            "output_item.added" => fold_item(index, &event.object("item"), false, fold),
+            "output_item.done" => fold_item(index, &event.object("item"), true, fold),
+            "content_part.done" | "reasoning_part.done" | "reasoning_summary_part.done" => {
+                let part = event.object("part");
+                match text_of(&part) {
+                    Some((lane, text)) => fold.set_text(address(event, lane, fold), text),
+                    None => skip_unknown(&part, |_| false, fold),
+                }
+            }
+            "content_part.added"
+            | "reasoning_part.added"
+            | "reasoning_summary_part.added"
+            | "output_text.annotation.added" => {}
+            name => {
+                if fold_delta(name, event, fold).is_none() {
+                    skip_event(event, fold);
+                }
+            }
         }
     }
 
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
         let event = Fields::parse(data)?;
-        lane(&event.text("type")?)?;
+        lane(event.text("type")?.strip_prefix("response.")?.strip_suffix(".delta")?)?;
         for (name, value) in event.present() {
             match name {
                 "delta" => outline.set_delta(value, data)?,
@@ -80,42 +109,166 @@ impl Provider for OpenAiResponses {
     }
 }
 
-/// What a delta event of this type adds to. Of the others, some are no text: sound is base64, of
-/// which two pieces are not one.
-fn lane(event: &str) -> Option<Lane> {
-    Some(match event.strip_prefix("response.")?.strip_suffix(".delta")? {
-        "output_text" => Lane::Text,
+/// What the deltas of this name add to. Of the others, some are no text: sound is base64, of which
+/// two pieces are not one.
+fn lane(name: &str) -> Option<Lane> {
+    Some(match name {
+        "output_text" | "text" => Lane::Text,
         "refusal" => Lane::Refusal,
-        "reasoning_text" | "reasoning_summary_text" => Lane::Reasoning,
-        "function_call_arguments" | "mcp_call_arguments" | "custom_tool_call_input" => Lane::Tool,
+        "reasoning_text" | "reasoning" => Lane::Reasoning,
+        "reasoning_summary_text" | "reasoning_summary" => Lane::Summary,
+        "function_call_arguments"
+        | "mcp_call_arguments"
+        | "custom_tool_call_input"
+        | "code_interpreter_call_code" => Lane::Tool,
         _ => return None,
     })
 }
 
-fn address<'a>(event: &Fields<'a>, lane: Lane) -> Option<Address<'a>> {
-    let piece = event.number("content_index").or(event.number("summary_index")).unwrap_or(0);
-    let key = match event.number("output_index") {
-        Some(item) => Key::Index(item, piece),
-        None => Key::Id(event.text("item_id")?),
+/// The text of a piece, and what it is.
+fn text_of<'a>(piece: &Fields<'a>) -> Option<(Lane, Json<'a>)> {
+    let (lane, name) = match piece.text("type")?.as_ref() {
+        "output_text" | "text" => (Lane::Text, "text"),
+        "refusal" => (Lane::Refusal, "refusal"),
+        "reasoning_text" => (Lane::Reasoning, "text"),
+        "summary_text" => (Lane::Summary, "text"),
+        _ => return None,
     };
-    Some(Address { choice: 0, lane, key })
+    Some((lane, piece.get(name)?))
 }
 
-/// An item that begins or ends: of interest if it is a tool call.
-fn fold_item(event: &Fields<'_>, fold: &mut Fold) {
-    let item = event.object("item");
-    let calls = ["function_call", "mcp_call", "custom_tool_call"];
-    if !item.text("type").is_some_and(|name| calls.contains(&name.as_ref())) {
+/// Where an event's text or arguments go. One that has no index is told by the id of its item.
+fn address<'a>(event: &Fields<'a>, lane: Lane, fold: &Fold) -> Address<'a> {
+    let piece = event.number("content_index").or(event.number("summary_index")).unwrap_or(0);
+    place(event.number("output_index"), piece, event.text("item_id"), lane, fold)
+}
+
+fn place<'a>(
+    index: Option<u32>,
+    piece: u32,
+    id: Option<Cow<'a, str>>,
+    lane: Lane,
+    fold: &Fold,
+) -> Address<'a> {
+    let at = |key| Address { choice: 0, lane, key };
+    match (index, id) {
+        (None, None) => at(Key::Index(0, piece)),
+        (None, Some(id)) => at(Key::Id(id)),
+        (Some(index), id) => {
+            let by_index = at(Key::Index(index, piece));
+            let by_id = id.map(|id| at(Key::Id(id))).filter(|by_id| fold.at(by_id).is_some());
+            if fold.at(&by_index).is_some() { by_index } else { by_id.unwrap_or(by_index) }
+        }
+    }
+}
+
+/// A delta, or the whole that comes behind the deltas; `None` if it is neither.
+fn fold_delta(name: &str, event: &Fields<'_>, fold: &mut Fold) -> Option<()> {
+    let (name, what) = name.rsplit_once('.')?;
+    let lane = lane(name)?;
+    let address = address(event, lane, fold);
+    let names = ["text", "refusal", "arguments", "input", "code"];
+    match (what, lane) {
+        ("delta", Lane::Tool) => fold.append(address, event.get("delta")?),
+        ("delta", _) => fold_content(&address, event.get("delta")?, fold),
+        ("done", Lane::Tool) => {
+            let whole = names.iter().find_map(|name| event.get(name))?;
+            fold.name_call(address.clone(), None, event.text("name"));
+            fold.set_arguments(address, whole);
+        }
+        ("done", _) => {
+            let whole = names.iter().find_map(|name| event.get(name))?;
+            fold.set_text(address, whole);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// A response as it is now. At its end it has everything, which matters where no deltas came.
+fn fold_response(event: &Fields<'_>, ends: bool, fold: &mut Fold) {
+    let response = event.object("response");
+    fold.set_model(response.text("model"));
+    fold.set_usage(response.get("usage").or(event.get("usage")));
+    let items: Vec<_> = response.items("output").into_iter().map(Json::fields).collect();
+    if !ends || items.is_empty() {
         return;
     }
-    let key = match event.number("output_index") {
-        Some(index) => Key::Index(index, 0),
-        None => Key::Id(item.text("id").unwrap_or_default()),
+    let said = |lane| match lane {
+        Lane::Tool => items.iter().filter(|item| is_call(item)).count(),
+        lane => items.iter().flat_map(pieces).filter(|piece| piece.0 == lane).count(),
     };
-    let address = Address { choice: 0, lane: Lane::Tool, key };
-    fold.name_call(address.clone(), item.text("call_id").or(item.text("id")), item.text("name"));
-    if let Some(arguments) = item.get("arguments").or(item.get("input")) {
-        // At its beginning an item has `""`, and what follows is deltas.
-        fold.set_arguments(address, arguments);
+    let lanes = [Lane::Text, Lane::Reasoning, Lane::Summary, Lane::Refusal, Lane::Tool];
+    // Indexes may differ from those of the deltas, but not the number of texts and calls.
+    let missing = lanes.map(|lane| (lane, said(lane) > fold.count(lane)));
+    let is_missing = |lane| missing.contains(&(lane, true));
+    for (index, item) in (0..).zip(&items) {
+        fold_item_of(Some(index), item, true, is_missing, fold);
+    }
+}
+
+/// An item that begins or ends.
+fn fold_item(index: Option<u32>, item: &Fields<'_>, ends: bool, fold: &mut Fold) {
+    fold_item_of(index, item, ends, |_| true, fold);
+}
+
+/// As much of an item as is wanted.
+fn fold_item_of(
+    index: Option<u32>,
+    item: &Fields<'_>,
+    ends: bool,
+    is_wanted: impl Fn(Lane) -> bool,
+    fold: &mut Fold,
+) {
+    if is_call(item) {
+        if is_wanted(Lane::Tool) {
+            fold_call(index, item, ends, fold);
+        }
+        return;
+    }
+    match item.text("type").as_deref().unwrap_or_default() {
+        "message" | "reasoning" if !ends => {}
+        "message" | "reasoning" => {
+            for (lane, piece, text) in pieces(item).filter(|piece| is_wanted(piece.0)) {
+                fold.set_text(place(index, piece, item.text("id"), lane, fold), text);
+            }
+            for piece in item.items("content") {
+                let piece = piece.fields();
+                if text_of(&piece).is_none() {
+                    skip_unknown(&piece, |_| false, fold);
+                }
+            }
+        }
+        // What a tool of the provider's does and finds is not the answer.
+        name if OWN_TOOLS.contains(&name) || name.ends_with("_output") => {}
+        _ => skip_unknown(item, |name| name == "encrypted_content", fold),
+    }
+}
+
+/// The texts of a message or of reasoning: what each is, its number, and the text.
+fn pieces<'a>(item: &Fields<'a>) -> impl Iterator<Item = (Lane, u32, Json<'a>)> + use<'a> {
+    let lists = ["content", "summary"].map(|name| (0..).zip(item.items(name)));
+    let texts = lists.into_iter().flatten().filter_map(|(number, piece)| {
+        let (lane, text) = text_of(&piece.fields())?;
+        Some((lane, number, text))
+    });
+    texts.filter(|(_, _, text)| !text.is_empty())
+}
+
+fn is_call(item: &Fields<'_>) -> bool {
+    item.text("type").is_some_and(|name| CALLS.contains(&name.as_ref()))
+}
+
+fn fold_call(index: Option<u32>, item: &Fields<'_>, ends: bool, fold: &mut Fold) {
+    let id = item.text("id");
+    let address = place(index, 0, id.clone(), Lane::Tool, fold);
+    let code = item.text("type").filter(|name| name == "code_interpreter_call");
+    let name = item.text("name").or(code.and(Some("code_interpreter".into())));
+    fold.name_call(address.clone(), item.text("call_id").or(id), name);
+    let names = ["arguments", "input", "code"];
+    match names.iter().find_map(|name| item.get(name)) {
+        Some(arguments) if ends => fold.set_arguments(address, arguments),
+        Some(arguments) => fold.begin_arguments(address, arguments),
+        None => {}
     }
 }

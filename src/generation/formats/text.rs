@@ -30,6 +30,8 @@ impl Provider for Text {
         }
     }
 
+    fn fold_event(&self, _: Option<&str>, _: &Fields<'_>, _: &mut Fold) {} // nor is it parsed
+
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
         outline.set_all(data);
         Some(())

@@ -2,6 +2,7 @@
 //! each with its id, which a later step may use again. `finish`, then `[DONE]`.
 
 use super::Provider;
+use super::content::{fold_content, skip_event};
 use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::Fields;
@@ -42,14 +43,21 @@ impl Provider for UiMessage {
         }))
     }
 
-    fn fold(&self, _: Option<&str>, data: &str, fold: &mut Fold) {
-        let Some(chunk) = Fields::parse(data) else {
-            return;
-        };
+    fn fold_event(&self, _: Option<&str>, chunk: &Fields<'_>, fold: &mut Fold) {
         match chunk.text("type").as_deref().unwrap_or_default() {
             "start-step" => fold.begin_step(),
             "reset-step" => fold.take_back_step(),
-            name => fold_part(name, &chunk, fold).unwrap_or_default(),
+            "start" | "finish" | "finish-step" | "message-metadata" => fold_usage(chunk, fold),
+            "file" | "reasoning-file" => fold.skip(),
+            // What the application says beside the answer, and what its tools found.
+            name if ["data-", "source-", "tool-output-", "tool-approval-"]
+                .iter()
+                .any(|beginning| name.starts_with(beginning)) => {}
+            name => {
+                if fold_part(name, chunk, fold).is_none() {
+                    skip_event(chunk, fold);
+                }
+            }
         }
     }
 
@@ -68,6 +76,14 @@ impl Provider for UiMessage {
     }
 }
 
+/// There is no field for it: applications put it into the metadata of the message.
+fn fold_usage(chunk: &Fields<'_>, fold: &mut Fold) {
+    let metadata = chunk.object("messageMetadata");
+    for object in [chunk, &metadata] {
+        fold.set_usage(object.get("totalUsage").or(object.get("usage")));
+    }
+}
+
 /// What a part of this name is, and which fields have its id and its deltas.
 fn part_named(name: &str) -> Option<(Lane, &'static str, &'static str)> {
     Some(match name {
@@ -78,7 +94,7 @@ fn part_named(name: &str) -> Option<(Lane, &'static str, &'static str)> {
     })
 }
 
-/// A part begins, grows or is there as a whole; `None` if it is no part.
+/// A part begins, grows, ends or is there as a whole; `None` if it is no part.
 fn fold_part(name: &str, chunk: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     let (part, what) = name.rsplit_once('-')?;
     let (lane, id, text) = part_named(part)?;
@@ -86,12 +102,20 @@ fn fold_part(name: &str, chunk: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     if what == "start" {
         fold.part_ends(&address);
     }
-    if lane == Lane::Tool && what != "delta" {
+    let said = [text, "delta", "text"].iter().find_map(|name| chunk.get(name));
+    if lane != Lane::Tool {
+        if let (Some(text), "start" | "delta") = (said, what) {
+            fold_content(&address, text, fold);
+        }
+        return Some(());
+    }
+    if what != "delta" {
         fold.name_call(address.clone(), chunk.text(id), chunk.text("toolName"));
     }
-    match what {
-        "delta" => fold.append(address, chunk.get(text)?),
-        "available" | "error" => fold.set_arguments(address, chunk.get("input")?),
+    match (what, chunk.get("input"), said) {
+        ("delta", _, Some(text)) => fold.append(address, text),
+        ("start", Some(input), _) => fold.begin_arguments(address, input),
+        ("available" | "error", Some(input), _) => fold.set_arguments(address, input),
         _ => {}
     }
     Some(())

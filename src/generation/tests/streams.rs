@@ -5,16 +5,16 @@ use serde_json::{Value, json};
 use crate::generation::{Ending, Fold, Format, Mark, Merge};
 
 /// An event whose SSE type is its data's `type`.
-fn named(data: &str) -> (Option<String>, String) {
+pub(super) fn named(data: &str) -> (Option<String>, String) {
     let value: Value = serde_json::from_str(data).unwrap();
     (value["type"].as_str().map(str::to_owned), data.to_owned())
 }
 
-fn unnamed(data: &str) -> (Option<String>, String) {
+pub(super) fn unnamed(data: &str) -> (Option<String>, String) {
     (None, data.to_owned())
 }
 
-fn fold(format: Format, events: &[(Option<String>, String)]) -> Value {
+pub(super) fn fold(format: Format, events: &[(Option<String>, String)]) -> Value {
     let mut fold = Fold::new(format);
     for (event_type, data) in events {
         fold.push(event_type.as_deref(), data);
@@ -23,7 +23,7 @@ fn fold(format: Format, events: &[(Option<String>, String)]) -> Value {
 }
 
 /// Merges as much as goes.
-fn merge(format: Format, events: &[(Option<String>, String)]) -> Vec<String> {
+pub(super) fn merge(format: Format, events: &[(Option<String>, String)]) -> Vec<String> {
     let (mut merged, mut current) = (Vec::new(), None::<Merge>);
     for (event_type, data) in events {
         if current.as_mut().is_some_and(|merge| merge.try_add(event_type.as_deref(), data)) {

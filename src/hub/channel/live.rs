@@ -269,6 +269,7 @@ impl Channel {
             format: fold.map(|fold| fold.format().as_str()),
             text: fold.map(Fold::text),
             usage: fold.and_then(usage),
+            incomplete: fold.is_some_and(Fold::is_incomplete),
             events: log.end().seq.saturating_sub(1),
             duration: Duration::from_micros(span.map_or(0, time)),
             first_id: span.map(|(first, _)| id(first)),

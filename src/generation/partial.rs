@@ -1,0 +1,156 @@
+//! Arguments of a tool call that come value by value, each with the path of its place, as Gemini on
+//! Vertex sends them: written as the JSON that they add up to.
+//!
+//! Values come in the order of the JSON, so each is written behind the one before it. A path that
+//! goes back is not taken.
+
+use super::fold::Address;
+use super::json::{Fields, Json};
+
+/// The deepest path.
+const MAX_STEPS: usize = 64;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct PartialArguments {
+    address: Address<'static>,
+    /// Where the last value is.
+    path: Vec<Step>,
+    /// The last value is a string, and its closing quote is not written.
+    open: bool,
+    /// The length of the text without what closes it, once the call has ended.
+    unclosed: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Name(Box<str>),
+    Item(u32),
+}
+
+impl PartialArguments {
+    pub(super) fn new(address: Address<'static>) -> Self {
+        Self { address, path: Vec::new(), open: false, unclosed: None }
+    }
+
+    pub(super) fn address(&self) -> Address<'static> {
+        self.address.clone()
+    }
+
+    /// How many bytes it holds.
+    pub(super) fn weight(&self) -> usize {
+        let named = self.path.iter().map(|step| match step {
+            Step::Name(name) => name.len(),
+            Step::Item(_) => 0,
+        });
+        size_of::<Self>() + self.path.capacity() * size_of::<Step>() + named.sum::<usize>()
+    }
+
+    /// Writes one value, or the next piece of a string; false if it has no place here.
+    pub(super) fn add(&mut self, value: &Fields<'_>, text: &mut String) -> bool {
+        let path = value.text("jsonPath").and_then(|path| steps(&path));
+        let Some(path) = path.filter(|path| matches!(path.first(), Some(Step::Name(_)))) else {
+            return false;
+        };
+        let Some(written) = written(value) else {
+            return true; // the value follows, or has ended
+        };
+        if let Some(length) = self.unclosed.take() {
+            text.truncate(length);
+        }
+        if self.path == path {
+            let more = written.contents().filter(|_| self.open);
+            text.push_str(more.unwrap_or_default());
+            return more.is_some();
+        }
+        if !self.go_to(path, text) {
+            return false;
+        }
+        self.open = written.is_string();
+        let plain = written.raw().get();
+        text.push_str(if self.open { &plain[..plain.len() - 1] } else { plain });
+        true
+    }
+
+    /// The call has ended.
+    pub(super) fn end(&mut self, text: &mut String) {
+        if self.unclosed.is_none() {
+            self.unclosed = Some(text.len());
+            text.push_str(if self.open { "\"" } else { "" });
+            text.push_str(if self.path.is_empty() { "{" } else { "" });
+            close(self.path.get(1..).unwrap_or_default(), text);
+            text.push('}');
+        }
+    }
+
+    /// Writes all that stands between the last value and the one at this path.
+    fn go_to(&mut self, path: Vec<Step>, text: &mut String) -> bool {
+        let shared = self.path.iter().zip(&path).take_while(|(one, other)| one == other).count();
+        let follows = match (self.path.get(shared), path.get(shared)) {
+            (Some(Step::Item(last)), Some(Step::Item(next))) => last.checked_add(1) == Some(*next),
+            (Some(Step::Name(_)), Some(Step::Name(_))) => true,
+            (None, Some(_)) => self.path.is_empty(),
+            _ => false,
+        };
+        let begins = |step: &Step| matches!(step, Step::Name(_) | Step::Item(0));
+        if !follows || !path[shared + 1..].iter().all(begins) {
+            return false;
+        }
+        text.push_str(if self.open { "\"" } else { "" });
+        close(self.path.get(shared + 1..).unwrap_or_default(), text);
+        text.push(if self.path.is_empty() { '{' } else { ',' });
+        for (depth, step) in path.iter().enumerate().skip(shared) {
+            if depth > shared {
+                text.push(if let Step::Name(_) = step { '{' } else { '[' });
+            }
+            if let Step::Name(name) = step {
+                text.push_str(&serde_json::Value::from(&**name).to_string());
+                text.push(':');
+            }
+        }
+        (self.path, self.open) = (path, false);
+        true
+    }
+}
+
+/// Ends the objects and arrays that the steps lead into, from the last.
+fn close(steps: &[Step], text: &mut String) {
+    for step in steps.iter().rev() {
+        text.push(if let Step::Name(_) = step { '}' } else { ']' });
+    }
+}
+
+/// The value in whichever field is for its type.
+fn written<'a>(value: &Fields<'a>) -> Option<Json<'a>> {
+    let names = ["stringValue", "numberValue", "boolValue", "value"];
+    let said = names.iter().find_map(|name| value.get(name));
+    if said.is_none() && value.all().iter().any(|(name, _)| name == "nullValue") {
+        return Json::parse("null");
+    }
+    said
+}
+
+/// The steps of a path such as `$.places[0]['zip code']`.
+fn steps(path: &str) -> Option<Vec<Step>> {
+    let mut rest = path.strip_prefix('$')?;
+    let mut steps = Vec::new();
+    while !rest.is_empty() && steps.len() < MAX_STEPS {
+        let step;
+        if let Some(name) = rest.strip_prefix('.') {
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            step = Step::Name(name[..end].into());
+            rest = &name[end..];
+        } else {
+            let inside = rest.strip_prefix('[')?;
+            if let Some(quote) = inside.chars().next().filter(|first| ['\'', '"'].contains(first)) {
+                let (name, behind) = inside[1..].split_once(&format!("{quote}]"))?;
+                (step, rest) = (Step::Name(name.into()), behind);
+            } else {
+                let (number, behind) = inside.split_once(']')?;
+                (step, rest) = (Step::Item(number.parse().ok()?), behind);
+            }
+        }
+        steps.push(step);
+    }
+    rest.is_empty().then_some(steps)
+}
