@@ -1,15 +1,16 @@
 //! Neighbouring deltas into one event.
 //!
 //! Nothing is written anew. An [`Outline`] says where in an event's data the delta's text stands,
-//! and where the fields that vary without meaning. Two events join if all their other bytes are
-//! equal, and then so is the place that the delta has in the JSON, the index or id of its part, and
-//! everything else. The merged event is the last one, with the texts of all in the place of its
-//! own. Texts are joined as they are written, escapes included: what stands between two pairs of
-//! quotes can stand between one.
+//! and which fields are free: those that say nothing of the text, such as an id or the usage so
+//! far, and those that are empty. Two events join if all their other bytes are equal, and then so
+//! is the place that the delta has in the JSON, the index of its part, and everything else; and if
+//! the second has all free fields that the first has, so that nothing is lost. The merged event is
+//! the last one, with the texts of all in the place of its own. Texts are joined as they are
+//! written, escapes included: what stands between two pairs of quotes can stand between one.
 
 use std::ops::Range;
 
-use super::json::Json;
+use super::json::{Fields, Json};
 use super::{DONE, Format};
 
 /// Some neighbouring events that are going out as one.
@@ -28,7 +29,7 @@ impl Merge {
     /// Begins with an event; `None` if it is not a mere delta and can be no part of a merge.
     #[must_use]
     pub fn begin(format: Format, event_type: Option<&str>, data: &str) -> Option<Self> {
-        let outline = outline(format, data)?;
+        let outline = outline(format, event_type, data)?;
         Some(Self {
             format,
             event_type: event_type.map(Box::from),
@@ -47,10 +48,10 @@ impl Merge {
         if let Some(text) = self.simple_delta(data) {
             return self.join(text);
         }
-        let Some(outline) = outline(self.format, data) else {
+        let Some(outline) = outline(self.format, event_type, data) else {
             return false;
         };
-        let fits = self.outline.equal_outside(&self.last, &outline, data);
+        let fits = self.outline.is_followed_by(&self.last, &outline, data);
         if !fits || !self.join(&data[outline.delta()]) {
             return false;
         }
@@ -91,7 +92,9 @@ impl Merge {
 
     /// Pieces of text must not become an end mark that none of them was.
     fn join(&mut self, text: &str) -> bool {
-        if self.format == Format::Text && DONE.strip_prefix(self.joined.as_str()) == Some(text) {
+        if self.format == Format::Text
+            && DONE.strip_prefix(self.joined.trim_start()) == Some(text.trim_end())
+        {
             return false;
         }
         self.joined.push_str(text);
@@ -99,8 +102,9 @@ impl Merge {
     }
 }
 
-fn outline(format: Format, data: &str) -> Option<Outline> {
-    if data == DONE {
+/// Nothing if the event must go out as it is.
+fn outline(format: Format, event_type: Option<&str>, data: &str) -> Option<Outline> {
+    if event_type == Some("error") || format.mark(event_type, data).is_some() {
         return None;
     }
     let mut outline = Outline::default();
@@ -108,58 +112,159 @@ fn outline(format: Format, data: &str) -> Option<Outline> {
     outline.settle()
 }
 
+/// What a field is to a merge.
+pub(super) enum Field {
+    /// It is equal in both events.
+    Fixed,
+    /// It may differ, and the last event's is kept: one of [`FREE`].
+    Free,
+    /// It can have the delta's text. Where several could, as the content beside a thought is `""`,
+    /// the one that is not empty has it.
+    Delta,
+}
+
+/// The fields that may differ. An event that has one does not merge into one that has not.
+const FREE: [&str; 22] = [
+    "CreatedAt",
+    "citations",
+    "createTime",
+    "created",
+    "created_at",
+    "event_id",
+    "id",
+    "item_id",
+    "message",
+    "obfuscation",
+    "p",
+    "responseId",
+    "role",
+    "search_results",
+    "sequence_number",
+    "service_tier",
+    "system_fingerprint",
+    "timings",
+    "traceId",
+    "usage",
+    "usageMetadata",
+    "x_groq",
+];
+
 /// Where in an event's data stands what may differ between two events that join.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outline {
-    delta: Option<Range<usize>>,
-    /// The delta as well, once it is settled; in order.
-    varying: Vec<Range<usize>>,
+    delta: Option<Delta>,
+    /// The fields that are free, and those that have or could have the delta; each with the comma
+    /// before it, or behind it at the beginning of an object. In order, once it is settled.
+    free: Vec<Range<usize>>,
+    /// Which of [`FREE`] there are.
+    has: u32,
+}
+
+/// The field that has the delta.
+#[derive(Clone, Debug, Default)]
+struct Delta {
+    name: Range<usize>,
+    text: Range<usize>,
+    /// How many bytes before it are not free.
+    depth: usize,
 }
 
 impl Outline {
-    /// This string is the delta's text. Where several could be, as the content beside a thought is
-    /// `""`, the one that is not empty is; `None` if there are two.
-    pub(super) fn set_delta(&mut self, value: Json<'_>, data: &str) -> Option<()> {
-        value.contents()?;
-        let span = value.span_in(data);
-        let span = span.start + 1..span.end - 1;
-        if self.delta.as_ref().is_none_or(Range::is_empty) {
-            self.delta = Some(span);
-        } else if !span.is_empty() {
-            return None;
+    /// Looks at the fields of an object. `look` says what each is, and looks into those that it
+    /// has to; `None` if a field has anything that a merge would lose.
+    pub(super) fn walk<'a>(
+        &mut self,
+        object: &Fields<'a>,
+        data: &str,
+        mut look: impl FnMut(&mut Self, &str, Json<'a>) -> Option<Field>,
+    ) -> Option<()> {
+        let all = object.all();
+        let (mut is_first, mut before) = (true, 0);
+        for (number, (name, value)) in all.iter().enumerate() {
+            let span = value.span_in(data);
+            let begins = name_in(name, data)?.start - 1;
+            let field = if value.is_null() { None } else { look(self, name, *value) };
+            match field {
+                Some(Field::Delta) => self.set_delta(name_in(name, data)?, *value, data)?,
+                _ if value.is_empty() => {}
+                Some(Field::Free) => {
+                    self.has |= 1 << FREE.iter().position(|free| free == name)?;
+                }
+                Some(Field::Fixed) => {
+                    (is_first, before) = (false, span.end);
+                    continue;
+                }
+                None => return None,
+            }
+            let next = all.get(number + 1).map(|(name, _)| name_in(name, data));
+            self.free.push(match next {
+                Some(next) if is_first => begins..next?.start - 1,
+                _ if is_first => begins..span.end,
+                _ => before..span.end,
+            });
+            before = span.end;
         }
         Some(())
     }
 
     /// The whole data is the delta's text.
     pub(super) fn set_all(&mut self, data: &str) {
-        self.delta = Some(0..data.len());
+        self.delta = Some(Delta { text: 0..data.len(), ..Delta::default() });
+        self.free.push(0..data.len());
     }
 
-    /// This value may differ; the last event's is kept.
-    pub(super) fn vary(&mut self, value: Json<'_>, data: &str) {
-        self.varying.push(value.span_in(data));
+    fn set_delta(&mut self, name: Range<usize>, value: Json<'_>, data: &str) -> Option<()> {
+        if value.contents().is_none() {
+            return value.is_empty().then_some(()); // an empty list in the place of a text
+        }
+        let span = value.span_in(data);
+        let text = span.start + 1..span.end - 1;
+        if self.delta.as_ref().is_none_or(|delta| delta.text.is_empty()) {
+            self.delta = Some(Delta { name, text, depth: 0 });
+        } else if !text.is_empty() {
+            return None;
+        }
+        Some(())
     }
 
     fn settle(mut self) -> Option<Self> {
-        self.varying.push(self.delta.clone()?);
-        self.varying.sort_unstable_by_key(|span| span.start);
+        self.free.sort_unstable_by_key(|span| span.start);
+        let delta = self.delta.as_mut()?;
+        let text = &delta.text;
+        let holds = |span: &Range<usize>| span.start <= text.start && text.end <= span.end;
+        let own = self.free.iter().position(holds)?;
+        let before = self.free[..own].iter().map(Range::len).sum::<usize>();
+        delta.depth = self.free[own].start - before;
         Some(self)
     }
 
     fn delta(&self) -> Range<usize> {
-        self.delta.clone().unwrap_or_default()
+        self.delta.as_ref().map(|delta| delta.text.clone()).unwrap_or_default()
     }
 
-    /// Whether two events' data are equal but for what may differ, which stands at the same places.
-    fn equal_outside(&self, data: &str, other: &Self, other_data: &str) -> bool {
-        self.varying.len() == other.varying.len() && self.fixed(data).eq(other.fixed(other_data))
+    /// Whether these events' data are equal but for what is free, with the delta in the same place,
+    /// and all that is free in the first is there in the other as well.
+    fn is_followed_by(&self, data: &str, other: &Self, other_data: &str) -> bool {
+        let (Some(delta), Some(next)) = (&self.delta, &other.delta) else {
+            return false;
+        };
+        delta.depth == next.depth
+            && data[delta.name.clone()] == other_data[next.name.clone()]
+            && self.has & !other.has == 0
+            && self.fixed(data).eq(other.fixed(other_data))
     }
 
-    /// The data between the varying spans.
-    fn fixed<'a>(&'a self, data: &'a str) -> impl Iterator<Item = &'a str> {
-        let starts = std::iter::once(0).chain(self.varying.iter().map(|span| span.end));
-        let ends = self.varying.iter().map(|span| span.start).chain([data.len()]);
-        starts.zip(ends).map(|(start, end)| &data[start..end])
+    /// The bytes that are not free.
+    fn fixed<'a>(&'a self, data: &'a str) -> impl Iterator<Item = u8> {
+        let starts = std::iter::once(0).chain(self.free.iter().map(|span| span.end));
+        let ends = self.free.iter().map(|span| span.start).chain([data.len()]);
+        starts.zip(ends).flat_map(|(start, end)| data[start..end].bytes())
     }
+}
+
+/// Where a field's name stands; nothing if it is written with escapes, and so not in the data.
+fn name_in(name: &str, data: &str) -> Option<Range<usize>> {
+    let start = name.as_ptr().addr().checked_sub(data.as_ptr().addr())?;
+    let end = start.checked_add(name.len())?;
+    (start > 0 && end <= data.len()).then_some(start..end)
 }

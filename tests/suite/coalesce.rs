@@ -108,6 +108,25 @@ async fn parts_are_never_merged_with_each_other() {
 }
 
 #[tokio::test]
+async fn chunks_with_ids_usage_and_empty_fields_of_their_own_become_few() {
+    let hub = TestHub::start().await;
+    let chunk = |n: usize| {
+        format!(
+            r#"{{"id":"c{n}","created":{n},"choices":[{{"index":0,"delta":{{"content":" {n}","tool_calls":[]}}}}],"usage":{{"total_tokens":{n}}},"citations":["{n}"]}}"#
+        )
+    };
+    let mut events: Vec<String> = (0..50).map(chunk).collect();
+    events.push("[DONE]".to_owned());
+    hub.post("/v1/channels/c?close=auto", SSE, event_stream(&events)).await.ok();
+    let mut client = hub.stream("/v1/channels/c?from=earliest&coalesce=100ms", &[]).await;
+    let seen = client.rest().await;
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    let all: String = (0..50).map(|n| format!(" {n}")).collect();
+    assert_eq!(seen[0].data, chunk(49).replace(" 49", &all), "the last one, with all texts");
+    assert_eq!(seen[1].data, "[DONE]");
+}
+
+#[tokio::test]
 async fn a_merged_event_is_a_valid_one_of_its_format_with_the_last_ones_id() {
     let hub = TestHub::start().await;
     let generation = Generation::of(Format::Anthropic, ["a", "b", "c", "d"]);

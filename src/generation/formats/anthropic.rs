@@ -6,7 +6,7 @@ use super::content::{fold_content, skip_event, skip_unknown};
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
-use crate::generation::merge::Outline;
+use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct Anthropic;
@@ -72,22 +72,23 @@ impl Provider for Anthropic {
     }
 
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        let event = Fields::parse(data)?;
-        for (name, value) in event.present() {
-            match name {
-                "type" if value.contents() == Some("content_block_delta") => {}
-                "index" => {}
+        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+            Some(match name {
+                "type" if value.contents() == Some("content_block_delta") => Field::Fixed,
+                "index" => Field::Fixed,
                 "delta" => {
                     let fields = value.fields();
-                    outline.set_delta(delta(&fields)?.1, data)?;
-                    if fields.present().count() != 2 {
-                        return None; // more than its type and its text
-                    }
+                    let text = delta(&fields)?.1;
+                    outline.walk(&fields, data, |_, name, value| match name {
+                        "type" => Some(Field::Fixed), // the other is its text
+                        _ => (value.raw().get().as_ptr() == text.raw().get().as_ptr())
+                            .then_some(Field::Delta),
+                    })?;
+                    Field::Fixed
                 }
                 _ => return None,
-            }
-        }
-        Some(())
+            })
+        })
     }
 }
 

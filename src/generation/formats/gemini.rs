@@ -7,7 +7,7 @@ use super::content::{fold_content, skip_event, skip_unknown};
 use crate::generation::fold::{Address, Fold, Key, Lane, call_address};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
-use crate::generation::merge::Outline;
+use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct Gemini;
@@ -75,18 +75,19 @@ impl Provider for Gemini {
     }
 
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        let event = Fields::parse(data)?;
-        for (name, value) in event.present() {
-            match name {
-                "candidates" => outline_candidate(&value.only_item()?.fields(), data, outline)?,
+        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+            Some(match name {
+                "candidates" => {
+                    outline_candidate(&value.only_item()?.fields(), data, outline)?;
+                    Field::Fixed
+                }
                 // It counts everything so far, so the last one says it all.
-                "usageMetadata" => outline.vary(value, data),
+                "usageMetadata" | "responseId" | "createTime" | "traceId" => Field::Free,
                 "error" => return None,
-                _ if value.is_scalar() => {}
+                _ if value.is_scalar() => Field::Fixed,
                 _ => return None,
-            }
-        }
-        Some(())
+            })
+        })
     }
 }
 
@@ -128,31 +129,30 @@ fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
 }
 
 fn outline_candidate(candidate: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    for (name, value) in candidate.present() {
-        match name {
-            "index" => {}
+    outline.walk(candidate, data, |outline, name, value| {
+        Some(match name {
+            // What filters found is the same for both, or they do not join.
+            "index" | "safetyRatings" => Field::Fixed,
             "content" => {
-                for (name, value) in value.fields().present() {
-                    match name {
-                        "role" => {}
-                        "parts" => outline_part(&value.only_item()?.fields(), data, outline)?,
-                        _ => return None,
+                outline.walk(&value.fields(), data, |outline, name, value| match name {
+                    "role" => Some(Field::Free),
+                    "parts" => {
+                        outline_part(&value.only_item()?.fields(), data, outline)?;
+                        Some(Field::Fixed)
                     }
-                }
+                    _ => None,
+                })?;
+                Field::Fixed
             }
             _ => return None,
-        }
-    }
-    Some(())
+        })
+    })
 }
 
 fn outline_part(part: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    for (name, value) in part.present() {
-        match name {
-            "text" => outline.set_delta(value, data)?,
-            "thought" => {}
-            _ => return None,
-        }
-    }
-    Some(())
+    outline.walk(part, data, |_, name, _| match name {
+        "text" => Some(Field::Delta),
+        "thought" => Some(Field::Fixed),
+        _ => None,
+    })
 }

@@ -8,7 +8,7 @@ use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_u
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
-use crate::generation::merge::Outline;
+use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct Ollama;
@@ -73,28 +73,24 @@ impl Provider for Ollama {
     }
 
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        let line = Fields::parse(data)?;
-        for (name, value) in line.present() {
-            match name {
-                "created_at" => outline.vary(value, data),
-                "done" if !value.is_true() => {}
-                "response" | "thinking" => outline.set_delta(value, data)?,
-                "message" => outline_message(&value.fields(), data, outline)?,
-                "model" | "remote_model" | "remote_host" => {}
+        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+            Some(match name {
+                "created_at" => Field::Free,
+                "done" if !value.is_true() => Field::Fixed,
+                "response" | "thinking" => Field::Delta,
+                "message" => {
+                    outline.walk(&value.fields(), data, |_, name, _| match name {
+                        "role" => Some(Field::Free),
+                        "content" | "thinking" | "reasoning_content" | "reasoning" => {
+                            Some(Field::Delta)
+                        }
+                        _ => None,
+                    })?;
+                    Field::Fixed
+                }
+                "model" | "remote_model" | "remote_host" => Field::Fixed,
                 _ => return None,
-            }
-        }
-        Some(())
+            })
+        })
     }
-}
-
-fn outline_message(message: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    for (name, value) in message.present() {
-        match name {
-            "role" => {}
-            "content" | "thinking" => outline.set_delta(value, data)?,
-            _ => return None,
-        }
-    }
-    Some(())
 }

@@ -12,7 +12,7 @@ use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
-use crate::generation::merge::Outline;
+use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct OpenAiChat;
@@ -64,17 +64,21 @@ impl Provider for OpenAiChat {
     }
 
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        let chunk = Fields::parse(data)?;
-        for (name, value) in chunk.present() {
-            match name {
-                "choices" => outline_choice(&value.only_item()?.fields(), data, outline)?,
-                "created" | "obfuscation" => outline.vary(value, data),
-                "error" | "usage" => return None,
-                _ if value.is_scalar() => {}
+        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+            Some(match name {
+                "choices" => {
+                    outline_choice(&value.only_item()?.fields(), data, outline)?;
+                    Field::Fixed
+                }
+                "x_groq" if value.fields().get("error").is_some() => return None,
+                "id" | "created" | "created_at" | "CreatedAt" | "system_fingerprint"
+                | "service_tier" | "usage" | "x_groq" | "timings" | "citations"
+                | "search_results" | "obfuscation" | "p" => Field::Free,
+                "error" => return None,
+                _ if value.is_scalar() => Field::Fixed,
                 _ => return None,
-            }
-        }
-        Some(())
+            })
+        })
     }
 }
 
@@ -203,49 +207,58 @@ fn begin_call(
 }
 
 fn outline_choice(choice: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    for (name, value) in choice.present() {
-        match name {
+    let delta = choice.object("delta");
+    outline.walk(choice, data, |outline, name, value| {
+        Some(match name {
             // What Azure's filters found is the same for both, or they do not join.
-            "index" | "content_filter_results" => {}
-            "text" => outline.set_delta(value, data)?,
-            "delta" => outline_delta(&value.fields(), data, outline)?,
+            "index" | "content_filter_results" => Field::Fixed,
+            "usage" => Field::Free,
+            "text" => Field::Delta,
+            "delta" => {
+                outline_delta(&value.fields(), data, outline)?;
+                Field::Fixed
+            }
+            // All that was said so far; but not what the delta says as well.
+            "message" => {
+                let said = value.fields().get("content")?.contents()?;
+                if delta.get("content")?.contents()? == said {
+                    return None;
+                }
+                Field::Free
+            }
             _ => return None,
-        }
-    }
-    Some(())
+        })
+    })
 }
 
 fn outline_delta(delta: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    for (name, value) in delta.present() {
-        match name {
-            "role" => {}
-            "content" | "refusal" | "reasoning_content" | "reasoning" => {
-                outline.set_delta(value, data)?;
+    outline.walk(delta, data, |outline, name, value| {
+        Some(match name {
+            "role" | "usage" => Field::Free,
+            "content" | "refusal" | "reasoning_content" | "reasoning" | "thinking" | "thought"
+            | "reasoning_text" => Field::Delta,
+            "tool_calls" => {
+                outline_call(&value.only_item()?.fields(), data, outline)?;
+                Field::Fixed
             }
-            "tool_calls" => outline_call(&value.only_item()?.fields(), data, outline)?,
             _ => return None,
-        }
-    }
-    Some(())
+        })
+    })
 }
 
 /// A call that is named here begins here, and does not merge.
 fn outline_call(call: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    for (name, value) in call.present() {
-        match name {
-            "index" | "type" => {}
-            "id" if value.is_empty_string() => {}
+    outline.walk(call, data, |outline, name, value| {
+        Some(match name {
+            "index" | "type" => Field::Fixed,
             "function" | "custom" => {
-                for (name, value) in value.fields().present() {
-                    match name {
-                        "arguments" | "input" => outline.set_delta(value, data)?,
-                        "name" if value.is_empty_string() => {}
-                        _ => return None,
-                    }
-                }
+                outline.walk(&value.fields(), data, |_, name, _| match name {
+                    "arguments" | "input" => Some(Field::Delta),
+                    _ => None,
+                })?;
+                Field::Fixed
             }
             _ => return None,
-        }
-    }
-    Some(())
+        })
+    })
 }

@@ -12,7 +12,7 @@ use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
-use crate::generation::merge::Outline;
+use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct OpenAiResponses;
@@ -96,16 +96,17 @@ impl Provider for OpenAiResponses {
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
         let event = Fields::parse(data)?;
         lane(event.text("type")?.strip_prefix("response.")?.strip_suffix(".delta")?)?;
-        for (name, value) in event.present() {
-            match name {
-                "delta" => outline.set_delta(value, data)?,
-                "sequence_number" | "obfuscation" => outline.vary(value, data),
-                "logprobs" if value.raw().get() == "[]" => {}
-                "type" | "item_id" | "output_index" | "content_index" | "summary_index" => {}
+        let is_placed = event.number("output_index").is_some();
+        outline.walk(&event, data, |_, name, _| {
+            Some(match name {
+                "delta" => Field::Delta,
+                "sequence_number" | "obfuscation" | "event_id" => Field::Free,
+                "item_id" if is_placed => Field::Free, // some servers make up one for every event
+                "type" | "item_id" | "response_id" | "output_index" | "content_index"
+                | "summary_index" => Field::Fixed,
                 _ => return None,
-            }
-        }
-        Some(())
+            })
+        })
     }
 }
 

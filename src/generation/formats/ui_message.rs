@@ -7,7 +7,7 @@ use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark, typed};
-use crate::generation::merge::Outline;
+use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct UiMessage;
@@ -64,15 +64,12 @@ impl Provider for UiMessage {
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
         let chunk = Fields::parse(data)?;
         let (_, id, text) = part_named(chunk.text("type")?.strip_suffix("-delta")?)?;
-        for (name, value) in chunk.present() {
-            match name {
-                "type" => {}
-                name if name == id => {}
-                name if name == text => outline.set_delta(value, data)?,
-                _ => return None,
-            }
-        }
-        Some(())
+        outline.walk(&chunk, data, |_, name, _| match name {
+            "type" => Some(Field::Fixed),
+            name if name == id => Some(Field::Fixed),
+            name if name == text => Some(Field::Delta),
+            _ => None,
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::streams::{fold, named, unnamed};
+use super::streams::{fold, merge, named, unnamed};
 use crate::generation::{Fold, Format};
 
 const CHAT: Format = Format::OpenAiChat;
@@ -511,6 +511,139 @@ fn what_is_no_content_is_not_missed() {
     for (format, data) in cases {
         assert_eq!(fold_all(format, &[data])["incomplete"], Value::Null, "{data}");
     }
+}
+
+/// Fifty tokens, each with these fields, in which `@` is its number.
+fn tokens(fields: &str, delta: &str) -> Vec<(Option<String>, String)> {
+    let token = |number: u32| {
+        let template = format!(
+            r#"{{{fields}"object":"chat.completion.chunk",
+            "choices":[{{"index":0,"finish_reason":null,"delta":{{{delta}"content":" tok@"}}}}]}}"#
+        );
+        unnamed(&template.replace('@', &number.to_string()))
+    };
+    (0..50).map(token).collect()
+}
+
+#[test]
+fn chunks_that_differ_in_what_is_no_text_merge() {
+    for (fields, delta) in [
+        (r#""id":"c@","created":1@,"#, ""),
+        (r#""id":"c@","usage":{"total_tokens":@},"#, r#""role":"assistant","#),
+        (r#""usage":{},"system_fingerprint":"f@","service_tier":"@","#, r#""tool_calls":[],"#),
+        (r#""citations":["@"],"search_results":[{"n":@}],"#, ""),
+        (r#""x_groq":{"id":"@","usage":{"n":@}},"obfuscation":"@","#, r#""refusal":null,"#),
+    ] {
+        let all = tokens(fields, delta);
+        let merged = merge(CHAT, &all);
+        assert_eq!(merged.len(), 1, "{fields} {delta}");
+        let merged: Vec<_> = merged.iter().map(|data| unnamed(data)).collect();
+        assert_eq!(fold(CHAT, &merged), fold(CHAT, &all), "{fields} {delta}");
+        let texts: String = (0..50).map(|number| format!(" tok{number}")).collect();
+        let last = all[49].1.replace(" tok49", &texts);
+        assert_eq!(merged[0].1, last, "the last one, with the texts of all");
+    }
+}
+
+#[test]
+fn empty_fields_may_come_and_go() {
+    let all = deltas(&[
+        r#"{"content":"a"}"#,
+        r#"{"content":"b","tool_calls":[]}"#,
+        r#"{"role":null,"content":"c"}"#,
+        r#"{"role":"","reasoning":"","content":"d","annotations":[ ]}"#,
+        r#"{"function_call":null,"content":"e"}"#,
+    ]);
+    let mut all: Vec<_> = all.iter().map(|data| unnamed(data)).collect();
+    for (at, rest) in [(1, r#","usage":{}"#), (2, r#","usage":null,"id":"x""#), (4, r#","id":"y""#)]
+    {
+        let data = all[at].1.trim_end_matches('}').to_owned() + rest + "}";
+        all[at].1 = data.replace(r#"}]"#, "}}]").replace("}}}]", "}}]");
+    }
+    all[3].1 = all[3].1.replace(r#"{"choices""#, r#"{"id":"z","usage":{ },"choices""#);
+    for (_, data) in &all {
+        assert!(serde_json::from_str::<Value>(data).is_ok(), "{data}");
+    }
+    let merged = merge(CHAT, &all);
+    assert_eq!(merged, [all[4].1.replace("\"e\"", "\"abcde\"")]);
+}
+
+#[test]
+fn nothing_that_counts_is_lost_in_a_merge() {
+    let chunk = |rest: &str, delta: &str| {
+        unnamed(&format!(r#"{{{rest}"choices":[{{"index":0,"delta":{{{delta}}}}}]}}"#))
+    };
+    let plain = || chunk("", r#""content":"a""#);
+    for first in [
+        chunk(r#""usage":{"n":1},"#, r#""content":"b""#),
+        chunk(r#""citations":["x"],"#, r#""content":"b""#),
+        chunk("", r#""role":"assistant","content":"b""#),
+        chunk(r#""id":"c","#, r#""content":"b""#),
+        chunk(r#""x_groq":{"usage":{"n":1}},"#, r#""content":"b""#),
+    ] {
+        assert_eq!(merge(CHAT, &[first.clone(), plain()]).len(), 2, "{first:?}");
+        assert_eq!(merge(CHAT, &[plain(), first.clone()]).len(), 1, "{first:?}");
+        assert_eq!(merge(CHAT, &[first.clone(), first]).len(), 1);
+    }
+    for other in [
+        chunk("", r#""content":"b""#).1.replace("}}]", r#"},"finish_reason":"stop"}]"#),
+        chunk(r#""error":{"message":"no"},"#, r#""content":"b""#).1,
+        chunk(r#""x_groq":{"error":"no"},"#, r#""content":"b""#).1,
+        chunk(r#""model":"other","#, r#""content":"b""#).1,
+        chunk("", r#""reasoning":"b""#).1,
+        chunk("", r#""reasoning":"","reasoning_content":"b""#).1,
+        chunk("", r#""content":"b""#).1.replace("\"index\":0", "\"index\":1"),
+        chunk("", r#""content":"b","images":[{}]"#).1,
+        chunk("", r#""content":"b""#).1.replace("}}]", r#"},"error":{"code":1}}]"#),
+        chunk("", r#""tool_calls":[{"index":0,"id":"b","function":{"arguments":"b"}}]"#).1,
+        chunk("", r#""content":"b""#).1.replace("}}]", r#"},"message":{"content":"b"}}]"#),
+    ] {
+        let all = [plain(), unnamed(&other)];
+        assert_eq!(merge(CHAT, &all).len(), 2, "{other}");
+    }
+    let error = (Some("error".to_owned()), plain().1);
+    assert_eq!(merge(CHAT, &[error.clone(), error]).len(), 2);
+}
+
+#[test]
+fn the_whole_so_far_beside_a_delta_is_that_of_the_last() {
+    let chunk = |delta: &str, so_far: &str| {
+        unnamed(&format!(
+            r#"{{"choices":[{{"index":0,"message":{{"role":"assistant","content":"{so_far}"}},
+            "delta":{{"role":"assistant","content":"{delta}"}}}}]}}"#
+        ))
+    };
+    let all = [chunk("a", "a"), chunk("b", "ab"), chunk("c", "abc")];
+    assert_eq!(merge(CHAT, &all), [all[0].1.clone(), chunk("bc", "abc").1]);
+    assert_eq!(fold(CHAT, &all)["text"], "abc");
+}
+
+#[test]
+fn ids_that_are_made_up_for_every_event_do_not_keep_others_from_merging() {
+    let responses = |n: u32| {
+        named(&format!(
+            r#"{{"type":"response.output_text.delta","item_id":"m{n}","output_index":0,
+            "content_index":0,"sequence_number":{n},"delta":"{n}"}}"#
+        ))
+    };
+    let gemini = |n: u32| {
+        unnamed(&format!(
+            r#"{{"candidates":[{{"content":{{"parts":[{{"text":"{n}"}}],"role":"model"}}}}],
+            "responseId":"{n}","usageMetadata":{{"n":{n}}}}}"#
+        ))
+    };
+    let all: Vec<_> = (0..9).map(responses).collect();
+    assert_eq!(
+        merge(RESPONSES, &all),
+        [responses(8).1.replace(r#""delta":"8""#, r#""delta":"012345678""#)]
+    );
+    let all: Vec<_> = (0..9).map(gemini).collect();
+    assert_eq!(merge(Format::Gemini, &all).len(), 1);
+}
+
+#[test]
+fn a_text_of_pieces_does_not_become_an_end_mark_with_spaces_around_it() {
+    assert_eq!(merge(Format::Text, &events(&[" [DO", "NE] "])), [" [DO", "NE] "]);
 }
 
 #[test]

@@ -15,6 +15,11 @@ enum Run {
 }
 
 impl Run {
+    /// Arguments that are more than one object: they cannot be those of one call.
+    fn is_odd_call(&self) -> bool {
+        matches!(self, Self::Call(text) if text.matches(['{', '[']).count() > 1)
+    }
+
     fn text(&self) -> &str {
         match self {
             Self::Text(text) | Self::Reasoning(text) | Self::Call(text) => text,
@@ -36,6 +41,8 @@ struct Writer {
     events: Vec<Event>,
     /// Whether characters beyond ASCII are written as escapes.
     escaped: bool,
+    /// Which of the fields that say nothing of the text each event has.
+    noise: u32,
 }
 
 impl Writer {
@@ -48,6 +55,26 @@ impl Writer {
 
     fn other(&mut self, data: &Value) {
         self.put(None, data.to_string());
+    }
+
+    /// Fields of a chunk that differ from one to the next, or come and go.
+    fn noise(&self) -> (String, &'static str) {
+        let (now, bits) = (self.now(), self.noise >> (self.events.len() % 24));
+        let mut fields = String::new();
+        for (bit, field) in [
+            format!(r#""id":"c{now}","#),
+            format!(r#""system_fingerprint":"f{now}","#),
+            r#""usage":{},"#.to_owned(),
+            format!(r#""usage":{{"total_tokens":{now}}},"#),
+            format!(r#""citations":["{now}"],"service_tier":null,"#),
+        ]
+        .iter()
+        .enumerate()
+        {
+            fields += if bits >> bit & 1 == 1 { field } else { "" };
+        }
+        let delta = [r#""tool_calls":[],"#, r#""role":"assistant","#, r#""refusal":null,"#, ""];
+        (fields, delta[bits as usize >> 5 & 3])
     }
 
     /// How many events there are: a number that varies.
@@ -115,12 +142,15 @@ fn write_chat(writer: &mut Writer, number: usize, run: &Run, cuts: &[usize]) {
             ),
         };
         let (now, pad) = (writer.now(), "x".repeat(writer.now() % 5));
+        let (fields, empty) = writer.noise();
+        // A call has its own list of calls.
+        let empty = if part.starts_with("call") { "" } else { empty };
         writer.put(
             Some(part),
             format!(
-                r#"{{"id":"c","created":{now},"model":"m",
-                "choices":[{{"index":0,"delta":{{{delta}}},"finish_reason":null}}],
-                "usage":null,"obfuscation":"{pad}"}}"#
+                r#"{{{fields}"created":{now},"model":"m",
+                "choices":[{{"index":0,"delta":{{{empty}{delta}}},"finish_reason":null}}],
+                "obfuscation":"{pad}"}}"#
             ),
         );
     }
@@ -252,7 +282,11 @@ fn write_end(writer: &mut Writer) {
 }
 
 fn write(format: Format, runs: &[(Run, Vec<usize>)], escaped: bool) -> Vec<Event> {
-    let mut writer = Writer { format, events: Vec::new(), escaped };
+    write_with(format, runs, escaped, 0)
+}
+
+fn write_with(format: Format, runs: &[(Run, Vec<usize>)], escaped: bool, noise: u32) -> Vec<Event> {
+    let mut writer = Writer { format, events: Vec::new(), escaped, noise };
     for (number, (run, cuts)) in runs.iter().enumerate() {
         write_run(&mut writer, number, run, cuts);
     }
@@ -412,9 +446,10 @@ proptest! {
         format in any_format(),
         runs in any_runs(),
         escaped in any::<bool>(),
+        noise in any::<u32>(),
         joins in prop::collection::vec(prop::bool::weighted(0.8), 1..20),
     ) {
-        let events = write(format, &runs, escaped);
+        let events = write_with(format, &runs, escaped, noise);
         let merged = merge(format, &events, &joins);
         prop_assert!(merged.len() <= events.len());
         let (before, after) = (fold(format, pairs(&events)), fold(format, pairs(&merged)));
@@ -452,6 +487,7 @@ proptest! {
         escaped in any::<bool>(),
     ) {
         let fold = fold(format, pairs(&write(format, &runs, escaped)));
+        prop_assert!(!fold.is_incomplete() || runs.iter().any(|(run, _)| run.is_odd_call()));
         if format != Format::Text {
             let texts = runs.iter().filter_map(|(run, _)| match run {
                 Run::Text(text) => Some(text.as_str()),

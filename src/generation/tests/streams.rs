@@ -251,7 +251,6 @@ fn openai_chat_deltas_with_more_than_text_do_not_merge() {
         r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#,
         r#"{"choices":[{"index":0,"delta":{"content":"a"},"logprobs":{"content":[]}}]}"#,
         r#"{"choices":[{"index":0,"delta":{"content":"a"},"token_ids":[7]}]}"#,
-        r#"{"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"total_tokens":1}}"#,
         r#"{"choices":[{"index":0,"delta":{"content":"a"}}],"error":"x"}"#,
         r#"{"choices":[{"index":0,"delta":{"content":"a","annotations":[{}]}}]}"#,
         r#"{"choices":[{"index":0,"delta":{"content":"a","refusal":"b"}}]}"#,
