@@ -5,6 +5,7 @@
 //! is there to its end, broken off if it is not. To a client that never heard of a gap, a stream
 //! with a hole in it would look whole.
 
+use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
 use crate::generation::Format as Shape;
 use crate::hub::Step;
@@ -70,10 +71,24 @@ impl Bare {
         let marks = |shape: Shape| shape.mark(event_type, &data).is_some();
         self.marked |= self.shape.is_some_and(marks);
         if self.lines {
-            out.extend_from_slice(data.as_bytes());
-            out.push(b'\n');
+            push_line(&data, out);
         } else {
             sse::event_text(out, &sse::Text { id: None, event_type, data: data.as_bytes() });
         }
     }
+}
+
+/// Appends the data of one event as one line.
+///
+/// In JSON, a line end is white space and can be another. What is not JSON and has several lines
+/// becomes a JSON string: nothing of it is lost, and the reader of lines can parse it.
+fn push_line(data: &str, out: &mut Vec<u8>) {
+    if !data.contains('\n') {
+        out.extend_from_slice(data.as_bytes());
+    } else if serde_json::from_str::<serde::de::IgnoredAny>(data).is_ok() {
+        out.extend(data.bytes().map(|byte| if byte == b'\n' { b' ' } else { byte }));
+    } else {
+        push_json(&data, out);
+    }
+    out.push(b'\n');
 }

@@ -237,6 +237,9 @@ impl Pieces {
     }
 }
 
+/// A byte order mark in UTF-8.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// Cuts a body into lines; blank ones are passed over.
 pub(super) struct Lines {
     max_bytes: usize,
@@ -298,7 +301,9 @@ impl Lines {
     ) -> Result<(), E> {
         self.taken += 1;
         self.check(&line)?;
-        let line = line.slice_ref(line.trim_ascii());
+        // Windows tools begin a file with a byte order mark, which is no part of its first line.
+        let text = line.strip_prefix(BOM).filter(|_| self.taken == 1).unwrap_or(&line);
+        let line = line.slice_ref(text.trim_ascii());
         if line.is_empty() { Ok(()) } else { take(line) }
     }
 

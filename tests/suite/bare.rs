@@ -105,3 +105,29 @@ async fn wrong_values_are_refused() {
         assert_problem(&reply, 400, "invalid_parameter", "expected");
     }
 }
+
+#[tokio::test]
+async fn an_event_of_several_lines_is_one_line_of_bare_lines() {
+    let hub = TestHub::start().await;
+    let body = "data: {\"model\":\"q\",\ndata: \"response\":\"Hel\"}\n\n\
+                data: [\ndata:   1,\ndata:\ndata:   2\ndata: ]\n\n\
+                data: two \"lines\"\ndata: of text\n\n\
+                data: one\n\n\
+                data: [DONE]\n\n";
+    hub.post("/v1/channels/c?close=complete", "text/event-stream", body).await.ok();
+    let (lines, whole) = read(&hub, "/v1/channels/c?from=earliest&bare=lines").await;
+    assert!(whole);
+    let expected = [
+        r#"{"model":"q", "response":"Hel"}"#,
+        "[   1,    2 ]",
+        r#""two \"lines\"\nof text""#,
+        "one",
+        "[DONE]",
+    ];
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(squeezed(line), squeezed(expected));
+    }
+}

@@ -521,3 +521,37 @@ async fn publishers_and_those_who_come_and_go_do_not_lock_each_other_out() {
     }
     assert_eq!(steady.take(2000).await.len(), 2000);
 }
+
+#[tokio::test]
+async fn ndjson_has_several_names_and_may_begin_with_a_byte_order_mark() {
+    let hub = TestHub::start().await;
+    for (n, kind) in [
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/ndjson; charset=utf-8",
+        "Application/NDJSON;charset=UTF-8",
+        "application/jsonl",
+        "application/x-jsonl",
+        "application/jsonlines",
+        "application/x-jsonlines",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let to = format!("/v1/channels/c/{n}");
+        let body = "\u{feff}{\"a\":1}\r\n\n{\"a\":2}\n";
+        let receipt = hub.post(&format!("{to}?close=complete"), kind, body).await.ok();
+        assert_eq!(receipt.json()["events"], 2, "{kind}");
+        let accept = kind.split(';').next().unwrap();
+        let page = hub.get(&format!("{to}?from=earliest"), &[("Accept", kind)]).await.ok();
+        let given = page.header("content-type").unwrap().to_owned();
+        assert_eq!(given, accept.to_ascii_lowercase());
+        assert!(page.text().starts_with("{\"id\":"), "{}", page.text());
+        assert_eq!(page_texts(&hub.page(&format!("c/{n}"), "from=earliest").await)[0], "{\"a\":1}");
+    }
+    // Only there: in the middle it is no white space.
+    let reply = hub.post("/v1/channels/d", "application/jsonl", "1\n\u{feff}2\n").await;
+    assert_problem(&reply, 400, "invalid_event", "line 2");
+    let lines = "\u{feff}{\"channel\":\"e\",\"data\":\"x\"}\n";
+    assert_eq!(hub.post("/v1/publish", "application/jsonl", lines).await.ok().json()["events"], 1);
+}

@@ -17,6 +17,19 @@ use crate::hub::{Claim, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
 
+/// What NDJSON is called: the name that the hub prefers, then the others.
+const NDJSON: [&str; 9] = [
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonl",
+    "application/jsonlines",
+    "application/x-jsonlines",
+    "application/json-lines",
+    "application/ldjson",
+    "application/x-ldjson",
+];
+
 /// What the handlers work with.
 pub struct Native {
     /// The channels.

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::intake::{Intake, Piece, Terms};
-use super::{Native, channel_name, claim};
+use super::{NDJSON, Native, channel_name, claim};
 use crate::auth::{Operation, Principal};
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
@@ -237,14 +237,15 @@ fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem
     let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
     let kind = match essence.trim().to_ascii_lowercase().as_str() {
         sse::MEDIA_TYPE => BodyKind::EventStream,
-        "application/x-ndjson" => BodyKind::Ndjson,
+        name if NDJSON.contains(&name) => BodyKind::Ndjson,
         _ if options.format == Some(Format::Text) => BodyKind::Text,
         _ => BodyKind::Single,
     };
     if options.close == Some(Closing::Auto) && !kind.is_streamed() {
         let right = format!(
-            "expected with a body of {} or application/x-ndjson, or with `format=text`",
-            sse::MEDIA_TYPE
+            "expected with a body of {} or {}, or with `format=text`",
+            sse::MEDIA_TYPE,
+            NDJSON[0]
         );
         return Err(Problem::parameter("close", "auto", &right));
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{Native, channel_name, claim};
+use super::{NDJSON, Native, channel_name, claim};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
-use crate::egress::{Format, Link, Page, page};
+use crate::egress::{EventStream, Format, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
     Body, Caller, Client, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty, json,
@@ -20,7 +20,6 @@ use crate::pass::Pass;
 use crate::position::StartFrom;
 use crate::sse;
 
-const NDJSON: &str = "application/x-ndjson";
 const JSON: &str = "application/json";
 
 /// Events in a page for which no `limit` was asked.
@@ -88,15 +87,17 @@ async fn subscribe(
     let from = start(request.headers(), query)?;
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
     let many = matches!(selection, Selection::Many(_));
-    let format = match bare(query, many)? {
+    let (format, media_type) = match bare(query, many)? {
         Some(_) if from == StartFrom::Snapshot => {
             let right = "expected anything else with `bare`: a snapshot is the hub's own event";
             return Err(Problem::parameter("from", "snapshot", right));
         }
-        Some(format) => format,
+        Some(Format::BareLines) => (Format::BareLines, NDJSON[0]),
+        Some(format) => (format, sse::CONTENT_TYPE),
         None => match accepted(request.headers())? {
             JSON => return answer_page(native, selection, &from, coalesce, query, pass).await,
-            media_type => format(media_type, many),
+            sse::MEDIA_TYPE => (format(sse::MEDIA_TYPE, many), sse::CONTENT_TYPE),
+            media_type => (format(media_type, many), media_type),
         },
     };
     match open(native, selection, &from).await? {
@@ -108,7 +109,8 @@ async fn subscribe(
             }
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             let link = request.extensions().get::<Client>().map(|client| client.link.clone());
-            Ok(live(native, subscription, format, coalesce, link, pass))
+            let stream = native.egress.stream(subscription, format, coalesce, link, pass);
+            Ok(live(stream, media_type))
         }
     }
 }
@@ -130,14 +132,15 @@ async fn open(
 }
 
 fn accepted(headers: &HeaderMap) -> Result<&'static str, Problem> {
-    negotiate(headers, &[sse::MEDIA_TYPE, NDJSON, JSON]).ok_or_else(|| {
-        let detail = format!("offered are {}, {NDJSON} and {JSON}", sse::MEDIA_TYPE);
+    let offers: Vec<_> = [sse::MEDIA_TYPE].into_iter().chain(NDJSON).chain([JSON]).collect();
+    negotiate(headers, &offers).ok_or_else(|| {
+        let detail = format!("offered are {}, {} and {JSON}", sse::MEDIA_TYPE, NDJSON[0]);
         Problem::new(ErrorCode::NotAcceptable, detail)
     })
 }
 
 fn format(media_type: &str, many: bool) -> Format {
-    match (media_type == NDJSON, many) {
+    match (NDJSON.contains(&media_type), many) {
         (false, false) => Format::EventStream,
         (false, true) => Format::Envelopes,
         (true, false) => Format::Ndjson,
@@ -190,17 +193,8 @@ fn begin(query: &Query) -> Result<StartFrom, Problem> {
     }
 }
 
-fn live(
-    native: &Native,
-    subscription: Subscription,
-    format: Format,
-    coalesce: Coalesce,
-    link: Option<Arc<Link>>,
-    pass: Pass,
-) -> Response {
-    let media_type = if format.is_event_stream() { sse::CONTENT_TYPE } else { NDJSON };
-    let body = native.egress.stream(subscription, format, coalesce, link, pass);
-    let mut response = Response::new(Body::Stream(Box::new(body)));
+fn live(stream: EventStream, media_type: &'static str) -> Response {
+    let mut response = Response::new(Body::Stream(Box::new(stream)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     not_stored(headers);
