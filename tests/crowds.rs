@@ -94,7 +94,7 @@ impl Hub {
 
     fn metrics(&self) -> String {
         let mut tcp = TcpStream::connect(self.admin).expect("a connection");
-        let request = "GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         tcp.write_all(request.as_bytes()).expect("a request");
         let mut page = String::new();
         tcp.read_to_string(&mut page).expect("an answer");

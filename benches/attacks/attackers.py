@@ -45,7 +45,7 @@ class Attacker:
 
     def head(self, method, path, *lines):
         key = f"Authorization: Bearer {self.task['key']}"
-        return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: hub", key, *lines, "", ""]).encode()
+        return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", key, *lines, "", ""]).encode()
 
     def connect(self, timeout=1.0):
         """A connected socket, or nothing if the hub has no room."""
@@ -160,7 +160,7 @@ class HalfRequests(Crowd):
     """A request that never ends."""
 
     def __init__(self, task):
-        super().__init__(task, b"GET /v1/channels/attack/half HTTP/1.1\r\nHost: hub\r\nX-Wait: a", task["crowd"])
+        super().__init__(task, b"GET /v1/channels/attack/half HTTP/1.1\r\nHost: localhost\r\nX-Wait: a", task["crowd"])
 
 
 class Elsewhere(HalfRequests):
@@ -307,8 +307,8 @@ def literal(name_index, value):
     return bytes([name_index, len(value)]) + value.encode()
 
 
-# GET /v1/channels/attack/reset of http://hub
-REQUEST = b"\x82\x86" + literal(0x04, "/v1/channels/attack/reset") + literal(0x01, "hub")
+# GET /v1/channels/attack/reset of http://localhost
+REQUEST = b"\x82\x86" + literal(0x04, "/v1/channels/attack/reset") + literal(0x01, "localhost")
 OPENING = PREFACE + frame(SETTINGS, 0, 0)
 
 
@@ -467,7 +467,7 @@ class Credentials(Pipeline):
             else:
                 kid = "known" if kind == 1 else f"unknown-{self.index}-{number}"
                 token = jwt({"alg": "EdDSA", "kid": kid}, claims | {"iss": "https://ed.example/"}, number)
-            lines = ["GET /v1/channels/attack/x HTTP/1.1", "Host: hub", f"Authorization: Bearer {token}"]
+            lines = ["GET /v1/channels/attack/x HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
             if self.forwarded:
                 lines.append(f"X-Forwarded-For: 203.0.113.{self.index}")
             yield "\r\n".join([*lines, "", ""]).encode()

@@ -122,7 +122,7 @@ impl Request {
         let line = String::from_utf8_lossy(first);
         let (method, target) = line.split_once(' ')?;
         let mut bytes = first.to_vec();
-        bytes.extend_from_slice(b" HTTP/1.1\r\nHost: hub\r\n");
+        bytes.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\n");
         for line in lines {
             let name = line.split(|byte| *byte == b':').next()?;
             let name = String::from_utf8_lossy(name).trim().to_ascii_lowercase();

@@ -57,8 +57,8 @@ impl Admin {
     #[must_use]
     pub fn common_routes(&self) -> Vec<Route> {
         vec![
-            page("/healthz", Access::Free, handler(self, healthz)),
-            page("/readyz", Access::Free, handler(self, readyz)),
+            page("/healthz", Access::Health, handler(self, healthz)),
+            page("/readyz", Access::Health, handler(self, readyz)),
             page("/openapi.yaml", Access::Free, handler(self, openapi)),
         ]
     }

@@ -16,7 +16,7 @@ use super::key_set::{FetchKeys, Flight};
 use super::minter::{self, Minter};
 use super::secret::Environment;
 use super::token::Token;
-use super::{Credential, Principal};
+use super::{ANONYMOUS, Credential, Principal};
 use crate::limits::{MAX_TOKEN_BYTES, MAX_TRIED_KEYS};
 
 /// The issuer of those who show an API key.
@@ -269,8 +269,8 @@ impl State {
         match credential {
             // Where nobody can prove anything, nothing that is shown is a proof of less.
             _ if self.is_open() => Ok(self.unnamed.clone().ok_or(AuthError::Missing)?),
-            Credential::Cookie(token) if self.cookie.is_some() => self.token(token, now),
-            Credential::Query(token) if self.query => self.token(token, now),
+            Credential::Cookie(text) if self.cookie.is_some() => self.only_token(text, now),
+            Credential::Query(text) if self.query => self.only_token(text, now),
             Credential::ApiKey(key) => Ok(self.api_key(key)?),
             // A token has dots, and an API key has none.
             Credential::Bearer(text) if !text.contains('.') => Ok(self.api_key(text)?),
@@ -295,6 +295,11 @@ impl State {
         }
         let place = api_key::find(text, self.api_keys.iter().map(|key| &key.hash))?;
         self.api_keys.get(place).map(|key| key.principal.clone()).ok_or(AuthError::UnknownKey)
+    }
+
+    /// Where an API key is not taken: it would end up in logs and histories.
+    fn only_token(&self, text: &str, now: SystemTime) -> Result<Principal, Refusal> {
+        if text.contains('.') { self.token(text, now) } else { Err(AuthError::Misplaced.into()) }
     }
 
     fn token(&self, text: &str, now: SystemTime) -> Result<Principal, Refusal> {
@@ -395,7 +400,7 @@ impl ApiKey {
 /// Those who show nothing: a role of their own, or, where nobody can show anything, everybody.
 fn unnamed(config: &Config) -> Option<Principal> {
     let (name, grants) = if !config.anonymous.is_empty() {
-        ("anonymous", config.anonymous.clone())
+        (ANONYMOUS, config.anonymous.clone())
     } else if !config.has_credentials() {
         (EVERYONE, Grants::everything())
     } else {

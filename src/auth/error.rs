@@ -13,6 +13,15 @@ pub enum AuthError {
          grants as an object of lists of patterns"
     )]
     Malformed,
+    /// Another scheme than `Bearer`.
+    #[error("the scheme of `Authorization` must be `Bearer`, with a token or an API key behind it")]
+    Scheme,
+    /// Something without the dots of a token, where only tokens are taken.
+    #[error(
+        "not a token: in `access_token` and in the cookie only a JWT is taken; send an API key as \
+         `Authorization: Bearer` or `X-API-Key`"
+    )]
+    Misplaced,
     /// More bytes than any credential has.
     #[error("the credential is larger than 8 KiB")]
     TooLarge,
@@ -43,7 +52,7 @@ pub enum AuthError {
 }
 
 impl AuthError {
-    /// Every cause.
+    /// One cause of each code.
     pub const ALL: [Self; 11] = [
         Self::Missing,
         Self::Malformed,
@@ -63,7 +72,7 @@ impl AuthError {
     pub fn code(self) -> &'static str {
         match self {
             Self::Missing => "missing",
-            Self::Malformed => "malformed",
+            Self::Malformed | Self::Scheme | Self::Misplaced => "malformed",
             Self::TooLarge => "too_large",
             Self::UnknownKey => "unknown_key",
             Self::WrongSignature => "wrong_signature",

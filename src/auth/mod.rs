@@ -36,6 +36,9 @@ pub use key_set::{FetchError, FetchFuture, FetchKeys, KeySet};
 pub use minter::{MintError, Minted, Minter};
 pub use secret::{Environment, Secret, SecretError, SecretSource};
 
+/// The issuer of those who show nothing.
+const ANONYMOUS: &str = "anonymous";
+
 /// Who makes a request, and what they may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -53,6 +56,14 @@ pub struct Principal {
     pub expires: Option<SystemTime>,
     /// The key that vouches for them, if one does.
     pub key_id: Option<KeyId>,
+}
+
+impl Principal {
+    /// Whether they showed nothing, and have the role of those who do not.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.key_id.is_none() && &*self.issuer == ANONYMOUS
+    }
 }
 
 /// What a client showed, and where.

@@ -132,6 +132,9 @@ fn reload_on_hangup(
     })
 }
 
+/// Descriptors that are for no connection: listeners, the store, hooks, threads.
+const OTHER_DESCRIPTORS: u64 = 64;
+
 /// Every connection needs a descriptor: takes as many as the system allows, and says if they will
 /// not do.
 fn raise_descriptor_limit(max_connections: usize) {
@@ -142,11 +145,14 @@ fn raise_descriptor_limit(max_connections: usize) {
     }
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     tracing::info!(descriptors, max_connections, "limit of open files");
-    if descriptors < max_connections as u64 {
+    // Each of the two listeners may have as many.
+    let needed = (max_connections as u64).saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
+    if descriptors < needed {
         tracing::warn!(
             descriptors,
-            max_connections,
-            "fewer files may be open than `server.max_connections`: raise the limit (ulimit -n)"
+            needed,
+            "too few files may be open for `server.max_connections` on each of the two listeners: \
+             raise the limit (ulimit -n), or lower the setting"
         );
     }
 }

@@ -15,7 +15,7 @@ const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
 const PREFIX: &str = "FANFARE";
 
 /// Settings that are lists: in the environment, their items stand between commas.
-const LISTS: [&str; 2] = ["cors.allow_origins", "server.trusted_proxies"];
+const LISTS: [&str; 3] = ["cors.allow_origins", "server.hosts", "server.trusted_proxies"];
 
 /// A configuration, and where each setting that is no default came from.
 #[derive(Clone, Debug)]

@@ -8,6 +8,8 @@ use crate::channel::ChannelName;
 /// What a route asks of whoever calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
+    /// Nothing: neither who they are, nor by what name they call the hub.
+    Health,
     /// Nothing: not even who they are.
     Free,
     /// One of these operations, on the channel that the path names.
@@ -25,7 +27,7 @@ impl Access {
     /// `forbidden`, whether or not there is such a channel; or the name is none.
     pub fn check(self, grants: &Grants, rest: &str) -> Result<(), Problem> {
         match self {
-            Self::Free => Ok(()),
+            Self::Health | Self::Free => Ok(()),
             Self::OnChannel(operations) => {
                 let name: ChannelName = decode_path(rest)?.parse()?;
                 one_of(operations, "this channel", |operation| grants.covers(operation, &name))

@@ -10,6 +10,7 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Request;
+use super::credentials::without_default_port;
 use super::router::App;
 
 /// Settings of the section `cors`.
@@ -35,6 +36,15 @@ impl Config {
             [all] if all == "*" => Ok(()),
             origins => origins.iter().try_for_each(|origin| check_origin(origin)),
         }
+    }
+
+    /// The origins as browsers write them: without a port that the scheme implies.
+    pub(super) fn origins(&self) -> Vec<String> {
+        let plain = |origin: &String| match origin.split_once("://") {
+            Some((scheme, rest)) => format!("{scheme}://{}", without_default_port(scheme, rest)),
+            None => origin.clone(),
+        };
+        self.allow_origins.iter().map(plain).collect()
     }
 
     /// The application with preflights answered and responses marked.
@@ -69,7 +79,7 @@ impl Config {
         let named = !self.allow_origins.iter().any(|origin| origin == "*");
         let allow_origin = match self.allow_origins.as_slice() {
             [all] if all == "*" => AllowOrigin::any(),
-            origins => AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())),
+            _ => AllowOrigin::list(self.origins().iter().filter_map(|origin| origin.parse().ok())),
         };
         CorsLayer::new()
             .allow_origin(allow_origin)
@@ -82,6 +92,11 @@ impl Config {
                 HeaderName::from_static("idempotency-key"),
                 HeaderName::from_static("last-event-id"),
                 HeaderName::from_static("x-api-key"),
+                // What tools for tracing add to each request of a page.
+                HeaderName::from_static("traceparent"),
+                HeaderName::from_static("tracestate"),
+                HeaderName::from_static("baggage"),
+                HeaderName::from_static("sentry-trace"),
             ])
             .expose_headers([
                 header::RETRY_AFTER,

@@ -50,7 +50,8 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, AuthError> {
 fn bearer(text: &str) -> Result<&str, AuthError> {
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => Err(AuthError::Malformed),
+        None if text.eq_ignore_ascii_case("bearer") => Err(AuthError::Malformed),
+        _ => Err(AuthError::Scheme),
     }
 }
 
@@ -93,11 +94,29 @@ pub(super) fn may_write<B>(request: &Request<B>, allowed: &[String]) -> bool {
 }
 
 /// Whether the page came from the host that it speaks to. The scheme is not compared: a proxy may
-/// have ended TLS.
+/// have ended TLS. A proxy may also write the port that goes without saying.
 fn is_own<B>(origin: &str, request: &Request<B>) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-    origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host)
+    let (Some((scheme, page)), Some(host)) = (origin.split_once("://"), called(request)) else {
+        return false;
+    };
+    without_default_port(scheme, page).eq_ignore_ascii_case(without_default_port(scheme, host))
+}
+
+/// A host and port, without a port that the scheme implies.
+pub(super) fn without_default_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
+    let port = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    authority.strip_suffix(port).unwrap_or(authority)
+}
+
+/// By what name and port the client calls the hub: in the request's target, which HTTP/2 always and
+/// HTTP/1.1 rarely has, or in `Host`.
+pub(super) fn called<B>(request: &Request<B>) -> Option<&str> {
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    target.or_else(|| request.headers().get(header::HOST)?.to_str().ok())
 }
 
 /// Takes the token out of the query, so that nothing behind this sees it, and no log.
@@ -148,6 +167,7 @@ mod tests {
             (vec![cookie, ("x-api-key", "k")], Some("q"), "key k"),
             (vec![cookie, ("x-api-key", "k"), ("authorization", "bearer  t")], None, "bearer t"),
             (vec![("authorization", "Basic dTpw"), ("x-api-key", "k")], None, "malformed"),
+            (vec![("authorization", "sk-123")], None, "malformed"),
             (vec![("authorization", "Bearer"), ("x-api-key", "k")], None, "malformed"),
             (vec![("x-api-key", "k"), ("x-api-key", "l")], None, "malformed"),
             (vec![("cookie", "mysession=1; session2=2")], None, "none"),
@@ -197,6 +217,7 @@ mod tests {
             // A browser that says so knows better than a host that looks alike.
             ("POST", Some("https://hub.example:4100"), Some("cross-site"), false),
             ("POST", Some("https://hub.example"), None, false),
+            ("POST", Some("https://hub.example:443"), None, false),
         ] {
             let mut request = Request::builder().method(method).uri("/v1/channels/a");
             request = request.header("host", "hub.example:4100");
@@ -207,6 +228,28 @@ mod tests {
             }
             let request = request.body(()).unwrap();
             assert_eq!(may_use_cookie(&request, &allowed), may, "{method} {origin:?} {site:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_goes_without_saying_makes_no_other_origin() {
+        for (host, origin, may) in [
+            ("hub.example:443", "https://hub.example", true),
+            ("hub.example", "https://hub.example:443", true),
+            ("hub.example:443", "https://hub.example:443", true),
+            ("hub.example:80", "http://hub.example", true),
+            ("hub.example", "http://hub.example:80", true),
+            ("[2001:db8::1]:443", "https://[2001:db8::1]", true),
+            ("HUB.example", "https://hub.example", true),
+            ("hub.example:80", "https://hub.example", false),
+            ("hub.example:443", "http://hub.example", false),
+            ("hub.example:8443", "https://hub.example", false),
+            ("hub.example:443", "https://evil.example", false),
+            ("[2001:db8::80]", "http://[2001:db8::]", false),
+        ] {
+            let request = Request::post("/v1/channels/a").header("host", host);
+            let request = request.header("origin", origin).body(()).unwrap();
+            assert_eq!(may_write(&request, &[]), may, "{origin} to {host}");
         }
     }
 }

@@ -49,6 +49,8 @@ pub fn json<T: Serialize>(value: &T) -> Result<Response, Problem> {
     let mut json = Vec::with_capacity(USUAL_BYTES);
     serde_json::to_writer(&mut json, value)
         .map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    // For terminals: the prompt begins on a line of its own.
+    json.push(b'\n');
     Ok(document("application/json", json))
 }
 

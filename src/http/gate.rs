@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::access::Access;
-use super::credentials::{find, may_use_cookie, may_write, take_query_token};
+use super::credentials::{called, find, may_use_cookie, may_write, take_query_token};
+use super::hosts::Hosts;
 use super::problem::{ErrorCode, Problem};
 use super::{Client, CorsConfig, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
@@ -26,6 +27,9 @@ const FORBIDDEN: &str = "forbidden";
 /// And this: it came from a page that may not send it.
 const ORIGIN: &str = "origin";
 
+/// And this: it called the hub by a name that is not the hub's.
+const HOST: &str = "host";
+
 /// Lets requests in: a cheap handle.
 #[derive(Clone)]
 pub struct Gate(Arc<Shared>);
@@ -35,6 +39,8 @@ struct Shared {
     quotas: Arc<Quotas>,
     /// Origins whose pages may use cookies.
     origins: Vec<String>,
+    /// By what names the hub may be called, where nobody is asked who they are.
+    hosts: Hosts,
     /// Who everybody is, where nobody is asked. That does not change.
     everyone: Option<Arc<Principal>>,
     admitted: Mutex<Vec<Admitted>>,
@@ -91,13 +97,15 @@ impl Gate {
         authenticator: Arc<Authenticator>,
         quotas: Arc<Quotas>,
         cors: &CorsConfig,
+        hosts: Hosts,
         metrics: Arc<Metrics>,
     ) -> Self {
         let reasons = AuthError::ALL.map(AuthError::code);
-        metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, ORIGIN]));
+        metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, HOST, ORIGIN]));
         let everyone = authenticator.everyone().map(Arc::new);
-        let (origins, admitted) = (cors.allow_origins.clone(), Mutex::default());
-        Self(Arc::new(Shared { authenticator, quotas, origins, everyone, admitted, metrics }))
+        let (origins, admitted) = (cors.origins(), Mutex::default());
+        let shared = Shared { authenticator, quotas, origins, hosts, everyone, admitted, metrics };
+        Self(Arc::new(shared))
     }
 
     /// Who is asked.
@@ -106,11 +114,29 @@ impl Gate {
         &self.0.authenticator
     }
 
+    /// Why the hub may not be called by the name that this request calls it by, if that is so. Only
+    /// where nobody is asked who they are: elsewhere a page under a false name has no credential.
+    pub(super) fn misdirected(&self, request: &Request) -> Option<Problem> {
+        self.0.everyone.as_ref()?;
+        // Programs of old say no name at all; browsers always do.
+        let host = called(request)?;
+        if self.0.hosts.allow(host) {
+            return None;
+        }
+        self.0.metrics.refused(HOST);
+        let host: String = host.chars().take(100).flat_map(char::escape_default).collect();
+        let detail = format!(
+            "`{host}` is not a name of this hub, which asks for no credentials: add the name to \
+             `server.hosts`, or call the hub by address or as `localhost`"
+        );
+        Some(Problem::new(ErrorCode::MisdirectedRequest, detail).with("setting", "server.hosts"))
+    }
+
     /// Lets a request in, or not, if that can be said at once: where nobody is asked who they are,
     /// nobody has to wait for the answer either.
     pub(super) fn meet(&self, access: Access, mut request: Request) -> Meeting {
         let token = take_query_token(request.uri_mut());
-        if access == Access::Free {
+        if matches!(access, Access::Health | Access::Free) {
             return Meeting::Welcome(request);
         }
         let Some(everyone) = &self.0.everyone else {
@@ -152,13 +178,23 @@ impl Gate {
         let address = address_of(request);
         self.0.quotas.may_try(address).map_err(|exceeded| self.exceeded(&exceeded))?;
         let principal = self.authenticate(request, token, address).await?;
-        access.check(&principal.grants, rest).inspect_err(|problem| {
-            if problem.code() == ErrorCode::Forbidden {
-                self.0.metrics.refused(FORBIDDEN);
-            }
+        access.check(&principal.grants, rest).map_err(|problem| match problem.code() {
+            ErrorCode::Forbidden => self.not_granted(&principal, problem),
+            _ => problem,
         })?;
         let payer = self.0.quotas.payer(Some(name_of(&principal, address)), address);
         Ok((Arc::new(principal), payer))
+    }
+
+    /// Counts that something is not granted. To those who have shown nothing, the way to get it is
+    /// said.
+    fn not_granted(&self, principal: &Principal, problem: Problem) -> Problem {
+        if principal.is_anonymous() {
+            self.0.metrics.refused(AuthError::Missing.code());
+            return Problem::unauthenticated(AuthError::Missing);
+        }
+        self.0.metrics.refused(FORBIDDEN);
+        problem
     }
 
     fn foreign_origin(&self) -> Problem {
@@ -304,8 +340,8 @@ impl Caller {
     /// What it wants is not granted.
     #[must_use]
     pub fn forbidden(&self, operation: Operation, detail: &str) -> Problem {
-        self.gate.0.metrics.refused(FORBIDDEN);
-        Problem::new(ErrorCode::Forbidden, detail).with("operation", operation.as_str())
+        let problem = Problem::new(ErrorCode::Forbidden, detail);
+        self.gate.not_granted(&self.principal, problem.with("operation", operation.as_str()))
     }
 
     /// Who pays for what it does.

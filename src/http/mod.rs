@@ -8,6 +8,7 @@ mod cors;
 mod credentials;
 mod document;
 mod gate;
+mod hosts;
 mod http2;
 mod jwks;
 mod listener;
@@ -36,6 +37,7 @@ pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, InvalidOrigin};
 pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};
 pub use gate::{Caller, Gate};
+pub use hosts::Hosts;
 pub use jwks::KeyFetcher;
 pub use listener::Listener;
 pub use negotiate::negotiate;
@@ -64,6 +66,9 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Whether the hub may listen to the world and ask nobody who they are.
     pub insecure: bool,
+    /// Names by which the hub may be called as long as it asks for no credentials, beside addresses
+    /// and `localhost`.
+    pub hosts: Hosts,
     /// Open connections on the public listener.
     pub max_connections: usize,
     /// Time in which the head of a request must arrive, also of the next one on a connection.
@@ -94,6 +99,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 4100)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4101)),
             insecure: false,
+            hosts: Hosts::default(),
             max_connections: 20_000,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

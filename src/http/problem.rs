@@ -31,6 +31,8 @@ pub enum ErrorCode {
     Forbidden,
     /// Another generation was meant than the present one.
     GenerationOver,
+    /// The head of the request is larger than allowed.
+    HeadTooLarge,
     /// A defect of the hub.
     Internal,
     /// Not a channel name or pattern.
@@ -39,8 +41,12 @@ pub enum ErrorCode {
     InvalidEvent,
     /// A query parameter, header or field cannot be understood.
     InvalidParameter,
+    /// The request is not one by the rules of HTTP.
+    InvalidRequest,
     /// The path knows other methods.
     MethodNotAllowed,
+    /// The hub is not called by that name.
+    MisdirectedRequest,
     /// No representation that the client accepts.
     NotAcceptable,
     /// Nothing there.
@@ -63,22 +69,27 @@ pub enum ErrorCode {
     StoreFull,
     /// Nobody who is known here.
     Unauthenticated,
+    /// The body is in a form that the hub does not read.
+    UnsupportedMediaType,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::ChannelClosed,
         Self::ChannelStopped,
         Self::Draining,
         Self::EventTooLarge,
         Self::Forbidden,
         Self::GenerationOver,
+        Self::HeadTooLarge,
         Self::Internal,
         Self::InvalidChannelName,
         Self::InvalidEvent,
         Self::InvalidParameter,
+        Self::InvalidRequest,
         Self::MethodNotAllowed,
+        Self::MisdirectedRequest,
         Self::NotAcceptable,
         Self::NotFound,
         Self::Overloaded,
@@ -90,6 +101,7 @@ impl ErrorCode {
         Self::StoreFailed,
         Self::StoreFull,
         Self::Unauthenticated,
+        Self::UnsupportedMediaType,
     ];
 
     /// The table: code, status, whether the same request may succeed later, title.
@@ -108,6 +120,10 @@ impl ErrorCode {
             Self::GenerationOver => {
                 ("generation_over", S::CONFLICT, false, "Another generation was meant")
             }
+            Self::HeadTooLarge => {
+                let status = S::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                ("head_too_large", status, false, "The head is too large")
+            }
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, true, "The hub has a defect"),
             Self::InvalidChannelName => {
                 ("invalid_channel_name", S::BAD_REQUEST, false, "Not a channel name")
@@ -118,8 +134,12 @@ impl ErrorCode {
             Self::InvalidParameter => {
                 ("invalid_parameter", S::BAD_REQUEST, false, "A parameter is wrong")
             }
+            Self::InvalidRequest => ("invalid_request", S::BAD_REQUEST, false, "Not valid HTTP"),
             Self::MethodNotAllowed => {
                 ("method_not_allowed", S::METHOD_NOT_ALLOWED, false, "Wrong method")
+            }
+            Self::MisdirectedRequest => {
+                ("misdirected_request", S::MISDIRECTED_REQUEST, false, "Not a name of this hub")
             }
             Self::NotAcceptable => {
                 ("not_acceptable", S::NOT_ACCEPTABLE, false, "No acceptable representation")
@@ -149,6 +169,9 @@ impl ErrorCode {
             }
             Self::Unauthenticated => {
                 ("unauthenticated", S::UNAUTHORIZED, false, "No valid credential")
+            }
+            Self::UnsupportedMediaType => {
+                ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, false, "Not in that form")
             }
         }
     }
@@ -252,7 +275,9 @@ impl Problem {
         self
     }
 
-    fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+    /// The same with one more header.
+    #[must_use]
+    pub(super) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
         self
     }
@@ -292,7 +317,7 @@ impl Problem {
         members.insert("detail".into(), self.detail.into());
         members.insert("retryable".into(), retryable.into());
         members.extend(self.more);
-        let text = Value::Object(members).to_string();
+        let text = format!("{}\n", Value::Object(members));
         let mut response = document("application/problem+json", text);
         *response.status_mut() = status;
         let headers = response.headers_mut();

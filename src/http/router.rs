@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 pub use http::Method;
 use http::{HeaderValue, StatusCode, header};
+use hyper::body::Body as _;
 
 use super::access::Access;
 use super::body::let_finish;
@@ -50,6 +51,14 @@ pub struct Route {
 pub struct Router {
     routes: Arc<matchit::Router<Route>>,
     gate: Gate,
+    elsewhere: Option<Arc<Elsewhere>>,
+}
+
+/// What another listener has.
+struct Elsewhere {
+    paths: matchit::Router<()>,
+    /// Which listener, and its setting.
+    listener: &'static str,
 }
 
 impl Router {
@@ -62,7 +71,23 @@ impl Router {
         for route in routes {
             paths.insert(route.path, route)?;
         }
-        Ok(Self { routes: Arc::new(paths), gate })
+        Ok(Self { routes: Arc::new(paths), gate, elsewhere: None })
+    }
+
+    /// The same, telling whoever asks here for one of these paths which listener has it.
+    ///
+    /// # Errors
+    /// Two paths collide.
+    pub fn beside(
+        self,
+        listener: &'static str,
+        others: &[Route],
+    ) -> Result<Self, matchit::InsertError> {
+        let mut paths = matchit::Router::new();
+        for route in others {
+            paths.insert(route.path, ())?;
+        }
+        Ok(Self { elsewhere: Some(Arc::new(Elsewhere { paths, listener })), ..self })
     }
 
     /// The router as an application.
@@ -74,9 +99,13 @@ impl Router {
     /// Nothing of what is large is in a future of its own here: it would be moved from one to the
     /// next.
     fn answer(&self, request: Request) -> Answer {
-        let Ok(found) = self.routes.at(request.uri().path()) else {
-            let detail = "no such path: see /openapi.yaml for those that are there";
-            return at_once(Problem::new(ErrorCode::NotFound, detail).into_response());
+        let found = self.routes.at(request.uri().path()).ok();
+        let is_health = found.as_ref().is_some_and(|found| found.value.is_health());
+        if !is_health && let Some(problem) = self.gate.misdirected(&request) {
+            return at_once(refused((problem, request.into_body())));
+        }
+        let Some(found) = found else {
+            return at_once(self.not_here(request.uri().path()).into_response());
         };
         let rest = found.params.iter().next().map_or("", |(_, rest)| rest).to_owned();
         let route = found.value;
@@ -87,16 +116,25 @@ impl Router {
         }
     }
 
+    fn not_here(&self, path: &str) -> Problem {
+        let elsewhere = self.elsewhere.as_ref();
+        let detail = match elsewhere.filter(|elsewhere| elsewhere.paths.at(path).is_ok()) {
+            Some(elsewhere) => format!("this path is on {}, and not here", elsewhere.listener),
+            None => "no such path: see /openapi.yaml for those that are there".to_owned(),
+        };
+        Problem::new(ErrorCode::NotFound, detail)
+    }
+
     /// Past the gate, to the handler.
     fn admit(&self, access: Access, handler: &Handler, request: Request, rest: String) -> Answer {
         match self.gate.meet(access, request) {
-            Meeting::Welcome(request) => handler(request, rest),
+            Meeting::Welcome(request) => enter(handler, request, rest),
             Meeting::Refused(refusal) => at_once(refused(refusal)),
             Meeting::Stranger(stranger) => {
                 let (gate, handler) = (self.gate.clone(), handler.clone());
                 Box::pin(async move {
                     match gate.ask(stranger, &rest).await {
-                        Ok(request) => handler(request, rest).await,
+                        Ok(request) => enter(&handler, request, rest).await,
                         Err(refusal) => refused(refusal),
                     }
                 })
@@ -111,10 +149,50 @@ impl Route {
         found.map(|(_, access, handler)| (*access, handler))
     }
 
+    fn is_health(&self) -> bool {
+        self.methods.iter().all(|(_, access, _)| *access == Access::Health)
+    }
+
     fn allow(&self) -> String {
         let known = self.methods.iter().map(|(method, ..)| method.as_str());
         known.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// To the handler, unless the body is in a form that none of them reads.
+fn enter(handler: &Handler, request: Request, rest: String) -> Answer {
+    match unreadable(&request) {
+        None => handler(request, rest),
+        Some(problem) => at_once(refused((problem, request.into_body()))),
+    }
+}
+
+/// What is wrong with the form of the body, if there is a body.
+fn unreadable(request: &Request) -> Option<Problem> {
+    if request.body().is_end_stream() {
+        return None;
+    }
+    let headers = request.headers();
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(text);
+    let mut coded = codings.filter(|line| !line.split(',').all(|coding| plain(coding.trim())));
+    if let Some(coded) = coded.next() {
+        let detail = format!(
+            "`Content-Encoding: {}`: the hub takes bodies as they are, without compression",
+            coded.escape_default()
+        );
+        let problem = Problem::new(ErrorCode::UnsupportedMediaType, detail);
+        return Some(problem.with_header(header::ACCEPT_ENCODING, "identity"));
+    }
+    let kind = headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default();
+    let multipart =
+        kind.trim_start().get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
+    multipart.then(|| {
+        let detail = "a `multipart` body is not taken apart: send the data of an event as the body \
+                      itself (`curl --data-binary @file`), several as NDJSON or an event stream";
+        Problem::new(ErrorCode::UnsupportedMediaType, detail)
+    })
 }
 
 fn at_once(response: Response) -> Answer {

@@ -300,11 +300,14 @@ fn proxies(config: &Config, metrics: &Arc<Metrics>) -> Proxies {
 
 fn apps(config: &Config, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), StartError> {
     let (public, admin) = routes(parts);
-    let app = |routes| {
-        let router = Router::new(routes, gate.clone());
+    let app = |routes: &[Route], listener, others: &[Route]| {
+        let router = Router::new(routes.to_vec(), gate.clone());
+        let router = router.and_then(|router| router.beside(listener, others));
         router.map(Router::into_app).map_err(|error| StartError::Routes(error.to_string()))
     };
-    Ok((config.cors.wrap(app(public)?), app(admin)?))
+    let outside = app(&public, "the admin listener (`server.admin_listen`)", &admin)?;
+    let inside = app(&admin, "the public listener (`server.listen`)", &public)?;
+    Ok((config.cors.wrap(outside), inside))
 }
 
 /// Every route of the public and of the admin listener.

@@ -22,7 +22,8 @@ pub(super) fn gate(
     metrics: Arc<Metrics>,
 ) -> Result<Gate, StartError> {
     let authenticator = Arc::new(authenticator(config)?);
-    Ok(Gate::new(authenticator, quotas.clone(), &config.cors, metrics))
+    let hosts = config.server.hosts.clone();
+    Ok(Gate::new(authenticator, quotas.clone(), &config.cors, hosts, metrics))
 }
 
 /// Reads who is trusted.

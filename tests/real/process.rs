@@ -9,7 +9,7 @@ use super::support::{FANFARE, HubProcess, eventually, get, post, within};
 
 async fn subscriber(hub: &HubProcess) -> TcpStream {
     let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
-    let head = b"GET /v1/channels/a HTTP/1.1\r\nHost: hub\r\n\r\n";
+    let head = b"GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     tcp.write_all(head).await.expect("a request");
     let mut seen = String::new();
     while !seen.contains("retry: ") {
@@ -56,7 +56,7 @@ async fn without_a_descriptor_left_a_client_is_told_and_those_who_are_there_stay
     let refused = within("a refusal", async {
         loop {
             let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
-            let head = b"GET /v1/channels/a HTTP/1.1\r\nHost: hub\r\n\r\n";
+            let head = b"GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
             tcp.write_all(head).await.expect("a request");
             let mut piece = [0; 4096];
             let read = tcp.read(&mut piece).await.unwrap_or(0);

@@ -72,7 +72,8 @@ async fn refused(sockets: &[&OwnedFd], names: Option<&str>, settings: &[(&str, &
 /// Sends a publish, and leaves the answer to be read.
 async fn begin_post(addr: SocketAddr, channel: &str, data: &str) -> TcpStream {
     let mut tcp = TcpStream::connect(addr).await.expect("a connection that is not refused");
-    let head = format!("POST /v1/channels/{channel} HTTP/1.1\r\nHost: hub\r\nConnection: close");
+    let head =
+        format!("POST /v1/channels/{channel} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
     let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{data}", data.len());
     tcp.write_all(request.as_bytes()).await.expect("a request that the kernel takes");
     tcp
@@ -105,7 +106,7 @@ async fn a_restart_refuses_nobody_and_turns_nobody_away() {
     let mut first = hub_on(&sockets, addr, &[("FANFARE_DRAIN__WINDOW", "1h")]);
     // A publish that goes on holds the drain open.
     let mut publisher = TcpStream::connect(addr).await.expect("a connection");
-    let head = "POST /v1/channels/a HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\
+    let head = "POST /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                 Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
     publisher.write_all(head.as_bytes()).await.expect("a head");
     publisher.write_all(b"4\r\n\"1\"\n\r\n").await.expect("a line");

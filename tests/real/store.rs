@@ -266,7 +266,7 @@ async fn an_export_while_somebody_publishes_has_all_that_was_there_and_no_hole()
         ("FANFARE_CHANNELS__MAX_EVENTS", "100000000"),
         ("FANFARE_CHANNELS__MAX_BYTES", "400MiB"),
     ]);
-    let request = "POST /v1/channels/busy HTTP/1.1\r\nHost: hub\r\nContent-Type: application/x-ndjson\
+    let request = "POST /v1/channels/busy HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\
                 \r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut publisher = TcpStream::connect(hub.addr()).expect("a connection");
     publisher.write_all(request.as_bytes()).expect("a request");

@@ -303,11 +303,36 @@ async fn auth_those_who_show_nothing_have_the_anonymous_role_and_nobody_else_has
     let nobody = Client::nobody(&hub);
     let page = nobody.page("public/news", "from=earliest").await;
     assert_eq!(page_texts(&page), ["hello"]);
-    assert_forbidden(&nobody.try_publish("public/news", "no").await, "publish");
-    assert_forbidden(&nobody.get("/v1/channels/private", &[]).await, "elsewhere");
-    assert_forbidden(&nobody.get("/v1/events?channel=**", &[]).await, "everywhere");
-    assert_forbidden(&hub.admin_request("GET", "/metrics", &[]).await, "metrics");
-    assert_forbidden(&hub.admin_request("GET", "/v1/channels", &[]).await, "the list");
+    assert_problem(
+        &nobody.try_publish("public/news", "no").await,
+        401,
+        "unauthenticated",
+        "no credential",
+    );
+    assert_problem(
+        &nobody.get("/v1/channels/private", &[]).await,
+        401,
+        "unauthenticated",
+        "no credential",
+    );
+    assert_problem(
+        &nobody.get("/v1/events?channel=**", &[]).await,
+        401,
+        "unauthenticated",
+        "no credential",
+    );
+    assert_problem(
+        &hub.admin_request("GET", "/metrics", &[]).await,
+        401,
+        "unauthenticated",
+        "no credential",
+    );
+    assert_problem(
+        &hub.admin_request("GET", "/v1/channels", &[]).await,
+        401,
+        "unauthenticated",
+        "no credential",
+    );
     // Whoever shows something is that, and falls back to nothing.
     let to = "/v1/channels/public/news?from=earliest";
     let narrow = Client::key(&hub, "narrow").get(to, &[]).await;

@@ -227,7 +227,7 @@ async fn parameters_nobody_knows_are_ignored() {
 async fn a_request_head_that_never_ends_is_given_up() {
     let hub = TestHub::with("server.header_timeout = \"500ms\"").await;
     let mut loris = Wire::connect(hub.addr()).await;
-    loris.send("GET /v1/channels/c HTTP/1.1\r\nHost: x\r\nX-Slow: ").await;
+    loris.send("GET /v1/channels/c HTTP/1.1\r\nHost: hub\r\nX-Slow: ").await;
     let said = String::from_utf8_lossy(&loris.hang_up().await).into_owned();
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     let mut silent = Wire::connect(hub.addr()).await;
@@ -247,7 +247,7 @@ async fn a_slow_head_is_given_up_on_the_admin_listener_too() {
 async fn ten_thousand_headers_are_refused() {
     let hub = TestHub::start().await;
     let mut wire = Wire::connect(hub.addr()).await;
-    wire.send("GET /v1/channels/c HTTP/1.1\r\nHost: x\r\n").await;
+    wire.send("GET /v1/channels/c HTTP/1.1\r\nHost: hub\r\n").await;
     for n in 0..10_000 {
         wire.send(format!("X-{n}: {n}\r\n")).await;
     }
@@ -262,7 +262,7 @@ async fn ten_thousand_headers_are_refused() {
 async fn a_head_that_is_too_large_is_refused() {
     let hub = TestHub::start().await;
     let mut wire = Wire::connect(hub.addr()).await;
-    let large = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(256 * 1024));
+    let large = format!("GET / HTTP/1.1\r\nHost: hub\r\nX: {}\r\n\r\n", "x".repeat(256 * 1024));
     wire.send(large).await;
     if let Some(head) = within("a reply or a hang-up", wire.try_head(false)).await {
         assert!(matches!(head.status, 414 | 431), "{head:?}");

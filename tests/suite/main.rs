@@ -32,6 +32,7 @@ mod one_generation;
 mod proxy;
 mod publish;
 mod quotas;
+mod refusals;
 mod resume;
 mod retention;
 mod same_text;

@@ -129,9 +129,9 @@ async fn a_connection_without_a_proxy_header_is_closed_and_counted() {
                     server.header_timeout = \"300ms\"";
     let hub = TestHub::with(settings).await;
     for (n, wrong) in [
-        &b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        &b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n"[..],
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"PROXY TCP4 here there 1 2\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PROXY TCP4 here there 1 2\r\nGET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n",
         // A header of version 2 that says it is longer than any may be.
         &[V2, b"\x21\x11\xff\xff", &[0; 8000]].concat(),
     ]

@@ -131,7 +131,7 @@ async fn who_comes_back_saves_half_of_the_handshake_and_the_hub_remembers_nothin
             let mut stream = client.connect(hub.addr()).await;
             assert_eq!(was_resumed(&stream), resumed, "{version:?}");
             // The ticket comes behind the handshake: it is there when an answer is.
-            stream.write_all(b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            stream.write_all(b"HEAD /healthz HTTP/1.1\r\nHost: hub\r\n\r\n").await.unwrap();
             let mut answer = [0; 100];
             assert!(within("an answer", stream.read(&mut answer)).await.unwrap() > 0);
         }
@@ -181,7 +181,7 @@ async fn what_is_no_handshake_is_counted_and_disturbs_nobody() {
     let hub = TestHub::with(&identity.settings()).await;
     let mut stream = identity.client("h2").requests(hub.addr()).await.subscribe("c", &[]).await;
     for rubbish in
-        [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0xff; 5000], b"PRI * HTTP/2.0\r\n\r\n"]
+        [&b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n"[..], &[0xff; 5000], b"PRI * HTTP/2.0\r\n\r\n"]
     {
         let mut tcp = TcpStream::connect(hub.addr()).await.unwrap();
         tcp.write_all(rubbish).await.unwrap();

@@ -265,7 +265,10 @@ fn make_durable(settings: &str, config: &mut Config) -> Option<tempfile::TempDir
 /// Settings, on ports that are free.
 fn read(settings: &str) -> Config {
     let free = "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n";
-    Config::from_toml(&format!("{free}{settings}")).expect("the settings")
+    // What the clients of the suite call it.
+    let named = settings.contains("server.hosts");
+    let hosts = if named { "" } else { "server.hosts = [\"hub.test\", \"hub\"]\n" };
+    Config::from_toml(&format!("{free}{hosts}{settings}")).expect("the settings")
 }
 
 async fn request(

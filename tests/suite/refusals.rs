@@ -1,0 +1,192 @@
+//! What is refused, and in which words: names that are not the hub's, bodies in other forms, paths
+//! of the other listener, requests without a credential.
+
+use serde_json::json;
+
+use crate::support::keys::{Client, Keys, key};
+use crate::support::{TestHub, Wire, assert_problem};
+
+/// A request by hand that calls the hub by this name.
+async fn called(hub: &TestHub, line: &str, host: &str) -> crate::support::Response {
+    let mut wire = Wire::connect(hub.addr()).await;
+    let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\n\r\nx");
+    wire.send(head).await;
+    wire.response().await
+}
+
+#[tokio::test]
+async fn a_hub_without_credentials_answers_to_addresses_and_localhost_only() {
+    let hub = TestHub::with("server.hosts = [\"hub.test\"]").await;
+    for host in ["127.0.0.1:4100", "[::1]", "localhost:80", "app.localhost", "10.1.2.3"] {
+        called(&hub, "POST /v1/channels/c", host).await.ok();
+    }
+    for (line, host) in [
+        ("POST /v1/channels/evil", "evil.example"),
+        ("POST /v1/channels/evil", "evil.example:4100"),
+        ("GET /v1/channels/c?from=earliest", "evil.example"),
+        ("DELETE /v1/channels/c", "localhost.evil.example"),
+        ("GET /openapi.yaml", "evil.example"),
+        ("GET /no/such/path", "evil.example"),
+        ("POST http://evil.example/v1/channels/evil", "localhost"),
+    ] {
+        let reply = called(&hub, line, host).await;
+        let problem = assert_problem(&reply, 421, "misdirected_request", "server.hosts");
+        assert_eq!(
+            (&problem["retryable"], &problem["setting"]),
+            (&json!(false), &json!("server.hosts"))
+        );
+    }
+    for path in ["/healthz", "/readyz"] {
+        called(&hub, &format!("GET {path}"), "evil.example").await.ok();
+    }
+    assert_eq!(hub.metric("fanfare_auth_refused_total{reason=\"host\"}").await, 7.0);
+    assert_eq!(hub.metric("fanfare_events_published_total").await, 5.0);
+}
+
+#[tokio::test]
+async fn the_admin_listener_is_as_careful_about_its_name() {
+    let hub = TestHub::with("server.hosts = []").await;
+    for path in ["/metrics", "/v1/channels"] {
+        let mut wire = Wire::connect(hub.admin_addr()).await;
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n")).await;
+        assert_problem(&wire.response().await, 421, "misdirected_request", "server.hosts");
+    }
+}
+
+#[tokio::test]
+async fn names_are_added_by_a_setting_and_asked_of_no_hub_with_credentials() {
+    let hub = TestHub::with("server.hosts = [\"hub.example\", \"*.example.net\"]").await;
+    for host in ["hub.example", "HUB.example:8080", "a.example.net"] {
+        called(&hub, "POST /v1/channels/c", host).await.ok();
+    }
+    let reply = called(&hub, "POST /v1/channels/c", "a.hub.example").await;
+    assert_problem(&reply, 421, "misdirected_request", "a.hub.example");
+    let any = TestHub::with("server.hosts = [\"*\"]").await;
+    called(&any, "POST /v1/channels/c", "evil.example").await.ok();
+    let keys = Keys::new(&[]);
+    let asks = keys.hub("server.hosts = []\n").await;
+    let reply = called(&asks, "POST /v1/channels/c", "evil.example").await;
+    assert_problem(&reply, 401, "unauthenticated", "");
+}
+
+#[tokio::test]
+async fn a_page_of_a_name_that_may_be_used_is_answered_so_that_it_can_read_why() {
+    let hub =
+        TestHub::with("server.hosts = []\ncors.allow_origins = [\"https://app.example.com\"]")
+            .await;
+    let mut wire = Wire::connect(hub.addr()).await;
+    wire.send(
+        "GET /v1/channels/c HTTP/1.1\r\nHost: hub.example\r\nOrigin: https://app.example.com\r\n\r\n",
+    )
+    .await;
+    let reply = wire.response().await;
+    assert_problem(&reply, 421, "misdirected_request", "");
+    assert_eq!(reply.header("access-control-allow-origin"), Some("https://app.example.com"));
+}
+
+#[tokio::test]
+async fn a_body_in_a_coding_is_refused_by_name() {
+    let hub = TestHub::start().await;
+    for (method, to) in [
+        ("POST", "/v1/channels/c"),
+        ("PUT", "/v1/channels/c"),
+        ("POST", "/v1/publish"),
+        ("POST", "/v1/signals/c"),
+    ] {
+        for coding in ["gzip", "br", "identity, gzip", "GZIP", "x"] {
+            let headers = [("Content-Encoding", coding), ("Content-Type", "text/plain")];
+            let reply = hub.request(method, to, &headers, "{}").await;
+            assert_problem(&reply, 415, "unsupported_media_type", "content-encoding");
+            assert_eq!(reply.header("accept-encoding"), Some("identity"));
+        }
+    }
+    for coding in ["identity", "Identity", ""] {
+        let headers = [("Content-Encoding", coding)];
+        hub.request("POST", "/v1/channels/c", &headers, "x").await.ok();
+    }
+    // Without a body, there is nothing that could be in a coding.
+    let headers = [("Content-Encoding", "gzip"), ("Accept", "application/json")];
+    hub.get("/v1/channels/c?from=earliest", &headers).await.ok();
+}
+
+#[tokio::test]
+async fn a_form_with_files_is_not_taken_for_an_event() {
+    let hub = TestHub::start().await;
+    for kind in ["multipart/form-data; boundary=x", "Multipart/Mixed;boundary=x"] {
+        let body = "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--\r\n";
+        let reply = hub.post("/v1/channels/c", kind, body).await;
+        assert_problem(&reply, 415, "unsupported_media_type", "--data-binary");
+    }
+    assert_eq!(hub.head("c").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_path_of_the_other_listener_is_told_where_it_is() {
+    let hub = TestHub::start().await;
+    for path in ["/metrics", "/v1/channels", "/v1/channels?prefix=a"] {
+        let reply = hub.get(path, &[]).await;
+        assert_problem(&reply, 404, "not_found", "server.admin_listen");
+    }
+    for path in ["/v1/channels/a/b", "/v1/events", "/v1/publish", "/v1/signals/a"] {
+        assert_problem(&hub.admin_get(path).await, 404, "not_found", "server.listen");
+    }
+    assert_problem(&hub.get("/v2", &[]).await, 404, "not_found", "/openapi.yaml");
+}
+
+#[tokio::test]
+async fn a_credential_in_the_wrong_form_or_place_is_told_the_right_one() {
+    let keys = Keys::new(&[("page", "{ subscribe = [\"a\"] }")]);
+    let hub = keys.hub("auth.query_token = true\n").await;
+    let to = "/v1/channels/a?from=earliest";
+    for authorization in ["Basic dTpw", "Digest username=a", "sk-without-a-scheme"] {
+        let reply = hub.get(to, &[("Authorization", authorization)]).await;
+        assert_problem(&reply, 401, "unauthenticated", "must be `bearer`");
+    }
+    let reply = hub.get(&format!("{to}&access_token={}", key("page")), &[]).await;
+    assert_problem(&reply, 401, "unauthenticated", "x-api-key");
+}
+
+#[tokio::test]
+async fn those_who_show_nothing_are_asked_to_where_their_role_does_not_do() {
+    let keys = Keys::new(&[]);
+    let hub = keys.hub("auth.anonymous = { subscribe = [\"public/**\"] }\n").await;
+    for (method, to) in [
+        ("POST", "/v1/channels/public/a"),
+        ("GET", "/v1/channels/private"),
+        ("GET", "/v1/events?channel=private"),
+        ("POST", "/v1/publish"),
+    ] {
+        let reply = Client::nobody(&hub).request(method, to, &[], "x").await;
+        let problem = assert_problem(&reply, 401, "unauthenticated", "no credential");
+        assert_eq!(problem["reason"], "missing");
+        assert!(reply.header("www-authenticate").is_some());
+    }
+}
+
+#[tokio::test]
+async fn documents_end_with_a_line_end() {
+    let hub = TestHub::start().await;
+    let receipt = hub.post("/v1/channels/c", "text/plain", "x").await.ok();
+    let page = hub.get("/v1/channels/c?from=earliest", &[("Accept", "application/json")]).await;
+    let problem = hub.get("/nowhere", &[]).await;
+    let list = hub.admin_get("/v1/channels").await.ok();
+    for reply in [receipt, page, problem, list] {
+        assert!(reply.text().ends_with("}\n"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn pages_may_send_the_headers_that_tools_for_tracing_add() {
+    let hub = TestHub::with("cors.allow_origins = [\"https://app.example.com:443\"]").await;
+    let headers = [
+        ("Origin", "https://app.example.com"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "traceparent,tracestate,baggage,sentry-trace"),
+    ];
+    let reply = hub.request("OPTIONS", "/v1/channels/c", &headers, "").await;
+    assert_eq!(reply.header("access-control-allow-origin"), Some("https://app.example.com"));
+    let allowed = reply.header("access-control-allow-headers").unwrap_or_default();
+    for name in ["traceparent", "tracestate", "baggage", "sentry-trace"] {
+        assert!(allowed.contains(name), "{name}: {allowed}");
+    }
+}
