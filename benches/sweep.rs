@@ -147,8 +147,9 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
         let selection = Selection::One(channel.clone());
         let opened = hub.subscribe(selection, &StartFrom::Tail, egress.bounds()).unwrap();
         let Opened::Live(subscription) = opened else { panic!("the channel is open") };
-        let stream =
-            egress.stream(subscription, Format::EventStream, Coalesce::Off, None, Pass::default());
+        let (heartbeat, pass) = (egress.config().heartbeat, Pass::default());
+        let (format, coalesce) = (Format::EventStream, Coalesce::Off);
+        let stream = egress.stream(subscription, format, coalesce, heartbeat, None, pass);
         assert!(egress.can_take_over(&stream), "a shard serves it");
         egress.take_over(far, stream, HEAD.to_vec());
         read_opening(&mut near);

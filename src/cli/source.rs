@@ -10,7 +10,7 @@ use http::{Request, StatusCode, header};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::client::{Client, ClientError, Reply, full};
-use crate::event::{END, OPEN};
+use crate::event::{END, OPEN, UNAUTHENTICATED};
 use crate::sse::{MEDIA_TYPE, ParsedEvent, Parser};
 
 /// Bytes of one event: far above any hub's own cap, with room for the envelope around it.
@@ -238,6 +238,11 @@ impl SseSource {
     fn hand_out(&mut self, event: &ParsedEvent) {
         if let Some(id) = &event.id {
             self.last_id = Some(id.as_ref().into());
+        }
+        if event.event_type.as_deref() == Some(UNAUTHENTICATED) {
+            // The delay that comes with it is for those who would come back for ever: this client
+            // comes back once, and then knows whether its token still counts.
+            self.reconnect_delay = RECONNECT_DELAY;
         }
         if event.event_type.as_deref() == Some(END)
             && let Some(left) = &mut self.ends_left

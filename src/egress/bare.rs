@@ -8,7 +8,7 @@
 use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
 use crate::generation::Format as Shape;
-use crate::hub::Step;
+use crate::hub::{Step, Subscription};
 use crate::sse::{self, Frame, Frames};
 
 /// Writes a bare stream, and judges how it ends.
@@ -38,6 +38,22 @@ impl Bare {
     /// Whether nothing more can be made of it.
     pub(super) fn is_holed(&self) -> bool {
         self.holed
+    }
+
+    /// A heartbeat that the clients of the channel's format survive. A comment is what most of them
+    /// know. Gemini's clients for Python end at one, and those for JavaScript lose the next event
+    /// with it: they are sent an empty line, as is everybody while no event has told the format. In
+    /// lines of JSON it is white space before the next: an empty line would be no JSON.
+    pub(super) fn heartbeat(&self, subscription: &Subscription) -> &'static [u8] {
+        let channel = subscription.channel();
+        let shape = self.shape.or_else(|| channel?.format());
+        let empty = channel.is_none_or(|channel| channel.end().seq == 0);
+        match shape {
+            _ if self.lines => b" ",
+            Some(Shape::Gemini) => b"\n",
+            None if empty => b"\n",
+            _ => b":\n",
+        }
     }
 
     /// Appends a step; returns the number of published events in it.

@@ -1,6 +1,7 @@
 //! A subscription's steps as bytes: event-stream text as it stands in the log, or JSON.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -58,11 +59,20 @@ impl Format {
         }
     }
 
+    /// Appends a heartbeat; in a bare stream, this one.
+    pub(super) fn beat(self, bare: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::EventStream | Self::Envelopes => sse::comment(out),
+            Self::Ndjson | Self::NdjsonEnvelopes => out.push(b'\n'),
+            Self::Bare | Self::BareLines => out.extend_from_slice(bare),
+        }
+    }
+
     /// Appends what tells a subscriber to come back with another credential; nothing where nothing
     /// of the hub's own may be.
-    pub(super) fn say_over(self, over: Over, out: &mut Vec<u8>) {
+    pub(super) fn say_over(self, over: Over, retry: Duration, out: &mut Vec<u8>) {
         match self {
-            Self::EventStream | Self::Envelopes => push_over(over, out),
+            Self::EventStream | Self::Envelopes => push_over(over, retry, out),
             Self::Ndjson | Self::NdjsonEnvelopes => {
                 let (event, data) = (Some(UNAUTHENTICATED), over_data(over).into());
                 let time = rfc3339(now());
@@ -128,8 +138,10 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
     }
 }
 
-/// The same as event-stream text. It has no id: the client resumes behind the last that it saw.
-pub(super) fn push_over(over: Over, out: &mut Vec<u8>) {
+/// The same as event-stream text. It has no id: the client resumes behind the last that it saw. One
+/// that does not know the event would come back with the same credential, and is made to wait.
+pub(super) fn push_over(over: Over, retry: Duration, out: &mut Vec<u8>) {
+    sse::end_retry(out, retry);
     let data = over_data(over);
     let event_type = Some(UNAUTHENTICATED);
     sse::event_text(out, &Text { id: None, event_type, data: data.as_bytes() });
@@ -173,7 +185,10 @@ fn render_text(
 
 fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8>) {
     if frame.event_type() == Some(END) {
-        return out.extend_from_slice(frame.text());
+        // Others go on: the delay behind this end is not the connection's.
+        let (id, data) = (Some(frame.id()), frame.data());
+        let data = data.as_bytes();
+        return sse::event_text(out, &Text { id, event_type: Some(END), data });
     }
     let mut data = Vec::new();
     push_json(&record(Some(channel), frame, entry), &mut data);

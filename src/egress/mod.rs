@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
+use tokio::time::Instant;
 
 pub use format::Format;
 pub use link::Link;
@@ -39,6 +40,10 @@ use crate::hub::{Bounds, Coalesce, Hub, OnLag, Subscription};
 use crate::pass::Pass;
 use crate::telemetry::Metrics;
 
+/// The shortest heartbeat that a subscriber may ask for, unless the setting is shorter: a byte a
+/// second is little, and no time-out of a client is shorter.
+const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
+
 /// Settings of the section `subscribers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -49,6 +54,10 @@ pub struct Config {
     /// The `retry:` field: how long a client waits before it reconnects.
     #[serde(with = "humantime_serde")]
     pub reconnect_delay: Duration,
+    /// The same behind an end, and behind a credential that counts no longer: who comes back is
+    /// answered 204 or 401. Zero for no other than usual.
+    #[serde(with = "humantime_serde")]
+    pub end_reconnect_delay: Duration,
     /// Events that a subscriber may be behind those published since it began.
     pub max_lag_events: u64,
     /// Bytes that a subscriber may be behind those published since it began.
@@ -81,6 +90,7 @@ impl Default for Config {
         Self {
             heartbeat: Duration::from_secs(15),
             reconnect_delay: Duration::from_secs(3),
+            end_reconnect_delay: Duration::from_secs(60),
             max_lag_events: 10_000,
             max_lag_bytes: ByteSize::mib(4),
             write_timeout: Duration::from_secs(30),
@@ -97,6 +107,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The shortest heartbeat that a subscriber may ask for.
+    #[must_use]
+    pub fn min_heartbeat(&self) -> Duration {
+        MIN_HEARTBEAT.min(self.heartbeat)
+    }
+
     /// The bounds that subscriptions are held to.
     fn bounds(&self) -> Bounds {
         Bounds {
@@ -114,6 +130,8 @@ pub struct Egress {
     metrics: Arc<Metrics>,
     patrol: Arc<Patrol>,
     shards: Arc<Shards>,
+    /// Each feed of signals has one of these.
+    feeds: Arc<()>,
 }
 
 impl Egress {
@@ -129,7 +147,7 @@ impl Egress {
         let (config, metrics) = (Arc::new(config), hub.metrics().clone());
         let patrol = Arc::new(Patrol::new(config.clone(), metrics.clone()));
         let shards = Arc::new(Shards::start(hub, &config, Arc::new(departed))?);
-        Ok(Self { config, metrics, patrol, shards })
+        Ok(Self { config, metrics, patrol, shards, feeds: Arc::default() })
     }
 
     /// The settings.
@@ -151,11 +169,12 @@ impl Egress {
         subscription: Subscription,
         format: Format,
         coalesce: Coalesce,
+        heartbeat: Duration,
         link: Option<Arc<Link>>,
         pass: Pass,
     ) -> EventStream {
         let (pulse, bounds) = (subscription.pulse(), subscription.bounds());
-        let watch = self.patrol.watch(pulse, bounds, link, pass);
+        let watch = self.patrol.watch(pulse, bounds, heartbeat, link, pass);
         EventStream::new(self.clone(), subscription, format, coalesce, watch)
     }
 
@@ -180,9 +199,10 @@ impl Egress {
     /// Gives a stream and its socket to a shard. `head` is written first.
     pub fn take_over(&self, tcp: TcpStream, stream: EventStream, head: Vec<u8>) {
         let (coalesce, pass) = (stream.coalesce(), stream.pass().clone());
+        let heartbeat = stream.heartbeat();
         let Some(seat) = stream.into_subscription().into_seat() else { return };
         tune(&tcp, &self.config);
-        self.shards.adopt(Arrival { tcp, seat, head, coalesce, pass });
+        self.shards.adopt(Arrival { tcp, seat, head, coalesce, heartbeat, pass });
     }
 
     /// Walks over all subscriptions, for ever.
@@ -190,16 +210,17 @@ impl Egress {
         self.patrol.run().await;
     }
 
-    /// Ends all subscriptions, each at its own moment within the window; later ones at once.
+    /// Ends all subscriptions, and those that come later, each at its own moment within the window.
     pub fn drain(&self, window: Duration) {
-        self.patrol.drain(window);
-        self.shards.drain(window);
+        let drain = Drain::begin(window);
+        self.patrol.drain(drain);
+        self.shards.drain(drain);
     }
 
-    /// Subscriptions that are being served.
+    /// Subscriptions, and feeds of signals, that are being served.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.patrol.active() + self.shards.active()
+        self.patrol.active() + self.shards.active() + Arc::strong_count(&self.feeds) - 1
     }
 }
 
@@ -215,8 +236,43 @@ fn tune(tcp: &TcpStream, config: &Config) {
     let _ = socket.set_tcp_user_timeout(Some(config.write_timeout));
 }
 
-/// When a client that is sent away should come back: past what is left of a drain, and not all at
-/// once.
-fn goodbye_delay(rest_of_drain: Duration, reconnect_delay: Duration) -> Duration {
-    rest_of_drain + reconnect_delay.mul_f64(2.0 * fastrand::f64())
+/// The share of a drain's window in which subscriptions are ended: the rest is for their goodbyes.
+const DRAIN_SHARE: f64 = 0.8;
+
+/// The share of a drain's window that is too short for another subscription to come and go.
+const LEAST_STAY: f64 = 0.1;
+
+/// How all are sent away: one by one, and so that they do not come back at once.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    from: Instant,
+    window: Duration,
+}
+
+impl Drain {
+    fn begin(window: Duration) -> Self {
+        Self { from: Instant::now(), window }
+    }
+
+    /// When a subscription ends that was there before.
+    fn moment(&self) -> Instant {
+        self.from + self.window.mul_f64(fastrand::f64() * DRAIN_SHARE)
+    }
+
+    /// When one ends that begins now. Some clients come back at once, whatever they are told: so
+    /// it stays for a good part of the rest, and the last ones to the end.
+    fn late_moment(&self) -> Instant {
+        let now = Instant::now();
+        let rest = (self.from + self.window.mul_f64(DRAIN_SHARE)).saturating_duration_since(now);
+        if rest < self.window.mul_f64(LEAST_STAY) {
+            return self.from + self.window;
+        }
+        now + rest.mul_f64(0.25 + 0.75 * fastrand::f64())
+    }
+
+    /// When a client that is sent away should come back: past the drain, and not all at once.
+    fn return_delay(&self, reconnect_delay: Duration) -> Duration {
+        let rest = (self.from + self.window).saturating_duration_since(Instant::now());
+        rest + reconnect_delay.mul_f64(2.0 * fastrand::f64())
+    }
 }

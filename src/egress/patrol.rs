@@ -9,13 +9,10 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Config, Link, goodbye_delay};
+use super::{Config, Drain, Link};
 use crate::hub::{Bounds, EndReason, OnLag, Pulse};
 use crate::pass::Pass;
 use crate::telemetry::Metrics;
-
-/// The share of the drain window in which subscriptions are ended: the rest is for their goodbyes.
-const DRAIN_SHARE: f64 = 0.8;
 
 /// How long an ended subscription may take to say goodbye before its connection is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -33,16 +30,11 @@ pub(super) struct Patrol {
     drain: Mutex<Option<Drain>>,
 }
 
-#[derive(Clone, Copy)]
-struct Drain {
-    from: Instant,
-    window: Duration,
-}
-
 /// One subscription as the patrol sees it.
 pub(super) struct Watched {
     pulse: Arc<Pulse>,
     bounds: Bounds,
+    heartbeat: Duration,
     link: Option<Arc<Link>>,
     pass: Pass,
     /// Milliseconds after the patrol's start.
@@ -80,6 +72,7 @@ impl Patrol {
         self: &Arc<Self>,
         pulse: &Arc<Pulse>,
         bounds: Bounds,
+        heartbeat: Duration,
         link: Option<Arc<Link>>,
         pass: Pass,
     ) -> Watch {
@@ -87,6 +80,7 @@ impl Patrol {
         let watched = Arc::new(Watched {
             pulse: pulse.clone(),
             bounds,
+            heartbeat,
             link,
             pass,
             last_write: AtomicU64::new(self.millis()),
@@ -94,8 +88,8 @@ impl Patrol {
             round: Mutex::new(round),
         });
         let key = self.watched.lock().insert(watched.clone());
-        if self.drain.lock().is_some() {
-            pulse.end(EndReason::Draining);
+        if let Some(drain) = self.draining() {
+            watched.round.lock().ends = Some((drain.late_moment(), EndReason::Draining));
         }
         Watch { patrol: self.clone(), watched, key }
     }
@@ -109,13 +103,16 @@ impl Patrol {
         self.watched.lock().len()
     }
 
-    pub(super) fn drain(&self, window: Duration) {
-        let from = Instant::now();
-        *self.drain.lock() = Some(Drain { from, window });
+    pub(super) fn drain(&self, drain: Drain) {
+        *self.drain.lock() = Some(drain);
         for watched in self.all() {
-            let at = from + window.mul_f64(fastrand::f64() * DRAIN_SHARE);
-            watched.round.lock().ends = Some((at, EndReason::Draining));
+            watched.round.lock().ends = Some((drain.moment(), EndReason::Draining));
         }
+    }
+
+    /// The drain, if there is one.
+    pub(super) fn draining(&self) -> Option<Drain> {
+        *self.drain.lock()
     }
 
     pub(super) async fn run(&self) {
@@ -158,7 +155,7 @@ impl Patrol {
             self.metrics.lag_seen(watched.pulse.lag().seq);
         }
         let silent = self.millis().saturating_sub(watched.last_write.load(Ordering::Relaxed));
-        if Duration::from_millis(silent) >= self.config.heartbeat
+        if Duration::from_millis(silent) >= watched.heartbeat
             && !watched.heartbeat_due.swap(true, Ordering::Relaxed)
         {
             watched.pulse.wake();
@@ -247,6 +244,11 @@ impl Watch {
         &self.watched.pass
     }
 
+    /// After how long without a write it is sent a heartbeat.
+    pub(super) fn heartbeat(&self) -> Duration {
+        self.watched.heartbeat
+    }
+
     /// Something was handed to the connection.
     pub(super) fn wrote(&self) {
         self.watched.heartbeat_due.store(false, Ordering::Relaxed);
@@ -259,11 +261,8 @@ impl Watch {
 
     /// When a client that is sent away should come back: past the drain, and not all at once.
     pub(super) fn return_delay(&self, reconnect_delay: Duration) -> Duration {
-        let drain = *self.patrol.drain.lock();
-        let rest = drain.map_or(Duration::ZERO, |drain| {
-            (drain.from + drain.window).saturating_duration_since(Instant::now())
-        });
-        goodbye_delay(rest, reconnect_delay)
+        let drain = self.patrol.draining();
+        drain.map_or(reconnect_delay, |drain| drain.return_delay(reconnect_delay))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A channel's signals as an event stream, for its producer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,8 +8,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::Egress;
 use super::format::push_over;
+use super::{Config, Egress};
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
 use crate::hub::{Board, End, Signals};
@@ -43,6 +44,7 @@ struct Feed {
     channel: ChannelName,
     pieces: mpsc::Sender<Bytes>,
     viewers: Option<usize>,
+    config: Arc<Config>,
 }
 
 /// The feed's reader has gone.
@@ -50,45 +52,57 @@ struct Gone;
 
 impl Egress {
     /// Begins a feed, and returns it with the task that fills it until the channel ends, its reader
-    /// goes, or `over` resolves, to why its reader may not stay if that is why.
-    pub fn signals<F: Future<Output = Option<Over>>>(
+    /// goes or may not stay, or the hub drains and the feed's own moment has come.
+    pub fn signals<D, F>(
         &self,
         channel: ChannelName,
         board: Board,
+        heartbeat: Duration,
+        draining: D,
         over: F,
-    ) -> (SignalFeed, impl Future<Output = ()> + use<F>) {
+    ) -> (SignalFeed, impl Future<Output = ()> + use<D, F>)
+    where
+        D: Future<Output = ()>,
+        F: Future<Output = Over>,
+    {
         let (pieces, feed) = mpsc::channel(QUEUE);
-        let (heartbeat, retry) = (self.config.heartbeat, self.config.reconnect_delay);
         let goodbye = pieces.clone();
-        let filling = Feed { channel, pieces, viewers: None }.run(board, heartbeat, retry);
+        let config = self.config.clone();
+        let filling = Feed { channel, pieces, viewers: None, config }.run(board, heartbeat);
+        let (patrol, config, counted) =
+            (self.patrol.clone(), self.config.clone(), self.feeds.clone());
+        let late = patrol.draining().map(|drain| drain.late_moment());
+        let leaving = async move {
+            draining.await;
+            let drain = patrol.draining()?;
+            sleep_until(late.unwrap_or_else(|| drain.moment())).await;
+            Some(drain)
+        };
         let task = async move {
-            let over = tokio::select! {
-                _ = filling => None,
-                over = over => over,
-            };
-            if let Some(over) = over {
-                // Whoever reads nothing need not be told.
-                let mut text = Vec::new();
-                push_over(over, &mut text);
-                let _ = goodbye.try_send(text.into());
+            let mut text = Vec::new();
+            tokio::select! {
+                _ = filling => return,
+                over = over => push_over(over, config.end_reconnect_delay, &mut text),
+                drain = leaving => if let Some(drain) = drain {
+                    sse::retry(&mut text, drain.return_delay(config.reconnect_delay));
+                    text.push(b'\n');
+                },
             }
+            // Whoever reads nothing need not be told.
+            let _ = goodbye.try_send(text.into());
+            drop(counted);
         };
         (feed, task)
     }
 }
 
 impl Feed {
-    async fn run(
-        mut self,
-        mut board: Board,
-        heartbeat: Duration,
-        retry: Duration,
-    ) -> Result<(), Gone> {
+    async fn run(mut self, mut board: Board, heartbeat: Duration) -> Result<(), Gone> {
         let mut beat = interval(heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
         let mut first = Vec::new();
-        sse::retry(&mut first, retry);
+        sse::retry(&mut first, self.config.reconnect_delay);
         self.send(first).await?;
         let mut rested = Instant::now();
         loop {
@@ -130,7 +144,10 @@ impl Feed {
         if signals.stopped {
             self.say_stop(end).await?;
         }
-        self.say("end", &end.data()).await
+        let mut text = Vec::new();
+        sse::end_retry(&mut text, self.config.end_reconnect_delay);
+        push_event("end", &end.data(), &mut text);
+        self.send(text).await
     }
 
     async fn say_stop(&self, end: &End) -> Result<(), Gone> {
@@ -141,14 +158,18 @@ impl Feed {
 
     async fn say(&self, event_type: &str, data: &str) -> Result<(), Gone> {
         let mut text = Vec::new();
-        let (event_type, data) = (Some(event_type), data.as_bytes());
-        sse::event_text(&mut text, &sse::Text { id: None, event_type, data });
+        push_event(event_type, data, &mut text);
         self.send(text).await
     }
 
     async fn send(&self, text: Vec<u8>) -> Result<(), Gone> {
         self.pieces.send(text.into()).await.map_err(|_| Gone)
     }
+}
+
+fn push_event(event_type: &str, data: &str, out: &mut Vec<u8>) {
+    let (event_type, data) = (Some(event_type), data.as_bytes());
+    sse::event_text(out, &sse::Text { id: None, event_type, data });
 }
 
 fn json<T: Serialize>(data: &T) -> String {

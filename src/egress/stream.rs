@@ -79,6 +79,10 @@ impl EventStream {
         self.watch.pass()
     }
 
+    pub(super) fn heartbeat(&self) -> Duration {
+        self.watch.heartbeat()
+    }
+
     pub(super) fn coalesce(&self) -> Coalesce {
         self.tempo.coalesce()
     }
@@ -94,6 +98,7 @@ impl EventStream {
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
         let mut piece = Piece::default();
+        let opening = self.state == State::Opening;
         match self.state {
             State::Over => return self.poll_last_word(cx),
             State::Opening => self.open(&mut piece),
@@ -102,8 +107,9 @@ impl EventStream {
         if !self.tempo.holds_back(&mut self.subscription, cx) {
             self.fill(&mut piece, cx);
         }
-        if piece.bytes.is_empty() && self.state == State::Live && self.watch.heartbeat_due() {
-            self.heartbeat(&mut piece);
+        let silent = piece.bytes.is_empty() && self.state == State::Live;
+        if silent && (opening || self.watch.heartbeat_due()) {
+            self.format.beat(self.bare.heartbeat(&self.subscription), &mut piece.bytes);
         }
         match (piece.bytes.is_empty(), self.state) {
             (true, State::Over) => self.poll_last_word(cx),
@@ -138,7 +144,8 @@ impl EventStream {
         }
     }
 
-    /// The first bytes go out at once, so that whoever waits for headers and a sign of life has it.
+    /// The first bytes go out at once, so that proxies and clients who wait for a sign of life have
+    /// it; where there are none to begin with, a heartbeat does.
     fn open(&mut self, piece: &mut Piece) {
         self.state = State::Replay;
         if self.format.is_event_stream() && !self.format.is_bare() {
@@ -180,27 +187,17 @@ impl EventStream {
         self.state = State::Over;
         let ended = self.subscription.pulse().ended();
         if let Some(over) = ended.and_then(EndReason::over) {
-            self.format.say_over(over, &mut piece.bytes);
+            let retry = self.egress.config.end_reconnect_delay;
+            self.format.say_over(over, retry, &mut piece.bytes);
+        }
+        if ended == Some(EndReason::Closed) && self.format == Format::Envelopes {
+            // A line of its own: a block would be an event to some clients.
+            sse::end_retry(&mut piece.bytes, self.egress.config.end_reconnect_delay);
         }
         let draining = ended == Some(EndReason::Draining);
         if draining && self.format.is_event_stream() && !self.format.is_bare() {
             let delay = self.watch.return_delay(self.egress.config.reconnect_delay);
             sse::retry(&mut piece.bytes, delay);
-            piece.bytes.push(b'\n');
-        }
-    }
-
-    fn heartbeat(&self, piece: &mut Piece) {
-        if self.format.is_event_stream() {
-            sse::comment(&mut piece.bytes);
-            if self.format.is_bare() {
-                // A block of its own: some clients read blocks, and not lines.
-                piece.bytes.push(b'\n');
-            }
-        } else if self.format.is_bare() {
-            // White space before the next line: an empty line would be no JSON.
-            piece.bytes.push(b' ');
-        } else {
             piece.bytes.push(b'\n');
         }
     }

@@ -10,7 +10,7 @@
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{Method, Version, header};
+use http::{HeaderMap, Method, Version, header};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -23,6 +23,8 @@ pub(super) struct Handoff {
     egress: Egress,
     /// The connection has had a request.
     used: AtomicBool,
+    /// The client has said that this request is its last.
+    closes: AtomicBool,
     response: Mutex<Option<Response>>,
     left: Notify,
 }
@@ -30,13 +32,15 @@ pub(super) struct Handoff {
 impl Handoff {
     pub(super) fn new(egress: Egress) -> Self {
         let (response, left) = (Mutex::new(None), Notify::new());
-        Self { egress, used: AtomicBool::new(false), response, left }
+        let (used, closes) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { egress, used, closes, response, left }
     }
 
     /// Whether the answer to this request may leave hyper.
     pub(super) fn is_open_to(&self, request: &Request) -> bool {
         let first = !self.used.swap(true, Ordering::Relaxed);
         let headers = request.headers();
+        self.closes.store(asks_to_close(headers), Ordering::Relaxed);
         first
             && request.method() == Method::GET
             && request.version() == Version::HTTP_11
@@ -64,15 +68,23 @@ impl Handoff {
     /// Hands the socket on, with the response that was left here.
     pub(super) fn hand_on(&self, tcp: TcpStream) {
         let Some(response) = self.response.lock().take() else { return };
-        let head = head(&response);
+        let head = head(&response, self.closes.load(Ordering::Relaxed));
         if let Body::Stream(stream) = response.into_body() {
             self.egress.take_over(tcp, *stream, head);
         }
     }
 }
 
+/// Whether the client wants no more than one answer on this connection.
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONNECTION).iter().filter_map(|it| it.to_str().ok());
+    values.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
+}
+
 /// The head of the response, as it goes onto the socket. The body is chunked, and nothing follows.
-fn head(response: &Response) -> Vec<u8> {
+/// That is said only to those who want it so: of an answer that ends with its connection, some
+/// clients cannot tell the end from a cut.
+fn head(response: &Response, closes: bool) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     let mut push = |name: &[u8], value: &[u8]| {
         head.extend_from_slice(name);
@@ -84,7 +96,9 @@ fn head(response: &Response) -> Vec<u8> {
         push(name.as_str().as_bytes(), value.as_bytes());
     }
     push(b"date", clock::http_date(clock::now()).as_bytes());
-    push(b"connection", b"close");
+    if closes {
+        push(b"connection", b"close");
+    }
     push(b"transfer-encoding", b"chunked");
     head.extend_from_slice(b"\r\n");
     head

@@ -38,6 +38,10 @@ pub struct Config {
     pub max_channels: usize,
     /// Overrides by channel pattern: the first that matches applies.
     pub rules: Vec<Rule>,
+    /// How long a client waits that comes back behind an end: part of each end, and a setting of
+    /// those who are told of it. Zero says nothing.
+    #[serde(skip)]
+    pub end_reconnect_delay: Duration,
 }
 
 impl Default for Config {
@@ -53,6 +57,7 @@ impl Default for Config {
             memory_budget: ByteSize::mib(512),
             max_channels: 200_000,
             rules: Vec::new(),
+            end_reconnect_delay: Duration::ZERO,
         }
     }
 }

@@ -170,6 +170,7 @@ impl Hub {
             on_end: OnceLock::new(),
             fetched: Fetched::new(read_cache),
             remains: Arc::new(Remains::default()),
+            end_retry: config.end_reconnect_delay,
         });
         let registry = Registry::new(config, shared.clone(), store);
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))

@@ -175,6 +175,15 @@ impl Subscription {
         self.opening.as_deref()
     }
 
+    /// The channel, if it reads one.
+    #[must_use]
+    pub fn channel(&self) -> Option<&Channel> {
+        match &self.source {
+            Source::One(one) => Some(&one.place.channel),
+            Source::Many(_) => None,
+        }
+    }
+
     /// Whether it begins with the first event that its channel ever had.
     #[must_use]
     pub fn begins_whole(&self) -> bool {

@@ -271,7 +271,8 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Found)
 }
 
 fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Found)>) -> Hub {
-    let (channels, metrics) = (config.channels.clone(), metrics.clone());
+    let (mut channels, metrics) = (config.channels.clone(), metrics.clone());
+    channels.end_reconnect_delay = config.subscribers.end_reconnect_delay;
     match store {
         Some((disk, found)) => Hub::resume(channels, metrics, disk, &config.store, found),
         None => Hub::new(channels, metrics),
@@ -334,8 +335,9 @@ async fn drain(
     let ends = Instant::now() + window;
     let (subscriptions, publishes) = (egress.active(), ingest.active());
     tracing::info!(subscriptions, publishes, ?window, "draining");
-    shutdown.drain();
+    // In this order: who hears of the drain finds its moments.
     egress.drain(window);
+    shutdown.drain();
     // In this order: what is published last may end a channel that a hook is to be told of.
     let busy = || egress.active() > 0 || ingest.active() > 0 || !hooks.is_idle();
     while busy() && Instant::now() < ends {

@@ -68,6 +68,14 @@ pub fn retry(out: &mut Vec<u8>, delay: Duration) {
     out.push(b'\n');
 }
 
+/// Appends how long a client waits that comes back behind an end; nothing for zero, so that it
+/// waits as usual.
+pub fn end_retry(out: &mut Vec<u8>, delay: Duration) {
+    if !delay.is_zero() {
+        retry(out, delay);
+    }
+}
+
 fn push_field(out: &mut Vec<u8>, field: &[u8], value: &[u8]) {
     out.extend_from_slice(field);
     out.extend_from_slice(value);

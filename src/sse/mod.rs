@@ -8,7 +8,7 @@ mod encode;
 mod frame;
 mod parse;
 
-pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, event_text, retry};
+pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, end_retry, event_text, retry};
 pub use frame::{Frame, Frames};
 pub use parse::{ParseError, ParsedEvent, Parser};
 

@@ -33,6 +33,7 @@ fn assert_over(event: &SseEvent, reason: &str) {
 async fn until_over(stream: &mut SseClient, reason: &str) -> Vec<SseEvent> {
     let mut events = stream.rest().await;
     stream.assert_eof().await;
+    assert_eq!(stream.retry(), Some(60_000), "whoever comes back as it is has to wait");
     let last = events.pop().expect("last words");
     assert_over(&last, reason);
     events

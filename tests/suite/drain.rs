@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{Publisher, TestHub, assert_problem, eventually, within};
+use crate::support::{Piece, Publisher, TestHub, Wire, assert_problem, eventually, within};
 
 /// Waits until the hub says that it is leaving.
 async fn until_not_ready(hub: &TestHub) {
@@ -102,6 +102,72 @@ async fn a_new_publish_is_sent_elsewhere_and_a_new_subscriber_is_asked_to_wait()
     producer.send("data: 2\n\n").await;
     let receipt = producer.finish().await.ok().json();
     assert_eq!(receipt["events"], 2, "a publish that runs may finish");
+    hub.stopped().await;
+}
+
+/// Comes back at once whenever its stream ends, until nobody is there; returns how often.
+async fn comes_back_at_once(hub: &TestHub, to: &str) -> usize {
+    let mut times = 0;
+    while let Ok(tcp) = tokio::net::TcpStream::connect(hub.addr()).await {
+        let mut wire = Wire::new(tcp);
+        wire.send_head("GET", to, &[]).await;
+        let Some(head) = within("a head", wire.try_head(false)).await else { break };
+        assert_eq!(head.status, 200, "{to}");
+        times += 1;
+        while let Piece::Data(_) = within("the end of a stream", wire.piece()).await {}
+    }
+    times
+}
+
+#[tokio::test]
+async fn whoever_comes_during_a_drain_is_held_until_a_moment_of_its_own() {
+    let mut hub = TestHub::with("drain.window = \"4s\"").await;
+    let mut producer = Publisher::events(&hub, "c").await;
+    producer.send("data: 1\n\n").await;
+    hub.until_metric("fanfare_events_published_total", 1.0).await;
+    hub.drain();
+    until_not_ready(&hub).await;
+    let begun = Instant::now();
+    let streams = ["/v1/channels/c", "/v1/events?channel=c", "/v1/signals/c"];
+    let streams = streams.iter().cycle().take(18);
+    let mut clients = Vec::new();
+    for to in streams {
+        let mut client = hub.stream(to, &[]).await;
+        assert_eq!(client.head.status, 200);
+        client.raw_until("the first bytes", |raw| raw.starts_with("retry: 3000\n")).await;
+        assert_eq!(client.opening().is_some(), !to.contains("signals"), "{to}");
+        clients.push(client);
+    }
+    let leaving = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            client.rest().await;
+            assert!(client.retry().is_some_and(|delay| delay != 3000), "a time to come back");
+            begun.elapsed()
+        })
+    });
+    let mut moments = Vec::new();
+    for client in leaving.collect::<Vec<_>>() {
+        moments.push(within("a goodbye", client).await.expect("a proper end"));
+    }
+    moments.sort();
+    assert!(moments[0] > Duration::from_millis(300), "not at once: {moments:?}");
+    assert!(moments[17] - moments[0] > Duration::from_millis(300), "one by one: {moments:?}");
+    drop(producer);
+    hub.stopped().await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_at_once_does_not_do_so_hundreds_of_times() {
+    let mut hub = TestHub::with("drain.window = \"3s\"").await;
+    let _watcher = hub.subscribe("c").await;
+    hub.drain();
+    until_not_ready(&hub).await;
+    let times = futures_util::future::join_all(
+        ["/v1/channels/c", "/v1/events?channel=c", "/v1/signals/c"]
+            .map(|to| comes_back_at_once(&hub, to)),
+    );
+    let times = times.await;
+    assert!(times.iter().all(|times| (1..=20).contains(times)), "{times:?}");
     hub.stopped().await;
 }
 

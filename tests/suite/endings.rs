@@ -47,9 +47,50 @@ async fn the_end_has_the_form_of_an_event_behind_all_others() {
     let raw = client.raw_until("all of it", |_| true).await;
     let end = &seen[1];
     let (end_id, data) = (end.id(), &end.data);
-    let rest = format!("id: {id}\ndata: x\n\nid: {end_id}\nevent: fanfare.end\ndata: {data}\n\n");
+    let rest = format!(
+        "id: {id}\ndata: x\n\n\
+         retry: 60000\nid: {end_id}\nevent: fanfare.end\ndata: {data}\n\n"
+    );
     assert_eq!(raw, start + &rest);
     assert!(offset(end_id) > offset(&id));
+}
+
+#[tokio::test]
+async fn an_end_tells_those_who_come_back_all_the_same_to_wait() {
+    for (setting, expected) in [("1m", Some(60_000)), ("5s", Some(5_000)), ("0s", None)] {
+        let settings = format!("subscribers.end_reconnect_delay = \"{setting}\"");
+        let hub = TestHub::with(&settings).await;
+        let mut live = hub.subscribe("c").await;
+        let mut feed = hub.stream("/v1/signals/c", &[]).await;
+        hub.publish("c", "x").await;
+        hub.close("c", "complete").await;
+        let mut late = hub.stream("/v1/channels/c?from=earliest", &[]).await;
+        for client in [&mut live, &mut late, &mut feed] {
+            client.rest().await;
+            assert_eq!(client.retry(), expected.or(Some(3000)), "{setting}");
+            let raw = client.raw_until("all of it", |_| true).await;
+            let blocks = expected.map_or(1, |_| 2);
+            assert_eq!(raw.matches("retry: ").count(), blocks, "{raw}");
+            assert!(!raw.contains("\n\nretry: 60000\n\n"), "a block of its own: {raw}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn on_many_channels_only_the_last_end_changes_how_long_a_client_waits() {
+    let hub = TestHub::start().await;
+    let mut live = hub.stream("/v1/events?channel=a&channel=b", &[]).await.settled().await;
+    hub.close("a", "complete").await;
+    hub.publish("b", "x").await;
+    live.next().await.assert_end("complete");
+    assert!(live.next().await.data.contains("\"b\""));
+    assert_eq!(live.retry(), Some(3000), "the others go on");
+    hub.close("b", "complete").await;
+    live.next().await.assert_end("complete");
+    live.assert_eof().await;
+    assert_eq!(live.retry(), Some(60_000));
+    let raw = live.raw_until("all of it", |_| true).await;
+    assert!(raw.ends_with("}\n\nretry: 60000\n"), "a line, and no block: {raw}");
 }
 
 #[tokio::test]

@@ -8,8 +8,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Piece, TestHub, Wire, assert_problem, assert_time, event_stream, keys, opening_text,
-    page_texts, texts, within,
+    Piece, Publisher, SseClient, TestHub, Wire, assert_problem, assert_time, event_stream,
+    eventually,
+    generation::{Format, Generation},
+    keys, opening_text, page_texts, texts, within,
 };
 
 const SSE: &str = "text/event-stream";
@@ -252,6 +254,127 @@ async fn ndjson_is_a_line_for_each_event() {
     let data: Value = serde_json::from_str(end["data"].as_str().unwrap()).unwrap();
     assert_eq!((&data["channel"], &data["state"]), (&json!("c"), &json!("error")));
     assert!(matches!(within("the end", wire.piece()).await, Piece::End));
+}
+
+/// The first bytes of a stream's body.
+async fn first_bytes(hub: &TestHub, to: &str, accept: &str) -> String {
+    let mut wire = hub.open(to, &[("Accept", accept)]).await;
+    wire.head().await;
+    match within("the first bytes", wire.piece()).await {
+        Piece::Data(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => panic!("{to}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_first_bytes_come_at_once_in_a_form_that_the_clients_of_the_format_survive() {
+    let hub = TestHub::start().await;
+    let ndjson = "application/x-ndjson";
+    assert_eq!(first_bytes(&hub, "/v1/channels/c?from=earliest", ndjson).await, "\n");
+    let resumed = format!("/v1/channels/c?last_event_id={}", hub.publish("x", "y").await);
+    assert_eq!(first_bytes(&hub, &resumed, ndjson).await, "\n");
+    // Nobody knows yet who will read it.
+    assert_eq!(first_bytes(&hub, "/v1/channels/empty?bare", "*/*").await, "\n");
+    assert_eq!(first_bytes(&hub, "/v1/channels/empty?bare=lines", "*/*").await, " ");
+    for (format, beat) in [
+        (Format::Text, ":\n"),
+        (Format::OpenaiChat, ":\n"),
+        (Format::OpenaiResponses, ":\n"),
+        (Format::Anthropic, ":\n"),
+        (Format::AiSdk, ":\n"),
+        (Format::Gemini, "\n"),
+    ] {
+        let channel = format!("of/{}", format.name());
+        let generation = Generation::numbered(format, 3);
+        let mut producer = generation.producer(&hub, &channel).await;
+        producer.send(generation.wire(0..2)).await;
+        eventually("the events", async || hub.head(&channel).await.status() == 200).await;
+        let to = format!("/v1/channels/{channel}?bare");
+        assert_eq!(first_bytes(&hub, &to, "*/*").await, beat, "{format:?}");
+        let replayed = first_bytes(&hub, &format!("{to}&from=earliest"), "*/*").await;
+        assert!(replayed.contains("data: "), "what is there is sign enough: {replayed:?}");
+    }
+    let put = hub.put("declared", "").await;
+    assert_eq!(put.status(), 201);
+    let to = "/v1/channels/declared?format=gemini&close=auto";
+    let _producer = Publisher::begin(&hub, to, SSE, &[]).await;
+    eventually("the producer", async || {
+        hub.head("declared").await.header("fanfare-producer") == Some("streaming")
+    })
+    .await;
+    assert_eq!(first_bytes(&hub, "/v1/channels/declared?bare", "*/*").await, "\n");
+}
+
+/// Waits until so many of this heartbeat, and nothing else, have come behind the head.
+async fn beats(hub: &TestHub, to: &str, accept: &str, beat: &str) -> Duration {
+    let mut wire = hub.open(to, &[("Accept", accept)]).await;
+    assert_eq!(wire.head().await.status, 200, "{to}");
+    let (mut text, begun) = (String::new(), tokio::time::Instant::now());
+    while !text.ends_with(&beat.repeat(3)) {
+        match within("a heartbeat", wire.piece()).await {
+            Piece::Data(bytes) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
+            other => panic!("{to}: {other:?}"),
+        }
+    }
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_subscriber_may_ask_for_more_heartbeats() {
+    let hub = TestHub::start().await;
+    hub.publish("c", "x").await;
+    let ndjson = "application/x-ndjson";
+    let streams = [
+        ("/v1/channels/c?heartbeat=1s", SSE, ":\n"),
+        ("/v1/channels/c?heartbeat=1500ms&from=earliest", SSE, ":\n"),
+        ("/v1/channels/c?heartbeat=1s", ndjson, "\n"),
+        ("/v1/channels/c?heartbeat=1s&bare", SSE, ":\n"),
+        ("/v1/channels/c?heartbeat=1s&bare=lines", SSE, " "),
+        ("/v1/events?channel=c&heartbeat=1s", SSE, ":\n"),
+        ("/v1/events?channel=*&heartbeat=1s", ndjson, "\n"),
+        ("/v1/signals/d?heartbeat=1s", SSE, ":\n"),
+    ];
+    let beating = streams.map(|(to, accept, beat)| beats(&hub, to, accept, beat));
+    let took = futures_util::future::join_all(beating).await;
+    let paced =
+        |took: &Duration| (Duration::from_millis(1400)..Duration::from_secs(8)).contains(took);
+    assert!(took.iter().all(paced), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_asked_for_within_bounds() {
+    let hub = TestHub::start().await;
+    for to in ["/v1/channels/c?", "/v1/channels/c?bare&", "/v1/events?channel=c&", "/v1/signals/c?"]
+    {
+        for wrong in ["", "0s", "999ms", "16s", "1h", "4", "-4s", "often"] {
+            let reply = hub.get(&format!("{to}heartbeat={wrong}"), &[]).await;
+            let right = "`1s` to `15s` (`subscribers.heartbeat`)";
+            let problem = assert_problem(&reply, 400, "invalid_parameter", right);
+            assert_eq!(problem["parameter"], "heartbeat");
+        }
+    }
+    for right in ["1s", "15s", "4000ms", "14s%20999ms"] {
+        let client = hub.stream(&format!("/v1/channels/c?heartbeat={right}"), &[]).await;
+        assert_eq!(client.head.status, 200, "{right}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_without_cutting_a_client_that_has_asked_for_more() {
+    let hub = TestHub::start().await;
+    let mut wire = Wire::connect(hub.addr()).await;
+    wire.send_head("GET", "/v1/channels/c", &[]).await;
+    let mut client = SseClient::read(wire).await.settled().await;
+    assert_eq!(client.head.header("connection"), None, "it cannot be told from a cut");
+    hub.publish("c", "x").await;
+    assert_eq!(client.next().await.data, "x");
+    client.ask_again("/healthz").await;
+    hub.close("c", "complete").await;
+    client.next().await.assert_end("complete");
+    client.assert_eof().await;
+    let close = [("Connection", "close")];
+    let head = hub.stream("/v1/channels/d", &close).await.head;
+    assert_eq!(head.header("connection").as_deref(), Some("close"));
 }
 
 #[tokio::test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 use mio::{Interest, Token};
 use tokio::time::Instant;
 
+use super::departures::by_clock;
 use super::inbox::{Arrival, Bell};
-use super::reactor::{Reactor, after, millis};
+use super::reactor::{Reactor, after};
 use super::room::Room;
-use super::seat::Sitter;
+use super::seat::{Interval, Sitter};
 use crate::egress::{Config, Format};
 use crate::event::SNAPSHOT;
 use crate::hub::{Channel, Coalesce, EndReason, Seat};
@@ -21,7 +22,7 @@ const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
     pub(super) fn welcome(&mut self, arrival: Arrival) {
-        let Arrival { tcp, seat, head, coalesce, pass } = arrival;
+        let Arrival { tcp, seat, head, coalesce, heartbeat, pass } = arrival;
         let channel = seat.channel.clone();
         let own = self.first_bytes(&seat, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
@@ -34,7 +35,8 @@ impl Reactor {
             self.depart();
             return self.hub.leave(&channel, EndReason::ClientGone);
         }
-        let due = self.wheel.put(key as u32, millis(self.config.heartbeat));
+        let heartbeat = Interval::of(heartbeat, self.config.heartbeat);
+        let due = self.wheel.put(key as u32, heartbeat.millis(self.config.heartbeat));
         let mut sitter = Sitter {
             tcp,
             byte: seat.byte,
@@ -44,9 +46,13 @@ impl Reactor {
             index: 0,
             last_write: now,
             blocked: 0,
-            ends: lifetime(&self.config, &pass, now),
+            ends: self.drain.map_or_else(
+                || lifetime(&self.config, &pass, now),
+                |drain| by_clock(now, drain.late_moment()),
+            ),
             pass,
             due,
+            heartbeat,
             adaptive: coalesce == Coalesce::Adaptive,
             lags: false,
             behind: false,
@@ -54,9 +60,7 @@ impl Reactor {
         sitter.say(own, false);
         entry.insert(sitter);
         self.seat(key, channel, window(coalesce));
-        if self.drained_at.is_some() {
-            self.say_goodbye(key, EndReason::Draining);
-        } else if let Some(over) = self.over(key) {
+        if let Some(over) = self.over(key) {
             self.say_goodbye(key, over.into());
         } else {
             // Not at once: with a crowd, others would wait for all of them.

@@ -52,10 +52,10 @@ impl Reactor {
     }
 
     pub(super) fn heartbeat(&mut self, key: usize, tick: u32, now: u32) {
-        let interval = millis(self.config.heartbeat);
         let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| sitter.due == tick) else {
             return;
         };
+        let interval = sitter.heartbeat.millis(self.config.heartbeat);
         let silent = since(now, sitter.last_write);
         let delay = if silent >= interval { interval } else { interval - silent };
         sitter.due = self.wheel.put(key as u32, delay);

@@ -2,20 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::reactor::{Reactor, after, has_come};
 use super::seat::Sitter;
+use crate::egress::Drain;
 use crate::egress::format::push_over;
-use crate::egress::goodbye_delay;
 use crate::hub::EndReason;
 use crate::pass::Over;
 use crate::sse;
-
-/// The share of a drain's window in which subscriptions are ended.
-const DRAIN_SHARE: f64 = 0.8;
 
 impl Reactor {
     pub(super) fn dismiss(&mut self, key: usize, reason: EndReason) {
@@ -49,11 +45,11 @@ impl Reactor {
         self.by_channel.remove(&(Arc::as_ptr(&room.channel) as usize, room.window));
     }
 
-    pub(super) fn drain(&mut self, window: Duration) {
+    pub(super) fn begin_drain(&mut self, drain: Drain) {
         let now = self.now();
-        self.drained_at = Some(Instant::now() + window);
+        self.drain = Some(drain);
         for (_, sitter) in &mut self.sitters {
-            sitter.ends = after(now, window.mul_f64(fastrand::f64() * DRAIN_SHARE));
+            sitter.ends = by_clock(now, drain.moment());
         }
     }
 
@@ -63,7 +59,7 @@ impl Reactor {
             self.sitters.iter().filter(|(_, sitter)| over(sitter)).map(|(key, _)| key).collect();
         for key in keys {
             let reason = match self.over(key) {
-                _ if self.drained_at.is_some() => EndReason::Draining,
+                _ if self.drain.is_some() => EndReason::Draining,
                 Some(over) => over.into(),
                 None => EndReason::Lifetime,
             };
@@ -90,16 +86,15 @@ impl Reactor {
         let now = self.now();
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         let mut bytes = Vec::new();
-        if let Some(drained_at) = self.drained_at {
-            let rest = drained_at.saturating_duration_since(Instant::now());
+        if let Some(drain) = &self.drain {
             let mut text = Vec::new();
-            sse::retry(&mut text, goodbye_delay(rest, self.config.reconnect_delay));
+            sse::retry(&mut text, drain.return_delay(self.config.reconnect_delay));
             text.push(b'\n');
             sse::chunk(&mut bytes, &text);
         }
         if let Some(over) = reason.over() {
             let mut text = Vec::new();
-            push_over(over, &mut text);
+            push_over(over, self.config.end_reconnect_delay, &mut text);
             sse::chunk(&mut bytes, &text);
         }
         bytes.extend_from_slice(sse::LAST_CHUNK);
@@ -107,4 +102,9 @@ impl Reactor {
         let _ = sitter.write_own(now);
         self.dismiss(key, reason);
     }
+}
+
+/// A moment by the shard's clock.
+pub(super) fn by_clock(now: u32, moment: Instant) -> u32 {
+    after(now, moment.saturating_duration_since(Instant::now()))
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::reactor::Reactor;
 use crate::clock::{self, Micros};
+use crate::egress::Drain;
 use crate::hub::{Coalesce, Listener, Seat};
 use crate::pass::Pass;
 
@@ -21,6 +22,8 @@ pub(in crate::egress) struct Arrival {
     pub(in crate::egress) head: Vec<u8>,
     /// When events are merged.
     pub(in crate::egress) coalesce: Coalesce,
+    /// After how long without a write it is sent a heartbeat.
+    pub(in crate::egress) heartbeat: Duration,
     /// What the subscription may go on by.
     pub(in crate::egress) pass: Pass,
 }
@@ -28,7 +31,7 @@ pub(in crate::egress) struct Arrival {
 /// What a shard is told.
 pub(super) enum Message {
     Arrival(Box<Arrival>),
-    Drain(Duration),
+    Drain(Drain),
     Recheck,
     Stop,
 }

@@ -23,14 +23,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
 pub(super) use self::inbox::Arrival;
 use self::inbox::{Inbox, Message};
 use self::reactor::Thread;
-use super::Config;
+use super::{Config, Drain};
 use crate::hub::{Hub, Seat};
 
 /// Subscribers up to which a channel is small: writing to so many takes less time than waking
@@ -93,10 +92,10 @@ impl Shards {
         hasher.finish() as usize
     }
 
-    /// Ends all subscriptions, each at its own moment within the window; later ones at once.
-    pub(super) fn drain(&self, window: Duration) {
+    /// Ends all subscriptions, and those that come later, each at its own moment.
+    pub(super) fn drain(&self, drain: Drain) {
         for inbox in &self.inboxes {
-            inbox.send(Message::Drain(window));
+            inbox.send(Message::Drain(drain));
         }
     }
 

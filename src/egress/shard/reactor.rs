@@ -21,7 +21,7 @@ use super::inbox::{Inbox, Message};
 use super::room::Room;
 use super::seat::Sitter;
 use super::wheel::Wheel;
-use crate::egress::Config;
+use crate::egress::{Config, Drain};
 use crate::hub::{Bounds, EndReason, Hub};
 
 /// The token of the inbox; sockets have those below.
@@ -61,8 +61,7 @@ pub(super) struct Reactor {
     pub(super) began: Instant,
     /// When the bounds are looked at next, in milliseconds.
     pub(super) patrol_at: u64,
-    /// When a drain's window ends.
-    pub(super) drained_at: Option<Instant>,
+    pub(super) drain: Option<Drain>,
     pub(super) stopping: bool,
 }
 
@@ -107,7 +106,7 @@ impl Thread {
                 scratch: Box::new([0; SCRATCH]),
                 began: Instant::now(),
                 patrol_at: 0,
-                drained_at: None,
+                drain: None,
                 stopping: false,
             })
         });
@@ -169,7 +168,7 @@ impl Reactor {
         for message in self.inbox.take_messages() {
             match message {
                 Message::Arrival(arrival) => self.welcome(*arrival),
-                Message::Drain(window) => self.drain(window),
+                Message::Drain(drain) => self.begin_drain(drain),
                 Message::Recheck => self.end_the_revoked(),
                 Message::Stop => self.stopping = true,
             }

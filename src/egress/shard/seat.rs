@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 use socket2::SockRef;
 
+use super::reactor::millis;
 use crate::pass::Pass;
 
 /// See the module. Times are in milliseconds since the shard began; zero stands for never.
@@ -30,12 +31,30 @@ pub(super) struct Sitter {
     pub(super) pass: Pass,
     /// The tick of the wheel at which its heartbeat is due.
     pub(super) due: u32,
+    /// How often it is sent a heartbeat.
+    pub(super) heartbeat: Interval,
     /// What piles up while its socket takes nothing is merged.
     pub(super) adaptive: bool,
     /// Its socket was full, and it has not caught up since.
     pub(super) lags: bool,
     /// It stands in line with those who have much to catch up with, and no sweep visits it.
     pub(super) behind: bool,
+}
+
+/// How often a subscriber is sent a heartbeat, in a byte: in quarters of a second, rounded down;
+/// zero for as often as the setting says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Interval(u8);
+
+impl Interval {
+    pub(super) fn of(asked: Duration, setting: Duration) -> Self {
+        let quarters = (asked.as_millis() / 250).clamp(1, u8::MAX.into());
+        Self(if asked >= setting { 0 } else { quarters as u8 })
+    }
+
+    pub(super) fn millis(self, setting: Duration) -> u64 {
+        if self.0 == 0 { millis(setting) } else { u64::from(self.0) * 250 }
+    }
 }
 
 /// A subscriber's own bytes, such as the rest of a frame that its socket took in part.

@@ -187,6 +187,7 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
+    use super::super::seat::Interval;
     use super::*;
     use crate::pass::Pass;
     use crate::position::Offset;
@@ -220,6 +221,7 @@ mod tests {
             blocked,
             ends,
             due,
+            heartbeat: Interval::default(),
             adaptive,
             lags,
             behind,

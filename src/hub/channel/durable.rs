@@ -308,7 +308,7 @@ impl Channel {
             run.push(entry, frame);
         }
         if let Some(end) = end {
-            let (entry, frame) = writer.end(Offset(first.0 + count), end);
+            let (entry, frame) = writer.end(Offset(first.0 + count), end, self.shared.end_retry);
             run.push(entry, frame);
         }
         let offsets = (count > 0).then(|| (first, Offset(first.0 + count.saturating_sub(1))));

@@ -7,6 +7,7 @@ mod retention;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
@@ -73,6 +74,8 @@ pub(in crate::hub) struct Shared {
     pub(in crate::hub) on_end: OnceLock<OnEnd>,
     pub(in crate::hub) fetched: Fetched,
     pub(in crate::hub) remains: Arc<Remains>,
+    /// What an end says of how long to wait before coming back.
+    pub(in crate::hub) end_retry: Duration,
 }
 
 /// A named, ordered log of events, and those who listen to it.
@@ -600,7 +603,7 @@ impl Channel {
         let end = End::of(&self.name, close);
         let offset = self.shared.sequencer.take(1);
         let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
-        let (entry, frame) = writer.end(offset, &end);
+        let (entry, frame) = writer.end(offset, &end, self.shared.end_retry);
         inner.log.append(entry, frame, &inner.settings.retention);
         inner.ended_at = entry.time;
         inner.end = Some(end);
@@ -709,14 +712,24 @@ impl<'a> FrameWriter<'a> {
         self.render(offset, event_type, event.data.as_bytes())
     }
 
-    fn end(&mut self, offset: Offset, end: &End) -> (Entry, &[u8]) {
-        self.render(offset, Some(event::END), end.data().as_bytes())
+    fn end(&mut self, offset: Offset, end: &End, retry: Duration) -> (Entry, &[u8]) {
+        self.next_id(offset);
+        let (mut text, data) = (Vec::new(), end.data());
+        sse::end_retry(&mut text, retry);
+        let (event_type, data) = (Some(event::END), data.as_bytes());
+        sse::event_text(&mut text, &sse::Text { id: Some(&self.id), event_type, data });
+        sse::chunk(&mut self.frame, &text);
+        (Entry { offset, time: self.time }, &self.frame)
     }
 
-    fn render(&mut self, offset: Offset, event_type: Option<&str>, data: &[u8]) -> (Entry, &[u8]) {
+    fn next_id(&mut self, offset: Offset) {
         self.id.clear();
         self.epoch.write_event_id(offset, &mut self.id);
         self.frame.clear();
+    }
+
+    fn render(&mut self, offset: Offset, event_type: Option<&str>, data: &[u8]) -> (Entry, &[u8]) {
+        self.next_id(offset);
         sse::encode(&mut self.frame, &sse::Text { id: Some(&self.id), event_type, data });
         (Entry { offset, time: self.time }, &self.frame)
     }

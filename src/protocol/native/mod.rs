@@ -8,11 +8,14 @@ mod subscribe;
 mod tokens;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use humantime::format_duration;
 
 use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
-use crate::http::{Access, Caller, Method, Problem, Route, decode_path, handler};
+use crate::http::{Access, Caller, Method, Problem, Query, Route, decode_path, handler};
 use crate::hub::{Claim, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
@@ -86,4 +89,20 @@ fn claim(native: &Native, caller: &Caller, name: &ChannelName, why: Claim) -> Re
 
 fn channel_name(path: &str) -> Result<ChannelName, Problem> {
     Ok(decode_path(path)?.parse()?)
+}
+
+/// How often a subscriber wants a heartbeat: as the setting says, or more often, because some
+/// clients give up sooner.
+fn heartbeat(native: &Native, query: &Query) -> Result<Duration, Problem> {
+    let config = native.egress.config();
+    let Some(text) = query.get("heartbeat") else { return Ok(config.heartbeat) };
+    let allowed = config.min_heartbeat()..=config.heartbeat;
+    match humantime::parse_duration(text) {
+        Ok(heartbeat) if allowed.contains(&heartbeat) => Ok(heartbeat),
+        _ => {
+            let [least, most] = [allowed.start(), allowed.end()].map(|d| format_duration(*d));
+            let right = format!("expected `{least}` to `{most}` (`subscribers.heartbeat`)");
+            Err(Problem::parameter("heartbeat", text, &right))
+        }
+    }
 }

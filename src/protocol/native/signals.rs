@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
-use super::{Native, channel_name, claim};
+use super::{Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, Problem, Request, Response, json, not_stored, parse_object, read_document,
+    Body, Caller, Problem, Query, Request, Response, json, not_stored, parse_object, read_document,
 };
 use crate::hub::{Claim, GenerationOver, Signal, StopError, Stopped};
 use crate::limits::MAX_REASON_BYTES;
@@ -67,17 +67,15 @@ pub(super) async fn feed(
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
+    let query = Query::parse(request.uri().query(), &["heartbeat"])?;
+    let heartbeat = heartbeat(&native, &query)?;
     let pass = caller.subscribe(FEED, vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
     let board = native.hub.board(&name)?;
     let shutdown = native.shutdown.clone();
-    let over = async move {
-        tokio::select! {
-            () = shutdown.draining() => None,
-            over = pass.ended() => Some(over),
-        }
-    };
-    let (feed, filling) = native.egress.signals(name, board, over);
+    let draining = async move { shutdown.draining().await };
+    let over = async move { pass.ended().await };
+    let (feed, filling) = native.egress.signals(name, board, heartbeat, draining, over);
     tokio::spawn(filling);
     let mut response = Response::new(Body::Signals(feed));
     let media_type = HeaderValue::from_static(sse::CONTENT_TYPE);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{NDJSON, Native, channel_name, claim};
+use super::{NDJSON, Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
 use crate::egress::{EventStream, Format, Page, page};
@@ -29,11 +29,12 @@ const DEFAULT_PAGE_EVENTS: usize = 100;
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// What the query of a subscription may have.
-const PARAMETERS: &[&str] = &["from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare"];
+const PARAMETERS: &[&str] =
+    &["from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare", "heartbeat"];
 
 /// The same, of one to many channels.
 const PARAMETERS_OF_MANY: &[&str] =
-    &["channel", "from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare"];
+    &["channel", "from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare", "heartbeat"];
 
 pub(super) async fn one(
     native: Arc<Native>,
@@ -86,6 +87,7 @@ async fn subscribe(
 ) -> Result<Response, Problem> {
     let from = start(request.headers(), query)?;
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
+    let heartbeat = heartbeat(native, query)?;
     let many = matches!(selection, Selection::Many(_));
     let (format, media_type) = match bare(query, many)? {
         Some(_) if from == StartFrom::Snapshot => {
@@ -109,7 +111,8 @@ async fn subscribe(
             }
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
             let link = request.extensions().get::<Client>().map(|client| client.link.clone());
-            let stream = native.egress.stream(subscription, format, coalesce, link, pass);
+            let stream =
+                native.egress.stream(subscription, format, coalesce, heartbeat, link, pass);
             Ok(live(stream, media_type))
         }
     }

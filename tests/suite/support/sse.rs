@@ -173,6 +173,11 @@ impl SseClient {
         self
     }
 
+    /// Asks for something else on the same connection, without waiting for the end of the stream.
+    pub(crate) async fn ask_again(&mut self, to: &str) {
+        self.wire.send_head("GET", to, &[]).await;
+    }
+
     /// What an `EventSource` would send as `Last-Event-ID`.
     pub(crate) fn last_id(&self) -> Option<&str> {
         self.parser.last_id.as_deref()

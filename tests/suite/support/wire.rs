@@ -49,7 +49,7 @@ impl Wire {
         Self::new(stream)
     }
 
-    fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         Self { stream, unread: Vec::new(), framing: Framing::Nothing }
     }
