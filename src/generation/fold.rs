@@ -188,28 +188,16 @@ impl Fold {
             }
             return;
         };
-        if contents.is_empty() {
-            return;
+        if !contents.is_empty() {
+            self.grow(address, |part| decode(contents, &mut part.half, &mut part.text));
         }
-        let part = self.part(address);
-        part.begin_deltas();
-        let before = part.text.capacity();
-        decode(contents, &mut part.half, &mut part.text);
-        let grown = part.text.capacity() - before;
-        self.held += grown;
     }
 
     /// Adds plain text to the part at this address.
     pub(super) fn append_text(&mut self, address: Address<'_>, text: &str) {
-        if text.is_empty() {
-            return;
+        if !text.is_empty() {
+            self.grow(address, |part| part.text.push_str(text));
         }
-        let part = self.part(address);
-        part.begin_deltas();
-        let before = part.text.capacity();
-        part.text.push_str(text);
-        let grown = part.text.capacity() - before;
-        self.held += grown;
     }
 
     /// What comes for this address from now on is a new part.
@@ -269,11 +257,17 @@ impl Fold {
 
     /// The next piece of a call's arguments, of which a whole object may be told from a part.
     pub(super) fn append_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
-        let before = self.at(&address).map_or(0, |part| part.text.len());
-        self.append(address.clone(), arguments);
-        let part = self.part(address);
-        part.progress.read(part.text.get(before..).unwrap_or_default());
-        self.incomplete |= part.progress.goes_on();
+        let mut goes_on = false;
+        self.grow(address, |part| {
+            let before = part.text.len();
+            match arguments.contents() {
+                Some(contents) => decode(contents, &mut part.half, &mut part.text),
+                None => part.text.push_str(arguments.raw().get()),
+            }
+            part.progress.read(&part.text[before..]);
+            goes_on = part.progress.goes_on();
+        });
+        self.incomplete |= goes_on;
     }
 
     /// The address is that of the call with this id, if one of the last parts is.
@@ -326,13 +320,13 @@ impl Fold {
             self.incomplete |= !values.is_empty();
             return;
         };
-        let part = self.part(partial.address());
-        let before = part.text.capacity();
-        let all = values.iter().all(|value| partial.add(&value.fields(), &mut part.text));
-        if ends {
-            partial.end(&mut part.text);
-        }
-        self.held = self.held - before + self.part(partial.address()).text.capacity();
+        let mut all = true;
+        self.grow(partial.address(), |part| {
+            all = values.iter().all(|value| partial.add(&value.fields(), &mut part.text));
+            if ends {
+                partial.end(&mut part.text);
+            }
+        });
         self.incomplete |= !all;
         self.partial = Some(partial);
     }
@@ -386,6 +380,16 @@ impl Fold {
         self.held -= self.usage.as_ref().map_or(0, |usage| usage.get().len());
         self.held += usage.get().len();
         self.usage = Some(usage);
+    }
+
+    /// Writes to the part at this address.
+    fn grow(&mut self, address: Address<'_>, write: impl FnOnce(&mut Part)) {
+        let part = self.part(address);
+        part.begin_deltas();
+        let before = part.text.capacity();
+        write(part);
+        let grown = part.text.capacity() - before;
+        self.held += grown;
     }
 
     /// The part at this address, which is new if nothing has come for it yet.

@@ -104,7 +104,9 @@ impl Merge {
 
 /// Nothing if the event must go out as it is.
 fn outline(format: Format, event_type: Option<&str>, data: &str) -> Option<Outline> {
-    if event_type == Some("error") || format.mark(event_type, data).is_some() {
+    // Of the other formats, no delta is a mark.
+    let ends = format == Format::Text && format.mark(event_type, data).is_some();
+    if event_type == Some("error") || data == DONE || ends {
         return None;
     }
     let mut outline = Outline::default();
@@ -251,14 +253,39 @@ impl Outline {
         delta.depth == next.depth
             && data[delta.name.clone()] == other_data[next.name.clone()]
             && self.has & !other.has == 0
-            && self.fixed(data).eq(other.fixed(other_data))
+            && is_same_text(self.fixed(data), other.fixed(other_data))
     }
 
     /// The bytes that are not free.
-    fn fixed<'a>(&'a self, data: &'a str) -> impl Iterator<Item = u8> {
+    fn fixed<'a>(&'a self, data: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let starts = std::iter::once(0).chain(self.free.iter().map(|span| span.end));
         let ends = self.free.iter().map(|span| span.start).chain([data.len()]);
-        starts.zip(ends).flat_map(|(start, end)| data[start..end].bytes())
+        starts.zip(ends).map(|(start, end)| &data.as_bytes()[start..end])
+    }
+}
+
+/// Whether these pieces are one text, wherever each is cut.
+fn is_same_text<'a>(
+    mut one: impl Iterator<Item = &'a [u8]>,
+    mut other: impl Iterator<Item = &'a [u8]>,
+) -> bool {
+    let (mut left, mut right): (&[u8], &[u8]) = (&[], &[]);
+    loop {
+        while left.is_empty() {
+            let Some(next) = one.next() else {
+                return right.is_empty() && other.all(<[u8]>::is_empty);
+            };
+            left = next;
+        }
+        while right.is_empty() {
+            let Some(next) = other.next() else { return false };
+            right = next;
+        }
+        let shared = left.len().min(right.len());
+        if left[..shared] != right[..shared] {
+            return false;
+        }
+        (left, right) = (&left[shared..], &right[shared..]);
     }
 }
 

@@ -75,6 +75,7 @@ impl Provider for OpenAiChat {
                 | "service_tier" | "usage" | "x_groq" | "timings" | "citations"
                 | "search_results" | "obfuscation" | "p" => Field::Free,
                 "error" => return None,
+                "object" if value.contents() == Some("error") => return None,
                 _ if value.is_scalar() => Field::Fixed,
                 _ => return None,
             })
@@ -181,9 +182,11 @@ fn add_to_call(
 ) {
     let name = name.filter(|name| !name.is_empty());
     let arguments = arguments.filter(|arguments| !arguments.is_empty() || arguments.is_object());
-    begin_call(&address, id.as_deref(), name.as_deref(), arguments.is_some(), fold);
     let is_named = name.is_some();
-    fold.name_call(address.clone(), id, name);
+    if is_named || id.is_some() {
+        begin_call(&address, id.as_deref(), name.as_deref(), arguments.is_some(), fold);
+        fold.name_call(address.clone(), id, name);
+    }
     match arguments {
         // Some servers have it in the place of `""` before the deltas.
         Some(arguments) if is_named && ["{}", "\"{}\""].contains(&arguments.raw().get()) => {

@@ -157,8 +157,11 @@ fn place<'a>(
         (None, Some(id)) => at(Key::Id(id)),
         (Some(index), id) => {
             let by_index = at(Key::Index(index, piece));
+            if fold.at(&by_index).is_some() {
+                return by_index;
+            }
             let by_id = id.map(|id| at(Key::Id(id))).filter(|by_id| fold.at(by_id).is_some());
-            if fold.at(&by_index).is_some() { by_index } else { by_id.unwrap_or(by_index) }
+            by_id.unwrap_or(by_index)
         }
     }
 }

@@ -232,8 +232,9 @@ fn input_at_the_beginning_of_a_call_counts_if_no_deltas_follow() {
         &chat(&[
             r#"{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}"#,
             r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":1}"}}]}"#,
+            r#"{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"a\":2}"}}]}"#,
         ]),
-        &[("f", r#"{"a":1}"#)],
+        &[("f", r#"{"a":1}"#), ("f", r#"{"a":2}"#)],
     );
 }
 
