@@ -139,6 +139,10 @@ pub enum ChannelState {
 }
 
 impl ChannelState {
+    /// The states in which a channel has ended.
+    pub const ENDS: [Self; 5] =
+        [Self::Complete, Self::Error, Self::Cancelled, Self::Abandoned, Self::Deleted];
+
     /// The word for the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {

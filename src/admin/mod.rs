@@ -63,13 +63,25 @@ impl Admin {
         ]
     }
 
+    /// Whether the hub takes new work.
+    fn check_ready(&self) -> Result<(), Problem> {
+        if self.shutdown.is_draining() {
+            return Err(Problem::new(ErrorCode::Draining, "the hub is going down"));
+        }
+        if let Health::Failed(why) = self.hub.store_health() {
+            return Err(Problem::new(ErrorCode::StoreFailed, why.to_string()));
+        }
+        Ok(())
+    }
+
     /// The routes that only the admin listener has.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        let access = Access::OnAll(Operation::Admin);
+        let (metrics_access, list_access) =
+            (Access::OnAll(Operation::Metrics), Access::OnAll(Operation::Admin));
         vec![
-            page("/metrics", access, handler(self, metrics)),
-            page("/v1/channels", access, handler(self, list)),
+            page("/metrics", metrics_access, handler(self, metrics)),
+            page("/v1/channels", list_access, handler(self, list)),
         ]
     }
 }
@@ -84,12 +96,7 @@ async fn healthz(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
 }
 
 async fn readyz(admin: Admin, _: Request, _: String) -> Result<Response, Problem> {
-    if admin.shutdown.is_draining() {
-        return Err(Problem::new(ErrorCode::Draining, "the hub is going down"));
-    }
-    if let Health::Failed(why) = admin.hub.store_health() {
-        return Err(Problem::new(ErrorCode::StoreFailed, why.to_string()));
-    }
+    admin.check_ready()?;
     Ok(document("text/plain; charset=utf-8", "ok\n"))
 }
 
@@ -98,6 +105,7 @@ async fn openapi(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
 }
 
 async fn metrics(admin: Admin, _: Request, _: String) -> Result<Response, Problem> {
+    admin.hub.metrics().ready(admin.check_ready().is_ok());
     let text = telemetry::encode(admin.hub.metrics());
     Ok(document("text/plain; version=0.0.4; charset=utf-8", text))
 }

@@ -20,13 +20,19 @@ pub enum Operation {
     Subscribe,
     /// Stop a generation, and hear of stops.
     Signal,
-    /// Create, change, delete and list channels.
+    /// Create, change, delete and list channels; it includes `Metrics`.
     Admin,
+    /// Read the metrics of the hub. It is about no channel: granted as a whole, or not.
+    Metrics,
 }
 
 impl Operation {
+    /// The operations on channels.
+    pub const ON_CHANNELS: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin];
+
     /// Every operation.
-    pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin];
+    pub const ALL: [Self; 5] =
+        [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin, Self::Metrics];
 
     /// The operation's name in tokens and settings.
     #[must_use]
@@ -36,6 +42,7 @@ impl Operation {
             Self::Subscribe => "subscribe",
             Self::Signal => "signal",
             Self::Admin => "admin",
+            Self::Metrics => "metrics",
         }
     }
 }
@@ -49,10 +56,10 @@ impl fmt::Display for Operation {
 /// For each operation, the channels it is granted for. Nothing by default.
 ///
 /// As JSON: `{"publish":["chat/*"],"subscribe":["chat/**"],"signal":[…],"admin":true}`, where
-/// `true` stands for `["**"]`.
+/// `true` is short for `["**"]`. `metrics` is only ever `true`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants {
-    patterns: [Vec<ChannelPattern>; 4],
+    patterns: [Vec<ChannelPattern>; Operation::ALL.len()],
 }
 
 /// Grants that cannot be understood.
@@ -68,8 +75,14 @@ pub enum InvalidGrants {
     #[error("`{0}` has more than {MAX_GRANTED_PATTERNS} patterns")]
     TooMany(Operation),
     /// An operation that there is not.
-    #[error("grants are for `publish`, `subscribe`, `signal` and `admin`, and for nothing else")]
+    #[error(
+        "grants are for `publish`, `subscribe`, `signal`, `admin` and `metrics`, and for nothing \
+         else"
+    )]
     Operation,
+    /// Metrics of some channels only.
+    #[error("`metrics` is `true`: it is about the hub, and not about channels")]
+    Metrics,
 }
 
 /// A wish that goes beyond what is granted.
@@ -100,6 +113,13 @@ impl Grants {
         self.patterns[operation as usize].push(pattern);
     }
 
+    /// Grants the hub's metrics.
+    pub fn add_metrics(&mut self) {
+        if let Ok(all) = "**".parse() {
+            self.add(Operation::Metrics, all);
+        }
+    }
+
     /// The patterns of an operation.
     #[must_use]
     pub fn patterns(&self, operation: Operation) -> &[ChannelPattern] {
@@ -123,13 +143,16 @@ impl Grants {
     #[must_use]
     pub fn covers_pattern(&self, operation: Operation, wanted: &ChannelPattern) -> bool {
         self.patterns(operation).iter().any(|granted| granted.contains(wanted))
+            || (operation == Operation::Metrics && self.covers_all(Operation::Admin))
     }
 
     /// Whether the operation is granted on every channel: what a route that is about no channel
     /// in particular asks for.
     #[must_use]
     pub fn covers_all(&self, operation: Operation) -> bool {
-        self.patterns(operation).iter().any(|granted| granted.as_str() == "**")
+        let all =
+            |operation| self.patterns(operation).iter().any(|granted| granted.as_str() == "**");
+        all(operation) || (operation == Operation::Metrics && all(Operation::Admin))
     }
 
     /// The wished grants, if they do not go beyond these.
@@ -150,7 +173,7 @@ impl Grants {
     #[must_use]
     pub fn within(&self, most: &Self) -> Self {
         let mut common = Self::default();
-        for operation in Operation::ALL {
+        for operation in Operation::ON_CHANNELS {
             for pattern in self.patterns(operation) {
                 let found = most.patterns(operation).iter();
                 for pattern in found.filter_map(|most| pattern::intersection(pattern, most)) {
@@ -159,6 +182,11 @@ impl Grants {
                     }
                 }
             }
+        }
+        // Either side may have it as a part of `admin`.
+        let both = self.covers_all(Operation::Metrics) && most.covers_all(Operation::Metrics);
+        if both && !common.covers_all(Operation::Metrics) {
+            common.add_metrics();
         }
         common
     }
@@ -191,12 +219,19 @@ impl Grants {
         }
         for item in items {
             let text = item.as_str().ok_or(InvalidGrants::Shape)?;
-            let pattern = text.parse().map_err(|error| InvalidGrants::Pattern(operation, error))?;
+            let pattern: ChannelPattern =
+                text.parse().map_err(|error| InvalidGrants::Pattern(operation, error))?;
+            if operation == Operation::Metrics && pattern.as_str() != "**" {
+                return Err(InvalidGrants::Metrics);
+            }
             self.add(operation, pattern);
         }
         Ok(())
     }
 }
+
+/// What is usually granted on all channels at once, and then written as `true`.
+const WHOLE: [Operation; 2] = [Operation::Admin, Operation::Metrics];
 
 impl Serialize for Grants {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -204,7 +239,7 @@ impl Serialize for Grants {
         for operation in Operation::ALL {
             match self.patterns(operation) {
                 [] => {}
-                [all] if operation == Operation::Admin && all.as_str() == "**" => {
+                [all] if WHOLE.contains(&operation) && all.as_str() == "**" => {
                     map.serialize_entry(operation.as_str(), &true)?;
                 }
                 patterns => map.serialize_entry(operation.as_str(), patterns)?,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use http::{Request, header};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::client::{Client, Hub, HubUrl, full};
 use super::terminal::{notice, print_line};
@@ -46,6 +46,9 @@ struct Create {
     /// May set and delete them
     #[arg(long, value_name = "PATTERN")]
     admin: Vec<ChannelPattern>,
+    /// May read the hub's metrics
+    #[arg(long)]
+    metrics: bool,
     /// How long it lives
     #[arg(long, value_name = "DURATION", default_value = "1h",
           value_parser = humantime::parse_duration)]
@@ -108,12 +111,9 @@ fn sign(args: &Create) -> anyhow::Result<(String, String)> {
 }
 
 async fn ask(args: &Create, url: &HubUrl) -> anyhow::Result<(String, String)> {
-    let mut wanted = Map::new();
-    let grants = args.grants();
-    for operation in Operation::ALL {
-        let patterns = grants.patterns(operation).iter().map(ToString::to_string);
-        wanted.insert(operation.to_string(), patterns.collect());
-    }
+    let Value::Object(mut wanted) = serde_json::to_value(args.grants())? else {
+        return Err(anyhow!("grants are not an object"));
+    };
     wanted.insert("ttl".into(), humantime::format_duration(args.ttl).to_string().into());
     if let Some(subject) = &args.subject {
         wanted.insert("subject".into(), subject.as_str().into());
@@ -131,8 +131,11 @@ impl Create {
     fn grants(&self) -> Grants {
         let mut grants = Grants::default();
         let lists = [&self.publish, &self.subscribe, &self.signal, &self.admin];
-        for (operation, patterns) in Operation::ALL.into_iter().zip(lists) {
+        for (operation, patterns) in Operation::ON_CHANNELS.into_iter().zip(lists) {
             patterns.iter().for_each(|pattern| grants.add(operation, pattern.clone()));
+        }
+        if self.metrics {
+            grants.add_metrics();
         }
         grants
     }

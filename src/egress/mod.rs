@@ -44,6 +44,9 @@ use crate::telemetry::Metrics;
 /// second is little, and no time-out of a client is shorter.
 const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// How often the lag of each subscription is sampled for the metrics.
+const LAG_SAMPLED_EVERY: Duration = Duration::from_secs(4);
+
 /// Settings of the section `subscribers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

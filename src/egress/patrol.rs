@@ -9,16 +9,13 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Config, Drain, Link};
+use super::{Config, Drain, LAG_SAMPLED_EVERY, Link};
 use crate::hub::{Bounds, EndReason, OnLag, Pulse};
 use crate::pass::Pass;
 use crate::telemetry::Metrics;
 
 /// How long an ended subscription may take to say goodbye before its connection is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// Lag is sampled on every so many rounds.
-const LAG_SAMPLE_ROUNDS: u64 = 16;
 
 /// See the module.
 pub(super) struct Patrol {
@@ -118,11 +115,16 @@ impl Patrol {
     pub(super) async fn run(&self) {
         let mut tick = tokio::time::interval(self.pace());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for number in 0u64.. {
+        let mut sampled = Instant::now();
+        loop {
             tick.tick().await;
             let now = Instant::now();
+            let sample = now.duration_since(sampled) >= LAG_SAMPLED_EVERY;
+            if sample {
+                sampled = now;
+            }
             for watched in self.all() {
-                self.visit(&watched, now, number.is_multiple_of(LAG_SAMPLE_ROUNDS));
+                self.visit(&watched, now, sample);
             }
             self.cut_stuck_links();
         }

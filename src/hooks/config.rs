@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Uri;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::secret::Secret;
+use super::secret::SecretSetting;
 use crate::channel::{ChannelName, ChannelPattern};
 
 /// What `timeout` may be: an answer takes some time, and a slow receiver holds a place that long.
@@ -31,7 +31,7 @@ pub struct Hook {
     pub url: HookUrl,
     /// What calls are signed with; without one they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<Secret>,
+    pub secret: Option<SecretSetting>,
     /// How long one call may take.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub timeout: Duration,

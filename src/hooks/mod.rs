@@ -11,18 +11,20 @@ mod secret;
 mod worker;
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 pub use config::{Config, Hook, HookUrl, InvalidHook, InvalidHookUrl};
-pub use secret::{InvalidSecret, Secret};
+pub use secret::{InvalidSecret, Secret, SecretSetting};
 
 use message::Message;
 use worker::Worker;
 
+use crate::auth::Environment;
 use crate::hub::{Ended, Hub};
 use crate::limits::MAX_QUEUED_HOOKS;
 use crate::outbound::{Client, NoCertificates};
@@ -31,34 +33,109 @@ use crate::shutdown::Shutdown;
 /// The running hooks: a cheap handle.
 #[derive(Clone)]
 pub struct Hooks {
+    hub: Hub,
+    shutdown: Shutdown,
+    /// Where workers run.
+    runtime: Handle,
     queue: mpsc::Sender<Ended>,
     /// Something may be out of the queue, and with no worker yet.
     dealing: Arc<AtomicBool>,
-    workers: Arc<[Arc<Worker>]>,
+    workers: Arc<RwLock<Vec<Arc<Worker>>>>,
+    /// Workers of hooks that a reload has removed, as long as they have something to deliver.
+    retired: Arc<Mutex<Vec<Weak<Worker>>>>,
+}
+
+/// Hooks that can be started: their secrets are read.
+pub struct Ready {
+    hooks: Vec<(Hook, Option<Secret>)>,
+    client: Client,
+}
+
+/// Why hooks cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// There is an `https` hook, and no certificate to trust its receiver by.
+    #[error("cannot call `https` hooks (`hooks`): {0}")]
+    NoCertificates(#[from] NoCertificates),
+    /// The secret of a hook cannot be read.
+    #[error("hooks: the hook for `{pattern}`: {error}")]
+    Secret {
+        /// Its pattern.
+        pattern: String,
+        /// Why.
+        error: InvalidSecret,
+    },
+}
+
+impl Ready {
+    /// Reads the secrets of these hooks.
+    ///
+    /// # Errors
+    /// A secret cannot be read, or there is no certificate to trust receivers by.
+    pub fn new(config: &Config, environment: Environment<'_>) -> Result<Self, HookError> {
+        let client = Client::new(config.needs_tls())?;
+        let read = |hook: &Hook| {
+            let secret = hook.secret.as_ref().map(|secret| secret.read(environment)).transpose();
+            let pattern = hook.pattern.to_string();
+            let secret = secret.map_err(|error| HookError::Secret { pattern, error })?;
+            Ok((hook.clone(), secret))
+        };
+        let hooks = config.0.iter().map(read).collect::<Result<_, HookError>>()?;
+        Ok(Self { hooks, client })
+    }
 }
 
 impl Hooks {
     /// Begins to call out for the channels of this hub, until it stops. Must be called within a
     /// runtime, which does the work.
-    ///
-    /// # Errors
-    /// There is an `https` hook, and no certificate to trust its receiver by.
-    pub fn start(config: &Config, hub: &Hub, shutdown: &Shutdown) -> Result<Self, NoCertificates> {
+    #[must_use]
+    pub fn start(ready: Ready, hub: &Hub, shutdown: &Shutdown) -> Self {
         let (queue, ended) = mpsc::channel(MAX_QUEUED_HOOKS);
-        let client = Client::new(config.needs_tls())?;
-        let start = |hook: &Hook| {
-            Worker::start(hook.clone(), client.clone(), hub.metrics().clone(), shutdown.clone())
+        let hooks = Self {
+            hub: hub.clone(),
+            shutdown: shutdown.clone(),
+            runtime: Handle::current(),
+            queue,
+            dealing: Arc::default(),
+            workers: Arc::default(),
+            retired: Arc::default(),
         };
-        let workers = config.0.iter().map(start).collect();
-        let hooks = Self { queue, dealing: Arc::default(), workers };
-        if !hooks.workers.is_empty() {
-            let workers = hooks.workers.clone();
-            let wanted = move |name: &_| workers.iter().any(|worker| worker.wants(name));
-            hub.on_end(wanted, hooks.queue.clone());
-            let dealing = hooks.clone().deal_out(ended, shutdown.clone());
-            shutdown.spawn_on(dealing, &Handle::current());
+        let workers = hooks.workers.clone();
+        let wanted = move |name: &_| workers.read().iter().any(|worker| worker.wants(name));
+        hub.on_end(wanted, hooks.queue.clone());
+        let dealing = hooks.clone().deal_out(ended, shutdown.clone());
+        shutdown.spawn_on(dealing, &hooks.runtime);
+        hooks.exchange(ready);
+        hooks
+    }
+
+    /// Goes over to these hooks. Those that are the same go on with what they have to deliver;
+    /// those that are gone deliver what they have, and end.
+    pub fn exchange(&self, ready: Ready) {
+        let Ready { hooks, client } = ready;
+        let mut workers = self.workers.write();
+        let mut before = std::mem::take(&mut *workers);
+        for (hook, secret) in hooks {
+            let same = before.iter().position(|worker| worker.is_for(&hook, secret.as_ref()));
+            workers.push(match same {
+                Some(place) => before.swap_remove(place),
+                None => self.employ(hook, secret, &client),
+            });
         }
-        Ok(hooks)
+        drop(workers);
+        let mut retired = self.retired.lock();
+        retired.retain(|worker| worker.strong_count() > 0);
+        for worker in before {
+            worker.retire();
+            retired.push(Arc::downgrade(&worker));
+        }
+        drop(retired);
+        self.hub.hooks_changed();
+    }
+
+    fn employ(&self, hook: Hook, secret: Option<Secret>, client: &Client) -> Arc<Worker> {
+        let (metrics, shutdown) = (self.hub.metrics().clone(), self.shutdown.clone());
+        Worker::start((hook, secret), client.clone(), metrics, shutdown, &self.runtime)
     }
 
     /// Whether nobody waits to be told of anything.
@@ -67,7 +144,8 @@ impl Hooks {
         // In the order in which an end passes through them, so that none is overlooked.
         self.queue.capacity() == self.queue.max_capacity()
             && !self.dealing.load(Ordering::SeqCst)
-            && self.workers.iter().all(|worker| worker.is_idle())
+            && self.workers.read().iter().all(|worker| worker.is_idle())
+            && self.retired.lock().iter().filter_map(Weak::upgrade).all(|worker| worker.is_idle())
     }
 
     async fn deal_out(self, mut ended: mpsc::Receiver<Ended>, shutdown: Shutdown) {
@@ -102,7 +180,9 @@ impl Hooks {
 
     fn tell(&self, ended: &Ended) {
         let message = Arc::new(Message::new(ended));
-        for worker in self.workers.iter().filter(|worker| worker.wants(&ended.channel)) {
+        // Under the lock, so that no worker is retired before it has what is for it.
+        let workers = self.workers.read();
+        for worker in workers.iter().filter(|worker| worker.wants(&ended.channel)) {
             worker.take(message.clone());
         }
     }

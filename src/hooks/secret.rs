@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::auth::{Environment, SecretError, SecretSource};
+
 /// What a secret in base64 begins with.
 const PREFIX: &str = "whsec_";
 
@@ -21,9 +23,80 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The key that a hook and its receiver share. It is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+/// The setting `secret`: the key itself, or where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
+pub enum SecretSetting {
+    /// The key itself. It is never shown.
+    Key(Secret),
+    /// A file or an environment variable that has it.
+    Elsewhere(SecretSource),
+}
+
+impl SecretSetting {
+    /// The key, read from where it is.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not a key.
+    pub fn read(&self, environment: Environment<'_>) -> Result<Secret, InvalidSecret> {
+        let source = match self {
+            Self::Key(key) => return Ok(key.clone()),
+            Self::Elsewhere(source) => source,
+        };
+        let secret = source.read(environment, 1).map_err(|error| match error {
+            SecretError::TooShort { .. } => InvalidSecret::TooShort,
+            error => InvalidSecret::Unreadable(error),
+        })?;
+        let text = std::str::from_utf8(secret.expose()).map_err(|_| InvalidSecret::NotText)?;
+        text.parse()
+    }
+}
+
+impl FromStr for SecretSetting {
+    type Err = InvalidSecret;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSecret> {
+        if text.starts_with("env:") || text.starts_with("file:") {
+            return text.parse().map(Self::Elsewhere).map_err(InvalidSecret::Unreadable);
+        }
+        // A key that everyone can guess who knows where keys usually are would be no key.
+        if looks_like_a_place(text) {
+            return Err(InvalidSecret::Place);
+        }
+        text.parse().map(Self::Key)
+    }
+}
+
+impl TryFrom<String> for SecretSetting {
+    type Error = InvalidSecret;
+
+    fn try_from(text: String) -> Result<Self, InvalidSecret> {
+        text.parse()
+    }
+}
+
+/// Shows where the key is, and never the key. Too short to be read back as a secret.
+impl Serialize for SecretSetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Key(_) => serializer.serialize_str("(hidden)"),
+            Self::Elsewhere(source) => source.serialize(serializer),
+        }
+    }
+}
+
+/// Whether the text begins like a path, a URL, another `scheme:`, or a variable of a shell.
+fn looks_like_a_place(text: &str) -> bool {
+    let scheme = |(scheme, _): (&str, &str)| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(inner)
+    };
+    ["/", "./", "../", "~", "$", "@", "%", "{{"].iter().any(|start| text.starts_with(start))
+        || text.split_once(':').is_some_and(scheme)
+}
+
+/// The key that a hook and its receiver share. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<[u8]>);
 
 impl Secret {
@@ -53,36 +126,33 @@ impl FromStr for Secret {
     }
 }
 
-impl TryFrom<String> for Secret {
-    type Error = InvalidSecret;
-
-    fn try_from(text: String) -> Result<Self, InvalidSecret> {
-        text.parse()
-    }
-}
-
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(hidden)")
     }
 }
 
-/// Says that there is one, for `fanfare config show`. Too short to be read back as a secret.
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("(hidden)")
-    }
-}
-
 /// Why a text is not a secret. It is not repeated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
     /// The prefix promises base64, and something else follows.
-    #[error("`secret` is not base64 behind `whsec_`")]
+    #[error("`secret` is not base64 after `whsec_`")]
     NotBase64,
     /// Too few bytes.
-    #[error("`secret` is too short: it must have at least 16 bytes, also behind `whsec_`")]
+    #[error("`secret` is too short: it must have at least 16 bytes, also after `whsec_`")]
     TooShort,
+    /// It names a place, in a way that is not known here.
+    #[error(
+        "`secret` looks like a path, a URL or a variable: write \"file:/path\" or \"env:NAME\", or \
+         the key itself, in base64 after `whsec_`"
+    )]
+    Place,
+    /// It cannot be read from where it is.
+    #[error("`secret`: {0}")]
+    Unreadable(SecretError),
+    /// What was read is not text.
+    #[error("`secret` is not text: `whsec_` and the key in base64 are")]
+    NotText,
 }
 
 #[cfg(test)]
@@ -104,6 +174,52 @@ mod tests {
         assert_eq!(&*plain.0, b"sixteen bytes...");
         for encoded in ["whsec_c2l4dGVlbiBieXRlcy4uLg==", "whsec_c2l4dGVlbiBieXRlcy4uLg"] {
             assert_eq!(encoded.parse::<Secret>().unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn a_secret_can_be_in_a_file_or_in_a_variable() {
+        let key: Secret = "sixteen bytes...".parse().unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"whsec_c2l4dGVlbiBieXRlcy4uLg==\n").unwrap();
+        let setting: SecretSetting = format!("file:{}", file.path().display()).parse().unwrap();
+        assert_eq!(setting.read(&|_| None), Ok(key.clone()));
+        let variable: SecretSetting = "env:HOOK".parse().unwrap();
+        let environment = |name: &str| (name == "HOOK").then(|| "sixteen bytes...".to_owned());
+        assert_eq!(variable.read(&environment), Ok(key));
+        assert_eq!(variable.read(&|_| Some("short".into())), Err(InvalidSecret::TooShort));
+        let missing = variable.read(&|_| None).unwrap_err().to_string();
+        assert!(missing.contains("`HOOK` is not set"), "{missing}");
+        let gone = "file:/nowhere/hook".parse::<SecretSetting>().unwrap();
+        let gone = gone.read(&|_| None).unwrap_err().to_string();
+        assert!(gone.contains("cannot read `/nowhere/hook`"), "{gone}");
+        for nothing in ["env:", "file:"] {
+            assert!(nothing.parse::<SecretSetting>().is_err(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_place_is_not_taken_for_the_key() {
+        for place in [
+            "/etc/fanfare/hook.secret",
+            "./secrets/hook.secret",
+            "../secrets/hook.key",
+            "~/secrets/hook.key",
+            "$HOOK_SECRET_OF_MINE",
+            "${HOOK_SECRET_OF_MINE}",
+            "FILE:/etc/fanfare/hook",
+            "vault:secret/data/hook",
+            "https://vault/secret/hook",
+            "@/etc/fanfare/hook.secret",
+            "{{ secrets.HOOK_SECRET }}",
+            "%HOOK_SECRET_OF_MINE%",
+            "awssm:production/hook/secret",
+            "env_file:/etc/fanfare",
+        ] {
+            assert_eq!(place.parse::<SecretSetting>(), Err(InvalidSecret::Place), "{place}");
+        }
+        for key in ["sixteen bytes...", "correct horse: battery staple", "q/7W4lxkpXZbNN+bq0LQ=="] {
+            assert!(matches!(key.parse(), Ok(SecretSetting::Key(_))), "{key}");
         }
     }
 

@@ -8,12 +8,13 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::config::Hook;
 use super::message::Message;
+use super::secret::Secret;
 use crate::channel::ChannelName;
 use crate::clock::now;
 use crate::limits::{MAX_HOOK_CALLS, MAX_HOOK_QUEUE_BYTES, MAX_QUEUED_HOOKS};
@@ -38,12 +39,15 @@ const USER_AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 /// See the module.
 pub(super) struct Worker {
     hook: Hook,
+    secret: Option<Secret>,
     client: Client,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     queue: mpsc::Sender<Job>,
     /// What messages that are not done with may take of the memory.
     room: Arc<Semaphore>,
+    /// The hook is gone: nothing more comes.
+    retired: Notify,
 }
 
 /// A message on its way to one hook.
@@ -53,27 +57,39 @@ struct Job {
 }
 
 impl Worker {
-    /// Begins to work in this runtime, until the hub stops.
+    /// Begins to work in this runtime, until the hub stops or the hook is gone.
     pub(super) fn start(
-        hook: Hook,
+        hook: (Hook, Option<Secret>),
         client: Client,
         metrics: Arc<Metrics>,
         shutdown: Shutdown,
+        runtime: &Handle,
     ) -> Arc<Self> {
         let (worker, jobs) = Self::new(hook, client, metrics, shutdown);
-        worker.shutdown.spawn_on(worker.clone().run(jobs), &Handle::current());
+        worker.shutdown.spawn_on(worker.clone().run(jobs), runtime);
         worker
     }
 
     fn new(
-        hook: Hook,
+        (hook, secret): (Hook, Option<Secret>),
         client: Client,
         metrics: Arc<Metrics>,
         shutdown: Shutdown,
     ) -> (Arc<Self>, mpsc::Receiver<Job>) {
         let (queue, jobs) = mpsc::channel(MAX_QUEUED_HOOKS);
         let room = Arc::new(Semaphore::new(MAX_HOOK_QUEUE_BYTES / ROOM_UNIT));
-        (Arc::new(Self { hook, client, metrics, shutdown, queue, room }), jobs)
+        let retired = Notify::new();
+        (Arc::new(Self { hook, secret, client, metrics, shutdown, queue, room, retired }), jobs)
+    }
+
+    /// Whether this is the worker of such a hook.
+    pub(super) fn is_for(&self, hook: &Hook, secret: Option<&Secret>) -> bool {
+        self.hook == *hook && self.secret.as_ref() == secret
+    }
+
+    /// The hook is gone: delivers what there is, and ends.
+    pub(super) fn retire(&self) {
+        self.retired.notify_one();
     }
 
     /// Whether the hook is told of this channel's end.
@@ -106,12 +122,13 @@ impl Worker {
 
     async fn run(self: Arc<Self>, mut jobs: mpsc::Receiver<Job>) {
         let mut calls = JoinSet::new();
-        loop {
+        while !(jobs.is_closed() && jobs.is_empty() && calls.is_empty()) {
             tokio::select! {
                 Some(job) = jobs.recv(), if calls.len() < MAX_HOOK_CALLS => {
                     calls.spawn(self.clone().deliver(job));
                 }
                 Some(_) = calls.join_next() => {}
+                () = self.retired.notified() => jobs.close(),
                 () = self.shutdown.stopping() => break,
             }
         }
@@ -170,7 +187,7 @@ impl Worker {
             .header(header::USER_AGENT, USER_AGENT)
             .header("webhook-id", &message.id)
             .header("webhook-timestamp", &timestamp);
-        if let Some(secret) = &self.hook.secret {
+        if let Some(secret) = &self.secret {
             let signature = secret.sign(&message.id, &timestamp, &message.body);
             request = request.header("webhook-signature", signature);
         }
@@ -209,6 +226,7 @@ mod tests {
         let hook = toml::from_str("pattern = \"**\"\nurl = \"http://127.0.0.1:9/\"").unwrap();
         let metrics = Arc::new(Metrics::new());
         let client = Client::new(false).unwrap();
+        let hook = (hook, None);
         let (worker, jobs) = Worker::new(hook, client, metrics.clone(), Shutdown::default());
         (worker, jobs, metrics)
     }

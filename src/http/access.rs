@@ -36,6 +36,11 @@ impl Access {
                 let some = |operation| !grants.patterns(operation).is_empty();
                 one_of(operations, "any channel", some)
             }
+            Self::OnAll(Operation::Metrics) if !grants.covers_all(Operation::Metrics) => {
+                let detail = "`metrics`, or `admin` on every channel, is not granted";
+                let problem = Problem::new(ErrorCode::Forbidden, detail);
+                Err(problem.with("operation", Operation::Metrics.as_str()))
+            }
             Self::OnAll(operation) => {
                 one_of(&[operation], "every channel", |operation| grants.covers_all(operation))
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use rustls::ServerConfig;
@@ -14,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
+use simple_asn1::{ASN1Block, from_der};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -134,7 +136,9 @@ impl Tls {
     /// A file cannot be read, is not what it should be, or the two do not belong together.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let shown = Arc::new(Shown(RwLock::new(Arc::new(read(config, &provider)?))));
+        let certificate = Arc::new(read(config, &provider)?);
+        tell_expiry(&certificate, &metrics);
+        let shown = Arc::new(Shown(RwLock::new(certificate)));
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -157,6 +161,7 @@ impl Tls {
     pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
         let provider = self.acceptor.config().crypto_provider();
         let fresh = Arc::new(read(config, provider)?);
+        tell_expiry(&fresh, &self.metrics);
         *self.shown.0.write() = fresh;
         Ok(())
     }
@@ -207,6 +212,30 @@ fn read(config: &Config, provider: &CryptoProvider) -> Result<CertifiedKey, TlsE
         key: config.key.clone(),
         source,
     })
+}
+
+fn tell_expiry(key: &CertifiedKey, metrics: &Metrics) {
+    if let Some(at) = key.cert.first().and_then(|certificate| expiry(certificate)) {
+        metrics.certificate_expires(at);
+    }
+}
+
+/// When a certificate expires (RFC 5280, section 4.1): the first sequence of two times in it is its
+/// validity. Nothing if that cannot be read, which is no reason not to show it.
+fn expiry(certificate: &[u8]) -> Option<SystemTime> {
+    let blocks = from_der(certificate).ok()?;
+    let Some(ASN1Block::Sequence(_, signed)) = blocks.first() else { return None };
+    let Some(ASN1Block::Sequence(_, fields)) = signed.first() else { return None };
+    let seconds = fields.iter().find_map(|field| match field {
+        ASN1Block::Sequence(_, times) => match &times[..] {
+            [_, ASN1Block::UTCTime(_, end) | ASN1Block::GeneralizedTime(_, end)] => {
+                Some(end.assume_utc().unix_timestamp())
+            }
+            _ => None,
+        },
+        _ => None,
+    })?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
 fn bytes(setting: &'static str, file: &Path) -> Result<Vec<u8>, TlsError> {

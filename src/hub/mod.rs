@@ -201,13 +201,22 @@ impl Hub {
     }
 
     /// Puts the end of each channel that the filter wants into this queue, unless that is full; a
-    /// deletion is no end. Only the first call counts, and only for channels that come after it.
+    /// deletion is no end. Only the first call counts. The filter is asked when a channel comes
+    /// into memory, and again by [`hooks_changed`](Self::hooks_changed).
     pub fn on_end(
         &self,
         filter: impl Fn(&ChannelName) -> bool + Send + Sync + 'static,
         queue: tokio::sync::mpsc::Sender<Ended>,
     ) {
         let _ = self.0.shared.on_end.set(OnEnd::new(filter, queue));
+    }
+
+    /// The filter of [`on_end`](Self::on_end) wants other channels from now on.
+    pub fn hooks_changed(&self) {
+        let Some(on_end) = self.0.shared.on_end.get() else { return };
+        for channel in self.0.registry.all() {
+            channel.set_hooked(on_end.wants(channel.name()));
+        }
     }
 
     /// An offset of this hub's epoch as a position.

@@ -17,15 +17,14 @@ pub use trust::Reloader;
 use crate::admin::Admin;
 use crate::auth::{Exposed, Invalid};
 use crate::clock;
-use crate::config::{Config, InheritError, Inherited};
+use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
-use crate::hooks::Hooks;
+use crate::hooks::{HookError, Hooks, Ready};
 use crate::http::{
     App, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
 };
 use crate::hub::{Hub, ThreadDesk};
 use crate::ingest::Ingest;
-use crate::outbound::NoCertificates;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
@@ -81,9 +80,9 @@ pub enum StartError {
     /// The threads that serve requests cannot be started.
     #[error("cannot start the workers (`server.workers`): {0}")]
     Workers(io::Error),
-    /// There is a hook that nobody could be trusted to receive.
-    #[error("cannot call `https` hooks (`hooks`): {0}")]
-    Hooks(NoCertificates),
+    /// A hook cannot be called or signed.
+    #[error(transparent)]
+    Hooks(#[from] HookError),
     /// Who is trusted cannot be read.
     #[error("{}", trust::lines(.0))]
     Auth(Vec<Invalid>),
@@ -110,6 +109,7 @@ pub enum StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     trust::check_exposure(config)?;
     trust::authenticator(config)?;
+    Ready::new(&config.hooks, &variable)?;
     tls(config, &Arc::new(Metrics::new())).map(drop)
 }
 
@@ -134,7 +134,11 @@ impl StartError {
     /// Whether the configuration is what is wrong.
     #[must_use]
     pub fn is_of_configuration(&self) -> bool {
-        matches!(self, Self::Auth(_) | Self::Exposed { .. } | Self::Inherited(_))
+        match self {
+            Self::Auth(_) | Self::Exposed { .. } | Self::Inherited(_) => true,
+            Self::Hooks(error) => matches!(error, HookError::Secret { .. }),
+            _ => false,
+        }
     }
 }
 
@@ -157,6 +161,7 @@ impl Server {
         let quotas = Arc::new(Quotas::new(config.quotas.clone()));
         let gate = trust::gate(&config, &quotas, metrics.clone())?;
         let shutdown = Shutdown::default();
+        let ready = Ready::new(&config.hooks, &variable)?;
         let store = store(&config, &metrics)?;
         let hub = hub(&config, &metrics, store.as_ref());
         let ingest = Ingest::new(hub.clone(), config.publish.clone());
@@ -191,7 +196,7 @@ impl Server {
         let public = if public_socket.inherited { public.outlived() } else { public };
         // Operators are answered during a drain, too, whoever has bound this one.
         let admin = listener(admin_socket.tcp, admin_app, admin_slots, inside);
-        let hooks = Hooks::start(&config.hooks, &hub, &shutdown).map_err(StartError::Hooks)?;
+        let hooks = Hooks::start(ready, &hub, &shutdown);
         Ok(Self {
             config,
             hub,

@@ -3,14 +3,18 @@
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Settings of the section `log`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,fanfare=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives such as
+    /// `info,fanfare=debug`.
     pub level: String,
     /// The form of a line.
     pub format: Format,
@@ -22,14 +26,72 @@ impl Default for Config {
     }
 }
 
+/// The levels, by the names that are accepted.
+const LEVELS: [(&str, LevelFilter); 6] = [
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+    ("off", LevelFilter::OFF),
+];
+
+/// What writes to the log: the hub, and those of its libraries that do.
+const CRATES: [&str; 5] = ["fanfare", "h2", "hyper_util", "mio", "rustls_platform_verifier"];
+
+/// The list of the hub's modules, for a look at whether a target exists.
+const MODULES: &str = include_str!("../lib.rs");
+
+/// Why a text is not a log level. A name that does not exist would silence the log without a word.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLevel {
+    /// Neither a level nor a directive.
+    #[error(
+        "`{0}` is not a log level: expected `error`, `warn`, `info`, `debug`, `trace` or `off`, \
+         and for a part of the hub a directive `target=level`, such as `info,fanfare::http=debug`"
+    )]
+    Level(String),
+    /// A directive for something that writes no logs.
+    #[error(
+        "`{0}` is not a log target: expected `fanfare`, a module such as `fanfare::http`, or one \
+         of the libraries `h2`, `hyper_util`, `mio` and `rustls_platform_verifier`"
+    )]
+    Target(String),
+}
+
 impl Config {
     /// The level as the filter that it stands for.
     ///
     /// # Errors
     /// The text is not a level or a directive.
-    pub fn filter(&self) -> Result<EnvFilter, ParseError> {
-        EnvFilter::builder().parse(&self.level)
+    pub fn filter(&self) -> Result<Targets, InvalidLevel> {
+        let mut targets = Targets::new();
+        for directive in self.level.split(',').map(str::trim) {
+            targets = match directive.split_once('=') {
+                None => targets.with_default(level(directive)?),
+                Some((target, name)) => {
+                    targets.with_target(known_target(target.trim())?, level(name.trim())?)
+                }
+            };
+        }
+        Ok(targets)
     }
+}
+
+fn level(name: &str) -> Result<LevelFilter, InvalidLevel> {
+    let found = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, level)| *level).ok_or_else(|| InvalidLevel::Level(name.to_owned()))
+}
+
+fn known_target(target: &str) -> Result<&str, InvalidLevel> {
+    let mut path = target.split("::");
+    let (name, module) = (path.next().unwrap_or_default(), path.next());
+    let declared = |module| MODULES.lines().any(|line| line == format!("pub mod {module};"));
+    let known = match module {
+        Some(module) if name == "fanfare" => declared(module),
+        _ => CRATES.contains(&name),
+    };
+    if known { Ok(target) } else { Err(InvalidLevel::Target(target.to_owned())) }
 }
 
 /// The form of a log line.
@@ -46,16 +108,71 @@ pub enum Format {
 ///
 /// # Errors
 /// The level cannot be understood.
-pub fn init(config: &Config) -> Result<(), ParseError> {
+pub fn init(config: &Config) -> Result<(), InvalidLevel> {
+    let filter = config.filter()?;
     let ansi = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(config.filter()?)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi);
-    // It fails only where a subscriber is set already, which then stays.
-    let _ = match config.format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let layer = match config.format {
+        Format::Text => lines.with_filter(filter).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
+    // It fails only where a subscriber is set already, which then stays.
+    let _ = tracing_subscriber::registry().with(layer).try_init();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    fn filter(level: &str) -> Result<Targets, InvalidLevel> {
+        Config { level: level.into(), ..Config::default() }.filter()
+    }
+
+    #[test]
+    fn levels_and_directives_are_understood() {
+        let info = filter("info").unwrap();
+        assert!(info.would_enable("fanfare::http", &Level::INFO));
+        assert!(!info.would_enable("fanfare::http", &Level::DEBUG));
+        let parts = filter("WARN, fanfare::http=debug, h2=off").unwrap();
+        assert!(parts.would_enable("fanfare::http::gate", &Level::DEBUG));
+        assert!(parts.would_enable("fanfare::hub", &Level::WARN));
+        assert!(!parts.would_enable("fanfare::hub", &Level::INFO));
+        assert!(!parts.would_enable("h2::client", &Level::ERROR));
+        assert!(!filter("off").unwrap().would_enable("fanfare", &Level::ERROR));
+    }
+
+    #[test]
+    fn a_level_that_does_not_exist_is_refused_by_name() {
+        for wrong in [
+            "warning",
+            "verbose",
+            "err",
+            "information",
+            "5",
+            "",
+            "fanfare",
+            "info debug",
+            "none",
+            "info,",
+            "fanfare::http",
+            "critical,fanfare=debug",
+        ] {
+            let error = filter(wrong).unwrap_err().to_string();
+            assert!(error.contains("is not a log level") && error.contains("`warn`"), "{error}");
+            assert!(error.contains("`off`") && error.contains("fanfare::http=debug"), "{error}");
+        }
+        let named = filter("info,fanfare=verbose").unwrap_err();
+        assert_eq!(named, InvalidLevel::Level("verbose".into()));
+    }
+
+    #[test]
+    fn a_target_that_does_not_exist_is_refused_by_name() {
+        for wrong in ["fanfair=debug", "info,fanfare::htp=debug", "=debug", "[span]=debug"] {
+            let error = filter(wrong).unwrap_err().to_string();
+            assert!(error.contains("is not a log target"), "{error}");
+        }
+    }
 }

@@ -1,16 +1,27 @@
 //! Every metric of the hub, one method per fact. Labels have few values; a channel is never one.
 
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
-use crate::event::GapReason;
+use super::process::Process;
+use crate::event::{ChannelState, GapReason};
 
-/// The outcome of a publish that went well.
+/// The outcome of a publish, or of a reload, that went well.
 const OK: &str = "ok";
+
+/// The outcome of a reload that changed nothing.
+const FAILED: &str = "failed";
+
+/// The buckets of delivery latency, in seconds.
+const LATENCIES: [f64; 16] = [
+    5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
 
 /// The metrics of one hub. Each hub has its own, so that several can live in one process.
 #[derive(Debug)]
@@ -39,7 +50,53 @@ pub struct Metrics {
     transport_errors: IntCounterVec,
     hooks: IntCounterVec,
     hook_attempts: IntCounter,
+    course: Course,
     store: Store,
+}
+
+/// Those of the hub's course: what it serves, what ended, and what it was told.
+#[derive(Debug)]
+struct Course {
+    channels_ended: IntCounterVec,
+    stops: IntCounter,
+    producers: IntGauge,
+    ready: IntGauge,
+    reloads: IntCounterVec,
+    last_reload: IntGaugeVec,
+    /// Only there once there is a certificate: zero would be one that expired in 1970.
+    certificate_expiry: OnceLock<IntGauge>,
+}
+
+impl Course {
+    fn new(make: &Maker<'_>) -> Self {
+        let course = Self {
+            channels_ended: make.counters(
+                "channels_ended_total",
+                "Channels that have ended, by the state in which they did.",
+                "state",
+            ),
+            stops: make.counter("stops_total", "Channels that were stopped before they ended."),
+            producers: make.gauge("producers", "Producers that stream a generation now."),
+            ready: make.gauge("ready", "Whether /readyz answers 200."),
+            reloads: make.counters(
+                "reloads_total",
+                "Times that the configuration was read again, by outcome.",
+                "outcome",
+            ),
+            last_reload: make.gauges(
+                "last_reload_timestamp_seconds",
+                "When the configuration was last read again, by outcome; 0 for never.",
+                "outcome",
+            ),
+            certificate_expiry: OnceLock::new(),
+        };
+        at_zero(&course.channels_ended, ChannelState::ENDS.map(ChannelState::as_str));
+        at_zero(&course.reloads, [OK, FAILED]);
+        for outcome in [OK, FAILED] {
+            course.last_reload.with_label_values(&[outcome]);
+        }
+        course
+    }
 }
 
 /// Those of the store on disk.
@@ -96,6 +153,7 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker(&registry);
         make.process();
+        make.build_info();
         let publishes =
             make.counters("publishes_total", "Publish requests, by outcome.", "outcome");
         let metrics = Self {
@@ -122,16 +180,13 @@ impl Metrics {
                 .counter("replays_total", "Subscriptions that began with a Last-Event-ID."),
             lag_events: make.histogram(
                 "subscription_lag_events",
-                "Lag of subscriptions in events, sampled by the patrol.",
+                "Lag of subscriptions in events, sampled every 4 s.",
                 &[0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5],
             ),
             delivery_latency: make.histogram(
                 "delivery_latency_seconds",
                 "From append to the write of a live subscriber's batch, of its oldest event.",
-                &[
-                    5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25,
-                    0.5, 1.0, 2.5, 10.0,
-                ],
+                &LATENCIES,
             ),
             channels: make.gauge("channels", "Channels in memory."),
             retained_bytes: make.gauge("retained_bytes", "Memory of the logs of all channels."),
@@ -154,6 +209,7 @@ impl Metrics {
             ),
             hooks: make.counters("hooks_total", "Hooks to be called, by outcome.", "outcome"),
             hook_attempts: make.counter("hook_attempts_total", "Calls of hooks, retries included."),
+            course: Course::new(&make),
             store: Store::new(&make),
             registry,
         };
@@ -228,6 +284,53 @@ impl Metrics {
     /// A subscription was seen to lag by so many events.
     pub fn lag_seen(&self, events: u64) {
         self.lag_events.observe(events as f64);
+    }
+
+    /// So many subscriptions were seen to be at the tail.
+    pub fn no_lag_seen(&self, subscriptions: usize) {
+        let seen = self.lag_events.local();
+        for _ in 0..subscriptions {
+            seen.observe(0.0);
+        }
+        seen.flush();
+    }
+
+    /// A channel has ended; because somebody stopped it, or not.
+    pub fn channel_ended(&self, state: ChannelState, stopped: bool) {
+        self.course.channels_ended.with_label_values(&[state.as_str()]).inc();
+        if stopped {
+            self.course.stops.inc();
+        }
+    }
+
+    /// A producer has begun to stream a generation.
+    pub fn producer_came(&self) {
+        self.course.producers.inc();
+    }
+
+    /// A producer has left.
+    pub fn producer_left(&self) {
+        self.course.producers.dec();
+    }
+
+    /// Whether the hub takes new work.
+    pub fn ready(&self, ready: bool) {
+        self.course.ready.set(ready.into());
+    }
+
+    /// The configuration was read again, and is in force or not.
+    pub fn reloaded(&self, went_well: bool) {
+        let outcome = if went_well { OK } else { FAILED };
+        self.course.reloads.with_label_values(&[outcome]).inc();
+        self.course.last_reload.with_label_values(&[outcome]).set(unix(SystemTime::now()));
+    }
+
+    /// New connections are shown a certificate that expires then.
+    pub fn certificate_expires(&self, at: SystemTime) {
+        let help = "When the certificate of the public listener expires.";
+        let name = "certificate_expiry_timestamp_seconds";
+        let gauge = || Maker(&self.registry).gauge(name, help);
+        self.course.certificate_expiry.get_or_init(gauge).set(unix(at));
     }
 
     /// A channel came into memory.
@@ -377,6 +480,12 @@ fn at_zero<'a>(family: &IntCounterVec, values: impl IntoIterator<Item = &'a str>
     }
 }
 
+/// Seconds since 1970.
+fn unix(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Makes metrics with the hub's prefix and registers them.
 struct Maker<'a>(&'a Registry);
 
@@ -402,14 +511,26 @@ impl Maker<'_> {
         self.register(IntGauge::with_opts(opts(name, help)).expect("a valid name"))
     }
 
+    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(opts(name, help), &[label]).expect("a valid name"))
+    }
+
+    /// What this binary is.
+    fn build_info(&self) {
+        let opts = opts("build_info", "What the hub is: always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("os", std::env::consts::OS)
+            .const_label("arch", std::env::consts::ARCH);
+        self.register(IntGauge::with_opts(opts).expect("a valid name")).set(1);
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
         self.register(Histogram::with_opts(opts).expect("sorted buckets"))
     }
 
     fn process(&self) {
-        let collector = prometheus::process_collector::ProcessCollector::for_self();
-        self.0.register(Box::new(collector)).expect("registered once");
+        self.0.register(Box::new(Process::new())).expect("registered once");
     }
 }
 

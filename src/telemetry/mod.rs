@@ -2,6 +2,7 @@
 
 mod log;
 mod metrics;
+mod process;
 
-pub use log::{Config, Format, init};
+pub use log::{Config, Format, InvalidLevel, init};
 pub use metrics::{Metrics, encode};

@@ -20,9 +20,11 @@ enum Needs {
     OnSome(&'static [&'static str]),
     /// `admin` on all channels; on the admin listener.
     Operator,
+    /// `metrics`, or `admin` on all channels; on the admin listener.
+    Metrics,
 }
 
-use Needs::{Nothing, OnChannel, OnSome, Operator};
+use Needs::{Metrics, Nothing, OnChannel, OnSome, Operator};
 
 struct Row {
     method: &'static str,
@@ -58,8 +60,8 @@ const TABLE: [Row; 22] = [
     Row { body: "{}", ..row("POST", "/v1/tokens", OnSome(&ALL)) },
     row("GET", "/v1/channels", Operator),
     row("HEAD", "/v1/channels", Operator),
-    row("GET", "/metrics", Operator),
-    row("HEAD", "/metrics", Operator),
+    row("GET", "/metrics", Metrics),
+    row("HEAD", "/metrics", Metrics),
     row("GET", "/healthz", Nothing),
     row("HEAD", "/healthz", Nothing),
     row("GET", "/readyz", Nothing),
@@ -75,7 +77,7 @@ impl Row {
     }
 
     fn is_admin(&self) -> bool {
-        matches!(self.needs, Operator)
+        matches!(self.needs, Operator | Metrics)
     }
 
     /// Calls the route. A stream is asked for as a page; a feed of signals is not read to its end.
@@ -203,6 +205,7 @@ async fn auth_each_route_takes_its_own_grants_and_no_others() {
             OnChannel(operations) => (operations, false),
             OnSome(operations) => (operations, true),
             Operator => (["admin"].as_slice(), false),
+            Metrics => (["admin", "metrics"].as_slice(), false),
         };
         let everywhere = if row.is_admin() { "**" } else { "team/a" };
         for operation in ALL {

@@ -29,6 +29,7 @@ mod long_poll;
 mod model;
 mod multi;
 mod one_generation;
+mod operations;
 mod proxy;
 mod publish;
 mod quotas;

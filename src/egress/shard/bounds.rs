@@ -87,6 +87,22 @@ impl Reactor {
         self.end_those_whose_time_has_come(now);
     }
 
+    /// Samples the lag of every subscriber. Those at the tail, as most are, take no lock.
+    pub(super) fn sample_lag(&self) {
+        let metrics = self.hub.metrics();
+        let mut at_tail = 0;
+        for (_, sitter) in &self.sitters {
+            let Some(room) = self.rooms.get(sitter.room as usize) else { continue };
+            let byte = sitter.byte.max(sitter.joined);
+            if byte >= room.channel.end().byte {
+                at_tail += 1;
+            } else {
+                metrics.lag_seen(room.channel.behind_byte(byte).seq);
+            }
+        }
+        metrics.no_lag_seen(at_tail);
+    }
+
     fn verdict(&self, key: usize, now: u32) -> Verdict {
         let Some(sitter) = self.sitters.get(key).filter(|sitter| sitter.is_blocked()) else {
             return Verdict::Leave;
@@ -95,7 +111,6 @@ impl Reactor {
             return Verdict::End(EndReason::WriteTimeout, "subscribers.write_timeout");
         }
         let Some(room) = self.rooms.get(sitter.room as usize) else { return Verdict::Leave };
-        self.hub.metrics().lag_seen(room.channel.behind_byte(sitter.byte.max(sitter.joined)).seq);
         // Who may skip does so when its socket can be written to again.
         match (lag_passed(sitter, &room.channel, &self.bounds), self.bounds.on_lag) {
             (None, _) | (Some(_), OnLag::Skip) => Verdict::Watch,

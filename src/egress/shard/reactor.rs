@@ -21,7 +21,7 @@ use super::inbox::{Inbox, Message};
 use super::room::Room;
 use super::seat::Sitter;
 use super::wheel::Wheel;
-use crate::egress::{Config, Drain};
+use crate::egress::{Config, Drain, LAG_SAMPLED_EVERY};
 use crate::hub::{Bounds, EndReason, Hub};
 
 /// The token of the inbox; sockets have those below.
@@ -61,6 +61,8 @@ pub(super) struct Reactor {
     pub(super) began: Instant,
     /// When the bounds are looked at next, in milliseconds.
     pub(super) patrol_at: u64,
+    /// When the lag of subscribers is sampled next, in milliseconds.
+    pub(super) sample_at: u64,
     pub(super) drain: Option<Drain>,
     pub(super) stopping: bool,
 }
@@ -106,6 +108,7 @@ impl Thread {
                 scratch: Box::new([0; SCRATCH]),
                 began: Instant::now(),
                 patrol_at: 0,
+                sample_at: millis(LAG_SAMPLED_EVERY),
                 drain: None,
                 stopping: false,
             })
@@ -203,6 +206,10 @@ impl Reactor {
         if elapsed >= self.patrol_at {
             self.patrol_at = elapsed + millis(self.patrol_pace());
             self.patrol(now);
+        }
+        if elapsed >= self.sample_at {
+            self.sample_at = elapsed + millis(LAG_SAMPLED_EVERY);
+            self.sample_lag();
         }
     }
 

@@ -368,7 +368,8 @@ impl Channel {
         }
         if let Some(coming) = &staged.end {
             inner.ended_at = now();
-            (inner.end, inner.stopped) = (Some(coming.end.clone()), coming.stopped);
+            inner.stopped = coming.stopped;
+            self.note_end(inner, coming.end.clone());
         }
         self.publish_end(inner);
     }

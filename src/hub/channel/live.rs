@@ -71,6 +71,9 @@ impl Channel {
         let mut inner = self.inner.lock();
         inner.holders -= 1;
         inner.last_used = Instant::now();
+        if sole {
+            self.shared.metrics.producer_left();
+        }
         if sole && inner.end.is_none() && !inner.retired {
             inner.producer = Producer::Away { since: Instant::now() };
             self.set_clocks(&mut inner);
@@ -98,6 +101,7 @@ impl Channel {
             inner.known = true;
             inner.produced = true;
             inner.producer = Producer::Streaming { unwatched: None };
+            self.shared.metrics.producer_came();
             let saved = inner.saved();
             if let Some(durable) = &mut inner.durable {
                 // What comes first of it is stored behind this.
@@ -247,6 +251,11 @@ impl Channel {
         {
             on_end.tell(ended, &self.shared.metrics);
         }
+    }
+
+    /// Whether somebody is to be told of its end.
+    pub(in crate::hub) fn set_hooked(&self, hooked: bool) {
+        self.inner.lock().hooked = hooked;
     }
 
     fn ended_for_hooks(&self) -> Option<Ended> {

@@ -606,8 +606,16 @@ impl Channel {
         let (entry, frame) = writer.end(offset, &end, self.shared.end_retry);
         inner.log.append(entry, frame, &inner.settings.retention);
         inner.ended_at = entry.time;
-        inner.end = Some(end);
+        self.note_end(inner, end);
         self.publish_end(inner);
+    }
+
+    /// The channel has ended now. One that had ended before, and is deleted, counts once.
+    fn note_end(&self, inner: &mut Inner, end: End) {
+        if inner.end.is_none() {
+            self.shared.metrics.channel_ended(end.state, inner.stopped);
+        }
+        inner.end = Some(end);
     }
 
     fn publish_end(&self, inner: &Inner) {

@@ -30,6 +30,8 @@ struct Document {
     signal: Vec<String>,
     #[serde(default)]
     admin: Vec<String>,
+    #[serde(default)]
+    metrics: bool,
     #[serde(default, with = "humantime_serde")]
     ttl: Option<Duration>,
     subject: Option<String>,
@@ -75,7 +77,7 @@ impl Document {
     fn grants(&self) -> Result<Grants, Problem> {
         let mut grants = Grants::default();
         let lists = [&self.publish, &self.subscribe, &self.signal, &self.admin];
-        for (operation, patterns) in Operation::ALL.into_iter().zip(lists) {
+        for (operation, patterns) in Operation::ON_CHANNELS.into_iter().zip(lists) {
             if patterns.len() > MAX_GRANTED_PATTERNS {
                 let right = format!("expected up to {MAX_GRANTED_PATTERNS} patterns");
                 return Err(Problem::parameter(operation.as_str(), "too long", &right));
@@ -86,6 +88,9 @@ impl Document {
                 })?;
                 grants.add(operation, pattern);
             }
+        }
+        if self.metrics {
+            grants.add_metrics();
         }
         Ok(grants)
     }
