@@ -13,7 +13,11 @@ const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk");
 /// the channels by the providers' own end marks, and the clients read them bare.
 fn passes(program: &str, arguments: &[&str], more: &[&str], needs: &str) {
     assert!(Path::new(SDK).join(needs).exists(), "tests/sdk/{needs} is missing: run scripts/test");
-    let hub = HubProcess::start(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms")]);
+    let hub = HubProcess::start(&[
+        ("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms"),
+        // Some prompts are silent for longer than three of them.
+        ("FANFARE_SUBSCRIBERS__HEARTBEAT", "250ms"),
+    ]);
     let run = Command::new(program)
         .args(arguments)
         .arg(hub.url())

@@ -56,7 +56,8 @@ export async function lines(response) {
   let whole = "";
   await eachText(response, (text) => (whole += text));
   const ended = whole.slice(0, whole.lastIndexOf("\n") + 1);
-  return ended.split("\n").filter(Boolean).map((data) => ["message", data]);
+  // White space before a line is a heartbeat.
+  return ended.split("\n").map((data) => data.trimStart()).filter(Boolean).map((data) => ["message", data]);
 }
 
 /** What arrives; a body that breaks off ends there. */

@@ -3,7 +3,8 @@
 // - the same request always gets the same bytes, ids and times included, so that what a client got
 //   directly can be compared with what it gets from a channel;
 // - a body arrives in pieces that begin and end anywhere, within events, lines and characters;
-// - a prompt may ask for a stream that is cut off, or that the provider ends with an error;
+// - a prompt may ask for a stream that is cut off, that the provider ends with an error, or that is
+//   silent for a while before its first byte and once more half-way;
 // - `/ai-sdk/chat` is a chat route of the AI SDK, whose model is this same server.
 //
 // Run as a program, it prints its URL and serves until it is killed or its stdin ends.
@@ -41,7 +42,10 @@ const TOOL_CALLS = [
 ];
 
 /** What can be asked for; the prompt is the name. */
-export const PROMPTS = ["text", "tools", "surrogates", "error", "cut"];
+export const PROMPTS = ["text", "tools", "surrogates", "error", "cut", "silence"];
+
+/** Longer than three heartbeats of the hub under test. */
+const SILENCE = 800; // milliseconds
 
 function fixtures(mock) {
   mock.onMessage("text", { content: TEXT, reasoning: "Let me think …\n\nTwo lines. 🤔" });
@@ -50,6 +54,7 @@ function fixtures(mock) {
   mock.onMessage("surrogates", { content: "🦀🦀🦀🦀🦀🦀🦀🦀" }, { chunkSize: 3 });
   mock.onMessage("error", { content: TEXT });
   mock.onMessage("cut", { content: TEXT });
+  mock.onMessage("silence", { content: TEXT });
 }
 
 const MESSAGE = "The server had an error";
@@ -131,7 +136,10 @@ export async function startSource() {
     if (!recordings.has(key)) recordings.set(key, prepare(request.url, body));
     const recording = await recordings.get(key);
     response.writeHead(recording.status, { "content-type": recording.type });
+    response.flushHeaders();
+    const half = PIECE * Math.floor(recording.body.length / PIECE / 2);
     for (let at = 0; at < recording.body.length; at += PIECE) {
+      if (body.includes('"silence"') && (at === 0 || at === half)) await pause(SILENCE);
       response.write(recording.body.subarray(at, at + PIECE));
       await pause(PACE);
     }

@@ -19,9 +19,10 @@ import uuid
 import anthropic
 import httpx2
 import openai
+from google import genai
 
 SOURCE = pathlib.Path(__file__).parent.parent / "source.mjs"
-PROMPTS = ["text", "tools", "surrogates", "error", "cut"]
+PROMPTS = ["text", "tools", "surrogates", "error", "cut", "silence"]
 
 
 class ReadChannel(httpx2.BaseTransport):
@@ -101,6 +102,27 @@ def anthropic_messages(source, prompt, transport):
     return seen
 
 
+def gemini(source, prompt, transport):
+    client = genai.Client(
+        api_key="none",
+        http_options=genai.types.HttpOptions(
+            base_url=source, api_version="v1beta", httpx_client=httpx2.Client(transport=transport)
+        ),
+    )
+    seen = Seen()
+    with seen:
+        for chunk in client.models.generate_content_stream(model="mock", contents=prompt):
+            seen.chunks.append(chunk.model_dump(mode="json", exclude={"sdk_http_response"}))
+        seen.result = [part for chunk in seen.chunks for part in parts(chunk)]
+    return seen
+
+
+def parts(chunk):
+    """The parts of a chunk of Gemini's: its client leaves it to the application to join them."""
+    candidates = chunk["candidates"] or [{}]
+    return (candidates[0].get("content") or {}).get("parts") or []
+
+
 class Seen(contextlib.AbstractContextManager):
     """What a client made of a stream, what it saw on the way, and the error with which it ended."""
 
@@ -177,7 +199,7 @@ def main():
     server = subprocess.Popen(["node", SOURCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     source = server.stdout.readline().strip()
     failed = 0
-    for collect in (openai_chat, openai_responses, anthropic_messages):
+    for collect in (openai_chat, openai_responses, anthropic_messages, gemini):
         for prompt in PROMPTS:
             began = time.monotonic()
             try:
