@@ -1,10 +1,13 @@
-//! The browser's own `EventSource`, in a headless Chromium, over a restart of the hub.
+//! The browser's own `EventSource`, in a headless Chromium and a headless Firefox, over cuts and a
+//! restart of the hub.
 //!
 //! The page tells what it sees by POST to a small server of the test, which also serves the page:
 //! from another origin than the hub's, as in life.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,7 +42,7 @@ for (let n = 0; n < COUNT; n++) {
 }
 </script>"#;
 
-/// Headless Chromium, without what a closed network would refuse it anyway.
+/// A headless browser, without what a closed network would refuse it anyway.
 struct Browser {
     child: Child,
     _profile: tempfile::TempDir,
@@ -47,26 +50,49 @@ struct Browser {
 
 impl Browser {
     fn open(url: &str) -> Self {
+        Self::chromium(url)
+    }
+
+    fn firefox(url: &str) -> Self {
         let profile = tempfile::tempdir().expect("a folder");
-        let child = Command::new("chromium")
+        let mut firefox = Command::new("firefox-esr");
+        firefox.args(["--headless", "--no-remote", "--profile"]).arg(profile.path()).arg(url);
+        // It keeps things in the home directory, too.
+        firefox.env("HOME", profile.path());
+        Self::start(firefox, profile)
+    }
+
+    fn chromium(url: &str) -> Self {
+        let profile = tempfile::tempdir().expect("a folder");
+        let mut chromium = Command::new("chromium");
+        chromium
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
             .args(["--disable-component-update", "--disable-dev-shm-usage"])
             // The test's own certificate, which nobody vouches for.
             .arg("--ignore-certificate-errors")
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(url)
+            .arg(url);
+        Self::start(chromium, profile)
+    }
+
+    fn start(mut browser: Command, profile: tempfile::TempDir) -> Self {
+        let child = browser
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
-            .expect("chromium starts: scripts/test installs it");
+            .expect("the browser starts: scripts/test installs it");
         Self { child, _profile: profile }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // With all the processes that it has started.
+        let group = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.child.wait();
     }
 }
@@ -130,6 +156,7 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_is_told_of_the_gap() 
     let settings = [
         ("FANFARE_CORS__ALLOW_ORIGINS", origin.as_str()),
         ("FANFARE_SUBSCRIBERS__RECONNECT_DELAY", "200ms"),
+        ("FANFARE_SUBSCRIBERS__END_RECONNECT_DELAY", "200ms"),
     ];
     let mut hub = HubProcess::start(&settings);
     let page = PAGE.replace("HUB", &hub.url()).replace("CHANNEL", "chat/42");
@@ -164,6 +191,70 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_is_told_of_the_gap() 
     // The stream ends, the page comes back once more, and 204 tells it to stay away.
     assert_eq!(next(&mut told).await, "error 0");
     assert_eq!(next(&mut told).await, "error 2");
+}
+
+/// Between a page and the hub: passes bytes on, and cuts the first connection when it is told to.
+async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("its address");
+    let (cut, mut told) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Ok((mut page, _)) = listener.accept().await {
+            let Ok(mut hub) = TcpStream::connect(to).await else { continue };
+            // Cut as a network that fails: without an end.
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut page, &mut hub) => {}
+                Some(()) = told.recv() => {}
+            }
+        }
+    });
+    (addr, cut)
+}
+
+/// A page that connects at the tail, is cut before its first event, and comes back: what was
+/// published meanwhile is there. Its `EventSource` has seen no event that it knows.
+async fn loses_nothing_before_its_first_event(open: impl FnOnce(&str) -> Browser) {
+    let server = PageServer::bind().await;
+    let origin = server.origin();
+    let hub = HubProcess::start(&[
+        ("FANFARE_CORS__ALLOW_ORIGINS", origin.as_str()),
+        ("FANFARE_SUBSCRIBERS__RECONNECT_DELAY", "1s"),
+    ]);
+    hub.publish("chat/42", "old").await;
+    let (between, cut) = relay(hub.addr()).await;
+    let page = PAGE.replace("HUB", &format!("http://{between}")).replace("CHANNEL", "chat/42");
+    let mut told = server.run(page);
+    let _browser = open(&format!("{origin}/"));
+    // A browser that starts for the first time takes a while.
+    let first = tokio::time::timeout(Duration::from_secs(90), told.recv()).await;
+    assert_eq!(first.expect("the browser to open the page").expect("the page"), "open");
+    until_subscribed(&hub).await;
+    cut.send(()).await.expect("the relay");
+    assert_eq!(next(&mut told).await, "error 0");
+    hub.publish("chat/42", "one").await;
+    hub.publish("chat/42", "two").await;
+    assert_eq!(next(&mut told).await, "open");
+    assert_eq!(next(&mut told).await, "message one");
+    assert_eq!(next(&mut told).await, "message two");
+}
+
+async fn until_subscribed(hub: &HubProcess) {
+    within("the subscription", async {
+        while !get(hub.admin(), "/metrics").await.contains("fanfare_subscriptions 1\n") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_page_in_chromium_loses_nothing_before_its_first_event() {
+    loses_nothing_before_its_first_event(Browser::chromium).await;
+}
+
+#[tokio::test]
+async fn a_page_in_firefox_loses_nothing_before_its_first_event() {
+    loses_nothing_before_its_first_event(Browser::firefox).await;
 }
 
 #[tokio::test]
