@@ -51,6 +51,13 @@ pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 /// more, and as many as may run at a time hold a bounded amount.
 pub const MAX_SMALL_BODY_BYTES: usize = 16 * 1024;
 
+/// Bytes kept of a streamed body until its first event: a provider's error document, or a page of a
+/// proxy, says within them what is wrong.
+pub const MAX_OPENING_BYTES: usize = 8 * 1024;
+
+/// Characters that are quoted of such a body: the first lines of a document.
+pub const MAX_QUOTED_CHARS: usize = 200;
+
 /// Events in one JSON page: a page is one allocation.
 pub const MAX_PAGE_EVENTS: usize = 1_000;
 
@@ -69,6 +76,10 @@ pub const STOP_KEPT_SECONDS: u64 = 60;
 
 /// Events that a fold may be behind the log: what is folded at a time, while the channel is locked.
 pub const MAX_UNFOLDED_EVENTS: u64 = 64;
+
+/// Bytes of the first events of a channel that are looked at for its format each time it is listed:
+/// nobody has asked for what they mean, and so that is not remembered.
+pub const MAX_APPARENT_BYTES: usize = 8 * 1024;
 
 /// Bytes of events whose merged form is kept for the next reader: what comes within a window.
 pub const MAX_SHARED_MERGE_BYTES: usize = 16 * 1024;

@@ -26,7 +26,8 @@ pub fn check(input: &[u8]) {
     if limit == AMPLE {
         match std::str::from_utf8(stream) {
             Ok(text) => assert_eq!(whole, (by_the_standard(text), None)),
-            Err(_) => assert_eq!(whole.1, Some(ParseError::NotUtf8)),
+            // What the stream ends in is not looked at.
+            Err(_) => assert!(matches!(whole.1, Some(ParseError::NotUtf8) | None)),
         }
         there_and_back(&whole.0);
     }
@@ -40,18 +41,20 @@ fn read<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
             return (events, Some(error));
         }
     }
-    let error = parser.finish(&mut events).err();
-    (events, error)
+    let rest = parser.finish();
+    assert!(rest.event.is_none() || rest.bytes > 0, "an event without a byte");
+    (events, None)
 }
 
-/// WHATWG HTML, section 9.2.6, word by word and with no thought of speed. The end of the stream
-/// dispatches, as it does for a body that is complete.
+/// WHATWG HTML, section 9.2.6, word by word and with no thought of speed.
 fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let (mut events, mut id_buffer) = (Vec::new(), None::<String>);
     let (mut data, mut event_type) = (String::new(), String::new());
-    for line in text.split('\n').chain([""]) {
+    // What is behind the last line end is no line.
+    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    for line in lines.split('\n').filter(|_| text.contains('\n')) {
         if line.is_empty() {
             let kind = std::mem::take(&mut event_type);
             // Every `data` field has appended a line end, the last of which is none of the data.

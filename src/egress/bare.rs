@@ -7,7 +7,7 @@
 
 use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
-use crate::generation::Format as Shape;
+use crate::generation::{Format as Shape, Mark};
 use crate::hub::{Step, Subscription};
 use crate::sse::{self, Frame, Frames};
 
@@ -62,7 +62,7 @@ impl Bare {
             self.holed |= matches!(step, Step::Gap(_));
             return 0;
         };
-        self.shape = self.shape.or_else(|| channel.format());
+        self.shape = channel.format();
         let (bytes, mut count) = (run.bytes(), 0);
         for frame in Frames::new(&bytes) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
@@ -84,7 +84,8 @@ impl Bare {
 
     fn push(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
         let (event_type, data) = (frame.event_type(), frame.data());
-        let marks = |shape: Shape| shape.mark(event_type, &data).is_some();
+        let mark = |shape: Shape| shape.mark(event_type, &data);
+        let marks = |shape| matches!(mark(shape), Some(Mark::Last(_) | Mark::Nearly(_)));
         self.marked |= self.shape.is_some_and(marks);
         if self.lines {
             push_line(&data, out);

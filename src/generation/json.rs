@@ -95,11 +95,6 @@ impl<'a> Json<'a> {
         self.0.get().strip_prefix('"')?.strip_suffix('"')
     }
 
-    /// A string that is `""`.
-    pub(super) fn is_empty_string(self) -> bool {
-        self.contents() == Some("")
-    }
-
     /// The text of a string.
     pub(super) fn text(self) -> Option<Cow<'a, str>> {
         let contents = self.contents()?;

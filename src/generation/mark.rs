@@ -4,20 +4,22 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
+use super::failure::said;
 use super::json::{Fields, Json};
+use super::{DONE, Format};
 
 /// A provider's error message longer than this is cut.
 const MAX_MESSAGE_BYTES: usize = 256;
 
 /// An event that says that the generation has ended.
-///
-/// The first ending that a stream names is its ending, whatever follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// The stream ends with this event.
     Last(Ending),
     /// The generation has ended, but an event such as `[DONE]` may follow.
     Nearly(Ending),
+    /// The model has stopped: the generation is complete if the stream ends without another word.
+    Finished,
 }
 
 /// How a generation ended.
@@ -32,20 +34,108 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// A failure, with what an `error` field says: a text, or an object with a `message`.
+    /// A failure, with what an `error` field says.
     pub(super) fn error(error: Option<Json<'_>>) -> Self {
-        let said = error.and_then(|error| {
-            let fields = error.fields();
-            let names = ["message", "code", "status", "type"].iter();
-            error.text().or_else(|| names.filter_map(|name| fields.text(name)).next())
-        });
-        Self::failed(said.as_deref().unwrap_or("the provider reported an error"))
+        Self::failed(&error.and_then(said).unwrap_or_default())
+    }
+
+    /// How a generation has ended whose model stopped for this reason.
+    pub(super) fn of_reason(reason: &str) -> Self {
+        match reason.to_ascii_lowercase().as_str() {
+            "failed" | "failure" | "insufficient_system_resource" => Self::stopped_by(reason),
+            reason if reason.contains("error") => Self::stopped_by(reason),
+            "abort" | "aborted" | "cancelled" | "canceled" => Self::Cancelled,
+            _ => Self::Complete,
+        }
+    }
+
+    fn stopped_by(reason: &str) -> Self {
+        Self::failed(&format!("the model stopped with `{reason}`"))
+    }
+
+    /// The mark of an event that says only why the model has stopped.
+    pub(super) fn into_stop(self) -> Mark {
+        if self == Self::Complete { Mark::Finished } else { Mark::Nearly(self) }
     }
 
     /// A failure, with this message.
     pub(super) fn failed(message: &str) -> Self {
+        let message = if message.is_empty() { "the provider reported an error" } else { message };
         Self::Error(message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)].into())
     }
+}
+
+/// The choices of a generation: each of them ends by itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Choices {
+    /// A bit for each that an event was of.
+    seen: u128,
+    /// A bit for each that has ended.
+    done: u128,
+}
+
+impl Choices {
+    /// Notes whose an event is, and whether it is their last. Returns whether a choice has ended.
+    pub(super) fn note(&mut self, format: Format, data: &str) -> bool {
+        let (list, reason) = match format {
+            Format::OpenAiChat => ("choices", "finish_reason"),
+            Format::Gemini => ("candidates", "finishReason"),
+            _ => return false,
+        };
+        let ends = has_value(data, reason);
+        // Nearly all events are of the first choice, and are not parsed.
+        if !ends && !names_other_index(data) {
+            if self.seen & 1 == 0 {
+                self.seen |= u128::from(mentions(data, list));
+            }
+            return false;
+        }
+        let Some(event) = Fields::parse(data) else { return false };
+        let choices = event.get(list).or_else(|| event.object("response").get(list));
+        for choice in choices.map(Json::items).unwrap_or_default() {
+            let choice = choice.fields();
+            let bit = 1 << choice.number("index").unwrap_or(0).min(127);
+            self.seen |= bit;
+            if is_reason(choice.get(reason)) {
+                self.done |= bit;
+            }
+        }
+        ends && self.done != 0
+    }
+
+    pub(super) fn are_done(&self) -> bool {
+        self.seen & !self.done == 0
+    }
+}
+
+/// Whether the data is what ends a stream of OpenAI's making.
+pub(super) fn is_done(data: &str) -> bool {
+    data.len() < 64 && data.trim() == DONE
+}
+
+/// Whether a field says why the model has stopped: some servers always have it.
+pub(super) fn is_reason(field: Option<Json<'_>>) -> bool {
+    field.is_some_and(|reason| !matches!(reason.raw().get(), "\"\"" | "\"null\""))
+}
+
+/// Whether this name has a value somewhere in the JSON that is neither null nor empty.
+pub(super) fn has_value(data: &str, name: &str) -> bool {
+    values(data, name).any(|value| !value.starts_with(b"null") && !value.starts_with(b"\"\""))
+}
+
+/// Whether an `index` in the JSON is not zero.
+fn names_other_index(data: &str) -> bool {
+    values(data, "index").any(|value| matches!(value.first(), Some(b'1'..=b'9')))
+}
+
+/// What follows this name in the JSON, wherever it is.
+fn values<'a>(data: &'a str, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let bytes = data.as_bytes();
+    memmem::find_iter(bytes, name.as_bytes()).filter_map(move |at| {
+        let quoted = at > 0 && bytes[at - 1] == b'"';
+        let behind = bytes[at + name.len()..].strip_prefix(b"\"").filter(|_| quoted)?;
+        Some(behind.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+    })
 }
 
 /// Whether the word is a name or a whole string somewhere in the JSON.

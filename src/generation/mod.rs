@@ -7,18 +7,22 @@
 //!
 //! # How a format is recognised
 //!
-//! By the first event, with the first row that fits:
+//! By the first event that tells it, with the first row that fits:
 //!
 //! | the data | format |
 //! |---|---|
-//! | no JSON object or array: a bare `{`, a number, a quoted string | `text` |
+//! | nothing, `[DONE]`; or the SSE type is `ping`, `heartbeat` or the like | the next event tells |
+//! | no JSON object or array: a bare `{`, a number, a quoted string | `text`, but see below |
 //! | `type` begins with `response.`; or is `error`, beside a `message` | `openai-responses` |
 //! | `type` is of the Messages API; or is `error`, beside an `error` object | `anthropic` |
 //! | `type` is of the UI message stream, with the fields that it must have | `ai-sdk` |
 //! | `candidates`, `promptFeedback`, `usageMetadata`; or an `error` with a `status` | `gemini` |
 //! | `model` and `done`; or an `error` that is a string | `ollama` |
 //! | `choices` with a `delta`, or none of them yet; or an `error` object | `openai-chat` |
-//! | any other object, and any array | none |
+//! | any other object, and any array | the next event tells |
+//!
+//! A stream that looked like text becomes one of another format with an event that adds to that
+//! format, as long as only a few events came before it.
 //!
 //! `formats` has a file for each provider, with all that is known of it. `docs/formats.md` says the
 //! same for users.
@@ -26,21 +30,24 @@
 use std::fmt;
 use std::str::FromStr;
 
+mod failure;
 mod fold;
 mod formats;
 mod json;
 mod mark;
 mod merge;
 mod partial;
+mod recogniser;
 #[cfg(test)]
 mod tests;
 
+pub use failure::complaint;
 pub use fold::{Fold, Part, PartKind};
 pub use mark::{Ending, Mark};
 pub use merge::Merge;
+pub use recogniser::Recogniser;
 
 use formats::Provider;
-use json::Json;
 
 /// What ends a stream of OpenAI's making, and of many others since.
 const DONE: &str = "[DONE]";
@@ -108,23 +115,26 @@ impl Format {
         }
     }
 
-    /// The format of a stream whose first event has this data; `None` if it is JSON of a shape that
-    /// nobody here knows.
+    /// The format that an event with this data tells by itself, if it tells one.
     #[must_use]
     pub fn sniff(data: &str) -> Option<Self> {
-        let Some(json) = Json::parse(data).filter(|json| json.is_object() || json.is_array())
-        else {
-            return Some(Self::Text);
-        };
-        let first = json.fields();
-        let mut formats = Self::SNIFFED.into_iter();
-        formats.find(|format| format.provider().recognises(&first))
+        recogniser::sniff(data)
     }
 
     /// Whether the generation ends with this event, and how.
     #[must_use]
     pub fn mark(self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        self.provider().mark(event_type, data)
+        if self != Self::Text && mark::is_done(data) {
+            return Some(Mark::Last(Ending::Complete));
+        }
+        let own = self.provider().mark(event_type, data);
+        if let Some(Mark::Last(_) | Mark::Nearly(_)) = own {
+            return own;
+        }
+        // In a text, JSON is text.
+        let is_text = self == Self::Text && !event_type.is_some_and(failure::is_error_type);
+        let failure = if is_text { None } else { failure::failure(event_type, data, true) };
+        failure.map(Mark::Nearly).or(own)
     }
 
     fn provider(self) -> &'static dyn Provider {

@@ -289,14 +289,23 @@ impl Problem {
         self.with("events", events).with("first_id", first_id).with("last_id", last_id)
     }
 
-    /// The same, saying why the channel was stopped, if it was.
+    /// The same, saying why the channel was stopped, if it was, or what the provider said.
     fn giving_reason(self, error: &PublishError) -> Self {
         match error {
+            PublishError::Invalid(InvalidEvent::Foreign(foreign)) if foreign.said.is_some() => {
+                self.with("reason", foreign.said.as_deref())
+            }
             PublishError::Hub(hub::PublishError::Stopped(reason)) => {
                 self.with("reason", reason.as_deref())
             }
             _ => self,
         }
+    }
+
+    /// What was wrong, and what would be right.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// The code.
@@ -454,16 +463,12 @@ impl From<hub::StopError> for Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let code = ErrorCode::from(&failure.error);
-        let (detail, place) = match failure.place {
-            Some(Place::Line(line)) => {
-                (format!("line {line}: {}", failure.error), Some(("line", line)))
-            }
-            Some(Place::Event(event)) => {
-                (format!("event {event}: {}", failure.error), Some(("event", event)))
-            }
-            None => (failure.error.to_string(), None),
+        let place = match failure.place {
+            Some(Place::Line(line)) => Some(("line", line)),
+            Some(Place::Event(event)) => Some(("event", event)),
+            None => None,
         };
-        let problem = Self::new(code, detail).keeping(&failure.kept);
+        let problem = Self::new(code, failure.to_string()).keeping(&failure.kept);
         let problem = problem.giving_reason(&failure.error);
         let problem = match failure.error {
             PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),

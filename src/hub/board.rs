@@ -13,7 +13,8 @@ use super::stored::Stored;
 use super::{Core, Hub, PublishError, TooManyChannels, refused};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, NewEvent};
-use crate::generation::Format;
+use crate::generation::{Format, Recogniser};
+use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 
 /// Looks at a channel's board, and keeps the channel in memory meanwhile.
@@ -22,6 +23,8 @@ pub struct Board {
     channel: Arc<Channel>,
     signals: watch::Receiver<Signals>,
     sole: bool,
+    /// Why the sole producer leaves, once it says so.
+    why: Option<Box<str>>,
 }
 
 impl Board {
@@ -80,10 +83,16 @@ impl Board {
         self.channel.coming_end()
     }
 
-    /// The format of the channel's events, if it is known.
+    /// What the channel's events have told of their format.
     #[must_use]
-    pub fn format(&self) -> Option<Format> {
-        self.channel.format()
+    pub fn recogniser(&self) -> Recogniser {
+        self.channel.recogniser()
+    }
+
+    /// Notes why the producer leaves: what viewers read if it does not come back. One that is gone
+    /// without this was lost.
+    pub fn leave(&mut self, why: &str) {
+        self.why = Some(why[..why.floor_char_boundary(MAX_REASON_BYTES)].into());
     }
 }
 
@@ -97,7 +106,7 @@ fn refusal(signals: &Signals) -> PublishError {
 
 impl Drop for Board {
     fn drop(&mut self) {
-        if self.channel.let_go(self.sole) {
+        if self.channel.let_go(self.sole, self.why.take()) {
             self.core.registry.evict_if_unused(self.channel.name());
         }
     }
@@ -112,7 +121,13 @@ impl Hub {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
             if let Some(signals) = channel.hold() {
-                return Ok(Board { core: self.0.clone(), channel, signals, sole: false });
+                return Ok(Board {
+                    core: self.0.clone(),
+                    channel,
+                    signals,
+                    sole: false,
+                    why: None,
+                });
             }
         }
     }

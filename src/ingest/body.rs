@@ -4,6 +4,8 @@ use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
 use crate::event::{EventType, InvalidEventType, NewEvent, Payload};
+use crate::generation;
+use crate::limits::{MAX_OPENING_BYTES, MAX_QUOTED_CHARS};
 use crate::sse;
 
 /// How a body is to be read.
@@ -28,7 +30,7 @@ impl BodyKind {
 }
 
 /// Why a body cannot be read further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEvent {
     /// Larger than the limit in bytes.
     #[error("the data is larger than {0} bytes (`publish.max_event_bytes`)")]
@@ -42,10 +44,87 @@ pub enum InvalidEvent {
     /// An unusable event type.
     #[error(transparent)]
     EventType(#[from] InvalidEventType),
+    /// The body is none of its kind.
+    #[error(transparent)]
+    Foreign(Box<Foreign>),
+    /// An event stream with fields, and not one event.
+    #[error(
+        "the body has no whole event, and begins with `{0}`: an event is lines of `data:` and an \
+         empty line"
+    )]
+    NoEvent(Box<str>),
+}
+
+/// A body that is something else than it should be, such as an error document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} begins with `{begins}`: {right}")]
+pub struct Foreign {
+    what: &'static str,
+    right: &'static str,
+    begins: Box<str>,
+    /// The message in it, if it is an error as providers and proxies report them.
+    pub said: Option<Box<str>>,
+}
+
+impl Foreign {
+    /// Why a generation failed of which this came instead.
+    pub(super) fn reason(&self) -> Box<str> {
+        let said = self.said.clone();
+        said.unwrap_or_else(|| format!("no stream came, but `{}`", self.begins).into())
+    }
+}
+
+/// The beginning of a body that has had no event yet.
+#[derive(Default)]
+struct Opening {
+    bytes: Vec<u8>,
+    /// An event has come.
+    is_over: bool,
+}
+
+impl Opening {
+    fn keep(&mut self, piece: &[u8]) {
+        let room = MAX_OPENING_BYTES.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&piece[..room.min(piece.len())]);
+    }
+
+    fn end(&mut self) {
+        *self = Self { bytes: Vec::new(), is_over: true };
+    }
+
+    /// The first characters, without line ends and other control characters.
+    fn quoted(&self) -> Box<str> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        let mut quoted = String::new();
+        for char in text.chars().take(MAX_QUOTED_CHARS) {
+            if char.is_control() {
+                quoted.extend(char.escape_default());
+            } else {
+                quoted.push(char);
+            }
+        }
+        if text.chars().nth(MAX_QUOTED_CHARS).is_some() {
+            quoted.push('…');
+        }
+        quoted.into()
+    }
+
+    fn foreign(&self, what: &'static str, right: &'static str) -> InvalidEvent {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let said = generation::complaint(&text).map(|said| said.into());
+        let begins = self.quoted();
+        InvalidEvent::Foreign(Foreign { what, right, begins, said }.into())
+    }
 }
 
 /// Reads a body of any kind.
-pub(super) enum Decoder {
+pub(super) struct Decoder {
+    grammar: Grammar,
+    opening: Opening,
+}
+
+enum Grammar {
     EventStream { parser: sse::Parser, default_type: Option<EventType> },
     Ndjson { lines: Lines, event_type: Option<EventType> },
     Text { pieces: Pieces, event_type: Option<EventType> },
@@ -61,17 +140,18 @@ impl Decoder {
         max_bytes: usize,
         optional: bool,
     ) -> Self {
-        match kind {
+        let grammar = match kind {
             BodyKind::EventStream => {
-                let parser = sse::Parser::new(max_bytes);
-                Self::EventStream { parser, default_type: event_type }
+                let parser = sse::Parser::of_publisher(max_bytes);
+                Grammar::EventStream { parser, default_type: event_type }
             }
-            BodyKind::Ndjson => Self::Ndjson { lines: Lines::new(max_bytes), event_type },
-            BodyKind::Text => Self::Text { pieces: Pieces::new(max_bytes), event_type },
+            BodyKind::Ndjson => Grammar::Ndjson { lines: Lines::new(max_bytes), event_type },
+            BodyKind::Text => Grammar::Text { pieces: Pieces::new(max_bytes), event_type },
             BodyKind::Single => {
-                Self::Single { data: BytesMut::new(), max_bytes, event_type, optional }
+                Grammar::Single { data: BytesMut::new(), max_bytes, event_type, optional }
             }
-        }
+        };
+        Self { grammar, opening: Opening::default() }
     }
 
     /// Reads a piece, and appends the events that it completes.
@@ -83,6 +163,87 @@ impl Decoder {
         piece: &Bytes,
         events: &mut Vec<NewEvent>,
     ) -> Result<(), InvalidEvent> {
+        let before = events.len();
+        let fed = self.grammar.feed(piece, events);
+        if self.opening.is_over || !self.grammar.has_openings() {
+            return fed;
+        }
+        if events.len() > before {
+            self.opening.end();
+            return fed;
+        }
+        self.opening.keep(piece);
+        fed.map_err(|error| self.explained(error))
+    }
+
+    /// Bytes that are no event yet.
+    pub(super) fn held(&self) -> usize {
+        self.grammar.held() + self.opening.bytes.len()
+    }
+
+    /// The number of the line that was taken last, of a body of lines.
+    pub(super) fn line(&self) -> Option<u64> {
+        match &self.grammar {
+            Grammar::Ndjson { lines, .. } => Some(lines.taken()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_event_stream(&self) -> bool {
+        matches!(self.grammar, Grammar::EventStream { .. })
+    }
+
+    /// The body is complete: appends what it still held. `is_end` says of what an event stream
+    /// ended in whether it is an event all the same. Returns the bytes that are none.
+    ///
+    /// # Errors
+    /// The last event is invalid, or the body had something in it and no event.
+    pub(super) fn finish(
+        &mut self,
+        events: &mut Vec<NewEvent>,
+        is_end: impl FnOnce(&NewEvent) -> bool,
+    ) -> Result<u64, InvalidEvent> {
+        let Grammar::EventStream { parser, default_type } = &mut self.grammar else {
+            let finished = self.grammar.finish(events);
+            return finished.map(|()| 0).map_err(|error| self.explained(error));
+        };
+        let rest = parser.finish();
+        let mut last = Vec::new();
+        let _ = take_parsed(rest.event.into_iter().collect(), default_type.as_ref(), &mut last);
+        let is_end = last.last().is_some_and(is_end);
+        if is_end {
+            events.append(&mut last);
+            return Ok(0);
+        }
+        if self.opening.is_over || !parser.has_fields() {
+            return Ok(rest.bytes as u64);
+        }
+        if parser.is_foreign() {
+            let right = "an event is lines of `data:` and an empty line";
+            return Err(self.opening.foreign("the body is no event stream, but", right));
+        }
+        Err(InvalidEvent::NoEvent(self.opening.quoted()))
+    }
+
+    /// What is no JSON where the first line should be is quoted, and may say what is wrong.
+    fn explained(&self, error: InvalidEvent) -> InvalidEvent {
+        match error {
+            InvalidEvent::NotJson if !self.opening.is_over => {
+                let right = "the line is not valid JSON, and NDJSON has one JSON text per line";
+                self.opening.foreign("the body", right)
+            }
+            error => error,
+        }
+    }
+}
+
+impl Grammar {
+    /// Whether something else may come instead, such as an error document.
+    fn has_openings(&self) -> bool {
+        matches!(self, Self::EventStream { .. } | Self::Ndjson { .. })
+    }
+
+    fn feed(&mut self, piece: &Bytes, events: &mut Vec<NewEvent>) -> Result<(), InvalidEvent> {
         match self {
             Self::EventStream { parser, default_type } => {
                 let mut parsed = Vec::new();
@@ -106,8 +267,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes that are no event yet.
-    pub(super) fn held(&self) -> usize {
+    fn held(&self) -> usize {
         match self {
             Self::EventStream { parser, .. } => parser.held(),
             Self::Ndjson { lines, .. } => lines.held(),
@@ -116,18 +276,9 @@ impl Decoder {
         }
     }
 
-    /// The body is complete: appends what it still held.
-    ///
-    /// # Errors
-    /// The last event is invalid.
-    pub(super) fn finish(&mut self, events: &mut Vec<NewEvent>) -> Result<(), InvalidEvent> {
+    fn finish(&mut self, events: &mut Vec<NewEvent>) -> Result<(), InvalidEvent> {
         match self {
-            Self::EventStream { parser, default_type } => {
-                let mut parsed = Vec::new();
-                let finished = parser.finish(&mut parsed);
-                take_parsed(parsed, default_type.as_ref(), events)?;
-                Ok(finished?)
-            }
+            Self::EventStream { .. } => Ok(()),
             Self::Ndjson { lines, event_type } => {
                 lines.finish(|line| take_json(&line, event_type.as_ref(), events))
             }

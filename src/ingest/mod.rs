@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-pub use body::{BodyKind, InvalidEvent};
+pub use body::{BodyKind, Foreign, InvalidEvent};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
 pub use publish::{
     Begun, Closing, Failure, Fed, Options, Place, Publish, PublishError, Receipt, Tally,

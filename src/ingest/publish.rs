@@ -1,16 +1,18 @@
 //! One publish to one channel, from the first piece of its body to its receipt.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Running;
 use super::body::{BodyKind, Decoder, InvalidEvent};
-use super::ending::EndWatch;
+use super::ending::{EndWatch, ends_with, is_whole_end};
 use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
 use super::scatter::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
-use crate::generation::Format;
+use crate::generation::{Format, Recogniser};
 use crate::hub::{self, Appended, Board, Close, Hold, Stored};
 
 /// What a publisher asks for besides its events.
@@ -103,7 +105,19 @@ pub struct Receipt {
     pub subscribers: usize,
     /// The channel's state afterwards.
     pub state: ChannelState,
+    /// Bytes at the end of the body that are none of these events: one that broke off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded_bytes: Option<u64>,
+    /// What the publisher may have expected, and did not get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<Box<str>>,
 }
+
+/// The producer left, and the stream of its generation had no end.
+const NO_MARK: &str = "the producer left without an end mark";
+
+/// The same, in the middle of an event.
+const WITHIN: &str = "the producer's stream ended within an event";
 
 /// Why a publish failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +154,16 @@ pub struct Failure {
     pub kept: Tally,
     /// Where in the body, if it can be said.
     pub place: Option<Place>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Some(Place::Line(line)) => write!(f, "line {line}: {}", self.error),
+            Some(Place::Event(event)) => write!(f, "event {event}: {}", self.error),
+            None => self.error.fmt(f),
+        }
+    }
 }
 
 /// A place in a body, counted from one.
@@ -186,6 +210,10 @@ pub struct Publish {
     decoded: u64,
     tally: Tally,
     events: Vec<NewEvent>,
+    /// The last event of a body whose end mark closes nothing.
+    last_event: Option<NewEvent>,
+    /// Bytes at the end of the body that are no event.
+    discarded: u64,
     last: Option<Appended>,
 }
 
@@ -213,8 +241,8 @@ impl Publish {
         let (close, end_watch) = match close {
             Some(Closing::Auto) => {
                 // One that goes on begins in the middle, where nothing may tell the format.
-                let known = format.or_else(|| board.as_ref().and_then(Board::format));
-                (None, Some(EndWatch::new(known)))
+                let known = || board.as_ref().map(Board::recogniser).unwrap_or_default();
+                (None, Some(EndWatch::new(format.map_or_else(known, Recogniser::named))))
             }
             Some(Closing::Behind(close)) => (Some(close), None),
             None => (None, None),
@@ -231,6 +259,8 @@ impl Publish {
             decoded: 0,
             tally,
             events: Vec::new(),
+            last_event: None,
+            discarded: 0,
             last: None,
         })))
     }
@@ -245,23 +275,58 @@ impl Publish {
         let fed = if close.is_some() { Fed::Ended } else { Fed::More };
         // What stands behind the end does no harm, whatever it is.
         let decoded = if fed == Fed::Ended { Ok(()) } else { decoded };
-        self.append(decoded, close.as_ref(), fed == Fed::Ended).await?;
+        let appended = self.append(decoded, close.as_ref(), fed == Fed::Ended).await;
+        self.give_up_after(appended).await?;
         Ok(fed)
     }
 
     /// Publishes what the body still held, and closes the channel if that was asked for.
     ///
     /// # Errors
-    /// As [`feed`](Self::feed).
+    /// As [`feed`](Self::feed), or the body has something in it and not one event.
     pub async fn finish(mut self: Box<Self>) -> Result<Receipt, Failure> {
-        let decoded = self.decoder.finish(&mut self.events);
+        let recogniser = match (&self.end_watch, &self.board) {
+            (Some(end_watch), _) => Some(end_watch.recogniser().clone()),
+            (None, Some(board)) if self.decoder.is_event_stream() => Some(board.recogniser()),
+            _ => None,
+        };
+        let recogniser = recogniser.unwrap_or_default();
+        let is_end = |event: &NewEvent| is_whole_end(&recogniser, event);
+        let finished = self.decoder.finish(&mut self.events, is_end);
+        self.discarded = *finished.as_ref().unwrap_or(&0);
         let mut close = self.look_for_end();
         if let Some(end_watch) = &mut self.end_watch {
-            close = close.or_else(|| end_watch.at_end());
+            let is_whole = self.discarded == 0;
+            let at_end = || if is_whole { end_watch.at_end() } else { end_watch.at_break() };
+            close = close.or_else(at_end);
         }
         let close = close.or_else(|| self.close.take());
-        self.append(decoded, close.as_ref(), true).await?;
+        let appended = self.append(finished.map(drop), close.as_ref(), true).await;
+        self.give_up_after(appended).await?;
+        self.leave(if self.discarded == 0 { NO_MARK } else { WITHIN });
         Ok(self.into_receipt())
+    }
+
+    /// Notes what has become of the producer if its publish has failed. Where something else came
+    /// instead of a stream, the generation has failed as well, and nobody waits for more.
+    async fn give_up_after(&mut self, published: Result<(), Failure>) -> Result<(), Failure> {
+        let Err(failure) = &published else { return Ok(()) };
+        if let PublishError::Invalid(InvalidEvent::Foreign(foreign)) = &failure.error
+            && self.end_watch.is_some()
+        {
+            let close = Close { state: ChannelState::Error, reason: Some(foreign.reason()) };
+            // If it is refused, the grace of the producer ends it.
+            let _ = self.hand_in(Some(&close), false).await;
+        }
+        self.leave(&format!("a publish was refused: {failure}"));
+        published
+    }
+
+    /// Notes why the producer leaves, for those who watch if it does not come back.
+    fn leave(&mut self, why: &str) {
+        if let Some(board) = &mut self.board {
+            board.leave(why);
+        }
     }
 
     /// What a generation that has ended by its mark has come to: the rest of the body is of no use.
@@ -276,11 +341,13 @@ impl Publish {
         receipt
     }
 
-    /// The body broke off. If the generation had ended all the same, so does the channel.
+    /// The body broke off, or is cut off for this reason. If the generation had ended all the same,
+    /// so does the channel.
     #[must_use]
-    pub async fn break_off(mut self: Box<Self>) -> Tally {
+    pub async fn break_off(mut self: Box<Self>, why: &str) -> Tally {
         let kept = self.tally.clone();
-        if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_end)
+        self.leave(&format!("the producer was cut off: {why}"));
+        if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_break)
             && let Ok(appended) = self.hand_in(Some(&close), true).await
         {
             self.last = Some(appended);
@@ -317,6 +384,9 @@ impl Publish {
         close: Option<&Close>,
         last: bool,
     ) -> Result<(), Failure> {
+        if self.end_watch.is_none() && self.board.is_some() {
+            self.last_event = self.events.last().cloned().or(self.last_event.take());
+        }
         self.skip_published();
         let close = close.filter(|_| decoded.is_ok());
         if !self.events.is_empty() || close.is_some() {
@@ -439,14 +509,35 @@ impl Publish {
     fn receipt_of(&self, tally: Tally, subscribers: usize, state: ChannelState) -> Receipt {
         let Tally { events, first_id, last_id, .. } = tally;
         let channel = self.channel.to_string();
-        Receipt { channel, events, first_id, last_id, subscribers, state }
+        let discarded_bytes = Some(self.discarded).filter(|bytes| *bytes > 0);
+        let hint = self.hint(events, state).map(Into::into);
+        Receipt { channel, events, first_id, last_id, subscribers, state, discarded_bytes, hint }
+    }
+
+    /// A word for those whose channel stays open, where they may not expect it.
+    fn hint(&self, events: u64, state: ChannelState) -> Option<&'static str> {
+        if state != ChannelState::Open {
+            return None;
+        }
+        let Some(end_watch) = &self.end_watch else {
+            let (last, board) = (self.last_event.as_ref()?, self.board.as_ref()?);
+            let ends = ends_with(&board.recogniser(), last);
+            return ends.then_some("the last event is an end mark: `close=auto` would close here");
+        };
+        Some(match end_watch.format() {
+            _ if events == 0 => "the body had no event: the channel waits for another",
+            None => "no event told the format: name it with `format`, or close the channel",
+            Some(_) => "the body ended without an end mark: the channel waits for another",
+        })
     }
 
     fn failure(&self, error: PublishError, in_body: bool) -> Failure {
-        let place = match &self.decoder {
-            Decoder::Ndjson { lines, .. } => Some(Place::Line(lines.taken())),
-            Decoder::EventStream { .. } => Some(Place::Event(self.decoded + 1)),
-            Decoder::Text { .. } | Decoder::Single { .. } => None,
+        let place = match (&error, self.decoder.line()) {
+            (PublishError::Invalid(InvalidEvent::NoEvent(_)), _) => None,
+            (_, Some(line)) => Some(Place::Line(line)),
+            (PublishError::Invalid(InvalidEvent::Foreign(_)), None) => None,
+            (_, None) if self.decoder.is_event_stream() => Some(Place::Event(self.decoded + 1)),
+            (_, None) => None,
         };
         Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }
     }

@@ -10,7 +10,7 @@ mod parse;
 
 pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, end_retry, event_text, retry};
 pub use frame::{Frame, Frames};
-pub use parse::{ParseError, ParsedEvent, Parser};
+pub use parse::{ParseError, ParsedEvent, Parser, Rest};
 
 /// The media type of an event stream.
 pub const MEDIA_TYPE: &str = "text/event-stream";

@@ -1,9 +1,9 @@
 //! Bytes into events: an incremental parser of event streams that holds at most one event.
 //!
 //! It follows the WHATWG HTML standard, section 9.2.6 ("Interpreting an event stream"), but for
-//! two things that a hub owes its publishers: bytes that are not UTF-8 are an error instead of
-//! U+FFFD, and [`Parser::finish`] dispatches a last event that lacks its blank line, because the
-//! end of a complete request body is not a broken connection.
+//! bytes that are not UTF-8, which are an error instead of U+FFFD. What a hub owes its publishers
+//! besides is told apart: [`Parser::finish`] says what the stream broke off in, and a parser
+//! [of a publisher](Parser::of_publisher) reads the `error` field that some servers write.
 
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use memchr::memchr2;
 
 /// What a line may have besides its share of the event: the field's name, a colon, a space.
 const FIELD_OVERHEAD: usize = 64;
+
+/// The fields of an event stream.
+const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
 /// One event as its stream carried it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,15 @@ pub enum ParseError {
     NotUtf8,
 }
 
+/// What a stream ended in: an event without its blank line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// What the event would have been; nothing if it has no data, or breaks off in a character.
+    pub event: Option<ParsedEvent>,
+    /// Bytes of its lines.
+    pub bytes: usize,
+}
+
 /// Reads an event stream piece by piece, wherever the pieces were cut.
 #[derive(Debug)]
 pub struct Parser {
@@ -43,6 +55,14 @@ pub struct Parser {
     /// The last piece ended with CR: a LF at the start of the next belongs to it.
     skip_lf: bool,
     at_start: bool,
+    /// An `error` field is an event.
+    reads_errors: bool,
+    /// A line was none of an event stream.
+    is_foreign: bool,
+    /// A field has come, of whatever name.
+    has_fields: bool,
+    /// Bytes of the fields of the event that has not ended yet.
+    block: usize,
     data: Option<String>,
     event_type: Option<Box<str>>,
     id_buffer: Option<Box<str>>,
@@ -65,12 +85,35 @@ impl Parser {
             line: Vec::new(),
             skip_lf: false,
             at_start: true,
+            reads_errors: false,
+            is_foreign: false,
+            has_fields: false,
+            block: 0,
             data: None,
             event_type: None,
             id_buffer: None,
             last_event_id: None,
             retry: None,
         }
+    }
+
+    /// A parser for the stream of a publisher: an `error:` line, as llama.cpp writes it, is an
+    /// event of the type `error`. The standard would have it ignored.
+    #[must_use]
+    pub fn of_publisher(max_event_bytes: usize) -> Self {
+        Self { reads_errors: true, ..Self::new(max_event_bytes) }
+    }
+
+    /// Whether a line was of no event stream: no comment, and no field that one has.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// Whether there was anything but comments.
+    #[must_use]
+    pub fn has_fields(&self) -> bool {
+        self.has_fields
     }
 
     /// Reads a piece, and appends the events that it completes.
@@ -97,16 +140,17 @@ impl Parser {
         self.check_line(self.line.len())
     }
 
-    /// Ends a stream that is known to be complete: a last event without its blank line counts.
-    ///
-    /// # Errors
-    /// As [`feed`](Self::feed).
-    pub fn finish(&mut self, events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
-        if !self.line.is_empty() {
-            self.end_line(&[], events)?;
-        }
-        self.dispatch(events);
-        Ok(())
+    /// Ends the stream, and says what it ended in. By the standard, that is no event.
+    pub fn finish(&mut self) -> Rest {
+        let mut events = Vec::new();
+        let line = std::mem::take(&mut self.line);
+        let begun = FIELDS.iter().any(|name| name.as_bytes().starts_with(&line));
+        let was_foreign = self.is_foreign;
+        let read = if line.is_empty() { Ok(()) } else { self.read_line(&line, &mut events) };
+        self.is_foreign &= was_foreign || !begun;
+        let bytes = std::mem::take(&mut self.block);
+        self.dispatch(&mut events);
+        Rest { event: events.pop().filter(|_| read.is_ok()), bytes }
     }
 
     /// The last event id that the stream has set, also by a block without data.
@@ -144,6 +188,9 @@ impl Parser {
     fn read_line(&mut self, line: &[u8], events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
         let bom: &[u8] = if std::mem::take(&mut self.at_start) { b"\xef\xbb\xbf" } else { b"" };
         let line = line.strip_prefix(bom).unwrap_or(line);
+        let is_field = !line.is_empty() && !line.starts_with(b":");
+        self.has_fields |= is_field;
+        self.block += if is_field { line.len() + 1 } else { 0 };
         let line = std::str::from_utf8(line).map_err(|_| ParseError::NotUtf8)?;
         if line.is_empty() {
             self.dispatch(events);
@@ -158,8 +205,15 @@ impl Parser {
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry = value.parse().ok().map(Duration::from_millis);
             }
+            "error" if self.reads_errors && !value.is_empty() => {
+                self.dispatch(events);
+                self.event_type = Some(field.into());
+                self.push_data(value)?;
+                self.dispatch(events);
+            }
             // Comments have an empty field name; what is unknown is ignored, says the standard.
-            _ => {}
+            "" | "id" | "retry" => {}
+            _ => self.is_foreign = true,
         }
         Ok(())
     }
@@ -178,6 +232,7 @@ impl Parser {
     }
 
     fn dispatch(&mut self, events: &mut Vec<ParsedEvent>) {
+        self.block = 0;
         if let Some(id) = &self.id_buffer
             && self.last_event_id.as_ref() != Some(id)
         {
@@ -247,14 +302,39 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_body_may_lack_its_last_blank_line() {
-        for stream in ["data: a\n\ndata: b", "data: a\n\ndata: b\n", "data: a\n\ndata: b\n\n"] {
+    fn what_a_stream_ends_in_is_no_event() {
+        let rest = |stream: &str| {
             let mut parser = Parser::new(100);
             let mut events = Vec::new();
             parser.feed(stream.as_bytes(), &mut events).unwrap();
-            parser.finish(&mut events).unwrap();
-            assert_eq!(events.len(), 2, "{stream:?}");
-        }
+            let rest = parser.finish();
+            (events.len(), rest.event.map(|event| event.data), rest.bytes)
+        };
+        assert_eq!(rest("data: a\n\n"), (1, None, 0));
+        assert_eq!(rest("data: a\n\n: note"), (1, None, 0));
+        assert_eq!(rest("data: a\n\ndata: b"), (1, Some("b".into()), 8));
+        assert_eq!(rest("data: a\n\ndata: b\n"), (1, Some("b".into()), 8));
+        assert_eq!(rest("data: a\n\ndata: b\ndata: c\nda"), (1, Some("b\nc".into()), 19));
+        assert_eq!(rest("data: a\n\nevent: err"), (1, None, 11));
+        assert_eq!(rest(""), (0, None, 0));
+        let mut parser = Parser::new(100);
+        parser.feed(b"data: \xf0\x9f", &mut Vec::new()).unwrap();
+        assert_eq!(parser.finish(), Rest { event: None, bytes: 9 }, "half of a character");
+    }
+
+    #[test]
+    fn an_error_field_of_a_publisher_is_an_event() {
+        let stream = b"id: 1\ndata: a\nerror: {\"code\":400}\ndata: b\n\nerror:\n\nx: y\n";
+        let read = |mut parser: Parser| {
+            let mut events = Vec::new();
+            parser.feed(stream, &mut events).unwrap();
+            let named = |event: ParsedEvent| (event.event_type.map(String::from), event.data);
+            events.into_iter().map(named).collect::<Vec<_>>()
+        };
+        assert_eq!(read(Parser::new(100)), [(None, "a\nb".to_owned())]);
+        let error = (Some("error".to_owned()), "{\"code\":400}".to_owned());
+        let all = [(None, "a".to_owned()), error, (None, "b".to_owned())];
+        assert_eq!(read(Parser::of_publisher(100)), all);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::support::{
 const SSE: &str = "text/event-stream";
 const NDJSON: &str = "application/x-ndjson";
 const ABANDONED: &str = "the producer left without an end mark";
+const LOST: &str = "the producer was cut off: the request body broke off";
 
 async fn state(hub: &TestHub, channel: &str) -> String {
     hub.head(channel).await.header("fanfare-state").unwrap_or("unknown").to_owned()
@@ -110,7 +111,7 @@ async fn a_last_mark_closes_at_once_while_the_body_is_still_open() {
         let generation = Generation::numbered(format, 3);
         let mut client = hub.subscribe(format.name()).await;
         let mut producer = generation.producer(&hub, format.name()).await;
-        producer.send(generation.truncated()).await;
+        producer.send(generation.wire(0..generation.mark())).await;
         client.take(generation.mark()).await;
         assert_eq!(state(&hub, format.name()).await, "open");
         let rest = generation.wire(generation.mark()..generation.chunks.len());
@@ -257,7 +258,7 @@ async fn an_end_mark_within_a_text_closes_nothing() {
         let body = generation.truncated();
         let receipt = generation.post(&hub, format.name(), &body).await.ok().json();
         assert_eq!(receipt["state"], "open", "{format:?}");
-        assert_eq!(receipt["events"], generation.mark(), "{format:?}");
+        assert_eq!(receipt["events"], generation.stop(), "{format:?}");
         assert_eq!(state(&hub, format.name()).await, "open", "{format:?}");
     }
 }
@@ -271,7 +272,7 @@ async fn a_truncated_generation_is_never_complete() {
         let reply = generation.post(&hub, format.name(), &generation.truncated()).await;
         let receipt = reply.ok().json();
         assert_eq!(receipt["state"], "open", "{format:?}: {receipt}");
-        assert_eq!(receipt["events"], generation.mark());
+        assert_eq!(receipt["events"], generation.stop());
         let mut viewer = Viewer::of(format);
         viewer.follow(&mut client).await;
         assert_eq!(viewer.told, generation.told);
@@ -293,11 +294,11 @@ async fn a_producer_that_dies_in_the_middle_of_a_token_abandons_its_channel() {
     let mut producer = generation.producer(&hub, "c").await;
     let body = generation.truncated();
     producer.send(&body[..body.len() - 30]).await;
-    client.take(generation.mark() - 1).await;
+    client.take(generation.stop() - 1).await;
     assert_eq!(hub.head("c").await.header("fanfare-producer"), Some("streaming"));
     producer.break_off();
     let end = client.next().await.assert_end("abandoned");
-    assert_eq!(end["reason"], ABANDONED);
+    assert!(end["reason"] == LOST || end["reason"] == "the connection of the producer was lost");
     client.assert_eof().await;
 }
 
@@ -651,4 +652,261 @@ async fn nothing_is_abandoned_before_its_grace_is_over() {
     client.next().await.assert_end("abandoned");
     let waited = begun.elapsed();
     assert!(waited >= Duration::from_millis(650), "{waited:?}");
+}
+
+const TOKEN: &str = r#"{"choices":[{"index":0,"delta":{"content":"Hi"}}]}"#;
+
+fn stream(events: &[(Option<&str>, &str)]) -> String {
+    let event = |(event_type, data): &(Option<&str>, &str)| {
+        let event_type = event_type.map(|name| format!("event: {name}\n")).unwrap_or_default();
+        format!("{event_type}data: {data}\n\n")
+    };
+    events.iter().map(event).collect()
+}
+
+/// Publishes a body with `close=auto`; the answer's status and document.
+async fn close_auto(hub: &TestHub, channel: &str, kind: &str, body: &str) -> (u16, Value) {
+    let reply = hub.post(&format!("/v1/channels/{channel}?close=auto"), kind, body).await;
+    (reply.status(), reply.json())
+}
+
+#[tokio::test]
+async fn an_event_that_is_cut_at_the_end_of_a_body_is_not_published_and_a_retry_brings_it() {
+    let hub = TestHub::start().await;
+    let tokens = ["It", " rains", " today", " a\u{e4}"];
+    let mut whole: String = tokens
+        .iter()
+        .map(|token| format!("event: t\ndata: {{\"choices\":[{{\"delta\":\ndata: {{\"content\":\"{token}\"}}}}]}}\n\n"))
+        .collect();
+    let third = whole.match_indices("\n\n").nth(2).unwrap().0 + 2;
+    let torn = third + 1..whole.len();
+    whole += "data: [DONE]\n\n";
+    for cut in torn {
+        let channel = format!("torn/{cut}");
+        let part = &whole.as_bytes()[..cut];
+        let to = format!("/v1/channels/{channel}?close=auto");
+        let headers = [("Idempotency-Key", "k"), ("Content-Type", SSE)];
+        let receipt = hub.request("POST", &to, &headers, part).await.ok().json();
+        assert_eq!((&receipt["events"], &receipt["state"]), (&json!(3), &json!("open")), "{cut}");
+        let begun = part.len() - third;
+        let discarded = receipt["discarded_bytes"].as_u64().unwrap() as usize;
+        assert!((begun..=begun + 1).contains(&discarded), "{cut}: {receipt}");
+        let receipt = publish_with_key(&hub, &channel, SSE, "k", &whole).await.ok().json();
+        assert_eq!((&receipt["events"], &receipt["state"]), (&json!(5), &json!("complete")));
+        let page = hub.page(&channel, "from=earliest").await;
+        let text: String = page_texts(&page)[..4]
+            .iter()
+            .map(|data| serde_json::from_str::<Value>(data).unwrap())
+            .map(|data| data["choices"][0]["delta"]["content"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(text, tokens.concat(), "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_mark_without_its_empty_line_is_an_end() {
+    let hub = TestHub::start().await;
+    let stop = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    for (n, (last, state)) in [
+        ("data: [DONE]", "complete"),
+        ("data: [DONE]\n", "complete"),
+        ("data:[DONE] \r\n", "complete"),
+        ("data: {\"error\":{\"message\":\"boom\"}}", "error"),
+        ("error: {\"message\":\"boom\"}", "error"),
+        (&format!("data: {stop}\n"), "complete"),
+        ("data: [DON", "open"),
+        ("data: {\"error\":{\"message\":\"bo", "open"),
+        ("event: error\ndata: the model is g", "open"),
+        (&format!("data: {TOKEN}"), "open"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let body = stream(&[(None, TOKEN)]) + last;
+        let (status, receipt) = close_auto(&hub, &format!("c/{n}"), SSE, &body).await;
+        assert_eq!((status, &receipt["state"]), (200, &json!(state)), "{last:?}: {receipt}");
+        let events = if state == "open" { 1 } else { 2 };
+        assert_eq!(receipt["events"], events, "{last:?}");
+        assert_eq!(receipt["discarded_bytes"].is_u64(), state == "open", "{receipt}");
+    }
+    let plain = hub.post("/v1/channels/plain", SSE, "data: a\n\ndata: [DONE]").await.ok().json();
+    assert_eq!(plain["events"], 2);
+    assert!(plain["hint"].as_str().unwrap().contains("close=auto"), "{plain}");
+}
+
+#[tokio::test]
+async fn what_is_no_stream_is_refused_and_says_so_to_everyone() {
+    let hub = TestHub::start().await;
+    let key = "{\n  \"error\": {\n    \"message\": \"Incorrect API key provided: sk-x.\"\n  }\n}\n";
+    let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n</body></html>";
+    for (n, (kind, body, reason)) in [
+        (SSE, key, "Incorrect API key provided: sk-x."),
+        (SSE, nginx, "502 Bad Gateway"),
+        (SSE, "Unauthorized\n", "no stream came, but `Unauthorized`"),
+        (SSE, "{\"detail\":\"Not authenticated\"}", "Not authenticated"),
+        (NDJSON, nginx, "502 Bad Gateway"),
+        (NDJSON, key, "Incorrect API key provided: sk-x."),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let channel = format!("c/{n}");
+        let mut client = hub.subscribe(&channel).await;
+        let (status, problem) = close_auto(&hub, &channel, kind, body).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_event")), "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        let begins: String = body.chars().take(5).take_while(|char| *char >= ' ').collect();
+        assert!(detail.contains(&begins) && !detail.contains(['\n', '\r']), "{detail}");
+        if !reason.contains("no stream") {
+            assert_eq!(problem["reason"], reason);
+        }
+        let end = client.next().await.assert_end("error");
+        assert_eq!(end["reason"], reason);
+        // Without `close=auto` it is refused as well, and closes nothing.
+        let plain = format!("/v1/channels/plain/{n}");
+        for query in ["", "?close=complete"] {
+            let reply = hub.post(&format!("{plain}{query}"), kind, body).await;
+            assert_problem(&reply, 400, "invalid_event", "");
+        }
+        assert_ne!(state(&hub, &format!("plain/{n}")).await, "complete");
+    }
+    for body in ["", ": note\n\n", ":\n:\n", "\n\n", "\u{feff}"] {
+        let (status, receipt) = close_auto(&hub, "empty", SSE, body).await;
+        assert_eq!(
+            (status, &receipt["events"], &receipt["state"]),
+            (200, &json!(0), &json!("open"))
+        );
+        assert!(receipt["hint"].is_string(), "{receipt}");
+    }
+    for body in ["data: x", "event: x\ndata: torn", "id: 7\n\n"] {
+        let (status, problem) = close_auto(&hub, "torn", SSE, body).await;
+        assert_eq!(status, 400, "{body:?}: {problem}");
+        assert_eq!(state(&hub, "torn").await, "open", "its producer may come back");
+    }
+}
+
+#[tokio::test]
+async fn errors_of_any_kind_end_a_generation_with_their_message() {
+    let hub = TestHub::start().await;
+    let anthropic = r#"{"type":"message_start","message":{"model":"m"}}"#;
+    let inside = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"error","error":{"code":502,"message":"boom"}}]}"#;
+    let cases: [(&str, String); 7] = [
+        ("inside", stream(&[(None, TOKEN), (None, inside), (None, "[DONE]")])),
+        (
+            "field",
+            stream(&[(None, TOKEN)])
+                + "error: {\"code\":400,\"message\":\"boom\"}\n\ndata: [DONE]\n\n",
+        ),
+        ("typed", stream(&[(None, TOKEN), (Some("error"), r#"{"code":"x","message":"boom"}"#)])),
+        ("text", stream(&[(None, TOKEN), (Some("error"), "boom")])),
+        ("foreign", stream(&[(None, anthropic), (None, r#"{"error":{"message":"boom"}}"#)])),
+        (
+            "ping",
+            stream(&[
+                (Some("ping"), "2024-04-27 01:35"),
+                (None, TOKEN),
+                (None, r#"{"error":{"message":"boom"}}"#),
+                (None, "[DONE]"),
+            ]),
+        ),
+        (
+            "finished",
+            stream(&[
+                (None, TOKEN),
+                (None, &TOKEN.replace("}}]}", "},\"finish_reason\":\"stop\"}]}")),
+                (None, r#"{"error":"boom"}"#),
+            ]),
+        ),
+    ];
+    for (name, body) in cases {
+        let (status, receipt) = close_auto(&hub, name, SSE, &body).await;
+        assert_eq!((status, &receipt["state"]), (200, &json!("error")), "{name}: {receipt}");
+        assert_eq!(end_of(&hub, name).await["reason"], "boom", "{name}");
+    }
+    assert_eq!(hub.head("ping").await.header("fanfare-format"), Some("openai-chat"));
+    let snapshot = hub.page("ping", "from=snapshot").await;
+    let snapshot: Value = serde_json::from_str(page_texts(&snapshot)[0]).unwrap();
+    assert_eq!((&snapshot["text"], &snapshot["events"]), (&json!("Hi"), &json!(4)), "{snapshot}");
+}
+
+#[tokio::test]
+async fn what_comes_first_does_not_hide_the_format() {
+    let hub = TestHub::with("channels.max_events = 8").await;
+    let vertex = (Some("vertex_event"), r#"{"type":"vertex_event"}"#);
+    let start = (None, r#"{"type":"message_start","message":{"model":"m"}}"#);
+    let delta = (
+        None,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#,
+    );
+    let stop = (None, r#"{"type":"message_stop"}"#);
+    let empty = (None, "");
+    let many = std::iter::repeat_n(vertex, 30).chain([empty, start, delta, stop]).collect();
+    for (n, events) in
+        [vec![vertex, start, delta, stop], vec![empty, start, delta, stop], many].iter().enumerate()
+    {
+        let channel = format!("c/{n}");
+        let (_, receipt) = close_auto(&hub, &channel, SSE, &stream(events)).await;
+        assert_eq!(receipt["state"], "complete", "{receipt}");
+        let head = hub.head(&channel).await;
+        assert_eq!(head.header("fanfare-format"), Some("anthropic"));
+        let snapshot = hub.page(&channel, "from=snapshot").await;
+        let snapshot: Value = serde_json::from_str(page_texts(&snapshot)[0]).unwrap();
+        assert_eq!((&snapshot["text"], &snapshot["events"]), (&json!("Hi"), &json!(events.len())));
+    }
+}
+
+#[tokio::test]
+async fn a_clean_end_behind_a_stop_reason_is_complete() {
+    let hub = TestHub::start().await;
+    let stop = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    let start = r#"{"type":"message_start","message":{"model":"c"}}"#;
+    let turn = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
+    let other = r#"{"choices":[{"index":1,"delta":{"content":"a"}}]}"#;
+    for (n, (events, wanted)) in [
+        (vec![(None, TOKEN), (None, stop)], "complete"),
+        (vec![(None, start), (None, turn)], "complete"),
+        (vec![(None, TOKEN), (None, "[DONE] ")], "complete"),
+        (vec![(None, r#"{"delta":1}"#), (None, "[DONE]")], "complete"),
+        (vec![(None, TOKEN), (None, other), (None, stop)], "open"),
+        (vec![(None, TOKEN)], "open"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let channel = format!("c/{n}");
+        let (_, receipt) = close_auto(&hub, &channel, SSE, &stream(&events)).await;
+        assert_eq!(receipt["state"], wanted, "{events:?}: {receipt}");
+        assert_eq!(receipt["hint"].is_string(), wanted == "open", "{receipt}");
+    }
+}
+
+#[tokio::test]
+async fn an_abandoned_channel_says_what_has_happened() {
+    let hub = TestHub::with(
+        "channels.producer_grace = \"100ms\"\npublish.max_event_bytes = \"2KiB\"\n\
+         publish.idle_timeout = \"200ms\"\n",
+    )
+    .await;
+    let token = stream(&[(None, TOKEN)]);
+    let large = format!("{token}data: {}\n\n", "x".repeat(3000));
+    for (channel, body, reason) in [
+        ("large", large.as_bytes(), "event 2: the data is larger than 2048 bytes"),
+        ("type", b"data: a\n\nevent: fanfare.x\ndata: b\n\n", "event types that begin with"),
+        ("utf8", b"data: a\n\ndata: \xff\n\n", "not UTF-8"),
+        ("torn", b"data: a\n\ndata: b", "ended within an event"),
+        ("left", token.as_bytes(), ABANDONED),
+    ] {
+        let mut client = hub.subscribe(channel).await;
+        let to = format!("/v1/channels/{channel}?close=auto");
+        hub.request("POST", &to, &[("Content-Type", SSE)], body).await;
+        client.next().await;
+        let end = client.next().await.assert_end("abandoned");
+        assert!(end["reason"].as_str().unwrap().contains(reason), "{end}");
+    }
+    let mut client = hub.subscribe("silent").await;
+    let mut producer = Publisher::begin(&hub, "/v1/channels/silent?close=auto", SSE, &[]).await;
+    producer.send(token).await;
+    client.next().await;
+    let end = client.next().await.assert_end("abandoned");
+    assert!(end["reason"].as_str().unwrap().contains("publish.idle_timeout"), "{end}");
 }

@@ -5,15 +5,15 @@ use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, typed};
+use crate::generation::mark::{Ending, Mark, has_value, typed};
 use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct Anthropic;
 
-const EVENTS: [&str; 7] = [
+/// Those that tell the format: other protocols have a `ping`, too.
+const EVENTS: [&str; 6] = [
     "message_start",
-    "ping",
     "content_block_start",
     "content_block_delta",
     "content_block_stop",
@@ -34,9 +34,14 @@ impl Provider for Anthropic {
     }
 
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
+        if has_value(data, "stop_reason") {
+            let (_, event) = typed(event_type, data, &["message_delta"])?;
+            let reason = event.object("delta").text("stop_reason")?;
+            return Some(Ending::of_reason(&reason).into_stop());
+        }
         let (name, event) = typed(event_type, data, &["message_stop", "error"])?;
         Some(Mark::Last(match name.as_ref() {
-            "error" => Ending::error(event.get("error")),
+            "error" => Ending::error(Some(event.get("error").or(event.get("message"))?)),
             _ => Ending::Complete,
         }))
     }

@@ -4,9 +4,10 @@
 
 use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
+use crate::generation::failure::failure;
 use crate::generation::fold::{Address, Fold, Key, Lane, call_address};
 use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, mentions};
+use crate::generation::mark::{Ending, Mark, is_reason, mentions};
 use crate::generation::merge::{Field, Outline};
 
 /// See the module.
@@ -26,7 +27,8 @@ const PART: [&str; 8] = [
 
 impl Provider for Gemini {
     fn recognises(&self, first: &Fields<'_>) -> bool {
-        first.get("candidates").is_some_and(Json::is_array)
+        let inner = first.object("response");
+        first.get("candidates").or(inner.get("candidates")).is_some_and(Json::is_array)
             || ["promptFeedback", "usageMetadata"]
                 .iter()
                 .any(|name| first.get(name).is_some_and(Json::is_object))
@@ -37,9 +39,11 @@ impl Provider for Gemini {
         if !["finishReason", "blockReason", "error"].iter().any(|word| mentions(data, word)) {
             return None;
         }
-        let event = Fields::parse(data)?;
-        if let Some(error) = event.get("error") {
-            return Some(Mark::Last(Ending::error(Some(error))));
+        let whole = Fields::parse(data)?;
+        let inner = whole.object("response");
+        let event = if inner.is_empty() { &whole } else { &inner };
+        if let Some(failure) = failure(None, data, true) {
+            return Some(Mark::Last(failure));
         }
         let feedback = event.object("promptFeedback");
         if let Some(reason) = feedback.text("blockReason") {
@@ -48,9 +52,9 @@ impl Provider for Gemini {
             return Some(Mark::Nearly(Ending::failed(&said)));
         }
         let candidates = event.items("candidates");
-        let finished = |candidate: &Json<'_>| candidate.fields().get("finishReason").is_some();
+        let finished = |candidate: &Json<'_>| is_reason(candidate.fields().get("finishReason"));
         let all = !candidates.is_empty() && candidates.iter().all(finished);
-        all.then_some(Mark::Nearly(Ending::Complete))
+        all.then_some(Mark::Finished)
     }
 
     fn fold_event(&self, _: Option<&str>, event: &Fields<'_>, fold: &mut Fold) {

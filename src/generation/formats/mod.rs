@@ -24,11 +24,12 @@ use super::merge::Outline;
 
 /// What a provider's file answers.
 pub(super) trait Provider {
-    /// Whether a stream that begins with this event is the provider's.
-    fn recognises(&self, first: &Fields<'_>) -> bool;
+    /// Whether this event is the provider's, in a stream of which nothing is known.
+    fn recognises(&self, event: &Fields<'_>) -> bool;
 
-    /// Whether the generation ends with this event, and how. It is asked for every event, so it
-    /// looks for a word before it parses anything.
+    /// Whether the generation ends with this event, and how; `[DONE]` and errors in the dialect of
+    /// others are looked for elsewhere. It is asked for every event, so it looks for a word before
+    /// it parses anything.
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark>;
 
     /// Adds what the event brings.

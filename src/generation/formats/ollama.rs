@@ -5,6 +5,7 @@ use memchr::memmem;
 
 use super::Provider;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
+use crate::generation::failure::failure;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
@@ -40,10 +41,12 @@ impl Provider for Ollama {
             return None;
         }
         let line = Fields::parse(data)?;
-        if let Some(error) = line.get("error").filter(|error| !error.is_empty_string()) {
-            return Some(Mark::Last(Ending::error(Some(error))));
+        if let Some(failure) = failure(None, data, true) {
+            return Some(Mark::Last(failure));
         }
-        line.get("done")?.is_true().then_some(Mark::Last(Ending::Complete))
+        line.get("done").filter(|done| done.is_true())?;
+        let ending = line.text("done_reason").map(|reason| Ending::of_reason(&reason));
+        Some(Mark::Last(ending.unwrap_or(Ending::Complete)))
     }
 
     fn fold_event(&self, _: Option<&str>, line: &Fields<'_>, fold: &mut Fold) {

@@ -8,43 +8,49 @@ use std::borrow::Cow;
 
 use super::Provider;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
-use crate::generation::DONE;
+use crate::generation::failure::failure;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, mentions};
+use crate::generation::mark::{Ending, Mark, has_value, is_reason};
 use crate::generation::merge::{Field, Outline};
 
 /// See the module.
 pub(in crate::generation) struct OpenAiChat;
 
 impl Provider for OpenAiChat {
-    fn recognises(&self, first: &Fields<'_>) -> bool {
-        let error = first.get("error").is_some_and(Json::is_object);
-        let Some(choices) = first.get("choices").filter(|choices| choices.is_array()) else {
+    fn recognises(&self, event: &Fields<'_>) -> bool {
+        let object = event.text("object").unwrap_or_default();
+        if object.starts_with("chat.completion") || object == "text_completion" {
+            return true;
+        }
+        let error = event.get("error").is_some_and(Json::is_object);
+        let Some(choices) = event.get("choices").filter(|choices| choices.is_array()) else {
             return error;
         };
         match choices.items().first() {
-            Some(choice) => is_choice(&choice.fields(), first),
+            Some(choice) => choice.fields().get("delta").is_some_and(Json::is_object) || error,
             None => ["prompt_filter_results", "usage", "object"]
                 .iter()
-                .any(|name| first.get(name).is_some()),
+                .any(|name| event.get(name).is_some()),
         }
     }
 
     fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
-        if data == DONE {
-            return Some(Mark::Last(Ending::Complete));
-        }
-        if !mentions(data, "error") {
+        if !has_value(data, "finish_reason") {
             return None;
         }
-        let event = Fields::parse(data)?;
-        // An old vLLM says `{"object":"error","message":…}`.
-        if event.text("object").is_some_and(|object| object == "error") {
-            return Some(Mark::Nearly(Ending::error(event.get("message"))));
+        let choices = Fields::parse(data)?.items("choices");
+        let reasons: Vec<_> =
+            choices.iter().map(|choice| choice.fields().get("finish_reason")).collect();
+        let endings = reasons.iter().flatten().filter_map(|reason| reason.text());
+        let mut endings = endings.map(|reason| Ending::of_reason(&reason));
+        if let Some(bad) = endings.find(|ending| *ending != Ending::Complete) {
+            // Beside it, or in it, there may be more about it.
+            let said = failure(None, data, true).filter(|_| bad != Ending::Cancelled);
+            return Some(Mark::Nearly(said.unwrap_or(bad)));
         }
-        let error = event.get("error").filter(|error| is_error(*error))?;
-        Some(Mark::Nearly(Ending::error(Some(error)))) // many servers say `[DONE]` even then
+        let all = !reasons.is_empty() && reasons.into_iter().all(is_reason);
+        all.then_some(Mark::Finished)
     }
 
     fn fold_event(&self, _: Option<&str>, chunk: &Fields<'_>, fold: &mut Fold) {
@@ -81,16 +87,6 @@ impl Provider for OpenAiChat {
             })
         })
     }
-}
-
-fn is_choice(choice: &Fields<'_>, chunk: &Fields<'_>) -> bool {
-    let legacy = || chunk.text("object").is_some_and(|object| object == "text_completion");
-    choice.get("delta").is_some_and(Json::is_object) || legacy()
-}
-
-/// An object, or a text; not the `""` or `false` of a server that always has the field.
-fn is_error(error: Json<'_>) -> bool {
-    error.is_object() || (error.is_string() && !error.is_empty_string())
 }
 
 /// The fields of a delta that are taken.

@@ -8,7 +8,6 @@ use std::borrow::Cow;
 
 use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
-use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
@@ -49,16 +48,19 @@ impl Provider for OpenAiResponses {
     }
 
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        if data == DONE {
-            return Some(Mark::Last(Ending::Complete)); // some gateways say nothing else
-        }
         let (name, event) = typed(event_type, data, &ENDS)?;
         Some(match name.as_ref() {
             "response.failed" => Mark::Last(Ending::error(event.object("response").get("error"))),
             "response.cancelled" => Mark::Last(Ending::Cancelled),
             // `response.failed` may follow.
-            "error" => Mark::Nearly(Ending::error(event.get("error").or(event.get("message")))),
-            _ => Mark::Last(Ending::Complete),
+            "error" => {
+                let error = event.get("error").or(event.get("message"))?;
+                Mark::Nearly(Ending::error(Some(error)))
+            }
+            _ => Mark::Last(match event.object("response").text("status").as_deref() {
+                Some("failed") => Ending::error(event.object("response").get("error")),
+                _ => Ending::Complete,
+            }),
         })
     }
 

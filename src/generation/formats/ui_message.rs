@@ -3,7 +3,6 @@
 
 use super::Provider;
 use super::content::{fold_content, skip_event};
-use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Key, Lane};
 use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark, typed};
@@ -32,14 +31,14 @@ impl Provider for UiMessage {
     }
 
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        if data == DONE {
-            return Some(Mark::Last(Ending::Complete));
-        }
         let (name, chunk) = typed(event_type, data, &["finish", "abort", "error"])?;
         Some(Mark::Nearly(match name.as_ref() {
-            "error" => Ending::error(chunk.get("errorText")),
+            "error" => Ending::error(Some(chunk.get("errorText")?)),
             "abort" => Ending::Cancelled,
-            _ => Ending::Complete,
+            _ => {
+                let reason = chunk.text("finishReason");
+                reason.map_or(Ending::Complete, |reason| Ending::of_reason(&reason))
+            }
         }))
     }
 

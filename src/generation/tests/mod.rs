@@ -2,4 +2,5 @@
 
 mod dialects;
 mod properties;
+mod recognised;
 mod streams;

@@ -530,7 +530,7 @@ proptest! {
         let end = end.expect("a whole stream ends");
         prop_assert!(matches!(
             format.mark(events[end].event_type.as_deref(), &events[end].data),
-            Some(Mark::Last(Ending::Complete) | Mark::Nearly(Ending::Complete))
+            Some(Mark::Last(Ending::Complete) | Mark::Nearly(Ending::Complete) | Mark::Finished)
         ));
         prop_assert!(events[end..].iter().all(|event| event.part.is_none()), "it ended early");
         // Nor is an event that was cut itself.

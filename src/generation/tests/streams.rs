@@ -69,12 +69,17 @@ fn names_are_read_as_they_are_written() {
 
 #[test]
 fn what_is_no_object_is_text() {
-    for data in ["Hello", "{", "[", "42", "\"hi\"", "", "null", "{} and more", "[DONE]"] {
+    for data in ["Hello", "{", "[", "42", "\"hi\"", "null", "{} and more", "[DONE] is"] {
         assert_eq!(Format::sniff(data), Some(Format::Text), "{data}");
     }
     for data in [
+        "",
+        " \n",
+        "[DONE]",
         "{}",
         "[]",
+        r#"{"type":"ping"}"#,
+        r#"{"choices":[{"delta":{"content":"a"},"logprob":NaN}]}"#,
         "[{\"candidates\":[]}]",
         r#"{"type":"tick"}"#,
         r#"{"choices":["a"]}"#,
@@ -180,7 +185,8 @@ fn openai_chat() {
     ];
     assert_eq!(sniffed(&events), Some(Format::OpenAiChat));
     assert_eq!(sniffed(&events[1..]), Some(Format::OpenAiChat));
-    assert_eq!(marks(Format::OpenAiChat, &events), [(14, Mark::Last(Ending::Complete))]);
+    let ends = [(12, Mark::Finished), (14, Mark::Last(Ending::Complete))];
+    assert_eq!(marks(Format::OpenAiChat, &events), ends);
     let folded = fold(Format::OpenAiChat, &events);
     assert_eq!(
         folded,
@@ -338,8 +344,9 @@ fn anthropic() {
     let events: Vec<_> = include_str!("anthropic.jsonl").lines().map(named).collect();
     let format = Format::Anthropic;
     assert_eq!(sniffed(&events), Some(format));
-    assert_eq!(sniffed(&events[1..]), Some(format));
-    assert_eq!(marks(format, &events), [(18, Mark::Last(Ending::Complete))]);
+    assert_eq!(sniffed(&events[1..]), None, "others have a ping as well");
+    let ends = [(17, Mark::Finished), (18, Mark::Last(Ending::Complete))];
+    assert_eq!(marks(format, &events), ends);
     let unnamed: Vec<_> = events.iter().map(|(_, data)| (None, data.clone())).collect();
     assert_eq!(marks(format, &unnamed), marks(format, &events));
     assert_eq!(
@@ -402,7 +409,7 @@ fn gemini() {
     ];
     let format = Format::Gemini;
     assert_eq!(sniffed(&events), Some(format));
-    assert_eq!(marks(format, &events), [(7, Mark::Nearly(Ending::Complete))]);
+    assert_eq!(marks(format, &events), [(7, Mark::Finished)]);
     assert_eq!(
         fold(format, &events),
         json!({

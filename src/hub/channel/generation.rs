@@ -9,17 +9,21 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::event::ChannelState;
-use crate::generation::{Fold, Format, Merge};
+use crate::generation::{Fold, Format, Merge, Recogniser};
 use crate::hub::coalesce::is_published;
-use crate::limits::{MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
+use crate::limits::{MAX_APPARENT_BYTES, MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
 use crate::position::Offset;
 use crate::sse::Frames;
-use crate::store::{Log, Mark, Read};
+use crate::store::{Log, Mark, Read, Run};
 
 /// See the module.
 pub(super) struct Generation {
-    /// Nothing if the events are JSON of a shape that nobody knows.
-    format: Option<Format>,
+    /// Knows no format if the events are JSON of an unknown shape, so far.
+    recogniser: Recogniser,
+    /// The place behind the last event that the recogniser has looked at.
+    looked: Mark,
+    /// The recogniser has seen every event since the first.
+    whole: bool,
     /// Nothing if there is nothing to fold, or it became too large, or retention was faster.
     fold: Option<Fold>,
     /// The place behind the last event that is folded, and that event's offset.
@@ -55,28 +59,60 @@ struct SnapshotData<'a> {
 }
 
 impl Generation {
-    /// A generation of this format whose events are in the log. If the first of them are gone,
-    /// nobody can say what they all add up to.
-    pub(super) fn new(format: Option<Format>, log: &Log) -> Self {
+    /// A generation whose events are in the log. If the first of them are gone, nobody can say what
+    /// they all add up to.
+    pub(super) fn new(recogniser: Recogniser, log: &Log) -> Self {
         let whole = log.start().seq == 0;
-        Self {
-            format,
-            fold: format.filter(|_| whole).map(Fold::new),
+        let mut generation = Self {
+            recogniser,
+            looked: log.start(),
+            whole,
+            fold: None,
             folded: (log.start(), log.trimmed_through()),
             events: 0,
             snapshot: None,
             sorted: log.start(),
             flush: 0,
+        };
+        generation.begin(log);
+        generation
+    }
+
+    /// Looks at what has come, until the format is final.
+    pub(super) fn look(&mut self, log: &mut Log) {
+        let mut changed = false;
+        while !self.recogniser.is_settled() && self.looked != log.end() {
+            match log.read(self.looked, MAX_BATCH_BYTES) {
+                Read::Run(run) => {
+                    changed |= look_at(&mut self.recogniser, &run);
+                    self.looked = run.end();
+                }
+                Read::Trimmed if self.looked.seq < log.start().seq => {
+                    (self.looked, self.whole) = (log.start(), false);
+                }
+                _ => break,
+            }
+        }
+        if changed {
+            self.begin(log);
         }
     }
 
-    /// A generation whose format the earliest event in the log tells; nothing if there is none.
-    pub(super) fn sniffed(log: &mut Log) -> Option<Self> {
-        sniff(log).map(|format| Self::new(format, log))
+    /// Begins to fold. What retention has taken away by now told nothing of the format, and adds
+    /// nothing to it.
+    fn begin(&mut self, log: &Log) {
+        self.fold = self.format().filter(|_| self.whole).map(Fold::new);
+        self.folded = (log.start(), log.trimmed_through());
+        self.events = log.start().seq;
+        self.snapshot = None;
+    }
+
+    pub(super) fn recogniser(&self) -> &Recogniser {
+        &self.recogniser
     }
 
     pub(super) fn format(&self) -> Option<Format> {
-        self.format
+        self.recogniser.format()
     }
 
     /// The bytes of memory that it holds.
@@ -169,7 +205,7 @@ impl Generation {
             let bytes = run.bytes();
             for (number, frame) in Frames::new(&bytes).enumerate() {
                 let delta = |format| Merge::begin(format, frame.event_type(), &frame.data());
-                if !is_published(frame) || self.format.and_then(delta).is_none() {
+                if !is_published(frame) || self.format().and_then(delta).is_none() {
                     self.flush = run.byte_after(number + 1);
                 }
             }
@@ -187,10 +223,22 @@ impl Generation {
     }
 }
 
-/// What the earliest event in the log tells of the format; nothing if there is no event.
-pub(super) fn sniff(log: &mut Log) -> Option<Option<Format>> {
-    let Read::Run(run) = log.read(log.start(), 1) else { return None };
-    let bytes = run.bytes();
-    let first = Frames::new(&bytes).next().filter(|frame| is_published(*frame))?;
-    Some(Format::sniff(&first.data()))
+/// The format that the first events in the log tell.
+pub(super) fn apparent(log: &mut Log) -> Option<Format> {
+    let Read::Run(run) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
+    let mut recogniser = Recogniser::new();
+    look_at(&mut recogniser, &run);
+    recogniser.format()
+}
+
+/// Looks at published events, until the format is final. Returns whether it has changed.
+fn look_at(recogniser: &mut Recogniser, run: &Run) -> bool {
+    let (bytes, before) = (run.bytes(), recogniser.format());
+    for frame in Frames::new(&bytes).filter(|frame| is_published(*frame)) {
+        recogniser.look(frame.event_type(), &frame.data());
+        if recogniser.is_settled() {
+            break;
+        }
+    }
+    recogniser.format() != before
 }

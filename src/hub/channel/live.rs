@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::generation::{Generation, Snapshot, sniff};
+use super::generation::{Generation, Snapshot, apparent};
 use super::{AppendError, Channel, Close, Inner, Producer};
 use crate::event::ChannelState;
-use crate::generation::{Fold, Format};
+use crate::generation::{Fold, Format, Recogniser};
 use crate::hub::coalesce::{Coalesce, Stretch};
 use crate::hub::notice::Ended;
 use crate::hub::reading::{Begin, Beginning};
@@ -30,8 +30,8 @@ pub enum Hold {
     Sole,
 }
 
-/// Why a generation is abandoned.
-const LEFT: &str = "the producer left without an end mark";
+/// Why a generation is abandoned whose producer said nothing when it left.
+const LOST: &str = "the connection of the producer was lost";
 
 /// Why a generation is stopped that nobody watches.
 const UNWATCHED: &str = "unwatched";
@@ -66,8 +66,8 @@ impl Channel {
     }
 
     /// Ends what [`hold`](Self::hold) began, for the sole producer as well. Returns whether the
-    /// channel now serves nobody and never held anything.
-    pub(in crate::hub) fn let_go(&self, sole: bool) -> bool {
+    /// channel now serves nobody and never held anything. `why` is what the producer says.
+    pub(in crate::hub) fn let_go(&self, sole: bool, why: Option<Box<str>>) -> bool {
         let mut inner = self.inner.lock();
         inner.holders -= 1;
         inner.last_used = Instant::now();
@@ -76,6 +76,7 @@ impl Channel {
         }
         if sole && inner.end.is_none() && !inner.retired {
             inner.producer = Producer::Away { since: Instant::now() };
+            inner.left = why;
             self.set_clocks(&mut inner);
         }
         inner.holders == 0 && !inner.known
@@ -189,7 +190,8 @@ impl Channel {
             }
             match overdue {
                 Overdue::Producer => {
-                    let (state, reason) = (ChannelState::Abandoned, Some(LEFT.into()));
+                    let why = inner.left.take().unwrap_or_else(|| LOST.into());
+                    let (state, reason) = (ChannelState::Abandoned, Some(why));
                     drop(self.end_now(&mut inner, &Close { state, reason }, false));
                 }
                 Overdue::Viewers if self.subscribers() == 0 => {
@@ -267,6 +269,9 @@ impl Channel {
         };
         let end = end.clone()?;
         let max_bytes = settings.retention.max_bytes;
+        if let Some(generation) = generation {
+            generation.look(log);
+        }
         let fold = generation.as_mut().and_then(|generation| generation.folded(log, max_bytes));
         let id = |entry: Entry| self.shared.sequencer.position(entry.offset).to_string();
         let time = |(first, last): (Entry, Entry)| last.time.saturating_sub(first.time);
@@ -287,10 +292,18 @@ impl Channel {
         })
     }
 
-    /// The format of its events, as its producer said or the first of them tells.
+    /// The format of its events, as its producer said or they tell.
     #[must_use]
     pub fn format(&self) -> Option<Format> {
         self.inner.lock().known_format()
+    }
+
+    /// What its events have told of their format.
+    pub(in crate::hub) fn recogniser(&self) -> Recogniser {
+        let mut inner = self.inner.lock();
+        inner.known_format();
+        let generation = inner.generation.as_ref();
+        generation.map(|generation| generation.recogniser().clone()).unwrap_or_default()
     }
 
     /// How events are merged for those who do not say.
@@ -395,10 +408,13 @@ impl Inner {
         }
     }
 
-    /// The events are of this format, as their producer says. The first one's word counts.
+    /// The events are of this format, as their producer says. The first one's word counts, before
+    /// what events tell that is not final.
     fn expect_format(&mut self, format: Format) {
         let Self { generation, log, .. } = self;
-        generation.get_or_insert_with(|| Box::new(Generation::new(Some(format), log)));
+        if generation.as_ref().is_none_or(|known| !known.recogniser().is_settled()) {
+            *generation = Some(Box::new(Generation::new(Recogniser::named(format), log)));
+        }
     }
 
     /// Lets the generation take in all that there is, before something of it goes.
@@ -413,22 +429,20 @@ impl Inner {
     /// The format, which is not remembered if nobody else wants to know.
     pub(super) fn apparent_format(&mut self) -> Option<Format> {
         match &self.generation {
-            Some(generation) => generation.format(),
-            None => sniff(&mut self.log).flatten(),
+            Some(_) => self.known_format(),
+            None => apparent(&mut self.log),
         }
     }
 
-    /// The format, as far as it is known without looking.
-    pub(super) fn format(&self) -> Option<Format> {
-        self.generation.as_ref().and_then(|generation| generation.format())
-    }
-
-    /// The format, which the earliest event may tell.
+    /// The format, which the events may tell.
     pub(super) fn known_format(&mut self) -> Option<Format> {
-        if self.generation.is_none() {
-            self.generation = Generation::sniffed(&mut self.log).map(Box::new);
+        let Self { generation, log, .. } = self;
+        if generation.is_none() && log.start() != log.end() {
+            *generation = Some(Box::new(Generation::new(Recogniser::new(), log)));
         }
-        self.format()
+        let generation = generation.as_mut()?;
+        generation.look(log);
+        generation.format()
     }
 
     fn snapshot(&mut self, channel: &str) -> Option<Arc<Snapshot>> {
@@ -441,7 +455,7 @@ impl Inner {
     /// Lets the generation follow the log, before retention takes anything away.
     pub(super) fn follow_generation(&mut self) {
         let retention = self.settings.retention;
-        if self.producer != Producer::None || self.hooked {
+        if self.producer != Producer::None || self.hooked || self.generation.is_some() {
             self.known_format();
         }
         let Self { generation, log, .. } = self;

@@ -116,6 +116,8 @@ struct Inner {
     /// What its events add up to, if anybody wanted to know.
     generation: Option<Box<Generation>>,
     producer: Producer,
+    /// Why the producer is away.
+    left: Option<Box<str>>,
     /// It has had a sole producer.
     produced: bool,
     /// The settings of its own.
@@ -259,6 +261,7 @@ impl Channel {
             hooked: shared.on_end.get().is_some_and(|on_end| on_end.wants(&name)),
             generation: None,
             producer: Producer::None,
+            left: None,
             produced: false,
             options: ChannelOptions::default(),
             inherited: trimmed_through,

@@ -168,7 +168,8 @@ async fn publish_to_one(mut publish: Box<Publish>, intake: &mut Intake) -> Outco
             Piece::Stopping => return Err(stopping(publish.kept())),
         }
     };
-    Err(problem.keeping(&publish.break_off().await))
+    let kept = publish.break_off(problem.detail()).await;
+    Err(problem.keeping(&kept))
 }
 
 /// What the head of a request asks for.

@@ -267,9 +267,19 @@ impl Generation {
         self.wire(0..self.chunks.len())
     }
 
-    /// All that stands before the end mark.
+    /// Where the model says that it has stopped, which is an end mark if nothing follows.
+    pub(crate) fn stop(&self) -> usize {
+        let before = match self.format {
+            Format::OpenaiChat => 2,
+            Format::Anthropic => 1,
+            _ => 0,
+        };
+        self.mark() - before
+    }
+
+    /// All that stands before the model stops.
     pub(crate) fn truncated(&self) -> String {
-        self.wire(0..self.mark())
+        self.wire(0..self.stop())
     }
 
     /// Begins to publish into the channel, which closes with the end mark.

@@ -1,0 +1,214 @@
+//! Errors as providers, gateways and proxies report them: in a stream, in whatever format it is,
+//! or instead of one.
+//!
+//! An error of one dialect may come in the stream of another: a gateway translates the events that
+//! it knows and passes on the rest, or reports a failure of its own in its own way.
+
+use std::borrow::Cow;
+
+use memchr::memmem;
+
+use super::json::{Fields, Json};
+use super::mark::Ending;
+
+/// How deep a message is looked for.
+const MAX_DEPTH: u32 = 5;
+
+/// Where a message is, the best place first.
+const MESSAGES: [&str; 10] = [
+    "message",
+    "errorText",
+    "error",
+    "errors",
+    "detail",
+    "details",
+    "error_description",
+    "error_message",
+    "msg",
+    "title",
+];
+
+/// What an error object says if it has no message.
+const CODES: [&str; 4] = ["code", "status", "type", "name"];
+
+/// Fields that stand beside an `error` which is the whole event.
+const BESIDE: [&str; 18] = [
+    "error",
+    "errors",
+    "type",
+    "message",
+    "errorText",
+    "error_description",
+    "error_code",
+    "code",
+    "status",
+    "statusCode",
+    "status_code",
+    "detail",
+    "details",
+    "object",
+    "param",
+    "success",
+    "request_id",
+    "timestamp",
+];
+
+/// Whether an event of this SSE type is an error, whatever its data is.
+pub(super) fn is_error_type(event_type: &str) -> bool {
+    event_type.eq_ignore_ascii_case("error")
+}
+
+/// How the generation ends if this event is an error. In a stream whose format is not `known`, an
+/// `error` beside other fields may be that of an item.
+pub(super) fn failure(event_type: Option<&str>, data: &str, known: bool) -> Option<Ending> {
+    if event_type.is_some_and(is_error_type) {
+        let text = || Json::parse(data.trim()).and_then(Json::text);
+        return Some(Ending::failed(&complaint(data).or_else(text).unwrap_or(data.trim().into())));
+    }
+    if !names_error(data) {
+        return None;
+    }
+    let event = match Json::parse(data.trim())? {
+        array if array.is_array() => array.items().first()?.fields(),
+        event => event.fields(),
+    };
+    let what = what_failed(&event).filter(|_| known || !is_doubtful(&event))?;
+    Some(Ending::failed(&said(what).unwrap_or_default()))
+}
+
+/// What a provider says in a body that is no stream: a JSON document, or a page.
+#[must_use]
+pub fn complaint(body: &str) -> Option<Cow<'_, str>> {
+    let body = body.trim();
+    if body.starts_with('<') {
+        return title(body).map(Cow::Borrowed);
+    }
+    let json = Json::parse(body).filter(|json| !json.is_scalar())?;
+    let fields = match json.is_array() {
+        true => json.items().first()?.fields(),
+        false => json.fields(),
+    };
+    MESSAGES.iter().find_map(|name| said(fields.get(name)?))
+}
+
+/// Whether the event may be one of a stream of unknown JSON, and its `error` that of an item.
+pub(super) fn is_doubtful(event: &Fields<'_>) -> bool {
+    let Some(error) = event.get("error").filter(|error| is_error(*error)) else { return false };
+    let says = error.fields().text("message").is_some();
+    let is_known = ["choices", "candidates"].iter().any(|name| event.get(name).is_some());
+    !says && !is_known && event.present().any(|(name, _)| !BESIDE.contains(&name))
+}
+
+/// The part of an event that reports an error.
+fn what_failed<'a>(event: &Fields<'a>) -> Option<Json<'a>> {
+    if let Some(error) = event.get("error").filter(|error| is_error(*error)) {
+        // Where the error is only a word, the sentence is beside it.
+        let beside = event.get("message").filter(|message| message.is_string());
+        return Some(beside.filter(|_| error.is_scalar()).unwrap_or(error));
+    }
+    match event.text("type").as_deref() {
+        Some("error") => {
+            let mut names = ["errorText", "message", "detail", "code", "type"].iter();
+            return names.find_map(|name| event.get(name));
+        }
+        Some("response.failed") => return event.object("response").get("error"),
+        _ => {}
+    }
+    if event.text("object").is_some_and(|object| object == "error") {
+        return event.get("message").or(event.get("object"));
+    }
+    if let Some(errors) = event.get("errors").filter(|errors| !errors.items().is_empty()) {
+        return Some(errors);
+    }
+    event.items("choices").into_iter().find_map(|choice| {
+        let choice = choice.fields();
+        let inside = ["delta", "message"].iter().map(|name| choice.object(name).get("error"));
+        let mut errors = std::iter::once(choice.get("error")).chain(inside).flatten();
+        errors.find(|error| is_error(*error))
+    })
+}
+
+/// Not the `""`, `false`, `0`, `{}` or `[]` of a server that always has the field.
+fn is_error(error: Json<'_>) -> bool {
+    let empty = |value: Json<'_>| matches!(value.raw().get(), "\"\"" | "false" | "0" | "[]" | "{}");
+    match error.is_object() {
+        true => error.fields().present().any(|(_, value)| !empty(value)),
+        false => !empty(error),
+    }
+}
+
+/// The message in an error of any shape.
+pub(super) fn said(error: Json<'_>) -> Option<Cow<'_, str>> {
+    said_within(error, MAX_DEPTH)
+}
+
+fn said_within(error: Json<'_>, depth: u32) -> Option<Cow<'_, str>> {
+    if let Some(text) = error.text() {
+        return (!text.trim().is_empty()).then_some(text);
+    }
+    let depth = depth.checked_sub(1)?;
+    if error.is_array() {
+        return error.items().first().and_then(|first| said_within(*first, depth));
+    }
+    let fields = error.fields();
+    let message = MESSAGES.iter().find_map(|name| said_within(fields.get(name)?, depth));
+    let code = |name: &&str| {
+        let code = fields.get(name).filter(|code| code.is_scalar())?;
+        code.text().or_else(|| Some(code.raw().get().into()))
+    };
+    message.or_else(|| CODES.iter().find_map(code))
+}
+
+/// Whether the JSON has the word `error`, `errors` or `errorText` as a name or a whole string: most
+/// events have not, and are not parsed. Inside a longer string a quote is written `\"`.
+fn names_error(data: &str) -> bool {
+    let bytes = data.as_bytes();
+    memmem::find_iter(bytes, "\"error").any(|at| {
+        let (before, behind) = (&bytes[..at], &bytes[at + "\"error".len()..]);
+        let ends = [&b"\""[..], b"s\"", b"Text\""];
+        !before.ends_with(b"\\") && ends.iter().any(|end| behind.starts_with(end))
+    })
+}
+
+/// The title of a page, or its first heading.
+fn title(page: &str) -> Option<&str> {
+    let lower = page.to_ascii_lowercase();
+    let text = |name: &str| {
+        let from = lower.find(&format!("<{name}"))?;
+        let from = from + lower[from..].find('>')? + 1;
+        let to = from + lower[from..].find("</")?;
+        Some(page[from..to].trim()).filter(|text| !text.is_empty())
+    };
+    text("title").or_else(|| text("h1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_no_stream_says_what_is_wrong() {
+        let cases = [
+            ("{\n \"error\": {\"message\": \"Incorrect API key\"}\n}\n", "Incorrect API key"),
+            (r#"{"error":"model not found"}"#, "model not found"),
+            (r#"{"error":"Unauthorized","message":"the token expired"}"#, "the token expired"),
+            (r#"{"error":true,"message":"no"}"#, "no"),
+            (r#"{"detail":"Not authenticated"}"#, "Not authenticated"),
+            (r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#, "field required"),
+            (r#"{"success":false,"errors":[{"code":7,"message":"no route"}]}"#, "no route"),
+            (r#"{"errors":["too long"]}"#, "too long"),
+            (r#"[{"error":{"code":400,"message":"bad key","status":"X"}}]"#, "bad key"),
+            (r#"{"error":{"code":"E42"}}"#, "E42"),
+            (r#"{"error":{"error":{"message":"deep"}}}"#, "deep"),
+            (r#"{"type":"error","error":{"type":"x","message":"Overloaded"}}"#, "Overloaded"),
+            ("<html><head><TITLE>\n502 Bad Gateway</TITLE></head>", "502 Bad Gateway"),
+            ("<!doctype html><h1 class=x>Down</h1>", "Down"),
+        ];
+        for (body, message) in cases {
+            assert_eq!(complaint(body).as_deref(), Some(message), "{body}");
+        }
+        for body in ["", "Unauthorized", "{", "[]", "<html>", "{\"id\":1}", "[[[[]]]]", "\"x\""] {
+            assert_eq!(complaint(body), None, "{body}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Which format a stream is in, and whether it has ended, event by event.
+//!
+//! The format is decided by the first event that tells one. Heartbeats, empty data, `[DONE]` and
+//! JSON of an unknown shape tell nothing. Data that is no JSON tells text, but only after several
+//! such events for good: a provider may begin with a line of text, and so an event that adds to
+//! another format still decides.
+
+use super::failure::{self, failure};
+use super::json::{Fields, Json};
+use super::mark::{Choices, Ending, Mark, is_done};
+use super::{Fold, Format};
+
+/// Events like text after which a stream is text for good.
+const MAX_DOUBTFUL_EVENTS: u16 = 8;
+
+/// Events of unknown JSON after which no other is looked at.
+const MAX_UNKNOWN_EVENTS: u16 = 1024;
+
+/// SSE types of events that only keep a connection alive.
+const HEARTBEATS: [&str; 8] =
+    ["ping", "pong", "heartbeat", "heart-beat", "keepalive", "keep-alive", "keep_alive", "noop"];
+
+/// Follows the events of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Recogniser {
+    format: Option<Format>,
+    /// The format is final.
+    settled: bool,
+    /// Events that looked like text.
+    doubtful: u16,
+    /// Events of JSON that no format has.
+    unknown: u16,
+    /// An event said that the model has stopped.
+    stopped: bool,
+    choices: Choices,
+}
+
+/// What the data of one event tells of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// It is JSON that no format has.
+    Unknown,
+    /// It is no JSON.
+    Text,
+    Format(Format),
+}
+
+impl Recogniser {
+    /// For a stream whose format is not known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For a stream whose format was named.
+    #[must_use]
+    pub fn named(format: Format) -> Self {
+        Self { format: Some(format), settled: true, ..Self::default() }
+    }
+
+    /// The format, as far as the events have told it.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// Whether no event can change the format.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Looks at the next event for the format. Returns whether it has changed.
+    pub fn look(&mut self, event_type: Option<&str>, data: &str) -> bool {
+        if self.settled {
+            return false;
+        }
+        let before = self.format;
+        match told(event_type, data) {
+            Told::Nothing => {}
+            Told::Format(format) if self.is_no_text(format, event_type, data) => {
+                (self.format, self.settled) = (Some(format), true);
+            }
+            Told::Unknown if before.is_none() => {
+                self.unknown += 1;
+                self.settled = self.unknown == MAX_UNKNOWN_EVENTS;
+            }
+            Told::Text | Told::Unknown | Told::Format(_) => {
+                self.format = Some(Format::Text);
+                self.doubtful += 1;
+                self.settled = self.doubtful == MAX_DOUBTFUL_EVENTS;
+            }
+        }
+        self.format != before
+    }
+
+    /// Looks at the next event for the format and for the end of the generation.
+    pub fn mark(&mut self, event_type: Option<&str>, data: &str) -> Option<Mark> {
+        self.look(event_type, data);
+        let Some(format) = self.format else {
+            let done = || is_done(data).then_some(Mark::Last(Ending::Complete));
+            return done().or_else(|| failure(event_type, data, false).map(Mark::Nearly));
+        };
+        let mark = format.mark(event_type, data);
+        self.stopped |= self.choices.note(format, data) || mark == Some(Mark::Finished);
+        mark
+    }
+
+    /// Whether the model has stopped, with all of its choices: the generation is complete if its
+    /// stream ends here.
+    #[must_use]
+    pub fn has_finished(&self) -> bool {
+        self.stopped && self.choices.are_done()
+    }
+
+    /// What looked like text so far may have been something else, and text may hold JSON: an
+    /// event decides between them by what it adds.
+    fn is_no_text(&self, format: Format, event_type: Option<&str>, data: &str) -> bool {
+        if self.format != Some(Format::Text) {
+            return true;
+        }
+        let mut fold = Fold::new(format);
+        fold.push(event_type, data);
+        !fold.parts().is_empty() || fold.model().is_some()
+    }
+}
+
+fn told(event_type: Option<&str>, data: &str) -> Told {
+    if event_type.is_some_and(is_heartbeat) {
+        return Told::Nothing;
+    }
+    let data = data.trim();
+    let looks_like = |begin: &str, end: char| data.starts_with(begin) && data.ends_with(end);
+    match data.bytes().next() {
+        None => Told::Nothing,
+        Some(b'{') => match Fields::parse(data) {
+            Some(fields) => told_by(&fields),
+            // Such as JSON with a `NaN`.
+            None if looks_like("{\"", '}') => Told::Unknown,
+            None => Told::Text,
+        },
+        Some(b'[') if is_done(data) => Told::Nothing,
+        Some(b'[') if Json::parse(data).is_some() || looks_like("[{", ']') => Told::Unknown,
+        Some(_) if event_type.is_some_and(failure::is_error_type) => Told::Nothing,
+        Some(_) => Told::Text,
+    }
+}
+
+fn told_by(fields: &Fields<'_>) -> Told {
+    let mut formats = Format::SNIFFED.into_iter();
+    match formats.find(|format| format.provider().recognises(fields)) {
+        // In a stream of unknown JSON, an `error` may be that of an item.
+        Some(_) if failure::is_doubtful(fields) => Told::Unknown,
+        Some(format) => Told::Format(format),
+        None => Told::Unknown,
+    }
+}
+
+fn is_heartbeat(event_type: &str) -> bool {
+    HEARTBEATS.iter().any(|name| event_type.eq_ignore_ascii_case(name))
+}
+
+/// The format that this one event tells.
+pub(super) fn sniff(data: &str) -> Option<Format> {
+    match told(None, data) {
+        Told::Nothing | Told::Unknown => None,
+        Told::Text => Some(Format::Text),
+        Told::Format(format) => Some(format),
+    }
+}
