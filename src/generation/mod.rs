@@ -3,7 +3,8 @@
 //!
 //! An event is its SSE type, if it has one, and its data; a line of NDJSON is data without a type.
 //! Nothing here keeps the events or moves them. What is not understood is left alone: an unknown
-//! event marks nothing, adds nothing and merges with nothing.
+//! event marks nothing, adds nothing and merges with nothing; but a fold that skipped content says
+//! so.
 //!
 //! # How a format is recognised
 //!
