@@ -20,6 +20,19 @@ pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// enough that a subscriber who catches up does not keep the others waiting.
 pub const MAX_BATCH_BYTES: usize = 64 * 1024;
 
+/// Bytes that one subscriber whose connection is an HTTP body has on the way to it: what it does
+/// not read stays in the log, where all share it. A piece is one write, and one turn of the thread;
+/// with its framing it fits into the smallest buffer of the HTTP library.
+pub const MAX_PIECE_BYTES: usize = 6 * 1024;
+
+/// The same until it was seen to read, and for everyone while `subscribers.max_unwritten` is used
+/// up: an event or a few.
+pub const MAX_FIRST_BYTES: usize = 2 * 1024;
+
+/// Bytes that the client of a socket that was taken over may send: it should only listen, and a
+/// request or two that it sends too early have room here. Past it, it is ended.
+pub const MAX_HEARD_BYTES: usize = 64 * 1024;
+
 /// Bytes in a log segment: the unit in which memory is freed.
 pub const MAX_SEGMENT_BYTES: usize = 64 * 1024;
 
@@ -46,6 +59,12 @@ pub const MAX_TOMBSTONES: usize = 65_536;
 
 /// Bytes of a request body that is a document and not a stream (`PUT`).
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
+
+/// Clients whose bodies are read away after an early answer, so that they come to read it.
+pub const MAX_LINGERING: usize = 256;
+
+/// Bytes that reading a body takes beside what it holds: a buffer, and a piece on its way.
+pub const MAX_READ_BYTES: usize = 32 * 1024;
 
 /// Bytes of a body that is let be when there is no room for larger ones: no event of a model has
 /// more, and as many as may run at a time hold a bounded amount.

@@ -121,6 +121,8 @@ impl Config {
         let room = "must be at least 256MiB: files are written in pieces of 64MiB";
         require(self.store.max_bytes.as_u64() >= 256 << 20, "store.max_bytes", room);
         require(self.subscribers.max_channels > 0, "subscribers.max_channels", one);
+        let unwritten = self.subscribers.max_unwritten.as_u64() >= 1 << 20;
+        require(unwritten, "subscribers.max_unwritten", "must be at least 1MiB");
         let short = "must be at least 10ms";
         let long_enough = |time: Duration| time >= Duration::from_millis(10);
         require(long_enough(self.subscribers.heartbeat), "subscribers.heartbeat", short);

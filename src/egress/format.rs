@@ -68,6 +68,15 @@ impl Format {
         }
     }
 
+    /// Bytes of the log that fill so much room, as a rule.
+    pub(super) fn filling(self, room: usize) -> usize {
+        match self {
+            Self::EventStream | Self::Bare | Self::BareLines => room,
+            // With the names of fields, the channel and the time.
+            Self::Envelopes | Self::Ndjson | Self::NdjsonEnvelopes => room / 2,
+        }
+    }
+
     /// Appends what tells a subscriber to come back with another credential; nothing where nothing
     /// of the hub's own may be.
     pub(super) fn say_over(self, over: Over, retry: Duration, out: &mut Vec<u8>) {

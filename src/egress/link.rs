@@ -1,13 +1,24 @@
-//! What a subscription may know of the connection that carries it.
+//! What a subscription may know of the connection that carries it, and how much it may give it.
+//!
+//! What the HTTP library is given it keeps until the client takes it. So each body is given little
+//! until the client is seen to read, and never more than a piece that is not written yet. All of it
+//! together has a budget; when that is used up, everyone is given as little as a newcomer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Whether writing makes progress, and a way to cut the connection, or one stream of it.
+use crate::limits::{MAX_FIRST_BYTES, MAX_PIECE_BYTES};
+use crate::quota::Budget;
+
+/// Whether writing makes progress, how much waits to be written, and a way to cut the connection,
+/// or one stream of it.
 #[derive(Debug)]
 pub struct Link {
     began: Instant,
@@ -16,29 +27,90 @@ pub struct Link {
     /// The connection, if this is one stream of several on it (HTTP/2).
     carrier: Option<Arc<Link>>,
     cut: CancellationToken,
-}
-
-impl Default for Link {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// Bytes that subscriptions have handed over and that are not written yet.
+    unwritten: AtomicUsize,
+    /// Bytes of theirs that are.
+    written: AtomicUsize,
+    /// Waits until there is room for more.
+    waiting: AtomicWaker,
+    budget: Arc<Budget>,
 }
 
 impl Link {
-    /// A connection that has just begun.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::with(None, CancellationToken::new())
+    /// A connection that has just begun. What is not written on it counts in this budget.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self::with(None, CancellationToken::new(), budget)
     }
 
     /// One stream of this connection, which ends alone when `cut` is cancelled.
     #[must_use]
     pub fn stream_of(carrier: &Arc<Self>, cut: CancellationToken) -> Self {
-        Self::with(Some(carrier.clone()), cut)
+        Self::with(Some(carrier.clone()), cut, carrier.budget.clone())
     }
 
-    fn with(carrier: Option<Arc<Self>>, cut: CancellationToken) -> Self {
-        Self { began: Instant::now(), blocked: AtomicU64::new(0), carrier, cut }
+    fn with(carrier: Option<Arc<Self>>, cut: CancellationToken, budget: Arc<Budget>) -> Self {
+        Self {
+            began: Instant::now(),
+            blocked: AtomicU64::new(0),
+            carrier,
+            cut,
+            unwritten: AtomicUsize::new(0),
+            written: AtomicUsize::new(0),
+            waiting: AtomicWaker::new(),
+            budget,
+        }
+    }
+
+    /// All that this connection was given has been written to its socket.
+    pub fn flushed(&self) {
+        // Each flush of each connection comes by here; most have nothing to tell.
+        if self.unwritten.load(Ordering::Relaxed) > 0 {
+            self.count_written(self.unwritten.load(Ordering::Relaxed));
+        }
+    }
+
+    fn count_written(&self, bytes: usize) {
+        self.unwritten.fetch_sub(bytes, Ordering::Relaxed);
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.replace(bytes, 0);
+        self.waiting.wake();
+    }
+
+    /// How many bytes may be handed over now; wakes when that is some.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
+        if self.room() == 0 {
+            self.waiting.register(cx.waker());
+        }
+        match self.room() {
+            0 => Poll::Pending,
+            room => Poll::Ready(room),
+        }
+    }
+
+    fn room(&self) -> usize {
+        let most = if self.budget.is_exceeded() { MAX_FIRST_BYTES } else { MAX_PIECE_BYTES };
+        let trusted = self.written.load(Ordering::Relaxed).clamp(MAX_FIRST_BYTES, most);
+        trusted.saturating_sub(self.unwritten())
+    }
+
+    /// Notes that these bytes are on their way.
+    pub(super) fn hand_over(self: &Arc<Self>, bytes: Bytes) -> Handed {
+        let count = bytes.len();
+        self.unwritten.fetch_add(count, Ordering::Relaxed);
+        self.budget.replace(0, count);
+        // HTTP/1.1 copies them at once, and flushes.
+        let written = self.carrier.is_some().then(|| OnWritten { link: self.clone(), count });
+        Handed { bytes, _written: written }
+    }
+
+    /// Bytes that were handed over and are not written yet.
+    pub(super) fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were handed over and are written, to tell progress by.
+    pub(super) fn written(&self) -> usize {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// A write could not go on. Only progress resets the clock that this starts.
@@ -92,5 +164,113 @@ impl Link {
 
     fn elapsed_millis(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.budget.replace(self.unwritten(), 0);
+    }
+}
+
+/// Bytes on their way to a client.
+#[derive(Debug)]
+pub struct Handed {
+    bytes: Bytes,
+    _written: Option<OnWritten>,
+}
+
+/// Counts bytes of a stream of HTTP/2 as written when the library drops them: it has written them,
+/// or never will.
+#[derive(Debug)]
+struct OnWritten {
+    link: Arc<Link>,
+    count: usize,
+}
+
+impl Drop for OnWritten {
+    fn drop(&mut self) {
+        self.link.count_written(self.count);
+    }
+}
+
+impl From<Bytes> for Handed {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, _written: None }
+    }
+}
+
+impl Buf for Handed {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(link: &Link) -> usize {
+        link.room()
+    }
+
+    fn bytes(count: usize) -> Bytes {
+        Bytes::from(vec![0; count])
+    }
+
+    #[test]
+    fn a_client_is_given_more_as_it_reads() {
+        let link = Arc::new(Link::new(Arc::new(Budget::new(1 << 20))));
+        assert_eq!(room(&link), MAX_FIRST_BYTES);
+        let mut written = 0;
+        for _ in 0..8 {
+            let most = room(&link);
+            assert_eq!(most, written.clamp(MAX_FIRST_BYTES, MAX_PIECE_BYTES));
+            link.hand_over(bytes(most));
+            assert_eq!(room(&link), 0, "nothing is written");
+            link.flushed();
+            written += most;
+        }
+        assert_eq!(room(&link), MAX_PIECE_BYTES);
+    }
+
+    #[test]
+    fn a_stream_counts_its_own_bytes_until_they_are_dropped() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let carrier = Arc::new(Link::new(budget.clone()));
+        let streams =
+            [(); 2].map(|()| Arc::new(Link::stream_of(&carrier, CancellationToken::new())));
+        let handed = streams[0].hand_over(bytes(MAX_FIRST_BYTES));
+        carrier.flushed();
+        assert_eq!((room(&streams[0]), room(&streams[1])), (0, MAX_FIRST_BYTES));
+        assert_eq!(budget.used(), MAX_FIRST_BYTES);
+        drop(handed);
+        assert_eq!((room(&streams[0]), budget.used()), (MAX_FIRST_BYTES, 0));
+    }
+
+    #[test]
+    fn a_budget_that_is_used_up_leaves_everyone_little_and_gets_all_back() {
+        let budget = Arc::new(Budget::new(3 * MAX_PIECE_BYTES));
+        let links = [(); 8].map(|()| Arc::new(Link::new(budget.clone())));
+        for link in &links {
+            link.hand_over(bytes(MAX_PIECE_BYTES));
+            link.flushed();
+            assert_eq!(room(link), MAX_PIECE_BYTES);
+        }
+        for link in &links[..4] {
+            link.hand_over(bytes(MAX_PIECE_BYTES));
+        }
+        assert!(budget.is_exceeded());
+        assert_eq!((room(&links[0]), room(&links[7])), (0, MAX_FIRST_BYTES));
+        drop(links);
+        assert_eq!(budget.used(), 0);
     }
 }

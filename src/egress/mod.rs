@@ -5,6 +5,7 @@
 //! plain HTTP/1.1 and reads one channel as an event stream is taken over by them. Either way,
 //! heartbeats, bounds, lifetimes and drain cost no timer per subscription.
 
+mod background;
 mod bare;
 mod format;
 mod link;
@@ -17,6 +18,7 @@ mod tempo;
 
 use std::io;
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,19 +27,22 @@ use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::time::Instant;
 
+pub use background::Turn;
 pub use format::Format;
-pub use link::Link;
+pub use link::{Handed, Link};
 pub use page::{Page, page};
 pub use signals::SignalFeed;
 pub use stream::{BrokenOff, EventStream};
 
 pub use patrol::LinkWatch;
 
+use background::Turns;
 use patrol::Patrol;
 use shard::{Arrival, Shards};
 
 use crate::hub::{Bounds, Coalesce, Hub, OnLag, Subscription};
 use crate::pass::Pass;
+use crate::quota::Budget;
 use crate::telemetry::Metrics;
 
 /// The shortest heartbeat that a subscriber may ask for, unless the setting is shorter: a byte a
@@ -82,6 +87,8 @@ pub struct Config {
     /// The longest pause between two sweeps of a channel whose sweeps take long.
     #[serde(with = "humantime_serde")]
     pub max_pause: Duration,
+    /// Bytes of all subscribers together that HTTP bodies hold because clients do not read them.
+    pub max_unwritten: ByteSize,
     /// The kernel's send buffer of a socket that is taken over.
     pub send_buffer: ByteSize,
     /// Bytes that the kernel may hold unsent for a socket that is taken over.
@@ -103,6 +110,7 @@ impl Default for Config {
             takeover: true,
             shards: 0,
             max_pause: Duration::from_millis(20),
+            max_unwritten: ByteSize::mib(64),
             send_buffer: ByteSize::kib(128),
             unsent_limit: ByteSize::kib(16),
         }
@@ -135,6 +143,8 @@ pub struct Egress {
     shards: Arc<Shards>,
     /// Each feed of signals has one of these.
     feeds: Arc<()>,
+    /// What bodies have handed over and clients have not taken.
+    unwritten: Arc<Budget>,
 }
 
 impl Egress {
@@ -148,9 +158,12 @@ impl Egress {
         departed: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (config, metrics) = (Arc::new(config), hub.metrics().clone());
-        let patrol = Arc::new(Patrol::new(config.clone(), metrics.clone()));
+        let most = usize::try_from(config.max_unwritten.as_u64()).unwrap_or(usize::MAX);
+        let unwritten = Arc::new(Budget::new(most));
+        let patrol = Patrol::new(config.clone(), metrics.clone(), unwritten.clone());
         let shards = Arc::new(Shards::start(hub, &config, Arc::new(departed))?);
-        Ok(Self { config, metrics, patrol, shards, feeds: Arc::default() })
+        let (patrol, feeds) = (Arc::new(patrol), Arc::default());
+        Ok(Self { config, metrics, patrol, shards, feeds, unwritten })
     }
 
     /// The settings.
@@ -184,6 +197,20 @@ impl Egress {
     /// Passes were revoked: whoever stays by one is looked at now, and not when its time comes.
     pub fn recheck(&self) {
         self.shards.recheck();
+    }
+
+    /// What subscriptions may know of a connection that begins. Little may wait in the kernel for
+    /// its client: what does is a copy for one subscriber.
+    #[must_use]
+    pub fn link(&self, tcp: impl AsFd) -> Arc<Link> {
+        limit_unsent(&SockRef::from(&tcp), &self.config);
+        Arc::new(Link::new(self.unwritten.clone()))
+    }
+
+    /// Resolves when the thread has nothing more urgent to do than to begin a subscription to many
+    /// channels. The next begins when the turn is dropped.
+    pub async fn turn(&self) -> Turn {
+        Turns::here().next().await
     }
 
     /// Holds a connection to the write deadline, whatever it is that is written, for as long as the
@@ -234,9 +261,13 @@ fn tune(tcp: &TcpStream, config: &Config) {
     let socket = SockRef::from(tcp);
     let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let _ = socket.set_send_buffer_size(bytes(config.send_buffer));
+    limit_unsent(&socket, config);
+    let _ = socket.set_tcp_user_timeout(Some(config.write_timeout));
+}
+
+fn limit_unsent(socket: &SockRef<'_>, config: &Config) {
     let unsent = u32::try_from(config.unsent_limit.as_u64()).unwrap_or(u32::MAX);
     let _ = socket.set_tcp_notsent_lowat(unsent);
-    let _ = socket.set_tcp_user_timeout(Some(config.write_timeout));
 }
 
 /// The share of a drain's window in which subscriptions are ended: the rest is for their goodbyes.

@@ -6,9 +6,10 @@ use std::pin::pin;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::background::Turns;
 use super::format::each_record;
 use crate::hub::{Next, Step, Subscription};
-use crate::limits::MAX_PAGE_BYTES;
+use crate::limits::{MAX_PAGE_BYTES, MAX_PIECE_BYTES};
 
 /// A page of events.
 #[derive(Debug, Serialize)]
@@ -21,7 +22,8 @@ pub struct Page {
     pub state: Option<&'static str>,
 }
 
-/// Reads up to `limit` events. If there is none, waits for the first until `enough` resolves.
+/// Reads up to `limit` events. If there is none, waits for the first until `enough` resolves. Each
+/// piece of it but the first takes a turn: others need the thread as well.
 pub async fn page(
     mut subscription: Subscription,
     name_channel: bool,
@@ -31,8 +33,14 @@ pub async fn page(
     let mut enough = pin!(enough);
     let next = subscription.start().to_string();
     let mut page = Page { events: Vec::new(), next, state: None };
-    let mut bytes = 0;
+    let (mut bytes, mut paid, mut turns) = (0, MAX_PIECE_BYTES, Turns::here());
+    subscription.read_at_most(MAX_PIECE_BYTES);
     while page.events.len() < limit && bytes < MAX_PAGE_BYTES {
+        if bytes >= paid {
+            // Not held: what follows may wait for the disk.
+            drop(turns.next().await);
+            paid = bytes + MAX_PIECE_BYTES;
+        }
         let step = match subscription.try_next() {
             Next::Step(step) => step,
             // It is there, and only on its way from the disk.

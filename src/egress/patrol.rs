@@ -3,16 +3,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Config, Drain, LAG_SAMPLED_EVERY, Link};
+use super::{Config, Drain, Handed, LAG_SAMPLED_EVERY, Link};
 use crate::hub::{Bounds, EndReason, OnLag, Pulse};
+use crate::limits::MAX_PIECE_BYTES;
 use crate::pass::Pass;
+use crate::quota::Budget;
 use crate::telemetry::Metrics;
+
+/// How long a client may take nothing before it is one that does not read, if there is no room for
+/// those: far more than a round trip.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// How long an ended subscription may take to say goodbye before its connection is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -25,6 +33,8 @@ pub(super) struct Patrol {
     watched: Mutex<Slab<Arc<Watched>>>,
     links: Mutex<Slab<Arc<Link>>>,
     drain: Mutex<Option<Drain>>,
+    /// What bodies have handed over and clients have not taken.
+    unwritten: Arc<Budget>,
 }
 
 /// One subscription as the patrol sees it.
@@ -41,10 +51,14 @@ pub(super) struct Watched {
 }
 
 /// What the patrol remembers of a subscription from round to round.
+#[derive(Default)]
 struct Round {
     reads: u64,
     /// Since when it has had something to read and has not read.
     stalled: Option<Instant>,
+    written: usize,
+    /// Since when its client has taken nothing of what waits for it.
+    stuck: Option<Instant>,
     /// When it is to end, and why.
     ends: Option<(Instant, EndReason)>,
     /// When it was seen to have ended.
@@ -59,10 +73,10 @@ pub(super) struct Watch {
 }
 
 impl Patrol {
-    pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>, unwritten: Arc<Budget>) -> Self {
         let (watched, links) = (Mutex::default(), Mutex::default());
         let (began, drain) = (Instant::now(), Mutex::default());
-        Self { config, metrics, began, watched, links, drain }
+        Self { config, metrics, began, watched, links, drain, unwritten }
     }
 
     pub(super) fn watch(
@@ -73,7 +87,7 @@ impl Patrol {
         link: Option<Arc<Link>>,
         pass: Pass,
     ) -> Watch {
-        let round = Round { reads: 0, stalled: None, ends: self.lifetime(), ended: None };
+        let round = Round { ends: self.lifetime(), ..Round::default() };
         let watched = Arc::new(Watched {
             pulse: pulse.clone(),
             bounds,
@@ -127,6 +141,30 @@ impl Patrol {
                 self.visit(&watched, now, sample);
             }
             self.cut_stuck_links();
+            self.keep_budget(now);
+        }
+    }
+
+    /// Ends those whose clients have taken nothing for the longest time, when more waits for
+    /// clients than may.
+    fn keep_budget(&self, now: Instant) {
+        self.metrics.unwritten(self.unwritten.used());
+        if !self.unwritten.is_exceeded() {
+            return;
+        }
+        let stuck = |watched: Arc<Watched>| {
+            let since = watched.round.lock().stuck;
+            since.filter(|since| now.duration_since(*since) >= STUCK).map(|since| (since, watched))
+        };
+        let mut stuck: Vec<_> = self.all().into_iter().filter_map(stuck).collect();
+        stuck.sort_unstable_by_key(|(since, _)| *since);
+        let mut excess = self.unwritten.excess();
+        for (_, watched) in stuck {
+            let Some(link) = watched.link.as_ref().filter(|_| excess > 0) else { break };
+            self.metrics.limit_hit("subscribers.max_unwritten");
+            excess = excess.saturating_sub(link.unwritten());
+            watched.pulse.end(EndReason::WriteTimeout);
+            link.cut_off();
         }
     }
 
@@ -184,8 +222,10 @@ impl Patrol {
             return Some(reason);
         }
         let stalled = round.stalled_for(&watched.pulse, now);
-        let blocked = watched.link.as_ref().map_or(Duration::ZERO, |link| link.blocked_for());
-        if stalled.max(blocked) < self.config.write_timeout {
+        let link = watched.link.as_ref();
+        let blocked = link.map_or(Duration::ZERO, |link| link.blocked_for());
+        let stuck = link.map_or(Duration::ZERO, |link| round.stuck_for(link, now));
+        if stalled.max(blocked).max(stuck) < self.config.write_timeout {
             return None;
         }
         self.metrics.limit_hit("subscribers.write_timeout");
@@ -233,6 +273,17 @@ impl Round {
         }
         now.duration_since(*self.stalled.get_or_insert(now))
     }
+
+    /// How long its client has taken nothing of what waits for it.
+    fn stuck_for(&mut self, link: &Link, now: Instant) -> Duration {
+        let written = link.written();
+        if written != self.written || link.unwritten() == 0 {
+            self.written = written;
+            self.stuck = None;
+            return Duration::ZERO;
+        }
+        now.duration_since(*self.stuck.get_or_insert(now))
+    }
 }
 
 impl Watch {
@@ -251,8 +302,22 @@ impl Watch {
         self.watched.heartbeat
     }
 
-    /// Something was handed to the connection.
-    pub(super) fn wrote(&self) {
+    /// How much may be handed to the connection; wakes when that is something.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
+        let link = self.watched.link.as_ref();
+        link.map_or(Poll::Ready(MAX_PIECE_BYTES), |link| link.poll_room(cx))
+    }
+
+    /// Hands this to the connection.
+    pub(super) fn hand_over(&self, bytes: Bytes) -> Handed {
+        self.wrote();
+        match &self.watched.link {
+            Some(link) => link.hand_over(bytes),
+            None => bytes.into(),
+        }
+    }
+
+    fn wrote(&self) {
         self.watched.heartbeat_due.store(false, Ordering::Relaxed);
         self.watched.last_write.store(self.patrol.millis(), Ordering::Relaxed);
     }

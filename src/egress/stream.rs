@@ -1,18 +1,21 @@
 //! The engine for any connection: a subscription as an `http_body::Body`.
 //!
-//! Each poll hands over one piece with everything that is ready, up to a limit. While nobody polls,
-//! nothing is read: a slow client's cursor stays where it is.
+//! Each poll hands over one piece with everything that is ready, up to what the connection may be
+//! given. While nobody polls, or what was handed over is not written, nothing is read: a slow
+//! client's cursor stays where it is. Whoever is behind, or reads many channels, takes turns.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 
+use super::background::Turns;
 use super::bare::Bare;
+use super::link::Handed;
 use super::patrol::Watch;
 use super::tempo::Tempo;
 use super::{Egress, Format};
@@ -33,6 +36,8 @@ pub struct EventStream {
     bare: Bare,
     tempo: Tempo,
     watch: Watch,
+    /// Where it asks for turns, since it first did.
+    turns: Option<Turns>,
     state: State,
     /// The stream is about to be broken off, when what was written before has gone out.
     breaking: Option<Pin<Box<Sleep>>>,
@@ -56,8 +61,9 @@ enum State {
 }
 
 /// One piece in the making.
-#[derive(Default)]
 struct Piece {
+    /// Bytes that it may have; an event that is larger is a piece of its own.
+    room: usize,
     bytes: Vec<u8>,
     events: u64,
 }
@@ -71,8 +77,8 @@ impl EventStream {
         watch: Watch,
     ) -> Self {
         let (bare, tempo) = (Bare::new(format == Format::BareLines), Tempo::new(coalesce));
-        let (state, breaking) = (State::Opening, None);
-        Self { egress, subscription, format, bare, tempo, watch, state, breaking }
+        let (turns, state, breaking) = (None, State::Opening, None);
+        Self { egress, subscription, format, bare, tempo, watch, turns, state, breaking }
     }
 
     pub(super) fn pass(&self) -> &Pass {
@@ -96,16 +102,27 @@ impl EventStream {
         self.subscription
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
-        let mut piece = Piece::default();
-        let opening = self.state == State::Opening;
-        match self.state {
-            State::Over => return self.poll_last_word(cx),
-            State::Opening => self.open(&mut piece),
-            State::Replay | State::Live => {}
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
+        if self.state == State::Over {
+            return self.poll_last_word(cx);
         }
-        if !self.tempo.holds_back(&mut self.subscription, cx) {
-            self.fill(&mut piece, cx);
+        let Poll::Ready(room) = self.watch.poll_room(cx) else {
+            self.withdraw();
+            return Poll::Pending;
+        };
+        let mut piece = Piece { room, bytes: Vec::new(), events: 0 };
+        let opening = self.state == State::Opening;
+        if opening {
+            self.open(&mut piece);
+        }
+        if piece.bytes.is_empty() {
+            if self.tempo.holds_back(&mut self.subscription, cx) {
+                self.withdraw();
+            } else if self.poll_fill(&mut piece, cx).is_pending() {
+                // What opens a stream that has nothing to say is said behind the first look.
+                self.state = if opening { State::Opening } else { self.state };
+                return Poll::Pending;
+            }
         }
         let silent = piece.bytes.is_empty() && self.state == State::Live;
         if silent && (opening || self.watch.heartbeat_due()) {
@@ -128,7 +145,7 @@ impl EventStream {
 
     /// Ends the stream, or breaks it off: then the connection is closed at once, so it waits until
     /// that has written all that it was given.
-    fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+    fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
         if self.ends_well() {
             return Poll::Ready(None);
         }
@@ -156,14 +173,45 @@ impl EventStream {
         }
     }
 
-    /// Takes what is ready, up to the limit of a piece.
+    /// Asks for no turn while there is nothing that it could be used for.
+    fn withdraw(&mut self) {
+        if let Some(turns) = &mut self.turns {
+            turns.withdraw();
+        }
+    }
+
+    /// Takes what is ready, in a turn if that can wait.
+    fn poll_fill(&mut self, piece: &mut Piece, cx: &mut Context<'_>) -> Poll<()> {
+        let many = self.subscription.is_many();
+        if many && self.state == State::Live && self.tempo.coalesce().is_immediate() {
+            // To look for nothing is not worth a turn.
+            if !self.subscription.poll_news(cx) {
+                return Poll::Ready(());
+            }
+        }
+        if many || self.state == State::Replay {
+            let turns = self.turns.get_or_insert_with(Turns::here);
+            let _turn = ready!(turns.poll_turn(cx));
+            self.fill(piece, cx);
+        } else {
+            self.fill(piece, cx);
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes what is ready, up to the limit of a piece, and to that of what is looked at for it:
+    /// what is merged, or left out, is work as well.
     fn fill(&mut self, piece: &mut Piece, cx: &mut Context<'_>) {
-        while piece.bytes.len() < MAX_BATCH_BYTES {
+        let mut looked = 0;
+        while piece.bytes.len() < piece.room && looked < MAX_BATCH_BYTES {
             if self.bare.is_holed() {
                 return self.state = State::Over;
             }
+            let room = piece.room - piece.bytes.len();
+            self.subscription.read_at_most(self.format.filling(room));
             match self.subscription.poll_next(cx) {
                 Poll::Ready(Some(step)) => {
+                    looked += step.size();
                     self.observe_latency(&step);
                     piece.events += self.render(&step, &mut piece.bytes);
                 }
@@ -202,11 +250,12 @@ impl EventStream {
         }
     }
 
-    fn hand_over(&mut self, piece: Piece) -> Bytes {
-        self.watch.wrote();
+    fn hand_over(&mut self, mut piece: Piece) -> Handed {
         self.tempo.handed_over(self.state == State::Live && piece.events > 0);
         self.egress.metrics.delivered(piece.events, piece.bytes.len() as u64);
-        Bytes::from(piece.bytes)
+        // The client may leave it there for long.
+        piece.bytes.shrink_to_fit();
+        self.watch.hand_over(Bytes::from(piece.bytes))
     }
 
     /// Only what came while the subscriber was waiting says how long delivery takes.
@@ -221,13 +270,13 @@ impl EventStream {
 }
 
 impl Body for EventStream {
-    type Data = Bytes;
+    type Data = Handed;
     type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Handed>, BrokenOff>>> {
         self.poll_piece(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
     }
 

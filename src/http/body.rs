@@ -9,16 +9,20 @@ use http::Extensions;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::{ErrorCode, Problem};
 use super::{Client, Request};
-use crate::egress::{BrokenOff, EventStream, SignalFeed};
-use crate::limits::MAX_DOCUMENT_BYTES;
+use crate::egress::{BrokenOff, EventStream, Handed, SignalFeed};
+use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
 
 /// How long, and how much, is still read from a client who was answered early: a connection
 /// that is closed on unread data loses the answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
+
+/// Those who are read so at a time: each has a buffer meanwhile, and they count in no budget.
+static LINGERING: Semaphore = Semaphore::const_new(MAX_LINGERING);
 
 /// The body of a response.
 pub enum Body {
@@ -43,17 +47,22 @@ impl<T: Into<Bytes>> From<T> for Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Handed;
     type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Handed>, BrokenOff>>> {
         match &mut *self {
-            Self::Full(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Self::Full(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_ok(|frame| frame.map_data(Handed::from))
+                .map_err(|never| match never {}),
             Self::Stream(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
-            Self::Signals(feed) => feed.poll_recv(cx).map(|piece| Some(Ok(Frame::data(piece?)))),
+            Self::Signals(feed) => {
+                feed.poll_recv(cx).map(|piece| Some(Ok(Frame::data(piece?.into()))))
+            }
         }
     }
 
@@ -105,15 +114,18 @@ pub fn late() -> Problem {
     Problem::new(ErrorCode::RequestTimeout, detail).with("limit", "server.body_timeout")
 }
 
-/// Lets a client who is answered before the end of its body come to read the answer.
+/// Lets a client who is answered before the end of its body come to read the answer, unless too
+/// many do that: then its connection is closed on what it still sends.
 pub fn let_finish(body: Incoming) {
-    if !body.is_end_stream() {
-        tokio::spawn(linger(body));
+    if !body.is_end_stream()
+        && let Ok(place) = LINGERING.try_acquire()
+    {
+        tokio::spawn(linger(body, place));
     }
 }
 
 /// Reads what the client still sends.
-async fn linger(mut body: Incoming) {
+async fn linger(mut body: Incoming, _place: SemaphorePermit<'static>) {
     let (time, most) = LINGER;
     let rest = async {
         let mut read = 0;

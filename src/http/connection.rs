@@ -33,6 +33,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The setting that ends a connection whose request does not come.
 const HEADER_TIMEOUT: &str = "server.header_timeout";
 
+/// The least that the library reads and gathers.
+const MIN_BUFFER: usize = 8 * 1024;
+
 /// Header lines up to which a head is waited for: more than browsers and proxies send.
 const LOOKED_AT_HEADERS: usize = 128;
 
@@ -96,7 +99,7 @@ async fn begin(mut tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Result
     let Some(tls) = serving.tls.clone() else {
         let http2 = in_time(deadline, is_http2(&tcp)).await?;
         let mut socket = Tracked::new(tcp);
-        let (origin, link) = (Origin { peer, secure: false }, Arc::new(Link::new()));
+        let (origin, link) = (Origin { peer, secure: false }, serving.egress.link(socket.tcp()));
         socket.track(link.clone());
         // Boxed: whoever has asked nothing yet needs no room for it.
         let visit = Visit { origin, link, serving, deadline };
@@ -106,7 +109,7 @@ async fn begin(mut tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Result
     Box::pin(async move {
         let mut stream = in_time(deadline, tls.accept(Tracked::new(tcp))).await?;
         let http2 = tls::is_http2(&stream);
-        let (origin, link) = (Origin { peer, secure: true }, Arc::new(Link::new()));
+        let (origin, link) = (Origin { peer, secure: true }, serving.egress.link(stream.tcp()));
         stream.get_mut().0.track(link.clone());
         Ok(converse(stream, Visit { origin, link, serving, deadline }, http2).await)
     })
@@ -181,6 +184,9 @@ async fn serve_http1<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
         .header_read_timeout(config.header_timeout)
         .max_headers(config.max_headers)
         .max_header_size(max_header)
+        // What is read at a time, and what is gathered before it is written: the library would keep
+        // as much for each connection.
+        .max_buf_size(max_header.max(MIN_BUFFER))
         // Events are small: copying them into one buffer beats a vector of many parts.
         .writev(false)
         .serve_connection(io, service);

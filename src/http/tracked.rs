@@ -6,11 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::egress::Link;
+
+/// Bytes that are read at a time. The library doubles its buffer when a read has filled it, and
+/// keeps that for as long as the connection lives: so it stays at 16 KiB.
+const MAX_READ: u64 = 16 * 1024 - 1;
 
 /// What HTTP is spoken over.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
@@ -25,14 +29,14 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 ///
 /// It stands below TLS: what matters is what the client takes, and not what has been encrypted.
 pub(super) struct Tracked {
-    tcp: TcpStream,
+    tcp: Take<TcpStream>,
     link: Option<Arc<Link>>,
 }
 
 impl Tracked {
     /// A socket of which nothing is noted yet.
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, link: None }
+        Self { tcp: tcp.take(0), link: None }
     }
 
     /// Notes in this link from now on.
@@ -52,11 +56,11 @@ impl Tracked {
 
 impl Wire for Tracked {
     fn tcp(&self) -> &TcpStream {
-        &self.tcp
+        self.tcp.get_ref()
     }
 
     fn into_plain(self) -> Option<TcpStream> {
-        Some(self.tcp)
+        Some(self.tcp.into_inner())
     }
 }
 
@@ -76,6 +80,7 @@ impl AsyncRead for Tracked {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.tcp.set_limit(MAX_READ);
         Pin::new(&mut self.tcp).poll_read(cx, buffer)
     }
 }
@@ -86,7 +91,7 @@ impl AsyncWrite for Tracked {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        let written = Pin::new(self.tcp.get_mut()).poll_write(cx, bytes);
         self.note(written)
     }
 
@@ -96,19 +101,25 @@ impl AsyncWrite for Tracked {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, parts);
+        let written = Pin::new(self.tcp.get_mut()).poll_write_vectored(cx, parts);
         self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.tcp.get_ref().is_write_vectored()
     }
 
+    /// The library flushes when all that it had has been written, and TLS passes that on when all
+    /// of its records have been.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        let flushed = Pin::new(self.tcp.get_mut()).poll_flush(cx);
+        if let (Some(link), Poll::Ready(Ok(()))) = (&self.link, &flushed) {
+            link.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(self.tcp.get_mut()).poll_shutdown(cx)
     }
 }

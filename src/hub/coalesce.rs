@@ -32,6 +32,14 @@ pub enum Coalesce {
 #[error("expected `off`, `adaptive` or a duration from `1ms` to `{MAX_COALESCE_SECONDS}s`")]
 pub struct InvalidCoalesce;
 
+impl Coalesce {
+    /// Whether nothing waits for a window to end.
+    #[must_use]
+    pub fn is_immediate(self) -> bool {
+        !matches!(self, Self::Window(_))
+    }
+}
+
 impl FromStr for Coalesce {
     type Err = InvalidCoalesce;
 

@@ -30,7 +30,7 @@ use super::subscription::{Attachment, Next, Step};
 use super::{Core, SubscribeError};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
-use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS};
+use crate::limits::{MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS};
 use crate::position::{Offset, Position};
 use crate::store::{Read, disk};
 
@@ -52,6 +52,8 @@ pub(super) struct Merge {
     cursor: Offset,
     /// What is missing up to here is known to the subscriber, or was never asked for.
     excused: Offset,
+    /// Reads until its lag is looked at again.
+    lag_due_in: usize,
 }
 
 /// What stands in the heap, by its key.
@@ -156,6 +158,7 @@ impl Merge {
             notices: gap.map(Step::Gap).into_iter().collect(),
             cursor,
             excused,
+            lag_due_in: 0,
         };
         let ends = merge.adopt_named()?;
         for channel in &selected {
@@ -191,8 +194,16 @@ impl Merge {
         !self.notices.is_empty()
     }
 
+    /// Whether its lag should be looked at, which takes longer the more channels there are: so this
+    /// is seldom then, and each read takes as long as ever.
+    pub(super) fn lag_is_due(&mut self) -> bool {
+        let due = self.lag_due_in == 0;
+        self.lag_due_in = if due { self.members.len() / 8 } else { self.lag_due_in - 1 };
+        due
+    }
+
     /// The next events, gap, or end.
-    pub(super) fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self, batch: usize) -> Next {
         loop {
             // In this order: see the module.
             let watermark = self.core.shared.sequencer.watermark();
@@ -209,7 +220,7 @@ impl Merge {
                     return Next::Pending;
                 }
                 self.heap.pop();
-                if let Some(step) = self.take(offset, item, watermark) {
+                if let Some(step) = self.take(offset, item, watermark, batch) {
                     return Next::Step(step);
                 }
             }
@@ -217,7 +228,7 @@ impl Merge {
     }
 
     /// Moves all members to the tail, behind one gap. Ends that are passed over are told behind it.
-    pub(super) fn skip(&mut self) -> Next {
+    pub(super) fn skip(&mut self, batch: usize) -> Next {
         let requested = self.position(self.cursor);
         let watermark = self.core.shared.sequencer.watermark();
         let appeared = self.mailbox.appeared.lock().clone();
@@ -225,7 +236,7 @@ impl Merge {
         let last = settled(watermark, members.chain(&appeared));
         if last <= self.cursor {
             // What comes next is on its way to the disk: there is nothing that could be skipped.
-            return self.next();
+            return self.next(batch);
         }
         (self.cursor, self.excused) = (last, last);
         self.empty_mailbox();
@@ -438,24 +449,30 @@ impl Merge {
     }
 
     /// Takes what was first in the heap, at this offset.
-    fn take(&mut self, offset: Offset, item: Item, watermark: Offset) -> Option<Step> {
+    fn take(
+        &mut self,
+        offset: Offset,
+        item: Item,
+        watermark: Offset,
+        batch: usize,
+    ) -> Option<Step> {
         match item {
             Item::Ghost(ghost) => {
                 Some(self.gap(self.ghosts.get(ghost)?.clone(), offset, GapReason::Evicted))
             }
             Item::Member(key) => {
-                let step = self.read(key, offset, watermark);
+                let step = self.read(key, offset, watermark, batch);
                 self.queue(key);
                 step
             }
         }
     }
 
-    fn read(&mut self, key: usize, at: Offset, watermark: Offset) -> Option<Step> {
+    fn read(&mut self, key: usize, at: Offset, watermark: Offset, batch: usize) -> Option<Step> {
         let member = self.members.get_mut(key)?;
         member.queued = false;
         let channel = member.place.channel.clone();
-        let read = channel.read(member.place.mark(), MAX_BATCH_BYTES);
+        let read = channel.read(member.place.mark(), batch);
         match (member.missing.take(), read) {
             (None, Read::CaughtUp | Read::Away) => None,
             (None, Read::Run(mut run)) => {

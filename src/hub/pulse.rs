@@ -152,6 +152,12 @@ impl Pulse {
         self.latch.store(false, Ordering::SeqCst);
     }
 
+    /// Whether it has been woken since it last read, or has ended; wakes it when it is.
+    pub(super) fn has_news(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        self.latch.load(Ordering::SeqCst) || self.ended().is_some()
+    }
+
     pub(super) fn count_read(&self) {
         self.reads.fetch_add(1, Ordering::Relaxed);
     }

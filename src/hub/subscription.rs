@@ -17,6 +17,9 @@ use crate::position::{Offset, Position};
 use crate::store::disk::Floor;
 use crate::store::{Mark, Read, Run};
 
+/// How many times what may be handed over is read where it is merged.
+const MERGED_SHARE: usize = 8;
+
 /// What becomes of a subscriber that lags too far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,6 +39,18 @@ pub struct Bounds {
     pub max_lag_bytes: u64,
     /// What happens then.
     pub on_lag: OnLag,
+}
+
+impl Step {
+    /// Bytes of the log that it stands for, or that are in it.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Events { run, .. } => run.bytes().len(),
+            Self::Snapshot { snapshot, .. } => snapshot.data.len(),
+            Self::Gap(_) | Self::Ended { .. } => 0,
+        }
+    }
 }
 
 impl Bounds {
@@ -110,6 +125,8 @@ pub struct Subscription {
     handed_over: bool,
     /// Neighbouring deltas are merged.
     merging: bool,
+    /// Bytes of the log that are read at a time, or one event.
+    batch: usize,
     pub(super) source: Source,
 }
 
@@ -129,6 +146,7 @@ impl Subscription {
             opening: None,
             handed_over: false,
             merging: false,
+            batch: MAX_BATCH_BYTES,
             source: Source::One(one),
         }
     }
@@ -137,7 +155,8 @@ impl Subscription {
         let (pulse, start) = (merge.pulse().clone(), core.position(merge.cursor()));
         let source = Source::Many(Box::new(merge));
         let (opening, handed_over, merging) = (None, false, false);
-        Self { core, pulse, bounds, start, opening, handed_over, merging, source }
+        let batch = MAX_BATCH_BYTES;
+        Self { core, pulse, bounds, start, opening, handed_over, merging, batch, source }
     }
 
     /// Notes that somebody else reads and counts it from now on.
@@ -193,6 +212,24 @@ impl Subscription {
     /// Has neighbouring deltas merged from now on, or not any more.
     pub fn set_merging(&mut self, merging: bool) {
         self.merging = merging;
+    }
+
+    /// Has this many bytes of the log read at a time from now on, or one event. What is merged is
+    /// less than what is read: then it is more.
+    pub fn read_at_most(&mut self, bytes: usize) {
+        let bytes = if self.merging { bytes.saturating_mul(MERGED_SHARE) } else { bytes };
+        self.batch = bytes.min(MAX_BATCH_BYTES);
+    }
+
+    /// Whether it reads many channels.
+    #[must_use]
+    pub fn is_many(&self) -> bool {
+        matches!(self.source, Source::Many(_))
+    }
+
+    /// Whether something has come since it last found nothing; wakes when something comes.
+    pub fn poll_news(&self, cx: &Context<'_>) -> bool {
+        self.pulse.has_news(cx.waker())
     }
 
     /// How events are merged for whoever does not say.
@@ -255,18 +292,18 @@ impl Subscription {
     }
 
     fn read(&mut self) -> Next {
-        let told = match &self.source {
-            Source::One(one) => one.gap.is_none() && one.snapshot.is_none(),
-            Source::Many(merge) => !merge.has_notices(),
-        };
+        let may_skip = self.bounds.on_lag == OnLag::Skip;
         // What must be told first is told before anything is passed over.
-        let skips =
-            told && self.bounds.on_lag == OnLag::Skip && self.bounds.passed(&self.pulse).is_some();
+        let looks = match &mut self.source {
+            Source::One(one) => may_skip && one.gap.is_none() && one.snapshot.is_none(),
+            Source::Many(merge) => may_skip && !merge.has_notices() && merge.lag_is_due(),
+        };
+        let skips = looks && self.bounds.passed(&self.pulse).is_some();
         match &mut self.source {
-            Source::One(one) if skips => one.skip(&self.core),
-            Source::Many(merge) if skips => merge.skip(),
-            Source::One(one) => one.next(&self.core),
-            Source::Many(merge) => merge.next(),
+            Source::One(one) if skips => one.skip(&self.core, self.batch),
+            Source::Many(merge) if skips => merge.skip(self.batch),
+            Source::One(one) => one.next(&self.core, self.batch),
+            Source::Many(merge) => merge.next(self.batch),
         }
     }
 }
@@ -320,7 +357,7 @@ impl One {
         self.snapshot.take()
     }
 
-    fn next(&mut self, core: &Core) -> Next {
+    fn next(&mut self, core: &Core, batch: usize) -> Next {
         if let Some(snapshot) = self.snapshot.take() {
             let position = core.position(snapshot.through);
             return Next::Step(Step::Snapshot { snapshot, position });
@@ -329,7 +366,7 @@ impl One {
             return Next::Step(Step::Gap(gap));
         }
         let channel = &self.place.channel;
-        match channel.read(self.place.mark(), MAX_BATCH_BYTES) {
+        match channel.read(self.place.mark(), batch) {
             Read::Run(run) => {
                 self.place.move_to(run.end());
                 self.behind = run.entries().next_back().map_or(self.behind, |last| last.offset);
@@ -345,10 +382,10 @@ impl One {
     }
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
-    fn skip(&mut self, core: &Core) -> Next {
+    fn skip(&mut self, core: &Core, batch: usize) -> Next {
         let Beginning { mark, behind, away, .. } = self.place.channel.begin(Begin::Tail);
         if mark.seq <= self.place.mark().seq || away.is_some() {
-            return self.next(core);
+            return self.next(core, batch);
         }
         self.jump(core, Floor { mark, behind }, GapReason::Lagged)
     }

@@ -49,10 +49,16 @@ impl Budget {
         self.futile.store(more, Ordering::Relaxed);
     }
 
+    /// Bytes that must go until eviction rests.
+    #[must_use]
+    pub fn excess(&self) -> usize {
+        self.used().saturating_sub(self.budget - self.budget / 10)
+    }
+
     /// Below this, eviction rests: a tenth of the budget goes at a time, so that the search for
     /// the oldest events is paid once per many publishes.
     #[must_use]
     pub fn is_relieved(&self) -> bool {
-        self.used() <= self.budget - self.budget / 10
+        self.excess() == 0
     }
 }

@@ -43,6 +43,7 @@ pub struct Metrics {
     delivery_latency: Histogram,
     channels: IntGauge,
     retained_bytes: IntGauge,
+    unwritten_bytes: IntGauge,
     events_evicted: IntCounterVec,
     connections: IntGauge,
     limit_hits: IntCounterVec,
@@ -176,8 +177,7 @@ impl Metrics {
                 "reason",
             ),
             gaps: make.counters("gaps_total", "fanfare.gap events sent, by reason.", "reason"),
-            replays: make
-                .counter("replays_total", "Subscriptions that began with a Last-Event-ID."),
+            replays: make.counter("replays_total", "Subscriptions begun with a Last-Event-ID."),
             lag_events: make.histogram(
                 "subscription_lag_events",
                 "Lag of subscriptions in events, sampled every 4 s.",
@@ -190,6 +190,8 @@ impl Metrics {
             ),
             channels: make.gauge("channels", "Channels in memory."),
             retained_bytes: make.gauge("retained_bytes", "Memory of the logs of all channels."),
+            unwritten_bytes: make
+                .gauge("unwritten_bytes", "Bytes in HTTP bodies that subscribers do not take."),
             events_evicted: make.counters(
                 "events_evicted_total",
                 "Events evicted, by what evicted them.",
@@ -197,11 +199,7 @@ impl Metrics {
             ),
             connections: make.gauge("connections", "Open connections."),
             auth_refused: make.counters("auth_refused_total", "Refused, by reason.", "reason"),
-            limit_hits: make.counters(
-                "limit_hits_total",
-                "Requests that met a limit, by limit.",
-                "limit",
-            ),
+            limit_hits: make.counters("limit_hits_total", "Requests that met a limit.", "limit"),
             transport_errors: make.counters(
                 "transport_errors_total",
                 "Connections and headers of proxies that could not be understood, by reason.",
@@ -348,6 +346,11 @@ impl Metrics {
         self.retained_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// Bodies of subscribers hold so many bytes that clients have not taken.
+    pub fn unwritten(&self, bytes: usize) {
+        self.unwritten_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// Retention evicted events.
     pub fn evicted(&self, reason: &str, events: u64) {
         self.events_evicted.with_label_values(&[reason]).inc_by(events);
@@ -436,9 +439,10 @@ pub fn encode(metrics: &Metrics) -> Vec<u8> {
 }
 
 /// The limits that are counted when somebody meets them: by their settings, if they have one.
-const LIMITS: [&str; 29] = [
+const LIMITS: [&str; 31] = [
     "accept",
     "channels.max_channels",
+    "heard_bytes",
     "matched_channels",
     "publish.idle_timeout",
     "publish.max_event_bytes",
@@ -465,6 +469,7 @@ const LIMITS: [&str; 29] = [
     "subscribers.max_channels",
     "subscribers.max_lag_bytes",
     "subscribers.max_lag_events",
+    "subscribers.max_unwritten",
     "subscribers.write_timeout",
 ];
 

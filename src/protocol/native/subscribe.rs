@@ -125,8 +125,13 @@ async fn open(
     selection: Selection,
     from: &StartFrom,
 ) -> Result<Option<Subscription>, Problem> {
+    let many = matches!(selection, Selection::Many(_));
     loop {
-        match native.hub.subscribe(selection.clone(), from, native.egress.bounds())? {
+        // What the patterns select is looked through, and each channel that is found joined.
+        let turn = if many { Some(native.egress.turn().await) } else { None };
+        let opened = native.hub.subscribe(selection.clone(), from, native.egress.bounds())?;
+        drop(turn);
+        match opened {
             Opened::Live(subscription) => return Ok(Some(subscription)),
             Opened::Over => return Ok(None),
             Opened::Later(later) => later.over().await,
