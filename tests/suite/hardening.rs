@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Publisher, TestHub, Wire, assert_problem, event_stream, eventually};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{Publisher, TestHub, Wire, assert_problem, event_stream, eventually, within};
 
 const SSE: &str = "text/event-stream";
 
@@ -163,4 +165,25 @@ async fn what_is_no_request_is_told_so_before_it_is_whole() {
         wire.send(start).await;
         assert_eq!(wire.response().await.status(), 400, "{start:?}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_only_listens_and_sends_without_end_is_ended_and_another_is_not() {
+    let hub = TestHub::with("subscribers.takeover = true").await;
+    let mut quiet = hub.subscribe("c").await;
+    let mut loud = tokio::net::TcpStream::connect(hub.addr()).await.expect("a connection");
+    let request = b"GET /v1/channels/c HTTP/1.1\r\nHost: hub.test\r\n\r\n";
+    loud.write_all(request).await.expect("a request");
+    hub.until_metric("fanfare_subscriptions", 2.0).await;
+    // A request that came too early is no harm.
+    loud.write_all(request).await.expect("another");
+    let id = hub.publish("c", "one").await;
+    assert_eq!(quiet.next().await.id(), id);
+    let flood = vec![0; 64 * 1024];
+    let sent = async { while loud.write_all(&flood).await.is_ok() {} };
+    within("the end of the flood", sent).await;
+    let id = hub.publish("c", "two").await;
+    assert_eq!(quiet.next().await.id(), id);
+    hub.until_metric("fanfare_subscriptions", 1.0).await;
+    hub.until_metric("fanfare_limit_hits_total{limit=\"heard_bytes\"}", 1.0).await;
 }

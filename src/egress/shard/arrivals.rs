@@ -56,6 +56,7 @@ impl Reactor {
             adaptive: coalesce == Coalesce::Adaptive,
             lags: false,
             behind: false,
+            heard: 0,
         };
         sitter.say(own, false);
         entry.insert(sitter);

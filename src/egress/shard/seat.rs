@@ -39,6 +39,8 @@ pub(super) struct Sitter {
     pub(super) lags: bool,
     /// It stands in line with those who have much to catch up with, and no sweep visits it.
     pub(super) behind: bool,
+    /// How much its client has sent, who should only listen.
+    pub(super) heard: u8,
 }
 
 /// How often a subscriber is sent a heartbeat, in a byte: in quarters of a second, rounded down;

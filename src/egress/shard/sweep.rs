@@ -225,6 +225,7 @@ mod tests {
             adaptive,
             lags,
             behind,
+            heard: 0,
             pass: Pass::default(),
         }
     }

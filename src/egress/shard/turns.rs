@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::io::{self, Read};
+use std::iter;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::sweep::{Done, Moved, Shared, advance};
 use crate::clock;
 use crate::event::GapReason;
 use crate::hub::EndReason;
+use crate::limits::MAX_HEARD_BYTES;
 
 /// Subscribers of one channel that are written to before others have their turn.
 const TURN: usize = 256;
@@ -34,6 +36,9 @@ const PAUSE_SHARE: (u32, u32) = (1, 6);
 /// Events to a write from which they come fast.
 const FAST: u64 = 4;
 
+/// Bytes that a client sent are counted in these: there is a byte for the count.
+const HEARD_UNIT: usize = MAX_HEARD_BYTES / u8::MAX as usize;
+
 impl Reactor {
     pub(super) fn on_socket(&mut self, event: &Event) {
         let key = event.token().0;
@@ -49,18 +54,31 @@ impl Reactor {
         }
     }
 
-    /// Reads away whatever a client sends who should only listen; tells whether it is gone.
+    /// Reads away what a client sends who should only listen; tells whether it is gone, or has to
+    /// go: nobody who only listens sends so much, and to read it takes time from all others here.
     fn hung_up(&mut self, key: usize) -> bool {
         let Some(sitter) = self.sitters.get_mut(key) else { return false };
-        loop {
+        for first in iter::once(true).chain(iter::repeat(false)) {
             match sitter.tcp.read(&mut self.scratch[..]) {
                 Ok(0) => return true,
-                Ok(_) => {}
+                Ok(count) => {
+                    // A few bytes now and then are no harm, but whoever is read again sends fast.
+                    let units = (count / HEARD_UNIT).max(usize::from(!first));
+                    let units = u8::try_from(units).ok();
+                    match units.and_then(|units| sitter.heard.checked_add(units)) {
+                        Some(heard) => sitter.heard = heard,
+                        None => {
+                            self.hub.metrics().limit_hit("heard_bytes");
+                            return true;
+                        }
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return true,
             }
         }
+        false
     }
 
     /// Brings one subscriber forward, outside of a sweep.
