@@ -15,6 +15,9 @@ const FIELD_OVERHEAD: usize = 64;
 /// The fields of an event stream.
 const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
+/// Bytes of a line whose room is kept for the next: a stream goes on for long after a large event.
+const KEPT_LINE: usize = 16 * 1024;
+
 /// One event as its stream carried it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedEvent {
@@ -176,7 +179,9 @@ impl Parser {
         self.check_line(line.len())?;
         self.read_line(&line, events)?;
         line.clear();
-        self.line = line;
+        if line.capacity() <= KEPT_LINE {
+            self.line = line;
+        }
         Ok(())
     }
 

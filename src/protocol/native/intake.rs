@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Native;
 use crate::http::{Caller, ErrorCode, Problem, late, let_finish};
 use crate::ingest::Tally;
-use crate::limits::MAX_SMALL_BODY_BYTES;
+use crate::limits::{MAX_READ_BYTES, MAX_SMALL_BODY_BYTES};
 use crate::pass::{Over, Pass};
 
 /// See the module.
@@ -67,6 +67,8 @@ impl Terms {
 struct Share {
     native: Arc<Native>,
     held: usize,
+    /// Bytes that have come, as far as they say how large the buffer is that they come through.
+    read: usize,
 }
 
 impl Share {
@@ -96,7 +98,7 @@ impl Intake {
         let Terms { caller, patience, pass } = terms;
         let over = |pass: Pass| Box::pin(async move { pass.ended().await }) as Pin<Box<_>>;
         Self {
-            share: Share { native, held: 0 },
+            share: Share { native, held: 0, read: 0 },
             caller,
             body,
             patience,
@@ -195,7 +197,7 @@ impl Intake {
     /// # Errors
     /// There is no room for so much.
     pub(super) fn hold(&mut self, held: usize) -> Result<(), Problem> {
-        self.share.set(held);
+        self.share.set(held + self.share.read);
         if held <= MAX_SMALL_BODY_BYTES || !self.native().ingest.unfinished().is_exceeded() {
             return Ok(());
         }
@@ -213,6 +215,7 @@ impl Intake {
     /// Pays for a piece, by all events so far. Past what its sender may, a stream is read more
     /// slowly; whoever sends documents meets the debt with the next.
     pub(super) fn pay(&mut self, events: u64, bytes: usize) {
+        self.share.read = (self.share.read + bytes).min(MAX_READ_BYTES);
         let more = events.saturating_sub(self.paid);
         self.paid = self.paid.max(events);
         if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
