@@ -102,7 +102,7 @@ impl Default for Config {
             reconnect_delay: Duration::from_secs(3),
             end_reconnect_delay: Duration::from_secs(60),
             max_lag_events: 10_000,
-            max_lag_bytes: ByteSize::mib(4),
+            max_lag_bytes: ByteSize::mib(16),
             write_timeout: Duration::from_secs(30),
             on_lag: OnLag::Disconnect,
             max_lifetime: Duration::ZERO,

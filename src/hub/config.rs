@@ -48,7 +48,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_events: 10_000,
-            max_bytes: ByteSize::mib(8),
+            max_bytes: ByteSize::mib(16),
             max_age: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(3600),
             producer_grace: Duration::from_secs(10),

@@ -55,7 +55,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_event_bytes: ByteSize::mib(1),
+            max_event_bytes: ByteSize::mib(8),
             idempotency_window: Duration::from_secs(300),
             max_idempotency_keys: 100_000,
             max_streams: 10_000,

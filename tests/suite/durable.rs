@@ -362,3 +362,43 @@ async fn whoever_reads_on_behind_a_power_cut_is_told_that_something_may_be_missi
     hub.publish("sync/a", "2").await;
     assert_eq!(synced.next().await.data, "2", "nothing can be missing there");
 }
+
+/// An event of the largest size that the defaults allow, with tokens around it, reaches everyone:
+/// live and late, whichever engine sends it, from memory and from disk.
+#[tokio::test]
+async fn an_event_of_the_largest_size_reaches_subscribers_with_default_bounds() {
+    let place = Place::new("[[channels.rules]]\npattern = \"d/*\"\ndurability = \"async\"\n");
+    let hub = place.hub().await;
+    let large = "x".repeat(8 << 20);
+    let all: Vec<&str> = std::iter::repeat_n("a token", 3)
+        .chain([large.as_str()])
+        .chain(std::iter::repeat_n("another", 100))
+        .collect();
+    for channel in ["m/1", "d/1"] {
+        let mut written = hub.subscribe(channel).await;
+        let mut body = hub.stream(&format!("/v1/events?channel={channel}"), &[]).await;
+        body.raw_until("its first bytes", |raw| raw.contains("retry:")).await;
+        let to = format!("/v1/channels/{channel}");
+        for part in [&all[..4], &all[4..]] {
+            hub.post(&to, "text/event-stream", event_stream(part)).await.ok();
+        }
+        let mut late = hub.stream(&format!("{to}?from=earliest"), &[]).await;
+        for client in [&mut written, &mut late] {
+            let seen = client.take(all.len()).await;
+            assert!(texts(&seen) == all, "{channel}");
+        }
+        let seen = body.take(all.len()).await;
+        assert!(
+            seen.iter()
+                .map(|event| event.json()["data"].as_str().unwrap().to_owned())
+                .eq(all.iter().map(|data| (*data).to_owned())),
+            "{channel}"
+        );
+    }
+    let hub = place.restart(hub).await;
+    let mut replayed = hub.stream("/v1/channels/d/1?from=earliest", &[]).await;
+    assert!(texts(&replayed.take(all.len()).await) == all, "from disk");
+    let over = format!("data: {large}x\n\n");
+    let reply = hub.post("/v1/channels/d/1", "text/event-stream", over).await;
+    assert_eq!(reply.status(), 413);
+}
