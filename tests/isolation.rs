@@ -73,7 +73,7 @@ impl Hub {
 
     fn post(&self, to: &str, kind: &str, body: &str) -> String {
         let head = format!(
-            "POST {to} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\nContent-Type: {kind}\r\n\
+            "POST {to} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n\
              Content-Length: {}\r\n\r\n",
             body.len()
         );
@@ -92,8 +92,10 @@ impl Hub {
     }
 
     fn gauge(&self, name: &str) -> u64 {
-        let page =
-            ask(self.admin, b"GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n");
+        let page = ask(
+            self.admin,
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        );
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.expect("the metric").parse().expect("a count")
     }
@@ -149,7 +151,7 @@ fn ask(to: SocketAddr, request: &[u8]) -> String {
 }
 
 fn get(to: &str, accept: &str) -> Vec<u8> {
-    format!("GET {to} HTTP/1.1\r\nHost: hub\r\nAccept: {accept}\r\n\r\n").into_bytes()
+    format!("GET {to} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n").into_bytes()
 }
 
 /// How many bytes each of these clients costs the hub.
@@ -200,7 +202,7 @@ fn without_window(streams: u32) -> Vec<u8> {
         // :method GET, :scheme http, :path, :authority; HEADERS that end both head and stream.
         let mut fields = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
         fields.extend_from_slice(path);
-        fields.extend_from_slice(b"\x01\x03hub");
+        fields.extend_from_slice(b"\x01\x09localhost");
         bytes.extend(frame(1, 5, 2 * number + 1, &fields));
     }
     bytes
@@ -246,7 +248,7 @@ fn what_clients_do_not_read_has_a_budget_and_those_who_read_nothing_for_longest_
     // Others are served meanwhile.
     let page = ask(
         hub.addr,
-        b"GET /v1/channels/m/2?from=earliest&limit=3 HTTP/1.1\r\nHost: hub\r\n\
+        b"GET /v1/channels/m/2?from=earliest&limit=3 HTTP/1.1\r\nHost: localhost\r\n\
           Accept: application/json\r\nConnection: close\r\n\r\n",
     );
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");

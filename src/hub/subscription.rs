@@ -17,9 +17,6 @@ use crate::position::{Offset, Position};
 use crate::store::disk::Floor;
 use crate::store::{Mark, Read, Run};
 
-/// How many times what may be handed over is read where it is merged.
-const MERGED_SHARE: usize = 8;
-
 /// What becomes of a subscriber that lags too far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -214,11 +211,10 @@ impl Subscription {
         self.merging = merging;
     }
 
-    /// Has this many bytes of the log read at a time from now on, or one event. What is merged is
-    /// less than what is read: then it is more.
+    /// Has this many bytes of the log read at a time from now on, or one event; where events are
+    /// merged, as many as ever: what is handed over is less.
     pub fn read_at_most(&mut self, bytes: usize) {
-        let bytes = if self.merging { bytes.saturating_mul(MERGED_SHARE) } else { bytes };
-        self.batch = bytes.min(MAX_BATCH_BYTES);
+        self.batch = if self.merging { MAX_BATCH_BYTES } else { bytes.min(MAX_BATCH_BYTES) };
     }
 
     /// Whether it reads many channels.

