@@ -13,6 +13,9 @@ pub const RESERVED_PREFIX: &str = "fanfare.";
 /// The type of the hub's event that opens a subscription at the tail, and has the id of the tail.
 pub const OPEN: &str = "fanfare.open";
 
+/// The type of the hub's event that says: the stream cannot be had now, come back later.
+pub const BUSY: &str = "fanfare.busy";
+
 /// The type of the hub's event that says: here something is missing.
 pub const GAP: &str = "fanfare.gap";
 

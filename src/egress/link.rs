@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,8 @@ pub struct Link {
     /// Waits until there is room for more.
     waiting: AtomicWaker,
     budget: Arc<Budget>,
+    /// Set when no further request can come: the client has closed its side.
+    input_end: SetOnce<()>,
 }
 
 impl Link {
@@ -58,6 +61,7 @@ impl Link {
             written: AtomicUsize::new(0),
             waiting: AtomicWaker::new(),
             budget,
+            input_end: SetOnce::new(),
         }
     }
 
@@ -122,6 +126,23 @@ impl Link {
     /// A write made progress.
     pub fn write_progressed(&self) {
         self.blocked.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that nothing more comes from the client. It may have closed the connection, or only
+    /// its own side of it: that cannot be told before something is written. So what it has asked
+    /// for is answered, and what would wait for something new ends.
+    pub fn note_input_end(&self) {
+        let _ = self.input_end.set(());
+    }
+
+    /// Whether that has been noted.
+    pub(super) fn has_input_ended(&self) -> bool {
+        self.input_end.initialized()
+    }
+
+    /// Resolves when that is noted.
+    pub async fn input_end(&self) {
+        self.input_end.wait().await;
     }
 
     /// Resolves when the connection is to be cut.

@@ -292,6 +292,11 @@ impl Watch {
         self.watched.link.as_ref().is_some_and(|link| link.is_blocked())
     }
 
+    /// Whether nothing more comes from the client.
+    pub(super) fn has_input_ended(&self) -> bool {
+        self.watched.link.as_ref().is_some_and(|link| link.has_input_ended())
+    }
+
     /// What the subscription may go on by.
     pub(super) fn pass(&self) -> &Pass {
         &self.watched.pass

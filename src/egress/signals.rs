@@ -1,5 +1,6 @@
 //! A channel's signals as an event stream, for its producer.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::format::push_over;
-use super::{Config, Egress};
+use super::{Config, Egress, Link};
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
 use crate::hub::{Board, End, Signals};
@@ -43,6 +44,7 @@ struct StopData<'a> {
 struct Feed {
     channel: ChannelName,
     pieces: mpsc::Sender<Bytes>,
+    link: Option<Arc<Link>>,
     viewers: Option<usize>,
     config: Arc<Config>,
 }
@@ -52,12 +54,14 @@ struct Gone;
 
 impl Egress {
     /// Begins a feed, and returns it with the task that fills it until the channel ends, its reader
-    /// goes or may not stay, or the hub drains and the feed's own moment has come.
+    /// goes, has closed its side or may not stay, or the hub drains and the feed's own moment has
+    /// come.
     pub fn signals<D, F>(
         &self,
         channel: ChannelName,
         board: Board,
         heartbeat: Duration,
+        link: Option<Arc<Link>>,
         draining: D,
         over: F,
     ) -> (SignalFeed, impl Future<Output = ()> + use<D, F>)
@@ -68,7 +72,8 @@ impl Egress {
         let (pieces, feed) = mpsc::channel(QUEUE);
         let goodbye = pieces.clone();
         let config = self.config.clone();
-        let filling = Feed { channel, pieces, viewers: None, config }.run(board, heartbeat);
+        let filling = Feed { channel, pieces, link, viewers: None, config };
+        let filling = filling.run(board, heartbeat);
         let (patrol, config, counted) =
             (self.patrol.clone(), self.config.clone(), self.feeds.clone());
         let late = patrol.draining().map(|drain| drain.late_moment());
@@ -128,7 +133,16 @@ impl Feed {
                 () = board.changed() => {}
                 _ = beat.tick() => self.send(b":\n".to_vec()).await?,
                 () = self.pieces.closed() => return Err(Gone),
+                // It knows all that there is to be known.
+                () = self.input_end() => return Ok(()),
             }
+        }
+    }
+
+    async fn input_end(&self) {
+        match &self.link {
+            Some(link) => link.input_end().await,
+            None => pending().await,
         }
     }
 

@@ -111,18 +111,25 @@ impl EventStream {
             return Poll::Pending;
         };
         let mut piece = Piece { room, bytes: Vec::new(), events: 0 };
+        let leaves = self.watch.has_input_ended();
         let opening = self.state == State::Opening;
         if opening {
             self.open(&mut piece);
         }
         if piece.bytes.is_empty() {
-            if self.tempo.holds_back(&mut self.subscription, cx) {
+            let held = self.tempo.holds_back(&mut self.subscription, cx);
+            if held && !leaves {
                 self.withdraw();
             } else if self.poll_fill(&mut piece, cx).is_pending() {
                 // What opens a stream that has nothing to say is said behind the first look.
                 self.state = if opening { State::Opening } else { self.state };
                 return Poll::Pending;
             }
+        }
+        if leaves && self.state == State::Live && !self.subscription.is_fetching() {
+            // It has all that there is, and perhaps nobody reads it.
+            self.subscription.pulse().end(EndReason::ClientGone);
+            self.state = State::Over;
         }
         let silent = piece.bytes.is_empty() && self.state == State::Live;
         if silent && (opening || self.watch.heartbeat_due()) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, header};
+use http::{Extensions, HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,11 +19,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::peek::{ROOM, peek};
 use super::proxy::{Origin, Proxies};
+use super::requests::Requests;
 use super::router::{Answer, App};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
 use super::tracked::{Tracked, Wire};
-use super::{Config, Request, Response, http2};
+use super::{Config, CorsConfig, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
@@ -53,6 +54,14 @@ pub struct Client {
     pub body_timeout: Duration,
 }
 
+impl Client {
+    /// The connection of a request, as far as a subscription may know it.
+    #[must_use]
+    pub fn link_of(extensions: &Extensions) -> Option<Arc<Link>> {
+        extensions.get::<Self>().map(|client| client.link.clone())
+    }
+}
+
 /// What serves the connections of a listener: cheap handles.
 #[derive(Clone)]
 pub struct Serving {
@@ -68,6 +77,8 @@ pub struct Serving {
     pub tls: Option<Tls>,
     /// Who may say for whom it speaks.
     pub proxies: Proxies,
+    /// Whose pages may read what is answered.
+    pub cors: Arc<CorsConfig>,
 }
 
 /// How a connection ended.
@@ -161,8 +172,12 @@ struct Visit {
 
 async fn converse<W: Wire>(wire: W, visit: Visit, http2: bool) -> Outcome {
     let _watch = visit.serving.egress.watch_link(&visit.link);
-    let io = TokioIo::new(wire);
-    let served = if http2 { serve_http2(io, visit).await } else { serve_http1(io, visit).await };
+    let served = if http2 {
+        serve_http2(TokioIo::new(wire), visit).await
+    } else {
+        let requests = Requests::new(wire, visit.link.clone(), &visit.serving.config);
+        serve_http1(TokioIo::new(requests), visit).await
+    };
     match served {
         Ok(outcome) => outcome,
         Err(error) if error.is_timeout() => Outcome::Limit(HEADER_TIMEOUT),
@@ -171,9 +186,9 @@ async fn converse<W: Wire>(wire: W, visit: Visit, http2: bool) -> Outcome {
     }
 }
 
-async fn serve_http1<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Outcome> {
+async fn serve_http1<W: Wire>(io: TokioIo<Requests<W>>, visit: Visit) -> hyper::Result<Outcome> {
     let (link, shutdown) = (visit.link.clone(), visit.serving.shutdown.clone());
-    let config = visit.serving.config.clone();
+    let (config, cors) = (visit.serving.config.clone(), visit.serving.cors.clone());
     // Only what the kernel sends as it is can be somebody else's.
     let handoff = visit.serving.tls.is_none().then(|| visit.serving.egress.clone());
     let handoff = handoff.map(|egress| Arc::new(Handoff::new(egress)));
@@ -193,7 +208,12 @@ async fn serve_http1<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
     let mut told = false;
     loop {
         tokio::select! {
-            served = &mut connection => return served.map(|()| Outcome::Over),
+            served = &mut connection => {
+                return match connection.into_parts().io.into_inner().into_refused() {
+                    Some((wire, refusal)) => Ok(Box::pin(refusal.answer(wire, &cors)).await),
+                    None => served.map(|()| Outcome::Over),
+                };
+            }
             handoff = taken(handoff.as_deref()) => {
                 let wire = connection.into_parts().io.into_inner();
                 return Ok(hand_on(handoff, wire));
@@ -202,11 +222,19 @@ async fn serve_http1<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
                 reset(&connection.into_parts().io.into_inner());
                 return Ok(Outcome::Over);
             }
-            () = shutdown.stopping(), if !told => {
+            () = no_more(&shutdown, &link), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }
+    }
+}
+
+/// Resolves when the request that is being answered, if there is one, is the last.
+async fn no_more(shutdown: &Shutdown, link: &Link) {
+    tokio::select! {
+        () = shutdown.stopping() => {}
+        () = link.input_end() => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which web pages may talk to the hub from the browser.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -9,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::Request;
 use super::credentials::without_default_port;
 use super::router::App;
+use super::{Request, Response};
 
 /// Settings of the section `cors`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,23 @@ impl Config {
                 response
             })
         })
+    }
+
+    /// The response with what a page of this origin needs to read it: for requests that are
+    /// answered before there is a request.
+    pub(super) async fn mark(&self, origin: Option<HeaderValue>, response: Response) -> Response {
+        let Some(origin) = origin.filter(|_| !self.allow_origins.is_empty()) else {
+            return response;
+        };
+        let mut request = http::Request::new(());
+        request.headers_mut().insert(header::ORIGIN, origin);
+        let mut response = Some(response);
+        let inner = tower::service_fn(move |_: http::Request<()>| {
+            ready(Ok::<_, Infallible>(response.take().unwrap_or_default()))
+        });
+        let Ok(mut response) = self.layer().layer(inner).oneshot(request).await;
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+        response
     }
 
     fn layer(&self) -> CorsLayer {

@@ -68,6 +68,13 @@ pub(super) struct Stranger {
     access: Access,
 }
 
+impl Stranger {
+    /// What they ask for.
+    pub(super) fn request(&self) -> &Request {
+        &self.request
+    }
+}
+
 /// A stream that goes on, and what it may go on by.
 struct Admitted {
     pass: WeakPass,

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::busy::reads_stream;
 use super::connection::{Outcome, Serving};
 use super::router::App;
 use super::slots::{Slot, Slots};
@@ -140,14 +141,15 @@ impl Listener {
 
     fn refuse(&self, tcp: TcpStream, peer: SocketAddr, problem: Problem) {
         let Ok(slot) = self.refusals.clone().try_acquire_owned() else { return };
-        let app: App = Arc::new(move |_| {
-            let mut response = problem.clone().into_response();
+        let app: App = Arc::new(move |request| {
+            let mut response = problem.clone().answer(reads_stream(&request));
             Box::pin(async move {
                 let close = http::HeaderValue::from_static("close");
                 response.headers_mut().insert(http::header::CONNECTION, close);
                 response
             })
         });
+        let app = self.serving.cors.wrap(app);
         let serving = Serving { app, ..self.serving.clone() };
         self.deal(tcp, async move |tcp| {
             let refused = connection::serve(tcp, peer, serving);

@@ -3,6 +3,7 @@
 
 mod access;
 mod body;
+mod busy;
 mod connection;
 mod cors;
 mod credentials;
@@ -18,6 +19,7 @@ mod peek;
 mod problem;
 mod proxy;
 mod query;
+mod requests;
 mod router;
 mod slots;
 mod takeover;

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
+use super::busy::stream_of;
 use super::{Response, document};
 use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
@@ -312,6 +313,21 @@ impl Problem {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         self.code
+    }
+
+    /// The problem as a response: to whoever reads a stream and can have it later, as a stream.
+    pub(super) fn answer(self, reads_stream: bool) -> Response {
+        use ErrorCode::{Overloaded, QuotaExceeded, RateLimited};
+        if reads_stream && matches!(self.code, Overloaded | QuotaExceeded | RateLimited) {
+            return stream_of(&self, self.retry_after());
+        }
+        self.into_response()
+    }
+
+    /// Seconds after which the client may come back.
+    fn retry_after(&self) -> u64 {
+        let said = self.headers.iter().find(|(name, _)| name == header::RETRY_AFTER);
+        said.and_then(|(_, value)| value.to_str().ok()?.parse().ok()).unwrap_or(1)
     }
 
     /// The problem as a response.

@@ -11,6 +11,7 @@ use hyper::body::Body as _;
 
 use super::access::Access;
 use super::body::let_finish;
+use super::busy::reads_stream;
 use super::gate::{Gate, Meeting, Refusal};
 use super::{ErrorCode, Problem, Request, Response, empty};
 
@@ -32,8 +33,12 @@ where
 {
     let state = state.clone();
     Arc::new(move |request, rest| {
+        let reads_stream = reads_stream(&request);
         let answer = answer(state.clone(), request, rest);
-        Box::pin(answer.map(|outcome| outcome.unwrap_or_else(Problem::into_response)))
+        Box::pin(
+            answer
+                .map(move |outcome| outcome.unwrap_or_else(|problem| problem.answer(reads_stream))),
+        )
     })
 }
 
@@ -132,10 +137,14 @@ impl Router {
             Meeting::Refused(refusal) => at_once(refused(refusal)),
             Meeting::Stranger(stranger) => {
                 let (gate, handler) = (self.gate.clone(), handler.clone());
+                let reads_stream = reads_stream(stranger.request());
                 Box::pin(async move {
                     match gate.ask(stranger, &rest).await {
                         Ok(request) => enter(&handler, request, rest).await,
-                        Err(refusal) => refused(refusal),
+                        Err((problem, body)) => {
+                            let_finish(body);
+                            problem.answer(reads_stream)
+                        }
                     }
                 })
             }

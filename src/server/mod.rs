@@ -183,15 +183,15 @@ impl Server {
         let http = Arc::new(config.server.clone());
         let (public_socket, admin_socket) = sockets::open(&config, inherited)?;
         let (addr, admin_addr) = (public_socket.addr, admin_socket.addr);
-        let listener = |tcp, app, slots, (tls, proxies)| {
+        let listener = |tcp, app, slots, (tls, proxies, cors)| {
             let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
-            let serving = Serving { app, config, shutdown, egress, tls, proxies };
+            let serving = Serving { app, config, shutdown, egress, tls, proxies, cors };
             let (workers, metrics) = (workers.clone(), metrics.clone());
             let quotas = quotas.clone();
             Listener::new(tcp, serving, workers, slots, quotas, metrics)
         };
-        let outside = (tls.clone(), proxies(&config, &metrics));
-        let inside = (None, Proxies::none(metrics.clone()));
+        let outside = (tls.clone(), proxies(&config, &metrics), Arc::new(config.cors.clone()));
+        let inside = (None, Proxies::none(metrics.clone()), Arc::default());
         let public = listener(public_socket.tcp, public_app, public_slots, outside);
         let public = if public_socket.inherited { public.outlived() } else { public };
         // Operators are answered during a drain, too, whoever has bound this one.

@@ -25,6 +25,7 @@ mod generations;
 mod h2;
 mod hardening;
 mod hooks;
+mod http_rules;
 mod long_poll;
 mod model;
 mod multi;

@@ -47,6 +47,7 @@ impl Mirror {
                 header,
                 metrics.clone(),
             ),
+            cors: Arc::default(),
         };
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = tcp.local_addr().expect("its address");

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::support::keys::{Client, Keys, key};
-use crate::support::{TestHub, Wire, assert_problem};
+use crate::support::{Response, TestHub, Wire, assert_problem};
 
 /// A request by hand that calls the hub by this name.
 async fn called(hub: &TestHub, line: &str, host: &str) -> crate::support::Response {
@@ -189,4 +189,72 @@ async fn pages_may_send_the_headers_that_tools_for_tracing_add() {
     for name in ["traceparent", "tracestate", "baggage", "sentry-trace"] {
         assert!(allowed.contains(name), "{name}: {allowed}");
     }
+}
+
+const EVENT_SOURCE: (&str, &str) = ("Accept", "text/event-stream");
+const ORIGIN: (&str, &str) = ("Origin", "https://app.example.com");
+const CORS: &str = "cors.allow_origins = [\"https://app.example.com\"]\n";
+
+/// Asserts that this is a stream that was refused for now, and that the page may read it.
+#[track_caller]
+fn assert_busy(reply: &Response, code: &str, hint: &str) {
+    let text = reply.text();
+    assert_eq!(reply.status(), 200, "{text}");
+    assert_eq!(reply.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    assert_eq!(reply.header("access-control-allow-origin"), Some(ORIGIN.1));
+    let rest = text.strip_prefix("retry: ").or_else(|| text.strip_prefix("retry:"));
+    let (retry, rest) = rest.unwrap_or_else(|| panic!("{text}")).split_once('\n').unwrap();
+    let retry: u64 = retry.trim().parse().unwrap();
+    let event = rest.trim_start().strip_prefix("event: fanfare.busy\ndata: ");
+    let data = event.and_then(|event| event.strip_suffix("\n\n"));
+    let data = data.unwrap_or_else(|| panic!("one event, without an id: {text}"));
+    let data: serde_json::Value = serde_json::from_str(data).unwrap();
+    assert_eq!(data["code"], code, "{text}");
+    assert!(data["detail"].as_str().unwrap().contains(hint), "{text}");
+    let after = data["retry_after"].as_u64().unwrap();
+    assert!(after >= 1 && (after * 750..=after * 1250).contains(&retry), "{text}");
+}
+
+#[tokio::test]
+async fn a_hub_that_is_full_sends_event_sources_away_so_that_they_come_back() {
+    let hub = TestHub::with(&format!("{CORS}server.max_connections = 1")).await;
+    let _there = hub.subscribe("c").await;
+    let to = "/v1/channels/c";
+    assert_busy(
+        &hub.get(to, &[EVENT_SOURCE, ORIGIN]).await,
+        "overloaded",
+        "server.max_connections",
+    );
+    for (method, to, accept) in [
+        ("GET", to, "*/*"),
+        ("GET", to, "application/json"),
+        ("GET", "/v1/channels/c?bare", "text/event-stream"),
+        ("POST", to, "text/event-stream"),
+    ] {
+        let reply = hub.request(method, to, &[("Accept", accept), ORIGIN], "").await;
+        assert_problem(&reply, 503, "overloaded", "server.max_connections");
+        assert_eq!(reply.header("access-control-allow-origin"), Some(ORIGIN.1), "{method} {to}");
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+    let limit = "fanfare_limit_hits_total{limit=\"server.max_connections\"}";
+    assert_eq!(hub.metric(limit).await, 5.0);
+}
+
+#[tokio::test]
+async fn limits_of_the_hub_and_of_a_principal_send_event_sources_away_in_the_same_way() {
+    let hub = TestHub::with(&format!("{CORS}channels.max_channels = 1")).await;
+    hub.publish("one", "x").await;
+    let full = hub.get("/v1/channels/two", &[EVENT_SOURCE, ORIGIN]).await;
+    assert_busy(&full, "overloaded", "channels.max_channels");
+    let plain = hub.get("/v1/channels/two", &[ORIGIN]).await;
+    assert_problem(&plain, 503, "overloaded", "channels.max_channels");
+    let keys = Keys::new(&[("page", "{ subscribe = true }")]);
+    let hub = keys.hub(&format!("{CORS}quotas.max_subscriptions = 1\n")).await;
+    let page = Client::key(&hub, "page");
+    let _there = page.open("/v1/channels/c", &[]).await;
+    hub.until_metric("fanfare_subscriptions", 1.0).await;
+    let over = page.get("/v1/channels/c", &[EVENT_SOURCE, ORIGIN]).await;
+    assert_busy(&over, "quota_exceeded", "streams");
+    let plain = page.get("/v1/channels/c", &[("Accept", "*/*")]).await;
+    assert_problem(&plain, 429, "quota_exceeded", "");
 }

@@ -57,6 +57,7 @@ impl Reactor {
             lags: false,
             behind: false,
             heard: 0,
+            leaves: false,
         };
         sitter.say(own, false);
         entry.insert(sitter);

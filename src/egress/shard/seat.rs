@@ -41,6 +41,8 @@ pub(super) struct Sitter {
     pub(super) behind: bool,
     /// How much its client has sent, who should only listen.
     pub(super) heard: u8,
+    /// Its client has closed its side, or has left: it is given what there is, and then its end.
+    pub(super) leaves: bool,
 }
 
 /// How often a subscriber is sent a heartbeat, in a byte: in quarters of a second, rounded down;

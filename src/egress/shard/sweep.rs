@@ -226,6 +226,7 @@ mod tests {
             lags,
             behind,
             heard: 0,
+            leaves: false,
             pass: Pass::default(),
         }
     }

@@ -42,9 +42,11 @@ const HEARD_UNIT: usize = MAX_HEARD_BYTES / u8::MAX as usize;
 impl Reactor {
     pub(super) fn on_socket(&mut self, event: &Event) {
         let key = event.token().0;
-        if event.is_error() || event.is_read_closed() || (event.is_readable() && self.hung_up(key))
-        {
+        if event.is_error() || event.is_write_closed() {
             return self.dismiss(key, EndReason::ClientGone);
+        }
+        if (event.is_readable() && self.hung_up(key)) || event.is_read_closed() {
+            self.let_leave(key);
         }
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         match event.is_writable() && (sitter.is_blocked() || sitter.own.is_some()) {
@@ -81,6 +83,18 @@ impl Reactor {
         false
     }
 
+    /// The client has closed its side, and may have left altogether. If it still reads, it is given
+    /// what there is; if not, the next write fails.
+    fn let_leave(&mut self, key: usize) {
+        let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| !sitter.leaves) else {
+            return;
+        };
+        sitter.leaves = true;
+        if !sitter.is_blocked() && !sitter.behind {
+            self.bring_forward(key);
+        }
+    }
+
     /// Brings one subscriber forward, outside of a sweep.
     pub(super) fn bring_forward(&mut self, key: usize) {
         let (mut shared, mut done, now) = (None, Done::default(), self.now());
@@ -108,7 +122,9 @@ impl Reactor {
 
     /// Does what a subscriber's step asks for.
     fn settle(&mut self, key: usize, moved: Moved) {
+        let leaves = self.sitters.get(key).is_some_and(|sitter| sitter.leaves);
         match moved {
+            Moved::CaughtUp if leaves => self.say_goodbye(key, EndReason::ClientGone),
             Moved::CaughtUp | Moved::Blocked => {}
             Moved::More => self.fall_behind(key),
             Moved::Overtaken => self.jump(key, GapReason::Evicted),

@@ -9,7 +9,8 @@ use super::{Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, Problem, Query, Request, Response, json, not_stored, parse_object, read_document,
+    Body, Caller, Client, Problem, Query, Request, Response, json, not_stored, parse_object,
+    read_document,
 };
 use crate::hub::{Claim, GenerationOver, Signal, StopError, Stopped};
 use crate::limits::MAX_REASON_BYTES;
@@ -73,9 +74,10 @@ pub(super) async fn feed(
     claim(&native, &caller, &name, Claim::ToWait)?;
     let board = native.hub.board(&name)?;
     let shutdown = native.shutdown.clone();
+    let link = Client::link_of(request.extensions());
     let draining = async move { shutdown.draining().await };
     let over = async move { pass.ended().await };
-    let (feed, filling) = native.egress.signals(name, board, heartbeat, draining, over);
+    let (feed, filling) = native.egress.signals(name, board, heartbeat, link, draining, over);
     tokio::spawn(filling);
     let mut response = Response::new(Body::Signals(feed));
     let media_type = HeaderValue::from_static(sse::CONTENT_TYPE);

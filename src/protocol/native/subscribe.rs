@@ -1,5 +1,6 @@
 //! `GET /v1/channels/{name}` and `GET /v1/events`: live streams, pages and long polls.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{NDJSON, Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
-use crate::egress::{EventStream, Format, Page, page};
+use crate::egress::{EventStream, Format, Link, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
     Body, Caller, Client, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty, json,
@@ -88,6 +89,7 @@ async fn subscribe(
     let from = start(request.headers(), query)?;
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
     let heartbeat = heartbeat(native, query)?;
+    let link = Client::link_of(request.extensions());
     let many = matches!(selection, Selection::Many(_));
     let (format, media_type) = match bare(query, many)? {
         Some(_) if from == StartFrom::Snapshot => {
@@ -97,7 +99,10 @@ async fn subscribe(
         Some(Format::BareLines) => (Format::BareLines, NDJSON[0]),
         Some(format) => (format, sse::CONTENT_TYPE),
         None => match accepted(request.headers())? {
-            JSON => return answer_page(native, selection, &from, coalesce, query, pass).await,
+            JSON => {
+                let link = link.as_deref();
+                return answer_page(native, selection, &from, coalesce, query, pass, link).await;
+            }
             sse::MEDIA_TYPE => (format(sse::MEDIA_TYPE, many), sse::CONTENT_TYPE),
             media_type => (format(media_type, many), media_type),
         },
@@ -110,7 +115,6 @@ async fn subscribe(
                 return Err(Problem::new(ErrorCode::NotFound, detail));
             }
             let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
-            let link = request.extensions().get::<Client>().map(|client| client.link.clone());
             let stream =
                 native.egress.stream(subscription, format, coalesce, heartbeat, link, pass);
             Ok(live(stream, media_type))
@@ -223,6 +227,7 @@ async fn answer_page(
     coalesce: Option<Coalesce>,
     query: &Query,
     pass: Pass,
+    link: Option<&Link>,
 ) -> Result<Response, Problem> {
     let (limit, wait) = (query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?, wait(query)?);
     let name = match &selection {
@@ -238,6 +243,7 @@ async fn answer_page(
                     () = tokio::time::sleep(wait) => {}
                     () = native.shutdown.draining() => {}
                     _ = pass.ended() => {}
+                    () = input_end(link) => {}
                 }
             };
             page(subscription, name.is_none(), limit, enough).await
@@ -251,6 +257,14 @@ async fn answer_page(
     let mut response = json(&page)?;
     not_stored(response.headers_mut());
     Ok(response)
+}
+
+/// Resolves when nothing more comes from the client, which may have left.
+async fn input_end(link: Option<&Link>) {
+    match link {
+        Some(link) => link.input_end().await,
+        None => pending().await,
+    }
 }
 
 /// Behind the end there is no other place to go on from than the one that was asked for.

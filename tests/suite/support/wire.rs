@@ -59,6 +59,11 @@ impl Wire {
         let _hung_up = within("a write", self.stream.write_all(bytes.as_ref())).await;
     }
 
+    /// Closes this side, and reads on.
+    pub(crate) async fn close_side(&mut self) {
+        let _hung_up = within("the end of what is sent", self.stream.shutdown()).await;
+    }
+
     /// Sends the head of a request; a body may follow.
     pub(crate) async fn send_head(&mut self, method: &str, to: &str, headers: &[(&str, &str)]) {
         let mut head = format!("{method} {to} HTTP/1.1\r\nHost: hub.test\r\n");

@@ -1,0 +1,77 @@
+//! How an event stream is refused that can be had later.
+//!
+//! An `EventSource` that meets any status but 200 gives up for good. So it gets 200, an event that
+//! says why, the time after which it is to come back, and the end of the stream: as when the hub
+//! goes down.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, header};
+use serde_json::json;
+
+use super::{Problem, Response, document, negotiate, not_stored};
+use crate::event::BUSY;
+use crate::sse;
+
+/// Whether the client reads an event stream of the hub's, and says so itself: `*/*` is what scripts
+/// and health checks send, which go by the status. Nor a bare one: that would be an answer.
+pub(super) fn reads_stream<B>(request: &Request<B>) -> bool {
+    let offers = [sse::MEDIA_TYPE, "application/x-ndjson", "application/json"];
+    let query = request.uri().query().unwrap_or_default();
+    request.method() == Method::GET
+        && names_stream(request.headers())
+        && negotiate(request.headers(), &offers) == Some(sse::MEDIA_TYPE)
+        && !query.split('&').any(|pair| pair.split('=').next() == Some("bare"))
+}
+
+fn names_stream(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|range| {
+        let essence = range.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case(sse::MEDIA_TYPE)
+    })
+}
+
+/// The problem as an event stream that ends with it.
+pub(super) fn stream_of(problem: &Problem, retry_after: u64) -> Response {
+    // Spread, so that those who were refused together do not come back together.
+    let delay = Duration::from_secs(retry_after).mul_f64(0.75 + 0.5 * fastrand::f64());
+    let (code, detail) = (problem.code().as_str(), problem.detail());
+    let data = json!({"code": code, "detail": detail, "retry_after": retry_after}).to_string();
+    let mut text = Vec::new();
+    sse::retry(&mut text, delay);
+    let event = sse::Text { id: None, event_type: Some(BUSY), data: data.as_bytes() };
+    sse::event_text(&mut text, &event);
+    let mut response = document(sse::CONTENT_TYPE, text);
+    not_stored(response.headers_mut());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_event_stream_is_asked_for_by_name() {
+        let event_source = "text/event-stream";
+        for (method, to, accept, reads) in [
+            ("GET", "/v1/channels/a", event_source, true),
+            ("GET", "/v1/events?channel=a", "Text/Event-Stream, */*;q=0.1", true),
+            ("GET", "/v1/channels/a", "application/json, text/event-stream;q=0.5", false),
+            ("GET", "/v1/channels/a", "*/*", false),
+            ("GET", "/v1/channels/a", "text/*", false),
+            ("GET", "/v1/channels/a", "application/x-ndjson", false),
+            ("GET", "/v1/channels/a?from=earliest&bare", event_source, false),
+            ("GET", "/v1/channels/a?bare=lines", event_source, false),
+            ("POST", "/v1/channels/a", event_source, false),
+            ("HEAD", "/v1/channels/a", event_source, false),
+        ] {
+            let request = Request::builder().method(method).uri(to);
+            let accept = HeaderValue::from_static(accept);
+            let request = request.header(header::ACCEPT, accept).body(()).unwrap();
+            assert_eq!(reads_stream(&request), reads, "{method} {to}");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Requests of HTTP/1, seen before the HTTP library reads them.
+//!
+//! The library is lenient where it should not be: it cuts a target at `#`, takes requests without
+//! `Host`, and reads a body by `Transfer-Encoding` whatever stands beside it. And it gives up a
+//! request whose client has closed its side, though that client can still read the answer. So it
+//! is given one message at a time, whose head is right, and is not told that no other follows: the
+//! connection's [`Link`] is.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::uri::Authority;
+use http::{HeaderValue, header};
+use http_body_util::BodyExt;
+use httparse::{EMPTY_HEADER, Error, Header, Status};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::connection::Outcome;
+use super::tracked::Wire;
+use super::{Config, CorsConfig, ErrorCode, Problem, Response};
+use crate::clock;
+use crate::egress::Link;
+
+/// Bytes of a message that are looked at ahead, where the one before is not answered yet.
+const AHEAD: usize = 4 * 1024;
+
+/// How long, and how much, is still read from a client whose request was refused: a connection that
+/// is closed on unread data loses the answer.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+
+/// See the module.
+pub(super) struct Requests<W> {
+    wire: W,
+    link: Arc<Link>,
+    max_head: usize,
+    max_headers: usize,
+    /// Where in a message the next byte is that has not been looked at.
+    place: Place,
+    /// What was read and not passed on.
+    held: BytesMut,
+    /// Bytes at the beginning of these that may be passed on.
+    cleared: usize,
+    /// The client has closed its side.
+    ended: bool,
+    refusal: Option<Box<Refusal>>,
+}
+
+/// A request that is none, and what the client is told.
+pub(super) struct Refusal {
+    problem: Problem,
+    /// The page that sent it, as far as its head can be read.
+    origin: Option<HeaderValue>,
+    limit: Option<&'static str>,
+}
+
+/// What comes next in a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// A head.
+    Head,
+    /// So many bytes of a body.
+    Body(u64),
+    /// A body in chunks.
+    Chunks(Chunks),
+}
+
+/// What comes next in a body of chunks. What is wrong with it is the library's to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunks {
+    /// A digit of a size, behind those that make this number.
+    Size(u64),
+    /// The rest of the line of a size.
+    Extension(u64),
+    /// So many bytes of data.
+    Data(u64),
+    /// The line end behind data.
+    DataEnd,
+    /// A trailer, or the empty line that ends the body.
+    Trailer { empty: bool },
+}
+
+impl<W> Requests<W> {
+    pub(super) fn new(wire: W, link: Arc<Link>, config: &Config) -> Self {
+        let max_head = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
+        let (held, cleared, ended, refusal) = (BytesMut::new(), 0, false, None);
+        let (place, max_headers) = (Place::Head, config.max_headers);
+        Self { wire, link, max_head, max_headers, place, held, cleared, ended, refusal }
+    }
+
+    /// The socket, and the refusal of what it has sent, if that is how its requests have ended.
+    pub(super) fn into_refused(self) -> Option<(W, Refusal)> {
+        self.refusal.map(|refusal| (self.wire, *refusal))
+    }
+
+    /// How many of these bytes the library may have now: the rest of the present message, or all
+    /// of the next, once its head is there. Nothing if more is needed.
+    fn clear(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.place == Place::Head {
+            match self.read_head(bytes) {
+                Ok(Some((length, place))) => (at, self.place) = (length, place),
+                Ok(None) => return 0,
+                Err(refusal) => {
+                    self.refusal = Some(refusal);
+                    self.link.note_input_end();
+                    return 0;
+                }
+            }
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        match &mut self.place {
+            Place::Head => at,
+            Place::Body(left) => {
+                let some = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                *left -= some as u64;
+                if *left == 0 {
+                    self.place = Place::Head;
+                }
+                at + some
+            }
+            Place::Chunks(chunks) => {
+                let (some, over) = chunks.pass_over(rest);
+                if over {
+                    self.place = Place::Head;
+                }
+                at + some
+            }
+        }
+    }
+
+    /// The length of the head, and what follows it; nothing as long as it is not whole.
+    fn read_head(&self, bytes: &[u8]) -> Result<Option<(usize, Place)>, Box<Refusal>> {
+        let mut headers = vec![EMPTY_HEADER; self.max_headers];
+        let mut request = httparse::Request::new(&mut headers);
+        let parsed = request.parse(bytes);
+        let length = match parsed {
+            Ok(Status::Complete(length)) => length,
+            Ok(Status::Partial) => bytes.len(),
+            Err(Error::TooManyHeaders) => {
+                return Err(Refusal::too_large("server.max_headers"));
+            }
+            Err(error) => {
+                let detail = format!("the head of the request cannot be read: {error}");
+                return Err(Refusal::malformed(detail, &[]));
+            }
+        };
+        if length > self.max_head {
+            return Err(Refusal::too_large("server.max_header_bytes"));
+        }
+        match parsed {
+            Ok(Status::Complete(length)) => {
+                let place = framing(&request);
+                let place = place.map_err(|why| Refusal::malformed(why, request.headers))?;
+                Ok(Some((length, place)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// What follows a head. What RFC 9112 wants refused is refused (sections 3.2, 6.1 and 6.3).
+///
+/// # Errors
+/// What is wrong, and what would be right.
+fn framing(request: &httparse::Request<'_, '_>) -> Result<Place, String> {
+    let is_1_1 = request.version == Some(1);
+    if request.path.unwrap_or_default().contains('#') {
+        return Err("the target of the request has a `#`: in a path or query it is `%23`".into());
+    }
+    let hosts = values(request.headers, "host");
+    match hosts.as_slice() {
+        [] if !is_1_1 => {}
+        [host] if is_host(host) => {}
+        [host] => return Err(format!("`Host` is not a host: `{}`", host.escape_ascii())),
+        [] => return Err("there is no `Host`, which HTTP/1.1 asks for".into()),
+        _ => return Err("there is more than one `Host`".into()),
+    }
+    let (codings, lengths) =
+        (values(request.headers, "transfer-encoding"), values(request.headers, "content-length"));
+    match (codings.as_slice(), lengths.as_slice()) {
+        ([], []) => Ok(Place::Head),
+        ([], [length, more @ ..]) if more.iter().all(|other| other == length) => {
+            let digits = length.iter().all(u8::is_ascii_digit);
+            let length = str::from_utf8(length).ok().filter(|_| digits);
+            match length.and_then(|length| length.parse().ok()) {
+                Some(0) => Ok(Place::Head),
+                Some(length) => Ok(Place::Body(length)),
+                None => Err("`Content-Length` is not a number of bytes".into()),
+            }
+        }
+        ([], _) => Err("there are several `Content-Length`, which differ".into()),
+        (_, [_, ..]) => Err("`Transfer-Encoding` and `Content-Length` cannot both be there".into()),
+        ([coding], []) if is_1_1 && coding.eq_ignore_ascii_case(b"chunked") => {
+            Ok(Place::Chunks(Chunks::Size(0)))
+        }
+        _ => {
+            Err("the one `Transfer-Encoding` that is taken is `chunked`, once, in HTTP/1.1".into())
+        }
+    }
+}
+
+fn values<'a>(headers: &[Header<'a>], name: &str) -> Vec<&'a [u8]> {
+    let of_name = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    of_name.map(|header| header.value.trim_ascii()).collect()
+}
+
+/// Whether it is a host with or without a port, or empty, as for a target without an authority.
+fn is_host(value: &[u8]) -> bool {
+    value.is_empty() || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
+}
+
+impl Chunks {
+    /// Goes over these bytes. How many belong to the body, and whether it is over.
+    fn pass_over(&mut self, bytes: &[u8]) -> (usize, bool) {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            let mut some = 1;
+            *self = match (*self, *byte) {
+                (Self::Size(0) | Self::Extension(0), b'\n') => Self::Trailer { empty: true },
+                (Self::Size(size) | Self::Extension(size), b'\n') => Self::Data(size),
+                (Self::Size(size), digit) if digit.is_ascii_hexdigit() => {
+                    let digit = char::from(digit).to_digit(16).unwrap_or_default();
+                    Self::Size(size.saturating_mul(16).saturating_add(digit.into()))
+                }
+                (Self::Size(size) | Self::Extension(size), _) => Self::Extension(size),
+                (Self::Data(left), _) => {
+                    some = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                    match left - some as u64 {
+                        0 => Self::DataEnd,
+                        left => Self::Data(left),
+                    }
+                }
+                (Self::DataEnd, b'\n') => Self::Size(0),
+                (Self::DataEnd, _) => Self::DataEnd,
+                (Self::Trailer { empty: true }, b'\n') => return (at + 1, true),
+                (Self::Trailer { .. }, b'\n') => Self::Trailer { empty: true },
+                (Self::Trailer { empty }, b'\r') => Self::Trailer { empty },
+                (Self::Trailer { .. }, _) => Self::Trailer { empty: false },
+            };
+            at += some;
+        }
+        (at, false)
+    }
+}
+
+impl<W: AsyncRead + Unpin> Requests<W> {
+    /// Reads more than is for the library yet, if the client has sent more.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.held.reserve(AHEAD);
+        Poll::Ready(ended(ready!(poll_read_buf(Pin::new(&mut self.wire), cx, &mut self.held))))
+    }
+
+    /// No more comes from the client. In the middle of a body, the library has to know.
+    fn end(&mut self) -> Poll<io::Result<()>> {
+        self.ended = true;
+        if self.place != Place::Head {
+            return Poll::Ready(Ok(()));
+        }
+        self.link.note_input_end();
+        Poll::Pending
+    }
+}
+
+/// A client that breaks off TLS has closed its side as well: whether a message is whole is told by
+/// the message itself.
+fn ended(read: io::Result<usize>) -> io::Result<usize> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
+    }
+}
+
+impl<W: AsyncRead + Unpin> AsyncRead for Requests<W> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        loop {
+            if me.cleared == 0 && !me.held.is_empty() && me.refusal.is_none() {
+                let held = std::mem::take(&mut me.held);
+                me.cleared = me.clear(&held);
+                me.held = held;
+            }
+            if me.cleared > 0 {
+                let some = me.cleared.min(buffer.remaining());
+                buffer.put_slice(&me.held[..some]);
+                me.held.advance(some);
+                me.cleared -= some;
+                if me.held.is_empty() {
+                    // Idle connections keep no room for it.
+                    me.held = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if me.refusal.is_some() {
+                return Poll::Pending;
+            }
+            if me.ended {
+                return me.end();
+            }
+            if !me.held.is_empty() {
+                if ready!(me.poll_hold(cx))? == 0 {
+                    return me.end();
+                }
+                continue;
+            }
+            let before = buffer.filled().len();
+            let read = ready!(Pin::new(&mut me.wire).poll_read(cx, buffer));
+            let read = ended(read.map(|()| buffer.filled().len() - before))?;
+            if read == 0 {
+                return me.end();
+            }
+            let bytes = &buffer.filled()[before..];
+            let cleared = me.clear(bytes);
+            me.held.extend_from_slice(&bytes[cleared..]);
+            buffer.set_filled(before + cleared);
+            if cleared > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Requests<W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.wire.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(cx)
+    }
+
+    /// Behind the answers of the library, the refusal has still to be written.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.refusal {
+            Some(_) => Pin::new(&mut self.wire).poll_flush(cx),
+            None => Pin::new(&mut self.wire).poll_shutdown(cx),
+        }
+    }
+}
+
+impl<W: Wire> Wire for Requests<W> {
+    fn tcp(&self) -> &TcpStream {
+        self.wire.tcp()
+    }
+
+    fn into_plain(self) -> Option<TcpStream> {
+        self.wire.into_plain()
+    }
+}
+
+impl Refusal {
+    fn malformed(detail: String, headers: &[Header<'_>]) -> Box<Self> {
+        let origin = values(headers, "origin").first().copied();
+        let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        let problem = Problem::new(ErrorCode::InvalidRequest, detail);
+        Box::new(Self { problem, origin, limit: None })
+    }
+
+    fn too_large(limit: &'static str) -> Box<Self> {
+        let detail = format!("the head of the request is larger than `{limit}` allows");
+        let problem = Problem::new(ErrorCode::HeadTooLarge, detail).with("limit", limit);
+        // Counted as one, whichever it is.
+        Box::new(Self { problem, origin: None, limit: Some("server.max_header_bytes") })
+    }
+
+    /// Answers, and ends the connection.
+    pub(super) async fn answer(self, wire: impl Wire, cors: &CorsConfig) -> Outcome {
+        let response = cors.mark(self.origin, self.problem.into_response()).await;
+        let (time, most) = LINGER;
+        // Whoever does not read the answer has no need of it.
+        let _ = tokio::time::timeout(time, say(wire, response, most)).await;
+        self.limit.map_or(Outcome::Over, Outcome::Limit)
+    }
+}
+
+/// Writes the response, and reads away what the client still sends.
+async fn say(mut wire: impl Wire, response: Response, most: usize) -> io::Result<()> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    let date = clock::http_date(clock::now());
+    let length = body.len().to_string();
+    let framing: [(&str, &[u8]); 4] = [
+        (header::X_CONTENT_TYPE_OPTIONS.as_str(), b"nosniff"),
+        (header::CONNECTION.as_str(), b"close"),
+        (header::CONTENT_LENGTH.as_str(), length.as_bytes()),
+        (header::DATE.as_str(), date.as_bytes()),
+    ];
+    let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    for (name, value) in headers.chain(framing) {
+        bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(&body);
+    wire.write_all(&bytes).await?;
+    wire.shutdown().await?;
+    let (mut read, mut scratch) = (0, vec![0; 4 * 1024]);
+    while read < most {
+        match wire.read(&mut scratch).await? {
+            0 => break,
+            some => read += some,
+        }
+    }
+    Ok(())
+}
