@@ -134,6 +134,10 @@ impl Config {
     }
 }
 
+/// Counts feeds of signals: each has a clone of what is in it, and all handles share the one.
+#[derive(Default)]
+struct Feeds(Arc<()>);
+
 /// Serves subscriptions: a cheap handle.
 #[derive(Clone)]
 pub struct Egress {
@@ -142,7 +146,7 @@ pub struct Egress {
     patrol: Arc<Patrol>,
     shards: Arc<Shards>,
     /// Each feed of signals has one of these.
-    feeds: Arc<()>,
+    feeds: Arc<Feeds>,
     /// What bodies have handed over and clients have not taken.
     unwritten: Arc<Budget>,
 }
@@ -250,7 +254,7 @@ impl Egress {
     /// Subscriptions, and feeds of signals, that are being served.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.patrol.active() + self.shards.active() + Arc::strong_count(&self.feeds) - 1
+        self.patrol.active() + self.shards.active() + Arc::strong_count(&self.feeds.0) - 1
     }
 }
 

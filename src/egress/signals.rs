@@ -75,7 +75,7 @@ impl Egress {
         let filling = Feed { channel, pieces, link, viewers: None, config };
         let filling = filling.run(board, heartbeat);
         let (patrol, config, counted) =
-            (self.patrol.clone(), self.config.clone(), self.feeds.clone());
+            (self.patrol.clone(), self.config.clone(), self.feeds.0.clone());
         let late = patrol.draining().map(|drain| drain.late_moment());
         let leaving = async move {
             draining.await;
