@@ -118,7 +118,7 @@ impl From<std::net::SocketAddr> for HubUrl {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Hub {
     /// The hub
-    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    #[arg(long, value_name = "URL", env = "FANFARE_URL", default_value = DEFAULT_URL)]
     pub(super) url: HubUrl,
     /// A token or an API key, for a hub that asks who you are
     #[arg(long, value_name = "TOKEN", env = "FANFARE_TOKEN", hide_env_values = true)]

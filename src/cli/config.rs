@@ -53,6 +53,7 @@ fn refuse(error: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {
 /// What a start would look at beside the settings: keys and secrets are read.
 fn checked(loaded: &Loaded) -> anyhow::Result<String> {
     server::check(&loaded.config)?;
+    server::check_store(&loaded.config)?;
     Ok("ok".into())
 }
 

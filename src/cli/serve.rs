@@ -73,6 +73,11 @@ pub(super) async fn run(
         }
     };
     telemetry::init(&loaded.config.log)?;
+    let file = loaded.file.as_ref().map_or("none".into(), |file| file.display().to_string());
+    let asks = loaded.config.auth.has_credentials();
+    let credentials = if asks { "asked for" } else { "not asked for" };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file, credentials, "fanfare");
+    let scheme = if loaded.config.tls.is_on() { "https" } else { "http" };
     raise_descriptor_limit(loaded.config.server.max_connections);
     let mut signals = Signals::new()?;
     let server = match start(loaded.config, inherited).await {
@@ -82,6 +87,8 @@ pub(super) async fn run(
         }
         bound => bound?,
     };
+    let shows = if asks { " -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+    tracing::info!("try: curl -N{shows} {scheme}://{}/v1/channels/hello", server.addr());
     let reloading = reload_on_hangup(args.settings, server.reloader())?;
     let (draining, drained) = tokio::sync::oneshot::channel();
     let serving = server.run(async {
@@ -124,8 +131,14 @@ fn reload_on_hangup(
                 Ok(loaded) => reloader.reload(&loaded.config).await.map_err(|e| e.to_string()),
                 Err(error) => Err(error.to_string()),
             };
+            reloader.count(outcome.is_ok());
             match outcome {
-                Ok(()) => tracing::info!("the configuration was read again"),
+                Ok(beyond) => {
+                    tracing::info!("the configuration was read again");
+                    if !beyond.is_empty() {
+                        tracing::warn!("changed, but needs a restart: {}", beyond.join(", "));
+                    }
+                }
                 Err(error) => tracing::error!(%error, "not reloaded: what was there stays"),
             }
         }

@@ -24,10 +24,12 @@ pub struct Loaded {
     pub config: Config,
     /// Sources by key.
     pub sources: BTreeMap<String, String>,
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
 }
 
-/// What the clients of the command line read: no setting of the hub.
-const CLIENT_TOKEN: &str = "token";
+/// What the clients of the command line read: no settings of the hub.
+const OF_CLIENTS: [&str; 2] = ["token", "url"];
 
 /// An environment variable: where secrets may be, which the configuration only names.
 #[must_use]
@@ -61,12 +63,13 @@ struct Layer {
 /// All that is wrong, one line each: source, key, and what would be right.
 pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, LoadError> {
     let mut layers = Vec::new();
-    if let Some(path) = file.map(PathBuf::from).or_else(usual_file) {
-        layers.push(file_layer(&path)?);
+    let file = file.map(PathBuf::from).or_else(usual_file);
+    if let Some(path) = &file {
+        layers.push(file_layer(path)?);
     }
     layers.push(environment_layer()?);
     layers.push(flag_layer(flags));
-    merge(&layers)
+    Ok(Loaded { file, ..merge(&layers)? })
 }
 
 fn usual_file() -> Option<PathBuf> {
@@ -107,8 +110,14 @@ fn environment_layer() -> Result<Layer, LoadError> {
     }
     let mut table =
         source.collect().map_err(|error| LoadError(vec![format!("environment: {error}")]))?;
-    table.remove(CLIENT_TOKEN);
+    table.retain(|key, _| !OF_CLIENTS.contains(&key.as_str()) && !is_of_kubernetes(key));
     Ok(Layer { source: "environment".into(), settings: flatten(table) })
+}
+
+/// What Kubernetes tells each pod of a Service that is called `fanfare`: `FANFARE_PORT`,
+/// `FANFARE_PORT_4100_TCP`, `FANFARE_SERVICE_HOST` and so on.
+fn is_of_kubernetes(key: &str) -> bool {
+    key == "port" || ["port_", "service_"].iter().any(|start| key.starts_with(start))
 }
 
 fn flag_layer(flags: &[(&str, String)]) -> Layer {
@@ -156,7 +165,11 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
         let source = sources.get(invalid.key).map_or("default", String::as_str);
         wrong.push(format!("{source}: {}: {}", invalid.key, invalid.message));
     }
-    if wrong.is_empty() { Ok(Loaded { config, sources }) } else { Err(LoadError(wrong)) }
+    if wrong.is_empty() {
+        Ok(Loaded { config, sources, file: None })
+    } else {
+        Err(LoadError(wrong))
+    }
 }
 
 /// A configuration of these settings; what is not among them has its default.

@@ -63,6 +63,11 @@ impl Default for DrainConfig {
     }
 }
 
+/// Whether a reload exchanges the settings of this section.
+fn is_reloaded(section: &str) -> bool {
+    ["auth", "channels", "cors", "hooks", "quotas", "tls"].contains(&section)
+}
+
 /// A value that is of the right type and still cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
@@ -79,6 +84,26 @@ impl Config {
     /// It is not TOML, has an unknown key or a bad value.
     pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
+    }
+
+    /// The settings in which the other configuration differs and that only a restart changes.
+    #[must_use]
+    pub fn beyond_reload(&self, other: &Self) -> Vec<String> {
+        let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        let (before, after) = (table(self), table(other));
+        let mut found = Vec::new();
+        for (section, settings) in before.iter().filter(|(name, _)| !is_reloaded(name)) {
+            for (key, value) in settings.as_table().into_iter().flatten() {
+                if after[section].get(key) != Some(value) {
+                    found.push(format!("{section}.{key}"));
+                }
+            }
+        }
+        let names = |config: &Self| config.channels.durable_names(self.store.durability);
+        if names(self) != names(other) {
+            found.push("channels.rules (`durability`)".to_owned());
+        }
+        found
     }
 
     /// Finds the values that are of the right type and still cannot be.

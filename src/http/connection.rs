@@ -24,7 +24,7 @@ use super::router::{Answer, App};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
 use super::tracked::{Tracked, Wire};
-use super::{Config, CorsConfig, Request, Response, http2};
+use super::{Config, Cors, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
@@ -78,7 +78,7 @@ pub struct Serving {
     /// Who may say for whom it speaks.
     pub proxies: Proxies,
     /// Whose pages may read what is answered.
-    pub cors: Arc<CorsConfig>,
+    pub cors: Cors,
 }
 
 /// How a connection ended.

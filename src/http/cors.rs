@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, header};
+use parking_lot::{RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -48,50 +49,6 @@ impl Config {
         self.allow_origins.iter().map(plain).collect()
     }
 
-    /// The application with preflights answered and responses marked.
-    #[must_use]
-    pub fn wrap(&self, app: App) -> App {
-        let plain = app.clone();
-        let inner = tower::service_fn(move |request: Request| {
-            let answer = app(request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let service = self.layer().layer(inner);
-        Arc::new(move |request: Request| {
-            // Only browsers say an origin, and all others need not wait for what is for them.
-            let answer = if request.headers().contains_key(header::ORIGIN) {
-                let answer = service.clone().oneshot(request);
-                Box::pin(answer.map(|Ok(response)| response))
-            } else {
-                plain(request)
-            };
-            Box::pin(async move {
-                let mut response = answer.await;
-                // One header, whatever else the answer varies by.
-                let origin = HeaderValue::from_static("Origin");
-                response.headers_mut().entry(header::VARY).or_insert(origin);
-                response
-            })
-        })
-    }
-
-    /// The response with what a page of this origin needs to read it: for requests that are
-    /// answered before there is a request.
-    pub(super) async fn mark(&self, origin: Option<HeaderValue>, response: Response) -> Response {
-        let Some(origin) = origin.filter(|_| !self.allow_origins.is_empty()) else {
-            return response;
-        };
-        let mut request = http::Request::new(());
-        request.headers_mut().insert(header::ORIGIN, origin);
-        let mut response = Some(response);
-        let inner = tower::service_fn(move |_: http::Request<()>| {
-            ready(Ok::<_, Infallible>(response.take().unwrap_or_default()))
-        });
-        let Ok(mut response) = self.layer().layer(inner).oneshot(request).await;
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
-        response
-    }
-
     fn layer(&self) -> CorsLayer {
         // Only pages that are named may send cookies, and read what is said for them.
         let named = !self.allow_origins.iter().any(|origin| origin == "*");
@@ -130,6 +87,93 @@ impl Config {
             ])
             .max_age(std::time::Duration::from_secs(7200))
             .vary([])
+    }
+}
+
+/// The pages that may use the hub, which a reload exchanges: a cheap handle.
+#[derive(Clone)]
+pub struct Cors(Arc<RwLock<Allowed>>);
+
+/// See [`Cors`].
+pub(super) struct Allowed {
+    /// The origins as browsers write them.
+    pub(super) origins: Vec<String>,
+    layer: CorsLayer,
+}
+
+impl Allowed {
+    fn by(config: &Config) -> Self {
+        Self { origins: config.origins(), layer: config.layer() }
+    }
+}
+
+/// No pages of other origins.
+impl Default for Cors {
+    fn default() -> Self {
+        Self::new(&Config::default())
+    }
+}
+
+impl Cors {
+    /// The pages that these settings name.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self(Arc::new(RwLock::new(Allowed::by(config))))
+    }
+
+    /// Goes over to the pages that these settings name.
+    pub fn exchange(&self, config: &Config) {
+        *self.0.write() = Allowed::by(config);
+    }
+
+    pub(super) fn allowed(&self) -> RwLockReadGuard<'_, Allowed> {
+        self.0.read()
+    }
+
+    /// The response with what a page of this origin needs to read it: for requests that are
+    /// answered before there is a request.
+    pub(super) async fn mark(&self, origin: Option<HeaderValue>, response: Response) -> Response {
+        let layer = {
+            let allowed = self.allowed();
+            (!allowed.origins.is_empty()).then(|| allowed.layer.clone())
+        };
+        let (Some(origin), Some(layer)) = (origin, layer) else { return response };
+        let mut request = http::Request::new(());
+        request.headers_mut().insert(header::ORIGIN, origin);
+        let mut response = Some(response);
+        let inner = tower::service_fn(move |_: http::Request<()>| {
+            ready(Ok::<_, Infallible>(response.take().unwrap_or_default()))
+        });
+        let Ok(mut response) = layer.layer(inner).oneshot(request).await;
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+        response
+    }
+
+    /// The application with preflights answered and responses marked.
+    #[must_use]
+    pub fn wrap(&self, app: App) -> App {
+        let plain = app.clone();
+        let inner = tower::service_fn(move |request: Request| {
+            let answer = app(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let cors = self.clone();
+        Arc::new(move |request: Request| {
+            // Only browsers say an origin, and all others need not wait for what is for them.
+            let answer = if request.headers().contains_key(header::ORIGIN) {
+                let answer = cors.allowed().layer.layer(inner.clone()).oneshot(request);
+                Box::pin(answer.map(|Ok(response)| response))
+            } else {
+                plain(request)
+            };
+            Box::pin(async move {
+                let mut response = answer.await;
+                // One header, whatever else the answer varies by.
+                let origin = HeaderValue::from_static("Origin");
+                response.headers_mut().entry(header::VARY).or_insert(origin);
+                response
+            })
+        })
     }
 }
 

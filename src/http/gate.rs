@@ -14,7 +14,7 @@ use super::access::Access;
 use super::credentials::{called, find, may_use_cookie, may_write, take_query_token};
 use super::hosts::Hosts;
 use super::problem::{ErrorCode, Problem};
-use super::{Client, CorsConfig, Request};
+use super::{Client, Cors, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::pass::{Pass, WeakPass};
@@ -38,7 +38,7 @@ struct Shared {
     authenticator: Arc<Authenticator>,
     quotas: Arc<Quotas>,
     /// Origins whose pages may use cookies.
-    origins: Vec<String>,
+    cors: Cors,
     /// By what names the hub may be called, where nobody is asked who they are.
     hosts: Hosts,
     /// Who everybody is, where nobody is asked. That does not change.
@@ -103,15 +103,15 @@ impl Gate {
     pub fn new(
         authenticator: Arc<Authenticator>,
         quotas: Arc<Quotas>,
-        cors: &CorsConfig,
+        cors: Cors,
         hosts: Hosts,
         metrics: Arc<Metrics>,
     ) -> Self {
         let reasons = AuthError::ALL.map(AuthError::code);
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, HOST, ORIGIN]));
         let everyone = authenticator.everyone().map(Arc::new);
-        let (origins, admitted) = (cors.origins(), Mutex::default());
-        let shared = Shared { authenticator, quotas, origins, hosts, everyone, admitted, metrics };
+        let admitted = Mutex::default();
+        let shared = Shared { authenticator, quotas, cors, hosts, everyone, admitted, metrics };
         Self(Arc::new(shared))
     }
 
@@ -149,7 +149,7 @@ impl Gate {
         let Some(everyone) = &self.0.everyone else {
             return Meeting::Stranger(Stranger { request, token, access });
         };
-        if !may_write(&request, &self.0.origins) {
+        if !may_write(&request, &self.0.cors.allowed().origins) {
             return Meeting::Refused((self.foreign_origin(), request.into_body()));
         }
         let payer = self.0.quotas.payer(None, address_of(&request));
@@ -234,7 +234,8 @@ impl Gate {
             Problem::unauthenticated(error)
         };
         let credential = find(request.headers(), cookie.as_deref(), token).map_err(refused)?;
-        if matches!(credential, Credential::Cookie(_)) && !may_use_cookie(request, &self.0.origins)
+        if matches!(credential, Credential::Cookie(_))
+            && !may_use_cookie(request, &self.0.cors.allowed().origins)
         {
             return Err(self.foreign_origin());
         }

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use access::Access;
 pub use body::{Body, deadline, late, let_finish, read_document};
 pub use connection::{Client, Serving};
-pub use cors::{Config as CorsConfig, InvalidOrigin};
+pub use cors::{Config as CorsConfig, Cors, InvalidOrigin};
 pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};
 pub use gate::{Caller, Gate};
 pub use hosts::Hosts;

@@ -23,7 +23,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::connection::Outcome;
 use super::tracked::Wire;
-use super::{Config, CorsConfig, ErrorCode, Problem, Response};
+use super::{Config, Cors, ErrorCode, Problem, Response};
 use crate::clock;
 use crate::egress::Link;
 
@@ -389,7 +389,7 @@ impl Refusal {
     }
 
     /// Answers, and ends the connection.
-    pub(super) async fn answer(self, wire: impl Wire, cors: &CorsConfig) -> Outcome {
+    pub(super) async fn answer(self, wire: impl Wire, cors: &Cors) -> Outcome {
         let response = cors.mark(self.origin, self.problem.into_response()).await;
         let (time, most) = LINGER;
         // Whoever does not read the answer has no need of it.

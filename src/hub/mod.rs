@@ -211,6 +211,15 @@ impl Hub {
         let _ = self.0.shared.on_end.set(OnEnd::new(filter, queue));
     }
 
+    /// Applies these settings, also to existing channels, except for options of their own. Which
+    /// names are durable does not change.
+    pub fn reconfigure(&self, config: Config) {
+        let budget = usize::try_from(config.memory_budget.as_u64()).unwrap_or(usize::MAX);
+        self.0.shared.memory.budget().resize(budget);
+        self.0.registry.reconfigure(config);
+        self.evict_for_memory();
+    }
+
     /// The filter of [`on_end`](Self::on_end) wants other channels from now on.
     pub fn hooks_changed(&self) {
         let Some(on_end) = self.0.shared.on_end.get() else { return };

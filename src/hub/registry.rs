@@ -27,7 +27,10 @@ pub(super) trait Watcher: Send + Sync {
 
 /// The channels of a hub.
 pub(super) struct Registry {
+    /// What the hub was started with: which names are durable does not change.
     config: Config,
+    /// What is in force for everything else: a reload exchanges it.
+    live: RwLock<Arc<Config>>,
     shared: Arc<Shared>,
     store: Option<Store>,
     channels: DashMap<ChannelName, Arc<Channel>>,
@@ -82,8 +85,10 @@ impl Store {
 
 impl Registry {
     pub(super) fn new(config: Config, shared: Arc<Shared>, store: Option<Store>) -> Self {
+        let live = RwLock::new(Arc::new(config.clone()));
         Self {
             config,
+            live,
             shared,
             store,
             channels: DashMap::new(),
@@ -94,7 +99,15 @@ impl Registry {
 
     /// What the configuration says for a channel of this name.
     pub(super) fn settings_for(&self, name: &ChannelName) -> super::config::Settings {
-        self.config.settings_for(name)
+        self.live.read().settings_for(name)
+    }
+
+    /// Goes over to these settings, for the channels that are there, too.
+    pub(super) fn reconfigure(&self, config: Config) {
+        *self.live.write() = Arc::new(config);
+        for channel in self.all() {
+            channel.follow_configuration(self.settings_for(channel.name()));
+        }
     }
 
     pub(super) fn get(&self, name: &ChannelName) -> Option<Arc<Channel>> {
@@ -144,9 +157,10 @@ impl Registry {
         name: &ChannelName,
         owner: Option<Arc<Account>>,
     ) -> Result<(Arc<Channel>, bool), TooManyChannels> {
-        if self.channels.len() >= self.config.max_channels {
+        let max_channels = self.live.read().max_channels;
+        if self.channels.len() >= max_channels {
             self.shared.metrics.limit_hit("channels.max_channels");
-            return Err(TooManyChannels(self.config.max_channels));
+            return Err(TooManyChannels(max_channels));
         }
         match self.channels.entry(name.clone()) {
             Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
@@ -168,7 +182,7 @@ impl Registry {
         owner: Option<Arc<Account>>,
         shelf: Option<Shelf>,
     ) -> Arc<Channel> {
-        let (settings, shared) = (self.config.settings_for(name), self.shared.clone());
+        let (settings, shared) = (self.settings_for(name), self.shared.clone());
         let mut missing = self.tombstones.lock().trimmed_through(name);
         if let Some(store) = &self.store {
             let before = if shelf.is_some() { store.gone } else { store.before };

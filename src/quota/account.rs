@@ -8,7 +8,7 @@ use super::budget::Budget;
 /// See the module. By default, one that may hold anything.
 #[derive(Debug)]
 pub struct Account {
-    max_channels: usize,
+    max_channels: AtomicUsize,
     channels: AtomicUsize,
     subscriptions: AtomicUsize,
     retained: Budget,
@@ -28,25 +28,30 @@ impl Account {
     /// With room for so many channels and bytes; zero is any number.
     #[must_use]
     pub fn new(max_channels: usize, max_retained: usize) -> Self {
-        let any = |most: usize| if most == 0 { usize::MAX } else { most };
         Self {
-            max_channels: any(max_channels),
+            max_channels: AtomicUsize::new(any(max_channels)),
             channels: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             retained: Budget::new(any(max_retained)),
         }
     }
 
+    /// Has room for so many channels and bytes from now on. What is too much goes by itself.
+    pub(super) fn resize(&self, max_channels: usize, max_retained: usize) {
+        self.max_channels.store(any(max_channels), Ordering::Relaxed);
+        self.retained.resize(any(max_retained));
+    }
+
     /// Takes a place for a channel; nothing if there is none.
     #[must_use]
     pub fn take_channel(&self) -> bool {
-        increase(&self.channels, self.max_channels)
+        increase(&self.channels, self.max_channels())
     }
 
     /// The most channels.
     #[must_use]
     pub fn max_channels(&self) -> usize {
-        self.max_channels
+        self.max_channels.load(Ordering::Relaxed)
     }
 
     /// A channel is gone, with the bytes that it still had.
@@ -62,8 +67,7 @@ impl Account {
     }
 
     pub(super) fn subscribe(self: &Arc<Self>, most: usize) -> Option<Place> {
-        let most = if most == 0 { usize::MAX } else { most };
-        increase(&self.subscriptions, most).then(|| Place(self.clone()))
+        increase(&self.subscriptions, any(most)).then(|| Place(self.clone()))
     }
 
     /// Whether it holds nothing.
@@ -71,6 +75,11 @@ impl Account {
         let none = |count: &AtomicUsize| count.load(Ordering::Relaxed) == 0;
         none(&self.channels) && none(&self.subscriptions)
     }
+}
+
+/// Zero is any number.
+fn any(most: usize) -> usize {
+    if most == 0 { usize::MAX } else { most }
 }
 
 fn increase(count: &AtomicUsize, most: usize) -> bool {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Counts bytes against a budget.
 #[derive(Debug, Default)]
 pub struct Budget {
-    budget: usize,
+    budget: AtomicUsize,
     used: AtomicUsize,
     /// What was used when nothing could be evicted: it is not worth looking again until this much
     /// and a little more is used.
@@ -17,7 +17,21 @@ impl Budget {
     /// So many bytes.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { budget, used: AtomicUsize::new(0), futile: AtomicUsize::new(0) }
+        Self {
+            budget: AtomicUsize::new(budget),
+            used: AtomicUsize::new(0),
+            futile: AtomicUsize::new(0),
+        }
+    }
+
+    /// So many bytes from now on.
+    pub fn resize(&self, budget: usize) {
+        self.budget.store(budget, Ordering::Relaxed);
+        self.futile.store(0, Ordering::Relaxed);
+    }
+
+    fn budget(&self) -> usize {
+        self.budget.load(Ordering::Relaxed)
     }
 
     /// Somebody's share was `before` bytes and is `after` bytes now.
@@ -40,19 +54,19 @@ impl Budget {
     #[must_use]
     pub fn is_exceeded(&self) -> bool {
         let used = self.used();
-        used > self.budget && used > self.futile.load(Ordering::Relaxed)
+        used > self.budget() && used > self.futile.load(Ordering::Relaxed)
     }
 
     /// Everything that could go has gone.
     pub fn note_search(&self) {
-        let more = if self.is_relieved() { 0 } else { self.used() + self.budget / 100 };
+        let more = if self.is_relieved() { 0 } else { self.used() + self.budget() / 100 };
         self.futile.store(more, Ordering::Relaxed);
     }
 
     /// Bytes that must go until eviction rests.
     #[must_use]
     pub fn excess(&self) -> usize {
-        self.used().saturating_sub(self.budget - self.budget / 10)
+        self.used().saturating_sub(self.budget() - self.budget() / 10)
     }
 
     /// Below this, eviction rests: a tenth of the budget goes at a time, so that the search for

@@ -46,7 +46,6 @@ pub(super) struct Meter {
 
 /// All of a kind.
 pub(super) struct Meters<K> {
-    pub(super) rates: Rates,
     by_key: DashMap<K, Arc<Meter>>,
 }
 
@@ -76,8 +75,12 @@ impl Limit {
 }
 
 impl<K: Eq + Hash + Clone> Meters<K> {
-    pub(super) fn new(rates: Rates) -> Self {
-        Self { rates, by_key: DashMap::new() }
+    pub(super) fn new() -> Self {
+        Self { by_key: DashMap::new() }
+    }
+
+    pub(super) fn each(&self, does: impl Fn(&Meter)) {
+        self.by_key.iter().for_each(|meter| does(&meter));
     }
 
     /// The meter of this key. When there are more keys than can be kept, a newcomer gets one that

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 pub use account::{Account, Place};
@@ -42,11 +42,25 @@ pub struct Exceeded {
 
 /// All rates and shares of a hub.
 pub struct Quotas {
-    config: Config,
+    terms: RwLock<Arc<Terms>>,
     began: Instant,
     principals: Meters<Arc<str>>,
     addresses: Meters<IpAddr>,
     forgot: Mutex<Instant>,
+}
+
+/// What is in force: a reload exchanges it.
+struct Terms {
+    config: Config,
+    principal: Rates,
+    address: Rates,
+}
+
+impl Terms {
+    fn of(config: Config) -> Arc<Self> {
+        let (principal, address) = (config.principal(), config.address());
+        Arc::new(Self { config, principal, address })
+    }
 }
 
 /// Who pays for a request: a principal, an address, both, or nobody.
@@ -61,14 +75,25 @@ impl Quotas {
     /// Quotas by these settings.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let (began, principal, address) = (Instant::now(), config.principal(), config.address());
+        let began = Instant::now();
         Self {
-            config,
+            terms: RwLock::new(Terms::of(config)),
             began,
-            principals: Meters::new(principal),
-            addresses: Meters::new(address),
+            principals: Meters::new(),
+            addresses: Meters::new(),
             forgot: Mutex::new(began),
         }
+    }
+
+    /// Goes over to these settings. What has been used of the ones before counts.
+    pub fn exchange(&self, config: Config) {
+        let (channels, retained) = (config.max_channels, config.max_retained());
+        *self.terms.write() = Terms::of(config);
+        self.principals.each(|meter| meter.account.resize(channels, retained));
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        self.terms.read().clone()
     }
 
     /// Who pays for what comes from this address, as this principal if it is one in particular.
@@ -76,7 +101,10 @@ impl Quotas {
     /// one purse.
     #[must_use]
     pub fn payer(self: &Arc<Self>, principal: Option<Arc<str>>, address: IpAddr) -> Payer {
-        let account = || Account::new(self.config.max_channels, self.config.max_retained());
+        let account = || {
+            let terms = self.terms();
+            Account::new(terms.config.max_channels, terms.config.max_retained())
+        };
         let principal = principal.map(|name| self.principals.of(name, account));
         let address = self.address(address);
         if principal.is_none() && address.is_none() {
@@ -93,8 +121,7 @@ impl Quotas {
     pub fn connect(&self, address: IpAddr) -> Result<(), Exceeded> {
         let Some(meter) = self.address(address) else { return Ok(()) };
         self.forget();
-        let rates = &self.addresses.rates;
-        rates.connections.take(&meter.connections, 1, self.now())
+        self.terms().address.connections.take(&meter.connections, 1, self.now())
     }
 
     /// Whether this address may show a credential: not if too many were refused of late.
@@ -103,20 +130,20 @@ impl Quotas {
     /// It must wait.
     pub fn may_try(&self, address: IpAddr) -> Result<(), Exceeded> {
         let Some(meter) = self.address(address) else { return Ok(()) };
-        self.addresses.rates.refusals.look(&meter.refusals, 1, self.now())
+        self.terms().address.refusals.look(&meter.refusals, 1, self.now())
     }
 
     /// A credential from this address was refused.
     pub fn refused(&self, address: IpAddr) {
         if let Some(meter) = self.address(address) {
-            self.addresses.rates.refusals.charge(&meter.refusals, 1, self.now());
+            self.terms().address.refusals.charge(&meter.refusals, 1, self.now());
         }
     }
 
     /// The most subscriptions that a principal may have; zero for any number.
     #[must_use]
     pub fn max_subscriptions(&self) -> usize {
-        self.config.max_subscriptions
+        self.terms().config.max_subscriptions
     }
 
     fn address(&self, address: IpAddr) -> Option<Arc<Meter>> {
@@ -224,12 +251,12 @@ impl Payer {
         mut pay: impl FnMut(&Rates, &Meter, u64) -> Result<(), Exceeded>,
     ) -> Result<(), Exceeded> {
         let Some(quotas) = &self.quotas else { return Ok(()) };
-        let now = quotas.now();
+        let (now, terms) = (quotas.now(), quotas.terms());
         if let Some(meter) = &self.principal {
-            pay(&quotas.principals.rates, meter, now)?;
+            pay(&terms.principal, meter, now)?;
         }
         if let Some(meter) = &self.address {
-            pay(&quotas.addresses.rates, meter, now)?;
+            pay(&terms.address, meter, now)?;
         }
         Ok(())
     }

@@ -6,9 +6,13 @@ mod trust;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,7 +25,7 @@ use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
 use crate::hooks::{HookError, Hooks, Ready};
 use crate::http::{
-    App, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
+    App, Cors, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
 };
 use crate::hub::{Hub, ThreadDesk};
 use crate::ingest::Ingest;
@@ -39,12 +43,14 @@ const DRAIN_PACE: Duration = Duration::from_millis(20);
 
 /// A hub whose listeners are bound.
 pub struct Server {
-    config: Config,
+    config: Arc<Config>,
     hub: Hub,
     ingest: Ingest,
     egress: Egress,
     hooks: Hooks,
     gate: Gate,
+    cors: Cors,
+    quotas: Arc<Quotas>,
     shutdown: Shutdown,
     store: Option<Disk>,
     tls: Option<Tls>,
@@ -94,6 +100,19 @@ pub enum StartError {
         /// What is wrong with it.
         source: Exposed,
     },
+    /// The directory of the store cannot be written.
+    #[error(
+        "store.path: {} cannot be written by user {user}: {why}; make it a directory of the \
+         hub's user (under systemd: `StateDirectory=`)", path.display()
+    )]
+    StorePath {
+        /// The directory, or what there is of the way to it.
+        path: PathBuf,
+        /// Who tried.
+        user: u32,
+        /// Why.
+        why: io::Error,
+    },
     /// The store cannot be opened.
     #[error("cannot open the store (`store.path`): {0}")]
     Store(OpenError),
@@ -111,6 +130,30 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     trust::authenticator(config)?;
     Ready::new(&config.hooks, &variable)?;
     tls(config, &Arc::new(Metrics::new())).map(drop)
+}
+
+/// Whether the directory of the store can be written, or made, by the user that runs this. It
+/// changes nothing.
+///
+/// # Errors
+/// It cannot.
+pub fn check_store(config: &Config) -> Result<(), StartError> {
+    let mut path = config.store.path.as_path();
+    if !config.store.is_on() {
+        return Ok(());
+    }
+    while !path.exists()
+        && let Some(parent) = path.parent()
+    {
+        path = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    }
+    let directory = if path.is_dir() { Ok(()) } else { Err(Errno::NOTDIR) };
+    let usable = directory.and_then(|()| access(path, Access::WRITE_OK | Access::EXEC_OK));
+    usable.map_err(|why| StartError::StorePath {
+        path: path.to_owned(),
+        user: geteuid().as_raw(),
+        why: why.into(),
+    })
 }
 
 /// Why a hub goes on by what it had.
@@ -135,7 +178,9 @@ impl StartError {
     #[must_use]
     pub fn is_of_configuration(&self) -> bool {
         match self {
-            Self::Auth(_) | Self::Exposed { .. } | Self::Inherited(_) => true,
+            Self::Auth(_) | Self::Exposed { .. } | Self::Inherited(_) | Self::StorePath { .. } => {
+                true
+            }
             Self::Hooks(error) => matches!(error, HookError::Secret { .. }),
             _ => false,
         }
@@ -159,9 +204,11 @@ impl Server {
         trust::check_exposure(&config)?;
         let metrics = Arc::new(Metrics::new());
         let quotas = Arc::new(Quotas::new(config.quotas.clone()));
-        let gate = trust::gate(&config, &quotas, metrics.clone())?;
+        let cors = Cors::new(&config.cors);
+        let gate = trust::gate(&config, &quotas, &cors, metrics.clone())?;
         let shutdown = Shutdown::default();
         let ready = Ready::new(&config.hooks, &variable)?;
+        check_store(&config)?;
         let store = store(&config, &metrics)?;
         let hub = hub(&config, &metrics, store.as_ref());
         let ingest = Ingest::new(hub.clone(), config.publish.clone());
@@ -175,7 +222,7 @@ impl Server {
         let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.give_back())
             .map_err(StartError::Shards)?;
         let parts = Parts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
-        let (public_app, admin_app) = apps(&config, parts, &gate)?;
+        let (public_app, admin_app) = apps(&cors, parts, &gate)?;
 
         let tls = tls(&config, &metrics)?;
         let workers = Workers::start(config.server.workers, ThreadDesk::serve)
@@ -190,20 +237,22 @@ impl Server {
             let quotas = quotas.clone();
             Listener::new(tcp, serving, workers, slots, quotas, metrics)
         };
-        let outside = (tls.clone(), proxies(&config, &metrics), Arc::new(config.cors.clone()));
-        let inside = (None, Proxies::none(metrics.clone()), Arc::default());
+        let outside = (tls.clone(), proxies(&config, &metrics), cors.clone());
+        let inside = (None, Proxies::none(metrics.clone()), Cors::default());
         let public = listener(public_socket.tcp, public_app, public_slots, outside);
         let public = if public_socket.inherited { public.outlived() } else { public };
         // Operators are answered during a drain, too, whoever has bound this one.
         let admin = listener(admin_socket.tcp, admin_app, admin_slots, inside);
         let hooks = Hooks::start(ready, &hub, &shutdown);
         Ok(Self {
-            config,
+            config: Arc::new(config),
             hub,
             ingest,
             egress,
             hooks,
             gate,
+            cors,
+            quotas,
             shutdown,
             store,
             tls,
@@ -230,7 +279,16 @@ impl Server {
     /// Exchanges what can be while the hub is at work.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(self.gate.clone(), self.egress.clone(), self.tls.clone())
+        Reloader {
+            started_with: self.config.clone(),
+            gate: self.gate.clone(),
+            egress: self.egress.clone(),
+            tls: self.tls.clone(),
+            cors: self.cors.clone(),
+            hooks: self.hooks.clone(),
+            hub: self.hub.clone(),
+            quotas: self.quotas.clone(),
+        }
     }
 
     /// Serves until the future resolves, then drains.
@@ -304,7 +362,7 @@ fn proxies(config: &Config, metrics: &Arc<Metrics>) -> Proxies {
     Proxies::new(trusted, server.proxy_protocol, server.forwarded_header, metrics.clone())
 }
 
-fn apps(config: &Config, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), StartError> {
+fn apps(cors: &Cors, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), StartError> {
     let (public, admin) = routes(parts);
     let app = |routes: &[Route], listener, others: &[Route]| {
         let router = Router::new(routes.to_vec(), gate.clone());
@@ -313,7 +371,7 @@ fn apps(config: &Config, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), St
     };
     let outside = app(&public, "the admin listener (`server.admin_listen`)", &admin)?;
     let inside = app(&admin, "the public listener (`server.listen`)", &public)?;
-    Ok((config.cors.wrap(outside), inside))
+    Ok((cors.wrap(outside), inside))
 }
 
 /// Every route of the public and of the admin listener.

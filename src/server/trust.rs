@@ -8,7 +8,9 @@ use super::{Reload, StartError};
 use crate::auth::{Authenticator, Exposure, Invalid};
 use crate::config::{Config, variable};
 use crate::egress::Egress;
-use crate::http::{Gate, KeyFetcher, Tls};
+use crate::hooks::{Hooks, Ready};
+use crate::http::{Cors, Gate, KeyFetcher, Tls};
+use crate::hub::Hub;
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
@@ -19,11 +21,12 @@ const PACE: Duration = Duration::from_secs(30);
 pub(super) fn gate(
     config: &Config,
     quotas: &Arc<Quotas>,
+    cors: &Cors,
     metrics: Arc<Metrics>,
 ) -> Result<Gate, StartError> {
     let authenticator = Arc::new(authenticator(config)?);
     let hosts = config.server.hosts.clone();
-    Ok(Gate::new(authenticator, quotas.clone(), &config.cors, hosts, metrics))
+    Ok(Gate::new(authenticator, quotas.clone(), cors.clone(), hosts, metrics))
 }
 
 /// Reads who is trusted.
@@ -56,41 +59,58 @@ pub(super) fn check_listener(
 /// Exchanges what can be while the hub is at work: a cheap handle.
 #[derive(Clone)]
 pub struct Reloader {
-    gate: Gate,
-    egress: Egress,
-    tls: Option<Tls>,
+    /// What the hub was started with.
+    pub(super) started_with: Arc<Config>,
+    pub(super) gate: Gate,
+    pub(super) egress: Egress,
+    pub(super) tls: Option<Tls>,
+    pub(super) cors: Cors,
+    pub(super) hooks: Hooks,
+    pub(super) hub: Hub,
+    pub(super) quotas: Arc<Quotas>,
 }
 
 impl Reloader {
-    pub(super) fn new(gate: Gate, egress: Egress, tls: Option<Tls>) -> Self {
-        Self { gate, egress, tls }
+    /// Counts a reload that went well, or did not.
+    pub fn count(&self, went_well: bool) {
+        self.hub.metrics().reloaded(went_well);
     }
 
-    /// Goes over to the `auth` and the `tls` of this configuration, and to what is in their files
-    /// by now. Streams of those who would not be let in any more end; nobody else notices.
+    /// Goes over to what of this configuration can be exchanged: `auth`, `tls`, `cors`, `channels`,
+    /// `hooks` and `quotas`, and what is in their files by now. Streams of those who would not be
+    /// let in any more end; nobody else notices. Returns the settings that differ from those in
+    /// force and need a restart.
     ///
     /// # Errors
     /// Something is wrong with it; then everything stays as it was.
-    pub async fn reload(&self, config: &Config) -> Result<(), Reload> {
+    pub async fn reload(&self, config: &Config) -> Result<Vec<String>, Reload> {
         let asks = self.gate.authenticator().everyone().is_none();
         if config.auth.has_credentials() != asks || config.tls.is_on() != self.tls.is_some() {
             return Err(Reload::Restart);
         }
+        let beyond = self.started_with.beyond_reload(config);
         let (reloader, config) = (self.clone(), config.clone());
         // Files may be slow, and hang where they are on a network.
-        let read = tokio::task::spawn_blocking(move || reloader.read(&config));
+        let read = tokio::task::spawn_blocking(move || reloader.exchange(&config));
         read.await.unwrap_or(Ok(()))?;
         self.recheck();
-        Ok(())
+        Ok(beyond)
     }
 
     /// All or nothing: what would not do for a start does not come half into force.
-    fn read(&self, config: &Config) -> Result<(), Reload> {
+    fn exchange(&self, config: &Config) -> Result<(), Reload> {
         super::check(config)?;
+        let hooks = Ready::new(&config.hooks, &variable).map_err(StartError::Hooks)?;
         if let Some(tls) = &self.tls {
             tls.reload(&config.tls)?;
         }
-        self.gate.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)
+        self.gate.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)?;
+        // Nothing of this can fail.
+        self.cors.exchange(&config.cors);
+        self.quotas.exchange(config.quotas.clone());
+        self.hub.reconfigure(config.channels.clone());
+        self.hooks.exchange(hooks);
+        Ok(())
     }
 
     fn recheck(&self) {

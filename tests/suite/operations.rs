@@ -138,3 +138,46 @@ async fn a_hook_is_signed_with_the_key_that_a_file_has() {
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"the key of this hook");
     hmac::verify(&key, &signed, &signature).expect("the signature of the file's key");
 }
+
+#[tokio::test]
+async fn a_reload_exchanges_pages_rules_and_quotas_and_names_what_needs_a_restart() {
+    let hub = TestHub::start().await;
+    for event in ["1", "2", "3"] {
+        hub.publish("logs/1", event).await;
+    }
+    hub.put("logs/2", "{\"max_events\": 7}").await;
+    let settings = "cors.allow_origins = [\"https://new.example\"]\n\
+                    subscribers.heartbeat = \"7s\"\ndrain.window = \"3s\"\n\
+                    quotas.signals = \"5/s\"\n\
+                    [[channels.rules]]\npattern = \"logs/*\"\nmax_events = 2";
+    let mut beyond = hub.reload(settings).await.expect("a reload");
+    beyond.retain(|key| !key.starts_with("store.") && key != "subscribers.takeover");
+    beyond.retain(|key| !key.starts_with("channels.rules"));
+    assert_eq!(beyond, ["drain.window", "subscribers.heartbeat"]);
+    let page = [("Origin", "https://new.example")];
+    let allowed = hub.get("/healthz", &page).await;
+    assert_eq!(allowed.header("access-control-allow-origin"), Some("https://new.example"));
+    // Channels that are there follow the rule, but for options of their own.
+    let events = hub.page("logs/1", "from=earliest").await;
+    assert_eq!(crate::support::page_texts(&events).len(), 2, "{events}");
+    let listed = hub.admin_get("/v1/channels?prefix=logs/2").await.ok().json();
+    assert_eq!(listed["channels"][0]["settings"]["max_events"], 7, "{listed}");
+}
+
+#[tokio::test]
+async fn a_reload_calls_new_hooks_and_no_longer_those_that_are_gone() {
+    let (mut old, mut new) = (Receiver::start().await, Receiver::start().await);
+    let hub = TestHub::with(&old.hook("**", "")).await;
+    hub.publish("c", "x").await;
+    hub.reload(&new.hook("**", "")).await.expect("a reload");
+    hub.close("c", "complete").await;
+    assert_eq!(new.call().await.channel(), "c");
+    hub.until_metric("fanfare_hooks_total{outcome=\"delivered\"}", 1.0).await;
+    old.assert_no_other();
+    // What cannot be changes nothing.
+    let wrong = new.hook("**", "secret = \"file:/nowhere/at/all\"");
+    let error = hub.reload(&wrong).await.unwrap_err();
+    assert!(error.contains("/nowhere/at/all"), "{error}");
+    hub.close("d", "complete").await;
+    assert_eq!(new.call().await.channel(), "d");
+}

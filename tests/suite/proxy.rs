@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use fanfare::egress::{self, Egress};
 use fanfare::http::{
-    App, Client, ForwardedHeader, Listener, Networks, Proxies, Serving, Slots, Workers, document,
+    App, Client, Cors, ForwardedHeader, Listener, Networks, Proxies, Serving, Slots, Workers,
+    document,
 };
 use fanfare::hub::{self, Hub};
 use fanfare::quota::{self, Quotas};
@@ -47,7 +48,7 @@ impl Mirror {
                 header,
                 metrics.clone(),
             ),
-            cors: Arc::default(),
+            cors: Cors::default(),
         };
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = tcp.local_addr().expect("its address");

@@ -356,6 +356,18 @@ impl Channel {
         Ok((created, stored.unwrap_or_else(Stored::already)))
     }
 
+    /// The configuration says this of the channel from now on.
+    pub(in crate::hub) fn follow_configuration(&self, configured: Settings) {
+        let mut inner = self.inner.lock();
+        let settings = configured.with(&inner.options);
+        if inner.retired || settings == inner.settings {
+            return;
+        }
+        inner.settings = settings;
+        self.apply_retention(&mut inner);
+        self.set_clocks(&mut inner);
+    }
+
     /// How the channel stands; nothing if nobody has published to it or created it.
     #[must_use]
     pub fn describe(&self) -> Option<Description> {

@@ -13,7 +13,7 @@ use fanfare::store::disk::Durability;
 use super::{Response, SseClient, Wire, within};
 
 /// A configuration to go over to, and where to say how that went.
-type Reload = (Config, oneshot::Sender<Result<(), String>>);
+type Reload = (Config, oneshot::Sender<Result<Vec<String>, String>>);
 
 /// A running hub.
 pub(crate) struct TestHub {
@@ -85,8 +85,8 @@ impl TestHub {
         self
     }
 
-    /// Goes over to these settings, as on SIGHUP.
-    pub(crate) async fn reload(&self, settings: &str) -> Result<(), String> {
+    /// Goes over to these settings, as on SIGHUP. Returns those that need a restart.
+    pub(crate) async fn reload(&self, settings: &str) -> Result<Vec<String>, String> {
         let (done, how) = oneshot::channel();
         assert!(self.reloads.send((read(settings), done)).await.is_ok(), "the hub has left");
         within("a reload", how).await.expect("a hub that is there")
