@@ -913,7 +913,7 @@ mod tests {
             assert_eq!(told.arguments.is_empty(), format == Format::Text);
             assert_eq!(
                 generation.truncated()
-                    + &generation.wire(generation.mark()..generation.chunks.len()),
+                    + &generation.wire(generation.stop()..generation.chunks.len()),
                 generation.whole()
             );
         }
