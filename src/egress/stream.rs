@@ -252,8 +252,8 @@ impl EventStream {
         let draining = ended == Some(EndReason::Draining);
         if draining && self.format.is_event_stream() && !self.format.is_bare() {
             let delay = self.watch.return_delay(self.egress.config.reconnect_delay);
+            // A line of its own, as above.
             sse::retry(&mut piece.bytes, delay);
-            piece.bytes.push(b'\n');
         }
     }
 

@@ -99,6 +99,8 @@ async fn a_new_publish_is_sent_elsewhere_and_a_new_subscriber_is_asked_to_wait()
     assert_eq!(client.head.status, 200);
     client.assert_eof().await;
     assert!(client.retry().is_some(), "a time to come back");
+    let raw = client.raw_until("all of it", |_| true).await;
+    assert!(!raw.ends_with("\n\n"), "a block would be an event to some clients: {raw}");
     producer.send("data: 2\n\n").await;
     let receipt = producer.finish().await.ok().json();
     assert_eq!(receipt["events"], 2, "a publish that runs may finish");

@@ -88,8 +88,8 @@ impl Reactor {
         let mut bytes = Vec::new();
         if let Some(drain) = &self.drain {
             let mut text = Vec::new();
+            // A line of its own: a block would be an event to some clients.
             sse::retry(&mut text, drain.return_delay(self.config.reconnect_delay));
-            text.push(b'\n');
             sse::chunk(&mut bytes, &text);
         }
         if let Some(over) = reason.over() {
