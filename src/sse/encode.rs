@@ -41,15 +41,18 @@ pub fn chunk(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Appends the event's text alone, for an event that is one subscriber's and in no log.
+///
+/// The id is the last field. Some clients resume behind an id as soon as they have read its line:
+/// if it came first, a connection that breaks within the event would cost them the event.
 pub fn event_text(out: &mut Vec<u8>, event: &Text<'_>) {
-    if let Some(id) = event.id {
-        push_field(out, b"id: ", id.as_bytes());
-    }
     if let Some(event_type) = event.event_type {
         push_field(out, b"event: ", event_type.as_bytes());
     }
     for line in Lines(Some(event.data)) {
         push_field(out, b"data: ", line);
+    }
+    if let Some(id) = event.id {
+        push_field(out, b"id: ", id.as_bytes());
     }
     out.push(b'\n');
 }
@@ -127,19 +130,19 @@ mod tests {
     fn an_event_is_one_chunk() {
         assert_eq!(
             encoded(Some("token"), "Hello"),
-            "28\r\nid: k7q2xm-42\nevent: token\ndata: Hello\n\n\r\n"
+            "28\r\nevent: token\ndata: Hello\nid: k7q2xm-42\n\n\r\n"
         );
     }
 
     #[test]
     fn every_kind_of_line_end_begins_a_new_data_field() {
         let text = encoded(None, "a\nb\rc\r\nd\n");
-        assert!(text.contains("\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"), "{text}");
+        assert!(text.contains("\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \nid: "), "{text}");
     }
 
     #[test]
     fn no_data_is_one_empty_field() {
-        assert!(encoded(None, "").contains("\ndata: \n\n"));
+        assert!(encoded(None, "").contains("\ndata: \nid: "));
     }
 
     #[test]

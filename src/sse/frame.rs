@@ -17,7 +17,11 @@ impl<'a> Frame<'a> {
     /// The event id.
     #[must_use]
     pub fn id(self) -> &'a str {
-        self.field(b"id: ").unwrap_or_default()
+        let last = self.0.strip_suffix(b"\n\n").and_then(|text| text.rsplit(is_line_end).next());
+        let id = last.and_then(|line| line.strip_prefix(b"id: "));
+        // A store may have frames of an earlier version, which begin with the id.
+        let id = id.and_then(|id| std::str::from_utf8(id).ok()).or_else(|| self.field(b"id: "));
+        id.unwrap_or_default()
     }
 
     /// The `event:` field.
@@ -49,8 +53,12 @@ impl<'a> Frame<'a> {
     }
 
     fn lines(self) -> impl Iterator<Item = &'a [u8]> {
-        self.0.split(|byte| *byte == b'\n')
+        self.0.split(is_line_end)
     }
+}
+
+fn is_line_end(byte: &u8) -> bool {
+    *byte == b'\n'
 }
 
 /// The events of a run of chunks, in order.
@@ -87,6 +95,14 @@ mod tests {
 
     fn normalised(data: &str) -> String {
         data.replace("\r\n", "\n").replace('\r', "\n")
+    }
+
+    #[test]
+    fn a_frame_that_begins_with_its_id_is_understood_too() {
+        let run = b"2f\r\nid: k7q2xm-7\nevent: token\ndata: a\ndata: id: b\n\n\r\n";
+        let frame = Frames::new(run).next().unwrap();
+        assert_eq!((frame.id(), frame.event_type()), ("k7q2xm-7", Some("token")));
+        assert_eq!(frame.data(), "a\nid: b");
     }
 
     proptest! {

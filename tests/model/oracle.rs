@@ -260,6 +260,6 @@ impl Oracle {
 fn frame_bytes(id: &str, event_type: Option<&str>, data: &str) -> u64 {
     let event_type = event_type.map_or(String::new(), |text| format!("event: {text}\n"));
     let data: String = data.split('\n').map(|line| format!("data: {line}\n")).collect();
-    let text = format!("id: {id}\n{event_type}{data}\n");
+    let text = format!("{event_type}{data}id: {id}\n\n");
     format!("{:x}\r\n{text}\r\n", text.len()).len() as u64
 }

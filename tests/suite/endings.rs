@@ -48,8 +48,16 @@ async fn the_end_has_the_form_of_an_event_behind_all_others() {
     let end = &seen[1];
     let (end_id, data) = (end.id(), &end.data);
     let rest = format!(
-        "id: {id}\ndata: x\n\n\
-         retry: 60000\nid: {end_id}\nevent: fanfare.end\ndata: {data}\n\n"
+        "data: x
+id: {id}
+
+\
+         retry: 60000
+event: fanfare.end
+data: {data}
+id: {end_id}
+
+"
     );
     assert_eq!(raw, start + &rest);
     assert!(offset(end_id) > offset(&id));
@@ -90,7 +98,7 @@ async fn on_many_channels_only_the_last_end_changes_how_long_a_client_waits() {
     live.assert_eof().await;
     assert_eq!(live.retry(), Some(60_000));
     let raw = live.raw_until("all of it", |_| true).await;
-    assert!(raw.ends_with("}\n\nretry: 60000\n"), "a line, and no block: {raw}");
+    assert!(raw.ends_with("\n\nretry: 60000\n"), "a line, and no block: {raw}");
 }
 
 #[tokio::test]

@@ -195,6 +195,6 @@ async fn behind_a_proxy_header_all_is_as_ever_taken_over_sockets_http2_and_tls()
         let mut stream = requests.subscribe("c", &[]).await;
         let mut publisher = client.requests_behind(header, hub.addr()).await;
         within("a publish", publisher.publish("c", protocol)).await;
-        stream.until(&format!("data: {protocol}\n\n")).await;
+        stream.until(&format!("data: {protocol}\n")).await;
     }
 }

@@ -113,7 +113,7 @@ async fn the_reconnect_delay_is_what_the_operator_set() {
 }
 
 #[tokio::test]
-async fn an_event_on_the_wire_is_id_then_type_then_a_data_line_for_each_line() {
+async fn an_event_on_the_wire_is_type_then_a_data_line_for_each_line_then_id() {
     let hub = TestHub::start().await;
     let a = hub.publish("c", "plain").await;
     let receipt = hub.post("/v1/channels/c?event=token", "text/plain", "two\n lines").await.ok();
@@ -122,9 +122,9 @@ async fn an_event_on_the_wire_is_id_then_type_then_a_data_line_for_each_line() {
     let mut client = hub.stream("/v1/channels/c?from=earliest", &[]).await;
     let raw = client.raw_until("three events", |raw| raw.matches("\n\n").count() == 3).await;
     let expected = format!(
-        "retry: 3000\nid: {a}\ndata: plain\n\n\
-         id: {b}\nevent: token\ndata: two\ndata:  lines\n\n\
-         id: {c}\ndata: \n\n"
+        "retry: 3000\ndata: plain\nid: {a}\n\n\
+         event: token\ndata: two\ndata:  lines\nid: {b}\n\n\
+         data: \nid: {c}\n\n"
     );
     assert_eq!(raw, expected);
 }
@@ -401,7 +401,7 @@ async fn the_heartbeat_is_a_bare_comment_line_from_the_first_second_on() {
     let id = hub.publish("c", "x").await;
     assert_eq!(client.next().await.data, "x");
     let raw = client.raw_until("two more", two_beats).await;
-    let event = format!("id: {id}\ndata: x\n\n");
+    let event = format!("data: x\nid: {id}\n\n");
     let beats = raw.strip_prefix(&start).unwrap().replacen(&event, "", 1);
     assert_eq!(beats.replace(":\n", ""), "", "nothing but heartbeats around the event: {raw}");
     assert!(client.comments() >= 4);
@@ -600,7 +600,7 @@ async fn http2_without_tls_carries_publishers_and_many_subscribers_on_one_connec
     let receipt: Value = serde_json::from_slice(&receipt).unwrap();
     assert_eq!(receipt["subscribers"], 3);
     for (body, read) in &mut bodies {
-        let expected = format!("id: {}\ndata: over h2\n\n", receipt["last_id"].as_str().unwrap());
+        let expected = format!("data: over h2\nid: {}\n\n", receipt["last_id"].as_str().unwrap());
         read_until(body, read, &expected).await;
     }
     connection.abort();

@@ -23,10 +23,10 @@ async fn both_protocols_publish_subscribe_and_resume_over_tls() {
         let mut live = subscriber.subscribe("c", &[]).await;
         let one = publisher.publish("c", "one").await;
         let two = publisher.publish("c", "two").await;
-        live.until(&format!("id: {one}\ndata: one\n\nid: {two}\ndata: two\n\n")).await;
+        live.until(&format!("data: one\nid: {one}\n\ndata: two\nid: {two}\n\n")).await;
         let mut resumed =
             client.requests(hub.addr()).await.subscribe("c", &[("Last-Event-ID", &one)]).await;
-        resumed.until(&format!("id: {two}\ndata: two\n\n")).await;
+        resumed.until(&format!("data: two\nid: {two}\n\n")).await;
         assert!(!resumed.text.contains("data: one"), "{}", resumed.text);
     }
 }
@@ -42,7 +42,7 @@ async fn one_connection_carries_a_hundred_subscribers() {
     }
     for (n, stream) in streams.iter_mut().enumerate() {
         requests.publish(&format!("c/{n}"), &format!("for {n}")).await;
-        stream.until(&format!("data: for {n}\n\n")).await;
+        stream.until(&format!("data: for {n}\n")).await;
     }
     assert_eq!(hub.metric("fanfare_connections").await, 2.0, "this one and the one that asks");
 }
@@ -58,7 +58,7 @@ async fn tls_1_2_is_spoken_and_a_long_event_arrives_whole() {
             let mut subscriber = client.requests(hub.addr()).await;
             let mut stream = subscriber.subscribe("c", &[]).await;
             client.requests(hub.addr()).await.publish("c", &long).await;
-            stream.until(&format!("data: {long}\n\n")).await;
+            stream.until(&format!("data: {long}\n")).await;
         }
     }
 }
@@ -77,7 +77,7 @@ async fn a_new_certificate_is_shown_to_whoever_comes_and_streams_live_on() {
     let mut publisher = identity.client("h2").requests(hub.addr()).await;
     publisher.publish("c", "after").await;
     for stream in &mut streams {
-        stream.until("data: after\n\n").await;
+        stream.until("data: after\n").await;
     }
     let stranger = Identity::new();
     let refused = stranger.client("h2").try_connect(hub.addr()).await;
@@ -96,7 +96,7 @@ async fn a_new_certificate_is_shown_to_whoever_comes_and_streams_live_on() {
     publisher = identity.client("http/1.1").requests(hub.addr()).await;
     publisher.publish("c", "still").await;
     for stream in &mut streams {
-        stream.until("data: still\n\n").await;
+        stream.until("data: still\n").await;
     }
 }
 
@@ -172,7 +172,7 @@ async fn half_a_handshake_is_cut_and_so_is_a_whole_one_without_a_request() {
     let mut stream = requests.subscribe("c", &[]).await;
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     requests.publish("c", "late").await;
-    stream.until("data: late\n\n").await;
+    stream.until("data: late\n").await;
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn what_is_no_handshake_is_counted_and_disturbs_nobody() {
     }
     hub.until_metric("fanfare_transport_errors_total{reason=\"tls_handshake\"}", 3.0).await;
     identity.client("http/1.1").requests(hub.addr()).await.publish("c", "on").await;
-    stream.until("data: on\n\n").await;
+    stream.until("data: on\n").await;
 }
 
 #[tokio::test]
@@ -258,5 +258,5 @@ async fn one_too_many_is_told_so_over_tls() {
         let _ = answer.into_body().collect().await;
     }
     first.publish("c", "room").await;
-    stream.until("data: room\n\n").await;
+    stream.until("data: room\n").await;
 }

@@ -54,8 +54,8 @@ impl SseEvent {
 /// tail and the tail has this id.
 pub(crate) fn opening_text(channel: &str, id: &str) -> String {
     format!(
-        "retry: 3000\nid: {id}\nevent: fanfare.open\n\
-         data: {{\"channel\":\"{channel}\",\"state\":\"open\"}}\n\n"
+        "retry: 3000\nevent: fanfare.open\n\
+         data: {{\"channel\":\"{channel}\",\"state\":\"open\"}}\nid: {id}\n\n"
     )
 }
 
