@@ -1,0 +1,5 @@
+import { EventSource } from "launchdarkly-eventsource";
+
+import { listen } from "./listen.mjs";
+
+export const follow = (url, out) => listen(new EventSource(url), out);

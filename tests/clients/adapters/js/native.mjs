@@ -1,0 +1,4 @@
+// The browser's own EventSource.
+import { listen } from "./listen.mjs";
+
+export const follow = (url, out) => listen(new EventSource(url), out);
