@@ -288,7 +288,11 @@ async fn the_first_bytes_come_at_once_in_a_form_that_the_clients_of_the_format_s
         let generation = Generation::numbered(format, 3);
         let mut producer = generation.producer(&hub, &channel).await;
         producer.send(generation.wire(0..2)).await;
-        eventually("the events", async || hub.head(&channel).await.status() == 200).await;
+        let published = async || {
+            let head = hub.head(&channel).await;
+            head.status() == 200 && head.header("fanfare-events") != Some("0")
+        };
+        eventually("the events", published).await;
         let to = format!("/v1/channels/{channel}?bare");
         assert_eq!(first_bytes(&hub, &to, "*/*").await, beat, "{format:?}");
         let replayed = first_bytes(&hub, &format!("{to}&from=earliest"), "*/*").await;
