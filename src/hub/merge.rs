@@ -32,7 +32,7 @@ use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS};
 use crate::position::{Offset, Position};
-use crate::store::{Read, disk};
+use crate::store::{Missing, Read, disk};
 
 /// See the module.
 pub(super) struct Merge {
@@ -394,7 +394,8 @@ impl Merge {
         };
         member.waits = matches!(ahead, Ahead::Away | Ahead::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
-            (Some(missing), _) | (None, Ahead::Trimmed(missing)) => missing,
+            (Some(missing), _) => missing,
+            (None, Ahead::Missing(missing)) => missing.to.behind,
             (None, Ahead::Event(offset) | Ahead::Coming(offset)) => offset,
             // All up to the cursor was read.
             (None, Ahead::Away) => Offset(self.cursor.0 + 1),
@@ -488,8 +489,7 @@ impl Merge {
                 self.cursor = last.offset;
                 Some(Step::Events { channel, run })
             }
-            _ => {
-                let (to, reason) = channel.readable_from(member.place.mark());
+            (_, Read::Missing(Missing { to, reason })) => {
                 member.place.move_to(to.mark);
                 if to.behind > at {
                     // Retention went on since: the gap has its place further behind.
@@ -498,13 +498,18 @@ impl Merge {
                 }
                 Some(self.gap(Some(channel.name().clone()), at, reason))
             }
+            (Some(_), _) => Some(self.gap(Some(channel.name().clone()), at, GapReason::Evicted)),
         }
     }
 
     fn gap(&mut self, channel: Option<ChannelName>, through: Offset, reason: GapReason) -> Step {
         let requested = Some(self.position(self.cursor).to_string().into());
-        self.cursor = through;
-        let resumed = self.position(through);
+        // Of what the disk has lost, the last offset is not known: this one may be the offset of
+        // another channel's event, which is still to come. Its id must not be given out before it.
+        let next = self.heap.peek().map(|Reverse((offset, _))| *offset);
+        let taken = next == Some(through) && through > self.cursor;
+        self.cursor = if taken { Offset(through.0 - 1) } else { through };
+        let resumed = self.position(self.cursor);
         Step::Gap(Gap { channel, reason, requested, resumed })
     }
 

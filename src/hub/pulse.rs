@@ -203,9 +203,10 @@ impl Place {
         self.joined
     }
 
+    /// Moves forward to the mark. A reader never goes back.
     pub(super) fn move_to(&self, mark: Mark) {
-        self.seq.store(mark.seq, Ordering::Relaxed);
-        self.byte.store(mark.byte, Ordering::Relaxed);
+        self.seq.fetch_max(mark.seq, Ordering::Relaxed);
+        self.byte.fetch_max(mark.byte, Ordering::Relaxed);
     }
 
     /// What was published before the reader joined is no lag: it replays that at its own pace.

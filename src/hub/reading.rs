@@ -3,8 +3,8 @@
 use super::coalesce::Stretch;
 use crate::event::ChannelState;
 use crate::position::Offset;
-use crate::store::Mark;
 use crate::store::disk::Place;
+use crate::store::{Mark, Missing};
 
 /// Which place of a log a subscription begins at.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +52,8 @@ pub enum Piece {
     },
     /// No event yet.
     Nothing,
-    /// Retention has passed over the reader.
-    Trimmed,
+    /// What the reader wants will not come.
+    Missing(Missing),
 }
 
 /// What lies ahead of a reader.
@@ -71,6 +71,6 @@ pub(super) enum Ahead {
     Coming(Offset),
     /// An event that is to be fetched.
     Away,
-    /// Retention has passed over the reader, or what it wants is lost, through this offset.
-    Trimmed(Offset),
+    /// What the reader wants will not come.
+    Missing(Missing),
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::channel::{Channel, Snapshot};
 use super::notice::Gap;
-use super::reading::Begin;
+use super::reading::{Begin, Beginning};
 use super::subscription::{Bounds, Source, Subscription};
 use super::{EndReason, Hub};
-use crate::event::GapReason;
 use crate::position::Position;
+use crate::store::disk::Floor;
 
 /// See the module. It is counted until [`Hub::leave`].
 pub struct Seat {
@@ -72,19 +72,11 @@ impl Hub {
         }
     }
 
-    /// Where a reader goes on that cannot at this byte: the byte, the position before it, and why.
+    /// Where the tail of a channel is, before its end if it has ended.
     #[must_use]
-    pub fn readable_from(&self, channel: &Channel, byte: u64) -> (u64, Position, GapReason) {
-        let (to, reason) = channel.readable_from_byte(byte);
-        (to.mark.byte, self.position(to.behind), reason)
-    }
-
-    /// Where the tail of a channel is, before its end if it has ended: the byte, and the position
-    /// before it.
-    #[must_use]
-    pub fn tail_of(&self, channel: &Channel) -> (u64, Position) {
-        let beginning = channel.begin(Begin::Tail);
-        (beginning.mark.byte, self.position(beginning.behind))
+    pub fn tail_of(&self, channel: &Channel) -> Floor {
+        let Beginning { mark, behind, .. } = channel.begin(Begin::Tail);
+        Floor { mark, behind }
     }
 
     /// The position of the last event before this byte of a channel's log.

@@ -15,7 +15,7 @@ use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
 use crate::store::disk::Floor;
-use crate::store::{Mark, Read, Run};
+use crate::store::{Mark, Missing, Read, Run};
 
 /// What becomes of a subscriber that lags too far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -291,7 +291,7 @@ impl Subscription {
         let may_skip = self.bounds.on_lag == OnLag::Skip;
         // What must be told first is told before anything is passed over.
         let looks = match &mut self.source {
-            Source::One(one) => may_skip && one.gap.is_none() && one.snapshot.is_none(),
+            Source::One(one) => may_skip && !one.has_notices(),
             Source::Many(merge) => may_skip && !merge.has_notices() && merge.lag_is_due(),
         };
         let skips = looks && self.bounds.passed(&self.pulse).is_some();
@@ -321,9 +321,11 @@ pub(super) struct One {
     /// The offset of the last event before the cursor.
     behind: Offset,
     /// What it must be told first.
-    gap: Option<Gap>,
+    gap: Option<Box<Gap>>,
     /// What it begins with.
     snapshot: Option<Arc<Snapshot>>,
+    /// The event behind the gap that it was told last.
+    behind_gap: Option<Box<Run>>,
     _attachment: Attachment,
 }
 
@@ -338,7 +340,8 @@ impl One {
         let place = Arc::new(Place::new(attachment.channel.clone(), beginning.mark));
         pulse.add_place(&place);
         let behind = beginning.behind;
-        Self { pulse, place, behind, gap, snapshot, _attachment: attachment }
+        let (gap, behind_gap) = (gap.map(Box::new), None);
+        Self { pulse, place, behind, gap, snapshot, behind_gap, _attachment: attachment }
     }
 
     pub(super) fn place(&self) -> &Arc<Place> {
@@ -346,7 +349,7 @@ impl One {
     }
 
     pub(super) fn take_gap(&mut self) -> Option<Gap> {
-        self.gap.take()
+        self.gap.take().map(|gap| *gap)
     }
 
     pub(super) fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
@@ -359,22 +362,32 @@ impl One {
             return Next::Step(Step::Snapshot { snapshot, position });
         }
         if let Some(gap) = self.gap.take() {
-            return Next::Step(Step::Gap(gap));
+            return Next::Step(Step::Gap(*gap));
         }
-        let channel = &self.place.channel;
-        match channel.read(self.place.mark(), batch) {
-            Read::Run(run) => {
-                self.place.move_to(run.end());
-                self.behind = run.entries().next_back().map_or(self.behind, |last| last.offset);
-                Next::Step(Step::Events { channel: channel.clone(), run })
-            }
-            Read::CaughtUp if channel.look(self.place.mark()) == Ahead::Over => Next::Finished,
+        if let Some(run) = self.behind_gap.take() {
+            return self.give(*run);
+        }
+        match self.place.channel.read(self.place.mark(), batch) {
+            Read::Run(run) => self.give(run),
+            Read::CaughtUp if self.is_over() => Next::Finished,
             Read::CaughtUp | Read::Away => Next::Pending,
-            Read::Trimmed => {
-                let (to, reason) = channel.readable_from(self.place.mark());
-                self.jump(core, to, reason)
-            }
+            Read::Missing(Missing { to, reason }) => self.jump(core, to, reason),
         }
+    }
+
+    /// Whether something must be told before anything else, or the event behind a gap.
+    fn has_notices(&self) -> bool {
+        self.gap.is_some() || self.snapshot.is_some() || self.behind_gap.is_some()
+    }
+
+    fn is_over(&self) -> bool {
+        self.place.channel.look(self.place.mark()) == Ahead::Over
+    }
+
+    fn give(&mut self, run: Run) -> Next {
+        self.place.move_to(run.end());
+        self.behind = run.entries().next_back().map_or(self.behind, |last| last.offset);
+        Next::Step(Step::Events { channel: self.place.channel.clone(), run })
     }
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
@@ -390,6 +403,10 @@ impl One {
         let requested = core.position(self.behind).to_string().into();
         self.place.move_to(to.mark);
         self.behind = to.behind;
+        // Retention may go on before the reader comes again: it must not find a second gap.
+        if let Read::Run(run) = self.place.channel.read(to.mark, 1) {
+            self.behind_gap = Some(Box::new(run));
+        }
         Next::Step(Step::Gap(Gap {
             channel: Some(self.place.channel.name().clone()),
             reason,

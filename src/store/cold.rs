@@ -3,19 +3,27 @@
 
 use std::sync::Arc;
 
-use super::disk::Floor;
+use super::disk::{Floor, Place};
 use super::index::Entry;
 use super::segment::Segment;
 use super::{Mark, Run};
 use crate::limits::MAX_RESOLVED_OFFSETS;
 use crate::position::Offset;
 
+/// Events that cannot be read.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    from: Mark,
+    /// Where reading goes on.
+    to: Floor,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Cold {
     pieces: Vec<Arc<Segment>>,
-    /// What cannot be read: from where, and where reading goes on.
-    holes: Vec<(Mark, Floor)>,
+    /// What cannot be read, in order. No two of them overlap or adjoin.
+    holes: Vec<Hole>,
     /// Where the first event behind an offset is, for offsets that no piece has.
     resolved: Vec<(Offset, Mark)>,
 }
@@ -37,17 +45,28 @@ impl Cold {
         self.pieces.iter().map(|piece| piece.footprint()).sum()
     }
 
-    /// Notes that nothing can be read from here up to there.
+    /// Notes that nothing can be read from here up to there. Holes that overlap or adjoin become
+    /// one: a reader jumps over all of it at once, and never to a place inside of it.
     pub(super) fn add_hole(&mut self, from: Mark, to: Floor) {
-        if self.hole_at(from).is_none() {
-            self.holes.push((from, to));
+        if to.mark <= from {
+            return;
         }
+        let first = self.holes.partition_point(|known| known.to.mark < from);
+        let last = self.holes.partition_point(|known| known.from <= to.mark);
+        let mut hole = Hole { from, to };
+        for known in self.holes.drain(first..last) {
+            hole.from = hole.from.min(known.from);
+            if known.to.mark > hole.to.mark {
+                hole.to = known.to;
+            }
+        }
+        self.holes.insert(first, hole);
     }
 
     /// Where reading goes on, if this place is in a hole.
-    pub(super) fn hole_at(&self, at: Mark) -> Option<Floor> {
-        let inside = |(from, to): &&(Mark, Floor)| (from.seq..to.mark.seq).contains(&at.seq);
-        self.holes.iter().find(inside).map(|(_, to)| *to)
+    pub(super) fn hole_at(&self, place: Place) -> Option<Floor> {
+        let hole = self.holes.iter().find(|hole| is_within(place, hole.from, hole.to.mark));
+        hole.map(|hole| hole.to)
     }
 
     /// Notes where the first event behind an offset is.
@@ -58,22 +77,16 @@ impl Cold {
         self.resolved.push((offset, mark));
     }
 
-    pub(super) fn with_seq(&self, seq: u64) -> Option<&Arc<Segment>> {
-        let has =
-            |piece: &&Arc<Segment>| (piece.index.first().seq..piece.index.end().seq).contains(&seq);
+    /// The piece that has what is at this place.
+    pub(super) fn piece_at(&self, place: Place) -> Option<&Arc<Segment>> {
+        let has = |piece: &&Arc<Segment>| is_within(place, piece.index.first(), piece.index.end());
         self.pieces.iter().find(has)
     }
 
     /// The place at this byte, which is the edge of a frame.
     pub(super) fn mark_at_byte(&self, byte: u64) -> Option<Mark> {
-        let has = |piece: &&Arc<Segment>| {
-            (piece.index.first().byte..piece.index.end().byte).contains(&byte)
-        };
-        let piece = self.pieces.iter().find(has);
-        let within = piece.map(|piece| piece.index.mark(piece.index.ending_by(byte)));
-        // Within a hole, only that it is one matters.
-        let lost = |(from, to): &&(Mark, Floor)| (from.byte..to.mark.byte).contains(&byte);
-        within.or_else(|| self.holes.iter().find(lost).map(|(from, _)| Mark { byte, ..*from }))
+        let piece = self.piece_at(Place::Byte(byte));
+        piece.map(|piece| piece.index.mark(piece.index.ending_by(byte)))
     }
 
     /// The place of the first event behind the offset.
@@ -89,20 +102,31 @@ impl Cold {
     }
 
     pub(super) fn mark_at(&self, seq: u64) -> Option<Mark> {
-        let within = self.with_seq(seq).map(|piece| piece.index.mark(piece.index.at_seq(seq)));
+        let place = Place::Seq(seq);
+        let within = self.piece_at(place).map(|piece| piece.index.mark(piece.index.at_seq(seq)));
         // What is lost will not come, however often it is fetched: its reader is told so.
-        let lost = |(from, to): &&(Mark, Floor)| (from.seq..to.mark.seq).contains(&seq);
-        within.or_else(|| self.holes.iter().find(lost).map(|(from, _)| *from))
+        let lost = |hole: &&Hole| is_within(place, hole.from, hole.to.mark);
+        within.or_else(|| self.holes.iter().find(lost).map(|hole| hole.from))
     }
 
     pub(super) fn entry(&self, seq: u64) -> Option<Entry> {
-        self.with_seq(seq).map(|piece| piece.index.entry(piece.index.at_seq(seq)))
+        let piece = self.piece_at(Place::Seq(seq));
+        piece.map(|piece| piece.index.entry(piece.index.at_seq(seq)))
     }
 
     /// Lets go of what lies before this place.
     pub(super) fn trim(&mut self, start: Mark) {
         self.pieces.retain(|piece| piece.index.end().seq > start.seq);
-        self.holes.retain(|(_, to)| to.mark.seq > start.seq);
+        self.holes.retain(|hole| hole.to.mark > start);
         self.resolved.retain(|(_, mark)| mark.seq >= start.seq);
+    }
+}
+
+/// Whether the event at this place lies between these two.
+fn is_within(place: Place, from: Mark, to: Mark) -> bool {
+    match place {
+        Place::Seq(seq) => (from.seq..to.seq).contains(&seq),
+        Place::Byte(byte) => (from.byte..to.byte).contains(&byte),
+        Place::Behind(_) => false,
     }
 }

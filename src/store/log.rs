@@ -17,6 +17,7 @@ use super::index::Index;
 use super::segment::{Growing, Segment};
 use super::{Entry, Mark, Retention, Run};
 use crate::clock::Micros;
+use crate::event::GapReason;
 use crate::limits::MAX_SEGMENT_BYTES;
 use crate::position::Offset;
 
@@ -27,10 +28,27 @@ pub enum Read {
     Run(Run),
     /// No event yet.
     CaughtUp,
-    /// Retention has passed over the mark, or what was there is lost.
-    Trimmed,
+    /// What was there will not come.
+    Missing(Missing),
     /// What is there has to be fetched.
     Away,
+}
+
+/// Why an event cannot be read, and where reading goes on: always behind that event, so that no
+/// reader comes back to where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Where reading goes on.
+    pub to: Floor,
+    /// Retention has passed over it, or the disk has lost it.
+    pub reason: GapReason,
+}
+
+/// What is known of a place that is away, or before the start.
+enum Found<'a> {
+    Piece(&'a Arc<Segment>),
+    Missing(Missing),
+    Unknown,
 }
 
 /// The events of one channel, in order, from the earliest that is retained to the tail.
@@ -107,14 +125,11 @@ impl Log {
 
     /// The events at the mark: as many as one segment has and `max_bytes` allows, at least one.
     pub fn read(&mut self, at: Mark, max_bytes: usize) -> Read {
-        if at.seq < self.start.seq {
-            return Read::Trimmed;
+        if at.seq < self.warm.mark.seq {
+            return self.read_away(Place::Seq(at.seq), max_bytes);
         }
         if at.seq >= self.end.seq {
             return Read::CaughtUp;
-        }
-        if at.seq < self.warm.mark.seq {
-            return self.read_away(at, max_bytes);
         }
         let (segment, from) = match self.sealed.get(self.segment_at(at.seq)) {
             Some(sealed) => (sealed.clone(), sealed.index.at_seq(at.seq)),
@@ -123,19 +138,55 @@ impl Log {
         Read::Run(Run::within(segment, from, max_bytes))
     }
 
-    fn read_away(&self, at: Mark, max_bytes: usize) -> Read {
-        let Some(cold) = &self.cold else { return Read::Trimmed };
-        match cold.with_seq(at.seq) {
-            Some(piece) => {
-                let from = piece.index.at_seq(at.seq);
-                let mut run = Run::within(piece.clone(), from, max_bytes);
-                // On disk may be more than counts yet.
-                run.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
-                Read::Run(run)
-            }
-            None if cold.hole_at(at).is_some() => Read::Trimmed,
-            None => Read::Away,
+    /// The same for a reader that counts bytes: the events from this byte on.
+    pub fn read_from_byte(&mut self, byte: u64, max_bytes: usize) -> Read {
+        if byte < self.warm.mark.byte {
+            return self.read_away(Place::Byte(byte), max_bytes);
         }
+        self.read(self.warm_mark_at_byte(byte), max_bytes)
+    }
+
+    fn read_away(&self, place: Place, max_bytes: usize) -> Read {
+        let piece = match self.find(place) {
+            Found::Piece(piece) => piece,
+            Found::Missing(missing) => return Read::Missing(missing),
+            Found::Unknown => return Read::Away,
+        };
+        let from = match place {
+            Place::Byte(byte) => piece.index.beginning_at(byte),
+            Place::Seq(seq) => piece.index.at_seq(seq),
+            Place::Behind(offset) => piece.index.past_offset(offset),
+        };
+        let mut run = Run::within(piece.clone(), from, max_bytes);
+        // On disk may be more than counts yet.
+        run.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
+        match run.count() {
+            0 => Read::Missing(Missing { to: self.warm, reason: GapReason::Lost }),
+            _ => Read::Run(run),
+        }
+    }
+
+    /// What is known of a place before the warm ones. What a piece has is read, also where it is
+    /// said to be lost.
+    fn find(&self, place: Place) -> Found<'_> {
+        let trimmed = match place {
+            Place::Seq(seq) => seq < self.start.seq,
+            Place::Byte(byte) => byte < self.start.byte,
+            Place::Behind(offset) => offset < self.trimmed_through,
+        };
+        let Some(cold) = self.cold.as_ref().filter(|_| !trimmed) else {
+            return Found::Missing(Missing { to: self.floor(), reason: GapReason::Evicted });
+        };
+        if let Some(piece) = cold.piece_at(place) {
+            return Found::Piece(piece);
+        }
+        let lost = |to| Found::Missing(Missing { to, reason: GapReason::Lost });
+        cold.hole_at(place).map_or(Found::Unknown, lost)
+    }
+
+    /// Where what is retained begins.
+    fn floor(&self) -> Floor {
+        Floor { mark: self.start, behind: self.trimmed_through }
     }
 
     /// The place at this byte of the log, which is the edge of a frame; nothing if it is away.
@@ -217,41 +268,29 @@ impl Log {
         Ok(self.mark_at(seq))
     }
 
-    /// Where reading can go on that cannot at this place.
+    /// Why there is no event at this place, and where reading goes on; nothing if there is one, or
+    /// if that is not known yet.
     #[must_use]
-    pub fn readable_from(&self, at: Mark) -> Floor {
-        let start = Floor { mark: self.start, behind: self.trimmed_through };
-        if at.seq < self.start.seq {
-            return start;
+    pub fn missing_at(&self, at: Mark) -> Option<Missing> {
+        if at.seq >= self.warm.mark.seq {
+            return None;
         }
-        let hole = self.cold.as_ref().and_then(|cold| cold.hole_at(at));
-        hole.unwrap_or(start)
+        match self.find(Place::Seq(at.seq)) {
+            Found::Missing(missing) => Some(missing),
+            Found::Piece(_) | Found::Unknown => None,
+        }
     }
 
     /// What is at this place will not come: if it is still away, all that is away is lost.
     pub fn give_up(&mut self, place: Place) {
         let away = match place {
             Place::Seq(seq) => matches!(self.read(Mark { seq, byte: 0 }, 1), Read::Away),
-            Place::Byte(byte) => self.mark_at_byte(byte).is_none(),
+            Place::Byte(byte) => matches!(self.read_from_byte(byte, 1), Read::Away),
             Place::Behind(offset) => self.mark_after(offset).is_err(),
         };
         if away {
-            let start = Floor { mark: self.start, behind: self.trimmed_through };
-            self.lose(place, start, self.warm);
+            self.lose(place, self.floor(), self.warm);
         }
-    }
-
-    /// Whether what is at this place is not retained any more, or lost.
-    #[must_use]
-    pub fn is_missing(&self, at: Mark) -> bool {
-        at.seq < self.start.seq || self.is_lost(at)
-    }
-
-    /// Whether what is at this place is lost.
-    #[must_use]
-    pub fn is_lost(&self, at: Mark) -> bool {
-        let away = (self.start.seq..self.warm.mark.seq).contains(&at.seq);
-        away && self.cold.as_ref().is_some_and(|cold| cold.hole_at(at).is_some())
     }
 
     /// The offset of the last event before this place, if it is known without fetching it.
@@ -300,6 +339,8 @@ impl Log {
     /// Notes that what is between these two is lost, which was found out because of this place.
     pub fn lose(&mut self, place: Place, from: Floor, to: Floor) {
         let Some(cold) = &mut self.cold else { return };
+        // What is in memory is read from there.
+        let to = if to.mark < self.warm.mark { to } else { self.warm };
         cold.add_hole(from.mark, to);
         if let Place::Behind(offset) = place {
             cold.resolve(offset, from.mark);

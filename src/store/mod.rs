@@ -9,7 +9,7 @@ mod segment;
 use std::time::Duration;
 
 pub use index::Entry;
-pub use log::{Log, Read};
+pub use log::{Log, Missing, Read};
 pub use segment::{Run, RunBuilder};
 
 /// A place in one log: how many events, and how many bytes of frames, were appended before it.

@@ -10,7 +10,7 @@ use super::departures::by_clock;
 use super::inbox::{Arrival, Bell};
 use super::reactor::{Reactor, after};
 use super::room::Room;
-use super::seat::{Interval, Sitter};
+use super::seat::{Cursor, Interval, Sitter};
 use crate::egress::{Config, Format};
 use crate::event::SNAPSHOT;
 use crate::hub::{Channel, Coalesce, EndReason, Seat};
@@ -39,7 +39,7 @@ impl Reactor {
         let due = self.wheel.put(key as u32, heartbeat.millis(self.config.heartbeat));
         let mut sitter = Sitter {
             tcp,
-            byte: seat.byte,
+            at: Cursor::new(seat.byte),
             joined: seat.joined,
             own: None,
             room: 0,

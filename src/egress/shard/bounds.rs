@@ -3,45 +3,61 @@
 use super::reactor::{Reactor, millis, since};
 use super::sweep::lag_passed;
 use crate::event::{GAP, GapReason};
-use crate::hub::{EndReason, Gap, OnLag};
+use crate::hub::{EndReason, Gap, OnLag, Piece};
 use crate::sse;
+use crate::store::disk::Floor;
 
 impl Reactor {
-    /// Moves a subscriber whom retention has overtaken to the earliest event, and one that lags too
-    /// far to the tail, behind a gap.
-    pub(super) fn jump(&mut self, key: usize, reason: GapReason) {
+    /// Moves a subscriber that lags too far to the tail.
+    pub(super) fn skip(&mut self, key: usize) {
+        let Some(room) = self.sitters.get(key).and_then(|it| self.rooms.get(it.room as usize))
+        else {
+            return;
+        };
+        let tail = self.hub.tail_of(&room.channel);
+        self.jump(key, tail, GapReason::Lagged);
+    }
+
+    /// Moves a subscriber forward, behind a gap.
+    pub(super) fn jump(&mut self, key: usize, to: Floor, reason: GapReason) {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         let Some(room) = self.rooms.get(sitter.room as usize) else { return };
-        let (channel, from) = (&room.channel, sitter.byte);
-        let (byte, resumed, requested, reason) = match reason {
-            GapReason::Lagged => {
-                let (byte, resumed) = self.hub.tail_of(channel);
-                (byte, resumed, Some(self.hub.position_before(channel, from)), reason)
-            }
-            _ => {
-                let (byte, resumed, reason) = self.hub.readable_from(channel, from);
-                (byte, resumed, None, reason)
-            }
-        };
-        let channel = Some(channel.name().clone());
-        let requested = requested.map(|position| position.to_string().into());
+        let (channel, from) = (&room.channel, sitter.at.byte());
         // Its socket can be written to again, or it would not be here.
         sitter.blocked = 0;
         // If all that is left is the end, nothing is passed over.
-        if byte > from {
-            sitter.byte = byte;
-            self.tell_gap(key, &Gap { channel, reason, requested, resumed });
+        if to.mark.byte > from {
+            let lagged = reason == GapReason::Lagged;
+            let requested = lagged.then(|| self.hub.position_before(channel, from));
+            let gap = Gap {
+                channel: Some(channel.name().clone()),
+                reason,
+                requested: requested.map(|position| position.to_string().into()),
+                resumed: self.hub.position(to.behind),
+            };
+            sitter.at.advance(to.mark.byte);
+            self.tell_gap(key, &gap);
         }
         self.bring_forward(key);
     }
 
+    /// Has the gap written, and the event behind it: retention may go on before the socket takes
+    /// anything, and there must not be a second gap behind the first.
     fn tell_gap(&mut self, key: usize, gap: &Gap) {
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
         self.push_gap(gap, &mut text);
         sse::chunk(&mut bytes, &text);
-        if let Some(sitter) = self.sitters.get_mut(key) {
-            sitter.say(bytes, false);
+        let Some(sitter) = self.sitters.get_mut(key) else { return };
+        let Some(room) = self.rooms.get(sitter.room as usize) else { return };
+        let next = room.channel.read_at_byte(sitter.at.byte(), 1, false);
+        if let Piece::Frames { stretch, last: false, .. } = next {
+            bytes.extend_from_slice(&stretch.run.bytes());
+            sitter.at.advance(stretch.end.byte);
+            self.hub
+                .metrics()
+                .delivered(stretch.run.count() as u64, stretch.run.bytes().len() as u64);
         }
+        sitter.say(bytes, false);
     }
 
     pub(super) fn push_gap(&self, gap: &Gap, text: &mut Vec<u8>) {
@@ -93,7 +109,7 @@ impl Reactor {
         let mut at_tail = 0;
         for (_, sitter) in &self.sitters {
             let Some(room) = self.rooms.get(sitter.room as usize) else { continue };
-            let byte = sitter.byte.max(sitter.joined);
+            let byte = sitter.at.byte().max(sitter.joined);
             if byte >= room.channel.end().byte {
                 at_tail += 1;
             } else {

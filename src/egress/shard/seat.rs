@@ -13,8 +13,8 @@ use crate::pass::Pass;
 /// See the module. Times are in milliseconds since the shard began; zero stands for never.
 pub(super) struct Sitter {
     pub(super) tcp: TcpStream,
-    /// The byte of the log that is written next: always the edge of a frame.
-    pub(super) byte: u64,
+    /// What is written next: always the edge of a frame.
+    pub(super) at: Cursor,
     /// The end of the log when the subscription began.
     pub(super) joined: u64,
     /// Bytes of its own that go out before any of the log.
@@ -58,6 +58,24 @@ impl Interval {
 
     pub(super) fn millis(self, setting: Duration) -> u64 {
         if self.0 == 0 { millis(setting) } else { u64::from(self.0) * 250 }
+    }
+}
+
+/// A byte of the log. It only moves forward, so that no event is written twice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor(u64);
+
+impl Cursor {
+    pub(super) fn new(byte: u64) -> Self {
+        Self(byte)
+    }
+
+    pub(super) fn byte(self) -> u64 {
+        self.0
+    }
+
+    pub(super) fn advance(&mut self, to: u64) {
+        self.0 = self.0.max(to);
     }
 }
 

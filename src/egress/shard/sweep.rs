@@ -7,6 +7,7 @@ use super::seat::{Sitter, Wrote};
 use crate::hub::{Bounds, Channel, EndReason, OnLag, Piece, Stretch};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
+use crate::store::Missing;
 
 /// What became of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub(super) enum Moved {
     More,
     /// Its socket takes no more for now.
     Blocked,
-    /// Retention has passed over it.
-    Overtaken,
+    /// What it would be given next will not come.
+    Overtaken(Missing),
     /// It can be written to again, and is further behind than it may be.
     Lagging,
     /// It has ended.
@@ -100,10 +101,10 @@ fn piece_for<'s>(
     merge: bool,
     shared: &'s mut Option<Shared>,
 ) -> Result<&'s Shared, Moved> {
-    let fits = |shared: &Shared| shared.from == sitter.byte && shared.merged == merge;
+    let fits = |shared: &Shared| shared.from == sitter.at.byte() && shared.merged == merge;
     let piece = match shared.take().filter(fits) {
         Some(piece) => piece,
-        None => read(channel, sitter.byte, merge)?,
+        None => read(channel, sitter.at.byte(), merge)?,
     };
     Ok(shared.insert(piece))
 }
@@ -112,7 +113,7 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
     match sitter.write(&piece.bytes, now) {
         Wrote::Gone => Moved::Ended(EndReason::ClientGone),
         Wrote::All => {
-            sitter.byte = piece.stretch.end.byte;
+            sitter.at.advance(piece.stretch.end.byte);
             sitter.lags &= piece.more;
             done.count(piece.stretch.run.count(), piece.bytes.len() as u64);
             match (piece.last, piece.more) {
@@ -131,7 +132,7 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
 
 /// The bound that the subscriber has passed, if any.
 pub(super) fn lag_passed(sitter: &Sitter, channel: &Channel, bounds: &Bounds) -> Option<EndReason> {
-    bounds.passed_by(channel.behind_byte(sitter.byte.max(sitter.joined)))
+    bounds.passed_by(channel.behind_byte(sitter.at.byte().max(sitter.joined)))
 }
 
 /// Writes the subscriber's own bytes; nothing if it may go on with the log.
@@ -156,7 +157,7 @@ fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Do
     } else if edge(begun) > count {
         sitter.say(piece.bytes.slice(count..edge(begun)), false);
     }
-    sitter.byte = piece.stretch.byte_behind(begun);
+    sitter.at.advance(piece.stretch.byte_behind(begun));
     sitter.lags = true;
     done.count(begun, edge(begun) as u64);
 }
@@ -164,7 +165,7 @@ fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Do
 fn read(channel: &Channel, byte: u64, merge: bool) -> Result<Shared, Moved> {
     match channel.read_at_byte(byte, MAX_BATCH_BYTES, merge) {
         Piece::Nothing => Err(Moved::CaughtUp),
-        Piece::Trimmed => Err(Moved::Overtaken),
+        Piece::Missing(missing) => Err(Moved::Overtaken(missing)),
         Piece::Frames { stretch, more, last } => {
             let frames = stretch.run.bytes();
             let bytes =
@@ -187,7 +188,7 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
-    use super::super::seat::Interval;
+    use super::super::seat::{Cursor, Interval};
     use super::*;
     use crate::pass::Pass;
     use crate::position::Offset;
@@ -209,10 +210,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (room, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
-        let (byte, joined, own, adaptive, lags, behind) = (0, 0, None, false, false, false);
+        let (at, joined, own) = (Cursor::new(0), 0, None);
+        let (adaptive, lags, behind) = (false, false, false);
         Sitter {
             tcp,
-            byte,
+            at,
             joined,
             own,
             room,
@@ -238,7 +240,7 @@ mod tests {
             let mut sitter = sitter();
             part_written(&mut sitter, &piece, piece.bytes.len() - owed, &mut Done::default());
             assert!(sitter.owes(&piece.bytes[piece.bytes.len() - owed..], true), "{owed}");
-            assert_eq!(sitter.byte, piece.stretch.end.byte);
+            assert_eq!(sitter.at.byte(), piece.stretch.end.byte);
         }
     }
 }

@@ -14,9 +14,9 @@ use super::reactor::Reactor;
 use super::room::Sweep;
 use super::sweep::{Done, Moved, Shared, advance};
 use crate::clock;
-use crate::event::GapReason;
 use crate::hub::EndReason;
 use crate::limits::MAX_HEARD_BYTES;
+use crate::store::Missing;
 
 /// Subscribers of one channel that are written to before others have their turn.
 const TURN: usize = 256;
@@ -127,8 +127,8 @@ impl Reactor {
             Moved::CaughtUp if leaves => self.say_goodbye(key, EndReason::ClientGone),
             Moved::CaughtUp | Moved::Blocked => {}
             Moved::More => self.fall_behind(key),
-            Moved::Overtaken => self.jump(key, GapReason::Evicted),
-            Moved::Lagging => self.jump(key, GapReason::Lagged),
+            Moved::Overtaken(Missing { to, reason }) => self.jump(key, to, reason),
+            Moved::Lagging => self.skip(key),
             Moved::Ended(reason) => self.dismiss(key, reason),
         }
     }
@@ -243,7 +243,7 @@ impl Reactor {
             let key = *key as usize;
             match self.sitters.get(key) {
                 Some(sitter) if sitter.is_blocked() || sitter.behind => {}
-                Some(sitter) if sitter.byte < news_from => self.fall_behind(key),
+                Some(sitter) if sitter.at.byte() < news_from => self.fall_behind(key),
                 Some(_) => {
                     let moved = self.advance(key, &mut shared, &mut done, now);
                     self.settle(key, moved);

@@ -87,7 +87,7 @@ impl Generation {
                     changed |= look_at(&mut self.recogniser, &run);
                     self.looked = run.end();
                 }
-                Read::Trimmed if self.looked.seq < log.start().seq => {
+                Read::Missing(_) if self.looked.seq < log.start().seq => {
                     (self.looked, self.whole) = (log.start(), false);
                 }
                 _ => break,
@@ -138,7 +138,7 @@ impl Generation {
         loop {
             match log.read(self.folded.0, MAX_BATCH_BYTES) {
                 Read::CaughtUp => return,
-                Read::Trimmed | Read::Away => break,
+                Read::Missing(_) | Read::Away => break,
                 Read::Run(run) => {
                     let bytes = run.bytes();
                     for (frame, entry) in Frames::new(&bytes).zip(run.entries()) {

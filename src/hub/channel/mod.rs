@@ -23,7 +23,7 @@ pub use self::live::Hold;
 
 use crate::channel::ChannelName;
 use crate::clock::{Micros, now};
-use crate::event::{self, ChannelState, GapReason, NewEvent};
+use crate::event::{self, ChannelState, NewEvent};
 use crate::generation::Format;
 use crate::hub::coalesce::Stretch;
 use crate::hub::config::{ChannelOptions, Settings};
@@ -423,16 +423,9 @@ impl Channel {
     #[must_use]
     pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> Piece {
         let mut inner = self.inner.lock();
-        if byte < inner.log.start().byte {
-            return Piece::Trimmed;
-        }
-        let Some(at) = inner.log.mark_at_byte(byte) else {
-            self.fetch(&mut inner, Place::Byte(byte));
-            return Piece::Nothing;
-        };
-        let run = match inner.log.read(at, max_bytes) {
+        let run = match inner.log.read_from_byte(byte, max_bytes) {
             Read::Run(run) => run,
-            Read::Trimmed => return Piece::Trimmed,
+            Read::Missing(missing) => return Piece::Missing(missing),
             // Its last event cannot be read any more, or the reader was told a gap that reaches
             // behind it: there is nothing but the end.
             Read::CaughtUp if inner.end.is_some() => {
@@ -499,27 +492,14 @@ impl Channel {
     pub(in crate::hub) fn look(&self, at: Mark) -> Ahead {
         let inner = self.inner.lock();
         let coming = inner.durable.as_ref().and_then(|durable| durable.coming());
-        match inner.log.peek(at.seq) {
-            Some(entry) => Ahead::Event(entry.offset),
-            None if inner.log.is_missing(at) => Ahead::Trimmed(inner.log.readable_from(at).behind),
-            None if at.seq < inner.log.end().seq => Ahead::Away,
-            None if inner.end.is_some() => Ahead::Over,
-            None if inner.retired => Ahead::Retired,
-            None => coming.map_or(Ahead::Nothing, Ahead::Coming),
+        match (inner.log.peek(at.seq), inner.log.missing_at(at)) {
+            (Some(entry), _) => Ahead::Event(entry.offset),
+            (None, Some(missing)) => Ahead::Missing(missing),
+            (None, None) if at.seq < inner.log.end().seq => Ahead::Away,
+            (None, None) if inner.end.is_some() => Ahead::Over,
+            (None, None) if inner.retired => Ahead::Retired,
+            (None, None) => coming.map_or(Ahead::Nothing, Ahead::Coming),
         }
-    }
-
-    /// Where a reader goes on that cannot at this place, and why.
-    pub(in crate::hub) fn readable_from(&self, at: Mark) -> (Floor, GapReason) {
-        let log = &self.inner.lock().log;
-        let reason = if log.is_lost(at) { GapReason::Lost } else { GapReason::Evicted };
-        (log.readable_from(at), reason)
-    }
-
-    /// The same for a reader that counts bytes.
-    pub(in crate::hub) fn readable_from_byte(&self, byte: u64) -> (Floor, GapReason) {
-        let at = self.inner.lock().log.mark_near_byte(byte);
-        self.readable_from(Mark { byte, ..at })
     }
 
     /// How far the events of its predecessors reached.

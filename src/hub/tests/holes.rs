@@ -44,7 +44,7 @@ fn comes_to_the_end(stage: &Stage, seat: &Seat) -> bool {
         match seat.channel.read_at_byte(byte, 1 << 20, false) {
             Piece::Frames { last: true, .. } => return true,
             Piece::Frames { stretch, .. } => byte = stretch.end.byte,
-            Piece::Trimmed => byte = stage.hub.readable_from(&seat.channel, byte).0,
+            Piece::Missing(missing) => byte = missing.to.mark.byte,
             Piece::Nothing => until_all_is_read(&stage.disk),
         }
     }

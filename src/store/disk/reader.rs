@@ -11,7 +11,7 @@ use super::block::Block;
 use super::engine::Engine;
 use super::files::{Fault, File};
 use super::shelf::{BlockRef, Located};
-use super::{Piece, Place, Read, StreamId};
+use super::{Floor, Piece, Place, Read, StreamId};
 use crate::store::{Entry, Mark, Run};
 
 /// Something to read, and who waits for it.
@@ -31,11 +31,13 @@ pub(super) fn run(engine: &Engine) {
 }
 
 /// What is at the place. A block that turns out to be broken is taken off the shelf, so that the
-/// next look says where reading can go on.
+/// next look says where reading can go on. What is lost is told with all that adjoins it: so its
+/// readers get one gap.
 fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
     loop {
         let (sources, blocks, from) = match locate(engine, stream, place) {
             Ok(found) => found,
+            Err(Piece::Lost { to, .. }) if !goes_on(engine, stream, to) => continue,
             Err(piece) => return piece,
         };
         match read_blocks(&sources, stream, &blocks) {
@@ -45,6 +47,20 @@ fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
                 return to_run(&rows, from).map_or(Piece::Nothing, Piece::Run);
             }
             Err((block, fault)) => lose(engine, stream, &block, &fault),
+        }
+    }
+}
+
+/// Whether reading can go on here. A broken block is taken off the shelf.
+fn goes_on(engine: &Engine, stream: StreamId, at: Floor) -> bool {
+    let Ok((sources, blocks, _)) = locate(engine, stream, Place::Seq(at.mark.seq)) else {
+        return true;
+    };
+    match read_blocks(&sources, stream, &blocks[..blocks.len().min(1)]) {
+        Ok(_) => true,
+        Err((block, fault)) => {
+            lose(engine, stream, &block, &fault);
+            false
         }
     }
 }

@@ -84,7 +84,10 @@ fn read_to_end(log: &mut Log, model: &Model, from: usize, max_bytes: usize) {
                 assert_eq!(at, model.mark(seq));
             }
             Read::CaughtUp => return assert_eq!(seq, model.all.len()),
-            Read::Trimmed => return assert!(from < model.start),
+            Read::Missing(missing) => {
+                assert_eq!(missing.to.mark, model.mark(model.start));
+                return assert!(from < model.start);
+            }
             Read::Away => panic!("nothing is stored"),
         }
     }
@@ -214,18 +217,23 @@ mod stored {
     fn check(log: &mut Log, model: &Model, lost: &[bool]) {
         assert_eq!((log.start(), log.end()), (model.mark(model.start), model.mark(lost.len())));
         let events = model.all.iter().zip(lost).enumerate().skip(model.start);
+        let is_lost = |seq: usize| lost[seq];
         for (seq, ((entry, frame), lost)) in events {
             let (at, lost) = (model.mark(seq), *lost);
             let away = at.seq < log.warm().seq;
-            assert_eq!(log.is_lost(at), away && lost, "{seq}");
-            match log.read(at, 1) {
-                Read::Run(run) => assert_eq!(run.bytes(), frame, "{seq}"),
-                Read::Away => assert!(away && !lost, "{seq}"),
-                Read::Trimmed => {
-                    let on = log.readable_from(at).mark.seq as usize;
-                    assert!(away && lost && on > seq, "{seq}");
+            assert_eq!(log.missing_at(at).is_some(), away && lost, "{seq}");
+            for read in [log.read(at, 1), log.read_from_byte(at.byte, 1)] {
+                match read {
+                    Read::Run(run) => assert_eq!(run.bytes(), frame, "{seq}"),
+                    Read::Away => assert!(away && !lost, "{seq}"),
+                    Read::Missing(Missing { to, reason }) => {
+                        let on = to.mark.seq as usize;
+                        assert!(away && lost && on > seq, "{seq}");
+                        assert_eq!((to, reason), (model.floor(on), GapReason::Lost));
+                        assert!(to.mark == log.warm() || !is_lost(on), "a second hole at {on}");
+                    }
+                    Read::CaughtUp => panic!("{seq} is there"),
                 }
-                Read::CaughtUp => panic!("{seq} is there"),
             }
             if let Some(found) = log.mark_at_byte(at.byte) {
                 assert!(found == at || lost, "{seq}: {found:?}");
@@ -291,7 +299,7 @@ mod stored {
                         let fetched = |seq: &usize| log.peek(*seq as u64).is_some();
                         let known = (at.max(1) - 1..to + 1).any(|seq| fetched(&seq));
                         let told = to < log.warm().seq as usize && at >= model.start;
-                        if told && !known && !lost[at..=to].contains(&true) {
+                        if told && !known {
                             log.lose(Place::Seq(at as u64), model.floor(at), model.floor(to));
                             lost[at..to].fill(true);
                         }
