@@ -79,6 +79,7 @@ pub(super) async fn run(
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file, credentials, "fanfare");
     let scheme = if loaded.config.tls.is_on() { "https" } else { "http" };
     raise_descriptor_limit(loaded.config.server.max_connections);
+    ignore_file_size_limit()?;
     let mut signals = Signals::new()?;
     let server = match start(loaded.config, inherited).await {
         Err(error) if error.is_of_configuration() => {
@@ -168,6 +169,12 @@ fn raise_descriptor_limit(max_connections: usize) {
              raise the limit (ulimit -n), or lower the setting"
         );
     }
+}
+
+/// A write past the file size limit (`ulimit -f`) fails like one to a full disk. The signal that
+/// comes with it would end the process; with a handler, which stays, it does nothing.
+fn ignore_file_size_limit() -> std::io::Result<()> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
 }
 
 /// The signals that ask a process to leave.

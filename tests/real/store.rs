@@ -572,3 +572,38 @@ async fn a_hub_with_credentials_is_exported_and_imported_by_those_who_may() {
     assert!(refused.code == Some(1) && refused.said.contains("forbidden"), "{}", refused.said);
     assert_eq!(export(&hub, &["--token", &backup]).await.lines().len(), 3);
 }
+
+#[tokio::test]
+async fn a_file_size_limit_is_a_full_store_until_it_is_raised() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut limited = Command::new("prlimit");
+    limited
+        .args(["--fsize=4000000:unlimited", FANFARE])
+        .env("FANFARE_STORE__PATH", folder.path().join("store"))
+        .env("FANFARE_STORE__DURABILITY", "sync")
+        .env("FANFARE_STORE__MIN_FREE", "1MiB");
+    let mut hub = HubProcess::launch(limited, free_address(), free_address());
+    let event = "x".repeat(100_000);
+    let mut published = 0;
+    let refused = loop {
+        let answer = post(hub.addr(), "/v1/channels/c", &event).await;
+        if !answer.starts_with("HTTP/1.1 200") {
+            break answer;
+        }
+        published += 1;
+        assert!(published < 100, "the limit is not reached");
+    };
+    assert!(published > 5, "{published}");
+    assert!(refused.starts_with("HTTP/1.1 507") && refused.contains("store_full"), "{refused}");
+    let raised = ["--fsize=unlimited:unlimited", "--pid", &hub.id().to_string()];
+    assert!(Command::new("prlimit").args(raised).status().expect("prlimit").success());
+    eventually("room", async || {
+        let answer = post(hub.addr(), "/v1/channels/c", &event).await;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+    let told = head(hub.addr(), "/v1/channels/c").await;
+    assert!(told.contains(&format!("fanfare-events: {}\r\n", published + 1)), "{told}");
+    hub.signal("TERM");
+    assert_eq!(hub.exit_code().await, Some(0));
+}
