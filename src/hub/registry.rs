@@ -211,7 +211,7 @@ impl Registry {
         let channel = self.make(&stream.name, None, store.shelf(durability));
         let saved = Saved::from_text(&stream.options).unwrap_or_default();
         channel.restore(stream, &saved);
-        if power_cut && durability == Durability::Async {
+        if stream.unsure || (power_cut && durability == Durability::Async) {
             channel.tell_of_loss();
         }
         self.channels.insert(stream.name.clone(), channel);

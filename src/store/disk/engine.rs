@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::catalog::Identity;
+use super::catalog::Catalog;
 use super::condition::Condition;
 use super::files::{Fault, Files};
+use super::identity::{IDENTITY, Identity};
 use super::keeper::{self, Chores};
 use super::queue::Queue;
 use super::reader::{self, Wanted};
@@ -152,7 +153,7 @@ impl Engine {
     ) -> Result<(Arc<Self>, Journal), OpenError> {
         let Setup { files, directory, boot, config, tuning, terms, metrics } = setup;
         let failed = |fault: Fault| fault.in_directory(&directory);
-        let Recovered { mut shelf, next_file, catalogs } = recovered;
+        let Recovered { mut shelf, next_file, catalogs, .. } = recovered;
         let first = identity.next_offset.max(shelf.last_offset().0.saturating_add(1));
         identity.boot = boot.into();
         identity.clean = false;
@@ -161,9 +162,9 @@ impl Engine {
         identity.save(&*files).map_err(failed)?;
         let journal = Journal::create(&*files, next_file, 0).map_err(failed)?;
         shelf.files.insert(next_file, journal.on_shelf());
-        let epoch = identity.epoch.parse().map_err(|_| OpenError::Foreign {
-            path: directory.clone(),
-            why: format!("its epoch is {:?}", identity.epoch),
+        let epoch = identity.epoch.parse().map_err(|_| OpenError::Damaged {
+            path: directory.join(IDENTITY),
+            why: format!("its `epoch` is {:?}", identity.epoch),
         })?;
         let engine = Self {
             epoch,
@@ -223,9 +224,16 @@ impl Engine {
         self.files.release();
     }
 
-    /// Says that everything is synced, if it is, and which offset comes next.
+    /// Says that everything is synced, if it is, which offset comes next, and where every stream
+    /// ends: what is missing then can be told from what was never there.
     fn sign_off(&self) {
         if !self.syncs.is_idle() || self.condition.has_failed() {
+            return;
+        }
+        let newest = self.shelf.lock().files.last_key_value().map(|(number, _)| *number);
+        let catalog = self.catalog(newest.unwrap_or_default().saturating_add(1));
+        if let Err(fault) = catalog.save(&*self.files) {
+            tracing::warn!("the store was not closed cleanly: {fault}");
             return;
         }
         let mut identity = self.identity.lock();
@@ -296,16 +304,21 @@ impl Engine {
     /// Gives the keeper a catalog of what is written so far. Only the writer changes that, so it
     /// is the writer who calls this, between two writes.
     pub(super) fn hand_over_catalog(&self, number: u32) {
+        self.chores.hand_over(self.catalog(number));
+    }
+
+    /// What is written so far.
+    fn catalog(&self, number: u32) -> Catalog {
         let oldest = clock::now().saturating_sub(self.receipts_window);
         let mut shelf = self.shelf.lock();
         shelf.receipts.forget_before(oldest);
-        self.chores.hand_over(super::catalog::Catalog {
+        Catalog {
             number,
             streams: shelf.summary(),
             receipts: shelf.receipts.to_vec(),
             next_stream: shelf.next_stream,
             gone: shelf.gone,
-        });
+        }
     }
 
     /// An operation failed. For want of room it may work later; anything else is the end.

@@ -13,6 +13,7 @@ mod condition;
 mod desk;
 mod engine;
 mod files;
+mod identity;
 pub mod inspect;
 mod keeper;
 mod queue;
@@ -123,6 +124,8 @@ pub struct Stream {
     pub floor: Floor,
     /// The place behind the last event.
     pub end: Mark,
+    /// A block was broken that may have had its last events.
+    pub unsure: bool,
 }
 
 /// A place where reading can begin.
@@ -291,6 +294,17 @@ pub enum OpenError {
         found: u32,
         /// The latest that is known.
         known: u32,
+    },
+    /// The file that says what the directory is cannot be relied on.
+    #[error(
+        "{path} is damaged: {why}. Put back a copy of this file, or see \"A damaged identity\" in \
+         docs/disk-format.md; to begin with nothing, give the hub another `store.path`"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// It has files that are not a store's.
     #[error("{path} is no store of Fanfare: {why}")]

@@ -13,9 +13,9 @@ use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use super::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
 use super::engine::Setup;
 use super::files::{Fault, File, PIECE_BYTES, read_all};
-use super::shelf::{BlockRef, Shelf, ShelfFile};
+use super::shelf::{BlockRef, Shelf, ShelfFile, Shelved};
 use super::sorter::read_footer;
-use super::{Found, OpenError, StreamId};
+use super::{Found, OpenError, Stream, StreamId};
 use crate::channel::ChannelName;
 use crate::clock::Micros;
 
@@ -26,11 +26,18 @@ pub(super) struct Recovered {
     pub(super) next_file: u32,
     /// The catalogs that may be relied on, at most two.
     pub(super) catalogs: Vec<u32>,
+    /// The last place of which nobody knows what was there, and no catalog does: file and byte.
+    unknown: Option<(u32, u32)>,
 }
 
 impl Recovered {
     pub(super) fn found(&self, receipts_since: Micros, power_cut: bool) -> Found {
-        let streams = self.shelf.streams.iter().map(|(id, stream)| stream.to_stream(*id));
+        let unsure = |stream: &Shelved| {
+            self.unknown.is_some_and(|(file, position)| stream.may_have_ended_at(file, position))
+        };
+        let streams = self.shelf.streams.iter();
+        let streams =
+            streams.map(|(id, stream)| Stream { unsure: unsure(stream), ..stream.to_stream(*id) });
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
         let receipts = self.shelf.receipts.to_vec().into_iter();
@@ -43,7 +50,7 @@ impl Recovered {
 pub(super) fn recover(setup: &Setup, clean: bool) -> Result<Recovered, OpenError> {
     let mut shelf = Shelf::default();
     shelf.receipts.bound(setup.terms.max_receipts);
-    let mut recovery = Recovery { setup, clean, shelf, since: 0, newest: 0 };
+    let mut recovery = Recovery { setup, clean, shelf, since: 0, newest: 0, unknown: None };
     recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
 }
 
@@ -56,6 +63,8 @@ struct Recovery<'a> {
     since: u32,
     /// The highest number of a file with events.
     newest: u32,
+    /// See [`Recovered`].
+    unknown: Option<(u32, u32)>,
 }
 
 impl Recovery<'_> {
@@ -74,6 +83,7 @@ impl Recovery<'_> {
             shelf: std::mem::take(&mut self.shelf),
             next_file: highest.saturating_add(1),
             catalogs,
+            unknown: self.unknown,
         })
     }
 
@@ -279,6 +289,9 @@ impl Recovery<'_> {
             "a block of the store is broken: what it had is lost"
         );
         self.setup.metrics.store_block_broken();
+        if header.is_none() && number >= self.since {
+            self.unknown = Some((number, offset as u32));
+        }
         if let Some(header) = header.filter(|header| header.kind == Kind::Events) {
             self.shelf.note_lost(header);
         }

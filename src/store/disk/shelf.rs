@@ -91,6 +91,16 @@ impl Shelved {
             span: self.span,
             floor: self.floor,
             end: self.end,
+            unsure: false,
+        }
+    }
+
+    /// Whether all that is known of it lies before this place, so that a block that was there may
+    /// have been its last. An end whose block is broken is known.
+    pub(super) fn may_have_ended_at(&self, file: u32, position: u32) -> bool {
+        match self.blocks.back() {
+            Some(last) => (last.file, last.position) < (file, position) && last.end() == self.end,
+            None => self.floor.mark == self.end,
         }
     }
 
@@ -112,11 +122,20 @@ impl Shelved {
         self.blocks.iter()
     }
 
-    /// Takes a block that lies behind all that are here; refuses any other.
+    /// Takes a block that lies behind all that are here, by every measure; refuses any other, such
+    /// as that of a file that was copied or has another's name.
     fn push(&mut self, block: BlockRef) -> bool {
+        let (end, floor) = (block.end(), self.floor);
         let behind = match self.blocks.back() {
-            Some(last) => block.first.seq >= last.end().seq,
-            None => block.end().seq > self.floor.mark.seq,
+            Some(last) => {
+                let joint = last.end();
+                let (seqs, bytes) = (block.first.seq >= joint.seq, block.first.byte >= joint.byte);
+                seqs && bytes && block.first_offset > last.last_offset
+            }
+            None => {
+                let (seqs, bytes) = (end.seq > floor.mark.seq, end.byte > floor.mark.byte);
+                seqs && bytes && block.last_offset > floor.behind
+            }
         };
         if behind {
             self.end = self.end.max(block.end());
@@ -373,6 +392,8 @@ impl Shelf {
         span: Option<(Entry, Entry)>,
     ) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
+            // It is gone, or what said its name is broken.
+            self.gone = self.gone.max(block.last_offset);
             return false;
         };
         let taken = stream.push(block);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Looked, held};
 use crate::channel::ChannelName;
@@ -13,7 +14,8 @@ use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use crate::store::disk::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
-use crate::store::disk::files::{Fault, File, read_all};
+use crate::store::disk::files::{Directory, Fault, File, read_all};
+use crate::store::disk::identity::IDENTITY;
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
 use crate::store::disk::shelf::{BlockRef, Shelved};
 use crate::store::disk::sorter::read_footer;
@@ -73,7 +75,7 @@ pub struct Totals {
 /// # Errors
 /// The directory cannot be checked; see [`OpenError`].
 pub fn check(path: &Path) -> Result<Checked, OpenError> {
-    Looked::at(path)?.check(path)
+    Looked::into(Arc::new(Directory::look(path)?), path)?.check(path)
 }
 
 impl Looked {
@@ -104,6 +106,10 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn run(&mut self) -> Result<(), Fault> {
+        if let Some(why) = &self.looked.damaged {
+            let place = Place { file: IDENTITY, ..Place::default() };
+            self.damage(place, None, format!("what the directory is cannot be told: {why}"));
+        }
         let (mut events, mut catalogs) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
         for name in self.looked.files.list().map_err(Fault::of(""))? {
             match parse_name(&name) {

@@ -16,9 +16,9 @@ pub use check::{Checked, Finding, Totals, check};
 pub use compact::{CompactError, Compacted, compact};
 pub use stat::{ChannelStat, FileStat, Stat, stat};
 
-use super::catalog::Identity;
 use super::engine::{Setup, Tuning};
 use super::files::{Directory, Files};
+use super::identity::{IDENTITY, Identity};
 use super::recovery::{self, Recovered};
 use super::shelf::Shelved;
 use super::{Config, OpenError, Terms};
@@ -29,21 +29,41 @@ use untouched::Untouched;
 pub(super) struct Looked {
     files: Arc<dyn Files>,
     identity: Identity,
+    /// What is wrong with the identity: that one is made up.
+    damaged: Option<String>,
     /// What a start would find.
     recovered: Recovered,
 }
 
 impl Looked {
     fn at(path: &Path) -> Result<Self, OpenError> {
-        Self::into(Arc::new(Directory::look(path)?), path)
+        match Self::into(Arc::new(Directory::look(path)?), path)? {
+            Self { damaged: Some(why), .. } => {
+                Err(OpenError::Damaged { path: path.join(IDENTITY), why })
+            }
+            looked => Ok(looked),
+        }
     }
 
-    pub(super) fn into(files: Arc<dyn Files>, path: &Path) -> Result<Self, OpenError> {
+    /// Also if the identity is damaged: nothing else depends on what it says.
+    pub(in crate::store::disk) fn into(
+        files: Arc<dyn Files>,
+        path: &Path,
+    ) -> Result<Self, OpenError> {
         let files: Arc<dyn Files> = Arc::new(Untouched(files));
-        let identity = Identity::load(&*files, path)?.ok_or_else(|| OpenError::Foreign {
-            path: path.to_owned(),
-            why: "it is empty".to_owned(),
-        })?;
+        let (identity, damaged) = match Identity::load(&*files, path) {
+            Ok(Some(identity)) => (identity, None),
+            Ok(None) => {
+                let (path, why) = (path.to_owned(), "it is empty".to_owned());
+                return Err(OpenError::Foreign { path, why });
+            }
+            Err(OpenError::Damaged { why, .. }) => {
+                let mut identity = Identity::new("unknown");
+                identity.clean = false;
+                (identity, Some(why))
+            }
+            Err(error) => return Err(error),
+        };
         let setup = Setup {
             files: files.clone(),
             directory: path.to_owned(),
@@ -54,7 +74,7 @@ impl Looked {
             metrics: Arc::new(Metrics::new()),
         };
         let recovered = recovery::recover(&setup, identity.clean)?;
-        Ok(Self { files, identity, recovered })
+        Ok(Self { files, identity, damaged, recovered })
     }
 }
 

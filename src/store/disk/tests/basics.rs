@@ -200,14 +200,13 @@ fn a_directory_has_one_hub_and_one_version() {
     assert!(matches!(error, OpenError::Locked(_)), "{error}");
     disk.close();
     let identity = directory.path().join("fanfare.store");
-    let text = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    std::fs::write(&identity, "{\"version\": 2, \"more\": 7}").unwrap();
     let error = try_open(directory.path()).unwrap_err();
     assert!(error.to_string().contains("has version 2 of the store"), "{error}");
     std::fs::write(&identity, "{").unwrap();
-    assert!(matches!(try_open(directory.path()), Err(OpenError::Foreign { .. })));
+    assert!(matches!(try_open(directory.path()), Err(OpenError::Damaged { .. })));
     std::fs::remove_file(&identity).unwrap();
-    assert!(matches!(try_open(directory.path()), Err(OpenError::Foreign { .. })));
+    assert!(matches!(try_open(directory.path()), Err(OpenError::Damaged { .. })));
 }
 
 #[test]

@@ -115,6 +115,10 @@ impl Disk {
         state.contents[at] = Content { synced: bytes.len(), bytes, unreadable: None };
     }
 
+    pub(crate) fn lose(&self, name: &str) {
+        self.0.lock().names.remove(name);
+    }
+
     pub(crate) fn make_unreadable(&self, name: &str, bytes: std::ops::Range<u64>) {
         let mut state = self.0.lock();
         let at = state.names[name];

@@ -1,6 +1,7 @@
 //! A disk that can be held up, and a store on it, for tests of those that are built on the store.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::fake;
 use super::support::{config, setup};
+use crate::store::disk::block::{Kind, Part, scan};
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
 use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, Terms, keeper};
@@ -76,15 +78,14 @@ impl Gated {
         (disk, found)
     }
 
-    /// What a cosmic ray does to the last block of the last journal.
+    /// Breaks the last block of events, whatever file has it.
     pub(crate) fn break_last_block(&self) {
-        let mut logs = self.disk.names().into_iter().rev().filter(|name| name.ends_with(".log"));
-        let written = |name: &String| self.disk.bytes(name).iter().any(|byte| *byte != 0);
-        let log = logs.find(written).unwrap();
-        let mut bytes = self.disk.bytes(&log);
-        let at = bytes.len() - 3;
-        bytes[at] ^= 0xff;
-        self.disk.set_bytes(&log, bytes);
+        let names = self.disk.names().into_iter().rev();
+        let last = |name: &String| last_events(&self.disk.bytes(name));
+        let (name, at) = names.filter_map(|name| last(&name).map(|at| (name, at))).next().unwrap();
+        let mut bytes = self.disk.bytes(&name);
+        bytes[at - 3] ^= 0xff;
+        self.disk.set_bytes(&name, bytes);
     }
 
     fn pass(&self) {
@@ -111,6 +112,26 @@ pub(crate) fn store_config(durability: Durability) -> Config {
 pub(crate) fn look_at_room(disk: &Disk) {
     keeper::look_at_room(disk.engine());
     disk.engine().look_after_offsets();
+}
+
+/// The end of the last block of events of a file.
+fn last_events(bytes: &[u8]) -> Option<usize> {
+    let end = |part: &Part<'_>| match part {
+        Part::Whole { position, block } if block.header.kind == Kind::Events => {
+            Some(position + block.header.length())
+        }
+        Part::Whole { .. } | Part::Broken { .. } => None,
+    };
+    scan(bytes).iter().rev().find_map(end)
+}
+
+/// Where each whole block of a file is.
+pub(crate) fn blocks_of(bytes: &[u8]) -> Vec<Range<usize>> {
+    let whole = |part: Part<'_>| match part {
+        Part::Whole { position, block } => Some(position..position + block.header.length()),
+        Part::Broken { .. } => None,
+    };
+    scan(bytes).into_iter().filter_map(whole).collect()
 }
 
 /// All that was to be read by now has been read.

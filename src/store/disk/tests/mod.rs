@@ -6,6 +6,7 @@ pub(crate) mod fake;
 mod faults;
 pub(crate) mod gated;
 mod golden;
+mod identity;
 mod lives;
 mod model;
 mod shortage;
