@@ -205,6 +205,20 @@ async fn a_provider_that_dies_has_an_exit_code_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_provider_that_sends_an_error_document_has_that_exit_code_too() {
+    let hub = HubProcess::start(&[]);
+    let document = "{\"error\":{\"message\":\"Incorrect API key\"}}\n";
+    for (close, code) in [("auto", 4), ("complete", 1)] {
+        let args = [&format!("chat/{close}"), "--format", "sse", "--close", close];
+        let mut publisher = Publisher::start(&hub.url(), &args);
+        publisher.write(document);
+        let (exit, receipt, said) = publisher.end();
+        assert_eq!(exit, Some(code), "{close}: {receipt}{said}");
+        assert!(said.contains("Incorrect API key"), "{close}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn what_no_repetition_can_mend_ends_at_once() {
     let hub = HubProcess::start(&[]);
     assert!(post(hub.addr(), "/v1/channels/closed?close=complete", "").await.contains("200"));

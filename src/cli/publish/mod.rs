@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::client::{self, Hub, Problem};
+use super::client::{self, ClientError, Hub, Problem};
 use super::terminal;
 use crate::channel::ChannelName;
 use crate::event::EventType;
@@ -105,7 +105,8 @@ Examples:
 
 Ctrl-D or Ctrl-C ends what is typed. The receipt is a line of JSON on stdout.
 A connection that breaks is made again, and the hub gets each event once. Silence is no end.
-Exit codes: 3 the channel was stopped; 4 the provider's stream broke off or reported an error.";
+Exit codes: 3 the channel was stopped; 4 the provider's stream broke off, reported an
+error, or was none.";
 
 /// How to read the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -192,8 +193,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             terminal::notice(error);
             Ok(ExitCode::from(STOPPED))
         }
+        Err(error) if args.close == Some(Close::Auto) && is_of_input(&error) => {
+            terminal::warn(error);
+            Ok(ExitCode::from(PROVIDER_FAILED))
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the hub refused what the body says, such as the error document of a provider.
+fn is_of_input(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<ClientError>();
+    refused.and_then(ClientError::code) == Some("invalid_event")
 }
 
 /// The data of one event, if that is what is to be published.
