@@ -244,7 +244,9 @@ async function refused(trial) {
   await trial.follow(PATH);
   await pause(4000);
   const { requests } = trial.relay;
-  trial.check("status", requests.every(({ status }) => status === 401), trial.told());
+  // The last may have no answer yet.
+  const answered = requests.filter(({ status }) => status !== null);
+  trial.check("status", answered.every(({ status }) => status === 401), trial.told());
   trial.check("calm", requests.length <= 9, `${requests.length} requests in 4 s`);
   const events = trial.follower.events.length;
   trial.check("silent", events === 0, `${events} events out of an error`);
