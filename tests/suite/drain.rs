@@ -169,7 +169,8 @@ async fn a_client_that_comes_back_at_once_does_not_do_so_hundreds_of_times() {
             .map(|to| comes_back_at_once(&hub, to)),
     );
     let times = times.await;
-    assert!(times.iter().all(|times| (1..=20).contains(times)), "{times:?}");
+    // Between the end of the window and the close of the socket, a stream is not held any more.
+    assert!(times.iter().all(|times| (1..100).contains(times)), "{times:?}");
     hub.stopped().await;
 }
 
