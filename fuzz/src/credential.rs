@@ -124,7 +124,8 @@ fn stranger(text: &str) {
     }
     for shown in show(text) {
         let error = shown.expect_err("a stranger is let in");
-        assert!(AuthError::ALL.contains(&error) && error != AuthError::Missing);
+        let known = AuthError::ALL.iter().any(|known| known.code() == error.code());
+        assert!(known && error != AuthError::Missing);
         assert_eq!(error == AuthError::TooLarge, text.len() > 8 * 1024, "{error:?}");
     }
 }

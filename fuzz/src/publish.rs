@@ -107,7 +107,15 @@ fn publish(hub: &Hub, ingest: &Ingest, kind: BodyKind, body: &Bytes, size: usize
 fn tell(ended: Result<Tally, Failure>) -> (Tally, Option<(PublishError, Option<Place>)>) {
     match ended {
         Ok(tally) => (tally, None),
-        Err(Failure { error, kept, place }) => (kept, Some((error, place))),
+        Err(Failure { error, kept, place }) => (kept, Some((plain(error), place))),
+    }
+}
+
+/// A first line that is no JSON is told with the beginning of the body.
+fn plain(error: PublishError) -> PublishError {
+    match error {
+        PublishError::Invalid(InvalidEvent::Foreign(_)) => InvalidEvent::NotJson.into(),
+        error => error,
     }
 }
 
@@ -137,6 +145,7 @@ fn same_text(body: &[u8], whole: &Outcome, cut: &Outcome) {
 /// What NDJSON is, said once more.
 fn by_lines(body: &[u8], most: usize) -> Outcome {
     let mut outcome = Outcome { events: Vec::new(), failure: None };
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let mut lines = body.split(|byte| *byte == b'\n').peekable();
     let mut number = 0;
     while let Some(line) = lines.next() {
