@@ -57,7 +57,8 @@ pub(crate) struct Viewer {
     refused: Option<(GapReason, String)>,
     /// The offset of the last id that it has seen.
     pub(crate) cursor: Option<u64>,
-    /// Something was gone when it subscribed, of which the first step tells.
+    /// What comes next comes whatever the lag: a gap for what was gone when it subscribed, or the
+    /// event after a gap.
     noticed: bool,
     finished: bool,
     parked: bool,
@@ -191,8 +192,10 @@ impl Viewer {
         match next {
             Next::Step(step) => {
                 assert!(!self.finished, "a step behind the end");
-                self.noticed = false;
+                let is_gap = matches!(step, Step::Gap(_));
                 self.check(step, oracle);
+                // The event after a gap is held for the reader, so that retention makes no second gap.
+                self.noticed = is_gap && self.due(self.selected[0], oracle).is_some();
                 return true;
             }
             Next::Pending => {
