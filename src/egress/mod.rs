@@ -280,6 +280,10 @@ const DRAIN_SHARE: f64 = 0.8;
 /// The share of a drain's window that is too short for another subscription to come and go.
 const LEAST_STAY: f64 = 0.1;
 
+/// How long past the window the last ones stay: until no listener is open, so that a client that
+/// comes back at once finds no hub.
+const LAST_STAY: Duration = Duration::from_millis(500);
+
 /// How all are sent away: one by one, and so that they do not come back at once.
 #[derive(Clone, Copy, Debug)]
 struct Drain {
@@ -297,13 +301,13 @@ impl Drain {
         self.from + self.window.mul_f64(fastrand::f64() * DRAIN_SHARE)
     }
 
-    /// When one ends that begins now. Some clients come back at once, whatever they are told: so
-    /// it stays for a good part of the rest, and the last ones to the end.
+    /// When one ends that begins now. Some clients come back at once, whatever their delay is: so
+    /// it stays for a good part of the rest, and the last ones until the listeners are closed.
     fn late_moment(&self) -> Instant {
         let now = Instant::now();
         let rest = (self.from + self.window.mul_f64(DRAIN_SHARE)).saturating_duration_since(now);
         if rest < self.window.mul_f64(LEAST_STAY) {
-            return self.from + self.window;
+            return now.max(self.from + self.window) + LAST_STAY;
         }
         now + rest.mul_f64(0.25 + 0.75 * fastrand::f64())
     }

@@ -169,8 +169,7 @@ async fn a_client_that_comes_back_at_once_does_not_do_so_hundreds_of_times() {
             .map(|to| comes_back_at_once(&hub, to)),
     );
     let times = times.await;
-    // Between the end of the window and the close of the socket, a stream is not held any more.
-    assert!(times.iter().all(|times| (1..100).contains(times)), "{times:?}");
+    assert!(times.iter().all(|times| (1..=20).contains(times)), "{times:?}");
     hub.stopped().await;
 }
 
