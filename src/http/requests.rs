@@ -57,6 +57,8 @@ pub(super) struct Refusal {
     /// The page that sent it, as far as its head can be read.
     origin: Option<HeaderValue>,
     limit: Option<&'static str>,
+    /// It asks for a head alone: then the answer has no body (RFC 9110, section 9.3.2).
+    head_only: bool,
 }
 
 /// What comes next in a message.
@@ -139,24 +141,28 @@ impl<W> Requests<W> {
         let mut headers = vec![EMPTY_HEADER; self.max_headers];
         let mut request = httparse::Request::new(&mut headers);
         let parsed = request.parse(bytes);
+        let refused = |refusal: Refusal| {
+            Box::new(Refusal { head_only: request.method == Some("HEAD"), ..refusal })
+        };
         let length = match parsed {
             Ok(Status::Complete(length)) => length,
             Ok(Status::Partial) => bytes.len(),
             Err(Error::TooManyHeaders) => {
-                return Err(Refusal::too_large("server.max_headers"));
+                return Err(refused(Refusal::too_large("server.max_headers")));
             }
             Err(error) => {
                 let detail = format!("the head of the request cannot be read: {error}");
-                return Err(Refusal::malformed(detail, &[]));
+                return Err(refused(Refusal::malformed(detail, &[])));
             }
         };
         if length > self.max_head {
-            return Err(Refusal::too_large("server.max_header_bytes"));
+            return Err(refused(Refusal::too_large("server.max_header_bytes")));
         }
         match parsed {
             Ok(Status::Complete(length)) => {
                 let place = framing(&request);
-                let place = place.map_err(|why| Refusal::malformed(why, request.headers))?;
+                let place =
+                    place.map_err(|why| refused(Refusal::malformed(why, request.headers)))?;
                 Ok(Some((length, place)))
             }
             _ => Ok(None),
@@ -374,18 +380,18 @@ impl<W: Wire> Wire for Requests<W> {
 }
 
 impl Refusal {
-    fn malformed(detail: String, headers: &[Header<'_>]) -> Box<Self> {
+    fn malformed(detail: String, headers: &[Header<'_>]) -> Self {
         let origin = values(headers, "origin").first().copied();
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
         let problem = Problem::new(ErrorCode::InvalidRequest, detail);
-        Box::new(Self { problem, origin, limit: None })
+        Self { problem, origin, limit: None, head_only: false }
     }
 
-    fn too_large(limit: &'static str) -> Box<Self> {
+    fn too_large(limit: &'static str) -> Self {
         let detail = format!("the head of the request is larger than `{limit}` allows");
         let problem = Problem::new(ErrorCode::HeadTooLarge, detail).with("limit", limit);
         // Counted as one, whichever it is.
-        Box::new(Self { problem, origin: None, limit: Some("server.max_header_bytes") })
+        Self { problem, origin: None, limit: Some("server.max_header_bytes"), head_only: false }
     }
 
     /// Answers, and ends the connection.
@@ -393,13 +399,18 @@ impl Refusal {
         let response = cors.mark(self.origin, self.problem.into_response()).await;
         let (time, most) = LINGER;
         // Whoever does not read the answer has no need of it.
-        let _ = tokio::time::timeout(time, say(wire, response, most)).await;
+        let _ = tokio::time::timeout(time, say(wire, response, self.head_only, most)).await;
         self.limit.map_or(Outcome::Over, Outcome::Limit)
     }
 }
 
-/// Writes the response, and reads away what the client still sends.
-async fn say(mut wire: impl Wire, response: Response, most: usize) -> io::Result<()> {
+/// Writes the response, or its head alone, and reads away what the client still sends.
+async fn say(
+    mut wire: impl Wire,
+    response: Response,
+    head_only: bool,
+    most: usize,
+) -> io::Result<()> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
@@ -416,7 +427,9 @@ async fn say(mut wire: impl Wire, response: Response, most: usize) -> io::Result
         bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
     }
     bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(&body);
+    if !head_only {
+        bytes.extend_from_slice(&body);
+    }
     wire.write_all(&bytes).await?;
     wire.shutdown().await?;
     let (mut read, mut scratch) = (0, vec![0; 4 * 1024]);

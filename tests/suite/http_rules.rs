@@ -89,6 +89,24 @@ async fn a_request_against_the_rules_is_refused_and_its_connection_closed() {
 }
 
 #[tokio::test]
+async fn the_refusal_of_a_head_request_has_no_body() {
+    let hub = TestHub::start().await;
+    let host = "Host: hub\r\n";
+    for text in [
+        "HEAD /healthz HTTP/1.1\r\n\r\n".to_owned(),
+        format!("HEAD /v1/channels/c#d HTTP/1.1\r\n{host}\r\n"),
+        format!("HEAD /healthz HTTP/1.1\r\n{host}no colon\r\n\r\n"),
+        format!("HEAD /healthz HTTP/1.1\r\n{host}X: {}\r\n\r\n", "x".repeat(70_000)),
+    ] {
+        let mut wire = Wire::connect(hub.addr()).await;
+        wire.send(&text).await;
+        let status = wire.response_to(true).await.status();
+        assert!(matches!(status, 400 | 431), "{status}");
+        assert_eq!(wire.hang_up().await, b"", "a body after the answer to `HEAD`");
+    }
+}
+
+#[tokio::test]
 async fn a_later_request_of_a_connection_is_held_to_the_rules_as_well() {
     let hub = TestHub::start().await;
     let good = [
