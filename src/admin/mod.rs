@@ -3,9 +3,11 @@
 //! - `GET /healthz`: the process answers. On both listeners.
 //! - `GET /readyz`: the hub takes work; 503 while it drains, and when its store has failed. On both
 //!   listeners.
-//! - `GET /openapi.yaml`: the whole API, described. On both listeners.
+//! - `GET /openapi.yaml`, `GET /openapi-3.1.yaml`: the whole API, described. On both listeners.
 //! - `GET /metrics`: Prometheus text. On the admin listener.
 //! - `GET /v1/channels?prefix=&after=&limit=`: channels by name. On the admin listener.
+
+use std::sync::LazyLock;
 
 use serde::Serialize;
 
@@ -21,6 +23,19 @@ use crate::store::disk::Health;
 use crate::telemetry;
 
 const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
+
+/// The same for tools that do not know OpenAPI 3.2. Of what the document uses, 3.1 lacks only
+/// `itemSchema`: there a stream is a text, and its content has that schema.
+static OPENAPI_3_1: LazyLock<String> = LazyLock::new(|| {
+    let line = |line: &str| match line.split_once("itemSchema: ") {
+        Some((indent, schema)) if indent.trim().is_empty() => {
+            format!("{indent}schema: {{ type: string, contentSchema: {schema} }}\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    let text: String = OPENAPI.lines().map(line).collect();
+    text.replacen("openapi: 3.2.0", "openapi: 3.1.2", 1)
+});
 
 /// Channels in a list for which no `limit` was asked.
 const DEFAULT_LISTED_CHANNELS: usize = 100;
@@ -60,6 +75,7 @@ impl Admin {
             page("/healthz", Access::Health, handler(self, healthz)),
             page("/readyz", Access::Health, handler(self, readyz)),
             page("/openapi.yaml", Access::Free, handler(self, openapi)),
+            page("/openapi-3.1.yaml", Access::Free, handler(self, openapi_3_1)),
         ]
     }
 
@@ -102,6 +118,10 @@ async fn readyz(admin: Admin, _: Request, _: String) -> Result<Response, Problem
 
 async fn openapi(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
     Ok(document("application/yaml", OPENAPI))
+}
+
+async fn openapi_3_1(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
+    Ok(document("application/yaml", OPENAPI_3_1.as_str()))
 }
 
 async fn metrics(admin: Admin, _: Request, _: String) -> Result<Response, Problem> {

@@ -179,11 +179,21 @@ async fn the_admin_lists_the_channels_that_begin_with_a_prefix() {
 }
 
 #[tokio::test]
-async fn the_openapi_document_is_served() {
+async fn the_openapi_document_is_served_in_two_versions_that_differ_in_the_schemas_of_streams() {
     let hub = TestHub::start().await;
-    let reply = hub.get("/openapi.yaml", &[]).await.ok();
-    assert!(reply.text().contains("openapi: "), "{}", reply.text());
-    assert!(reply.text().contains("/v1/events"));
+    let new = hub.get("/openapi.yaml", &[]).await.ok().text();
+    let old = hub.get("/openapi-3.1.yaml", &[]).await.ok().text();
+    assert!(new.starts_with("openapi: 3.2.0\n") && old.starts_with("openapi: 3.1.2\n"));
+    let lines = new.lines().zip(old.lines()).skip(1);
+    let differ: Vec<_> = lines.filter(|(new, old)| new != old).collect();
+    assert_eq!(differ.len(), new.matches(" itemSchema: {").count());
+    for (new, old) in &differ {
+        let schema = new.trim().strip_prefix("itemSchema: ").expect("a schema");
+        let expected = format!("schema: {{ type: string, contentSchema: {schema} }}");
+        assert_eq!(old.trim(), expected);
+    }
+    assert!(differ.len() >= 5 && !old.contains(" itemSchema: "));
+    assert_eq!(new.lines().count(), old.lines().count());
 }
 
 /// A preflight from this origin, for what an application in a browser sends.

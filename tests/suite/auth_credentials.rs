@@ -484,7 +484,7 @@ async fn the_admin_listener_asks_as_well_and_all_refusals_are_counted() {
             assert_eq!(refused_total(&hub, reason).await, before + 1.0, "{reason} {path}");
         }
     }
-    for path in ["/healthz", "/readyz", "/openapi.yaml"] {
+    for path in ["/healthz", "/readyz", "/openapi.yaml", "/openapi-3.1.yaml"] {
         get_as(hub.addr(), path, &[]).await.ok();
         get_as(hub.admin_addr(), path, &[]).await.ok();
     }

@@ -40,7 +40,7 @@ const fn row(method: &'static str, path: &'static str, needs: Needs) -> Row {
 }
 
 /// Every route that the document has, and what the contract asks there.
-const TABLE: [Row; 22] = [
+const TABLE: [Row; 24] = [
     Row { body: "x", ..row("POST", "/v1/channels/{name}", OnChannel(&["publish"])) },
     row("GET", "/v1/channels/{name}", OnChannel(&["subscribe"])),
     row("HEAD", "/v1/channels/{name}", OnChannel(&["subscribe", "publish"])),
@@ -68,6 +68,8 @@ const TABLE: [Row; 22] = [
     row("HEAD", "/readyz", Nothing),
     row("GET", "/openapi.yaml", Nothing),
     row("HEAD", "/openapi.yaml", Nothing),
+    row("GET", "/openapi-3.1.yaml", Nothing),
+    row("HEAD", "/openapi-3.1.yaml", Nothing),
     row("OPTIONS", "/healthz", Nothing),
 ];
 
