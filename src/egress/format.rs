@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Config;
+use super::policy::Drain;
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
 use crate::event::{END, GAP, OPEN, SNAPSHOT, UNAUTHENTICATED};
-use crate::hub::{End, Gap, Snapshot, Step};
+use crate::hub::{End, EndReason, Gap, Snapshot, Step};
 use crate::pass::Over;
 use crate::position::Position;
 use crate::sse::{self, Frame, Frames, Text};
@@ -44,11 +46,41 @@ impl Format {
         matches!(self, Self::Bare | Self::BareLines)
     }
 
-    /// Appends what a subscription that begins at the tail is told first: the id of the tail, so
-    /// that its client can resume even before the first event. It is an event, because half of all
-    /// clients drop a block that has only an id, and others take one for an empty event.
-    pub(super) fn say_open(self, opening: &str, tail: &Position, out: &mut Vec<u8>) {
-        let notice = Notice::of_opening(opening, tail);
+    /// Whether it is an event stream with the hub's own fields and events.
+    fn has_own_fields(self) -> bool {
+        self.is_event_stream() && !self.is_bare()
+    }
+
+    /// Appends what a subscription begins with: the delay of a reconnect and, where it begins at
+    /// the tail, `fanfare.open` with the id of the tail, so that its client can resume before the
+    /// first event. That is an event, because half of all clients drop a block that has only an id,
+    /// and others take one for an empty event.
+    pub(super) fn push_opening(
+        self,
+        config: &Config,
+        opening: Option<&str>,
+        tail: &Position,
+        out: &mut Vec<u8>,
+    ) {
+        if self.has_own_fields() {
+            sse::retry(out, config.reconnect_delay);
+        }
+        if let Some(opening) = opening {
+            self.push_notice(&Notice::of_opening(opening, tail), out);
+        }
+    }
+
+    /// Appends a gap.
+    pub(super) fn push_gap(self, gap: &Gap, out: &mut Vec<u8>) {
+        self.push_notice(&Notice::of_gap(gap), out);
+    }
+
+    /// Appends a snapshot of the events up to this position.
+    pub(super) fn push_snapshot(self, snapshot: &Snapshot, at: &Position, out: &mut Vec<u8>) {
+        self.push_notice(&Notice::of_snapshot(snapshot, at), out);
+    }
+
+    fn push_notice(self, notice: &Notice<'_>, out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => notice.push_text(out),
             Self::Ndjson | Self::NdjsonEnvelopes => {
@@ -56,6 +88,29 @@ impl Format {
                 out.push(b'\n');
             }
             Self::Bare | Self::BareLines => {}
+        }
+    }
+
+    /// Appends what precedes the end of a stream: why its credential counts no longer, and when its
+    /// client returns. The delay is a line of its own: a block would be an event to some clients.
+    pub(super) fn push_farewell(
+        self,
+        config: &Config,
+        reason: EndReason,
+        drain: Option<&Drain>,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(over) = reason.over() {
+            self.say_over(over, config.end_reconnect_delay, out);
+        }
+        match (reason, drain) {
+            (EndReason::Closed, _) if self == Self::Envelopes => {
+                sse::end_retry(out, config.end_reconnect_delay);
+            }
+            (EndReason::Draining, Some(drain)) if self.has_own_fields() => {
+                sse::retry(out, drain.return_delay(config.reconnect_delay));
+            }
+            _ => {}
         }
     }
 
@@ -79,7 +134,7 @@ impl Format {
 
     /// Appends what tells a subscriber to come back with another credential; nothing where nothing
     /// of the hub's own may be.
-    pub(super) fn say_over(self, over: Over, retry: Duration, out: &mut Vec<u8>) {
+    fn say_over(self, over: Over, retry: Duration, out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => push_over(over, retry, out),
             Self::Ndjson | Self::NdjsonEnvelopes => {

@@ -11,6 +11,7 @@ mod format;
 mod link;
 mod page;
 mod patrol;
+mod policy;
 mod shard;
 mod signals;
 mod stream;
@@ -25,7 +26,6 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
-use tokio::time::Instant;
 
 pub use background::Turn;
 pub use format::Format;
@@ -38,6 +38,7 @@ pub use patrol::LinkWatch;
 
 use background::Turns;
 use patrol::Patrol;
+use policy::Drain;
 use shard::{Arrival, Shards};
 
 use crate::hub::{Bounds, Coalesce, Hub, OnLag, Subscription};
@@ -272,49 +273,4 @@ fn tune(tcp: &TcpStream, config: &Config) {
 fn limit_unsent(socket: &SockRef<'_>, config: &Config) {
     let unsent = u32::try_from(config.unsent_limit.as_u64()).unwrap_or(u32::MAX);
     let _ = socket.set_tcp_notsent_lowat(unsent);
-}
-
-/// The share of a drain's window in which subscriptions are ended: the rest is for their goodbyes.
-const DRAIN_SHARE: f64 = 0.8;
-
-/// The share of a drain's window that is too short for another subscription to come and go.
-const LEAST_STAY: f64 = 0.1;
-
-/// How long past the window the last ones stay: until no listener is open, so that a client that
-/// comes back at once finds no hub.
-const LAST_STAY: Duration = Duration::from_millis(500);
-
-/// How all are sent away: one by one, and so that they do not come back at once.
-#[derive(Clone, Copy, Debug)]
-struct Drain {
-    from: Instant,
-    window: Duration,
-}
-
-impl Drain {
-    fn begin(window: Duration) -> Self {
-        Self { from: Instant::now(), window }
-    }
-
-    /// When a subscription ends that was there before.
-    fn moment(&self) -> Instant {
-        self.from + self.window.mul_f64(fastrand::f64() * DRAIN_SHARE)
-    }
-
-    /// When one ends that begins now. Some clients come back at once, whatever their delay is: so
-    /// it stays for a good part of the rest, and the last ones until the listeners are closed.
-    fn late_moment(&self) -> Instant {
-        let now = Instant::now();
-        let rest = (self.from + self.window.mul_f64(DRAIN_SHARE)).saturating_duration_since(now);
-        if rest < self.window.mul_f64(LEAST_STAY) {
-            return now.max(self.from + self.window) + LAST_STAY;
-        }
-        now + rest.mul_f64(0.25 + 0.75 * fastrand::f64())
-    }
-
-    /// When a client that is sent away should come back: past the drain, and not all at once.
-    fn return_delay(&self, reconnect_delay: Duration) -> Duration {
-        let rest = (self.from + self.window).saturating_duration_since(Instant::now());
-        rest + reconnect_delay.mul_f64(2.0 * fastrand::f64())
-    }
 }

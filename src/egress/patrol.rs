@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Config, Drain, Handed, LAG_SAMPLED_EVERY, Link};
-use crate::hub::{Bounds, EndReason, OnLag, Pulse};
+use super::policy::{self, Drain};
+use super::{Config, Handed, LAG_SAMPLED_EVERY, Link};
+use crate::hub::{Bounds, EndReason, Pulse};
 use crate::limits::MAX_PIECE_BYTES;
 use crate::pass::Pass;
 use crate::quota::Budget;
@@ -189,6 +190,9 @@ impl Patrol {
             return self.see_off(watched, now);
         }
         if let Some(reason) = self.verdict(watched, now) {
+            if let Some(setting) = policy::exceeded_setting(reason) {
+                self.metrics.limit_hit(setting);
+            }
             return watched.pulse.end(reason);
         }
         if sample {
@@ -213,23 +217,15 @@ impl Patrol {
         {
             return Some(reason);
         }
-        let passed = watched.bounds.passed(&watched.pulse);
-        if let (Some(reason), OnLag::Disconnect) = (passed, watched.bounds.on_lag) {
-            self.metrics.limit_hit(match reason {
-                EndReason::LaggedBytes => "subscribers.max_lag_bytes",
-                _ => "subscribers.max_lag_events",
-            });
+        if let Some(reason) = policy::lag_verdict(&watched.bounds, watched.pulse.lag()) {
             return Some(reason);
         }
         let stalled = round.stalled_for(&watched.pulse, now);
         let link = watched.link.as_ref();
         let blocked = link.map_or(Duration::ZERO, |link| link.blocked_for());
         let stuck = link.map_or(Duration::ZERO, |link| round.stuck_for(link, now));
-        if stalled.max(blocked).max(stuck) < self.config.write_timeout {
-            return None;
-        }
-        self.metrics.limit_hit("subscribers.write_timeout");
-        Some(EndReason::WriteTimeout)
+        let blocked = stalled.max(blocked).max(stuck);
+        (blocked >= self.config.write_timeout).then_some(EndReason::WriteTimeout)
     }
 
     /// An ended subscription goes by itself, unless its client reads nothing.
@@ -243,12 +239,7 @@ impl Patrol {
     }
 
     fn lifetime(&self) -> Option<(Instant, EndReason)> {
-        if self.config.max_lifetime.is_zero() {
-            return None;
-        }
-        // Spread, so that those who came together do not come back together.
-        let spread = 0.9 + 0.1 * fastrand::f64();
-        Some((Instant::now() + self.config.max_lifetime.mul_f64(spread), EndReason::Lifetime))
+        policy::max_age(&self.config).map(|age| (Instant::now() + age, EndReason::Lifetime))
     }
 
     /// A copy of the list, so that nobody waits for a round to end.
@@ -331,10 +322,9 @@ impl Watch {
         self.watched.heartbeat_due.load(Ordering::Relaxed)
     }
 
-    /// When a client that is sent away should come back: past the drain, and not all at once.
-    pub(super) fn return_delay(&self, reconnect_delay: Duration) -> Duration {
-        let drain = self.patrol.draining();
-        drain.map_or(reconnect_delay, |drain| drain.return_delay(reconnect_delay))
+    /// The drain, if there is one.
+    pub(super) fn draining(&self) -> Option<Drain> {
+        self.patrol.draining()
     }
 }
 

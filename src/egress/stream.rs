@@ -23,7 +23,6 @@ use crate::clock::now;
 use crate::hub::{Coalesce, EndReason, Step, Subscription};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::pass::Pass;
-use crate::sse;
 
 /// How often a stream that is to be broken off looks whether everything has been written.
 const FLUSH: Duration = Duration::from_millis(5);
@@ -172,12 +171,8 @@ impl EventStream {
     /// it; where there are none to begin with, a heartbeat does.
     fn open(&mut self, piece: &mut Piece) {
         self.state = State::Replay;
-        if self.format.is_event_stream() && !self.format.is_bare() {
-            sse::retry(&mut piece.bytes, self.egress.config.reconnect_delay);
-        }
-        if let Some(opening) = self.subscription.opening() {
-            self.format.say_open(opening, self.subscription.start(), &mut piece.bytes);
-        }
+        let (opening, start) = (self.subscription.opening(), self.subscription.start());
+        self.format.push_opening(&self.egress.config, opening, start, &mut piece.bytes);
     }
 
     /// Asks for no turn while there is nothing that it could be used for.
@@ -240,20 +235,9 @@ impl EventStream {
 
     fn close(&mut self, piece: &mut Piece) {
         self.state = State::Over;
-        let ended = self.subscription.pulse().ended();
-        if let Some(over) = ended.and_then(EndReason::over) {
-            let retry = self.egress.config.end_reconnect_delay;
-            self.format.say_over(over, retry, &mut piece.bytes);
-        }
-        if ended == Some(EndReason::Closed) && self.format == Format::Envelopes {
-            // A line of its own: a block would be an event to some clients.
-            sse::end_retry(&mut piece.bytes, self.egress.config.end_reconnect_delay);
-        }
-        let draining = ended == Some(EndReason::Draining);
-        if draining && self.format.is_event_stream() && !self.format.is_bare() {
-            let delay = self.watch.return_delay(self.egress.config.reconnect_delay);
-            // A line of its own, as above.
-            sse::retry(&mut piece.bytes, delay);
+        if let Some(reason) = self.subscription.pulse().ended() {
+            let (config, drain) = (&self.egress.config, self.watch.draining());
+            self.format.push_farewell(config, reason, drain.as_ref(), &mut piece.bytes);
         }
     }
 

@@ -11,8 +11,7 @@ use super::inbox::{Arrival, Bell};
 use super::reactor::{Reactor, after};
 use super::room::Room;
 use super::seat::{Cursor, Interval, Sitter};
-use crate::egress::{Config, Format};
-use crate::event::SNAPSHOT;
+use crate::egress::{Config, Format, policy};
 use crate::hub::{Channel, Coalesce, EndReason, Seat};
 use crate::pass::Pass;
 use crate::sse;
@@ -73,17 +72,13 @@ impl Reactor {
     /// The head of the response and the first chunk, which says where the subscription begins.
     fn first_bytes(&self, seat: &Seat, head: Vec<u8>) -> Vec<u8> {
         let mut text = Vec::new();
-        sse::retry(&mut text, self.config.reconnect_delay);
-        if let Some(opening) = &seat.opening {
-            Format::EventStream.say_open(opening, &seat.start, &mut text);
-        }
+        let format = Format::EventStream;
+        format.push_opening(&self.config, seat.opening.as_deref(), &seat.start, &mut text);
         if let Some(gap) = &seat.gap {
             self.push_gap(gap, &mut text);
         }
         if let Some((snapshot, position)) = &seat.snapshot {
-            let (id, data) = (position.to_string(), snapshot.data.as_bytes());
-            let event = sse::Text { id: Some(&id), event_type: Some(SNAPSHOT), data };
-            sse::event_text(&mut text, &event);
+            format.push_snapshot(snapshot, position, &mut text);
         }
         let mut bytes = head;
         sse::chunk(&mut bytes, &text);
@@ -137,9 +132,7 @@ fn window(coalesce: Coalesce) -> Duration {
 
 /// When its pass expires or its age is reached, whatever comes first; zero for never.
 fn lifetime(config: &Config, pass: &Pass, now: u32) -> u32 {
-    // Spread, so that those who came together do not come back together.
-    let spread = 0.9 + 0.1 * fastrand::f64();
-    let age = Some(config.max_lifetime.mul_f64(spread)).filter(|age| !age.is_zero());
+    let age = policy::max_age(config);
     // Behind it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
     let behind = Duration::from_millis(2);
     let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()) + behind);

@@ -1,9 +1,10 @@
 //! What a shard looks at from time to time: heartbeats that fall due, and subscribers who are slow.
 
 use super::reactor::{Reactor, millis, since};
-use super::sweep::lag_passed;
-use crate::event::{GAP, GapReason};
-use crate::hub::{EndReason, Gap, OnLag, Piece};
+use super::sweep::lag;
+use crate::egress::{Format, policy};
+use crate::event::GapReason;
+use crate::hub::{EndReason, Gap, Piece};
 use crate::sse;
 use crate::store::disk::Floor;
 
@@ -62,9 +63,7 @@ impl Reactor {
 
     pub(super) fn push_gap(&self, gap: &Gap, text: &mut Vec<u8>) {
         self.hub.metrics().gap(gap.reason.as_str());
-        let (id, data) = (gap.resumed.to_string(), gap.data());
-        let event = sse::Text { id: Some(&id), event_type: Some(GAP), data: data.as_bytes() };
-        sse::event_text(text, &event);
+        Format::EventStream.push_gap(gap, text);
     }
 
     pub(super) fn heartbeat(&mut self, key: usize, tick: u32, now: u32) {
@@ -91,8 +90,10 @@ impl Reactor {
             match self.verdict(key, now) {
                 Verdict::Leave => {}
                 Verdict::Watch => self.blocked.push(key as u32),
-                Verdict::End(reason, limit) => {
-                    self.hub.metrics().limit_hit(limit);
+                Verdict::End(reason) => {
+                    if let Some(setting) = policy::exceeded_setting(reason) {
+                        self.hub.metrics().limit_hit(setting);
+                    }
                     if let Some(sitter) = self.sitters.get(key) {
                         sitter.reset();
                     }
@@ -124,17 +125,12 @@ impl Reactor {
             return Verdict::Leave;
         };
         if since(now, sitter.blocked) >= millis(self.config.write_timeout) {
-            return Verdict::End(EndReason::WriteTimeout, "subscribers.write_timeout");
+            return Verdict::End(EndReason::WriteTimeout);
         }
         let Some(room) = self.rooms.get(sitter.room as usize) else { return Verdict::Leave };
-        // Who may skip does so when its socket can be written to again.
-        match (lag_passed(sitter, &room.channel, &self.bounds), self.bounds.on_lag) {
-            (None, _) | (Some(_), OnLag::Skip) => Verdict::Watch,
-            (Some(EndReason::LaggedBytes), OnLag::Disconnect) => {
-                Verdict::End(EndReason::LaggedBytes, "subscribers.max_lag_bytes")
-            }
-            (Some(reason), OnLag::Disconnect) => Verdict::End(reason, "subscribers.max_lag_events"),
-        }
+        // One that may skip does so when its socket can be written to again.
+        let reason = policy::lag_verdict(&self.bounds, lag(sitter, &room.channel));
+        reason.map_or(Verdict::Watch, Verdict::End)
     }
 }
 
@@ -143,5 +139,5 @@ enum Verdict {
     /// It is not blocked any more.
     Leave,
     Watch,
-    End(EndReason, &'static str),
+    End(EndReason),
 }

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::reactor::{Reactor, after, has_come};
 use super::seat::Sitter;
-use crate::egress::Drain;
-use crate::egress::format::push_over;
+use crate::egress::Format;
+use crate::egress::policy::Drain;
 use crate::hub::EndReason;
 use crate::pass::Over;
 use crate::sse;
@@ -85,16 +85,9 @@ impl Reactor {
     pub(super) fn say_goodbye(&mut self, key: usize, reason: EndReason) {
         let now = self.now();
         let Some(sitter) = self.sitters.get_mut(key) else { return };
-        let mut bytes = Vec::new();
-        if let Some(drain) = &self.drain {
-            let mut text = Vec::new();
-            // A line of its own: a block would be an event to some clients.
-            sse::retry(&mut text, drain.return_delay(self.config.reconnect_delay));
-            sse::chunk(&mut bytes, &text);
-        }
-        if let Some(over) = reason.over() {
-            let mut text = Vec::new();
-            push_over(over, self.config.end_reconnect_delay, &mut text);
+        let (mut text, mut bytes) = (Vec::new(), Vec::new());
+        Format::EventStream.push_farewell(&self.config, reason, self.drain.as_ref(), &mut text);
+        if !text.is_empty() {
             sse::chunk(&mut bytes, &text);
         }
         bytes.extend_from_slice(sse::LAST_CHUNK);

@@ -21,7 +21,8 @@ use super::inbox::{Inbox, Message};
 use super::room::Room;
 use super::seat::Sitter;
 use super::wheel::Wheel;
-use crate::egress::{Config, Drain, LAG_SAMPLED_EVERY};
+use crate::egress::policy::Drain;
+use crate::egress::{Config, LAG_SAMPLED_EVERY};
 use crate::hub::{Bounds, EndReason, Hub};
 
 /// The token of the inbox; sockets have those below.

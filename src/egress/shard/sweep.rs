@@ -7,7 +7,7 @@ use super::seat::{Sitter, Wrote};
 use crate::hub::{Bounds, Channel, EndReason, OnLag, Piece, Stretch};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
-use crate::store::Missing;
+use crate::store::{Mark, Missing};
 
 /// What became of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,9 @@ pub(super) fn advance(
     if let Some(moved) = say_own(sitter, now) {
         return moved;
     }
-    if was_blocked && bounds.on_lag == OnLag::Skip && lag_passed(sitter, channel, bounds).is_some()
+    if was_blocked
+        && bounds.on_lag == OnLag::Skip
+        && bounds.passed_by(lag(sitter, channel)).is_some()
     {
         return Moved::Lagging;
     }
@@ -131,8 +133,8 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
 }
 
 /// The bound that the subscriber has passed, if any.
-pub(super) fn lag_passed(sitter: &Sitter, channel: &Channel, bounds: &Bounds) -> Option<EndReason> {
-    bounds.passed_by(channel.behind_byte(sitter.at.byte().max(sitter.joined)))
+pub(super) fn lag(sitter: &Sitter, channel: &Channel) -> Mark {
+    channel.behind_byte(sitter.at.byte().max(sitter.joined))
 }
 
 /// Writes the subscriber's own bytes; nothing if it may go on with the log.
