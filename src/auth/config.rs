@@ -70,7 +70,10 @@ impl Default for Config {
 
 /// One whose tokens are trusted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { name = \"app\", keys = { jwks = \"/file\" } }"
+)]
 pub struct IssuerConfig {
     /// What it is called in logs.
     pub name: String,
@@ -110,7 +113,10 @@ pub enum KeySource {
 
 /// A static key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table: { name = \"app\", hash = \"sha256:…\", grants = { … } }"
+)]
 pub struct ApiKeyConfig {
     /// What its holder is called.
     pub name: String,

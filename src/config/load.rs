@@ -5,8 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use serde_path_to_error::{Path as Place, Segment};
 
-use super::Config;
+use super::near::nearest;
+use super::value::{Given, Wrong};
+use super::{Config, DEFAULT};
 
 /// Where a file is looked for when none is named.
 const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
@@ -14,8 +17,15 @@ const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
 /// What environment variables of the hub begin with.
 const PREFIX: &str = "FANFARE";
 
+/// What the environment is called as a source.
+const ENVIRONMENT: &str = "environment";
+
 /// Settings that are lists: in the environment, their items stand between commas.
 const LISTS: [&str; 3] = ["cors.allow_origins", "server.hosts", "server.trusted_proxies"];
+
+/// Settings that are lists of tables, and that are tables: a single text cannot spell them.
+const TABLE_LISTS: [&str; 4] = ["auth.api_keys", "auth.issuers", "channels.rules", "hooks"];
+const TABLES: [&str; 2] = ["auth.anonymous", "channels.when_unwatched"];
 
 /// A configuration, and where each setting that is no default came from.
 #[derive(Clone, Debug)]
@@ -56,6 +66,15 @@ struct Layer {
     settings: Vec<(String, Value)>,
 }
 
+/// A setting as its source spells it.
+fn spelled(source: &str, key: &str) -> String {
+    if source == ENVIRONMENT {
+        format!("{PREFIX}_{}", key.replace('.', "__").to_uppercase())
+    } else {
+        key.to_owned()
+    }
+}
+
 /// Loads the configuration: a file, which is looked for if none is named, the environment, and
 /// what was set by flags.
 ///
@@ -82,7 +101,7 @@ fn file_layer(path: &Path) -> Result<Layer, LoadError> {
         LoadError(vec![format!("{name}: {}", without_secrets(&error.to_string()))])
     };
     let text = std::fs::read_to_string(path)
-        .map_err(|error| LoadError(vec![format!("{name}: {error}")]))?;
+        .map_err(|error| LoadError(vec![format!("{name}: cannot be read: {error}")]))?;
     let table = File::from_str(&text, FileFormat::Toml).collect().map_err(wrong)?;
     Ok(Layer { source: name, settings: flatten(table) })
 }
@@ -111,7 +130,7 @@ fn environment_layer() -> Result<Layer, LoadError> {
     let mut table =
         source.collect().map_err(|error| LoadError(vec![format!("environment: {error}")]))?;
     table.retain(|key, _| !OF_CLIENTS.contains(&key.as_str()) && !is_of_kubernetes(key));
-    Ok(Layer { source: "environment".into(), settings: flatten(table) })
+    Ok(Layer { source: ENVIRONMENT.into(), settings: flatten(table) })
 }
 
 /// What Kubernetes tells each pod of a Service that is called `fanfare`: `FANFARE_PORT`,
@@ -150,20 +169,24 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
     let known = known_keys();
     for layer in layers {
         for (key, value) in &layer.settings {
-            if !known.contains(key) {
-                wrong.push(unknown(&layer.source, key, &known));
-            } else if let Err(error) = build(&[(key, value)]) {
-                wrong.push(format!("{}: {key}: {error}; {}", layer.source, right(key)));
+            let outcome = if known.contains(key) {
+                build(&[(key, value)]).map(drop).map_err(|misfit| misfit.told(layer, key, value))
             } else {
-                accepted.push((key, value));
-                sources.insert(key.clone(), layer.source.clone());
+                Err(unknown(layer, key, &known))
+            };
+            match outcome {
+                Err(problem) => wrong.push(format!("{}: {problem}", layer.source)),
+                Ok(()) => {
+                    accepted.push((key, value));
+                    sources.insert(key.clone(), layer.source.clone());
+                }
             }
         }
     }
-    let config = build(&accepted).map_err(|error| LoadError(vec![error]))?;
+    let config = build(&accepted).map_err(|misfit| LoadError(vec![misfit.to_string()]))?;
     for invalid in config.validate() {
         let source = sources.get(invalid.key).map_or("default", String::as_str);
-        wrong.push(format!("{source}: {}: {}", invalid.key, invalid.message));
+        wrong.push(format!("{source}: {}: {}", spelled(source, invalid.key), invalid.message));
     }
     if wrong.is_empty() {
         Ok(Loaded { config, sources, file: None })
@@ -173,51 +196,110 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
 }
 
 /// A configuration of these settings; what is not among them has its default.
-fn build(settings: &[(&str, &Value)]) -> Result<Config, String> {
-    let mut builder = config::Config::builder();
+fn build(settings: &[(&str, &Value)]) -> Result<Config, Misfit> {
+    let mut whole = Map::<String, Value>::new();
     for (key, value) in settings {
-        builder = builder.set_override(*key, (*value).clone()).map_err(|e| e.to_string())?;
-    }
-    let built = builder.build().and_then(config::Config::try_deserialize::<Config>);
-    built.map_err(|error| plain(&error))
-}
-
-/// The words for what a channel outlives.
-const DURABILITIES: &str = "\"memory\", \"async\" or \"sync\"";
-
-/// What would be right for a setting: the words that it knows, or what it is by default.
-fn right(key: &str) -> String {
-    match key {
-        "subscribers.on_lag" => "expected \"disconnect\" or \"skip\"".into(),
-        "server.forwarded_header" => "expected \"x-forwarded-for\" or \"forwarded\"".into(),
-        "log.format" => "expected \"text\" or \"json\"".into(),
-        "store.durability" => format!("expected {DURABILITIES}"),
-        "channels.rules" => {
-            format!("`durability` is {DURABILITIES}; see `fanfare config default` for an example")
+        let Some((section, name)) = key.split_once('.') else {
+            whole.insert((*key).to_owned(), (*value).clone());
+            continue;
+        };
+        let empty = || Value::new(None, ValueKind::Table(Map::new()));
+        if let ValueKind::Table(table) =
+            &mut whole.entry(section.to_owned()).or_insert_with(empty).kind
+        {
+            table.insert(name.to_owned(), (*value).clone());
         }
-        "hooks" => "see `fanfare config default` for an example".into(),
-        _ => default_of(key).map_or_else(String::new, |value| format!("the default is {value}")),
+    }
+    let whole = Value::new(None, ValueKind::Table(whole));
+    serde_path_to_error::deserialize(Given(&whole))
+        .map_err(|error| Misfit { place: error.path().clone(), wrong: error.into_inner() })
+}
+
+/// A value that its setting cannot have, and where in the configuration it is.
+struct Misfit {
+    place: Place,
+    wrong: Wrong,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.wrong)
     }
 }
 
+impl Misfit {
+    /// What is wrong with the value of `key`, and what would be right.
+    fn told(self, layer: &Layer, key: &str, value: &Value) -> String {
+        let mut place = self.place.to_string();
+        let mut wrong = self.wrong;
+        if let Wrong::Key { found, .. } = &wrong {
+            // It is named anyway, and is no place that there is.
+            place.truncate(place.strip_suffix(&format!(".{found}")).unwrap_or(&place).len());
+        }
+        if is_secret(&place) {
+            wrong = wrong.without_value();
+        }
+        if place != key {
+            let entry = self.place.iter().find_map(|segment| match segment {
+                Segment::Seq { index } => name_of_entry(value, *index),
+                _ => None,
+            });
+            let of = entry.map(|name| format!(", of `{name}`")).unwrap_or_default();
+            return format!("{place}{of}: {wrong}");
+        }
+        let name = spelled(&layer.source, key);
+        if let Some(how) = in_a_file(key) {
+            return format!("{name}: {wrong}; {how}");
+        }
+        let found = match (&wrong, &value.kind) {
+            (Wrong::Said(text), ValueKind::String(found))
+                if !is_secret(key) && !text.contains(&format!("`{found}`")) =>
+            {
+                format!("found {found:?}: ")
+            }
+            _ => String::new(),
+        };
+        let default = default_of(key).map(|value| format!("; the default is {value}"));
+        format!("{name}: {found}{wrong}{}", default.unwrap_or_default())
+    }
+}
+
+/// Whether what is at this place must not be shown.
+fn is_secret(place: &str) -> bool {
+    let name = place.rsplit('.').next().unwrap_or_default();
+    name.contains("secret") || name.contains("key")
+}
+
+/// What a table in a list is known by: the pattern of a rule or a hook, the name of an issuer.
+fn name_of_entry(list: &Value, index: usize) -> Option<&str> {
+    let ValueKind::Array(items) = &list.kind else { return None };
+    let ValueKind::Table(table) = &items.get(index)?.kind else { return None };
+    match &table.get("pattern").or_else(|| table.get("name"))?.kind {
+        ValueKind::String(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// How a setting is written that a single text cannot spell.
+fn in_a_file(key: &str) -> Option<String> {
+    if TABLE_LISTS.contains(&key) {
+        Some(format!("it is a list of tables: write `[[{key}]]`, in a file"))
+    } else {
+        TABLES.contains(&key).then(|| "it is a table: write it in a file".to_owned())
+    }
+}
+
+/// The default as the commented file writes it; nothing for what is empty.
 fn default_of(key: &str) -> Option<toml::Value> {
     let (section, name) = key.split_once('.')?;
-    toml::Table::try_from(Config::default()).ok()?.get(section)?.get(name).cloned()
-}
-
-/// The message without the key that the caller names anyway, and without the names of our types.
-fn plain(error: &config::ConfigError) -> String {
-    match error {
-        config::ConfigError::Message(text) if text.starts_with("enum ") => {
-            let given = text.rsplit(' ').next().unwrap_or_default();
-            format!("`{given}` is none of its values")
-        }
-        config::ConfigError::At { error, .. } => plain(error),
-        config::ConfigError::Type { unexpected, expected, .. } => {
-            format!("found {unexpected}, expected {expected}")
-        }
-        other => other.to_string(),
-    }
+    let value = toml::from_str::<toml::Table>(DEFAULT).ok()?.get(section)?.get(name)?.clone();
+    let is_empty = match &value {
+        toml::Value::String(text) => text.is_empty(),
+        toml::Value::Array(list) => list.is_empty(),
+        toml::Value::Table(table) => table.is_empty(),
+        _ => false,
+    };
+    (!is_empty).then_some(value)
 }
 
 /// Every setting there is; of a section that can stand several times, its name.
@@ -235,32 +317,50 @@ fn known_keys() -> Vec<String> {
     known
 }
 
-fn unknown(source: &str, key: &str, known: &[String]) -> String {
-    let section = key.split_once('.').map_or(key, |(section, _)| section);
-    if known.iter().any(|known| known == section) {
-        return format!("{source}: {section}: a list: write `[[{section}]]`, in a file");
+/// What is said of a key that is none of the settings.
+fn unknown(layer: &Layer, key: &str, known: &[String]) -> String {
+    let (section, name) = key.split_once('.').unwrap_or((key, ""));
+    let place = spelled(&layer.source, key);
+    if let Some(outer) = known.iter().find(|known| key.starts_with(&format!("{known}."))) {
+        let how = in_a_file(outer).unwrap_or_else(|| "it is a single value".to_owned());
+        return format!("{place}: unknown setting below `{outer}`: {how}");
     }
-    let close = known.iter().filter(|known| known.starts_with(&format!("{section}.")));
-    match close.min_by_key(|known| distance(known, key)) {
-        Some(likely) => format!("{source}: {key}: unknown setting; did you mean `{likely}`?"),
-        None => format!("{source}: {section}: unknown section; there are {}", sections(known)),
+    let inside = |section: &str| {
+        let section = section.to_owned();
+        known.iter().filter_map(move |known| known.strip_prefix(&section)?.strip_prefix('.'))
+    };
+    let settings = inside(section).collect::<Vec<_>>().join(", ");
+    if !settings.is_empty() && name.is_empty() {
+        return format!("{place}: a section, not a setting; its settings are {settings}");
     }
+    let sections = sections(known);
+    let near_section = nearest(section, sections.iter().copied());
+    let likely = if key.contains('.') {
+        let section = if settings.is_empty() { near_section } else { Some(section) };
+        let near = section.and_then(|it| Some(format!("{it}.{}", nearest(name, inside(it))?)));
+        let same = |known: &&String| known.ends_with(&format!(".{name}"));
+        near.or_else(|| known.iter().find(same).cloned())
+    } else {
+        nearest(key, known.iter().map(String::as_str)).map(str::to_owned)
+    };
+    if let Some(likely) = likely {
+        let likely = spelled(&layer.source, &likely);
+        return format!("{place}: unknown setting; did you mean `{likely}`?");
+    }
+    if !settings.is_empty() {
+        return format!("{place}: unknown setting; those of `{section}` are {settings}");
+    }
+    let near = near_section.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    let place = spelled(&layer.source, section);
+    format!("{place}: unknown section; {near}There are {}", sections.join(", "))
 }
 
-fn sections(known: &[String]) -> String {
-    let section = |key: &'_ String| key.split('.').next().unwrap_or_default().to_owned();
-    let mut names: Vec<_> = known.iter().map(section).collect();
+fn sections(known: &[String]) -> Vec<&str> {
+    let mut names: Vec<_> =
+        known.iter().map(|key| key.split('.').next().unwrap_or_default()).collect();
     names.sort_unstable();
     names.dedup();
-    names.join(", ")
-}
-
-/// How many letters differ at the front and the back: enough to find a misspelt neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let same = |x: &mut dyn Iterator<Item = (char, char)>| x.take_while(|(x, y)| x == y).count();
-    let front = same(&mut a.chars().zip(b.chars()));
-    let back = same(&mut a.chars().rev().zip(b.chars().rev()));
-    a.len().max(b.len()).saturating_sub(front + back)
+    names
 }
 
 #[cfg(test)]
@@ -276,6 +376,18 @@ mod tests {
         merge(&[Layer { source: "hub.toml".into(), settings: flatten(table) }])
     }
 
+    fn message(text: &str) -> String {
+        of_file(text).map_or_else(|error| error.to_string(), |_| "no error".into())
+    }
+
+    /// What variables of these names would do.
+    fn of_environment(variables: &[(&str, &str)]) -> String {
+        let text = |text: &str| Value::new(None, ValueKind::String(text.to_owned()));
+        let settings = variables.iter().map(|(key, value)| ((*key).to_owned(), text(value)));
+        let layer = Layer { source: ENVIRONMENT.into(), settings: settings.collect() };
+        merge(&[layer]).map_or_else(|error| error.to_string(), |_| "no error".into())
+    }
+
     #[test]
     fn hooks_come_from_a_file() {
         let hook = "[[hooks]]\npattern = \"a/*\"\nurl = \"http://a/\"\n";
@@ -283,21 +395,18 @@ mod tests {
         let hooks = &loaded.config.hooks.0;
         assert_eq!((hooks.len(), hooks[0].attempts, hooks[1].attempts), (2, 2, 5));
         assert_eq!(loaded.sources["hooks"], "hub.toml");
-        for (wrong, message) in [
+        for (wrong, told) in [
             ("attempts = 0", "hub.toml: hooks: `attempts` of the hook for `a/*` must be between"),
-            ("secret = \"hunter2\"", "hub.toml: hooks: `secret` is too short"),
-            ("attempt = 1", "hub.toml: hooks: unknown field `attempt`"),
+            ("secret = \"hunter2\"", "hub.toml: hooks[0].secret, of `a/*`: `secret` is too short"),
+            (
+                "attempt = 1",
+                "hub.toml: hooks[0], of `a/*`: unknown key `attempt`; did you mean `attempts`?",
+            ),
         ] {
-            let error = of_file(&format!("{hook}{wrong}")).unwrap_err().to_string();
-            assert!(error.starts_with(message), "{error}");
+            let error = message(&format!("{hook}{wrong}"));
+            assert!(error.starts_with(told), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_list_that_is_written_as_one_section_is_told_so() {
-        let error = of_file("[hooks]\npattern = \"a\"").unwrap_err().to_string();
-        assert_eq!(error, "hub.toml: hooks: a list: write `[[hooks]]`, in a file");
     }
 
     #[test]
@@ -309,32 +418,278 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_section_is_told_which_there_are() {
-        let error = of_file("[hook]\nurl = \"x\"").unwrap_err().to_string();
-        assert!(error.contains("hook: unknown section; there are"), "{error}");
-        assert!(error.contains("drain, hooks, log"), "{error}");
+    fn no_error_repeats_what_may_be_a_secret() {
+        let issuer = "[[auth.issuers]]\nname = \"a\"\n";
+        for text in [
+            "[auth]\nsigning_key = \"hunter2\"",
+            "[auth]\nsigning_key = [\"hunter2\"]",
+            "[[hooks]]\npattern = \"a\"\nurl = \"http://a/\"\nsecret = { is = \"hunter2\" }",
+            "[[auth.api_keys]]\nname = \"a\"\nhash = \"hunter2\"\ngrants = {}",
+            &format!("{issuer}keys = \"hunter2\""),
+            &format!("{issuer}keys = {{ secret = \"hunter2\" }}"),
+        ] {
+            let error = message(text);
+            assert!(error != "no error" && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
-    fn a_bad_value_is_told_what_would_be_right() {
+    fn an_address_may_name_this_machine() {
+        let loaded = of_file("[server]\nlisten = \"localhost:4300\"").unwrap();
+        assert_eq!(loaded.config.server.listen, ([127, 0, 0, 1], 4300).into());
+    }
+
+    #[test]
+    fn texts_are_what_they_spell() {
         assert_eq!(
-            wrong("subscribers.on_lag", "drop"),
-            "command line: subscribers.on_lag: `drop` is none of its values; \
-             expected \"disconnect\" or \"skip\""
+            of_environment(&[
+                ("server.max_connections", "30"),
+                ("server.insecure", "yes"),
+                ("channels.max_bytes", "1048576"),
+                ("channels.max_age", "90s"),
+                ("store.path", "123"),
+            ]),
+            "no error"
         );
-        assert_eq!(
-            wrong("server.listen", "here"),
-            "command line: server.listen: invalid socket address syntax; \
-             the default is \"127.0.0.1:4100\""
-        );
-        let format = wrong("log.format", "yaml");
-        assert!(format.ends_with("expected \"text\" or \"json\""), "{format}");
-        let durability = wrong("store.durability", "durable");
-        assert!(durability.ends_with("expected \"memory\", \"async\" or \"sync\""), "{durability}");
-        let rule = "[[channels.rules]]\npattern = \"*\"\ndurability = \"durable\"";
-        let rule = of_file(rule).unwrap_err().to_string();
-        assert!(rule.contains("`durability` is \"memory\", \"async\" or \"sync\""), "{rule}");
-        let window = wrong("drain.window", "soon");
-        assert!(window.ends_with("the default is \"10s\""), "{window}");
+    }
+
+    #[test]
+    fn an_error_says_what_is_wrong_and_what_would_be_right() {
+        for (text, told) in MISTAKES_IN_A_FILE {
+            assert_eq!(message(text), format!("hub.toml: {told}"), "{text}");
+        }
+        for (key, value, told) in MISTAKES_IN_THE_ENVIRONMENT {
+            let error = of_environment(&[(*key, *value)]);
+            assert_eq!(error, format!("environment: {told}"), "{key} = {value}");
+        }
+        let error = wrong("drain.window", "soon");
+        assert!(error.starts_with("command line: drain.window: found \"soon\", "), "{error}");
+    }
+
+    const MISTAKES_IN_A_FILE: &[(&str, &str)] = &[
+        (
+            "[server]\nlisten = \":4100\"",
+            "server.listen: found \":4100\", expected an address and a port: \"127.0.0.1:4100\" \
+             for this machine alone, \"0.0.0.0:4100\" or \"[::]:4100\" for all; the default is \
+             \"127.0.0.1:4100\"",
+        ),
+        (
+            "[server]\nlisten = 4100",
+            "server.listen: found \"4100\", expected an address and a port: \"127.0.0.1:4100\" \
+             for this machine alone, \"0.0.0.0:4100\" or \"[::]:4100\" for all; the default is \
+             \"127.0.0.1:4100\"",
+        ),
+        ("listen = \"127.0.0.1:4100\"", "listen: unknown setting; did you mean `server.listen`?"),
+        (
+            "[server]\nheartbeat = \"1s\"",
+            "server.heartbeat: unknown setting; did you mean `subscribers.heartbeat`?",
+        ),
+        (
+            "[cors]\nnonsense = 1",
+            "cors.nonsense: unknown setting; those of `cors` are allow_origins",
+        ),
+        (
+            "[channel]\nmax_age = \"1h\"",
+            "channel.max_age: unknown setting; did you mean `channels.max_age`?",
+        ),
+        (
+            "[hook]\nurl = \"x\"",
+            "hook: unknown section; did you mean `hooks`? There are auth, channels, cors, \
+             drain, hooks, log, publish, quotas, server, store, subscribers, tls",
+        ),
+        ("log = \"debug\"", "log: a section, not a setting; its settings are format, level"),
+        (
+            "[server]\nmax_connections = 1.5",
+            "server.max_connections: found 1.5, expected a whole number without a sign; the \
+             default is 20000",
+        ),
+        (
+            "[server]\nheader_timeout = 10",
+            "server.header_timeout: found \"10\", expected a duration such as \"250ms\", \
+             \"15s\" or \"1h\"; the default is \"10s\"",
+        ),
+        (
+            "[server]\nmax_header_bytes = \"32XB\"",
+            "server.max_header_bytes: found \"32XB\", expected a size such as \"64KiB\" or \
+             \"1MiB\"; the default is \"32KiB\"",
+        ),
+        ("[server]\nhosts = \"hub\"", "server.hosts: found \"hub\", expected a list: [\"hub\"]"),
+        (
+            "[subscribers]\non_lag = \"drop\"",
+            "subscribers.on_lag: found \"drop\", expected \"disconnect\" or \"skip\"; the \
+             default is \"disconnect\"",
+        ),
+        (
+            "[quotas]\npublishes = 100",
+            "quotas.publishes: a rate is \"100/s\", \"100/s, burst 500\", \"1MiB/s\" or \
+             \"off\", and at least one a second; the default is \"2000/s\"",
+        ),
+        (
+            "[channels]\ncoalesce = \"on\"",
+            "channels.coalesce: found \"on\": expected `off`, `adaptive` or a duration from \
+             `1ms` to `10s`; the default is \"off\"",
+        ),
+        (
+            "[channels]\nmax_age = \"0s\"",
+            "channels.max_age: found \"0s\", expected a duration above \"0s\"; the default is \
+             \"1h\"",
+        ),
+        ("[channels]\nmax_bytes = 0", "channels.max_bytes: must be at least 1"),
+        (
+            "[channels]\nwhen_unwatched = \"30s\"",
+            "channels.when_unwatched: found \"30s\", expected a table: { after = \"30s\", \
+             signal = \"stop\" }; it is a table: write it in a file",
+        ),
+        (
+            "[channels]\nwhen_unwatched = { after = \"30s\", signal = \"kill\" }",
+            "channels.when_unwatched.signal: found \"kill\", expected \"stop\"",
+        ),
+        (
+            "[channels.rules]\npattern = \"a\"",
+            "channels.rules: found a table, expected a list; it is a list of tables: write \
+             `[[channels.rules]]`, in a file",
+        ),
+        (
+            "[[channels.rules]]\npatern = \"a/**\"",
+            "channels.rules[0]: unknown key `patern`; did you mean `pattern`? There are \
+             pattern, durability, max_events, max_bytes, max_age, idle_timeout, producer_grace, \
+             coalesce, when_unwatched",
+        ),
+        (
+            "[[channels.rules]]\npattern = \"a\"\n[[channels.rules]]\npattern = \
+             \"b/**\"\nmax_age = \"soon\"",
+            "channels.rules[1].max_age, of `b/**`: found \"soon\", expected a duration such as \
+             \"250ms\", \"15s\" or \"1h\"",
+        ),
+        ("[[channels.rules]]\nmax_events = 3", "channels.rules[0]: `pattern` is missing"),
+        (
+            "[[channels.rules]]\npattern = \"a\"\ndurability = \"disk\"",
+            "channels.rules[0].durability, of `a`: found \"disk\", expected \"memory\", \
+             \"async\" or \"sync\"",
+        ),
+        (
+            "[hooks]\npattern = \"a\"",
+            "hooks.pattern: unknown setting below `hooks`: it is a list of tables: write \
+             `[[hooks]]`, in a file",
+        ),
+        ("[[hooks]]\npattern = \"a\"", "hooks[0], of `a`: `url` is missing"),
+        (
+            "[[auth.issuers]]\nname = \"a\"\nkeys = \"pem\"",
+            "auth.issuers[0].keys.pem, of `a`: found a text, expected a table with one key and \
+             its value",
+        ),
+    ];
+
+    const MISTAKES_IN_THE_ENVIRONMENT: &[(&str, &str, &str)] = &[
+        (
+            "channels_max_age",
+            "1h",
+            "FANFARE_CHANNELS_MAX_AGE: unknown setting; did you mean \
+             `FANFARE_CHANNELS__MAX_AGE`?",
+        ),
+        (
+            "_server.listen",
+            "x",
+            "FANFARE__SERVER__LISTEN: unknown setting; did you mean `FANFARE_SERVER__LISTEN`?",
+        ),
+        (
+            "server.max_connections",
+            "many",
+            "FANFARE_SERVER__MAX_CONNECTIONS: found \"many\", expected a whole number without a \
+             sign; the default is 20000",
+        ),
+        (
+            "hooks",
+            "x",
+            "FANFARE_HOOKS: found \"x\", expected a list: [\"x\"]; it is a list of tables: \
+             write `[[hooks]]`, in a file",
+        ),
+        (
+            "channels.when_unwatched.after",
+            "30s",
+            "FANFARE_CHANNELS__WHEN_UNWATCHED__AFTER: unknown setting below \
+             `channels.when_unwatched`: it is a table: write it in a file",
+        ),
+        ("log", "debug", "FANFARE_LOG: a section, not a setting; its settings are format, level"),
+        (
+            "tls.cert",
+            "a.pem",
+            "FANFARE_TLS__CERT: `tls.cert` and `tls.key` belong together: set both, or neither",
+        ),
+    ];
+
+    /// Values of every shape, none of which is right for any setting.
+    fn wrong_values() -> Vec<toml::Value> {
+        let table = toml::Table::from_iter([("zzz".to_owned(), 1.into()), ("a".into(), 2.into())]);
+        let list = toml::Value::Array(vec![toml::Value::Array(Vec::new())]);
+        vec![true.into(), (-1).into(), 1.5.into(), "\u{1}".into(), list, table.into()]
+    }
+
+    /// Every setting with every such value, also in the tables of lists.
+    fn wrong_files() -> Vec<toml::Table> {
+        let mut files = Vec::new();
+        for (key, value) in known_keys()
+            .iter()
+            .flat_map(|key| wrong_values().into_iter().map(move |value| (key.clone(), value)))
+        {
+            let inner = key.split('.').rev();
+            files.push(inner.fold(value, |value, key| {
+                toml::Table::from_iter([(key.to_owned(), value)]).into()
+            }));
+        }
+        for (entry, keys) in [
+            ("channels.rules", "durability max_events max_bytes max_age coalesce when_unwatched"),
+            ("hooks", "url secret timeout attempts"),
+            ("auth.issuers", "issuer audience algorithm require_exp keys at_most"),
+            ("auth.api_keys", "hash grants"),
+        ] {
+            for (key, value) in keys
+                .split(' ')
+                .flat_map(|key| wrong_values().into_iter().map(move |value| (key, value)))
+            {
+                let named =
+                    [("pattern", "a"), ("name", "a")].map(|(k, v)| (k.to_owned(), v.into()));
+                let known = if entry.starts_with("auth") { &named[1] } else { &named[0] };
+                let table = toml::Table::from_iter([known.clone(), (key.to_owned(), value)]);
+                let list = toml::Value::Array(vec![table.into()]);
+                files.push(entry.split('.').rev().fold(list, |value, key| {
+                    toml::Table::from_iter([(key.to_owned(), value)]).into()
+                }));
+            }
+        }
+        files.into_iter().filter_map(|file| file.as_table().cloned()).collect()
+    }
+
+    #[test]
+    fn no_error_speaks_of_the_types_of_the_program() {
+        let mut wrong = 0;
+        for file in wrong_files() {
+            let text = toml::to_string(&file).unwrap();
+            for line in message(&text).lines().filter(|line| *line != "no error") {
+                wrong += 1;
+                for word in [
+                    "struct",
+                    "enum",
+                    "variant",
+                    "sequence",
+                    "map",
+                    "u32",
+                    "u64",
+                    "usize",
+                    "-bit",
+                    "integer",
+                    "string",
+                    "invalid type",
+                    "invalid value",
+                    "parsable",
+                    "field",
+                ] {
+                    assert!(!line.contains(word), "{word:?} in {line:?} of\n{text}");
+                }
+                assert!(!line.ends_with([' ', ';', ':']), "{line:?}");
+                assert!(["hub.toml: ", "default: "].iter().any(|from| line.starts_with(from)));
+            }
+        }
+        assert!(wrong > 300, "only {wrong} errors");
     }
 }

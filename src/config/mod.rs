@@ -3,6 +3,8 @@
 
 mod inherited;
 mod load;
+mod near;
+mod value;
 
 use std::time::Duration;
 
@@ -106,6 +108,24 @@ impl Config {
         found
     }
 
+    /// Counts and sizes of which none would be of no use.
+    fn not_zero(&self) -> [(&'static str, u64); 12] {
+        [
+            ("server.max_connections", self.server.max_connections as u64),
+            ("server.max_headers", self.server.max_headers as u64),
+            ("server.max_h2_streams", self.server.max_h2_streams.into()),
+            ("channels.max_channels", self.channels.max_channels as u64),
+            ("channels.max_events", self.channels.max_events),
+            ("channels.max_bytes", self.channels.max_bytes.as_u64()),
+            ("channels.memory_budget", self.channels.memory_budget.as_u64()),
+            ("publish.max_event_bytes", self.publish.max_event_bytes.as_u64()),
+            ("publish.max_streams", self.publish.max_streams as u64),
+            ("subscribers.max_channels", self.subscribers.max_channels as u64),
+            ("subscribers.max_lag_events", self.subscribers.max_lag_events),
+            ("subscribers.max_lag_bytes", self.subscribers.max_lag_bytes.as_u64()),
+        ]
+    }
+
     /// Finds the values that are of the right type and still cannot be.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
@@ -115,29 +135,25 @@ impl Config {
                 found.push(Invalid { key, message: message.to_owned() });
             }
         };
-        let one = "must be at least 1";
-        require(self.server.max_connections > 0, "server.max_connections", one);
-        require(self.server.max_headers > 0, "server.max_headers", one);
+        for (key, value) in self.not_zero() {
+            require(value > 0, key, "must be at least 1");
+        }
         let header = self.server.max_header_bytes.as_u64();
         let header_bounds = "must be between 8KiB and 1MiB";
         require((8 << 10..=1 << 20).contains(&header), "server.max_header_bytes", header_bounds);
-        require(self.server.max_h2_streams > 0, "server.max_h2_streams", one);
         let nobody = "needs `server.trusted_proxies`: nobody else may send a PROXY header";
         let somebody = !self.server.proxy_protocol || !self.server.trusted_proxies.is_empty();
         require(somebody, "server.proxy_protocol", nobody);
         let half = "`tls.cert` and `tls.key` belong together: set both, or neither";
-        require(self.tls.is_whole(), "tls.cert", half);
-        require(self.channels.max_channels > 0, "channels.max_channels", one);
-        require(self.channels.max_events > 0, "channels.max_events", one);
-        require(self.publish.max_event_bytes.as_u64() > 0, "publish.max_event_bytes", one);
+        let set = if self.tls.cert.as_os_str().is_empty() { "tls.key" } else { "tls.cert" };
+        require(self.tls.is_whole(), set, half);
         let event_bound = "must be at most 64MiB: an event is held in memory whole";
         let event = self.publish.max_event_bytes.as_u64();
         require(event <= 64 << 20, "publish.max_event_bytes", event_bound);
-        require(self.publish.max_streams > 0, "publish.max_streams", one);
         let unfinished = self.publish.max_unfinished >= self.publish.max_event_bytes;
         let whole = "must be at least `publish.max_event_bytes`";
         require(unfinished, "publish.max_unfinished", whole);
-        let somewhere = "needs `store.path`: where is it to be kept?";
+        let somewhere = "needs `store.path`, the directory in which channels are kept";
         let kept = |durability| self.store.is_on() || durability == Durability::Memory;
         require(kept(self.store.durability), "store.durability", somewhere);
         let rules = self.channels.rules.iter().filter_map(|rule| rule.durability);
@@ -145,7 +161,6 @@ impl Config {
         require(!self.store.sync_interval.is_zero(), "store.sync_interval", "must be above 0s");
         let room = "must be at least 256MiB: files are written in pieces of 64MiB";
         require(self.store.max_bytes.as_u64() >= 256 << 20, "store.max_bytes", room);
-        require(self.subscribers.max_channels > 0, "subscribers.max_channels", one);
         let unwritten = self.subscribers.max_unwritten.as_u64() >= 1 << 20;
         require(unwritten, "subscribers.max_unwritten", "must be at least 1MiB");
         let short = "must be at least 10ms";
@@ -265,7 +280,7 @@ mod tests {
     fn half_of_what_belongs_together_is_named() {
         for (text, key) in [
             ("[tls]\ncert = \"a.pem\"", "tls.cert"),
-            ("[tls]\nkey = \"a.pem\"", "tls.cert"),
+            ("[tls]\nkey = \"a.pem\"", "tls.key"),
             ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
         ] {
             let invalid = Config::from_toml(text).unwrap().validate();

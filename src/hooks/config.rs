@@ -23,7 +23,10 @@ pub struct Config(pub Vec<Hook>);
 
 /// One section `[[hooks]]`: whom to tell of which channels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { pattern = \"chat/**\", url = \"https://app.example/ended\" }"
+)]
 pub struct Hook {
     /// Which channels.
     pub pattern: ChannelPattern,

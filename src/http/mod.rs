@@ -31,7 +31,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use access::Access;
 pub use body::{Body, deadline, late, let_finish, read_document};
@@ -63,8 +64,10 @@ pub type Response = http::Response<Body>;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where publishers and subscribers connect.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Where operators connect: metrics and channel lists.
+    #[serde(deserialize_with = "address")]
     pub admin_listen: SocketAddr,
     /// Whether the hub may listen to the world and ask nobody who they are.
     pub insecure: bool,
@@ -114,4 +117,16 @@ impl Default for Config {
             proxy_protocol: false,
         }
     }
+}
+
+/// Where to listen. Of names, `localhost` is known: what any other stands for can change.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    if let Some(port) = port {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    let expected = &"an address and a port: \"127.0.0.1:4100\" for this machine alone, \
+                     \"0.0.0.0:4100\" or \"[::]:4100\" for all";
+    text.parse().map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), expected))
 }

@@ -20,10 +20,10 @@ pub struct Config {
     /// Bytes that a channel keeps for replay.
     pub max_bytes: ByteSize,
     /// Age up to which a channel keeps events for replay.
-    #[serde(with = "humantime_serde")]
+    #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "above_zero")]
     pub max_age: Duration,
     /// Time without subscribers and publishes after which an open channel is evicted.
-    #[serde(with = "humantime_serde")]
+    #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "above_zero")]
     pub idle_timeout: Duration,
     /// How long a generation waits for a producer who left without an end: then it is abandoned.
     #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "up_to_a_day")]
@@ -64,16 +64,57 @@ impl Default for Config {
 
 /// Settings for the channels that a pattern selects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "RuleTable")]
 pub struct Rule {
     /// Which channels.
     pub pattern: ChannelPattern,
     /// What of them survives what; as `store.durability` says, if this does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
     /// What differs for them.
     #[serde(flatten)]
     pub options: ChannelOptions,
+}
+
+/// A rule as it is written. Flattened options would be read without their names, and an error
+/// could not say which of them is wrong.
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { pattern = \"logs/**\", max_age = \"10m\" }"
+)]
+struct RuleTable {
+    pattern: ChannelPattern,
+    durability: Option<Durability>,
+    #[serde(default, deserialize_with = "at_least_one")]
+    max_events: Option<u64>,
+    max_bytes: Option<ByteSize>,
+    #[serde(default, deserialize_with = "perhaps_above_zero")]
+    max_age: Option<Duration>,
+    #[serde(default, deserialize_with = "perhaps_above_zero")]
+    idle_timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "perhaps_up_to_a_day")]
+    producer_grace: Option<Duration>,
+    coalesce: Option<Coalesce>,
+    when_unwatched: Option<WhenUnwatched>,
+}
+
+impl From<RuleTable> for Rule {
+    fn from(table: RuleTable) -> Self {
+        Self {
+            pattern: table.pattern,
+            durability: table.durability,
+            options: ChannelOptions {
+                max_events: table.max_events,
+                max_bytes: table.max_bytes,
+                max_age: table.max_age,
+                idle_timeout: table.idle_timeout,
+                producer_grace: table.producer_grace,
+                coalesce: table.coalesce,
+                when_unwatched: table.when_unwatched,
+            },
+        }
+    }
 }
 
 /// The settings that a single channel may have for itself.
@@ -87,10 +128,18 @@ pub struct ChannelOptions {
     #[serde(serialize_with = "in_bytes", skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<ByteSize>,
     /// See [`Config::max_age`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "humantime_serde::option::serialize",
+        deserialize_with = "perhaps_above_zero",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_age: Option<Duration>,
     /// See [`Config::idle_timeout`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "humantime_serde::option::serialize",
+        deserialize_with = "perhaps_above_zero",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub idle_timeout: Option<Duration>,
     /// See [`Config::producer_grace`].
     #[serde(
@@ -109,7 +158,7 @@ pub struct ChannelOptions {
 
 /// What becomes of a generation whose producer is connected and which nobody watches.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table: { after = \"30s\", signal = \"stop\" }")]
 pub struct WhenUnwatched {
     /// For so long.
     #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "up_to_a_day")]
@@ -133,6 +182,24 @@ fn in_bytes<S: Serializer>(size: &Option<ByteSize>, serializer: S) -> Result<S::
 
 /// The longest time for which a channel waits for somebody: past it, it is only forgotten.
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn above_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let duration: Duration = humantime_serde::deserialize(deserializer)?;
+    if duration.is_zero() {
+        Err(D::Error::invalid_value(Unexpected::Str("0s"), &"a duration above \"0s\""))
+    } else {
+        Ok(duration)
+    }
+}
+
+fn perhaps_above_zero<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    struct AboveZero(#[serde(deserialize_with = "above_zero")] Duration);
+
+    Ok(Option::<AboveZero>::deserialize(deserializer)?.map(|AboveZero(duration)| duration))
+}
 
 fn up_to_a_day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let duration = humantime_serde::deserialize(deserializer)?;

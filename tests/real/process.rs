@@ -110,9 +110,12 @@ fn a_wrong_configuration_stops_the_start_and_says_source_key_and_what_would_be_r
         ("[server]\nlisten = \"localhost\"", "server.listen: "),
         ("[subscribers]\nheartbeat = 15", "subscribers.heartbeat: "),
         ("[subscribers]\non_lag = \"explode\"", "subscribers.on_lag: "),
-        ("[serve]\nlisten = 1", "unknown section; there are auth, channels, cors, drain"),
-        ("[[channels.rules]]\npattern = \"a*\"", "channels.rules: "),
-        ("[[channels.rules]]\npattern = \"a/*\"\nmax_event = 1", "channels.rules: "),
+        ("[serve]\nlisten = 1", "serve.listen: unknown setting; did you mean `server.listen`?"),
+        ("[[channels.rules]]\npattern = \"a*\"", "channels.rules[0].pattern, of `a*`: "),
+        (
+            "[[channels.rules]]\npattern = \"a/*\"\nmax_event = 1",
+            "channels.rules[0], of `a/*`: unknown key `max_event`; did you mean `max_events`?",
+        ),
         ("[server", "hub.toml"),
     ] {
         std::fs::write(&path, text).expect("a file");
@@ -126,7 +129,7 @@ fn a_wrong_configuration_stops_the_start_and_says_source_key_and_what_would_be_r
 fn the_environment_and_flags_are_named_as_sources() {
     let (code, error) = serve(&[], &[("FANFARE_SERVER__LISEN", "127.0.0.1:1")]);
     assert_eq!(code, Some(64));
-    assert!(error.contains("environment: server.lisen: unknown setting"), "{error}");
+    assert!(error.contains("environment: FANFARE_SERVER__LISEN: unknown setting"), "{error}");
     let (code, error) = serve(&["--listen", "nowhere"], &[]);
     assert_eq!(code, Some(64));
     assert!(error.contains("command line: server.listen: "), "{error}");
@@ -214,8 +217,14 @@ fn a_certificate_that_is_not_there_is_named_with_its_setting() {
     assert!(error.contains("/not/there.pem (`tls.cert`)"), "{error}");
     let (code, error) = serve(&[], &[("FANFARE_TLS__CERT", "/not/there.pem")]);
     assert_eq!(code, Some(64));
-    assert!(error.contains("environment: tls.cert: ") && error.contains("`tls.key`"), "{error}");
+    assert!(
+        error.contains("environment: FANFARE_TLS__CERT: ") && error.contains("`tls.key`"),
+        "{error}"
+    );
     let (code, error) = serve(&[], &[("FANFARE_SERVER__TRUSTED_PROXIES", "10.0.0.1,here")]);
     assert_eq!(code, Some(64));
-    assert!(error.contains("server.trusted_proxies") && error.contains("`here`"), "{error}");
+    assert!(
+        error.contains("FANFARE_SERVER__TRUSTED_PROXIES") && error.contains("`here`"),
+        "{error}"
+    );
 }
