@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -25,8 +26,9 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
-use crate::outbound::trusting;
+use crate::outbound::{trusting, trusting_file};
 
 /// Where commands look for a hub.
 pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:4100";
@@ -123,6 +125,16 @@ pub(super) struct Hub {
     /// A token or an API key, for a hub that asks who you are
     #[arg(long, value_name = "TOKEN", env = "FANFARE_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
+    #[command(flatten)]
+    pub(super) trust: Trust,
+}
+
+/// Whose certificates are trusted.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Trust {
+    /// For https: trust the certificates of this file, in PEM, and not those of this machine
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
 }
 
 /// Why a text is not the address of a hub.
@@ -174,15 +186,16 @@ impl Body for Streamed {
 pub(super) struct Client {
     url: HubUrl,
     token: Option<String>,
+    trust: Trust,
 }
 
 impl Client {
-    pub(super) fn new(url: HubUrl) -> Self {
-        Self { url, token: None }
+    pub(super) fn new(url: HubUrl, trust: Trust) -> Self {
+        Self { url, token: None, trust }
     }
 
     pub(super) fn of(hub: &Hub) -> Self {
-        Self { url: hub.url.clone(), token: hub.token.clone() }
+        Self { url: hub.url.clone(), token: hub.token.clone(), trust: hub.trust.clone() }
     }
 
     pub(super) fn url(&self) -> &HubUrl {
@@ -254,14 +267,64 @@ impl Client {
         if !self.url.tls {
             return Ok(Box::new(stream));
         }
+        let no_tls = |why: String| ClientError::NoTls { url: self.url.to_string(), why };
         let unreachable = |cause| ClientError::Unreachable { url: self.url.to_string(), cause };
-        let trusting = trusting(true).map_err(|error| unreachable(io::Error::other(error)))?;
+        let trusting = match &self.trust.cacert {
+            Some(path) => {
+                trusting_file(path).map_err(|error| no_tls(format!("--cacert: {error}")))?
+            }
+            None => trusting(true).map_err(|error| no_tls(error.to_string()))?,
+        };
         let name = ServerName::try_from(self.url.host.clone());
-        let name = name.map_err(|error| unreachable(io::Error::other(error)))?;
+        let name = name.map_err(|error| no_tls(error.to_string()))?;
         let stream = TlsConnector::from(Arc::new(trusting)).connect(name, stream);
         let late = |_| unreachable(io::ErrorKind::TimedOut.into());
-        let stream = timeout(CONNECT_TIMEOUT, stream).await.map_err(late)?;
-        Ok(Box::new(stream.map_err(unreachable)?))
+        match timeout(CONNECT_TIMEOUT, stream).await.map_err(late)? {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(refusal) => Err(no_tls(self.without_trust(refusal))),
+                None => Err(unreachable(error)),
+            },
+        }
+    }
+
+    /// Why a handshake did not succeed, and what would help.
+    fn without_trust(&self, error: &TlsError) -> String {
+        match error {
+            TlsError::InvalidCertificate(certificate) => match certificate {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    "its certificate has expired".into()
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    "its certificate is not valid yet".into()
+                }
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => {
+                    format!(
+                        "its certificate is not for `{}`: use a name that it has",
+                        self.url.host
+                    )
+                }
+                // A self-signed certificate is "other"; a bad signature is that of another authority
+                // with the same name.
+                CertificateError::UnknownIssuer
+                | CertificateError::BadSignature
+                | CertificateError::Other(_) => {
+                    let who = match &self.trust.cacert {
+                        Some(path) => format!("by {}", path.display()),
+                        None => "by this machine; --cacert FILE names certificates to trust".into(),
+                    };
+                    format!("its certificate is not trusted {who}")
+                }
+                _ => format!("its certificate cannot be used: {error}"),
+            },
+            TlsError::InvalidMessage(_) => {
+                "what answers does not speak TLS: without it, the address begins with http://"
+                    .into()
+            }
+            TlsError::AlertReceived(alert) => format!("it refused the handshake: {alert:?}"),
+            other => other.to_string(),
+        }
     }
 
     async fn connect_plain(&self) -> Result<TcpStream, ClientError> {
@@ -509,6 +572,12 @@ pub(super) enum ClientError {
     /// No connection.
     #[error("cannot reach a hub at {url}: {}", plain(cause))]
     Unreachable { url: String, cause: std::io::Error },
+    /// A connection, but no hub at the other end that could be trusted.
+    #[error("no secure connection to the hub at {url}: {why}")]
+    NoTls { url: String, why: String },
+    /// An answer that is not HTTP.
+    #[error("what answers does not speak HTTP: with TLS, the address begins with https://")]
+    NotHttp,
     /// An answer that is no success.
     #[error("the hub refused: {0}")]
     Refused(Box<Problem>),
@@ -534,7 +603,7 @@ pub(super) enum ClientError {
 
 impl From<hyper::Error> for ClientError {
     fn from(error: hyper::Error) -> Self {
-        Self::Broken(error)
+        if error.is_parse() { Self::NotHttp } else { Self::Broken(error) }
     }
 }
 
@@ -572,7 +641,11 @@ impl ClientError {
                 true
             }
             Self::Refused(problem) => problem.is_transient(),
-            Self::Foreign(..) | Self::Stream(_) | Self::Request(_) => false,
+            Self::NoTls { .. }
+            | Self::NotHttp
+            | Self::Foreign(..)
+            | Self::Stream(_)
+            | Self::Request(_) => false,
         }
     }
 
@@ -605,8 +678,11 @@ fn plain(error: &std::io::Error) -> String {
 }
 
 fn what_broke(error: &hyper::Error) -> String {
-    let closed = error.is_incomplete_message();
-    if closed { "it was closed without an answer".into() } else { innermost(error) }
+    if error.is_incomplete_message() {
+        "it was closed without an answer".into()
+    } else {
+        innermost(error)
+    }
 }
 
 /// hyper wraps what happened in what it was doing; the innermost error says what happened.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::client::{Client, HubUrl};
+use super::client::{Client, HubUrl, Trust};
 use super::terminal;
 
 /// What `fanfare health` takes.
@@ -19,6 +19,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4101")]
     url: HubUrl,
 
+    #[command(flatten)]
+    trust: Trust,
+
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "5s",
           value_parser = humantime::parse_duration)]
@@ -26,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(args.url);
+    let client = Client::new(args.url, args.trust);
     let asked = async { client.get("/readyz").await?.text().await };
     let answer = tokio::time::timeout(args.timeout, asked)
         .await

@@ -303,6 +303,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::cli::client::Trust;
 
     #[test]
     fn a_start_is_one_of_three_words() {
@@ -327,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_source_asks_for_its_start_until_it_has_an_id() {
-        let client = Client::new("hub".parse().unwrap());
+        let client = Client::new("hub".parse().unwrap(), Trust::default());
         let mut source =
             SseSource::new(client, "/v1/events?channel=a".into(), Start::Earliest, None);
         assert_eq!(source.path_from_start(), "/v1/events?channel=a&from=earliest");
@@ -338,7 +339,7 @@ mod tests {
     /// A hub that says these lines, a connection each, and hands back what it was asked.
     async fn hub_that_says(answers: Vec<String>) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(listener.local_addr().unwrap().into());
+        let client = Client::new(listener.local_addr().unwrap().into(), Trust::default());
         let heard = tokio::spawn(async move {
             let mut heard = Vec::new();
             for answer in answers {
@@ -454,7 +455,7 @@ mod tests {
     #[tokio::test]
     async fn it_obeys_the_hubs_delay_and_gives_up_on_a_silent_connection() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(listener.local_addr().unwrap().into());
+        let client = Client::new(listener.local_addr().unwrap().into(), Trust::default());
         let patience = Duration::from_millis(20);
         let mut source = SseSource::new(client, "/".into(), Start::Tail, None).patience(patience);
         let silent = tokio::spawn(async move {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use http::{Request, header};
 use serde_json::Value;
 
-use super::client::{Client, Hub, HubUrl, full};
+use super::client::{Client, Hub, HubUrl, Trust, full};
 use super::terminal::{notice, print_line};
 use crate::auth::{Grants, Minter, Operation, generate_api_key};
 use crate::channel::ChannelPattern;
@@ -65,6 +65,8 @@ struct Create {
     /// A token or an API key, for that hub
     #[arg(long, value_name = "TOKEN", env = "FANFARE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 #[derive(Debug, clap::Args)]
@@ -118,7 +120,7 @@ async fn ask(args: &Create, url: &HubUrl) -> anyhow::Result<(String, String)> {
     if let Some(subject) = &args.subject {
         wanted.insert("subject".into(), subject.as_str().into());
     }
-    let hub = Hub { url: url.clone(), token: args.token.clone() };
+    let hub = Hub { url: url.clone(), token: args.token.clone(), trust: args.trust.clone() };
     let request = Request::post("/v1/tokens").header(header::CONTENT_TYPE, "application/json");
     let body = full(Value::Object(wanted).to_string());
     let reply = Client::of(&hub).send(request, body).await?.succeeded().await?;

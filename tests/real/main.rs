@@ -15,3 +15,4 @@ mod sdk;
 mod sockets;
 mod store;
 mod support;
+mod trust;

@@ -24,7 +24,7 @@ use self::output::Output;
 use self::script::{Cue, Token};
 use self::seat::{Beat, Happening, Order, Seat};
 use self::stage::{A, B, C, D, PARTS, Stage};
-use super::client::{self, Client};
+use super::client::{self, Client, Trust};
 use super::publish::push_event;
 use super::sgr;
 use super::terminal::{Paint, print_line};
@@ -107,7 +107,7 @@ impl Director {
         let script = script::tokens().into_iter().map(|token| token.text).collect();
         let (beat, beats) = mpsc::channel(PENDING_BEATS);
         Ok(Self {
-            client: Client::new(hub.url.clone()),
+            client: Client::new(hub.url.clone(), Trust::default()),
             stage: Stage::new(hub.url.to_string(), CHANNEL.into(), script),
             output: Output::new(),
             seats: Vec::new(),

@@ -68,7 +68,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn export(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    let admin = Hub { url: args.admin_url.clone(), token: args.hub.token.clone() };
+    let admin = Hub { url: args.admin_url.clone(), ..args.hub.clone() };
     let mut list = List {
         asker: Asker::new(Client::of(&admin)),
         prefix: common_prefix(&args.patterns),
