@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use fanfare::channel::ChannelName;
-use fanfare::egress::{Config, Egress, Format};
+use fanfare::egress::{Config, Egress, Format, OpenStream};
 use fanfare::event::NewEvent;
 use fanfare::hub::{self, Coalesce, Hub, Opened, Selection};
 use fanfare::pass::Pass;
@@ -145,13 +145,18 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
         far.set_nodelay(true).unwrap();
         far.set_nonblocking(true).unwrap();
         let selection = Selection::One(channel.clone());
-        let opened = hub.subscribe(selection, &StartFrom::Tail, egress.bounds()).unwrap();
-        let Opened::Live(subscription) = opened else { panic!("the channel is open") };
-        let (heartbeat, pass) = (egress.config().heartbeat, Pass::default());
-        let (format, coalesce) = (Format::EventStream, Coalesce::Off);
-        let stream = egress.stream(subscription, format, coalesce, heartbeat, None, pass);
-        assert!(egress.can_take_over(&stream), "a shard serves it");
-        egress.take_over(far, stream, HEAD.to_vec());
+        let opened = hub.open(selection, &StartFrom::Tail).unwrap();
+        let Opened::Live(ticket) = opened else { panic!("the channel is open") };
+        let open = OpenStream {
+            ticket,
+            format: Format::EventStream,
+            coalesce: Coalesce::Off,
+            heartbeat: egress.config().heartbeat,
+            link: None,
+            pass: Pass::default(),
+        };
+        assert!(egress.can_take_over(&open), "a shard serves it");
+        egress.take_over(far, open, HEAD.to_vec());
         read_opening(&mut near);
         near.set_nonblocking(true).unwrap();
         sockets.push(TcpStream::from_std(near));

@@ -32,7 +32,7 @@ pub use format::Format;
 pub use link::{Handed, Link};
 pub use page::{Page, page};
 pub use signals::SignalFeed;
-pub use stream::{BrokenOff, EventStream};
+pub use stream::{BrokenOff, EventStream, OpenStream};
 
 pub use patrol::LinkWatch;
 
@@ -41,8 +41,7 @@ use patrol::Patrol;
 use policy::Drain;
 use shard::{Arrival, Shards};
 
-use crate::hub::{Bounds, Coalesce, Hub, OnLag, Subscription};
-use crate::pass::Pass;
+use crate::hub::{Bounds, Hub, OnLag};
 use crate::quota::Budget;
 use crate::telemetry::Metrics;
 
@@ -183,19 +182,13 @@ impl Egress {
         self.config.bounds()
     }
 
-    /// A subscription as a response body, for as long as the pass lets it.
+    /// Serves a stream as a response body, for as long as its pass lets it.
     #[must_use]
-    pub fn stream(
-        &self,
-        subscription: Subscription,
-        format: Format,
-        coalesce: Coalesce,
-        heartbeat: Duration,
-        link: Option<Arc<Link>>,
-        pass: Pass,
-    ) -> EventStream {
-        let (pulse, bounds) = (subscription.pulse(), subscription.bounds());
-        let watch = self.patrol.watch(pulse, bounds, heartbeat, link, pass);
+    pub fn stream(&self, open: OpenStream) -> EventStream {
+        let OpenStream { ticket, format, coalesce, heartbeat, link, pass } = open;
+        let bounds = self.bounds();
+        let subscription = ticket.subscribe(bounds);
+        let watch = self.patrol.watch(subscription.pulse(), bounds, heartbeat, link, pass);
         EventStream::new(self.clone(), subscription, format, coalesce, watch)
     }
 
@@ -227,17 +220,17 @@ impl Egress {
 
     /// Whether a shard can serve this stream, if its connection is a plain socket.
     #[must_use]
-    pub fn can_take_over(&self, stream: &EventStream) -> bool {
-        self.config.takeover && stream.can_be_taken_over()
+    pub fn can_take_over(&self, open: &OpenStream) -> bool {
+        // The log's bytes as they are, of one channel.
+        self.config.takeover && open.format == Format::EventStream && open.ticket.is_one()
     }
 
     /// Gives a stream and its socket to a shard. `head` is written first.
-    pub fn take_over(&self, tcp: TcpStream, stream: EventStream, head: Vec<u8>) {
-        let (coalesce, pass) = (stream.coalesce(), stream.pass().clone());
-        let heartbeat = stream.heartbeat();
-        let Some(seat) = stream.into_subscription().into_seat() else { return };
+    pub fn take_over(&self, tcp: TcpStream, open: OpenStream, head: Vec<u8>) {
+        let OpenStream { ticket, coalesce, heartbeat, pass, .. } = open;
+        let Some(ticket) = ticket.into_one() else { return };
         tune(&tcp, &self.config);
-        self.shards.adopt(Arrival { tcp, seat, head, coalesce, heartbeat, pass });
+        self.shards.adopt(Arrival { tcp, ticket, head, coalesce, heartbeat, pass });
     }
 
     /// Walks over all subscriptions, for ever.

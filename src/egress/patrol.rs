@@ -288,16 +288,6 @@ impl Watch {
         self.watched.link.as_ref().is_some_and(|link| link.has_input_ended())
     }
 
-    /// What the subscription may go on by.
-    pub(super) fn pass(&self) -> &Pass {
-        &self.watched.pass
-    }
-
-    /// After how long without a write it is sent a heartbeat.
-    pub(super) fn heartbeat(&self) -> Duration {
-        self.watched.heartbeat
-    }
-
     /// How much may be handed to the connection; wakes when that is something.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
         let link = self.watched.link.as_ref();

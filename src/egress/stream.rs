@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,17 +16,34 @@ use tokio::time::{Sleep, sleep};
 
 use super::background::Turns;
 use super::bare::Bare;
-use super::link::Handed;
+use super::link::{Handed, Link};
 use super::patrol::Watch;
 use super::tempo::Tempo;
 use super::{Egress, Format};
 use crate::clock::now;
-use crate::hub::{Coalesce, EndReason, Step, Subscription};
+use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::pass::Pass;
 
 /// How often a stream that is to be broken off looks whether everything has been written.
 const FLUSH: Duration = Duration::from_millis(5);
+
+/// A live stream that is open and that nothing serves yet: a connection serves it as a response
+/// body, or gives it to a shard together with its socket.
+pub struct OpenStream {
+    /// The subscription.
+    pub ticket: Ticket,
+    /// What the subscriber is sent.
+    pub format: Format,
+    /// When events are merged.
+    pub coalesce: Coalesce,
+    /// Time without a write after which a heartbeat is sent.
+    pub heartbeat: Duration,
+    /// The connection, as far as it is known.
+    pub link: Option<Arc<Link>>,
+    /// What the subscription may go on by.
+    pub pass: Pass,
+}
 
 /// A live subscription as a response body.
 pub struct EventStream {
@@ -78,27 +96,6 @@ impl EventStream {
         let (bare, tempo) = (Bare::new(format == Format::BareLines), Tempo::new(coalesce));
         let (turns, state, breaking) = (None, State::Opening, None);
         Self { egress, subscription, format, bare, tempo, watch, turns, state, breaking }
-    }
-
-    pub(super) fn pass(&self) -> &Pass {
-        self.watch.pass()
-    }
-
-    pub(super) fn heartbeat(&self) -> Duration {
-        self.watch.heartbeat()
-    }
-
-    pub(super) fn coalesce(&self) -> Coalesce {
-        self.tempo.coalesce()
-    }
-
-    /// Whether a shard could serve it: the log's bytes as they are, of one channel.
-    pub(super) fn can_be_taken_over(&self) -> bool {
-        self.format == Format::EventStream && self.subscription.can_sit()
-    }
-
-    pub(super) fn into_subscription(self) -> Subscription {
-        self.subscription
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {

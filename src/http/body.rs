@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::problem::{ErrorCode, Problem};
 use super::{Client, Request};
-use crate::egress::{BrokenOff, EventStream, Handed, SignalFeed};
+use crate::egress::{BrokenOff, Egress, EventStream, Handed, OpenStream, SignalFeed};
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
 
 /// How long, and how much, is still read from a client who was answered early: a connection
@@ -28,7 +28,9 @@ static LINGERING: Semaphore = Semaphore::const_new(MAX_LINGERING);
 pub enum Body {
     /// A document.
     Full(Full<Bytes>),
-    /// A live subscription.
+    /// A live stream that is open, and not served yet.
+    Open(Box<(Egress, OpenStream)>),
+    /// A live stream that is served here.
     Stream(Box<EventStream>),
     /// A feed of signals.
     Signals(SignalFeed),
@@ -46,6 +48,17 @@ impl<T: Into<Bytes>> From<T> for Body {
     }
 }
 
+impl Body {
+    /// Serves a stream here, if this is one that is not served yet.
+    #[must_use]
+    pub fn serve(self) -> Self {
+        match self {
+            Self::Open(open) => Self::Stream(Box::new(open.0.stream(open.1))),
+            body => body,
+        }
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Handed;
     type Error = BrokenOff;
@@ -59,6 +72,10 @@ impl http_body::Body for Body {
                 .poll_frame(cx)
                 .map_ok(|frame| frame.map_data(Handed::from))
                 .map_err(|never| match never {}),
+            Self::Open(_) => {
+                *self = std::mem::take(&mut *self).serve();
+                self.poll_frame(cx)
+            }
             Self::Stream(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
             Self::Signals(feed) => {
                 feed.poll_recv(cx).map(|piece| Some(Ok(Frame::data(piece?.into()))))
@@ -70,14 +87,14 @@ impl http_body::Body for Body {
         match self {
             Self::Full(full) => full.is_end_stream(),
             Self::Stream(stream) => stream.is_end_stream(),
-            Self::Signals(_) => false,
+            Self::Open(_) | Self::Signals(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(full) => full.size_hint(),
-            Self::Stream(_) | Self::Signals(_) => SizeHint::default(),
+            Self::Open(_) | Self::Stream(_) | Self::Signals(_) => SizeHint::default(),
         }
     }
 }

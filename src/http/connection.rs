@@ -24,7 +24,7 @@ use super::router::{Answer, App};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
 use super::tracked::{Tracked, Wire};
-use super::{Config, Cors, Request, Response, http2};
+use super::{Body, Config, Cors, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
@@ -190,8 +190,7 @@ async fn serve_http1<W: Wire>(io: TokioIo<Requests<W>>, visit: Visit) -> hyper::
     let (link, shutdown) = (visit.link.clone(), visit.serving.shutdown.clone());
     let (config, cors) = (visit.serving.config.clone(), visit.serving.cors.clone());
     // Only what the kernel sends as it is can be somebody else's.
-    let handoff = visit.serving.tls.is_none().then(|| visit.serving.egress.clone());
-    let handoff = handoff.map(|egress| Arc::new(Handoff::new(egress)));
+    let handoff = visit.serving.tls.is_none().then(|| Arc::new(Handoff::new()));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
     let service = one_by_one(Reception::new(visit), handoff.clone());
     let mut connection = http1::Builder::new()
@@ -326,11 +325,12 @@ fn one_by_one(
         // Boxed: the connection keeps room for this future for as long as it lives.
         Box::pin(async move {
             let response = as_it_says(answer.await);
-            Ok(match handoff {
+            let response = match handoff {
                 // Boxed: most requests on a connection never get here.
                 Some(handoff) => Box::pin(handoff.offer(response)).await,
                 None => response,
-            })
+            };
+            Ok(response.map(Body::serve))
         }) as Answered
     })
 }
@@ -345,7 +345,7 @@ fn side_by_side(
         let reception = reception.clone();
         Box::pin(async move {
             let link = http2::link_of_stream(&reception.link);
-            Ok(as_it_says(reception.ask(request, link).await))
+            Ok(as_it_says(reception.ask(request, link).await).map(Body::serve))
         }) as Answered
     })
 }

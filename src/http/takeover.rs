@@ -16,11 +16,9 @@ use tokio::sync::Notify;
 
 use super::{Body, Request, Response};
 use crate::clock;
-use crate::egress::Egress;
 
 /// Where one connection's service leaves a response whose stream a shard is to serve.
 pub(super) struct Handoff {
-    egress: Egress,
     /// The connection has had a request.
     used: AtomicBool,
     /// The client has said that this request is its last.
@@ -30,10 +28,10 @@ pub(super) struct Handoff {
 }
 
 impl Handoff {
-    pub(super) fn new(egress: Egress) -> Self {
+    pub(super) fn new() -> Self {
         let (response, left) = (Mutex::new(None), Notify::new());
         let (used, closes) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { egress, used, closes, response, left }
+        Self { used, closes, response, left }
     }
 
     /// Whether the answer to this request may leave hyper.
@@ -52,7 +50,7 @@ impl Handoff {
     /// Leaves the response here, and never returns; or gives it back, if no shard can serve it.
     pub(super) async fn offer(&self, response: Response) -> Response {
         match response.body() {
-            Body::Stream(stream) if self.egress.can_take_over(stream) => {}
+            Body::Open(open) if open.0.can_take_over(&open.1) => {}
             _ => return response,
         }
         *self.response.lock() = Some(response);
@@ -69,8 +67,9 @@ impl Handoff {
     pub(super) fn hand_on(&self, tcp: TcpStream) {
         let Some(response) = self.response.lock().take() else { return };
         let head = head(&response, self.closes.load(Ordering::Relaxed));
-        if let Body::Stream(stream) = response.into_body() {
-            self.egress.take_over(tcp, *stream, head);
+        if let Body::Open(open) = response.into_body() {
+            let (egress, open) = *open;
+            egress.take_over(tcp, open, head);
         }
     }
 }

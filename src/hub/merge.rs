@@ -23,10 +23,11 @@ use slab::Slab;
 
 use super::channel::{Channel, Listener};
 use super::notice::{End, Gap};
+use super::presence::Attachment;
 use super::pulse::{EndReason, Place, Pulse};
 use super::reading::{Ahead, Begin, Beginning};
 use super::registry::Watcher;
-use super::subscription::{Attachment, Next, Step};
+use super::subscription::{Next, Step};
 use super::{Core, SubscribeError};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
@@ -175,6 +176,10 @@ impl Merge {
         Ok(merge)
     }
 
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     pub(super) fn pulse(&self) -> &Arc<Pulse> {
         &self.mailbox.pulse
     }
@@ -310,7 +315,7 @@ impl Merge {
         if beginning.over {
             return channel.ended();
         }
-        let place = Arc::new(Place::new(channel.clone(), beginning.mark));
+        let place = Arc::new(Place::new(channel.clone(), beginning.mark, channel.end()));
         self.pulse().add_place(&place);
         let missing = self.taken(&beginning);
         let (queued, waits, unresolved) = (false, false, beginning.away.is_some());

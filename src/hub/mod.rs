@@ -11,16 +11,17 @@ mod fetched;
 mod memory;
 mod merge;
 mod notice;
+mod presence;
 mod pulse;
 mod reading;
 mod registry;
 mod remains;
-mod seat;
 mod sequencer;
 mod signals;
 mod stored;
 mod subscription;
 mod sweeper;
+mod ticket;
 
 use std::sync::{Arc, OnceLock};
 
@@ -34,13 +35,14 @@ pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use desk::ThreadDesk;
 pub use notice::{End, Ended, Gap};
+pub use presence::{Counted, Presence};
 pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
 pub use registry::{Claim, ClaimError, TooManyChannels};
-pub use seat::Seat;
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
 pub use stored::Stored;
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
+pub use ticket::{ChannelTicket, Head, Ticket};
 
 use channel::Shared;
 use deadlines::Deadlines;
@@ -52,14 +54,14 @@ use reading::{Begin, Beginning};
 use registry::{Registry, Store};
 use remains::Remains;
 use sequencer::Sequencer;
-use subscription::{Attachment, One};
+use ticket::{Kind, ManyTicket};
 
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::{GapReason, NewEvent};
 use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
 use crate::quota::Account;
-use crate::store::disk::{self, Disk, Durability, Refused};
+use crate::store::disk::{self, Disk, Durability, Floor, Refused};
 use crate::telemetry::Metrics;
 
 /// The running engine: a cheap handle.
@@ -84,9 +86,9 @@ pub enum Selection {
 }
 
 /// The answer to a wish to subscribe.
-pub enum Opened {
+pub enum Opened<T> {
     /// There is something to read, or there may be.
-    Live(Subscription),
+    Live(T),
     /// The subscriber has seen the end of all that it asks for.
     Over,
     /// Where it begins must be read from disk first: ask again then.
@@ -343,7 +345,7 @@ impl Hub {
         channels.iter().filter_map(|channel| channel.describe()).take(limit).collect()
     }
 
-    /// Begins a subscription.
+    /// Opens a subscription, and reads it here: see [`open`](Self::open).
     ///
     /// # Errors
     /// There are too many channels, or the patterns select too many.
@@ -352,24 +354,34 @@ impl Hub {
         selection: Selection,
         from: &StartFrom,
         bounds: Bounds,
-    ) -> Result<Opened, SubscribeError> {
-        let resumed = matches!(from, StartFrom::After(_));
-        let opened = match selection {
-            Selection::One(name) => self.subscribe_one(&name, from, bounds)?,
-            Selection::Many(patterns) => self.subscribe_many(patterns, from, bounds)?,
-        };
-        if let Opened::Live(_) = &opened {
-            self.0.shared.metrics.subscription_started(resumed);
-        }
-        Ok(opened)
+    ) -> Result<Opened<Subscription>, SubscribeError> {
+        Ok(match self.open(selection, from)? {
+            Opened::Live(ticket) => Opened::Live(ticket.subscribe(bounds)),
+            Opened::Over => Opened::Over,
+            Opened::Later(later) => Opened::Later(later),
+        })
     }
 
-    fn subscribe_one(
+    /// Opens a subscription. It is counted, and begins here; who reads it is not decided yet.
+    ///
+    /// # Errors
+    /// There are too many channels, or the patterns select too many.
+    pub fn open(
+        &self,
+        selection: Selection,
+        from: &StartFrom,
+    ) -> Result<Opened<Ticket>, SubscribeError> {
+        match selection {
+            Selection::One(name) => Ok(self.open_one(&name, from)?),
+            Selection::Many(patterns) => self.open_many(patterns, from),
+        }
+    }
+
+    fn open_one(
         &self,
         name: &ChannelName,
         from: &StartFrom,
-        bounds: Bounds,
-    ) -> Result<Opened, TooManyChannels> {
+    ) -> Result<Opened<Ticket>, TooManyChannels> {
         let start = self.start(from);
         if let Begin::After(offset) = start.begin
             && self.0.registry.get(name).is_none()
@@ -377,16 +389,14 @@ impl Hub {
         {
             return Ok(Opened::Over);
         }
-        let pulse = Arc::new(Pulse::default());
-        let (channel, mut beginning, attachment) = loop {
+        let (channel, mut beginning, presence) = loop {
             let channel = self.0.registry.get_or_create(name)?;
-            let (beginning, attachment) =
-                Attachment::new(&self.0, &channel, start.begin, true, pulse.clone());
+            let (beginning, presence) = Presence::join(&self.0, &channel, start.begin);
             if let Some(place) = beginning.away {
                 return Ok(Opened::Later(Later(vec![channel.fetched(place)])));
             }
             if !beginning.retired {
-                break (channel, beginning, attachment);
+                break (channel, beginning, presence);
             }
         };
         let mut snapshot = None;
@@ -397,12 +407,21 @@ impl Hub {
             return Ok(Opened::Over);
         }
         let gap = self.gap_of_one(start, &beginning, name);
-        let one = One::new(pulse, &beginning, gap, snapshot, attachment);
-        let mut subscription = Subscription::one(self.0.clone(), bounds, one);
-        if beginning.at_tail && matches!(from, StartFrom::Tail | StartFrom::Last(_)) {
-            subscription.open_at_tail(Opening::of_one(name, beginning.state).data());
-        }
-        Ok(Opened::Live(subscription))
+        let at_tail = beginning.at_tail && matches!(from, StartFrom::Tail | StartFrom::Last(_));
+        let opening = at_tail.then(|| Opening::of_one(name, beginning.state).data().into());
+        let snapshot = snapshot.map(|snapshot| {
+            let position = self.position(snapshot.through);
+            (snapshot, position)
+        });
+        let start = self.position(beginning.behind);
+        Ok(Opened::Live(Ticket(Kind::One(Box::new(ChannelTicket {
+            presence,
+            counted: self.count_start(from),
+            mark: beginning.mark,
+            joined: channel.end(),
+            head: Head { start, opening, gap, snapshot },
+            last_before: beginning.behind,
+        })))))
     }
 
     fn gap_of_one(&self, start: Start, at: &Beginning, name: &ChannelName) -> Option<Gap> {
@@ -417,18 +436,21 @@ impl Hub {
         Some(Gap { channel: Some(name.clone()), reason, requested: Some(requested), resumed })
     }
 
-    fn subscribe_many(
+    fn count_start(&self, from: &StartFrom) -> Counted {
+        Counted::start(self.metrics(), matches!(from, StartFrom::After(_)))
+    }
+
+    fn open_many(
         &self,
         patterns: Vec<ChannelPattern>,
         from: &StartFrom,
-        bounds: Bounds,
-    ) -> Result<Opened, SubscribeError> {
+    ) -> Result<Opened<Ticket>, SubscribeError> {
         if *from == StartFrom::Snapshot {
             return Err(SubscribeError::SnapshotOfMany);
         }
         let Start { begin, gap } = self.start(from);
         let at_tail = matches!(from, StartFrom::Tail | StartFrom::Last(0));
-        let opening = at_tail.then(|| Opening::of_many(&patterns).data());
+        let opening = at_tail.then(|| Opening::of_many(&patterns).data().into());
         let origin = |patterns: &[ChannelPattern], now| {
             let (cursor, excused) = match begin {
                 Begin::After(offset) => (offset, offset),
@@ -452,11 +474,9 @@ impl Hub {
         if resumes && merge.is_over() {
             return Ok(Opened::Over);
         }
-        let mut subscription = Subscription::many(self.0.clone(), bounds, merge);
-        if let Some(opening) = opening {
-            subscription.open_at_tail(opening);
-        }
-        Ok(Opened::Live(subscription))
+        let (counted, start) = (self.count_start(from), self.position(merge.cursor()));
+        let ticket = ManyTicket { merge, counted, start, opening };
+        Ok(Opened::Live(Ticket(Kind::Many(Box::new(ticket)))))
     }
 
     /// The offset behind which the last `count` events of all these channels begin.
@@ -470,6 +490,19 @@ impl Hub {
         offsets.sort_unstable();
         let skipped = offsets.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         offsets.get(skipped).map_or(Offset::ZERO, |first| Offset(first.0 - 1))
+    }
+
+    /// Where the tail of a channel is, before its end if it has ended.
+    #[must_use]
+    pub fn tail_of(&self, channel: &Channel) -> Floor {
+        let Beginning { mark, behind, .. } = channel.begin(Begin::Tail);
+        Floor { mark, behind }
+    }
+
+    /// The position of the last event before this byte of a channel's log.
+    #[must_use]
+    pub fn position_before(&self, channel: &Channel, byte: u64) -> Position {
+        self.position(channel.offset_before(byte))
     }
 
     fn start(&self, from: &StartFrom) -> Start {

@@ -184,23 +184,18 @@ pub(super) struct Place {
     pub(super) channel: Arc<Channel>,
     seq: AtomicU64,
     byte: AtomicU64,
+    /// The end of the log when the reader joined.
     joined: Mark,
 }
 
 impl Place {
-    pub(super) fn new(channel: Arc<Channel>, mark: Mark) -> Self {
-        let joined = channel.end();
+    pub(super) fn new(channel: Arc<Channel>, mark: Mark, joined: Mark) -> Self {
         let (seq, byte) = (AtomicU64::new(mark.seq), AtomicU64::new(mark.byte));
         Self { channel, seq, byte, joined }
     }
 
     pub(super) fn mark(&self) -> Mark {
         Mark { seq: self.seq.load(Ordering::Relaxed), byte: self.byte.load(Ordering::Relaxed) }
-    }
-
-    /// The end of the log when the reader joined.
-    pub(super) fn joined(&self) -> Mark {
-        self.joined
     }
 
     /// Moves forward to the mark. A reader never goes back.

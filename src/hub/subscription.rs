@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Core;
-use super::channel::{Channel, Listener, Snapshot};
-use super::coalesce::Coalesce;
+use super::channel::{Channel, Snapshot};
 use super::merge::Merge;
 use super::notice::{End, Gap};
+use super::presence::{Attachment, Counted};
 use super::pulse::{EndReason, Place, Pulse};
 use super::reading::{Ahead, Begin, Beginning};
-use crate::channel::ChannelName;
+use super::ticket::{ChannelTicket, Head, ManyTicket};
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
@@ -118,8 +118,7 @@ pub struct Subscription {
     start: Position,
     /// The data of the event that says that it begins at the tail, if it does.
     opening: Option<Box<str>>,
-    /// Somebody else reads and counts it.
-    handed_over: bool,
+    counted: Counted,
     /// Neighbouring deltas are merged.
     merging: bool,
     /// Bytes of the log that are read at a time, or one event.
@@ -133,37 +132,30 @@ pub(super) enum Source {
 }
 
 impl Subscription {
-    pub(super) fn one(core: Arc<Core>, bounds: Bounds, one: One) -> Self {
-        let (pulse, start) = (one.pulse.clone(), core.position(one.behind));
-        Self {
-            core,
-            pulse,
-            bounds,
-            start,
-            opening: None,
-            handed_over: false,
-            merging: false,
-            batch: MAX_BATCH_BYTES,
-            source: Source::One(one),
-        }
+    pub(super) fn one(bounds: Bounds, ticket: ChannelTicket) -> Self {
+        let ChannelTicket { presence, counted, mark, joined, head, last_before } = ticket;
+        let Head { start, opening, gap, snapshot } = head;
+        let core = presence.core().clone();
+        let pulse = Arc::new(Pulse::default());
+        let place = Arc::new(Place::new(presence.channel().clone(), mark, joined));
+        pulse.add_place(&place);
+        let one = One {
+            place,
+            behind: last_before,
+            gap: gap.map(Box::new),
+            snapshot,
+            behind_gap: None,
+            _attachment: Attachment::listen(presence, pulse.clone()),
+        };
+        let (merging, batch, source) = (false, MAX_BATCH_BYTES, Source::One(one));
+        Self { core, pulse, bounds, start, opening, counted, merging, batch, source }
     }
 
-    pub(super) fn many(core: Arc<Core>, bounds: Bounds, merge: Merge) -> Self {
-        let (pulse, start) = (merge.pulse().clone(), core.position(merge.cursor()));
-        let source = Source::Many(Box::new(merge));
-        let (opening, handed_over, merging) = (None, false, false);
-        let batch = MAX_BATCH_BYTES;
-        Self { core, pulse, bounds, start, opening, handed_over, merging, batch, source }
-    }
-
-    /// Notes that somebody else reads and counts it from now on.
-    pub(super) fn hand_over(&mut self) {
-        self.handed_over = true;
-    }
-
-    /// Notes that it begins at the tail: its client has no id yet, and is given that of the tail.
-    pub(super) fn open_at_tail(&mut self, opening: String) {
-        self.opening = Some(opening.into());
+    pub(super) fn many(bounds: Bounds, ticket: ManyTicket) -> Self {
+        let ManyTicket { merge, counted, start, opening } = ticket;
+        let (core, pulse) = (merge.core().clone(), merge.pulse().clone());
+        let (merging, batch, source) = (false, MAX_BATCH_BYTES, Source::Many(Box::new(merge)));
+        Self { core, pulse, bounds, start, opening, counted, merging, batch, source }
     }
 
     /// The handle that others may hold.
@@ -200,12 +192,6 @@ impl Subscription {
         }
     }
 
-    /// Whether it begins with the first event that its channel ever had.
-    #[must_use]
-    pub fn begins_whole(&self) -> bool {
-        matches!(&self.source, Source::One(one) if one.place.mark() == Mark::default())
-    }
-
     /// Has neighbouring deltas merged from now on, or not any more.
     pub fn set_merging(&mut self, merging: bool) {
         self.merging = merging;
@@ -226,15 +212,6 @@ impl Subscription {
     /// Whether something has come since it last found nothing; wakes when something comes.
     pub fn poll_news(&self, cx: &Context<'_>) -> bool {
         self.pulse.has_news(cx.waker())
-    }
-
-    /// How events are merged for whoever does not say.
-    #[must_use]
-    pub fn default_coalesce(&self) -> Coalesce {
-        match &self.source {
-            Source::One(one) => one.place.channel.coalesce(),
-            Source::Many(_) => Coalesce::Off,
-        }
     }
 
     /// Whether what it reads next is there and must be fetched from disk.
@@ -306,59 +283,29 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if self.handed_over {
-            return;
+        if let Some(reason) = self.pulse.ended() {
+            self.counted.set_reason(reason);
         }
-        let reason = self.pulse.ended().unwrap_or(EndReason::ClientGone);
-        self.core.shared.metrics.subscription_ended(reason.as_str());
     }
 }
 
 /// The cursor of a subscription to one channel.
 pub(super) struct One {
-    pulse: Arc<Pulse>,
     place: Arc<Place>,
     /// The offset of the last event before the cursor.
     behind: Offset,
     /// What it must be told first.
     gap: Option<Box<Gap>>,
     /// What it begins with.
-    snapshot: Option<Arc<Snapshot>>,
+    snapshot: Option<(Arc<Snapshot>, Position)>,
     /// The event behind the gap that it was told last.
     behind_gap: Option<Box<Run>>,
     _attachment: Attachment,
 }
 
 impl One {
-    pub(super) fn new(
-        pulse: Arc<Pulse>,
-        beginning: &Beginning,
-        gap: Option<Gap>,
-        snapshot: Option<Arc<Snapshot>>,
-        attachment: Attachment,
-    ) -> Self {
-        let place = Arc::new(Place::new(attachment.channel.clone(), beginning.mark));
-        pulse.add_place(&place);
-        let behind = beginning.behind;
-        let (gap, behind_gap) = (gap.map(Box::new), None);
-        Self { pulse, place, behind, gap, snapshot, behind_gap, _attachment: attachment }
-    }
-
-    pub(super) fn place(&self) -> &Arc<Place> {
-        &self.place
-    }
-
-    pub(super) fn take_gap(&mut self) -> Option<Gap> {
-        self.gap.take().map(|gap| *gap)
-    }
-
-    pub(super) fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
-        self.snapshot.take()
-    }
-
     fn next(&mut self, core: &Core, batch: usize) -> Next {
-        if let Some(snapshot) = self.snapshot.take() {
-            let position = core.position(snapshot.through);
+        if let Some((snapshot, position)) = self.snapshot.take() {
             return Next::Step(Step::Snapshot { snapshot, position });
         }
         if let Some(gap) = self.gap.take() {
@@ -413,37 +360,5 @@ impl One {
             requested: Some(requested),
             resumed: core.position(to.behind),
         }))
-    }
-}
-
-/// A listener's stay at a channel: it ends when this is dropped.
-pub(super) struct Attachment {
-    core: Arc<Core>,
-    channel: Arc<Channel>,
-    key: usize,
-    holds: bool,
-}
-
-impl Attachment {
-    /// Attaches, and says where the reading begins.
-    pub(super) fn new(
-        core: &Arc<Core>,
-        channel: &Arc<Channel>,
-        begin: Begin,
-        holds: bool,
-        listener: Arc<dyn Listener>,
-    ) -> (Beginning, Self) {
-        let (beginning, key) = channel.attach(begin, holds, listener);
-        let (core, channel) = (core.clone(), channel.clone());
-        (beginning, Self { core, channel, key, holds })
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        let name: &ChannelName = self.channel.name();
-        if self.channel.detach(self.key, self.holds) {
-            self.core.registry.evict_if_unused(name);
-        }
     }
 }

@@ -12,7 +12,7 @@ use super::reactor::{Reactor, after};
 use super::room::Room;
 use super::seat::{Cursor, Interval, Sitter};
 use crate::egress::{Config, Format, policy};
-use crate::hub::{Channel, Coalesce, EndReason, Seat};
+use crate::hub::{ChannelTicket, Coalesce, Head, Presence};
 use crate::pass::Pass;
 use crate::sse;
 
@@ -21,9 +21,9 @@ const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
     pub(super) fn welcome(&mut self, arrival: Arrival) {
-        let Arrival { tcp, seat, head, coalesce, heartbeat, pass } = arrival;
-        let channel = seat.channel.clone();
-        let own = self.first_bytes(&seat, head);
+        let Arrival { tcp, ticket, head, coalesce, heartbeat, pass } = arrival;
+        let ChannelTicket { presence, counted, mark, joined, head: begin, .. } = ticket;
+        let own = self.first_bytes(&begin, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
         let now = self.now();
         let entry = self.sitters.vacant_entry();
@@ -31,15 +31,16 @@ impl Reactor {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.registry.register(&mut tcp, Token(key), interest);
         if registered.is_err() {
-            self.depart();
-            return self.hub.leave(&channel, EndReason::ClientGone);
+            return self.depart();
         }
+        // Its end is counted when it is dismissed.
+        counted.release();
         let heartbeat = Interval::of(heartbeat, self.config.heartbeat);
         let due = self.wheel.put(key as u32, heartbeat.millis(self.config.heartbeat));
         let mut sitter = Sitter {
             tcp,
-            at: Cursor::new(seat.byte),
-            joined: seat.joined,
+            at: Cursor::new(mark.byte),
+            joined: joined.byte,
             own: None,
             room: 0,
             index: 0,
@@ -60,7 +61,7 @@ impl Reactor {
         };
         sitter.say(own, false);
         entry.insert(sitter);
-        self.seat(key, channel, window(coalesce));
+        self.seat(key, presence, window(coalesce));
         if let Some(over) = self.over(key) {
             self.say_goodbye(key, over.into());
         } else {
@@ -70,14 +71,14 @@ impl Reactor {
     }
 
     /// The head of the response and the first chunk, which says where the subscription begins.
-    fn first_bytes(&self, seat: &Seat, head: Vec<u8>) -> Vec<u8> {
+    fn first_bytes(&self, begin: &Head, head: Vec<u8>) -> Vec<u8> {
         let mut text = Vec::new();
         let format = Format::EventStream;
-        format.push_opening(&self.config, seat.opening.as_deref(), &seat.start, &mut text);
-        if let Some(gap) = &seat.gap {
+        format.push_opening(&self.config, begin.opening.as_deref(), &begin.start, &mut text);
+        if let Some(gap) = &begin.gap {
             self.push_gap(gap, &mut text);
         }
-        if let Some((snapshot, position)) = &seat.snapshot {
+        if let Some((snapshot, position)) = &begin.snapshot {
             format.push_snapshot(snapshot, position, &mut text);
         }
         let mut bytes = head;
@@ -85,11 +86,16 @@ impl Reactor {
         bytes
     }
 
-    fn seat(&mut self, key: usize, channel: Arc<Channel>, window: Duration) {
-        let address = Arc::as_ptr(&channel) as usize;
+    fn seat(&mut self, key: usize, presence: Presence, window: Duration) {
+        let address = Arc::as_ptr(presence.channel()) as usize;
         let room = match self.by_channel.get(&(address, window)) {
-            Some(room) => *room,
-            None => self.open_room(channel, window),
+            Some(room) => {
+                if let Some(place) = self.rooms.get_mut(*room) {
+                    place.presence.absorb(presence);
+                }
+                *room
+            }
+            None => self.open_room(presence, window),
         };
         let (Some(sitter), Some(place)) = (self.sitters.get_mut(key), self.rooms.get_mut(room))
         else {
@@ -99,7 +105,8 @@ impl Reactor {
         place.members.push(key as u32);
     }
 
-    fn open_room(&mut self, channel: Arc<Channel>, window: Duration) -> usize {
+    fn open_room(&mut self, presence: Presence, window: Duration) -> usize {
+        let channel = presence.channel().clone();
         let address = Arc::as_ptr(&channel) as usize;
         let entry = self.rooms.vacant_entry();
         let room = entry.key();
@@ -107,6 +114,7 @@ impl Reactor {
         let listener = channel.add_listener(bell.clone());
         entry.insert(Room {
             channel,
+            presence,
             bell,
             listener,
             window,

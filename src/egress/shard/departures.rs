@@ -19,7 +19,8 @@ impl Reactor {
         let _ = self.registry.deregister(&mut sitter.tcp);
         self.depart();
         let Some(room) = self.rooms.get_mut(sitter.room as usize) else { return };
-        self.hub.leave(&room.channel, reason);
+        self.hub.metrics().subscription_ended(reason.as_str());
+        room.presence.leave();
         room.members.swap_remove(sitter.index as usize);
         if let Some(moved) = room.members.get(sitter.index as usize) {
             self.sitters[*moved as usize].index = sitter.index;

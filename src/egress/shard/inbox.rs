@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use super::reactor::Reactor;
 use crate::clock::{self, Micros};
 use crate::egress::Drain;
-use crate::hub::{Coalesce, Listener, Seat};
+use crate::hub::{ChannelTicket, Coalesce, Listener};
 use crate::pass::Pass;
 
 /// A subscriber's socket on its way to a shard.
 pub(in crate::egress) struct Arrival {
     pub(in crate::egress) tcp: TcpStream,
-    pub(in crate::egress) seat: Seat,
+    pub(in crate::egress) ticket: ChannelTicket,
     /// The head of the response, which is written first.
     pub(in crate::egress) head: Vec<u8>,
     /// When events are merged.

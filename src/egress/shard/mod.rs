@@ -30,7 +30,7 @@ pub(super) use self::inbox::Arrival;
 use self::inbox::{Inbox, Message};
 use self::reactor::Thread;
 use super::{Config, Drain};
-use crate::hub::{Hub, Seat};
+use crate::hub::{Channel, Hub};
 
 /// Subscribers up to which a channel is small: writing to so many takes less time than waking
 /// another thread for half of them saves.
@@ -70,7 +70,7 @@ impl Shards {
     /// Gives a subscriber's socket to a shard.
     pub(super) fn adopt(&self, arrival: Arrival) {
         self.active.fetch_add(1, Ordering::Relaxed);
-        let shard = self.choose(&arrival.seat) % self.inboxes.len();
+        let shard = self.choose(arrival.ticket.channel()) % self.inboxes.len();
         self.inboxes[shard].send(Message::Arrival(Box::new(arrival)));
     }
 
@@ -83,12 +83,12 @@ impl Shards {
 
     /// The few subscribers of a small channel lie on one shard, so that an event wakes one thread;
     /// those of a hot one lie on all, so that all share the work.
-    fn choose(&self, seat: &Seat) -> usize {
-        if seat.channel.subscribers() > SMALL_CHANNEL {
+    fn choose(&self, channel: &Channel) -> usize {
+        if channel.subscribers() > SMALL_CHANNEL {
             return self.next.fetch_add(1, Ordering::Relaxed);
         }
         let mut hasher = DefaultHasher::new();
-        seat.channel.name().hash(&mut hasher);
+        channel.name().hash(&mut hasher);
         hasher.finish() as usize
     }
 

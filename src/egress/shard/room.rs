@@ -7,11 +7,13 @@ use tokio::time::Instant;
 
 use super::inbox::Bell;
 use crate::clock::Micros;
-use crate::hub::Channel;
+use crate::hub::{Channel, Presence};
 
 /// A channel, and who listens to it here.
 pub(super) struct Room {
     pub(super) channel: Arc<Channel>,
+    /// Its members, counted at the channel.
+    pub(super) presence: Presence,
     pub(super) bell: Arc<Bell>,
     pub(super) listener: usize,
     /// Events that come within this time go out together; zero if each goes at once.

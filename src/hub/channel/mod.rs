@@ -515,36 +515,34 @@ impl Channel {
         listener: Arc<dyn Listener>,
     ) -> (Beginning, usize) {
         let mut inner = self.inner.lock();
-        inner.last_used = Instant::now();
-        inner.holders += usize::from(holds);
         let key = self.listeners.write().insert(listener);
-        self.subscribers.fetch_add(1, Ordering::Relaxed);
-        inner.watched();
-        let beginning = inner.begin(begin);
+        let beginning = self.count_in(&mut inner, begin, holds);
         drop(inner);
         self.post();
         (beginning, key)
     }
 
-    /// Counts a subscriber that listens through somebody else's listener, and holds the channel.
-    pub(in crate::hub) fn sit_down(&self) {
-        self.subscribers.fetch_add(1, Ordering::Relaxed);
-        self.inner.lock().holders += 1;
+    /// Counts a subscriber without a listener, and holds the channel. Returns where its reading
+    /// begins.
+    pub(in crate::hub) fn join(&self, begin: Begin) -> Beginning {
+        let mut inner = self.inner.lock();
+        let beginning = self.count_in(&mut inner, begin, true);
+        drop(inner);
         self.post();
+        beginning
     }
 
-    /// Ends what [`sit_down`](Self::sit_down) began. Returns as [`detach`](Self::detach) does.
-    pub(in crate::hub) fn stand_up(&self) -> bool {
-        self.leave(true)
+    fn count_in(&self, inner: &mut Inner, begin: Begin, holds: bool) -> Beginning {
+        inner.last_used = Instant::now();
+        inner.holders += usize::from(holds);
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+        inner.watched();
+        inner.begin(begin)
     }
 
-    /// Removes a listener. Returns whether the channel now serves nobody and never held anything.
-    pub(in crate::hub) fn detach(&self, key: usize, held: bool) -> bool {
-        self.listeners.write().remove(key);
-        self.leave(held)
-    }
-
-    fn leave(&self, held: bool) -> bool {
+    /// Counts a subscriber no longer. Returns whether the channel now has none and never had
+    /// anything.
+    pub(in crate::hub) fn leave(&self, held: bool) -> bool {
         let left = self.subscribers.fetch_sub(1, Ordering::Relaxed) - 1;
         let unused = {
             let mut inner = self.inner.lock();

@@ -80,10 +80,15 @@ impl Whole {
             for from in [StartFrom::Earliest, StartFrom::After(id.into()), StartFrom::Last(9)] {
                 let since = matches!(from, StartFrom::After(_)).then_some(resumed);
                 let body = Reader::Body(Box::new(stage.subscribe(channel, &from).await));
-                let seat = stage.subscribe(channel, &from).await.into_seat().unwrap();
-                let first = seat.gap.iter().map(|_| Seen::Gap).collect::<Vec<_>>();
+                let ticket = stage.open_one(channel, &from).await;
+                let first = ticket.head.gap.iter().map(|_| Seen::Gap).collect::<Vec<_>>();
                 readers.push((channel, since, body, Vec::new()));
-                readers.push((channel, since, Reader::Shard(seat.byte, seat.channel), first));
+                readers.push((
+                    channel,
+                    since,
+                    Reader::Shard(ticket.mark.byte, ticket.channel().clone()),
+                    first,
+                ));
             }
         }
         let patterns = CHANNELS.iter().map(|channel| channel.parse().unwrap()).collect();

@@ -2,7 +2,7 @@
 
 use super::support::{Stage, name};
 use crate::event::ChannelState;
-use crate::hub::{Close, Piece, Seat};
+use crate::hub::{ChannelTicket, Close, Piece};
 use crate::position::StartFrom;
 use crate::store::disk::Durability;
 use crate::store::disk::tests::gated::until_all_is_read;
@@ -33,15 +33,15 @@ async fn a_body_ends_whose_channel_has_lost_its_last_event() {
     assert!(stage.found.streams[0].state.is_some());
     // It goes bad when the store has looked at it already.
     stage.files.break_last_block();
-    let seat = stage.subscribe("c", &StartFrom::Earliest).await.into_seat().unwrap();
-    assert!(comes_to_the_end(&stage, &seat), "its subscriber at a shard waits for ever");
+    let ticket = stage.open_one("c", &StartFrom::Earliest).await;
+    assert!(comes_to_the_end(&stage, &ticket), "its subscriber at a shard waits for ever");
 }
 
 /// Whether a shard would end the body.
-fn comes_to_the_end(stage: &Stage, seat: &Seat) -> bool {
-    let mut byte = seat.byte;
+fn comes_to_the_end(stage: &Stage, ticket: &ChannelTicket) -> bool {
+    let mut byte = ticket.mark.byte;
     for _ in 0..20 {
-        match seat.channel.read_at_byte(byte, 1 << 20, false) {
+        match ticket.channel().read_at_byte(byte, 1 << 20, false) {
             Piece::Frames { last: true, .. } => return true,
             Piece::Frames { stretch, .. } => byte = stretch.end.byte,
             Piece::Missing(missing) => byte = missing.to.mark.byte,

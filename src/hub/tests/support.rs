@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::channel::ChannelName;
 use crate::event::NewEvent;
-use crate::hub::{Bounds, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription};
+use crate::hub::{
+    Bounds, ChannelTicket, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription, Ticket,
+};
 use crate::position::StartFrom;
 use crate::store::disk::tests::gated::{self, Gated, until_all_is_read};
 use crate::store::disk::{Config as StoreConfig, Disk, Durability, Found, Refused, Terms};
@@ -102,9 +104,18 @@ impl Stage {
     }
 
     pub(crate) async fn subscribe(&self, channel: &str, from: &StartFrom) -> Subscription {
+        self.open(channel, from).await.subscribe(bounds())
+    }
+
+    /// Opens a subscription as a shard does.
+    pub(crate) async fn open_one(&self, channel: &str, from: &StartFrom) -> ChannelTicket {
+        self.open(channel, from).await.into_one().unwrap()
+    }
+
+    async fn open(&self, channel: &str, from: &StartFrom) -> Ticket {
         for _ in 0..1000 {
-            match self.hub.subscribe(Selection::One(name(channel)), from, bounds()).unwrap() {
-                Opened::Live(subscription) => return subscription,
+            match self.hub.open(Selection::One(name(channel)), from).unwrap() {
+                Opened::Live(ticket) => return ticket,
                 Opened::Over => panic!("it is over"),
                 Opened::Later(later) => later.over().await,
             }

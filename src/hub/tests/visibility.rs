@@ -37,12 +37,12 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
     let close = Close { state: ChannelState::Complete, reason: None };
     let mut appended = stage.hub.append(&name("c"), &[event("second")], Some(&close)).unwrap();
     stage.files.until_a_sync_waits();
-    let seat = stage.subscribe("c", &StartFrom::Earliest).await.into_seat().unwrap();
-    let mut byte = seat.byte;
+    let ticket = stage.open_one("c", &StartFrom::Earliest).await;
+    let mut byte = ticket.mark.byte;
     let mut read = || {
         let (mut events, mut ends) = (0, false);
         for _ in 0..5 {
-            match seat.channel.read_at_byte(byte, 1 << 20, false) {
+            match ticket.channel().read_at_byte(byte, 1 << 20, false) {
                 Piece::Frames { stretch, last, .. } => {
                     (byte, ends) = (stretch.end.byte, last);
                     events += stretch.run.count();
@@ -71,6 +71,6 @@ async fn a_snapshot_outlives_what_memory_has_of_the_events() {
         let mut appended = board.append(&[event(&text)], None, None).unwrap();
         assert_eq!(appended.stored.wait().await, Ok(()));
     }
-    let seat = stage.subscribe("c", &StartFrom::Snapshot).await.into_seat().unwrap();
-    assert!(seat.snapshot.is_some(), "no restart, and no snapshot");
+    let ticket = stage.open_one("c", &StartFrom::Snapshot).await;
+    assert!(ticket.head.snapshot.is_some(), "no restart, and no snapshot");
 }

@@ -9,13 +9,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{NDJSON, Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
-use crate::egress::{EventStream, Format, Link, Page, page};
+use crate::egress::{Egress, Format, Link, OpenStream, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
     Body, Caller, Client, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty, json,
     negotiate, not_stored,
 };
-use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Subscription};
+use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Ticket};
 use crate::limits::MAX_PAGE_EVENTS;
 use crate::pass::Pass;
 use crate::position::StartFrom;
@@ -109,34 +109,33 @@ async fn subscribe(
     };
     match open(native, selection, &from).await? {
         None => Ok(over()),
-        Some(subscription) => {
-            if format.is_bare() && from == StartFrom::Earliest && !subscription.begins_whole() {
+        Some(ticket) => {
+            if format.is_bare() && from == StartFrom::Earliest && !ticket.begins_whole() {
                 let detail = "the beginning of this stream is no longer retained";
                 return Err(Problem::new(ErrorCode::NotFound, detail));
             }
-            let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
-            let stream =
-                native.egress.stream(subscription, format, coalesce, heartbeat, link, pass);
-            Ok(live(stream, media_type))
+            let coalesce = coalesce.unwrap_or_else(|| ticket.default_coalesce());
+            let open = OpenStream { ticket, format, coalesce, heartbeat, link, pass };
+            Ok(live(native.egress.clone(), open, media_type))
         }
     }
 }
 
-/// Begins a subscription; nothing if its client has seen the end. Where it begins may have to be
+/// Opens a subscription; nothing if its client has seen the end. Where it begins may have to be
 /// read from disk.
 async fn open(
     native: &Native,
     selection: Selection,
     from: &StartFrom,
-) -> Result<Option<Subscription>, Problem> {
+) -> Result<Option<Ticket>, Problem> {
     let many = matches!(selection, Selection::Many(_));
     loop {
         // What the patterns select is looked through, and each channel that is found joined.
         let turn = if many { Some(native.egress.turn().await) } else { None };
-        let opened = native.hub.subscribe(selection.clone(), from, native.egress.bounds())?;
+        let opened = native.hub.open(selection.clone(), from)?;
         drop(turn);
         match opened {
-            Opened::Live(subscription) => return Ok(Some(subscription)),
+            Opened::Live(ticket) => return Ok(Some(ticket)),
             Opened::Over => return Ok(None),
             Opened::Later(later) => later.over().await,
         }
@@ -205,8 +204,8 @@ fn begin(query: &Query) -> Result<StartFrom, Problem> {
     }
 }
 
-fn live(stream: EventStream, media_type: &'static str) -> Response {
-    let mut response = Response::new(Body::Stream(Box::new(stream)));
+fn live(egress: Egress, open: OpenStream, media_type: &'static str) -> Response {
+    let mut response = Response::new(Body::Open(Box::new((egress, open))));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     not_stored(headers);
@@ -235,8 +234,9 @@ async fn answer_page(
         Selection::Many(_) => None,
     };
     let mut page = match open(native, selection, from).await? {
-        Some(mut subscription) => {
-            let coalesce = coalesce.unwrap_or_else(|| subscription.default_coalesce());
+        Some(ticket) => {
+            let coalesce = coalesce.unwrap_or_else(|| ticket.default_coalesce());
+            let mut subscription = ticket.subscribe(native.egress.bounds());
             subscription.set_merging(coalesce != Coalesce::Off);
             let enough = async {
                 tokio::select! {
