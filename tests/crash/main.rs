@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 mod crowd;
+mod damage;
 mod endings;
 mod gaps;
 mod halts;

@@ -41,12 +41,17 @@ pub(crate) struct Hub {
 impl Hub {
     /// A hub with a new directory and these settings, as TOML with dotted keys.
     pub(crate) fn start(settings: &str) -> Self {
+        let mut hub = Self::stopped(settings);
+        hub.start_again();
+        hub
+    }
+
+    /// A hub whose process is still to be started: its directory can be filled before.
+    pub(crate) fn stopped(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("hub.toml"), settings).expect("a file");
         let (addr, admin) = (free_address(), free_address());
-        let mut hub = Self { folder, addr, admin, child: None, log: Arc::default() };
-        hub.start_again();
-        hub
+        Self { folder, addr, admin, child: None, log: Arc::default() }
     }
 
     /// Starts the process at the same addresses, and waits until it listens.
@@ -85,6 +90,15 @@ impl Hub {
         let mut child = self.child.take().expect("a process");
         child.kill().expect("killed");
         child.wait().expect("the end");
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        let mut child = self.child.take().expect("a process");
+        let pid = child.id().to_string();
+        let asked = Command::new("kill").args(["-s", "TERM", &pid]).status().expect("kill");
+        assert!(asked.success(), "the signal was not sent");
+        assert!(child.wait().expect("the end").success(), "the hub ended with an error");
     }
 
     /// Kills the process, and starts the next over the same directory.

@@ -259,6 +259,8 @@ pub(crate) struct Stream {
     block: Event,
     has_data: bool,
     ready: VecDeque<Block>,
+    /// How many bytes have come, without heads and the sizes of chunks.
+    pub(crate) received: usize,
     /// What a browser would send as `Last-Event-ID`.
     pub(crate) last_id: Option<String>,
 }
@@ -272,16 +274,27 @@ impl Stream {
         behind: Option<&str>,
         buffer: Option<u32>,
     ) -> io::Result<Option<Self>> {
+        let mut request = Request::new("GET", path);
+        if let Some(id) = behind {
+            request = request.header("Last-Event-ID", id);
+        }
+        let stream = Self::ask(addr, request, buffer).await?;
+        Ok(stream.map(|stream| Self { last_id: behind.map(str::to_owned), ..stream }))
+    }
+
+    /// Sends a request that has an event stream as its answer, or 204.
+    pub(crate) async fn ask(
+        addr: SocketAddr,
+        request: Request,
+        buffer: Option<u32>,
+    ) -> io::Result<Option<Self>> {
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
         let capacity = buffer.map_or(32 << 10, |bytes| bytes as usize);
         let mut tcp = BufReader::with_capacity(capacity, socket.connect(addr).await?);
-        let mut request = Request::new("GET", path).header("Accept", "text/event-stream");
-        if let Some(id) = behind {
-            request = request.header("Last-Event-ID", id);
-        }
+        let request = request.header("Accept", "text/event-stream");
         let head = request.head(addr, "Cache-Control: no-cache");
         tcp.write_all(head.as_bytes()).await?;
         let answer = Answer::head(&mut tcp).await?;
@@ -303,7 +316,8 @@ impl Stream {
             block: Event::default(),
             has_data: false,
             ready: VecDeque::new(),
-            last_id: behind.map(str::to_owned),
+            received: 0,
+            last_id: None,
         }))
     }
 
@@ -350,6 +364,7 @@ impl Stream {
         self.rest.extend_from_slice(&bytes[..payload]);
         self.tcp.consume(taken);
         self.chunk -= taken;
+        self.received += payload;
         self.lines();
         Ok(())
     }

@@ -75,6 +75,10 @@ pub(super) struct Catalog {
 
 #[derive(Serialize, Deserialize)]
 struct CatalogText {
+    /// That of the file: a copy under another number would tell of another time. Catalogs of
+    /// earlier hubs do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<u32>,
     next_stream: u64,
     gone: u64,
     streams: Vec<StreamText>,
@@ -99,7 +103,8 @@ impl Catalog {
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), Fault> {
         let streams = self.streams.iter().map(to_text).collect();
         let (next_stream, receipts) = (self.next_stream, self.receipts.clone());
-        let text = CatalogText { next_stream, gone: self.gone.0, streams, receipts };
+        let number = Some(self.number);
+        let text = CatalogText { number, next_stream, gone: self.gone.0, streams, receipts };
         let mut bytes = Vec::new();
         encode(Kind::Catalog, StreamId(0), &json(&text), 0, &mut bytes);
         replace(files, &name(self.number, Role::Catalog), &bytes)
@@ -110,7 +115,10 @@ impl Catalog {
         let bytes = read_all(&*file).map_err(|error| error.to_string())?;
         let block = Block::parse(&bytes).map_err(|_| "its checksum is wrong".to_owned())?;
         let text = serde_json::from_slice(block.trailer()).map_err(|why| why.to_string())?;
-        let CatalogText { next_stream, gone, streams, receipts } = text;
+        let CatalogText { number: said, next_stream, gone, streams, receipts } = text;
+        if let Some(other) = said.filter(|said| *said != number) {
+            return Err(format!("it is a copy of `{}`", name(other, Role::Catalog)));
+        }
         let streams = streams.into_iter().map(from_text).collect::<Option<_>>();
         let streams = streams.ok_or_else(|| "it has a name that is none".to_owned())?;
         Ok(Self { number, streams, receipts, next_stream, gone: Offset(gone) })

@@ -289,7 +289,8 @@ impl Recovery<'_> {
             "a block of the store is broken: what it had is lost"
         );
         self.setup.metrics.store_block_broken();
-        if header.is_none() && number >= self.since {
+        // Behind a block without a header, or one that goes on where the file ends, was anything.
+        if header.is_none_or(|header| header.length() > bytes) && number >= self.since {
             self.unknown = Some((number, offset as u32));
         }
         if let Some(header) = header.filter(|header| header.kind == Kind::Events) {
