@@ -242,14 +242,17 @@ mod tests {
 
     #[test]
     fn the_examples_among_the_comments_can_be_used() {
-        let examples = DEFAULT.replace("# [[", "[[");
-        let rule = ["pattern", "max_events", "max_bytes", "max_age", "idle_timeout"];
-        let hook = ["url", "secret", "timeout", "attempts"];
-        let auth = ["name", "issuer", "audience", "keys", "at_most", "hash", "grants"];
-        let uncommented =
-            rule.iter().chain(&hook).chain(&auth).fold(examples, |text, key| {
-                text.replace(&format!("# {key} ="), &format!("{key} ="))
-            });
+        let is_setting = |line: &str| {
+            let key = line.split(" = ").next().filter(|key| key.len() < line.len());
+            line.starts_with("[[")
+                || key.is_some_and(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        };
+        let uncommented = |line| match str::strip_prefix(line, "# ") {
+            Some(setting) if is_setting(setting) => setting,
+            _ => line,
+        };
+        let uncommented: Vec<_> = DEFAULT.lines().map(uncommented).collect();
+        let uncommented = uncommented.join("\n");
         let config = Config::from_toml(&uncommented).unwrap();
         assert_eq!(config.validate(), []);
         let auth = &config.auth;

@@ -326,8 +326,7 @@ impl Metrics {
     /// New connections are shown a certificate that expires then.
     pub fn certificate_expires(&self, at: SystemTime) {
         let help = "When the certificate of the public listener expires.";
-        let name = "certificate_expiry_timestamp_seconds";
-        let gauge = || Maker(&self.registry).gauge(name, help);
+        let gauge = || Maker(&self.registry).gauge("certificate_expiry_timestamp_seconds", help);
         self.course.certificate_expiry.get_or_init(gauge).set(unix(at));
     }
 
