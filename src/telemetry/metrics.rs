@@ -212,7 +212,7 @@ impl Metrics {
             registry,
         };
         at_zero(&metrics.gaps, GapReason::ALL.map(GapReason::as_str));
-        at_zero(&metrics.events_evicted, ["events", "bytes", "age", "memory", "idle"]);
+        at_zero(&metrics.events_evicted, ["events", "bytes", "age", "memory", "idle", "store"]);
         at_zero(&metrics.limit_hits, LIMITS);
         at_zero(&metrics.transport_errors, TRANSPORT_ERRORS);
         at_zero(&metrics.hooks, ["delivered", "failed", "dropped"]);

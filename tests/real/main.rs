@@ -8,6 +8,7 @@ mod cli;
 mod golden;
 mod inspect;
 mod killed;
+mod monitoring;
 mod process;
 mod publish;
 mod schema;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::support::{HubProcess, get};
 
 /// Where its settings are.
-const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema");
+pub(super) const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema");
 
 /// The document, as the hub has it.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml");
@@ -21,14 +21,14 @@ const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml")
 const VERSIONS: [&str; 2] = ["openapi.yaml", "openapi-3.1.yaml"];
 
 /// A program of `tests/schema`, from one of the folders into which `scripts/test` installs them.
-fn installed(program: &str) -> Command {
+pub(super) fn installed(program: &str) -> Command {
     let path = format!("{SCHEMA}/{program}");
     assert!(Path::new(&path).exists(), "{path} is missing: run scripts/test");
     Command::new(path)
 }
 
 /// Runs a program that is expected to succeed, and returns what it prints.
-fn run(command: &mut Command) -> String {
+pub(super) fn run(command: &mut Command) -> String {
     let run = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let printed = [run.stdout, run.stderr].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();

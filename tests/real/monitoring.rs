@@ -1,0 +1,25 @@
+//! What Prometheus and Grafana ask a hub for, by the files of `deploy/`: each metric, label and
+//! value is there. `tests/schema/monitoring.py` reads the queries.
+
+use super::schema::{SCHEMA, installed, run};
+use super::support::{HubProcess, get};
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_for_metrics_that_a_hub_has() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(&cert, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let hub = HubProcess::start(&[
+        ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
+        ("FANFARE_TLS__KEY", key.to_str().expect("text")),
+    ]);
+    let answer = get(hub.admin(), "/metrics").await;
+    let (_, text) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let metrics = folder.path().join("metrics.txt");
+    std::fs::write(&metrics, text).expect("a file");
+    let mut program = installed(".venv/bin/python");
+    program.arg(format!("{SCHEMA}/monitoring.py")).arg(&metrics);
+    run(program.arg(env!("CARGO_MANIFEST_DIR")));
+}
