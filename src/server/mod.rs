@@ -32,7 +32,7 @@ use crate::ingest::Ingest;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
-use crate::store::disk::{Disk, Found, OpenError, Terms};
+use crate::store::disk::{Disk, Found, OpenError, Terms, files_in};
 use crate::telemetry::Metrics;
 
 /// How long connections may take to end after the drain.
@@ -100,13 +100,12 @@ pub enum StartError {
         /// What is wrong with it.
         source: Exposed,
     },
-    /// The directory of the store cannot be written.
+    /// The directory of the store, or a file in it, cannot be written.
     #[error(
-        "store.path: {} cannot be written by user {user}: {why}; make it a directory of the \
-         hub's user (under systemd: `StateDirectory=`)", path.display()
+        "store.path: {} cannot be written by user {user}: {why}; {}", path.display(), advice(why)
     )]
     StorePath {
-        /// The directory, or what there is of the way to it.
+        /// The directory, or what there is of the way to it; or the file.
         path: PathBuf,
         /// Who tried.
         user: u32,
@@ -132,28 +131,58 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     tls(config, &Arc::new(Metrics::new())).map(drop)
 }
 
-/// Whether the directory of the store can be written, or made, by the user that runs this. It
-/// changes nothing.
+/// Whether the directory of the store, with its files, can be read and written, or made, by the
+/// user that runs this. It changes nothing.
 ///
 /// # Errors
 /// It cannot.
 pub fn check_store(config: &Config) -> Result<(), StartError> {
-    let mut path = config.store.path.as_path();
     if !config.store.is_on() {
         return Ok(());
     }
+    let (read, write, enter) = (Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK);
+    let path = config.store.path.as_path();
+    let there = what_is_there_of(path);
+    if !there.is_dir() {
+        return Err(not_writable(there, Errno::NOTDIR.into()));
+    }
+    access(there, write | enter).map_err(|why| not_writable(there, why.into()))?;
+    if there != path {
+        return Ok(());
+    }
+    // Files of another user: of a hub that was tried as root, or that were copied.
+    for file in files_in(path).map_err(|why| not_writable(path, why))? {
+        access(&file, read | write).map_err(|why| not_writable(&file, why.into()))?;
+    }
+    Ok(())
+}
+
+/// The path, or the nearest directory above it that exists.
+fn what_is_there_of(mut path: &Path) -> &Path {
     while !path.exists()
         && let Some(parent) = path.parent()
     {
         path = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     }
-    let directory = if path.is_dir() { Ok(()) } else { Err(Errno::NOTDIR) };
-    let usable = directory.and_then(|()| access(path, Access::WRITE_OK | Access::EXEC_OK));
-    usable.map_err(|why| StartError::StorePath {
-        path: path.to_owned(),
-        user: geteuid().as_raw(),
-        why: why.into(),
-    })
+    path
+}
+
+fn not_writable(path: &Path, why: io::Error) -> StartError {
+    StartError::StorePath { path: path.to_owned(), user: geteuid().as_raw(), why }
+}
+
+/// What to do about a store that cannot be written.
+fn advice(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::NotADirectory => "the store needs a directory",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount a volume there that can be written (under systemd: `StateDirectory=`)"
+        }
+        _ => {
+            "make it a directory of the hub's user, with all files in it (`chown -R`; under \
+             systemd: `StateDirectory=`)"
+        }
+    }
 }
 
 /// Why a hub goes on by what it had.

@@ -5,6 +5,7 @@ mod auth;
 mod browser;
 mod build_log;
 mod cli;
+mod deploy;
 mod golden;
 mod inspect;
 mod killed;

@@ -25,7 +25,8 @@ mod syncer;
 mod writer;
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use crate::limits::MAX_UNSTORED_BYTES;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
+use catalog::is_ours;
 pub use chain::Chain;
 pub use desk::{Desk, Told};
 use engine::{Engine, Setup, Tuning};
@@ -274,6 +276,21 @@ pub enum Health {
     Full,
     /// It has failed: why, with file and offset if these are known.
     Failed(Arc<str>),
+}
+
+/// The files in this directory that are a store's.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Why a directory was not opened.
