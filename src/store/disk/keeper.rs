@@ -6,6 +6,8 @@
 //! is synced says that the stream is gone. A file that cannot be read whole is neither sorted nor
 //! rewritten. A failure here for want of room is tried again later; nothing is lost by it.
 
+use std::collections::HashSet;
+use std::io;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -13,8 +15,10 @@ use parking_lot::{Condvar, Mutex};
 use super::catalog::{Catalog, Role, name, parse_name};
 use super::engine::Engine;
 use super::files::Fault;
+use super::identity::IDENTITY;
 use super::shelf::ShelfFile;
 use super::sorter::{self, Sorted};
+use super::writer::Message;
 
 /// What waits for the keeper.
 #[derive(Debug)]
@@ -64,12 +68,18 @@ impl Chores {
 /// Keeps order until the store is closed.
 pub(super) fn run(engine: &Engine) {
     while engine.chores.next_round(engine.tuning.patrol) {
-        look_at_room(engine);
-        engine.look_after_offsets();
-        if let Err(fault) = tidy(engine) {
-            engine.trouble(fault, 0);
-        }
+        go_round(engine);
     }
+}
+
+/// Looks after everything once.
+pub(super) fn go_round(engine: &Engine) {
+    look_at_room(engine);
+    engine.look_after_offsets();
+    if let Err(fault) = tidy(engine).and_then(|()| look_for_files(engine)) {
+        engine.trouble(fault, 0);
+    }
+    make_way(engine);
 }
 
 /// Looks whether there is room, and takes or refuses accordingly. To be taken back into use, a disk
@@ -91,6 +101,47 @@ pub(super) fn look_at_room(engine: &Engine) {
             tracing::info!(free, "the store has room again");
         }
         None | Some(_) => {}
+    }
+}
+
+/// Looks whether all files are still there. Those that are open can be used when they have been
+/// deleted, and the next start does not find them: what was acknowledged would be lost.
+fn look_for_files(engine: &Engine) -> Result<(), Fault> {
+    if engine.condition.has_failed() {
+        return Ok(());
+    }
+    // Meanwhile no file goes; the writer may add one, which is there before it is on the shelf.
+    let _in_order = engine.chores.catalogs.lock();
+    let shelf = engine.shelf.lock();
+    let needed: Vec<String> = shelf.files.values().map(|file| file.name.clone()).collect();
+    drop(shelf);
+    let there: HashSet<String> = match engine.files.list() {
+        Ok(there) => there.into_iter().collect(),
+        // The directory itself is gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
+        Err(_) => return Ok(()),
+    };
+    let mut needed = needed.iter().map(String::as_str).chain([IDENTITY]);
+    let Some(gone) = needed.find(|name| !there.contains(*name)) else {
+        return Ok(());
+    };
+    let why = "it was deleted or moved while the hub runs, and the next start will not find it";
+    Err(Fault::of(gone)(io::Error::new(io::ErrorKind::NotFound, why)))
+}
+
+/// On a full disk, begins a new journal if one of the youngest files is mostly dead: while the
+/// last two catalogs need it, it cannot be deleted.
+fn make_way(engine: &Engine) {
+    // A catalog that waits was not saved, for want of room: another would not be either.
+    if engine.condition.needed().is_none() || engine.chores.inner.lock().catalog.is_some() {
+        return;
+    }
+    let catalogs = engine.chores.catalogs.lock();
+    let youngest = if let [.., older, _] = catalogs[..] { older } else { 0 };
+    let shelf = engine.shelf.lock();
+    if shelf.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
+        // Refused only when the store is closed.
+        let _ = engine.inbox.push(Message::Rotate);
     }
 }
 

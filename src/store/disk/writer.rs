@@ -33,13 +33,15 @@ pub(super) enum Message {
     },
     /// Reserve more offsets.
     Renew,
+    /// Begin a new journal.
+    Rotate,
 }
 
 impl Message {
     fn weight(&self) -> usize {
         match self {
             Self::Write { record, .. } => record.size(),
-            Self::Renew => 0,
+            Self::Renew | Self::Rotate => 0,
         }
     }
 }
@@ -144,6 +146,11 @@ impl Writer {
     fn store(&mut self, batch: VecDeque<Message>) {
         if batch.iter().any(|message| matches!(message, Message::Renew)) {
             self.engine.renew_offsets();
+        }
+        let rotates = batch.iter().any(|message| matches!(message, Message::Rotate));
+        if rotates && !self.engine.condition.has_failed() {
+            // What prevents it is the condition of the store from here on.
+            let _ = self.rotate();
         }
         let obstacle = self.obstacle();
         // A journal at its end is not written to: the next one may exist already.

@@ -11,7 +11,7 @@ use super::support::*;
 use crate::clock::now;
 use crate::position::Offset;
 use crate::store::Mark;
-use crate::store::disk::{Disk, Durability, Health, Piece, Place, Record, Terms};
+use crate::store::disk::{Disk, Durability, Health, Piece, Place, Record, Refused, Terms, keeper};
 
 use Durability::Async;
 
@@ -54,6 +54,76 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     look_at_room(&disk);
     assert_eq!(disk.health(), Health::Good);
     assert_eq!(write(&disk, events(stream, run(end, &[refused])), Async), Ok(()));
+}
+
+/// All that is on the disk is in the journal that is written to.
+#[test]
+fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
+    let files = FakeDisk::new();
+    let mut first_life = setup(Arc::new(files.clone()), Path::new("/fake"));
+    first_life.tuning.journal_bytes = 1 << 20;
+    first_life.config.min_free = bytesize::ByteSize(1000);
+    let (disk, _) = Disk::with(first_life).unwrap();
+    let (stays, goes) = (disk.new_stream(), disk.new_stream());
+    write(&disk, begin(stays, "stays"), Async).unwrap();
+    write(&disk, begin(goes, "goes"), Async).unwrap();
+    let mut end = Mark::default();
+    for offset in 1..=100 {
+        let run = run(end, &[offset]);
+        end = run.end();
+        write(&disk, events(goes, run), Async).unwrap();
+    }
+    let journals = || files.names().into_iter().filter(|name| name.ends_with(".log"));
+    let first = journals().next().unwrap();
+    files.set_free(999);
+    let refused = write(&disk, events(stays, run(Mark::default(), &[101])), Async);
+    assert_eq!((refused, journals().count()), (Err(Refused::Full), 1));
+    assert_eq!(write(&disk, Record::Gone { stream: goes }, Async), Ok(()));
+    for _ in 0..10 {
+        keeper::go_round(disk.engine());
+        // Behind what the keeper has asked for.
+        write(&disk, events(stays, run(Mark::default(), &[101])), Async).unwrap_err();
+    }
+    assert!(!files.names().contains(&first), "{:?}", files.names());
+    assert!(journals().count() <= 2, "it comes to an end: {:?}", files.names());
+    files.set_free(2000);
+    keeper::go_round(disk.engine());
+    assert_eq!(write(&disk, events(stays, run(Mark::default(), &[101])), Async), Ok(()));
+    disk.close();
+    let (disk, found) = Disk::with(setup(Arc::new(files), Path::new("/fake"))).unwrap();
+    let names: Vec<_> = found.streams.iter().map(|stream| stream.name.as_str()).collect();
+    assert_eq!((names, read_all(&disk, stays, 0)), (vec!["stays"], (vec![101], 0)));
+}
+
+#[test]
+fn files_that_are_deleted_under_a_running_hub_are_noticed() {
+    for ending in [".log", ".seg", "fanfare.store"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, _) = open(folder.path());
+        let stream = disk.new_stream();
+        write(&disk, begin(stream, "c"), Async).unwrap();
+        let mut end = Mark::default();
+        for offset in 1..=100 {
+            let run = run(end, &[offset]);
+            end = run.end();
+            write(&disk, events(stream, run), Async).unwrap();
+            keeper::go_round(disk.engine());
+        }
+        assert_eq!(disk.health(), Health::Good);
+        let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<_> =
+            entries.filter(|path| path.to_str().unwrap().ends_with(ending)).collect();
+        names.sort();
+        let gone = names.pop().expect(ending);
+        std::fs::remove_file(&gone).unwrap();
+        keeper::go_round(disk.engine());
+        let Health::Failed(why) = disk.health() else { panic!("{ending}: {:?}", disk.health()) };
+        let name = gone.file_name().unwrap().to_str().unwrap();
+        assert!(why.starts_with(name) && why.contains("deleted or moved"), "{why}");
+        let refused = write(&disk, events(stream, run(end, &[101])), Async);
+        assert_eq!(refused, Err(Refused::Failed));
+        assert_eq!(read_all(&disk, stream, 0).0.len(), 100, "reads go on");
+    }
 }
 
 /// The oldest file goes, and the first block behind it is broken, before anybody has looked.
