@@ -273,11 +273,12 @@ async fn a_head_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn what_is_not_http_is_no_harm() {
     let hub = TestHub::start().await;
-    for noise in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"hello\r\n\r\n", b"\0\0\0"]
-    {
+    let hello = &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..];
+    for noise in [hello, b"hello\r\n\r\n", b"\0\0\0\r\n\r\n"] {
         let mut wire = Wire::connect(hub.addr()).await;
         wire.send(noise).await;
-        drop(wire);
+        assert_problem(&wire.response().await, 400, "invalid_request", "cannot be read");
+        assert_eq!(wire.hang_up().await, b"", "the connection is closed after the answer");
     }
     hub.publish("c", "others are served").await;
 }

@@ -508,8 +508,9 @@ async fn a_long_poll_answers_when_something_happens() {
     for text in ["1", "2", "3"] {
         let to = format!("/v1/channels/c?last_event_id={next}&wait=60s");
         let mut wire = hub.open(&to, &accept).await;
-        // Most likely the poll is waiting by now; if not, it finds the event all the same.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The page before the polls is one as well.
+        let started = 1.0 + text.parse::<f64>().unwrap();
+        hub.until_metric("fanfare_subscriptions_started_total", started).await;
         let id = hub.publish("c", text).await;
         let page = wire.response().await.ok().json();
         assert_eq!(page_texts(&page), [text]);
