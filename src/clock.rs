@@ -1,14 +1,139 @@
-//! The wall clock: the one place that reads it.
+//! The clocks: the one place that reads the wall clock.
+//!
+//! The wall clock says which times are shown. It can be set, forwards and backwards, so no age is
+//! taken from it: ages come from the steady clock, which cannot be set.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Wall-clock time in microseconds since the Unix epoch.
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::MAX_CLOCK_DRIFT;
+
+/// Time in microseconds: on the wall clock, since the Unix epoch.
 pub type Micros = u64;
 
-/// What time it is.
+/// What the steady clock shows when the machine starts. It is far from zero, so that a moment long
+/// before the start has a number, too.
+const STEADY_START: Micros = 1 << 52;
+
+/// One moment on both clocks.
+///
+/// In files, and as JSON, it is the time of the wall clock alone: the steady clock of one start of
+/// the machine says nothing in the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Micros", into = "Micros")]
+pub struct Moment {
+    /// The time that is shown.
+    pub wall: Micros,
+    /// The time that ages are taken from.
+    pub steady: Micros,
+}
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { wall: now(), steady: steady() }
+    }
+
+    /// The moment at which the wall clock showed this time, when it was so far ahead.
+    #[must_use]
+    pub fn of_wall(wall: Micros, ahead: i64) -> Self {
+        Self { wall, steady: wall.saturating_add_signed(ahead.saturating_neg()) }
+    }
+
+    /// How far the wall clock is ahead of the steady one. It changes when the wall clock is set.
+    #[must_use]
+    pub fn ahead(self) -> i64 {
+        self.wall.wrapping_sub(self.steady) as i64
+    }
+
+    /// Whether the wall clock was not set between this moment and the other.
+    #[must_use]
+    pub fn is_in_step_with(self, other: Self) -> bool {
+        let drift = self.ahead().wrapping_sub(other.ahead()).unsigned_abs();
+        Duration::from_micros(drift) <= MAX_CLOCK_DRIFT
+    }
+
+    /// So many microseconds later, if the wall clock is not set meanwhile.
+    #[must_use]
+    pub fn later(self, by: u32) -> Self {
+        let later = |time: Micros| time.saturating_add(Micros::from(by));
+        Self { wall: later(self.wall), steady: later(self.steady) }
+    }
+
+    /// The time that has passed since.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.steady.saturating_sub(earlier.steady))
+    }
+
+    /// The time on the steady clock so long before.
+    #[must_use]
+    pub fn steady_before(self, age: Duration) -> Micros {
+        let age = Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX);
+        self.steady.saturating_sub(age)
+    }
+}
+
+impl From<Micros> for Moment {
+    fn from(wall: Micros) -> Self {
+        Self { wall, steady: 0 }
+    }
+}
+
+impl From<Moment> for Micros {
+    fn from(moment: Moment) -> Self {
+        moment.wall
+    }
+}
+
+/// Where a hub reads the time: from the machine, unless a test sets it.
+#[derive(Clone, Default)]
+pub struct Clock(Option<Arc<dyn Fn() -> Moment + Send + Sync>>);
+
+impl Clock {
+    /// A clock that shows what this says.
+    #[must_use]
+    pub fn of(tell: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    /// This moment.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.0.as_ref().map_or_else(Moment::now, |tell| tell())
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("set", &self.0.is_some()).finish()
+    }
+}
+
+/// It is no setting: two configurations are the same, whatever the time.
+impl PartialEq for Clock {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What the wall clock shows.
 #[must_use]
 pub fn now() -> Micros {
     micros(SystemTime::now())
+}
+
+/// What the steady clock shows. It goes on while the machine sleeps.
+#[must_use]
+pub fn steady() -> Micros {
+    let passed = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    let passed = Micros::try_from(passed.as_micros()).unwrap_or_default();
+    STEADY_START.saturating_add(passed)
 }
 
 /// A time in microseconds since the Unix epoch.
@@ -42,5 +167,18 @@ mod tests {
         assert_eq!(rfc3339(951_827_696_789_999), "2000-02-29T12:34:56.789Z");
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn only_a_clock_that_is_set_is_out_of_step() {
+        let before = Moment { wall: 1_000_000, steady: 1 << 52 };
+        let after = |wall: u64| Moment { wall, steady: before.steady + 5_000_000 };
+        assert!(after(6_000_000).is_in_step_with(before));
+        assert!(after(6_000_100).is_in_step_with(before), "it is slewed");
+        assert!(!after(500_000).is_in_step_with(before), "it was set back");
+        assert!(!after(u64::MAX).is_in_step_with(before), "it was set forward");
+        assert_eq!(after(0).since(before), Duration::from_secs(5));
+        assert_eq!(before.since(after(0)), Duration::ZERO);
+        assert_eq!(Moment::of_wall(6_000_000, before.ahead()), after(6_000_000));
     }
 }

@@ -4,6 +4,8 @@
 //! `deploy/fanfare.toml`); what stands here is a property of the protocol or a guard that no
 //! honest client meets.
 
+use std::time::Duration;
+
 /// Bytes in a channel name: what fits in a URL, a log line and a file name.
 pub const MAX_CHANNEL_NAME_BYTES: usize = 255;
 
@@ -35,6 +37,16 @@ pub const MAX_HEARD_BYTES: usize = 64 * 1024;
 
 /// Bytes in a log segment: the unit in which memory is freed.
 pub const MAX_SEGMENT_BYTES: usize = 64 * 1024;
+
+/// How far the wall clock may be from where the steady one says that it should be, before it counts
+/// as set: more than what slewing does to it while one segment grows, and less than matters for an
+/// age.
+pub const MAX_CLOCK_DRIFT: Duration = Duration::from_millis(100);
+
+/// Times at which the wall clock was set that a store remembers, the latest: a machine whose clock is
+/// wrong at each start makes one a start. What is older than that has the age that the earliest of
+/// them leaves it.
+pub const MAX_CLOCK_STEPS: usize = 64;
 
 /// Offsets of which a log on disk remembers where they lead: those of subscribers who come back
 /// between two pieces. Twenty-four bytes each; one that is forgotten is looked up again.

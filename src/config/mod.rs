@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use inherited::{InheritError, Inherited};
 pub use load::{LoadError, Loaded, load, variable};
 
+use crate::clock::Clock;
 use crate::http::{CorsConfig, TlsConfig};
 use crate::store::disk::{self, Durability};
 use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
@@ -48,6 +49,9 @@ pub struct Config {
     pub drain: DrainConfig,
     /// Logs.
     pub log: telemetry::Config,
+    /// Where times and ages come from; no setting.
+    #[serde(skip)]
+    pub clock: Clock,
 }
 
 /// Settings of the section `drain`.

@@ -260,7 +260,7 @@ fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8
 }
 
 fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> Record<'a> {
-    let (event, data, time) = (frame.event_type(), frame.data(), rfc3339(entry.time));
+    let (event, data, time) = (frame.event_type(), frame.data(), rfc3339(entry.time.wall));
     Record { channel, id: None, event, data, time }
 }
 

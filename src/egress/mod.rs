@@ -41,6 +41,7 @@ use patrol::Patrol;
 use policy::Drain;
 use shard::{Arrival, Shards};
 
+use crate::clock::Clock;
 use crate::hub::{Bounds, Hub, OnLag};
 use crate::quota::Budget;
 use crate::telemetry::Metrics;
@@ -149,6 +150,7 @@ pub struct Egress {
     feeds: Arc<Feeds>,
     /// What bodies have handed over and clients have not taken.
     unwritten: Arc<Budget>,
+    clock: Clock,
 }
 
 impl Egress {
@@ -167,7 +169,8 @@ impl Egress {
         let patrol = Patrol::new(config.clone(), metrics.clone(), unwritten.clone());
         let shards = Arc::new(Shards::start(hub, &config, Arc::new(departed))?);
         let (patrol, feeds) = (Arc::new(patrol), Arc::default());
-        Ok(Self { config, metrics, patrol, shards, feeds, unwritten })
+        let clock = hub.clock().clone();
+        Ok(Self { config, metrics, patrol, shards, feeds, unwritten, clock })
     }
 
     /// The settings.

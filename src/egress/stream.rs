@@ -20,7 +20,6 @@ use super::link::{Handed, Link};
 use super::patrol::Watch;
 use super::tempo::Tempo;
 use super::{Egress, Format};
-use crate::clock::now;
 use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::pass::Pass;
@@ -251,8 +250,7 @@ impl EventStream {
         if let (State::Live, Step::Events { run, .. }) = (self.state, step)
             && let Some(oldest) = run.entries().next()
         {
-            let took = Duration::from_micros(now().saturating_sub(oldest.time));
-            self.egress.metrics.delivery_took(took);
+            self.egress.metrics.delivery_took(self.egress.clock.now().since(oldest.time));
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::coalesce::Coalesce;
 use crate::channel::{ChannelName, ChannelPattern};
+use crate::clock::Clock;
 use crate::store::Retention;
 use crate::store::disk::Durability;
 
@@ -42,6 +43,9 @@ pub struct Config {
     /// those who are told of it. Zero says nothing.
     #[serde(skip)]
     pub end_reconnect_delay: Duration,
+    /// Where times and ages come from.
+    #[serde(skip)]
+    pub clock: Clock,
 }
 
 impl Default for Config {
@@ -58,6 +62,7 @@ impl Default for Config {
             max_channels: 200_000,
             rules: Vec::new(),
             end_reconnect_delay: Duration::ZERO,
+            clock: Clock::default(),
         }
     }
 }

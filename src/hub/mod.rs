@@ -57,6 +57,7 @@ use sequencer::Sequencer;
 use ticket::{Kind, ManyTicket};
 
 use crate::channel::{ChannelName, ChannelPattern};
+use crate::clock::Clock;
 use crate::event::{GapReason, NewEvent};
 use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
@@ -173,6 +174,7 @@ impl Hub {
             fetched: Fetched::new(read_cache),
             remains: Arc::new(Remains::default()),
             end_retry: config.end_reconnect_delay,
+            clock: config.clock.clone(),
         });
         let registry = Registry::new(config, shared.clone(), store);
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
@@ -194,6 +196,12 @@ impl Hub {
     #[must_use]
     pub fn is_durable(&self, name: &ChannelName) -> bool {
         self.0.registry.durability(name) != Durability::Memory
+    }
+
+    /// Where the hub's times come from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.shared.clock
     }
 
     /// The hub's metrics.

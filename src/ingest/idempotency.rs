@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::publish::Tally;
-use crate::clock::now;
+use crate::clock::Moment;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::store::disk;
 use crate::telemetry::Metrics;
@@ -105,17 +105,18 @@ impl<S: Scope, R: Clone> Ledger<S, R> {
 
     /// Takes back what the store has kept. Returns whether it was of this ledger. What cannot be
     /// understood is forgotten: it was written by another version.
-    pub(super) fn restore(&self, kept: &disk::Receipt) -> bool
+    pub(super) fn restore(&self, kept: &disk::Receipt, now: Moment) -> bool
     where
         S: for<'a> TryFrom<&'a str>,
         R: DeserializeOwned,
     {
         let Some(scope) = kept.scope.strip_prefix(self.kind) else { return false };
-        let age = Duration::from_micros(now().saturating_sub(kept.time));
         let outcome = serde_json::from_str(&kept.outcome).ok();
-        if let (Ok(scope), Ok(key), Some(outcome), Some(settled)) =
-            (S::try_from(scope), kept.key.parse(), outcome, Instant::now().checked_sub(age))
+        if let (Ok(scope), Ok(key), Some(outcome)) = (S::try_from(scope), kept.key.parse(), outcome)
         {
+            let instant = Instant::now();
+            // Where no instant is so early, the key is remembered for longer.
+            let settled = instant.checked_sub(now.since(kept.time)).unwrap_or(instant);
             let (key, settled_at) = ((scope, key), Some(settled));
             let mut entries = self.entries.lock();
             entries.by_key.insert(key.clone(), Entry { settled: settled_at, outcome });
@@ -188,8 +189,8 @@ impl<S: Scope, R: Clone> Claim<S, R> {
         self.outcome = Outcome::Partial(published.clone());
     }
 
-    /// What the store is to keep of this outcome.
-    pub(super) fn to_keep(&self, outcome: &Outcome<R>) -> disk::Receipt
+    /// What the store is to keep of this outcome, which is of this moment.
+    pub(super) fn to_keep(&self, outcome: &Outcome<R>, now: Moment) -> disk::Receipt
     where
         R: Serialize,
     {
@@ -199,7 +200,8 @@ impl<S: Scope, R: Clone> Claim<S, R> {
             key: key.clone(),
             // Numbers and texts: there is nothing that could fail.
             outcome: serde_json::to_string(outcome).unwrap_or_default().into(),
-            time: now(),
+            time: now,
+            offset: 0,
             chain: self.chain.clone(),
         }
     }

@@ -92,8 +92,10 @@ impl Ingest {
 
     /// Takes back the receipts that the store has kept, oldest first.
     pub fn restore(&self, kept: &[disk::Receipt]) {
+        let now = self.0.hub.clock().now();
         for receipt in kept {
-            let _ = self.0.receipts.restore(receipt) || self.0.scatter_receipts.restore(receipt);
+            let _ = self.0.receipts.restore(receipt, now)
+                || self.0.scatter_receipts.restore(receipt, now);
         }
     }
 

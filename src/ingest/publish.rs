@@ -431,7 +431,9 @@ impl Publish {
         last: bool,
     ) -> Result<Appended, hub::PublishError> {
         let keep = self.claim.as_ref().map(|claim| {
-            move |appended: &Appended| claim.to_keep(&self.outcome_behind(appended, last))
+            move |appended: &Appended| {
+                claim.to_keep(&self.outcome_behind(appended, last), self.ingest.hub().clock().now())
+            }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
         match &self.board {

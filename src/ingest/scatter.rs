@@ -197,7 +197,7 @@ impl Progress {
                 let mut tally = ahead.clone();
                 let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
                 tally.count(number, ingest.hub().event_id(offset));
-                claim.to_keep(&Outcome::Partial(tally))
+                claim.to_keep(&Outcome::Partial(tally), ingest.hub().clock().now())
             }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);

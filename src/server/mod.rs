@@ -20,7 +20,6 @@ pub use trust::Reloader;
 
 use crate::admin::Admin;
 use crate::auth::{Exposed, Invalid};
-use crate::clock;
 use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
 use crate::hooks::{HookError, Hooks, Ready};
@@ -352,12 +351,12 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Found)
     if !config.store.is_on() {
         return Ok(None);
     }
-    let window = u64::try_from(config.publish.idempotency_window.as_micros()).unwrap_or(u64::MAX);
     let terms = Terms {
-        receipts_since: clock::now().saturating_sub(window),
+        receipts_window: config.publish.idempotency_window,
         // Those of publishes to one channel, and of publishes to many.
         max_receipts: config.publish.max_idempotency_keys.saturating_mul(2),
         durable_names: Some(config.channels.durable_names(config.store.durability).into()),
+        clock: config.clock.clone(),
     };
     Disk::open(&config.store, terms, metrics.clone()).map(Some).map_err(StartError::Store)
 }
@@ -365,6 +364,7 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Found)
 fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Found)>) -> Hub {
     let (mut channels, metrics) = (config.channels.clone(), metrics.clone());
     channels.end_reconnect_delay = config.subscribers.end_reconnect_delay;
+    channels.clock = config.clock.clone();
     match store {
         Some((disk, found)) => Hub::resume(channels, metrics, disk, &config.store, found),
         None => Hub::new(channels, metrics),

@@ -1,7 +1,7 @@
 //! The index of one segment: where each event is, its offset and its time, in 12 bytes.
 
 use super::Mark;
-use crate::clock::Micros;
+use crate::clock::{Micros, Moment};
 use crate::position::Offset;
 
 /// What the index knows of an event.
@@ -10,7 +10,20 @@ pub struct Entry {
     /// The event's offset.
     pub offset: Offset,
     /// When it was appended.
-    pub time: Micros,
+    pub time: Moment,
+}
+
+impl Entry {
+    /// Whether the offset and the time of this event, which follows on `last`, can be told relative
+    /// to those of `base`. Its time cannot if the wall clock was set between the two.
+    pub(super) fn joins(self, base: Self, last: Self) -> bool {
+        let near =
+            |from: u64, to: u64| to.checked_sub(from).is_some_and(|it| u32::try_from(it).is_ok());
+        near(base.offset.0, self.offset.0)
+            && near(base.time.wall, self.time.wall)
+            && self.time.wall >= last.time.wall
+            && self.time.is_in_step_with(base.time)
+    }
 }
 
 /// An entry and the end of its frame, relative to the index's base.
@@ -37,9 +50,7 @@ impl Index {
 
     /// Whether the event's offset and time can be told relative to the first one's.
     pub(super) fn can_hold(&self, entry: Entry) -> bool {
-        let near = |to: u64, base: u64| u32::try_from(to.saturating_sub(base)).is_ok();
-        self.slots.is_empty()
-            || (near(entry.offset.0, self.base.offset.0) && near(entry.time, self.base.time))
+        self.last().is_none_or(|last| entry.joins(self.base, last))
     }
 
     /// Adds an event whose frame ends `end` bytes into the segment; [`can_hold`](Self::can_hold)
@@ -51,8 +62,7 @@ impl Index {
         self.slots.push(Slot {
             offset: (entry.offset.0 - self.base.offset.0) as u32,
             end: end as u32,
-            // An offset never steps back; a wall clock may.
-            time: entry.time.saturating_sub(self.base.time) as u32,
+            time: entry.time.wall.saturating_sub(self.base.time.wall) as u32,
         });
     }
 
@@ -102,7 +112,7 @@ impl Index {
         let slot = self.slots[at];
         Entry {
             offset: Offset(self.base.offset.0 + u64::from(slot.offset)),
-            time: self.base.time + u64::from(slot.time),
+            time: self.base.time.later(slot.time),
         }
     }
 
@@ -123,9 +133,9 @@ impl Index {
         self.slots.partition_point(|slot| u64::from(slot.offset) <= relative)
     }
 
-    /// The index of the first event that is younger than the time.
+    /// The index of the first event that is younger than this time of the steady clock.
     pub(super) fn past_time(&self, time: Micros) -> usize {
-        let Some(relative) = time.checked_sub(self.base.time) else {
+        let Some(relative) = time.checked_sub(self.base.time.steady) else {
             return 0;
         };
         self.slots.partition_point(|slot| u64::from(slot.time) <= relative)

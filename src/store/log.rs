@@ -398,9 +398,10 @@ impl Log {
         self.trim_to(index.mark(index.beginning_at(from)).seq, keep)
     }
 
-    /// Evicts the events that are not younger than the time. Returns how many went.
+    /// Evicts the events that are not younger than this time of the steady clock. Returns how many
+    /// went.
     pub fn trim_older(&mut self, than: Micros, keep: u64) -> u64 {
-        let index = self.index(self.first_segment(|last| last.time > than));
+        let index = self.index(self.first_segment(|last| last.time.steady > than));
         self.trim_to(index.mark(index.past_time(than)).seq, keep)
     }
 

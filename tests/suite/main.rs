@@ -17,6 +17,7 @@ mod auth_tokens;
 mod bad_input;
 mod bare;
 mod bounds;
+mod clock;
 mod coalesce;
 mod drain;
 mod durable;

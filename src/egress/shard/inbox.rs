@@ -93,7 +93,7 @@ pub(super) struct Bell {
     shard: Weak<Mutex<Reactor>>,
     /// It has rung, and the shard has not yet begun to sweep.
     latch: AtomicBool,
-    /// When it rang.
+    /// When it rang, on the steady clock.
     rung_at: AtomicU64,
     inbox: Arc<Inbox>,
 }
@@ -124,7 +124,7 @@ impl Listener for Bell {
 
     fn channel_changed(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
-            self.rung_at.store(clock::now(), Ordering::Relaxed);
+            self.rung_at.store(clock::steady(), Ordering::Relaxed);
             self.inbox.rung.lock().push(self.room);
             self.inbox.wake();
         }

@@ -192,6 +192,7 @@ mod tests {
 
     use super::super::seat::{Cursor, Interval};
     use super::*;
+    use crate::clock::Moment;
     use crate::pass::Pass;
     use crate::position::Offset;
     use crate::store::{Entry, Log, Mark, Read, Retention};
@@ -202,7 +203,7 @@ mod tests {
             Retention { max_events: 9, max_bytes: 999, max_age: Duration::from_secs(9) };
         let (mut log, mut frame) = (Log::new(Offset::ZERO), Vec::new());
         sse::encode(&mut frame, &sse::Text { id: Some("e-1"), event_type: None, data: b"x" });
-        log.append(Entry { offset: Offset(1), time: 0 }, &frame, &retention);
+        log.append(Entry { offset: Offset(1), time: Moment::default() }, &frame, &retention);
         let Read::Run(run) = log.read(Mark::default(), 999) else { panic!("an event") };
         let bytes = Bytes::from([&run.bytes()[..], sse::LAST_CHUNK].concat());
         Shared { from: 0, merged: false, bytes, stretch: run.into(), more: false, last: true }

@@ -268,7 +268,7 @@ impl Reactor {
         let Sweep { again, rung, rung_at, took, events, writes, .. } = *sweep;
         room.sweep = None;
         if let Some(rung_at) = rung_at.filter(|_| events > 0) {
-            let latency = Duration::from_micros(clock::now().saturating_sub(rung_at));
+            let latency = Duration::from_micros(clock::steady().saturating_sub(rung_at));
             self.hub.metrics().delivery_took(latency);
         }
         room.rests_until = if room.merges() && events == 0 {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{oneshot, watch};
 
 use super::{Appended, Channel, Close, FrameWriter, Inner};
-use crate::clock::now;
+use crate::clock::Moment;
 use crate::event::{self, GapReason, NewEvent};
 use crate::hub::desk::ThreadDesk;
 use crate::hub::notice::{End, Gap};
@@ -181,7 +181,7 @@ impl Channel {
         inner.inherited = Offset(saved.inherited);
         let end = found.state.as_deref().and_then(|text| End::from_text(&self.name, text));
         if let Some((end, stopped)) = end {
-            inner.ended_at = found.span.map_or(0, |(_, last)| last.time);
+            inner.ended_at = found.span.map_or(Moment::default(), |(_, last)| last.time);
             (inner.end, inner.stopped) = (Some(end), stopped);
         } else if saved.produced {
             // Whoever was at it when the hub went down is away now.
@@ -192,7 +192,7 @@ impl Channel {
             (durable.known_as, durable.told) = (Some(*saved), true);
         }
         // Floors are kept for a while only: what was trimmed before may be there again.
-        let _ = inner.trim_stored();
+        let _ = inner.trim_stored(self.shared.clock.now());
         self.publish_end(&inner);
         self.account(&mut inner);
         self.set_clocks(&mut inner);
@@ -284,7 +284,7 @@ impl Channel {
             requested: Some(requested.to_string().into()),
             resumed: position(offset),
         };
-        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        let mut writer = FrameWriter::new(&self.shared);
         let mut run = RunBuilder::new(inner.staged_end());
         let (entry, frame) = writer.render(offset, Some(event::GAP), gap.data().as_bytes());
         run.push(entry, frame);
@@ -301,7 +301,7 @@ impl Channel {
     ) -> (Run, Option<(Offset, Offset)>) {
         let count = events.len() as u64;
         let first = self.shared.sequencer.take(count + u64::from(end.is_some()));
-        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        let mut writer = FrameWriter::new(&self.shared);
         let mut run = RunBuilder::new(start);
         for (offset, event) in (first.0..).zip(events) {
             let (entry, frame) = writer.event(Offset(offset), event);
@@ -367,7 +367,7 @@ impl Channel {
             self.shared.metrics.published(published.len() as u64, bytes);
         }
         if let Some(coming) = &staged.end {
-            inner.ended_at = now();
+            inner.ended_at = self.shared.clock.now();
             inner.stopped = coming.stopped;
             self.note_end(inner, coming.end.clone());
         }
@@ -466,10 +466,10 @@ impl Inner {
 
     /// Lets the disk give up what is beyond the retention, and memory what is beyond the window.
     /// Returns how many events went.
-    pub(super) fn trim_stored(&mut self) -> u64 {
+    pub(super) fn trim_stored(&mut self, now: Moment) -> u64 {
         let Some(durable) = &mut self.durable else { return 0 };
         let retention = &self.settings.retention;
-        let Trimmed { floor, next } = durable.disk.trim(durable.stream, retention, now());
+        let Trimmed { floor, next } = durable.disk.trim(durable.stream, retention, now);
         durable.goes_next = next;
         let trimmed = self.log.trim_stored(floor);
         self.log.release(durable.window);
@@ -478,12 +478,12 @@ impl Inner {
 
     /// The same behind an append, which may have been the one too many: as a rule it was not, and
     /// the store, which all channels share, is not asked.
-    pub(super) fn trim_grown(&mut self) -> u64 {
+    pub(super) fn trim_grown(&mut self, now: Moment) -> u64 {
         let Some(durable) = &self.durable else { return 0 };
         let retention = &self.settings.retention;
         let filled = |next: Mark| retention.is_filled_by(next.behind(self.log.end()));
         if durable.goes_next.is_none_or(filled) {
-            return self.trim_stored();
+            return self.trim_stored(now);
         }
         self.log.release(durable.window);
         0

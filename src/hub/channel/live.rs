@@ -274,7 +274,7 @@ impl Channel {
         }
         let fold = generation.as_mut().and_then(|generation| generation.folded(log, max_bytes));
         let id = |entry: Entry| self.shared.sequencer.position(entry.offset).to_string();
-        let time = |(first, last): (Entry, Entry)| last.time.saturating_sub(first.time);
+        let time = |(first, last): (Entry, Entry)| last.time.since(first.time);
         let usage = |fold: &Fold| fold.usage().map(|usage| usage.get().to_owned());
         Some(Ended {
             channel: end.channel,
@@ -285,10 +285,10 @@ impl Channel {
             usage: fold.and_then(usage),
             incomplete: fold.is_some_and(Fold::is_incomplete),
             events: log.end().seq.saturating_sub(1),
-            duration: Duration::from_micros(span.map_or(0, time)),
+            duration: span.map(time).unwrap_or_default(),
             first_id: span.map(|(first, _)| id(first)),
             last_id: span.map(|(_, last)| id(last)),
-            time: *ended_at,
+            time: ended_at.wall,
         })
     }
 

@@ -22,7 +22,7 @@ pub use self::generation::Snapshot;
 pub use self::live::Hold;
 
 use crate::channel::ChannelName;
-use crate::clock::{Micros, now};
+use crate::clock::{Clock, Moment};
 use crate::event::{self, ChannelState, NewEvent};
 use crate::generation::Format;
 use crate::hub::coalesce::Stretch;
@@ -76,6 +76,7 @@ pub(in crate::hub) struct Shared {
     pub(in crate::hub) remains: Arc<Remains>,
     /// What an end says of how long to wait before coming back.
     pub(in crate::hub) end_retry: Duration,
+    pub(in crate::hub) clock: Clock,
 }
 
 /// A named, ordered log of events, and those who listen to it.
@@ -108,7 +109,7 @@ struct Inner {
     /// It ended because somebody stopped it.
     stopped: bool,
     /// When it ended.
-    ended_at: Micros,
+    ended_at: Moment,
     /// Its first and its last event, whether they are retained or not.
     span: Option<(Entry, Entry)>,
     /// Somebody is to be told of its end, and what its events add up to.
@@ -256,7 +257,7 @@ impl Channel {
             owner,
             end: None,
             stopped: false,
-            ended_at: 0,
+            ended_at: Moment::default(),
             span: None,
             hooked: shared.on_end.get().is_some_and(|on_end| on_end.wants(&name)),
             generation: None,
@@ -578,7 +579,7 @@ impl Channel {
     fn append_events(&self, inner: &mut Inner, events: &[NewEvent]) -> Option<(Offset, Offset)> {
         let last = events.len().checked_sub(1)? as u64;
         let first = self.shared.sequencer.take(events.len() as u64);
-        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        let mut writer = FrameWriter::new(&self.shared);
         for (offset, event) in (first.0..).zip(events) {
             let (entry, frame) = writer.event(Offset(offset), event);
             inner.log.append(entry, frame, &inner.settings.retention);
@@ -595,7 +596,7 @@ impl Channel {
     fn append_end(&self, inner: &mut Inner, close: &Close) {
         let end = End::of(&self.name, close);
         let offset = self.shared.sequencer.take(1);
-        let mut writer = FrameWriter::new(self.shared.sequencer.epoch());
+        let mut writer = FrameWriter::new(&self.shared);
         let (entry, frame) = writer.end(offset, &end, self.shared.end_retry);
         inner.log.append(entry, frame, &inner.settings.retention);
         inner.ended_at = entry.time;
@@ -700,12 +701,13 @@ struct FrameWriter<'a> {
     epoch: &'a Epoch,
     id: String,
     frame: Vec<u8>,
-    time: Micros,
+    time: Moment,
 }
 
 impl<'a> FrameWriter<'a> {
-    fn new(epoch: &'a Epoch) -> Self {
-        Self { epoch, id: String::new(), frame: Vec::new(), time: now() }
+    fn new(shared: &'a Shared) -> Self {
+        let (epoch, time) = (shared.sequencer.epoch(), shared.clock.now());
+        Self { epoch, id: String::new(), frame: Vec::new(), time }
     }
 
     fn event(&mut self, offset: Offset, event: &NewEvent) -> (Entry, &[u8]) {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::{Channel, Close, Inner};
-use crate::clock::now;
+use crate::clock::Moment;
 use crate::event::ChannelState;
 use crate::hub::stored::Stored;
 use crate::position::Offset;
@@ -14,14 +13,14 @@ use crate::quota::Account;
 impl Channel {
     /// Evicts what has become too old.
     pub(in crate::hub) fn expire(&self) {
-        let mut inner = self.inner.lock();
+        let (mut inner, now) = (self.inner.lock(), self.shared.clock.now());
         if inner.log.is_stored() {
-            let trimmed = inner.trim_stored();
+            let trimmed = inner.trim_stored(now);
             return self.note_trimmed(&mut inner, trimmed);
         }
-        let age = u64::try_from(inner.settings.retention.max_age.as_micros()).unwrap_or(u64::MAX);
-        let (keep, oldest) = (inner.kept_at_end(), now().saturating_sub(age));
-        if inner.log.earliest().is_some_and(|entry| entry.time <= oldest) {
+        let oldest = now.steady_before(inner.settings.retention.max_age);
+        let keep = inner.kept_at_end();
+        if inner.log.earliest().is_some_and(|entry| entry.time.steady <= oldest) {
             inner.catch_up();
         }
         let evicted = inner.log.trim_older(oldest, keep);
@@ -63,7 +62,7 @@ impl Channel {
     pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
-            if inner.retired || !inner.is_unused() {
+            if inner.retired || !inner.is_unused(self.shared.clock.now()) {
                 return None;
             }
             let evicted = inner.log.start().behind(inner.log.end()).seq;
@@ -141,7 +140,7 @@ impl Channel {
     pub(super) fn apply_retention(&self, inner: &mut Inner) {
         inner.follow_generation();
         if inner.log.is_stored() {
-            let trimmed = inner.trim_grown();
+            let trimmed = inner.trim_grown(self.shared.clock.now());
             return self.note_trimmed(inner, trimmed);
         }
         let keep = inner.kept_at_end();
@@ -189,7 +188,7 @@ impl Inner {
         u64::from(self.end.is_some())
     }
 
-    pub(super) fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self, now: Moment) -> bool {
         let idle = self.last_used.elapsed();
         let keeps = self.durable.is_some() && self.log.start() != self.log.end();
         let busy = self.durable.as_ref().is_some_and(|durable| durable.is_busy());
@@ -200,9 +199,7 @@ impl Inner {
             // What is stored is kept until its retention has passed, whether it is used or not.
             (0, true, None) => !keeps && idle >= self.settings.idle_timeout,
             // Closed stays closed until its retention has passed, the end's included.
-            (0, true, Some(_)) => {
-                Duration::from_micros(now().saturating_sub(self.ended_at)) >= self.kept_after_end()
-            }
+            (0, true, Some(_)) => now.since(self.ended_at) >= self.kept_after_end(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! whose body is broken the next one is found; and the magic has a byte that no UTF-8 text has, so
 //! that behind a broken header the search for it never stops inside of an event.
 
-use crate::clock::Micros;
+use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::{Entry, Mark};
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ impl Header {
             kind: Kind::from_byte(kind)?,
             stream: StreamId(fields.u64()),
             first: Mark { seq: fields.u64(), byte: fields.u64() },
-            base: Entry { offset: Offset(fields.u64()), time: fields.u64() },
+            base: Entry { offset: Offset(fields.u64()), time: fields.u64().into() },
             synced: fields.u64(),
             count: fields.u32(),
             frames: fields.u32(),
@@ -126,7 +126,7 @@ impl Header {
         into.extend_from_slice(&MAGIC);
         into.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
         let longs = [self.stream.0, self.first.seq, self.first.byte];
-        let base = [self.base.offset.0, self.base.time, self.synced];
+        let base = [self.base.offset.0, self.base.time.wall, self.synced];
         longs.iter().chain(&base).for_each(|long| into.extend_from_slice(&long.to_le_bytes()));
         let shorts = [self.count, self.frames, self.trailer, self.checksum];
         shorts.iter().for_each(|short| into.extend_from_slice(&short.to_le_bytes()));
@@ -169,6 +169,14 @@ impl<'a> Block<'a> {
         if whole { Ok(block) } else { Err(Some(header)) }
     }
 
+    /// The same block with what is known of when it was written: the wall clock was as far ahead as
+    /// at this moment.
+    pub(super) fn dated(mut self, moment: Moment) -> Self {
+        let base = &mut self.header.base;
+        base.time = Moment::of_wall(base.time.wall, moment.ahead());
+        self
+    }
+
     /// The events with their frames.
     pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &'a [u8])> + use<'a> {
         let Self { header, body } = *self;
@@ -206,7 +214,7 @@ fn slot_of(slot: &[u8], base: Entry) -> (Entry, usize) {
     let mut fields = Fields(slot);
     let offset = Offset(base.offset.0.saturating_add(u64::from(fields.u32())));
     let end = fields.u32() as usize;
-    (Entry { offset, time: base.time.saturating_add(u64::from(fields.u32())) }, end)
+    (Entry { offset, time: base.time.later(fields.u32()) }, end)
 }
 
 /// Takes numbers off the front; what is missing is zero, which no checksum agrees with.
@@ -257,13 +265,11 @@ impl EventsDraft {
         bytes: usize,
         most: usize,
     ) -> bool {
-        let near = |to: u64, base: u64| u32::try_from(to.saturating_sub(base)).is_ok();
+        let mut last = self.last;
         first == self.end()
             && self.trailer.state.is_none()
             && self.frames.len() + bytes <= most
-            && entries.all(|entry| {
-                near(entry.offset.0, self.base.offset.0) && near(entry.time, self.base.time)
-            })
+            && entries.all(|entry| entry.joins(self.base, std::mem::replace(&mut last, entry)))
     }
 
     pub(super) fn push(&mut self, entry: Entry, frame: &[u8]) {
@@ -272,12 +278,11 @@ impl EventsDraft {
         }
         self.frames.extend_from_slice(frame);
         let offset = entry.offset.0.saturating_sub(self.base.offset.0) as u32;
-        // An offset never steps back; a wall clock may.
-        let time = entry.time.saturating_sub(self.base.time) as u32;
+        let time = entry.time.wall.saturating_sub(self.base.time.wall) as u32;
         for field in [offset, self.frames.len() as u32, time] {
             self.slots.extend_from_slice(&field.to_le_bytes());
         }
-        self.last = Entry { offset: entry.offset, time: self.base.time + Micros::from(time) };
+        self.last = Entry { offset: entry.offset, time: self.base.time.later(time) };
     }
 
     pub(super) fn end(&self) -> Mark {

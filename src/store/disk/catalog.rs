@@ -127,8 +127,9 @@ impl Catalog {
 
 fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
     let Floor { mark, behind } = stream.floor;
-    let numbers =
-        |(first, last): (Entry, Entry)| [first.offset.0, first.time, last.offset.0, last.time];
+    let numbers = |(first, last): (Entry, Entry)| {
+        [first.offset.0, first.time.wall, last.offset.0, last.time.wall]
+    };
     StreamText {
         id: id.0,
         name: stream.name.as_str().to_owned(),
@@ -142,7 +143,7 @@ fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
 
 fn from_text(text: StreamText) -> Option<(StreamId, Shelved)> {
     let mut stream = Shelved::new(FromStr::from_str(&text.name).ok()?, text.options.into());
-    let entry = |offset, time| Entry { offset: Offset(offset), time };
+    let entry = |offset, time: u64| Entry { offset: Offset(offset), time: time.into() };
     let [seq, byte, behind] = text.floor;
     stream.state = text.state.map(Arc::from);
     stream.span = text.span.map(|[a, b, c, d]| (entry(a, b), entry(c, d)));

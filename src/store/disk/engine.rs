@@ -21,7 +21,7 @@ use super::shelf::Shelf;
 use super::syncer::{self, Syncs};
 use super::writer::{Journal, Message, Writer};
 use super::{Config, Found, OpenError, Refused, Terms};
-use crate::clock::{self, Micros};
+use crate::clock::{Clock, Moment};
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
@@ -100,7 +100,10 @@ pub(super) struct Engine {
     pub(super) epoch: Epoch,
     pub(super) first_offset: Offset,
     /// For how long receipts are remembered.
-    pub(super) receipts_window: Micros,
+    pub(super) receipts_window: Duration,
+    pub(super) clock: Clock,
+    /// When the store was opened.
+    pub(super) opened: Moment,
     pub(super) condition: Condition,
     pub(super) shelf: Mutex<Shelf>,
     pub(super) inbox: Queue<Message>,
@@ -132,11 +135,18 @@ impl Engine {
     pub(super) fn open(setup: Setup) -> Result<(Arc<Self>, Found), OpenError> {
         let (files, directory) = (&setup.files, setup.directory.clone());
         let known = Identity::load(&**files, &directory)?;
-        let identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
+        let mut identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
         let power_cut = identity.tells_of_power_cut(&setup.boot);
-        let recovered = recovery::recover(&setup, identity.clean)?;
-        let mut found = recovered.found(setup.terms.receipts_since, power_cut);
-        let (engine, journal) = Self::begin(setup, identity, recovered)?;
+        let mut recovered = recovery::recover(&setup, identity.clean)?;
+        let (shelf, terms) = (&mut recovered.shelf, &setup.terms);
+        let first = identity.next_offset.max(shelf.last_offset().0.saturating_add(1));
+        let opened = terms.clock.now();
+        let same_boot = !setup.boot.is_empty() && *identity.boot == *setup.boot;
+        identity.clock.resume(same_boot, shelf.newest(), first, opened);
+        shelf.date(&identity.clock, opened);
+        shelf.receipts.forget_before(opened.steady_before(terms.receipts_window));
+        let mut found = recovered.found(power_cut);
+        let (engine, journal) = Self::begin(setup, identity, recovered, (first, opened))?;
         engine.start(journal).map_err(|error| {
             // Those threads that could be started end again.
             engine.close();
@@ -150,11 +160,11 @@ impl Engine {
         setup: Setup,
         mut identity: Identity,
         recovered: Recovered,
+        (first, opened): (u64, Moment),
     ) -> Result<(Arc<Self>, Journal), OpenError> {
         let Setup { files, directory, boot, config, tuning, terms, metrics } = setup;
         let failed = |fault: Fault| fault.in_directory(&directory);
         let Recovered { mut shelf, next_file, catalogs, .. } = recovered;
-        let first = identity.next_offset.max(shelf.last_offset().0.saturating_add(1));
         identity.boot = boot.into();
         identity.clean = false;
         identity.note_names(terms.durable_names, first);
@@ -169,7 +179,9 @@ impl Engine {
         let engine = Self {
             epoch,
             first_offset: Offset(first),
-            receipts_window: clock::now().saturating_sub(terms.receipts_since),
+            receipts_window: terms.receipts_window,
+            clock: terms.clock,
+            opened,
             condition: Condition::default(),
             next_stream: AtomicU64::new(shelf.next_stream.max(1)),
             inbox: Queue::new(),
@@ -241,6 +253,8 @@ impl Engine {
         let stored = self.shelf.lock().last_offset().0;
         let noted = self.offsets.noted.load(Ordering::Relaxed);
         identity.next_offset = noted.max(stored).saturating_add(1);
+        let next = identity.next_offset;
+        identity.clock.observe(next, self.clock.now());
         if let Err(fault) = identity.save(&*self.files) {
             tracing::warn!("the store was not closed cleanly: {fault}");
         }
@@ -301,6 +315,22 @@ impl Engine {
         self.offsets.renew_at.store(again, Ordering::Relaxed);
     }
 
+    /// From this offset on, the wall clock is so far ahead.
+    pub(super) fn note_step(&self, from: u64, time: Moment) -> Result<(), Refused> {
+        let mut identity = self.identity.lock();
+        identity.clock.note(from, time);
+        match identity.save(&*self.files).map_err(|fault| self.trouble(fault, 0)) {
+            // It is saved with what is saved next.
+            Err(Refused::Full) => Ok(()),
+            saved => saved,
+        }
+    }
+
+    /// The last offset that was given out.
+    pub(super) fn noted_offset(&self) -> u64 {
+        self.offsets.noted.load(Ordering::Relaxed)
+    }
+
     /// Gives the keeper a catalog of what is written so far. Only the writer changes that, so it
     /// is the writer who calls this, between two writes.
     pub(super) fn hand_over_catalog(&self, number: u32) {
@@ -309,7 +339,7 @@ impl Engine {
 
     /// What is written so far.
     fn catalog(&self, number: u32) -> Catalog {
-        let oldest = clock::now().saturating_sub(self.receipts_window);
+        let oldest = self.clock.now().steady_before(self.receipts_window);
         let mut shelf = self.shelf.lock();
         shelf.receipts.forget_before(oldest);
         Catalog {

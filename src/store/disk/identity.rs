@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::OpenError;
 use super::catalog::{is_ours, is_unfinished};
 use super::files::{Fault, Files, read_all, replace};
+use super::steps::Steps;
 use crate::position::Epoch;
 
 pub(super) const IDENTITY: &str = "fanfare.store";
@@ -43,11 +44,14 @@ pub(super) struct Identity {
     /// Up to this offset, names that are durable by now may have had events in memory alone.
     #[serde(default)]
     pub(super) in_memory: u64,
+    /// How the wall clock was set.
+    #[serde(default)]
+    pub(super) clock: Steps,
 }
 
 /// The fields of files without a checksum.
-const FIELDS: [&str; 7] =
-    ["version", "epoch", "boot", "clean", "next_offset", "durable_names", "in_memory"];
+const FIELDS: [&str; 8] =
+    ["version", "epoch", "boot", "clean", "next_offset", "durable_names", "in_memory", "clock"];
 
 /// What every version's identity has.
 #[derive(Deserialize)]
@@ -66,6 +70,7 @@ impl Identity {
             next_offset: 1,
             durable_names: None,
             in_memory: 0,
+            clock: Steps::default(),
         }
     }
 

@@ -21,6 +21,7 @@ mod reader;
 mod recovery;
 mod shelf;
 mod sorter;
+mod steps;
 mod syncer;
 mod writer;
 
@@ -36,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Mark, Retention, Run};
 use crate::channel::ChannelName;
-use crate::clock::Micros;
+use crate::clock::{Clock, Moment};
 use crate::limits::MAX_UNSTORED_BYTES;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
@@ -148,8 +149,12 @@ pub struct Receipt {
     pub key: Box<str>,
     /// What was done under it.
     pub outcome: Box<str>,
-    /// When, in microseconds of the wall clock.
-    pub time: Micros,
+    /// When. It is kept as the time of the wall clock.
+    pub time: Moment,
+    /// An offset of the same time, by which the store knows how the wall clock was set then. The
+    /// store fills it in.
+    #[serde(default)]
+    pub offset: u64,
     /// What it was handed in with.
     #[serde(skip)]
     pub chain: Chain,
@@ -158,18 +163,25 @@ pub struct Receipt {
 /// What whoever opens the directory asks of it.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// Receipts older than this are forgotten.
-    pub receipts_since: Micros,
+    /// For how long receipts are remembered.
+    pub receipts_window: Duration,
     /// So many receipts are remembered; past it, the oldest are forgotten.
     pub max_receipts: usize,
     /// Tells which names are durable from now on: a text that is another one if other names are.
     /// `None` if nobody publishes.
     pub durable_names: Option<Box<str>>,
+    /// What ages are taken from.
+    pub clock: Clock,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { receipts_since: 0, max_receipts: usize::MAX, durable_names: None }
+        Self {
+            receipts_window: Duration::MAX,
+            max_receipts: usize::MAX,
+            durable_names: None,
+            clock: Clock::default(),
+        }
     }
 }
 
@@ -479,7 +491,7 @@ impl Disk {
 
     /// Gives up what is beyond the retention, by whole blocks. Touches no disk: files are deleted
     /// and rewritten later.
-    pub fn trim(&self, stream: StreamId, retention: &Retention, now: Micros) -> Trimmed {
+    pub fn trim(&self, stream: StreamId, retention: &Retention, now: Moment) -> Trimmed {
         self.engine().shelf.lock().trim(stream, retention, now)
     }
 

@@ -44,7 +44,7 @@ fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
             Ok(rows) => {
                 let bytes = rows.iter().map(|row| row.len() as u64).sum();
                 engine.metrics.store_read(bytes);
-                return to_run(&rows, from).map_or(Piece::Nothing, Piece::Run);
+                return to_run(&rows, &blocks, from).map_or(Piece::Nothing, Piece::Run);
             }
             Err((block, fault)) => lose(engine, stream, &block, &fault),
         }
@@ -179,8 +179,9 @@ fn is_block(bytes: &[u8], stream: StreamId, expected: &BlockRef) -> bool {
 
 /// One run of what was read, without what is before `from`, and up to where an event's distance
 /// from the first no longer fits into an index.
-fn to_run(rows: &[Vec<u8>], from: u64) -> Option<Run> {
-    let blocks: Vec<_> = rows.iter().flat_map(|row| blocks(row)).collect();
+fn to_run(rows: &[Vec<u8>], known: &[BlockRef], from: u64) -> Option<Run> {
+    let blocks = rows.iter().flat_map(|row| blocks(row)).zip(known);
+    let blocks: Vec<_> = blocks.map(|(block, known)| block.dated(known.last_time)).collect();
     let mut start = blocks.first()?.header.first;
     let mut events = blocks.iter().flat_map(Block::events).peekable();
     while start.seq < from
@@ -189,10 +190,9 @@ fn to_run(rows: &[Vec<u8>], from: u64) -> Option<Run> {
         start = Mark { seq: start.seq + 1, byte: start.byte + frame.len() as u64 };
     }
     let (base, _) = *events.peek()?;
-    let near = |to: u64, base: u64| u32::try_from(to.saturating_sub(base)).is_ok();
-    let joins = |(entry, _): &(Entry, &[u8])| {
-        near(entry.offset.0, base.offset.0) && near(entry.time, base.time)
-    };
+    let mut last = base;
+    let joins =
+        |(entry, _): &(Entry, &[u8])| entry.joins(base, std::mem::replace(&mut last, *entry));
     Some(Run::rewritten(start, events.take_while(joins)))
 }
 

@@ -17,7 +17,6 @@ use super::shelf::{BlockRef, Shelf, ShelfFile, Shelved};
 use super::sorter::read_footer;
 use super::{Found, OpenError, Stream, StreamId};
 use crate::channel::ChannelName;
-use crate::clock::Micros;
 
 /// What was found.
 pub(super) struct Recovered {
@@ -31,7 +30,7 @@ pub(super) struct Recovered {
 }
 
 impl Recovered {
-    pub(super) fn found(&self, receipts_since: Micros, power_cut: bool) -> Found {
+    pub(super) fn found(&self, power_cut: bool) -> Found {
         let unsure = |stream: &Shelved| {
             self.unknown.is_some_and(|(file, position)| stream.may_have_ended_at(file, position))
         };
@@ -40,9 +39,8 @@ impl Recovered {
             streams.map(|(id, stream)| Stream { unsure: unsure(stream), ..stream.to_stream(*id) });
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
-        let receipts = self.shelf.receipts.to_vec().into_iter();
-        let receipts = receipts.filter(|receipt| receipt.time >= receipts_since);
-        Found { streams, gone: self.shelf.gone, receipts: receipts.collect(), power_cut }
+        let receipts = self.shelf.receipts.to_vec();
+        Found { streams, gone: self.shelf.gone, receipts, power_cut }
     }
 }
 

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::channel::ChannelName;
-use crate::clock::Micros;
+use crate::clock::{Micros, Moment};
 use crate::position::Offset;
 use crate::store::{Entry, Mark, Retention};
 
 use super::block::{Block, Header, Trailer};
 use super::files::File;
+use super::steps::Steps;
 use super::{Floor, Place, Receipt, Stream, StreamId, Trimmed};
 
 /// Where a block is, and what it has.
@@ -23,7 +24,7 @@ pub(super) struct BlockRef {
     pub(super) first: Mark,
     pub(super) first_offset: Offset,
     pub(super) last_offset: Offset,
-    pub(super) last_time: Micros,
+    pub(super) last_time: Moment,
     pub(super) count: u32,
     pub(super) bytes: u32,
     pub(super) file: u32,
@@ -49,7 +50,9 @@ impl BlockRef {
     }
 
     pub(super) fn of_block(block: &Block<'_>, file: u32, at: u64) -> Option<Self> {
-        block.last().map(|last| Self::new(&block.header, last, file, at))
+        // Files do not say what the steady clock showed: see `Shelf::date`.
+        let last = |last: Entry| Entry { time: last.time.wall.into(), ..last };
+        block.last().map(|it| Self::new(&block.header, last(it), file, at))
     }
 
     pub(super) fn end(&self) -> Mark {
@@ -234,11 +237,23 @@ impl Shelved {
         if from.mark < to.mark { Located::Lost { from, to } } else { Located::Trimmed(self.floor) }
     }
 
+    /// See [`Shelf::date`].
+    fn date(&mut self, steps: &Steps, opened: Moment) {
+        for block in &mut self.blocks {
+            block.last_time = steps.date(block.last_offset, block.last_time, opened);
+        }
+        if let Some((first, last)) = &mut self.span {
+            for entry in [first, last] {
+                entry.time = steps.date(entry.offset, entry.time, opened);
+            }
+        }
+    }
+
     /// Whether the first block is beyond the retention as a whole.
     fn first_is_beyond(&self, block: &BlockRef, retention: &Retention, oldest: Micros) -> bool {
         let last_words = self.state.is_some() && self.blocks.len() == 1;
         let filled = retention.is_filled_by(block.end().behind(self.end));
-        (filled || block.last_time < oldest) && !last_words
+        (filled || block.last_time.steady < oldest) && !last_words
     }
 
     fn drop_first(&mut self) -> Option<BlockRef> {
@@ -346,9 +361,10 @@ impl Receipts {
         }
     }
 
+    /// Forgets those that are older than this time of the steady clock.
     pub(super) fn forget_before(&mut self, oldest: Micros) {
         let Self { all, by_key, .. } = self;
-        all.retain(|_, receipt| receipt.time >= oldest);
+        all.retain(|_, receipt| receipt.time.steady >= oldest);
         by_key.retain(|_, number| all.contains_key(number));
     }
 
@@ -406,6 +422,14 @@ impl Shelf {
         taken
     }
 
+    /// Has the times of all that was found on the steady clock, of which files say nothing.
+    pub(super) fn date(&mut self, steps: &Steps, opened: Moment) {
+        self.streams.values_mut().for_each(|stream| stream.date(steps, opened));
+        for receipt in self.receipts.all.values_mut() {
+            receipt.time = steps.date(Offset(receipt.offset), receipt.time, opened);
+        }
+    }
+
     /// A file has this block, alive or not.
     pub(super) fn count_born(&mut self, block: &BlockRef) {
         if let Some(file) = self.files.get_mut(&block.file) {
@@ -451,12 +475,11 @@ impl Shelf {
         self.streams.get(&id).map_or(Located::Nothing, |stream| stream.locate(place, most))
     }
 
-    pub(super) fn trim(&mut self, id: StreamId, retention: &Retention, now: Micros) -> Trimmed {
+    pub(super) fn trim(&mut self, id: StreamId, retention: &Retention, now: Moment) -> Trimmed {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Trimmed::default();
         };
-        let age = Micros::try_from(retention.max_age.as_micros()).unwrap_or(Micros::MAX);
-        let oldest = now.saturating_sub(age);
+        let oldest = now.steady_before(retention.max_age);
         while let Some(first) = stream.blocks.front()
             && stream.first_is_beyond(first, retention, oldest)
             && let Some(gone) = stream.drop_first()
@@ -548,8 +571,13 @@ impl Shelf {
 
     /// The last offset that is known.
     pub(super) fn last_offset(&self) -> Offset {
+        self.newest().map(|entry| entry.offset).unwrap_or_default()
+    }
+
+    /// The last event that is known, retained or not.
+    pub(super) fn newest(&self) -> Option<Entry> {
         let spans = self.streams.values().filter_map(|stream| stream.span);
-        spans.map(last_of).max().unwrap_or_default()
+        spans.map(|(_, last)| last).max_by_key(|last| last.offset)
     }
 }
 

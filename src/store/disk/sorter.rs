@@ -108,13 +108,14 @@ impl Sorter<'_> {
     fn copy(&mut self, id: StreamId, old: &[BlockRef]) -> Result<Option<Vec<BlockRef>>, Fault> {
         let mut new = Vec::new();
         let mut growing: Option<EventsDraft> = None;
-        for block in old {
-            let read = read_block(&self.source.name, &*self.source.file, id, block);
+        for known in old {
+            let read = read_block(&self.source.name, &*self.source.file, id, known);
             let bytes = match read {
                 Ok(bytes) => bytes,
                 Err((_, fault)) => return Ok(self.leave_alone(&fault)),
             };
             let Ok(block) = Block::parse(&bytes) else { return Ok(None) };
+            let block = block.dated(known.last_time);
             let fits = growing.as_ref().is_some_and(|growing| self.fits(growing, &block));
             if !fits && let Some(full) = growing.take() {
                 new.push(self.put(&full)?);
@@ -166,7 +167,7 @@ fn footer(blocks: &Blocks, position: u64) -> Vec<u8> {
     for (stream, block) in blocks.iter().flat_map(|(id, blocks)| blocks.iter().map(|it| (*id, it)))
     {
         let longs = [stream.0, block.first.seq, block.first.byte, block.first_offset.0];
-        let more = [block.last_offset.0, block.last_time];
+        let more = [block.last_offset.0, block.last_time.wall];
         longs.iter().chain(&more).for_each(|long| rows.extend_from_slice(&long.to_le_bytes()));
         let shorts = [block.count, block.bytes, block.position, block.length];
         shorts.iter().for_each(|short| rows.extend_from_slice(&short.to_le_bytes()));
@@ -204,7 +205,7 @@ fn parse_row(row: &[u8], file: u32) -> (StreamId, BlockRef) {
         first: Mark { seq: fields.u64(), byte: fields.u64() },
         first_offset: Offset(fields.u64()),
         last_offset: Offset(fields.u64()),
-        last_time: fields.u64(),
+        last_time: fields.u64().into(),
         count: fields.u32(),
         bytes: fields.u32(),
         file,

@@ -21,6 +21,7 @@ use super::shelf::{BlockRef, Shelf, ShelfFile};
 use super::syncer::{Answer, monotonic};
 use super::{Chain, Done, Durability, Receipt, Record, Refused, StreamId};
 use crate::channel::ChannelName;
+use crate::clock::Moment;
 use crate::store::{Entry, Mark, Run};
 
 /// What the writer is asked to do.
@@ -120,11 +121,14 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     /// When there was room on the disk.
     had_room: Option<Duration>,
+    /// A moment since which the wall clock was not set, as far as is known.
+    in_step: Moment,
 }
 
 impl Writer {
     pub(super) fn new(engine: Arc<Engine>, journal: Journal) -> Self {
-        Self { engine, journal, buffer: Vec::new(), had_room: None }
+        let in_step = engine.opened;
+        Self { engine, journal, buffer: Vec::new(), had_room: None, in_step }
     }
 
     /// Writes what comes until the store is closed.
@@ -155,7 +159,8 @@ impl Writer {
         let obstacle = self.obstacle();
         // A journal at its end is not written to: the next one may exist already.
         let open = self.journal.position < self.engine.tuning.journal_bytes;
-        let mut group = Group::new(self.engine.tuning.block_bytes);
+        let next = self.engine.noted_offset().saturating_add(1);
+        let mut group = Group::new(self.engine.tuning.block_bytes, next);
         let mut answers = Vec::with_capacity(batch.len());
         for message in batch {
             let Message::Write { record, durability, desk, done } = message else {
@@ -230,6 +235,7 @@ impl Writer {
         if group.parts.is_empty() {
             return Ok(());
         }
+        self.note_steps(group)?;
         let synced = self.engine.syncs.synced().saturating_sub(self.journal.begin);
         self.buffer.clear();
         let blocks = group.encode(synced, &mut self.buffer);
@@ -249,6 +255,18 @@ impl Writer {
         drop(shelf);
         self.engine.tell_bytes();
         self.buffer.shrink_to(2 * self.engine.tuning.batch_bytes);
+        Ok(())
+    }
+
+    /// Has the engine know how the wall clock was set, before anything is written that has a time
+    /// from after that.
+    fn note_steps(&mut self, group: &Group) -> Result<(), Refused> {
+        for (offset, time) in group.parts.iter().filter_map(Part::begins_at) {
+            if !time.is_in_step_with(self.in_step) {
+                self.engine.note_step(offset, time)?;
+                self.in_step = time;
+            }
+        }
         Ok(())
     }
 
@@ -315,6 +333,8 @@ struct Group {
     /// What its records belong to.
     chains: Vec<Chain>,
     block_bytes: usize,
+    /// The offset that is given out next.
+    next_offset: u64,
 }
 
 enum Part {
@@ -328,8 +348,9 @@ enum Part {
 type Encoded = (usize, Option<Header>);
 
 impl Group {
-    fn new(block_bytes: usize) -> Self {
-        Self { parts: Vec::new(), ends: HashMap::new(), chains: Vec::new(), block_bytes }
+    fn new(block_bytes: usize, next_offset: u64) -> Self {
+        let (parts, ends, chains) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { parts, ends, chains, block_bytes, next_offset }
     }
 
     /// Takes a record, if it follows on what its stream has.
@@ -354,7 +375,10 @@ impl Group {
                     self.parts.push(Part::Gone { stream });
                 }
             }
-            Record::Receipt(receipt) => self.parts.push(Part::Receipt(receipt)),
+            Record::Receipt(receipt) => {
+                let offset = self.next_offset;
+                self.parts.push(Part::Receipt(Receipt { offset, ..receipt }));
+            }
         }
         Ok(())
     }
@@ -383,7 +407,8 @@ impl Group {
                 draft.push(entry, frame);
             }
             draft.trailer.state = state;
-            draft.trailer.receipts.extend(receipt);
+            let offset = draft.last().offset.0;
+            draft.trailer.receipts.extend(receipt.map(|receipt| Receipt { offset, ..receipt }));
         }
     }
 
@@ -416,6 +441,15 @@ impl Group {
 }
 
 impl Part {
+    /// The first offset and the time of what it has, if it has one.
+    fn begins_at(&self) -> Option<(u64, Moment)> {
+        match self {
+            Self::Events { first, .. } => first.map(|first| (first.offset.0, first.time)),
+            Self::Receipt(receipt) => Some((receipt.offset, receipt.time)),
+            Self::Begin { .. } | Self::Gone { .. } => None,
+        }
+    }
+
     fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Option<Header> {
         let (stream, note) = match self {
             Self::Events { draft, .. } => return Some(draft.encode(synced, into)),

@@ -5,6 +5,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::Moment;
+
+/// The steady clock shows this.
+fn at(steady: u64) -> Moment {
+    Moment { wall: 1_000_000 + steady, steady }
+}
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -108,7 +114,7 @@ proptest! {
                 Op::Append { step, bytes, later } => {
                     offset += step;
                     time += later;
-                    let entry = Entry { offset: Offset(offset), time };
+                    let entry = Entry { offset: Offset(offset), time: at(time) };
                     let frame = vec![b'a' + (offset % 26) as u8; bytes];
                     log.append(entry, &frame, &retention);
                     model.all.push((entry, frame));
@@ -126,7 +132,7 @@ proptest! {
                 Op::TrimOlder(age) => {
                     let than = time.saturating_sub(age);
                     log.trim_older(than, 0);
-                    model.trim(model.all.partition_point(|(entry, _)| entry.time <= than));
+                    model.trim(model.all.partition_point(|(entry, _)| entry.time.steady <= than));
                 }
                 Op::EvictOldest => {
                     log.evict_oldest(0);
@@ -149,7 +155,7 @@ fn what_must_be_kept_survives_every_eviction() {
     let retention = Retention { max_events: 10, max_bytes: 10_000, max_age: Duration::MAX };
     let mut log = Log::new(Offset::ZERO);
     for offset in 1..=5 {
-        log.append(Entry { offset: Offset(offset), time: offset }, b"frame", &retention);
+        log.append(Entry { offset: Offset(offset), time: at(offset) }, b"frame", &retention);
     }
     log.trim_events(0, 1);
     log.trim_bytes(0, 1);
@@ -164,7 +170,7 @@ fn a_log_gives_its_memory_back() {
     let mut log = Log::new(Offset::ZERO);
     let empty = log.footprint();
     for offset in 1..=1000 {
-        log.append(Entry { offset: Offset(offset), time: offset }, &[b'x'; 1000], &retention);
+        log.append(Entry { offset: Offset(offset), time: at(offset) }, &[b'x'; 1000], &retention);
     }
     assert!(log.footprint() >= 1_000_000);
     log.trim_events(0, 0);
@@ -273,7 +279,7 @@ mod stored {
                 match op {
                     Op::Append { step, bytes } => {
                         offset += step;
-                        let entry = Entry { offset: Offset(offset), time: 7 };
+                        let entry = Entry { offset: Offset(offset), time: at(7) };
                         let frame = vec![b'a' + (offset % 26) as u8; bytes];
                         log.append(entry, &frame, &retention);
                         model.all.push((entry, frame));

@@ -6,6 +6,7 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use fanfare::clock::Clock;
 use fanfare::config::Config;
 use fanfare::server::Server;
 use fanfare::store::disk::Durability;
@@ -35,7 +36,12 @@ impl TestHub {
 
     /// A hub with these settings, as TOML with dotted keys: `channels.max_events = 3`.
     pub(crate) async fn with(settings: &str) -> Self {
-        let mut config = read(settings);
+        Self::with_clock(settings, Clock::default()).await
+    }
+
+    /// The same, by this clock.
+    pub(crate) async fn with_clock(settings: &str, clock: Clock) -> Self {
+        let mut config = Config { clock, ..read(settings) };
         // The whole suite runs once for each engine: see scripts/test.
         config.subscribers.takeover = std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_none();
         // And once with all channels on disk.

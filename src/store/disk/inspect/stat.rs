@@ -74,7 +74,7 @@ fn channel_stat(shelf: &Shelf, id: StreamId, stream: &Shelved) -> ChannelStat {
         bytes,
         state: stream.state.as_deref().map(Box::from),
         first: first_time(shelf, id, stream),
-        last: stream.span.map(|(_, last)| last.time),
+        last: stream.span.map(|(_, last)| last.time.wall),
     }
 }
 
@@ -86,5 +86,5 @@ fn first_time(shelf: &Shelf, id: StreamId, stream: &Shelved) -> Option<Micros> {
     let below = stream.floor.mark.seq.saturating_sub(first.first.seq);
     let block = Block::parse(&bytes).ok()?;
     let (entry, _) = block.events().nth(usize::try_from(below).ok()?)?;
-    Some(entry.time)
+    Some(entry.time.wall)
 }

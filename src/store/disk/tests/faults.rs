@@ -81,7 +81,7 @@ impl Hub {
 
     pub(super) fn trim(&mut self, disk: &Disk, stream: u64, max_events: u64) {
         let retention = Retention { max_events, max_bytes: u64::MAX, max_age: Duration::MAX };
-        let floor = disk.trim(StreamId(stream), &retention, 0).floor;
+        let floor = disk.trim(StreamId(stream), &retention, moment(0)).floor;
         if let Some(offered) = self.offered.get_mut(&stream) {
             offered.trimmed = offered.trimmed.max(floor.behind);
         }
@@ -321,7 +321,7 @@ fn past_its_budget_the_oldest_file_goes() {
     let held: usize = files.names().iter().map(|name| files.bytes(name).len()).sum();
     assert!(held < 15_000, "{held} bytes: {:?}", files.names());
     let all = Retention { max_events: 999, max_bytes: 99_999, max_age: Duration::MAX };
-    let floor = disk.trim(StreamId(stream), &all, 0).floor;
+    let floor = disk.trim(StreamId(stream), &all, moment(0)).floor;
     assert!(floor.mark.seq > 50 && floor.behind.0 == floor.mark.seq, "{floor:?}");
     let (read, holes) = read_all(&disk, StreamId(stream), 0);
     assert_eq!((read[0], *read.last().unwrap(), holes), (floor.mark.seq + 1, 200, 1));

@@ -176,7 +176,11 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
                 receipts.push(offsets.len());
                 let outcome = receipts.len().to_string().into();
                 // None is forgotten because it is old.
-                Receipt { outcome, time: u64::MAX, ..receipt(&format!("k{}", receipts.len())) }
+                Receipt {
+                    outcome,
+                    time: moment(u64::MAX),
+                    ..receipt(&format!("k{}", receipts.len()))
+                }
             });
             let record = Record::Events { stream: STREAMS[at], run, state: None, receipt };
             let last = batch % 3 == 2 && step == 8;

@@ -1,6 +1,7 @@
 //! Tests of the store on disk.
 
 mod basics;
+mod clock;
 mod damage;
 pub(crate) mod fake;
 mod faults;

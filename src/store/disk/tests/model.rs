@@ -117,7 +117,7 @@ impl Life {
     fn trim(&mut self, at: usize, keep: u64) {
         let Some(stream) = self.nth(at) else { return };
         let retention = Retention { max_events: keep, max_bytes: u64::MAX, max_age: Duration::MAX };
-        let floor = self.disk.trim(StreamId(stream), &retention, 0).floor;
+        let floor = self.disk.trim(StreamId(stream), &retention, moment(0)).floor;
         let known = self.streams.get_mut(&stream).unwrap();
         let rest = known.end.seq - floor.mark.seq;
         assert!(rest >= keep.min(known.end.seq - known.floor.mark.seq), "not too much goes");
@@ -131,7 +131,7 @@ impl Life {
         let all = Retention { max_events: 9999, max_bytes: u64::MAX, max_age: Duration::MAX };
         for (stream, known) in &mut self.streams {
             // What was trimmed may be back, but nothing that was not.
-            let floor = self.disk.trim(StreamId(*stream), &all, 0).floor;
+            let floor = self.disk.trim(StreamId(*stream), &all, moment(0)).floor;
             assert!(floor.mark <= known.floor.mark, "{floor:?} {known:?}");
             known.floor = floor;
         }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::fake::Disk as FakeDisk;
 use super::gated::{Gated, look_at_room, store_config};
 use super::support::*;
-use crate::clock::now;
+use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::{Disk, Durability, Health, Piece, Place, Record, Refused, Terms, keeper};
@@ -25,7 +25,7 @@ fn receipts_of_one_key_do_not_pile_up() {
         let run = run(end, &[offset]);
         end = run.end();
         let mut receipt = receipt("the same");
-        receipt.time = now();
+        receipt.time = Moment::now();
         let record = Record::Events { stream, run, state: None, receipt: Some(receipt) };
         write(&disk, record, Async).unwrap();
     }

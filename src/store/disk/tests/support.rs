@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::clock::{Clock, Moment};
 use crate::position::Offset;
 use crate::store::disk::engine::{Setup, Tuning};
 use crate::store::disk::files::{Directory, Files};
@@ -45,7 +46,7 @@ pub(super) fn setup(files: Arc<dyn Files>, directory: &Path) -> Setup {
         boot: "this one".to_owned(),
         config: config(),
         tuning: tiny(),
-        terms: Terms::default(),
+        terms: Terms { clock: Clock::of(|| moment(NOW)), ..Terms::default() },
         metrics: Arc::new(Metrics::new()),
     }
 }
@@ -66,7 +67,9 @@ pub(super) fn frame(offset: u64) -> Vec<u8> {
 pub(super) fn run(start: Mark, offsets: &[u64]) -> Run {
     let events: Vec<_> = offsets
         .iter()
-        .map(|offset| (Entry { offset: Offset(*offset), time: 1000 + offset }, frame(*offset)))
+        .map(|offset| {
+            (Entry { offset: Offset(*offset), time: moment(1000 + offset) }, frame(*offset))
+        })
         .collect();
     Run::rewritten(start, events.iter().map(|(entry, frame)| (*entry, &frame[..])))
 }
@@ -101,12 +104,24 @@ pub(super) fn events(stream: StreamId, run: Run) -> Record {
     Record::Events { stream, run, state: None, receipt: None }
 }
 
-/// When receipts were given: later than now, so that none is too old.
-const RECEIVED: u64 = 1 << 52;
+/// When all of it happens.
+const NOW: u64 = 1 << 52;
+
+/// Both clocks show this: the wall clock is not set.
+pub(super) fn moment(time: u64) -> Moment {
+    Moment { wall: time, steady: time }
+}
 
 pub(super) fn receipt(key: &str) -> Receipt {
     let (scope, outcome) = ("a".into(), "b".into());
-    Receipt { scope, key: key.into(), outcome, time: RECEIVED, chain: Chain::default() }
+    Receipt {
+        scope,
+        key: key.into(),
+        outcome,
+        time: moment(NOW),
+        offset: 0,
+        chain: Chain::default(),
+    }
 }
 
 pub(super) fn read(disk: &Disk, stream: StreamId, place: Place) -> Piece {
@@ -126,7 +141,7 @@ pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, u
                 let events = run.events().skip((seq - run.start().seq) as usize);
                 for (entry, bytes) in events {
                     assert_eq!(bytes, frame(entry.offset.0), "the frame of {entry:?}");
-                    assert_eq!(entry.time, 1000 + entry.offset.0);
+                    assert_eq!(entry.time.wall, 1000 + entry.offset.0);
                     offsets.push(entry.offset.0);
                 }
                 seq = run.end().seq;

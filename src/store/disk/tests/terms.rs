@@ -61,7 +61,7 @@ fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() 
     for key in &keys {
         // Used again and again, it is the youngest each time.
         for key in ["often", key] {
-            let receipt = Receipt { time: u64::MAX, ..receipt(key) };
+            let receipt = Receipt { time: moment(u64::MAX), ..receipt(key) };
             write(&disk, Record::Receipt(receipt), Durability::Async).unwrap();
         }
     }

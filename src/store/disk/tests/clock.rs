@@ -1,0 +1,242 @@
+//! A wall clock that is set, and a machine that is started again: what is stored keeps its times and
+//! its age.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::fake::Disk as FakeDisk;
+use super::support::*;
+use crate::clock::{Clock, Moment};
+use crate::position::Offset;
+use crate::store::disk::engine::Setup;
+use crate::store::disk::{
+    Disk, Durability, Found, Piece, Place, Receipt, Record, StreamId, Terms, keeper,
+};
+use crate::store::{Entry, Mark, Retention, Run};
+
+const SECOND: u64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND as i64;
+
+/// A machine, whose real time nobody on it can read.
+#[derive(Clone, Default)]
+struct Machine(Arc<Mutex<Times>>);
+
+#[derive(Clone, Copy, Default)]
+struct Times {
+    real: u64,
+    /// By how much the wall clock was set.
+    set: i64,
+    started: u64,
+}
+
+impl Machine {
+    fn now(&self) -> Moment {
+        let Times { real, set, started } = *self.0.lock();
+        let wall = (1u64 << 51).saturating_add_signed(set) + real;
+        Moment { wall, steady: (1 << 52) + real - started }
+    }
+
+    fn real(&self) -> u64 {
+        self.0.lock().real
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.0.lock().real += seconds * SECOND;
+    }
+
+    fn set(&self, by: i64) {
+        self.0.lock().set += by;
+    }
+
+    fn restart(&self) {
+        let mut times = self.0.lock();
+        times.started = times.real;
+    }
+
+    fn open(&self, files: &FakeDisk, window: Duration) -> (Disk, Found) {
+        let setup = setup(Arc::new(files.clone()), Path::new("/fake"));
+        let machine = self.clone();
+        let clock = Clock::of(move || machine.now());
+        let terms = Terms { clock, receipts_window: window, ..Terms::default() };
+        let boot = format!("start {}", self.0.lock().started);
+        Disk::with(Setup { boot, terms, ..setup }).unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write { streams: Vec<usize> },
+    Pass(u64),
+    Set(i64),
+    Restart { machine: bool },
+    Tidy,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let jump = prop_oneof![Just(365 * DAY), Just(-DAY), Just(-3 * SECOND as i64), Just(DAY / 24)];
+    prop_oneof![
+        6 => prop::collection::vec(0usize..2, 1..12).prop_map(|streams| Op::Write { streams }),
+        3 => (1u64..5000).prop_map(Op::Pass),
+        2 => jump.prop_map(Op::Set),
+        1 => any::<bool>().prop_map(|machine| Op::Restart { machine }),
+        1 => Just(Op::Tidy),
+    ]
+}
+
+/// What was written of a stream: the real time and the shown time of each event.
+#[derive(Default)]
+struct Written {
+    end: Mark,
+    events: Vec<(u64, u64)>,
+}
+
+fn write_one(disk: &Disk, machine: &Machine, at: usize, written: &mut Written, offset: u64) {
+    let (time, frame) = (machine.now(), frame(offset));
+    let event = (Entry { offset: Offset(offset), time }, &frame[..]);
+    let run = Run::rewritten(written.end, std::iter::once(event));
+    written.end = run.end();
+    written.events.push((machine.real(), time.wall));
+    disk.note_offset(Offset(offset));
+    drop(hand_in(disk, events(StreamId(at as u64 + 1), run), Durability::Async));
+}
+
+fn check_times(disk: &Disk, at: usize, written: &Written) {
+    let mut seq = 0;
+    while let Piece::Run(run) = read(disk, StreamId(at as u64 + 1), Place::Seq(seq)) {
+        for (entry, (_, wall)) in run.entries().zip(&written.events[run.start().seq as usize..]) {
+            assert_eq!(entry.time.wall, *wall, "the time that was shown");
+        }
+        seq = run.end().seq;
+    }
+    assert_eq!(seq, written.end.seq);
+}
+
+/// Of each age, what goes is older, and what stays is in a block whose last event is not.
+fn check_ages(disk: &Disk, machine: &Machine, at: usize, written: &Written) {
+    let age = |seq: u64| machine.real() - written.events[seq as usize].0;
+    let mut ages: Vec<u64> = (0..written.end.seq).map(age).collect();
+    ages.sort_unstable_by(|one, other| other.cmp(one));
+    for most in ages {
+        let all = Retention { max_events: 1 << 20, max_bytes: 1 << 30, max_age: Duration::MAX };
+        let retention = Retention { max_age: Duration::from_micros(most), ..all };
+        let stream = StreamId(at as u64 + 1);
+        let trimmed = disk.trim(stream, &retention, machine.now());
+        if let Some(last) = trimmed.floor.mark.seq.checked_sub(1) {
+            assert!(age(last) > most, "it went after {} µs, not {most}", age(last));
+        }
+        if let Some(next) = trimmed.next {
+            let youngest = age(next.seq - 1);
+            assert!(youngest <= most, "it stays after {youngest} µs, not {most}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn stored_events_keep_their_times_and_their_age_however_the_wall_clock_is_set(
+        ops in prop::collection::vec(op(), 1..40),
+    ) {
+        let (machine, files) = (Machine::default(), FakeDisk::new());
+        let mut disk = machine.open(&files, Duration::MAX).0;
+        let mut written = [Written::default(), Written::default()];
+        for name in ["a", "b"] {
+            write(&disk, begin(disk.new_stream(), name), Durability::Async).unwrap();
+        }
+        let mut offset = 0;
+        for op in ops {
+            match op {
+                Op::Write { streams } => for at in streams {
+                    offset += 1;
+                    write_one(&disk, &machine, at, &mut written[at], offset);
+                },
+                Op::Pass(seconds) => machine.pass(seconds),
+                Op::Set(by) => machine.set(by),
+                Op::Restart { machine: too } => {
+                    disk.close();
+                    machine.pass(60);
+                    if too {
+                        machine.restart();
+                    } else {
+                        // The hub is not there to see it.
+                        machine.set(DAY);
+                    }
+                    disk = machine.open(&files, Duration::MAX).0;
+                    offset = offset.max(disk.first_offset().0);
+                }
+                Op::Tidy => keeper::tidy(disk.engine()).unwrap(),
+            }
+        }
+        // All of it is written.
+        write(&disk, Record::Receipt(receipt("last")), Durability::Async).unwrap();
+        machine.pass(1);
+        for (at, written) in written.iter().enumerate() {
+            check_times(&disk, at, written);
+            check_ages(&disk, &machine, at, written);
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
+    for back in [0, -30 * 365 * DAY] {
+        let (machine, files) = (Machine::default(), FakeDisk::new());
+        let disk = machine.open(&files, Duration::MAX).0;
+        let (stream, mut written) = (disk.new_stream(), Written::default());
+        write(&disk, begin(stream, "a"), Durability::Async).unwrap();
+        write_one(&disk, &machine, 0, &mut written, 1);
+        disk.close();
+        machine.restart();
+        machine.set(back);
+        let hour =
+            Retention { max_events: 99, max_bytes: 1 << 20, max_age: Duration::from_secs(3600) };
+        // It is set right, and the hub is started again and again.
+        for passes in [900, 900, 900] {
+            let disk = machine.open(&files, Duration::MAX).0;
+            machine.pass(passes);
+            assert_eq!(disk.trim(stream, &hour, machine.now()).floor.mark.seq, 0);
+            if machine.now().wall < 1 << 51 {
+                machine.set(-back);
+            }
+            disk.close();
+        }
+        let disk = machine.open(&files, Duration::MAX).0;
+        machine.pass(901);
+        assert_eq!(disk.trim(stream, &hour, machine.now()).floor.mark.seq, 1, "{back}");
+    }
+}
+
+#[test]
+fn a_receipt_is_remembered_for_its_window_however_the_wall_clock_is_set() {
+    for by in [365 * DAY, -DAY] {
+        for reboot in [false, true] {
+            let (machine, files) = (Machine::default(), FakeDisk::new());
+            let window = Duration::from_secs(300);
+            let mut disk = machine.open(&files, window).0;
+            let keep = |disk: &Disk, offset, key| {
+                // Of the event that was published with it.
+                disk.note_offset(Offset(offset));
+                let kept = Receipt { time: machine.now(), ..receipt(key) };
+                write(disk, Record::Receipt(kept), Durability::Async).unwrap();
+            };
+            keep(&disk, 1, "before");
+            machine.set(by);
+            machine.pass(10);
+            keep(&disk, 2, "after");
+            for (passes, left) in [(100, 2), (185, 2), (10, 1), (10, 0)] {
+                disk.close();
+                machine.pass(passes);
+                if reboot {
+                    machine.restart();
+                }
+                let found;
+                (disk, found) = machine.open(&files, window);
+                assert_eq!(found.receipts.len(), left, "{by} {reboot}: {found:?}");
+            }
+        }
+    }
+}
