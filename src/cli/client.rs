@@ -305,8 +305,8 @@ impl Client {
                         self.url.host
                     )
                 }
-                // A self-signed certificate is "other"; a bad signature is that of another authority
-                // with the same name.
+                // A self-signed certificate is "other"; a bad signature is that of an authority
+                // with the same name as the right one.
                 CertificateError::UnknownIssuer
                 | CertificateError::BadSignature
                 | CertificateError::Other(_) => {

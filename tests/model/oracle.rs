@@ -200,7 +200,7 @@ impl Oracle {
                 life.kept_from = kept_from;
             }
             assert_eq!(kept_from, life.kept_from, "what {} retains", past.name);
-            assert_eq!(there.events as usize, life.to - kept_from);
+            assert_eq!(there.events as usize, last - kept_from);
             let retained = past.history[kept_from..life.to].iter();
             assert_eq!(there.bytes, retained.map(|entry| entry.bytes).sum::<u64>());
             if let Some(last) = past.history.last() {

@@ -375,13 +375,15 @@ impl Channel {
         let mut inner = self.inner.lock();
         let format = inner.apparent_format().map(Format::as_str);
         let position = |offset| self.shared.sequencer.position(offset);
+        let retained = inner.log.start().behind(inner.log.end());
+        let ends = u64::from(inner.end.is_some()); // in the log as well, and no event
         inner.known.then(|| Description {
             name: self.name.clone(),
             state: inner.state(),
             earliest: inner.earliest().map(position),
             tail: position(inner.log.tail()),
-            events: inner.log.start().behind(inner.log.end()).seq,
-            bytes: inner.log.start().behind(inner.log.end()).byte,
+            events: retained.seq.saturating_sub(ends),
+            bytes: retained.byte,
             subscribers: self.subscribers(),
             format,
             producer: inner.producer(),
