@@ -8,7 +8,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground | limits, clock, position, channel, event, shutdown, pass, telemetry |
+//! | 0 ground | limits, clock, position, channel, event, shutdown, pass, telemetry, value |
 //! | 1 masonry | [`sse`]: the grammar; [`generation`]: the events of models; [`outbound`]: calls |
 //! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what; [`quota`]: how much |
 //! | 3 hall | [`hub`]: channels and subscriptions |
@@ -43,3 +43,4 @@ pub mod shutdown;
 pub mod sse;
 pub mod store;
 pub mod telemetry;
+pub mod value;

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use serde_path_to_error::{Path as Place, Segment};
 
-use super::near::nearest;
-use super::value::{Given, Wrong};
 use super::{Config, DEFAULT};
+use crate::value::{Given, Wrong, nearest};
 
 /// Where a file is looked for when none is named.
 const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
@@ -210,8 +209,9 @@ fn build(settings: &[(&str, &Value)]) -> Result<Config, Misfit> {
             table.insert(name.to_owned(), (*value).clone());
         }
     }
-    let whole = Value::new(None, ValueKind::Table(whole));
-    serde_path_to_error::deserialize(Given(&whole))
+    let whole = Value::new(None, ValueKind::Table(whole)).try_deserialize::<serde_json::Value>();
+    let whole = whole.unwrap_or_default(); // it has nothing that JSON has not
+    serde_path_to_error::deserialize(Given::spelled(&whole))
         .map_err(|error| Misfit { place: error.path().clone(), wrong: error.into_inner() })
 }
 

@@ -3,8 +3,6 @@
 
 mod inherited;
 mod load;
-mod near;
-mod value;
 
 use std::time::Duration;
 

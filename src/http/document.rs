@@ -3,10 +3,11 @@
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Body, ErrorCode, Problem, Response};
 use crate::hub::Description;
+use crate::value::{Given, Wrong};
 
 /// Bytes of the usual document: a receipt. Larger ones grow.
 const USUAL_BYTES: usize = 256;
@@ -17,17 +18,22 @@ const USUAL_BYTES: usize = 256;
 /// It is no such object; `right` shows one.
 pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result<T, Problem> {
     // Through a map: a list, too, could be read as the fields in order.
-    let object: Map<String, Value> = serde_json::from_slice(document).map_err(|error| {
-        Problem::new(ErrorCode::InvalidParameter, format!("{error}: expected {right}"))
-    })?;
-    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+    let problem = |detail| Problem::new(ErrorCode::InvalidParameter, detail);
+    let value: Value = serde_json::from_slice(document)
+        .map_err(|error| problem(format!("not JSON ({error}): write {right}")))?;
+    if !value.is_object() {
+        return Err(problem(format!("not a JSON object: write {right}")));
+    }
+    serde_path_to_error::deserialize(Given::exact(&value)).map_err(|error| {
         let (path, wrong) = (error.path().to_string(), error.inner());
-        let problem = |detail| Problem::new(ErrorCode::InvalidParameter, detail);
+        if let Wrong::Key { .. } = wrong {
+            return problem(format!("{wrong}. Write {right}")).with("parameter", path);
+        }
         // What is missing at the top has no place.
         if path == "." {
-            return problem(format!("{wrong}: expected {right}"));
+            return problem(format!("{wrong}. Write {right}"));
         }
-        problem(format!("`{path}`: {wrong}: expected {right}")).with("parameter", path)
+        problem(format!("`{path}`: {wrong}. Write {right}")).with("parameter", path)
     })
 }
 

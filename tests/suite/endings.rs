@@ -317,3 +317,17 @@ async fn whoever_closes_a_channel_may_say_why() {
     let most = format!("/v1/channels/d?close=complete&reason={}", &long[1..]);
     assert_eq!(hub.post(&most, SSE, "").await.status(), 200);
 }
+
+#[tokio::test]
+async fn the_end_is_not_counted_among_the_events() {
+    let hub = TestHub::start().await;
+    hub.publish_all("c", &["1", "2"]).await;
+    for close in [false, true] {
+        if close {
+            hub.post("/v1/channels/c?close=complete", SSE, "").await.ok();
+        }
+        assert_eq!(hub.head("c").await.header("fanfare-events"), Some("2"));
+        let list = hub.admin_get("/v1/channels").await.ok().json();
+        assert_eq!(list["channels"][0]["events"], 2, "{list}");
+    }
+}

@@ -28,6 +28,7 @@ mod hardening;
 mod hooks;
 mod http_rules;
 mod long_poll;
+mod mistakes;
 mod model;
 mod multi;
 mod one_generation;

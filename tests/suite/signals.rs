@@ -510,6 +510,6 @@ async fn a_wrong_when_unwatched_is_refused() {
 async fn what_is_missing_is_named_and_no_field_is_made_up_for_it() {
     let hub = TestHub::start().await;
     let reply = signal(&hub, "c", &json!({})).await;
-    let problem = assert_problem(&reply, 400, "invalid_parameter", "missing field `signal`");
+    let problem = assert_problem(&reply, 400, "invalid_parameter", "`signal` is missing");
     assert_eq!(problem.get("parameter"), None, "{problem}");
 }

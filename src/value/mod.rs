@@ -1,19 +1,21 @@
-//! Reading a value of a file, of the environment or of a flag as a setting. A value that does not
-//! fit is an error that says what was found and what would be right, in words of a configuration
-//! and not of the types behind it.
+//! Reading a value as a setting, or as a field of a document. A value that does not fit is an error
+//! that says what was found and what would be right, in words of those who wrote it and not of the
+//! types of this program.
+
+mod near;
 
 use std::fmt;
 
-use config::{Value, ValueKind};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer, SeqDeserializer};
 use serde::de::{self, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
+use serde_json::Value;
 
-use super::near::nearest;
+pub use near::nearest;
 
-/// Why a value cannot be that of a setting.
+/// Why a value does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub enum Wrong {
     /// It is something else than what is expected.
     Value {
         /// What it is.
@@ -30,13 +32,14 @@ pub(super) enum Wrong {
     },
     /// A table lacks a key.
     Missing(&'static str),
-    /// What the type of the setting says itself.
+    /// What the type says itself.
     Said(String),
 }
 
 impl Wrong {
     /// The same without the value, which may be a secret.
-    pub(super) fn without_value(self) -> Self {
+    #[must_use]
+    pub fn without_value(self) -> Self {
         match self {
             Self::Value { expected, .. } => Self::Said(format!("expected {expected}")),
             other => other,
@@ -133,28 +136,60 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// A value that is to be read. The environment and flags have texts only, so a text is also the
-/// number or the boolean that it spells, and a number also a text.
-#[derive(Clone, Copy)]
-pub(super) struct Given<'v>(pub(super) &'v Value);
+/// A value that is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'v> {
+    value: &'v Value,
+    spelled: bool,
+}
 
-impl Given<'_> {
-    fn as_found(&self) -> Unexpected<'_> {
-        match &self.0.kind {
-            ValueKind::Nil => Unexpected::Unit,
-            ValueKind::Boolean(value) => Unexpected::Bool(*value),
-            ValueKind::I64(value) => Unexpected::Signed(*value),
-            ValueKind::U64(value) => Unexpected::Unsigned(*value),
-            ValueKind::Float(value) => Unexpected::Float(*value),
-            ValueKind::String(text) => Unexpected::Str(text),
-            ValueKind::Table(_) => Unexpected::Map,
-            ValueKind::Array(_) => Unexpected::Seq,
-            ValueKind::I128(_) | ValueKind::U128(_) => Unexpected::Other("a very large number"),
+impl<'v> Given<'v> {
+    /// A value that is what it is.
+    #[must_use]
+    pub fn exact(value: &'v Value) -> Self {
+        Self { value, spelled: false }
+    }
+
+    /// A value of a source that has texts only, such as the environment: a text is also the number
+    /// or the boolean that it spells, and these are also texts.
+    #[must_use]
+    pub fn spelled(value: &'v Value) -> Self {
+        Self { value, spelled: true }
+    }
+
+    fn inside(self, value: &'v Value) -> Self {
+        Self { value, ..self }
+    }
+
+    /// The text, if it may be taken for something else.
+    fn spelling(self) -> Option<&'v str> {
+        self.value.as_str().filter(|_| self.spelled)
+    }
+
+    fn entries<'de>(self, table: &'v serde_json::Map<String, Value>) -> Entries<'de, 'v> {
+        MapDeserializer::new(Box::new(
+            table.iter().map(move |(key, value)| (key.as_str(), self.inside(value))),
+        ))
+    }
+
+    fn as_found(self) -> Unexpected<'v> {
+        match self.value {
+            Value::Null => Unexpected::Unit,
+            Value::Bool(value) => Unexpected::Bool(*value),
+            Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(value), ..) => Unexpected::Unsigned(value),
+                (_, Some(value), _) => Unexpected::Signed(value),
+                (.., Some(value)) => Unexpected::Float(value),
+                _ => Unexpected::Other("a number"),
+            },
+            Value::String(text) => Unexpected::Str(text),
+            Value::Object(_) => Unexpected::Map,
+            Value::Array(_) => Unexpected::Seq,
         }
     }
 
     fn integer<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        let ValueKind::String(text) = &self.0.kind else { return self.deserialize_any(visitor) };
+        let Some(text) = self.spelling() else { return self.deserialize_any(visitor) };
         match (text.trim().parse::<u64>(), text.trim().parse::<i64>()) {
             (Ok(value), _) => visitor.visit_u64(value),
             (_, Ok(value)) => visitor.visit_i64(value),
@@ -163,14 +198,18 @@ impl Given<'_> {
     }
 
     fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        match &self.0.kind {
-            ValueKind::Boolean(value) => visitor.visit_string(value.to_string()),
-            ValueKind::I64(value) => visitor.visit_string(value.to_string()),
-            ValueKind::Float(value) => visitor.visit_string(value.to_string()),
+        match self.value {
+            Value::Bool(_) | Value::Number(_) if self.spelled => {
+                visitor.visit_string(self.value.to_string())
+            }
             _ => self.deserialize_any(visitor),
         }
     }
 }
+
+/// The entries of a table.
+type Entries<'de, 'v> =
+    MapDeserializer<'de, Box<dyn Iterator<Item = (&'v str, Given<'v>)> + 'v>, Wrong>;
 
 /// Texts that are booleans: those of a shell, too.
 fn boolean(text: &str) -> Option<bool> {
@@ -193,33 +232,30 @@ impl<'de> Deserializer<'de> for Given<'_> {
     type Error = Wrong;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        match &self.0.kind {
-            ValueKind::Nil => visitor.visit_unit(),
-            ValueKind::Boolean(value) => visitor.visit_bool(*value),
-            ValueKind::I64(value) => visitor.visit_i64(*value),
-            ValueKind::U64(value) => visitor.visit_u64(*value),
-            ValueKind::I128(_) | ValueKind::U128(_) => {
-                Err(de::Error::invalid_type(self.as_found(), &visitor))
+        match self.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(*value),
+            Value::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(value), ..) => visitor.visit_u64(value),
+                (_, Some(value), _) => visitor.visit_i64(value),
+                (.., Some(value)) => visitor.visit_f64(value),
+                _ => Err(de::Error::invalid_type(self.as_found(), &visitor)),
+            },
+            Value::String(text) => visitor.visit_str(text),
+            Value::Array(items) => {
+                let items = items.iter().map(|value| self.inside(value));
+                visitor.visit_seq(SeqDeserializer::new(items))
             }
-            ValueKind::Float(value) => visitor.visit_f64(*value),
-            ValueKind::String(text) => visitor.visit_str(text),
-            ValueKind::Array(items) => {
-                visitor.visit_seq(SeqDeserializer::new(items.iter().map(Given)))
-            }
-            ValueKind::Table(table) => {
-                let entries = table.iter().map(|(key, value)| (key.as_str(), Given(value)));
-                visitor.visit_map(MapDeserializer::new(entries))
-            }
+            Value::Object(table) => visitor.visit_map(self.entries(table)),
         }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        let value = match &self.0.kind {
-            ValueKind::String(text) => boolean(text),
-            ValueKind::I64(number) => boolean(&number.to_string()),
-            _ => None,
+        let spelled = match self.value {
+            Value::Number(number) if self.spelled => boolean(&number.to_string()),
+            _ => self.spelling().and_then(boolean),
         };
-        match value {
+        match spelled {
             Some(value) => visitor.visit_bool(value),
             None => self.deserialize_any(visitor),
         }
@@ -239,8 +275,8 @@ impl<'de> Deserializer<'de> for Given<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        match self.0.kind {
-            ValueKind::Nil => visitor.visit_none(),
+        match self.value {
+            Value::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
@@ -259,13 +295,12 @@ impl<'de> Deserializer<'de> for Given<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Wrong> {
-        match &self.0.kind {
-            ValueKind::String(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            ValueKind::Table(table) if table.len() == 1 => {
-                let entries = table.iter().map(|(key, value)| (key.as_str(), Given(value)));
-                visitor.visit_enum(MapAccessDeserializer::new(MapDeserializer::new(entries)))
+        match self.value {
+            Value::String(text) => visitor.visit_enum(text.as_str().into_deserializer()),
+            Value::Object(table) if table.len() == 1 => {
+                visitor.visit_enum(MapAccessDeserializer::new(self.entries(table)))
             }
-            ValueKind::Table(_) => {
+            Value::Object(_) => {
                 let expected = format!("one key of {}", one_of(variants));
                 Err(Wrong::value(self.as_found(), &expected))
             }

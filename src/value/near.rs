@@ -8,7 +8,8 @@ const MISTAKES: usize = 2;
 
 /// The one of the names that is near to this one: a few letters differ, or words are left out.
 /// None, if it would be a guess.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = letters(name);
     let distance = |known: &'a str| {
         let right = letters(known);
