@@ -224,6 +224,25 @@ async fn parameters_nobody_knows_are_ignored() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_is_nearly_known_is_refused_by_name() {
+    let hub = TestHub::start().await;
+    for (method, to, written, right) in [
+        ("GET", "/v1/channels/d?form=earliest", "form", "from"),
+        ("GET", "/v1/channels/d?From=earliest", "From", "from"),
+        ("GET", "/v1/channels/d?heart_beat=4s", "heart_beat", "heartbeat"),
+        ("GET", "/v1/channels/d?last_evnt_id=1", "last_evnt_id", "last_event_id"),
+        ("GET", "/v1/events?chanel=d", "chanel", "channel"),
+        ("POST", "/v1/channels/d?evnet=token", "evnet", "event"),
+        ("POST", "/v1/channels/d?colse=complete", "colse", "close"),
+    ] {
+        let reply = hub.request(method, to, &[], "x").await;
+        let problem = assert_problem(&reply, 400, "invalid_parameter", &format!("`{right}`"));
+        assert_eq!(problem["parameter"], written, "{to}");
+    }
+    assert_eq!(hub.head("d").await.status(), 404, "nothing was published");
+}
+
+#[tokio::test]
 async fn a_request_head_that_never_ends_is_given_up() {
     let hub = TestHub::with("server.header_timeout = \"500ms\"").await;
     let mut loris = Wire::connect(hub.addr()).await;

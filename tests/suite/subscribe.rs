@@ -32,6 +32,11 @@ async fn the_headers_are_exactly_those_that_keep_a_stream_a_stream() {
         assert_eq!(head.header("transfer-encoding").as_deref(), Some("chunked"));
         assert_eq!(head.header("access-control-allow-origin"), None);
     }
+    for to in ["/v1/channels/c?bare", "/v1/events?channel=c", "/v1/channels/c/signals"] {
+        let head = hub.open(to, &[("Accept", SSE)]).await.head().await;
+        let kind = head.header("content-type");
+        assert_eq!(kind.as_deref(), Some("text/event-stream; charset=utf-8"), "{to}");
+    }
 }
 
 #[tokio::test]
