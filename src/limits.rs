@@ -55,6 +55,9 @@ pub const MAX_RESOLVED_OFFSETS: usize = 1024;
 /// Events that one merged read orders at a time, over all its channels.
 pub const MAX_MERGE_EVENTS: usize = 512;
 
+/// Channels that one merged read looks at, one by one, before its thread is free for others.
+pub const MAX_MERGE_LOOKS: usize = 512;
+
 /// Events of `last:N` over many channels: their places are gathered and sorted at once.
 pub const MAX_LAST_EVENTS: u64 = 10_000;
 

@@ -43,6 +43,10 @@ pub async fn page(
         }
         let step = match subscription.try_next() {
             Next::Step(step) => step,
+            Next::Again => {
+                drop(turns.next().await);
+                continue;
+            }
             // It is there, and only on its way from the disk.
             Next::Pending if subscription.is_fetching() => {
                 match poll_fn(|cx| subscription.poll_next(cx)).await {

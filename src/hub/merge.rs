@@ -12,6 +12,9 @@
 //! An event of a durable channel has its offset before it is stored, and is read when it is. So an
 //! id is given out only up to the last offset before the first that is on its way to the disk: see
 //! [`settled`].
+//!
+//! The members that are to be looked at, and the watermark that was noted before, are a round. One
+//! call does a bounded part of a round, and the next goes on with it.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -31,9 +34,9 @@ use super::subscription::{Next, Step};
 use super::{Core, SubscribeError};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
-use crate::limits::{MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS};
+use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS, MAX_MERGE_LOOKS};
 use crate::position::{Offset, Position};
-use crate::store::{Missing, Read, disk};
+use crate::store::{Missing, Read, Run, disk};
 
 /// See the module.
 pub(super) struct Merge {
@@ -50,11 +53,29 @@ pub(super) struct Merge {
     ghosts: Vec<Option<ChannelName>>,
     /// What is told before anything else.
     notices: VecDeque<Step>,
+    round: Round,
+    /// Bytes of the events behind gaps that members have.
+    behind_gaps: usize,
     cursor: Offset,
     /// What is missing up to here is known to the subscriber, or was never asked for.
     excused: Offset,
     /// Reads until its lag is looked at again.
     lag_due_in: usize,
+}
+
+/// What must be looked at before anything below a watermark is read.
+#[derive(Default)]
+struct Round {
+    /// It was noted before the rest was gathered.
+    watermark: Offset,
+    appeared: VecDeque<Arc<Channel>>,
+    ready: VecDeque<usize>,
+}
+
+impl Round {
+    fn is_over(&self) -> bool {
+        self.appeared.is_empty() && self.ready.is_empty()
+    }
 }
 
 /// What stands in the heap, by its key.
@@ -76,6 +97,8 @@ struct Member {
     unresolved: bool,
     /// Retention has passed over the cursor, through this offset.
     missing: Option<Offset>,
+    /// The event behind the gap that was told last of it, in memory of its own.
+    behind_gap: Option<Run>,
     _attachment: Attachment,
 }
 
@@ -157,6 +180,8 @@ impl Merge {
             heap: BinaryHeap::new(),
             ghosts: Vec::new(),
             notices: gap.map(Step::Gap).into_iter().collect(),
+            round: Round::default(),
+            behind_gaps: 0,
             cursor,
             excused,
             lag_due_in: 0,
@@ -194,9 +219,9 @@ impl Merge {
         exact && self.members.is_empty() && self.notices.is_empty()
     }
 
-    /// Whether something must be told before anything else.
+    /// Whether something must be told before anything else, or the event behind a gap.
     pub(super) fn has_notices(&self) -> bool {
-        !self.notices.is_empty()
+        !self.notices.is_empty() || self.behind_gaps > 0
     }
 
     /// Whether its lag should be looked at, which takes longer the more channels there are: so this
@@ -209,10 +234,16 @@ impl Merge {
 
     /// The next events, gap, or end.
     pub(super) fn next(&mut self, batch: usize) -> Next {
-        loop {
-            // In this order: see the module.
-            let watermark = self.core.shared.sequencer.watermark();
-            self.empty_mailbox();
+        let mut looks = MAX_MERGE_LOOKS;
+        while looks > 0 {
+            if self.round.is_over() {
+                self.begin_round();
+            }
+            looks -= self.look_around(looks - 1) + 1;
+            if !self.round.is_over() {
+                break;
+            }
+            let watermark = self.round.watermark;
             if let Some(notice) = self.notices.pop_front() {
                 return Next::Step(notice);
             }
@@ -230,6 +261,7 @@ impl Merge {
                 }
             }
         }
+        Next::Again
     }
 
     /// Moves all members to the tail, behind one gap. Ends that are passed over are told behind it.
@@ -238,13 +270,16 @@ impl Merge {
         let watermark = self.core.shared.sequencer.watermark();
         let appeared = self.mailbox.appeared.lock().clone();
         let members = self.members.iter().map(|(_, member)| &member.place.channel);
-        let last = settled(watermark, members.chain(&appeared));
+        let appeared = appeared.iter().chain(&self.round.appeared);
+        let last = settled(watermark, members.chain(appeared));
         if last <= self.cursor {
             // What comes next is on its way to the disk: there is nothing that could be skipped.
             return self.next(batch);
         }
         (self.cursor, self.excused) = (last, last);
-        self.empty_mailbox();
+        self.look_around(usize::MAX);
+        self.begin_round();
+        self.look_around(usize::MAX);
         self.heap.clear();
         let keys: Vec<usize> = self.members.iter().map(|(key, _)| key).collect();
         let passed: Vec<End> =
@@ -320,7 +355,9 @@ impl Merge {
         let missing = self.taken(&beginning);
         let (queued, waits, unresolved) = (false, false, beginning.away.is_some());
         let _attachment = attachment;
-        let member = Member { place, signal, queued, waits, unresolved, missing, _attachment };
+        let behind_gap = None;
+        let member =
+            Member { place, signal, queued, waits, unresolved, missing, behind_gap, _attachment };
         self.members.insert(member);
         self.known.insert(address(channel), key);
         self.queue(key);
@@ -372,20 +409,33 @@ impl Merge {
         self.patterns.iter().any(|pattern| pattern.as_str() == name.as_str())
     }
 
-    fn empty_mailbox(&mut self) {
+    fn begin_round(&mut self) {
+        // In this order: see the module.
+        let watermark = self.core.shared.sequencer.watermark();
         let mut appeared = std::mem::take(&mut *self.mailbox.appeared.lock());
         // One that several patterns select is announced for each of them.
         let mut seen = HashSet::new();
         appeared.retain(|channel| seen.insert(address(channel)));
-        let ends = appeared.iter().filter_map(|channel| self.adopt(channel)).collect();
-        self.tell(ends);
         let ready = std::mem::take(&mut *self.mailbox.ready.lock());
-        for key in ready {
-            let Some(member) = self.members.get(key) else { continue };
-            // Cleared before the look ahead: whatever comes later is noted again.
-            member.signal.latch.store(false, Ordering::SeqCst);
-            self.queue(key);
+        self.round = Round { watermark, appeared: appeared.into(), ready: ready.into() };
+    }
+
+    /// Looks at this many members of the round at most. Returns at how many it has.
+    fn look_around(&mut self, most: usize) -> usize {
+        for looked in 0..most {
+            if let Some(channel) = self.round.appeared.pop_front() {
+                let end = self.adopt(&channel);
+                self.tell(end.into_iter().collect());
+            } else if let Some(key) = self.round.ready.pop_front() {
+                let Some(member) = self.members.get(key) else { continue };
+                // Cleared before the look ahead: whatever comes later is noted again.
+                member.signal.latch.store(false, Ordering::SeqCst);
+                self.queue(key);
+            } else {
+                return looked;
+            }
         }
+        most
     }
 
     /// Notes what the member reads next; a member that has nothing left for ever goes.
@@ -393,9 +443,11 @@ impl Merge {
         let Some(member) = self.members.get_mut(key).filter(|member| !member.queued) else {
             return;
         };
-        let ahead = match member.unresolved {
-            true => Ahead::Away,
-            false => member.place.channel.look(member.place.mark()),
+        let behind_gap = member.behind_gap.as_ref().and_then(|run| run.entries().next());
+        let ahead = match behind_gap {
+            Some(event) => Ahead::Event(event.offset),
+            None if member.unresolved => Ahead::Away,
+            None => member.place.channel.look(member.place.mark()),
         };
         member.waits = matches!(ahead, Ahead::Away | Ahead::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
@@ -478,6 +530,12 @@ impl Merge {
         let member = self.members.get_mut(key)?;
         member.queued = false;
         let channel = member.place.channel.clone();
+        if let Some(run) = member.behind_gap.take() {
+            self.behind_gaps -= run.bytes().len();
+            member.place.move_to(run.end());
+            self.cursor = run.entries().next_back()?.offset;
+            return Some(Step::Events { channel, run });
+        }
         let read = channel.read(member.place.mark(), batch);
         match (member.missing.take(), read) {
             (None, Read::CaughtUp | Read::Away) => None,
@@ -501,10 +559,34 @@ impl Merge {
                     member.missing = Some(to.behind);
                     return None;
                 }
-                Some(self.gap(Some(channel.name().clone()), at, reason))
+                self.gap_of(key, at, reason)
             }
-            (Some(_), _) => Some(self.gap(Some(channel.name().clone()), at, GapReason::Evicted)),
+            (Some(_), _) => self.gap_of(key, at, GapReason::Evicted),
         }
+    }
+
+    /// Tells of a gap, and keeps the event behind it: retention may go on before the reader comes
+    /// to that, and must not make a second gap. What is kept is bounded; where many channels have
+    /// large events there may be two.
+    fn gap_of(&mut self, key: usize, through: Offset, reason: GapReason) -> Option<Step> {
+        let member = self.members.get_mut(key)?;
+        let channel = member.place.channel.clone();
+        match channel.read(member.place.mark(), 1) {
+            Read::Run(run) => {
+                let bytes = run.bytes().len();
+                if self.behind_gaps == 0 || self.behind_gaps + bytes <= MAX_BATCH_BYTES {
+                    member.behind_gap = Some(run.detached());
+                    self.behind_gaps += bytes;
+                }
+            }
+            Read::Missing(Missing { to, .. }) if to.behind > through => {
+                member.place.move_to(to.mark);
+                member.missing = Some(to.behind);
+                return None;
+            }
+            Read::Missing(_) | Read::CaughtUp | Read::Away => {}
+        }
+        Some(self.gap(Some(channel.name().clone()), through, reason))
     }
 
     fn gap(&mut self, channel: Option<ChannelName>, through: Offset, reason: GapReason) -> Step {

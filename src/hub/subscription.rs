@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Core;
-use super::channel::{Channel, Snapshot};
+use super::channel::{Channel, Listener, Snapshot};
 use super::merge::Merge;
 use super::notice::{End, Gap};
 use super::presence::{Attachment, Counted};
@@ -106,6 +106,8 @@ pub enum Next {
     Step(Step),
     /// Nothing yet.
     Pending,
+    /// Nothing was found in as much work as may be done at a time: ask again.
+    Again,
     /// Nothing any more.
     Finished,
 }
@@ -236,6 +238,10 @@ impl Subscription {
             Next::Step(step) => Poll::Ready(Some(step)),
             Next::Finished => Poll::Ready(None),
             Next::Pending => Poll::Pending,
+            Next::Again => {
+                self.pulse.channel_changed();
+                Poll::Pending
+            }
         }
     }
 
@@ -259,7 +265,7 @@ impl Subscription {
                 }
             }
             Next::Finished => self.pulse.end(EndReason::Closed),
-            Next::Pending => {}
+            Next::Pending | Next::Again => {}
         }
         next
     }

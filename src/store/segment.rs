@@ -107,6 +107,12 @@ impl Run {
         run.finish()
     }
 
+    /// The same events in memory of their own: a run keeps the whole segment that it is part of.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self::rewritten(self.start(), self.events())
+    }
+
     /// The events with their frames, in order.
     pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &[u8])> + '_ {
         let Segment { index, bytes } = &*self.segment;

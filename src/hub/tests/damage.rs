@@ -187,6 +187,7 @@ impl Reader {
                 }
                 Next::Step(step) => panic!("{step:?}"),
                 Next::Pending => return false,
+                Next::Again => {}
                 Next::Finished => panic!("it has no end"),
             },
             Self::Shard(byte, channel) => match channel.read_at_byte(*byte, 300, false) {

@@ -55,6 +55,7 @@ fn read(stage: &Stage, subscription: &mut Subscription) -> Vec<u64> {
             }
             Next::Step(step) => panic!("{step:?}"),
             Next::Finished => return seen,
+            Next::Again => {}
             Next::Pending => {
                 until_all_is_read(&stage.disk);
                 idle += 1;

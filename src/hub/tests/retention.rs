@@ -1,8 +1,13 @@
-//! What a durable channel gives up, and when: nobody sweeps here.
+//! What channels give up, and when, and what their readers are told: nobody sweeps here.
 
-use super::support::{Stage, name};
-use crate::hub::ChannelOptions;
+use std::sync::Arc;
+
+use super::support::{Stage, bounds, event, name};
+use crate::hub::{ChannelOptions, Config, Hub, Next, Opened, Selection, Step, Subscription};
+use crate::limits::MAX_MERGE_LOOKS;
+use crate::position::StartFrom;
 use crate::store::disk::Durability;
+use crate::telemetry::Metrics;
 
 #[tokio::test]
 async fn what_is_beyond_the_retention_goes_with_the_append_that_was_one_too_many() {
@@ -18,4 +23,69 @@ async fn what_is_beyond_the_retention_goes_with_the_append_that_was_one_too_many
     let options = ChannelOptions { max_events: Some(1), ..options };
     let (description, _, mut stored) = stage.hub.configure(&name("c"), &options).unwrap();
     assert_eq!((description.events, stored.wait().await), (1, Ok(())));
+}
+
+/// A reader of many channels on a hub in memory that retains three events of each.
+fn slow_reader(channels: usize) -> (Hub, Subscription) {
+    let config = Config { max_events: 3, ..Config::default() };
+    let hub = Hub::new(config, Arc::new(Metrics::new()));
+    for channel in 0..channels {
+        append(&hub, channel, 3);
+    }
+    let opened = hub
+        .subscribe(Selection::Many(vec!["c/*".parse().unwrap()]), &StartFrom::Earliest, bounds())
+        .unwrap();
+    let Opened::Live(subscription) = opened else { panic!("it can be read at once") };
+    (hub, subscription)
+}
+
+fn append(hub: &Hub, channel: usize, events: usize) {
+    for _ in 0..events {
+        hub.append(&name(&format!("c/{channel}")), &[event("x")], None).unwrap();
+    }
+}
+
+#[test]
+fn retention_that_goes_on_behind_a_gap_of_many_channels_makes_no_second_one() {
+    let (hub, mut subscription) = slow_reader(2);
+    let mut last: [Option<Step>; 2] = [None, None];
+    for _ in 0..20 {
+        // Faster than it reads.
+        append(&hub, 0, 5);
+        append(&hub, 1, 5);
+        let Next::Step(step) = subscription.try_next() else { panic!("there is more") };
+        let channel = match &step {
+            Step::Events { channel, .. } => channel.name().clone(),
+            Step::Gap(gap) => gap.channel.clone().unwrap(),
+            _ => panic!("{step:?}"),
+        };
+        let last = &mut last[usize::from(channel == name("c/1"))];
+        let twice = matches!((&last, &step), (Some(Step::Gap(_)), Step::Gap(_)));
+        assert!(!twice, "{last:?}, then {step:?}");
+        *last = Some(step);
+    }
+}
+
+#[test]
+fn one_read_of_many_channels_looks_at_a_bounded_number_of_them() {
+    const CHANNELS: usize = 3 * MAX_MERGE_LOOKS;
+    let (hub, mut subscription) = slow_reader(CHANNELS);
+    // What each of them was to give first is gone: that is found one by one.
+    (0..CHANNELS).for_each(|channel| append(&hub, channel, 3));
+    let (mut again, mut gaps, mut events) = (0, 0, 0);
+    loop {
+        match subscription.try_next() {
+            Next::Step(Step::Gap(_)) => gaps += 1,
+            Next::Step(Step::Events { run, .. }) => events += run.count(),
+            Next::Step(step) => panic!("{step:?}"),
+            Next::Again => again += 1,
+            Next::Pending => break,
+            Next::Finished => panic!("it has no end"),
+        }
+    }
+    assert_eq!((gaps, events), (CHANNELS, 3 * CHANNELS));
+    assert!(again >= 2, "{again} pauses");
+    // All of them at once have something new.
+    (0..CHANNELS).for_each(|channel| append(&hub, channel, 1));
+    assert!(matches!(subscription.try_next(), Next::Again), "it has looked at all of them");
 }

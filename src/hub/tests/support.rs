@@ -137,6 +137,7 @@ impl Stage {
                     seen.push("finished".to_owned());
                     return seen;
                 }
+                Next::Again => {}
                 Next::Pending => {
                     // Perhaps it has only asked for what is on disk.
                     until_all_is_read(&self.disk);
