@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,18 +51,28 @@ pub(super) struct Ledger<S, R> {
     window: Duration,
     max_keys: usize,
     metrics: Arc<Metrics>,
-    entries: Arc<Mutex<Entries<S, R>>>,
+    hashers: [RandomState; 2],
+    entries: Arc<Mutex<Entries>>,
+    of: PhantomData<fn(S) -> R>,
 }
 
-struct Entries<S, R> {
-    by_key: HashMap<(S, IdempotencyKey), Entry<R>>,
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<Fingerprint, Entry>,
     /// Keys by the time at which they were last settled; some of them have been settled again.
-    order: VecDeque<(Instant, (S, IdempotencyKey))>,
+    order: VecDeque<(Instant, Fingerprint)>,
 }
 
-struct Entry<R> {
+/// What a key and its scope are known by: two hashes, by secrets of the process. Keys are of any
+/// length, and there are many.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Fingerprint([u64; 2]);
+
+struct Entry {
     settled: Option<Instant>,
-    outcome: Outcome<R>,
+    /// The outcome as JSON, as the store has it; nothing while the request runs. Texts of their own
+    /// would each take more.
+    outcome: Option<Box<str>>,
 }
 
 /// What has become of a key's request.
@@ -78,7 +89,8 @@ pub(super) enum Outcome<R> {
 }
 
 /// What a key's request finds.
-pub(super) enum Claimed<S: Scope, R: Clone> {
+#[allow(clippy::large_enum_variant)] // it is taken apart at once
+pub(super) enum Claimed<S: Scope, R: Kept> {
     /// It may run; so much was published under this key before.
     Run(Claim<S, R>, Tally),
     /// It has run.
@@ -92,15 +104,20 @@ pub(super) trait Scope: Clone + Eq + Hash + Display {}
 
 impl<S: Clone + Eq + Hash + Display> Scope for S {}
 
-impl<S: Scope, R: Clone> Ledger<S, R> {
+/// What is kept of a request that has ended well.
+pub(super) trait Kept: Clone + Serialize + DeserializeOwned {}
+
+impl<R: Clone + Serialize + DeserializeOwned> Kept for R {}
+
+impl<S: Scope, R: Kept> Ledger<S, R> {
     pub(super) fn new(
         kind: &'static str,
         window: Duration,
         max_keys: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let entries = Entries { by_key: HashMap::new(), order: VecDeque::new() };
-        Self { kind, window, max_keys, metrics, entries: Arc::new(Mutex::new(entries)) }
+        let (hashers, entries) = Default::default();
+        Self { kind, window, max_keys, metrics, hashers, entries, of: PhantomData }
     }
 
     /// Takes back what the store has kept. Returns whether it was of this ledger. What cannot be
@@ -108,45 +125,61 @@ impl<S: Scope, R: Clone> Ledger<S, R> {
     pub(super) fn restore(&self, kept: &disk::Receipt, now: Moment) -> bool
     where
         S: for<'a> TryFrom<&'a str>,
-        R: DeserializeOwned,
     {
         let Some(scope) = kept.scope.strip_prefix(self.kind) else { return false };
-        let outcome = serde_json::from_str(&kept.outcome).ok();
-        if let (Ok(scope), Ok(key), Some(outcome)) = (S::try_from(scope), kept.key.parse(), outcome)
-        {
+        if let (Ok(scope), Ok(key), Ok(_)) = (
+            S::try_from(scope),
+            kept.key.parse(),
+            serde_json::from_str::<Outcome<R>>(&kept.outcome),
+        ) {
             let instant = Instant::now();
             // Where no instant is so early, the key is remembered for longer.
             let settled = instant.checked_sub(now.since(kept.time)).unwrap_or(instant);
-            let (key, settled_at) = ((scope, key), Some(settled));
-            let mut entries = self.entries.lock();
-            entries.by_key.insert(key.clone(), Entry { settled: settled_at, outcome });
-            entries.order.push_back((settled, key));
+            let outcome = Some(kept.outcome.clone());
+            let entry = Entry { settled: Some(settled), outcome };
+            self.entries.lock().settle(self.fingerprint(&scope, &key), settled, entry);
         }
         true
     }
 
     /// Takes a key for a request.
     pub(super) fn claim(&self, scope: S, key: IdempotencyKey) -> Claimed<S, R> {
-        let key = (scope, key);
+        let fingerprint = self.fingerprint(&scope, &key);
         let mut entries = self.entries.lock();
         if entries.forget(Instant::now(), self.window, self.max_keys) {
             self.metrics.limit_hit("publish.max_idempotency_keys");
         }
-        let before = match entries.by_key.get(&key).map(|entry| &entry.outcome) {
+        let before = match entries.by_key.get(&fingerprint).map(Entry::outcome) {
             Some(Outcome::Running) => return Claimed::Running,
-            Some(Outcome::Done(receipt)) => return Claimed::Replay(receipt.clone()),
-            Some(Outcome::Partial(tally)) => tally.clone(),
+            Some(Outcome::Done(receipt)) => return Claimed::Replay(receipt),
+            Some(Outcome::Partial(tally)) => tally,
             None => Tally::default(),
         };
-        let running = Entry { settled: None, outcome: Outcome::Running };
-        entries.by_key.insert(key.clone(), running);
+        entries.by_key.insert(fingerprint, Entry { settled: None, outcome: None });
         let (kind, entries, chain) = (self.kind, self.entries.clone(), disk::Chain::new());
         let outcome = Outcome::Partial(before.clone());
-        Claimed::Run(Claim { kind, entries, key, outcome, chain }, before)
+        Claimed::Run(Claim { kind, entries, fingerprint, scope, key, outcome, chain }, before)
+    }
+
+    fn fingerprint(&self, scope: &S, key: &IdempotencyKey) -> Fingerprint {
+        Fingerprint(self.hashers.each_ref().map(|hasher| hasher.hash_one((scope, key))))
     }
 }
 
-impl<S: Scope, R> Entries<S, R> {
+impl Entry {
+    fn outcome<R: Kept>(&self) -> Outcome<R> {
+        let Some(outcome) = &self.outcome else { return Outcome::Running };
+        // It was written here, or read before it was taken.
+        serde_json::from_str(outcome).unwrap_or_else(|_| Outcome::Partial(Tally::default()))
+    }
+}
+
+impl Entries {
+    fn settle(&mut self, fingerprint: Fingerprint, now: Instant, entry: Entry) {
+        self.by_key.insert(fingerprint, entry);
+        self.order.push_back((now, fingerprint));
+    }
+
     /// Forgets what is behind the window, and makes room. Returns whether a key that is not behind
     /// the window had to go.
     fn forget(&mut self, now: Instant, window: Duration, max_keys: usize) -> bool {
@@ -174,32 +207,29 @@ impl<S: Scope, R> Entries<S, R> {
 }
 
 /// A key that is taken by a request. Dropped without a receipt, it remembers how far that came.
-pub(super) struct Claim<S: Scope, R: Clone> {
+pub(super) struct Claim<S: Scope, R: Kept> {
     kind: &'static str,
-    entries: Arc<Mutex<Entries<S, R>>>,
-    key: (S, IdempotencyKey),
+    entries: Arc<Mutex<Entries>>,
+    fingerprint: Fingerprint,
+    scope: S,
+    key: IdempotencyKey,
     outcome: Outcome<R>,
     /// What the store is to keep speaks of what came before.
     chain: disk::Chain,
 }
 
-impl<S: Scope, R: Clone> Claim<S, R> {
+impl<S: Scope, R: Kept> Claim<S, R> {
     /// So much has been published under the key.
     pub(super) fn note(&mut self, published: &Tally) {
         self.outcome = Outcome::Partial(published.clone());
     }
 
     /// What the store is to keep of this outcome, which is of this moment.
-    pub(super) fn to_keep(&self, outcome: &Outcome<R>, now: Moment) -> disk::Receipt
-    where
-        R: Serialize,
-    {
-        let (scope, IdempotencyKey(key)) = &self.key;
+    pub(super) fn to_keep(&self, outcome: &Outcome<R>, now: Moment) -> disk::Receipt {
         disk::Receipt {
-            scope: format!("{}{scope}", self.kind).into(),
-            key: key.clone(),
-            // Numbers and texts: there is nothing that could fail.
-            outcome: serde_json::to_string(outcome).unwrap_or_default().into(),
+            scope: format!("{}{}", self.kind, self.scope).into(),
+            key: self.key.0.clone(),
+            outcome: outcome.to_json(),
             time: now,
             offset: 0,
             chain: self.chain.clone(),
@@ -212,13 +242,18 @@ impl<S: Scope, R: Clone> Claim<S, R> {
     }
 }
 
-impl<S: Scope, R: Clone> Drop for Claim<S, R> {
+impl<R: Kept> Outcome<R> {
+    fn to_json(&self) -> Box<str> {
+        // Numbers and texts: there is nothing that could fail.
+        serde_json::to_string(self).unwrap_or_default().into()
+    }
+}
+
+impl<S: Scope, R: Kept> Drop for Claim<S, R> {
     fn drop(&mut self) {
-        let now = Instant::now();
-        let settled = Entry { settled: Some(now), outcome: self.outcome.clone() };
-        let mut entries = self.entries.lock();
-        entries.by_key.insert(self.key.clone(), settled);
-        entries.order.push_back((now, self.key.clone()));
+        let (now, outcome) = (Instant::now(), Some(self.outcome.to_json()));
+        let settled = Entry { settled: Some(now), outcome };
+        self.entries.lock().settle(self.fingerprint, now, settled);
     }
 }
 

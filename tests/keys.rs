@@ -1,0 +1,65 @@
+//! What an idempotency key costs that is remembered.
+//!
+//! A test binary of its own: what it measures is the whole process.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fanfare::hub::{self, Hub};
+use fanfare::ingest::{Begun, BodyKind, Config, Ingest, Options};
+use fanfare::telemetry::Metrics;
+
+const KEYS: usize = 100_000;
+
+/// Bytes for each: two hashes, two times and a receipt as text, in tables that are partly empty.
+const MOST: usize = 400;
+
+/// The resident memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+async fn publish(ingest: &Ingest, number: usize, with_key: bool) -> bool {
+    // As long as keys may be, nearly.
+    let key = with_key.then(|| format!("{number:0200}").parse().unwrap());
+    let options = Options { idempotency_key: key, ..Options::default() };
+    let channel = format!("chat/{}", number % 100).parse().unwrap();
+    match ingest.publish(channel, BodyKind::Single, options).unwrap() {
+        Begun::Replay(receipt) => {
+            assert_eq!((receipt.channel, receipt.events), (format!("chat/{}", number % 100), 1));
+            true
+        }
+        Begun::Publish(mut publish) => {
+            publish.feed(&Bytes::from_static(b"token")).await.unwrap();
+            publish.finish().await.unwrap();
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_idempotency_keys_take_some_300_bytes_each() {
+    let metrics = Arc::new(Metrics::new());
+    let config = hub::Config { max_events: 10, ..hub::Config::default() };
+    let ingest = Ingest::new(
+        Hub::new(config, metrics),
+        Config { max_idempotency_keys: 2 * KEYS, ..Config::default() },
+    );
+    // The channels have their largest size.
+    for number in 0..20_000 {
+        assert!(!publish(&ingest, number, false).await);
+    }
+    let before = resident();
+    for number in 0..KEYS {
+        assert!(!publish(&ingest, number, true).await);
+    }
+    let each = (resident() - before) / KEYS;
+    println!("{each} bytes each");
+    assert!(each <= MOST, "{each} bytes each");
+    for number in [0, KEYS / 2, KEYS - 1] {
+        assert!(publish(&ingest, number, true).await, "{number} is remembered");
+    }
+}
