@@ -6,6 +6,11 @@ use clap::Parser;
 use fanfare::cli::{Cli, run};
 use fanfare::config::Inherited;
 
+/// It gives free memory back to the system within some ten seconds, by a thread of its own, so that
+/// an idle hub does, too. That of the C library keeps what lies between memory in use.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Here, where there is no other thread yet: see there.
     let inherited = Inherited::from_environment();
