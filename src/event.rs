@@ -103,6 +103,12 @@ impl Payload {
         }
     }
 
+    /// The same in memory of its own: what it was cut out of may be much larger.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The bytes, which are UTF-8.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

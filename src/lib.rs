@@ -27,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod egress;
 pub mod event;
+pub mod gathered;
 pub mod generation;
 pub mod hooks;
 pub mod http;

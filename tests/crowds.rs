@@ -5,16 +5,15 @@
 //! is each crowd (`fanfare bench`): their descriptors are counted apart, and each raises its limit.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+mod process;
+
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
+use process::{FANFARE, Hub, PATIENCE};
 
 const CROWDS: usize = 10;
 const SUBSCRIBERS: u64 = 15_000;
@@ -32,41 +31,14 @@ const GROWTH: u64 = SUBSCRIBERS * (CROWDS - SETTLED) as u64 * 14;
 /// thousand leaves most of it already.
 const REST: u64 = 8 << 20;
 
-/// Far more than closing fifteen thousand sockets takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A hub, and the crowds that come to it.
+struct Venue(Hub);
 
-/// A hub that is a process. Dropped, it is killed.
-struct Hub {
-    child: Child,
-    addr: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Hub {
-    fn start() -> Self {
-        let mut child = Command::new(FANFARE)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            // Each thread has a store of free memory: as many of them on every machine.
-            .envs([("TOKIO_WORKER_THREADS", "2"), ("FANFARE_SUBSCRIBERS__SHARDS", "2")])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the hub starts");
-        let mut log = BufReader::new(child.stderr.take().expect("a log"));
-        let mut line = String::new();
-        while !line.contains("listening") {
-            line.clear();
-            assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
-        }
-        // Whoever writes to a pipe that nobody reads stops.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        let (addr, admin) = (address(&line, " addr="), address(&line, " admin_addr="));
-        Self { child, addr, admin }
-    }
-
+impl Venue {
     /// So many come, all get one event, all leave.
     fn receive(&self, subscribers: u64) {
         let output = Command::new(FANFARE)
-            .args(["bench", "--json", "--quiet", "--url", &format!("http://{}", self.addr)])
+            .args(["bench", "--json", "--quiet", "--url", &format!("http://{}", self.0.addr)])
             .args(["--subscribers", &subscribers.to_string(), "--source-addresses", "8"])
             .args(["--rate", "2", "--duration", "500ms", "--warmup", "0s"])
             .output()
@@ -81,62 +53,27 @@ impl Hub {
     fn wait_until_empty(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let page = self.metrics();
-            let left = (gauge(&page, "fanfare_subscriptions"), gauge(&page, "fanfare_connections"));
+            let gauges = ["fanfare_subscriptions", "fanfare_connections"];
+            let left = gauges.map(|name| self.0.gauge(name));
             // The connection is the one that asks.
-            if left == (0, 1) {
+            if left == [0, 1] {
                 return;
             }
             assert!(Instant::now() < deadline, "subscriptions and connections left: {left:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-
-    fn metrics(&self) -> String {
-        let mut tcp = TcpStream::connect(self.admin).expect("a connection");
-        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        tcp.write_all(request.as_bytes()).expect("a request");
-        let mut page = String::new();
-        tcp.read_to_string(&mut page).expect("an answer");
-        page
-    }
-
-    /// The memory that is the process's alone: no pages of the program's file, which come in as
-    /// they are used and which the system takes back.
-    fn anonymous(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = fs::read_to_string(path).expect("the hub is there");
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a sum");
-        line.trim().strip_suffix(" kB").expect("kilobytes").parse::<u64>().expect("a size") * 1024
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn address(line: &str, field: &str) -> SocketAddr {
-    let (_, rest) = line.split_once(field).expect("the log names its addresses");
-    rest.split_whitespace().next().unwrap().parse().expect("an address")
-}
-
-fn gauge(page: &str, name: &str) -> u64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.expect("the metric").parse().expect("a count")
 }
 
 #[test]
 fn memory_returns_to_its_start_after_15000_subscribers_come_and_go_ten_times() {
-    let hub = Hub::start();
+    let hub = Venue(Hub::start(&[("FANFARE_SUBSCRIBERS__SHARDS", "2")]));
     hub.receive(1);
-    let start = hub.anonymous();
+    let start = hub.0.anonymous();
     let mut after = Vec::new();
     for _ in 0..CROWDS {
         hub.receive(SUBSCRIBERS);
-        after.push(hub.anonymous());
+        after.push(hub.0.anonymous());
     }
     let kib: Vec<u64> = after.iter().map(|bytes| bytes / 1024).collect();
     println!("{} KiB at the start, then {kib:?}", start / 1024);

@@ -5,60 +5,36 @@
 //! memory is counted alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+mod process;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
-const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
+use process::{PATIENCE, ask};
 
 /// What all channels together have, for whoever begins at the earliest event: more than kernels and
 /// libraries buffer for a client that does not read.
 const CHANNELS: usize = 10;
 const EVENTS: usize = 800;
 
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Each of these wants the processors for itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A hub that is a process. Dropped, it is killed.
-struct Hub {
-    child: Child,
-    addr: SocketAddr,
-    admin: SocketAddr,
-}
+/// A hub whose clients are many, and what they send is much.
+struct Hub(process::Hub);
 
 impl Hub {
     fn start(settings: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(FANFARE)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            // Each thread has a store of free memory: as many of them on every machine.
-            .envs([("TOKIO_WORKER_THREADS", "2"), ("FANFARE_SERVER__WORKERS", "2")])
-            .envs([
-                ("FANFARE_QUOTAS__ADDRESS_CONNECTIONS", "off"),
-                ("FANFARE_QUOTAS__BYTES", "off"),
-            ])
-            .envs(settings.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the hub starts");
-        let mut log = BufReader::new(child.stderr.take().expect("a log"));
-        let mut line = String::new();
-        while !line.contains("listening") {
-            line.clear();
-            assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
-        }
-        // Whoever writes to a pipe that nobody reads stops.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        let (addr, admin) = (address(&line, " addr="), address(&line, " admin_addr="));
-        Self { child, addr, admin }
+        let quotas =
+            [("FANFARE_QUOTAS__ADDRESS_CONNECTIONS", "off"), ("FANFARE_QUOTAS__BYTES", "off")];
+        Self(process::Hub::start(&[&quotas, settings].concat()))
     }
 
     /// Fills the channels.
@@ -77,7 +53,7 @@ impl Hub {
              Content-Length: {}\r\n\r\n",
             body.len()
         );
-        ask(self.addr, &[head.as_bytes(), body.as_bytes()].concat())
+        ask(self.0.addr, &[head.as_bytes(), body.as_bytes()].concat())
     }
 
     /// A client that sends this, and reads nothing.
@@ -85,69 +61,36 @@ impl Hub {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         // What the kernel keeps for it is of no interest.
         socket.set_recv_buffer_size(1024).expect("a small buffer");
-        socket.connect(&self.addr.into()).expect("a connection");
+        socket.connect(&self.0.addr.into()).expect("a connection");
         let mut tcp = TcpStream::from(socket);
         tcp.write_all(request).expect("a request");
         tcp
     }
 
     fn gauge(&self, name: &str) -> u64 {
-        let page = ask(
-            self.admin,
-            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        );
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.expect("the metric").parse().expect("a count")
+        self.0.gauge(name)
     }
 
     fn wait_for(&self, name: &str, wanted: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.gauge(name) != wanted {
             assert!(Instant::now() < deadline, "{name} is {}, not {wanted}", self.gauge(name));
-            std::thread::sleep(Duration::from_millis(20));
+            sleep(Duration::from_millis(20));
         }
     }
 
     /// The memory that is the process's alone, once it stays as it is.
     fn settled(&self) -> u64 {
-        let mut last = self.anonymous();
+        let mut last = self.0.anonymous();
         loop {
-            std::thread::sleep(Duration::from_millis(300));
-            let now = self.anonymous();
+            sleep(Duration::from_millis(300));
+            let now = self.0.anonymous();
             if now.abs_diff(last) < 64 << 10 {
                 return now;
             }
             last = now;
         }
     }
-
-    fn anonymous(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = fs::read_to_string(path).expect("the hub is there");
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a sum");
-        line.trim().strip_suffix(" kB").expect("kilobytes").parse::<u64>().expect("a size") * 1024
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn address(line: &str, field: &str) -> SocketAddr {
-    let (_, rest) = line.split_once(field).expect("the log names its addresses");
-    rest.split_whitespace().next().unwrap().parse().expect("an address")
-}
-
-fn ask(to: SocketAddr, request: &[u8]) -> String {
-    let mut tcp = TcpStream::connect(to).expect("a connection");
-    tcp.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    tcp.write_all(request).expect("a request");
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer).expect("an answer");
-    answer
 }
 
 fn get(to: &str, accept: &str) -> Vec<u8> {
@@ -243,11 +186,11 @@ fn what_clients_do_not_read_has_a_budget_and_those_who_read_nothing_for_longest_
     let deadline = Instant::now() + PATIENCE;
     while hub.gauge(ended) == 0 || hub.gauge("fanfare_unwritten_bytes") > 1 << 20 {
         assert!(Instant::now() < deadline, "{} bytes", hub.gauge("fanfare_unwritten_bytes"));
-        std::thread::sleep(Duration::from_millis(20));
+        sleep(Duration::from_millis(20));
     }
     // Others are served meanwhile.
     let page = ask(
-        hub.addr,
+        hub.0.addr,
         b"GET /v1/channels/m/2?from=earliest&limit=3 HTTP/1.1\r\nHost: localhost\r\n\
           Accept: application/json\r\nConnection: close\r\n\r\n",
     );
@@ -277,4 +220,179 @@ fn a_publish_waits_for_no_crowd_that_reads_many_channels() {
     assert!(took <= MOST, "{took:?}");
     hub.wait_for("fanfare_subscriptions", READERS as u64);
     drop(readers);
+}
+
+/// The most memory that a hub has meanwhile, and what else comes of it.
+fn peak<T>(hub: &Hub, meanwhile: impl FnOnce() -> T) -> (u64, T) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peak = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                peak = hub.0.anonymous().max(peak);
+                sleep(Duration::from_millis(10));
+            }
+            peak
+        });
+        let outcome = meanwhile();
+        is_over.store(true, Ordering::Relaxed);
+        (watch.join().expect("the watch"), outcome)
+    })
+}
+
+/// The head of a request whose body never comes to its end.
+fn endless(line: &str, kind: &str) -> Vec<u8> {
+    format!(
+        "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
+             Content-Length: 50000000\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+impl Hub {
+    /// Clients that each send this, as far as the hub lets them: a refusal ends the sending.
+    fn send_all(&self, clients: usize, request: &[u8]) -> Vec<TcpStream> {
+        let connect = || TcpStream::connect(self.0.addr).expect("a connection");
+        let mut clients: Vec<TcpStream> = (0..clients).map(|_| connect()).collect();
+        std::thread::scope(|scope| {
+            for some in clients.chunks_mut(16) {
+                scope.spawn(move || some.iter_mut().for_each(|tcp| drop(tcp.write_all(request))));
+            }
+        });
+        clients
+    }
+
+    /// Waits until no more than this memory is in use.
+    fn wait_until_given_back(&self, most: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.0.anonymous() > most {
+            let has = self.0.anonymous();
+            assert!(Instant::now() < deadline, "{has} bytes, and {most} are right");
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn unfinished_bodies_take_little_more_than_their_budget_and_all_is_given_back() {
+    const CLIENTS: usize = 200;
+    const BUDGET: u64 = 32 << 20;
+    /// Connections and their tasks, what is read away behind refusals, and free memory.
+    const BESIDE: u64 = 28 << 20;
+    const LEFT: u64 = 16 << 20;
+    let _alone = ALONE.lock();
+    let lines = format!("data: {}\n", "u".repeat(1000)).repeat(1100);
+    let line = |begins: &str| format!("{begins}{}", "u".repeat(1_100_000));
+    for (to, kind, body) in [
+        ("/v1/channels/u", "text/event-stream", line("data: ")),
+        ("/v1/channels/u", "text/event-stream", lines),
+        ("/v1/channels/u", "image/png", line("")),
+        ("/v1/publish", "application/x-ndjson", line("{")),
+    ] {
+        let hub = Hub::start(&[("FANFARE_PUBLISH__MAX_UNFINISHED", "32MiB")]);
+        let start = hub.settled();
+        let request = [&endless(&format!("POST {to}"), kind), body.as_bytes()].concat();
+        // What is left of the first time is room for the second.
+        for _ in 0..2 {
+            let (peak, clients) = peak(&hub, || {
+                let clients = hub.send_all(CLIENTS, &request);
+                hub.settled();
+                clients
+            });
+            let peak = peak.saturating_sub(start);
+            println!("{kind} to {to}: {} KiB", peak >> 10);
+            assert!(peak >= BUDGET / 2, "{kind} to {to}: {peak} bytes: nothing was held");
+            assert!(peak <= BUDGET + BESIDE, "{kind} to {to}: {peak} bytes");
+            drop(clients);
+            hub.wait_until_given_back(start + LEFT);
+        }
+    }
+}
+
+#[test]
+fn what_a_publisher_has_sent_and_is_published_takes_no_memory_of_its_stream() {
+    const FIRST: usize = 10;
+    const CLIENTS: usize = 60;
+    const MOST: u64 = 96 << 10;
+    let _alone = ALONE.lock();
+    let large = format!("data: {}\n\n", "u".repeat(500_000));
+    let lines = "{\"channel\":\"u\",\"data\":0}\n".repeat(2000);
+    let (stream, ndjson) = ("text/event-stream", "application/x-ndjson");
+    for (to, kind, body, events) in [
+        ("/v1/channels/u", stream, large, 1),
+        ("/v1/channels/u", stream, "data:\n\n".repeat(4000), 4000),
+        ("/v1/publish", ndjson, lines, 2000),
+    ] {
+        let settings = [("FANFARE_CHANNELS__MAX_BYTES", "1MiB"), ("FANFARE_QUOTAS__EVENTS", "off")];
+        let hub = Hub::start(&settings);
+        let request = [&endless(&format!("POST {to}"), kind), body.as_bytes()].concat();
+        let send = |clients: usize, before: usize| {
+            let clients = hub.send_all(clients, &request);
+            let events = (clients.len() + before) * events;
+            hub.wait_for("fanfare_events_published_total", events as u64);
+            clients
+        };
+        // The log has its largest size, and each thread its own memory.
+        let _first = send(FIRST, 0);
+        let before = hub.settled();
+        let _clients = send(CLIENTS, FIRST);
+        hub.wait_until_given_back(before + CLIENTS as u64 * MOST);
+    }
+}
+
+#[test]
+fn a_long_id_of_a_publisher_is_not_copied_for_each_of_its_events() {
+    const MOST: u64 = 64 << 20;
+    let _alone = ALONE.lock();
+    let hub = Hub::start(&[]);
+    let start = hub.settled();
+    let body = format!("id: {}\n\n{}", "i".repeat(200_000), "data:\n\n".repeat(20_000));
+    let (peak, answer) = peak(&hub, || hub.post("/v1/channels/u", "text/event-stream", &body));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let peak = peak.saturating_sub(start);
+    println!("{} KiB", peak >> 10);
+    assert!(peak <= MOST, "{peak} bytes");
+}
+
+#[test]
+fn a_document_that_comes_byte_by_byte_takes_no_more_than_its_size() {
+    const CLIENTS: usize = 50;
+    const BYTES: usize = 600;
+    /// A connection with its buffer, and the document.
+    const MOST: u64 = 128 << 10;
+    let _alone = ALONE.lock();
+    let hub = Hub::start(&[]);
+    let before = hub.settled();
+    let mut clients = hub.send_all(CLIENTS, &endless("PUT /v1/channels/u", "application/json"));
+    clients.iter().for_each(|tcp| tcp.set_nodelay(true).expect("an option"));
+    for _ in 0..BYTES {
+        clients.iter_mut().for_each(|tcp| tcp.write_all(b" ").expect("a byte"));
+    }
+    let each = hub.settled().saturating_sub(before) / CLIENTS as u64;
+    println!("{each} bytes");
+    assert!(each <= MOST, "{each} bytes each");
+}
+
+#[test]
+fn documents_that_are_not_there_yet_count_as_unfinished_bodies() {
+    let _alone = ALONE.lock();
+    let settings =
+        [("FANFARE_PUBLISH__MAX_EVENT_BYTES", "1MiB"), ("FANFARE_PUBLISH__MAX_UNFINISHED", "1MiB")];
+    for line in ["PUT /v1/channels/u", "POST /v1/signals/u", "POST /v1/tokens"] {
+        let hub = Hub::start(&settings);
+        let request = [endless(line, "application/json"), vec![b' '; 40_000]].concat();
+        let clients = hub.send_all(60, &request);
+        // Some had to go: one of them is answered.
+        let deadline = Instant::now() + PATIENCE;
+        let mut answered = clients.iter().cycle().filter_map(|mut tcp| {
+            assert!(Instant::now() < deadline, "{line}: nobody is answered");
+            tcp.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
+            let mut answer = [0; 2000];
+            let read = tcp.read(&mut answer).ok().filter(|read| *read > 0)?;
+            Some(String::from_utf8_lossy(&answer[..read]).into_owned())
+        });
+        let answer = answered.next().expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 503"), "{line}: {answer}");
+        assert!(answer.contains("publish.max_unfinished"), "{line}: {answer}");
+    }
 }

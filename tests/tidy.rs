@@ -8,7 +8,18 @@ use std::path::{Path, PathBuf};
 /// Who lives on which floor. A module imports from lower floors; on the ground and under the roof,
 /// also from neighbours that stand before it.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "clock", "position", "channel", "event", "shutdown", "pass", "telemetry", "value"],
+    &[
+        "limits",
+        "clock",
+        "position",
+        "channel",
+        "event",
+        "gathered",
+        "shutdown",
+        "pass",
+        "telemetry",
+        "value",
+    ],
     &["sse", "generation", "outbound"],
     &["store", "auth", "quota"],
     &["hub"],

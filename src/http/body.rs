@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Extensions;
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use super::problem::{ErrorCode, Problem};
 use super::{Client, Request};
 use crate::egress::{BrokenOff, Egress, EventStream, Handed, OpenStream, SignalFeed};
+use crate::gathered::Gathered;
+use crate::ingest::{Ingest, Share};
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
 
 /// How long, and how much, is still read from a client who was answered early: a connection
@@ -99,22 +101,44 @@ impl http_body::Body for Body {
     }
 }
 
-/// Reads a request body that is a document.
+/// Reads a request body that is a document. What has come of it counts among unfinished bodies.
 ///
 /// # Errors
-/// It is too large, does not come in time, or broke off.
-pub async fn read_document(request: Request) -> Result<Bytes, Problem> {
+/// It is too large, does not come in time, or broke off; or there is no room for it.
+pub async fn read_document<N: AsRef<Ingest>>(
+    request: Request,
+    share: Share<N>,
+) -> Result<Vec<u8>, Problem> {
     let deadline = deadline(request.extensions());
-    let document = Limited::new(request.into_body(), MAX_DOCUMENT_BYTES).collect();
-    let Ok(document) = timeout_at(deadline, document).await else { return Err(late()) };
-    match document {
-        Ok(document) => Ok(document.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::new(
-            ErrorCode::PayloadTooLarge,
-            format!("the document is larger than {MAX_DOCUMENT_BYTES} bytes"),
-        )),
-        Err(_) => Err(Problem::new(ErrorCode::InvalidEvent, "the request body broke off")),
+    let document = timeout_at(deadline, gather(request.into_body(), share)).await;
+    document.unwrap_or_else(|_| Err(late()))
+}
+
+/// A piece that is kept keeps the buffer that it came through, which is much larger than what comes
+/// byte by byte: so each is copied.
+async fn gather<N: AsRef<Ingest>>(
+    mut body: Incoming,
+    mut share: Share<N>,
+) -> Result<Vec<u8>, Problem> {
+    let mut document = Gathered::default();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(broke_off()) };
+        let Some(piece) = frame.data_ref() else { continue };
+        if document.len() + piece.len() > MAX_DOCUMENT_BYTES {
+            let detail = format!("the document is larger than {MAX_DOCUMENT_BYTES} bytes");
+            return Err(Problem::new(ErrorCode::PayloadTooLarge, detail));
+        }
+        document.extend(piece);
+        share.note_read(piece.len());
+        share.hold(document.room())?;
     }
+    Ok(document.take())
+}
+
+/// The body of a request has no end of its own.
+#[must_use]
+pub fn broke_off() -> Problem {
+    Problem::new(ErrorCode::InvalidEvent, "the request body broke off")
 }
 
 /// When the body of this request must be there, if it is a document.

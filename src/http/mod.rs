@@ -35,7 +35,7 @@ use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use access::Access;
-pub use body::{Body, deadline, late, let_finish, read_document};
+pub use body::{Body, broke_off, deadline, late, let_finish, read_document};
 pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, Cors, InvalidOrigin};
 pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};

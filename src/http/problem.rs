@@ -9,7 +9,7 @@ use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
 use crate::hub::{self, ClaimError, TooManyChannels};
-use crate::ingest::{Failure, InvalidEvent, InvalidLine, Place, PublishError, Tally};
+use crate::ingest::{Failure, InvalidEvent, InvalidLine, NoRoom, Place, PublishError, Tally};
 use crate::pass::Over;
 use crate::quota::Exceeded;
 use crate::store::disk::Refused;
@@ -421,6 +421,12 @@ impl From<Refused> for ErrorCode {
 impl From<Refused> for Problem {
     fn from(why: Refused) -> Self {
         Self::new(why.into(), why.to_string())
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(error: NoRoom) -> Self {
+        Self::new(ErrorCode::Overloaded, error.to_string()).with("limit", NoRoom::LIMIT)
     }
 }
 

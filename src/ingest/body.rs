@@ -1,9 +1,10 @@
 //! The kinds of body, as decoders: pieces in, events out. One decoder holds at most one event.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use memchr::memchr;
 
 use crate::event::{EventType, InvalidEventType, NewEvent, Payload};
+use crate::gathered::Gathered;
 use crate::generation;
 use crate::limits::{MAX_OPENING_BYTES, MAX_QUOTED_CHARS};
 use crate::sse;
@@ -128,7 +129,7 @@ enum Grammar {
     EventStream { parser: sse::Parser, default_type: Option<EventType> },
     Ndjson { lines: Lines, event_type: Option<EventType> },
     Text { pieces: Pieces, event_type: Option<EventType> },
-    Single { data: BytesMut, max_bytes: usize, event_type: Option<EventType>, optional: bool },
+    Single { data: Gathered, max_bytes: usize, event_type: Option<EventType>, optional: bool },
 }
 
 impl Decoder {
@@ -148,7 +149,7 @@ impl Decoder {
             BodyKind::Ndjson => Grammar::Ndjson { lines: Lines::new(max_bytes), event_type },
             BodyKind::Text => Grammar::Text { pieces: Pieces::new(max_bytes), event_type },
             BodyKind::Single => {
-                Grammar::Single { data: BytesMut::new(), max_bytes, event_type, optional }
+                Grammar::Single { data: Gathered::default(), max_bytes, event_type, optional }
             }
         };
         Self { grammar, opening: Opening::default() }
@@ -176,9 +177,9 @@ impl Decoder {
         fed.map_err(|error| self.explained(error))
     }
 
-    /// Bytes that are no event yet.
+    /// Bytes of memory that is taken by what is no event yet.
     pub(super) fn held(&self) -> usize {
-        self.grammar.held() + self.opening.bytes.len()
+        self.grammar.held() + self.opening.bytes.capacity()
     }
 
     /// The number of the line that was taken last, of a body of lines.
@@ -261,7 +262,7 @@ impl Grammar {
                 if data.len() + piece.len() > *max_bytes {
                     return Err(InvalidEvent::TooLarge(*max_bytes));
                 }
-                data.extend_from_slice(piece);
+                data.extend(piece);
                 Ok(())
             }
         }
@@ -271,8 +272,8 @@ impl Grammar {
         match self {
             Self::EventStream { parser, .. } => parser.held(),
             Self::Ndjson { lines, .. } => lines.held(),
-            Self::Text { pieces, .. } => pieces.partial.len(),
-            Self::Single { data, .. } => data.len(),
+            Self::Text { pieces, .. } => pieces.partial.capacity(),
+            Self::Single { data, .. } => data.room(),
         }
     }
 
@@ -287,8 +288,7 @@ impl Grammar {
             }
             Self::Single { data, optional: true, .. } if data.is_empty() => Ok(()),
             Self::Single { data, event_type, .. } => {
-                let data =
-                    Payload::new(data.split().freeze()).map_err(|_| InvalidEvent::NotUtf8)?;
+                let data = Payload::new(data.take().into()).map_err(|_| InvalidEvent::NotUtf8)?;
                 events.push(NewEvent { event_type: event_type.clone(), data });
                 Ok(())
             }
@@ -394,19 +394,19 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Cuts a body into lines; blank ones are passed over.
 pub(super) struct Lines {
     max_bytes: usize,
-    partial: BytesMut,
+    partial: Gathered,
     /// Lines taken so far, blank ones included.
     taken: u64,
 }
 
 impl Lines {
-    /// Bytes of the line whose end has not come yet.
+    /// Bytes of memory that the line takes whose end has not come yet.
     pub(super) fn held(&self) -> usize {
-        self.partial.len()
+        self.partial.room()
     }
 
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, partial: BytesMut::new(), taken: 0 }
+        Self { max_bytes, partial: Gathered::default(), taken: 0 }
     }
 
     /// The number of the line that was taken last, from one.
@@ -425,13 +425,14 @@ impl Lines {
             let line = if self.partial.is_empty() {
                 line
             } else {
-                self.partial.extend_from_slice(&line);
-                self.partial.split().freeze()
+                self.partial.extend(&line);
+                self.partial.take().into()
             };
             self.take(line, &mut take)?;
         }
-        self.partial.extend_from_slice(&rest);
-        self.check(&self.partial).map_err(|error| {
+        self.partial.extend(&rest);
+        let cr = usize::from(self.partial.last() == Some(b'\r'));
+        self.check(self.partial.len() - cr).map_err(|error| {
             self.taken += 1;
             error.into()
         })
@@ -441,7 +442,7 @@ impl Lines {
         &mut self,
         mut take: impl FnMut(Bytes) -> Result<(), E>,
     ) -> Result<(), E> {
-        let line = self.partial.split().freeze();
+        let line = Bytes::from(self.partial.take());
         if line.is_empty() { Ok(()) } else { self.take(line, &mut take) }
     }
 
@@ -451,7 +452,8 @@ impl Lines {
         take: &mut impl FnMut(Bytes) -> Result<(), E>,
     ) -> Result<(), E> {
         self.taken += 1;
-        self.check(&line)?;
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        self.check(text.strip_suffix(b"\r").unwrap_or(text).len())?;
         // Windows tools begin a file with a byte order mark, which is no part of its first line.
         let text = line.strip_prefix(BOM).filter(|_| self.taken == 1).unwrap_or(&line);
         let line = line.slice_ref(text.trim_ascii());
@@ -460,10 +462,8 @@ impl Lines {
 
     /// The space around a line counts, as it does while the line's end has not come: or it would
     /// matter where the body is cut. Its end does not count, nor what may be the half of one.
-    fn check(&self, line: &[u8]) -> Result<(), InvalidEvent> {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let fits = line.len() <= self.max_bytes;
+    fn check(&self, bytes: usize) -> Result<(), InvalidEvent> {
+        let fits = bytes <= self.max_bytes;
         if fits { Ok(()) } else { Err(InvalidEvent::TooLarge(self.max_bytes)) }
     }
 }

@@ -8,6 +8,7 @@ mod ending;
 mod idempotency;
 mod publish;
 mod scatter;
+mod share;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use publish::{
     Begun, Closing, Failure, Fed, Options, Place, Publish, PublishError, Receipt, Tally,
 };
 pub use scatter::{InvalidLine, May, Scatter, ScatterReceipt, Sender};
+pub use share::{NoRoom, Share};
 
 use idempotency::Ledger;
 
@@ -99,9 +101,8 @@ impl Ingest {
         }
     }
 
-    /// What bodies have brought that has not become events yet.
-    #[must_use]
-    pub fn unfinished(&self) -> &Budget {
+    /// The memory that bodies take whose content has not become events yet.
+    fn unfinished(&self) -> &Budget {
         &self.0.unfinished
     }
 

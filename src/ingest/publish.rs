@@ -193,6 +193,39 @@ impl<P, R> Begun<P, R> {
     }
 }
 
+/// Events whose room is kept from one piece of a body to the next.
+const USUAL_EVENTS: usize = 64;
+
+/// Bytes of a last event that is kept: an end mark, as a rule.
+const KEPT_EVENT: usize = 1024;
+
+/// The last event of a body, as far as it may be an end mark.
+enum LastEvent {
+    /// The event, in memory of its own. What comes with it may tell the format.
+    Kept(NewEvent),
+    /// It is too large to be kept, and was looked at when it came.
+    Seen {
+        /// It is an end mark.
+        is_end: bool,
+    },
+}
+
+impl LastEvent {
+    fn new(event: &NewEvent, board: &Board) -> Self {
+        if event.data.as_bytes().len() > KEPT_EVENT {
+            return Self::Seen { is_end: ends_with(&board.recogniser(), event) };
+        }
+        Self::Kept(NewEvent { event_type: event.event_type.clone(), data: event.data.detached() })
+    }
+
+    fn is_end(&self, board: &Board) -> bool {
+        match self {
+            Self::Kept(event) => ends_with(&board.recogniser(), event),
+            Self::Seen { is_end } => *is_end,
+        }
+    }
+}
+
 /// A publish that is under way.
 pub struct Publish {
     ingest: Running,
@@ -211,7 +244,7 @@ pub struct Publish {
     tally: Tally,
     events: Vec<NewEvent>,
     /// The last event of a body whose end mark closes nothing.
-    last_event: Option<NewEvent>,
+    last_event: Option<LastEvent>,
     /// Bytes at the end of the body that are no event.
     discarded: u64,
     last: Option<Appended>,
@@ -371,7 +404,7 @@ impl Publish {
         &self.tally
     }
 
-    /// Bytes of the body that are no event yet.
+    /// Bytes of memory that the body takes and that are no event yet.
     #[must_use]
     pub fn held(&self) -> usize {
         self.decoder.held()
@@ -384,8 +417,10 @@ impl Publish {
         close: Option<&Close>,
         last: bool,
     ) -> Result<(), Failure> {
-        if self.end_watch.is_none() && self.board.is_some() {
-            self.last_event = self.events.last().cloned().or(self.last_event.take());
+        if self.end_watch.is_none()
+            && let (Some(board), Some(event)) = (&self.board, self.events.last())
+        {
+            self.last_event = Some(LastEvent::new(event, board));
         }
         self.skip_published();
         let close = close.filter(|_| decoded.is_ok());
@@ -490,6 +525,8 @@ impl Publish {
     fn count(&mut self, appended: Appended) {
         self.tally = self.tally_behind(&appended);
         self.events.clear();
+        // One piece may have had thousands.
+        self.events.shrink_to(USUAL_EVENTS);
         self.last = Some(appended);
         if let Some(claim) = &mut self.claim {
             claim.note(&self.tally);
@@ -523,8 +560,9 @@ impl Publish {
         }
         let Some(end_watch) = &self.end_watch else {
             let (last, board) = (self.last_event.as_ref()?, self.board.as_ref()?);
-            let ends = ends_with(&board.recogniser(), last);
-            return ends.then_some("the last event is an end mark: `close=auto` would close here");
+            return last
+                .is_end(board)
+                .then_some("the last event is an end mark: `close=auto` would close here");
         };
         Some(match end_watch.format() {
             _ if events == 0 => "the body had no event: the channel waits for another",

@@ -86,6 +86,8 @@ struct Progress {
     /// What of that is to be waited for, in order, with its line.
     storing: Vec<(u64, Offset, Stored)>,
     subscribers: HashMap<ChannelName, usize>,
+    /// Bytes of the names in it.
+    name_bytes: usize,
 }
 
 impl Scatter {
@@ -109,6 +111,7 @@ impl Scatter {
             tally,
             storing: Vec::new(),
             subscribers: HashMap::new(),
+            name_bytes: 0,
         };
         let lines = Lines::new(max_line);
         Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender }))
@@ -150,10 +153,11 @@ impl Scatter {
         &self.progress.tally
     }
 
-    /// Bytes of the body that are no event yet.
+    /// Bytes of memory that the body takes: of the line that is no event yet, and of the names of
+    /// its channels, which its receipt counts.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.lines.held()
+        self.lines.held() + self.progress.held()
     }
 
     fn note(
@@ -207,15 +211,25 @@ impl Progress {
             self.ahead.count(number, ingest.hub().event_id(offset));
             self.storing.push((number, offset, appended.stored));
         }
-        self.subscribers.insert(name, appended.subscribers);
+        let name_bytes = name.as_str().len();
+        if self.subscribers.insert(name, appended.subscribers).is_none() {
+            self.name_bytes += name_bytes;
+        }
         Ok(())
+    }
+
+    fn held(&self) -> usize {
+        let each = size_of::<(ChannelName, usize)>();
+        let beyond = self.tally.beyond.len() + self.ahead.beyond.len();
+        self.name_bytes + self.subscribers.capacity() * each + beyond * size_of::<u64>()
     }
 
     /// Waits until all that was handed in counts, or will not. Behind one that is not stored others
     /// may be: a retry publishes exactly those that are not.
     async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
         let mut outcome = Ok(());
-        for (line, offset, mut stored) in self.storing.drain(..) {
+        // Taken: the room for a piece of many lines is not kept.
+        for (line, offset, mut stored) in std::mem::take(&mut self.storing) {
             match stored.wait().await {
                 Ok(()) => self.tally.count(line, ingest.hub().event_id(offset)),
                 Err(why) => outcome = outcome.and(Err(hub::PublishError::from(why).into())),

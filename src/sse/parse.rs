@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use memchr::memchr2;
 
+use crate::gathered::Gathered;
+
 /// What a line may have besides its share of the event: the field's name, a colon, a space.
 const FIELD_OVERHEAD: usize = 64;
 
@@ -16,7 +18,7 @@ const FIELD_OVERHEAD: usize = 64;
 const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
 /// Bytes of a line whose room is kept for the next: a stream goes on for long after a large event.
-const KEPT_LINE: usize = 16 * 1024;
+const KEPT_LINE: usize = 4 * 1024;
 
 /// One event as its stream carried it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,19 +56,19 @@ pub struct Rest {
 pub struct Parser {
     max_event_bytes: usize,
     /// The beginning of a line whose end has not come yet.
-    line: Vec<u8>,
+    line: Gathered,
     /// The last piece ended with CR: a LF at the start of the next belongs to it.
     skip_lf: bool,
     at_start: bool,
-    /// An `error` field is an event.
-    reads_errors: bool,
+    /// The stream is a publisher's.
+    of_publisher: bool,
     /// A line was none of an event stream.
     is_foreign: bool,
     /// A field has come, of whatever name.
     has_fields: bool,
     /// Bytes of the fields of the event that has not ended yet.
     block: usize,
-    data: Option<String>,
+    data: Option<Gathered>,
     event_type: Option<Box<str>>,
     id_buffer: Option<Box<str>>,
     last_event_id: Option<Box<str>>,
@@ -74,10 +76,13 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Bytes that wait for the end of their line or event.
+    /// Bytes of memory that lines and events take whose end has not come.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.line.len() + self.data.as_ref().map_or(0, String::len)
+        let data = self.data.as_ref().map_or(0, Gathered::room);
+        let texts = [&self.event_type, &self.id_buffer, &self.last_event_id];
+        let texts = texts.into_iter().flatten().map(|text| text.len());
+        self.line.room() + data + texts.sum::<usize>()
     }
 
     /// A parser for events of up to `max_event_bytes` of data.
@@ -85,10 +90,10 @@ impl Parser {
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
             max_event_bytes,
-            line: Vec::new(),
+            line: Gathered::default(),
             skip_lf: false,
             at_start: true,
-            reads_errors: false,
+            of_publisher: false,
             is_foreign: false,
             has_fields: false,
             block: 0,
@@ -101,10 +106,11 @@ impl Parser {
     }
 
     /// A parser for the stream of a publisher: an `error:` line, as llama.cpp writes it, is an
-    /// event of the type `error`. The standard would have it ignored.
+    /// event of the type `error`, which the standard would have ignored; and ids are, because the hub
+    /// gives its own.
     #[must_use]
     pub fn of_publisher(max_event_bytes: usize) -> Self {
-        Self { reads_errors: true, ..Self::new(max_event_bytes) }
+        Self { of_publisher: true, ..Self::new(max_event_bytes) }
     }
 
     /// Whether a line was of no event stream: no comment, and no field that one has.
@@ -139,20 +145,20 @@ impl Parser {
             }
             self.end_line(line, events)?;
         }
-        self.line.extend_from_slice(rest);
+        self.line.extend(rest);
         self.check_line(self.line.len())
     }
 
     /// Ends the stream, and says what it ended in. By the standard, that is no event.
     pub fn finish(&mut self) -> Rest {
         let mut events = Vec::new();
-        let line = std::mem::take(&mut self.line);
+        let line = self.line.take();
         let begun = FIELDS.iter().any(|name| name.as_bytes().starts_with(&line));
         let was_foreign = self.is_foreign;
         let read = if line.is_empty() { Ok(()) } else { self.read_line(&line, &mut events) };
         self.is_foreign &= was_foreign || !begun;
         let bytes = std::mem::take(&mut self.block);
-        self.dispatch(&mut events);
+        let read = read.and_then(|()| self.dispatch(&mut events));
         Rest { event: events.pop().filter(|_| read.is_ok()), bytes }
     }
 
@@ -174,13 +180,12 @@ impl Parser {
             self.check_line(end.len())?;
             return self.read_line(end, events);
         }
-        let mut line = std::mem::take(&mut self.line);
-        line.extend_from_slice(end);
-        self.check_line(line.len())?;
+        self.check_line(self.line.len() + end.len())?;
+        self.line.extend(end);
+        let line = self.line.take();
         self.read_line(&line, events)?;
-        line.clear();
         if line.capacity() <= KEPT_LINE {
-            self.line = line;
+            self.line = Gathered::within(line);
         }
         Ok(())
     }
@@ -198,23 +203,24 @@ impl Parser {
         self.block += if is_field { line.len() + 1 } else { 0 };
         let line = std::str::from_utf8(line).map_err(|_| ParseError::NotUtf8)?;
         if line.is_empty() {
-            self.dispatch(events);
-            return Ok(());
+            return self.dispatch(events);
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "data" => return self.push_data(value),
             "event" => self.event_type = (!value.is_empty()).then(|| value.into()),
-            "id" if !value.contains('\0') => self.id_buffer = Some(value.into()),
+            "id" if !self.of_publisher && !value.contains('\0') => {
+                self.id_buffer = Some(value.into())
+            }
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry = value.parse().ok().map(Duration::from_millis);
             }
-            "error" if self.reads_errors && !value.is_empty() => {
-                self.dispatch(events);
+            "error" if self.of_publisher && !value.is_empty() => {
+                self.dispatch(events)?;
                 self.event_type = Some(field.into());
                 self.push_data(value)?;
-                self.dispatch(events);
+                self.dispatch(events)?;
             }
             // Comments have an empty field name; what is unknown is ignored, says the standard.
             "" | "id" | "retry" => {}
@@ -224,19 +230,17 @@ impl Parser {
     }
 
     fn push_data(&mut self, line: &str) -> Result<(), ParseError> {
-        match &mut self.data {
-            None => self.data = Some(line.into()),
-            Some(data) => {
-                data.push('\n');
-                data.push_str(line);
-            }
+        let more = self.data.is_some();
+        let data = self.data.get_or_insert_default();
+        if more {
+            data.extend(b"\n");
         }
-        let len = self.data.as_ref().map_or(0, String::len);
-        let fits = len <= self.max_event_bytes;
+        data.extend(line.as_bytes());
+        let fits = data.len() <= self.max_event_bytes;
         if fits { Ok(()) } else { Err(ParseError::TooLarge(self.max_event_bytes)) }
     }
 
-    fn dispatch(&mut self, events: &mut Vec<ParsedEvent>) {
+    fn dispatch(&mut self, events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
         self.block = 0;
         if let Some(id) = &self.id_buffer
             && self.last_event_id.as_ref() != Some(id)
@@ -244,9 +248,12 @@ impl Parser {
             self.last_event_id = Some(id.clone());
         }
         let event_type = self.event_type.take();
-        if let Some(data) = self.data.take() {
+        if let Some(mut data) = self.data.take() {
+            // Whole lines, each of which is.
+            let data = String::from_utf8(data.take()).map_err(|_| ParseError::NotUtf8)?;
             events.push(ParsedEvent { id: self.last_event_id.clone(), event_type, data });
         }
+        Ok(())
     }
 }
 

@@ -198,6 +198,7 @@ impl Viewer {
                 self.noticed = is_gap && self.due(self.selected[0], oracle).is_some();
                 return true;
             }
+            Next::Again => return true,
             Next::Pending => {
                 assert!(!self.finished, "waits behind the end");
                 self.check_caught_up(oracle);

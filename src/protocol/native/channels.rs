@@ -11,6 +11,7 @@ use crate::http::{
     read_document,
 };
 use crate::hub::{ChannelOptions, Claim, Coalesce, Description, Producer, WhenUnwatched};
+use crate::ingest::Share;
 
 /// A channel with its settings, as JSON.
 #[derive(Serialize)]
@@ -76,7 +77,7 @@ pub(super) async fn put(
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
-    let document = read_document(request).await?;
+    let document = read_document(request, Share::new(native.clone())).await?;
     let options = parse_options(&document)?;
     claim(&native, &caller, &name, Claim::ToPublish)?;
     let (channel, created, mut stored) = native.hub.configure(&name, &options)?;

@@ -12,14 +12,14 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Native;
-use crate::http::{Caller, ErrorCode, Problem, late, let_finish};
-use crate::ingest::Tally;
-use crate::limits::{MAX_READ_BYTES, MAX_SMALL_BODY_BYTES};
+use crate::http::{Caller, ErrorCode, Problem, broke_off, late, let_finish};
+use crate::ingest::{Share, Tally};
 use crate::pass::{Over, Pass};
 
 /// See the module.
 pub(super) struct Intake {
-    share: Share,
+    /// The hub, and what the body takes of its memory.
+    share: Share<Native>,
     caller: Caller,
     body: Incoming,
     patience: Patience,
@@ -63,27 +63,6 @@ impl Terms {
     }
 }
 
-/// The hub, and what the body takes of its memory: bytes that have not become events yet.
-struct Share {
-    native: Arc<Native>,
-    held: usize,
-    /// Bytes that have come, as far as they say how large the buffer is that they come through.
-    read: usize,
-}
-
-impl Share {
-    fn set(&mut self, held: usize) {
-        let before = std::mem::replace(&mut self.held, held);
-        self.native.ingest.unfinished().replace(before, held);
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
 /// What comes next.
 pub(super) enum Piece {
     Data(Bytes),
@@ -98,7 +77,7 @@ impl Intake {
         let Terms { caller, patience, pass } = terms;
         let over = |pass: Pass| Box::pin(async move { pass.ended().await }) as Pin<Box<_>>;
         Self {
-            share: Share { native, held: 0, read: 0 },
+            share: Share::new(native),
             caller,
             body,
             patience,
@@ -115,7 +94,7 @@ impl Intake {
     }
 
     pub(super) fn native(&self) -> &Native {
-        &self.share.native
+        self.share.home()
     }
 
     /// The next piece; can be cancelled without loss.
@@ -130,12 +109,12 @@ impl Intake {
         }
         loop {
             let late = self.too_late_at();
-            let Self { share: Share { native, .. }, body, over, alarm, .. } = self;
+            let Self { share, body, over, alarm, .. } = self;
             // The alarm is set last, by those alone who must wait.
             tokio::select! {
                 biased;
                 over = over_or_never(over) => return Piece::BrokenOff(Problem::over(over)),
-                () = native.shutdown.stopping() => return Piece::Stopping,
+                () = share.home().shutdown.stopping() => return Piece::Stopping,
                 piece = next_data(body) => {
                     self.hear();
                     return piece;
@@ -172,7 +151,7 @@ impl Intake {
                 self.hear();
                 None
             }
-            () = self.share.native.shutdown.stopping() => Some(Piece::Stopping),
+            () = self.share.home().shutdown.stopping() => Some(Piece::Stopping),
             over = over_or_never(&mut self.over) => Some(Piece::BrokenOff(Problem::over(over))),
         }
     }
@@ -191,20 +170,12 @@ impl Intake {
         }
     }
 
-    /// Notes how much waits to become an event. When there is no room for all, those go who hold
-    /// much: whoever sends events of the usual size does not notice.
+    /// Notes how much memory is taken by what waits to become an event.
     ///
     /// # Errors
     /// There is no room for so much.
     pub(super) fn hold(&mut self, held: usize) -> Result<(), Problem> {
-        self.share.set(held + self.share.read);
-        if held <= MAX_SMALL_BODY_BYTES || !self.native().ingest.unfinished().is_exceeded() {
-            return Ok(());
-        }
-        self.native().hub.metrics().limit_hit("publish.max_unfinished");
-        let detail = "as much of unfinished bodies waits as `publish.max_unfinished` allows";
-        let problem = Problem::new(ErrorCode::Overloaded, detail);
-        Err(problem.with("limit", "publish.max_unfinished"))
+        Ok(self.share.hold(held)?)
     }
 
     /// These events were paid for by an earlier request with the same key.
@@ -215,7 +186,7 @@ impl Intake {
     /// Pays for a piece, by all events so far. Past what its sender may, a stream is read more
     /// slowly; whoever sends documents meets the debt with the next.
     pub(super) fn pay(&mut self, events: u64, bytes: usize) {
-        self.share.read = (self.share.read + bytes).min(MAX_READ_BYTES);
+        self.share.note_read(bytes);
         let more = events.saturating_sub(self.paid);
         self.paid = self.paid.max(events);
         if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
@@ -243,10 +214,6 @@ async fn over_or_never(over: &mut Option<impl Future<Output = Over> + Unpin>) ->
         Some(over) => over.await,
         None => pending().await,
     }
-}
-
-fn broke_off() -> Problem {
-    Problem::new(ErrorCode::InvalidEvent, "the request body broke off")
 }
 
 async fn next_data(body: &mut Incoming) -> Piece {

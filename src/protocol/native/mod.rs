@@ -45,6 +45,12 @@ pub struct Native {
     pub shutdown: Shutdown,
 }
 
+impl AsRef<Ingest> for Native {
+    fn as_ref(&self) -> &Ingest {
+        &self.ingest
+    }
+}
+
 impl Native {
     /// Every route of this protocol.
     #[must_use]

@@ -13,6 +13,7 @@ use crate::http::{
     read_document,
 };
 use crate::hub::{Claim, GenerationOver, Signal, StopError, Stopped};
+use crate::ingest::Share;
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 use crate::sse;
@@ -47,7 +48,7 @@ pub(super) async fn send(
     let name = channel_name(&name)?;
     let caller = Caller::of(request.extensions())?;
     caller.payer().signal().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    let document = read_document(request).await?;
+    let document = read_document(request, Share::new(native.clone())).await?;
     let Document { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
     claim(&native, &caller, &name, Claim::ToWait)?;

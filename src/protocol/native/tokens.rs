@@ -13,6 +13,7 @@ use crate::clock::{micros, rfc3339};
 use crate::http::{
     Caller, ErrorCode, Problem, Request, Response, json, parse_object, read_document,
 };
+use crate::ingest::Share;
 use crate::limits::MAX_GRANTED_PATTERNS;
 
 /// The life of a token for which none was asked.
@@ -44,13 +45,13 @@ struct Answer {
 }
 
 pub(super) async fn mint(
-    _native: Arc<Native>,
+    native: Arc<Native>,
     request: Request,
     _rest: String,
 ) -> Result<Response, Problem> {
     let caller = Caller::of(request.extensions())?;
     caller.payer().token().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    let document = read_document(request).await?;
+    let document = read_document(request, Share::new(native)).await?;
     let right = "JSON such as {\"subscribe\": [\"chat/42\"], \"ttl\": \"1h\"}";
     let document: Document = parse_object(&document, right)?;
     let wanted = document.grants()?;

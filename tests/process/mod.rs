@@ -1,0 +1,84 @@
+//! The hub as a process of its own, whose memory is counted alone.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub(crate) const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
+
+/// Far more than anything takes that is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A hub that is a process. Dropped, it is killed.
+pub(crate) struct Hub {
+    child: Child,
+    pub(crate) addr: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Hub {
+    /// Starts a hub on free ports, with these settings as environment variables.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(FANFARE)
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            // Each thread has a store of free memory: as many of them on every machine.
+            .envs([("TOKIO_WORKER_THREADS", "2"), ("FANFARE_SERVER__WORKERS", "2")])
+            // Free memory is given back soon.
+            .envs([("_RJEM_MALLOC_CONF", "dirty_decay_ms:500")])
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the hub starts");
+        let mut log = BufReader::new(child.stderr.take().expect("a log"));
+        let mut line = String::new();
+        while !line.contains("listening") {
+            line.clear();
+            assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
+        }
+        // Whoever writes to a pipe that nobody reads stops.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let (addr, admin) = (address(&line, " addr="), address(&line, " admin_addr="));
+        Self { child, addr, admin }
+    }
+
+    /// One value of the metrics.
+    pub(crate) fn gauge(&self, name: &str) -> u64 {
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let page = ask(self.admin, request.as_bytes());
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect("the metric").parse().expect("a count")
+    }
+
+    /// The memory that is the process's alone: no pages of the program's file, which come in as
+    /// they are used and which the system takes back.
+    pub(crate) fn anonymous(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = fs::read_to_string(path).expect("the hub is there");
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a sum");
+        line.trim().strip_suffix(" kB").expect("kilobytes").parse::<u64>().expect("a size") * 1024
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address(line: &str, field: &str) -> SocketAddr {
+    let (_, rest) = line.split_once(field).expect("the log names its addresses");
+    rest.split_whitespace().next().unwrap().parse().expect("an address")
+}
+
+/// Sends this, and gives all that is answered.
+pub(crate) fn ask(to: SocketAddr, request: &[u8]) -> String {
+    let mut tcp = TcpStream::connect(to).expect("a connection");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    tcp.write_all(request).expect("a request");
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).expect("an answer");
+    answer
+}
