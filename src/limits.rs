@@ -43,9 +43,9 @@ pub const MAX_SEGMENT_BYTES: usize = 64 * 1024;
 /// age.
 pub const MAX_CLOCK_DRIFT: Duration = Duration::from_millis(100);
 
-/// Times at which the wall clock was set that a store remembers, the latest: a machine whose clock is
-/// wrong at each start makes one a start. What is older than that has the age that the earliest of
-/// them leaves it.
+/// Times at which the wall clock was set that a store remembers, the latest: a machine whose clock
+/// is wrong at each start makes one a start. What is older than that has the age that the earliest
+/// of them leaves it.
 pub const MAX_CLOCK_STEPS: usize = 64;
 
 /// Offsets of which a log on disk remembers where they lead: those of subscribers who come back

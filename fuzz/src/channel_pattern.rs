@@ -53,12 +53,12 @@ fn is_pattern(text: &str) -> bool {
 }
 
 fn selects(pattern: &ChannelPattern, name: &ChannelName) -> bool {
-    fn behind(pattern: &[&str], name: &[&str]) -> bool {
+    fn after(pattern: &[&str], name: &[&str]) -> bool {
         match (pattern, name) {
             ([], []) => true,
             (["**"], rest) => !rest.is_empty(),
             ([wanted, pattern @ ..], [segment, name @ ..]) => {
-                (*wanted == "*" || wanted == segment) && behind(pattern, name)
+                (*wanted == "*" || wanted == segment) && after(pattern, name)
             }
             _ => false,
         }
@@ -67,7 +67,7 @@ fn selects(pattern: &ChannelPattern, name: &ChannelName) -> bool {
     let (pattern, name) = (parts(pattern.as_str()), parts(name.as_str()));
     let pattern: Vec<&str> = pattern.iter().map(String::as_str).collect();
     let name: Vec<&str> = name.iter().map(String::as_str).collect();
-    behind(&pattern, &name)
+    after(&pattern, &name)
 }
 
 fn granted(pattern: &ChannelPattern) -> Grants {

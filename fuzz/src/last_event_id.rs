@@ -74,8 +74,8 @@ fn resumed(offset: Option<u64>, first: &[u64], retained: &[u64], seen: &Seen) {
     let given = offsets(seen);
     match offset.filter(|offset| *offset <= WORLD.hub.tail().offset.0) {
         Some(offset) => {
-            let behind = retained.iter().copied().filter(|at| *at > offset);
-            assert_eq!(given, behind.collect::<Vec<_>>(), "behind {offset}");
+            let after = retained.iter().copied().filter(|at| *at > offset);
+            assert_eq!(given, after.collect::<Vec<_>>(), "behind {offset}");
             // The last event that a channel has lost is the one before its first, two back.
             let lost = first.iter().filter(|first| offset + 2 < **first);
             assert_eq!(seen.gaps.len(), lost.count(), "gaps behind {offset}");

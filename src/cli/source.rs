@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_resumes_behind_the_last_whole_event_and_stops_at_a_204() {
+    async fn it_resumes_after_the_last_whole_event_and_stops_at_a_204() {
         let answers = vec![
             stream("retry: 0\nid: e-4\nevent: fanfare.open\ndata: {}\n\n"),
             stream("retry: 0\nid: e-5\ndata: five\n\nid: e-6\ndata: si"),
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_stops_behind_the_end_without_asking_again() {
+    async fn it_stops_after_the_end_without_asking_again() {
         let end = "event: fanfare.end\nid: e-2\ndata: {\"state\":\"complete\"}\n\n";
         let (client, heard) =
             hub_that_says(vec![stream(&format!("id: e-1\ndata: x\n\n{end}"))]).await;

@@ -178,8 +178,8 @@ impl Config {
         let long = "must be at most 1day";
         let a_day = Duration::from_secs(24 * 3600);
         require(self.subscribers.reconnect_delay <= a_day, "subscribers.reconnect_delay", long);
-        let behind_end = self.subscribers.end_reconnect_delay;
-        require(behind_end <= a_day, "subscribers.end_reconnect_delay", long);
+        let end_delay = self.subscribers.end_reconnect_delay;
+        require(end_delay <= a_day, "subscribers.end_reconnect_delay", long);
         require(self.drain.window <= a_day, "drain.window", long);
         require(self.server.body_timeout <= a_day, "server.body_timeout", long);
         require(self.publish.idle_timeout <= a_day, "publish.idle_timeout", long);

@@ -133,8 +133,8 @@ fn values<'a>(data: &'a str, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let bytes = data.as_bytes();
     memmem::find_iter(bytes, name.as_bytes()).filter_map(move |at| {
         let quoted = at > 0 && bytes[at - 1] == b'"';
-        let behind = bytes[at + name.len()..].strip_prefix(b"\"").filter(|_| quoted)?;
-        Some(behind.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+        let after = bytes[at + name.len()..].strip_prefix(b"\"").filter(|_| quoted)?;
+        Some(after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
     })
 }
 

@@ -143,11 +143,11 @@ fn steps(path: &str) -> Option<Vec<Step>> {
         } else {
             let inside = rest.strip_prefix('[')?;
             if let Some(quote) = inside.chars().next().filter(|first| ['\'', '"'].contains(first)) {
-                let (name, behind) = inside[1..].split_once(&format!("{quote}]"))?;
-                (step, rest) = (Step::Name(name.into()), behind);
+                let (name, after) = inside[1..].split_once(&format!("{quote}]"))?;
+                (step, rest) = (Step::Name(name.into()), after);
             } else {
-                let (number, behind) = inside.split_once(']')?;
-                (step, rest) = (Step::Item(number.parse().ok()?), behind);
+                let (number, after) = inside.split_once(']')?;
+                (step, rest) = (Step::Item(number.parse().ok()?), after);
             }
         }
         steps.push(step);

@@ -126,7 +126,7 @@ mod tests {
     const LIST: &[&str] = &["prefix", "after", "limit"];
 
     #[test]
-    fn the_id_to_go_on_behind_has_many_spellings() {
+    fn the_id_to_go_on_after_has_many_spellings() {
         for name in [
             "last_event_id",
             "lastEventId",

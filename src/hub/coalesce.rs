@@ -127,7 +127,7 @@ impl Stretch {
 
     /// The byte of the log behind the first `events`.
     #[must_use]
-    pub fn byte_behind(&self, events: usize) -> u64 {
+    pub fn byte_after(&self, events: usize) -> u64 {
         match (&self.ends, events.checked_sub(1)) {
             (Some(ends), Some(last)) => ends[last],
             _ => self.run.byte_after(events),

@@ -98,7 +98,7 @@ struct Member {
     /// Retention has passed over the cursor, through this offset.
     missing: Option<Offset>,
     /// The event behind the gap that was told last of it, in memory of its own.
-    behind_gap: Option<Run>,
+    after_gap: Option<Run>,
     _attachment: Attachment,
 }
 
@@ -355,9 +355,9 @@ impl Merge {
         let missing = self.taken(&beginning);
         let (queued, waits, unresolved) = (false, false, beginning.away.is_some());
         let _attachment = attachment;
-        let behind_gap = None;
+        let after_gap = None;
         let member =
-            Member { place, signal, queued, waits, unresolved, missing, behind_gap, _attachment };
+            Member { place, signal, queued, waits, unresolved, missing, after_gap, _attachment };
         self.members.insert(member);
         self.known.insert(address(channel), key);
         self.queue(key);
@@ -367,7 +367,7 @@ impl Merge {
     /// What retention has taken from a channel that joins. What its predecessors left was theirs to
     /// tell, or is noted when the subscription begins.
     fn taken(&self, beginning: &Beginning) -> Option<Offset> {
-        let through = beginning.behind;
+        let through = beginning.last_before;
         let known = self.excused.max(beginning.inherited);
         (beginning.trimmed && through > known).then_some(through)
     }
@@ -376,9 +376,9 @@ impl Merge {
     /// have come back. Those that came and went since the watch began are in the mailbox: of them
     /// only what they inherited is missing.
     fn remember_gone(&mut self) {
-        let behind = self.cursor.max(self.excused);
+        let after = self.cursor.max(self.excused);
         let mut missing: HashMap<Option<ChannelName>, Offset> = HashMap::new();
-        for (tail, name) in self.core.registry.gone(&self.patterns, behind) {
+        for (tail, name) in self.core.registry.gone(&self.patterns, after) {
             missing.insert(name, tail);
         }
         let appeared = self.mailbox.appeared.lock().clone();
@@ -394,7 +394,7 @@ impl Merge {
         for (_, member) in self.members.iter().filter(|(_, member)| member.missing.is_some()) {
             missing.remove(&Some(member.place.channel.name().clone()));
         }
-        for (name, through) in missing.into_iter().filter(|(_, through)| *through > behind) {
+        for (name, through) in missing.into_iter().filter(|(_, through)| *through > after) {
             self.heap.push(Reverse((through, Item::Ghost(self.ghosts.len()))));
             self.ghosts.push(name);
         }
@@ -443,8 +443,8 @@ impl Merge {
         let Some(member) = self.members.get_mut(key).filter(|member| !member.queued) else {
             return;
         };
-        let behind_gap = member.behind_gap.as_ref().and_then(|run| run.entries().next());
-        let ahead = match behind_gap {
+        let after_gap = member.after_gap.as_ref().and_then(|run| run.entries().next());
+        let ahead = match after_gap {
             Some(event) => Ahead::Event(event.offset),
             None if member.unresolved => Ahead::Away,
             None => member.place.channel.look(member.place.mark()),
@@ -452,7 +452,7 @@ impl Merge {
         member.waits = matches!(ahead, Ahead::Away | Ahead::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
             (Some(missing), _) => missing,
-            (None, Ahead::Missing(missing)) => missing.to.behind,
+            (None, Ahead::Missing(missing)) => missing.to.last_trimmed,
             (None, Ahead::Event(offset) | Ahead::Coming(offset)) => offset,
             // All up to the cursor was read.
             (None, Ahead::Away) => Offset(self.cursor.0 + 1),
@@ -530,7 +530,7 @@ impl Merge {
         let member = self.members.get_mut(key)?;
         member.queued = false;
         let channel = member.place.channel.clone();
-        if let Some(run) = member.behind_gap.take() {
+        if let Some(run) = member.after_gap.take() {
             self.behind_gaps -= run.bytes().len();
             member.place.move_to(run.end());
             self.cursor = run.entries().next_back()?.offset;
@@ -554,9 +554,9 @@ impl Merge {
             }
             (_, Read::Missing(Missing { to, reason })) => {
                 member.place.move_to(to.mark);
-                if to.behind > at {
+                if to.last_trimmed > at {
                     // Retention went on since: the gap has its place further behind.
-                    member.missing = Some(to.behind);
+                    member.missing = Some(to.last_trimmed);
                     return None;
                 }
                 self.gap_of(key, at, reason)
@@ -575,13 +575,13 @@ impl Merge {
             Read::Run(run) => {
                 let bytes = run.bytes().len();
                 if self.behind_gaps == 0 || self.behind_gaps + bytes <= MAX_BATCH_BYTES {
-                    member.behind_gap = Some(run.detached());
+                    member.after_gap = Some(run.detached());
                     self.behind_gaps += bytes;
                 }
             }
-            Read::Missing(Missing { to, .. }) if to.behind > through => {
+            Read::Missing(Missing { to, .. }) if to.last_trimmed > through => {
                 member.place.move_to(to.mark);
-                member.missing = Some(to.behind);
+                member.missing = Some(to.last_trimmed);
                 return None;
             }
             Read::Missing(_) | Read::CaughtUp | Read::Away => {}

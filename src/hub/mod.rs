@@ -421,14 +421,14 @@ impl Hub {
             let position = self.position(snapshot.through);
             (snapshot, position)
         });
-        let start = self.position(beginning.behind);
+        let start = self.position(beginning.last_before);
         Ok(Opened::Live(Ticket(Kind::One(Box::new(ChannelTicket {
             presence,
             counted: self.count_start(from),
             mark: beginning.mark,
             joined: channel.end(),
             head: Head { start, opening, gap, snapshot },
-            last_before: beginning.behind,
+            last_before: beginning.last_before,
         })))))
     }
 
@@ -440,7 +440,7 @@ impl Hub {
             }
             _ => return None,
         };
-        let resumed = self.position(at.behind);
+        let resumed = self.position(at.last_before);
         Some(Gap { channel: Some(name.clone()), reason, requested: Some(requested), resumed })
     }
 
@@ -503,8 +503,8 @@ impl Hub {
     /// Where the tail of a channel is, before its end if it has ended.
     #[must_use]
     pub fn tail_of(&self, channel: &Channel) -> Floor {
-        let Beginning { mark, behind, .. } = channel.begin(Begin::Tail);
-        Floor { mark, behind }
+        let Beginning { mark, last_before: after, .. } = channel.begin(Begin::Tail);
+        Floor { mark, last_trimmed: after }
     }
 
     /// The position of the last event before this byte of a channel's log.

@@ -137,7 +137,11 @@ impl Pulse {
     /// How far the reader is behind all that there is to read.
     #[must_use]
     pub fn unread(&self) -> u64 {
-        self.places.lock().iter().map(|place| place.mark().behind(place.channel.end()).seq).sum()
+        self.places
+            .lock()
+            .iter()
+            .map(|place| place.mark().distance_to(place.channel.end()).seq)
+            .sum()
     }
 
     /// How often the reader has read something.
@@ -209,6 +213,6 @@ impl Place {
         let mark = self.mark();
         let from =
             Mark { seq: mark.seq.max(self.joined.seq), byte: mark.byte.max(self.joined.byte) };
-        from.behind(self.channel.end())
+        from.distance_to(self.channel.end())
     }
 }

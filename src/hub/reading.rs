@@ -23,7 +23,7 @@ pub(super) struct Beginning {
     /// The mark cannot be known before this is fetched: nothing else of it counts.
     pub(super) away: Option<Place>,
     /// The offset of the last event before the mark, retained or not.
-    pub(super) behind: Offset,
+    pub(super) last_before: Offset,
     /// No event lies between the mark and the tail; an end may.
     pub(super) at_tail: bool,
     /// How the channel stands.

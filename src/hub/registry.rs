@@ -287,7 +287,7 @@ impl Registry {
     pub(super) fn gone(
         &self,
         patterns: &[ChannelPattern],
-        behind: Offset,
+        after: Offset,
     ) -> Vec<(Offset, Option<ChannelName>)> {
         let wild = patterns.iter().filter(|pattern| pattern.exact().is_none());
         let wild: Vec<_> = wild.collect();
@@ -297,12 +297,12 @@ impl Registry {
         let named = |name: &ChannelName| patterns.iter().any(|p| p.as_str() == name.as_str());
         let tombstones = self.tombstones.lock();
         let selected = tombstones.graves.iter().filter(|(name, grave)| {
-            grave.tail > behind && !named(name) && wild.iter().any(|p| p.matches(name))
+            grave.tail > after && !named(name) && wild.iter().any(|p| p.matches(name))
         });
         let mut gone: Vec<_> =
             selected.map(|(name, grave)| (grave.tail, Some(name.clone()))).collect();
         let forgotten = self.before(patterns).max(tombstones.floor);
-        if forgotten > behind {
+        if forgotten > after {
             gone.push((forgotten, None));
         }
         gone

@@ -143,10 +143,10 @@ impl Subscription {
         pulse.add_place(&place);
         let one = One {
             place,
-            behind: last_before,
+            last_offset: last_before,
             gap: gap.map(Box::new),
             snapshot,
-            behind_gap: None,
+            after_gap: None,
             _attachment: Attachment::listen(presence, pulse.clone()),
         };
         let (merging, batch, source) = (false, MAX_BATCH_BYTES, Source::One(one));
@@ -299,13 +299,13 @@ impl Drop for Subscription {
 pub(super) struct One {
     place: Arc<Place>,
     /// The offset of the last event before the cursor.
-    behind: Offset,
+    last_offset: Offset,
     /// What it must be told first.
     gap: Option<Box<Gap>>,
     /// What it begins with.
     snapshot: Option<(Arc<Snapshot>, Position)>,
     /// The event behind the gap that it was told last.
-    behind_gap: Option<Box<Run>>,
+    after_gap: Option<Box<Run>>,
     _attachment: Attachment,
 }
 
@@ -317,7 +317,7 @@ impl One {
         if let Some(gap) = self.gap.take() {
             return Next::Step(Step::Gap(*gap));
         }
-        if let Some(run) = self.behind_gap.take() {
+        if let Some(run) = self.after_gap.take() {
             return self.give(*run);
         }
         match self.place.channel.read(self.place.mark(), batch) {
@@ -330,7 +330,7 @@ impl One {
 
     /// Whether something must be told before anything else, or the event behind a gap.
     fn has_notices(&self) -> bool {
-        self.gap.is_some() || self.snapshot.is_some() || self.behind_gap.is_some()
+        self.gap.is_some() || self.snapshot.is_some() || self.after_gap.is_some()
     }
 
     fn is_over(&self) -> bool {
@@ -339,32 +339,32 @@ impl One {
 
     fn give(&mut self, run: Run) -> Next {
         self.place.move_to(run.end());
-        self.behind = run.entries().next_back().map_or(self.behind, |last| last.offset);
+        self.last_offset = run.entries().next_back().map_or(self.last_offset, |last| last.offset);
         Next::Step(Step::Events { channel: self.place.channel.clone(), run })
     }
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
     fn skip(&mut self, core: &Core, batch: usize) -> Next {
-        let Beginning { mark, behind, away, .. } = self.place.channel.begin(Begin::Tail);
+        let Beginning { mark, last_before, away, .. } = self.place.channel.begin(Begin::Tail);
         if mark.seq <= self.place.mark().seq || away.is_some() {
             return self.next(core, batch);
         }
-        self.jump(core, Floor { mark, behind }, GapReason::Lagged)
+        self.jump(core, Floor { mark, last_trimmed: last_before }, GapReason::Lagged)
     }
 
     fn jump(&mut self, core: &Core, to: Floor, reason: GapReason) -> Next {
-        let requested = core.position(self.behind).to_string().into();
+        let requested = core.position(self.last_offset).to_string().into();
         self.place.move_to(to.mark);
-        self.behind = to.behind;
+        self.last_offset = to.last_trimmed;
         // Retention may go on before the reader comes again: it must not find a second gap.
         if let Read::Run(run) = self.place.channel.read(to.mark, 1) {
-            self.behind_gap = Some(Box::new(run));
+            self.after_gap = Some(Box::new(run));
         }
         Next::Step(Step::Gap(Gap {
             channel: Some(self.place.channel.name().clone()),
             reason,
             requested: Some(requested),
-            resumed: core.position(to.behind),
+            resumed: core.position(to.last_trimmed),
         }))
     }
 }

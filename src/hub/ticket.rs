@@ -1,4 +1,5 @@
-//! A subscription that has been opened and that no engine reads yet: where it begins, as plain data.
+//! A subscription that has been opened and that no engine reads yet: where it begins, as plain
+//! data.
 //!
 //! It holds its channel and is counted there. What the connection is decides who reads: the ticket
 //! becomes a [`Subscription`], or a shard takes the [`ChannelTicket`] and reads by byte.

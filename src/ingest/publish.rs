@@ -32,7 +32,7 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closing {
     /// Behind the body.
-    Behind(Close),
+    AtEnd(Close),
     /// When the events say that the generation has ended.
     Auto,
 }
@@ -277,7 +277,7 @@ impl Publish {
                 let known = || board.as_ref().map(Board::recogniser).unwrap_or_default();
                 (None, Some(EndWatch::new(format.map_or_else(known, Recogniser::named))))
             }
-            Some(Closing::Behind(close)) => (Some(close), None),
+            Some(Closing::AtEnd(close)) => (Some(close), None),
             None => (None, None),
         };
         Ok(Begun::Publish(Box::new(Self {
@@ -467,7 +467,7 @@ impl Publish {
     ) -> Result<Appended, hub::PublishError> {
         let keep = self.claim.as_ref().map(|claim| {
             move |appended: &Appended| {
-                claim.to_keep(&self.outcome_behind(appended, last), self.ingest.hub().clock().now())
+                claim.to_keep(&self.outcome_after(appended, last), self.ingest.hub().clock().now())
             }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
@@ -489,8 +489,8 @@ impl Publish {
     }
 
     /// What is to be said to whoever comes back with the key when this was appended.
-    fn outcome_behind(&self, appended: &Appended, last: bool) -> Outcome<Receipt> {
-        let tally = self.tally_behind(appended);
+    fn outcome_after(&self, appended: &Appended, last: bool) -> Outcome<Receipt> {
+        let tally = self.tally_after(appended);
         if last && self.is_whole(appended.state) {
             let Appended { subscribers, state, .. } = *appended;
             Outcome::Done(self.receipt_of(tally, subscribers, state))
@@ -504,7 +504,7 @@ impl Publish {
         self.end_watch.is_none() || state != ChannelState::Open
     }
 
-    fn tally_behind(&self, appended: &Appended) -> Tally {
+    fn tally_after(&self, appended: &Appended) -> Tally {
         let mut tally = self.tally.clone();
         if let Some((first, last)) = appended.offsets {
             let id = |offset| self.ingest.hub().event_id(offset);
@@ -523,7 +523,7 @@ impl Publish {
     }
 
     fn count(&mut self, appended: Appended) {
-        self.tally = self.tally_behind(&appended);
+        self.tally = self.tally_after(&appended);
         self.events.clear();
         // One piece may have had thousands.
         self.events.shrink_to(USUAL_EVENTS);

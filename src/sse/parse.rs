@@ -106,8 +106,8 @@ impl Parser {
     }
 
     /// A parser for the stream of a publisher: an `error:` line, as llama.cpp writes it, is an
-    /// event of the type `error`, which the standard would have ignored; and ids are, because the hub
-    /// gives its own.
+    /// event of the type `error`, which the standard would have ignored; and ids are, because the
+    /// hub gives its own.
     #[must_use]
     pub fn of_publisher(max_event_bytes: usize) -> Self {
         Self { of_publisher: true, ..Self::new(max_event_bytes) }

@@ -127,6 +127,6 @@ fn is_within(place: Place, from: Mark, to: Mark) -> bool {
     match place {
         Place::Seq(seq) => (from.seq..to.seq).contains(&seq),
         Place::Byte(byte) => (from.byte..to.byte).contains(&byte),
-        Place::Behind(_) => false,
+        Place::After(_) => false,
     }
 }

@@ -79,7 +79,7 @@ impl Log {
             growing: Growing::new(Mark::default()),
             newest: None,
             start: Mark::default(),
-            warm: Floor { mark: Mark::default(), behind: trimmed_through },
+            warm: Floor { mark: Mark::default(), last_trimmed: trimmed_through },
             end: Mark::default(),
             trimmed_through,
             tail: trimmed_through,
@@ -94,11 +94,11 @@ impl Log {
         Self {
             growing: Growing::new(end),
             start: start.mark,
-            warm: Floor { mark: end, behind: tail },
+            warm: Floor { mark: end, last_trimmed: tail },
             end,
             tail,
             cold: Some(Box::default()),
-            ..Self::new(start.behind)
+            ..Self::new(start.last_trimmed)
         }
     }
 
@@ -155,7 +155,7 @@ impl Log {
         let from = match place {
             Place::Byte(byte) => piece.index.beginning_at(byte),
             Place::Seq(seq) => piece.index.at_seq(seq),
-            Place::Behind(offset) => piece.index.past_offset(offset),
+            Place::After(offset) => piece.index.past_offset(offset),
         };
         let mut run = Run::within(piece.clone(), from, max_bytes);
         // On disk may be more than counts yet.
@@ -172,7 +172,7 @@ impl Log {
         let trimmed = match place {
             Place::Seq(seq) => seq < self.start.seq,
             Place::Byte(byte) => byte < self.start.byte,
-            Place::Behind(offset) => offset < self.trimmed_through,
+            Place::After(offset) => offset < self.trimmed_through,
         };
         let Some(cold) = self.cold.as_ref().filter(|_| !trimmed) else {
             return Found::Missing(Missing { to: self.floor(), reason: GapReason::Evicted });
@@ -186,7 +186,7 @@ impl Log {
 
     /// Where what is retained begins.
     fn floor(&self) -> Floor {
-        Floor { mark: self.start, behind: self.trimmed_through }
+        Floor { mark: self.start, last_trimmed: self.trimmed_through }
     }
 
     /// The place at this byte of the log, which is the edge of a frame; nothing if it is away.
@@ -240,9 +240,9 @@ impl Log {
         if offset <= self.trimmed_through {
             return Ok(self.start);
         }
-        if offset < self.warm.behind {
+        if offset < self.warm.last_trimmed {
             let known = self.cold.as_ref().and_then(|cold| cold.mark_after(offset));
-            return known.map(|mark| mark.max(self.start)).ok_or(Place::Behind(offset));
+            return known.map(|mark| mark.max(self.start)).ok_or(Place::After(offset));
         }
         Ok(self.warm_mark_after(offset))
     }
@@ -286,7 +286,7 @@ impl Log {
         let away = match place {
             Place::Seq(seq) => matches!(self.read(Mark { seq, byte: 0 }, 1), Read::Away),
             Place::Byte(byte) => matches!(self.read_from_byte(byte, 1), Read::Away),
-            Place::Behind(offset) => self.mark_after(offset).is_err(),
+            Place::After(offset) => self.mark_after(offset).is_err(),
         };
         if away {
             self.lose(place, self.floor(), self.warm);
@@ -303,7 +303,7 @@ impl Log {
             return Some(self.trimmed_through);
         }
         if at.seq == self.warm.mark.seq {
-            return Some(self.warm.behind);
+            return Some(self.warm.last_trimmed);
         }
         self.peek(at.seq - 1).map(|entry| entry.offset)
     }
@@ -323,7 +323,7 @@ impl Log {
     /// Takes in a piece that was fetched because of what is at this place.
     pub fn warm_up(&mut self, place: Place, piece: &Run) {
         let Some(cold) = &mut self.cold else { return };
-        if let Place::Behind(offset) = place {
+        if let Place::After(offset) = place {
             let first = piece.entries().take_while(|entry| entry.offset <= offset).count();
             let seq = piece.start().seq + first as u64;
             cold.resolve(offset, Mark { seq, byte: piece.byte_after(first) });
@@ -342,7 +342,7 @@ impl Log {
         // What is in memory is read from there.
         let to = if to.mark < self.warm.mark { to } else { self.warm };
         cold.add_hole(from.mark, to);
-        if let Place::Behind(offset) = place {
+        if let Place::After(offset) = place {
             cold.resolve(offset, from.mark);
         }
     }
@@ -430,7 +430,7 @@ impl Log {
         let trimmed = to.mark.seq.saturating_sub(self.start.seq);
         if trimmed > 0 {
             self.start = to.mark;
-            self.trimmed_through = to.behind;
+            self.trimmed_through = to.last_trimmed;
             self.release_to(to.mark.seq);
         }
         if let Some(cold) = self.cold.as_mut().filter(|_| trimmed > 0) {
@@ -443,8 +443,8 @@ impl Log {
         if seq <= self.warm.mark.seq {
             return;
         }
-        let behind = self.peek(seq - 1).map_or(self.warm.behind, |last| last.offset);
-        self.warm = Floor { mark: self.mark_at(seq), behind };
+        let last_trimmed = self.peek(seq - 1).map_or(self.warm.last_trimmed, |last| last.offset);
+        self.warm = Floor { mark: self.mark_at(seq), last_trimmed };
         self.free_trimmed();
     }
 
@@ -458,7 +458,7 @@ impl Log {
             self.trimmed_through = last.offset;
         }
         self.start = self.mark_at(to);
-        self.warm = Floor { mark: self.start, behind: self.trimmed_through };
+        self.warm = Floor { mark: self.start, last_trimmed: self.trimmed_through };
         self.free_trimmed();
         trimmed
     }

@@ -26,7 +26,7 @@ pub struct Mark {
 impl Mark {
     /// How far this place is behind another, in events and bytes.
     #[must_use]
-    pub fn behind(self, other: Self) -> Self {
+    pub fn distance_to(self, other: Self) -> Self {
         Self { seq: other.seq.saturating_sub(self.seq), byte: other.byte.saturating_sub(self.byte) }
     }
 }

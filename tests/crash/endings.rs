@@ -15,15 +15,15 @@ fn post(channel: &str) -> Request {
     Request::new("POST", &format!("/v1/channels/{channel}"))
 }
 
-async fn open(hub: &Hub, path: &str, behind: Option<&str>) -> Stream {
-    let opened = within(path, Stream::open(hub.addr(), path, behind, None)).await;
+async fn open(hub: &Hub, path: &str, after: Option<&str>) -> Stream {
+    let opened = within(path, Stream::open(hub.addr(), path, after, None)).await;
     opened.expect("an answer").expect("a stream, and not its end")
 }
 
 /// Everything to the proper end of a subscription to a channel.
-async fn view(hub: &Hub, channel: &str, behind: Option<&str>) -> Vec<Event> {
+async fn view(hub: &Hub, channel: &str, after: Option<&str>) -> Vec<Event> {
     let path = format!("/v1/channels/{channel}?from=earliest");
-    let mut stream = open(hub, &path, behind).await;
+    let mut stream = open(hub, &path, after).await;
     let mut events = Vec::new();
     while let Some(event) = within(&path, stream.next()).await.expect("a stream that goes on") {
         events.push(event);

@@ -19,8 +19,8 @@ durability = "memory"
 
 const CHANNELS: [&str; 3] = ["durable/a", "written/a", "memory/a"];
 
-async fn open(hub: &Hub, path: &str, behind: Option<&str>) -> Stream {
-    let opened = within(path, Stream::open(hub.addr(), path, behind, None)).await;
+async fn open(hub: &Hub, path: &str, after: Option<&str>) -> Stream {
+    let opened = within(path, Stream::open(hub.addr(), path, after, None)).await;
     opened.expect("an answer").expect("a stream, and not its end")
 }
 
@@ -59,17 +59,17 @@ async fn channels_in_memory_are_told_missing_and_durable_ones_are_not() {
     hub.restart();
     for (channel, (first, tail)) in CHANNELS.into_iter().zip(read) {
         let path = format!("/v1/channels/{channel}");
-        let mut behind = open(&hub, &path, Some(&first)).await;
+        let mut after = open(&hub, &path, Some(&first)).await;
         let mut waiting = open(&hub, &path, Some(&tail)).await;
         if channel.starts_with("memory") {
-            next(&mut behind).await.assert_gap("evicted", &first);
+            next(&mut after).await.assert_gap("evicted", &first);
             next(&mut waiting).await.assert_gap("evicted", &tail);
         } else {
-            let missed = next(&mut behind).await;
+            let missed = next(&mut after).await;
             assert_eq!((missed.name.as_str(), missed.data.as_str()), ("", "two"), "{missed:?}");
         }
         hub.publish(channel, "three").await;
-        for mut viewer in [behind, waiting] {
+        for mut viewer in [after, waiting] {
             let live = next(&mut viewer).await;
             assert_eq!((live.name.as_str(), live.data.as_str()), ("", "three"), "{live:?}");
         }
@@ -77,7 +77,7 @@ async fn channels_in_memory_are_told_missing_and_durable_ones_are_not() {
 }
 
 #[tokio::test]
-async fn one_gap_is_told_once_and_not_again_to_who_resumes_behind_it() {
+async fn one_gap_is_told_once_and_not_again_to_who_resumes_after_it() {
     let mut hub = Hub::start(RULES);
     let id = hub.publish("memory/a", "one").await["last_id"].as_str().expect("an id").to_owned();
     hub.restart();

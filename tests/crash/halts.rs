@@ -126,8 +126,8 @@ impl Ledger {
     async fn check(&mut self, hub: &Hub) {
         for channel in (0..PUBLISHERS).map(own).chain([SHARED.to_owned()]) {
             let log = self.logs.entry(channel.clone()).or_default();
-            let behind = log.last().map(|last| last.id.clone());
-            log.extend(hub.read(&channel, behind.as_deref()).await);
+            let after = log.last().map(|last| last.id.clone());
+            log.extend(hub.read(&channel, after.as_deref()).await);
             assert_ids_grow(log);
             for (publisher, channels) in self.publishers.iter_mut().enumerate() {
                 let kept = numbers(log, publisher);

@@ -190,10 +190,10 @@ impl Hub {
     }
 
     /// What is retained of an open channel behind this id, or from the first event on.
-    pub(crate) async fn read(&self, channel: &str, behind: Option<&str>) -> Vec<Seen> {
+    pub(crate) async fn read(&self, channel: &str, after: Option<&str>) -> Vec<Seen> {
         let (mut client, mut seen) = (Client::new(self.addr), Vec::<Seen>::new());
         loop {
-            let last = seen.last().map(|last| last.id.as_str()).or(behind);
+            let last = seen.last().map(|last| last.id.as_str()).or(after);
             let from = last.map_or("from=earliest".to_owned(), |id| format!("last_event_id={id}"));
             let path = format!("/v1/channels/{channel}?{from}&limit=1000");
             let request = Request::new("GET", &path).header("Accept", "application/json");

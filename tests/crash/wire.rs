@@ -271,15 +271,15 @@ impl Stream {
     pub(crate) async fn open(
         addr: SocketAddr,
         path: &str,
-        behind: Option<&str>,
+        after: Option<&str>,
         buffer: Option<u32>,
     ) -> io::Result<Option<Self>> {
         let mut request = Request::new("GET", path);
-        if let Some(id) = behind {
+        if let Some(id) = after {
             request = request.header("Last-Event-ID", id);
         }
         let stream = Self::ask(addr, request, buffer).await?;
-        Ok(stream.map(|stream| Self { last_id: behind.map(str::to_owned), ..stream }))
+        Ok(stream.map(|stream| Self { last_id: after.map(str::to_owned), ..stream }))
     }
 
     /// Sends a request that has an event stream as its answer, or 204.

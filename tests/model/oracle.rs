@@ -214,7 +214,7 @@ impl Oracle {
     }
 
     /// The place in the channel's history of its first entry behind the offset.
-    pub(crate) fn behind(&self, channel: usize, offset: u64) -> usize {
+    pub(crate) fn after(&self, channel: usize, offset: u64) -> usize {
         let history = &self.channels[channel].history;
         history.partition_point(|entry| entry.offset <= offset)
     }

@@ -452,7 +452,7 @@ fn read_until(subscription: &mut Subscription, channel: &str, data: &str) -> Vec
 /// Channels on disk and in memory are published to while subscriptions begin at the tail: of none
 /// is the first id ahead of what follows, and resuming behind any id gives exactly the rest.
 #[test]
-fn who_comes_while_events_are_being_stored_misses_nothing_behind_any_id() {
+fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
     let folder = tempfile::tempdir().unwrap();
     let (path, durability) = (folder.path().to_owned(), Durability::Sync);
     let store = disk::Config { path, durability, min_free: ByteSize(1), ..Default::default() };

@@ -321,7 +321,7 @@ impl Viewer {
     }
 
     fn check_skip(&mut self, gap: &Gap, oracle: &Oracle) {
-        let (events, bytes) = self.behind(oracle);
+        let (events, bytes) = self.after(oracle);
         let passed = self.passes(events, bytes);
         assert!(self.lag.on_lag == OnLag::Skip && passed, "skipped within its bounds");
         assert_eq!(gap.channel.is_some(), self.is_one());
@@ -352,7 +352,7 @@ impl Viewer {
             let at = self.next[channel];
             let history = &oracle.channels[*channel].history;
             if self.is_one() {
-                assert_eq!(at, oracle.behind(*channel, resumed), "where it resumes");
+                assert_eq!(at, oracle.after(*channel, resumed), "where it resumes");
             } else {
                 assert!(history.get(at).is_none_or(|due| due.offset > resumed));
             }
@@ -366,7 +366,7 @@ impl Viewer {
     }
 
     /// What is due of that which was published since it subscribed: events and bytes.
-    fn behind(&self, oracle: &Oracle) -> (u64, u64) {
+    fn after(&self, oracle: &Oracle) -> (u64, u64) {
         let unread = self.selected.iter().flat_map(|channel| {
             let from = self.next[channel].max(self.joined[channel]);
             let history = &oracle.channels[*channel].history;
@@ -384,7 +384,7 @@ impl Viewer {
             return false;
         };
         let due = self.due(self.selected[0], oracle);
-        let (events, bytes) = self.behind(oracle);
+        let (events, bytes) = self.after(oracle);
         // Notices and gaps go first; an end is never skipped.
         self.refused.is_none()
             && !self.noticed

@@ -308,17 +308,17 @@ impl World {
             let (kept, end) = (oracle.kept_from(*channel), past.history.len());
             let ends = usize::from(one && !oracle.is_open(*channel));
             let at = match (from, &after) {
-                (_, Ok(offset)) => oracle.behind(*channel, *offset),
+                (_, Ok(offset)) => oracle.after(*channel, *offset),
                 (StartFrom::Tail, _) => end - ends,
                 (StartFrom::Last(count), _) if one => {
                     kept.max(end.saturating_sub(*count as usize + ends))
                 }
-                (StartFrom::Last(_), _) => kept.max(oracle.behind(*channel, start)),
+                (StartFrom::Last(_), _) => kept.max(oracle.after(*channel, start)),
                 (StartFrom::Earliest | StartFrom::Snapshot | StartFrom::After(_), _) => kept,
             };
             ticket.next.insert(*channel, at);
             if one && after.is_err() {
-                assert_eq!(at, oracle.behind(*channel, start), "behind its start");
+                assert_eq!(at, oracle.after(*channel, start), "behind its start");
             }
         }
         match after {
@@ -348,14 +348,14 @@ impl World {
             let history = &self.oracle.channels[*at].history;
             history[self.oracle.kept_from(*at)..].iter()
         });
-        let behind = entries.clone().filter(|entry| entry.offset > start);
+        let after = entries.clone().filter(|entry| entry.offset > start);
         match from {
             StartFrom::Tail => assert_eq!(start, self.oracle.tail),
             StartFrom::Last(count) => {
-                let events = behind.clone().filter(|entry| entry.end.is_none()).count();
+                let events = after.clone().filter(|entry| entry.end.is_none()).count();
                 assert!(events as u64 <= *count, "more than the last {count}");
                 let all = entries.count();
-                assert!(behind.count() >= all.min(*count as usize), "fewer than {count}");
+                assert!(after.count() >= all.min(*count as usize), "fewer than {count}");
             }
             _ => assert_eq!(start, 0),
         }

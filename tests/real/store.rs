@@ -359,7 +359,7 @@ async fn a_line_that_is_wrong_is_named_and_what_came_before_is_kept() {
 }
 
 #[tokio::test]
-async fn a_channel_that_has_events_is_refused_unless_they_may_come_behind_these() {
+async fn a_channel_that_has_events_is_refused_unless_they_may_come_after_these() {
     let hub = HubProcess::start(&[]);
     hub.publish("old", "old").await;
     send(&hub, "POST", "/v1/channels/done?close=complete", "text/plain", "").await;

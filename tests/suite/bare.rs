@@ -54,7 +54,7 @@ async fn the_client_gets_it_whatever_it_says_that_it_accepts() {
 }
 
 #[tokio::test]
-async fn a_generation_without_its_end_is_broken_off_behind_all_that_there_is() {
+async fn a_generation_without_its_end_is_broken_off_after_all_that_there_is() {
     let hub = TestHub::with(QUICK).await;
     let body = format!("data: {TOKEN}\n\n");
     hub.post("/v1/channels/left?close=auto", "text/event-stream", &body).await.ok();

@@ -148,7 +148,7 @@ async fn others_see_every_event_while_one_stalls() {
 }
 
 #[tokio::test]
-async fn with_skip_a_slow_subscriber_jumps_to_the_tail_behind_one_gap() {
+async fn with_skip_a_slow_subscriber_jumps_to_the_tail_after_one_gap() {
     let hub = TestHub::with(&format!(
         "{WIDE}subscribers.max_lag_events = 50\nsubscribers.max_lag_bytes = \"1GiB\"\n\
          subscribers.on_lag = \"skip\"\nsubscribers.write_timeout = \"10m\""

@@ -148,7 +148,7 @@ async fn a_merged_event_is_a_valid_one_of_its_format_with_the_last_ones_id() {
 }
 
 #[tokio::test]
-async fn the_id_of_a_merged_event_resumes_exactly_behind_it() {
+async fn the_id_of_a_merged_event_resumes_exactly_after_it() {
     let hub = TestHub::start().await;
     for format in [Format::Text, Format::OpenaiChat] {
         let generation = Generation::numbered(format, 24);
@@ -384,11 +384,11 @@ async fn adaptive_merges_what_piled_up_while_the_reader_did_not_read() {
     let generation = Generation::of(Format::OpenaiChat, tokens);
     let mut slow = narrow(&hub, "/v1/channels/c?coalesce=adaptive").await;
     let mut producer = generation.producer(&hub, "c").await;
-    let behind = generation.mark();
-    for from in (0..behind).step_by(100) {
-        producer.send(generation.wire(from..behind.min(from + 100))).await;
+    let after = generation.mark();
+    for from in (0..after).step_by(100) {
+        producer.send(generation.wire(from..after.min(from + 100))).await;
     }
-    let all = behind.to_string();
+    let all = after.to_string();
     let mut last = None;
     eventually("all of it to be in the log", async || {
         let head = hub.head("c").await;
@@ -401,7 +401,7 @@ async fn adaptive_merges_what_piled_up_while_the_reader_did_not_read() {
     let count = viewer.seen.len();
     assert!(viewer.told == generation.told, "the same text");
     assert_ascending(viewer.seen.iter().map(|event| event.id()));
-    assert!(count < behind * 3 / 4, "fewer events: {count} of {behind}");
+    assert!(count < after * 3 / 4, "fewer events: {count} of {after}");
     let longest = viewer.seen.iter().map(|event| event.data.len()).max().unwrap();
     assert!(longest > 8 * 1024, "larger events: {longest}");
     // Once it has caught up, everything is its own event again.
@@ -410,7 +410,7 @@ async fn adaptive_merges_what_piled_up_while_the_reader_did_not_read() {
         let event = slow.next().await;
         assert_eq!((event.id(), &event.data), (id.as_str(), &generation.chunks[n + 1].data));
     }
-    producer.send(generation.wire(behind..generation.chunks.len())).await;
+    producer.send(generation.wire(after..generation.chunks.len())).await;
     producer.finish().await.ok();
     assert_eq!(slow.next().await.data, "[DONE]");
     slow.next().await.assert_end("complete");

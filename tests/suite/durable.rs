@@ -74,13 +74,13 @@ async fn a_restart_is_no_gap_for_those_who_resume() {
         let hub = place.hub().await;
         let ids = hub.publish_all("c", &["1", "2", "3"]).await;
         let hub = place.restart(hub).await;
-        let mut behind = hub.resume("c", &ids[0]).await;
+        let mut after = hub.resume("c", &ids[0]).await;
         let mut at_tail = hub.resume("c", &ids[2]).await;
-        assert_eq!(texts(&behind.take(2).await), ["2", "3"], "{durability}");
+        assert_eq!(texts(&after.take(2).await), ["2", "3"], "{durability}");
         let next = hub.publish("c", "4").await;
         assert!(offset(&next) > offset(&ids[2]), "{next} is not behind {}", ids[2]);
         assert_eq!(next.split('-').next(), ids[2].split('-').next(), "the epoch goes on");
-        assert_eq!(texts(&behind.take(1).await), ["4"], "{durability}");
+        assert_eq!(texts(&after.take(1).await), ["4"], "{durability}");
         assert_eq!(texts(&at_tail.take(1).await), ["4"], "{durability}");
     }
 }
@@ -95,8 +95,8 @@ async fn every_form_and_start_reads_what_was_stored() {
     assert_eq!(page_texts(&page), ["1", "2", "3", "4"]);
     assert_eq!(page_ids(&page), ids);
     assert_eq!(page_texts(&hub.page("c", "from=last:2").await), ["3", "4"]);
-    let behind = format!("last_event_id={}", ids[1]);
-    assert_eq!(page_texts(&hub.page("c", &behind).await), ["3", "4"]);
+    let after = format!("last_event_id={}", ids[1]);
+    assert_eq!(page_texts(&hub.page("c", &after).await), ["3", "4"]);
     let mut lines = hub.stream("/v1/channels/c?from=last:3", &[]).await;
     assert_eq!(texts(&lines.take(3).await), ["2", "3", "4"]);
     let mut many = hub.stream("/v1/events?channel=c&from=earliest", &[]).await;
@@ -341,7 +341,7 @@ async fn without_room_on_the_disk_only_durable_channels_take_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_reads_on_behind_a_power_cut_is_told_that_something_may_be_missing() {
+async fn whoever_reads_on_after_a_power_cut_is_told_that_something_may_be_missing() {
     let rule = "[[channels.rules]]\npattern = \"sync/**\"\ndurability = \"sync\"\n";
     let place = Place::new(&format!("store.durability = \"async\"\n{rule}"));
     let mut hub = place.hub().await;

@@ -36,7 +36,7 @@ async fn each_way_to_end_reaches_live_subscribers_receipts_heads_and_pages() {
 }
 
 #[tokio::test]
-async fn the_end_has_the_form_of_an_event_behind_all_others() {
+async fn the_end_has_the_form_of_an_event_after_all_others() {
     let hub = TestHub::start().await;
     let mut client = hub.subscribe("c").await;
     let start = opening_text("c", client.last_id().unwrap());
@@ -148,7 +148,7 @@ async fn a_late_viewer_gets_what_was_missed_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_reconnect_behind_the_end_is_told_to_stay_away() {
+async fn a_reconnect_after_the_end_is_told_to_stay_away() {
     let hub = TestHub::start().await;
     hub.publish("c", "x").await;
     hub.close("c", "complete").await;

@@ -147,7 +147,7 @@ async fn what_follows_a_last_mark_is_read_away() {
 }
 
 #[tokio::test]
-async fn behind_a_nearly_mark_the_done_is_delivered_too() {
+async fn after_a_nearly_mark_the_done_is_delivered_too() {
     let hub = TestHub::start().await;
     let generation = Generation::of(Format::AiSdk, ["one"]);
     let mut client = hub.subscribe("c").await;
@@ -164,7 +164,7 @@ async fn behind_a_nearly_mark_the_done_is_delivered_too() {
 }
 
 #[tokio::test]
-async fn a_nearly_mark_is_enough_when_the_body_ends_or_breaks_off_behind_it() {
+async fn a_nearly_mark_is_enough_when_the_body_ends_or_breaks_off_after_it() {
     let hub = TestHub::start().await;
     for format in [Format::AiSdk, Format::Gemini] {
         let mut generation = Generation::of(format, ["one", " two"]);
@@ -856,7 +856,7 @@ async fn what_comes_first_does_not_hide_the_format() {
 }
 
 #[tokio::test]
-async fn a_clean_end_behind_a_stop_reason_is_complete() {
+async fn a_clean_end_after_a_stop_reason_is_complete() {
     let hub = TestHub::start().await;
     let stop = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
     let start = r#"{"type":"message_start","message":{"model":"c"}}"#;

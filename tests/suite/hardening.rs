@@ -139,7 +139,7 @@ async fn the_head_of_a_request_may_come_in_as_many_pieces_as_it_likes() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_in_the_middle_of_a_request_leaves_nothing_behind() {
+async fn whoever_leaves_in_the_middle_of_a_request_leaves_nothing() {
     let hub = TestHub::with("server.header_timeout = \"1h\"").await;
     let before = hub.metric("fanfare_connections").await;
     let mut halves = Vec::new();

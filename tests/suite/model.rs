@@ -47,7 +47,7 @@ impl Book {
     }
 
     /// The index of the first event behind this place.
-    fn behind(&self, place: u64) -> usize {
+    fn after(&self, place: u64) -> usize {
         self.events.partition_point(|(offset, _)| *offset <= place)
     }
 
@@ -77,7 +77,7 @@ impl Viewer {
     async fn resume(&mut self, hub: &TestHub, books: &[Book]) {
         let place = offset(&self.last);
         for (cursor, &book) in self.cursors.iter_mut().zip(&self.which) {
-            let lost = books[book].behind(place).saturating_sub(books[book].behind(*cursor));
+            let lost = books[book].after(place).saturating_sub(books[book].after(*cursor));
             assert_eq!(lost, 0, "an id was sent before events that are smaller");
             *cursor = place;
         }
@@ -103,7 +103,7 @@ impl Viewer {
             let at = self.which.iter().position(|&book| books[book].channel == channel);
             let at = at.unwrap_or_else(|| panic!("nobody asked for {channel}"));
             let book = &books[self.which[at]];
-            let next = book.behind(self.cursors[at]);
+            let next = book.after(self.cursors[at]);
             self.cursors[at] = offset(&self.last);
             match data {
                 Some(data) => {
@@ -114,7 +114,7 @@ impl Viewer {
                     );
                 }
                 None => {
-                    let resumed = book.behind(self.cursors[at]);
+                    let resumed = book.after(self.cursors[at]);
                     assert!(resumed > next, "a gap where nothing is missing");
                     assert!(resumed + KEEPS <= book.events.len(), "a gap over retained events");
                 }
@@ -211,7 +211,7 @@ fn assert_ascending(seen: &[SseEvent], opening: &str) {
 }
 
 #[tokio::test]
-async fn whoever_comes_while_events_are_being_stored_can_resume_behind_any_id() {
+async fn whoever_comes_while_events_are_being_stored_can_resume_after_any_id() {
     for durability in ["sync", "async"] {
         let folder = tempfile::tempdir().expect("a folder");
         let rule = "[[channels.rules]]\npattern = \"m/*\"\ndurability = \"memory\"\n";

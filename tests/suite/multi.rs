@@ -134,7 +134,7 @@ async fn a_subscription_that_began_at_the_tail_resumes_from_its_first_second() {
 }
 
 #[tokio::test]
-async fn under_load_no_id_stands_behind_a_larger_one_and_every_resume_is_exact() {
+async fn under_load_no_id_follows_a_larger_one_and_every_resume_is_exact() {
     const EACH: usize = 1500;
     let hub = TestHub::start().await;
     let mut client = subscribe(&hub, "channel=load/*").await;

@@ -168,7 +168,7 @@ async fn a_proxy_header_from_elsewhere_is_not_read() {
 }
 
 #[tokio::test]
-async fn behind_a_proxy_header_all_is_as_ever_taken_over_sockets_http2_and_tls() {
+async fn with_a_proxy_header_all_is_as_ever_taken_over_sockets_http2_and_tls() {
     let proxied = "server.proxy_protocol = true\nserver.trusted_proxies = [\"127.0.0.1\"]\n";
     let header = b"PROXY TCP4 192.0.2.1 10.0.0.9 5100 443\r\n";
     let hub = TestHub::with(proxied).await;
@@ -191,9 +191,9 @@ async fn behind_a_proxy_header_all_is_as_ever_taken_over_sockets_http2_and_tls()
     let hub = TestHub::with(&format!("{proxied}{}", identity.settings())).await;
     for protocol in ["h2", "http/1.1"] {
         let client = identity.client(protocol);
-        let mut requests = client.requests_behind(header, hub.addr()).await;
+        let mut requests = client.requests_after(header, hub.addr()).await;
         let mut stream = requests.subscribe("c", &[]).await;
-        let mut publisher = client.requests_behind(header, hub.addr()).await;
+        let mut publisher = client.requests_after(header, hub.addr()).await;
         within("a publish", publisher.publish("c", protocol)).await;
         stream.until(&format!("data: {protocol}\n")).await;
     }

@@ -413,7 +413,7 @@ async fn a_retry_of_a_request_that_broke_off_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_retry_of_a_body_that_was_refused_half_way_goes_on_behind_what_was_kept() {
+async fn a_retry_of_a_body_that_was_refused_half_way_goes_on_after_what_was_kept() {
     let hub = TestHub::start().await;
     let key = [("Idempotency-Key", "fixed"), ("Content-Type", NDJSON)];
     let bad = hub.request("POST", "/v1/channels/c", &key, "1\n2\noops\n").await;
@@ -438,7 +438,7 @@ async fn a_key_covers_many_channels_too() {
 }
 
 #[tokio::test]
-async fn a_key_is_forgotten_behind_its_window() {
+async fn a_key_is_forgotten_after_its_window() {
     let hub = TestHub::with("publish.idempotency_window = \"200ms\"").await;
     let key = [("Idempotency-Key", "k")];
     hub.request("POST", "/v1/channels/c", &key, "x").await.ok();

@@ -21,7 +21,7 @@ fn of_another_epoch(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_subscriber_continues_exactly_behind_the_id_it_names() {
+async fn a_subscriber_continues_exactly_after_the_id_it_names() {
     let hub = TestHub::start().await;
     let ids = hub.publish_all("c", &["1", "2", "3", "4", "5"]).await;
     for (n, id) in ids.iter().enumerate() {
@@ -192,7 +192,7 @@ async fn an_id_that_means_nothing_here_is_a_gap_and_then_everything() {
 }
 
 #[tokio::test]
-async fn behind_the_gap_of_an_unknown_id_the_stream_goes_on_live() {
+async fn after_the_gap_of_an_unknown_id_the_stream_goes_on_live() {
     let hub = TestHub::start().await;
     let mut client = hub.resume("nobody/yet", "zzzzzz-7").await;
     client.next().await.assert_gap("epoch");

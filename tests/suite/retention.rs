@@ -115,11 +115,11 @@ async fn one_who_resumes_on_a_channel_that_was_evicted_is_told_at_once() {
     let first = hub.publish("c", "seen").await;
     let last = hub.publish("c", "missed").await;
     eventually("the channel to go", async || hub.head("c").await.status() == 404).await;
-    let mut behind = hub.resume("c", &first).await;
-    behind.next().await.assert_gap("evicted");
+    let mut after = hub.resume("c", &first).await;
+    after.next().await.assert_gap("evicted");
     let mut complete = hub.resume("c", &last).await;
     hub.publish("c", "new").await;
-    assert_eq!(behind.next().await.data, "new");
+    assert_eq!(after.next().await.data, "new");
     assert_eq!(complete.next().await.data, "new", "this one missed nothing");
 }
 

@@ -52,7 +52,7 @@ async fn until_viewers(feed: &mut SseClient, wanted: u64) {
 }
 
 /// Reads on until something else than a count of viewers comes.
-async fn behind_viewers(feed: &mut SseClient) -> (String, Value) {
+async fn after_viewers(feed: &mut SseClient) -> (String, Value) {
     loop {
         let (event, data) = next_signal(feed).await;
         if event != "viewers" {
@@ -265,13 +265,13 @@ async fn the_feed_tells_of_viewers_then_of_the_stop_and_then_of_the_end() {
     producer.send(generation.wire(0..4)).await;
     second.take(4).await;
     stop(&hub, "c").await;
-    let (event, data) = behind_viewers(&mut feed).await;
+    let (event, data) = after_viewers(&mut feed).await;
     assert_eq!(event, "stop");
     assert_eq!(keys(&data), ["channel", "reason", "signal", "time"]);
     assert_eq!((&data["channel"], &data["signal"]), (&json!("c"), &json!("stop")));
     assert_eq!(data["reason"], "user");
     assert_time(&data["time"]);
-    let (event, data) = behind_viewers(&mut feed).await;
+    let (event, data) = after_viewers(&mut feed).await;
     assert_eq!(event, "end");
     assert_eq!(data, json!({"channel":"c","state":"cancelled","reason":"user"}));
     feed.assert_eof().await;
@@ -283,7 +283,7 @@ async fn the_feed_of_a_generation_that_ends_by_itself_tells_only_of_the_end() {
     let mut feed = feed(&hub, "c").await;
     until_viewers(&mut feed, 0).await;
     Generation::rich(Format::Ollama).publish(&hub, "c").await;
-    let (event, data) = behind_viewers(&mut feed).await;
+    let (event, data) = after_viewers(&mut feed).await;
     assert_eq!(event, "end");
     assert_eq!(data, json!({"channel":"c","state":"complete","reason":null}));
     feed.assert_eof().await;
@@ -297,15 +297,15 @@ async fn one_who_asks_for_signals_too_late_is_told_at_once() {
     stop(&hub, "never/begun").await;
     for channel in ["c", "never/begun"] {
         let mut feed = feed(&hub, channel).await;
-        let (event, data) = behind_viewers(&mut feed).await;
+        let (event, data) = after_viewers(&mut feed).await;
         assert_eq!((event.as_str(), &data["reason"]), ("stop", &json!("user")));
-        let (event, data) = behind_viewers(&mut feed).await;
+        let (event, data) = after_viewers(&mut feed).await;
         assert_eq!((event.as_str(), &data["state"]), ("end", &json!("cancelled")));
         feed.assert_eof().await;
     }
     hub.close("closed", "complete").await;
     let mut feed = feed(&hub, "closed").await;
-    let (event, data) = behind_viewers(&mut feed).await;
+    let (event, data) = after_viewers(&mut feed).await;
     assert_eq!((event.as_str(), &data["state"]), ("end", &json!("complete")));
     feed.assert_eof().await;
 }
@@ -395,7 +395,7 @@ async fn a_stop_says_nothing_of_a_reason_if_there_is_none() {
     let mut feed = feed(&hub, "c").await;
     signal(&hub, "c", &json!({"signal":"stop"})).await.ok();
     assert_eq!(client.next().await.assert_end("cancelled")["reason"], Value::Null);
-    let (_, data) = behind_viewers(&mut feed).await;
+    let (_, data) = after_viewers(&mut feed).await;
     assert_eq!(data["reason"], Value::Null);
 }
 

@@ -189,7 +189,7 @@ async fn ndjson_has_the_snapshot_as_its_first_line() {
 }
 
 #[tokio::test]
-async fn a_page_begins_with_the_snapshot_and_leads_on_behind_it() {
+async fn a_page_begins_with_the_snapshot_and_leads_on_after_it() {
     let hub = TestHub::start().await;
     let generation = Generation::rich(Format::OpenaiResponses);
     let mut early = hub.subscribe("c").await;
@@ -330,7 +330,7 @@ async fn many_channels_at_once_have_no_snapshot() {
 }
 
 #[tokio::test]
-async fn a_reconnect_behind_a_snapshot_resumes_as_always() {
+async fn a_reconnect_after_a_snapshot_resumes_as_always() {
     let hub = TestHub::start().await;
     let generation = Generation::numbered(Format::AiSdk, 30);
     let mut early = hub.subscribe("c").await;

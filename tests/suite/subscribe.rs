@@ -555,8 +555,8 @@ async fn a_long_poll_ends_when_the_channel_does() {
     let page = wire.response().await.ok().json();
     assert_eq!(page["state"], "complete");
     let next = page["next"].as_str().unwrap();
-    let behind = hub.page("c", &format!("last_event_id={next}&wait=60s")).await;
-    assert_eq!((&behind["events"], &behind["state"]), (&json!([]), &json!("complete")));
+    let after = hub.page("c", &format!("last_event_id={next}&wait=60s")).await;
+    assert_eq!((&after["events"], &after["state"]), (&json!([]), &json!("complete")));
 }
 
 #[tokio::test]

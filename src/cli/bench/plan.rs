@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn source_addresses_begin_behind_the_first() {
+    fn source_addresses_begin_after_the_first() {
         let expected: [IpAddr; 2] = [[127, 0, 0, 2].into(), [127, 0, 0, 3].into()];
         assert_eq!(sources(2), expected);
     }

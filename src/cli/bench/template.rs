@@ -99,8 +99,8 @@ impl Template {
         let (wrap, content_type) = match (&wanted.publish_body, wanted.kind) {
             (Some(body), _) => {
                 let parts = body.split_once(DATA);
-                let (before, behind) = parts.context("--publish-body has no {data} in it")?;
-                (Wrap::Around(before.into(), behind.into()), "application/json")
+                let (before, after) = parts.context("--publish-body has no {data} in it")?;
+                (Wrap::Around(before.into(), after.into()), "application/json")
             }
             (None, Kind::Mercure) => (Wrap::Form, "application/x-www-form-urlencoded"),
             (None, Kind::Durable) => (Wrap::Line, "text/plain"),
@@ -185,19 +185,17 @@ impl Template {
             sse::MEDIA_TYPE
         );
         head.push_str(&format!("Content-Type: {}\r\nContent-Length: ", self.content_type));
-        let (before, behind, spaces) = match &self.wrap {
+        let (before, after, spaces) = match &self.wrap {
             Wrap::Raw => (String::new(), "", b' '),
             Wrap::Line => (String::new(), "\n", b' '),
             Wrap::Form => (format!("topic={channel}&data="), "", b'+'),
-            Wrap::Around(before, behind) => {
-                (before.replace(CHANNEL, channel), behind.as_str(), b' ')
-            }
+            Wrap::Around(before, after) => (before.replace(CHANNEL, channel), after.as_str(), b' '),
         };
         Publication {
             post: head.into_bytes(),
             stream: stream.into_bytes(),
             before: before.into_bytes(),
-            behind: behind.replace(CHANNEL, channel).into_bytes(),
+            after: after.replace(CHANNEL, channel).into_bytes(),
             spaces,
         }
     }
@@ -216,7 +214,7 @@ pub(super) struct Publication {
     /// The whole head of a request with a long body.
     pub(super) stream: Vec<u8>,
     before: Vec<u8>,
-    behind: Vec<u8>,
+    after: Vec<u8>,
     /// What the body writes for a space.
     spaces: u8,
 }
@@ -225,7 +223,7 @@ impl Publication {
     /// Appends a whole request that publishes one event.
     pub(super) fn post(&self, out: &mut Vec<u8>, data: &[u8]) {
         out.extend_from_slice(&self.post);
-        let length = self.before.len() + data.len() + self.behind.len();
+        let length = self.before.len() + data.len() + self.after.len();
         out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
         out.extend_from_slice(b"\r\n\r\n");
         out.extend_from_slice(&self.before);
@@ -234,7 +232,7 @@ impl Publication {
         } else {
             out.extend(data.iter().map(|byte| if *byte == b' ' { self.spaces } else { *byte }));
         }
-        out.extend_from_slice(&self.behind);
+        out.extend_from_slice(&self.after);
     }
 }
 

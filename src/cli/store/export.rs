@@ -228,7 +228,7 @@ impl Export {
         }
         let open = ChannelState::Open.as_str();
         let state = page.state.as_deref().unwrap_or(open);
-        let is_reached = is_at_or_behind(&page.next, &listed.tail);
+        let is_reached = is_at_or_past(&page.next, &listed.tail);
         match (page.events.is_empty(), state == open) {
             (true, true) if listed.events > 0 && !is_reached => {
                 self.look_for(&listed.channel).await?;
@@ -285,7 +285,7 @@ impl Export {
 
 /// Whether an event id is that of the tail or of what came after it. Ids of another life of the hub
 /// cannot be compared: then there is no tail to wait for.
-fn is_at_or_behind(id: &str, tail: &str) -> bool {
+fn is_at_or_past(id: &str, tail: &str) -> bool {
     match (id.parse::<Position>(), tail.parse::<Position>()) {
         (Ok(id), Ok(tail)) => id.epoch != tail.epoch || id.offset >= tail.offset,
         _ => false,
@@ -345,8 +345,8 @@ mod tests {
 
     #[test]
     fn the_tail_is_reached_with_its_id_and_with_every_later_one() {
-        assert!(!is_at_or_behind("e-1", "e-2"));
-        assert!(is_at_or_behind("e-2", "e-2") && is_at_or_behind("e-10", "e-9"));
-        assert!(is_at_or_behind("f-1", "e-9"), "the hub was restarted");
+        assert!(!is_at_or_past("e-1", "e-2"));
+        assert!(is_at_or_past("e-2", "e-2") && is_at_or_past("e-10", "e-9"));
+        assert!(is_at_or_past("f-1", "e-9"), "the hub was restarted");
     }
 }

@@ -55,7 +55,7 @@ impl Reactor {
             heartbeat,
             adaptive: coalesce == Coalesce::Adaptive,
             lags: false,
-            behind: false,
+            catching_up: false,
             heard: 0,
             leaves: false,
         };
@@ -142,8 +142,8 @@ fn window(coalesce: Coalesce) -> Duration {
 fn lifetime(config: &Config, pass: &Pass, now: u32) -> u32 {
     let age = policy::max_age(config);
     // Behind it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
-    let behind = Duration::from_millis(2);
-    let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()) + behind);
+    let margin = Duration::from_millis(2);
+    let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
     // The shard's clock does not reach further; nobody stays that long without coming back.
     let ends = age.into_iter().chain(rest).min().map(|ends| ends.min(FURTHEST));
     ends.map_or(0, |ends| after(now, ends))

@@ -34,7 +34,7 @@ impl Reactor {
                 channel: Some(channel.name().clone()),
                 reason,
                 requested: requested.map(|position| position.to_string().into()),
-                resumed: self.hub.position(to.behind),
+                resumed: self.hub.position(to.last_trimmed),
             };
             sitter.at.advance(to.mark.byte);
             self.tell_gap(key, &gap);
@@ -114,7 +114,7 @@ impl Reactor {
             if byte >= room.channel.end().byte {
                 at_tail += 1;
             } else {
-                metrics.lag_seen(room.channel.behind_byte(byte).seq);
+                metrics.lag_seen(room.channel.lag_at_byte(byte).seq);
             }
         }
         metrics.no_lag_seen(at_tail);

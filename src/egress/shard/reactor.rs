@@ -52,7 +52,7 @@ pub(super) struct Reactor {
     /// Rooms that have something to sweep, in turn.
     pub(super) queue: VecDeque<usize>,
     /// Subscribers who have more to catch up with than one turn allows.
-    pub(super) behind: VecDeque<u32>,
+    pub(super) catching_up: VecDeque<u32>,
     /// Rooms that will have something to sweep when they have rested.
     pub(super) resting: BinaryHeap<Reverse<(Instant, usize)>>,
     pub(super) wheel: Wheel,
@@ -103,7 +103,7 @@ impl Thread {
                 rooms: Slab::new(),
                 by_channel: HashMap::new(),
                 queue: VecDeque::new(),
-                behind: VecDeque::new(),
+                catching_up: VecDeque::new(),
                 resting: BinaryHeap::new(),
                 blocked: Vec::new(),
                 scratch: Box::new([0; SCRATCH]),
@@ -159,7 +159,7 @@ impl Reactor {
 
     /// How long the thread may wait. With work at hand it only looks.
     fn timeout(&self) -> Duration {
-        let busy = !self.queue.is_empty() || !self.behind.is_empty();
+        let busy = !self.queue.is_empty() || !self.catching_up.is_empty();
         if busy || !self.inbox.may_sleep() {
             return Duration::ZERO;
         }

@@ -38,7 +38,7 @@ pub(super) struct Sitter {
     /// Its socket was full, and it has not caught up since.
     pub(super) lags: bool,
     /// It stands in line with those who have much to catch up with, and no sweep visits it.
-    pub(super) behind: bool,
+    pub(super) catching_up: bool,
     /// How much its client has sent, who should only listen.
     pub(super) heard: u8,
     /// Its client has closed its side, or has left: it is given what there is, and then its end.

@@ -134,7 +134,7 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
 
 /// The bound that the subscriber has passed, if any.
 pub(super) fn lag(sitter: &Sitter, channel: &Channel) -> Mark {
-    channel.behind_byte(sitter.at.byte().max(sitter.joined))
+    channel.lag_at_byte(sitter.at.byte().max(sitter.joined))
 }
 
 /// Writes the subscriber's own bytes; nothing if it may go on with the log.
@@ -159,7 +159,7 @@ fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Do
     } else if edge(begun) > count {
         sitter.say(piece.bytes.slice(count..edge(begun)), false);
     }
-    sitter.at.advance(piece.stretch.byte_behind(begun));
+    sitter.at.advance(piece.stretch.byte_after(begun));
     sitter.lags = true;
     done.count(begun, edge(begun) as u64);
 }
@@ -214,7 +214,7 @@ mod tests {
         let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (room, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
         let (at, joined, own) = (Cursor::new(0), 0, None);
-        let (adaptive, lags, behind) = (false, false, false);
+        let (adaptive, lags, catching_up) = (false, false, false);
         Sitter {
             tcp,
             at,
@@ -229,7 +229,7 @@ mod tests {
             heartbeat: Interval::default(),
             adaptive,
             lags,
-            behind,
+            catching_up,
             heard: 0,
             leaves: false,
             pass: Pass::default(),

@@ -90,7 +90,7 @@ impl Reactor {
             return;
         };
         sitter.leaves = true;
-        if !sitter.is_blocked() && !sitter.behind {
+        if !sitter.is_blocked() && !sitter.catching_up {
             self.bring_forward(key);
         }
     }
@@ -136,9 +136,9 @@ impl Reactor {
     /// Puts a subscriber in line who has more to be written than one turn allows.
     pub(super) fn fall_behind(&mut self, key: usize) {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
-        if !sitter.behind {
-            sitter.behind = true;
-            self.behind.push_back(key as u32);
+        if !sitter.catching_up {
+            sitter.catching_up = true;
+            self.catching_up.push_back(key as u32);
         }
     }
 
@@ -147,13 +147,13 @@ impl Reactor {
     pub(super) fn catch_up(&mut self) {
         let (mut shared, mut done, now) = (None, Done::default(), self.now());
         for _ in 0..CATCHING_UP {
-            let Some(key) = self.behind.pop_front() else { break };
+            let Some(key) = self.catching_up.pop_front() else { break };
             let key = key as usize;
             // It may have left, and another may have its number.
-            let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| sitter.behind) else {
+            let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| sitter.catching_up) else {
                 continue;
             };
-            sitter.behind = false;
+            sitter.catching_up = false;
             let moved = self.advance(key, &mut shared, &mut done, now);
             self.settle(key, moved);
         }
@@ -242,7 +242,7 @@ impl Reactor {
         for key in turn {
             let key = *key as usize;
             match self.sitters.get(key) {
-                Some(sitter) if sitter.is_blocked() || sitter.behind => {}
+                Some(sitter) if sitter.is_blocked() || sitter.catching_up => {}
                 Some(sitter) if sitter.at.byte() < news_from => self.fall_behind(key),
                 Some(_) => {
                     let moved = self.advance(key, &mut shared, &mut done, now);

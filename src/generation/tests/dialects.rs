@@ -189,7 +189,7 @@ fn calls_without_numbers_are_told_by_their_ids() {
 }
 
 #[test]
-fn arguments_behind_a_whole_object_are_not_known_to_be_of_the_call() {
+fn arguments_after_a_whole_object_are_not_known_to_be_of_the_call() {
     let folded = chat(&[
         r#"{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"a\":\"}{\"}"}}]}"#,
         r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"b\":2}"}}]}"#,

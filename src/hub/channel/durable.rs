@@ -170,9 +170,9 @@ impl Channel {
     /// What the store held of the channel when the hub was started.
     pub(in crate::hub) fn restore(&self, found: &disk::Stream, saved: &Saved) {
         let mut inner = self.inner.lock();
-        let behind = found.floor.behind.max(Offset(saved.inherited));
-        let tail = found.span.map_or(behind, |(_, last)| last.offset);
-        inner.log = Log::stored(disk::Floor { behind, ..found.floor }, found.end, tail);
+        let last_trimmed = found.floor.last_trimmed.max(Offset(saved.inherited));
+        let tail = found.span.map_or(last_trimmed, |(_, last)| last.offset);
+        inner.log = Log::stored(disk::Floor { last_trimmed, ..found.floor }, found.end, tail);
         inner.span = found.span;
         inner.known = true;
         inner.settings = inner.settings.with(&saved.options);
@@ -481,7 +481,7 @@ impl Inner {
     pub(super) fn trim_grown(&mut self, now: Moment) -> u64 {
         let Some(durable) = &self.durable else { return 0 };
         let retention = &self.settings.retention;
-        let filled = |next: Mark| retention.is_filled_by(next.behind(self.log.end()));
+        let filled = |next: Mark| retention.is_filled_by(next.distance_to(self.log.end()));
         if durable.goes_next.is_none_or(filled) {
             return self.trim_stored(now);
         }

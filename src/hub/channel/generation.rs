@@ -129,7 +129,7 @@ impl Generation {
 
     /// Whether so much lies ahead of the fold that it should follow.
     pub(super) fn is_due(&self, log: &Log) -> bool {
-        self.folded.0.behind(log.end()).seq >= MAX_UNFOLDED_EVENTS
+        self.folded.0.distance_to(log.end()).seq >= MAX_UNFOLDED_EVENTS
     }
 
     /// Folds what has come. A fold that grows past the limit is given up.
@@ -175,7 +175,7 @@ impl Generation {
         if let Some(known) = &self.snapshot
             && known.state == state
             && known.mark.seq >= log.start().seq
-            && known.mark.behind(log.end()).seq < MAX_UNFOLDED_EVENTS
+            && known.mark.distance_to(log.end()).seq < MAX_UNFOLDED_EVENTS
         {
             return Some(known.clone());
         }
@@ -199,7 +199,7 @@ impl Generation {
 
     /// Whether an event behind this byte of the log must not wait: one that is no mere delta. Each
     /// event is looked at once, whoever asks.
-    pub(super) fn flushes_behind(&mut self, byte: u64, log: &mut Log) -> bool {
+    pub(super) fn flushes_after(&mut self, byte: u64, log: &mut Log) -> bool {
         self.sorted = self.sorted.max(log.mark_near_byte(byte)).max(log.warm());
         while let Read::Run(run) = log.read(self.sorted, MAX_BATCH_BYTES) {
             let bytes = run.bytes();
@@ -217,7 +217,7 @@ impl Generation {
     /// Gives memory back: the rendered snapshot, and the fold if its events have gone as well.
     pub(super) fn shrink(&mut self, log: &Log, keep: u64) {
         self.snapshot = None;
-        if log.start().behind(log.end()).seq <= keep {
+        if log.start().distance_to(log.end()).seq <= keep {
             self.fold = None;
         }
     }

@@ -351,7 +351,7 @@ impl Channel {
         let mut inner = self.inner.lock();
         inner.known_format();
         let Inner { generation, log, .. } = &mut *inner;
-        let must = |generation: &mut Box<Generation>| generation.flushes_behind(byte, log);
+        let must = |generation: &mut Box<Generation>| generation.flushes_after(byte, log);
         generation.as_mut().is_none_or(must)
     }
 }
@@ -460,9 +460,9 @@ impl Inner {
         }
         let Self { generation, log, .. } = self;
         let Some(generation) = generation else { return };
-        let retained = log.start().behind(log.end());
+        let retained = log.start().distance_to(log.end());
         let trims = retained.seq > retention.max_events || retained.byte > retention.max_bytes;
-        let in_memory = log.warm().behind(log.end()).byte;
+        let in_memory = log.warm().distance_to(log.end()).byte;
         let leaves = self.durable.as_ref().is_some_and(|durable| in_memory > durable.window);
         if trims || leaves || generation.is_due(log) {
             generation.follow(log, retention.max_bytes);

@@ -245,7 +245,7 @@ impl Channel {
         let log = match durable {
             None => Log::new(trimmed_through),
             Some(_) => Log::stored(
-                Floor { mark: Mark::default(), behind: trimmed_through },
+                Floor { mark: Mark::default(), last_trimmed: trimmed_through },
                 Mark::default(),
                 trimmed_through,
             ),
@@ -375,7 +375,7 @@ impl Channel {
         let mut inner = self.inner.lock();
         let format = inner.apparent_format().map(Format::as_str);
         let position = |offset| self.shared.sequencer.position(offset);
-        let retained = inner.log.start().behind(inner.log.end());
+        let retained = inner.log.start().distance_to(inner.log.end());
         let ends = u64::from(inner.end.is_some()); // in the log as well, and no event
         inner.known.then(|| Description {
             name: self.name.clone(),
@@ -454,9 +454,9 @@ impl Channel {
 
     /// How many events, and bytes, are behind this byte of the log.
     #[must_use]
-    pub fn behind_byte(&self, byte: u64) -> Mark {
+    pub fn lag_at_byte(&self, byte: u64) -> Mark {
         let inner = self.inner.lock();
-        inner.log.mark_near_byte(byte).behind(inner.log.end())
+        inner.log.mark_near_byte(byte).distance_to(inner.log.end())
     }
 
     /// The offset of the last event before this byte of the log.
@@ -684,7 +684,7 @@ impl Inner {
         Beginning {
             mark,
             away: found.err(),
-            behind: log.offset_before(mark).unwrap_or(match begin {
+            last_before: log.offset_before(mark).unwrap_or(match begin {
                 Begin::After(offset) => offset,
                 _ => log.trimmed_through(),
             }),

@@ -49,7 +49,7 @@ impl Channel {
     pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
         let inner = self.inner.lock();
         let in_memory = inner.log.warm();
-        if in_memory.behind(inner.log.end()).seq > inner.kept_at_end() {
+        if in_memory.distance_to(inner.log.end()).seq > inner.kept_at_end() {
             return inner.log.peek(in_memory.seq).map(|entry| entry.offset);
         }
         let folded = inner.generation.as_ref().is_some_and(|generation| generation.is_heavy());
@@ -65,7 +65,7 @@ impl Channel {
             if inner.retired || !inner.is_unused(self.shared.clock.now()) {
                 return None;
             }
-            let evicted = inner.log.start().behind(inner.log.end()).seq;
+            let evicted = inner.log.start().distance_to(inner.log.end()).seq;
             self.count_evicted("idle", evicted);
             drop(self.retire(&mut inner));
             inner.log.tail()

@@ -160,7 +160,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
 }
 
 /// A hub after a power cut, in which the store refuses the next write.
-async fn behind_a_power_cut() -> Stage {
+async fn after_a_power_cut() -> Stage {
     let stage = Stage::new(Async);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     let files = stage.files.after_kill();
@@ -177,7 +177,7 @@ async fn behind_a_power_cut() -> Stage {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_reads_on_is_told_of_a_power_cut_also_if_the_disk_was_full_then() {
-    let stage = behind_a_power_cut().await;
+    let stage = after_a_power_cut().await;
     tokio::spawn(stage.hub.clone().sweep());
     let events = || stage.hub.describe(&name("c")).unwrap().events;
     until("the notice", || events() == 2).await;
@@ -188,7 +188,7 @@ async fn whoever_reads_on_is_told_of_a_power_cut_also_if_the_disk_was_full_then(
 
 #[tokio::test]
 async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
-    let stage = behind_a_power_cut().await;
+    let stage = after_a_power_cut().await;
     let hub = &stage.hub;
     // Answers of one channel keep their order: behind this one, the refusal is known.
     let (_, _, mut stored) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();

@@ -66,7 +66,7 @@ fn read(stage: &Stage, subscription: &mut Subscription) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn no_id_is_given_out_that_lies_behind_what_is_on_its_way_to_the_disk() {
+async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
     for patterns in [["d/a", "m/b"], ["*/a", "*/b"], ["**", "m/b"]] {
         for from in [StartFrom::Tail, StartFrom::Last(0), StartFrom::Last(1)] {
             let stage = stage();

@@ -46,7 +46,7 @@ fn append(hub: &Hub, channel: usize, events: usize) {
 }
 
 #[test]
-fn retention_that_goes_on_behind_a_gap_of_many_channels_makes_no_second_one() {
+fn retention_that_goes_on_after_a_gap_of_many_channels_makes_no_second_one() {
     let (hub, mut subscription) = slow_reader(2);
     let mut last: [Option<Step>; 2] = [None, None];
     for _ in 0..20 {

@@ -179,7 +179,7 @@ impl Intake {
     }
 
     /// These events were paid for by an earlier request with the same key.
-    pub(super) fn begin_behind(&mut self, kept: &Tally) {
+    pub(super) fn begin_after(&mut self, kept: &Tally) {
         self.paid = kept.events;
     }
 

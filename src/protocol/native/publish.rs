@@ -136,7 +136,7 @@ fn begin_one(
 }
 
 async fn publish_to_one(mut publish: Box<Publish>, intake: &mut Intake) -> Outcome {
-    intake.begin_behind(publish.kept());
+    intake.begin_after(publish.kept());
     let before = publish.kept().events;
     let problem = loop {
         let piece = tokio::select! {
@@ -198,7 +198,7 @@ fn begin_many(
 }
 
 async fn publish_to_many(mut scatter: Scatter, intake: &mut Intake) -> Outcome {
-    intake.begin_behind(scatter.kept());
+    intake.begin_after(scatter.kept());
     let before = scatter.kept().events;
     loop {
         match intake.next().await {
@@ -297,7 +297,7 @@ fn close(text: &str, query: &Query) -> Result<Closing, Problem> {
         let right = format!("expected at most {MAX_REASON_BYTES} bytes");
         return Err(Problem::parameter("reason", reason, &right));
     }
-    Ok(Closing::Behind(Close { state, reason: reason.map(Into::into) }))
+    Ok(Closing::AtEnd(Close { state, reason: reason.map(Into::into) }))
 }
 
 fn refuse_when_draining(native: &Native) -> Result<(), Problem> {

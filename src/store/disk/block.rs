@@ -366,7 +366,7 @@ pub(super) fn scan(bytes: &[u8]) -> Vec<Part<'_>> {
         let (part, end) = match Block::parse(&bytes[position..]) {
             Ok(block) => (Part::Whole { position, block }, position + block.header.length()),
             Err(header) => {
-                let end = behind_broken(bytes, position, header);
+                let end = after_broken(bytes, position, header);
                 (Part::Broken { position, end, header }, end)
             }
         };
@@ -377,7 +377,7 @@ pub(super) fn scan(bytes: &[u8]) -> Vec<Part<'_>> {
 }
 
 /// Where to go on behind a broken block: its header says it, or the next header is looked for.
-fn behind_broken(bytes: &[u8], position: usize, header: Option<Header>) -> usize {
+fn after_broken(bytes: &[u8], position: usize, header: Option<Header>) -> usize {
     if let Some(header) = header {
         return (position + header.length()).min(bytes.len());
     }

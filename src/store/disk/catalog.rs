@@ -126,7 +126,7 @@ impl Catalog {
 }
 
 fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
-    let Floor { mark, behind } = stream.floor;
+    let Floor { mark, last_trimmed } = stream.floor;
     let numbers = |(first, last): (Entry, Entry)| {
         [first.offset.0, first.time.wall, last.offset.0, last.time.wall]
     };
@@ -136,7 +136,7 @@ fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
         options: Box::from(&*stream.options),
         state: stream.state.as_deref().map(Box::from),
         span: stream.span.map(numbers),
-        floor: [mark.seq, mark.byte, behind.0],
+        floor: [mark.seq, mark.byte, last_trimmed.0],
         end: [stream.end.seq, stream.end.byte],
     }
 }
@@ -144,10 +144,10 @@ fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
 fn from_text(text: StreamText) -> Option<(StreamId, Shelved)> {
     let mut stream = Shelved::new(FromStr::from_str(&text.name).ok()?, text.options.into());
     let entry = |offset, time: u64| Entry { offset: Offset(offset), time: time.into() };
-    let [seq, byte, behind] = text.floor;
+    let [seq, byte, last_trimmed] = text.floor;
     stream.state = text.state.map(Arc::from);
     stream.span = text.span.map(|[a, b, c, d]| (entry(a, b), entry(c, d)));
-    stream.floor = Floor { mark: Mark { seq, byte }, behind: Offset(behind) };
+    stream.floor = Floor { mark: Mark { seq, byte }, last_trimmed: Offset(last_trimmed) };
     stream.end = Mark { seq: text.end[0], byte: text.end[1] };
     Some((StreamId(text.id), stream))
 }

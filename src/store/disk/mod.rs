@@ -137,7 +137,7 @@ pub struct Floor {
     /// The place.
     pub mark: Mark,
     /// The offset of the last event before it.
-    pub behind: Offset,
+    pub last_trimmed: Offset,
 }
 
 /// A receipt that makes a retry safe.
@@ -244,7 +244,7 @@ pub enum Place {
     /// The one that begins at this byte of the log, or that has it.
     Byte(u64),
     /// The first behind this offset.
-    Behind(Offset),
+    After(Offset),
 }
 
 /// What was read.

@@ -63,7 +63,7 @@ impl BlockRef {
     }
 
     fn floor(&self) -> Floor {
-        Floor { mark: self.first, behind: Offset(self.first_offset.0.saturating_sub(1)) }
+        Floor { mark: self.first, last_trimmed: Offset(self.first_offset.0.saturating_sub(1)) }
     }
 }
 
@@ -129,7 +129,7 @@ impl Shelved {
     /// as that of a file that was copied or has another's name.
     fn push(&mut self, block: BlockRef) -> bool {
         let (end, floor) = (block.end(), self.floor);
-        let behind = match self.blocks.back() {
+        let follows = match self.blocks.back() {
             Some(last) => {
                 let joint = last.end();
                 let (seqs, bytes) = (block.first.seq >= joint.seq, block.first.byte >= joint.byte);
@@ -137,14 +137,14 @@ impl Shelved {
             }
             None => {
                 let (seqs, bytes) = (end.seq > floor.mark.seq, end.byte > floor.mark.byte);
-                seqs && bytes && block.last_offset > floor.behind
+                seqs && bytes && block.last_offset > floor.last_trimmed
             }
         };
-        if behind {
+        if follows {
             self.end = self.end.max(block.end());
             self.blocks.push_back(block);
         }
-        behind
+        follows
     }
 
     fn spans(&mut self, first: Entry, last: Entry) {
@@ -153,11 +153,11 @@ impl Shelved {
     }
 
     /// The number of the first block that has something behind the place.
-    fn first_behind(&self, place: Place) -> usize {
+    fn first_after(&self, place: Place) -> usize {
         self.blocks.partition_point(|block| match place {
             Place::Seq(seq) => block.end().seq <= seq,
             Place::Byte(byte) => block.end().byte <= byte,
-            Place::Behind(offset) => block.last_offset <= offset,
+            Place::After(offset) => block.last_offset <= offset,
         })
     }
 
@@ -168,10 +168,10 @@ impl Shelved {
         match place {
             Place::Seq(seq) => seq >= from.seq,
             Place::Byte(byte) => byte >= from.byte,
-            Place::Behind(offset) => {
+            Place::After(offset) => {
                 let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
                 let joins = before.map_or(self.floor.mark, BlockRef::end) >= block.first;
-                let retained = before.is_some() || offset >= self.floor.behind;
+                let retained = before.is_some() || offset >= self.floor.last_trimmed;
                 retained && (joins || offset.0.saturating_add(1) >= block.first_offset.0)
             }
         }
@@ -182,7 +182,10 @@ impl Shelved {
         match self.blocks.get(at) {
             Some(block) if block.first <= self.floor.mark => self.floor,
             Some(block) => block.floor(),
-            None => Floor { mark: self.end, behind: self.span.map_or(self.floor.behind, last_of) },
+            None => Floor {
+                mark: self.end,
+                last_trimmed: self.span.map_or(self.floor.last_trimmed, last_of),
+            },
         }
     }
 
@@ -191,7 +194,7 @@ impl Shelved {
         match place {
             Place::Seq(seq) => seq < self.end.seq,
             Place::Byte(byte) => byte < self.end.byte,
-            Place::Behind(offset) => self.span.is_some_and(|span| offset < last_of(span)),
+            Place::After(offset) => self.span.is_some_and(|span| offset < last_of(span)),
         }
     }
 
@@ -200,7 +203,7 @@ impl Shelved {
         match place {
             Place::Seq(seq) => seq < self.floor.mark.seq,
             Place::Byte(byte) => byte < self.floor.mark.byte,
-            Place::Behind(offset) => offset < self.floor.behind,
+            Place::After(offset) => offset < self.floor.last_trimmed,
         }
     }
 
@@ -210,7 +213,7 @@ impl Shelved {
         if self.is_trimmed(place) {
             return Located::Trimmed(self.floor);
         }
-        let at = self.first_behind(place);
+        let at = self.first_after(place);
         let Some(block) = self.blocks.get(at) else {
             return if self.had(place) { self.lost_before(at) } else { Located::Nothing };
         };
@@ -231,8 +234,10 @@ impl Shelved {
     /// What lies between the block with this number and the one before it.
     fn lost_before(&self, at: usize) -> Located {
         let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
-        let from = before
-            .map_or(self.floor, |block| Floor { mark: block.end(), behind: block.last_offset });
+        let from = before.map_or(self.floor, |block| Floor {
+            mark: block.end(),
+            last_trimmed: block.last_offset,
+        });
         let to = self.floor_at(at);
         if from.mark < to.mark { Located::Lost { from, to } } else { Located::Trimmed(self.floor) }
     }
@@ -252,13 +257,13 @@ impl Shelved {
     /// Whether the first block is beyond the retention as a whole.
     fn first_is_beyond(&self, block: &BlockRef, retention: &Retention, oldest: Micros) -> bool {
         let last_words = self.state.is_some() && self.blocks.len() == 1;
-        let filled = retention.is_filled_by(block.end().behind(self.end));
+        let filled = retention.is_filled_by(block.end().distance_to(self.end));
         (filled || block.last_time.steady < oldest) && !last_words
     }
 
     fn drop_first(&mut self) -> Option<BlockRef> {
         let block = self.blocks.pop_front()?;
-        self.floor = Floor { mark: block.end(), behind: block.last_offset };
+        self.floor = Floor { mark: block.end(), last_trimmed: block.last_offset };
         Some(block)
     }
 
@@ -494,7 +499,7 @@ impl Shelf {
         let Some(stream) = self.streams.get_mut(&id) else {
             return false;
         };
-        let at = stream.first_behind(Place::Seq(lost.first.seq));
+        let at = stream.first_after(Place::Seq(lost.first.seq));
         let there = stream.blocks.get(at) == Some(lost);
         if there {
             stream.blocks.remove(at);
@@ -539,13 +544,13 @@ impl Shelf {
             let within = stream.within(number);
             let alive = stream.blocks.range(within.clone());
             let Some(from) = alive.map(|block| block.first.seq).next() else { continue };
-            let behind = stream.blocks.split_off(within.end);
+            let follows = stream.blocks.split_off(within.end);
             stream.blocks.truncate(within.start);
             for block in blocks.into_iter().filter(|block| block.end().seq > from) {
                 file.live += u64::from(block.length);
                 stream.blocks.push_back(block);
             }
-            stream.blocks.extend(behind);
+            stream.blocks.extend(follows);
         }
         file.born = file.live;
         self.files.insert(number, file);

@@ -12,8 +12,8 @@ use crate::limits::MAX_CLOCK_STEPS;
 use crate::position::Offset;
 use crate::store::Entry;
 
-/// Offsets, ascending, each with how far the wall clock was ahead from there on, as if this start of
-/// the machine had been then, too.
+/// Offsets, ascending, each with how far the wall clock was ahead from there on, as if this start
+/// of the machine had been then, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Steps(Vec<(u64, i64)>);
@@ -67,8 +67,8 @@ impl Steps {
     }
 
     fn on_steady_clock(&self, offset: Offset, time: Moment) -> Micros {
-        let behind = self.0.partition_point(|(from, _)| *from <= offset.0);
-        let step = self.0.get(behind.saturating_sub(1));
+        let after = self.0.partition_point(|(from, _)| *from <= offset.0);
+        let step = self.0.get(after.saturating_sub(1));
         Moment::of_wall(time.wall, step.map_or(0, |(_, ahead)| *ahead)).steady
     }
 }

@@ -206,8 +206,9 @@ mod stored {
 
     impl Model {
         fn floor(&self, seq: usize) -> Floor {
-            let behind = seq.checked_sub(1).map_or(Offset::ZERO, |last| self.all[last].0.offset);
-            Floor { mark: self.mark(seq), behind }
+            let last_trimmed =
+                seq.checked_sub(1).map_or(Offset::ZERO, |last| self.all[last].0.offset);
+            Floor { mark: self.mark(seq), last_trimmed }
         }
 
         fn piece(&self, from: usize, count: usize) -> Run {
@@ -244,11 +245,11 @@ mod stored {
             if let Some(found) = log.mark_at_byte(at.byte) {
                 assert!(found == at || lost, "{seq}: {found:?}");
             }
-            let behind = model.mark(seq + 1);
+            let last_trimmed = model.mark(seq + 1);
             match log.mark_after(entry.offset) {
-                Ok(found) => assert!(found == behind || lost, "{seq}: {found:?}"),
+                Ok(found) => assert!(found == last_trimmed || lost, "{seq}: {found:?}"),
                 Err(place) => {
-                    assert_eq!(place, Place::Behind(entry.offset));
+                    assert_eq!(place, Place::After(entry.offset));
                     assert!(away, "{seq}");
                 }
             }

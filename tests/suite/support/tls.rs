@@ -95,10 +95,10 @@ impl TlsClient {
         &self,
         to: SocketAddr,
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        self.try_connect_behind(b"", to).await
+        self.try_connect_after(b"", to).await
     }
 
-    async fn try_connect_behind(
+    async fn try_connect_after(
         &self,
         header: &[u8],
         to: SocketAddr,
@@ -125,8 +125,8 @@ impl TlsClient {
     }
 
     /// A connection for requests, with these bytes before the handshake.
-    pub(crate) async fn requests_behind(&self, header: &[u8], to: SocketAddr) -> Requests {
-        let stream = self.try_connect_behind(header, to).await.expect("a handshake");
+    pub(crate) async fn requests_after(&self, header: &[u8], to: SocketAddr) -> Requests {
+        let stream = self.try_connect_after(header, to).await.expect("a handshake");
         Requests::over(stream, &self.protocol).await
     }
 }

@@ -152,7 +152,7 @@ impl Check<'_> {
         if let Err(why) = Catalog::load(&*self.looked.files, number) {
             let what = format!("the catalog is broken: {why}");
             self.damage(Place { file: &name, offset: 0, bytes: size }, None, what);
-        } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| behind_first(&bytes)) {
+        } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| after_first(&bytes)) {
             let (offset, bytes) = (extra as u64, size - extra as u64);
             let what = "there is something behind the catalog".to_owned();
             self.damage(Place { file: &name, offset, bytes }, None, what);
@@ -321,10 +321,10 @@ impl Check<'_> {
 
     fn joins(&mut self, stream: &Shelved, links: &[Link]) {
         let floor = stream.floor.mark;
-        let (mut end, mut offset) = (floor, stream.floor.behind);
+        let (mut end, mut offset) = (floor, stream.floor.last_trimmed);
         let retained = links.iter().filter(|link| link.block.end().seq > floor.seq);
         for (at, Link { block, lost }) in retained.enumerate() {
-            if let Some(what) = wrong_behind(end, offset, at == 0, block) {
+            if let Some(what) = wrong_after(end, offset, at == 0, block) {
                 self.damage_at(stream, block, what);
             }
             end = end.max(block.end());
@@ -395,7 +395,7 @@ impl Place<'_> {
 }
 
 /// What is wrong with a block behind this place. Of the first, a part may be below the floor.
-fn wrong_behind(end: Mark, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
+fn wrong_after(end: Mark, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
     if block.first.seq > end.seq {
         return Some(missing(block.first.seq - end.seq, "before this block"));
     }
@@ -411,7 +411,7 @@ fn missing(events: u64, place: &str) -> String {
 }
 
 /// Where the first block ends, if there is something behind it.
-fn behind_first(bytes: &[u8]) -> Option<usize> {
+fn after_first(bytes: &[u8]) -> Option<usize> {
     let length = Block::parse(bytes).ok()?.header.length();
     (length < bytes.len()).then_some(length)
 }

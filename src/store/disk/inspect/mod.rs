@@ -81,6 +81,6 @@ impl Looked {
 /// Events of a stream that are retained, and bytes of their frames.
 fn held(stream: &Shelved) -> (u64, u64) {
     let floor = stream.floor.mark;
-    let pieces = stream.blocks().map(|block| block.first.max(floor).behind(block.end()));
+    let pieces = stream.blocks().map(|block| block.first.max(floor).distance_to(block.end()));
     pieces.fold((0, 0), |(events, bytes), piece| (events + piece.seq, bytes + piece.byte))
 }

@@ -116,15 +116,15 @@ fn places_are_found_by_number_byte_and_offset() {
             Place::Seq(at as u64),
             Place::Byte(start.byte),
             Place::Byte(ends[at].byte - 1),
-            Place::Behind(Offset(offset - 10)),
-            Place::Behind(Offset(offset - 1)),
+            Place::After(Offset(offset - 10)),
+            Place::After(Offset(offset - 1)),
         ] {
             let Piece::Run(run) = read(&disk, stream, place) else { panic!("{place:?}") };
             let has = run.entries().any(|entry| entry.offset.0 == *offset);
             assert!(has, "{place:?} has {offset}: {run:?}");
         }
     }
-    for place in [Place::Seq(49), Place::Byte(end.byte), Place::Behind(Offset(490))] {
+    for place in [Place::Seq(49), Place::Byte(end.byte), Place::After(Offset(490))] {
         assert!(matches!(read(&disk, stream, place), Piece::Nothing), "{place:?}");
     }
 }
@@ -144,11 +144,11 @@ fn retention_raises_the_floor_by_whole_blocks() {
     let all = Retention { max_events: 99, max_bytes: 9999, max_age: Duration::from_secs(9) };
     assert_eq!(disk.trim(stream, &all, moment(1000)).floor.mark.seq, 0);
     let floor = disk.trim(stream, &Retention { max_events: 15, ..all }, moment(1000)).floor;
-    assert_eq!((floor.mark.seq, floor.behind), (5, Offset(5)));
-    for place in [Place::Seq(4), Place::Behind(Offset(4))] {
+    assert_eq!((floor.mark.seq, floor.last_trimmed), (5, Offset(5)));
+    for place in [Place::Seq(4), Place::After(Offset(4))] {
         assert!(matches!(read(&disk, stream, place), Piece::Trimmed(at) if at == floor));
     }
-    let Piece::Run(run) = read(&disk, stream, Place::Behind(Offset(5))) else { panic!() };
+    let Piece::Run(run) = read(&disk, stream, Place::After(Offset(5))) else { panic!() };
     assert_eq!(run.start(), floor.mark);
     let age = Retention { max_age: Duration::from_micros(100), ..all };
     assert_eq!(disk.trim(stream, &age, moment(1111)).floor.mark.seq, 10);
@@ -173,13 +173,13 @@ fn a_trim_says_what_goes_next_and_nothing_goes_before() {
     for max_events in (0..=12).rev() {
         let before = disk.trim(stream, &all, moment(0));
         let retention = Retention { max_events, ..all };
-        let due = before.next.is_some_and(|next| retention.is_filled_by(next.behind(end)));
+        let due = before.next.is_some_and(|next| retention.is_filled_by(next.distance_to(end)));
         let after = disk.trim(stream, &retention, moment(0));
         assert_eq!(after != before, due, "{max_events}: {before:?}, {after:?}");
     }
     assert_eq!(
         disk.trim(stream, &all, moment(0)),
-        Trimmed { floor: Floor { mark: end, behind: Offset(12) }, next: None }
+        Trimmed { floor: Floor { mark: end, last_trimmed: Offset(12) }, next: None }
     );
 }
 

@@ -1,5 +1,5 @@
-//! A wall clock that is set, and a machine that is started again: what is stored keeps its times and
-//! its age.
+//! A wall clock that is set, and a machine that is started again: what is stored keeps its times
+//! and its age.
 
 use std::path::Path;
 use std::sync::Arc;

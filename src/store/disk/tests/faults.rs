@@ -83,7 +83,7 @@ impl Hub {
         let retention = Retention { max_events, max_bytes: u64::MAX, max_age: Duration::MAX };
         let floor = disk.trim(StreamId(stream), &retention, moment(0)).floor;
         if let Some(offered) = self.offered.get_mut(&stream) {
-            offered.trimmed = offered.trimmed.max(floor.behind);
+            offered.trimmed = offered.trimmed.max(floor.last_trimmed);
         }
     }
 
@@ -173,7 +173,7 @@ pub(super) fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
         }
         let Some(there) = there else { continue };
         let floor = there.floor;
-        assert!(floor.behind <= offered.trimmed, "{what}: {stream}: {floor:?}: {offered:?}");
+        assert!(floor.last_trimmed <= offered.trimmed, "{what}: {stream}: {floor:?}: {offered:?}");
         let (read, holes) = read_all(&disk, StreamId(*stream), floor.mark.seq);
         let ended = there.state.is_some();
         assert!(ended || offered.ended != Some(true), "{what}: {stream} has ended");
@@ -322,7 +322,7 @@ fn past_its_budget_the_oldest_file_goes() {
     assert!(held < 15_000, "{held} bytes: {:?}", files.names());
     let all = Retention { max_events: 999, max_bytes: 99_999, max_age: Duration::MAX };
     let floor = disk.trim(StreamId(stream), &all, moment(0)).floor;
-    assert!(floor.mark.seq > 50 && floor.behind.0 == floor.mark.seq, "{floor:?}");
+    assert!(floor.mark.seq > 50 && floor.last_trimmed.0 == floor.mark.seq, "{floor:?}");
     let (read, holes) = read_all(&disk, StreamId(stream), 0);
     assert_eq!((read[0], *read.last().unwrap(), holes), (floor.mark.seq + 1, 200, 1));
     let found = {

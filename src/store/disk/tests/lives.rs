@@ -11,7 +11,7 @@ use crate::store::Mark;
 use crate::store::disk::{Disk, Durability, Receipt, Record, StreamId, keeper};
 
 /// What is left of the disk: as the death of the process leaves it, and some ways of a power cut.
-fn left_behind(files: &FakeDisk, seed: u64) -> Vec<FakeDisk> {
+fn left_over(files: &FakeDisk, seed: u64) -> Vec<FakeDisk> {
     let cut = |chance| files.after_power_cut(&mut fastrand::Rng::with_seed(seed * 10 + chance));
     std::iter::once(files.after_kill()).chain((0..3).map(cut)).collect()
 }
@@ -33,7 +33,7 @@ fn a_crash_while_it_is_opened_again_is_like_any_other() {
     // Some moments of the first life, so that torn ends and unfinished files are met.
     for first in (1..120).step_by(7) {
         let hub = crashed(first);
-        for (way, left) in left_behind(&hub.files, first).iter().enumerate() {
+        for (way, left) in left_over(&hub.files, first).iter().enumerate() {
             let opening = {
                 let files = left.after_kill();
                 let opened = start(&files);
@@ -45,7 +45,7 @@ fn a_crash_while_it_is_opened_again_is_like_any_other() {
                 let files = left.after_kill();
                 files.fate(second, Fate::Crash);
                 drop(start(&files));
-                for again in left_behind(&files, second) {
+                for again in left_over(&files, second) {
                     let what = format!("crashes at {first} ({way}), and at {second} of opening");
                     examine(&again, &hub, &what);
                 }
@@ -112,7 +112,7 @@ fn after_a_crash_in_a_second_life_all_that_was_synced_is_there() {
     assert!(sorted(&whole).difference(&sorted(&first)).count() > 0, "files are sorted");
     for n in 1..=whole.files.changes() {
         let hub = live_again(&first, n, Fate::Crash);
-        for (way, left) in left_behind(&hub.files, n).iter().enumerate() {
+        for (way, left) in left_over(&hub.files, n).iter().enumerate() {
             examine(left, &hub, &format!("crash at {n}, {way}"));
         }
     }

@@ -142,8 +142,8 @@ impl Life {
             let from = known.floor.mark.seq as usize;
             let (read, holes) = read_all(&self.disk, StreamId(*stream), from as u64);
             assert_eq!((&read[..], holes), (&known.offsets[from..], 0));
-            let behind = from.checked_sub(1).map_or(0, |at| known.offsets[at]);
-            assert!(known.floor.behind.0 >= behind);
+            let after = from.checked_sub(1).map_or(0, |at| known.offsets[at]);
+            assert!(known.floor.last_trimmed.0 >= after);
         }
     }
 }

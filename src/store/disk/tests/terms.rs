@@ -76,7 +76,7 @@ fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() 
 }
 
 #[test]
-fn behind_a_failed_sync_nothing_is_written_any_more() {
+fn after_a_failed_sync_nothing_is_written_any_more() {
     let files = FakeDisk::new();
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
     let stream = disk.new_stream();
