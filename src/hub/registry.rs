@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
-use super::channel::{Channel, Shared, Shelf};
+use super::channel::{Channel, Shared, StoreTarget};
 use super::config::Config;
 use super::stored::{Saved, Stored};
 use crate::channel::{ChannelName, ChannelPattern};
@@ -77,9 +77,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    fn shelf(&self, durability: Durability) -> Option<Shelf> {
-        let shelf = Shelf { disk: self.disk.clone(), durability, window: self.window };
-        (durability != Durability::Memory).then_some(shelf)
+    fn target(&self, durability: Durability) -> Option<StoreTarget> {
+        let target = StoreTarget { disk: self.disk.clone(), durability, window: self.window };
+        (durability != Durability::Memory).then_some(target)
     }
 }
 
@@ -166,8 +166,8 @@ impl Registry {
             Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
             Entry::Vacant(entry) => {
                 let durability = self.durability(name);
-                let shelf = self.store.as_ref().and_then(|store| store.shelf(durability));
-                let channel = self.make(name, owner, shelf);
+                let target = self.store.as_ref().and_then(|store| store.target(durability));
+                let channel = self.make(name, owner, target);
                 entry.insert(channel.clone());
                 // Still under the shard's lock: nobody can append before the watchers know.
                 self.watchers.read().announce(&channel);
@@ -180,18 +180,18 @@ impl Registry {
         &self,
         name: &ChannelName,
         owner: Option<Arc<Account>>,
-        shelf: Option<Shelf>,
+        target: Option<StoreTarget>,
     ) -> Arc<Channel> {
         let (settings, shared) = (self.settings_for(name), self.shared.clone());
         let mut missing = self.tombstones.lock().trimmed_through(name);
         if let Some(store) = &self.store {
-            let before = if shelf.is_some() { store.gone } else { store.before };
+            let before = if target.is_some() { store.gone } else { store.before };
             missing = missing.max(before);
         }
         Arc::new_cyclic(|me| {
-            let durable = shelf.map(|shelf| {
-                let stream = shelf.disk.new_stream();
-                (shelf, stream, me.clone())
+            let durable = target.map(|target| {
+                let stream = target.disk.new_stream();
+                (target, stream, me.clone())
             });
             Channel::new(name.clone(), shared, owner, settings, missing, durable)
         })
@@ -208,7 +208,7 @@ impl Registry {
     /// where it is until its retention has passed.
     pub(super) fn restore(&self, stream: &Stream, store: &Store, power_cut: bool) {
         let durability = self.durability(&stream.name).max(Durability::Async);
-        let channel = self.make(&stream.name, None, store.shelf(durability));
+        let channel = self.make(&stream.name, None, store.target(durability));
         let saved = Saved::from_text(&stream.options).unwrap_or_default();
         channel.restore(stream, &saved);
         if stream.unsure || (power_cut && durability == Durability::Async) {

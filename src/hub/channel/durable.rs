@@ -72,15 +72,15 @@ impl ComingEnd {
 pub type Receipt<'a> = &'a dyn Fn(&Appended) -> disk::Receipt;
 
 /// What a durable channel is made with.
-pub(in crate::hub) struct Shelf {
+pub(in crate::hub) struct StoreTarget {
     pub(in crate::hub) disk: Disk,
     pub(in crate::hub) durability: Durability,
     pub(in crate::hub) window: u64,
 }
 
 impl Durable {
-    pub(super) fn new(shelf: Shelf, stream: StreamId, me: Weak<Channel>) -> Self {
-        let Shelf { disk, durability, window } = shelf;
+    pub(super) fn new(target: StoreTarget, stream: StreamId, me: Weak<Channel>) -> Self {
+        let StoreTarget { disk, durability, window } = target;
         Self {
             disk,
             stream,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use self::durable::Durable;
 pub use self::durable::Receipt;
-pub(in crate::hub) use self::durable::Shelf;
+pub(in crate::hub) use self::durable::StoreTarget;
 use self::generation::Generation;
 pub use self::generation::Snapshot;
 pub use self::live::Hold;
@@ -240,7 +240,7 @@ impl Channel {
         owner: Option<Arc<Account>>,
         settings: Settings,
         trimmed_through: Offset,
-        durable: Option<(Shelf, StreamId, Weak<Self>)>,
+        durable: Option<(StoreTarget, StreamId, Weak<Self>)>,
     ) -> Self {
         let log = match durable {
             None => Log::new(trimmed_through),
@@ -250,7 +250,7 @@ impl Channel {
                 trimmed_through,
             ),
         };
-        let durable = durable.map(|(shelf, stream, me)| Durable::new(shelf, stream, me));
+        let durable = durable.map(|(target, stream, me)| Durable::new(target, stream, me));
         let inner = Inner {
             log,
             durable: durable.map(Box::new),

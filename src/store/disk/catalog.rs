@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::block::{Block, Kind, encode, json};
 use super::files::{Fault, Files, read_all, replace};
 use super::identity::{IDENTITY, LOCK};
-use super::shelf::Shelved;
+use super::index::StreamIndex;
 use super::{Floor, Receipt, StreamId};
 use crate::position::Offset;
 use crate::store::{Entry, Mark};
@@ -67,7 +67,7 @@ pub(super) fn is_ours(name: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Catalog {
     pub(super) number: u32,
-    pub(super) streams: Vec<(StreamId, Shelved)>,
+    pub(super) streams: Vec<(StreamId, StreamIndex)>,
     pub(super) receipts: Vec<Receipt>,
     pub(super) next_stream: u64,
     pub(super) gone: Offset,
@@ -125,7 +125,7 @@ impl Catalog {
     }
 }
 
-fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
+fn to_text((id, stream): &(StreamId, StreamIndex)) -> StreamText {
     let Floor { mark, last_trimmed } = stream.floor;
     let numbers = |(first, last): (Entry, Entry)| {
         [first.offset.0, first.time.wall, last.offset.0, last.time.wall]
@@ -141,8 +141,8 @@ fn to_text((id, stream): &(StreamId, Shelved)) -> StreamText {
     }
 }
 
-fn from_text(text: StreamText) -> Option<(StreamId, Shelved)> {
-    let mut stream = Shelved::new(FromStr::from_str(&text.name).ok()?, text.options.into());
+fn from_text(text: StreamText) -> Option<(StreamId, StreamIndex)> {
+    let mut stream = StreamIndex::new(FromStr::from_str(&text.name).ok()?, text.options.into());
     let entry = |offset, time: u64| Entry { offset: Offset(offset), time: time.into() };
     let [seq, byte, last_trimmed] = text.floor;
     stream.state = text.state.map(Arc::from);

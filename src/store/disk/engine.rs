@@ -13,11 +13,11 @@ use super::catalog::Catalog;
 use super::condition::Condition;
 use super::files::{Fault, Files};
 use super::identity::{IDENTITY, Identity};
+use super::index::BlockIndex;
 use super::keeper::{self, Chores};
 use super::queue::Queue;
 use super::reader::{self, Wanted};
 use super::recovery::{self, Recovered};
-use super::shelf::Shelf;
 use super::syncer::{self, Syncs};
 use super::writer::{Journal, Message, Writer};
 use super::{Config, Found, OpenError, Refused, Terms};
@@ -105,7 +105,7 @@ pub(super) struct Engine {
     /// When the store was opened.
     pub(super) opened: Moment,
     pub(super) condition: Condition,
-    pub(super) shelf: Mutex<Shelf>,
+    pub(super) index: Mutex<BlockIndex>,
     pub(super) inbox: Queue<Message>,
     pub(super) reads: Queue<Wanted>,
     pub(super) syncs: Syncs,
@@ -138,13 +138,13 @@ impl Engine {
         let mut identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
         let power_cut = identity.tells_of_power_cut(&setup.boot);
         let mut recovered = recovery::recover(&setup, identity.clean)?;
-        let (shelf, terms) = (&mut recovered.shelf, &setup.terms);
-        let first = identity.next_offset.max(shelf.last_offset().0.saturating_add(1));
+        let (index, terms) = (&mut recovered.index, &setup.terms);
+        let first = identity.next_offset.max(index.last_offset().0.saturating_add(1));
         let opened = terms.clock.now();
         let same_boot = !setup.boot.is_empty() && *identity.boot == *setup.boot;
-        identity.clock.resume(same_boot, shelf.newest(), first, opened);
-        shelf.date(&identity.clock, opened);
-        shelf.receipts.forget_before(opened.steady_before(terms.receipts_window));
+        identity.clock.resume(same_boot, index.newest(), first, opened);
+        index.date(&identity.clock, opened);
+        index.receipts.forget_before(opened.steady_before(terms.receipts_window));
         let mut found = recovered.found(power_cut);
         let (engine, journal) = Self::begin(setup, identity, recovered, (first, opened))?;
         engine.start(journal).map_err(|error| {
@@ -164,14 +164,14 @@ impl Engine {
     ) -> Result<(Arc<Self>, Journal), OpenError> {
         let Setup { files, directory, boot, config, tuning, terms, metrics } = setup;
         let failed = |fault: Fault| fault.in_directory(&directory);
-        let Recovered { mut shelf, next_file, catalogs, .. } = recovered;
+        let Recovered { mut index, next_file, catalogs, .. } = recovered;
         identity.boot = boot.into();
         identity.clean = false;
         identity.note_names(terms.durable_names, first);
         identity.next_offset = first.saturating_add(tuning.reserve);
         identity.save(&*files).map_err(failed)?;
         let journal = Journal::create(&*files, next_file, 0).map_err(failed)?;
-        shelf.files.insert(next_file, journal.on_shelf());
+        index.files.insert(next_file, journal.to_indexed());
         let epoch = identity.epoch.parse().map_err(|_| OpenError::Damaged {
             path: directory.join(IDENTITY),
             why: format!("its `epoch` is {:?}", identity.epoch),
@@ -183,7 +183,7 @@ impl Engine {
             clock: terms.clock,
             opened,
             condition: Condition::default(),
-            next_stream: AtomicU64::new(shelf.next_stream.max(1)),
+            next_stream: AtomicU64::new(index.next_stream.max(1)),
             inbox: Queue::new(),
             reads: Queue::new(),
             syncs: Syncs::new(journal.file.clone(), journal.name.clone()),
@@ -193,7 +193,7 @@ impl Engine {
                 reserved: AtomicU64::new(identity.next_offset),
                 renew_at: AtomicU64::new(first.saturating_add(tuning.reserve / 2)),
             },
-            shelf: Mutex::new(shelf),
+            index: Mutex::new(index),
             identity: Mutex::new(identity),
             threads: Mutex::default(),
             files,
@@ -242,7 +242,7 @@ impl Engine {
         if !self.syncs.is_idle() || self.condition.has_failed() {
             return;
         }
-        let newest = self.shelf.lock().files.last_key_value().map(|(number, _)| *number);
+        let newest = self.index.lock().files.last_key_value().map(|(number, _)| *number);
         let catalog = self.catalog(newest.unwrap_or_default().saturating_add(1));
         if let Err(fault) = catalog.save(&*self.files) {
             tracing::warn!("the store was not closed cleanly: {fault}");
@@ -250,7 +250,7 @@ impl Engine {
         }
         let mut identity = self.identity.lock();
         identity.clean = true;
-        let stored = self.shelf.lock().last_offset().0;
+        let stored = self.index.lock().last_offset().0;
         let noted = self.offsets.noted.load(Ordering::Relaxed);
         identity.next_offset = noted.max(stored).saturating_add(1);
         let next = identity.next_offset;
@@ -340,14 +340,14 @@ impl Engine {
     /// What is written so far.
     fn catalog(&self, number: u32) -> Catalog {
         let oldest = self.clock.now().steady_before(self.receipts_window);
-        let mut shelf = self.shelf.lock();
-        shelf.receipts.forget_before(oldest);
+        let mut index = self.index.lock();
+        index.receipts.forget_before(oldest);
         Catalog {
             number,
-            streams: shelf.summary(),
-            receipts: shelf.receipts.to_vec(),
-            next_stream: shelf.next_stream,
-            gone: shelf.gone,
+            streams: index.summary(),
+            receipts: index.receipts.to_vec(),
+            next_stream: index.next_stream,
+            gone: index.gone,
         }
     }
 
@@ -372,7 +372,7 @@ impl Engine {
     }
 
     pub(super) fn tell_bytes(&self) {
-        self.metrics.store_holds(self.shelf.lock().bytes());
+        self.metrics.store_holds(self.index.lock().bytes());
     }
 }
 

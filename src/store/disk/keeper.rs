@@ -16,7 +16,7 @@ use super::catalog::{Catalog, Role, name, parse_name};
 use super::engine::Engine;
 use super::files::Fault;
 use super::identity::IDENTITY;
-use super::shelf::ShelfFile;
+use super::index::IndexedFile;
 use super::sorter::{self, Sorted};
 use super::writer::Message;
 
@@ -110,11 +110,11 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
     if engine.condition.has_failed() {
         return Ok(());
     }
-    // Meanwhile no file goes; the writer may add one, which is there before it is on the shelf.
+    // Meanwhile no file goes; the writer may add one, which is there before it is in the index.
     let _in_order = engine.chores.catalogs.lock();
-    let shelf = engine.shelf.lock();
-    let needed: Vec<String> = shelf.files.values().map(|file| file.name.clone()).collect();
-    drop(shelf);
+    let index = engine.index.lock();
+    let needed: Vec<String> = index.files.values().map(|file| file.name.clone()).collect();
+    drop(index);
     let there: HashSet<String> = match engine.files.list() {
         Ok(there) => there.into_iter().collect(),
         // The directory itself is gone.
@@ -138,8 +138,8 @@ fn make_way(engine: &Engine) {
     }
     let catalogs = engine.chores.catalogs.lock();
     let youngest = if let [.., older, _] = catalogs[..] { older } else { 0 };
-    let shelf = engine.shelf.lock();
-    if shelf.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
+    let index = engine.index.lock();
+    if index.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
         // Refused only when the store is closed.
         let _ = engine.inbox.push(Message::Rotate);
     }
@@ -176,11 +176,11 @@ pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
     let [.., older, newest] = catalogs[..] else {
         return Ok(());
     };
-    let shelf = engine.shelf.lock();
-    let worth = |file: &ShelfFile| !file.damaged && (!file.sorted || file.live < file.born);
-    let files = shelf.files.range(..older).filter(|(_, file)| worth(file));
+    let index = engine.index.lock();
+    let worth = |file: &IndexedFile| !file.damaged && (!file.sorted || file.live < file.born);
+    let files = index.files.range(..older).filter(|(_, file)| worth(file));
     let files: Vec<u32> = files.map(|(number, _)| *number).collect();
-    drop(shelf);
+    drop(index);
     files.into_iter().try_for_each(|number| rewrite(engine, number, newest).map(drop))
 }
 
@@ -224,21 +224,21 @@ fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
             return Ok(false);
         }
     };
-    let shelf = engine.shelf.lock();
+    let index = engine.index.lock();
     for (id, stream) in &mut catalog.streams {
-        if let Some(now) = shelf.streams.get(id) {
+        if let Some(now) = index.streams.get(id) {
             stream.raise_to(now.floor);
         }
     }
-    drop(shelf);
+    drop(index);
     catalog.save(&*engine.files).map(|()| true)
 }
 
 fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), Fault> {
-    let shelf = engine.shelf.lock();
-    let dead = shelf.files.range(..before).filter(|(_, file)| file.live == 0);
+    let index = engine.index.lock();
+    let dead = index.files.range(..before).filter(|(_, file)| file.live == 0);
     let dead: Vec<u32> = dead.map(|(number, _)| *number).collect();
-    drop(shelf);
+    drop(index);
     if dead.is_empty() || !save_floors(engine, newest)? {
         return Ok(());
     }
@@ -248,12 +248,12 @@ fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), Fault> {
 /// Past the budget, the oldest file goes with all that is alive in it.
 fn delete_oldest(engine: &Engine, before: u32) -> Result<(), Fault> {
     loop {
-        let shelf = engine.shelf.lock();
-        let excess = shelf.bytes() > engine.config.max_bytes.as_u64();
-        let Some(oldest) = shelf.files.range(..before).next().map(|(number, _)| *number) else {
+        let index = engine.index.lock();
+        let excess = index.bytes() > engine.config.max_bytes.as_u64();
+        let Some(oldest) = index.files.range(..before).next().map(|(number, _)| *number) else {
             return Ok(());
         };
-        drop(shelf);
+        drop(index);
         if !excess {
             return Ok(());
         }
@@ -263,7 +263,7 @@ fn delete_oldest(engine: &Engine, before: u32) -> Result<(), Fault> {
 }
 
 fn delete(engine: &Engine, number: u32) -> Result<(), Fault> {
-    let Some(file) = engine.shelf.lock().drop_file(number) else {
+    let Some(file) = engine.index.lock().drop_file(number) else {
         return Ok(());
     };
     engine.files.remove(&file.name).map_err(Fault::of(&file.name))
@@ -271,8 +271,8 @@ fn delete(engine: &Engine, number: u32) -> Result<(), Fault> {
 
 /// A journal, or a sorted file of which more than half has died since it was written.
 fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
-    let shelf = engine.shelf.lock();
-    let mut files = shelf.files.range(..before);
+    let index = engine.index.lock();
+    let mut files = index.files.range(..before);
     let ripe = files.find(|(_, file)| !file.damaged && (!file.sorted || file.live * 2 < file.born));
     ripe.map(|(number, _)| *number)
 }
@@ -284,10 +284,10 @@ fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, Fault> {
     let Some(Sorted { file, blocks }) = sorter::sort(engine, number, before)? else {
         return Ok(false);
     };
-    let mut shelf = engine.shelf.lock();
-    let replaced = shelf.files.get(&number).map(|file| file.sorted);
-    shelf.replace_file(number, file, blocks);
-    drop(shelf);
+    let mut index = engine.index.lock();
+    let replaced = index.files.get(&number).map(|file| file.sorted);
+    index.replace_file(number, file, blocks);
+    drop(index);
     if replaced == Some(false) {
         let journal = name(number, Role::Journal);
         engine.files.remove(&journal).map_err(Fault::of(&journal))?;

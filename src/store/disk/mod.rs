@@ -14,12 +14,12 @@ mod desk;
 mod engine;
 mod files;
 mod identity;
+mod index;
 pub mod inspect;
 mod keeper;
 mod queue;
 mod reader;
 mod recovery;
-mod shelf;
 mod sorter;
 mod steps;
 mod syncer;
@@ -492,13 +492,13 @@ impl Disk {
     /// Gives up what is beyond the retention, by whole blocks. Touches no disk: files are deleted
     /// and rewritten later.
     pub fn trim(&self, stream: StreamId, retention: &Retention, now: Moment) -> Trimmed {
-        self.engine().shelf.lock().trim(stream, retention, now)
+        self.engine().index.lock().trim(stream, retention, now)
     }
 
     /// The offset of the earliest event of a stream that is retained.
     #[must_use]
     pub fn earliest(&self, stream: StreamId) -> Option<Offset> {
-        self.engine().shelf.lock().earliest(stream)
+        self.engine().index.lock().earliest(stream)
     }
 
     /// Writes and syncs all that was handed in, and ends the store's threads. Nothing is taken

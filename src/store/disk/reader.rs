@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::block::Block;
 use super::engine::Engine;
 use super::files::{Fault, File};
-use super::shelf::{BlockRef, Located};
+use super::index::{BlockRef, Located};
 use super::{Floor, Piece, Place, Read, StreamId};
 use crate::store::{Entry, Mark, Run};
 
@@ -30,7 +30,7 @@ pub(super) fn run(engine: &Engine) {
     }
 }
 
-/// What is at the place. A block that turns out to be broken is taken off the shelf, so that the
+/// What is at the place. A block that turns out to be broken is taken off the index, so that the
 /// next look says where reading can go on. What is lost is told with all that adjoins it: so its
 /// readers get one gap.
 fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
@@ -51,7 +51,7 @@ fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
     }
 }
 
-/// Whether reading can go on here. A broken block is taken off the shelf.
+/// Whether reading can go on here. A broken block is taken off the index.
 fn goes_on(engine: &Engine, stream: StreamId, at: Floor) -> bool {
     let Ok((sources, blocks, _)) = locate(engine, stream, Place::Seq(at.mark.seq)) else {
         return true;
@@ -74,15 +74,15 @@ fn locate(
     stream: StreamId,
     place: Place,
 ) -> Result<(Sources, Vec<BlockRef>, u64), Piece> {
-    let shelf = engine.shelf.lock();
-    let (blocks, from) = match shelf.locate(stream, place, engine.tuning.read_bytes) {
+    let index = engine.index.lock();
+    let (blocks, from) = match index.locate(stream, place, engine.tuning.read_bytes) {
         Located::Blocks { blocks, from } => (blocks, from),
         Located::Lost { from, to } => return Err(Piece::Lost { from, to }),
         Located::Trimmed(floor) => return Err(Piece::Trimmed(floor)),
         Located::Nothing => return Err(Piece::Nothing),
     };
     let source = |block: &BlockRef| {
-        let file = shelf.files.get(&block.file)?;
+        let file = index.files.get(&block.file)?;
         Some((block.file, (file.name.clone(), file.file.clone())))
     };
     let sources = blocks.chunk_by(|one, next| one.file == next.file);
@@ -207,16 +207,16 @@ fn blocks(mut row: &[u8]) -> Vec<Block<'_>> {
 }
 
 fn lose(engine: &Engine, stream: StreamId, block: &BlockRef, fault: &Fault) {
-    let mut shelf = engine.shelf.lock();
-    if !shelf.lose(stream, block) {
+    let mut index = engine.index.lock();
+    if !index.lose(stream, block) {
         // It was trimmed, or is elsewhere now.
         return;
     }
-    if let Some(file) = shelf.files.get_mut(&block.file) {
+    if let Some(file) = index.files.get_mut(&block.file) {
         file.damaged = true;
     }
-    let channel = shelf.streams.get(&stream).map(|stream| stream.name.clone());
-    drop(shelf);
+    let channel = index.streams.get(&stream).map(|stream| stream.name.clone());
+    drop(index);
     engine.metrics.store_block_broken();
     let (channel, events) = (channel.as_ref().map_or("", |name| name.as_str()), block.count);
     tracing::error!(channel, events, "events on disk cannot be read and are lost: {fault}");

@@ -13,14 +13,14 @@ use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use super::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
 use super::engine::Setup;
 use super::files::{Fault, File, PIECE_BYTES, read_all};
-use super::shelf::{BlockRef, Shelf, ShelfFile, Shelved};
+use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
 use super::sorter::read_footer;
 use super::{Found, OpenError, Stream, StreamId};
 use crate::channel::ChannelName;
 
 /// What was found.
 pub(super) struct Recovered {
-    pub(super) shelf: Shelf,
+    pub(super) index: BlockIndex,
     /// A number that no file has had.
     pub(super) next_file: u32,
     /// The catalogs that may be relied on, at most two.
@@ -31,24 +31,24 @@ pub(super) struct Recovered {
 
 impl Recovered {
     pub(super) fn found(&self, power_cut: bool) -> Found {
-        let unsure = |stream: &Shelved| {
+        let unsure = |stream: &StreamIndex| {
             self.unknown.is_some_and(|(file, position)| stream.may_have_ended_at(file, position))
         };
-        let streams = self.shelf.streams.iter();
+        let streams = self.index.streams.iter();
         let streams =
             streams.map(|(id, stream)| Stream { unsure: unsure(stream), ..stream.to_stream(*id) });
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
-        let receipts = self.shelf.receipts.to_vec();
-        Found { streams, gone: self.shelf.gone, receipts, power_cut }
+        let receipts = self.index.receipts.to_vec();
+        Found { streams, gone: self.index.gone, receipts, power_cut }
     }
 }
 
 /// Reads the directory.
 pub(super) fn recover(setup: &Setup, clean: bool) -> Result<Recovered, OpenError> {
-    let mut shelf = Shelf::default();
-    shelf.receipts.bound(setup.terms.max_receipts);
-    let mut recovery = Recovery { setup, clean, shelf, since: 0, newest: 0, unknown: None };
+    let mut index = BlockIndex::default();
+    index.receipts.bound(setup.terms.max_receipts);
+    let mut recovery = Recovery { setup, clean, index, since: 0, newest: 0, unknown: None };
     recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
 }
 
@@ -56,7 +56,7 @@ struct Recovery<'a> {
     setup: &'a Setup,
     /// The store was closed after everything was synced.
     clean: bool,
-    shelf: Shelf,
+    index: BlockIndex,
     /// The number of the catalog: what is told by files below, it knows already.
     since: u32,
     /// The highest number of a file with events.
@@ -75,10 +75,10 @@ impl Recovery<'_> {
             self.read_file(number, role)?;
         }
         self.forget_namesakes();
-        self.shelf.raise_floors();
+        self.index.raise_floors();
         let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
         Ok(Recovered {
-            shelf: std::mem::take(&mut self.shelf),
+            index: std::mem::take(&mut self.index),
             next_file: highest.saturating_add(1),
             catalogs,
             unknown: self.unknown,
@@ -125,10 +125,10 @@ impl Recovery<'_> {
 
     fn adopt(&mut self, catalog: Catalog) {
         self.since = catalog.number;
-        self.shelf.next_stream = catalog.next_stream;
-        self.shelf.gone = catalog.gone;
-        self.shelf.streams = catalog.streams.into_iter().collect();
-        catalog.receipts.into_iter().for_each(|receipt| self.shelf.receipts.add(receipt));
+        self.index.next_stream = catalog.next_stream;
+        self.index.gone = catalog.gone;
+        self.index.streams = catalog.streams.into_iter().collect();
+        catalog.receipts.into_iter().for_each(|receipt| self.index.receipts.add(receipt));
     }
 
     /// The files with events. Of a journal and the sorted file that was to replace it, the sorted
@@ -157,7 +157,7 @@ impl Recovery<'_> {
         let file = self.setup.files.open(&name).map_err(Fault::of(&name))?;
         let bytes = file.size().map_err(Fault::of(&name))?;
         let sorted = role == Role::Sorted;
-        let shelved = ShelfFile {
+        let indexed = IndexedFile {
             name: name.clone(),
             file: file.clone(),
             sorted,
@@ -166,13 +166,13 @@ impl Recovery<'_> {
             born: 0,
             damaged: false,
         };
-        self.shelf.files.insert(number, shelved);
+        self.index.files.insert(number, indexed);
         let known = number < self.since;
         let footer = if sorted && known { read_footer(&*file, number) } else { None };
         match footer {
             Some(rows) => rows.into_iter().for_each(|(stream, block)| {
-                self.shelf.count_born(&block);
-                self.shelf.add(stream, block, None);
+                self.index.count_born(&block);
+                self.index.add(stream, block, None);
             }),
             None => self.read_blocks(number, &name, &*file)?,
         }
@@ -190,7 +190,7 @@ impl Recovery<'_> {
             if !self.clean {
                 rewrite(name, file, &bytes[..end], told_synced(&parts))?;
             }
-            if let Some(file) = self.shelf.files.get_mut(&number) {
+            if let Some(file) = self.index.files.get_mut(&number) {
                 file.bytes = end as u64;
             }
         }
@@ -229,7 +229,7 @@ impl Recovery<'_> {
     fn take(&mut self, number: u32, position: u64, block: &Block<'_>) {
         let stream = block.header.stream;
         let replays = number >= self.since;
-        self.shelf.next_stream = self.shelf.next_stream.max(stream.0.saturating_add(1));
+        self.index.next_stream = self.index.next_stream.max(stream.0.saturating_add(1));
         match block.header.kind {
             Kind::Events => self.take_events(number, position, block, replays),
             Kind::Note if replays => match serde_json::from_slice(block.trailer()) {
@@ -242,27 +242,27 @@ impl Recovery<'_> {
 
     fn take_events(&mut self, number: u32, position: u64, block: &Block<'_>, replays: bool) {
         let stream = block.header.stream;
-        if let (Some(shelved), Some(last)) =
+        if let (Some(indexed), Some(last)) =
             (BlockRef::of_block(block, number, position), block.last())
         {
             let first = block.header.base;
-            self.shelf.count_born(&shelved);
-            self.shelf.add(stream, shelved, replays.then_some((first, last)));
+            self.index.count_born(&indexed);
+            self.index.add(stream, indexed, replays.then_some((first, last)));
         }
         if replays {
             let trailer = Trailer::parse(block.trailer()).unwrap_or_default();
-            self.shelf.note_trailer(stream, &trailer);
+            self.index.note_trailer(stream, &trailer);
         }
     }
 
     fn take_note(&mut self, stream: StreamId, note: Note) {
         match note {
             Note::Stream { name, options } => match ChannelName::from_str(&name) {
-                Ok(name) => self.shelf.begin(stream, name, &options),
+                Ok(name) => self.index.begin(stream, name, &options),
                 Err(why) => tracing::error!(name, "the store has a channel of no name: {why}"),
             },
-            Note::Gone {} => self.shelf.remove(stream),
-            Note::Receipt(receipt) => self.shelf.receipts.add(receipt),
+            Note::Gone {} => self.index.remove(stream),
+            Note::Receipt(receipt) => self.index.receipts.add(receipt),
         }
     }
 
@@ -274,7 +274,7 @@ impl Recovery<'_> {
         end: usize,
         header: Option<&Header>,
     ) {
-        let stream = header.and_then(|header| self.shelf.streams.get(&header.stream));
+        let stream = header.and_then(|header| self.index.streams.get(&header.stream));
         let channel = stream.map_or("", |stream| stream.name.as_str());
         let events = header.map_or(0, |header| header.count);
         let bytes = end - offset;
@@ -292,9 +292,9 @@ impl Recovery<'_> {
             self.unknown = Some((number, offset as u32));
         }
         if let Some(header) = header.filter(|header| header.kind == Kind::Events) {
-            self.shelf.note_lost(header);
+            self.index.note_lost(header);
         }
-        if let Some(file) = self.shelf.files.get_mut(&number) {
+        if let Some(file) = self.index.files.get_mut(&number) {
             file.damaged = true;
         }
     }
@@ -304,14 +304,14 @@ impl Recovery<'_> {
     fn forget_namesakes(&mut self) {
         let mut lives: HashMap<ChannelName, StreamId> = HashMap::new();
         let mut gone = Vec::new();
-        for (id, stream) in &self.shelf.streams {
+        for (id, stream) in &self.index.streams {
             let life = lives.entry(stream.name.clone()).or_insert(*id);
             if *life != *id {
                 gone.push((*life).min(*id));
                 *life = (*life).max(*id);
             }
         }
-        gone.into_iter().for_each(|id| self.shelf.remove(id));
+        gone.into_iter().for_each(|id| self.index.remove(id));
     }
 }
 

@@ -13,8 +13,8 @@ use super::block::{
 use super::catalog::{Role, name};
 use super::engine::Engine;
 use super::files::{Draft, Fault, File, unfinished};
+use super::index::{BlockRef, IndexedFile};
 use super::reader::read_block;
-use super::shelf::{BlockRef, ShelfFile};
 use crate::position::Offset;
 use crate::store::Mark;
 
@@ -23,7 +23,7 @@ pub(super) type Blocks = Vec<(StreamId, Vec<BlockRef>)>;
 
 /// A sorted file that has its name.
 pub(super) struct Sorted {
-    pub(super) file: ShelfFile,
+    pub(super) file: IndexedFile,
     pub(super) blocks: Blocks,
 }
 
@@ -47,20 +47,20 @@ pub(super) fn sort(
     };
     engine.files.rename(&unfinished, &name).map_err(Fault::of(&name))?;
     engine.files.sync().map_err(Fault::of(&name))?;
-    let file = ShelfFile { name, file, sorted: true, bytes, live: 0, born: 0, damaged: false };
+    let file = IndexedFile { name, file, sorted: true, bytes, live: 0, born: 0, damaged: false };
     Ok(Some(Sorted { file, blocks }))
 }
 
 type Written = (Arc<dyn File>, u64, Blocks);
 
 fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Written>, Fault> {
-    let shelf = engine.shelf.lock();
-    let Some(from) = shelf.files.get(&number) else {
+    let index = engine.index.lock();
+    let Some(from) = index.files.get(&number) else {
         return Ok(None);
     };
     let source = Source { name: from.name.clone(), file: from.file.clone() };
-    let streams = shelf.blocks_of(number);
-    drop(shelf);
+    let streams = index.blocks_of(number);
+    drop(index);
     let draft = Draft::create(&*engine.files, unfinished)?;
     let mut sorter = Sorter { engine, number, source, draft, row: Vec::new() };
     let mut blocks = Blocks::new();
@@ -93,12 +93,12 @@ struct Sorter<'a> {
 impl Sorter<'_> {
     /// Writes what the stream is. One that is gone by now is not introduced: nobody asks for it.
     fn introduce(&mut self, id: StreamId) -> Result<(), Fault> {
-        let shelf = self.engine.shelf.lock();
-        let Some(stream) = shelf.streams.get(&id) else {
+        let index = self.engine.index.lock();
+        let Some(stream) = index.streams.get(&id) else {
             return Ok(());
         };
         let (name, options) = (stream.name.as_str().to_owned(), Box::from(&*stream.options));
-        drop(shelf);
+        drop(index);
         self.row.clear();
         block::encode(Kind::Note, id, &json(&Note::Stream { name, options }), 0, &mut self.row);
         self.draft.write(&self.row)
@@ -146,7 +146,7 @@ impl Sorter<'_> {
     /// The source has a block that cannot be read: it stays as it is, with all that can be.
     fn leave_alone<T>(&self, fault: &Fault) -> Option<T> {
         tracing::error!("a file of the store is damaged and stays unsorted: {fault}");
-        if let Some(file) = self.engine.shelf.lock().files.get_mut(&self.number) {
+        if let Some(file) = self.engine.index.lock().files.get_mut(&self.number) {
             file.damaged = true;
         }
         None

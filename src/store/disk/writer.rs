@@ -1,6 +1,6 @@
 //! The thread that writes: one write for all that waits.
 //!
-//! What holds: only this thread writes to the journal and adds to the shelf. A record is taken only
+//! What holds: only this thread writes to the journal and adds to the index. A record is taken only
 //! if it begins where its stream ends, so that behind one that was refused there is no hole. A
 //! journal is synced before the next one exists: only the newest can have a torn end.
 
@@ -17,7 +17,7 @@ use super::catalog::{Role, name};
 use super::desk::Desk;
 use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
-use super::shelf::{BlockRef, Shelf, ShelfFile};
+use super::index::{BlockIndex, BlockRef, IndexedFile};
 use super::syncer::{Answer, monotonic};
 use super::{Chain, Done, Durability, Receipt, Record, Refused, StreamId};
 use crate::channel::ChannelName;
@@ -69,8 +69,8 @@ impl Journal {
         Ok(Self { number, name, file, begin, position: 0, prepared: 0 })
     }
 
-    pub(super) fn on_shelf(&self) -> ShelfFile {
-        ShelfFile {
+    pub(super) fn to_indexed(&self) -> IndexedFile {
+        IndexedFile {
             name: self.name.clone(),
             file: self.file.clone(),
             sorted: false,
@@ -171,7 +171,7 @@ impl Writer {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
                 // What its receipt speaks of was refused, for there was no room.
                 _ if chain.is_torn() => Err(Refused::Full),
-                _ => group.admit(&self.engine.shelf, record),
+                _ => group.admit(&self.engine.index, record),
             };
             match outcome {
                 Ok(()) if chain.is_none() => {}
@@ -223,14 +223,14 @@ impl Writer {
         let (number, written) = (self.journal.number + 1, self.journal.written());
         let next = Journal::create(&*engine.files, number, written);
         let next = next.map_err(|fault| engine.trouble(fault, 0))?;
-        engine.shelf.lock().files.insert(number, next.on_shelf());
+        engine.index.lock().files.insert(number, next.to_indexed());
         engine.syncs.rotated(next.file.clone(), next.name.clone());
         engine.hand_over_catalog(number);
         self.journal = next;
         Ok(())
     }
 
-    /// Writes the group, and has it on the shelf.
+    /// Writes the group, and has it in the index.
     fn write(&mut self, group: &Group, syncs: bool) -> Result<(), Refused> {
         if group.parts.is_empty() {
             return Ok(());
@@ -247,12 +247,12 @@ impl Writer {
         }
         self.engine.metrics.store_wrote(self.buffer.len() as u64);
         self.engine.syncs.wrote(self.journal.written());
-        let mut shelf = self.engine.shelf.lock();
-        if let Some(file) = shelf.files.get_mut(&self.journal.number) {
+        let mut index = self.engine.index.lock();
+        if let Some(file) = index.files.get_mut(&self.journal.number) {
             file.bytes = self.journal.position;
         }
-        group.put_on(&mut shelf, &blocks, self.journal.number, position);
-        drop(shelf);
+        group.insert_into(&mut index, &blocks, self.journal.number, position);
+        drop(index);
         self.engine.tell_bytes();
         self.buffer.shrink_to(2 * self.engine.tuning.batch_bytes);
         Ok(())
@@ -354,10 +354,10 @@ impl Group {
     }
 
     /// Takes a record, if it follows on what its stream has.
-    fn admit(&mut self, shelf: &Mutex<Shelf>, record: Record) -> Result<(), Refused> {
+    fn admit(&mut self, index: &Mutex<BlockIndex>, record: Record) -> Result<(), Refused> {
         match record {
             Record::Events { stream, run, state, receipt } => {
-                if self.end(shelf, stream) != Some(run.start()) {
+                if self.end(index, stream) != Some(run.start()) {
                     // What came before it was refused, for there was no room.
                     return Err(Refused::Full);
                 }
@@ -365,12 +365,12 @@ impl Group {
                 self.add_events(stream, &run, state, receipt);
             }
             Record::Stream { stream, name, options } => {
-                let end = self.end(shelf, stream).unwrap_or_default();
+                let end = self.end(index, stream).unwrap_or_default();
                 self.ends.insert(stream, Some(end));
                 self.parts.push(Part::Begin { stream, name, options });
             }
             Record::Gone { stream } => {
-                if self.end(shelf, stream).is_some() {
+                if self.end(index, stream).is_some() {
                     self.ends.insert(stream, None);
                     self.parts.push(Part::Gone { stream });
                 }
@@ -383,10 +383,10 @@ impl Group {
         Ok(())
     }
 
-    /// Where a stream ends, if there is such a stream. The shelf is locked for this alone, and not
+    /// Where a stream ends, if there is such a stream. The index is locked for this alone, and not
     /// while events are copied: others want it too, and nobody else changes an end.
-    fn end(&self, shelf: &Mutex<Shelf>, stream: StreamId) -> Option<Mark> {
-        let stored = || shelf.lock().streams.get(&stream).map(|stream| stream.end);
+    fn end(&self, index: &Mutex<BlockIndex>, stream: StreamId) -> Option<Mark> {
+        let stored = || index.lock().streams.get(&stream).map(|stream| stream.end);
         self.ends.get(&stream).copied().unwrap_or_else(stored)
     }
 
@@ -432,10 +432,10 @@ impl Group {
         self.parts.iter().map(encode).collect()
     }
 
-    /// Has on the shelf what was written at this position of the file.
-    fn put_on(&self, shelf: &mut Shelf, blocks: &[Encoded], file: u32, position: u64) {
+    /// Has in the index what was written at this position of the file.
+    fn insert_into(&self, index: &mut BlockIndex, blocks: &[Encoded], file: u32, position: u64) {
         for (part, (at, header)) in self.parts.iter().zip(blocks) {
-            part.put_on(shelf, header.as_ref(), file, position + *at as u64);
+            part.insert_into(index, header.as_ref(), file, position + *at as u64);
         }
     }
 }
@@ -464,18 +464,24 @@ impl Part {
         None
     }
 
-    fn put_on(&self, shelf: &mut Shelf, header: Option<&Header>, file: u32, position: u64) {
+    fn insert_into(
+        &self,
+        index: &mut BlockIndex,
+        header: Option<&Header>,
+        file: u32,
+        position: u64,
+    ) {
         match self {
             Self::Events { stream, draft, first } => {
                 if let (Some(header), Some(first)) = (header, first) {
                     let block = BlockRef::new(header, draft.last(), file, position);
-                    shelf.add(*stream, block, Some((*first, draft.last())));
+                    index.add(*stream, block, Some((*first, draft.last())));
                 }
-                shelf.note_trailer(*stream, &draft.trailer);
+                index.note_trailer(*stream, &draft.trailer);
             }
-            Self::Begin { stream, name, options } => shelf.begin(*stream, name.clone(), options),
-            Self::Gone { stream } => shelf.remove(*stream),
-            Self::Receipt(receipt) => shelf.receipts.add(receipt.clone()),
+            Self::Begin { stream, name, options } => index.begin(*stream, name.clone(), options),
+            Self::Gone { stream } => index.remove(*stream),
+            Self::Receipt(receipt) => index.receipts.add(receipt.clone()),
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use crate::store::disk::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
 use crate::store::disk::files::{Directory, Fault, File, read_all};
 use crate::store::disk::identity::IDENTITY;
+use crate::store::disk::index::{BlockRef, StreamIndex};
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
-use crate::store::disk::shelf::{BlockRef, Shelved};
 use crate::store::disk::sorter::read_footer;
 use crate::store::disk::{OpenError, StreamId};
 
@@ -80,7 +80,7 @@ pub fn check(path: &Path) -> Result<Checked, OpenError> {
 
 impl Looked {
     pub(in crate::store::disk) fn check(self, path: &Path) -> Result<Checked, OpenError> {
-        let streams = self.recovered.shelf.streams.iter();
+        let streams = self.recovered.index.streams.iter();
         let names = streams.map(|(id, stream)| (*id, stream.name.clone())).collect();
         let (links, found) = (HashMap::new(), Checked::default());
         let mut check = Check { looked: &self, names, links, found };
@@ -170,7 +170,7 @@ impl Check<'_> {
             Err(_) => read_what_can_be(&name, &*file)?,
         };
         self.count(bytes.len() as u64);
-        let counts = self.looked.recovered.shelf.files.get(&number);
+        let counts = self.looked.recovered.index.files.get(&number);
         if counts.is_none_or(|counts| counts.name != name) {
             let what = "left by a crash, beside the file that counts: deleted at the next start";
             self.remark(&name, bytes.len() as u64, what.to_owned());
@@ -274,7 +274,7 @@ impl Check<'_> {
     }
 
     fn lost(&self, header: &Header, lost: &BlockRef) -> String {
-        let stream = self.looked.recovered.shelf.streams.get(&header.stream);
+        let stream = self.looked.recovered.index.streams.get(&header.stream);
         let alive = stream.is_some_and(|stream| lost.end().seq > stream.floor.mark.seq);
         // Where everything before it is gone, the floor has been raised past what is lost.
         let (count, offset) = (header.count, header.base.offset.0);
@@ -308,8 +308,8 @@ impl Check<'_> {
 
     /// Whether the blocks of each stream join, from its floor to its end.
     fn streams(&mut self) {
-        let shelf = &self.looked.recovered.shelf;
-        let mut streams: Vec<_> = shelf.streams.iter().collect();
+        let index = &self.looked.recovered.index;
+        let mut streams: Vec<_> = index.streams.iter().collect();
         streams.sort_unstable_by_key(|(id, _)| **id);
         for (id, stream) in streams {
             self.found.totals.channels += 1;
@@ -319,7 +319,7 @@ impl Check<'_> {
         }
     }
 
-    fn joins(&mut self, stream: &Shelved, links: &[Link]) {
+    fn joins(&mut self, stream: &StreamIndex, links: &[Link]) {
         let floor = stream.floor.mark;
         let (mut end, mut offset) = (floor, stream.floor.last_trimmed);
         let retained = links.iter().filter(|link| link.block.end().seq > floor.seq);
@@ -341,8 +341,8 @@ impl Check<'_> {
         }
     }
 
-    fn damage_at(&mut self, stream: &Shelved, block: &BlockRef, what: String) {
-        let file = self.looked.recovered.shelf.files.get(&block.file);
+    fn damage_at(&mut self, stream: &StreamIndex, block: &BlockRef, what: String) {
+        let file = self.looked.recovered.index.files.get(&block.file);
         let file = file.map_or("", |file| &file.name);
         let offset = u64::from(block.position);
         self.damage(Place { file, offset, bytes: 0 }, Some(stream.name.clone()), what);

@@ -63,8 +63,8 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
     live(path, keeper::tidy)?;
     let damaged = live(path, |engine| {
         keeper::compact(engine)?;
-        let shelf = engine.shelf.lock();
-        let damaged = shelf.files.values().filter(|file| file.damaged);
+        let index = engine.index.lock();
+        let damaged = index.files.values().filter(|file| file.damaged);
         Ok(damaged.map(|file| file.name.clone()).collect())
     })?;
     let after = sizes(&Directory::look(path)?, path)?;

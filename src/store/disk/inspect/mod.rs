@@ -19,8 +19,8 @@ pub use stat::{ChannelStat, FileStat, Stat, stat};
 use super::engine::{Setup, Tuning};
 use super::files::{Directory, Files};
 use super::identity::{IDENTITY, Identity};
+use super::index::StreamIndex;
 use super::recovery::{self, Recovered};
-use super::shelf::Shelved;
 use super::{Config, OpenError, Terms};
 use crate::telemetry::Metrics;
 use untouched::Untouched;
@@ -79,7 +79,7 @@ impl Looked {
 }
 
 /// Events of a stream that are retained, and bytes of their frames.
-fn held(stream: &Shelved) -> (u64, u64) {
+fn held(stream: &StreamIndex) -> (u64, u64) {
     let floor = stream.floor.mark;
     let pieces = stream.blocks().map(|block| block.first.max(floor).distance_to(block.end()));
     pieces.fold((0, 0), |(events, bytes), piece| (events + piece.seq, bytes + piece.byte))

@@ -6,8 +6,8 @@ use super::{Looked, held};
 use crate::channel::ChannelName;
 use crate::clock::Micros;
 use crate::store::disk::block::Block;
+use crate::store::disk::index::{BlockIndex, StreamIndex};
 use crate::store::disk::reader::read_block;
-use crate::store::disk::shelf::{Shelf, Shelved};
 use crate::store::disk::{OpenError, StreamId};
 
 /// What a directory holds.
@@ -52,13 +52,13 @@ pub struct FileStat {
 /// # Errors
 /// See [`OpenError`].
 pub fn stat(path: &Path) -> Result<Stat, OpenError> {
-    let shelf = Looked::at(path)?.recovered.shelf;
-    let channel = |(id, stream): (&StreamId, &Shelved)| channel_stat(&shelf, *id, stream);
-    let mut channels: Vec<_> = shelf.streams.iter().map(channel).collect();
+    let index = Looked::at(path)?.recovered.index;
+    let channel = |(id, stream): (&StreamId, &StreamIndex)| channel_stat(&index, *id, stream);
+    let mut channels: Vec<_> = index.streams.iter().map(channel).collect();
     channels.sort_unstable_by(|one, other| {
         other.bytes.cmp(&one.bytes).then_with(|| one.channel.as_str().cmp(other.channel.as_str()))
     });
-    let files = shelf.files.values().map(|file| FileStat {
+    let files = index.files.values().map(|file| FileStat {
         name: file.name.clone(),
         bytes: file.bytes,
         dead: file.born.saturating_sub(file.live),
@@ -66,22 +66,22 @@ pub fn stat(path: &Path) -> Result<Stat, OpenError> {
     Ok(Stat { channels, files: files.collect() })
 }
 
-fn channel_stat(shelf: &Shelf, id: StreamId, stream: &Shelved) -> ChannelStat {
+fn channel_stat(index: &BlockIndex, id: StreamId, stream: &StreamIndex) -> ChannelStat {
     let (events, bytes) = held(stream);
     ChannelStat {
         channel: stream.name.clone(),
         events,
         bytes,
         state: stream.state.as_deref().map(Box::from),
-        first: first_time(shelf, id, stream),
+        first: first_time(index, id, stream),
         last: stream.span.map(|(_, last)| last.time.wall),
     }
 }
 
 /// The time of the first event that is retained, if it can be read.
-fn first_time(shelf: &Shelf, id: StreamId, stream: &Shelved) -> Option<Micros> {
+fn first_time(index: &BlockIndex, id: StreamId, stream: &StreamIndex) -> Option<Micros> {
     let first = stream.blocks().next()?;
-    let file = shelf.files.get(&first.file)?;
+    let file = index.files.get(&first.file)?;
     let bytes = read_block(&file.name, &*file.file, id, first).ok()?;
     let below = stream.floor.mark.seq.saturating_sub(first.first.seq);
     let block = Block::parse(&bytes).ok()?;

@@ -164,7 +164,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
     }
     for batch in 0..12 {
         // The writer cannot go on meanwhile: what comes behind the first is one write.
-        let shelf = disk.engine().shelf.lock();
+        let index = disk.engine().index.lock();
         for step in 0..9 {
             let at = step % 3;
             let offset = offsets.len() as u64 + 1;
@@ -188,7 +188,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
             told.push(hand_in(disk, record, durability));
         }
         disk.note_offset(Offset(offsets.len() as u64));
-        drop(shelf);
+        drop(index);
         // Behind a crash, whatever is told is no matter.
         told.drain(..).for_each(|told| assert!(told.recv().is_ok()));
         let _ = keeper::tidy(disk.engine());

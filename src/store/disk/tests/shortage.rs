@@ -29,7 +29,7 @@ fn receipts_of_one_key_do_not_pile_up() {
         let record = Record::Events { stream, run, state: None, receipt: Some(receipt) };
         write(&disk, record, Async).unwrap();
     }
-    assert_eq!(disk.engine().shelf.lock().receipts.to_vec().len(), 1);
+    assert_eq!(disk.engine().index.lock().receipts.to_vec().len(), 1);
 }
 
 #[test]
@@ -141,12 +141,12 @@ fn what_can_be_read_is_not_given_up() {
         write(&disk, events(stream, run), Async).unwrap();
     }
     {
-        let mut shelf = disk.engine().shelf.lock();
-        let oldest = *shelf.files.keys().next().unwrap();
-        shelf.drop_file(oldest);
-        let next = *shelf.files.keys().next().unwrap();
-        let (_, blocks) = shelf.blocks_of(next).remove(0);
-        assert!(shelf.lose(stream, &blocks[0]));
+        let mut index = disk.engine().index.lock();
+        let oldest = *index.files.keys().next().unwrap();
+        index.drop_file(oldest);
+        let next = *index.files.keys().next().unwrap();
+        let (_, blocks) = index.blocks_of(next).remove(0);
+        assert!(index.lose(stream, &blocks[0]));
     }
     // First what retention took, and then what is lost: else nobody knows where that begins.
     let Piece::Trimmed(floor) = read(&disk, stream, Place::Seq(0)) else { panic!("not trimmed") };

@@ -65,7 +65,7 @@ fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() 
             write(&disk, Record::Receipt(receipt), Durability::Async).unwrap();
         }
     }
-    let remembered = disk.engine().shelf.lock().receipts.to_vec();
+    let remembered = disk.engine().index.lock().receipts.to_vec();
     assert_eq!(remembered.len(), 10);
     disk.close();
     let (_disk, found) = opened();

@@ -2,7 +2,7 @@
 //! each file is alive.
 //!
 //! What holds, and is relied on: the blocks of a stream are in the order of their events, and so
-//! are the numbers of their files. A block is on the shelf only when it was written whole. Where a
+//! are the numbers of their files. A block is in the index only when it was written whole. Where a
 //! block begins behind the end of the one before it, what lay between is lost.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -69,7 +69,7 @@ impl BlockRef {
 
 /// What is known of a stream.
 #[derive(Clone, Debug)]
-pub(super) struct Shelved {
+pub(super) struct StreamIndex {
     pub(super) name: ChannelName,
     pub(super) options: Arc<str>,
     pub(super) state: Option<Arc<str>>,
@@ -79,7 +79,7 @@ pub(super) struct Shelved {
     blocks: VecDeque<BlockRef>,
 }
 
-impl Shelved {
+impl StreamIndex {
     pub(super) fn new(name: ChannelName, options: Arc<str>) -> Self {
         let (floor, end) = (Floor::default(), Mark::default());
         Self { name, options, state: None, span: None, floor, end, blocks: VecDeque::new() }
@@ -315,13 +315,13 @@ pub(super) enum Located {
 
 /// A file that has blocks.
 #[derive(Debug)]
-pub(super) struct ShelfFile {
+pub(super) struct IndexedFile {
     pub(super) name: String,
     pub(super) file: Arc<dyn File>,
     pub(super) sorted: bool,
     /// Bytes of the file.
     pub(super) bytes: u64,
-    /// Bytes of blocks that are on the shelf.
+    /// Bytes of blocks that are in the index.
     pub(super) live: u64,
     /// Bytes of its blocks with events when it was written, also of those that have died since.
     pub(super) born: u64,
@@ -385,9 +385,9 @@ fn key_of(receipt: &Receipt) -> (Box<str>, Box<str>) {
 
 /// All that is known of what is stored.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
-    pub(super) streams: HashMap<StreamId, Shelved>,
-    pub(super) files: BTreeMap<u32, ShelfFile>,
+pub(super) struct BlockIndex {
+    pub(super) streams: HashMap<StreamId, StreamIndex>,
+    pub(super) files: BTreeMap<u32, IndexedFile>,
     pub(super) receipts: Receipts,
     /// A number that no stream has had.
     pub(super) next_stream: u64,
@@ -395,12 +395,12 @@ pub(super) struct Shelf {
     pub(super) gone: Offset,
 }
 
-impl Shelf {
+impl BlockIndex {
     /// A stream begins, or has other options.
     pub(super) fn begin(&mut self, id: StreamId, name: ChannelName, options: &str) {
         self.next_stream = self.next_stream.max(id.0.saturating_add(1));
         let options: Arc<str> = options.into();
-        let new = || Shelved::new(name, options.clone());
+        let new = || StreamIndex::new(name, options.clone());
         self.streams.entry(id).or_insert_with(new).options = options.clone();
     }
 
@@ -509,7 +509,7 @@ impl Shelf {
     }
 
     /// The file goes, and what streams have in it: it is dead, or the oldest.
-    pub(super) fn drop_file(&mut self, number: u32) -> Option<ShelfFile> {
+    pub(super) fn drop_file(&mut self, number: u32) -> Option<IndexedFile> {
         let file = self.files.remove(&number)?;
         for stream in self.streams.values_mut() {
             while stream.blocks.front().is_some_and(|block| block.file == number) {
@@ -521,7 +521,7 @@ impl Shelf {
 
     /// The blocks of a file that are alive, by stream and in order.
     pub(super) fn blocks_of(&self, number: u32) -> Vec<(StreamId, Vec<BlockRef>)> {
-        let of = |(id, stream): (&StreamId, &Shelved)| {
+        let of = |(id, stream): (&StreamId, &StreamIndex)| {
             let blocks: Vec<_> = stream.blocks.range(stream.within(number)).copied().collect();
             (!blocks.is_empty()).then_some((*id, blocks))
         };
@@ -535,7 +535,7 @@ impl Shelf {
     pub(super) fn replace_file(
         &mut self,
         number: u32,
-        mut file: ShelfFile,
+        mut file: IndexedFile,
         blocks: Vec<(StreamId, Vec<BlockRef>)>,
     ) {
         (file.live, file.born) = (0, 0);
@@ -557,12 +557,12 @@ impl Shelf {
     }
 
     /// What a catalog has of it all.
-    pub(super) fn summary(&self) -> Vec<(StreamId, Shelved)> {
+    pub(super) fn summary(&self) -> Vec<(StreamId, StreamIndex)> {
         self.streams.iter().map(|(id, stream)| (*id, stream.summary())).collect()
     }
 
     pub(super) fn raise_floors(&mut self) {
-        self.streams.values_mut().for_each(Shelved::raise_floor);
+        self.streams.values_mut().for_each(StreamIndex::raise_floor);
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -586,7 +586,7 @@ impl Shelf {
     }
 }
 
-fn count_dead(files: &mut BTreeMap<u32, ShelfFile>, block: &BlockRef) {
+fn count_dead(files: &mut BTreeMap<u32, IndexedFile>, block: &BlockRef) {
     if let Some(file) = files.get_mut(&block.file) {
         file.live = file.live.saturating_sub(u64::from(block.length));
     }
