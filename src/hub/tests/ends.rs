@@ -11,7 +11,7 @@ use crate::hub::{
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::fake::Fate;
-use crate::store::disk::tests::gated::look_at_room;
+use crate::store::disk::tests::gated::check_free_space;
 use crate::store::disk::{Durability, Refused, Terms};
 
 use Durability::{Async, Sync};
@@ -71,7 +71,7 @@ async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_tr
     stage.files.disk.fate(1, Fate::Full);
     let (_, mut stopped) = stage.hub.stop(&name("d"), None, None).unwrap();
     assert_eq!(stopped.wait().await, Err(Refused::Full));
-    look_at_room(&stage.disk);
+    check_free_space(&stage.disk);
     assert!(!stage.hub.coming_end(&name("d")).expect("it has no end").is_pending());
     assert_eq!(stage.append("d", "y").await, Ok(()));
 }
@@ -127,7 +127,7 @@ async fn an_end_by_the_clock_that_the_disk_has_refused_is_tried_again() {
             drop(board);
             until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
             assert_eq!(state(&stage), ChannelState::Open);
-            look_at_room(&stage.disk);
+            check_free_space(&stage.disk);
             until("it is abandoned", || state(&stage) == ChannelState::Abandoned).await;
         })
         .await;
@@ -151,7 +151,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
             drop(viewer);
             until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
             assert_eq!(state(&stage), ChannelState::Open);
-            look_at_room(&stage.disk);
+            check_free_space(&stage.disk);
             until("it is stopped", || state(&stage) == ChannelState::Cancelled).await;
             let told = PublishError::Stopped(Some("unwatched".into()));
             assert_eq!(board.refused().await, told);
@@ -171,7 +171,7 @@ async fn after_a_power_cut() -> Stage {
     files.disk.fate(1, Fate::Full);
     let stage = Stage::on(files, config, Config::default(), disk, found);
     until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
-    look_at_room(&stage.disk);
+    check_free_space(&stage.disk);
     stage
 }
 

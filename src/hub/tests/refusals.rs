@@ -4,7 +4,7 @@ use super::support::{Stage, event, name};
 use crate::hub::{ChannelOptions, PublishError};
 use crate::limits::MAX_UNSTORED_BYTES;
 use crate::store::disk::tests::fake::Fate;
-use crate::store::disk::tests::gated::look_at_room;
+use crate::store::disk::tests::gated::check_free_space;
 use crate::store::disk::{Durability, Refused};
 
 use Durability::{Async, Sync};
@@ -19,7 +19,7 @@ async fn a_channel_whose_first_publish_found_no_room_takes_events_when_there_is_
     // Taken by the channel, and refused by the store.
     stage.files.disk.fate(1, Fate::Full);
     assert!(stage.append("c", "x").await.is_err());
-    look_at_room(&stage.disk);
+    check_free_space(&stage.disk);
     for _ in 0..20 {
         assert_eq!(stage.append("c", "x").await, Ok(()));
     }
@@ -32,7 +32,7 @@ async fn settings_that_were_acknowledged_are_stored() {
     stage.files.disk.fate(1, Fate::Full);
     let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
     assert_eq!(stored.wait().await, Err(Refused::Full));
-    look_at_room(&stage.disk);
+    check_free_space(&stage.disk);
     let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
     assert_eq!(stored.wait().await, Ok(()), "the retry is acknowledged");
     let stage = stage.restart();

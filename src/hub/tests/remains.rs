@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::support::{Stage, name, until};
 use crate::hub::{ChannelOptions, Config};
 use crate::store::disk::tests::fake::Fate;
-use crate::store::disk::tests::gated::look_at_room;
+use crate::store::disk::tests::gated::check_free_space;
 use crate::store::disk::{Durability, Refused};
 
 use Durability::Sync;
@@ -17,7 +17,7 @@ async fn with_remains() -> Stage {
     stage.files.disk.fate(1, Fate::Full);
     let mut stored = stage.hub.delete(&name("c")).unwrap();
     assert_eq!(stored.wait().await, Err(Refused::Full));
-    look_at_room(&stage.disk);
+    check_free_space(&stage.disk);
     assert_eq!(stage.disk.check(), Ok(()));
     stage
 }
@@ -69,7 +69,7 @@ async fn an_idle_channel_that_was_evicted_while_there_was_no_room_does_not_come_
     tokio::spawn(stage.hub.clone().sweep());
     until("it is evicted", || stage.hub.describe(&name("c")).is_none()).await;
     until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
-    look_at_room(&stage.disk);
+    check_free_space(&stage.disk);
     until("the store knows", || stage.hub.0.shared.remains.is_empty()).await;
     stage.disk.close();
     let stage = Stage::of(stage.files.clone(), stage.config.clone(), Config::default());

@@ -85,14 +85,14 @@ impl Stage {
     /// The disk has no room, and the store knows.
     pub(crate) fn fill_up(&self) {
         self.fill();
-        gated::look_at_room(&self.disk);
+        gated::check_free_space(&self.disk);
         assert_eq!(self.disk.check(), Err(Refused::Full));
     }
 
     /// It has room again, and the store knows.
     pub(crate) fn make_room(&self) {
         self.files.disk.set_free(u64::MAX);
-        gated::look_at_room(&self.disk);
+        gated::check_free_space(&self.disk);
         assert_eq!(self.disk.check(), Ok(()));
     }
 

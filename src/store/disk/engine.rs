@@ -14,7 +14,7 @@ use super::condition::Condition;
 use super::files::{Fault, Files};
 use super::identity::{IDENTITY, Identity};
 use super::index::BlockIndex;
-use super::keeper::{self, Chores};
+use super::maintenance::{self, Maintenance};
 use super::queue::Queue;
 use super::reader::{self, Wanted};
 use super::recovery::{self, Recovered};
@@ -42,14 +42,14 @@ pub(super) struct Tuning {
     pub(super) gather: Duration,
     /// How old may be what is known of the room on the disk. To ask takes half as long as a small
     /// write, and in so short a time nobody fills what `store.min_free` leaves.
-    pub(super) room_age: Duration,
+    pub(super) free_space_age: Duration,
     /// Bytes that one read returns.
     pub(super) read_bytes: usize,
     /// Offsets that are reserved at a time: more than a hub gives out within an hour, which it may
     /// have to do with while the disk takes nothing.
     pub(super) reserve: u64,
-    /// How often the keeper looks around.
-    pub(super) patrol: Duration,
+    /// How often the maintenance thread looks around.
+    pub(super) maintenance_interval: Duration,
 }
 
 impl Default for Tuning {
@@ -60,10 +60,10 @@ impl Default for Tuning {
             ahead: 1 << 20,
             batch_bytes: 4 << 20,
             gather: Duration::from_micros(50),
-            room_age: Duration::from_millis(5),
+            free_space_age: Duration::from_millis(5),
             read_bytes: 256 << 10,
             reserve: 1 << 32,
-            patrol: Duration::from_secs(1),
+            maintenance_interval: Duration::from_secs(1),
         }
     }
 }
@@ -109,7 +109,7 @@ pub(super) struct Engine {
     pub(super) inbox: Queue<Message>,
     pub(super) reads: Queue<Wanted>,
     pub(super) syncs: Syncs,
-    pub(super) chores: Chores,
+    pub(super) maintenance: Maintenance,
     pub(super) next_stream: AtomicU64,
     offsets: Offsets,
     identity: Mutex<Identity>,
@@ -187,7 +187,7 @@ impl Engine {
             inbox: Queue::new(),
             reads: Queue::new(),
             syncs: Syncs::new(journal.file.clone(), journal.name.clone()),
-            chores: Chores::new(catalogs),
+            maintenance: Maintenance::new(catalogs),
             offsets: Offsets {
                 noted: AtomicU64::new(first.saturating_sub(1)),
                 reserved: AtomicU64::new(identity.next_offset),
@@ -202,18 +202,18 @@ impl Engine {
             metrics,
         };
         engine.hand_over_catalog(next_file);
-        keeper::look_at_room(&engine);
+        maintenance::check_free_space(&engine);
         Ok((Arc::new(engine), journal))
     }
 
     fn start(self: &Arc<Self>, journal: Journal) -> std::io::Result<()> {
         let (writer, syncer) = (Writer::new(self.clone(), journal), self.clone());
-        let (reader, keeper) = (self.clone(), self.clone());
+        let (reader, maintenance) = (self.clone(), self.clone());
         let mut threads = self.threads.lock();
         threads.push(spawn("fanfare-store-writer", move || writer.run())?);
         threads.push(spawn("fanfare-store-syncer", move || syncer::run(&syncer))?);
         threads.push(spawn("fanfare-store-reader", move || reader::run(&reader))?);
-        threads.push(spawn("fanfare-store-keeper", move || keeper::run(&keeper))?);
+        threads.push(spawn("fanfare-store-maint", move || maintenance::run(&maintenance))?);
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl Engine {
         self.syncs.close();
         join(ending.next());
         self.reads.close();
-        self.chores.close();
+        self.maintenance.close();
         ending.for_each(|thread| join(Some(thread)));
         self.sign_off();
         self.files.release();
@@ -331,10 +331,10 @@ impl Engine {
         self.offsets.noted.load(Ordering::Relaxed)
     }
 
-    /// Gives the keeper a catalog of what is written so far. Only the writer changes that, so it
-    /// is the writer who calls this, between two writes.
+    /// Gives the maintenance thread a catalog of what is written so far. Only the writer changes
+    /// that, so it is the writer who calls this, between two writes.
     pub(super) fn hand_over_catalog(&self, number: u32) {
-        self.chores.hand_over(self.catalog(number));
+        self.maintenance.submit(self.catalog(number));
     }
 
     /// What is written so far.

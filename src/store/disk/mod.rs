@@ -16,7 +16,7 @@ mod files;
 mod identity;
 mod index;
 pub mod inspect;
-mod keeper;
+mod maintenance;
 mod queue;
 mod reader;
 mod recovery;

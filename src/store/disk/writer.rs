@@ -203,7 +203,7 @@ impl Writer {
 
     fn has_room(&mut self) -> Result<(), Fault> {
         let now = monotonic();
-        if self.had_room.is_some_and(|then| now - then < self.engine.tuning.room_age) {
+        if self.had_room.is_some_and(|then| now - then < self.engine.tuning.free_space_age) {
             return Ok(());
         }
         let failed = || Fault::at(&self.journal.name, self.journal.position);

@@ -11,7 +11,7 @@ use super::Looked;
 use crate::store::disk::catalog::{Role, parse_name};
 use crate::store::disk::engine::Engine;
 use crate::store::disk::files::{Directory, Fault, Files};
-use crate::store::disk::{Config, Disk, OpenError, Terms, keeper, this_boot};
+use crate::store::disk::{Config, Disk, OpenError, Terms, maintenance, this_boot};
 use crate::telemetry::Metrics;
 
 /// What became of a directory.
@@ -60,9 +60,9 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
     drop(files);
     // The files that are there lie below both catalogs, which nothing may be deleted without, once
     // the store has been opened twice.
-    live(path, keeper::tidy)?;
+    live(path, maintenance::run_once)?;
     let damaged = live(path, |engine| {
-        keeper::compact(engine)?;
+        maintenance::compact(engine)?;
         let index = engine.index.lock();
         let damaged = index.files.values().filter(|file| file.damaged);
         Ok(damaged.map(|file| file.name.clone()).collect())

@@ -4,7 +4,7 @@ use super::support::*;
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{Disk, Floor, Receipt, StreamId, Terms, Trimmed, keeper};
+use crate::store::disk::{Disk, Floor, Receipt, StreamId, Terms, Trimmed, maintenance};
 use crate::store::disk::{Durability, Found, Health, OpenError, Piece, Place, Record, Refused};
 use crate::store::{Mark, Retention};
 use std::time::Duration;
@@ -272,7 +272,7 @@ fn a_sorted_file_that_dies_over_several_lives_is_rewritten() {
         for stream in dying {
             write(&disk, Record::Gone { stream: StreamId(*stream) }, Async).unwrap();
         }
-        keeper::tidy(disk.engine()).unwrap();
+        maintenance::run_once(disk.engine()).unwrap();
         disk.close();
     };
     live(&[]);

@@ -14,7 +14,7 @@ use crate::clock::{Clock, Moment};
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Disk, Durability, Found, Piece, Place, Receipt, Record, StreamId, Terms, keeper,
+    Disk, Durability, Found, Piece, Place, Receipt, Record, StreamId, Terms, maintenance,
 };
 use crate::store::{Entry, Mark, Retention, Run};
 
@@ -73,7 +73,7 @@ enum Op {
     Pass(u64),
     Set(i64),
     Restart { machine: bool },
-    Tidy,
+    Maintain,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -83,7 +83,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1u64..5000).prop_map(Op::Pass),
         2 => jump.prop_map(Op::Set),
         1 => any::<bool>().prop_map(|machine| Op::Restart { machine }),
-        1 => Just(Op::Tidy),
+        1 => Just(Op::Maintain),
     ]
 }
 
@@ -168,7 +168,7 @@ proptest! {
                     disk = machine.open(&files, Duration::MAX).0;
                     offset = offset.max(disk.first_offset().0);
                 }
-                Op::Tidy => keeper::tidy(disk.engine()).unwrap(),
+                Op::Maintain => maintenance::run_once(disk.engine()).unwrap(),
             }
         }
         // All of it is written.

@@ -7,7 +7,7 @@ use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::Mark;
 use crate::store::disk::block::{Part, scan};
-use crate::store::disk::{Disk, Durability, Found, Piece, Place, StreamId, keeper};
+use crate::store::disk::{Disk, Durability, Found, Piece, Place, StreamId, maintenance};
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
@@ -104,7 +104,7 @@ fn flip_each(left: &FakeDisk, name: &str, count: u64, step: usize) {
 #[test]
 fn a_flipped_bit_in_a_journal_costs_at_most_its_stream() {
     let (files, disk) = filled(12);
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     disk.close();
     let mut names = files.names();
     names.retain(|name| name.ends_with(".log"));
@@ -118,7 +118,7 @@ fn a_flipped_bit_in_a_journal_costs_at_most_its_stream() {
 #[test]
 fn a_flipped_bit_in_a_sorted_file_or_a_catalog_costs_at_most_its_stream() {
     let (files, disk) = filled(60);
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     disk.close();
     let mut names = files.names();
     names.retain(|name| !name.ends_with(".log") && name != "fanfare.store");
@@ -132,7 +132,7 @@ fn a_flipped_bit_in_a_sorted_file_or_a_catalog_costs_at_most_its_stream() {
 #[test]
 fn without_any_catalog_the_files_tell_everything() {
     let (files, disk) = filled(60);
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     disk.close();
     for name in files.names().iter().filter(|name| name.ends_with(".cat")) {
         files.set_bytes(name, b"?".to_vec());

@@ -7,7 +7,7 @@ use super::fake::{Disk as FakeDisk, Fate};
 use super::support::*;
 use crate::position::{Epoch, Offset};
 use crate::store::disk::inspect::Looked;
-use crate::store::disk::{Disk, Durability, Found, Health, Record, Refused, StreamId, keeper};
+use crate::store::disk::{Disk, Durability, Found, Health, Record, Refused, StreamId, maintenance};
 use crate::store::{Mark, Retention};
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,13 +146,13 @@ pub(super) fn life(disk: &Disk, hub: &mut Hub) {
         hub.publish(disk, b, 4, Durability::Sync);
         hub.publish(disk, a, 2, Durability::Async);
         if round % 5 == 4 {
-            let _ = keeper::tidy(disk.engine());
+            let _ = maintenance::run_once(disk.engine());
         }
         if round == 8 {
             hub.leave(disk, b);
         }
     }
-    let _ = keeper::tidy(disk.engine());
+    let _ = maintenance::run_once(disk.engine());
 }
 
 pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Found)> {
@@ -270,7 +270,7 @@ fn after_a_failed_sync_nothing_is_taken_any_more() {
     let (disk, _) = start(&files).unwrap();
     let mut hub = Hub { next: 1, ..Hub::default() };
     let stream = hub.begin(&disk, "a").unwrap();
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     files.fate(2, Fate::Fails);
     hub.publish(&disk, stream, 1, Durability::Sync);
     assert_eq!(disk.check(), Err(Refused::Failed));
@@ -297,10 +297,10 @@ fn a_full_disk_refuses_and_recovers() {
     assert_eq!((disk.check(), disk.health()), (Err(Refused::Full), Health::Full));
     assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3], "reads go on");
     files.set_free(1100);
-    keeper::look_at_room(disk.engine());
+    maintenance::check_free_space(disk.engine());
     assert_eq!(disk.health(), Health::Full, "not to and fro");
     files.set_free(1250);
-    keeper::look_at_room(disk.engine());
+    maintenance::check_free_space(disk.engine());
     assert_eq!(disk.health(), Health::Good);
     hub.publish(&disk, stream, 2, Durability::Sync);
     assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3, 5, 6]);
@@ -316,7 +316,7 @@ fn past_its_budget_the_oldest_file_goes() {
     let stream = hub.begin(&disk, "a").unwrap();
     for _ in 0..200 {
         hub.publish(&disk, stream, 1, Durability::Sync);
-        keeper::tidy(disk.engine()).unwrap();
+        maintenance::run_once(disk.engine()).unwrap();
     }
     let held: usize = files.names().iter().map(|name| files.bytes(name).len()).sum();
     assert!(held < 15_000, "{held} bytes: {:?}", files.names());

@@ -15,7 +15,7 @@ use super::support::{config, setup};
 use crate::store::disk::block::{Kind, Part, scan};
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
-use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, Terms, keeper};
+use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, Terms, maintenance};
 
 /// Longer than anything takes that is to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,7 +74,7 @@ impl Gated {
         let setup = setup(Arc::new(self.clone()), Path::new("/fake"));
         let setup = Setup { boot: boot.to_owned(), config: config.clone(), terms, ..setup };
         let (disk, found) = Disk::with(setup).unwrap();
-        keeper::tidy(disk.engine()).unwrap();
+        maintenance::run_once(disk.engine()).unwrap();
         (disk, found)
     }
 
@@ -109,8 +109,8 @@ pub(crate) fn store_config(durability: Durability) -> Config {
 }
 
 /// The store looks now whether there is room, and not when its time comes.
-pub(crate) fn look_at_room(disk: &Disk) {
-    keeper::look_at_room(disk.engine());
+pub(crate) fn check_free_space(disk: &Disk) {
+    maintenance::check_free_space(disk.engine());
     disk.engine().look_after_offsets();
 }
 

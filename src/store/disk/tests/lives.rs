@@ -8,7 +8,7 @@ use super::faults::{Hub, examine, life, start};
 use super::support::*;
 use crate::position::Offset;
 use crate::store::Mark;
-use crate::store::disk::{Disk, Durability, Receipt, Record, StreamId, keeper};
+use crate::store::disk::{Disk, Durability, Receipt, Record, StreamId, maintenance};
 
 /// What is left of the disk: as the death of the process leaves it, and some ways of a power cut.
 fn left_over(files: &FakeDisk, seed: u64) -> Vec<FakeDisk> {
@@ -76,15 +76,15 @@ fn second_life(disk: &Disk, hub: &mut Hub) {
         hub.publish(disk, kept, 3, Durability::Async);
         hub.trim(disk, old, 60 - 7 * round);
         hub.trim(disk, young, 9);
-        let _ = keeper::tidy(disk.engine());
+        let _ = maintenance::run_once(disk.engine());
         match round {
             4 => hub.end(disk, young),
             5 => hub.leave(disk, short),
-            6 => drop(keeper::compact(disk.engine())),
+            6 => drop(maintenance::compact(disk.engine())),
             _ => {}
         }
     }
-    let _ = keeper::tidy(disk.engine());
+    let _ = maintenance::run_once(disk.engine());
 }
 
 /// Lives a second life in which the fate comes at the n-th change.
@@ -139,9 +139,9 @@ fn what_is_gone_is_given_up_only_when_that_is_synced() {
     let (disk, _) = start(&files).unwrap();
     let (whole, _) = read_all(&disk, StreamId(stream), 0);
     assert!(!whole.is_empty());
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     write(&disk, Record::Gone { stream: StreamId(stream) }, Durability::Async).unwrap();
-    keeper::compact(disk.engine()).unwrap();
+    maintenance::compact(disk.engine()).unwrap();
     for seed in 0..20 {
         let left = files.after_power_cut(&mut fastrand::Rng::with_seed(seed));
         let (disk, found) = start(&left).unwrap();
@@ -191,7 +191,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
         drop(index);
         // Behind a crash, whatever is told is no matter.
         told.drain(..).for_each(|told| assert!(told.recv().is_ok()));
-        let _ = keeper::tidy(disk.engine());
+        let _ = maintenance::run_once(disk.engine());
     }
     (offsets, receipts)
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::position::Offset;
-use crate::store::disk::{Disk, Durability, Floor, Record, StreamId, keeper};
+use crate::store::disk::{Disk, Durability, Floor, Record, StreamId, maintenance};
 use crate::store::{Mark, Retention};
 
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ enum Step {
     Publish(usize, u64, bool, bool),
     Trim(usize, u64),
     Gone(usize),
-    Tidy,
+    Maintain,
     Close,
     Kill,
 }
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(stream, count, sync, ends)| Step::Publish(stream, count, sync, ends)),
         3 => (0..4usize, 0..30u64).prop_map(|(stream, keep)| Step::Trim(stream, keep)),
         1 => (0..4usize).prop_map(Step::Gone),
-        4 => Just(Step::Tidy),
+        4 => Just(Step::Maintain),
         1 => Just(Step::Close),
         1 => Just(Step::Kill),
     ]
@@ -81,7 +81,7 @@ impl Life {
                     self.streams.remove(&stream);
                 }
             }
-            Step::Tidy => keeper::tidy(self.disk.engine()).unwrap(),
+            Step::Maintain => maintenance::run_once(self.disk.engine()).unwrap(),
             Step::Begin => {}
             Step::Close => {
                 self.disk.close();
@@ -164,7 +164,7 @@ proptest! {
         let mut life = Life::new();
         for step in &steps {
             life.live(step);
-            if matches!(step, Step::Tidy | Step::Close | Step::Kill) {
+            if matches!(step, Step::Maintain | Step::Close | Step::Kill) {
                 life.check();
             }
         }

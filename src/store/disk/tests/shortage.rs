@@ -6,12 +6,14 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::fake::Disk as FakeDisk;
-use super::gated::{Gated, look_at_room, store_config};
+use super::gated::{Gated, check_free_space, store_config};
 use super::support::*;
 use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::Mark;
-use crate::store::disk::{Disk, Durability, Health, Piece, Place, Record, Refused, Terms, keeper};
+use crate::store::disk::{
+    Disk, Durability, Health, Piece, Place, Record, Refused, Terms, maintenance,
+};
 
 use Durability::Async;
 
@@ -51,7 +53,7 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
         }
     }
     files.disk.make_no_files(None);
-    look_at_room(&disk);
+    check_free_space(&disk);
     assert_eq!(disk.health(), Health::Good);
     assert_eq!(write(&disk, events(stream, run(end, &[refused])), Async), Ok(()));
 }
@@ -80,14 +82,14 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     assert_eq!((refused, journals().count()), (Err(Refused::Full), 1));
     assert_eq!(write(&disk, Record::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
-        keeper::go_round(disk.engine());
-        // Behind what the keeper has asked for.
+        maintenance::go_round(disk.engine());
+        // Behind what the maintenance thread has asked for.
         write(&disk, events(stays, run(Mark::default(), &[101])), Async).unwrap_err();
     }
     assert!(!files.names().contains(&first), "{:?}", files.names());
     assert!(journals().count() <= 2, "it comes to an end: {:?}", files.names());
     files.set_free(2000);
-    keeper::go_round(disk.engine());
+    maintenance::go_round(disk.engine());
     assert_eq!(write(&disk, events(stays, run(Mark::default(), &[101])), Async), Ok(()));
     disk.close();
     let (disk, found) = Disk::with(setup(Arc::new(files), Path::new("/fake"))).unwrap();
@@ -107,7 +109,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
             let run = run(end, &[offset]);
             end = run.end();
             write(&disk, events(stream, run), Async).unwrap();
-            keeper::go_round(disk.engine());
+            maintenance::go_round(disk.engine());
         }
         assert_eq!(disk.health(), Health::Good);
         let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -116,7 +118,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
         names.sort();
         let gone = names.pop().expect(ending);
         std::fs::remove_file(&gone).unwrap();
-        keeper::go_round(disk.engine());
+        maintenance::go_round(disk.engine());
         let Health::Failed(why) = disk.health() else { panic!("{ending}: {:?}", disk.health()) };
         let name = gone.file_name().unwrap().to_str().unwrap();
         assert!(why.starts_with(name) && why.contains("deleted or moved"), "{why}");

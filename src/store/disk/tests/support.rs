@@ -23,7 +23,7 @@ use crate::telemetry::Metrics;
 pub(super) fn tiny() -> Tuning {
     Tuning {
         gather: Duration::ZERO,
-        room_age: Duration::ZERO,
+        free_space_age: Duration::ZERO,
         journal_bytes: 2000,
         block_bytes: 200,
         ahead: 300,
@@ -31,7 +31,7 @@ pub(super) fn tiny() -> Tuning {
         read_bytes: 600,
         reserve: 1000,
         // Tests put the directory in order themselves.
-        patrol: Duration::from_secs(3600),
+        maintenance_interval: Duration::from_secs(3600),
     }
 }
 

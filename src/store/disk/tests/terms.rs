@@ -7,13 +7,13 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::fake::{Disk as FakeDisk, Fate};
-use super::gated::{Gated, look_at_room, store_config};
+use super::gated::{Gated, check_free_space, store_config};
 use super::support::*;
 use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Chain, Disk, Durability, Health, Receipt, Record, Refused, StreamId, Terms, keeper,
+    Chain, Disk, Durability, Health, Receipt, Record, Refused, StreamId, Terms, maintenance,
 };
 
 fn chained(stream: StreamId, from: Mark, offset: u64, chain: &Chain) -> Record {
@@ -41,7 +41,7 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
     files.fate(1, Fate::Full);
     let record = chained(a, Mark::default(), 3, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
-    keeper::look_at_room(disk.engine());
+    maintenance::check_free_space(disk.engine());
     let record = chained(b, Mark::default(), 4, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
     let record = chained(b, Mark::default(), 5, &Chain::new());
@@ -81,7 +81,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
     let stream = disk.new_stream();
     write(&disk, begin(stream, "a"), Durability::Async).unwrap();
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     // The zeros ahead, the event, the sync.
     files.fate(3, Fate::Fails);
     let record = events(stream, run(Mark::default(), &[1]));
@@ -89,7 +89,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     assert!(matches!(disk.health(), Health::Failed(_)));
     let changes = files.changes();
     disk.engine().hand_over_catalog(1);
-    keeper::tidy(disk.engine()).unwrap();
+    maintenance::run_once(disk.engine()).unwrap();
     disk.engine().renew_offsets();
     disk.close();
     assert_eq!(files.changes(), changes);
@@ -114,7 +114,7 @@ fn offsets_that_cannot_be_reserved_are_not_given_out() {
     let next = files.after_kill().store(&config, Terms::default()).0.first_offset();
     assert!(next > Offset(last), "{next:?} of {last}");
     files.disk.make_no_files(None);
-    look_at_room(&disk);
+    check_free_space(&disk);
     assert_eq!(disk.check_offsets(), Ok(()), "when there is room, it goes on");
 }
 

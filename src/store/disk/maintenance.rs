@@ -20,28 +20,28 @@ use super::index::IndexedFile;
 use super::sorter::{self, Sorted};
 use super::writer::Message;
 
-/// What waits for the keeper.
+/// What waits for the maintenance thread.
 #[derive(Debug)]
-pub(super) struct Chores {
-    inner: Mutex<Inner>,
+pub(super) struct Maintenance {
+    inner: Mutex<PendingWork>,
     wake: Condvar,
     /// Numbers of the catalogs that are safe; held while the directory is put in order.
     catalogs: Mutex<Vec<u32>>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct PendingWork {
     catalog: Option<Catalog>,
     closed: bool,
 }
 
-impl Chores {
+impl Maintenance {
     pub(super) fn new(catalogs: Vec<u32>) -> Self {
         Self { inner: Mutex::default(), wake: Condvar::new(), catalogs: Mutex::new(catalogs) }
     }
 
     /// A catalog to be written; one that still waits is no longer needed.
-    pub(super) fn hand_over(&self, catalog: Catalog) {
+    pub(super) fn submit(&self, catalog: Catalog) {
         self.inner.lock().catalog = Some(catalog);
         self.wake.notify_one();
     }
@@ -52,10 +52,10 @@ impl Chores {
     }
 
     /// Waits for the next round. Returns whether there is one.
-    fn next_round(&self, patrol: Duration) -> bool {
+    fn next_round(&self, interval: Duration) -> bool {
         let mut inner = self.inner.lock();
         if !inner.closed && inner.catalog.is_none() {
-            self.wake.wait_for(&mut inner, patrol);
+            self.wake.wait_for(&mut inner, interval);
         }
         !inner.closed
     }
@@ -67,16 +67,16 @@ impl Chores {
 
 /// Keeps order until the store is closed.
 pub(super) fn run(engine: &Engine) {
-    while engine.chores.next_round(engine.tuning.patrol) {
+    while engine.maintenance.next_round(engine.tuning.maintenance_interval) {
         go_round(engine);
     }
 }
 
 /// Looks after everything once.
 pub(super) fn go_round(engine: &Engine) {
-    look_at_room(engine);
+    check_free_space(engine);
     engine.look_after_offsets();
-    if let Err(fault) = tidy(engine).and_then(|()| look_for_files(engine)) {
+    if let Err(fault) = run_once(engine).and_then(|()| look_for_files(engine)) {
         engine.trouble(fault, 0);
     }
     make_way(engine);
@@ -85,7 +85,7 @@ pub(super) fn go_round(engine: &Engine) {
 /// Looks whether there is room, and takes or refuses accordingly. To be taken back into use, a disk
 /// must have room for what did not fit, and for a quarter more than the least, lest it go to and
 /// fro.
-pub(super) fn look_at_room(engine: &Engine) {
+pub(super) fn check_free_space(engine: &Engine) {
     let Ok(free) = engine.files.free() else {
         // Whoever writes will learn it.
         return;
@@ -111,7 +111,7 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
         return Ok(());
     }
     // Meanwhile no file goes; the writer may add one, which is there before it is in the index.
-    let _in_order = engine.chores.catalogs.lock();
+    let _in_order = engine.maintenance.catalogs.lock();
     let index = engine.index.lock();
     let needed: Vec<String> = index.files.values().map(|file| file.name.clone()).collect();
     drop(index);
@@ -133,10 +133,10 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
 /// last two catalogs need it, it cannot be deleted.
 fn make_way(engine: &Engine) {
     // A catalog that waits was not saved, for want of room: another would not be either.
-    if engine.condition.needed().is_none() || engine.chores.inner.lock().catalog.is_some() {
+    if engine.condition.needed().is_none() || engine.maintenance.inner.lock().catalog.is_some() {
         return;
     }
-    let catalogs = engine.chores.catalogs.lock();
+    let catalogs = engine.maintenance.catalogs.lock();
     let youngest = if let [.., older, _] = catalogs[..] { older } else { 0 };
     let index = engine.index.lock();
     if index.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
@@ -147,11 +147,11 @@ fn make_way(engine: &Engine) {
 
 /// Does everything that is to be done now. Behind a sync that failed that is nothing: whatever is
 /// in the directory, the next start has to find.
-pub(super) fn tidy(engine: &Engine) -> Result<(), Fault> {
+pub(super) fn run_once(engine: &Engine) -> Result<(), Fault> {
     if engine.condition.has_failed() {
         return Ok(());
     }
-    let mut catalogs = engine.chores.catalogs.lock();
+    let mut catalogs = engine.maintenance.catalogs.lock();
     save_catalog(engine, &mut catalogs)?;
     // With a single catalog, every file may still be needed to do without it.
     let [.., older, newest] = catalogs[..] else {
@@ -160,7 +160,7 @@ pub(super) fn tidy(engine: &Engine) -> Result<(), Fault> {
     delete_dead(engine, older, newest)?;
     delete_oldest(engine, older)?;
     while engine.condition.check().is_ok()
-        && !engine.chores.is_closed()
+        && !engine.maintenance.is_closed()
         && let Some(number) = next_to_rewrite(engine, older)
         && rewrite(engine, number, newest)?
     {}
@@ -171,8 +171,8 @@ pub(super) fn tidy(engine: &Engine) -> Result<(), Fault> {
 /// Sorts and rewrites every file of which anything is dead, and deletes those that are. Those that
 /// cannot be read whole stay as they are.
 pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
-    tidy(engine)?;
-    let catalogs = engine.chores.catalogs.lock();
+    run_once(engine)?;
+    let catalogs = engine.maintenance.catalogs.lock();
     let [.., older, newest] = catalogs[..] else {
         return Ok(());
     };
@@ -186,13 +186,13 @@ pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
 
 /// Writes the catalog that waits; then only it and the one before it are needed.
 fn save_catalog(engine: &Engine, catalogs: &mut Vec<u32>) -> Result<(), Fault> {
-    let Some(catalog) = engine.chores.inner.lock().catalog.take() else {
+    let Some(catalog) = engine.maintenance.inner.lock().catalog.take() else {
         return Ok(());
     };
     let number = catalog.number;
     if let Err(fault) = catalog.save(&*engine.files) {
         // Another may have been handed over meanwhile: that one is better.
-        engine.chores.inner.lock().catalog.get_or_insert(catalog);
+        engine.maintenance.inner.lock().catalog.get_or_insert(catalog);
         return Err(fault);
     }
     catalogs.push(number);
