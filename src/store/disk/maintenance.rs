@@ -13,11 +13,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::catalog::{Catalog, Role, name, parse_name};
+use super::compaction::{self, CompactedFile};
 use super::engine::Engine;
 use super::files::Fault;
 use super::identity::IDENTITY;
 use super::index::IndexedFile;
-use super::sorter::{self, Sorted};
 use super::writer::Message;
 
 /// What waits for the maintenance thread.
@@ -281,7 +281,8 @@ fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
 /// whether that was possible; if not, the next round goes on.
 fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, Fault> {
     let before = || save_floors(engine, newest);
-    let Some(Sorted { file, blocks }) = sorter::sort(engine, number, before)? else {
+    let Some(CompactedFile { file, blocks }) = compaction::compact_file(engine, number, before)?
+    else {
         return Ok(false);
     };
     let mut index = engine.index.lock();

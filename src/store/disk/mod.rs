@@ -9,6 +9,7 @@
 mod block;
 mod catalog;
 mod chain;
+mod compaction;
 mod condition;
 mod desk;
 mod engine;
@@ -20,7 +21,6 @@ mod maintenance;
 mod queue;
 mod reader;
 mod recovery;
-mod sorter;
 mod steps;
 mod syncer;
 mod writer;

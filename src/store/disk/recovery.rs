@@ -11,10 +11,10 @@ use std::str::FromStr;
 
 use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use super::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
+use super::compaction::read_footer;
 use super::engine::Setup;
 use super::files::{Fault, File, PIECE_BYTES, read_all};
 use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
-use super::sorter::read_footer;
 use super::{Found, OpenError, Stream, StreamId};
 use crate::channel::ChannelName;
 

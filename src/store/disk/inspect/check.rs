@@ -14,11 +14,11 @@ use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use crate::store::disk::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
+use crate::store::disk::compaction::read_footer;
 use crate::store::disk::files::{Directory, Fault, File, read_all};
 use crate::store::disk::identity::IDENTITY;
 use crate::store::disk::index::{BlockRef, StreamIndex};
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
-use crate::store::disk::sorter::read_footer;
 use crate::store::disk::{OpenError, StreamId};
 
 /// What was found in a directory.

@@ -22,18 +22,18 @@ use crate::store::Mark;
 pub(super) type Blocks = Vec<(StreamId, Vec<BlockRef>)>;
 
 /// A sorted file that has its name.
-pub(super) struct Sorted {
+pub(super) struct CompactedFile {
     pub(super) file: IndexedFile,
     pub(super) blocks: Blocks,
 }
 
 /// Sorts a file. `None` if it cannot be read whole, or is gone. `before` is done when it is known
 /// what stays, and before anything goes; it says whether that may be.
-pub(super) fn sort(
+pub(super) fn compact_file(
     engine: &Engine,
     number: u32,
     before: impl FnOnce() -> Result<bool, Fault>,
-) -> Result<Option<Sorted>, Fault> {
+) -> Result<Option<CompactedFile>, Fault> {
     let name = name(number, Role::Sorted);
     let unfinished = unfinished(&name);
     let sorted = write(engine, number, &unfinished);
@@ -48,7 +48,7 @@ pub(super) fn sort(
     engine.files.rename(&unfinished, &name).map_err(Fault::of(&name))?;
     engine.files.sync().map_err(Fault::of(&name))?;
     let file = IndexedFile { name, file, sorted: true, bytes, live: 0, born: 0, damaged: false };
-    Ok(Some(Sorted { file, blocks }))
+    Ok(Some(CompactedFile { file, blocks }))
 }
 
 type Written = (Arc<dyn File>, u64, Blocks);
@@ -58,39 +58,39 @@ fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Writte
     let Some(from) = index.files.get(&number) else {
         return Ok(None);
     };
-    let source = Source { name: from.name.clone(), file: from.file.clone() };
+    let source = CompactionSource { name: from.name.clone(), file: from.file.clone() };
     let streams = index.blocks_of(number);
     drop(index);
     let draft = Draft::create(&*engine.files, unfinished)?;
-    let mut sorter = Sorter { engine, number, source, draft, row: Vec::new() };
+    let mut compactor = Compactor { engine, number, source, draft, row: Vec::new() };
     let mut blocks = Blocks::new();
     for (stream, old) in streams {
-        sorter.introduce(stream)?;
-        match sorter.copy(stream, &old)? {
+        compactor.introduce(stream)?;
+        match compactor.copy(stream, &old)? {
             Some(new) => blocks.push((stream, new)),
             None => return Ok(None),
         }
     }
-    sorter.draft.write(&footer(&blocks, sorter.draft.position()))?;
-    let bytes = sorter.draft.position();
-    Ok(Some((sorter.draft.finish()?, bytes, blocks)))
+    compactor.draft.write(&footer(&blocks, compactor.draft.position()))?;
+    let bytes = compactor.draft.position();
+    Ok(Some((compactor.draft.finish()?, bytes, blocks)))
 }
 
-struct Source {
+struct CompactionSource {
     name: String,
     file: Arc<dyn File>,
 }
 
-struct Sorter<'a> {
+struct Compactor<'a> {
     engine: &'a Engine,
     number: u32,
-    source: Source,
+    source: CompactionSource,
     draft: Draft,
     /// The block that is being encoded.
     row: Vec<u8>,
 }
 
-impl Sorter<'_> {
+impl Compactor<'_> {
     /// Writes what the stream is. One that is gone by now is not introduced: nobody asks for it.
     fn introduce(&mut self, id: StreamId) -> Result<(), Fault> {
         let index = self.engine.index.lock();
