@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use super::catalog::Catalog;
 use super::condition::Condition;
 use super::files::{Fault, Files};
+use super::group_commit::{self, CommitQueue};
 use super::identity::{IDENTITY, Identity};
 use super::index::BlockIndex;
 use super::maintenance::{self, Maintenance};
 use super::queue::Queue;
 use super::reader::{self, Wanted};
 use super::recovery::{self, Recovered};
-use super::syncer::{self, Syncs};
 use super::writer::{Journal, Message, Writer};
 use super::{Config, Found, OpenError, Refused, Terms};
 use crate::clock::{Clock, Moment};
@@ -108,7 +108,7 @@ pub(super) struct Engine {
     pub(super) index: Mutex<BlockIndex>,
     pub(super) inbox: Queue<Message>,
     pub(super) reads: Queue<Wanted>,
-    pub(super) syncs: Syncs,
+    pub(super) commits: CommitQueue,
     pub(super) maintenance: Maintenance,
     pub(super) next_stream: AtomicU64,
     offsets: Offsets,
@@ -186,7 +186,7 @@ impl Engine {
             next_stream: AtomicU64::new(index.next_stream.max(1)),
             inbox: Queue::new(),
             reads: Queue::new(),
-            syncs: Syncs::new(journal.file.clone(), journal.name.clone()),
+            commits: CommitQueue::new(journal.file.clone(), journal.name.clone()),
             maintenance: Maintenance::new(catalogs),
             offsets: Offsets {
                 noted: AtomicU64::new(first.saturating_sub(1)),
@@ -207,11 +207,11 @@ impl Engine {
     }
 
     fn start(self: &Arc<Self>, journal: Journal) -> std::io::Result<()> {
-        let (writer, syncer) = (Writer::new(self.clone(), journal), self.clone());
+        let (writer, group_commit) = (Writer::new(self.clone(), journal), self.clone());
         let (reader, maintenance) = (self.clone(), self.clone());
         let mut threads = self.threads.lock();
         threads.push(spawn("fanfare-store-writer", move || writer.run())?);
-        threads.push(spawn("fanfare-store-syncer", move || syncer::run(&syncer))?);
+        threads.push(spawn("fanfare-store-sync", move || group_commit::run(&group_commit))?);
         threads.push(spawn("fanfare-store-reader", move || reader::run(&reader))?);
         threads.push(spawn("fanfare-store-maint", move || maintenance::run(&maintenance))?);
         Ok(())
@@ -227,7 +227,7 @@ impl Engine {
         self.inbox.close();
         let mut ending = threads.drain(..);
         join(ending.next());
-        self.syncs.close();
+        self.commits.close();
         join(ending.next());
         self.reads.close();
         self.maintenance.close();
@@ -239,7 +239,7 @@ impl Engine {
     /// Says that everything is synced, if it is, which offset comes next, and where every stream
     /// ends: what is missing then can be told from what was never there.
     fn sign_off(&self) {
-        if !self.syncs.is_idle() || self.condition.has_failed() {
+        if !self.commits.is_idle() || self.condition.has_failed() {
             return;
         }
         let newest = self.index.lock().files.last_key_value().map(|(number, _)| *number);
@@ -367,7 +367,7 @@ impl Engine {
         if self.condition.fail(fault) {
             tracing::error!("the store has failed and takes nothing any more: {fault}");
         }
-        self.syncs.wake();
+        self.commits.wake();
         Refused::Failed
     }
 

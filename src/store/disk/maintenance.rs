@@ -213,7 +213,7 @@ fn save_catalog(engine: &Engine, catalogs: &mut Vec<u32>) -> Result<(), Fault> {
 /// What is dead because its stream is gone must stay gone: the note that says so is synced first.
 /// Returns whether it is done; a catalog that cannot be read waits for the next one.
 fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
-    if !engine.syncs.settle(engine) {
+    if !engine.commits.sync_now(engine) {
         return Ok(false);
     }
     let mut catalog = match Catalog::load(&*engine.files, newest) {

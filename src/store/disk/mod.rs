@@ -14,6 +14,7 @@ mod condition;
 mod desk;
 mod engine;
 mod files;
+mod group_commit;
 mod identity;
 mod index;
 pub mod inspect;
@@ -22,7 +23,6 @@ mod queue;
 mod reader;
 mod recovery;
 mod steps;
-mod syncer;
 mod writer;
 
 use std::fs;
@@ -453,7 +453,7 @@ impl Disk {
     /// keep up.
     pub fn check(&self) -> Result<(), Refused> {
         let engine = self.engine();
-        if engine.syncs.owed() > MAX_UNSTORED_BYTES {
+        if engine.commits.in_flight_bytes() > MAX_UNSTORED_BYTES {
             return Err(Refused::Behind);
         }
         engine.condition.check()
@@ -477,7 +477,7 @@ impl Disk {
         desk: Option<Arc<dyn Desk>>,
         done: Done,
     ) {
-        self.engine().syncs.owe(record.size());
+        self.engine().commits.add_in_flight(record.size());
         let message = Message::Write { record, durability, desk, done };
         // Not called here: whoever hands in may hold a lock that `done` takes.
         let _ = self.engine().inbox.push(message);

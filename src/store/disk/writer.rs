@@ -17,8 +17,8 @@ use super::catalog::{Role, name};
 use super::desk::Desk;
 use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
+use super::group_commit::{CommitResult, monotonic};
 use super::index::{BlockIndex, BlockRef, IndexedFile};
-use super::syncer::{Answer, monotonic};
 use super::{Chain, Done, Durability, Receipt, Record, Refused, StreamId};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
@@ -161,7 +161,7 @@ impl Writer {
         let open = self.journal.position < self.engine.tuning.journal_bytes;
         let next = self.engine.noted_offset().saturating_add(1);
         let mut group = Group::new(self.engine.tuning.block_bytes, next);
-        let mut answers = Vec::with_capacity(batch.len());
+        let mut results = Vec::with_capacity(batch.len());
         for message in batch {
             let Message::Write { record, durability, desk, done } = message else {
                 continue;
@@ -178,15 +178,15 @@ impl Writer {
                 Ok(()) => group.chains.push(chain),
                 Err(_) => chain.tear(),
             }
-            answers.push(Answer { stream, bytes, durability, outcome, desk, done });
+            results.push(CommitResult { stream, bytes, durability, outcome, desk, done });
         }
-        let syncs = answers.iter().any(Answer::waits_for_sync);
+        let syncs = results.iter().any(CommitResult::waits_for_sync);
         if let Err(refused) = self.write(&group, syncs) {
-            answers.iter_mut().for_each(|answer| answer.outcome = Err(refused));
+            results.iter_mut().for_each(|result| result.outcome = Err(refused));
             group.chains.iter().for_each(Chain::tear);
         }
-        self.count_refused(&answers);
-        self.engine.syncs.written(self.journal.written(), answers);
+        self.count_refused(&results);
+        self.engine.commits.written(self.journal.written(), results);
     }
 
     /// Why nothing can be written at the moment.
@@ -224,7 +224,7 @@ impl Writer {
         let next = Journal::create(&*engine.files, number, written);
         let next = next.map_err(|fault| engine.trouble(fault, 0))?;
         engine.index.lock().files.insert(number, next.to_indexed());
-        engine.syncs.rotated(next.file.clone(), next.name.clone());
+        engine.commits.rotated(next.file.clone(), next.name.clone());
         engine.hand_over_catalog(number);
         self.journal = next;
         Ok(())
@@ -236,7 +236,7 @@ impl Writer {
             return Ok(());
         }
         self.note_steps(group)?;
-        let synced = self.engine.syncs.synced().saturating_sub(self.journal.begin);
+        let synced = self.engine.commits.synced().saturating_sub(self.journal.begin);
         self.buffer.clear();
         let blocks = group.encode(synced, &mut self.buffer);
         let position = self.journal.position;
@@ -246,7 +246,7 @@ impl Writer {
             return Err(self.take_back(fault));
         }
         self.engine.metrics.store_wrote(self.buffer.len() as u64);
-        self.engine.syncs.wrote(self.journal.written());
+        self.engine.commits.wrote(self.journal.written());
         let mut index = self.engine.index.lock();
         if let Some(file) = index.files.get_mut(&self.journal.number) {
             file.bytes = self.journal.position;
@@ -281,8 +281,8 @@ impl Writer {
         }
     }
 
-    fn count_refused(&self, answers: &[Answer]) {
-        for refused in answers.iter().filter_map(|answer| answer.outcome.err()) {
+    fn count_refused(&self, results: &[CommitResult]) {
+        for refused in results.iter().filter_map(|result| result.outcome.err()) {
             self.engine.metrics.store_refused(match refused {
                 Refused::Full => "full",
                 Refused::Failed => "failed",

@@ -18,7 +18,7 @@ use super::files::{Fault, File};
 use super::{Done, Durability, Refused, StreamId};
 
 /// What became of something that was handed in, and who is to be told.
-pub(super) struct Answer {
+pub(super) struct CommitResult {
     pub(super) stream: Option<StreamId>,
     /// Bytes of its events.
     pub(super) bytes: usize,
@@ -28,25 +28,25 @@ pub(super) struct Answer {
     pub(super) done: Done,
 }
 
-struct Waiting {
-    answer: Answer,
+struct Waiter {
+    result: CommitResult,
     /// Bytes written in this life of the store, up to and with this.
     written: u64,
 }
 
 /// What is written and what is synced, counted in bytes since the store was opened.
-pub(super) struct Syncs {
-    state: Mutex<State>,
+pub(super) struct CommitQueue {
+    state: Mutex<CommitState>,
     wake: Condvar,
     /// For those who wait until something is synced.
-    settled: Condvar,
+    synced_changed: Condvar,
     /// Bytes of events that were handed in, and of which nobody has been told yet.
-    owed: AtomicUsize,
+    in_flight: AtomicUsize,
 }
 
-struct State {
+struct CommitState {
     /// In the order of `written`.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Waiter>,
     /// How many of each stream wait, or are being told.
     pending: HashMap<StreamId, usize>,
     file: Arc<dyn File>,
@@ -60,16 +60,16 @@ struct State {
     closed: bool,
 }
 
-/// What the syncer is to do.
-enum Step {
-    Tell(Vec<Waiting>),
+/// What the sync thread is to do.
+enum CommitStep {
+    Complete(Vec<Waiter>),
     Sync,
     End,
 }
 
-impl Syncs {
+impl CommitQueue {
     pub(super) fn new(file: Arc<dyn File>, name: String) -> Self {
-        let state = State {
+        let state = CommitState {
             waiting: VecDeque::new(),
             pending: HashMap::new(),
             file,
@@ -81,16 +81,21 @@ impl Syncs {
             closed: false,
         };
         let (wake, settled) = (Condvar::new(), Condvar::new());
-        Self { state: Mutex::new(state), wake, settled, owed: AtomicUsize::new(0) }
+        Self {
+            state: Mutex::new(state),
+            wake,
+            synced_changed: settled,
+            in_flight: AtomicUsize::new(0),
+        }
     }
 
     /// So much more was handed in.
-    pub(super) fn owe(&self, bytes: usize) {
-        self.owed.fetch_add(bytes, Ordering::Relaxed);
+    pub(super) fn add_in_flight(&self, bytes: usize) {
+        self.in_flight.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn owed(&self) -> usize {
-        self.owed.load(Ordering::Relaxed)
+    pub(super) fn in_flight_bytes(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Everything up to here is written. Said before anybody can see what it changes, so that
@@ -100,7 +105,7 @@ impl Syncs {
     }
 
     /// Waits until all that is written by now is synced. Returns whether it is.
-    pub(super) fn settle(&self, engine: &Engine) -> bool {
+    pub(super) fn sync_now(&self, engine: &Engine) -> bool {
         let mut state = self.state.lock();
         let up_to = state.written;
         state.wanted = state.wanted.max(up_to);
@@ -109,21 +114,21 @@ impl Syncs {
             if engine.condition.check() == Err(Refused::Failed) {
                 return false;
             }
-            self.settled.wait(&mut state);
+            self.synced_changed.wait(&mut state);
         }
         true
     }
 
     /// Everything up to here is written; these are to be told when it is time for each.
-    pub(super) fn written(&self, written: u64, answers: Vec<Answer>) {
+    pub(super) fn written(&self, written: u64, results: Vec<CommitResult>) {
         let (now, later): (Vec<_>, Vec<_>) = {
             let mut state = self.state.lock();
-            answers.into_iter().partition(|answer| !state.must_wait(answer))
+            results.into_iter().partition(|result| !state.must_wait(result))
         };
         // Before any that wait, so that the answers of a stream keep their order.
-        self.give(now.into_iter());
+        self.deliver(now.into_iter());
         let mut state = self.state.lock();
-        state.waiting.extend(later.into_iter().map(|answer| Waiting { answer, written }));
+        state.waiting.extend(later.into_iter().map(|result| Waiter { result, written }));
         state.wrote(written);
         self.wake.notify_one();
     }
@@ -135,7 +140,7 @@ impl Syncs {
         state.synced = state.written;
         state.since = None;
         self.wake.notify_one();
-        self.settled.notify_all();
+        self.synced_changed.notify_all();
     }
 
     /// Bytes that are known to be synced.
@@ -153,7 +158,7 @@ impl Syncs {
         // The lock makes sure that nobody is between looking and waiting.
         let _state = self.state.lock();
         self.wake.notify_one();
-        self.settled.notify_all();
+        self.synced_changed.notify_all();
     }
 
     pub(super) fn close(&self) {
@@ -162,7 +167,7 @@ impl Syncs {
     }
 
     /// Waits for something to do.
-    fn next(&self, engine: &Engine) -> Step {
+    fn next(&self, engine: &Engine) -> CommitStep {
         let mut state = self.state.lock();
         loop {
             let failed = engine.condition.check() == Err(Refused::Failed);
@@ -190,22 +195,22 @@ impl Syncs {
         let mut state = self.state.lock();
         state.synced = state.synced.max(up_to);
         state.since = (state.synced < state.written).then_some(began);
-        self.settled.notify_all();
+        self.synced_changed.notify_all();
     }
 
-    fn give(&self, answers: impl Iterator<Item = Answer>) {
+    fn deliver(&self, results: impl Iterator<Item = CommitResult>) {
         let mut tray = Tray::default();
-        for Answer { bytes, outcome, desk, done, .. } in answers {
-            self.owed.fetch_sub(bytes, Ordering::Relaxed);
+        for CommitResult { bytes, outcome, desk, done, .. } in results {
+            self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
             tray.put(desk, (done, outcome));
         }
         tray.hand_over();
     }
 
     /// Tells those who waited; only then may others of their streams be told without waiting.
-    fn tell(&self, told: Vec<Waiting>) {
-        let streams: Vec<_> = told.iter().filter_map(|waiting| waiting.answer.stream).collect();
-        self.give(told.into_iter().map(|waiting| waiting.answer));
+    fn complete(&self, told: Vec<Waiter>) {
+        let streams: Vec<_> = told.iter().filter_map(|waiting| waiting.result.stream).collect();
+        self.deliver(told.into_iter().map(|waiting| waiting.result));
         let mut state = self.state.lock();
         for stream in streams {
             if let Some(count) = state.pending.get_mut(&stream) {
@@ -218,7 +223,7 @@ impl Syncs {
     }
 }
 
-impl State {
+impl CommitState {
     fn wrote(&mut self, written: u64) {
         if written > self.written {
             self.written = written;
@@ -228,43 +233,43 @@ impl State {
 
     /// Whether the answer waits for a sync, or for an earlier answer of its stream. If so, it is
     /// counted.
-    fn must_wait(&mut self, answer: &Answer) -> bool {
-        let syncs = answer.waits_for_sync();
-        let follows = answer.stream.is_some_and(|stream| self.pending.contains_key(&stream));
-        if let Some(stream) = answer.stream.filter(|_| syncs || follows) {
+    fn must_wait(&mut self, result: &CommitResult) -> bool {
+        let syncs = result.waits_for_sync();
+        let follows = result.stream.is_some_and(|stream| self.pending.contains_key(&stream));
+        if let Some(stream) = result.stream.filter(|_| syncs || follows) {
             *self.pending.entry(stream).or_default() += 1;
         }
         syncs || follows
     }
 
-    fn step(&mut self, failed: bool, interval: Duration) -> Option<Step> {
+    fn step(&mut self, failed: bool, interval: Duration) -> Option<CommitStep> {
         let synced = self.synced;
-        let ready = |waiting: &Waiting| failed || waiting.written <= synced;
+        let ready = |waiting: &Waiter| failed || waiting.written <= synced;
         let count = self.waiting.iter().take_while(|waiting| ready(waiting)).count();
         if count > 0 {
             let told = self.waiting.drain(..count);
-            let refuse = |waiting: Waiting| if failed { waiting.refused() } else { waiting };
-            return Some(Step::Tell(told.map(refuse).collect()));
+            let refuse = |waiting: Waiter| if failed { waiting.refused() } else { waiting };
+            return Some(CommitStep::Complete(told.map(refuse).collect()));
         }
         let unsynced = self.written > self.synced && !failed;
         let is_old = || self.since.is_some_and(|since| monotonic() >= since + interval);
         let wanted = !self.waiting.is_empty() || self.wanted > self.synced;
         if unsynced && (wanted || self.closed || is_old()) {
-            return Some(Step::Sync);
+            return Some(CommitStep::Sync);
         }
-        self.closed.then_some(Step::End)
+        self.closed.then_some(CommitStep::End)
     }
 }
 
-impl Answer {
+impl CommitResult {
     pub(super) fn waits_for_sync(&self) -> bool {
         self.durability == Durability::Sync && self.outcome.is_ok()
     }
 }
 
-impl Waiting {
+impl Waiter {
     fn refused(mut self) -> Self {
-        self.answer.outcome = self.answer.outcome.and(Err(Refused::Failed));
+        self.result.outcome = self.result.outcome.and(Err(Refused::Failed));
         self
     }
 }
@@ -272,20 +277,20 @@ impl Waiting {
 /// Syncs until the store is closed.
 pub(super) fn run(engine: &Engine) {
     loop {
-        match engine.syncs.next(engine) {
-            Step::Tell(told) => engine.syncs.tell(told),
-            Step::Sync => sync(engine),
-            Step::End => return,
+        match engine.commits.next(engine) {
+            CommitStep::Complete(told) => engine.commits.complete(told),
+            CommitStep::Sync => sync(engine),
+            CommitStep::End => return,
         }
     }
 }
 
 /// Syncs all that is written by now.
 fn sync(engine: &Engine) {
-    let (file, name, up_to) = engine.syncs.unsynced();
+    let (file, name, up_to) = engine.commits.unsynced();
     let began = monotonic();
     match file.sync().map_err(Fault::of(&name)) {
-        Ok(()) => engine.syncs.synced_to(up_to, began),
+        Ok(()) => engine.commits.synced_to(up_to, began),
         Err(fault) => drop(engine.fail(&fault)),
     }
     engine.metrics.store_synced(monotonic().saturating_sub(began));
