@@ -40,7 +40,7 @@ struct Whole {
 }
 
 impl Whole {
-    /// A directory with sorted files, a journal and catalogs.
+    /// A directory with sorted files, a journal and checkpoints.
     async fn new() -> Self {
         let mut hub = Hub::start(SETTINGS);
         for life in 0..3 {
@@ -259,7 +259,7 @@ impl Reader {
 enum Damage {
     /// One byte of each of these blocks.
     Blocks(PathBuf, Vec<Range<usize>>),
-    /// The journal ends here, and the catalog is gone, or a copy of another.
+    /// The journal ends here, and the checkpoint is gone, or a copy of another.
     End { journal: PathBuf, at: usize, catalog: PathBuf, copied: Option<PathBuf> },
     /// Things that this seed decides.
     Random(u64, Vec<PathBuf>),
@@ -381,7 +381,7 @@ async fn two_damaged_blocks_side_by_side_are_one_gap_over_each_kind_of_connectio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_end_that_is_cut_off_is_noticed_also_without_the_newest_catalog() {
+async fn an_end_that_is_cut_off_is_noticed_also_without_the_newest_checkpoint() {
     let whole = Whole::new().await;
     let journal = files(whole.path(), ".log").pop().expect("a journal");
     let mut catalogs = files(whole.path(), ".cat");
@@ -406,7 +406,7 @@ async fn whatever_is_damaged_each_connection_has_each_event_at_most_once() {
     let (journals, catalogs) = (names(".log"), names(".cat"));
     let damages = (0..SEEDS).map(|seed| {
         let mut names = [names(".seg"), journals.clone(), catalogs.clone()].concat();
-        // How far a channel went is in the last journal and in the last catalog: one of them stays.
+        // How far a channel went is in the last journal and in the last checkpoint: one of them stays.
         let stays = if seed % 2 == 0 { journals.last() } else { catalogs.last() };
         names.retain(|name| Some(name) != stays);
         Damage::Random(seed, names)

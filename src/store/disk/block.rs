@@ -31,12 +31,12 @@ pub(super) enum Kind {
     /// Where the footer is.
     End = 4,
     /// All streams, and receipts.
-    Catalog = 5,
+    Checkpoint = 5,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Events, Self::Note, Self::Footer, Self::End, Self::Catalog]
+        [Self::Events, Self::Note, Self::Footer, Self::End, Self::Checkpoint]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

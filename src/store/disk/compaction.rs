@@ -2,7 +2,7 @@
 //! says where each is, so that opening reads nothing else.
 //!
 //! What holds: of each stream a sorted file has its name and options before its events, so that
-//! they are not lost with the catalogs.
+//! they are not lost with the checkpoints.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::StreamId;
 use super::block::{
     self, Block, END_LENGTH, EventsDraft, Fields, Header, Kind, Note, Trailer, json,
 };
-use super::catalog::{Role, name};
+use super::checkpoint::{Role, name};
 use super::engine::Engine;
 use super::files::{Draft, Fault, File, unfinished};
 use super::index::{BlockRef, IndexedFile};

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::catalog::Catalog;
+use super::checkpoint::Checkpoint;
 use super::condition::Condition;
 use super::files::{Fault, Files};
 use super::group_commit::{self, CommitQueue};
-use super::identity::{IDENTITY, Identity};
 use super::index::BlockIndex;
 use super::maintenance::{self, Maintenance};
 use super::queue::Queue;
 use super::reader::{self, Wanted};
 use super::recovery::{self, Recovered};
+use super::superblock::{SUPERBLOCK, Superblock};
 use super::writer::{Journal, Message, Writer};
 use super::{Config, Found, OpenError, Refused, Terms};
 use crate::clock::{Clock, Moment};
@@ -112,7 +112,7 @@ pub(super) struct Engine {
     pub(super) maintenance: Maintenance,
     pub(super) next_stream: AtomicU64,
     offsets: Offsets,
-    identity: Mutex<Identity>,
+    superblock: Mutex<Superblock>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -134,47 +134,47 @@ impl fmt::Debug for Engine {
 impl Engine {
     pub(super) fn open(setup: Setup) -> Result<(Arc<Self>, Found), OpenError> {
         let (files, directory) = (&setup.files, setup.directory.clone());
-        let known = Identity::load(&**files, &directory)?;
-        let mut identity = known.unwrap_or_else(|| Identity::new(Epoch::random().as_str()));
-        let power_cut = identity.tells_of_power_cut(&setup.boot);
-        let mut recovered = recovery::recover(&setup, identity.clean)?;
+        let known = Superblock::load(&**files, &directory)?;
+        let mut superblock = known.unwrap_or_else(|| Superblock::new(Epoch::random().as_str()));
+        let power_cut = superblock.tells_of_power_cut(&setup.boot);
+        let mut recovered = recovery::recover(&setup, superblock.clean)?;
         let (index, terms) = (&mut recovered.index, &setup.terms);
-        let first = identity.next_offset.max(index.last_offset().0.saturating_add(1));
+        let first = superblock.next_offset.max(index.last_offset().0.saturating_add(1));
         let opened = terms.clock.now();
-        let same_boot = !setup.boot.is_empty() && *identity.boot == *setup.boot;
-        identity.clock.resume(same_boot, index.newest(), first, opened);
-        index.date(&identity.clock, opened);
+        let same_boot = !setup.boot.is_empty() && *superblock.boot == *setup.boot;
+        superblock.clock.resume(same_boot, index.newest(), first, opened);
+        index.date(&superblock.clock, opened);
         index.receipts.forget_before(opened.steady_before(terms.receipts_window));
         let mut found = recovered.found(power_cut);
-        let (engine, journal) = Self::begin(setup, identity, recovered, (first, opened))?;
+        let (engine, journal) = Self::begin(setup, superblock, recovered, (first, opened))?;
         engine.start(journal).map_err(|error| {
             // Those threads that could be started end again.
             engine.close();
             OpenError::Io { path: directory, error }
         })?;
-        found.gone = found.gone.max(Offset(engine.identity.lock().in_memory));
+        found.gone = found.gone.max(Offset(engine.superblock.lock().in_memory));
         Ok((engine, found))
     }
 
     fn begin(
         setup: Setup,
-        mut identity: Identity,
+        mut superblock: Superblock,
         recovered: Recovered,
         (first, opened): (u64, Moment),
     ) -> Result<(Arc<Self>, Journal), OpenError> {
         let Setup { files, directory, boot, config, tuning, terms, metrics } = setup;
         let failed = |fault: Fault| fault.in_directory(&directory);
-        let Recovered { mut index, next_file, catalogs, .. } = recovered;
-        identity.boot = boot.into();
-        identity.clean = false;
-        identity.note_names(terms.durable_names, first);
-        identity.next_offset = first.saturating_add(tuning.reserve);
-        identity.save(&*files).map_err(failed)?;
+        let Recovered { mut index, next_file, checkpoints, .. } = recovered;
+        superblock.boot = boot.into();
+        superblock.clean = false;
+        superblock.note_names(terms.durable_names, first);
+        superblock.next_offset = first.saturating_add(tuning.reserve);
+        superblock.save(&*files).map_err(failed)?;
         let journal = Journal::create(&*files, next_file, 0).map_err(failed)?;
         index.files.insert(next_file, journal.to_indexed());
-        let epoch = identity.epoch.parse().map_err(|_| OpenError::Damaged {
-            path: directory.join(IDENTITY),
-            why: format!("its `epoch` is {:?}", identity.epoch),
+        let epoch = superblock.epoch.parse().map_err(|_| OpenError::Damaged {
+            path: directory.join(SUPERBLOCK),
+            why: format!("its `epoch` is {:?}", superblock.epoch),
         })?;
         let engine = Self {
             epoch,
@@ -187,21 +187,21 @@ impl Engine {
             inbox: Queue::new(),
             reads: Queue::new(),
             commits: CommitQueue::new(journal.file.clone(), journal.name.clone()),
-            maintenance: Maintenance::new(catalogs),
+            maintenance: Maintenance::new(checkpoints),
             offsets: Offsets {
                 noted: AtomicU64::new(first.saturating_sub(1)),
-                reserved: AtomicU64::new(identity.next_offset),
+                reserved: AtomicU64::new(superblock.next_offset),
                 renew_at: AtomicU64::new(first.saturating_add(tuning.reserve / 2)),
             },
             index: Mutex::new(index),
-            identity: Mutex::new(identity),
+            superblock: Mutex::new(superblock),
             threads: Mutex::default(),
             files,
             config,
             tuning,
             metrics,
         };
-        engine.hand_over_catalog(next_file);
+        engine.submit_checkpoint(next_file);
         maintenance::check_free_space(&engine);
         Ok((Arc::new(engine), journal))
     }
@@ -243,19 +243,19 @@ impl Engine {
             return;
         }
         let newest = self.index.lock().files.last_key_value().map(|(number, _)| *number);
-        let catalog = self.catalog(newest.unwrap_or_default().saturating_add(1));
-        if let Err(fault) = catalog.save(&*self.files) {
+        let checkpoint = self.checkpoint(newest.unwrap_or_default().saturating_add(1));
+        if let Err(fault) = checkpoint.save(&*self.files) {
             tracing::warn!("the store was not closed cleanly: {fault}");
             return;
         }
-        let mut identity = self.identity.lock();
-        identity.clean = true;
+        let mut superblock = self.superblock.lock();
+        superblock.clean = true;
         let stored = self.index.lock().last_offset().0;
         let noted = self.offsets.noted.load(Ordering::Relaxed);
-        identity.next_offset = noted.max(stored).saturating_add(1);
-        let next = identity.next_offset;
-        identity.clock.observe(next, self.clock.now());
-        if let Err(fault) = identity.save(&*self.files) {
+        superblock.next_offset = noted.max(stored).saturating_add(1);
+        let next = superblock.next_offset;
+        superblock.clock.observe(next, self.clock.now());
+        if let Err(fault) = superblock.save(&*self.files) {
             tracing::warn!("the store was not closed cleanly: {fault}");
         }
     }
@@ -299,15 +299,15 @@ impl Engine {
             return;
         }
         let noted = self.offsets.noted.load(Ordering::Relaxed);
-        let mut identity = self.identity.lock();
-        let mut renewed = identity.clone();
+        let mut superblock = self.superblock.lock();
+        let mut renewed = superblock.clone();
         renewed.next_offset = noted.saturating_add(self.tuning.reserve);
         let saved = renewed.save(&*self.files);
         let share = if saved.is_ok() { 2 } else { 16 };
         match saved {
             Ok(()) => {
                 self.offsets.reserved.store(renewed.next_offset, Ordering::Relaxed);
-                *identity = renewed;
+                *superblock = renewed;
             }
             Err(fault) => drop(self.trouble(fault, 0)),
         }
@@ -317,9 +317,9 @@ impl Engine {
 
     /// From this offset on, the wall clock is so far ahead.
     pub(super) fn note_step(&self, from: u64, time: Moment) -> Result<(), Refused> {
-        let mut identity = self.identity.lock();
-        identity.clock.note(from, time);
-        match identity.save(&*self.files).map_err(|fault| self.trouble(fault, 0)) {
+        let mut superblock = self.superblock.lock();
+        superblock.clock.note(from, time);
+        match superblock.save(&*self.files).map_err(|fault| self.trouble(fault, 0)) {
             // It is saved with what is saved next.
             Err(Refused::Full) => Ok(()),
             saved => saved,
@@ -331,18 +331,18 @@ impl Engine {
         self.offsets.noted.load(Ordering::Relaxed)
     }
 
-    /// Gives the maintenance thread a catalog of what is written so far. Only the writer changes
+    /// Gives the maintenance thread a checkpoint of what is written so far. Only the writer changes
     /// that, so it is the writer who calls this, between two writes.
-    pub(super) fn hand_over_catalog(&self, number: u32) {
-        self.maintenance.submit(self.catalog(number));
+    pub(super) fn submit_checkpoint(&self, number: u32) {
+        self.maintenance.submit(self.checkpoint(number));
     }
 
     /// What is written so far.
-    fn catalog(&self, number: u32) -> Catalog {
+    fn checkpoint(&self, number: u32) -> Checkpoint {
         let oldest = self.clock.now().steady_before(self.receipts_window);
         let mut index = self.index.lock();
         index.receipts.forget_before(oldest);
-        Catalog {
+        Checkpoint {
             number,
             streams: index.summary(),
             receipts: index.receipts.to_vec(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::OpenError;
-use super::identity::LOCK;
+use super::superblock::LOCK;
 
 /// Bytes of one write to a file that nobody waits for: between two of them, others get the disk.
 pub(super) const PIECE_BYTES: usize = 1024 * 1024;

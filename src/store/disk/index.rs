@@ -107,7 +107,7 @@ impl StreamIndex {
         }
     }
 
-    /// The same without its blocks: what a catalog has of it.
+    /// The same without its blocks: what a checkpoint has of it.
     fn summary(&self) -> Self {
         let Self { name, options, state, .. } = self;
         let (name, options, state) = (name.clone(), options.clone(), state.clone());
@@ -556,7 +556,7 @@ impl BlockIndex {
         self.files.insert(number, file);
     }
 
-    /// What a catalog has of it all.
+    /// What a checkpoint has of it all.
     pub(super) fn summary(&self) -> Vec<(StreamId, StreamIndex)> {
         self.streams.iter().map(|(id, stream)| (*id, stream.summary())).collect()
     }

@@ -1,10 +1,10 @@
-//! The thread that keeps the directory in order: catalogs, sorted files, deletions, and the watch
-//! for room.
+//! The thread that keeps the directory in order: checkpoints, sorted files, deletions, and the
+//! watch for room.
 //!
 //! What holds: what is new is synced, and has its name, before what it replaces is deleted. Before
-//! dead blocks vanish, a catalog says that they are below the floor of their stream, or a note that
-//! is synced says that the stream is gone. A file that cannot be read whole is neither sorted nor
-//! rewritten. A failure here for want of room is tried again later; nothing is lost by it.
+//! dead blocks vanish, a checkpoint says that they are below the floor of their stream, or a note
+//! that is synced says that the stream is gone. A file that cannot be read whole is neither sorted
+//! nor rewritten. A failure here for want of room is tried again later; nothing is lost by it.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::catalog::{Catalog, Role, name, parse_name};
+use super::checkpoint::{Checkpoint, Role, name, parse_name};
 use super::compaction::{self, CompactedFile};
 use super::engine::Engine;
 use super::files::Fault;
-use super::identity::IDENTITY;
 use super::index::IndexedFile;
+use super::superblock::SUPERBLOCK;
 use super::writer::Message;
 
 /// What waits for the maintenance thread.
@@ -25,24 +25,24 @@ use super::writer::Message;
 pub(super) struct Maintenance {
     inner: Mutex<PendingWork>,
     wake: Condvar,
-    /// Numbers of the catalogs that are safe; held while the directory is put in order.
-    catalogs: Mutex<Vec<u32>>,
+    /// Numbers of the checkpoints that are safe; held while the directory is put in order.
+    checkpoints: Mutex<Vec<u32>>,
 }
 
 #[derive(Debug, Default)]
 struct PendingWork {
-    catalog: Option<Catalog>,
+    checkpoint: Option<Checkpoint>,
     closed: bool,
 }
 
 impl Maintenance {
-    pub(super) fn new(catalogs: Vec<u32>) -> Self {
-        Self { inner: Mutex::default(), wake: Condvar::new(), catalogs: Mutex::new(catalogs) }
+    pub(super) fn new(checkpoints: Vec<u32>) -> Self {
+        Self { inner: Mutex::default(), wake: Condvar::new(), checkpoints: Mutex::new(checkpoints) }
     }
 
-    /// A catalog to be written; one that still waits is no longer needed.
-    pub(super) fn submit(&self, catalog: Catalog) {
-        self.inner.lock().catalog = Some(catalog);
+    /// A checkpoint to be written; one that still waits is no longer needed.
+    pub(super) fn submit(&self, checkpoint: Checkpoint) {
+        self.inner.lock().checkpoint = Some(checkpoint);
         self.wake.notify_one();
     }
 
@@ -54,7 +54,7 @@ impl Maintenance {
     /// Waits for the next round. Returns whether there is one.
     fn next_round(&self, interval: Duration) -> bool {
         let mut inner = self.inner.lock();
-        if !inner.closed && inner.catalog.is_none() {
+        if !inner.closed && inner.checkpoint.is_none() {
             self.wake.wait_for(&mut inner, interval);
         }
         !inner.closed
@@ -111,7 +111,7 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
         return Ok(());
     }
     // Meanwhile no file goes; the writer may add one, which is there before it is in the index.
-    let _in_order = engine.maintenance.catalogs.lock();
+    let _in_order = engine.maintenance.checkpoints.lock();
     let index = engine.index.lock();
     let needed: Vec<String> = index.files.values().map(|file| file.name.clone()).collect();
     drop(index);
@@ -121,7 +121,7 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
         Err(_) => return Ok(()),
     };
-    let mut needed = needed.iter().map(String::as_str).chain([IDENTITY]);
+    let mut needed = needed.iter().map(String::as_str).chain([SUPERBLOCK]);
     let Some(gone) = needed.find(|name| !there.contains(*name)) else {
         return Ok(());
     };
@@ -130,14 +130,14 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
 }
 
 /// On a full disk, begins a new journal if one of the youngest files is mostly dead: while the
-/// last two catalogs need it, it cannot be deleted.
+/// last two checkpoints need it, it cannot be deleted.
 fn make_way(engine: &Engine) {
-    // A catalog that waits was not saved, for want of room: another would not be either.
-    if engine.condition.needed().is_none() || engine.maintenance.inner.lock().catalog.is_some() {
+    // A checkpoint that waits was not saved, for want of room: another would not be either.
+    if engine.condition.needed().is_none() || engine.maintenance.inner.lock().checkpoint.is_some() {
         return;
     }
-    let catalogs = engine.maintenance.catalogs.lock();
-    let youngest = if let [.., older, _] = catalogs[..] { older } else { 0 };
+    let checkpoints = engine.maintenance.checkpoints.lock();
+    let youngest = if let [.., older, _] = checkpoints[..] { older } else { 0 };
     let index = engine.index.lock();
     if index.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
         // Refused only when the store is closed.
@@ -151,10 +151,10 @@ pub(super) fn run_once(engine: &Engine) -> Result<(), Fault> {
     if engine.condition.has_failed() {
         return Ok(());
     }
-    let mut catalogs = engine.maintenance.catalogs.lock();
-    save_catalog(engine, &mut catalogs)?;
-    // With a single catalog, every file may still be needed to do without it.
-    let [.., older, newest] = catalogs[..] else {
+    let mut checkpoints = engine.maintenance.checkpoints.lock();
+    save_checkpoint(engine, &mut checkpoints)?;
+    // With a single checkpoint, every file may still be needed to do without it.
+    let [.., older, newest] = checkpoints[..] else {
         return Ok(());
     };
     delete_dead(engine, older, newest)?;
@@ -172,8 +172,8 @@ pub(super) fn run_once(engine: &Engine) -> Result<(), Fault> {
 /// cannot be read whole stay as they are.
 pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
     run_once(engine)?;
-    let catalogs = engine.maintenance.catalogs.lock();
-    let [.., older, newest] = catalogs[..] else {
+    let checkpoints = engine.maintenance.checkpoints.lock();
+    let [.., older, newest] = checkpoints[..] else {
         return Ok(());
     };
     let index = engine.index.lock();
@@ -184,54 +184,54 @@ pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
     files.into_iter().try_for_each(|number| rewrite(engine, number, newest).map(drop))
 }
 
-/// Writes the catalog that waits; then only it and the one before it are needed.
-fn save_catalog(engine: &Engine, catalogs: &mut Vec<u32>) -> Result<(), Fault> {
-    let Some(catalog) = engine.maintenance.inner.lock().catalog.take() else {
+/// Writes the checkpoint that waits; then only it and the one before it are needed.
+fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Fault> {
+    let Some(checkpoint) = engine.maintenance.inner.lock().checkpoint.take() else {
         return Ok(());
     };
-    let number = catalog.number;
-    if let Err(fault) = catalog.save(&*engine.files) {
+    let number = checkpoint.number;
+    if let Err(fault) = checkpoint.save(&*engine.files) {
         // Another may have been handed over meanwhile: that one is better.
-        engine.maintenance.inner.lock().catalog.get_or_insert(catalog);
+        engine.maintenance.inner.lock().checkpoint.get_or_insert(checkpoint);
         return Err(fault);
     }
-    catalogs.push(number);
-    catalogs.drain(..catalogs.len().saturating_sub(2));
+    checkpoints.push(number);
+    checkpoints.drain(..checkpoints.len().saturating_sub(2));
     let listed = engine.files.list().map_err(Fault::of(""))?;
     for listed in listed {
-        if parse_name(&listed)
-            .is_some_and(|(number, role)| role == Role::Catalog && !catalogs.contains(&number))
-        {
+        if parse_name(&listed).is_some_and(|(number, role)| {
+            role == Role::Checkpoint && !checkpoints.contains(&number)
+        }) {
             engine.files.remove(&listed).map_err(Fault::of(&listed))?;
         }
     }
     Ok(())
 }
 
-/// Writes the newest catalog anew, with the floors of now. What is dead may be deleted only then:
-/// else, older blocks of its streams would come back at the next start, with a hole behind them.
-/// What is dead because its stream is gone must stay gone: the note that says so is synced first.
-/// Returns whether it is done; a catalog that cannot be read waits for the next one.
+/// Writes the newest checkpoint anew, with the floors of now. What is dead may be deleted only
+/// then: else, older blocks of its streams would come back at the next start, with a hole behind
+/// them. What is dead because its stream is gone must stay gone: the note that says so is synced
+/// first. Returns whether it is done; a checkpoint that cannot be read waits for the next one.
 fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
     if !engine.commits.sync_now(engine) {
         return Ok(false);
     }
-    let mut catalog = match Catalog::load(&*engine.files, newest) {
-        Ok(catalog) => catalog,
+    let mut checkpoint = match Checkpoint::load(&*engine.files, newest) {
+        Ok(checkpoint) => checkpoint,
         Err(why) => {
-            let file = name(newest, Role::Catalog);
-            tracing::error!(file, "a catalog of the store is broken: nothing goes now: {why}");
+            let file = name(newest, Role::Checkpoint);
+            tracing::error!(file, "a checkpoint of the store is broken: nothing goes now: {why}");
             return Ok(false);
         }
     };
     let index = engine.index.lock();
-    for (id, stream) in &mut catalog.streams {
+    for (id, stream) in &mut checkpoint.streams {
         if let Some(now) = index.streams.get(id) {
             stream.raise_to(now.floor);
         }
     }
     drop(index);
-    catalog.save(&*engine.files).map(|()| true)
+    checkpoint.save(&*engine.files).map(|()| true)
 }
 
 fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), Fault> {

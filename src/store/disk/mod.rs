@@ -7,15 +7,14 @@
 //! options, states and receipts are texts that it keeps for the hub.
 
 mod block;
-mod catalog;
 mod chain;
+mod checkpoint;
 mod compaction;
 mod condition;
 mod desk;
 mod engine;
 mod files;
 mod group_commit;
-mod identity;
 mod index;
 pub mod inspect;
 mod maintenance;
@@ -23,6 +22,7 @@ mod queue;
 mod reader;
 mod recovery;
 mod steps;
+mod superblock;
 mod writer;
 
 use std::fs;
@@ -42,8 +42,8 @@ use crate::limits::MAX_UNSTORED_BYTES;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
-use catalog::is_ours;
 pub use chain::Chain;
+use checkpoint::is_ours;
 pub use desk::{Desk, Told};
 use engine::{Engine, Setup, Tuning};
 use files::Directory;
@@ -326,8 +326,8 @@ pub enum OpenError {
     },
     /// The file that says what the directory is cannot be relied on.
     #[error(
-        "{path} is damaged: {why}. Put back a copy of this file, or see \"A damaged identity\" in \
-         docs/disk-format.md; to begin with nothing, give the hub another `store.path`"
+        "{path} is damaged: {why}. Put back a copy of this file, or see \"A damaged superblock\" \
+         in docs/disk-format.md; to begin with nothing, give the hub another `store.path`"
     )]
     Damaged {
         /// The file.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
 use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
-use super::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
+use super::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use super::compaction::read_footer;
 use super::engine::Setup;
 use super::files::{Fault, File, PIECE_BYTES, read_all};
@@ -23,9 +23,9 @@ pub(super) struct Recovered {
     pub(super) index: BlockIndex,
     /// A number that no file has had.
     pub(super) next_file: u32,
-    /// The catalogs that may be relied on, at most two.
-    pub(super) catalogs: Vec<u32>,
-    /// The last place of which nobody knows what was there, and no catalog does: file and byte.
+    /// The checkpoints that may be relied on, at most two.
+    pub(super) checkpoints: Vec<u32>,
+    /// The last place of which nobody knows what was there, and no checkpoint does: file and byte.
     unknown: Option<(u32, u32)>,
 }
 
@@ -57,7 +57,7 @@ struct Recovery<'a> {
     /// The store was closed after everything was synced.
     clean: bool,
     index: BlockIndex,
-    /// The number of the catalog: what is told by files below, it knows already.
+    /// The number of the checkpoint: what is told by files below, it knows already.
     since: u32,
     /// The highest number of a file with events.
     newest: u32,
@@ -68,7 +68,7 @@ struct Recovery<'a> {
 impl Recovery<'_> {
     fn run(&mut self) -> Result<Recovered, Fault> {
         let listed = self.list()?;
-        let catalogs = self.load_catalog(&listed);
+        let checkpoints = self.load_checkpoint(&listed);
         let files = self.files(&listed)?;
         self.newest = files.keys().last().copied().unwrap_or_default();
         for (number, role) in files {
@@ -80,7 +80,7 @@ impl Recovery<'_> {
         Ok(Recovered {
             index: std::mem::take(&mut self.index),
             next_file: highest.saturating_add(1),
-            catalogs,
+            checkpoints,
             unknown: self.unknown,
         })
     }
@@ -100,42 +100,42 @@ impl Recovery<'_> {
         Ok(listed)
     }
 
-    /// Takes the newest catalog that is whole. Returns it and the one before it.
-    fn load_catalog(&mut self, listed: &[(u32, Role)]) -> Vec<u32> {
-        let catalogs = listed.iter().filter(|(_, role)| *role == Role::Catalog);
-        let mut catalogs: Vec<u32> = catalogs.map(|(number, _)| *number).collect();
-        catalogs.sort_unstable();
-        while let Some(number) = catalogs.last().copied() {
-            match Catalog::load(&*self.setup.files, number) {
-                Ok(catalog) => {
-                    self.adopt(catalog);
+    /// Takes the newest checkpoint that is whole. Returns it and the one before it.
+    fn load_checkpoint(&mut self, listed: &[(u32, Role)]) -> Vec<u32> {
+        let checkpoints = listed.iter().filter(|(_, role)| *role == Role::Checkpoint);
+        let mut checkpoints: Vec<u32> = checkpoints.map(|(number, _)| *number).collect();
+        checkpoints.sort_unstable();
+        while let Some(number) = checkpoints.last().copied() {
+            match Checkpoint::load(&*self.setup.files, number) {
+                Ok(checkpoint) => {
+                    self.adopt(checkpoint);
                     break;
                 }
                 Err(why) => {
-                    let file = name(number, Role::Catalog);
+                    let file = name(number, Role::Checkpoint);
                     self.setup.metrics.store_block_broken();
-                    tracing::error!(file, "a catalog of the store is broken: {why}");
-                    catalogs.pop();
+                    tracing::error!(file, "a checkpoint of the store is broken: {why}");
+                    checkpoints.pop();
                 }
             }
         }
-        catalogs.drain(..catalogs.len().saturating_sub(2));
-        catalogs
+        checkpoints.drain(..checkpoints.len().saturating_sub(2));
+        checkpoints
     }
 
-    fn adopt(&mut self, catalog: Catalog) {
-        self.since = catalog.number;
-        self.index.next_stream = catalog.next_stream;
-        self.index.gone = catalog.gone;
-        self.index.streams = catalog.streams.into_iter().collect();
-        catalog.receipts.into_iter().for_each(|receipt| self.index.receipts.add(receipt));
+    fn adopt(&mut self, checkpoint: Checkpoint) {
+        self.since = checkpoint.number;
+        self.index.next_stream = checkpoint.next_stream;
+        self.index.gone = checkpoint.gone;
+        self.index.streams = checkpoint.streams.into_iter().collect();
+        checkpoint.receipts.into_iter().for_each(|receipt| self.index.receipts.add(receipt));
     }
 
     /// The files with events. Of a journal and the sorted file that was to replace it, the sorted
     /// one counts if it is whole; the other is deleted.
     fn files(&self, listed: &[(u32, Role)]) -> Result<BTreeMap<u32, Role>, Fault> {
         let mut files = BTreeMap::new();
-        for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Catalog) {
+        for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Checkpoint) {
             if files.insert(*number, *role).is_some() {
                 let sorted = name(*number, Role::Sorted);
                 let file = self.setup.files.open(&sorted).map_err(Fault::of(&sorted))?;
@@ -236,7 +236,7 @@ impl Recovery<'_> {
                 Ok(note) => self.take_note(stream, note),
                 Err(why) => tracing::error!(file = number, position, "a note is broken: {why}"),
             },
-            Kind::Note | Kind::Footer | Kind::End | Kind::Catalog => {}
+            Kind::Note | Kind::Footer | Kind::End | Kind::Checkpoint => {}
         }
     }
 
@@ -299,8 +299,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Without a catalog, a stream may turn up again that is long gone. A channel has one life at a
-    /// time: the latest counts.
+    /// Without a checkpoint, a stream may turn up again that is long gone. A channel has one life
+    /// at a time: the latest counts.
     fn forget_namesakes(&mut self) {
         let mut lives: HashMap<ChannelName, StreamId> = HashMap::new();
         let mut gone = Vec::new();

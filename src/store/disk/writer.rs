@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::block::{self, EventsDraft, Header, Kind, Note, json};
-use super::catalog::{Role, name};
+use super::checkpoint::{Role, name};
 use super::desk::Desk;
 use super::engine::{Engine, Tuning};
 use super::files::{Fault, File, Files};
@@ -225,7 +225,7 @@ impl Writer {
         let next = next.map_err(|fault| engine.trouble(fault, 0))?;
         engine.index.lock().files.insert(number, next.to_indexed());
         engine.commits.rotated(next.file.clone(), next.name.clone());
-        engine.hand_over_catalog(number);
+        engine.submit_checkpoint(number);
         self.journal = next;
         Ok(())
     }

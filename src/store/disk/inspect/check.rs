@@ -13,12 +13,12 @@ use crate::channel::ChannelName;
 use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
-use crate::store::disk::catalog::{Catalog, Role, is_ours, is_unfinished, name, parse_name};
+use crate::store::disk::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use crate::store::disk::compaction::read_footer;
 use crate::store::disk::files::{Directory, Fault, File, read_all};
-use crate::store::disk::identity::IDENTITY;
 use crate::store::disk::index::{BlockRef, StreamIndex};
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
+use crate::store::disk::superblock::SUPERBLOCK;
 use crate::store::disk::{OpenError, StreamId};
 
 /// What was found in a directory.
@@ -107,19 +107,19 @@ struct Check<'a> {
 impl Check<'_> {
     fn run(&mut self) -> Result<(), Fault> {
         if let Some(why) = &self.looked.damaged {
-            let place = Place { file: IDENTITY, ..Place::default() };
+            let place = Place { file: SUPERBLOCK, ..Place::default() };
             self.damage(place, None, format!("what the directory is cannot be told: {why}"));
         }
-        let (mut events, mut catalogs) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
+        let (mut events, mut checkpoints) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
         for name in self.looked.files.list().map_err(Fault::of(""))? {
             match parse_name(&name) {
-                Some((number, Role::Catalog)) => catalogs.push(number),
+                Some((number, Role::Checkpoint)) => checkpoints.push(number),
                 Some((number, role)) => events.entry(number).or_default().push(role),
                 None => self.no_number(&name)?,
             }
         }
-        catalogs.sort_unstable();
-        catalogs.into_iter().try_for_each(|number| self.catalog(number))?;
+        checkpoints.sort_unstable();
+        checkpoints.into_iter().try_for_each(|number| self.checkpoint(number))?;
         let newest = events.keys().last().copied();
         for (number, roles) in events {
             roles.into_iter().try_for_each(|role| self.events(number, role, newest))?;
@@ -128,7 +128,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The identity, which was read to come here; the lock; and what is not a store's.
+    /// The superblock, which was read to come here; the lock; and what is not a store's.
     fn no_number(&mut self, name: &str) -> Result<(), Fault> {
         if !is_ours(name) {
             self.remark(name, 0, "no file of the store: nobody looks at it".to_owned());
@@ -143,18 +143,18 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn catalog(&mut self, number: u32) -> Result<(), Fault> {
-        let name = name(number, Role::Catalog);
+    fn checkpoint(&mut self, number: u32) -> Result<(), Fault> {
+        let name = name(number, Role::Checkpoint);
         let file = self.looked.files.open(&name).map_err(Fault::of(&name))?;
         let size = file.size().map_err(Fault::of(&name))?;
         self.count(size);
         self.found.totals.blocks += 1;
-        if let Err(why) = Catalog::load(&*self.looked.files, number) {
-            let what = format!("the catalog is broken: {why}");
+        if let Err(why) = Checkpoint::load(&*self.looked.files, number) {
+            let what = format!("the checkpoint is broken: {why}");
             self.damage(Place { file: &name, offset: 0, bytes: size }, None, what);
         } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| after_first(&bytes)) {
             let (offset, bytes) = (extra as u64, size - extra as u64);
-            let what = "there is something behind the catalog".to_owned();
+            let what = "there is something behind the checkpoint".to_owned();
             self.damage(Place { file: &name, offset, bytes }, None, what);
         }
         Ok(())
@@ -177,7 +177,7 @@ impl Check<'_> {
             return Ok(());
         }
         let parts = scan(&bytes);
-        let clean = self.looked.identity.clean;
+        let clean = self.looked.superblock.clean;
         let may_be_torn = newest == Some(number) && role == Role::Journal;
         let torn = if may_be_torn { torn_at(&parts, bytes.len(), clean) } else { None };
         let end = torn.unwrap_or(bytes.len());
@@ -225,7 +225,7 @@ impl Check<'_> {
             Kind::Events => Trailer::parse(block.trailer()).is_some(),
             Kind::Note => self.note(stream, block.trailer()),
             Kind::Footer | Kind::End => file.role == Role::Sorted,
-            Kind::Catalog => false,
+            Kind::Checkpoint => false,
         };
         if !understood {
             let bytes = block.header.length() as u64;
@@ -265,7 +265,7 @@ impl Check<'_> {
             Kind::Events => self.lost(header, &lost),
             Kind::Note => "a broken block: what it said of a channel is lost".to_owned(),
             Kind::Footer | Kind::End => "a broken block of the file's index".to_owned(),
-            Kind::Catalog => "a broken block".to_owned(),
+            Kind::Checkpoint => "a broken block".to_owned(),
         };
         if header.kind == Kind::Events {
             self.links.entry(header.stream).or_default().push(Link { block: lost, lost: true });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 
 use super::Looked;
-use crate::store::disk::catalog::{Role, parse_name};
+use crate::store::disk::checkpoint::{Role, parse_name};
 use crate::store::disk::engine::Engine;
 use crate::store::disk::files::{Directory, Fault, Files};
 use crate::store::disk::{Config, Disk, OpenError, Terms, maintenance, this_boot};
@@ -52,14 +52,14 @@ pub enum CompactError {
 /// See [`CompactError`].
 pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
     // What is no store must not become one, and what was torn is cut by no one else.
-    let Looked { files, identity, .. } = Looked::at(path)?;
-    if identity.tells_of_power_cut(&this_boot()) {
+    let Looked { files, superblock, .. } = Looked::at(path)?;
+    if superblock.tells_of_power_cut(&this_boot()) {
         return Err(CompactError::PowerCut(path.to_owned()));
     }
     let before = sizes(&*files, path)?;
     drop(files);
-    // The files that are there lie below both catalogs, which nothing may be deleted without, once
-    // the store has been opened twice.
+    // The files that are there lie below both checkpoints, which nothing may be deleted without,
+    // once the store has been opened twice.
     live(path, maintenance::run_once)?;
     let damaged = live(path, |engine| {
         maintenance::compact(engine)?;
@@ -110,7 +110,7 @@ fn sizes(files: &dyn Files, path: &Path) -> Result<Sizes, OpenError> {
         let size = files.open(&name).and_then(|file| file.size());
         let size = size.map_err(|error| failed(&name, error))?;
         sizes.bytes += size;
-        if role != Role::Catalog {
+        if role != Role::Checkpoint {
             sizes.files.insert(number, (name, size));
         }
     }

@@ -18,9 +18,9 @@ pub use stat::{ChannelStat, FileStat, Stat, stat};
 
 use super::engine::{Setup, Tuning};
 use super::files::{Directory, Files};
-use super::identity::{IDENTITY, Identity};
 use super::index::StreamIndex;
 use super::recovery::{self, Recovered};
+use super::superblock::{SUPERBLOCK, Superblock};
 use super::{Config, OpenError, Terms};
 use crate::telemetry::Metrics;
 use untouched::Untouched;
@@ -28,8 +28,8 @@ use untouched::Untouched;
 /// A directory that is looked at.
 pub(super) struct Looked {
     files: Arc<dyn Files>,
-    identity: Identity,
-    /// What is wrong with the identity: that one is made up.
+    superblock: Superblock,
+    /// What is wrong with the superblock: that one is made up.
     damaged: Option<String>,
     /// What a start would find.
     recovered: Recovered,
@@ -39,28 +39,28 @@ impl Looked {
     fn at(path: &Path) -> Result<Self, OpenError> {
         match Self::into(Arc::new(Directory::look(path)?), path)? {
             Self { damaged: Some(why), .. } => {
-                Err(OpenError::Damaged { path: path.join(IDENTITY), why })
+                Err(OpenError::Damaged { path: path.join(SUPERBLOCK), why })
             }
             looked => Ok(looked),
         }
     }
 
-    /// Also if the identity is damaged: nothing else depends on what it says.
+    /// Also if the superblock is damaged: nothing else depends on what it says.
     pub(in crate::store::disk) fn into(
         files: Arc<dyn Files>,
         path: &Path,
     ) -> Result<Self, OpenError> {
         let files: Arc<dyn Files> = Arc::new(Untouched(files));
-        let (identity, damaged) = match Identity::load(&*files, path) {
-            Ok(Some(identity)) => (identity, None),
+        let (superblock, damaged) = match Superblock::load(&*files, path) {
+            Ok(Some(superblock)) => (superblock, None),
             Ok(None) => {
                 let (path, why) = (path.to_owned(), "it is empty".to_owned());
                 return Err(OpenError::Foreign { path, why });
             }
             Err(OpenError::Damaged { why, .. }) => {
-                let mut identity = Identity::new("unknown");
-                identity.clean = false;
-                (identity, Some(why))
+                let mut superblock = Superblock::new("unknown");
+                superblock.clean = false;
+                (superblock, Some(why))
             }
             Err(error) => return Err(error),
         };
@@ -73,8 +73,8 @@ impl Looked {
             terms: Terms::default(),
             metrics: Arc::new(Metrics::new()),
         };
-        let recovered = recovery::recover(&setup, identity.clean)?;
-        Ok(Self { files, identity, damaged, recovered })
+        let recovered = recovery::recover(&setup, superblock.clean)?;
+        Ok(Self { files, superblock, damaged, recovered })
     }
 }
 

@@ -203,13 +203,13 @@ fn a_directory_has_one_hub_and_one_version() {
     let error = try_open(directory.path()).unwrap_err();
     assert!(matches!(error, OpenError::Locked(_)), "{error}");
     disk.close();
-    let identity = directory.path().join("fanfare.store");
-    std::fs::write(&identity, "{\"version\": 2, \"more\": 7}").unwrap();
+    let superblock = directory.path().join("fanfare.store");
+    std::fs::write(&superblock, "{\"version\": 2, \"more\": 7}").unwrap();
     let error = try_open(directory.path()).unwrap_err();
     assert!(error.to_string().contains("has version 2 of the store"), "{error}");
-    std::fs::write(&identity, "{").unwrap();
+    std::fs::write(&superblock, "{").unwrap();
     assert!(matches!(try_open(directory.path()), Err(OpenError::Damaged { .. })));
-    std::fs::remove_file(&identity).unwrap();
+    std::fs::remove_file(&superblock).unwrap();
     assert!(matches!(try_open(directory.path()), Err(OpenError::Damaged { .. })));
 }
 

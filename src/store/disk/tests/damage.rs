@@ -116,7 +116,7 @@ fn a_flipped_bit_in_a_journal_costs_at_most_its_stream() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_sorted_file_or_a_catalog_costs_at_most_its_stream() {
+fn a_flipped_bit_in_a_sorted_file_or_a_checkpoint_costs_at_most_its_stream() {
     let (files, disk) = filled(60);
     maintenance::run_once(disk.engine()).unwrap();
     disk.close();
@@ -130,7 +130,7 @@ fn a_flipped_bit_in_a_sorted_file_or_a_catalog_costs_at_most_its_stream() {
 }
 
 #[test]
-fn without_any_catalog_the_files_tell_everything() {
+fn without_any_checkpoint_the_files_tell_everything() {
     let (files, disk) = filled(60);
     maintenance::run_once(disk.engine()).unwrap();
     disk.close();

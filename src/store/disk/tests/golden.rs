@@ -66,9 +66,9 @@ fn everything_is_found_in_a_directory_of_version_1() {
 #[test]
 fn a_directory_of_version_2_is_refused_and_left_as_it_is() {
     let (folder, config) = copy();
-    let identity = folder.path().join("fanfare.store");
-    let text = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    let superblock = folder.path().join("fanfare.store");
+    let text = std::fs::read_to_string(&superblock).unwrap();
+    std::fs::write(&superblock, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
     let contents = || {
         let paths = std::fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().path());
         let mut files: Vec<_> = paths.filter(|path| !path.ends_with("lock")).collect();

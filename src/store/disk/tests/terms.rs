@@ -88,7 +88,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     assert_eq!(write(&disk, record, Durability::Sync), Err(Refused::Failed));
     assert!(matches!(disk.health(), Health::Failed(_)));
     let changes = files.changes();
-    disk.engine().hand_over_catalog(1);
+    disk.engine().submit_checkpoint(1);
     maintenance::run_once(disk.engine()).unwrap();
     disk.engine().renew_offsets();
     disk.close();

@@ -1,4 +1,4 @@
-//! The identity of the directory: whose it is, how it was left, and which offsets were given out.
+//! The superblock of the directory: whose it is, how it was left, and which offsets were given out.
 //!
 //! A wrong one would give ids out twice, or none at all, so its last line is a checksum of all that
 //! stands before it. Hubs before this one wrote none: such a file is taken as it is, if it has all
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::OpenError;
-use super::catalog::{is_ours, is_unfinished};
+use super::checkpoint::{is_ours, is_unfinished};
 use super::files::{Fault, Files, read_all, replace};
 use super::steps::Steps;
 use crate::position::Epoch;
 
-pub(super) const IDENTITY: &str = "fanfare.store";
+pub(super) const SUPERBLOCK: &str = "fanfare.store";
 /// The file whose lock is the directory's.
 pub(super) const LOCK: &str = "lock";
 const VERSION: u32 = 1;
@@ -28,7 +28,7 @@ const SEAL: &str = ",\n  \"checksum\": ";
 
 /// What the directory is, and how it was left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
+pub(super) struct Superblock {
     version: u32,
     pub(super) epoch: Box<str>,
     /// The start of the machine in which it was last opened.
@@ -59,7 +59,7 @@ struct Version {
     version: u32,
 }
 
-impl Identity {
+impl Superblock {
     pub(super) fn new(epoch: &str) -> Self {
         let epoch = epoch.into();
         Self {
@@ -86,13 +86,13 @@ impl Identity {
     /// Reads it. `None` means a directory that has nothing yet.
     pub(super) fn load(files: &dyn Files, directory: &Path) -> Result<Option<Self>, OpenError> {
         let names = files.list().map_err(|error| Fault::of("")(error).in_directory(directory))?;
-        if !names.iter().any(|name| name == IDENTITY) {
+        if !names.iter().any(|name| name == SUPERBLOCK) {
             return nothing_of_others(&names, directory);
         }
-        let failed = |error| Fault::of(IDENTITY)(error).in_directory(directory);
-        let file = files.open(IDENTITY).map_err(failed)?;
+        let failed = |error| Fault::of(SUPERBLOCK)(error).in_directory(directory);
+        let file = files.open(SUPERBLOCK).map_err(failed)?;
         let bytes = read_all(&*file).map_err(failed)?;
-        let damaged = |why| OpenError::Damaged { path: directory.join(IDENTITY), why };
+        let damaged = |why| OpenError::Damaged { path: directory.join(SUPERBLOCK), why };
         let text = str::from_utf8(&bytes).map_err(|why| damaged(why.to_string()))?;
         let sealed = is_sealed(text).map_err(damaged)?;
         let fields: Value = serde_json::from_str(text).map_err(|why| damaged(why.to_string()))?;
@@ -104,9 +104,9 @@ impl Identity {
         if let Some(other) = unknown_field(&fields).filter(|_| !sealed) {
             return Err(damaged(format!("it has a field `{other}`, which no hub writes")));
         }
-        let identity = Self::deserialize(&fields).map_err(|why| damaged(why.to_string()))?;
-        identity.check().map_err(damaged)?;
-        Ok(Some(identity))
+        let superblock = Self::deserialize(&fields).map_err(|why| damaged(why.to_string()))?;
+        superblock.check().map_err(damaged)?;
+        Ok(Some(superblock))
     }
 
     /// Whether the values can be: a checksum says nothing of what was edited.
@@ -136,7 +136,7 @@ impl Identity {
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), Fault> {
         // A person may look at it: one line per fact.
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        replace(files, IDENTITY, seal(text.trim_end_matches("\n}")).as_bytes())
+        replace(files, SUPERBLOCK, seal(text.trim_end_matches("\n}")).as_bytes())
     }
 }
 
@@ -164,12 +164,12 @@ fn nothing_of_others<T>(names: &[String], directory: &Path) -> Result<Option<T>,
     match names.iter().find(|name| !harmless(name)) {
         None => Ok(None),
         Some(name) if is_ours(name) => Err(OpenError::Damaged {
-            path: directory.join(IDENTITY),
+            path: directory.join(SUPERBLOCK),
             why: format!("it is not there, and {name} is"),
         }),
         Some(name) => Err(OpenError::Foreign {
             path: directory.to_owned(),
-            why: format!("it has {name}, but no {IDENTITY}"),
+            why: format!("it has {name}, but no {SUPERBLOCK}"),
         }),
     }
 }

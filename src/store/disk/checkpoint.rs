@@ -1,10 +1,10 @@
-//! What the files are called, and catalogs, which say what streams there are.
+//! What the files are called, and checkpoints, which say what streams there are.
 //!
-//! Recovery relies on this: a catalog is put in place whole, or not at all. Catalog N has the
+//! Recovery relies on this: a checkpoint is put in place whole, or not at all. Checkpoint N has the
 //! streams as they were when file N was begun. Files whose number is not below that of the older of
-//! the two newest catalogs are neither rewritten nor deleted: with one broken catalog, the one
-//! before it and the files still tell everything. A clean close writes one, too: it tells whatever
-//! is missing of the files after that.
+//! the two newest checkpoints are neither rewritten nor deleted: with one broken checkpoint, the
+//! one before it and the files still tell everything. A clean close writes one, too: it tells
+//! whatever is missing of the files after that.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Kind, encode, json};
 use super::files::{Fault, Files, read_all, replace};
-use super::identity::{IDENTITY, LOCK};
 use super::index::StreamIndex;
+use super::superblock::{LOCK, SUPERBLOCK};
 use super::{Floor, Receipt, StreamId};
 use crate::position::Offset;
 use crate::store::{Entry, Mark};
@@ -26,7 +26,7 @@ pub(super) enum Role {
     Journal,
     /// Blocks sorted by stream.
     Sorted,
-    Catalog,
+    Checkpoint,
 }
 
 impl Role {
@@ -34,7 +34,7 @@ impl Role {
         match self {
             Self::Journal => "log",
             Self::Sorted => "seg",
-            Self::Catalog => "cat",
+            Self::Checkpoint => "cat",
         }
     }
 }
@@ -48,24 +48,24 @@ pub(super) fn name(number: u32, role: Role) -> String {
 pub(super) fn parse_name(text: &str) -> Option<(u32, Role)> {
     let (number, _) = text.split_once('.')?;
     let number = number.parse().ok()?;
-    let roles = [Role::Journal, Role::Sorted, Role::Catalog].into_iter();
+    let roles = [Role::Journal, Role::Sorted, Role::Checkpoint].into_iter();
     roles.map(|role| (number, role)).find(|(number, role)| name(*number, *role) == text)
 }
 
 /// Left behind by a crash: never looked at, and deleted.
 pub(super) fn is_unfinished(name: &str) -> bool {
     let whole = name.strip_suffix(".tmp");
-    whole.is_some_and(|name| name == IDENTITY || parse_name(name).is_some())
+    whole.is_some_and(|name| name == SUPERBLOCK || parse_name(name).is_some())
 }
 
 /// Whether the store knows what this file is.
 pub(super) fn is_ours(name: &str) -> bool {
-    [LOCK, IDENTITY].contains(&name) || parse_name(name).is_some() || is_unfinished(name)
+    [LOCK, SUPERBLOCK].contains(&name) || parse_name(name).is_some() || is_unfinished(name)
 }
 
 /// All streams at one moment, and the receipts that are not forgotten.
 #[derive(Debug)]
-pub(super) struct Catalog {
+pub(super) struct Checkpoint {
     pub(super) number: u32,
     pub(super) streams: Vec<(StreamId, StreamIndex)>,
     pub(super) receipts: Vec<Receipt>,
@@ -74,8 +74,8 @@ pub(super) struct Catalog {
 }
 
 #[derive(Serialize, Deserialize)]
-struct CatalogText {
-    /// That of the file: a copy under another number would tell of another time. Catalogs of
+struct CheckpointText {
+    /// That of the file: a copy under another number would tell of another time. Checkpoints of
     /// earlier hubs do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     number: Option<u32>,
@@ -99,25 +99,26 @@ struct StreamText {
     end: [u64; 2],
 }
 
-impl Catalog {
+impl Checkpoint {
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), Fault> {
         let streams = self.streams.iter().map(to_text).collect();
         let (next_stream, receipts) = (self.next_stream, self.receipts.clone());
         let number = Some(self.number);
-        let text = CatalogText { number, next_stream, gone: self.gone.0, streams, receipts };
+        let text = CheckpointText { number, next_stream, gone: self.gone.0, streams, receipts };
         let mut bytes = Vec::new();
-        encode(Kind::Catalog, StreamId(0), &json(&text), 0, &mut bytes);
-        replace(files, &name(self.number, Role::Catalog), &bytes)
+        encode(Kind::Checkpoint, StreamId(0), &json(&text), 0, &mut bytes);
+        replace(files, &name(self.number, Role::Checkpoint), &bytes)
     }
 
     pub(super) fn load(files: &dyn Files, number: u32) -> Result<Self, String> {
-        let file = files.open(&name(number, Role::Catalog)).map_err(|error| error.to_string())?;
+        let file =
+            files.open(&name(number, Role::Checkpoint)).map_err(|error| error.to_string())?;
         let bytes = read_all(&*file).map_err(|error| error.to_string())?;
         let block = Block::parse(&bytes).map_err(|_| "its checksum is wrong".to_owned())?;
         let text = serde_json::from_slice(block.trailer()).map_err(|why| why.to_string())?;
-        let CatalogText { number: said, next_stream, gone, streams, receipts } = text;
+        let CheckpointText { number: said, next_stream, gone, streams, receipts } = text;
         if let Some(other) = said.filter(|said| *said != number) {
-            return Err(format!("it is a copy of `{}`", name(other, Role::Catalog)));
+            return Err(format!("it is a copy of `{}`", name(other, Role::Checkpoint)));
         }
         let streams = streams.into_iter().map(from_text).collect::<Option<_>>();
         let streams = streams.ok_or_else(|| "it has a name that is none".to_owned())?;

@@ -1,4 +1,4 @@
-//! The identity of a directory, damaged.
+//! The superblock of a directory, damaged.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ fn no_byte_of_it_can_change_without_being_noticed() {
         is_refused(&files, &format!("cut to {at}"));
     }
     files.lose(IDENTITY);
-    is_refused(&files, "no identity");
+    is_refused(&files, "no superblock");
 }
 
 #[test]
