@@ -12,7 +12,7 @@ use crate::hub::{self, ClaimError, TooManyChannels};
 use crate::ingest::{Failure, InvalidEvent, InvalidLine, NoRoom, Place, PublishError, Tally};
 use crate::pass::Over;
 use crate::quota::Exceeded;
-use crate::store::disk::Refused;
+use crate::store::disk::WriteError;
 
 /// The setting that bounds the channels of a principal.
 const MAX_CHANNELS: &str = "quotas.max_channels";
@@ -408,18 +408,18 @@ impl From<hub::SubscribeError> for Problem {
     }
 }
 
-impl From<Refused> for ErrorCode {
-    fn from(why: Refused) -> Self {
+impl From<WriteError> for ErrorCode {
+    fn from(why: WriteError) -> Self {
         match why {
-            Refused::Full => Self::StoreFull,
-            Refused::Failed => Self::StoreFailed,
-            Refused::Behind => Self::Overloaded,
+            WriteError::Full => Self::StoreFull,
+            WriteError::Failed => Self::StoreFailed,
+            WriteError::Behind => Self::Overloaded,
         }
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(why: Refused) -> Self {
+impl From<WriteError> for Problem {
+    fn from(why: WriteError) -> Self {
         Self::new(why.into(), why.to_string())
     }
 }

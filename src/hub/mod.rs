@@ -62,7 +62,7 @@ use crate::event::{GapReason, NewEvent};
 use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
 use crate::quota::Account;
-use crate::store::disk::{self, Disk, Durability, Floor, Refused};
+use crate::store::disk::{self, Disk, Durability, Floor, WriteError};
 use crate::telemetry::Metrics;
 
 /// The running engine: a cheap handle.
@@ -136,7 +136,7 @@ impl Hub {
         metrics: Arc<Metrics>,
         disk: &Disk,
         store: &disk::Config,
-        found: &disk::Found,
+        found: &disk::Recovered,
     ) -> Self {
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let kept = Store {
@@ -607,7 +607,7 @@ pub enum PublishError {
     TooManyChannels(#[from] TooManyChannels),
     /// The store takes nothing.
     #[error(transparent)]
-    Unstored(#[from] Refused),
+    Unstored(#[from] WriteError),
 }
 
 /// Why a channel has no other settings.
@@ -618,7 +618,7 @@ pub enum ConfigureError {
     TooManyChannels(#[from] TooManyChannels),
     /// The store takes nothing.
     #[error(transparent)]
-    Unstored(#[from] Refused),
+    Unstored(#[from] WriteError),
 }
 
 /// What a publisher is told of a refusal; nothing if the channel is to be looked up again.

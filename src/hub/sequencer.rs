@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::position::{Epoch, Offset, Position};
-use crate::store::disk::{Disk, Refused};
+use crate::store::disk::{Disk, WriteError};
 
 /// Gives out offsets, each once, in increasing order over all channels.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Sequencer {
     }
 
     /// Whether offsets can be taken.
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), WriteError> {
         self.disk.as_ref().map_or(Ok(()), Disk::check_offsets)
     }
 

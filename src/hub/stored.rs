@@ -7,7 +7,7 @@ use super::config::ChannelOptions;
 use super::notice::End;
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
-use crate::store::disk::Refused;
+use crate::store::disk::WriteError;
 
 /// Resolves when something is as durable as its channel asks for.
 #[derive(Debug, Default)]
@@ -21,13 +21,13 @@ pub struct Stored {
 #[derive(Debug)]
 enum Told {
     /// To whoever handed it in.
-    Once(oneshot::Receiver<Result<(), Refused>>),
+    Once(oneshot::Receiver<Result<(), WriteError>>),
     /// To all who have come to wait for it.
     Shared(Outcome),
 }
 
 /// What becomes of something that more than one may wait for, once that is known.
-pub(super) type Outcome = watch::Receiver<Option<Result<(), Refused>>>;
+pub(super) type Outcome = watch::Receiver<Option<Result<(), WriteError>>>;
 
 impl Stored {
     /// There is nothing to wait for.
@@ -36,7 +36,7 @@ impl Stored {
     }
 
     /// It is to be waited for, until somebody says how it went.
-    pub(super) fn later() -> (Self, impl FnOnce(Result<(), Refused>) + Send + 'static) {
+    pub(super) fn later() -> (Self, impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         let (tell, told) = oneshot::channel();
         let tell = move |outcome| {
             // Nobody need be waiting.
@@ -66,7 +66,7 @@ impl Stored {
     ///
     /// # Errors
     /// It is not kept.
-    pub async fn wait(&mut self) -> Result<(), Refused> {
+    pub async fn wait(&mut self) -> Result<(), WriteError> {
         let mut outcome = Ok(());
         while let Some(told) = self.told.take().or_else(|| self.more.pop()) {
             outcome = outcome.and(told.wait().await);
@@ -76,7 +76,7 @@ impl Stored {
 }
 
 impl Told {
-    async fn wait(self) -> Result<(), Refused> {
+    async fn wait(self) -> Result<(), WriteError> {
         let told = match self {
             Self::Once(told) => told.await.ok(),
             // Boxed: it is rare, and all others would keep room for it.
@@ -88,7 +88,7 @@ impl Told {
             }
         };
         // A store that has gone without a word has kept nothing that anybody could rely on.
-        told.unwrap_or(Err(Refused::Failed))
+        told.unwrap_or(Err(WriteError::Failed))
     }
 }
 

@@ -31,7 +31,7 @@ use crate::ingest::Ingest;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
 use crate::shutdown::Shutdown;
-use crate::store::disk::{Disk, Found, OpenError, Terms, files_in};
+use crate::store::disk::{Disk, OpenError, OpenOptions, Recovered, files_in};
 use crate::telemetry::Metrics;
 
 /// How long connections may take to end after the drain.
@@ -347,21 +347,21 @@ impl Server {
 }
 
 /// Opens the store, if there is to be one.
-fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Found)>, StartError> {
+fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Recovered)>, StartError> {
     if !config.store.is_on() {
         return Ok(None);
     }
-    let terms = Terms {
+    let options = OpenOptions {
         receipts_window: config.publish.idempotency_window,
         // Those of publishes to one channel, and of publishes to many.
         max_receipts: config.publish.max_idempotency_keys.saturating_mul(2),
         durable_names: Some(config.channels.durable_names(config.store.durability).into()),
         clock: config.clock.clone(),
     };
-    Disk::open(&config.store, terms, metrics.clone()).map(Some).map_err(StartError::Store)
+    Disk::open(&config.store, options, metrics.clone()).map(Some).map_err(StartError::Store)
 }
 
-fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Found)>) -> Hub {
+fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Recovered)>) -> Hub {
     let (mut channels, metrics) = (config.channels.clone(), metrics.clone());
     channels.end_reconnect_delay = config.subscribers.end_reconnect_delay;
     channels.clock = config.clock.clone();

@@ -20,7 +20,7 @@ use fanfare::hub::{
 };
 use fanfare::position::{Offset, StartFrom};
 use fanfare::sse::Frames;
-use fanfare::store::disk::{self, Disk, Durability, Terms};
+use fanfare::store::disk::{self, Disk, Durability, OpenOptions};
 use fanfare::telemetry::Metrics;
 use parking_lot::Mutex;
 
@@ -457,7 +457,7 @@ fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
     let (path, durability) = (folder.path().to_owned(), Durability::Sync);
     let store = disk::Config { path, durability, min_free: ByteSize(1), ..Default::default() };
     let metrics = Arc::new(Metrics::new());
-    let (disk, found) = Disk::open(&store, Terms::default(), metrics.clone()).unwrap();
+    let (disk, found) = Disk::open(&store, OpenOptions::default(), metrics.clone()).unwrap();
     let in_memory = Rule {
         pattern: "race/m".parse().unwrap(),
         durability: Some(Durability::Memory),

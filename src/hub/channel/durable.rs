@@ -17,7 +17,7 @@ use crate::hub::notice::{End, Gap};
 use crate::hub::stored::{Outcome, Saved, Stored};
 use crate::position::Offset;
 use crate::store::disk::{
-    self, Desk, Disk, Durability, Piece, Place, Record, Refused, StreamId, Trimmed,
+    self, Desk, Disk, Durability, Piece, Place, Record, StreamId, Trimmed, WriteError,
 };
 use crate::store::{Entry, Log, Mark, Run, RunBuilder};
 
@@ -122,7 +122,7 @@ impl Durable {
         !self.staged.is_empty()
     }
 
-    fn write(&self, record: Record, tell: impl FnOnce(Result<(), Refused>) + Send + 'static) {
+    fn write(&self, record: Record, tell: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         self.disk.write(record, self.durability, self.desk.clone(), Box::new(tell));
     }
 
@@ -229,7 +229,7 @@ impl Channel {
         inner: &mut Inner,
         staged: Staged,
         receipt: Option<disk::Receipt>,
-        tell_others: Option<watch::Sender<Option<Result<(), Refused>>>>,
+        tell_others: Option<watch::Sender<Option<Result<(), WriteError>>>>,
     ) -> Stored {
         let saved = inner.saved();
         let Some(durable) = &mut inner.durable else { return Stored::already() };
@@ -323,7 +323,7 @@ impl Channel {
     }
 
     /// What was handed in first is stored, or never will be.
-    fn settle(&self, outcome: Result<(), Refused>) {
+    fn settle(&self, outcome: Result<(), WriteError>) {
         let ended = {
             let mut inner = self.inner.lock();
             let staged = inner.durable.as_mut().and_then(|durable| durable.staged.pop_front());
@@ -348,7 +348,7 @@ impl Channel {
     }
 
     /// Something was not stored. What the hub itself owes is tried again.
-    fn note_refused(&self, inner: &mut Inner, staged: &Staged, why: Refused) {
+    fn note_refused(&self, inner: &mut Inner, staged: &Staged, why: WriteError) {
         if let Some(durable) = &mut inner.durable {
             durable.owes_notice |= staged.notice;
         }
@@ -460,7 +460,7 @@ impl Inner {
     }
 
     /// Whether the store takes anything at the moment.
-    pub(super) fn check_stored(&self) -> Result<(), Refused> {
+    pub(super) fn check_stored(&self) -> Result<(), WriteError> {
         self.durable.as_deref().map_or(Ok(()), |durable| durable.disk.check())
     }
 

@@ -17,7 +17,7 @@ use crate::hub::signals::{GenerationOver, Signals, Stopped};
 use crate::hub::stored::Stored;
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
-use crate::store::disk::Refused;
+use crate::store::disk::WriteError;
 use crate::store::{Entry, Run};
 
 /// How a producer holds its channel.
@@ -224,7 +224,7 @@ impl Channel {
     }
 
     /// The store has refused something: if anything is due by then, it is tried again.
-    pub(super) fn look_again(&self, inner: &mut Inner, why: Refused) {
+    pub(super) fn look_again(&self, inner: &mut Inner, why: WriteError) {
         if let (Some((due, _)), Some(again)) = (inner.due(), try_again(why)) {
             self.shared.deadlines.set(due.max(again), &self.name);
         }
@@ -358,8 +358,8 @@ impl Channel {
 
 /// When to try again what was refused. A store that has failed takes nothing before a restart,
 /// which then finds what is due.
-fn try_again(why: Refused) -> Option<Instant> {
-    (why != Refused::Failed).then(|| Instant::now() + TRIED_AGAIN)
+fn try_again(why: WriteError) -> Option<Instant> {
+    (why != WriteError::Failed).then(|| Instant::now() + TRIED_AGAIN)
 }
 
 impl Inner {

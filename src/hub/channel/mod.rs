@@ -39,7 +39,7 @@ use crate::hub::stored::Stored;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::sse;
-use crate::store::disk::{Floor, Place, Refused, StreamId};
+use crate::store::disk::{Floor, Place, StreamId, WriteError};
 use crate::store::{Entry, Log, Mark, Read, RunBuilder};
 use crate::telemetry::Metrics;
 
@@ -193,7 +193,7 @@ pub enum AppendError {
     Retired,
     /// The store takes nothing.
     #[error(transparent)]
-    Unstored(#[from] Refused),
+    Unstored(#[from] WriteError),
 }
 
 impl AppendError {

@@ -12,7 +12,7 @@ use crate::hub::{
 use crate::position::StartFrom;
 use crate::store::disk::tests::fake::Fate;
 use crate::store::disk::tests::gated::check_free_space;
-use crate::store::disk::{Durability, Refused, Terms};
+use crate::store::disk::{Durability, OpenOptions, WriteError};
 
 use Durability::{Async, Sync};
 
@@ -47,9 +47,9 @@ async fn a_second_stop_is_told_that_the_first_was_refused() {
     let (_, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
     stage.files.disk.fate(1, Fate::Fails);
     stage.files.open_up();
-    assert_eq!(before.stored.wait().await, Err(Refused::Failed));
+    assert_eq!(before.stored.wait().await, Err(WriteError::Failed));
     assert_eq!((stored.wait().await, stored_too.wait().await), {
-        (Err(Refused::Failed), Err(Refused::Failed))
+        (Err(WriteError::Failed), Err(WriteError::Failed))
     });
 }
 
@@ -70,7 +70,7 @@ async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_tr
     assert_eq!(stage.append("d", "x").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
     let (_, mut stopped) = stage.hub.stop(&name("d"), None, None).unwrap();
-    assert_eq!(stopped.wait().await, Err(Refused::Full));
+    assert_eq!(stopped.wait().await, Err(WriteError::Full));
     check_free_space(&stage.disk);
     assert!(!stage.hub.coming_end(&name("d")).expect("it has no end").is_pending());
     assert_eq!(stage.append("d", "y").await, Ok(()));
@@ -125,7 +125,7 @@ async fn an_end_by_the_clock_that_the_disk_has_refused_is_tried_again() {
             let board = with_generation(&stage).await;
             stage.files.disk.fate(1, Fate::Full);
             drop(board);
-            until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+            until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
             assert_eq!(state(&stage), ChannelState::Open);
             check_free_space(&stage.disk);
             until("it is abandoned", || state(&stage) == ChannelState::Abandoned).await;
@@ -149,7 +149,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
             assert_eq!(stored.wait().await, Ok(()));
             stage.files.disk.fate(1, Fate::Full);
             drop(viewer);
-            until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+            until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
             assert_eq!(state(&stage), ChannelState::Open);
             check_free_space(&stage.disk);
             until("it is stopped", || state(&stage) == ChannelState::Cancelled).await;
@@ -166,11 +166,11 @@ async fn after_a_power_cut() -> Stage {
     let files = stage.files.after_kill();
     let config = stage.config.clone();
     drop(stage.shut_down());
-    let (disk, found) = files.store_of_boot(&config, Terms::default(), "another one");
+    let (disk, found) = files.store_of_boot(&config, OpenOptions::default(), "another one");
     assert!(found.power_cut);
     files.disk.fate(1, Fate::Full);
     let stage = Stage::on(files, config, Config::default(), disk, found);
-    until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+    until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
     check_free_space(&stage.disk);
     stage
 }

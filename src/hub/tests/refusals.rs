@@ -5,7 +5,7 @@ use crate::hub::{ChannelOptions, PublishError};
 use crate::limits::MAX_UNSTORED_BYTES;
 use crate::store::disk::tests::fake::Fate;
 use crate::store::disk::tests::gated::check_free_space;
-use crate::store::disk::{Durability, Refused};
+use crate::store::disk::{Durability, WriteError};
 
 use Durability::{Async, Sync};
 
@@ -31,7 +31,7 @@ async fn settings_that_were_acknowledged_are_stored() {
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
     let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    assert_eq!(stored.wait().await, Err(Refused::Full));
+    assert_eq!(stored.wait().await, Err(WriteError::Full));
     check_free_space(&stage.disk);
     let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
     assert_eq!(stored.wait().await, Ok(()), "the retry is acknowledged");
@@ -50,7 +50,7 @@ async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_handed
     assert!(first.is_pending() && second.is_pending());
     stage.files.disk.fate(1, Fate::Fails);
     stage.files.open_up();
-    assert_eq!(second.wait().await, Err(Refused::Failed));
+    assert_eq!(second.wait().await, Err(WriteError::Failed));
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn what_waits_for_a_disk_that_hangs_is_bounded() {
         }
         assert!(taken <= MAX_UNSTORED_BYTES + text.len(), "{taken} bytes wait");
     };
-    assert_eq!(refused, PublishError::Unstored(Refused::Behind));
+    assert_eq!(refused, PublishError::Unstored(WriteError::Behind));
     assert!(taken + text.len() >= MAX_UNSTORED_BYTES, "only {taken} bytes wait");
     stage.files.open_up();
 }

@@ -6,7 +6,7 @@ use super::support::{Stage, name, until};
 use crate::hub::{ChannelOptions, Config};
 use crate::store::disk::tests::fake::Fate;
 use crate::store::disk::tests::gated::check_free_space;
-use crate::store::disk::{Durability, Refused};
+use crate::store::disk::{Durability, WriteError};
 
 use Durability::Sync;
 
@@ -16,7 +16,7 @@ async fn with_remains() -> Stage {
     assert_eq!(stage.append("c", "secret").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
     let mut stored = stage.hub.delete(&name("c")).unwrap();
-    assert_eq!(stored.wait().await, Err(Refused::Full));
+    assert_eq!(stored.wait().await, Err(WriteError::Full));
     check_free_space(&stage.disk);
     assert_eq!(stage.disk.check(), Ok(()));
     stage
@@ -68,7 +68,7 @@ async fn an_idle_channel_that_was_evicted_while_there_was_no_room_does_not_come_
     stage.files.disk.fate(1, Fate::Full);
     tokio::spawn(stage.hub.clone().sweep());
     until("it is evicted", || stage.hub.describe(&name("c")).is_none()).await;
-    until("it is refused", || stage.disk.check() == Err(Refused::Full)).await;
+    until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
     check_free_space(&stage.disk);
     until("the store knows", || stage.hub.0.shared.remains.is_empty()).await;
     stage.disk.close();

@@ -10,7 +10,9 @@ use crate::hub::{
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::gated::{self, Gated, until_all_is_read};
-use crate::store::disk::{Config as StoreConfig, Disk, Durability, Found, Refused, Terms};
+use crate::store::disk::{
+    Config as StoreConfig, Disk, Durability, OpenOptions, Recovered, WriteError,
+};
 use crate::telemetry::Metrics;
 
 /// Longer than anything takes that is to happen.
@@ -24,7 +26,7 @@ pub(crate) struct Stage {
     pub(crate) config: StoreConfig,
     pub(crate) disk: Disk,
     pub(crate) hub: Hub,
-    pub(crate) found: Found,
+    pub(crate) found: Recovered,
 }
 
 struct Opener(Gated);
@@ -42,7 +44,8 @@ impl Stage {
 
     pub(crate) fn of(files: Gated, config: StoreConfig, channels: Config) -> Self {
         let durable_names = Some(channels.durable_names(config.durability).into());
-        let (disk, found) = files.store(&config, Terms { durable_names, ..Terms::default() });
+        let (disk, found) =
+            files.store(&config, OpenOptions { durable_names, ..OpenOptions::default() });
         Self::on(files, config, channels, disk, found)
     }
 
@@ -52,7 +55,7 @@ impl Stage {
         config: StoreConfig,
         channels: Config,
         disk: Disk,
-        found: Found,
+        found: Recovered,
     ) -> Self {
         let hub = Hub::resume(channels, Arc::new(Metrics::new()), &disk, &config, &found);
         Self { opener: Opener(files.clone()), files, config, disk, hub, found }
@@ -86,7 +89,7 @@ impl Stage {
     pub(crate) fn fill_up(&self) {
         self.fill();
         gated::check_free_space(&self.disk);
-        assert_eq!(self.disk.check(), Err(Refused::Full));
+        assert_eq!(self.disk.check(), Err(WriteError::Full));
     }
 
     /// It has room again, and the store knows.

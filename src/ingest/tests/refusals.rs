@@ -9,7 +9,7 @@ use crate::hub::{ChannelOptions, Config as HubConfig, Next, Opened, Rule, Select
 use crate::ingest::{Begun, Config, Failure, Ingest, ScatterReceipt, Sender};
 use crate::position::{Offset, StartFrom};
 use crate::store::disk::tests::gated::{Gated, store_config};
-use crate::store::disk::{Durability, Terms};
+use crate::store::disk::{Durability, OpenOptions};
 
 /// A hub that keeps what is below `d/`, and all else in memory.
 struct Kept {
@@ -146,7 +146,7 @@ async fn a_hub_whose_offsets_run_out_takes_nothing_until_more_are_reserved() {
         last = Some(appended.offsets.unwrap().0);
         assert!(last < Some(Offset(10_000)), "they are given out, and not reserved");
     }
-    let (next, _) = stage.files.after_kill().store(&stage.config, Terms::default());
+    let (next, _) = stage.files.after_kill().store(&stage.config, OpenOptions::default());
     assert!(Some(next.first_offset()) > last, "{next:?} of {last:?}");
     stage.files.disk.make_no_files(None);
     stage.make_room();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Kind, encode, json};
-use super::files::{Fault, Files, read_all, replace};
+use super::files::{Files, IoError, read_all, replace};
 use super::index::StreamIndex;
 use super::superblock::{LOCK, SUPERBLOCK};
 use super::{Floor, Receipt, StreamId};
@@ -100,7 +100,7 @@ struct StreamText {
 }
 
 impl Checkpoint {
-    pub(super) fn save(&self, files: &dyn Files) -> Result<(), Fault> {
+    pub(super) fn save(&self, files: &dyn Files) -> Result<(), IoError> {
         let streams = self.streams.iter().map(to_text).collect();
         let (next_stream, receipts) = (self.next_stream, self.receipts.clone());
         let number = Some(self.number);

@@ -12,7 +12,7 @@ use super::block::{
 };
 use super::checkpoint::{Role, name};
 use super::engine::Engine;
-use super::files::{Draft, Fault, File, unfinished};
+use super::files::{Draft, File, IoError, unfinished};
 use super::index::{BlockRef, IndexedFile};
 use super::reader::read_block;
 use crate::position::Offset;
@@ -32,8 +32,8 @@ pub(super) struct CompactedFile {
 pub(super) fn compact_file(
     engine: &Engine,
     number: u32,
-    before: impl FnOnce() -> Result<bool, Fault>,
-) -> Result<Option<CompactedFile>, Fault> {
+    before: impl FnOnce() -> Result<bool, IoError>,
+) -> Result<Option<CompactedFile>, IoError> {
     let name = name(number, Role::Sorted);
     let unfinished = unfinished(&name);
     let sorted = write(engine, number, &unfinished);
@@ -45,15 +45,15 @@ pub(super) fn compact_file(
     let Some((file, bytes, blocks)) = sorted? else {
         return Ok(None);
     };
-    engine.files.rename(&unfinished, &name).map_err(Fault::of(&name))?;
-    engine.files.sync().map_err(Fault::of(&name))?;
+    engine.files.rename(&unfinished, &name).map_err(IoError::of(&name))?;
+    engine.files.sync().map_err(IoError::of(&name))?;
     let file = IndexedFile { name, file, sorted: true, bytes, live: 0, born: 0, damaged: false };
     Ok(Some(CompactedFile { file, blocks }))
 }
 
 type Written = (Arc<dyn File>, u64, Blocks);
 
-fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Written>, Fault> {
+fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Written>, IoError> {
     let index = engine.index.lock();
     let Some(from) = index.files.get(&number) else {
         return Ok(None);
@@ -92,7 +92,7 @@ struct Compactor<'a> {
 
 impl Compactor<'_> {
     /// Writes what the stream is. One that is gone by now is not introduced: nobody asks for it.
-    fn introduce(&mut self, id: StreamId) -> Result<(), Fault> {
+    fn introduce(&mut self, id: StreamId) -> Result<(), IoError> {
         let index = self.engine.index.lock();
         let Some(stream) = index.streams.get(&id) else {
             return Ok(());
@@ -105,7 +105,7 @@ impl Compactor<'_> {
     }
 
     /// Copies the blocks of a stream, joined where they adjoin. `None` if one cannot be read.
-    fn copy(&mut self, id: StreamId, old: &[BlockRef]) -> Result<Option<Vec<BlockRef>>, Fault> {
+    fn copy(&mut self, id: StreamId, old: &[BlockRef]) -> Result<Option<Vec<BlockRef>>, IoError> {
         let mut new = Vec::new();
         let mut growing: Option<EventsDraft> = None;
         for known in old {
@@ -135,7 +135,7 @@ impl Compactor<'_> {
         growing.takes(first, entries, frames as usize, self.engine.tuning.block_bytes)
     }
 
-    fn put(&mut self, draft: &EventsDraft) -> Result<BlockRef, Fault> {
+    fn put(&mut self, draft: &EventsDraft) -> Result<BlockRef, IoError> {
         let position = self.draft.position();
         self.row.clear();
         let header = draft.encode(0, &mut self.row);
@@ -144,7 +144,7 @@ impl Compactor<'_> {
     }
 
     /// The source has a block that cannot be read: it stays as it is, with all that can be.
-    fn leave_alone<T>(&self, fault: &Fault) -> Option<T> {
+    fn leave_alone<T>(&self, fault: &IoError) -> Option<T> {
         tracing::error!("a file of the store is damaged and stays unsorted: {fault}");
         if let Some(file) = self.engine.index.lock().files.get_mut(&self.number) {
             file.damaged = true;

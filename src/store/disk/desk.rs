@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Done, Refused};
+use super::{Done, WriteError};
 
 /// What became of something, and whom to tell.
-pub type Told = (Done, Result<(), Refused>);
+pub type Told = (Done, Result<(), WriteError>);
 
 /// A place where answers are given. All that is for one place is put there at once.
 pub trait Desk: fmt::Debug + Send + Sync {

@@ -10,17 +10,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::checkpoint::Checkpoint;
-use super::condition::Condition;
-use super::files::{Fault, Files};
+use super::files::{Files, IoError};
 use super::group_commit::{self, CommitQueue};
+use super::health::StoreHealth;
 use super::index::BlockIndex;
 use super::maintenance::{self, Maintenance};
 use super::queue::Queue;
 use super::reader::{self, Wanted};
-use super::recovery::{self, Recovered};
+use super::recovery::{self, RecoveredFiles};
 use super::superblock::{SUPERBLOCK, Superblock};
 use super::writer::{Journal, Message, Writer};
-use super::{Config, Found, OpenError, Refused, Terms};
+use super::{Config, OpenError, OpenOptions, Recovered, WriteError};
 use crate::clock::{Clock, Moment};
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
@@ -87,7 +87,7 @@ pub(super) struct Setup {
     pub(super) boot: String,
     pub(super) config: Config,
     pub(super) tuning: Tuning,
-    pub(super) terms: Terms,
+    pub(super) options: OpenOptions,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Engine {
     pub(super) clock: Clock,
     /// When the store was opened.
     pub(super) opened: Moment,
-    pub(super) condition: Condition,
+    pub(super) health: StoreHealth,
     pub(super) index: Mutex<BlockIndex>,
     pub(super) inbox: Queue<Message>,
     pub(super) reads: Queue<Wanted>,
@@ -132,19 +132,19 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    pub(super) fn open(setup: Setup) -> Result<(Arc<Self>, Found), OpenError> {
+    pub(super) fn open(setup: Setup) -> Result<(Arc<Self>, Recovered), OpenError> {
         let (files, directory) = (&setup.files, setup.directory.clone());
         let known = Superblock::load(&**files, &directory)?;
         let mut superblock = known.unwrap_or_else(|| Superblock::new(Epoch::random().as_str()));
         let power_cut = superblock.tells_of_power_cut(&setup.boot);
         let mut recovered = recovery::recover(&setup, superblock.clean)?;
-        let (index, terms) = (&mut recovered.index, &setup.terms);
+        let (index, options) = (&mut recovered.index, &setup.options);
         let first = superblock.next_offset.max(index.last_offset().0.saturating_add(1));
-        let opened = terms.clock.now();
+        let opened = options.clock.now();
         let same_boot = !setup.boot.is_empty() && *superblock.boot == *setup.boot;
         superblock.clock.resume(same_boot, index.newest(), first, opened);
         index.date(&superblock.clock, opened);
-        index.receipts.forget_before(opened.steady_before(terms.receipts_window));
+        index.receipts.forget_before(opened.steady_before(options.receipts_window));
         let mut found = recovered.found(power_cut);
         let (engine, journal) = Self::begin(setup, superblock, recovered, (first, opened))?;
         engine.start(journal).map_err(|error| {
@@ -159,15 +159,15 @@ impl Engine {
     fn begin(
         setup: Setup,
         mut superblock: Superblock,
-        recovered: Recovered,
+        recovered: RecoveredFiles,
         (first, opened): (u64, Moment),
     ) -> Result<(Arc<Self>, Journal), OpenError> {
-        let Setup { files, directory, boot, config, tuning, terms, metrics } = setup;
-        let failed = |fault: Fault| fault.in_directory(&directory);
-        let Recovered { mut index, next_file, checkpoints, .. } = recovered;
+        let Setup { files, directory, boot, config, tuning, options, metrics } = setup;
+        let failed = |fault: IoError| fault.in_directory(&directory);
+        let RecoveredFiles { mut index, next_file, checkpoints, .. } = recovered;
         superblock.boot = boot.into();
         superblock.clean = false;
-        superblock.note_names(terms.durable_names, first);
+        superblock.note_names(options.durable_names, first);
         superblock.next_offset = first.saturating_add(tuning.reserve);
         superblock.save(&*files).map_err(failed)?;
         let journal = Journal::create(&*files, next_file, 0).map_err(failed)?;
@@ -179,10 +179,10 @@ impl Engine {
         let engine = Self {
             epoch,
             first_offset: Offset(first),
-            receipts_window: terms.receipts_window,
-            clock: terms.clock,
+            receipts_window: options.receipts_window,
+            clock: options.clock,
             opened,
-            condition: Condition::default(),
+            health: StoreHealth::default(),
             next_stream: AtomicU64::new(index.next_stream.max(1)),
             inbox: Queue::new(),
             reads: Queue::new(),
@@ -239,7 +239,7 @@ impl Engine {
     /// Says that everything is synced, if it is, which offset comes next, and where every stream
     /// ends: what is missing then can be told from what was never there.
     fn sign_off(&self) {
-        if !self.commits.is_idle() || self.condition.has_failed() {
+        if !self.commits.is_idle() || self.health.has_failed() {
             return;
         }
         let newest = self.index.lock().files.last_key_value().map(|(number, _)| *number);
@@ -272,12 +272,12 @@ impl Engine {
 
     /// Refuses before the last of what is reserved is given out: a share of it is left for what
     /// cannot be refused, which are ends, and for those who were let in at the same moment.
-    pub(super) fn check_offsets(&self) -> Result<(), Refused> {
+    pub(super) fn check_offsets(&self) -> Result<(), WriteError> {
         let left = self.offsets_left();
         if left > self.tuning.reserve / 64 {
             return Ok(());
         }
-        Err(self.condition.check().err().unwrap_or(Refused::Behind))
+        Err(self.health.check().err().unwrap_or(WriteError::Behind))
     }
 
     fn offsets_left(&self) -> u64 {
@@ -295,7 +295,7 @@ impl Engine {
 
     /// Reserves more offsets. If there is no room, it is tried again long before they run out.
     pub(super) fn renew_offsets(&self) {
-        if self.condition.has_failed() {
+        if self.health.has_failed() {
             return;
         }
         let noted = self.offsets.noted.load(Ordering::Relaxed);
@@ -316,12 +316,12 @@ impl Engine {
     }
 
     /// From this offset on, the wall clock is so far ahead.
-    pub(super) fn note_step(&self, from: u64, time: Moment) -> Result<(), Refused> {
+    pub(super) fn note_step(&self, from: u64, time: Moment) -> Result<(), WriteError> {
         let mut superblock = self.superblock.lock();
         superblock.clock.note(from, time);
         match superblock.save(&*self.files).map_err(|fault| self.trouble(fault, 0)) {
             // It is saved with what is saved next.
-            Err(Refused::Full) => Ok(()),
+            Err(WriteError::Full) => Ok(()),
             saved => saved,
         }
     }
@@ -352,23 +352,23 @@ impl Engine {
     }
 
     /// An operation failed. For want of room it may work later; anything else is the end.
-    pub(super) fn trouble(&self, fault: Fault, needed: u64) -> Refused {
+    pub(super) fn trouble(&self, fault: IoError, needed: u64) -> WriteError {
         if !fault.is_full() {
             return self.fail(&fault);
         }
-        if self.condition.fill(needed) {
+        if self.health.fill(needed) {
             tracing::warn!("the store takes nothing until there is room: {fault}");
         }
-        Refused::Full
+        WriteError::Full
     }
 
     /// Nothing is written any more: what the disk has is no longer known.
-    pub(super) fn fail(&self, fault: &Fault) -> Refused {
-        if self.condition.fail(fault) {
+    pub(super) fn fail(&self, fault: &IoError) -> WriteError {
+        if self.health.fail(fault) {
             tracing::error!("the store has failed and takes nothing any more: {fault}");
         }
         self.commits.wake();
-        Refused::Failed
+        WriteError::Failed
     }
 
     pub(super) fn tell_bytes(&self) {

@@ -47,13 +47,13 @@ pub(super) trait File: fmt::Debug + Send + Sync {
 
 /// An operation that failed, and where.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct IoError {
     name: String,
     offset: Option<u64>,
     error: io::Error,
 }
 
-impl Fault {
+impl IoError {
     /// For `map_err`: the operation was on this file.
     pub(super) fn of(name: &str) -> impl FnOnce(io::Error) -> Self {
         let name = name.to_owned();
@@ -80,7 +80,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for IoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.offset {
             Some(offset) => write!(f, "{} at byte {offset}: {}", self.name, self.error),
@@ -95,7 +95,7 @@ pub(super) fn unfinished(name: &str) -> String {
 }
 
 /// Puts a file in the place of another, so that a crash leaves the one or the other, whole.
-pub(super) fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), Fault> {
+pub(super) fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), IoError> {
     let unfinished = unfinished(name);
     let written = Draft::create(files, &unfinished).and_then(|mut draft| {
         draft.write(bytes)?;
@@ -106,8 +106,8 @@ pub(super) fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(),
         let _ = files.remove(&unfinished);
         return Err(fault);
     }
-    files.rename(&unfinished, name).map_err(Fault::of(name))?;
-    files.sync().map_err(Fault::of(name))
+    files.rename(&unfinished, name).map_err(IoError::of(name))?;
+    files.sync().map_err(IoError::of(name))
 }
 
 /// A file that is written from its beginning to its end, and synced once.
@@ -119,8 +119,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn create(files: &dyn Files, name: &str) -> Result<Self, Fault> {
-        let file = files.create(name).map_err(Fault::of(name))?;
+    pub(super) fn create(files: &dyn Files, name: &str) -> Result<Self, IoError> {
+        let file = files.create(name).map_err(IoError::of(name))?;
         Ok(Self { name: name.to_owned(), file, position: 0, buffer: Vec::new() })
     }
 
@@ -129,21 +129,21 @@ impl Draft {
         self.position + self.buffer.len() as u64
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), IoError> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= PIECE_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Writes the rest, and syncs.
-    pub(super) fn finish(mut self) -> Result<Arc<dyn File>, Fault> {
+    pub(super) fn finish(mut self) -> Result<Arc<dyn File>, IoError> {
         self.flush()?;
-        self.file.sync().map_err(Fault::of(&self.name))?;
+        self.file.sync().map_err(IoError::of(&self.name))?;
         Ok(self.file)
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
+    fn flush(&mut self) -> Result<(), IoError> {
         for piece in self.buffer.chunks(PIECE_BYTES) {
-            let failed = Fault::at(&self.name, self.position);
+            let failed = IoError::at(&self.name, self.position);
             self.file.write_at(self.position, piece).map_err(failed)?;
             self.position += piece.len() as u64;
         }

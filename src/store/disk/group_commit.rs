@@ -14,8 +14,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::desk::{Desk, Tray};
 use super::engine::Engine;
-use super::files::{Fault, File};
-use super::{Done, Durability, Refused, StreamId};
+use super::files::{File, IoError};
+use super::{Done, Durability, StreamId, WriteError};
 
 /// What became of something that was handed in, and who is to be told.
 pub(super) struct CommitResult {
@@ -23,7 +23,7 @@ pub(super) struct CommitResult {
     /// Bytes of its events.
     pub(super) bytes: usize,
     pub(super) durability: Durability,
-    pub(super) outcome: Result<(), Refused>,
+    pub(super) outcome: Result<(), WriteError>,
     pub(super) desk: Option<Arc<dyn Desk>>,
     pub(super) done: Done,
 }
@@ -111,7 +111,7 @@ impl CommitQueue {
         state.wanted = state.wanted.max(up_to);
         self.wake.notify_one();
         while state.synced < up_to {
-            if engine.condition.check() == Err(Refused::Failed) {
+            if engine.health.check() == Err(WriteError::Failed) {
                 return false;
             }
             self.synced_changed.wait(&mut state);
@@ -170,7 +170,7 @@ impl CommitQueue {
     fn next(&self, engine: &Engine) -> CommitStep {
         let mut state = self.state.lock();
         loop {
-            let failed = engine.condition.check() == Err(Refused::Failed);
+            let failed = engine.health.check() == Err(WriteError::Failed);
             if let Some(step) = state.step(failed, engine.config.sync_interval) {
                 return step;
             }
@@ -269,7 +269,7 @@ impl CommitResult {
 
 impl Waiter {
     fn refused(mut self) -> Self {
-        self.result.outcome = self.result.outcome.and(Err(Refused::Failed));
+        self.result.outcome = self.result.outcome.and(Err(WriteError::Failed));
         self
     }
 }
@@ -289,7 +289,7 @@ pub(super) fn run(engine: &Engine) {
 fn sync(engine: &Engine) {
     let (file, name, up_to) = engine.commits.unsynced();
     let began = monotonic();
-    match file.sync().map_err(Fault::of(&name)) {
+    match file.sync().map_err(IoError::of(&name)) {
         Ok(()) => engine.commits.synced_to(up_to, began),
         Err(fault) => drop(engine.fail(&fault)),
     }

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use super::checkpoint::{Checkpoint, Role, name, parse_name};
 use super::compaction::{self, CompactedFile};
 use super::engine::Engine;
-use super::files::Fault;
+use super::files::IoError;
 use super::index::IndexedFile;
 use super::superblock::SUPERBLOCK;
 use super::writer::Message;
@@ -91,13 +91,13 @@ pub(super) fn check_free_space(engine: &Engine) {
         return;
     };
     let least = engine.config.min_free.as_u64();
-    match engine.condition.needed() {
+    match engine.health.needed() {
         None if free < least => {
-            engine.condition.fill(0);
+            engine.health.fill(0);
             tracing::warn!(free, least, "the store takes nothing until there is room");
         }
         Some(needed) if free >= least.saturating_add(needed.max(least / 4)) => {
-            engine.condition.clear();
+            engine.health.clear();
             tracing::info!(free, "the store has room again");
         }
         None | Some(_) => {}
@@ -106,8 +106,8 @@ pub(super) fn check_free_space(engine: &Engine) {
 
 /// Looks whether all files are still there. Those that are open can be used when they have been
 /// deleted, and the next start does not find them: what was acknowledged would be lost.
-fn look_for_files(engine: &Engine) -> Result<(), Fault> {
-    if engine.condition.has_failed() {
+fn look_for_files(engine: &Engine) -> Result<(), IoError> {
+    if engine.health.has_failed() {
         return Ok(());
     }
     // Meanwhile no file goes; the writer may add one, which is there before it is in the index.
@@ -126,14 +126,14 @@ fn look_for_files(engine: &Engine) -> Result<(), Fault> {
         return Ok(());
     };
     let why = "it was deleted or moved while the hub runs, and the next start will not find it";
-    Err(Fault::of(gone)(io::Error::new(io::ErrorKind::NotFound, why)))
+    Err(IoError::of(gone)(io::Error::new(io::ErrorKind::NotFound, why)))
 }
 
 /// On a full disk, begins a new journal if one of the youngest files is mostly dead: while the
 /// last two checkpoints need it, it cannot be deleted.
 fn make_way(engine: &Engine) {
     // A checkpoint that waits was not saved, for want of room: another would not be either.
-    if engine.condition.needed().is_none() || engine.maintenance.inner.lock().checkpoint.is_some() {
+    if engine.health.needed().is_none() || engine.maintenance.inner.lock().checkpoint.is_some() {
         return;
     }
     let checkpoints = engine.maintenance.checkpoints.lock();
@@ -147,8 +147,8 @@ fn make_way(engine: &Engine) {
 
 /// Does everything that is to be done now. Behind a sync that failed that is nothing: whatever is
 /// in the directory, the next start has to find.
-pub(super) fn run_once(engine: &Engine) -> Result<(), Fault> {
-    if engine.condition.has_failed() {
+pub(super) fn run_once(engine: &Engine) -> Result<(), IoError> {
+    if engine.health.has_failed() {
         return Ok(());
     }
     let mut checkpoints = engine.maintenance.checkpoints.lock();
@@ -159,7 +159,7 @@ pub(super) fn run_once(engine: &Engine) -> Result<(), Fault> {
     };
     delete_dead(engine, older, newest)?;
     delete_oldest(engine, older)?;
-    while engine.condition.check().is_ok()
+    while engine.health.check().is_ok()
         && !engine.maintenance.is_closed()
         && let Some(number) = next_to_rewrite(engine, older)
         && rewrite(engine, number, newest)?
@@ -170,7 +170,7 @@ pub(super) fn run_once(engine: &Engine) -> Result<(), Fault> {
 
 /// Sorts and rewrites every file of which anything is dead, and deletes those that are. Those that
 /// cannot be read whole stay as they are.
-pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
+pub(super) fn compact(engine: &Engine) -> Result<(), IoError> {
     run_once(engine)?;
     let checkpoints = engine.maintenance.checkpoints.lock();
     let [.., older, newest] = checkpoints[..] else {
@@ -185,7 +185,7 @@ pub(super) fn compact(engine: &Engine) -> Result<(), Fault> {
 }
 
 /// Writes the checkpoint that waits; then only it and the one before it are needed.
-fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Fault> {
+fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), IoError> {
     let Some(checkpoint) = engine.maintenance.inner.lock().checkpoint.take() else {
         return Ok(());
     };
@@ -197,12 +197,12 @@ fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Fa
     }
     checkpoints.push(number);
     checkpoints.drain(..checkpoints.len().saturating_sub(2));
-    let listed = engine.files.list().map_err(Fault::of(""))?;
+    let listed = engine.files.list().map_err(IoError::of(""))?;
     for listed in listed {
         if parse_name(&listed).is_some_and(|(number, role)| {
             role == Role::Checkpoint && !checkpoints.contains(&number)
         }) {
-            engine.files.remove(&listed).map_err(Fault::of(&listed))?;
+            engine.files.remove(&listed).map_err(IoError::of(&listed))?;
         }
     }
     Ok(())
@@ -212,7 +212,7 @@ fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Fa
 /// then: else, older blocks of its streams would come back at the next start, with a hole behind
 /// them. What is dead because its stream is gone must stay gone: the note that says so is synced
 /// first. Returns whether it is done; a checkpoint that cannot be read waits for the next one.
-fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
+fn save_floors(engine: &Engine, newest: u32) -> Result<bool, IoError> {
     if !engine.commits.sync_now(engine) {
         return Ok(false);
     }
@@ -234,7 +234,7 @@ fn save_floors(engine: &Engine, newest: u32) -> Result<bool, Fault> {
     checkpoint.save(&*engine.files).map(|()| true)
 }
 
-fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), Fault> {
+fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), IoError> {
     let index = engine.index.lock();
     let dead = index.files.range(..before).filter(|(_, file)| file.live == 0);
     let dead: Vec<u32> = dead.map(|(number, _)| *number).collect();
@@ -246,7 +246,7 @@ fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), Fault> {
 }
 
 /// Past the budget, the oldest file goes with all that is alive in it.
-fn delete_oldest(engine: &Engine, before: u32) -> Result<(), Fault> {
+fn delete_oldest(engine: &Engine, before: u32) -> Result<(), IoError> {
     loop {
         let index = engine.index.lock();
         let excess = index.bytes() > engine.config.max_bytes.as_u64();
@@ -262,11 +262,11 @@ fn delete_oldest(engine: &Engine, before: u32) -> Result<(), Fault> {
     }
 }
 
-fn delete(engine: &Engine, number: u32) -> Result<(), Fault> {
+fn delete(engine: &Engine, number: u32) -> Result<(), IoError> {
     let Some(file) = engine.index.lock().drop_file(number) else {
         return Ok(());
     };
-    engine.files.remove(&file.name).map_err(Fault::of(&file.name))
+    engine.files.remove(&file.name).map_err(IoError::of(&file.name))
 }
 
 /// A journal, or a sorted file of which more than half has died since it was written.
@@ -279,7 +279,7 @@ fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
 
 /// Puts a sorted file in the place of a journal, or of a sorted file that is half dead. Returns
 /// whether that was possible; if not, the next round goes on.
-fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, Fault> {
+fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, IoError> {
     let before = || save_floors(engine, newest);
     let Some(CompactedFile { file, blocks }) = compaction::compact_file(engine, number, before)?
     else {
@@ -291,7 +291,7 @@ fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, Fault> {
     drop(index);
     if replaced == Some(false) {
         let journal = name(number, Role::Journal);
-        engine.files.remove(&journal).map_err(Fault::of(&journal))?;
+        engine.files.remove(&journal).map_err(IoError::of(&journal))?;
     }
     Ok(true)
 }

@@ -10,11 +10,11 @@ mod block;
 mod chain;
 mod checkpoint;
 mod compaction;
-mod condition;
 mod desk;
 mod engine;
 mod files;
 mod group_commit;
+mod health;
 mod index;
 pub mod inspect;
 mod maintenance;
@@ -162,7 +162,7 @@ pub struct Receipt {
 
 /// What whoever opens the directory asks of it.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct OpenOptions {
     /// For how long receipts are remembered.
     pub receipts_window: Duration,
     /// So many receipts are remembered; past it, the oldest are forgotten.
@@ -174,7 +174,7 @@ pub struct Terms {
     pub clock: Clock,
 }
 
-impl Default for Terms {
+impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             receipts_window: Duration::MAX,
@@ -220,11 +220,11 @@ pub enum Record {
 
 /// Called once, from a thread of the store's own, when what was handed in is as durable as was
 /// asked for, or never will be. A store that is closed drops it instead.
-pub type Done = Box<dyn FnOnce(Result<(), Refused>) + Send>;
+pub type Done = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
 /// Why something is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum WriteError {
     /// There is no room; there may be later.
     #[error("the disk of the store is full: nothing more is stored until there is room")]
     Full,
@@ -355,7 +355,7 @@ pub enum OpenError {
 
 /// What was found in a directory.
 #[derive(Debug)]
-pub struct Found {
+pub struct Recovered {
     /// The streams, those that are gone left out.
     pub streams: Vec<Stream>,
     /// How far the events reached of which nothing is left, of streams that are gone, and of names
@@ -388,9 +388,9 @@ impl Disk {
     /// See [`OpenError`].
     pub fn open(
         config: &Config,
-        terms: Terms,
+        options: OpenOptions,
         metrics: Arc<Metrics>,
-    ) -> Result<(Self, Found), OpenError> {
+    ) -> Result<(Self, Recovered), OpenError> {
         let directory = config.path.clone();
         let files = Arc::new(Directory::take(&directory)?);
         Self::with(Setup {
@@ -399,12 +399,12 @@ impl Disk {
             boot: this_boot(),
             config: config.clone(),
             tuning: Tuning::within(config.max_bytes.as_u64()),
-            terms,
+            options,
             metrics,
         })
     }
 
-    fn with(setup: Setup) -> Result<(Self, Found), OpenError> {
+    fn with(setup: Setup) -> Result<(Self, Recovered), OpenError> {
         let (engine, found) = Engine::open(setup)?;
         Ok((Self(Arc::new(Handle(engine))), found))
     }
@@ -431,7 +431,7 @@ impl Disk {
     ///
     /// # Errors
     /// There are none at the moment.
-    pub fn check_offsets(&self) -> Result<(), Refused> {
+    pub fn check_offsets(&self) -> Result<(), WriteError> {
         self.engine().check_offsets()
     }
 
@@ -451,18 +451,18 @@ impl Disk {
     /// # Errors
     /// There is no room, the store has failed, or what was handed in waits for a disk that does not
     /// keep up.
-    pub fn check(&self) -> Result<(), Refused> {
+    pub fn check(&self) -> Result<(), WriteError> {
         let engine = self.engine();
         if engine.commits.in_flight_bytes() > MAX_UNSTORED_BYTES {
-            return Err(Refused::Behind);
+            return Err(WriteError::Behind);
         }
-        engine.condition.check()
+        engine.health.check()
     }
 
     /// How the store is.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.engine().condition.health()
+        self.engine().health.current()
     }
 
     /// Hands something in. Never waits. What is handed in of one stream is stored in that order,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::block::Block;
 use super::engine::Engine;
-use super::files::{Fault, File};
+use super::files::{File, IoError};
 use super::index::{BlockRef, Located};
 use super::{Floor, Piece, Place, Read, StreamId};
 use crate::store::{Entry, Mark, Run};
@@ -91,7 +91,7 @@ fn locate(
 }
 
 /// A block that cannot be read, and why.
-type Unreadable = (BlockRef, Fault);
+type Unreadable = (BlockRef, IoError);
 
 /// Reads as many of the blocks as can be read, each verified; fails if the first cannot.
 fn read_blocks(
@@ -142,7 +142,7 @@ fn read_row(
     if let Err(error) = file.read_at(at, &mut bytes) {
         // Of many, it need not be the first that cannot be read.
         let alone = row.len() > 1;
-        let failed = || (*first, Fault::at(name, at)(error));
+        let failed = || (*first, IoError::at(name, at)(error));
         return if alone { read_row(name, file, stream, &row[..1]) } else { Err(failed()) };
     }
     let mut whole = 0;
@@ -154,7 +154,7 @@ fn read_row(
     }
     bytes.truncate(whole);
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "the checksum is wrong");
-    if whole == 0 { Err((*first, Fault::at(name, at)(broken()))) } else { Ok(bytes) }
+    if whole == 0 { Err((*first, IoError::at(name, at)(broken()))) } else { Ok(bytes) }
 }
 
 /// The bytes of one block, verified.
@@ -206,7 +206,7 @@ fn blocks(mut row: &[u8]) -> Vec<Block<'_>> {
     blocks
 }
 
-fn lose(engine: &Engine, stream: StreamId, block: &BlockRef, fault: &Fault) {
+fn lose(engine: &Engine, stream: StreamId, block: &BlockRef, fault: &IoError) {
     let mut index = engine.index.lock();
     if !index.lose(stream, block) {
         // It was trimmed, or is elsewhere now.

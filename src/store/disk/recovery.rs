@@ -13,13 +13,13 @@ use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use super::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use super::compaction::read_footer;
 use super::engine::Setup;
-use super::files::{Fault, File, PIECE_BYTES, read_all};
+use super::files::{File, IoError, PIECE_BYTES, read_all};
 use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
-use super::{Found, OpenError, Stream, StreamId};
+use super::{OpenError, Recovered, Stream, StreamId};
 use crate::channel::ChannelName;
 
 /// What was found.
-pub(super) struct Recovered {
+pub(super) struct RecoveredFiles {
     pub(super) index: BlockIndex,
     /// A number that no file has had.
     pub(super) next_file: u32,
@@ -29,8 +29,8 @@ pub(super) struct Recovered {
     unknown: Option<(u32, u32)>,
 }
 
-impl Recovered {
-    pub(super) fn found(&self, power_cut: bool) -> Found {
+impl RecoveredFiles {
+    pub(super) fn found(&self, power_cut: bool) -> Recovered {
         let unsure = |stream: &StreamIndex| {
             self.unknown.is_some_and(|(file, position)| stream.may_have_ended_at(file, position))
         };
@@ -40,14 +40,14 @@ impl Recovered {
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
         let receipts = self.index.receipts.to_vec();
-        Found { streams, gone: self.index.gone, receipts, power_cut }
+        Recovered { streams, gone: self.index.gone, receipts, power_cut }
     }
 }
 
 /// Reads the directory.
-pub(super) fn recover(setup: &Setup, clean: bool) -> Result<Recovered, OpenError> {
+pub(super) fn recover(setup: &Setup, clean: bool) -> Result<RecoveredFiles, OpenError> {
     let mut index = BlockIndex::default();
-    index.receipts.bound(setup.terms.max_receipts);
+    index.receipts.bound(setup.options.max_receipts);
     let mut recovery = Recovery { setup, clean, index, since: 0, newest: 0, unknown: None };
     recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
 }
@@ -66,7 +66,7 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn run(&mut self) -> Result<Recovered, Fault> {
+    fn run(&mut self) -> Result<RecoveredFiles, IoError> {
         let listed = self.list()?;
         let checkpoints = self.load_checkpoint(&listed);
         let files = self.files(&listed)?;
@@ -77,7 +77,7 @@ impl Recovery<'_> {
         self.forget_namesakes();
         self.index.raise_floors();
         let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
-        Ok(Recovered {
+        Ok(RecoveredFiles {
             index: std::mem::take(&mut self.index),
             next_file: highest.saturating_add(1),
             checkpoints,
@@ -86,11 +86,11 @@ impl Recovery<'_> {
     }
 
     /// The numbered files; what a crash left half-written is deleted.
-    fn list(&self) -> Result<Vec<(u32, Role)>, Fault> {
+    fn list(&self) -> Result<Vec<(u32, Role)>, IoError> {
         let mut listed = Vec::new();
-        for name in self.setup.files.list().map_err(Fault::of(""))? {
+        for name in self.setup.files.list().map_err(IoError::of(""))? {
             if is_unfinished(&name) {
-                self.setup.files.remove(&name).map_err(Fault::of(&name))?;
+                self.setup.files.remove(&name).map_err(IoError::of(&name))?;
             } else if let Some(numbered) = parse_name(&name) {
                 listed.push(numbered);
             } else if !is_ours(&name) {
@@ -133,29 +133,29 @@ impl Recovery<'_> {
 
     /// The files with events. Of a journal and the sorted file that was to replace it, the sorted
     /// one counts if it is whole; the other is deleted.
-    fn files(&self, listed: &[(u32, Role)]) -> Result<BTreeMap<u32, Role>, Fault> {
+    fn files(&self, listed: &[(u32, Role)]) -> Result<BTreeMap<u32, Role>, IoError> {
         let mut files = BTreeMap::new();
         for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Checkpoint) {
             if files.insert(*number, *role).is_some() {
                 let sorted = name(*number, Role::Sorted);
-                let file = self.setup.files.open(&sorted).map_err(Fault::of(&sorted))?;
+                let file = self.setup.files.open(&sorted).map_err(IoError::of(&sorted))?;
                 let whole = read_footer(&*file, *number).is_some();
                 let (keep, spare) = match whole {
                     true => (Role::Sorted, Role::Journal),
                     false => (Role::Journal, Role::Sorted),
                 };
                 let spare = name(*number, spare);
-                self.setup.files.remove(&spare).map_err(Fault::of(&spare))?;
+                self.setup.files.remove(&spare).map_err(IoError::of(&spare))?;
                 files.insert(*number, keep);
             }
         }
         Ok(files)
     }
 
-    fn read_file(&mut self, number: u32, role: Role) -> Result<(), Fault> {
+    fn read_file(&mut self, number: u32, role: Role) -> Result<(), IoError> {
         let name = name(number, role);
-        let file = self.setup.files.open(&name).map_err(Fault::of(&name))?;
-        let bytes = file.size().map_err(Fault::of(&name))?;
+        let file = self.setup.files.open(&name).map_err(IoError::of(&name))?;
+        let bytes = file.size().map_err(IoError::of(&name))?;
         let sorted = role == Role::Sorted;
         let indexed = IndexedFile {
             name: name.clone(),
@@ -179,7 +179,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn read_blocks(&mut self, number: u32, name: &str, file: &dyn File) -> Result<(), Fault> {
+    fn read_blocks(&mut self, number: u32, name: &str, file: &dyn File) -> Result<(), IoError> {
         let bytes = read_what_can_be(name, file)?;
         let parts = scan(&bytes);
         let newest = number == self.newest && parse_name(name) == Some((number, Role::Journal));
@@ -210,7 +210,7 @@ impl Recovery<'_> {
 
     /// Cuts the newest journal, and makes sure that what stays is on the disk: what is served must
     /// not vanish later.
-    fn cut(&self, name: &str, file: &dyn File, end: usize, bytes: &[u8]) -> Result<(), Fault> {
+    fn cut(&self, name: &str, file: &dyn File, end: usize, bytes: &[u8]) -> Result<(), IoError> {
         let end_bytes = &bytes[end..];
         if !is_unused(end_bytes) {
             tracing::warn!(
@@ -221,9 +221,9 @@ impl Recovery<'_> {
             );
         }
         if !end_bytes.is_empty() {
-            file.truncate(end as u64).map_err(Fault::at(name, end as u64))?;
+            file.truncate(end as u64).map_err(IoError::at(name, end as u64))?;
         }
-        file.sync().map_err(Fault::of(name))
+        file.sync().map_err(IoError::of(name))
     }
 
     fn take(&mut self, number: u32, position: u64, block: &Block<'_>) {
@@ -336,13 +336,13 @@ fn told_synced(parts: &[Part<'_>]) -> u64 {
 
 /// Writes again what need not have been synced. After a sync that failed, it may be in the memory
 /// of the system alone, which takes it for written: another sync would have nothing to do.
-fn rewrite(name: &str, file: &dyn File, bytes: &[u8], synced: u64) -> Result<(), Fault> {
+fn rewrite(name: &str, file: &dyn File, bytes: &[u8], synced: u64) -> Result<(), IoError> {
     let mut at = synced.min(bytes.len() as u64);
     for piece in bytes[at as usize..].chunks(PIECE_BYTES) {
-        file.write_at(at, piece).map_err(Fault::at(name, at))?;
+        file.write_at(at, piece).map_err(IoError::at(name, at))?;
         at += piece.len() as u64;
     }
-    file.sync().map_err(Fault::of(name))
+    file.sync().map_err(IoError::of(name))
 }
 
 /// Whether this, at the end of a journal, was prepared and never written to.
@@ -354,13 +354,13 @@ pub(super) fn is_unused(end: &[u8]) -> bool {
 const SECTOR: usize = 4096;
 
 /// A file, with zeros where it cannot be read: these are broken blocks like others.
-pub(super) fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, Fault> {
+pub(super) fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, IoError> {
     let error = match read_all(file) {
         Ok(bytes) => return Ok(bytes),
         Err(error) => error,
     };
     tracing::error!(file = name, "a file of the store cannot be read whole: {error}");
-    let size = file.size().map_err(Fault::of(name))?;
+    let size = file.size().map_err(IoError::of(name))?;
     let mut bytes = vec![0; size as usize];
     for (at, sector) in bytes.chunks_mut(SECTOR).enumerate() {
         if file.read_at((at * SECTOR) as u64, sector).is_err() {

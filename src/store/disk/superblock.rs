@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::OpenError;
 use super::checkpoint::{is_ours, is_unfinished};
-use super::files::{Fault, Files, read_all, replace};
+use super::files::{Files, IoError, read_all, replace};
 use super::steps::Steps;
 use crate::position::Epoch;
 
@@ -85,11 +85,11 @@ impl Superblock {
 
     /// Reads it. `None` means a directory that has nothing yet.
     pub(super) fn load(files: &dyn Files, directory: &Path) -> Result<Option<Self>, OpenError> {
-        let names = files.list().map_err(|error| Fault::of("")(error).in_directory(directory))?;
+        let names = files.list().map_err(|error| IoError::of("")(error).in_directory(directory))?;
         if !names.iter().any(|name| name == SUPERBLOCK) {
             return nothing_of_others(&names, directory);
         }
-        let failed = |error| Fault::of(SUPERBLOCK)(error).in_directory(directory);
+        let failed = |error| IoError::of(SUPERBLOCK)(error).in_directory(directory);
         let file = files.open(SUPERBLOCK).map_err(failed)?;
         let bytes = read_all(&*file).map_err(failed)?;
         let damaged = |why| OpenError::Damaged { path: directory.join(SUPERBLOCK), why };
@@ -133,7 +133,7 @@ impl Superblock {
         !self.clean && (boot.is_empty() || *self.boot != *boot)
     }
 
-    pub(super) fn save(&self, files: &dyn Files) -> Result<(), Fault> {
+    pub(super) fn save(&self, files: &dyn Files) -> Result<(), IoError> {
         // A person may look at it: one line per fact.
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
         replace(files, SUPERBLOCK, seal(text.trim_end_matches("\n}")).as_bytes())

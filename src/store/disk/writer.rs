@@ -16,10 +16,10 @@ use super::block::{self, EventsDraft, Header, Kind, Note, json};
 use super::checkpoint::{Role, name};
 use super::desk::Desk;
 use super::engine::{Engine, Tuning};
-use super::files::{Fault, File, Files};
+use super::files::{File, Files, IoError};
 use super::group_commit::{CommitResult, monotonic};
 use super::index::{BlockIndex, BlockRef, IndexedFile};
-use super::{Chain, Done, Durability, Receipt, Record, Refused, StreamId};
+use super::{Chain, Done, Durability, Receipt, Record, StreamId, WriteError};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::store::{Entry, Mark, Run};
@@ -62,10 +62,10 @@ pub(super) struct Journal {
 
 impl Journal {
     /// A new journal, which a power cut leaves in place.
-    pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, Fault> {
+    pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, IoError> {
         let name = name(number, Role::Journal);
-        let file = files.create(&name).map_err(Fault::of(&name))?;
-        files.sync().map_err(Fault::of(&name))?;
+        let file = files.create(&name).map_err(IoError::of(&name))?;
+        files.sync().map_err(IoError::of(&name))?;
         Ok(Self { number, name, file, begin, position: 0, prepared: 0 })
     }
 
@@ -139,8 +139,8 @@ impl Writer {
             self.store(batch);
         }
         // With nothing behind its end, the journal was closed cleanly.
-        if self.journal.prepared > 0 && !engine.condition.has_failed() {
-            let finished = self.journal.finish().map_err(Fault::of(&self.journal.name));
+        if self.journal.prepared > 0 && !engine.health.has_failed() {
+            let finished = self.journal.finish().map_err(IoError::of(&self.journal.name));
             if let Err(fault) = finished {
                 engine.fail(&fault);
             }
@@ -152,8 +152,8 @@ impl Writer {
             self.engine.renew_offsets();
         }
         let rotates = batch.iter().any(|message| matches!(message, Message::Rotate));
-        if rotates && !self.engine.condition.has_failed() {
-            // What prevents it is the condition of the store from here on.
+        if rotates && !self.engine.health.has_failed() {
+            // What prevents it is the health of the store from here on.
             let _ = self.rotate();
         }
         let obstacle = self.obstacle();
@@ -170,7 +170,7 @@ impl Writer {
             let outcome = match obstacle {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
                 // What its receipt speaks of was refused, for there was no room.
-                _ if chain.is_torn() => Err(Refused::Full),
+                _ if chain.is_torn() => Err(WriteError::Full),
                 _ => group.admit(&self.engine.index, record),
             };
             match outcome {
@@ -190,8 +190,8 @@ impl Writer {
     }
 
     /// Why nothing can be written at the moment.
-    fn obstacle(&mut self) -> Option<Refused> {
-        if let Err(refused) = self.engine.condition.check() {
+    fn obstacle(&mut self) -> Option<WriteError> {
+        if let Err(refused) = self.engine.health.check() {
             return Some(refused);
         }
         if let Err(fault) = self.has_room() {
@@ -201,12 +201,12 @@ impl Writer {
         if full { self.rotate().err() } else { None }
     }
 
-    fn has_room(&mut self) -> Result<(), Fault> {
+    fn has_room(&mut self) -> Result<(), IoError> {
         let now = monotonic();
         if self.had_room.is_some_and(|then| now - then < self.engine.tuning.free_space_age) {
             return Ok(());
         }
-        let failed = || Fault::at(&self.journal.name, self.journal.position);
+        let failed = || IoError::at(&self.journal.name, self.journal.position);
         let free = self.engine.files.free().map_err(failed())?;
         if free < self.engine.config.min_free.as_u64() {
             return Err(failed()(io::Error::from(Errno::NOSPC)));
@@ -215,9 +215,9 @@ impl Writer {
         Ok(())
     }
 
-    fn rotate(&mut self) -> Result<(), Refused> {
+    fn rotate(&mut self) -> Result<(), WriteError> {
         let engine = self.engine.clone();
-        let finished = self.journal.finish().map_err(Fault::of(&self.journal.name));
+        let finished = self.journal.finish().map_err(IoError::of(&self.journal.name));
         // Whatever the reason: it is not known any more what the disk has.
         finished.map_err(|fault| engine.fail(&fault))?;
         let (number, written) = (self.journal.number + 1, self.journal.written());
@@ -231,7 +231,7 @@ impl Writer {
     }
 
     /// Writes the group, and has it in the index.
-    fn write(&mut self, group: &Group, syncs: bool) -> Result<(), Refused> {
+    fn write(&mut self, group: &Group, syncs: bool) -> Result<(), WriteError> {
         if group.parts.is_empty() {
             return Ok(());
         }
@@ -242,7 +242,7 @@ impl Writer {
         let position = self.journal.position;
         let ahead = if syncs { self.engine.tuning.ahead } else { 0 };
         if let Err(error) = self.journal.append(&self.buffer, ahead) {
-            let fault = Fault::at(&self.journal.name, position)(error);
+            let fault = IoError::at(&self.journal.name, position)(error);
             return Err(self.take_back(fault));
         }
         self.engine.metrics.store_wrote(self.buffer.len() as u64);
@@ -260,7 +260,7 @@ impl Writer {
 
     /// Has the engine know how the wall clock was set, before anything is written that has a time
     /// from after that.
-    fn note_steps(&mut self, group: &Group) -> Result<(), Refused> {
+    fn note_steps(&mut self, group: &Group) -> Result<(), WriteError> {
         for (offset, time) in group.parts.iter().filter_map(Part::begins_at) {
             if !time.is_in_step_with(self.in_step) {
                 self.engine.note_step(offset, time)?;
@@ -271,22 +271,22 @@ impl Writer {
     }
 
     /// Cuts off what a failed write may have left, so that the next one begins where it did.
-    fn take_back(&mut self, fault: Fault) -> Refused {
+    fn take_back(&mut self, fault: IoError) -> WriteError {
         let needed = self.buffer.len() as u64 + self.engine.tuning.ahead;
         let refused = self.engine.trouble(fault, needed);
         let position = self.journal.position;
         match self.journal.cut() {
             Ok(()) => refused,
-            Err(error) => self.engine.fail(&Fault::at(&self.journal.name, position)(error)),
+            Err(error) => self.engine.fail(&IoError::at(&self.journal.name, position)(error)),
         }
     }
 
     fn count_refused(&self, results: &[CommitResult]) {
         for refused in results.iter().filter_map(|result| result.outcome.err()) {
             self.engine.metrics.store_refused(match refused {
-                Refused::Full => "full",
-                Refused::Failed => "failed",
-                Refused::Behind => "behind",
+                WriteError::Full => "full",
+                WriteError::Failed => "failed",
+                WriteError::Behind => "behind",
             });
         }
     }
@@ -320,8 +320,8 @@ impl Record {
     }
 
     /// Whether it is what makes room: it is tried even on a full disk.
-    fn frees(&self, refused: Refused) -> bool {
-        refused == Refused::Full && matches!(self, Self::Gone { .. })
+    fn frees(&self, refused: WriteError) -> bool {
+        refused == WriteError::Full && matches!(self, Self::Gone { .. })
     }
 }
 
@@ -354,12 +354,12 @@ impl Group {
     }
 
     /// Takes a record, if it follows on what its stream has.
-    fn admit(&mut self, index: &Mutex<BlockIndex>, record: Record) -> Result<(), Refused> {
+    fn admit(&mut self, index: &Mutex<BlockIndex>, record: Record) -> Result<(), WriteError> {
         match record {
             Record::Events { stream, run, state, receipt } => {
                 if self.end(index, stream) != Some(run.start()) {
                     // What came before it was refused, for there was no room.
-                    return Err(Refused::Full);
+                    return Err(WriteError::Full);
                 }
                 self.ends.insert(stream, Some(run.end()));
                 self.add_events(stream, &run, state, receipt);

@@ -15,7 +15,7 @@ use crate::store::Mark;
 use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use crate::store::disk::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use crate::store::disk::compaction::read_footer;
-use crate::store::disk::files::{Directory, Fault, File, read_all};
+use crate::store::disk::files::{Directory, File, IoError, read_all};
 use crate::store::disk::index::{BlockRef, StreamIndex};
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
 use crate::store::disk::superblock::SUPERBLOCK;
@@ -105,13 +105,13 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn run(&mut self) -> Result<(), Fault> {
+    fn run(&mut self) -> Result<(), IoError> {
         if let Some(why) = &self.looked.damaged {
             let place = Place { file: SUPERBLOCK, ..Place::default() };
             self.damage(place, None, format!("what the directory is cannot be told: {why}"));
         }
         let (mut events, mut checkpoints) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
-        for name in self.looked.files.list().map_err(Fault::of(""))? {
+        for name in self.looked.files.list().map_err(IoError::of(""))? {
             match parse_name(&name) {
                 Some((number, Role::Checkpoint)) => checkpoints.push(number),
                 Some((number, role)) => events.entry(number).or_default().push(role),
@@ -129,13 +129,13 @@ impl Check<'_> {
     }
 
     /// The superblock, which was read to come here; the lock; and what is not a store's.
-    fn no_number(&mut self, name: &str) -> Result<(), Fault> {
+    fn no_number(&mut self, name: &str) -> Result<(), IoError> {
         if !is_ours(name) {
             self.remark(name, 0, "no file of the store: nobody looks at it".to_owned());
             return Ok(());
         }
-        let file = self.looked.files.open(name).map_err(Fault::of(name))?;
-        let size = file.size().map_err(Fault::of(name))?;
+        let file = self.looked.files.open(name).map_err(IoError::of(name))?;
+        let size = file.size().map_err(IoError::of(name))?;
         if is_unfinished(name) {
             self.remark(name, size, "left unfinished by a crash: deleted at the next start".into());
         }
@@ -143,10 +143,10 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn checkpoint(&mut self, number: u32) -> Result<(), Fault> {
+    fn checkpoint(&mut self, number: u32) -> Result<(), IoError> {
         let name = name(number, Role::Checkpoint);
-        let file = self.looked.files.open(&name).map_err(Fault::of(&name))?;
-        let size = file.size().map_err(Fault::of(&name))?;
+        let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
+        let size = file.size().map_err(IoError::of(&name))?;
         self.count(size);
         self.found.totals.blocks += 1;
         if let Err(why) = Checkpoint::load(&*self.looked.files, number) {
@@ -162,9 +162,9 @@ impl Check<'_> {
 
     /// A file with events. The one that another has replaced goes at the next start, whatever is
     /// wrong with it.
-    fn events(&mut self, number: u32, role: Role, newest: Option<u32>) -> Result<(), Fault> {
+    fn events(&mut self, number: u32, role: Role, newest: Option<u32>) -> Result<(), IoError> {
         let name = name(number, role);
-        let file = self.looked.files.open(&name).map_err(Fault::of(&name))?;
+        let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
         let bytes = match read_all(&*file) {
             Ok(bytes) => bytes,
             Err(_) => read_what_can_be(&name, &*file)?,

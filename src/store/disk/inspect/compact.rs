@@ -10,8 +10,8 @@ use bytesize::ByteSize;
 use super::Looked;
 use crate::store::disk::checkpoint::{Role, parse_name};
 use crate::store::disk::engine::Engine;
-use crate::store::disk::files::{Directory, Fault, Files};
-use crate::store::disk::{Config, Disk, OpenError, Terms, maintenance, this_boot};
+use crate::store::disk::files::{Directory, Files, IoError};
+use crate::store::disk::{Config, Disk, OpenError, OpenOptions, maintenance, this_boot};
 use crate::telemetry::Metrics;
 
 /// What became of a directory.
@@ -83,14 +83,17 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
 }
 
 /// Opens the store as a hub does, with nothing that would make it give up anything alive.
-fn live<T>(path: &Path, work: impl FnOnce(&Engine) -> Result<T, Fault>) -> Result<T, CompactError> {
+fn live<T>(
+    path: &Path,
+    work: impl FnOnce(&Engine) -> Result<T, IoError>,
+) -> Result<T, CompactError> {
     let config = Config {
         path: path.to_owned(),
         max_bytes: ByteSize(u64::MAX),
         min_free: ByteSize(0),
         ..Config::default()
     };
-    let (disk, _) = Disk::open(&config, Terms::default(), Arc::new(Metrics::new()))?;
+    let (disk, _) = Disk::open(&config, OpenOptions::default(), Arc::new(Metrics::new()))?;
     let worked = work(disk.engine());
     disk.close();
     worked.map_err(|fault| CompactError::Failed(format!("{}/{fault}", path.display())))
@@ -103,7 +106,7 @@ struct Sizes {
 }
 
 fn sizes(files: &dyn Files, path: &Path) -> Result<Sizes, OpenError> {
-    let failed = |name: &str, error| Fault::of(name)(error).in_directory(path);
+    let failed = |name: &str, error| IoError::of(name)(error).in_directory(path);
     let mut sizes = Sizes { bytes: 0, files: BTreeMap::new() };
     for name in files.list().map_err(|error| failed("", error))? {
         let Some((number, role)) = parse_name(&name) else { continue };

@@ -19,9 +19,9 @@ pub use stat::{ChannelStat, FileStat, Stat, stat};
 use super::engine::{Setup, Tuning};
 use super::files::{Directory, Files};
 use super::index::StreamIndex;
-use super::recovery::{self, Recovered};
+use super::recovery::{self, RecoveredFiles};
 use super::superblock::{SUPERBLOCK, Superblock};
-use super::{Config, OpenError, Terms};
+use super::{Config, OpenError, OpenOptions};
 use crate::telemetry::Metrics;
 use untouched::Untouched;
 
@@ -32,7 +32,7 @@ pub(super) struct Looked {
     /// What is wrong with the superblock: that one is made up.
     damaged: Option<String>,
     /// What a start would find.
-    recovered: Recovered,
+    recovered: RecoveredFiles,
 }
 
 impl Looked {
@@ -70,7 +70,7 @@ impl Looked {
             boot: String::new(),
             config: Config::default(),
             tuning: Tuning::default(),
-            terms: Terms::default(),
+            options: OpenOptions::default(),
             metrics: Arc::new(Metrics::new()),
         };
         let recovered = recovery::recover(&setup, superblock.clean)?;

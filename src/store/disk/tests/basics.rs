@@ -4,8 +4,10 @@ use super::support::*;
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{Disk, Floor, Receipt, StreamId, Terms, Trimmed, maintenance};
-use crate::store::disk::{Durability, Found, Health, OpenError, Piece, Place, Record, Refused};
+use crate::store::disk::{Disk, Floor, OpenOptions, Receipt, StreamId, Trimmed, maintenance};
+use crate::store::disk::{
+    Durability, Health, OpenError, Piece, Place, Record, Recovered, WriteError,
+};
 use crate::store::{Mark, Retention};
 use std::time::Duration;
 
@@ -35,7 +37,7 @@ fn fill(
 #[test]
 fn what_was_written_is_read_back_also_after_opening_anew() {
     let directory = tempfile::tempdir().unwrap();
-    let (disk, Found { streams, receipts, power_cut, .. }) = open(directory.path());
+    let (disk, Recovered { streams, receipts, power_cut, .. }) = open(directory.path());
     assert!(streams.is_empty() && receipts.is_empty() && !power_cut);
     let epoch = disk.epoch();
     let (a, b) = (disk.new_stream(), disk.new_stream());
@@ -47,7 +49,7 @@ fn what_was_written_is_read_back_also_after_opening_anew() {
     let even: Vec<u64> = (1..101).filter(|offset| offset % 2 == 0).collect();
     assert_eq!(read_all(&disk, a, 0), (even.clone(), 0));
     disk.close();
-    assert_eq!(write(&disk, events(a, run(ends[0], &[101])), Sync), Err(Refused::Failed));
+    assert_eq!(write(&disk, events(a, run(ends[0], &[101])), Sync), Err(WriteError::Failed));
 
     let (disk, found) = open(directory.path());
     assert_eq!(disk.epoch(), epoch);
@@ -189,9 +191,9 @@ fn what_does_not_follow_is_refused() {
     let (disk, _) = open(directory.path());
     let stream = disk.new_stream();
     let first = run(Mark::default(), &[1, 2]);
-    assert_eq!(write(&disk, events(stream, first.clone()), Sync), Err(Refused::Full), "unknown");
+    assert_eq!(write(&disk, events(stream, first.clone()), Sync), Err(WriteError::Full), "unknown");
     write(&disk, begin(stream, "a"), Sync).unwrap();
-    assert_eq!(write(&disk, events(stream, run(first.end(), &[3])), Sync), Err(Refused::Full));
+    assert_eq!(write(&disk, events(stream, run(first.end(), &[3])), Sync), Err(WriteError::Full));
     assert_eq!(write(&disk, events(stream, first), Sync), Ok(()));
     assert_eq!(disk.health(), Health::Good);
 }
@@ -317,7 +319,7 @@ fn how_fast_it_is() {
     };
     let metrics = std::sync::Arc::new(crate::telemetry::Metrics::new());
     let (disk, _) =
-        crate::store::disk::Disk::open(&config, Terms::default(), metrics.clone()).unwrap();
+        crate::store::disk::Disk::open(&config, OpenOptions::default(), metrics.clone()).unwrap();
     let mut next = 1;
     for (durability, publishers) in [(Async, 1), (Async, 64), (Sync, 1), (Sync, 64), (Sync, 512)] {
         let rounds = if durability == Sync { 200 } else { 2000 };
@@ -371,6 +373,6 @@ fn how_fast_it_is() {
     println!("closed in {:?}", began.elapsed().unwrap());
     let began = std::time::SystemTime::now();
     let (_disk, found) =
-        crate::store::disk::Disk::open(&config, Terms::default(), metrics).unwrap();
+        crate::store::disk::Disk::open(&config, OpenOptions::default(), metrics).unwrap();
     println!("opened {} streams in {:?}", found.streams.len(), began.elapsed().unwrap());
 }

@@ -14,7 +14,7 @@ use crate::clock::{Clock, Moment};
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Disk, Durability, Found, Piece, Place, Receipt, Record, StreamId, Terms, maintenance,
+    Disk, Durability, OpenOptions, Piece, Place, Receipt, Record, Recovered, StreamId, maintenance,
 };
 use crate::store::{Entry, Mark, Retention, Run};
 
@@ -57,13 +57,13 @@ impl Machine {
         times.started = times.real;
     }
 
-    fn open(&self, files: &FakeDisk, window: Duration) -> (Disk, Found) {
+    fn open(&self, files: &FakeDisk, window: Duration) -> (Disk, Recovered) {
         let setup = setup(Arc::new(files.clone()), Path::new("/fake"));
         let machine = self.clone();
         let clock = Clock::of(move || machine.now());
-        let terms = Terms { clock, receipts_window: window, ..Terms::default() };
+        let terms = OpenOptions { clock, receipts_window: window, ..OpenOptions::default() };
         let boot = format!("start {}", self.0.lock().started);
-        Disk::with(Setup { boot, terms, ..setup }).unwrap()
+        Disk::with(Setup { boot, options: terms, ..setup }).unwrap()
     }
 }
 

@@ -7,11 +7,11 @@ use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::Mark;
 use crate::store::disk::block::{Part, scan};
-use crate::store::disk::{Disk, Durability, Found, Piece, Place, StreamId, maintenance};
+use crate::store::disk::{Disk, Durability, Piece, Place, Recovered, StreamId, maintenance};
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
-fn start(files: &FakeDisk) -> (Disk, Found) {
+fn start(files: &FakeDisk) -> (Disk, Recovered) {
     Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap()
 }
 

@@ -7,7 +7,9 @@ use super::fake::{Disk as FakeDisk, Fate};
 use super::support::*;
 use crate::position::{Epoch, Offset};
 use crate::store::disk::inspect::Looked;
-use crate::store::disk::{Disk, Durability, Found, Health, Record, Refused, StreamId, maintenance};
+use crate::store::disk::{
+    Disk, Durability, Health, Record, Recovered, StreamId, WriteError, maintenance,
+};
 use crate::store::{Mark, Retention};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,7 +157,7 @@ pub(super) fn life(disk: &Disk, hub: &mut Hub) {
     let _ = maintenance::run_once(disk.engine());
 }
 
-pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Found)> {
+pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Recovered)> {
     Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).ok()
 }
 
@@ -273,12 +275,12 @@ fn after_a_failed_sync_nothing_is_taken_any_more() {
     maintenance::run_once(disk.engine()).unwrap();
     files.fate(2, Fate::Fails);
     hub.publish(&disk, stream, 1, Durability::Sync);
-    assert_eq!(disk.check(), Err(Refused::Failed));
+    assert_eq!(disk.check(), Err(WriteError::Failed));
     let Health::Failed(why) = disk.health() else { panic!("{:?}", disk.health()) };
     assert!(why.starts_with("0000000000000001.log: "), "{why}");
     for durability in [Durability::Async, Durability::Sync] {
         let record = events(StreamId(stream), run(hub.ends[&stream], &[9]));
-        assert_eq!(write(&disk, record, durability), Err(Refused::Failed));
+        assert_eq!(write(&disk, record, durability), Err(WriteError::Failed));
     }
     assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1], "reads go on");
 }
@@ -294,7 +296,7 @@ fn a_full_disk_refuses_and_recovers() {
     hub.publish(&disk, stream, 3, Durability::Sync);
     files.set_free(999);
     hub.publish(&disk, stream, 1, Durability::Sync);
-    assert_eq!((disk.check(), disk.health()), (Err(Refused::Full), Health::Full));
+    assert_eq!((disk.check(), disk.health()), (Err(WriteError::Full), Health::Full));
     assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3], "reads go on");
     files.set_free(1100);
     maintenance::check_free_space(disk.engine());

@@ -15,7 +15,9 @@ use super::support::{config, setup};
 use crate::store::disk::block::{Kind, Part, scan};
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
-use crate::store::disk::{Config, Disk, Durability, Found, Place, StreamId, Terms, maintenance};
+use crate::store::disk::{
+    Config, Disk, Durability, OpenOptions, Place, Recovered, StreamId, maintenance,
+};
 
 /// Longer than anything takes that is to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,14 +67,20 @@ impl Gated {
     }
 
     /// A store on this disk, which has put its directory in order.
-    pub(crate) fn store(&self, config: &Config, terms: Terms) -> (Disk, Found) {
+    pub(crate) fn store(&self, config: &Config, terms: OpenOptions) -> (Disk, Recovered) {
         self.store_of_boot(config, terms, "this one")
     }
 
     /// The same, with the name of a start of the machine.
-    pub(crate) fn store_of_boot(&self, config: &Config, terms: Terms, boot: &str) -> (Disk, Found) {
+    pub(crate) fn store_of_boot(
+        &self,
+        config: &Config,
+        terms: OpenOptions,
+        boot: &str,
+    ) -> (Disk, Recovered) {
         let setup = setup(Arc::new(self.clone()), Path::new("/fake"));
-        let setup = Setup { boot: boot.to_owned(), config: config.clone(), terms, ..setup };
+        let setup =
+            Setup { boot: boot.to_owned(), config: config.clone(), options: terms, ..setup };
         let (disk, found) = Disk::with(setup).unwrap();
         maintenance::run_once(disk.engine()).unwrap();
         (disk, found)

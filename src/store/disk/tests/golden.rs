@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::read;
 use crate::store::Mark;
-use crate::store::disk::{Config, Disk, OpenError, Piece, Place, Stream, Terms};
+use crate::store::disk::{Config, Disk, OpenError, OpenOptions, Piece, Place, Stream};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn copy() -> (tempfile::TempDir, Config) {
 }
 
 fn open(config: &Config) -> Result<(Disk, Vec<Stream>, usize), OpenError> {
-    let (disk, found) = Disk::open(config, Terms::default(), Arc::new(Metrics::new()))?;
+    let (disk, found) = Disk::open(config, OpenOptions::default(), Arc::new(Metrics::new()))?;
     assert!(!found.power_cut);
     Ok((disk, found.streams, found.receipts.len()))
 }

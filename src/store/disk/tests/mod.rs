@@ -9,7 +9,7 @@ pub(crate) mod gated;
 mod golden;
 mod lives;
 mod model;
+mod options;
 mod shortage;
 mod superblock;
 mod support;
-mod terms;

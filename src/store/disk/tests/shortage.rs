@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::{
-    Disk, Durability, Health, Piece, Place, Record, Refused, Terms, maintenance,
+    Disk, Durability, Health, OpenOptions, Piece, Place, Record, WriteError, maintenance,
 };
 
 use Durability::Async;
@@ -37,7 +37,7 @@ fn receipts_of_one_key_do_not_pile_up() {
 #[test]
 fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     let files = Gated::new();
-    let (disk, _) = files.store(&store_config(Async), Terms::default());
+    let (disk, _) = files.store(&store_config(Async), OpenOptions::default());
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
     files.disk.make_no_files(Some(Errno::MFILE));
@@ -79,7 +79,7 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     let first = journals().next().unwrap();
     files.set_free(999);
     let refused = write(&disk, events(stays, run(Mark::default(), &[101])), Async);
-    assert_eq!((refused, journals().count()), (Err(Refused::Full), 1));
+    assert_eq!((refused, journals().count()), (Err(WriteError::Full), 1));
     assert_eq!(write(&disk, Record::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
         maintenance::go_round(disk.engine());
@@ -123,7 +123,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
         let name = gone.file_name().unwrap().to_str().unwrap();
         assert!(why.starts_with(name) && why.contains("deleted or moved"), "{why}");
         let refused = write(&disk, events(stream, run(end, &[101])), Async);
-        assert_eq!(refused, Err(Refused::Failed));
+        assert_eq!(refused, Err(WriteError::Failed));
         assert_eq!(read_all(&disk, stream, 0).0.len(), 100, "reads go on");
     }
 }
@@ -132,7 +132,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
 #[test]
 fn what_can_be_read_is_not_given_up() {
     let files = Gated::new();
-    let (disk, _) = files.store(&store_config(Async), Terms::default());
+    let (disk, _) = files.store(&store_config(Async), OpenOptions::default());
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
     let mut end = Mark::default();

@@ -13,8 +13,8 @@ use crate::position::Offset;
 use crate::store::disk::engine::{Setup, Tuning};
 use crate::store::disk::files::{Directory, Files};
 use crate::store::disk::{
-    Chain, Config, Disk, Durability, Found, OpenError, Piece, Place, Receipt, Record, Refused,
-    StreamId, Terms,
+    Chain, Config, Disk, Durability, OpenError, OpenOptions, Piece, Place, Receipt, Record,
+    Recovered, StreamId, WriteError,
 };
 use crate::store::{Entry, Mark, Run};
 use crate::telemetry::Metrics;
@@ -46,16 +46,16 @@ pub(super) fn setup(files: Arc<dyn Files>, directory: &Path) -> Setup {
         boot: "this one".to_owned(),
         config: config(),
         tuning: tiny(),
-        terms: Terms { clock: Clock::of(|| moment(NOW)), ..Terms::default() },
+        options: OpenOptions { clock: Clock::of(|| moment(NOW)), ..OpenOptions::default() },
         metrics: Arc::new(Metrics::new()),
     }
 }
 
-pub(super) fn open(path: &Path) -> (Disk, Found) {
+pub(super) fn open(path: &Path) -> (Disk, Recovered) {
     try_open(path).unwrap()
 }
 
-pub(super) fn try_open(path: &Path) -> Result<(Disk, Found), OpenError> {
+pub(super) fn try_open(path: &Path) -> Result<(Disk, Recovered), OpenError> {
     Disk::with(setup(Arc::new(Directory::take(path)?), path))
 }
 
@@ -75,16 +75,16 @@ pub(super) fn run(start: Mark, offsets: &[u64]) -> Run {
 }
 
 /// Hands something in and waits for the answer.
-pub(super) fn write(disk: &Disk, record: Record, durability: Durability) -> Result<(), Refused> {
+pub(super) fn write(disk: &Disk, record: Record, durability: Durability) -> Result<(), WriteError> {
     // A store that is closed tells nobody.
-    hand_in(disk, record, durability).recv().unwrap_or(Err(Refused::Failed))
+    hand_in(disk, record, durability).recv().unwrap_or(Err(WriteError::Failed))
 }
 
 pub(super) fn hand_in(
     disk: &Disk,
     record: Record,
     durability: Durability,
-) -> mpsc::Receiver<Result<(), Refused>> {
+) -> mpsc::Receiver<Result<(), WriteError>> {
     let (tell, told) = mpsc::channel();
     // Not everybody waits for the answer.
     disk.write(

@@ -13,7 +13,8 @@ use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Chain, Disk, Durability, Health, Receipt, Record, Refused, StreamId, Terms, maintenance,
+    Chain, Disk, Durability, Health, OpenOptions, Receipt, Record, StreamId, WriteError,
+    maintenance,
 };
 
 fn chained(stream: StreamId, from: Mark, offset: u64, chain: &Chain) -> Record {
@@ -33,17 +34,21 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
     let hole = Mark { seq: 1, byte: 10 };
     let chain = Chain::new();
     let record = chained(a, hole, 1, &chain);
-    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
+    assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
     let record = chained(b, Mark::default(), 2, &chain);
-    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full), "of the same publish");
+    assert_eq!(
+        write(&disk, record, Durability::Async),
+        Err(WriteError::Full),
+        "of the same publish"
+    );
     // A write that fails takes all with it that was to be written at once.
     let chain = Chain::new();
     files.fate(1, Fate::Full);
     let record = chained(a, Mark::default(), 3, &chain);
-    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
+    assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
     maintenance::check_free_space(disk.engine());
     let record = chained(b, Mark::default(), 4, &chain);
-    assert_eq!(write(&disk, record, Durability::Async), Err(Refused::Full));
+    assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
     let record = chained(b, Mark::default(), 5, &Chain::new());
     assert_eq!(write(&disk, record, Durability::Async), Ok(()), "of another");
 }
@@ -52,9 +57,9 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
 fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() {
     let files = FakeDisk::new();
     let opened = || {
-        let terms = Terms { max_receipts: 10, ..Terms::default() };
+        let terms = OpenOptions { max_receipts: 10, ..OpenOptions::default() };
         let setup = setup(Arc::new(files.clone()), Path::new("/fake"));
-        Disk::with(Setup { terms, ..setup }).unwrap()
+        Disk::with(Setup { options: terms, ..setup }).unwrap()
     };
     let (disk, _) = opened();
     let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
@@ -85,7 +90,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     // The zeros ahead, the event, the sync.
     files.fate(3, Fate::Fails);
     let record = events(stream, run(Mark::default(), &[1]));
-    assert_eq!(write(&disk, record, Durability::Sync), Err(Refused::Failed));
+    assert_eq!(write(&disk, record, Durability::Sync), Err(WriteError::Failed));
     assert!(matches!(disk.health(), Health::Failed(_)));
     let changes = files.changes();
     disk.engine().submit_checkpoint(1);
@@ -98,7 +103,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
 #[test]
 fn offsets_that_cannot_be_reserved_are_not_given_out() {
     let (files, config) = (Gated::new(), store_config(Durability::Memory));
-    let (disk, _) = files.store(&config, Terms::default());
+    let (disk, _) = files.store(&config, OpenOptions::default());
     assert_eq!(disk.check_offsets(), Ok(()));
     files.disk.make_no_files(Some(Errno::NOSPC));
     let last = (1..3000).take_while(|offset| {
@@ -111,7 +116,7 @@ fn offsets_that_cannot_be_reserved_are_not_given_out() {
     let last = last.last().unwrap();
     assert!(last > 900, "what is reserved is used: {last}");
     assert!(disk.check_offsets().is_err());
-    let next = files.after_kill().store(&config, Terms::default()).0.first_offset();
+    let next = files.after_kill().store(&config, OpenOptions::default()).0.first_offset();
     assert!(next > Offset(last), "{next:?} of {last}");
     files.disk.make_no_files(None);
     check_free_space(&disk);
@@ -122,7 +127,10 @@ fn offsets_that_cannot_be_reserved_are_not_given_out() {
 fn what_is_left_of_names_that_were_not_durable_is_not_forgotten() {
     let config = store_config(Durability::Memory);
     let store = |files: &Gated, names: &str| {
-        files.store(&config, Terms { durable_names: Some(names.into()), ..Terms::default() })
+        files.store(
+            &config,
+            OpenOptions { durable_names: Some(names.into()), ..OpenOptions::default() },
+        )
     };
     let files = Gated::new();
     let (disk, found) = store(&files, "none");

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
-use super::files::Fault;
-use super::{Health, Refused};
+use super::files::IoError;
+use super::{Health, WriteError};
 
 const GOOD: u8 = 0;
 const FULL: u8 = 1;
@@ -13,34 +13,34 @@ const FAILED: u8 = 2;
 
 /// Asked by everybody, changed by the threads of the store.
 #[derive(Debug, Default)]
-pub(super) struct Condition {
+pub(super) struct StoreHealth {
     /// What `state` is, for those who cannot wait.
     code: AtomicU8,
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     health: Health,
     /// Bytes that did not fit.
     needed: u64,
 }
 
-impl Condition {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+impl StoreHealth {
+    pub(super) fn check(&self) -> Result<(), WriteError> {
         match self.code.load(Ordering::Acquire) {
             GOOD => Ok(()),
-            FULL => Err(Refused::Full),
-            _ => Err(Refused::Failed),
+            FULL => Err(WriteError::Full),
+            _ => Err(WriteError::Failed),
         }
     }
 
     /// Whether nothing may be written any more.
     pub(super) fn has_failed(&self) -> bool {
-        self.check() == Err(Refused::Failed)
+        self.check() == Err(WriteError::Failed)
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn current(&self) -> Health {
         self.state.lock().health.clone()
     }
 
@@ -49,7 +49,7 @@ impl Condition {
         let mut state = self.state.lock();
         let new = state.health == Health::Good;
         if new {
-            *state = State { health: Health::Full, needed };
+            *state = HealthState { health: Health::Full, needed };
             self.code.store(FULL, Ordering::Release);
         }
         new
@@ -65,13 +65,13 @@ impl Condition {
     pub(super) fn clear(&self) {
         let mut state = self.state.lock();
         if state.health == Health::Full {
-            *state = State::default();
+            *state = HealthState::default();
             self.code.store(GOOD, Ordering::Release);
         }
     }
 
     /// It has failed. Returns whether this is new.
-    pub(super) fn fail(&self, fault: &Fault) -> bool {
+    pub(super) fn fail(&self, fault: &IoError) -> bool {
         let mut state = self.state.lock();
         if matches!(state.health, Health::Failed(_)) {
             return false;
