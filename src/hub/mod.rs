@@ -4,9 +4,9 @@
 mod board;
 mod channel;
 mod coalesce;
+mod completion;
 mod config;
 mod deadlines;
-mod desk;
 mod fetched;
 mod memory;
 mod merge;
@@ -32,8 +32,8 @@ pub use channel::{
     AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Receipt, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
+pub use completion::ThreadCompletions;
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
-pub use desk::ThreadDesk;
 pub use notice::{End, Ended, Gap};
 pub use presence::{Counted, Presence};
 pub use pulse::{EndReason, Pulse};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::desk::ThreadDesk;
+use super::completion::ThreadCompletions;
 use super::stored::Stored;
 use crate::channel::ChannelName;
 use crate::store::disk::{Disk, Durability, Record, StreamId};
@@ -71,7 +71,7 @@ impl Remains {
             }
             tell(outcome);
         });
-        disk.write(Record::Gone { stream: id }, stream.durability, ThreadDesk::here(), done);
+        disk.write(Record::Gone { stream: id }, stream.durability, ThreadCompletions::here(), done);
         stored
     }
 

@@ -156,9 +156,10 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
             None => Tally::default(),
         };
         entries.by_key.insert(fingerprint, Entry { settled: None, outcome: None });
-        let (kind, entries, chain) = (self.kind, self.entries.clone(), disk::Chain::new());
+        let (kind, entries, dependency) =
+            (self.kind, self.entries.clone(), disk::WriteDependency::new());
         let outcome = Outcome::Partial(before.clone());
-        Claimed::Run(Claim { kind, entries, fingerprint, scope, key, outcome, chain }, before)
+        Claimed::Run(Claim { kind, entries, fingerprint, scope, key, outcome, dependency }, before)
     }
 
     fn fingerprint(&self, scope: &S, key: &IdempotencyKey) -> Fingerprint {
@@ -215,7 +216,7 @@ pub(super) struct Claim<S: Scope, R: Kept> {
     key: IdempotencyKey,
     outcome: Outcome<R>,
     /// What the store is to keep speaks of what came before.
-    chain: disk::Chain,
+    dependency: disk::WriteDependency,
 }
 
 impl<S: Scope, R: Kept> Claim<S, R> {
@@ -232,7 +233,7 @@ impl<S: Scope, R: Kept> Claim<S, R> {
             outcome: outcome.to_json(),
             time: now,
             offset: 0,
-            chain: self.chain.clone(),
+            dependency: self.dependency.clone(),
         }
     }
 

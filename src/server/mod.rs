@@ -26,7 +26,7 @@ use crate::hooks::{HookError, Hooks, Ready};
 use crate::http::{
     App, Cors, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
 };
-use crate::hub::{Hub, ThreadDesk};
+use crate::hub::{Hub, ThreadCompletions};
 use crate::ingest::Ingest;
 use crate::protocol::native::Native;
 use crate::quota::Quotas;
@@ -253,7 +253,7 @@ impl Server {
         let (public_app, admin_app) = apps(&cors, parts, &gate)?;
 
         let tls = tls(&config, &metrics)?;
-        let workers = Workers::start(config.server.workers, ThreadDesk::serve)
+        let workers = Workers::start(config.server.workers, ThreadCompletions::serve)
             .map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
         let (public_socket, admin_socket) = sockets::open(&config, inherited)?;

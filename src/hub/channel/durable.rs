@@ -12,12 +12,12 @@ use tokio::sync::{oneshot, watch};
 use super::{Appended, Channel, Close, FrameWriter, Inner};
 use crate::clock::Moment;
 use crate::event::{self, GapReason, NewEvent};
-use crate::hub::desk::ThreadDesk;
+use crate::hub::completion::ThreadCompletions;
 use crate::hub::notice::{End, Gap};
 use crate::hub::stored::{Outcome, Saved, Stored};
 use crate::position::Offset;
 use crate::store::disk::{
-    self, Desk, Disk, Durability, Piece, Place, Record, StreamId, Trimmed, WriteError,
+    self, CompletionQueue, Disk, Durability, Piece, Place, Record, StreamId, Trimmed, WriteError,
 };
 use crate::store::{Entry, Log, Mark, Run, RunBuilder};
 
@@ -31,7 +31,7 @@ pub(super) struct Durable {
     /// Handed in, and not stored yet; oldest first.
     staged: VecDeque<Staged>,
     /// Where the store answers for all that is staged.
-    desk: Option<Arc<dyn Desk>>,
+    completions: Option<Arc<dyn CompletionQueue>>,
     /// What the store was told that the channel is.
     known_as: Option<Saved>,
     /// The store has been told of the channel at all, whether it took that or not.
@@ -87,7 +87,7 @@ impl Durable {
             durability,
             window,
             staged: VecDeque::new(),
-            desk: None,
+            completions: None,
             known_as: None,
             told: false,
             owes_notice: false,
@@ -123,7 +123,7 @@ impl Durable {
     }
 
     fn write(&self, record: Record, tell: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
-        self.disk.write(record, self.durability, self.desk.clone(), Box::new(tell));
+        self.disk.write(record, self.durability, self.completions.clone(), Box::new(tell));
     }
 
     /// Tells the store what the channel is, unless it knows.
@@ -240,7 +240,7 @@ impl Channel {
         let (stream, run) = (durable.stream, staged.run.clone());
         let state = staged.end.as_ref().map(|coming| coming.end.to_text(coming.stopped).into());
         if durable.staged.is_empty() {
-            durable.desk = ThreadDesk::here();
+            durable.completions = ThreadCompletions::here();
         }
         durable.staged.push_back(staged);
         let (stored, tell) = Stored::later();

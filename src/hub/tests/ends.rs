@@ -7,7 +7,7 @@ use tokio::task::LocalSet;
 use super::support::{Stage, event, name, until};
 use crate::event::ChannelState;
 use crate::hub::{
-    ChannelOptions, Config, Hold, PublishError, Signal, Stopped, ThreadDesk, WhenUnwatched,
+    ChannelOptions, Config, Hold, PublishError, Signal, Stopped, ThreadCompletions, WhenUnwatched,
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::fake::Fate;
@@ -90,7 +90,7 @@ async fn a_producer_may_begin_while_a_stop_is_being_stored_and_is_told_of_it() {
 
 /// A hub whose clock runs, with a generation in `c` that has one event.
 async fn with_generation(stage: &Stage) -> crate::hub::Board {
-    tokio::task::spawn_local(ThreadDesk::serve());
+    tokio::task::spawn_local(ThreadCompletions::serve());
     tokio::task::spawn_local(stage.hub.clone().sweep());
     tokio::task::yield_now().await;
     let board = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();

@@ -12,10 +12,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::desk::{Desk, Tray};
+use super::completion::{CompletionBatch, CompletionQueue};
 use super::engine::Engine;
 use super::files::{File, IoError};
-use super::{Done, Durability, StreamId, WriteError};
+use super::{Durability, OnComplete, StreamId, WriteError};
 
 /// What became of something that was handed in, and who is to be told.
 pub(super) struct CommitResult {
@@ -24,8 +24,8 @@ pub(super) struct CommitResult {
     pub(super) bytes: usize,
     pub(super) durability: Durability,
     pub(super) outcome: Result<(), WriteError>,
-    pub(super) desk: Option<Arc<dyn Desk>>,
-    pub(super) done: Done,
+    pub(super) completions: Option<Arc<dyn CompletionQueue>>,
+    pub(super) on_complete: OnComplete,
 }
 
 struct Waiter {
@@ -199,12 +199,12 @@ impl CommitQueue {
     }
 
     fn deliver(&self, results: impl Iterator<Item = CommitResult>) {
-        let mut tray = Tray::default();
-        for CommitResult { bytes, outcome, desk, done, .. } in results {
+        let mut batch = CompletionBatch::default();
+        for CommitResult { bytes, outcome, completions, on_complete: done, .. } in results {
             self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
-            tray.put(desk, (done, outcome));
+            batch.add(completions, (done, outcome));
         }
-        tray.hand_over();
+        batch.deliver();
     }
 
     /// Tells those who waited; only then may others of their streams be told without waiting.

@@ -7,10 +7,10 @@
 //! options, states and receipts are texts that it keeps for the hub.
 
 mod block;
-mod chain;
 mod checkpoint;
 mod compaction;
-mod desk;
+mod completion;
+mod dependency;
 mod engine;
 mod files;
 mod group_commit;
@@ -42,9 +42,9 @@ use crate::limits::MAX_UNSTORED_BYTES;
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
-pub use chain::Chain;
 use checkpoint::is_ours;
-pub use desk::{Desk, Told};
+pub use completion::{Completion, CompletionQueue};
+pub use dependency::WriteDependency;
 use engine::{Engine, Setup, Tuning};
 use files::Directory;
 use reader::Wanted;
@@ -157,7 +157,7 @@ pub struct Receipt {
     pub offset: u64,
     /// What it was handed in with.
     #[serde(skip)]
-    pub chain: Chain,
+    pub dependency: WriteDependency,
 }
 
 /// What whoever opens the directory asks of it.
@@ -220,7 +220,7 @@ pub enum Record {
 
 /// Called once, from a thread of the store's own, when what was handed in is as durable as was
 /// asked for, or never will be. A store that is closed drops it instead.
-pub type Done = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
+pub type OnComplete = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
 /// Why something is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -466,7 +466,8 @@ impl Disk {
     }
 
     /// Hands something in. Never waits. What is handed in of one stream is stored in that order,
-    /// and `done` is called in that order, if all that wait together have the same desk.
+    /// and `done` is called in that order, if all that wait together have the same completion
+    /// queue.
     ///
     /// Events that do not follow on what was stored of their stream are refused: behind something
     /// that was refused, the same has to be handed in again.
@@ -474,11 +475,11 @@ impl Disk {
         &self,
         record: Record,
         durability: Durability,
-        desk: Option<Arc<dyn Desk>>,
-        done: Done,
+        completions: Option<Arc<dyn CompletionQueue>>,
+        done: OnComplete,
     ) {
         self.engine().commits.add_in_flight(record.size());
-        let message = Message::Write { record, durability, desk, done };
+        let message = Message::Write { record, durability, completions, done };
         // Not called here: whoever hands in may hold a lock that `done` takes.
         let _ = self.engine().inbox.push(message);
     }

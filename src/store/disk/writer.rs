@@ -14,12 +14,12 @@ use rustix::io::Errno;
 
 use super::block::{self, EventsDraft, Header, Kind, Note, json};
 use super::checkpoint::{Role, name};
-use super::desk::Desk;
+use super::completion::CompletionQueue;
 use super::engine::{Engine, Tuning};
 use super::files::{File, Files, IoError};
 use super::group_commit::{CommitResult, monotonic};
 use super::index::{BlockIndex, BlockRef, IndexedFile};
-use super::{Chain, Done, Durability, Receipt, Record, StreamId, WriteError};
+use super::{Durability, OnComplete, Receipt, Record, StreamId, WriteDependency, WriteError};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::store::{Entry, Mark, Run};
@@ -29,8 +29,8 @@ pub(super) enum Message {
     Write {
         record: Record,
         durability: Durability,
-        desk: Option<Arc<dyn Desk>>,
-        done: Done,
+        completions: Option<Arc<dyn CompletionQueue>>,
+        done: OnComplete,
     },
     /// Reserve more offsets.
     Renew,
@@ -163,27 +163,34 @@ impl Writer {
         let mut group = Group::new(self.engine.tuning.block_bytes, next);
         let mut results = Vec::with_capacity(batch.len());
         for message in batch {
-            let Message::Write { record, durability, desk, done } = message else {
+            let Message::Write { record, durability, completions, done } = message else {
                 continue;
             };
-            let (stream, bytes, chain) = (record.stream(), record.size(), record.chain());
+            let (stream, bytes, dependency) = (record.stream(), record.size(), record.dependency());
             let outcome = match obstacle {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
                 // What its receipt speaks of was refused, for there was no room.
-                _ if chain.is_torn() => Err(WriteError::Full),
+                _ if dependency.has_failed() => Err(WriteError::Full),
                 _ => group.admit(&self.engine.index, record),
             };
             match outcome {
-                Ok(()) if chain.is_none() => {}
-                Ok(()) => group.chains.push(chain),
-                Err(_) => chain.tear(),
+                Ok(()) if dependency.is_none() => {}
+                Ok(()) => group.dependencies.push(dependency),
+                Err(_) => dependency.fail(),
             }
-            results.push(CommitResult { stream, bytes, durability, outcome, desk, done });
+            results.push(CommitResult {
+                stream,
+                bytes,
+                durability,
+                outcome,
+                completions,
+                on_complete: done,
+            });
         }
         let syncs = results.iter().any(CommitResult::waits_for_sync);
         if let Err(refused) = self.write(&group, syncs) {
             results.iter_mut().for_each(|result| result.outcome = Err(refused));
-            group.chains.iter().for_each(Chain::tear);
+            group.dependencies.iter().for_each(WriteDependency::fail);
         }
         self.count_refused(&results);
         self.engine.commits.written(self.journal.written(), results);
@@ -310,12 +317,14 @@ impl Record {
         }
     }
 
-    fn chain(&self) -> Chain {
+    fn dependency(&self) -> WriteDependency {
         match self {
             Self::Events { receipt: Some(receipt), .. } | Self::Receipt(receipt) => {
-                receipt.chain.clone()
+                receipt.dependency.clone()
             }
-            Self::Events { .. } | Self::Stream { .. } | Self::Gone { .. } => Chain::default(),
+            Self::Events { .. } | Self::Stream { .. } | Self::Gone { .. } => {
+                WriteDependency::default()
+            }
         }
     }
 
@@ -331,7 +340,7 @@ struct Group {
     /// The end of each stream that the group changes; `None` if it is gone.
     ends: HashMap<StreamId, Option<Mark>>,
     /// What its records belong to.
-    chains: Vec<Chain>,
+    dependencies: Vec<WriteDependency>,
     block_bytes: usize,
     /// The offset that is given out next.
     next_offset: u64,
@@ -349,8 +358,8 @@ type Encoded = (usize, Option<Header>);
 
 impl Group {
     fn new(block_bytes: usize, next_offset: u64) -> Self {
-        let (parts, ends, chains) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { parts, ends, chains, block_bytes, next_offset }
+        let (parts, ends, dependencies) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { parts, ends, dependencies, block_bytes, next_offset }
     }
 
     /// Takes a record, if it follows on what its stream has.

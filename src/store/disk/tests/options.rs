@@ -13,12 +13,12 @@ use crate::position::Offset;
 use crate::store::Mark;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Chain, Disk, Durability, Health, OpenOptions, Receipt, Record, StreamId, WriteError,
+    Disk, Durability, Health, OpenOptions, Receipt, Record, StreamId, WriteDependency, WriteError,
     maintenance,
 };
 
-fn chained(stream: StreamId, from: Mark, offset: u64, chain: &Chain) -> Record {
-    let receipt = Receipt { chain: chain.clone(), ..receipt("key") };
+fn dependent(stream: StreamId, from: Mark, offset: u64, chain: &WriteDependency) -> Record {
+    let receipt = Receipt { dependency: chain.clone(), ..receipt("key") };
     let run = run(from, &[offset]);
     Record::Events { stream, run, state: None, receipt: Some(receipt) }
 }
@@ -32,24 +32,24 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
         write(&disk, begin(stream, name), Durability::Async).unwrap();
     }
     let hole = Mark { seq: 1, byte: 10 };
-    let chain = Chain::new();
-    let record = chained(a, hole, 1, &chain);
+    let chain = WriteDependency::new();
+    let record = dependent(a, hole, 1, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
-    let record = chained(b, Mark::default(), 2, &chain);
+    let record = dependent(b, Mark::default(), 2, &chain);
     assert_eq!(
         write(&disk, record, Durability::Async),
         Err(WriteError::Full),
         "of the same publish"
     );
     // A write that fails takes all with it that was to be written at once.
-    let chain = Chain::new();
+    let chain = WriteDependency::new();
     files.fate(1, Fate::Full);
-    let record = chained(a, Mark::default(), 3, &chain);
+    let record = dependent(a, Mark::default(), 3, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
     maintenance::check_free_space(disk.engine());
-    let record = chained(b, Mark::default(), 4, &chain);
+    let record = dependent(b, Mark::default(), 4, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
-    let record = chained(b, Mark::default(), 5, &Chain::new());
+    let record = dependent(b, Mark::default(), 5, &WriteDependency::new());
     assert_eq!(write(&disk, record, Durability::Async), Ok(()), "of another");
 }
 

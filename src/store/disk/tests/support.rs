@@ -13,8 +13,8 @@ use crate::position::Offset;
 use crate::store::disk::engine::{Setup, Tuning};
 use crate::store::disk::files::{Directory, Files};
 use crate::store::disk::{
-    Chain, Config, Disk, Durability, OpenError, OpenOptions, Piece, Place, Receipt, Record,
-    Recovered, StreamId, WriteError,
+    Config, Disk, Durability, OpenError, OpenOptions, Piece, Place, Receipt, Record, Recovered,
+    StreamId, WriteDependency, WriteError,
 };
 use crate::store::{Entry, Mark, Run};
 use crate::telemetry::Metrics;
@@ -120,7 +120,7 @@ pub(super) fn receipt(key: &str) -> Receipt {
         outcome,
         time: moment(NOW),
         offset: 0,
-        chain: Chain::default(),
+        dependency: WriteDependency::default(),
     }
 }
 

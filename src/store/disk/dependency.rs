@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// receipt of each what came before it. So behind one of them that was refused, all are: what a
 /// stored receipt speaks of is stored.
 #[derive(Clone, Debug, Default)]
-pub struct Chain(Option<Arc<AtomicBool>>);
+pub struct WriteDependency(Option<Arc<AtomicBool>>);
 
-impl Chain {
-    /// A chain of records that are handed in one after the other.
+impl WriteDependency {
+    /// A dependency of records that are handed in one after the other.
     #[must_use]
     pub fn new() -> Self {
         Self(Some(Arc::default()))
@@ -21,12 +21,12 @@ impl Chain {
         self.0.is_none()
     }
 
-    /// Whether one of them was refused. Only the writer asks, and only the writer tears.
-    pub(super) fn is_torn(&self) -> bool {
+    /// Whether one of them was refused. Only the writer asks, and only the writer fails.
+    pub(super) fn has_failed(&self) -> bool {
         self.0.as_ref().is_some_and(|torn| torn.load(Ordering::Relaxed))
     }
 
-    pub(super) fn tear(&self) {
+    pub(super) fn fail(&self) {
         if let Some(torn) = &self.0 {
             torn.store(true, Ordering::Relaxed);
         }
@@ -34,10 +34,10 @@ impl Chain {
 }
 
 /// A receipt is the same whatever it was handed in with.
-impl PartialEq for Chain {
+impl PartialEq for WriteDependency {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Chain {}
+impl Eq for WriteDependency {}
