@@ -45,8 +45,8 @@ fn follow(hub: &Hub, selection: Selection, from: &StartFrom) -> Seen {
     };
     while let Next::Step(step) = subscription.try_next() {
         match step {
-            Step::Events { run, .. } => {
-                let bytes = run.bytes();
+            Step::Events { batch, .. } => {
+                let bytes = batch.bytes();
                 let frames = Frames::new(&bytes).map(|frame| Logged {
                     id: frame.id().to_owned(),
                     event_type: frame.event_type().map(str::to_owned),
@@ -54,7 +54,7 @@ fn follow(hub: &Hub, selection: Selection, from: &StartFrom) -> Seen {
                 });
                 let before = seen.events.len();
                 seen.events.extend(frames);
-                assert_eq!(seen.events.len() - before, run.count(), "a frame is damaged");
+                assert_eq!(seen.events.len() - before, batch.count(), "a frame is damaged");
             }
             Step::Gap(_) => seen.gaps.push(seen.events.len()),
             Step::Snapshot { .. } | Step::Ended { .. } => {}

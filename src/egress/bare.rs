@@ -58,12 +58,12 @@ impl Bare {
 
     /// Appends a step; returns the number of published events in it.
     pub(super) fn render(&mut self, step: &Step, out: &mut Vec<u8>) -> u64 {
-        let Step::Events { channel, run } = step else {
+        let Step::Events { channel, batch } = step else {
             self.holed |= matches!(step, Step::Gap(_));
             return 0;
         };
         self.shape = channel.format();
-        let (bytes, mut count) = (run.bytes(), 0);
+        let (bytes, mut count) = (batch.bytes(), 0);
         for frame in Frames::new(&bytes) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
                 self.note_end(frame);

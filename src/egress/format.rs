@@ -14,7 +14,7 @@ use crate::hub::{End, EndReason, Gap, Snapshot, Step};
 use crate::pass::Over;
 use crate::position::Position;
 use crate::sse::{self, Frame, Frames, Text};
-use crate::store::{Entry, Run};
+use crate::store::{Batch, Entry};
 
 /// What a live subscriber is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,9 +184,9 @@ impl Record<'_> {
 /// Gives the events of a step as records, with their ids.
 pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(&Record<'_>)) {
     match step {
-        Step::Events { channel, run } => {
+        Step::Events { channel, batch } => {
             let channel = name_channel.then(|| channel.name().as_str());
-            each_event(run, |frame, entry| {
+            each_event(batch, |frame, entry| {
                 let mut record = record(channel, frame, entry);
                 record.id = Some(frame.id().into());
                 take(&record);
@@ -235,7 +235,7 @@ fn render_text(
     push: impl Fn(&str, Frame<'_>, Entry, &mut Vec<u8>),
 ) -> u64 {
     match step {
-        Step::Events { channel, run } => each_event(run, |frame, entry| {
+        Step::Events { channel, batch } => each_event(batch, |frame, entry| {
             push(channel.name().as_str(), frame, entry, out);
         }),
         Step::Snapshot { snapshot, position } => {
@@ -264,15 +264,15 @@ fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> Recor
     Record { channel, id: None, event, data, time }
 }
 
-fn each_event(run: &Run, mut take: impl FnMut(Frame<'_>, Entry)) {
-    for (frame, entry) in Frames::new(&run.bytes()).zip(run.entries()) {
+fn each_event(batch: &Batch, mut take: impl FnMut(Frame<'_>, Entry)) {
+    for (frame, entry) in Frames::new(&batch.bytes()).zip(batch.entries()) {
         take(frame, entry);
     }
 }
 
 fn count(step: &Step) -> u64 {
     match step {
-        Step::Events { run, .. } => run.count() as u64,
+        Step::Events { batch, .. } => batch.count() as u64,
         Step::Snapshot { .. } | Step::Gap(_) | Step::Ended { .. } => 0,
     }
 }

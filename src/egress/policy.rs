@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Config;
 use crate::hub::{Bounds, EndReason, OnLag};
-use crate::store::Mark;
+use crate::store::LogPosition;
 
 /// Returns the age at which a subscription that begins now ends, if ages are limited: up to a tenth
 /// less than the setting, so that those who came together do not return together.
@@ -17,7 +17,7 @@ pub(super) fn max_age(config: &Config) -> Option<Duration> {
 }
 
 /// Returns why a subscription with this lag ends, if it does. One that may skip does not.
-pub(super) fn lag_verdict(bounds: &Bounds, lag: Mark) -> Option<EndReason> {
+pub(super) fn lag_verdict(bounds: &Bounds, lag: LogPosition) -> Option<EndReason> {
     match bounds.on_lag {
         OnLag::Disconnect => bounds.passed_by(lag),
         OnLag::Skip => None,

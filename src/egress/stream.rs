@@ -247,8 +247,8 @@ impl EventStream {
 
     /// Only what came while the subscriber was waiting says how long delivery takes.
     fn observe_latency(&self, step: &Step) {
-        if let (State::Live, Step::Events { run, .. }) = (self.state, step)
-            && let Some(oldest) = run.entries().next()
+        if let (State::Live, Step::Events { batch, .. }) = (self.state, step)
+            && let Some(oldest) = batch.entries().next()
         {
             self.egress.metrics.delivery_took(self.egress.clock.now().since(oldest.time));
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::generation::{Format, Merge};
 use crate::limits::MAX_COALESCE_SECONDS;
 use crate::sse::{self, Frame, Frames};
-use crate::store::{Entry, Mark, Run, RunBuilder};
+use crate::store::{Batch, BatchBuilder, Entry, LogPosition};
 
 /// When events are merged for a subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,50 +79,50 @@ impl<'de> Deserialize<'de> for Coalesce {
 
 /// Consecutive events of a log as they are to be written, merged or not.
 #[derive(Clone, Debug)]
-pub struct Stretch {
+pub struct MergedBatch {
     /// The events to write.
-    pub run: Run,
+    pub events: Batch,
     /// The place in the log behind the last of them.
-    pub end: Mark,
+    pub end: LogPosition,
     /// The byte of the log behind each event; nothing if they are written as they stand there.
     ends: Option<Arc<[u64]>>,
 }
 
-impl From<Run> for Stretch {
-    fn from(run: Run) -> Self {
-        Self { end: run.end(), run, ends: None }
+impl From<Batch> for MergedBatch {
+    fn from(batch: Batch) -> Self {
+        Self { end: batch.end(), events: batch, ends: None }
     }
 }
 
-impl Stretch {
+impl MergedBatch {
     /// The same events, with neighbouring deltas merged.
-    pub(super) fn merged(run: &Run, format: Format) -> Self {
-        let bytes = run.bytes();
+    pub(super) fn merged(batch: &Batch, format: Format) -> Self {
+        let bytes = batch.bytes();
         let mut merging = Merging { format, frames: Vec::new(), ends: Vec::new(), open: None };
-        let first = run.start().byte;
-        for (number, (frame, entry)) in Frames::new(&bytes).zip(run.entries()).enumerate() {
-            let edge = |events| (run.byte_after(events) - first) as usize;
+        let first = batch.start().byte;
+        for (number, (frame, entry)) in Frames::new(&bytes).zip(batch.entries()).enumerate() {
+            let edge = |events| (batch.byte_after(events) - first) as usize;
             let raw = &bytes[edge(number)..edge(number + 1)];
-            merging.take(Event { frame, entry, raw, end: run.byte_after(number + 1) });
+            merging.take(Event { frame, entry, raw, end: batch.byte_after(number + 1) });
         }
         merging.close();
-        let mut merged = RunBuilder::new(run.start());
+        let mut merged = BatchBuilder::new(batch.start());
         for (entry, frame) in &merging.frames {
             merged.push(*entry, frame);
         }
-        Self { run: merged.finish(), end: run.end(), ends: Some(merging.ends.into()) }
+        Self { events: merged.finish(), end: batch.end(), ends: Some(merging.ends.into()) }
     }
 
     /// How many of the events end within so many bytes of what is written.
     #[must_use]
     pub fn events_within(&self, bytes: usize) -> usize {
-        self.run.ending_by_byte(self.run.start().byte + bytes as u64)
+        self.events.ending_by_byte(self.events.start().byte + bytes as u64)
     }
 
     /// How many bytes the first `events` are when they are written.
     #[must_use]
     pub fn bytes_of(&self, events: usize) -> usize {
-        (self.run.byte_after(events) - self.run.start().byte) as usize
+        (self.events.byte_after(events) - self.events.start().byte) as usize
     }
 
     /// The byte of the log behind the first `events`.
@@ -130,7 +130,7 @@ impl Stretch {
     pub fn byte_after(&self, events: usize) -> u64 {
         match (&self.ends, events.checked_sub(1)) {
             (Some(ends), Some(last)) => ends[last],
-            _ => self.run.byte_after(events),
+            _ => self.events.byte_after(events),
         }
     }
 }

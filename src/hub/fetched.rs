@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::channel::Channel;
-use crate::store::{Mark, Run};
+use crate::store::{Batch, LogPosition};
 
 /// The pieces that channels hold, in the order in which they came: the oldest goes first, as each
 /// is wanted soon after it was fetched, or not at all.
@@ -18,7 +18,7 @@ pub(super) struct Fetched {
 
 #[derive(Default)]
 struct Pieces {
-    queue: VecDeque<(Weak<Channel>, Mark, usize)>,
+    queue: VecDeque<(Weak<Channel>, LogPosition, usize)>,
     bytes: usize,
 }
 
@@ -28,7 +28,7 @@ impl Fetched {
     }
 
     /// Notes that the channel holds this piece, and makes room for it.
-    pub(super) fn add(&self, channel: &Arc<Channel>, piece: &Run) {
+    pub(super) fn add(&self, channel: &Arc<Channel>, piece: &Batch) {
         let bytes = piece.bytes().len();
         let mut past = Vec::new();
         {

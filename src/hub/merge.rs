@@ -36,7 +36,7 @@ use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS, MAX_MERGE_LOOKS};
 use crate::position::{Offset, Position};
-use crate::store::{Missing, Read, Run, disk};
+use crate::store::{Batch, Missing, Read, disk};
 
 /// See the module.
 pub(super) struct Merge {
@@ -98,7 +98,7 @@ struct Member {
     /// Retention has passed over the cursor, through this offset.
     missing: Option<Offset>,
     /// The event behind the gap that was told last of it, in memory of its own.
-    after_gap: Option<Run>,
+    after_gap: Option<Batch>,
     _attachment: Attachment,
 }
 
@@ -233,7 +233,7 @@ impl Merge {
     }
 
     /// The next events, gap, or end.
-    pub(super) fn next(&mut self, batch: usize) -> Next {
+    pub(super) fn next(&mut self, max_bytes: usize) -> Next {
         let mut looks = MAX_MERGE_LOOKS;
         while looks > 0 {
             if self.round.is_over() {
@@ -256,7 +256,7 @@ impl Merge {
                     return Next::Pending;
                 }
                 self.heap.pop();
-                if let Some(step) = self.take(offset, item, watermark, batch) {
+                if let Some(step) = self.take(offset, item, watermark, max_bytes) {
                     return Next::Step(step);
                 }
             }
@@ -265,7 +265,7 @@ impl Merge {
     }
 
     /// Moves all members to the tail, behind one gap. Ends that are passed over are told behind it.
-    pub(super) fn skip(&mut self, batch: usize) -> Next {
+    pub(super) fn skip(&mut self, max_bytes: usize) -> Next {
         let requested = self.position(self.cursor);
         let watermark = self.core.shared.sequencer.watermark();
         let appeared = self.mailbox.appeared.lock().clone();
@@ -274,7 +274,7 @@ impl Merge {
         let last = settled(watermark, members.chain(appeared));
         if last <= self.cursor {
             // What comes next is on its way to the disk: there is nothing that could be skipped.
-            return self.next(batch);
+            return self.next(max_bytes);
         }
         (self.cursor, self.excused) = (last, last);
         self.look_around(usize::MAX);
@@ -299,7 +299,7 @@ impl Merge {
         let beginning = channel.begin(Begin::After(self.cursor));
         (member.queued, member.missing) = (false, None);
         member.unresolved = beginning.away.is_some();
-        member.place.move_to(beginning.mark);
+        member.place.move_to(beginning.position);
         self.queue(key);
         if beginning.over { channel.ended() } else { None }
     }
@@ -350,7 +350,7 @@ impl Merge {
         if beginning.over {
             return channel.ended();
         }
-        let place = Arc::new(Place::new(channel.clone(), beginning.mark, channel.end()));
+        let place = Arc::new(Place::new(channel.clone(), beginning.position, channel.end()));
         self.pulse().add_place(&place);
         let missing = self.taken(&beginning);
         let (queued, waits, unresolved) = (false, false, beginning.away.is_some());
@@ -443,11 +443,11 @@ impl Merge {
         let Some(member) = self.members.get_mut(key).filter(|member| !member.queued) else {
             return;
         };
-        let after_gap = member.after_gap.as_ref().and_then(|run| run.entries().next());
+        let after_gap = member.after_gap.as_ref().and_then(|batch| batch.entries().next());
         let ahead = match after_gap {
             Some(event) => Ahead::Event(event.offset),
             None if member.unresolved => Ahead::Away,
-            None => member.place.channel.look(member.place.mark()),
+            None => member.place.channel.look(member.place.position()),
         };
         member.waits = matches!(ahead, Ahead::Away | Ahead::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
@@ -469,7 +469,7 @@ impl Merge {
         let member = self.members.get(*key).filter(|member| member.waits);
         member.is_some_and(|member| {
             let place = &member.place;
-            member.unresolved || place.channel.look(place.mark()) == Ahead::Away
+            member.unresolved || place.channel.look(place.position()) == Ahead::Away
         })
     }
 
@@ -488,12 +488,12 @@ impl Merge {
                 return true;
             }
             member.unresolved = false;
-            member.place.move_to(beginning.mark);
+            member.place.move_to(beginning.position);
         }
-        match channel.look(member.place.mark()) {
+        match channel.look(member.place.position()) {
             Ahead::Coming(_) => true,
             Ahead::Away => {
-                channel.want(disk::Place::Seq(member.place.mark().seq));
+                channel.want(disk::Place::Seq(member.place.position().seq));
                 true
             }
             _ => false,
@@ -512,48 +512,54 @@ impl Merge {
         offset: Offset,
         item: Item,
         watermark: Offset,
-        batch: usize,
+        max_bytes: usize,
     ) -> Option<Step> {
         match item {
             Item::Ghost(ghost) => {
                 Some(self.gap(self.ghosts.get(ghost)?.clone(), offset, GapReason::Evicted))
             }
             Item::Member(key) => {
-                let step = self.read(key, offset, watermark, batch);
+                let step = self.read(key, offset, watermark, max_bytes);
                 self.queue(key);
                 step
             }
         }
     }
 
-    fn read(&mut self, key: usize, at: Offset, watermark: Offset, batch: usize) -> Option<Step> {
+    fn read(
+        &mut self,
+        key: usize,
+        at: Offset,
+        watermark: Offset,
+        max_bytes: usize,
+    ) -> Option<Step> {
         let member = self.members.get_mut(key)?;
         member.queued = false;
         let channel = member.place.channel.clone();
-        if let Some(run) = member.after_gap.take() {
-            self.behind_gaps -= run.bytes().len();
-            member.place.move_to(run.end());
-            self.cursor = run.entries().next_back()?.offset;
-            return Some(Step::Events { channel, run });
+        if let Some(batch) = member.after_gap.take() {
+            self.behind_gaps -= batch.bytes().len();
+            member.place.move_to(batch.end());
+            self.cursor = batch.entries().next_back()?.offset;
+            return Some(Step::Events { channel, batch });
         }
-        let read = channel.read(member.place.mark(), batch);
+        let read = channel.read(member.place.position(), max_bytes);
         match (member.missing.take(), read) {
             (None, Read::CaughtUp | Read::Away) => None,
-            (None, Read::Run(mut run)) => {
+            (None, Read::Batch(mut batch)) => {
                 // An id of other channels may lie behind what was on its way to the disk here.
-                run.skip_through(self.cursor);
-                member.place.move_to(run.start());
+                batch.skip_through(self.cursor);
+                member.place.move_to(batch.start());
                 // What stands in the heap at the same offset only waits, and has a larger one.
                 let next = self.heap.peek().map_or(watermark, |Reverse((offset, _))| *offset);
-                run.truncate(next.max(Offset(at.0 + 1)).min(watermark), MAX_MERGE_EVENTS);
+                batch.truncate(next.max(Offset(at.0 + 1)).min(watermark), MAX_MERGE_EVENTS);
                 // Perhaps nothing: its place in the heap was the least that it could have.
-                let last = run.entries().next_back()?;
-                member.place.move_to(run.end());
+                let last = batch.entries().next_back()?;
+                member.place.move_to(batch.end());
                 self.cursor = last.offset;
-                Some(Step::Events { channel, run })
+                Some(Step::Events { channel, batch })
             }
             (_, Read::Missing(Missing { to, reason })) => {
-                member.place.move_to(to.mark);
+                member.place.move_to(to.position);
                 if to.last_trimmed > at {
                     // Retention went on since: the gap has its place further behind.
                     member.missing = Some(to.last_trimmed);
@@ -571,16 +577,16 @@ impl Merge {
     fn gap_of(&mut self, key: usize, through: Offset, reason: GapReason) -> Option<Step> {
         let member = self.members.get_mut(key)?;
         let channel = member.place.channel.clone();
-        match channel.read(member.place.mark(), 1) {
-            Read::Run(run) => {
-                let bytes = run.bytes().len();
+        match channel.read(member.place.position(), 1) {
+            Read::Batch(batch) => {
+                let bytes = batch.bytes().len();
                 if self.behind_gaps == 0 || self.behind_gaps + bytes <= MAX_BATCH_BYTES {
-                    member.after_gap = Some(run.detached());
+                    member.after_gap = Some(batch.detached());
                     self.behind_gaps += bytes;
                 }
             }
             Read::Missing(Missing { to, .. }) if to.last_trimmed > through => {
-                member.place.move_to(to.mark);
+                member.place.move_to(to.position);
                 member.missing = Some(to.last_trimmed);
                 return None;
             }

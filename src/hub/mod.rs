@@ -31,7 +31,7 @@ pub use board::Board;
 pub use channel::{
     AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Receipt, Snapshot,
 };
-pub use coalesce::{Coalesce, InvalidCoalesce, Stretch};
+pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
 pub use completion::ThreadCompletions;
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use notice::{End, Ended, Gap};
@@ -62,7 +62,7 @@ use crate::event::{GapReason, NewEvent};
 use crate::limits::MAX_LAST_EVENTS;
 use crate::position::{Epoch, Offset, Position, StartFrom};
 use crate::quota::Account;
-use crate::store::disk::{self, Disk, Durability, Floor, WriteError};
+use crate::store::disk::{self, Disk, Durability, TrimPoint, WriteError};
 use crate::telemetry::Metrics;
 
 /// The running engine: a cheap handle.
@@ -425,7 +425,7 @@ impl Hub {
         Ok(Opened::Live(Ticket(Kind::One(Box::new(ChannelTicket {
             presence,
             counted: self.count_start(from),
-            mark: beginning.mark,
+            position: beginning.position,
             joined: channel.end(),
             head: Head { start, opening, gap, snapshot },
             last_before: beginning.last_before,
@@ -502,9 +502,9 @@ impl Hub {
 
     /// Where the tail of a channel is, before its end if it has ended.
     #[must_use]
-    pub fn tail_of(&self, channel: &Channel) -> Floor {
-        let Beginning { mark, last_before: after, .. } = channel.begin(Begin::Tail);
-        Floor { mark, last_trimmed: after }
+    pub fn tail_of(&self, channel: &Channel) -> TrimPoint {
+        let Beginning { position: mark, last_before: after, .. } = channel.begin(Begin::Tail);
+        TrimPoint { position: mark, last_trimmed: after }
     }
 
     /// The position of the last event before this byte of a channel's log.

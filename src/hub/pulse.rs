@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::channel::{Channel, Listener};
 use crate::pass::Over;
-use crate::store::Mark;
+use crate::store::LogPosition;
 
 /// Why a subscription ended. Every one is a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,18 +120,17 @@ impl Pulse {
 
     /// How far the reader is behind what was published since it began.
     #[must_use]
-    pub fn lag(&self) -> Mark {
+    pub fn lag(&self) -> LogPosition {
         let places = self.places.lock();
-        places.iter().map(|place| place.lag()).fold(Mark::default(), |sum, lag| Mark {
-            seq: sum.seq + lag.seq,
-            byte: sum.byte + lag.byte,
+        places.iter().map(|place| place.lag()).fold(LogPosition::default(), |sum, lag| {
+            LogPosition { seq: sum.seq + lag.seq, byte: sum.byte + lag.byte }
         })
     }
 
     /// Whether something lies ahead of the reader that must not wait until a window ends.
     pub(super) fn must_flush(&self) -> bool {
         let places = self.places.lock().clone();
-        places.iter().any(|place| place.channel.must_flush(place.mark().byte))
+        places.iter().any(|place| place.channel.must_flush(place.position().byte))
     }
 
     /// How far the reader is behind all that there is to read.
@@ -140,7 +139,7 @@ impl Pulse {
         self.places
             .lock()
             .iter()
-            .map(|place| place.mark().distance_to(place.channel.end()).seq)
+            .map(|place| place.position().distance_to(place.channel.end()).seq)
             .sum()
     }
 
@@ -189,30 +188,35 @@ pub(super) struct Place {
     seq: AtomicU64,
     byte: AtomicU64,
     /// The end of the log when the reader joined.
-    joined: Mark,
+    joined: LogPosition,
 }
 
 impl Place {
-    pub(super) fn new(channel: Arc<Channel>, mark: Mark, joined: Mark) -> Self {
-        let (seq, byte) = (AtomicU64::new(mark.seq), AtomicU64::new(mark.byte));
+    pub(super) fn new(channel: Arc<Channel>, position: LogPosition, joined: LogPosition) -> Self {
+        let (seq, byte) = (AtomicU64::new(position.seq), AtomicU64::new(position.byte));
         Self { channel, seq, byte, joined }
     }
 
-    pub(super) fn mark(&self) -> Mark {
-        Mark { seq: self.seq.load(Ordering::Relaxed), byte: self.byte.load(Ordering::Relaxed) }
+    pub(super) fn position(&self) -> LogPosition {
+        LogPosition {
+            seq: self.seq.load(Ordering::Relaxed),
+            byte: self.byte.load(Ordering::Relaxed),
+        }
     }
 
     /// Moves forward to the mark. A reader never goes back.
-    pub(super) fn move_to(&self, mark: Mark) {
-        self.seq.fetch_max(mark.seq, Ordering::Relaxed);
-        self.byte.fetch_max(mark.byte, Ordering::Relaxed);
+    pub(super) fn move_to(&self, position: LogPosition) {
+        self.seq.fetch_max(position.seq, Ordering::Relaxed);
+        self.byte.fetch_max(position.byte, Ordering::Relaxed);
     }
 
     /// What was published before the reader joined is no lag: it replays that at its own pace.
-    fn lag(&self) -> Mark {
-        let mark = self.mark();
-        let from =
-            Mark { seq: mark.seq.max(self.joined.seq), byte: mark.byte.max(self.joined.byte) };
+    fn lag(&self) -> LogPosition {
+        let position = self.position();
+        let from = LogPosition {
+            seq: position.seq.max(self.joined.seq),
+            byte: position.byte.max(self.joined.byte),
+        };
         from.distance_to(self.channel.end())
     }
 }

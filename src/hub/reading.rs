@@ -1,10 +1,10 @@
 //! What readers ask of a channel, and what they are told.
 
-use super::coalesce::Stretch;
+use super::coalesce::MergedBatch;
 use crate::event::ChannelState;
 use crate::position::Offset;
 use crate::store::disk::Place;
-use crate::store::{Mark, Missing};
+use crate::store::{LogPosition, Missing};
 
 /// Which place of a log a subscription begins at.
 #[derive(Clone, Copy, Debug)]
@@ -12,14 +12,14 @@ pub(super) enum Begin {
     Tail,
     Earliest,
     Last(u64),
-    At(Mark),
+    At(LogPosition),
     After(Offset),
 }
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beginning {
-    pub(super) mark: Mark,
+    pub(super) position: LogPosition,
     /// The mark cannot be known before this is fetched: nothing else of it counts.
     pub(super) away: Option<Place>,
     /// The offset of the last event before the mark, retained or not.
@@ -44,7 +44,7 @@ pub enum Piece {
     /// At least one frame.
     Frames {
         /// The frames.
-        stretch: Stretch,
+        batch: MergedBatch,
         /// More was there when they were read.
         more: bool,
         /// The channel has ended, and nothing follows.

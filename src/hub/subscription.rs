@@ -14,8 +14,8 @@ use super::ticket::{ChannelTicket, Head, ManyTicket};
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
-use crate::store::disk::Floor;
-use crate::store::{Mark, Missing, Read, Run};
+use crate::store::disk::TrimPoint;
+use crate::store::{Batch, LogPosition, Missing, Read};
 
 /// What becomes of a subscriber that lags too far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -43,7 +43,7 @@ impl Step {
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
-            Self::Events { run, .. } => run.bytes().len(),
+            Self::Events { batch, .. } => batch.bytes().len(),
             Self::Snapshot { snapshot, .. } => snapshot.data.len(),
             Self::Gap(_) | Self::Ended { .. } => 0,
         }
@@ -60,7 +60,7 @@ impl Bounds {
     /// The bound that a lag passes, if any. A single event is no lag, however large: whoever is
     /// given it has not been slow.
     #[must_use]
-    pub fn passed_by(&self, lag: Mark) -> Option<EndReason> {
+    pub fn passed_by(&self, lag: LogPosition) -> Option<EndReason> {
         if lag.seq > self.max_lag_events {
             Some(EndReason::LaggedEvents)
         } else if lag.byte > self.max_lag_bytes && lag.seq > 1 {
@@ -79,7 +79,7 @@ pub enum Step {
         /// The channel.
         channel: Arc<Channel>,
         /// Its next events.
-        run: Run,
+        batch: Batch,
     },
     /// What the events up to this position add up to.
     Snapshot {
@@ -124,7 +124,7 @@ pub struct Subscription {
     /// Neighbouring deltas are merged.
     merging: bool,
     /// Bytes of the log that are read at a time, or one event.
-    batch: usize,
+    max_bytes: usize,
     pub(super) source: Source,
 }
 
@@ -135,11 +135,11 @@ pub(super) enum Source {
 
 impl Subscription {
     pub(super) fn one(bounds: Bounds, ticket: ChannelTicket) -> Self {
-        let ChannelTicket { presence, counted, mark, joined, head, last_before } = ticket;
+        let ChannelTicket { presence, counted, position, joined, head, last_before } = ticket;
         let Head { start, opening, gap, snapshot } = head;
         let core = presence.core().clone();
         let pulse = Arc::new(Pulse::default());
-        let place = Arc::new(Place::new(presence.channel().clone(), mark, joined));
+        let place = Arc::new(Place::new(presence.channel().clone(), position, joined));
         pulse.add_place(&place);
         let one = One {
             place,
@@ -149,15 +149,15 @@ impl Subscription {
             after_gap: None,
             _attachment: Attachment::listen(presence, pulse.clone()),
         };
-        let (merging, batch, source) = (false, MAX_BATCH_BYTES, Source::One(one));
-        Self { core, pulse, bounds, start, opening, counted, merging, batch, source }
+        let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, Source::One(one));
+        Self { core, pulse, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
     pub(super) fn many(bounds: Bounds, ticket: ManyTicket) -> Self {
         let ManyTicket { merge, counted, start, opening } = ticket;
         let (core, pulse) = (merge.core().clone(), merge.pulse().clone());
-        let (merging, batch, source) = (false, MAX_BATCH_BYTES, Source::Many(Box::new(merge)));
-        Self { core, pulse, bounds, start, opening, counted, merging, batch, source }
+        let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, Source::Many(Box::new(merge)));
+        Self { core, pulse, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
     /// The handle that others may hold.
@@ -202,7 +202,7 @@ impl Subscription {
     /// Has this many bytes of the log read at a time from now on, or one event; where events are
     /// merged, as many as ever: what is handed over is less.
     pub fn read_at_most(&mut self, bytes: usize) {
-        self.batch = if self.merging { MAX_BATCH_BYTES } else { bytes.min(MAX_BATCH_BYTES) };
+        self.max_bytes = if self.merging { MAX_BATCH_BYTES } else { bytes.min(MAX_BATCH_BYTES) };
     }
 
     /// Whether it reads many channels.
@@ -220,7 +220,7 @@ impl Subscription {
     #[must_use]
     pub fn is_fetching(&self) -> bool {
         match &self.source {
-            Source::One(one) => one.place.channel.look(one.place.mark()) == Ahead::Away,
+            Source::One(one) => one.place.channel.look(one.place.position()) == Ahead::Away,
             Source::Many(merge) => merge.is_fetching(),
         }
     }
@@ -251,9 +251,9 @@ impl Subscription {
             return Next::Finished;
         }
         let next = match self.read() {
-            Next::Step(Step::Events { channel, run }) if self.merging => {
-                let run = channel.merge_run(run).run;
-                Next::Step(Step::Events { channel, run })
+            Next::Step(Step::Events { channel, batch }) if self.merging => {
+                let batch = channel.merge_batch(batch).events;
+                Next::Step(Step::Events { channel, batch })
             }
             next => next,
         };
@@ -279,10 +279,10 @@ impl Subscription {
         };
         let skips = looks && self.bounds.passed(&self.pulse).is_some();
         match &mut self.source {
-            Source::One(one) if skips => one.skip(&self.core, self.batch),
-            Source::Many(merge) if skips => merge.skip(self.batch),
-            Source::One(one) => one.next(&self.core, self.batch),
-            Source::Many(merge) => merge.next(self.batch),
+            Source::One(one) if skips => one.skip(&self.core, self.max_bytes),
+            Source::Many(merge) if skips => merge.skip(self.max_bytes),
+            Source::One(one) => one.next(&self.core, self.max_bytes),
+            Source::Many(merge) => merge.next(self.max_bytes),
         }
     }
 }
@@ -305,23 +305,23 @@ pub(super) struct One {
     /// What it begins with.
     snapshot: Option<(Arc<Snapshot>, Position)>,
     /// The event behind the gap that it was told last.
-    after_gap: Option<Box<Run>>,
+    after_gap: Option<Box<Batch>>,
     _attachment: Attachment,
 }
 
 impl One {
-    fn next(&mut self, core: &Core, batch: usize) -> Next {
+    fn next(&mut self, core: &Core, max_bytes: usize) -> Next {
         if let Some((snapshot, position)) = self.snapshot.take() {
             return Next::Step(Step::Snapshot { snapshot, position });
         }
         if let Some(gap) = self.gap.take() {
             return Next::Step(Step::Gap(*gap));
         }
-        if let Some(run) = self.after_gap.take() {
-            return self.give(*run);
+        if let Some(batch) = self.after_gap.take() {
+            return self.give(*batch);
         }
-        match self.place.channel.read(self.place.mark(), batch) {
-            Read::Run(run) => self.give(run),
+        match self.place.channel.read(self.place.position(), max_bytes) {
+            Read::Batch(batch) => self.give(batch),
             Read::CaughtUp if self.is_over() => Next::Finished,
             Read::CaughtUp | Read::Away => Next::Pending,
             Read::Missing(Missing { to, reason }) => self.jump(core, to, reason),
@@ -334,31 +334,31 @@ impl One {
     }
 
     fn is_over(&self) -> bool {
-        self.place.channel.look(self.place.mark()) == Ahead::Over
+        self.place.channel.look(self.place.position()) == Ahead::Over
     }
 
-    fn give(&mut self, run: Run) -> Next {
-        self.place.move_to(run.end());
-        self.last_offset = run.entries().next_back().map_or(self.last_offset, |last| last.offset);
-        Next::Step(Step::Events { channel: self.place.channel.clone(), run })
+    fn give(&mut self, batch: Batch) -> Next {
+        self.place.move_to(batch.end());
+        self.last_offset = batch.entries().next_back().map_or(self.last_offset, |last| last.offset);
+        Next::Step(Step::Events { channel: self.place.channel.clone(), batch })
     }
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
-    fn skip(&mut self, core: &Core, batch: usize) -> Next {
-        let Beginning { mark, last_before, away, .. } = self.place.channel.begin(Begin::Tail);
-        if mark.seq <= self.place.mark().seq || away.is_some() {
-            return self.next(core, batch);
+    fn skip(&mut self, core: &Core, max_bytes: usize) -> Next {
+        let Beginning { position, last_before, away, .. } = self.place.channel.begin(Begin::Tail);
+        if position.seq <= self.place.position().seq || away.is_some() {
+            return self.next(core, max_bytes);
         }
-        self.jump(core, Floor { mark, last_trimmed: last_before }, GapReason::Lagged)
+        self.jump(core, TrimPoint { position, last_trimmed: last_before }, GapReason::Lagged)
     }
 
-    fn jump(&mut self, core: &Core, to: Floor, reason: GapReason) -> Next {
+    fn jump(&mut self, core: &Core, to: TrimPoint, reason: GapReason) -> Next {
         let requested = core.position(self.last_offset).to_string().into();
-        self.place.move_to(to.mark);
+        self.place.move_to(to.position);
         self.last_offset = to.last_trimmed;
         // Retention may go on before the reader comes again: it must not find a second gap.
-        if let Read::Run(run) = self.place.channel.read(to.mark, 1) {
-            self.after_gap = Some(Box::new(run));
+        if let Read::Batch(batch) = self.place.channel.read(to.position, 1) {
+            self.after_gap = Some(Box::new(batch));
         }
         Next::Step(Step::Gap(Gap {
             channel: Some(self.place.channel.name().clone()),

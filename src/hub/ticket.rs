@@ -13,7 +13,7 @@ use super::notice::Gap;
 use super::presence::{Counted, Presence};
 use super::subscription::{Bounds, Subscription};
 use crate::position::{Offset, Position};
-use crate::store::Mark;
+use crate::store::LogPosition;
 
 /// What [`Hub::open`](super::Hub::open) returns. Dropping it ends the subscription.
 pub struct Ticket(pub(super) Kind);
@@ -30,9 +30,9 @@ pub struct ChannelTicket {
     /// The subscription in the metrics.
     pub counted: Counted,
     /// The place of the log with which reading begins.
-    pub mark: Mark,
+    pub position: LogPosition,
     /// The end of the log when the subscription was opened: what lies before it is no lag.
-    pub joined: Mark,
+    pub joined: LogPosition,
     /// What is sent first.
     pub head: Head,
     /// The offset of the last event before the mark.
@@ -87,7 +87,7 @@ impl Ticket {
     /// Returns whether it begins with the first event that its channel ever had.
     #[must_use]
     pub fn begins_whole(&self) -> bool {
-        matches!(&self.0, Kind::One(ticket) if ticket.mark == Mark::default())
+        matches!(&self.0, Kind::One(ticket) if ticket.position == LogPosition::default())
     }
 
     /// Returns how events are merged where the subscriber does not say.

@@ -3,19 +3,19 @@
 
 use std::sync::Arc;
 
-use super::disk::{Floor, Place};
+use super::disk::{Place, TrimPoint};
 use super::index::Entry;
 use super::segment::Segment;
-use super::{Mark, Run};
+use super::{Batch, LogPosition};
 use crate::limits::MAX_RESOLVED_OFFSETS;
 use crate::position::Offset;
 
 /// Events that cannot be read.
 #[derive(Clone, Copy, Debug)]
 struct Hole {
-    from: Mark,
+    from: LogPosition,
     /// Where reading goes on.
-    to: Floor,
+    to: TrimPoint,
 }
 
 /// See the module.
@@ -25,17 +25,17 @@ pub(super) struct Cold {
     /// What cannot be read, in order. No two of them overlap or adjoin.
     holes: Vec<Hole>,
     /// Where the first event behind an offset is, for offsets that no piece has.
-    resolved: Vec<(Offset, Mark)>,
+    resolved: Vec<(Offset, LogPosition)>,
 }
 
 impl Cold {
     /// Takes in a piece that was read.
-    pub(super) fn add(&mut self, piece: &Run) {
+    pub(super) fn add(&mut self, piece: &Batch) {
         self.pieces.push(piece.segment().clone());
     }
 
     /// Lets go of the piece that begins here. Returns whether there was one.
-    pub(super) fn forget(&mut self, first: Mark) -> bool {
+    pub(super) fn forget(&mut self, first: LogPosition) -> bool {
         let before = self.pieces.len();
         self.pieces.retain(|piece| piece.index.first() != first);
         self.pieces.len() < before
@@ -47,16 +47,16 @@ impl Cold {
 
     /// Notes that nothing can be read from here up to there. Holes that overlap or adjoin become
     /// one: a reader jumps over all of it at once, and never to a place inside of it.
-    pub(super) fn add_hole(&mut self, from: Mark, to: Floor) {
-        if to.mark <= from {
+    pub(super) fn add_hole(&mut self, from: LogPosition, to: TrimPoint) {
+        if to.position <= from {
             return;
         }
-        let first = self.holes.partition_point(|known| known.to.mark < from);
-        let last = self.holes.partition_point(|known| known.from <= to.mark);
+        let first = self.holes.partition_point(|known| known.to.position < from);
+        let last = self.holes.partition_point(|known| known.from <= to.position);
         let mut hole = Hole { from, to };
         for known in self.holes.drain(first..last) {
             hole.from = hole.from.min(known.from);
-            if known.to.mark > hole.to.mark {
+            if known.to.position > hole.to.position {
                 hole.to = known.to;
             }
         }
@@ -64,17 +64,17 @@ impl Cold {
     }
 
     /// Where reading goes on, if this place is in a hole.
-    pub(super) fn hole_at(&self, place: Place) -> Option<Floor> {
-        let hole = self.holes.iter().find(|hole| is_within(place, hole.from, hole.to.mark));
+    pub(super) fn hole_at(&self, place: Place) -> Option<TrimPoint> {
+        let hole = self.holes.iter().find(|hole| is_within(place, hole.from, hole.to.position));
         hole.map(|hole| hole.to)
     }
 
     /// Notes where the first event behind an offset is.
-    pub(super) fn resolve(&mut self, offset: Offset, mark: Mark) {
+    pub(super) fn resolve(&mut self, offset: Offset, position: LogPosition) {
         if self.resolved.len() >= MAX_RESOLVED_OFFSETS {
             self.resolved.remove(0);
         }
-        self.resolved.push((offset, mark));
+        self.resolved.push((offset, position));
     }
 
     /// The piece that has what is at this place.
@@ -84,28 +84,29 @@ impl Cold {
     }
 
     /// The place at this byte, which is the edge of a frame.
-    pub(super) fn mark_at_byte(&self, byte: u64) -> Option<Mark> {
+    pub(super) fn position_at_byte(&self, byte: u64) -> Option<LogPosition> {
         let piece = self.piece_at(Place::Byte(byte));
-        piece.map(|piece| piece.index.mark(piece.index.ending_by(byte)))
+        piece.map(|piece| piece.index.position(piece.index.ending_by(byte)))
     }
 
     /// The place of the first event behind the offset.
-    pub(super) fn mark_after(&self, offset: Offset) -> Option<Mark> {
+    pub(super) fn position_after(&self, offset: Offset) -> Option<LogPosition> {
         let has = |piece: &&Arc<Segment>| {
             let first = piece.index.len() > 0 && piece.index.entry(0).offset <= offset;
             first && piece.index.last().is_some_and(|last| offset <= last.offset)
         };
         let piece = self.pieces.iter().find(has);
-        let within = piece.map(|piece| piece.index.mark(piece.index.past_offset(offset)));
+        let within = piece.map(|piece| piece.index.position(piece.index.past_offset(offset)));
         let known = self.resolved.iter().find(|(known, _)| *known == offset);
-        within.or_else(|| known.map(|(_, mark)| *mark))
+        within.or_else(|| known.map(|(_, position)| *position))
     }
 
-    pub(super) fn mark_at(&self, seq: u64) -> Option<Mark> {
+    pub(super) fn position_at(&self, seq: u64) -> Option<LogPosition> {
         let place = Place::Seq(seq);
-        let within = self.piece_at(place).map(|piece| piece.index.mark(piece.index.at_seq(seq)));
+        let within =
+            self.piece_at(place).map(|piece| piece.index.position(piece.index.at_seq(seq)));
         // What is lost will not come, however often it is fetched: its reader is told so.
-        let lost = |hole: &&Hole| is_within(place, hole.from, hole.to.mark);
+        let lost = |hole: &&Hole| is_within(place, hole.from, hole.to.position);
         within.or_else(|| self.holes.iter().find(lost).map(|hole| hole.from))
     }
 
@@ -115,15 +116,15 @@ impl Cold {
     }
 
     /// Lets go of what lies before this place.
-    pub(super) fn trim(&mut self, start: Mark) {
+    pub(super) fn trim(&mut self, start: LogPosition) {
         self.pieces.retain(|piece| piece.index.end().seq > start.seq);
-        self.holes.retain(|hole| hole.to.mark > start);
-        self.resolved.retain(|(_, mark)| mark.seq >= start.seq);
+        self.holes.retain(|hole| hole.to.position > start);
+        self.resolved.retain(|(_, position)| position.seq >= start.seq);
     }
 }
 
 /// Whether the event at this place lies between these two.
-fn is_within(place: Place, from: Mark, to: Mark) -> bool {
+fn is_within(place: Place, from: LogPosition, to: LogPosition) -> bool {
     match place {
         Place::Seq(seq) => (from.seq..to.seq).contains(&seq),
         Place::Byte(byte) => (from.byte..to.byte).contains(&byte),

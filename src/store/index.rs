@@ -1,6 +1,6 @@
 //! The index of one segment: where each event is, its offset and its time, in 12 bytes.
 
-use super::Mark;
+use super::LogPosition;
 use crate::clock::{Micros, Moment};
 use crate::position::Offset;
 
@@ -38,13 +38,13 @@ struct Slot {
 #[derive(Clone, Debug)]
 pub(super) struct Index {
     /// The place of the first event.
-    first: Mark,
+    first: LogPosition,
     base: Entry,
     slots: Vec<Slot>,
 }
 
 impl Index {
-    pub(super) fn new(first: Mark) -> Self {
+    pub(super) fn new(first: LogPosition) -> Self {
         Self { first, base: Entry::default(), slots: Vec::new() }
     }
 
@@ -71,7 +71,7 @@ impl Index {
         let cut = self.start_of(count);
         let moved = |slot: &Slot| Slot { end: slot.end - cut, ..*slot };
         let slots = self.slots[count..].iter().map(moved).collect();
-        Self { first: self.mark(count), base: self.base, slots }
+        Self { first: self.position(count), base: self.base, slots }
     }
 
     pub(super) fn shrink(&mut self) {
@@ -86,18 +86,18 @@ impl Index {
         self.slots.len()
     }
 
-    pub(super) fn first(&self) -> Mark {
+    pub(super) fn first(&self) -> LogPosition {
         self.first
     }
 
     /// The place behind the last event.
-    pub(super) fn end(&self) -> Mark {
-        self.mark(self.len())
+    pub(super) fn end(&self) -> LogPosition {
+        self.position(self.len())
     }
 
     /// The place of the event at this index, or behind the last one.
-    pub(super) fn mark(&self, at: usize) -> Mark {
-        Mark {
+    pub(super) fn position(&self, at: usize) -> LogPosition {
+        LogPosition {
             seq: self.first.seq + at as u64,
             byte: self.first.byte + u64::from(self.start_of(at)),
         }

@@ -12,10 +12,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::cold::Cold;
-use super::disk::{Floor, Place};
+use super::disk::{Place, TrimPoint};
 use super::index::Index;
 use super::segment::{Growing, Segment};
-use super::{Entry, Mark, Retention, Run};
+use super::{Batch, Entry, LogPosition, Retention};
 use crate::clock::Micros;
 use crate::event::GapReason;
 use crate::limits::MAX_SEGMENT_BYTES;
@@ -25,7 +25,7 @@ use crate::position::Offset;
 #[derive(Debug)]
 pub enum Read {
     /// At least one event.
-    Run(Run),
+    Batch(Batch),
     /// No event yet.
     CaughtUp,
     /// What was there will not come.
@@ -39,7 +39,7 @@ pub enum Read {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
     /// Where reading goes on.
-    pub to: Floor,
+    pub to: TrimPoint,
     /// Retention has passed over it, or the disk has lost it.
     pub reason: GapReason,
 }
@@ -59,10 +59,10 @@ pub struct Log {
     /// What a reader of the growing segment was last given.
     newest: Option<Arc<Segment>>,
     /// Where what is retained begins.
-    start: Mark,
+    start: LogPosition,
     /// Where what is in memory begins, and the offset before it.
-    warm: Floor,
-    end: Mark,
+    warm: TrimPoint,
+    end: LogPosition,
     trimmed_through: Offset,
     tail: Offset,
     sealed_bytes: usize,
@@ -76,11 +76,11 @@ impl Log {
     pub fn new(trimmed_through: Offset) -> Self {
         Self {
             sealed: VecDeque::new(),
-            growing: Growing::new(Mark::default()),
+            growing: Growing::new(LogPosition::default()),
             newest: None,
-            start: Mark::default(),
-            warm: Floor { mark: Mark::default(), last_trimmed: trimmed_through },
-            end: Mark::default(),
+            start: LogPosition::default(),
+            warm: TrimPoint { position: LogPosition::default(), last_trimmed: trimmed_through },
+            end: LogPosition::default(),
             trimmed_through,
             tail: trimmed_through,
             sealed_bytes: 0,
@@ -90,11 +90,11 @@ impl Log {
 
     /// A log that is stored: all of it is away.
     #[must_use]
-    pub fn stored(start: Floor, end: Mark, tail: Offset) -> Self {
+    pub fn stored(start: TrimPoint, end: LogPosition, tail: Offset) -> Self {
         Self {
             growing: Growing::new(end),
-            start: start.mark,
-            warm: Floor { mark: end, last_trimmed: tail },
+            start: start.position,
+            warm: TrimPoint { position: end, last_trimmed: tail },
             end,
             tail,
             cold: Some(Box::default()),
@@ -103,10 +103,10 @@ impl Log {
     }
 
     /// Appends events that are stored, with the frames that they have there.
-    pub fn append_run(&mut self, run: &Run, retention: &Retention) {
-        let bytes = run.bytes();
-        let edge = |events| (run.byte_after(events) - run.start().byte) as usize;
-        for (number, entry) in run.entries().enumerate() {
+    pub fn append_batch(&mut self, batch: &Batch, retention: &Retention) {
+        let bytes = batch.bytes();
+        let edge = |events| (batch.byte_after(events) - batch.start().byte) as usize;
+        for (number, entry) in batch.entries().enumerate() {
             self.append(entry, &bytes[edge(number)..edge(number + 1)], retention);
         }
     }
@@ -124,8 +124,8 @@ impl Log {
     }
 
     /// The events at the mark: as many as one segment has and `max_bytes` allows, at least one.
-    pub fn read(&mut self, at: Mark, max_bytes: usize) -> Read {
-        if at.seq < self.warm.mark.seq {
+    pub fn read(&mut self, at: LogPosition, max_bytes: usize) -> Read {
+        if at.seq < self.warm.position.seq {
             return self.read_away(Place::Seq(at.seq), max_bytes);
         }
         if at.seq >= self.end.seq {
@@ -135,15 +135,15 @@ impl Log {
             Some(sealed) => (sealed.clone(), sealed.index.at_seq(at.seq)),
             None => (self.newest_from(at), 0),
         };
-        Read::Run(Run::within(segment, from, max_bytes))
+        Read::Batch(Batch::within(segment, from, max_bytes))
     }
 
     /// The same for a reader that counts bytes: the events from this byte on.
     pub fn read_from_byte(&mut self, byte: u64, max_bytes: usize) -> Read {
-        if byte < self.warm.mark.byte {
+        if byte < self.warm.position.byte {
             return self.read_away(Place::Byte(byte), max_bytes);
         }
-        self.read(self.warm_mark_at_byte(byte), max_bytes)
+        self.read(self.resident_position_at_byte(byte), max_bytes)
     }
 
     fn read_away(&self, place: Place, max_bytes: usize) -> Read {
@@ -157,12 +157,12 @@ impl Log {
             Place::Seq(seq) => piece.index.at_seq(seq),
             Place::After(offset) => piece.index.past_offset(offset),
         };
-        let mut run = Run::within(piece.clone(), from, max_bytes);
+        let mut batch = Batch::within(piece.clone(), from, max_bytes);
         // On disk may be more than counts yet.
-        run.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
-        match run.count() {
+        batch.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
+        match batch.count() {
             0 => Read::Missing(Missing { to: self.warm, reason: GapReason::Lost }),
-            _ => Read::Run(run),
+            _ => Read::Batch(batch),
         }
     }
 
@@ -175,7 +175,7 @@ impl Log {
             Place::After(offset) => offset < self.trimmed_through,
         };
         let Some(cold) = self.cold.as_ref().filter(|_| !trimmed) else {
-            return Found::Missing(Missing { to: self.floor(), reason: GapReason::Evicted });
+            return Found::Missing(Missing { to: self.trim_point(), reason: GapReason::Evicted });
         };
         if let Some(piece) = cold.piece_at(place) {
             return Found::Piece(piece);
@@ -185,37 +185,37 @@ impl Log {
     }
 
     /// Where what is retained begins.
-    fn floor(&self) -> Floor {
-        Floor { mark: self.start, last_trimmed: self.trimmed_through }
+    fn trim_point(&self) -> TrimPoint {
+        TrimPoint { position: self.start, last_trimmed: self.trimmed_through }
     }
 
     /// The place at this byte of the log, which is the edge of a frame; nothing if it is away.
     #[must_use]
-    pub fn mark_at_byte(&self, byte: u64) -> Option<Mark> {
+    pub fn position_at_byte(&self, byte: u64) -> Option<LogPosition> {
         let byte = byte.max(self.start.byte);
         if byte == self.start.byte {
             return Some(self.start);
         }
-        if byte < self.warm.mark.byte {
-            return self.cold.as_ref()?.mark_at_byte(byte);
+        if byte < self.warm.position.byte {
+            return self.cold.as_ref()?.position_at_byte(byte);
         }
-        Some(self.warm_mark_at_byte(byte))
+        Some(self.resident_position_at_byte(byte))
     }
 
     /// About where this byte is: exactly, unless it is away.
     #[must_use]
-    pub fn mark_near_byte(&self, byte: u64) -> Mark {
-        self.mark_at_byte(byte).unwrap_or_else(|| {
-            let (from, to) = (self.start, self.warm.mark);
+    pub fn position_near_byte(&self, byte: u64) -> LogPosition {
+        self.position_at_byte(byte).unwrap_or_else(|| {
+            let (from, to) = (self.start, self.warm.position);
             let share = (byte - from.byte) as f64 / (to.byte - from.byte) as f64;
-            Mark { seq: from.seq + (share * (to.seq - from.seq) as f64) as u64, byte }
+            LogPosition { seq: from.seq + (share * (to.seq - from.seq) as f64) as u64, byte }
         })
     }
 
-    fn warm_mark_at_byte(&self, byte: u64) -> Mark {
+    fn resident_position_at_byte(&self, byte: u64) -> LogPosition {
         let ends_by = |segment: &Arc<Segment>| segment.index.end().byte <= byte;
         let index = self.index(self.sealed.partition_point(ends_by));
-        index.mark(index.ending_by(byte))
+        index.position(index.ending_by(byte))
     }
 
     /// What the index knows of the event at this place, if it is retained and not away.
@@ -224,7 +224,7 @@ impl Log {
         if !(self.start.seq..self.end.seq).contains(&seq) {
             return None;
         }
-        if seq < self.warm.mark.seq {
+        if seq < self.warm.position.seq {
             return self.cold.as_ref()?.entry(seq);
         }
         let index = self.index(self.segment_at(seq));
@@ -236,43 +236,43 @@ impl Log {
     ///
     /// # Errors
     /// It is away.
-    pub fn mark_after(&self, offset: Offset) -> Result<Mark, Place> {
+    pub fn position_after(&self, offset: Offset) -> Result<LogPosition, Place> {
         if offset <= self.trimmed_through {
             return Ok(self.start);
         }
         if offset < self.warm.last_trimmed {
-            let known = self.cold.as_ref().and_then(|cold| cold.mark_after(offset));
-            return known.map(|mark| mark.max(self.start)).ok_or(Place::After(offset));
+            let known = self.cold.as_ref().and_then(|cold| cold.position_after(offset));
+            return known.map(|position| position.max(self.start)).ok_or(Place::After(offset));
         }
-        Ok(self.warm_mark_after(offset))
+        Ok(self.resident_position_after(offset))
     }
 
-    fn warm_mark_after(&self, offset: Offset) -> Mark {
+    fn resident_position_after(&self, offset: Offset) -> LogPosition {
         let index = self.index(self.first_segment(|last| last.offset > offset));
-        index.mark(index.past_offset(offset)).max(self.warm.mark)
+        index.position(index.past_offset(offset)).max(self.warm.position)
     }
 
     /// The place of the `count`-th last retained event.
     ///
     /// # Errors
     /// It is away: where on disk.
-    pub fn mark_of_last(&self, count: u64) -> Result<Mark, Place> {
+    pub fn position_of_last(&self, count: u64) -> Result<LogPosition, Place> {
         let seq = self.end.seq.saturating_sub(count).max(self.start.seq);
         if seq == self.start.seq {
             return Ok(self.start);
         }
-        if seq < self.warm.mark.seq {
-            let known = self.cold.as_ref().and_then(|cold| cold.mark_at(seq));
+        if seq < self.warm.position.seq {
+            let known = self.cold.as_ref().and_then(|cold| cold.position_at(seq));
             return known.ok_or(Place::Seq(seq));
         }
-        Ok(self.mark_at(seq))
+        Ok(self.position_at(seq))
     }
 
     /// Why there is no event at this place, and where reading goes on; nothing if there is one, or
     /// if that is not known yet.
     #[must_use]
-    pub fn missing_at(&self, at: Mark) -> Option<Missing> {
-        if at.seq >= self.warm.mark.seq {
+    pub fn missing_at(&self, at: LogPosition) -> Option<Missing> {
+        if at.seq >= self.warm.position.seq {
             return None;
         }
         match self.find(Place::Seq(at.seq)) {
@@ -284,25 +284,25 @@ impl Log {
     /// What is at this place will not come: if it is still away, all that is away is lost.
     pub fn give_up(&mut self, place: Place) {
         let away = match place {
-            Place::Seq(seq) => matches!(self.read(Mark { seq, byte: 0 }, 1), Read::Away),
+            Place::Seq(seq) => matches!(self.read(LogPosition { seq, byte: 0 }, 1), Read::Away),
             Place::Byte(byte) => matches!(self.read_from_byte(byte, 1), Read::Away),
-            Place::After(offset) => self.mark_after(offset).is_err(),
+            Place::After(offset) => self.position_after(offset).is_err(),
         };
         if away {
-            self.lose(place, self.floor(), self.warm);
+            self.lose(place, self.trim_point(), self.warm);
         }
     }
 
     /// The offset of the last event before this place, if it is known without fetching it.
     #[must_use]
-    pub fn offset_before(&self, at: Mark) -> Option<Offset> {
+    pub fn offset_before(&self, at: LogPosition) -> Option<Offset> {
         if at.seq == self.end.seq {
             return Some(self.tail);
         }
         if at.seq <= self.start.seq {
             return Some(self.trimmed_through);
         }
-        if at.seq == self.warm.mark.seq {
+        if at.seq == self.warm.position.seq {
             return Some(self.warm.last_trimmed);
         }
         self.peek(at.seq - 1).map(|entry| entry.offset)
@@ -316,46 +316,46 @@ impl Log {
 
     /// Where what is in memory begins.
     #[must_use]
-    pub fn warm(&self) -> Mark {
-        self.warm.mark
+    pub fn warm(&self) -> LogPosition {
+        self.warm.position
     }
 
     /// Takes in a piece that was fetched because of what is at this place.
-    pub fn warm_up(&mut self, place: Place, piece: &Run) {
+    pub fn warm_up(&mut self, place: Place, piece: &Batch) {
         let Some(cold) = &mut self.cold else { return };
         if let Place::After(offset) = place {
             let first = piece.entries().take_while(|entry| entry.offset <= offset).count();
             let seq = piece.start().seq + first as u64;
-            cold.resolve(offset, Mark { seq, byte: piece.byte_after(first) });
+            cold.resolve(offset, LogPosition { seq, byte: piece.byte_after(first) });
         }
         cold.add(piece);
     }
 
     /// Lets go of a piece that was fetched. Returns whether there was one.
-    pub fn cool_down(&mut self, first: Mark) -> bool {
+    pub fn cool_down(&mut self, first: LogPosition) -> bool {
         self.cold.as_mut().is_some_and(|cold| cold.forget(first))
     }
 
     /// Notes that what is between these two is lost, which was found out because of this place.
-    pub fn lose(&mut self, place: Place, from: Floor, to: Floor) {
+    pub fn lose(&mut self, place: Place, from: TrimPoint, to: TrimPoint) {
         let Some(cold) = &mut self.cold else { return };
         // What is in memory is read from there.
-        let to = if to.mark < self.warm.mark { to } else { self.warm };
-        cold.add_hole(from.mark, to);
+        let to = if to.position < self.warm.position { to } else { self.warm };
+        cold.add_hole(from.position, to);
         if let Place::After(offset) = place {
-            cold.resolve(offset, from.mark);
+            cold.resolve(offset, from.position);
         }
     }
 
     /// The place of the earliest retained event.
     #[must_use]
-    pub fn start(&self) -> Mark {
+    pub fn start(&self) -> LogPosition {
         self.start
     }
 
     /// The place behind the last event.
     #[must_use]
-    pub fn end(&self) -> Mark {
+    pub fn end(&self) -> LogPosition {
         self.end
     }
 
@@ -395,14 +395,14 @@ impl Log {
         let from = self.end.byte.saturating_sub(max_bytes);
         let segment = self.sealed.partition_point(|segment| segment.index.end().byte < from);
         let index = self.index(segment);
-        self.trim_to(index.mark(index.beginning_at(from)).seq, keep)
+        self.trim_to(index.position(index.beginning_at(from)).seq, keep)
     }
 
     /// Evicts the events that are not younger than this time of the steady clock. Returns how many
     /// went.
     pub fn trim_older(&mut self, than: Micros, keep: u64) -> u64 {
         let index = self.index(self.first_segment(|last| last.time.steady > than));
-        self.trim_to(index.mark(index.past_time(than)).seq, keep)
+        self.trim_to(index.position(index.past_time(than)).seq, keep)
     }
 
     /// Evicts the oldest segment, to give memory back. Returns how many events went. What is stored
@@ -418,7 +418,7 @@ impl Log {
 
     /// Has no more than so many bytes in memory, but for a segment; the rest is away.
     pub fn release(&mut self, max_bytes: u64) {
-        while self.end.byte - self.warm.mark.byte > max_bytes
+        while self.end.byte - self.warm.position.byte > max_bytes
             && self.index(0).end().byte < self.end.byte.saturating_sub(max_bytes)
         {
             self.release_to(self.index(0).end().seq);
@@ -426,25 +426,25 @@ impl Log {
     }
 
     /// Retention on disk has come to here. Returns how many events went.
-    pub fn trim_stored(&mut self, to: Floor) -> u64 {
-        let trimmed = to.mark.seq.saturating_sub(self.start.seq);
+    pub fn trim_stored(&mut self, to: TrimPoint) -> u64 {
+        let trimmed = to.position.seq.saturating_sub(self.start.seq);
         if trimmed > 0 {
-            self.start = to.mark;
+            self.start = to.position;
             self.trimmed_through = to.last_trimmed;
-            self.release_to(to.mark.seq);
+            self.release_to(to.position.seq);
         }
         if let Some(cold) = self.cold.as_mut().filter(|_| trimmed > 0) {
-            cold.trim(to.mark);
+            cold.trim(to.position);
         }
         trimmed
     }
 
     fn release_to(&mut self, seq: u64) {
-        if seq <= self.warm.mark.seq {
+        if seq <= self.warm.position.seq {
             return;
         }
         let last_trimmed = self.peek(seq - 1).map_or(self.warm.last_trimmed, |last| last.offset);
-        self.warm = Floor { mark: self.mark_at(seq), last_trimmed };
+        self.warm = TrimPoint { position: self.position_at(seq), last_trimmed };
         self.free_trimmed();
     }
 
@@ -457,20 +457,20 @@ impl Log {
         if let Some(last) = self.peek(to - 1) {
             self.trimmed_through = last.offset;
         }
-        self.start = self.mark_at(to);
-        self.warm = Floor { mark: self.start, last_trimmed: self.trimmed_through };
+        self.start = self.position_at(to);
+        self.warm = TrimPoint { position: self.start, last_trimmed: self.trimmed_through };
         self.free_trimmed();
         trimmed
     }
 
     fn free_trimmed(&mut self) {
         while let Some(front) = self.sealed.front()
-            && front.index.end().seq <= self.warm.mark.seq
+            && front.index.end().seq <= self.warm.position.seq
         {
             self.sealed_bytes -= front.footprint();
             self.sealed.pop_front();
         }
-        if self.warm.mark == self.end {
+        if self.warm.position == self.end {
             self.growing = Growing::new(self.end);
             self.newest = None;
         }
@@ -484,7 +484,7 @@ impl Log {
         self.newest = None;
     }
 
-    fn newest_from(&mut self, at: Mark) -> Arc<Segment> {
+    fn newest_from(&mut self, at: LogPosition) -> Arc<Segment> {
         match &self.newest {
             Some(newest) if newest.index.first() == at => newest.clone(),
             _ => {
@@ -494,9 +494,9 @@ impl Log {
         }
     }
 
-    fn mark_at(&self, seq: u64) -> Mark {
+    fn position_at(&self, seq: u64) -> LogPosition {
         let index = self.index(self.segment_at(seq));
-        index.mark(index.at_seq(seq))
+        index.position(index.at_seq(seq))
     }
 
     /// The number of the segment that holds the event; behind the sealed ones is the growing one.

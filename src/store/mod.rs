@@ -10,20 +10,20 @@ use std::time::Duration;
 
 pub use index::Entry;
 pub use log::{Log, Missing, Read};
-pub use segment::{Run, RunBuilder};
+pub use segment::{Batch, BatchBuilder};
 
 /// A place in one log: how many events, and how many bytes of frames, were appended before it.
 ///
 /// Dense where offsets are not, so that lag is a subtraction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark {
+pub struct LogPosition {
     /// Events before this place, since the log began.
     pub seq: u64,
     /// Bytes of frames before this place, since the log began.
     pub byte: u64,
 }
 
-impl Mark {
+impl LogPosition {
     /// How far this place is behind another, in events and bytes.
     #[must_use]
     pub fn distance_to(self, other: Self) -> Self {
@@ -45,7 +45,7 @@ pub struct Retention {
 impl Retention {
     /// Whether so much, which came later, is all that is to be kept.
     #[must_use]
-    pub fn is_filled_by(&self, later: Mark) -> bool {
+    pub fn is_filled_by(&self, later: LogPosition) -> bool {
         later.seq >= self.max_events || later.byte >= self.max_bytes
     }
 }

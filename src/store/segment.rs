@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Mark;
+use super::LogPosition;
 use super::index::{Entry, Index};
 use crate::position::Offset;
 
@@ -16,7 +16,7 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    pub(super) fn new(first: Mark) -> Self {
+    pub(super) fn new(first: LogPosition) -> Self {
         Self { index: Index::new(first), bytes: Vec::new() }
     }
 
@@ -66,17 +66,17 @@ impl Segment {
 
 /// Consecutive events of one log, shared and not copied. Never empty when the log hands it out.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct Batch {
     segment: Arc<Segment>,
     from: usize,
     to: usize,
 }
 
-impl Run {
+impl Batch {
     /// The events from `from` on, as many as fit in `max_bytes`, but at least one.
     pub(super) fn within(segment: Arc<Segment>, from: usize, max_bytes: usize) -> Self {
         let index = &segment.index;
-        let fits = index.ending_by(index.mark(from).byte + max_bytes as u64);
+        let fits = index.ending_by(index.position(from).byte + max_bytes as u64);
         let to = fits.max(from + 1).min(index.len());
         Self { segment, from, to }
     }
@@ -99,12 +99,12 @@ impl Run {
 
     /// Events that are written anew: as many, and as many bytes, as they are, from this place on.
     pub(super) fn rewritten<'a>(
-        start: Mark,
+        start: LogPosition,
         events: impl Iterator<Item = (Entry, &'a [u8])>,
     ) -> Self {
-        let mut run = RunBuilder::new(start);
-        events.for_each(|(entry, frame)| run.push(entry, frame));
-        run.finish()
+        let mut batch = BatchBuilder::new(start);
+        events.for_each(|(entry, frame)| batch.push(entry, frame));
+        batch.finish()
     }
 
     /// The same events in memory of their own: a run keeps the whole segment that it is part of.
@@ -133,14 +133,14 @@ impl Run {
 
     /// The place of the first event.
     #[must_use]
-    pub fn start(&self) -> Mark {
-        self.segment.index.mark(self.from)
+    pub fn start(&self) -> LogPosition {
+        self.segment.index.position(self.from)
     }
 
     /// The place behind the last event.
     #[must_use]
-    pub fn end(&self) -> Mark {
-        self.segment.index.mark(self.to)
+    pub fn end(&self) -> LogPosition {
+        self.segment.index.position(self.to)
     }
 
     /// How many of the events end at or before this byte of the log.
@@ -152,7 +152,7 @@ impl Run {
     /// The byte of the log behind the first `count` events.
     #[must_use]
     pub fn byte_after(&self, count: usize) -> u64 {
-        self.segment.index.mark((self.from + count).min(self.to)).byte
+        self.segment.index.position((self.from + count).min(self.to)).byte
     }
 
     /// Leaves out what lies at or before this offset; perhaps all.
@@ -170,12 +170,12 @@ impl Run {
 
 /// Makes a run out of events that are in no log: not yet, or written anew.
 #[derive(Debug)]
-pub struct RunBuilder(Growing);
+pub struct BatchBuilder(Growing);
 
-impl RunBuilder {
+impl BatchBuilder {
     /// A run that begins at this place.
     #[must_use]
-    pub fn new(start: Mark) -> Self {
+    pub fn new(start: LogPosition) -> Self {
         Self(Growing::new(start))
     }
 
@@ -186,9 +186,9 @@ impl RunBuilder {
 
     /// The run; perhaps an empty one. It has no long life: unused room stays with it.
     #[must_use]
-    pub fn finish(self) -> Run {
+    pub fn finish(self) -> Batch {
         let Growing { index, bytes } = self.0;
         let to = index.len();
-        Run { segment: Arc::new(Segment { index, bytes: Bytes::from(bytes) }), from: 0, to }
+        Batch { segment: Arc::new(Segment { index, bytes: Bytes::from(bytes) }), from: 0, to }
     }
 }

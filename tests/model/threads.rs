@@ -82,7 +82,7 @@ fn pause() {
 }
 
 fn take(step: Step, seen: &mut Vec<Seen>) {
-    let Step::Events { channel, run } = step else {
+    let Step::Events { channel, batch: run } = step else {
         panic!("everything is retained, and yet {step:?}");
     };
     let bytes = run.bytes();
@@ -417,7 +417,7 @@ fn who_resumes_while_channels_come_and_go_misses_nothing() {
             let mut subscription = subscribe(hub, many(&["race/*"]), &from);
             for _ in 0..20 {
                 match subscription.try_next() {
-                    Next::Step(Step::Events { run, .. }) => {
+                    Next::Step(Step::Events { batch: run, .. }) => {
                         for entry in run.entries() {
                             assert_eq!(entry.offset.0, cursor + 1, "behind {cursor}");
                             cursor += 1;

@@ -10,7 +10,7 @@ use fanfare::event::{ChannelState, GapReason};
 use fanfare::hub::{End, Gap, Next, OnLag, Step, Subscription};
 use fanfare::position::Position;
 use fanfare::sse::Frames;
-use fanfare::store::Run;
+use fanfare::store::Batch;
 
 use super::oracle::{Entry, Oracle};
 use super::plan::{FIRST_OF_MANY, Lag};
@@ -232,7 +232,7 @@ impl Viewer {
             return self.begin_again(&gap, oracle);
         }
         match step {
-            Step::Events { channel, run } => {
+            Step::Events { channel, batch: run } => {
                 let name = channel.name();
                 let channel = self.selected.iter().copied();
                 let mut channel = channel.filter(|at| oracle.channels[*at].name == *name);
@@ -259,7 +259,7 @@ impl Viewer {
         }
     }
 
-    fn check_run(&mut self, channel: usize, run: &Run, oracle: &Oracle) {
+    fn check_run(&mut self, channel: usize, run: &Batch, oracle: &Oracle) {
         let bytes = run.bytes();
         let frames: Vec<_> = Frames::new(&bytes).collect();
         assert_eq!((frames.len(), run.entries().count()), (run.count(), run.count()));

@@ -22,7 +22,7 @@ const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 impl Reactor {
     pub(super) fn welcome(&mut self, arrival: Arrival) {
         let Arrival { tcp, ticket, head, coalesce, heartbeat, pass } = arrival;
-        let ChannelTicket { presence, counted, mark, joined, head: begin, .. } = ticket;
+        let ChannelTicket { presence, counted, position: mark, joined, head: begin, .. } = ticket;
         let own = self.first_bytes(&begin, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
         let now = self.now();

@@ -6,7 +6,7 @@ use crate::egress::{Format, policy};
 use crate::event::GapReason;
 use crate::hub::{EndReason, Gap, Piece};
 use crate::sse;
-use crate::store::disk::Floor;
+use crate::store::disk::TrimPoint;
 
 impl Reactor {
     /// Moves a subscriber that lags too far to the tail.
@@ -20,14 +20,14 @@ impl Reactor {
     }
 
     /// Moves a subscriber forward, behind a gap.
-    pub(super) fn jump(&mut self, key: usize, to: Floor, reason: GapReason) {
+    pub(super) fn jump(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         let Some(room) = self.rooms.get(sitter.room as usize) else { return };
         let (channel, from) = (&room.channel, sitter.at.byte());
         // Its socket can be written to again, or it would not be here.
         sitter.blocked = 0;
         // If all that is left is the end, nothing is passed over.
-        if to.mark.byte > from {
+        if to.position.byte > from {
             let lagged = reason == GapReason::Lagged;
             let requested = lagged.then(|| self.hub.position_before(channel, from));
             let gap = Gap {
@@ -36,7 +36,7 @@ impl Reactor {
                 requested: requested.map(|position| position.to_string().into()),
                 resumed: self.hub.position(to.last_trimmed),
             };
-            sitter.at.advance(to.mark.byte);
+            sitter.at.advance(to.position.byte);
             self.tell_gap(key, &gap);
         }
         self.bring_forward(key);
@@ -51,12 +51,12 @@ impl Reactor {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         let Some(room) = self.rooms.get(sitter.room as usize) else { return };
         let next = room.channel.read_at_byte(sitter.at.byte(), 1, false);
-        if let Piece::Frames { stretch, last: false, .. } = next {
-            bytes.extend_from_slice(&stretch.run.bytes());
-            sitter.at.advance(stretch.end.byte);
+        if let Piece::Frames { batch: merged, last: false, .. } = next {
+            bytes.extend_from_slice(&merged.events.bytes());
+            sitter.at.advance(merged.end.byte);
             self.hub
                 .metrics()
-                .delivered(stretch.run.count() as u64, stretch.run.bytes().len() as u64);
+                .delivered(merged.events.count() as u64, merged.events.bytes().len() as u64);
         }
         sitter.say(bytes, false);
     }

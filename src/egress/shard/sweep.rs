@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::room::Room;
 use super::seat::{Sitter, Wrote};
-use crate::hub::{Bounds, Channel, EndReason, OnLag, Piece, Stretch};
+use crate::hub::{Bounds, Channel, EndReason, MergedBatch, OnLag, Piece};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
-use crate::store::{Mark, Missing};
+use crate::store::{LogPosition, Missing};
 
 /// What became of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) struct Shared {
     merged: bool,
     /// The frames, and behind them what ends the body if nothing follows.
     bytes: Bytes,
-    stretch: Stretch,
+    batch: MergedBatch,
     more: bool,
     last: bool,
 }
@@ -115,9 +115,9 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
     match sitter.write(&piece.bytes, now) {
         Wrote::Gone => Moved::Ended(EndReason::ClientGone),
         Wrote::All => {
-            sitter.at.advance(piece.stretch.end.byte);
+            sitter.at.advance(piece.batch.end.byte);
             sitter.lags &= piece.more;
-            done.count(piece.stretch.run.count(), piece.bytes.len() as u64);
+            done.count(piece.batch.events.count(), piece.bytes.len() as u64);
             match (piece.last, piece.more) {
                 (true, _) => Moved::Ended(EndReason::Closed),
                 (false, true) => Moved::More,
@@ -133,7 +133,7 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
 }
 
 /// The bound that the subscriber has passed, if any.
-pub(super) fn lag(sitter: &Sitter, channel: &Channel) -> Mark {
+pub(super) fn lag(sitter: &Sitter, channel: &Channel) -> LogPosition {
     channel.lag_at_byte(sitter.at.byte().max(sitter.joined))
 }
 
@@ -150,16 +150,16 @@ fn say_own(sitter: &mut Sitter, now: u32) -> Option<Moved> {
 /// The socket took a part: the rest of the frame in which it stopped is the subscriber's own now,
 /// so that it stands at the edge of a frame whatever becomes of the log.
 fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Done) {
-    let edge = |events| piece.stretch.bytes_of(events);
-    let whole = piece.stretch.events_within(count);
+    let edge = |events| piece.batch.bytes_of(events);
+    let whole = piece.batch.events_within(count);
     // What ends the body stands behind the last event, and is nobody's.
-    let begun = (whole + usize::from(edge(whole) < count)).min(piece.stretch.run.count());
-    if piece.last && begun == piece.stretch.run.count() {
+    let begun = (whole + usize::from(edge(whole) < count)).min(piece.batch.events.count());
+    if piece.last && begun == piece.batch.events.count() {
         sitter.say(piece.bytes.slice(count..), true);
     } else if edge(begun) > count {
         sitter.say(piece.bytes.slice(count..edge(begun)), false);
     }
-    sitter.at.advance(piece.stretch.byte_after(begun));
+    sitter.at.advance(piece.batch.byte_after(begun));
     sitter.lags = true;
     done.count(begun, edge(begun) as u64);
 }
@@ -168,11 +168,11 @@ fn read(channel: &Channel, byte: u64, merge: bool) -> Result<Shared, Moved> {
     match channel.read_at_byte(byte, MAX_BATCH_BYTES, merge) {
         Piece::Nothing => Err(Moved::CaughtUp),
         Piece::Missing(missing) => Err(Moved::Overtaken(missing)),
-        Piece::Frames { stretch, more, last } => {
-            let frames = stretch.run.bytes();
+        Piece::Frames { batch, more, last } => {
+            let frames = batch.events.bytes();
             let bytes =
                 if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };
-            Ok(Shared { from: byte, merged: merge, bytes, stretch, more, last })
+            Ok(Shared { from: byte, merged: merge, bytes, batch, more, last })
         }
     }
 }
@@ -195,7 +195,7 @@ mod tests {
     use crate::clock::Moment;
     use crate::pass::Pass;
     use crate::position::Offset;
-    use crate::store::{Entry, Log, Mark, Read, Retention};
+    use crate::store::{Entry, Log, LogPosition, Read, Retention};
 
     /// A piece with one event that ends the body.
     fn last_piece() -> Shared {
@@ -204,9 +204,9 @@ mod tests {
         let (mut log, mut frame) = (Log::new(Offset::ZERO), Vec::new());
         sse::encode(&mut frame, &sse::Text { id: Some("e-1"), event_type: None, data: b"x" });
         log.append(Entry { offset: Offset(1), time: Moment::default() }, &frame, &retention);
-        let Read::Run(run) = log.read(Mark::default(), 999) else { panic!("an event") };
-        let bytes = Bytes::from([&run.bytes()[..], sse::LAST_CHUNK].concat());
-        Shared { from: 0, merged: false, bytes, stretch: run.into(), more: false, last: true }
+        let Read::Batch(batch) = log.read(LogPosition::default(), 999) else { panic!("an event") };
+        let bytes = Bytes::from([&batch.bytes()[..], sse::LAST_CHUNK].concat());
+        Shared { from: 0, merged: false, bytes, batch: batch.into(), more: false, last: true }
     }
 
     fn sitter() -> Sitter {
@@ -243,7 +243,7 @@ mod tests {
             let mut sitter = sitter();
             part_written(&mut sitter, &piece, piece.bytes.len() - owed, &mut Done::default());
             assert!(sitter.owes(&piece.bytes[piece.bytes.len() - owed..], true), "{owed}");
-            assert_eq!(sitter.at.byte(), piece.stretch.end.byte);
+            assert_eq!(sitter.at.byte(), piece.batch.end.byte);
         }
     }
 }

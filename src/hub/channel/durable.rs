@@ -19,7 +19,7 @@ use crate::position::Offset;
 use crate::store::disk::{
     self, CompletionQueue, Disk, Durability, Piece, Place, Record, StreamId, Trimmed, WriteError,
 };
-use crate::store::{Entry, Log, Mark, Run, RunBuilder};
+use crate::store::{Batch, BatchBuilder, Entry, Log, LogPosition};
 
 /// See the module.
 pub(super) struct Durable {
@@ -39,7 +39,7 @@ pub(super) struct Durable {
     /// Whoever reads on is still to be told that something may be missing.
     owes_notice: bool,
     /// What the disk gives up next ends here.
-    goes_next: Option<Mark>,
+    goes_next: Option<LogPosition>,
     /// Who waits for which piece.
     waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
@@ -47,7 +47,7 @@ pub(super) struct Durable {
 
 /// What will be appended when it is stored.
 struct Staged {
-    run: Run,
+    batch: Batch,
     end: Option<ComingEnd>,
     /// It tells of a loss, and of nothing that was published.
     notice: bool,
@@ -109,7 +109,7 @@ impl Durable {
 
     /// The offset of the first event that is handed in and not stored.
     pub(super) fn coming(&self) -> Option<Offset> {
-        self.staged.front()?.run.entries().next().map(|entry| entry.offset)
+        self.staged.front()?.batch.entries().next().map(|entry| entry.offset)
     }
 
     /// The offset of the earliest event on disk.
@@ -170,9 +170,10 @@ impl Channel {
     /// What the store held of the channel when the hub was started.
     pub(in crate::hub) fn restore(&self, found: &disk::Stream, saved: &Saved) {
         let mut inner = self.inner.lock();
-        let last_trimmed = found.floor.last_trimmed.max(Offset(saved.inherited));
+        let last_trimmed = found.trim_point.last_trimmed.max(Offset(saved.inherited));
         let tail = found.span.map_or(last_trimmed, |(_, last)| last.offset);
-        inner.log = Log::stored(disk::Floor { last_trimmed, ..found.floor }, found.end, tail);
+        inner.log =
+            Log::stored(disk::TrimPoint { last_trimmed, ..found.trim_point }, found.end, tail);
         inner.span = found.span;
         inner.known = true;
         inner.settings = inner.settings.with(&saved.options);
@@ -209,7 +210,7 @@ impl Channel {
         self.stage_notice(inner);
         let state = close.map_or_else(|| inner.state(), |(close, _)| close.state);
         let end = close.map(|(close, stopped)| (End::of(&self.name, close), stopped));
-        let (run, offsets) =
+        let (batch, offsets) =
             self.render(inner.staged_end(), events, end.as_ref().map(|(end, _)| end));
         let (subscribers, stored) = (self.subscribers(), Stored::already());
         let mut appended = Appended { offsets, subscribers, state, stored };
@@ -219,7 +220,7 @@ impl Channel {
             (ComingEnd { end, stopped, outcome }, tell)
         });
         let (end, tell) = coming.unzip();
-        appended.stored = self.hand_in(inner, Staged { run, end, notice: false }, receipt, tell);
+        appended.stored = self.hand_in(inner, Staged { batch, end, notice: false }, receipt, tell);
         appended
     }
 
@@ -234,10 +235,10 @@ impl Channel {
         let saved = inner.saved();
         let Some(durable) = &mut inner.durable else { return Stored::already() };
         let described = durable.describe(self, &saved);
-        if staged.run.count() == 0 {
+        if staged.batch.count() == 0 {
             return described;
         }
-        let (stream, run) = (durable.stream, staged.run.clone());
+        let (stream, batch) = (durable.stream, staged.batch.clone());
         let state = staged.end.as_ref().map(|coming| coming.end.to_text(coming.stopped).into());
         if durable.staged.is_empty() {
             durable.completions = ThreadCompletions::here();
@@ -245,7 +246,7 @@ impl Channel {
         durable.staged.push_back(staged);
         let (stored, tell) = Stored::later();
         let me = durable.me.clone();
-        durable.write(Record::Events { stream, run, state, receipt }, move |outcome| {
+        durable.write(Record::Events { stream, batch, state, receipt }, move |outcome| {
             if let Some(channel) = me.upgrade() {
                 channel.settle(outcome);
             }
@@ -285,34 +286,34 @@ impl Channel {
             resumed: position(offset),
         };
         let mut writer = FrameWriter::new(&self.shared);
-        let mut run = RunBuilder::new(inner.staged_end());
+        let mut batch = BatchBuilder::new(inner.staged_end());
         let (entry, frame) = writer.render(offset, Some(event::GAP), gap.data().as_bytes());
-        run.push(entry, frame);
-        let staged = Staged { run: run.finish(), end: None, notice: true };
+        batch.push(entry, frame);
+        let staged = Staged { batch: batch.finish(), end: None, notice: true };
         drop(self.hand_in(inner, staged, None, None));
     }
 
     /// The events, and the channel's end, with the offsets that they have from now on.
     fn render(
         &self,
-        start: Mark,
+        start: LogPosition,
         events: &[NewEvent],
         end: Option<&End>,
-    ) -> (Run, Option<(Offset, Offset)>) {
+    ) -> (Batch, Option<(Offset, Offset)>) {
         let count = events.len() as u64;
         let first = self.shared.sequencer.take(count + u64::from(end.is_some()));
         let mut writer = FrameWriter::new(&self.shared);
-        let mut run = RunBuilder::new(start);
+        let mut batch = BatchBuilder::new(start);
         for (offset, event) in (first.0..).zip(events) {
             let (entry, frame) = writer.event(Offset(offset), event);
-            run.push(entry, frame);
+            batch.push(entry, frame);
         }
         if let Some(end) = end {
             let (entry, frame) = writer.end(Offset(first.0 + count), end, self.shared.end_retry);
-            run.push(entry, frame);
+            batch.push(entry, frame);
         }
         let offsets = (count > 0).then(|| (first, Offset(first.0 + count.saturating_sub(1))));
-        (run.finish(), offsets)
+        (batch.finish(), offsets)
     }
 
     /// The store has not taken what the channel is.
@@ -356,14 +357,14 @@ impl Channel {
     }
 
     fn take_in(&self, inner: &mut Inner, staged: &Staged) {
-        let run = &staged.run;
-        let published = run.count() - usize::from(staged.end.is_some());
+        let batch = &staged.batch;
+        let published = batch.count() - usize::from(staged.end.is_some());
         let retention = inner.settings.retention;
-        inner.log.append_run(run, &retention);
-        let published: Vec<Entry> = run.entries().take(published).collect();
+        inner.log.append_batch(batch, &retention);
+        let published: Vec<Entry> = batch.entries().take(published).collect();
         if let (Some(first), Some(last)) = (published.first(), published.last()) {
             inner.span = Some((inner.span.map_or(*first, |(first_ever, _)| first_ever), *last));
-            let bytes = run.byte_after(published.len()) - run.start().byte;
+            let bytes = batch.byte_after(published.len()) - batch.start().byte;
             self.shared.metrics.published(published.len() as u64, bytes);
         }
         if let Some(coming) = &staged.end {
@@ -411,21 +412,21 @@ impl Channel {
         let waiting = {
             let mut inner = self.inner.lock();
             match &piece {
-                Piece::Run(run) => inner.log.warm_up(place, run),
+                Piece::Batch(batch) => inner.log.warm_up(place, batch),
                 Piece::Lost { from, to } => inner.log.lose(place, *from, *to),
-                Piece::Trimmed(floor) => drop(inner.log.trim_stored(*floor)),
+                Piece::Trimmed(trim_point) => drop(inner.log.trim_stored(*trim_point)),
                 Piece::Nothing => {}
             }
             // Whoever wants what will not come would ask for it for ever.
-            if !matches!(piece, Piece::Run(_)) {
+            if !matches!(piece, Piece::Batch(_)) {
                 inner.log.give_up(place);
             }
             self.account(&mut inner);
             let durable = inner.durable.as_mut();
             durable.and_then(|durable| durable.waiting.remove(&place)).unwrap_or_default()
         };
-        if let (Piece::Run(run), Some(me)) = (&piece, self.me()) {
-            self.shared.fetched.add(&me, run);
+        if let (Piece::Batch(batch), Some(me)) = (&piece, self.me()) {
+            self.shared.fetched.add(&me, batch);
         }
         for tell in waiting {
             let _ = tell.send(());
@@ -434,7 +435,7 @@ impl Channel {
     }
 
     /// Lets go of a piece that was fetched.
-    pub(in crate::hub) fn cool_down(&self, first: Mark) {
+    pub(in crate::hub) fn cool_down(&self, first: LogPosition) {
         let mut inner = self.inner.lock();
         if inner.log.cool_down(first) {
             self.account(&mut inner);
@@ -448,9 +449,9 @@ impl Channel {
 
 impl Inner {
     /// The place behind all that was handed in.
-    fn staged_end(&self) -> Mark {
+    fn staged_end(&self) -> LogPosition {
         let staged = self.durable.as_ref().and_then(|durable| durable.staged.back());
-        staged.map_or(self.log.end(), |staged| staged.run.end())
+        staged.map_or(self.log.end(), |staged| staged.batch.end())
     }
 
     /// What the store keeps of the channel besides its events.
@@ -469,9 +470,9 @@ impl Inner {
     pub(super) fn trim_stored(&mut self, now: Moment) -> u64 {
         let Some(durable) = &mut self.durable else { return 0 };
         let retention = &self.settings.retention;
-        let Trimmed { floor, next } = durable.disk.trim(durable.stream, retention, now);
+        let Trimmed { trim_point, next } = durable.disk.trim(durable.stream, retention, now);
         durable.goes_next = next;
-        let trimmed = self.log.trim_stored(floor);
+        let trimmed = self.log.trim_stored(trim_point);
         self.log.release(durable.window);
         trimmed
     }
@@ -481,7 +482,7 @@ impl Inner {
     pub(super) fn trim_grown(&mut self, now: Moment) -> u64 {
         let Some(durable) = &self.durable else { return 0 };
         let retention = &self.settings.retention;
-        let filled = |next: Mark| retention.is_filled_by(next.distance_to(self.log.end()));
+        let filled = |next: LogPosition| retention.is_filled_by(next.distance_to(self.log.end()));
         if durable.goes_next.is_none_or(filled) {
             return self.trim_stored(now);
         }

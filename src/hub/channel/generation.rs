@@ -14,25 +14,25 @@ use crate::hub::coalesce::is_published;
 use crate::limits::{MAX_APPARENT_BYTES, MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
 use crate::position::Offset;
 use crate::sse::Frames;
-use crate::store::{Log, Mark, Read, Run};
+use crate::store::{Batch, Log, LogPosition, Read};
 
 /// See the module.
 pub(super) struct Generation {
     /// Knows no format if the events are JSON of an unknown shape, so far.
     recogniser: Recogniser,
     /// The place behind the last event that the recogniser has looked at.
-    looked: Mark,
+    looked: LogPosition,
     /// The recogniser has seen every event since the first.
     whole: bool,
     /// Nothing if there is nothing to fold, or it became too large, or retention was faster.
     fold: Option<Fold>,
     /// The place behind the last event that is folded, and that event's offset.
-    folded: (Mark, Offset),
+    folded: (LogPosition, Offset),
     /// Published events that are folded.
     events: u64,
     snapshot: Option<Arc<Snapshot>>,
     /// The place behind the last event that [`flushes_behind`](Self::flushes_behind) looked at.
-    sorted: Mark,
+    sorted: LogPosition,
     /// The byte of the log behind the last event that must not wait for a window to end.
     flush: u64,
 }
@@ -45,7 +45,7 @@ pub struct Snapshot {
     /// The offset of the last event that is in it.
     pub(in crate::hub) through: Offset,
     /// The place in the log behind that event.
-    pub(in crate::hub) mark: Mark,
+    pub(in crate::hub) mark: LogPosition,
     state: ChannelState,
 }
 
@@ -83,9 +83,9 @@ impl Generation {
         let mut changed = false;
         while !self.recogniser.is_settled() && self.looked != log.end() {
             match log.read(self.looked, MAX_BATCH_BYTES) {
-                Read::Run(run) => {
-                    changed |= look_at(&mut self.recogniser, &run);
-                    self.looked = run.end();
+                Read::Batch(batch) => {
+                    changed |= look_at(&mut self.recogniser, &batch);
+                    self.looked = batch.end();
                 }
                 Read::Missing(_) if self.looked.seq < log.start().seq => {
                     (self.looked, self.whole) = (log.start(), false);
@@ -139,16 +139,16 @@ impl Generation {
             match log.read(self.folded.0, MAX_BATCH_BYTES) {
                 Read::CaughtUp => return,
                 Read::Missing(_) | Read::Away => break,
-                Read::Run(run) => {
-                    let bytes = run.bytes();
-                    for (frame, entry) in Frames::new(&bytes).zip(run.entries()) {
+                Read::Batch(batch) => {
+                    let bytes = batch.bytes();
+                    for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
                         if is_published(frame) {
                             fold.push(frame.event_type(), &frame.data());
                             self.events += 1;
                             self.folded.1 = entry.offset;
                         }
                     }
-                    self.folded.0 = run.end();
+                    self.folded.0 = batch.end();
                 }
             }
             if fold.weight() as u64 > max_bytes {
@@ -185,7 +185,7 @@ impl Generation {
         // Strings and numbers: there is nothing that could fail.
         let data = serde_json::to_string(&data).unwrap_or_default().into();
         let (mark, through) = self.folded;
-        let mark = if state == ChannelState::Open { mark } else { log.mark_of_last(1).ok()? };
+        let mark = if state == ChannelState::Open { mark } else { log.position_of_last(1).ok()? };
         let snapshot = Arc::new(Snapshot { data, through, mark, state });
         self.snapshot = Some(snapshot.clone());
         Some(snapshot)
@@ -200,16 +200,16 @@ impl Generation {
     /// Whether an event behind this byte of the log must not wait: one that is no mere delta. Each
     /// event is looked at once, whoever asks.
     pub(super) fn flushes_after(&mut self, byte: u64, log: &mut Log) -> bool {
-        self.sorted = self.sorted.max(log.mark_near_byte(byte)).max(log.warm());
-        while let Read::Run(run) = log.read(self.sorted, MAX_BATCH_BYTES) {
-            let bytes = run.bytes();
+        self.sorted = self.sorted.max(log.position_near_byte(byte)).max(log.warm());
+        while let Read::Batch(batch) = log.read(self.sorted, MAX_BATCH_BYTES) {
+            let bytes = batch.bytes();
             for (number, frame) in Frames::new(&bytes).enumerate() {
                 let delta = |format| Merge::begin(format, frame.event_type(), &frame.data());
                 if !is_published(frame) || self.format().and_then(delta).is_none() {
-                    self.flush = run.byte_after(number + 1);
+                    self.flush = batch.byte_after(number + 1);
                 }
             }
-            self.sorted = run.end();
+            self.sorted = batch.end();
         }
         self.flush > byte || byte < log.warm().byte
     }
@@ -225,15 +225,15 @@ impl Generation {
 
 /// The format that the first events in the log tell.
 pub(super) fn apparent(log: &mut Log) -> Option<Format> {
-    let Read::Run(run) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
+    let Read::Batch(batch) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
     let mut recogniser = Recogniser::new();
-    look_at(&mut recogniser, &run);
+    look_at(&mut recogniser, &batch);
     recogniser.format()
 }
 
 /// Looks at published events, until the format is final. Returns whether it has changed.
-fn look_at(recogniser: &mut Recogniser, run: &Run) -> bool {
-    let (bytes, before) = (run.bytes(), recogniser.format());
+fn look_at(recogniser: &mut Recogniser, batch: &Batch) -> bool {
+    let (bytes, before) = (batch.bytes(), recogniser.format());
     for frame in Frames::new(&bytes).filter(|frame| is_published(*frame)) {
         recogniser.look(frame.event_type(), &frame.data());
         if recogniser.is_settled() {

@@ -10,7 +10,7 @@ use super::generation::{Generation, Snapshot, apparent};
 use super::{AppendError, Channel, Close, Inner, Producer};
 use crate::event::ChannelState;
 use crate::generation::{Fold, Format, Recogniser};
-use crate::hub::coalesce::{Coalesce, Stretch};
+use crate::hub::coalesce::{Coalesce, MergedBatch};
 use crate::hub::notice::Ended;
 use crate::hub::reading::{Begin, Beginning};
 use crate::hub::signals::{GenerationOver, Signals, Stopped};
@@ -18,7 +18,7 @@ use crate::hub::stored::Stored;
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
 use crate::store::disk::WriteError;
-use crate::store::{Entry, Run};
+use crate::store::{Batch, Entry};
 
 /// How a producer holds its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,25 +324,25 @@ impl Channel {
 
     /// Events as they are to be written to those who want them merged; as they stand in the log if
     /// nobody knows what they mean.
-    pub(in crate::hub) fn merge_run(&self, run: Run) -> Stretch {
+    pub(in crate::hub) fn merge_batch(&self, batch: Batch) -> MergedBatch {
         let format = self.inner.lock().known_format();
-        format.map_or_else(|| run.clone().into(), |format| self.merge(&run, format))
+        format.map_or_else(|| batch.clone().into(), |format| self.merge(&batch, format))
     }
 
     /// Merges, unless it was just done for somebody else.
-    pub(super) fn merge(&self, run: &Run, format: Format) -> Stretch {
+    pub(super) fn merge(&self, batch: &Batch, format: Format) -> MergedBatch {
         let mut known = self.merged.lock();
-        if let Some((start, stretch)) = &*known
-            && *start == run.start()
-            && stretch.end == run.end()
+        if let Some((start, merged)) = &*known
+            && *start == batch.start()
+            && merged.end == batch.end()
         {
-            return stretch.clone();
+            return merged.clone();
         }
-        let stretch = Stretch::merged(run, format);
+        let merged = MergedBatch::merged(batch, format);
         // What those who replay are given is each one's own, and large.
-        *known =
-            (run.bytes().len() <= MAX_SHARED_MERGE_BYTES).then(|| (run.start(), stretch.clone()));
-        stretch
+        *known = (batch.bytes().len() <= MAX_SHARED_MERGE_BYTES)
+            .then(|| (batch.start(), merged.clone()));
+        merged
     }
 
     /// Whether behind this byte of the log lies an event that must not wait until a window ends.

@@ -25,7 +25,7 @@ use crate::channel::ChannelName;
 use crate::clock::{Clock, Moment};
 use crate::event::{self, ChannelState, NewEvent};
 use crate::generation::Format;
-use crate::hub::coalesce::Stretch;
+use crate::hub::coalesce::MergedBatch;
 use crate::hub::config::{ChannelOptions, Settings};
 use crate::hub::deadlines::Deadlines;
 use crate::hub::fetched::Fetched;
@@ -39,8 +39,8 @@ use crate::hub::stored::Stored;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::sse;
-use crate::store::disk::{Floor, Place, StreamId, WriteError};
-use crate::store::{Entry, Log, Mark, Read, RunBuilder};
+use crate::store::disk::{Place, StreamId, TrimPoint, WriteError};
+use crate::store::{BatchBuilder, Entry, Log, LogPosition, Read};
 use crate::telemetry::Metrics;
 
 /// Wants to hear that a channel has something new to read.
@@ -94,7 +94,7 @@ pub struct Channel {
     /// For those who want to know of signals, once there is somebody.
     board: OnceLock<watch::Sender<Signals>>,
     /// What a reader who wants events merged was last given, and from where to where it goes.
-    merged: Mutex<Option<(Mark, Stretch)>>,
+    merged: Mutex<Option<(LogPosition, MergedBatch)>>,
 }
 
 /// What the channel's lock protects.
@@ -245,8 +245,8 @@ impl Channel {
         let log = match durable {
             None => Log::new(trimmed_through),
             Some(_) => Log::stored(
-                Floor { mark: Mark::default(), last_trimmed: trimmed_through },
-                Mark::default(),
+                TrimPoint { position: LogPosition::default(), last_trimmed: trimmed_through },
+                LogPosition::default(),
                 trimmed_through,
             ),
         };
@@ -412,7 +412,7 @@ impl Channel {
 
     /// The events at the mark, up to `max_bytes` of them but at least one.
     #[must_use]
-    pub fn read(&self, at: Mark, max_bytes: usize) -> Read {
+    pub fn read(&self, at: LogPosition, max_bytes: usize) -> Read {
         let mut inner = self.inner.lock();
         let read = inner.log.read(at, max_bytes);
         if matches!(read, Read::Away) {
@@ -426,14 +426,14 @@ impl Channel {
     #[must_use]
     pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> Piece {
         let mut inner = self.inner.lock();
-        let run = match inner.log.read_from_byte(byte, max_bytes) {
-            Read::Run(run) => run,
+        let batch = match inner.log.read_from_byte(byte, max_bytes) {
+            Read::Batch(batch) => batch,
             Read::Missing(missing) => return Piece::Missing(missing),
             // Its last event cannot be read any more, or the reader was told a gap that reaches
             // behind it: there is nothing but the end.
             Read::CaughtUp if inner.end.is_some() => {
-                let stretch = RunBuilder::new(inner.log.end()).finish().into();
-                return Piece::Frames { stretch, more: false, last: true };
+                let merged = BatchBuilder::new(inner.log.end()).finish().into();
+                return Piece::Frames { batch: merged, more: false, last: true };
             }
             Read::CaughtUp => return Piece::Nothing,
             Read::Away => {
@@ -441,28 +441,28 @@ impl Channel {
                 return Piece::Nothing;
             }
         };
-        let more = run.end() != inner.log.end();
+        let more = batch.end() != inner.log.end();
         let last = inner.end.is_some() && !more;
         let format = if merge { inner.known_format() } else { None };
         drop(inner);
-        let stretch = match format {
-            Some(format) => self.merge(&run, format),
-            None => run.into(),
+        let merged = match format {
+            Some(format) => self.merge(&batch, format),
+            None => batch.into(),
         };
-        Piece::Frames { stretch, more, last }
+        Piece::Frames { batch: merged, more, last }
     }
 
     /// How many events, and bytes, are behind this byte of the log.
     #[must_use]
-    pub fn lag_at_byte(&self, byte: u64) -> Mark {
+    pub fn lag_at_byte(&self, byte: u64) -> LogPosition {
         let inner = self.inner.lock();
-        inner.log.mark_near_byte(byte).distance_to(inner.log.end())
+        inner.log.position_near_byte(byte).distance_to(inner.log.end())
     }
 
     /// The offset of the last event before this byte of the log.
     pub(in crate::hub) fn offset_before(&self, byte: u64) -> Offset {
         let inner = self.inner.lock();
-        let last = inner.log.mark_near_byte(byte).seq.checked_sub(1);
+        let last = inner.log.position_near_byte(byte).seq.checked_sub(1);
         let entry = last.and_then(|seq| inner.log.peek(seq));
         entry.map_or(inner.log.trimmed_through(), |entry| entry.offset)
     }
@@ -479,8 +479,8 @@ impl Channel {
 
     /// The place behind the last event, without taking the channel's lock.
     #[must_use]
-    pub fn end(&self) -> Mark {
-        Mark {
+    pub fn end(&self) -> LogPosition {
+        LogPosition {
             seq: self.end_seq.load(Ordering::Acquire),
             byte: self.end_byte.load(Ordering::Acquire),
         }
@@ -492,7 +492,7 @@ impl Channel {
     }
 
     /// What a reader at the mark has come to.
-    pub(in crate::hub) fn look(&self, at: Mark) -> Ahead {
+    pub(in crate::hub) fn look(&self, at: LogPosition) -> Ahead {
         let inner = self.inner.lock();
         let coming = inner.durable.as_ref().and_then(|durable| durable.coming());
         match (inner.log.peek(at.seq), inner.log.missing_at(at)) {
@@ -674,15 +674,15 @@ impl Inner {
         let log = &self.log;
         let ends = self.kept_at_end();
         let found = match begin {
-            Begin::Tail => log.mark_of_last(ends),
+            Begin::Tail => log.position_of_last(ends),
             Begin::Earliest => Ok(log.start()),
-            Begin::Last(count) => log.mark_of_last(count.saturating_add(ends)),
+            Begin::Last(count) => log.position_of_last(count.saturating_add(ends)),
             Begin::At(mark) => Ok(mark.max(log.start())),
-            Begin::After(offset) => log.mark_after(offset),
+            Begin::After(offset) => log.position_after(offset),
         };
         let mark = found.unwrap_or(log.start());
         Beginning {
-            mark,
+            position: mark,
             away: found.err(),
             last_before: log.offset_before(mark).unwrap_or(match begin {
                 Begin::After(offset) => offset,

@@ -10,7 +10,7 @@ use crate::event::GAP;
 use crate::hub::{Config, Next, Opened, Piece, Selection, Step, Subscription};
 use crate::position::StartFrom;
 use crate::sse::Frames;
-use crate::store::Run;
+use crate::store::Batch;
 use crate::store::disk::tests::gated::{Gated, blocks_of, until_all_is_read};
 use crate::store::disk::{Config as StoreConfig, Durability};
 
@@ -86,7 +86,7 @@ impl Whole {
                 readers.push((
                     channel,
                     since,
-                    Reader::Shard(ticket.mark.byte, ticket.channel().clone()),
+                    Reader::Shard(ticket.position.byte, ticket.channel().clone()),
                     first,
                 ));
             }
@@ -171,9 +171,9 @@ enum Reader {
 impl Reader {
     /// Takes one step. Returns whether there was one.
     fn step(&mut self, saw: &mut impl FnMut(&str, Seen)) -> bool {
-        let mut events = |channel: &str, run: &Run| {
-            let bytes = run.bytes();
-            for (frame, entry) in Frames::new(&bytes).zip(run.entries()) {
+        let mut events = |channel: &str, batch: &Batch| {
+            let bytes = batch.bytes();
+            for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
                 // A loss that was found at the start stands in the log.
                 let gap = frame.event_type() == Some(GAP);
                 saw(channel, if gap { Seen::Gap } else { Seen::Event(entry.offset.0) });
@@ -181,7 +181,9 @@ impl Reader {
         };
         match self {
             Self::Body(subscription) => match subscription.try_next() {
-                Next::Step(Step::Events { channel, run }) => events(channel.name().as_str(), &run),
+                Next::Step(Step::Events { channel, batch }) => {
+                    events(channel.name().as_str(), &batch)
+                }
                 Next::Step(Step::Gap(gap)) => {
                     saw(gap.channel.as_ref().map_or("", |name| name.as_str()), Seen::Gap);
                 }
@@ -191,13 +193,13 @@ impl Reader {
                 Next::Finished => panic!("it has no end"),
             },
             Self::Shard(byte, channel) => match channel.read_at_byte(*byte, 300, false) {
-                Piece::Frames { stretch, .. } => {
-                    events(channel.name().as_str(), &stretch.run);
-                    *byte = stretch.end.byte;
+                Piece::Frames { batch: merged, .. } => {
+                    events(channel.name().as_str(), &merged.events);
+                    *byte = merged.end.byte;
                 }
                 Piece::Missing(missing) => {
-                    assert!(missing.to.mark.byte > *byte, "{missing:?}");
-                    *byte = missing.to.mark.byte;
+                    assert!(missing.to.position.byte > *byte, "{missing:?}");
+                    *byte = missing.to.position.byte;
                     saw(channel.name().as_str(), Seen::Gap);
                 }
                 Piece::Nothing => return false,

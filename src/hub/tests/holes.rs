@@ -39,12 +39,12 @@ async fn a_body_ends_whose_channel_has_lost_its_last_event() {
 
 /// Whether a shard would end the body.
 fn comes_to_the_end(stage: &Stage, ticket: &ChannelTicket) -> bool {
-    let mut byte = ticket.mark.byte;
+    let mut byte = ticket.position.byte;
     for _ in 0..20 {
         match ticket.channel().read_at_byte(byte, 1 << 20, false) {
             Piece::Frames { last: true, .. } => return true,
-            Piece::Frames { stretch, .. } => byte = stretch.end.byte,
-            Piece::Missing(missing) => byte = missing.to.mark.byte,
+            Piece::Frames { batch: merged, .. } => byte = merged.end.byte,
+            Piece::Missing(missing) => byte = missing.to.position.byte,
             Piece::Nothing => until_all_is_read(&stage.disk),
         }
     }

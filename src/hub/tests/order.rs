@@ -45,8 +45,8 @@ fn read(stage: &Stage, subscription: &mut Subscription) -> Vec<u64> {
     let (mut seen, mut idle) = (Vec::new(), 0);
     while idle < 3 {
         match subscription.try_next() {
-            Next::Step(Step::Events { run, .. }) => {
-                seen.extend(run.entries().map(|entry| entry.offset.0));
+            Next::Step(Step::Events { batch, .. }) => {
+                seen.extend(batch.entries().map(|entry| entry.offset.0));
                 idle = 0;
             }
             Next::Step(Step::Gap(gap)) => {

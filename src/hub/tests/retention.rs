@@ -76,7 +76,7 @@ fn one_read_of_many_channels_looks_at_a_bounded_number_of_them() {
     loop {
         match subscription.try_next() {
             Next::Step(Step::Gap(_)) => gaps += 1,
-            Next::Step(Step::Events { run, .. }) => events += run.count(),
+            Next::Step(Step::Events { batch, .. }) => events += batch.count(),
             Next::Step(step) => panic!("{step:?}"),
             Next::Again => again += 1,
             Next::Pending => break,

@@ -131,8 +131,8 @@ impl Stage {
         let (mut seen, mut idle) = (Vec::new(), 0);
         while idle < 2 {
             match subscription.try_next() {
-                Next::Step(Step::Events { run, .. }) => {
-                    seen.extend(run.entries().map(|entry| format!("event {}", entry.offset.0)));
+                Next::Step(Step::Events { batch, .. }) => {
+                    seen.extend(batch.entries().map(|entry| format!("event {}", entry.offset.0)));
                 }
                 Next::Step(Step::Gap(gap)) => seen.push(format!("gap {:?}", gap.reason)),
                 Next::Step(_) => seen.push("other".to_owned()),

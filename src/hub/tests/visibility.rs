@@ -38,14 +38,14 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
     let mut appended = stage.hub.append(&name("c"), &[event("second")], Some(&close)).unwrap();
     stage.files.until_a_sync_waits();
     let ticket = stage.open_one("c", &StartFrom::Earliest).await;
-    let mut byte = ticket.mark.byte;
+    let mut byte = ticket.position.byte;
     let mut read = || {
         let (mut events, mut ends) = (0, false);
         for _ in 0..5 {
             match ticket.channel().read_at_byte(byte, 1 << 20, false) {
-                Piece::Frames { stretch, last, .. } => {
-                    (byte, ends) = (stretch.end.byte, last);
-                    events += stretch.run.count();
+                Piece::Frames { batch, last, .. } => {
+                    (byte, ends) = (batch.end.byte, last);
+                    events += batch.events.count();
                 }
                 _ => until_all_is_read(&stage.disk),
             }

@@ -6,7 +6,7 @@
 
 use crate::clock::Moment;
 use crate::position::Offset;
-use crate::store::{Entry, Mark};
+use crate::store::{Entry, LogPosition};
 use serde::{Deserialize, Serialize};
 
 use super::{Receipt, StreamId};
@@ -87,7 +87,7 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     pub(super) stream: StreamId,
     /// The place of the first event.
-    pub(super) first: Mark,
+    pub(super) first: LogPosition,
     /// What the slots are relative to: the first event.
     pub(super) base: Entry,
     /// The byte of this file up to which it was known to be synced when the block was written.
@@ -107,7 +107,7 @@ impl Header {
         let header = Self {
             kind: Kind::from_byte(kind)?,
             stream: StreamId(fields.u64()),
-            first: Mark { seq: fields.u64(), byte: fields.u64() },
+            first: LogPosition { seq: fields.u64(), byte: fields.u64() },
             base: Entry { offset: Offset(fields.u64()), time: fields.u64().into() },
             synced: fields.u64(),
             count: fields.u32(),
@@ -140,8 +140,8 @@ impl Header {
     }
 
     /// The place behind the last event.
-    pub(super) fn end(&self) -> Mark {
-        Mark {
+    pub(super) fn end(&self) -> LogPosition {
+        LogPosition {
             seq: self.first.seq + u64::from(self.count),
             byte: self.first.byte + u64::from(self.frames),
         }
@@ -242,7 +242,7 @@ impl Fields<'_> {
 #[derive(Debug)]
 pub(super) struct EventsDraft {
     stream: StreamId,
-    first: Mark,
+    first: LogPosition,
     base: Entry,
     last: Entry,
     slots: Vec<u8>,
@@ -251,7 +251,7 @@ pub(super) struct EventsDraft {
 }
 
 impl EventsDraft {
-    pub(super) fn new(stream: StreamId, first: Mark) -> Self {
+    pub(super) fn new(stream: StreamId, first: LogPosition) -> Self {
         let entry = Entry::default();
         let (slots, frames, trailer) = (Vec::new(), Vec::new(), Trailer::default());
         Self { stream, first, base: entry, last: entry, slots, frames, trailer }
@@ -260,7 +260,7 @@ impl EventsDraft {
     /// Whether these events may follow those that are here: in the stream, and within the size.
     pub(super) fn takes(
         &self,
-        first: Mark,
+        first: LogPosition,
         mut entries: impl Iterator<Item = Entry>,
         bytes: usize,
         most: usize,
@@ -285,9 +285,9 @@ impl EventsDraft {
         self.last = Entry { offset: entry.offset, time: self.base.time.later(time) };
     }
 
-    pub(super) fn end(&self) -> Mark {
+    pub(super) fn end(&self) -> LogPosition {
         let count = self.slots.len() / SLOT;
-        Mark {
+        LogPosition {
             seq: self.first.seq + count as u64,
             byte: self.first.byte + self.frames.len() as u64,
         }
@@ -325,7 +325,7 @@ pub(super) fn encode(kind: Kind, stream: StreamId, body: &[u8], synced: u64, int
     let header = Header {
         kind,
         stream,
-        first: Mark::default(),
+        first: LogPosition::default(),
         base: Entry::default(),
         synced,
         count: 0,

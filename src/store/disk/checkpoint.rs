@@ -15,9 +15,9 @@ use super::block::{Block, Kind, encode, json};
 use super::files::{Files, IoError, read_all, replace};
 use super::index::StreamIndex;
 use super::superblock::{LOCK, SUPERBLOCK};
-use super::{Floor, Receipt, StreamId};
+use super::{Receipt, StreamId, TrimPoint};
 use crate::position::Offset;
-use crate::store::{Entry, Mark};
+use crate::store::{Entry, LogPosition};
 
 /// What a file with a number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Checkpoint {
 }
 
 fn to_text((id, stream): &(StreamId, StreamIndex)) -> StreamText {
-    let Floor { mark, last_trimmed } = stream.floor;
+    let TrimPoint { position, last_trimmed } = stream.trim_point;
     let numbers = |(first, last): (Entry, Entry)| {
         [first.offset.0, first.time.wall, last.offset.0, last.time.wall]
     };
@@ -137,7 +137,7 @@ fn to_text((id, stream): &(StreamId, StreamIndex)) -> StreamText {
         options: Box::from(&*stream.options),
         state: stream.state.as_deref().map(Box::from),
         span: stream.span.map(numbers),
-        floor: [mark.seq, mark.byte, last_trimmed.0],
+        floor: [position.seq, position.byte, last_trimmed.0],
         end: [stream.end.seq, stream.end.byte],
     }
 }
@@ -148,7 +148,8 @@ fn from_text(text: StreamText) -> Option<(StreamId, StreamIndex)> {
     let [seq, byte, last_trimmed] = text.floor;
     stream.state = text.state.map(Arc::from);
     stream.span = text.span.map(|[a, b, c, d]| (entry(a, b), entry(c, d)));
-    stream.floor = Floor { mark: Mark { seq, byte }, last_trimmed: Offset(last_trimmed) };
-    stream.end = Mark { seq: text.end[0], byte: text.end[1] };
+    stream.trim_point =
+        TrimPoint { position: LogPosition { seq, byte }, last_trimmed: Offset(last_trimmed) };
+    stream.end = LogPosition { seq: text.end[0], byte: text.end[1] };
     Some((StreamId(text.id), stream))
 }

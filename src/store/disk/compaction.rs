@@ -16,7 +16,7 @@ use super::files::{Draft, File, IoError, unfinished};
 use super::index::{BlockRef, IndexedFile};
 use super::reader::read_block;
 use crate::position::Offset;
-use crate::store::Mark;
+use crate::store::LogPosition;
 
 /// Streams of a file, each with its blocks in order.
 pub(super) type Blocks = Vec<(StreamId, Vec<BlockRef>)>;
@@ -202,7 +202,7 @@ fn parse_row(row: &[u8], file: u32) -> (StreamId, BlockRef) {
     let mut fields = Fields(row);
     let stream = StreamId(fields.u64());
     let block = BlockRef {
-        first: Mark { seq: fields.u64(), byte: fields.u64() },
+        first: LogPosition { seq: fields.u64(), byte: fields.u64() },
         first_offset: Offset(fields.u64()),
         last_offset: Offset(fields.u64()),
         last_time: fields.u64().into(),

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use crate::channel::ChannelName;
 use crate::clock::{Micros, Moment};
 use crate::position::Offset;
-use crate::store::{Entry, Mark, Retention};
+use crate::store::{Entry, LogPosition, Retention};
 
 use super::block::{Block, Header, Trailer};
 use super::files::File;
 use super::steps::Steps;
-use super::{Floor, Place, Receipt, Stream, StreamId, Trimmed};
+use super::{Place, Receipt, Stream, StreamId, TrimPoint, Trimmed};
 
 /// Where a block is, and what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockRef {
-    pub(super) first: Mark,
+    pub(super) first: LogPosition,
     pub(super) first_offset: Offset,
     pub(super) last_offset: Offset,
     pub(super) last_time: Moment,
@@ -55,15 +55,18 @@ impl BlockRef {
         block.last().map(|it| Self::new(&block.header, last(it), file, at))
     }
 
-    pub(super) fn end(&self) -> Mark {
-        Mark {
+    pub(super) fn end(&self) -> LogPosition {
+        LogPosition {
             seq: self.first.seq + u64::from(self.count),
             byte: self.first.byte + u64::from(self.bytes),
         }
     }
 
-    fn floor(&self) -> Floor {
-        Floor { mark: self.first, last_trimmed: Offset(self.first_offset.0.saturating_sub(1)) }
+    fn trim_point(&self) -> TrimPoint {
+        TrimPoint {
+            position: self.first,
+            last_trimmed: Offset(self.first_offset.0.saturating_sub(1)),
+        }
     }
 }
 
@@ -74,15 +77,15 @@ pub(super) struct StreamIndex {
     pub(super) options: Arc<str>,
     pub(super) state: Option<Arc<str>>,
     pub(super) span: Option<(Entry, Entry)>,
-    pub(super) floor: Floor,
-    pub(super) end: Mark,
+    pub(super) trim_point: TrimPoint,
+    pub(super) end: LogPosition,
     blocks: VecDeque<BlockRef>,
 }
 
 impl StreamIndex {
     pub(super) fn new(name: ChannelName, options: Arc<str>) -> Self {
-        let (floor, end) = (Floor::default(), Mark::default());
-        Self { name, options, state: None, span: None, floor, end, blocks: VecDeque::new() }
+        let (trim_point, end) = (TrimPoint::default(), LogPosition::default());
+        Self { name, options, state: None, span: None, trim_point, end, blocks: VecDeque::new() }
     }
 
     pub(super) fn to_stream(&self, id: StreamId) -> Stream {
@@ -92,7 +95,7 @@ impl StreamIndex {
             options: Box::from(&*self.options),
             state: self.state.as_deref().map(Box::from),
             span: self.span,
-            floor: self.floor,
+            trim_point: self.trim_point,
             end: self.end,
             unsure: false,
         }
@@ -103,7 +106,7 @@ impl StreamIndex {
     pub(super) fn may_have_ended_at(&self, file: u32, position: u32) -> bool {
         match self.blocks.back() {
             Some(last) => (last.file, last.position) < (file, position) && last.end() == self.end,
-            None => self.floor.mark == self.end,
+            None => self.trim_point.position == self.end,
         }
     }
 
@@ -114,7 +117,7 @@ impl StreamIndex {
         Self {
             state,
             span: self.span,
-            floor: self.floor,
+            trim_point: self.trim_point,
             end: self.end,
             ..Self::new(name, options)
         }
@@ -128,7 +131,7 @@ impl StreamIndex {
     /// Takes a block that lies behind all that are here, by every measure; refuses any other, such
     /// as that of a file that was copied or has another's name.
     fn push(&mut self, block: BlockRef) -> bool {
-        let (end, floor) = (block.end(), self.floor);
+        let (end, trim_point) = (block.end(), self.trim_point);
         let follows = match self.blocks.back() {
             Some(last) => {
                 let joint = last.end();
@@ -136,8 +139,9 @@ impl StreamIndex {
                 seqs && bytes && block.first_offset > last.last_offset
             }
             None => {
-                let (seqs, bytes) = (end.seq > floor.mark.seq, end.byte > floor.mark.byte);
-                seqs && bytes && block.last_offset > floor.last_trimmed
+                let (seqs, bytes) =
+                    (end.seq > trim_point.position.seq, end.byte > trim_point.position.byte);
+                seqs && bytes && block.last_offset > trim_point.last_trimmed
             }
         };
         if follows {
@@ -164,27 +168,27 @@ impl StreamIndex {
     /// Whether the event at the place is in the block with this number, which is the first that has
     /// something behind the place, and not below the floor, which may lie within that block.
     fn has(&self, at: usize, block: &BlockRef, place: Place) -> bool {
-        let from = block.first.max(self.floor.mark);
+        let from = block.first.max(self.trim_point.position);
         match place {
             Place::Seq(seq) => seq >= from.seq,
             Place::Byte(byte) => byte >= from.byte,
             Place::After(offset) => {
                 let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
-                let joins = before.map_or(self.floor.mark, BlockRef::end) >= block.first;
-                let retained = before.is_some() || offset >= self.floor.last_trimmed;
+                let joins = before.map_or(self.trim_point.position, BlockRef::end) >= block.first;
+                let retained = before.is_some() || offset >= self.trim_point.last_trimmed;
                 retained && (joins || offset.0.saturating_add(1) >= block.first_offset.0)
             }
         }
     }
 
     /// Where reading goes on at the block with this number, or behind the last one.
-    fn floor_at(&self, at: usize) -> Floor {
+    fn trim_point_at(&self, at: usize) -> TrimPoint {
         match self.blocks.get(at) {
-            Some(block) if block.first <= self.floor.mark => self.floor,
-            Some(block) => block.floor(),
-            None => Floor {
-                mark: self.end,
-                last_trimmed: self.span.map_or(self.floor.last_trimmed, last_of),
+            Some(block) if block.first <= self.trim_point.position => self.trim_point,
+            Some(block) => block.trim_point(),
+            None => TrimPoint {
+                position: self.end,
+                last_trimmed: self.span.map_or(self.trim_point.last_trimmed, last_of),
             },
         }
     }
@@ -201,9 +205,9 @@ impl StreamIndex {
     /// Whether retention has passed over the place.
     fn is_trimmed(&self, place: Place) -> bool {
         match place {
-            Place::Seq(seq) => seq < self.floor.mark.seq,
-            Place::Byte(byte) => byte < self.floor.mark.byte,
-            Place::After(offset) => offset < self.floor.last_trimmed,
+            Place::Seq(seq) => seq < self.trim_point.position.seq,
+            Place::Byte(byte) => byte < self.trim_point.position.byte,
+            Place::After(offset) => offset < self.trim_point.last_trimmed,
         }
     }
 
@@ -211,7 +215,7 @@ impl StreamIndex {
         // Before anything is said of what is lost behind the floor: only then does whoever asked
         // know where that begins.
         if self.is_trimmed(place) {
-            return Located::Trimmed(self.floor);
+            return Located::Trimmed(self.trim_point);
         }
         let at = self.first_after(place);
         let Some(block) = self.blocks.get(at) else {
@@ -228,18 +232,22 @@ impl StreamIndex {
             fits
         };
         let blocks = self.blocks.range(at..).take_while(joined).copied().collect();
-        Located::Blocks { blocks, from: self.floor.mark.seq }
+        Located::Blocks { blocks, from: self.trim_point.position.seq }
     }
 
     /// What lies between the block with this number and the one before it.
     fn lost_before(&self, at: usize) -> Located {
         let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
-        let from = before.map_or(self.floor, |block| Floor {
-            mark: block.end(),
+        let from = before.map_or(self.trim_point, |block| TrimPoint {
+            position: block.end(),
             last_trimmed: block.last_offset,
         });
-        let to = self.floor_at(at);
-        if from.mark < to.mark { Located::Lost { from, to } } else { Located::Trimmed(self.floor) }
+        let to = self.trim_point_at(at);
+        if from.position < to.position {
+            Located::Lost { from, to }
+        } else {
+            Located::Trimmed(self.trim_point)
+        }
     }
 
     /// See [`Shelf::date`].
@@ -263,24 +271,28 @@ impl StreamIndex {
 
     fn drop_first(&mut self) -> Option<BlockRef> {
         let block = self.blocks.pop_front()?;
-        self.floor = Floor { mark: block.end(), last_trimmed: block.last_offset };
+        self.trim_point = TrimPoint { position: block.end(), last_trimmed: block.last_offset };
         Some(block)
     }
 
     /// The floor is known to be here by now. What lies behind the stream's end is not its business:
     /// it is told by files that are read block by block.
-    pub(super) fn raise_to(&mut self, floor: Floor) {
-        let floor = if floor.mark > self.end { self.floor_at(self.blocks.len()) } else { floor };
-        if floor.mark > self.floor.mark {
-            self.floor = floor;
+    pub(super) fn raise_to(&mut self, trim_point: TrimPoint) {
+        let trim_point = if trim_point.position > self.end {
+            self.trim_point_at(self.blocks.len())
+        } else {
+            trim_point
+        };
+        if trim_point.position > self.trim_point.position {
+            self.trim_point = trim_point;
         }
     }
 
     /// What is before the first block is gone: with the file that had it, or broken.
-    fn raise_floor(&mut self) {
-        let floor = self.floor_at(0);
-        if floor.mark > self.floor.mark {
-            self.floor = floor;
+    fn raise_trim_point(&mut self) {
+        let trim_point = self.trim_point_at(0);
+        if trim_point.position > self.trim_point.position {
+            self.trim_point = trim_point;
         }
     }
 
@@ -305,11 +317,11 @@ pub(super) enum Located {
     },
     /// Nowhere any more: all between these two is lost.
     Lost {
-        from: Floor,
-        to: Floor,
+        from: TrimPoint,
+        to: TrimPoint,
     },
     /// Nowhere any more: retention has passed over it, up to here.
-    Trimmed(Floor),
+    Trimmed(TrimPoint),
     Nothing,
 }
 
@@ -491,7 +503,7 @@ impl BlockIndex {
         {
             count_dead(&mut self.files, &gone);
         }
-        Trimmed { floor: stream.floor, next: stream.blocks.front().map(BlockRef::end) }
+        Trimmed { trim_point: stream.trim_point, next: stream.blocks.front().map(BlockRef::end) }
     }
 
     /// A block turned out to be broken: what it had is lost.
@@ -562,7 +574,7 @@ impl BlockIndex {
     }
 
     pub(super) fn raise_floors(&mut self) {
-        self.streams.values_mut().for_each(StreamIndex::raise_floor);
+        self.streams.values_mut().for_each(StreamIndex::raise_trim_point);
     }
 
     pub(super) fn bytes(&self) -> u64 {

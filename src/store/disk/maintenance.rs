@@ -212,7 +212,7 @@ fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Io
 /// then: else, older blocks of its streams would come back at the next start, with a hole behind
 /// them. What is dead because its stream is gone must stay gone: the note that says so is synced
 /// first. Returns whether it is done; a checkpoint that cannot be read waits for the next one.
-fn save_floors(engine: &Engine, newest: u32) -> Result<bool, IoError> {
+fn save_trim_points(engine: &Engine, newest: u32) -> Result<bool, IoError> {
     if !engine.commits.sync_now(engine) {
         return Ok(false);
     }
@@ -227,7 +227,7 @@ fn save_floors(engine: &Engine, newest: u32) -> Result<bool, IoError> {
     let index = engine.index.lock();
     for (id, stream) in &mut checkpoint.streams {
         if let Some(now) = index.streams.get(id) {
-            stream.raise_to(now.floor);
+            stream.raise_to(now.trim_point);
         }
     }
     drop(index);
@@ -239,7 +239,7 @@ fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), IoError>
     let dead = index.files.range(..before).filter(|(_, file)| file.live == 0);
     let dead: Vec<u32> = dead.map(|(number, _)| *number).collect();
     drop(index);
-    if dead.is_empty() || !save_floors(engine, newest)? {
+    if dead.is_empty() || !save_trim_points(engine, newest)? {
         return Ok(());
     }
     dead.into_iter().try_for_each(|number| delete(engine, number))
@@ -280,7 +280,7 @@ fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
 /// Puts a sorted file in the place of a journal, or of a sorted file that is half dead. Returns
 /// whether that was possible; if not, the next round goes on.
 fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, IoError> {
-    let before = || save_floors(engine, newest);
+    let before = || save_trim_points(engine, newest);
     let Some(CompactedFile { file, blocks }) = compaction::compact_file(engine, number, before)?
     else {
         return Ok(false);

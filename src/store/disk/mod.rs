@@ -35,7 +35,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Mark, Retention, Run};
+use super::{Batch, Entry, LogPosition, Retention};
 use crate::channel::ChannelName;
 use crate::clock::{Clock, Moment};
 use crate::limits::MAX_UNSTORED_BYTES;
@@ -124,18 +124,18 @@ pub struct Stream {
     /// The first and the last event that it ever had, retained or not.
     pub span: Option<(Entry, Entry)>,
     /// Where what is retained begins.
-    pub floor: Floor,
+    pub trim_point: TrimPoint,
     /// The place behind the last event.
-    pub end: Mark,
+    pub end: LogPosition,
     /// A block was broken that may have had its last events.
     pub unsure: bool,
 }
 
 /// A place where reading can begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Floor {
+pub struct TrimPoint {
     /// The place.
-    pub mark: Mark,
+    pub position: LogPosition,
     /// The offset of the last event before it.
     pub last_trimmed: Offset,
 }
@@ -194,7 +194,7 @@ pub enum Record {
         /// The stream.
         stream: StreamId,
         /// The events.
-        run: Run,
+        batch: Batch,
         /// How the stream has ended, if the last of them is its end.
         state: Option<Box<str>>,
         /// The receipt, if the publish has a key.
@@ -251,16 +251,16 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub enum Piece {
     /// Consecutive events, the wanted one among them.
-    Run(Run),
+    Batch(Batch),
     /// The wanted one cannot be read: all between these two places is lost.
     Lost {
         /// Where it begins.
-        from: Floor,
+        from: TrimPoint,
         /// Where reading can go on.
-        to: Floor,
+        to: TrimPoint,
     },
     /// Retention has passed over it: reading can go on here.
-    Trimmed(Floor),
+    Trimmed(TrimPoint),
     /// There is no such event, or no such stream.
     Nothing,
 }
@@ -269,10 +269,10 @@ pub enum Piece {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
     /// Where what is retained begins.
-    pub floor: Floor,
+    pub trim_point: TrimPoint,
     /// What goes next ends here, if there is anything: until this is beyond the retention, nothing
     /// goes but by age.
-    pub next: Option<Mark>,
+    pub next: Option<LogPosition>,
 }
 
 /// Called once, from a thread of the store's own. A store that is closed drops it instead.

@@ -11,8 +11,8 @@ use super::block::Block;
 use super::engine::Engine;
 use super::files::{File, IoError};
 use super::index::{BlockRef, Located};
-use super::{Floor, Piece, Place, Read, StreamId};
-use crate::store::{Entry, Mark, Run};
+use super::{Piece, Place, Read, StreamId, TrimPoint};
+use crate::store::{Batch, Entry, LogPosition};
 
 /// Something to read, and who waits for it.
 pub(super) struct Wanted {
@@ -44,7 +44,7 @@ fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
             Ok(rows) => {
                 let bytes = rows.iter().map(|row| row.len() as u64).sum();
                 engine.metrics.store_read(bytes);
-                return to_run(&rows, &blocks, from).map_or(Piece::Nothing, Piece::Run);
+                return to_batch(&rows, &blocks, from).map_or(Piece::Nothing, Piece::Batch);
             }
             Err((block, fault)) => lose(engine, stream, &block, &fault),
         }
@@ -52,8 +52,8 @@ fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
 }
 
 /// Whether reading can go on here. A broken block is taken off the index.
-fn goes_on(engine: &Engine, stream: StreamId, at: Floor) -> bool {
-    let Ok((sources, blocks, _)) = locate(engine, stream, Place::Seq(at.mark.seq)) else {
+fn goes_on(engine: &Engine, stream: StreamId, at: TrimPoint) -> bool {
+    let Ok((sources, blocks, _)) = locate(engine, stream, Place::Seq(at.position.seq)) else {
         return true;
     };
     match read_blocks(&sources, stream, &blocks[..blocks.len().min(1)]) {
@@ -78,7 +78,7 @@ fn locate(
     let (blocks, from) = match index.locate(stream, place, engine.tuning.read_bytes) {
         Located::Blocks { blocks, from } => (blocks, from),
         Located::Lost { from, to } => return Err(Piece::Lost { from, to }),
-        Located::Trimmed(floor) => return Err(Piece::Trimmed(floor)),
+        Located::Trimmed(trim_point) => return Err(Piece::Trimmed(trim_point)),
         Located::Nothing => return Err(Piece::Nothing),
     };
     let source = |block: &BlockRef| {
@@ -179,7 +179,7 @@ fn is_block(bytes: &[u8], stream: StreamId, expected: &BlockRef) -> bool {
 
 /// One run of what was read, without what is before `from`, and up to where an event's distance
 /// from the first no longer fits into an index.
-fn to_run(rows: &[Vec<u8>], known: &[BlockRef], from: u64) -> Option<Run> {
+fn to_batch(rows: &[Vec<u8>], known: &[BlockRef], from: u64) -> Option<Batch> {
     let blocks = rows.iter().flat_map(|row| blocks(row)).zip(known);
     let blocks: Vec<_> = blocks.map(|(block, known)| block.dated(known.last_time)).collect();
     let mut start = blocks.first()?.header.first;
@@ -187,13 +187,13 @@ fn to_run(rows: &[Vec<u8>], known: &[BlockRef], from: u64) -> Option<Run> {
     while start.seq < from
         && let Some((_, frame)) = events.next()
     {
-        start = Mark { seq: start.seq + 1, byte: start.byte + frame.len() as u64 };
+        start = LogPosition { seq: start.seq + 1, byte: start.byte + frame.len() as u64 };
     }
     let (base, _) = *events.peek()?;
     let mut last = base;
     let joins =
         |(entry, _): &(Entry, &[u8])| entry.joins(base, std::mem::replace(&mut last, *entry));
-    Some(Run::rewritten(start, events.take_while(joins)))
+    Some(Batch::rewritten(start, events.take_while(joins)))
 }
 
 /// The blocks that lie side by side here.

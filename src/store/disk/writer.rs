@@ -22,7 +22,7 @@ use super::index::{BlockIndex, BlockRef, IndexedFile};
 use super::{Durability, OnComplete, Receipt, Record, StreamId, WriteDependency, WriteError};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
-use crate::store::{Entry, Mark, Run};
+use crate::store::{Batch, Entry, LogPosition};
 
 /// What the writer is asked to do.
 pub(super) enum Message {
@@ -303,7 +303,7 @@ impl Record {
     /// Bytes of its events.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Events { run, .. } => run.size(),
+            Self::Events { batch, .. } => batch.size(),
             Self::Stream { .. } | Self::Gone { .. } | Self::Receipt(_) => 0,
         }
     }
@@ -338,7 +338,7 @@ impl Record {
 struct Group {
     parts: Vec<Part>,
     /// The end of each stream that the group changes; `None` if it is gone.
-    ends: HashMap<StreamId, Option<Mark>>,
+    ends: HashMap<StreamId, Option<LogPosition>>,
     /// What its records belong to.
     dependencies: Vec<WriteDependency>,
     block_bytes: usize,
@@ -365,13 +365,13 @@ impl Group {
     /// Takes a record, if it follows on what its stream has.
     fn admit(&mut self, index: &Mutex<BlockIndex>, record: Record) -> Result<(), WriteError> {
         match record {
-            Record::Events { stream, run, state, receipt } => {
-                if self.end(index, stream) != Some(run.start()) {
+            Record::Events { stream, batch, state, receipt } => {
+                if self.end(index, stream) != Some(batch.start()) {
                     // What came before it was refused, for there was no room.
                     return Err(WriteError::Full);
                 }
-                self.ends.insert(stream, Some(run.end()));
-                self.add_events(stream, &run, state, receipt);
+                self.ends.insert(stream, Some(batch.end()));
+                self.add_events(stream, &batch, state, receipt);
             }
             Record::Stream { stream, name, options } => {
                 let end = self.end(index, stream).unwrap_or_default();
@@ -394,7 +394,7 @@ impl Group {
 
     /// Where a stream ends, if there is such a stream. The index is locked for this alone, and not
     /// while events are copied: others want it too, and nobody else changes an end.
-    fn end(&self, index: &Mutex<BlockIndex>, stream: StreamId) -> Option<Mark> {
+    fn end(&self, index: &Mutex<BlockIndex>, stream: StreamId) -> Option<LogPosition> {
         let stored = || index.lock().streams.get(&stream).map(|stream| stream.end);
         self.ends.get(&stream).copied().unwrap_or_else(stored)
     }
@@ -402,16 +402,16 @@ impl Group {
     fn add_events(
         &mut self,
         stream: StreamId,
-        run: &Run,
+        batch: &Batch,
         state: Option<Box<str>>,
         receipt: Option<Receipt>,
     ) {
-        if !self.grows(stream, run) {
-            let draft = EventsDraft::new(stream, run.start());
+        if !self.grows(stream, batch) {
+            let draft = EventsDraft::new(stream, batch.start());
             self.parts.push(Part::Events { stream, draft, first: None });
         }
         if let Some(Part::Events { draft, first, .. }) = self.parts.last_mut() {
-            for (entry, frame) in run.events() {
+            for (entry, frame) in batch.events() {
                 first.get_or_insert(entry);
                 draft.push(entry, frame);
             }
@@ -424,10 +424,10 @@ impl Group {
     /// Whether the last part takes these events, too. Only the last may: so what a torn write
     /// leaves is all that came before something, whatever streams it was for. A receipt may speak
     /// of events of other streams that came before it.
-    fn grows(&self, stream: StreamId, run: &Run) -> bool {
+    fn grows(&self, stream: StreamId, batch: &Batch) -> bool {
         match self.parts.last() {
             Some(Part::Events { stream: last, draft, .. }) if *last == stream => {
-                draft.takes(run.start(), run.entries(), run.size(), self.block_bytes)
+                draft.takes(batch.start(), batch.entries(), batch.size(), self.block_bytes)
             }
             _ => false,
         }

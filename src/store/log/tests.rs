@@ -43,9 +43,9 @@ struct Model {
 }
 
 impl Model {
-    fn mark(&self, seq: usize) -> Mark {
+    fn mark(&self, seq: usize) -> LogPosition {
         let byte = self.all[..seq].iter().map(|(_, frame)| frame.len() as u64).sum();
-        Mark { seq: seq as u64, byte }
+        LogPosition { seq: seq as u64, byte }
     }
 
     fn trim(&mut self, to: usize) {
@@ -62,8 +62,8 @@ fn check_whole(log: &mut Log, model: &Model) {
     assert_eq!(log.earliest(), model.all.get(model.start).map(|(entry, _)| *entry));
     for (seq, (entry, _)) in model.all.iter().enumerate() {
         let expected = model.mark((seq + 1).max(model.start));
-        assert_eq!(log.mark_after(entry.offset), Ok(expected));
-        assert_eq!(log.mark_at_byte(model.mark(seq + 1).byte), Some(expected));
+        assert_eq!(log.position_after(entry.offset), Ok(expected));
+        assert_eq!(log.position_at_byte(model.mark(seq + 1).byte), Some(expected));
     }
     read_to_end(log, model, model.start, 1500);
 }
@@ -73,25 +73,25 @@ fn read_to_end(log: &mut Log, model: &Model, from: usize, max_bytes: usize) {
     let mut seq = from;
     loop {
         match log.read(at, max_bytes) {
-            Read::Run(run) => {
-                assert!(run.count() > 0);
-                let expected: Vec<u8> = model.all[seq..seq + run.count()]
+            Read::Batch(batch) => {
+                assert!(batch.count() > 0);
+                let expected: Vec<u8> = model.all[seq..seq + batch.count()]
                     .iter()
                     .flat_map(|(_, frame)| frame.clone())
                     .collect();
-                assert_eq!(run.bytes(), expected);
-                assert!(run.count() == 1 || expected.len() <= max_bytes);
-                let entries: Vec<_> = run.entries().collect();
+                assert_eq!(batch.bytes(), expected);
+                assert!(batch.count() == 1 || expected.len() <= max_bytes);
+                let entries: Vec<_> = batch.entries().collect();
                 let wanted: Vec<_> =
-                    model.all[seq..seq + run.count()].iter().map(|(entry, _)| *entry).collect();
+                    model.all[seq..seq + batch.count()].iter().map(|(entry, _)| *entry).collect();
                 assert_eq!(entries, wanted);
-                seq += run.count();
-                at = run.end();
+                seq += batch.count();
+                at = batch.end();
                 assert_eq!(at, model.mark(seq));
             }
             Read::CaughtUp => return assert_eq!(seq, model.all.len()),
             Read::Missing(missing) => {
-                assert_eq!(missing.to.mark, model.mark(model.start));
+                assert_eq!(missing.to.position, model.mark(model.start));
                 return assert!(from < model.start);
             }
             Read::Away => panic!("nothing is stored"),
@@ -180,8 +180,8 @@ fn a_log_gives_its_memory_back() {
 /// A log whose events are on disk: the model is the disk.
 mod stored {
     use super::*;
-    use crate::store::RunBuilder;
-    use crate::store::disk::{Floor, Place};
+    use crate::store::BatchBuilder;
+    use crate::store::disk::{Place, TrimPoint};
 
     #[derive(Clone, Debug)]
     enum Op {
@@ -205,18 +205,18 @@ mod stored {
     }
 
     impl Model {
-        fn floor(&self, seq: usize) -> Floor {
+        fn floor(&self, seq: usize) -> TrimPoint {
             let last_trimmed =
                 seq.checked_sub(1).map_or(Offset::ZERO, |last| self.all[last].0.offset);
-            Floor { mark: self.mark(seq), last_trimmed }
+            TrimPoint { position: self.mark(seq), last_trimmed }
         }
 
-        fn piece(&self, from: usize, count: usize) -> Run {
-            let mut run = RunBuilder::new(self.mark(from));
+        fn piece(&self, from: usize, count: usize) -> Batch {
+            let mut batch = BatchBuilder::new(self.mark(from));
             for (entry, frame) in self.all[from..].iter().take(count) {
-                run.push(*entry, frame);
+                batch.push(*entry, frame);
             }
-            run.finish()
+            batch.finish()
         }
     }
 
@@ -231,37 +231,37 @@ mod stored {
             assert_eq!(log.missing_at(at).is_some(), away && lost, "{seq}");
             for read in [log.read(at, 1), log.read_from_byte(at.byte, 1)] {
                 match read {
-                    Read::Run(run) => assert_eq!(run.bytes(), frame, "{seq}"),
+                    Read::Batch(batch) => assert_eq!(batch.bytes(), frame, "{seq}"),
                     Read::Away => assert!(away && !lost, "{seq}"),
                     Read::Missing(Missing { to, reason }) => {
-                        let on = to.mark.seq as usize;
+                        let on = to.position.seq as usize;
                         assert!(away && lost && on > seq, "{seq}");
                         assert_eq!((to, reason), (model.floor(on), GapReason::Lost));
-                        assert!(to.mark == log.warm() || !is_lost(on), "a second hole at {on}");
+                        assert!(to.position == log.warm() || !is_lost(on), "a second hole at {on}");
                     }
                     Read::CaughtUp => panic!("{seq} is there"),
                 }
             }
-            if let Some(found) = log.mark_at_byte(at.byte) {
+            if let Some(found) = log.position_at_byte(at.byte) {
                 assert!(found == at || lost, "{seq}: {found:?}");
             }
             let last_trimmed = model.mark(seq + 1);
-            match log.mark_after(entry.offset) {
+            match log.position_after(entry.offset) {
                 Ok(found) => assert!(found == last_trimmed || lost, "{seq}: {found:?}"),
                 Err(place) => {
                     assert_eq!(place, Place::After(entry.offset));
                     assert!(away, "{seq}");
                 }
             }
-            assert!(log.mark_near_byte(at.byte).seq <= log.end().seq);
+            assert!(log.position_near_byte(at.byte).seq <= log.end().seq);
         }
     }
 
     fn fetch_what_follows(log: &mut Log, model: &Model, seq: usize) {
         let offset = model.all[seq].0.offset;
-        if let Err(place) = log.mark_after(offset) {
+        if let Err(place) = log.position_after(offset) {
             log.warm_up(place, &model.piece(seq + 1, 3));
-            assert_eq!(log.mark_after(offset), Ok(model.mark(seq + 1)), "{seq}");
+            assert_eq!(log.position_after(offset), Ok(model.mark(seq + 1)), "{seq}");
         }
     }
 
@@ -273,7 +273,7 @@ mod stored {
         ) {
             let retention =
                 Retention { max_events: 1000, max_bytes: 40_000, max_age: Duration::MAX };
-            let mut log = Log::stored(Floor::default(), Mark::default(), Offset::ZERO);
+            let mut log = Log::stored(TrimPoint::default(), LogPosition::default(), Offset::ZERO);
             let mut model = Model { all: Vec::new(), start: 0 };
             let (mut offset, mut lost) = (0, Vec::new());
             for op in ops {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::{Looked, held};
 use crate::channel::ChannelName;
 use crate::position::Offset;
-use crate::store::Mark;
+use crate::store::LogPosition;
 use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
 use crate::store::disk::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use crate::store::disk::compaction::read_footer;
@@ -275,7 +275,7 @@ impl Check<'_> {
 
     fn lost(&self, header: &Header, lost: &BlockRef) -> String {
         let stream = self.looked.recovered.index.streams.get(&header.stream);
-        let alive = stream.is_some_and(|stream| lost.end().seq > stream.floor.mark.seq);
+        let alive = stream.is_some_and(|stream| lost.end().seq > stream.trim_point.position.seq);
         // Where everything before it is gone, the floor has been raised past what is lost.
         let (count, offset) = (header.count, header.base.offset.0);
         let dead = if stream.is_none() { "; they were dead already" } else { "" };
@@ -320,9 +320,9 @@ impl Check<'_> {
     }
 
     fn joins(&mut self, stream: &StreamIndex, links: &[Link]) {
-        let floor = stream.floor.mark;
-        let (mut end, mut offset) = (floor, stream.floor.last_trimmed);
-        let retained = links.iter().filter(|link| link.block.end().seq > floor.seq);
+        let trim_point = stream.trim_point.position;
+        let (mut end, mut offset) = (trim_point, stream.trim_point.last_trimmed);
+        let retained = links.iter().filter(|link| link.block.end().seq > trim_point.seq);
         for (at, Link { block, lost }) in retained.enumerate() {
             if let Some(what) = wrong_after(end, offset, at == 0, block) {
                 self.damage_at(stream, block, what);
@@ -395,7 +395,7 @@ impl Place<'_> {
 }
 
 /// What is wrong with a block behind this place. Of the first, a part may be below the floor.
-fn wrong_after(end: Mark, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
+fn wrong_after(end: LogPosition, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
     if block.first.seq > end.seq {
         return Some(missing(block.first.seq - end.seq, "before this block"));
     }

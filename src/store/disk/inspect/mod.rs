@@ -80,7 +80,7 @@ impl Looked {
 
 /// Events of a stream that are retained, and bytes of their frames.
 fn held(stream: &StreamIndex) -> (u64, u64) {
-    let floor = stream.floor.mark;
-    let pieces = stream.blocks().map(|block| block.first.max(floor).distance_to(block.end()));
+    let trim_point = stream.trim_point.position;
+    let pieces = stream.blocks().map(|block| block.first.max(trim_point).distance_to(block.end()));
     pieces.fold((0, 0), |(events, bytes), piece| (events + piece.seq, bytes + piece.byte))
 }

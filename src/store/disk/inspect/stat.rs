@@ -83,7 +83,7 @@ fn first_time(index: &BlockIndex, id: StreamId, stream: &StreamIndex) -> Option<
     let first = stream.blocks().next()?;
     let file = index.files.get(&first.file)?;
     let bytes = read_block(&file.name, &*file.file, id, first).ok()?;
-    let below = stream.floor.mark.seq.saturating_sub(first.first.seq);
+    let below = stream.trim_point.position.seq.saturating_sub(first.first.seq);
     let block = Block::parse(&bytes).ok()?;
     let (entry, _) = block.events().nth(usize::try_from(below).ok()?)?;
     Some(entry.time.wall)

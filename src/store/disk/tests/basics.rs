@@ -4,11 +4,11 @@ use super::support::*;
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{Disk, Floor, OpenOptions, Receipt, StreamId, Trimmed, maintenance};
+use crate::store::disk::{Disk, OpenOptions, Receipt, StreamId, TrimPoint, Trimmed, maintenance};
 use crate::store::disk::{
     Durability, Health, OpenError, Piece, Place, Record, Recovered, WriteError,
 };
-use crate::store::{Mark, Retention};
+use crate::store::{LogPosition, Retention};
 use std::time::Duration;
 
 use Durability::{Async, Sync};
@@ -17,17 +17,17 @@ use Durability::{Async, Sync};
 fn fill(
     disk: &crate::store::disk::Disk,
     offsets: std::ops::Range<u64>,
-    from: [Mark; 2],
-) -> [Mark; 2] {
+    from: [LogPosition; 2],
+) -> [LogPosition; 2] {
     let streams = [crate::store::disk::StreamId(1), crate::store::disk::StreamId(2)];
     let mut ends = from;
     for offset in offsets {
         let at = (offset % 2) as usize;
-        let run = run(ends[at], &[offset]);
-        ends[at] = run.end();
+        let batch = run(ends[at], &[offset]);
+        ends[at] = batch.end();
         disk.note_offset(Offset(offset));
         assert_eq!(
-            write(disk, events(streams[at], run), if offset % 3 == 0 { Sync } else { Async }),
+            write(disk, events(streams[at], batch), if offset % 3 == 0 { Sync } else { Async }),
             Ok(())
         );
     }
@@ -45,7 +45,7 @@ fn what_was_written_is_read_back_also_after_opening_anew() {
     for (stream, name) in [(a, "a"), (b, "b/c")] {
         assert_eq!(write(&disk, begin(stream, name), Async), Ok(()));
     }
-    let ends = fill(&disk, 1..101, [Mark::default(); 2]);
+    let ends = fill(&disk, 1..101, [LogPosition::default(); 2]);
     let even: Vec<u64> = (1..101).filter(|offset| offset % 2 == 0).collect();
     assert_eq!(read_all(&disk, a, 0), (even.clone(), 0));
     disk.close();
@@ -75,12 +75,12 @@ fn states_receipts_and_ends_survive() {
     write(&disk, begin(b, "b"), Async).unwrap();
     let record = Record::Events {
         stream: a,
-        run: run(Mark::default(), &[5, 6]),
+        batch: run(LogPosition::default(), &[5, 6]),
         state: Some("complete".into()),
         receipt: Some(receipt("one")),
     };
     write(&disk, record, Sync).unwrap();
-    write(&disk, events(b, run(Mark::default(), &[7])), Async).unwrap();
+    write(&disk, events(b, run(LogPosition::default(), &[7])), Async).unwrap();
     disk.note_offset(Offset(7));
     write(&disk, Record::Gone { stream: b }, Async).unwrap();
     write(&disk, Record::Receipt(receipt("two")), Async).unwrap();
@@ -104,16 +104,16 @@ fn places_are_found_by_number_byte_and_offset() {
     let stream = disk.new_stream();
     write(&disk, begin(stream, "a"), Async).unwrap();
     let offsets: Vec<u64> = (1..50).map(|step| step * 10).collect();
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     let mut ends = Vec::new();
     for offset in &offsets {
-        let run = run(end, &[*offset]);
-        end = run.end();
+        let batch = run(end, &[*offset]);
+        end = batch.end();
         ends.push(end);
-        write(&disk, events(stream, run), Async).unwrap();
+        write(&disk, events(stream, batch), Async).unwrap();
     }
     for (at, offset) in offsets.iter().enumerate() {
-        let start = at.checked_sub(1).map_or(Mark::default(), |at| ends[at]);
+        let start = at.checked_sub(1).map_or(LogPosition::default(), |at| ends[at]);
         for place in [
             Place::Seq(at as u64),
             Place::Byte(start.byte),
@@ -121,9 +121,9 @@ fn places_are_found_by_number_byte_and_offset() {
             Place::After(Offset(offset - 10)),
             Place::After(Offset(offset - 1)),
         ] {
-            let Piece::Run(run) = read(&disk, stream, place) else { panic!("{place:?}") };
-            let has = run.entries().any(|entry| entry.offset.0 == *offset);
-            assert!(has, "{place:?} has {offset}: {run:?}");
+            let Piece::Batch(batch) = read(&disk, stream, place) else { panic!("{place:?}") };
+            let has = batch.entries().any(|entry| entry.offset.0 == *offset);
+            assert!(has, "{place:?} has {offset}: {batch:?}");
         }
     }
     for place in [Place::Seq(49), Place::Byte(end.byte), Place::After(Offset(490))] {
@@ -137,25 +137,31 @@ fn retention_raises_the_floor_by_whole_blocks() {
     let (disk, _) = open(directory.path());
     let stream = disk.new_stream();
     write(&disk, begin(stream, "a"), Async).unwrap();
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     for offset in 1..=20 {
-        let run = run(end, &[offset]);
-        end = run.end();
-        write(&disk, events(stream, run), Async).unwrap();
+        let batch = run(end, &[offset]);
+        end = batch.end();
+        write(&disk, events(stream, batch), Async).unwrap();
     }
     let all = Retention { max_events: 99, max_bytes: 9999, max_age: Duration::from_secs(9) };
-    assert_eq!(disk.trim(stream, &all, moment(1000)).floor.mark.seq, 0);
-    let floor = disk.trim(stream, &Retention { max_events: 15, ..all }, moment(1000)).floor;
-    assert_eq!((floor.mark.seq, floor.last_trimmed), (5, Offset(5)));
+    assert_eq!(disk.trim(stream, &all, moment(1000)).trim_point.position.seq, 0);
+    let trim_point =
+        disk.trim(stream, &Retention { max_events: 15, ..all }, moment(1000)).trim_point;
+    assert_eq!((trim_point.position.seq, trim_point.last_trimmed), (5, Offset(5)));
     for place in [Place::Seq(4), Place::After(Offset(4))] {
-        assert!(matches!(read(&disk, stream, place), Piece::Trimmed(at) if at == floor));
+        assert!(matches!(read(&disk, stream, place), Piece::Trimmed(at) if at == trim_point));
     }
-    let Piece::Run(run) = read(&disk, stream, Place::After(Offset(5))) else { panic!() };
-    assert_eq!(run.start(), floor.mark);
+    let Piece::Batch(batch) = read(&disk, stream, Place::After(Offset(5))) else { panic!() };
+    assert_eq!(batch.start(), trim_point.position);
     let age = Retention { max_age: Duration::from_micros(100), ..all };
-    assert_eq!(disk.trim(stream, &age, moment(1111)).floor.mark.seq, 10);
-    assert_eq!(disk.trim(stream, &Retention { max_events: 0, ..all }, moment(0)).floor.mark, end);
-    assert!(matches!(read(&disk, stream, Place::Seq(19)), Piece::Trimmed(at) if at.mark == end));
+    assert_eq!(disk.trim(stream, &age, moment(1111)).trim_point.position.seq, 10);
+    assert_eq!(
+        disk.trim(stream, &Retention { max_events: 0, ..all }, moment(0)).trim_point.position,
+        end
+    );
+    assert!(
+        matches!(read(&disk, stream, Place::Seq(19)), Piece::Trimmed(at) if at.position == end)
+    );
 }
 
 #[test]
@@ -166,11 +172,11 @@ fn a_trim_says_what_goes_next_and_nothing_goes_before() {
     write(&disk, begin(stream, "a"), Async).unwrap();
     let all = Retention { max_events: 99, max_bytes: 9999, max_age: Duration::from_secs(9) };
     assert_eq!(disk.trim(stream, &all, moment(0)).next, None);
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     for offset in [1, 4, 7, 10] {
-        let run = run(end, &[offset, offset + 1, offset + 2]);
-        end = run.end();
-        write(&disk, events(stream, run), Async).unwrap();
+        let batch = run(end, &[offset, offset + 1, offset + 2]);
+        end = batch.end();
+        write(&disk, events(stream, batch), Async).unwrap();
     }
     for max_events in (0..=12).rev() {
         let before = disk.trim(stream, &all, moment(0));
@@ -181,7 +187,7 @@ fn a_trim_says_what_goes_next_and_nothing_goes_before() {
     }
     assert_eq!(
         disk.trim(stream, &all, moment(0)),
-        Trimmed { floor: Floor { mark: end, last_trimmed: Offset(12) }, next: None }
+        Trimmed { trim_point: TrimPoint { position: end, last_trimmed: Offset(12) }, next: None }
     );
 }
 
@@ -190,7 +196,7 @@ fn what_does_not_follow_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (disk, _) = open(directory.path());
     let stream = disk.new_stream();
-    let first = run(Mark::default(), &[1, 2]);
+    let first = run(LogPosition::default(), &[1, 2]);
     assert_eq!(write(&disk, events(stream, first.clone()), Sync), Err(WriteError::Full), "unknown");
     write(&disk, begin(stream, "a"), Sync).unwrap();
     assert_eq!(write(&disk, events(stream, run(first.end(), &[3])), Sync), Err(WriteError::Full));
@@ -265,7 +271,7 @@ fn a_sorted_file_that_dies_over_several_lives_is_rewritten() {
     for name in ["a", "b", "c", "d", "e"] {
         let stream = disk.new_stream();
         write(&disk, begin(stream, name), Async).unwrap();
-        write(&disk, events(stream, run(Mark::default(), &[7])), Async).unwrap();
+        write(&disk, events(stream, run(LogPosition::default(), &[7])), Async).unwrap();
     }
     disk.close();
     let size = || std::fs::metadata(&sorted).unwrap().len();
@@ -293,14 +299,14 @@ fn answers_of_a_stream_come_in_order_whatever_they_wait_for() {
     let stream = disk.new_stream();
     write(&disk, begin(stream, "a"), Async).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     for offset in 1..=60 {
-        let run = run(end, &[offset]);
-        end = run.end();
+        let batch = run(end, &[offset]);
+        end = batch.end();
         let tell = tell.clone();
         let durability = if offset % 7 == 0 { Sync } else { Async };
         let done = Box::new(move |outcome| tell.send((offset, outcome)).unwrap());
-        disk.write(events(stream, run), durability, None, done);
+        disk.write(events(stream, batch), durability, None, done);
     }
     disk.close();
     let told: Vec<_> = told.try_iter().collect();
@@ -327,15 +333,15 @@ fn how_fast_it_is() {
         for stream in &streams {
             write(&disk, begin(*stream, &format!("s/{}", stream.0)), Async).unwrap();
         }
-        let mut ends = vec![Mark::default(); publishers];
+        let mut ends = vec![LogPosition::default(); publishers];
         let began = std::time::SystemTime::now();
         for _ in 0..rounds {
             let mut waiting = Vec::new();
             for (stream, end) in streams.iter().zip(&mut ends) {
-                let run = run(*end, &[next]);
+                let batch = run(*end, &[next]);
                 next += 1;
-                *end = run.end();
-                waiting.push(hand_in(&disk, events(*stream, run), durability));
+                *end = batch.end();
+                waiting.push(hand_in(&disk, events(*stream, batch), durability));
             }
             waiting.into_iter().for_each(|told| told.recv().unwrap().unwrap());
         }
@@ -345,17 +351,17 @@ fn how_fast_it_is() {
     let stream = disk.new_stream();
     write(&disk, begin(stream, "large"), Async).unwrap();
     let frame = vec![b'x'; 1000];
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     let began = std::time::SystemTime::now();
-    for batch in 0..6000u64 {
+    for group in 0..6000u64 {
         let events_of = (0..64).map(|step| {
-            let offset = Offset(next + batch * 64 + step);
+            let offset = Offset(next + group * 64 + step);
             (crate::store::Entry { offset, time: moment(5) }, &frame[..])
         });
-        let run = crate::store::Run::rewritten(end, events_of);
-        end = run.end();
-        let told = hand_in(&disk, events(stream, run), Async);
-        if batch % 16 == 15 {
+        let batch = crate::store::Batch::rewritten(end, events_of);
+        end = batch.end();
+        let told = hand_in(&disk, events(stream, batch), Async);
+        if group % 16 == 15 {
             told.recv().unwrap().unwrap();
         }
     }
@@ -363,8 +369,8 @@ fn how_fast_it_is() {
     println!("written: {:.0} MB/s", megabytes / began.elapsed().unwrap().as_secs_f64());
     let began = std::time::SystemTime::now();
     let mut seq = 0;
-    while let Piece::Run(run) = read(&disk, stream, Place::Seq(seq)) {
-        seq = run.end().seq;
+    while let Piece::Batch(batch) = read(&disk, stream, Place::Seq(seq)) {
+        seq = batch.end().seq;
     }
     assert_eq!(seq, end.seq);
     println!("read: {:.0} MB/s", megabytes / began.elapsed().unwrap().as_secs_f64());

@@ -16,7 +16,7 @@ use crate::store::disk::engine::Setup;
 use crate::store::disk::{
     Disk, Durability, OpenOptions, Piece, Place, Receipt, Record, Recovered, StreamId, maintenance,
 };
-use crate::store::{Entry, Mark, Retention, Run};
+use crate::store::{Batch, Entry, LogPosition, Retention};
 
 const SECOND: u64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND as i64;
@@ -90,27 +90,28 @@ fn op() -> impl Strategy<Value = Op> {
 /// What was written of a stream: the real time and the shown time of each event.
 #[derive(Default)]
 struct Written {
-    end: Mark,
+    end: LogPosition,
     events: Vec<(u64, u64)>,
 }
 
 fn write_one(disk: &Disk, machine: &Machine, at: usize, written: &mut Written, offset: u64) {
     let (time, frame) = (machine.now(), frame(offset));
     let event = (Entry { offset: Offset(offset), time }, &frame[..]);
-    let run = Run::rewritten(written.end, std::iter::once(event));
-    written.end = run.end();
+    let batch = Batch::rewritten(written.end, std::iter::once(event));
+    written.end = batch.end();
     written.events.push((machine.real(), time.wall));
     disk.note_offset(Offset(offset));
-    drop(hand_in(disk, events(StreamId(at as u64 + 1), run), Durability::Async));
+    drop(hand_in(disk, events(StreamId(at as u64 + 1), batch), Durability::Async));
 }
 
 fn check_times(disk: &Disk, at: usize, written: &Written) {
     let mut seq = 0;
-    while let Piece::Run(run) = read(disk, StreamId(at as u64 + 1), Place::Seq(seq)) {
-        for (entry, (_, wall)) in run.entries().zip(&written.events[run.start().seq as usize..]) {
+    while let Piece::Batch(batch) = read(disk, StreamId(at as u64 + 1), Place::Seq(seq)) {
+        for (entry, (_, wall)) in batch.entries().zip(&written.events[batch.start().seq as usize..])
+        {
             assert_eq!(entry.time.wall, *wall, "the time that was shown");
         }
-        seq = run.end().seq;
+        seq = batch.end().seq;
     }
     assert_eq!(seq, written.end.seq);
 }
@@ -125,7 +126,7 @@ fn check_ages(disk: &Disk, machine: &Machine, at: usize, written: &Written) {
         let retention = Retention { max_age: Duration::from_micros(most), ..all };
         let stream = StreamId(at as u64 + 1);
         let trimmed = disk.trim(stream, &retention, machine.now());
-        if let Some(last) = trimmed.floor.mark.seq.checked_sub(1) {
+        if let Some(last) = trimmed.trim_point.position.seq.checked_sub(1) {
             assert!(age(last) > most, "it went after {} µs, not {most}", age(last));
         }
         if let Some(next) = trimmed.next {
@@ -198,7 +199,7 @@ fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
         for passes in [900, 900, 900] {
             let disk = machine.open(&files, Duration::MAX).0;
             machine.pass(passes);
-            assert_eq!(disk.trim(stream, &hour, machine.now()).floor.mark.seq, 0);
+            assert_eq!(disk.trim(stream, &hour, machine.now()).trim_point.position.seq, 0);
             if machine.now().wall < 1 << 51 {
                 machine.set(-back);
             }
@@ -206,7 +207,7 @@ fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
         }
         let disk = machine.open(&files, Duration::MAX).0;
         machine.pass(901);
-        assert_eq!(disk.trim(stream, &hour, machine.now()).floor.mark.seq, 1, "{back}");
+        assert_eq!(disk.trim(stream, &hour, machine.now()).trim_point.position.seq, 1, "{back}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::fake::Disk as FakeDisk;
 use super::support::*;
-use crate::store::Mark;
+use crate::store::LogPosition;
 use crate::store::disk::block::{Part, scan};
 use crate::store::disk::{Disk, Durability, Piece, Place, Recovered, StreamId, maintenance};
 
@@ -23,12 +23,12 @@ fn filled(count: u64) -> (FakeDisk, Disk) {
         assert_eq!(disk.new_stream(), *stream);
         write(&disk, begin(*stream, name), Durability::Sync).unwrap();
     }
-    let mut ends = [Mark::default(); 3];
+    let mut ends = [LogPosition::default(); 3];
     for offset in 1..=count * 3 {
         let at = (offset % 3) as usize;
-        let run = run(ends[at], &[offset]);
-        ends[at] = run.end();
-        write(&disk, events(STREAMS[at], run), Durability::Sync).unwrap();
+        let batch = run(ends[at], &[offset]);
+        ends[at] = batch.end();
+        write(&disk, events(STREAMS[at], batch), Durability::Sync).unwrap();
     }
     (files, disk)
 }
@@ -177,8 +177,8 @@ fn a_block_that_breaks_while_the_store_runs_is_a_hole() {
     bytes[position + header.length() - 1] ^= 1;
     files.set_bytes(JOURNAL, bytes);
     let piece = read(&disk, header.stream, Place::Seq(header.first.seq));
-    let Piece::Lost { to: floor, .. } = piece else { panic!("{piece:?}") };
-    assert_eq!(floor.mark, header.end());
+    let Piece::Lost { to: trim_point, .. } = piece else { panic!("{piece:?}") };
+    assert_eq!(trim_point.position, header.end());
     let (_, holes) = read_all(&disk, header.stream, 0);
     assert_eq!(holes, 1);
 }

@@ -10,7 +10,7 @@ use crate::store::disk::inspect::Looked;
 use crate::store::disk::{
     Disk, Durability, Health, Record, Recovered, StreamId, WriteError, maintenance,
 };
-use crate::store::{Mark, Retention};
+use crate::store::{LogPosition, Retention};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hub {
     pub(super) files: FakeDisk,
-    ends: BTreeMap<u64, Mark>,
+    ends: BTreeMap<u64, LogPosition>,
     pub(super) offered: BTreeMap<u64, Offered>,
     next: u64,
     /// The same, when last somebody lived to hear of it.
@@ -62,7 +62,7 @@ impl Hub {
         let stream = disk.new_stream();
         let begun = write(disk, begin(stream, name), Durability::Sync);
         begun.is_ok().then(|| {
-            self.ends.insert(stream.0, Mark::default());
+            self.ends.insert(stream.0, LogPosition::default());
             let begun = !self.files.crashed();
             self.offered.insert(stream.0, Offered { begun, ..Offered::default() });
             stream.0
@@ -83,9 +83,9 @@ impl Hub {
 
     pub(super) fn trim(&mut self, disk: &Disk, stream: u64, max_events: u64) {
         let retention = Retention { max_events, max_bytes: u64::MAX, max_age: Duration::MAX };
-        let floor = disk.trim(StreamId(stream), &retention, moment(0)).floor;
+        let trim_point = disk.trim(StreamId(stream), &retention, moment(0)).trim_point;
         if let Some(offered) = self.offered.get_mut(&stream) {
-            offered.trimmed = offered.trimmed.max(floor.last_trimmed);
+            offered.trimmed = offered.trimmed.max(trim_point.last_trimmed);
         }
     }
 
@@ -104,9 +104,9 @@ impl Hub {
             self.given = self.next;
         }
         disk.note_offset(Offset(self.next - 1));
-        let run = run(end, &offsets);
+        let batch = run(end, &offsets);
         let id = StreamId(stream);
-        let record = Record::Events { stream: id, run: run.clone(), state, receipt: None };
+        let record = Record::Events { stream: id, batch: batch.clone(), state, receipt: None };
         let outcome = write(disk, record, durability);
         let offered = &mut self.offered.get_mut(&stream).unwrap().events;
         let told = match outcome {
@@ -121,7 +121,7 @@ impl Hub {
         }
         offered.extend(offsets.iter().map(|offset| (*offset, told)));
         if outcome.is_ok() {
-            self.ends.insert(stream, run.end());
+            self.ends.insert(stream, batch.end());
         }
         Some(told)
     }
@@ -174,9 +174,12 @@ pub(super) fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
             None => assert!(there.is_some() || !offered.begun, "{what}: {stream} is there"),
         }
         let Some(there) = there else { continue };
-        let floor = there.floor;
-        assert!(floor.last_trimmed <= offered.trimmed, "{what}: {stream}: {floor:?}: {offered:?}");
-        let (read, holes) = read_all(&disk, StreamId(*stream), floor.mark.seq);
+        let trim_point = there.trim_point;
+        assert!(
+            trim_point.last_trimmed <= offered.trimmed,
+            "{what}: {stream}: {trim_point:?}: {offered:?}"
+        );
+        let (read, holes) = read_all(&disk, StreamId(*stream), trim_point.position.seq);
         let ended = there.state.is_some();
         assert!(ended || offered.ended != Some(true), "{what}: {stream} has ended");
         assert!(!ended || offered.ended.is_some(), "{what}: {stream} has not ended");
@@ -323,13 +326,16 @@ fn past_its_budget_the_oldest_file_goes() {
     let held: usize = files.names().iter().map(|name| files.bytes(name).len()).sum();
     assert!(held < 15_000, "{held} bytes: {:?}", files.names());
     let all = Retention { max_events: 999, max_bytes: 99_999, max_age: Duration::MAX };
-    let floor = disk.trim(StreamId(stream), &all, moment(0)).floor;
-    assert!(floor.mark.seq > 50 && floor.last_trimmed.0 == floor.mark.seq, "{floor:?}");
+    let trim_point = disk.trim(StreamId(stream), &all, moment(0)).trim_point;
+    assert!(
+        trim_point.position.seq > 50 && trim_point.last_trimmed.0 == trim_point.position.seq,
+        "{trim_point:?}"
+    );
     let (read, holes) = read_all(&disk, StreamId(stream), 0);
-    assert_eq!((read[0], *read.last().unwrap(), holes), (floor.mark.seq + 1, 200, 1));
+    assert_eq!((read[0], *read.last().unwrap(), holes), (trim_point.position.seq + 1, 200, 1));
     let found = {
         disk.close();
         start(&files).unwrap().1
     };
-    assert_eq!(found.streams[0].floor, floor);
+    assert_eq!(found.streams[0].trim_point, trim_point);
 }

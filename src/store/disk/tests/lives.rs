@@ -7,7 +7,7 @@ use super::fake::{Disk as FakeDisk, Fate};
 use super::faults::{Hub, examine, life, start};
 use super::support::*;
 use crate::position::Offset;
-use crate::store::Mark;
+use crate::store::LogPosition;
 use crate::store::disk::{Disk, Durability, Receipt, Record, StreamId, maintenance};
 
 /// What is left of the disk: as the death of the process leaves it, and some ways of a power cut.
@@ -157,19 +157,20 @@ const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 /// one write. Returns all offsets in the order in which they were handed in, and how many of them
 /// were by each receipt.
 fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
-    let (mut offsets, mut receipts, mut ends) = (Vec::new(), Vec::new(), [Mark::default(); 3]);
+    let (mut offsets, mut receipts, mut ends) =
+        (Vec::new(), Vec::new(), [LogPosition::default(); 3]);
     let mut told = Vec::new();
     for (stream, name) in STREAMS.iter().zip(["a", "b", "c"]) {
         told.push(hand_in(disk, begin(*stream, name), Durability::Async));
     }
-    for batch in 0..12 {
+    for group in 0..12 {
         // The writer cannot go on meanwhile: what comes behind the first is one write.
         let index = disk.engine().index.lock();
         for step in 0..9 {
             let at = step % 3;
             let offset = offsets.len() as u64 + 1;
-            let run = run(ends[at], &[offset]);
-            ends[at] = run.end();
+            let batch = run(ends[at], &[offset]);
+            ends[at] = batch.end();
             offsets.push(offset);
             // Of each three, the last brings the receipt for all.
             let receipt = (at == 2).then(|| {
@@ -182,8 +183,8 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
                     ..receipt(&format!("k{}", receipts.len()))
                 }
             });
-            let record = Record::Events { stream: STREAMS[at], run, state: None, receipt };
-            let last = batch % 3 == 2 && step == 8;
+            let record = Record::Events { stream: STREAMS[at], batch, state: None, receipt };
+            let last = group % 3 == 2 && step == 8;
             let durability = if last { Durability::Sync } else { Durability::Async };
             told.push(hand_in(disk, record, durability));
         }

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::position::Offset;
-use crate::store::disk::{Disk, Durability, Floor, Record, StreamId, maintenance};
-use crate::store::{Mark, Retention};
+use crate::store::disk::{Disk, Durability, Record, StreamId, TrimPoint, maintenance};
+use crate::store::{LogPosition, Retention};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -41,8 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Default)]
 struct Known {
     offsets: Vec<u64>,
-    end: Mark,
-    floor: Floor,
+    end: LogPosition,
+    trim_point: TrimPoint,
     ended: bool,
 }
 
@@ -104,12 +104,12 @@ impl Life {
         let offsets: Vec<u64> = (0..count).map(|step| self.next + step * 2).collect();
         self.next += count * 2;
         self.disk.note_offset(Offset(self.next));
-        let run = run(known.end, &offsets);
-        known.end = run.end();
+        let batch = run(known.end, &offsets);
+        known.end = batch.end();
         known.offsets.extend(offsets);
         known.ended = ends;
         let state = ends.then(|| "complete".into());
-        let record = Record::Events { stream: StreamId(stream), run, state, receipt: None };
+        let record = Record::Events { stream: StreamId(stream), batch, state, receipt: None };
         let durability = if sync { Durability::Sync } else { Durability::Async };
         write(&self.disk, record, durability).unwrap();
     }
@@ -117,12 +117,15 @@ impl Life {
     fn trim(&mut self, at: usize, keep: u64) {
         let Some(stream) = self.nth(at) else { return };
         let retention = Retention { max_events: keep, max_bytes: u64::MAX, max_age: Duration::MAX };
-        let floor = self.disk.trim(StreamId(stream), &retention, moment(0)).floor;
+        let trim_point = self.disk.trim(StreamId(stream), &retention, moment(0)).trim_point;
         let known = self.streams.get_mut(&stream).unwrap();
-        let rest = known.end.seq - floor.mark.seq;
-        assert!(rest >= keep.min(known.end.seq - known.floor.mark.seq), "not too much goes");
-        assert!(floor.mark >= known.floor.mark);
-        known.floor = floor;
+        let rest = known.end.seq - trim_point.position.seq;
+        assert!(
+            rest >= keep.min(known.end.seq - known.trim_point.position.seq),
+            "not too much goes"
+        );
+        assert!(trim_point.position >= known.trim_point.position);
+        known.trim_point = trim_point;
     }
 
     fn reopen(&mut self) {
@@ -131,19 +134,19 @@ impl Life {
         let all = Retention { max_events: 9999, max_bytes: u64::MAX, max_age: Duration::MAX };
         for (stream, known) in &mut self.streams {
             // What was trimmed may be back, but nothing that was not.
-            let floor = self.disk.trim(StreamId(*stream), &all, moment(0)).floor;
-            assert!(floor.mark <= known.floor.mark, "{floor:?} {known:?}");
-            known.floor = floor;
+            let trim_point = self.disk.trim(StreamId(*stream), &all, moment(0)).trim_point;
+            assert!(trim_point.position <= known.trim_point.position, "{trim_point:?} {known:?}");
+            known.trim_point = trim_point;
         }
     }
 
     fn check(&self) {
         for (stream, known) in &self.streams {
-            let from = known.floor.mark.seq as usize;
+            let from = known.trim_point.position.seq as usize;
             let (read, holes) = read_all(&self.disk, StreamId(*stream), from as u64);
             assert_eq!((&read[..], holes), (&known.offsets[from..], 0));
             let after = from.checked_sub(1).map_or(0, |at| known.offsets[at]);
-            assert!(known.floor.last_trimmed.0 >= after);
+            assert!(known.trim_point.last_trimmed.0 >= after);
         }
     }
 }

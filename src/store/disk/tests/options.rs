@@ -10,17 +10,17 @@ use super::fake::{Disk as FakeDisk, Fate};
 use super::gated::{Gated, check_free_space, store_config};
 use super::support::*;
 use crate::position::Offset;
-use crate::store::Mark;
+use crate::store::LogPosition;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
     Disk, Durability, Health, OpenOptions, Receipt, Record, StreamId, WriteDependency, WriteError,
     maintenance,
 };
 
-fn dependent(stream: StreamId, from: Mark, offset: u64, chain: &WriteDependency) -> Record {
+fn dependent(stream: StreamId, from: LogPosition, offset: u64, chain: &WriteDependency) -> Record {
     let receipt = Receipt { dependency: chain.clone(), ..receipt("key") };
-    let run = run(from, &[offset]);
-    Record::Events { stream, run, state: None, receipt: Some(receipt) }
+    let batch = run(from, &[offset]);
+    Record::Events { stream, batch, state: None, receipt: Some(receipt) }
 }
 
 #[test]
@@ -31,11 +31,11 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
     for (stream, name) in [(a, "a"), (b, "b")] {
         write(&disk, begin(stream, name), Durability::Async).unwrap();
     }
-    let hole = Mark { seq: 1, byte: 10 };
+    let hole = LogPosition { seq: 1, byte: 10 };
     let chain = WriteDependency::new();
     let record = dependent(a, hole, 1, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
-    let record = dependent(b, Mark::default(), 2, &chain);
+    let record = dependent(b, LogPosition::default(), 2, &chain);
     assert_eq!(
         write(&disk, record, Durability::Async),
         Err(WriteError::Full),
@@ -44,12 +44,12 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
     // A write that fails takes all with it that was to be written at once.
     let chain = WriteDependency::new();
     files.fate(1, Fate::Full);
-    let record = dependent(a, Mark::default(), 3, &chain);
+    let record = dependent(a, LogPosition::default(), 3, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
     maintenance::check_free_space(disk.engine());
-    let record = dependent(b, Mark::default(), 4, &chain);
+    let record = dependent(b, LogPosition::default(), 4, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
-    let record = dependent(b, Mark::default(), 5, &WriteDependency::new());
+    let record = dependent(b, LogPosition::default(), 5, &WriteDependency::new());
     assert_eq!(write(&disk, record, Durability::Async), Ok(()), "of another");
 }
 
@@ -89,7 +89,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     maintenance::run_once(disk.engine()).unwrap();
     // The zeros ahead, the event, the sync.
     files.fate(3, Fate::Fails);
-    let record = events(stream, run(Mark::default(), &[1]));
+    let record = events(stream, run(LogPosition::default(), &[1]));
     assert_eq!(write(&disk, record, Durability::Sync), Err(WriteError::Failed));
     assert!(matches!(disk.health(), Health::Failed(_)));
     let changes = files.changes();

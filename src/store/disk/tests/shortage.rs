@@ -10,7 +10,7 @@ use super::gated::{Gated, check_free_space, store_config};
 use super::support::*;
 use crate::clock::Moment;
 use crate::position::Offset;
-use crate::store::Mark;
+use crate::store::LogPosition;
 use crate::store::disk::{
     Disk, Durability, Health, OpenOptions, Piece, Place, Record, WriteError, maintenance,
 };
@@ -22,13 +22,13 @@ fn receipts_of_one_key_do_not_pile_up() {
     let (disk, _) = Disk::with(setup(Arc::new(FakeDisk::new()), Path::new("/fake"))).unwrap();
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     for offset in 1..=1000 {
-        let run = run(end, &[offset]);
-        end = run.end();
+        let batch = run(end, &[offset]);
+        end = batch.end();
         let mut receipt = receipt("the same");
         receipt.time = Moment::now();
-        let record = Record::Events { stream, run, state: None, receipt: Some(receipt) };
+        let record = Record::Events { stream, batch, state: None, receipt: Some(receipt) };
         write(&disk, record, Async).unwrap();
     }
     assert_eq!(disk.engine().index.lock().receipts.to_vec().len(), 1);
@@ -41,14 +41,14 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
     files.disk.make_no_files(Some(Errno::MFILE));
-    let (mut end, mut refused, mut offset) = (Mark::default(), 0, 0);
+    let (mut end, mut refused, mut offset) = (LogPosition::default(), 0, 0);
     // Until the journal is at its end, and the next one cannot be made.
     while refused == 0 {
         offset += 1;
         assert!(offset < 1000, "the journal has no end");
-        let run = run(end, &[offset]);
-        match write(&disk, events(stream, run.clone()), Async) {
-            Ok(()) => end = run.end(),
+        let batch = run(end, &[offset]);
+        match write(&disk, events(stream, batch.clone()), Async) {
+            Ok(()) => end = batch.end(),
             Err(_) => refused = offset,
         }
     }
@@ -69,28 +69,28 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     let (stays, goes) = (disk.new_stream(), disk.new_stream());
     write(&disk, begin(stays, "stays"), Async).unwrap();
     write(&disk, begin(goes, "goes"), Async).unwrap();
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     for offset in 1..=100 {
-        let run = run(end, &[offset]);
-        end = run.end();
-        write(&disk, events(goes, run), Async).unwrap();
+        let batch = run(end, &[offset]);
+        end = batch.end();
+        write(&disk, events(goes, batch), Async).unwrap();
     }
     let journals = || files.names().into_iter().filter(|name| name.ends_with(".log"));
     let first = journals().next().unwrap();
     files.set_free(999);
-    let refused = write(&disk, events(stays, run(Mark::default(), &[101])), Async);
+    let refused = write(&disk, events(stays, run(LogPosition::default(), &[101])), Async);
     assert_eq!((refused, journals().count()), (Err(WriteError::Full), 1));
     assert_eq!(write(&disk, Record::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
         maintenance::go_round(disk.engine());
         // Behind what the maintenance thread has asked for.
-        write(&disk, events(stays, run(Mark::default(), &[101])), Async).unwrap_err();
+        write(&disk, events(stays, run(LogPosition::default(), &[101])), Async).unwrap_err();
     }
     assert!(!files.names().contains(&first), "{:?}", files.names());
     assert!(journals().count() <= 2, "it comes to an end: {:?}", files.names());
     files.set_free(2000);
     maintenance::go_round(disk.engine());
-    assert_eq!(write(&disk, events(stays, run(Mark::default(), &[101])), Async), Ok(()));
+    assert_eq!(write(&disk, events(stays, run(LogPosition::default(), &[101])), Async), Ok(()));
     disk.close();
     let (disk, found) = Disk::with(setup(Arc::new(files), Path::new("/fake"))).unwrap();
     let names: Vec<_> = found.streams.iter().map(|stream| stream.name.as_str()).collect();
@@ -104,11 +104,11 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
         let (disk, _) = open(folder.path());
         let stream = disk.new_stream();
         write(&disk, begin(stream, "c"), Async).unwrap();
-        let mut end = Mark::default();
+        let mut end = LogPosition::default();
         for offset in 1..=100 {
-            let run = run(end, &[offset]);
-            end = run.end();
-            write(&disk, events(stream, run), Async).unwrap();
+            let batch = run(end, &[offset]);
+            end = batch.end();
+            write(&disk, events(stream, batch), Async).unwrap();
             maintenance::go_round(disk.engine());
         }
         assert_eq!(disk.health(), Health::Good);
@@ -135,12 +135,12 @@ fn what_can_be_read_is_not_given_up() {
     let (disk, _) = files.store(&store_config(Async), OpenOptions::default());
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
-    let mut end = Mark::default();
+    let mut end = LogPosition::default();
     for offset in 1..=200 {
-        let run = run(end, &[offset]);
-        end = run.end();
+        let batch = run(end, &[offset]);
+        end = batch.end();
         disk.note_offset(Offset(offset));
-        write(&disk, events(stream, run), Async).unwrap();
+        write(&disk, events(stream, batch), Async).unwrap();
     }
     {
         let mut index = disk.engine().index.lock();
@@ -151,11 +151,13 @@ fn what_can_be_read_is_not_given_up() {
         assert!(index.lose(stream, &blocks[0]));
     }
     // First what retention took, and then what is lost: else nobody knows where that begins.
-    let Piece::Trimmed(floor) = read(&disk, stream, Place::Seq(0)) else { panic!("not trimmed") };
-    let lost = read(&disk, stream, Place::Seq(floor.mark.seq));
+    let Piece::Trimmed(trim_point) = read(&disk, stream, Place::Seq(0)) else {
+        panic!("not trimmed")
+    };
+    let lost = read(&disk, stream, Place::Seq(trim_point.position.seq));
     let Piece::Lost { from, to } = lost else { panic!("{lost:?}") };
-    assert_eq!(from, floor);
-    let (offsets, holes) = read_all(&disk, stream, to.mark.seq);
+    assert_eq!(from, trim_point);
+    let (offsets, holes) = read_all(&disk, stream, to.position.seq);
     assert_eq!((offsets.last(), holes), (Some(&200), 0), "what lies behind is read");
     assert!(offsets.len() > 100);
 }

@@ -16,7 +16,7 @@ use crate::store::disk::{
     Config, Disk, Durability, OpenError, OpenOptions, Piece, Place, Receipt, Record, Recovered,
     StreamId, WriteDependency, WriteError,
 };
-use crate::store::{Entry, Mark, Run};
+use crate::store::{Batch, Entry, LogPosition};
 use crate::telemetry::Metrics;
 
 /// Sizes so small that every test sees many blocks and files.
@@ -64,14 +64,14 @@ pub(super) fn frame(offset: u64) -> Vec<u8> {
     format!("event {offset} {}\n", ".".repeat((offset * 7 % 40) as usize)).into_bytes()
 }
 
-pub(super) fn run(start: Mark, offsets: &[u64]) -> Run {
+pub(super) fn run(start: LogPosition, offsets: &[u64]) -> Batch {
     let events: Vec<_> = offsets
         .iter()
         .map(|offset| {
             (Entry { offset: Offset(*offset), time: moment(1000 + offset) }, frame(*offset))
         })
         .collect();
-    Run::rewritten(start, events.iter().map(|(entry, frame)| (*entry, &frame[..])))
+    Batch::rewritten(start, events.iter().map(|(entry, frame)| (*entry, &frame[..])))
 }
 
 /// Hands something in and waits for the answer.
@@ -100,8 +100,8 @@ pub(super) fn begin(stream: StreamId, name: &str) -> Record {
     Record::Stream { stream, name: name.parse().unwrap(), options: "{}".into() }
 }
 
-pub(super) fn events(stream: StreamId, run: Run) -> Record {
-    Record::Events { stream, run, state: None, receipt: None }
+pub(super) fn events(stream: StreamId, batch: Batch) -> Record {
+    Record::Events { stream, batch, state: None, receipt: None }
 }
 
 /// When all of it happens.
@@ -136,20 +136,20 @@ pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, u
     let (mut offsets, mut holes, mut seq) = (Vec::new(), 0, from);
     loop {
         match read(disk, stream, Place::Seq(seq)) {
-            Piece::Run(run) => {
-                assert!(run.count() > 0 && run.start().seq <= seq && run.end().seq > seq);
-                let events = run.events().skip((seq - run.start().seq) as usize);
+            Piece::Batch(batch) => {
+                assert!(batch.count() > 0 && batch.start().seq <= seq && batch.end().seq > seq);
+                let events = batch.events().skip((seq - batch.start().seq) as usize);
                 for (entry, bytes) in events {
                     assert_eq!(bytes, frame(entry.offset.0), "the frame of {entry:?}");
                     assert_eq!(entry.time.wall, 1000 + entry.offset.0);
                     offsets.push(entry.offset.0);
                 }
-                seq = run.end().seq;
+                seq = batch.end().seq;
             }
-            Piece::Lost { to: floor, .. } | Piece::Trimmed(floor) => {
-                assert!(floor.mark.seq > seq, "reading goes on");
+            Piece::Lost { to: trim_point, .. } | Piece::Trimmed(trim_point) => {
+                assert!(trim_point.position.seq > seq, "reading goes on");
                 holes += 1;
-                seq = floor.mark.seq;
+                seq = trim_point.position.seq;
             }
             Piece::Nothing => return (offsets, holes),
         }
