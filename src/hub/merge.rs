@@ -36,7 +36,7 @@ use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS, MAX_MERGE_LOOKS};
 use crate::position::{Offset, Position};
-use crate::store::{Batch, Missing, Read, disk};
+use crate::store::{Batch, LogRead, Missing, disk};
 
 /// See the module.
 pub(super) struct Merge {
@@ -298,7 +298,7 @@ impl Merge {
         let channel = member.place.channel.clone();
         let beginning = channel.begin(Begin::After(self.cursor));
         (member.queued, member.missing) = (false, None);
-        member.unresolved = beginning.away.is_some();
+        member.unresolved = beginning.on_disk.is_some();
         member.place.move_to(beginning.position);
         self.queue(key);
         if beginning.over { channel.ended() } else { None }
@@ -353,7 +353,7 @@ impl Merge {
         let place = Arc::new(Place::new(channel.clone(), beginning.position, channel.end()));
         self.pulse().add_place(&place);
         let missing = self.taken(&beginning);
-        let (queued, waits, unresolved) = (false, false, beginning.away.is_some());
+        let (queued, waits, unresolved) = (false, false, beginning.on_disk.is_some());
         let _attachment = attachment;
         let after_gap = None;
         let member =
@@ -446,16 +446,17 @@ impl Merge {
         let after_gap = member.after_gap.as_ref().and_then(|batch| batch.entries().next());
         let ahead = match after_gap {
             Some(event) => Ahead::Event(event.offset),
-            None if member.unresolved => Ahead::Away,
+            None if member.unresolved => Ahead::OnDisk,
             None => member.place.channel.look(member.place.position()),
         };
-        member.waits = matches!(ahead, Ahead::Away | Ahead::Coming(_)) && member.missing.is_none();
+        member.waits =
+            matches!(ahead, Ahead::OnDisk | Ahead::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
             (Some(missing), _) => missing,
             (None, Ahead::Missing(missing)) => missing.to.last_trimmed,
             (None, Ahead::Event(offset) | Ahead::Coming(offset)) => offset,
             // All up to the cursor was read.
-            (None, Ahead::Away) => Offset(self.cursor.0 + 1),
+            (None, Ahead::OnDisk) => Offset(self.cursor.0 + 1),
             (None, Ahead::Nothing) => return,
             (None, Ahead::Over | Ahead::Retired) => return self.dismiss(key),
         };
@@ -469,7 +470,7 @@ impl Merge {
         let member = self.members.get(*key).filter(|member| member.waits);
         member.is_some_and(|member| {
             let place = &member.place;
-            member.unresolved || place.channel.look(place.position()) == Ahead::Away
+            member.unresolved || place.channel.look(place.position()) == Ahead::OnDisk
         })
     }
 
@@ -483,8 +484,8 @@ impl Merge {
         let channel = member.place.channel.clone();
         if member.unresolved {
             let beginning = channel.begin(Begin::After(self.cursor));
-            if let Some(place) = beginning.away {
-                channel.want(place);
+            if let Some(seek) = beginning.on_disk {
+                channel.want(seek);
                 return true;
             }
             member.unresolved = false;
@@ -492,8 +493,8 @@ impl Merge {
         }
         match channel.look(member.place.position()) {
             Ahead::Coming(_) => true,
-            Ahead::Away => {
-                channel.want(disk::Place::Seq(member.place.position().seq));
+            Ahead::OnDisk => {
+                channel.want(disk::Seek::Seq(member.place.position().seq));
                 true
             }
             _ => false,
@@ -544,8 +545,8 @@ impl Merge {
         }
         let read = channel.read(member.place.position(), max_bytes);
         match (member.missing.take(), read) {
-            (None, Read::CaughtUp | Read::Away) => None,
-            (None, Read::Batch(mut batch)) => {
+            (None, LogRead::CaughtUp | LogRead::OnDisk) => None,
+            (None, LogRead::Batch(mut batch)) => {
                 // An id of other channels may lie behind what was on its way to the disk here.
                 batch.skip_through(self.cursor);
                 member.place.move_to(batch.start());
@@ -558,7 +559,7 @@ impl Merge {
                 self.cursor = last.offset;
                 Some(Step::Events { channel, batch })
             }
-            (_, Read::Missing(Missing { to, reason })) => {
+            (_, LogRead::Missing(Missing { to, reason })) => {
                 member.place.move_to(to.position);
                 if to.last_trimmed > at {
                     // Retention went on since: the gap has its place further behind.
@@ -578,19 +579,19 @@ impl Merge {
         let member = self.members.get_mut(key)?;
         let channel = member.place.channel.clone();
         match channel.read(member.place.position(), 1) {
-            Read::Batch(batch) => {
+            LogRead::Batch(batch) => {
                 let bytes = batch.bytes().len();
                 if self.behind_gaps == 0 || self.behind_gaps + bytes <= MAX_BATCH_BYTES {
                     member.after_gap = Some(batch.detached());
                     self.behind_gaps += bytes;
                 }
             }
-            Read::Missing(Missing { to, .. }) if to.last_trimmed > through => {
+            LogRead::Missing(Missing { to, .. }) if to.last_trimmed > through => {
                 member.place.move_to(to.position);
                 member.missing = Some(to.last_trimmed);
                 return None;
             }
-            Read::Missing(_) | Read::CaughtUp | Read::Away => {}
+            LogRead::Missing(_) | LogRead::CaughtUp | LogRead::OnDisk => {}
         }
         Some(self.gap(Some(channel.name().clone()), through, reason))
     }

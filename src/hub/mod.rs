@@ -400,8 +400,8 @@ impl Hub {
         let (channel, mut beginning, presence) = loop {
             let channel = self.0.registry.get_or_create(name)?;
             let (beginning, presence) = Presence::join(&self.0, &channel, start.begin);
-            if let Some(place) = beginning.away {
-                return Ok(Opened::Later(Later(vec![channel.fetched(place)])));
+            if let Some(seek) = beginning.on_disk {
+                return Ok(Opened::Later(Later(vec![channel.fetched(seek)])));
             }
             if !beginning.retired {
                 break (channel, beginning, presence);

@@ -3,7 +3,7 @@
 use super::coalesce::MergedBatch;
 use crate::event::ChannelState;
 use crate::position::Offset;
-use crate::store::disk::Place;
+use crate::store::disk::Seek;
 use crate::store::{LogPosition, Missing};
 
 /// Which place of a log a subscription begins at.
@@ -21,7 +21,7 @@ pub(super) enum Begin {
 pub(super) struct Beginning {
     pub(super) position: LogPosition,
     /// The mark cannot be known before this is fetched: nothing else of it counts.
-    pub(super) away: Option<Place>,
+    pub(super) on_disk: Option<Seek>,
     /// The offset of the last event before the mark, retained or not.
     pub(super) last_before: Offset,
     /// No event lies between the mark and the tail; an end may.
@@ -70,7 +70,7 @@ pub(super) enum Ahead {
     /// Nothing yet, but an event with this offset is being stored.
     Coming(Offset),
     /// An event that is to be fetched.
-    Away,
+    OnDisk,
     /// What the reader wants will not come.
     Missing(Missing),
 }

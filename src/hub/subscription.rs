@@ -15,7 +15,7 @@ use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
 use crate::store::disk::TrimPoint;
-use crate::store::{Batch, LogPosition, Missing, Read};
+use crate::store::{Batch, LogPosition, LogRead, Missing};
 
 /// What becomes of a subscriber that lags too far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -220,7 +220,7 @@ impl Subscription {
     #[must_use]
     pub fn is_fetching(&self) -> bool {
         match &self.source {
-            Source::One(one) => one.place.channel.look(one.place.position()) == Ahead::Away,
+            Source::One(one) => one.place.channel.look(one.place.position()) == Ahead::OnDisk,
             Source::Many(merge) => merge.is_fetching(),
         }
     }
@@ -321,10 +321,10 @@ impl One {
             return self.give(*batch);
         }
         match self.place.channel.read(self.place.position(), max_bytes) {
-            Read::Batch(batch) => self.give(batch),
-            Read::CaughtUp if self.is_over() => Next::Finished,
-            Read::CaughtUp | Read::Away => Next::Pending,
-            Read::Missing(Missing { to, reason }) => self.jump(core, to, reason),
+            LogRead::Batch(batch) => self.give(batch),
+            LogRead::CaughtUp if self.is_over() => Next::Finished,
+            LogRead::CaughtUp | LogRead::OnDisk => Next::Pending,
+            LogRead::Missing(Missing { to, reason }) => self.jump(core, to, reason),
         }
     }
 
@@ -345,8 +345,9 @@ impl One {
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
     fn skip(&mut self, core: &Core, max_bytes: usize) -> Next {
-        let Beginning { position, last_before, away, .. } = self.place.channel.begin(Begin::Tail);
-        if position.seq <= self.place.position().seq || away.is_some() {
+        let Beginning { position, last_before, on_disk, .. } =
+            self.place.channel.begin(Begin::Tail);
+        if position.seq <= self.place.position().seq || on_disk.is_some() {
             return self.next(core, max_bytes);
         }
         self.jump(core, TrimPoint { position, last_trimmed: last_before }, GapReason::Lagged)
@@ -357,7 +358,7 @@ impl One {
         self.place.move_to(to.position);
         self.last_offset = to.last_trimmed;
         // Retention may go on before the reader comes again: it must not find a second gap.
-        if let Read::Batch(batch) = self.place.channel.read(to.position, 1) {
+        if let LogRead::Batch(batch) = self.place.channel.read(to.position, 1) {
             self.after_gap = Some(Box::new(batch));
         }
         Next::Step(Step::Gap(Gap {

@@ -11,9 +11,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cold::Cold;
-use super::disk::{Place, TrimPoint};
+use super::disk::{Seek, TrimPoint};
 use super::index::Index;
+use super::on_disk::OnDisk;
 use super::segment::{Growing, Segment};
 use super::{Batch, Entry, LogPosition, Retention};
 use crate::clock::Micros;
@@ -23,7 +23,7 @@ use crate::position::Offset;
 
 /// What a reader finds at its mark.
 #[derive(Debug)]
-pub enum Read {
+pub enum LogRead {
     /// At least one event.
     Batch(Batch),
     /// No event yet.
@@ -31,7 +31,7 @@ pub enum Read {
     /// What was there will not come.
     Missing(Missing),
     /// What is there has to be fetched.
-    Away,
+    OnDisk,
 }
 
 /// Why an event cannot be read, and where reading goes on: always behind that event, so that no
@@ -45,7 +45,7 @@ pub struct Missing {
 }
 
 /// What is known of a place that is away, or before the start.
-enum Found<'a> {
+enum Lookup<'a> {
     Piece(&'a Arc<Segment>),
     Missing(Missing),
     Unknown,
@@ -61,13 +61,13 @@ pub struct Log {
     /// Where what is retained begins.
     start: LogPosition,
     /// Where what is in memory begins, and the offset before it.
-    warm: TrimPoint,
+    resident: TrimPoint,
     end: LogPosition,
     trimmed_through: Offset,
     tail: Offset,
     sealed_bytes: usize,
     /// What is stored and not in memory; nothing if the log is not stored.
-    cold: Option<Box<Cold>>,
+    on_disk: Option<Box<OnDisk>>,
 }
 
 impl Log {
@@ -79,12 +79,12 @@ impl Log {
             growing: Growing::new(LogPosition::default()),
             newest: None,
             start: LogPosition::default(),
-            warm: TrimPoint { position: LogPosition::default(), last_trimmed: trimmed_through },
+            resident: TrimPoint { position: LogPosition::default(), last_trimmed: trimmed_through },
             end: LogPosition::default(),
             trimmed_through,
             tail: trimmed_through,
             sealed_bytes: 0,
-            cold: None,
+            on_disk: None,
         }
     }
 
@@ -94,10 +94,10 @@ impl Log {
         Self {
             growing: Growing::new(end),
             start: start.position,
-            warm: TrimPoint { position: end, last_trimmed: tail },
+            resident: TrimPoint { position: end, last_trimmed: tail },
             end,
             tail,
-            cold: Some(Box::default()),
+            on_disk: Some(Box::default()),
             ..Self::new(start.last_trimmed)
         }
     }
@@ -124,64 +124,64 @@ impl Log {
     }
 
     /// The events at the mark: as many as one segment has and `max_bytes` allows, at least one.
-    pub fn read(&mut self, at: LogPosition, max_bytes: usize) -> Read {
-        if at.seq < self.warm.position.seq {
-            return self.read_away(Place::Seq(at.seq), max_bytes);
+    pub fn read(&mut self, at: LogPosition, max_bytes: usize) -> LogRead {
+        if at.seq < self.resident.position.seq {
+            return self.read_on_disk(Seek::Seq(at.seq), max_bytes);
         }
         if at.seq >= self.end.seq {
-            return Read::CaughtUp;
+            return LogRead::CaughtUp;
         }
         let (segment, from) = match self.sealed.get(self.segment_at(at.seq)) {
             Some(sealed) => (sealed.clone(), sealed.index.at_seq(at.seq)),
             None => (self.newest_from(at), 0),
         };
-        Read::Batch(Batch::within(segment, from, max_bytes))
+        LogRead::Batch(Batch::within(segment, from, max_bytes))
     }
 
     /// The same for a reader that counts bytes: the events from this byte on.
-    pub fn read_from_byte(&mut self, byte: u64, max_bytes: usize) -> Read {
-        if byte < self.warm.position.byte {
-            return self.read_away(Place::Byte(byte), max_bytes);
+    pub fn read_from_byte(&mut self, byte: u64, max_bytes: usize) -> LogRead {
+        if byte < self.resident.position.byte {
+            return self.read_on_disk(Seek::Byte(byte), max_bytes);
         }
         self.read(self.resident_position_at_byte(byte), max_bytes)
     }
 
-    fn read_away(&self, place: Place, max_bytes: usize) -> Read {
-        let piece = match self.find(place) {
-            Found::Piece(piece) => piece,
-            Found::Missing(missing) => return Read::Missing(missing),
-            Found::Unknown => return Read::Away,
+    fn read_on_disk(&self, seek: Seek, max_bytes: usize) -> LogRead {
+        let piece = match self.find(seek) {
+            Lookup::Piece(piece) => piece,
+            Lookup::Missing(missing) => return LogRead::Missing(missing),
+            Lookup::Unknown => return LogRead::OnDisk,
         };
-        let from = match place {
-            Place::Byte(byte) => piece.index.beginning_at(byte),
-            Place::Seq(seq) => piece.index.at_seq(seq),
-            Place::After(offset) => piece.index.past_offset(offset),
+        let from = match seek {
+            Seek::Byte(byte) => piece.index.beginning_at(byte),
+            Seek::Seq(seq) => piece.index.at_seq(seq),
+            Seek::After(offset) => piece.index.past_offset(offset),
         };
         let mut batch = Batch::within(piece.clone(), from, max_bytes);
         // On disk may be more than counts yet.
         batch.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
         match batch.count() {
-            0 => Read::Missing(Missing { to: self.warm, reason: GapReason::Lost }),
-            _ => Read::Batch(batch),
+            0 => LogRead::Missing(Missing { to: self.resident, reason: GapReason::Lost }),
+            _ => LogRead::Batch(batch),
         }
     }
 
     /// What is known of a place before the warm ones. What a piece has is read, also where it is
     /// said to be lost.
-    fn find(&self, place: Place) -> Found<'_> {
-        let trimmed = match place {
-            Place::Seq(seq) => seq < self.start.seq,
-            Place::Byte(byte) => byte < self.start.byte,
-            Place::After(offset) => offset < self.trimmed_through,
+    fn find(&self, seek: Seek) -> Lookup<'_> {
+        let trimmed = match seek {
+            Seek::Seq(seq) => seq < self.start.seq,
+            Seek::Byte(byte) => byte < self.start.byte,
+            Seek::After(offset) => offset < self.trimmed_through,
         };
-        let Some(cold) = self.cold.as_ref().filter(|_| !trimmed) else {
-            return Found::Missing(Missing { to: self.trim_point(), reason: GapReason::Evicted });
+        let Some(on_disk) = self.on_disk.as_ref().filter(|_| !trimmed) else {
+            return Lookup::Missing(Missing { to: self.trim_point(), reason: GapReason::Evicted });
         };
-        if let Some(piece) = cold.piece_at(place) {
-            return Found::Piece(piece);
+        if let Some(piece) = on_disk.piece_at(seek) {
+            return Lookup::Piece(piece);
         }
-        let lost = |to| Found::Missing(Missing { to, reason: GapReason::Lost });
-        cold.hole_at(place).map_or(Found::Unknown, lost)
+        let lost = |to| Lookup::Missing(Missing { to, reason: GapReason::Lost });
+        on_disk.hole_at(seek).map_or(Lookup::Unknown, lost)
     }
 
     /// Where what is retained begins.
@@ -196,8 +196,8 @@ impl Log {
         if byte == self.start.byte {
             return Some(self.start);
         }
-        if byte < self.warm.position.byte {
-            return self.cold.as_ref()?.position_at_byte(byte);
+        if byte < self.resident.position.byte {
+            return self.on_disk.as_ref()?.position_at_byte(byte);
         }
         Some(self.resident_position_at_byte(byte))
     }
@@ -206,7 +206,7 @@ impl Log {
     #[must_use]
     pub fn position_near_byte(&self, byte: u64) -> LogPosition {
         self.position_at_byte(byte).unwrap_or_else(|| {
-            let (from, to) = (self.start, self.warm.position);
+            let (from, to) = (self.start, self.resident.position);
             let share = (byte - from.byte) as f64 / (to.byte - from.byte) as f64;
             LogPosition { seq: from.seq + (share * (to.seq - from.seq) as f64) as u64, byte }
         })
@@ -224,8 +224,8 @@ impl Log {
         if !(self.start.seq..self.end.seq).contains(&seq) {
             return None;
         }
-        if seq < self.warm.position.seq {
-            return self.cold.as_ref()?.entry(seq);
+        if seq < self.resident.position.seq {
+            return self.on_disk.as_ref()?.entry(seq);
         }
         let index = self.index(self.segment_at(seq));
         Some(index.entry(index.at_seq(seq)))
@@ -236,34 +236,34 @@ impl Log {
     ///
     /// # Errors
     /// It is away.
-    pub fn position_after(&self, offset: Offset) -> Result<LogPosition, Place> {
+    pub fn position_after(&self, offset: Offset) -> Result<LogPosition, Seek> {
         if offset <= self.trimmed_through {
             return Ok(self.start);
         }
-        if offset < self.warm.last_trimmed {
-            let known = self.cold.as_ref().and_then(|cold| cold.position_after(offset));
-            return known.map(|position| position.max(self.start)).ok_or(Place::After(offset));
+        if offset < self.resident.last_trimmed {
+            let known = self.on_disk.as_ref().and_then(|on_disk| on_disk.position_after(offset));
+            return known.map(|position| position.max(self.start)).ok_or(Seek::After(offset));
         }
         Ok(self.resident_position_after(offset))
     }
 
     fn resident_position_after(&self, offset: Offset) -> LogPosition {
         let index = self.index(self.first_segment(|last| last.offset > offset));
-        index.position(index.past_offset(offset)).max(self.warm.position)
+        index.position(index.past_offset(offset)).max(self.resident.position)
     }
 
     /// The place of the `count`-th last retained event.
     ///
     /// # Errors
     /// It is away: where on disk.
-    pub fn position_of_last(&self, count: u64) -> Result<LogPosition, Place> {
+    pub fn position_of_last(&self, count: u64) -> Result<LogPosition, Seek> {
         let seq = self.end.seq.saturating_sub(count).max(self.start.seq);
         if seq == self.start.seq {
             return Ok(self.start);
         }
-        if seq < self.warm.position.seq {
-            let known = self.cold.as_ref().and_then(|cold| cold.position_at(seq));
-            return known.ok_or(Place::Seq(seq));
+        if seq < self.resident.position.seq {
+            let known = self.on_disk.as_ref().and_then(|on_disk| on_disk.position_at(seq));
+            return known.ok_or(Seek::Seq(seq));
         }
         Ok(self.position_at(seq))
     }
@@ -272,24 +272,24 @@ impl Log {
     /// if that is not known yet.
     #[must_use]
     pub fn missing_at(&self, at: LogPosition) -> Option<Missing> {
-        if at.seq >= self.warm.position.seq {
+        if at.seq >= self.resident.position.seq {
             return None;
         }
-        match self.find(Place::Seq(at.seq)) {
-            Found::Missing(missing) => Some(missing),
-            Found::Piece(_) | Found::Unknown => None,
+        match self.find(Seek::Seq(at.seq)) {
+            Lookup::Missing(missing) => Some(missing),
+            Lookup::Piece(_) | Lookup::Unknown => None,
         }
     }
 
     /// What is at this place will not come: if it is still away, all that is away is lost.
-    pub fn give_up(&mut self, place: Place) {
-        let away = match place {
-            Place::Seq(seq) => matches!(self.read(LogPosition { seq, byte: 0 }, 1), Read::Away),
-            Place::Byte(byte) => matches!(self.read_from_byte(byte, 1), Read::Away),
-            Place::After(offset) => self.position_after(offset).is_err(),
+    pub fn give_up(&mut self, seek: Seek) {
+        let away = match seek {
+            Seek::Seq(seq) => matches!(self.read(LogPosition { seq, byte: 0 }, 1), LogRead::OnDisk),
+            Seek::Byte(byte) => matches!(self.read_from_byte(byte, 1), LogRead::OnDisk),
+            Seek::After(offset) => self.position_after(offset).is_err(),
         };
         if away {
-            self.lose(place, self.trim_point(), self.warm);
+            self.lose(seek, self.trim_point(), self.resident);
         }
     }
 
@@ -302,8 +302,8 @@ impl Log {
         if at.seq <= self.start.seq {
             return Some(self.trimmed_through);
         }
-        if at.seq == self.warm.position.seq {
-            return Some(self.warm.last_trimmed);
+        if at.seq == self.resident.position.seq {
+            return Some(self.resident.last_trimmed);
         }
         self.peek(at.seq - 1).map(|entry| entry.offset)
     }
@@ -311,39 +311,39 @@ impl Log {
     /// Whether the log is stored.
     #[must_use]
     pub fn is_stored(&self) -> bool {
-        self.cold.is_some()
+        self.on_disk.is_some()
     }
 
     /// Where what is in memory begins.
     #[must_use]
-    pub fn warm(&self) -> LogPosition {
-        self.warm.position
+    pub fn resident_from(&self) -> LogPosition {
+        self.resident.position
     }
 
     /// Takes in a piece that was fetched because of what is at this place.
-    pub fn warm_up(&mut self, place: Place, piece: &Batch) {
-        let Some(cold) = &mut self.cold else { return };
-        if let Place::After(offset) = place {
+    pub fn load(&mut self, seek: Seek, piece: &Batch) {
+        let Some(on_disk) = &mut self.on_disk else { return };
+        if let Seek::After(offset) = seek {
             let first = piece.entries().take_while(|entry| entry.offset <= offset).count();
             let seq = piece.start().seq + first as u64;
-            cold.resolve(offset, LogPosition { seq, byte: piece.byte_after(first) });
+            on_disk.resolve(offset, LogPosition { seq, byte: piece.byte_after(first) });
         }
-        cold.add(piece);
+        on_disk.add(piece);
     }
 
     /// Lets go of a piece that was fetched. Returns whether there was one.
-    pub fn cool_down(&mut self, first: LogPosition) -> bool {
-        self.cold.as_mut().is_some_and(|cold| cold.forget(first))
+    pub fn unload(&mut self, first: LogPosition) -> bool {
+        self.on_disk.as_mut().is_some_and(|on_disk| on_disk.forget(first))
     }
 
     /// Notes that what is between these two is lost, which was found out because of this place.
-    pub fn lose(&mut self, place: Place, from: TrimPoint, to: TrimPoint) {
-        let Some(cold) = &mut self.cold else { return };
+    pub fn lose(&mut self, seek: Seek, from: TrimPoint, to: TrimPoint) {
+        let Some(on_disk) = &mut self.on_disk else { return };
         // What is in memory is read from there.
-        let to = if to.position < self.warm.position { to } else { self.warm };
-        cold.add_hole(from.position, to);
-        if let Place::After(offset) = place {
-            cold.resolve(offset, from.position);
+        let to = if to.position < self.resident.position { to } else { self.resident };
+        on_disk.add_hole(from.position, to);
+        if let Seek::After(offset) = seek {
+            on_disk.resolve(offset, from.position);
         }
     }
 
@@ -380,8 +380,8 @@ impl Log {
     /// The bytes of memory that the log holds.
     #[must_use]
     pub fn footprint(&self) -> usize {
-        let cold = self.cold.as_ref().map_or(0, |cold| cold.footprint());
-        self.sealed_bytes + self.growing.footprint() + cold
+        let on_disk = self.on_disk.as_ref().map_or(0, |on_disk| on_disk.footprint());
+        self.sealed_bytes + self.growing.footprint() + on_disk
     }
 
     /// Evicts what is more than the retention's number of events. `keep` events at the end stay
@@ -418,7 +418,7 @@ impl Log {
 
     /// Has no more than so many bytes in memory, but for a segment; the rest is away.
     pub fn release(&mut self, max_bytes: u64) {
-        while self.end.byte - self.warm.position.byte > max_bytes
+        while self.end.byte - self.resident.position.byte > max_bytes
             && self.index(0).end().byte < self.end.byte.saturating_sub(max_bytes)
         {
             self.release_to(self.index(0).end().seq);
@@ -433,18 +433,19 @@ impl Log {
             self.trimmed_through = to.last_trimmed;
             self.release_to(to.position.seq);
         }
-        if let Some(cold) = self.cold.as_mut().filter(|_| trimmed > 0) {
-            cold.trim(to.position);
+        if let Some(on_disk) = self.on_disk.as_mut().filter(|_| trimmed > 0) {
+            on_disk.trim(to.position);
         }
         trimmed
     }
 
     fn release_to(&mut self, seq: u64) {
-        if seq <= self.warm.position.seq {
+        if seq <= self.resident.position.seq {
             return;
         }
-        let last_trimmed = self.peek(seq - 1).map_or(self.warm.last_trimmed, |last| last.offset);
-        self.warm = TrimPoint { position: self.position_at(seq), last_trimmed };
+        let last_trimmed =
+            self.peek(seq - 1).map_or(self.resident.last_trimmed, |last| last.offset);
+        self.resident = TrimPoint { position: self.position_at(seq), last_trimmed };
         self.free_trimmed();
     }
 
@@ -458,19 +459,19 @@ impl Log {
             self.trimmed_through = last.offset;
         }
         self.start = self.position_at(to);
-        self.warm = TrimPoint { position: self.start, last_trimmed: self.trimmed_through };
+        self.resident = TrimPoint { position: self.start, last_trimmed: self.trimmed_through };
         self.free_trimmed();
         trimmed
     }
 
     fn free_trimmed(&mut self) {
         while let Some(front) = self.sealed.front()
-            && front.index.end().seq <= self.warm.position.seq
+            && front.index.end().seq <= self.resident.position.seq
         {
             self.sealed_bytes -= front.footprint();
             self.sealed.pop_front();
         }
-        if self.warm.position == self.end {
+        if self.resident.position == self.end {
             self.growing = Growing::new(self.end);
             self.newest = None;
         }

@@ -1,15 +1,15 @@
 //! Where logs live: in memory, and for those channels that are to outlive the process, on disk too.
 
-mod cold;
 pub mod disk;
 mod index;
 mod log;
+mod on_disk;
 mod segment;
 
 use std::time::Duration;
 
 pub use index::Entry;
-pub use log::{Log, Missing, Read};
+pub use log::{Log, LogRead, Missing};
 pub use segment::{Batch, BatchBuilder};
 
 /// A place in one log: how many events, and how many bytes of frames, were appended before it.

@@ -195,7 +195,7 @@ mod tests {
     use crate::clock::Moment;
     use crate::pass::Pass;
     use crate::position::Offset;
-    use crate::store::{Entry, Log, LogPosition, Read, Retention};
+    use crate::store::{Entry, Log, LogPosition, LogRead, Retention};
 
     /// A piece with one event that ends the body.
     fn last_piece() -> Shared {
@@ -204,7 +204,9 @@ mod tests {
         let (mut log, mut frame) = (Log::new(Offset::ZERO), Vec::new());
         sse::encode(&mut frame, &sse::Text { id: Some("e-1"), event_type: None, data: b"x" });
         log.append(Entry { offset: Offset(1), time: Moment::default() }, &frame, &retention);
-        let Read::Batch(batch) = log.read(LogPosition::default(), 999) else { panic!("an event") };
+        let LogRead::Batch(batch) = log.read(LogPosition::default(), 999) else {
+            panic!("an event")
+        };
         let bytes = Bytes::from([&batch.bytes()[..], sse::LAST_CHUNK].concat());
         Shared { from: 0, merged: false, bytes, batch: batch.into(), more: false, last: true }
     }

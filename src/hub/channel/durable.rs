@@ -17,7 +17,7 @@ use crate::hub::notice::{End, Gap};
 use crate::hub::stored::{Outcome, Saved, Stored};
 use crate::position::Offset;
 use crate::store::disk::{
-    self, CompletionQueue, Disk, Durability, Piece, Place, Record, StreamId, Trimmed, WriteError,
+    self, CompletionQueue, Disk, DiskRead, Durability, Record, Seek, StreamId, Trimmed, WriteError,
 };
 use crate::store::{Batch, BatchBuilder, Entry, Log, LogPosition};
 
@@ -41,7 +41,7 @@ pub(super) struct Durable {
     /// What the disk gives up next ends here.
     goes_next: Option<LogPosition>,
     /// Who waits for which piece.
-    waiting: HashMap<Place, Vec<oneshot::Sender<()>>>,
+    waiting: HashMap<Seek, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
 }
 
@@ -376,56 +376,56 @@ impl Channel {
     }
 
     /// Fetches what is at this place from disk; those who listen are told when it is here.
-    pub(super) fn fetch(&self, inner: &mut Inner, place: Place) {
-        self.wait_for(inner, place, None);
+    pub(super) fn fetch(&self, inner: &mut Inner, seek: Seek) {
+        self.wait_for(inner, seek, None);
     }
 
     /// Fetches what is at this place, unless that is under way.
-    pub(in crate::hub) fn want(&self, place: Place) {
-        self.fetch(&mut self.inner.lock(), place);
+    pub(in crate::hub) fn want(&self, seek: Seek) {
+        self.fetch(&mut self.inner.lock(), seek);
     }
 
     /// Resolves when what is at this place has been fetched.
-    pub(in crate::hub) fn fetched(&self, place: Place) -> oneshot::Receiver<()> {
+    pub(in crate::hub) fn fetched(&self, seek: Seek) -> oneshot::Receiver<()> {
         let (tell, fetched) = oneshot::channel();
-        self.wait_for(&mut self.inner.lock(), place, Some(tell));
+        self.wait_for(&mut self.inner.lock(), seek, Some(tell));
         fetched
     }
 
-    fn wait_for(&self, inner: &mut Inner, place: Place, tell: Option<oneshot::Sender<()>>) {
+    fn wait_for(&self, inner: &mut Inner, seek: Seek, tell: Option<oneshot::Sender<()>>) {
         let Some(durable) = &mut inner.durable else { return };
-        let under_way = durable.waiting.contains_key(&place);
-        durable.waiting.entry(place).or_default().extend(tell);
+        let under_way = durable.waiting.contains_key(&seek);
+        durable.waiting.entry(seek).or_default().extend(tell);
         if under_way {
             return;
         }
         let me = durable.me.clone();
         let read = Box::new(move |piece| {
             if let Some(channel) = me.upgrade() {
-                channel.take_piece(place, piece);
+                channel.take_piece(seek, piece);
             }
         });
-        durable.disk.read(durable.stream, place, read);
+        durable.disk.read(durable.stream, seek, read);
     }
 
-    fn take_piece(&self, place: Place, piece: Piece) {
+    fn take_piece(&self, seek: Seek, piece: DiskRead) {
         let waiting = {
             let mut inner = self.inner.lock();
             match &piece {
-                Piece::Batch(batch) => inner.log.warm_up(place, batch),
-                Piece::Lost { from, to } => inner.log.lose(place, *from, *to),
-                Piece::Trimmed(trim_point) => drop(inner.log.trim_stored(*trim_point)),
-                Piece::Nothing => {}
+                DiskRead::Batch(batch) => inner.log.load(seek, batch),
+                DiskRead::Lost { from, to } => inner.log.lose(seek, *from, *to),
+                DiskRead::Trimmed(trim_point) => drop(inner.log.trim_stored(*trim_point)),
+                DiskRead::Nothing => {}
             }
             // Whoever wants what will not come would ask for it for ever.
-            if !matches!(piece, Piece::Batch(_)) {
-                inner.log.give_up(place);
+            if !matches!(piece, DiskRead::Batch(_)) {
+                inner.log.give_up(seek);
             }
             self.account(&mut inner);
             let durable = inner.durable.as_mut();
-            durable.and_then(|durable| durable.waiting.remove(&place)).unwrap_or_default()
+            durable.and_then(|durable| durable.waiting.remove(&seek)).unwrap_or_default()
         };
-        if let (Piece::Batch(batch), Some(me)) = (&piece, self.me()) {
+        if let (DiskRead::Batch(batch), Some(me)) = (&piece, self.me()) {
             self.shared.fetched.add(&me, batch);
         }
         for tell in waiting {
@@ -437,7 +437,7 @@ impl Channel {
     /// Lets go of a piece that was fetched.
     pub(in crate::hub) fn cool_down(&self, first: LogPosition) {
         let mut inner = self.inner.lock();
-        if inner.log.cool_down(first) {
+        if inner.log.unload(first) {
             self.account(&mut inner);
         }
     }

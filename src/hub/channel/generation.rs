@@ -14,7 +14,7 @@ use crate::hub::coalesce::is_published;
 use crate::limits::{MAX_APPARENT_BYTES, MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
 use crate::position::Offset;
 use crate::sse::Frames;
-use crate::store::{Batch, Log, LogPosition, Read};
+use crate::store::{Batch, Log, LogPosition, LogRead};
 
 /// See the module.
 pub(super) struct Generation {
@@ -83,11 +83,11 @@ impl Generation {
         let mut changed = false;
         while !self.recogniser.is_settled() && self.looked != log.end() {
             match log.read(self.looked, MAX_BATCH_BYTES) {
-                Read::Batch(batch) => {
+                LogRead::Batch(batch) => {
                     changed |= look_at(&mut self.recogniser, &batch);
                     self.looked = batch.end();
                 }
-                Read::Missing(_) if self.looked.seq < log.start().seq => {
+                LogRead::Missing(_) if self.looked.seq < log.start().seq => {
                     (self.looked, self.whole) = (log.start(), false);
                 }
                 _ => break,
@@ -137,9 +137,9 @@ impl Generation {
         let Some(fold) = &mut self.fold else { return };
         loop {
             match log.read(self.folded.0, MAX_BATCH_BYTES) {
-                Read::CaughtUp => return,
-                Read::Missing(_) | Read::Away => break,
-                Read::Batch(batch) => {
+                LogRead::CaughtUp => return,
+                LogRead::Missing(_) | LogRead::OnDisk => break,
+                LogRead::Batch(batch) => {
                     let bytes = batch.bytes();
                     for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
                         if is_published(frame) {
@@ -200,8 +200,8 @@ impl Generation {
     /// Whether an event behind this byte of the log must not wait: one that is no mere delta. Each
     /// event is looked at once, whoever asks.
     pub(super) fn flushes_after(&mut self, byte: u64, log: &mut Log) -> bool {
-        self.sorted = self.sorted.max(log.position_near_byte(byte)).max(log.warm());
-        while let Read::Batch(batch) = log.read(self.sorted, MAX_BATCH_BYTES) {
+        self.sorted = self.sorted.max(log.position_near_byte(byte)).max(log.resident_from());
+        while let LogRead::Batch(batch) = log.read(self.sorted, MAX_BATCH_BYTES) {
             let bytes = batch.bytes();
             for (number, frame) in Frames::new(&bytes).enumerate() {
                 let delta = |format| Merge::begin(format, frame.event_type(), &frame.data());
@@ -211,7 +211,7 @@ impl Generation {
             }
             self.sorted = batch.end();
         }
-        self.flush > byte || byte < log.warm().byte
+        self.flush > byte || byte < log.resident_from().byte
     }
 
     /// Gives memory back: the rendered snapshot, and the fold if its events have gone as well.
@@ -225,7 +225,7 @@ impl Generation {
 
 /// The format that the first events in the log tell.
 pub(super) fn apparent(log: &mut Log) -> Option<Format> {
-    let Read::Batch(batch) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
+    let LogRead::Batch(batch) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
     let mut recogniser = Recogniser::new();
     look_at(&mut recogniser, &batch);
     recogniser.format()

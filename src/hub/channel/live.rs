@@ -462,7 +462,7 @@ impl Inner {
         let Some(generation) = generation else { return };
         let retained = log.start().distance_to(log.end());
         let trims = retained.seq > retention.max_events || retained.byte > retention.max_bytes;
-        let in_memory = log.warm().distance_to(log.end()).byte;
+        let in_memory = log.resident_from().distance_to(log.end()).byte;
         let leaves = self.durable.as_ref().is_some_and(|durable| in_memory > durable.window);
         if trims || leaves || generation.is_due(log) {
             generation.follow(log, retention.max_bytes);

@@ -39,8 +39,8 @@ use crate::hub::stored::Stored;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::sse;
-use crate::store::disk::{Place, StreamId, TrimPoint, WriteError};
-use crate::store::{BatchBuilder, Entry, Log, LogPosition, Read};
+use crate::store::disk::{Seek, StreamId, TrimPoint, WriteError};
+use crate::store::{BatchBuilder, Entry, Log, LogPosition, LogRead};
 use crate::telemetry::Metrics;
 
 /// Wants to hear that a channel has something new to read.
@@ -412,11 +412,11 @@ impl Channel {
 
     /// The events at the mark, up to `max_bytes` of them but at least one.
     #[must_use]
-    pub fn read(&self, at: LogPosition, max_bytes: usize) -> Read {
+    pub fn read(&self, at: LogPosition, max_bytes: usize) -> LogRead {
         let mut inner = self.inner.lock();
         let read = inner.log.read(at, max_bytes);
-        if matches!(read, Read::Away) {
-            self.fetch(&mut inner, Place::Seq(at.seq));
+        if matches!(read, LogRead::OnDisk) {
+            self.fetch(&mut inner, Seek::Seq(at.seq));
         }
         read
     }
@@ -427,17 +427,17 @@ impl Channel {
     pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> Piece {
         let mut inner = self.inner.lock();
         let batch = match inner.log.read_from_byte(byte, max_bytes) {
-            Read::Batch(batch) => batch,
-            Read::Missing(missing) => return Piece::Missing(missing),
+            LogRead::Batch(batch) => batch,
+            LogRead::Missing(missing) => return Piece::Missing(missing),
             // Its last event cannot be read any more, or the reader was told a gap that reaches
             // behind it: there is nothing but the end.
-            Read::CaughtUp if inner.end.is_some() => {
+            LogRead::CaughtUp if inner.end.is_some() => {
                 let merged = BatchBuilder::new(inner.log.end()).finish().into();
                 return Piece::Frames { batch: merged, more: false, last: true };
             }
-            Read::CaughtUp => return Piece::Nothing,
-            Read::Away => {
-                self.fetch(&mut inner, Place::Byte(byte));
+            LogRead::CaughtUp => return Piece::Nothing,
+            LogRead::OnDisk => {
+                self.fetch(&mut inner, Seek::Byte(byte));
                 return Piece::Nothing;
             }
         };
@@ -498,7 +498,7 @@ impl Channel {
         match (inner.log.peek(at.seq), inner.log.missing_at(at)) {
             (Some(entry), _) => Ahead::Event(entry.offset),
             (None, Some(missing)) => Ahead::Missing(missing),
-            (None, None) if at.seq < inner.log.end().seq => Ahead::Away,
+            (None, None) if at.seq < inner.log.end().seq => Ahead::OnDisk,
             (None, None) if inner.end.is_some() => Ahead::Over,
             (None, None) if inner.retired => Ahead::Retired,
             (None, None) => coming.map_or(Ahead::Nothing, Ahead::Coming),
@@ -683,7 +683,7 @@ impl Inner {
         let mark = found.unwrap_or(log.start());
         Beginning {
             position: mark,
-            away: found.err(),
+            on_disk: found.err(),
             last_before: log.offset_before(mark).unwrap_or(match begin {
                 Begin::After(offset) => offset,
                 _ => log.trimmed_through(),

@@ -48,7 +48,7 @@ impl Channel {
     /// added up to is all that is left of them.
     pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
         let inner = self.inner.lock();
-        let in_memory = inner.log.warm();
+        let in_memory = inner.log.resident_from();
         if in_memory.distance_to(inner.log.end()).seq > inner.kept_at_end() {
             return inner.log.peek(in_memory.seq).map(|entry| entry.offset);
         }

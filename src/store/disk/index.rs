@@ -16,7 +16,7 @@ use crate::store::{Entry, LogPosition, Retention};
 use super::block::{Block, Header, Trailer};
 use super::files::File;
 use super::steps::Steps;
-use super::{Place, Receipt, Stream, StreamId, TrimPoint, Trimmed};
+use super::{Receipt, Seek, Stream, StreamId, TrimPoint, Trimmed};
 
 /// Where a block is, and what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,22 +157,22 @@ impl StreamIndex {
     }
 
     /// The number of the first block that has something behind the place.
-    fn first_after(&self, place: Place) -> usize {
-        self.blocks.partition_point(|block| match place {
-            Place::Seq(seq) => block.end().seq <= seq,
-            Place::Byte(byte) => block.end().byte <= byte,
-            Place::After(offset) => block.last_offset <= offset,
+    fn first_after(&self, seek: Seek) -> usize {
+        self.blocks.partition_point(|block| match seek {
+            Seek::Seq(seq) => block.end().seq <= seq,
+            Seek::Byte(byte) => block.end().byte <= byte,
+            Seek::After(offset) => block.last_offset <= offset,
         })
     }
 
     /// Whether the event at the place is in the block with this number, which is the first that has
     /// something behind the place, and not below the floor, which may lie within that block.
-    fn has(&self, at: usize, block: &BlockRef, place: Place) -> bool {
+    fn has(&self, at: usize, block: &BlockRef, seek: Seek) -> bool {
         let from = block.first.max(self.trim_point.position);
-        match place {
-            Place::Seq(seq) => seq >= from.seq,
-            Place::Byte(byte) => byte >= from.byte,
-            Place::After(offset) => {
+        match seek {
+            Seek::Seq(seq) => seq >= from.seq,
+            Seek::Byte(byte) => byte >= from.byte,
+            Seek::After(offset) => {
                 let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
                 let joins = before.map_or(self.trim_point.position, BlockRef::end) >= block.first;
                 let retained = before.is_some() || offset >= self.trim_point.last_trimmed;
@@ -194,34 +194,34 @@ impl StreamIndex {
     }
 
     /// Whether the stream has ever had something behind the place.
-    fn had(&self, place: Place) -> bool {
-        match place {
-            Place::Seq(seq) => seq < self.end.seq,
-            Place::Byte(byte) => byte < self.end.byte,
-            Place::After(offset) => self.span.is_some_and(|span| offset < last_of(span)),
+    fn had(&self, seek: Seek) -> bool {
+        match seek {
+            Seek::Seq(seq) => seq < self.end.seq,
+            Seek::Byte(byte) => byte < self.end.byte,
+            Seek::After(offset) => self.span.is_some_and(|span| offset < last_of(span)),
         }
     }
 
     /// Whether retention has passed over the place.
-    fn is_trimmed(&self, place: Place) -> bool {
-        match place {
-            Place::Seq(seq) => seq < self.trim_point.position.seq,
-            Place::Byte(byte) => byte < self.trim_point.position.byte,
-            Place::After(offset) => offset < self.trim_point.last_trimmed,
+    fn is_trimmed(&self, seek: Seek) -> bool {
+        match seek {
+            Seek::Seq(seq) => seq < self.trim_point.position.seq,
+            Seek::Byte(byte) => byte < self.trim_point.position.byte,
+            Seek::After(offset) => offset < self.trim_point.last_trimmed,
         }
     }
 
-    fn locate(&self, place: Place, most: usize) -> Located {
+    fn locate(&self, seek: Seek, most: usize) -> Located {
         // Before anything is said of what is lost behind the floor: only then does whoever asked
         // know where that begins.
-        if self.is_trimmed(place) {
+        if self.is_trimmed(seek) {
             return Located::Trimmed(self.trim_point);
         }
-        let at = self.first_after(place);
+        let at = self.first_after(seek);
         let Some(block) = self.blocks.get(at) else {
-            return if self.had(place) { self.lost_before(at) } else { Located::Nothing };
+            return if self.had(seek) { self.lost_before(at) } else { Located::Nothing };
         };
-        if !self.has(at, block, place) {
+        if !self.has(at, block, seek) {
             return self.lost_before(at);
         }
         let (mut end, mut room) = (block.first, most);
@@ -488,8 +488,8 @@ impl BlockIndex {
         }
     }
 
-    pub(super) fn locate(&self, id: StreamId, place: Place, most: usize) -> Located {
-        self.streams.get(&id).map_or(Located::Nothing, |stream| stream.locate(place, most))
+    pub(super) fn locate(&self, id: StreamId, seek: Seek, most: usize) -> Located {
+        self.streams.get(&id).map_or(Located::Nothing, |stream| stream.locate(seek, most))
     }
 
     pub(super) fn trim(&mut self, id: StreamId, retention: &Retention, now: Moment) -> Trimmed {
@@ -511,7 +511,7 @@ impl BlockIndex {
         let Some(stream) = self.streams.get_mut(&id) else {
             return false;
         };
-        let at = stream.first_after(Place::Seq(lost.first.seq));
+        let at = stream.first_after(Seek::Seq(lost.first.seq));
         let there = stream.blocks.get(at) == Some(lost);
         if there {
             stream.blocks.remove(at);

@@ -238,7 +238,7 @@ pub enum WriteError {
 
 /// Which event a piece is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Seek {
     /// The one at this place.
     Seq(u64),
     /// The one that begins at this byte of the log, or that has it.
@@ -249,7 +249,7 @@ pub enum Place {
 
 /// What was read.
 #[derive(Clone, Debug)]
-pub enum Piece {
+pub enum DiskRead {
     /// Consecutive events, the wanted one among them.
     Batch(Batch),
     /// The wanted one cannot be read: all between these two places is lost.
@@ -276,7 +276,7 @@ pub struct Trimmed {
 }
 
 /// Called once, from a thread of the store's own. A store that is closed drops it instead.
-pub type Read = Box<dyn FnOnce(Piece) + Send>;
+pub type OnRead = Box<dyn FnOnce(DiskRead) + Send>;
 
 /// How the store is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -486,8 +486,8 @@ impl Disk {
 
     /// Reads consecutive events of a stream from disk: at most some 256 KiB, the wanted one among
     /// them. Never waits.
-    pub fn read(&self, stream: StreamId, place: Place, read: Read) {
-        let _ = self.engine().reads.push(Wanted { stream, place, read });
+    pub fn read(&self, stream: StreamId, seek: Seek, read: OnRead) {
+        let _ = self.engine().reads.push(Wanted { stream, seek, read });
     }
 
     /// Gives up what is beyond the retention, by whole blocks. Touches no disk: files are deleted

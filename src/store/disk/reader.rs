@@ -11,21 +11,21 @@ use super::block::Block;
 use super::engine::Engine;
 use super::files::{File, IoError};
 use super::index::{BlockRef, Located};
-use super::{Piece, Place, Read, StreamId, TrimPoint};
+use super::{DiskRead, OnRead, Seek, StreamId, TrimPoint};
 use crate::store::{Batch, Entry, LogPosition};
 
 /// Something to read, and who waits for it.
 pub(super) struct Wanted {
     pub(super) stream: StreamId,
-    pub(super) place: Place,
-    pub(super) read: Read,
+    pub(super) seek: Seek,
+    pub(super) read: OnRead,
 }
 
 /// Serves reads until the store is closed.
 pub(super) fn run(engine: &Engine) {
     while let Some(batch) = engine.reads.take(Duration::ZERO, 0, |_| 1) {
-        for Wanted { stream, place, read } in batch {
-            read(piece(engine, stream, place));
+        for Wanted { stream, seek, read } in batch {
+            read(piece(engine, stream, seek));
         }
     }
 }
@@ -33,18 +33,18 @@ pub(super) fn run(engine: &Engine) {
 /// What is at the place. A block that turns out to be broken is taken off the index, so that the
 /// next look says where reading can go on. What is lost is told with all that adjoins it: so its
 /// readers get one gap.
-fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
+fn piece(engine: &Engine, stream: StreamId, seek: Seek) -> DiskRead {
     loop {
-        let (sources, blocks, from) = match locate(engine, stream, place) {
+        let (sources, blocks, from) = match locate(engine, stream, seek) {
             Ok(found) => found,
-            Err(Piece::Lost { to, .. }) if !goes_on(engine, stream, to) => continue,
+            Err(DiskRead::Lost { to, .. }) if !goes_on(engine, stream, to) => continue,
             Err(piece) => return piece,
         };
         match read_blocks(&sources, stream, &blocks) {
             Ok(rows) => {
                 let bytes = rows.iter().map(|row| row.len() as u64).sum();
                 engine.metrics.store_read(bytes);
-                return to_batch(&rows, &blocks, from).map_or(Piece::Nothing, Piece::Batch);
+                return to_batch(&rows, &blocks, from).map_or(DiskRead::Nothing, DiskRead::Batch);
             }
             Err((block, fault)) => lose(engine, stream, &block, &fault),
         }
@@ -53,7 +53,7 @@ fn piece(engine: &Engine, stream: StreamId, place: Place) -> Piece {
 
 /// Whether reading can go on here. A broken block is taken off the index.
 fn goes_on(engine: &Engine, stream: StreamId, at: TrimPoint) -> bool {
-    let Ok((sources, blocks, _)) = locate(engine, stream, Place::Seq(at.position.seq)) else {
+    let Ok((sources, blocks, _)) = locate(engine, stream, Seek::Seq(at.position.seq)) else {
         return true;
     };
     match read_blocks(&sources, stream, &blocks[..blocks.len().min(1)]) {
@@ -72,14 +72,14 @@ type Sources = BTreeMap<u32, (String, Arc<dyn File>)>;
 fn locate(
     engine: &Engine,
     stream: StreamId,
-    place: Place,
-) -> Result<(Sources, Vec<BlockRef>, u64), Piece> {
+    seek: Seek,
+) -> Result<(Sources, Vec<BlockRef>, u64), DiskRead> {
     let index = engine.index.lock();
-    let (blocks, from) = match index.locate(stream, place, engine.tuning.read_bytes) {
+    let (blocks, from) = match index.locate(stream, seek, engine.tuning.read_bytes) {
         Located::Blocks { blocks, from } => (blocks, from),
-        Located::Lost { from, to } => return Err(Piece::Lost { from, to }),
-        Located::Trimmed(trim_point) => return Err(Piece::Trimmed(trim_point)),
-        Located::Nothing => return Err(Piece::Nothing),
+        Located::Lost { from, to } => return Err(DiskRead::Lost { from, to }),
+        Located::Trimmed(trim_point) => return Err(DiskRead::Trimmed(trim_point)),
+        Located::Nothing => return Err(DiskRead::Nothing),
     };
     let source = |block: &BlockRef| {
         let file = index.files.get(&block.file)?;

@@ -73,7 +73,7 @@ fn read_to_end(log: &mut Log, model: &Model, from: usize, max_bytes: usize) {
     let mut seq = from;
     loop {
         match log.read(at, max_bytes) {
-            Read::Batch(batch) => {
+            LogRead::Batch(batch) => {
                 assert!(batch.count() > 0);
                 let expected: Vec<u8> = model.all[seq..seq + batch.count()]
                     .iter()
@@ -89,12 +89,12 @@ fn read_to_end(log: &mut Log, model: &Model, from: usize, max_bytes: usize) {
                 at = batch.end();
                 assert_eq!(at, model.mark(seq));
             }
-            Read::CaughtUp => return assert_eq!(seq, model.all.len()),
-            Read::Missing(missing) => {
+            LogRead::CaughtUp => return assert_eq!(seq, model.all.len()),
+            LogRead::Missing(missing) => {
                 assert_eq!(missing.to.position, model.mark(model.start));
                 return assert!(from < model.start);
             }
-            Read::Away => panic!("nothing is stored"),
+            LogRead::OnDisk => panic!("nothing is stored"),
         }
     }
 }
@@ -181,14 +181,14 @@ fn a_log_gives_its_memory_back() {
 mod stored {
     use super::*;
     use crate::store::BatchBuilder;
-    use crate::store::disk::{Place, TrimPoint};
+    use crate::store::disk::{Seek, TrimPoint};
 
     #[derive(Clone, Debug)]
     enum Op {
         Append { step: u64, bytes: usize },
         Release(u64),
         Fetch { at: usize, count: usize },
-        CoolDown(usize),
+        Unload(usize),
         Trim(usize),
         Lose { at: usize, count: usize },
     }
@@ -198,7 +198,7 @@ mod stored {
             8 => (1u64..4, 1usize..3000).prop_map(|(step, bytes)| Op::Append { step, bytes }),
             2 => (0u64..9000).prop_map(Op::Release),
             3 => (0usize..60, 1usize..9).prop_map(|(at, count)| Op::Fetch { at, count }),
-            1 => (0usize..60).prop_map(Op::CoolDown),
+            1 => (0usize..60).prop_map(Op::Unload),
             1 => (0usize..60).prop_map(Op::Trim),
             1 => (0usize..60, 1usize..4).prop_map(|(at, count)| Op::Lose { at, count }),
         ]
@@ -227,19 +227,22 @@ mod stored {
         let is_lost = |seq: usize| lost[seq];
         for (seq, ((entry, frame), lost)) in events {
             let (at, lost) = (model.mark(seq), *lost);
-            let away = at.seq < log.warm().seq;
+            let away = at.seq < log.resident_from().seq;
             assert_eq!(log.missing_at(at).is_some(), away && lost, "{seq}");
             for read in [log.read(at, 1), log.read_from_byte(at.byte, 1)] {
                 match read {
-                    Read::Batch(batch) => assert_eq!(batch.bytes(), frame, "{seq}"),
-                    Read::Away => assert!(away && !lost, "{seq}"),
-                    Read::Missing(Missing { to, reason }) => {
+                    LogRead::Batch(batch) => assert_eq!(batch.bytes(), frame, "{seq}"),
+                    LogRead::OnDisk => assert!(away && !lost, "{seq}"),
+                    LogRead::Missing(Missing { to, reason }) => {
                         let on = to.position.seq as usize;
                         assert!(away && lost && on > seq, "{seq}");
                         assert_eq!((to, reason), (model.floor(on), GapReason::Lost));
-                        assert!(to.position == log.warm() || !is_lost(on), "a second hole at {on}");
+                        assert!(
+                            to.position == log.resident_from() || !is_lost(on),
+                            "a second hole at {on}"
+                        );
                     }
-                    Read::CaughtUp => panic!("{seq} is there"),
+                    LogRead::CaughtUp => panic!("{seq} is there"),
                 }
             }
             if let Some(found) = log.position_at_byte(at.byte) {
@@ -248,8 +251,8 @@ mod stored {
             let last_trimmed = model.mark(seq + 1);
             match log.position_after(entry.offset) {
                 Ok(found) => assert!(found == last_trimmed || lost, "{seq}: {found:?}"),
-                Err(place) => {
-                    assert_eq!(place, Place::After(entry.offset));
+                Err(seek) => {
+                    assert_eq!(seek, Seek::After(entry.offset));
                     assert!(away, "{seq}");
                 }
             }
@@ -259,8 +262,8 @@ mod stored {
 
     fn fetch_what_follows(log: &mut Log, model: &Model, seq: usize) {
         let offset = model.all[seq].0.offset;
-        if let Err(place) = log.position_after(offset) {
-            log.warm_up(place, &model.piece(seq + 1, 3));
+        if let Err(seek) = log.position_after(offset) {
+            log.load(seek, &model.piece(seq + 1, 3));
             assert_eq!(log.position_after(offset), Ok(model.mark(seq + 1)), "{seq}");
         }
     }
@@ -291,11 +294,11 @@ mod stored {
                         let readable = lost[at..].iter().take(count).take_while(|lost| !**lost);
                         let count = readable.count();
                         if count > 0 {
-                            log.warm_up(Place::Seq(at as u64), &model.piece(at, count));
+                            log.load(Seek::Seq(at as u64), &model.piece(at, count));
                         }
                     }
-                    Op::CoolDown(at) if at < model.all.len() => {
-                        log.cool_down(model.mark(at));
+                    Op::Unload(at) if at < model.all.len() => {
+                        log.unload(model.mark(at));
                     }
                     Op::Trim(at) if at <= model.all.len() => {
                         log.trim_stored(model.floor(at));
@@ -305,13 +308,13 @@ mod stored {
                         let to = at + count;
                         let fetched = |seq: &usize| log.peek(*seq as u64).is_some();
                         let known = (at.max(1) - 1..to + 1).any(|seq| fetched(&seq));
-                        let told = to < log.warm().seq as usize && at >= model.start;
+                        let told = to < log.resident_from().seq as usize && at >= model.start;
                         if told && !known {
-                            log.lose(Place::Seq(at as u64), model.floor(at), model.floor(to));
+                            log.lose(Seek::Seq(at as u64), model.floor(at), model.floor(to));
                             lost[at..to].fill(true);
                         }
                     }
-                    Op::Fetch { .. } | Op::CoolDown(_) | Op::Trim(_) => {}
+                    Op::Fetch { .. } | Op::Unload(_) | Op::Trim(_) => {}
                 }
                 check(&mut log, &model, &lost);
             }

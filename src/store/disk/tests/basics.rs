@@ -6,7 +6,7 @@ use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
 use crate::store::disk::{Disk, OpenOptions, Receipt, StreamId, TrimPoint, Trimmed, maintenance};
 use crate::store::disk::{
-    Durability, Health, OpenError, Piece, Place, Record, Recovered, WriteError,
+    DiskRead, Durability, Health, OpenError, Record, Recovered, Seek, WriteError,
 };
 use crate::store::{LogPosition, Retention};
 use std::time::Duration;
@@ -94,7 +94,7 @@ fn states_receipts_and_ends_survive() {
     };
     assert_eq!(found.receipts, [kept(0, "one"), kept(1, "two")]);
     assert_eq!(disk.first_offset(), Offset(8));
-    assert!(matches!(read(&disk, b, Place::Seq(0)), Piece::Nothing));
+    assert!(matches!(read(&disk, b, Seek::Seq(0)), DiskRead::Nothing));
 }
 
 #[test]
@@ -114,20 +114,20 @@ fn places_are_found_by_number_byte_and_offset() {
     }
     for (at, offset) in offsets.iter().enumerate() {
         let start = at.checked_sub(1).map_or(LogPosition::default(), |at| ends[at]);
-        for place in [
-            Place::Seq(at as u64),
-            Place::Byte(start.byte),
-            Place::Byte(ends[at].byte - 1),
-            Place::After(Offset(offset - 10)),
-            Place::After(Offset(offset - 1)),
+        for seek in [
+            Seek::Seq(at as u64),
+            Seek::Byte(start.byte),
+            Seek::Byte(ends[at].byte - 1),
+            Seek::After(Offset(offset - 10)),
+            Seek::After(Offset(offset - 1)),
         ] {
-            let Piece::Batch(batch) = read(&disk, stream, place) else { panic!("{place:?}") };
+            let DiskRead::Batch(batch) = read(&disk, stream, seek) else { panic!("{seek:?}") };
             let has = batch.entries().any(|entry| entry.offset.0 == *offset);
-            assert!(has, "{place:?} has {offset}: {batch:?}");
+            assert!(has, "{seek:?} has {offset}: {batch:?}");
         }
     }
-    for place in [Place::Seq(49), Place::Byte(end.byte), Place::After(Offset(490))] {
-        assert!(matches!(read(&disk, stream, place), Piece::Nothing), "{place:?}");
+    for seek in [Seek::Seq(49), Seek::Byte(end.byte), Seek::After(Offset(490))] {
+        assert!(matches!(read(&disk, stream, seek), DiskRead::Nothing), "{seek:?}");
     }
 }
 
@@ -148,10 +148,10 @@ fn retention_raises_the_floor_by_whole_blocks() {
     let trim_point =
         disk.trim(stream, &Retention { max_events: 15, ..all }, moment(1000)).trim_point;
     assert_eq!((trim_point.position.seq, trim_point.last_trimmed), (5, Offset(5)));
-    for place in [Place::Seq(4), Place::After(Offset(4))] {
-        assert!(matches!(read(&disk, stream, place), Piece::Trimmed(at) if at == trim_point));
+    for seek in [Seek::Seq(4), Seek::After(Offset(4))] {
+        assert!(matches!(read(&disk, stream, seek), DiskRead::Trimmed(at) if at == trim_point));
     }
-    let Piece::Batch(batch) = read(&disk, stream, Place::After(Offset(5))) else { panic!() };
+    let DiskRead::Batch(batch) = read(&disk, stream, Seek::After(Offset(5))) else { panic!() };
     assert_eq!(batch.start(), trim_point.position);
     let age = Retention { max_age: Duration::from_micros(100), ..all };
     assert_eq!(disk.trim(stream, &age, moment(1111)).trim_point.position.seq, 10);
@@ -160,7 +160,7 @@ fn retention_raises_the_floor_by_whole_blocks() {
         end
     );
     assert!(
-        matches!(read(&disk, stream, Place::Seq(19)), Piece::Trimmed(at) if at.position == end)
+        matches!(read(&disk, stream, Seek::Seq(19)), DiskRead::Trimmed(at) if at.position == end)
     );
 }
 
@@ -369,7 +369,7 @@ fn how_fast_it_is() {
     println!("written: {:.0} MB/s", megabytes / began.elapsed().unwrap().as_secs_f64());
     let began = std::time::SystemTime::now();
     let mut seq = 0;
-    while let Piece::Batch(batch) = read(&disk, stream, Place::Seq(seq)) {
+    while let DiskRead::Batch(batch) = read(&disk, stream, Seek::Seq(seq)) {
         seq = batch.end().seq;
     }
     assert_eq!(seq, end.seq);

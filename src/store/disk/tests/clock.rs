@@ -14,7 +14,8 @@ use crate::clock::{Clock, Moment};
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Disk, Durability, OpenOptions, Piece, Place, Receipt, Record, Recovered, StreamId, maintenance,
+    Disk, DiskRead, Durability, OpenOptions, Receipt, Record, Recovered, Seek, StreamId,
+    maintenance,
 };
 use crate::store::{Batch, Entry, LogPosition, Retention};
 
@@ -106,7 +107,7 @@ fn write_one(disk: &Disk, machine: &Machine, at: usize, written: &mut Written, o
 
 fn check_times(disk: &Disk, at: usize, written: &Written) {
     let mut seq = 0;
-    while let Piece::Batch(batch) = read(disk, StreamId(at as u64 + 1), Place::Seq(seq)) {
+    while let DiskRead::Batch(batch) = read(disk, StreamId(at as u64 + 1), Seek::Seq(seq)) {
         for (entry, (_, wall)) in batch.entries().zip(&written.events[batch.start().seq as usize..])
         {
             assert_eq!(entry.time.wall, *wall, "the time that was shown");

@@ -7,7 +7,7 @@ use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::LogPosition;
 use crate::store::disk::block::{Part, scan};
-use crate::store::disk::{Disk, Durability, Piece, Place, Recovered, StreamId, maintenance};
+use crate::store::disk::{Disk, DiskRead, Durability, Recovered, Seek, StreamId, maintenance};
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
@@ -176,8 +176,8 @@ fn a_block_that_breaks_while_the_store_runs_is_a_hole() {
     let (position, header) = found[8];
     bytes[position + header.length() - 1] ^= 1;
     files.set_bytes(JOURNAL, bytes);
-    let piece = read(&disk, header.stream, Place::Seq(header.first.seq));
-    let Piece::Lost { to: trim_point, .. } = piece else { panic!("{piece:?}") };
+    let piece = read(&disk, header.stream, Seek::Seq(header.first.seq));
+    let DiskRead::Lost { to: trim_point, .. } = piece else { panic!("{piece:?}") };
     assert_eq!(trim_point.position, header.end());
     let (_, holes) = read_all(&disk, header.stream, 0);
     assert_eq!(holes, 1);

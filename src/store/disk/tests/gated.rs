@@ -16,7 +16,7 @@ use crate::store::disk::block::{Kind, Part, scan};
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
 use crate::store::disk::{
-    Config, Disk, Durability, OpenOptions, Place, Recovered, StreamId, maintenance,
+    Config, Disk, Durability, OpenOptions, Recovered, Seek, StreamId, maintenance,
 };
 
 /// Longer than anything takes that is to happen.
@@ -145,7 +145,7 @@ pub(crate) fn blocks_of(bytes: &[u8]) -> Vec<Range<usize>> {
 /// All that was to be read by now has been read.
 pub(crate) fn until_all_is_read(disk: &Disk) {
     let (tell, told) = mpsc::channel();
-    disk.read(StreamId(u64::MAX), Place::Seq(0), Box::new(move |_| tell.send(()).unwrap()));
+    disk.read(StreamId(u64::MAX), Seek::Seq(0), Box::new(move |_| tell.send(()).unwrap()));
     told.recv_timeout(PATIENCE).unwrap();
 }
 

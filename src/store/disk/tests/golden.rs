@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::read;
 use crate::store::LogPosition;
-use crate::store::disk::{Config, Disk, OpenError, OpenOptions, Piece, Place, Stream};
+use crate::store::disk::{Config, Disk, DiskRead, OpenError, OpenOptions, Seek, Stream};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn open(config: &Config) -> Result<(Disk, Vec<Stream>, usize), OpenError> {
 /// All frames of a stream, as one text.
 fn text(disk: &Disk, stream: &Stream) -> String {
     let (mut text, mut at) = (String::new(), LogPosition::default());
-    while let Piece::Batch(batch) = read(disk, stream.id, Place::Seq(at.seq)) {
+    while let DiskRead::Batch(batch) = read(disk, stream.id, Seek::Seq(at.seq)) {
         assert_eq!(batch.start(), at);
         batch.events().for_each(|(_, frame)| text.push_str(std::str::from_utf8(frame).unwrap()));
         at = batch.end();

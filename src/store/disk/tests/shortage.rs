@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::{
-    Disk, Durability, Health, OpenOptions, Piece, Place, Record, WriteError, maintenance,
+    Disk, DiskRead, Durability, Health, OpenOptions, Record, Seek, WriteError, maintenance,
 };
 
 use Durability::Async;
@@ -151,11 +151,11 @@ fn what_can_be_read_is_not_given_up() {
         assert!(index.lose(stream, &blocks[0]));
     }
     // First what retention took, and then what is lost: else nobody knows where that begins.
-    let Piece::Trimmed(trim_point) = read(&disk, stream, Place::Seq(0)) else {
+    let DiskRead::Trimmed(trim_point) = read(&disk, stream, Seek::Seq(0)) else {
         panic!("not trimmed")
     };
-    let lost = read(&disk, stream, Place::Seq(trim_point.position.seq));
-    let Piece::Lost { from, to } = lost else { panic!("{lost:?}") };
+    let lost = read(&disk, stream, Seek::Seq(trim_point.position.seq));
+    let DiskRead::Lost { from, to } = lost else { panic!("{lost:?}") };
     assert_eq!(from, trim_point);
     let (offsets, holes) = read_all(&disk, stream, to.position.seq);
     assert_eq!((offsets.last(), holes), (Some(&200), 0), "what lies behind is read");

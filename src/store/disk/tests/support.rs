@@ -13,7 +13,7 @@ use crate::position::Offset;
 use crate::store::disk::engine::{Setup, Tuning};
 use crate::store::disk::files::{Directory, Files};
 use crate::store::disk::{
-    Config, Disk, Durability, OpenError, OpenOptions, Piece, Place, Receipt, Record, Recovered,
+    Config, Disk, DiskRead, Durability, OpenError, OpenOptions, Receipt, Record, Recovered, Seek,
     StreamId, WriteDependency, WriteError,
 };
 use crate::store::{Batch, Entry, LogPosition};
@@ -124,10 +124,10 @@ pub(super) fn receipt(key: &str) -> Receipt {
     }
 }
 
-pub(super) fn read(disk: &Disk, stream: StreamId, place: Place) -> Piece {
+pub(super) fn read(disk: &Disk, stream: StreamId, seek: Seek) -> DiskRead {
     let (tell, told) = mpsc::channel();
-    disk.read(stream, place, Box::new(move |piece| tell.send(piece).unwrap()));
-    told.recv().unwrap_or(Piece::Nothing)
+    disk.read(stream, seek, Box::new(move |piece| tell.send(piece).unwrap()));
+    told.recv().unwrap_or(DiskRead::Nothing)
 }
 
 /// All offsets that can be read of a stream from a place on, each frame compared with what it was,
@@ -135,8 +135,8 @@ pub(super) fn read(disk: &Disk, stream: StreamId, place: Place) -> Piece {
 pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, usize) {
     let (mut offsets, mut holes, mut seq) = (Vec::new(), 0, from);
     loop {
-        match read(disk, stream, Place::Seq(seq)) {
-            Piece::Batch(batch) => {
+        match read(disk, stream, Seek::Seq(seq)) {
+            DiskRead::Batch(batch) => {
                 assert!(batch.count() > 0 && batch.start().seq <= seq && batch.end().seq > seq);
                 let events = batch.events().skip((seq - batch.start().seq) as usize);
                 for (entry, bytes) in events {
@@ -146,12 +146,12 @@ pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, u
                 }
                 seq = batch.end().seq;
             }
-            Piece::Lost { to: trim_point, .. } | Piece::Trimmed(trim_point) => {
+            DiskRead::Lost { to: trim_point, .. } | DiskRead::Trimmed(trim_point) => {
                 assert!(trim_point.position.seq > seq, "reading goes on");
                 holes += 1;
                 seq = trim_point.position.seq;
             }
-            Piece::Nothing => return (offsets, holes),
+            DiskRead::Nothing => return (offsets, holes),
         }
     }
 }

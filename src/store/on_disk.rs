@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::disk::{Place, TrimPoint};
+use super::disk::{Seek, TrimPoint};
 use super::index::Entry;
 use super::segment::Segment;
 use super::{Batch, LogPosition};
@@ -20,7 +20,7 @@ struct Hole {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Cold {
+pub(super) struct OnDisk {
     pieces: Vec<Arc<Segment>>,
     /// What cannot be read, in order. No two of them overlap or adjoin.
     holes: Vec<Hole>,
@@ -28,7 +28,7 @@ pub(super) struct Cold {
     resolved: Vec<(Offset, LogPosition)>,
 }
 
-impl Cold {
+impl OnDisk {
     /// Takes in a piece that was read.
     pub(super) fn add(&mut self, piece: &Batch) {
         self.pieces.push(piece.segment().clone());
@@ -64,8 +64,8 @@ impl Cold {
     }
 
     /// Where reading goes on, if this place is in a hole.
-    pub(super) fn hole_at(&self, place: Place) -> Option<TrimPoint> {
-        let hole = self.holes.iter().find(|hole| is_within(place, hole.from, hole.to.position));
+    pub(super) fn hole_at(&self, seek: Seek) -> Option<TrimPoint> {
+        let hole = self.holes.iter().find(|hole| is_within(seek, hole.from, hole.to.position));
         hole.map(|hole| hole.to)
     }
 
@@ -78,14 +78,14 @@ impl Cold {
     }
 
     /// The piece that has what is at this place.
-    pub(super) fn piece_at(&self, place: Place) -> Option<&Arc<Segment>> {
-        let has = |piece: &&Arc<Segment>| is_within(place, piece.index.first(), piece.index.end());
+    pub(super) fn piece_at(&self, seek: Seek) -> Option<&Arc<Segment>> {
+        let has = |piece: &&Arc<Segment>| is_within(seek, piece.index.first(), piece.index.end());
         self.pieces.iter().find(has)
     }
 
     /// The place at this byte, which is the edge of a frame.
     pub(super) fn position_at_byte(&self, byte: u64) -> Option<LogPosition> {
-        let piece = self.piece_at(Place::Byte(byte));
+        let piece = self.piece_at(Seek::Byte(byte));
         piece.map(|piece| piece.index.position(piece.index.ending_by(byte)))
     }
 
@@ -102,16 +102,15 @@ impl Cold {
     }
 
     pub(super) fn position_at(&self, seq: u64) -> Option<LogPosition> {
-        let place = Place::Seq(seq);
-        let within =
-            self.piece_at(place).map(|piece| piece.index.position(piece.index.at_seq(seq)));
+        let seek = Seek::Seq(seq);
+        let within = self.piece_at(seek).map(|piece| piece.index.position(piece.index.at_seq(seq)));
         // What is lost will not come, however often it is fetched: its reader is told so.
-        let lost = |hole: &&Hole| is_within(place, hole.from, hole.to.position);
+        let lost = |hole: &&Hole| is_within(seek, hole.from, hole.to.position);
         within.or_else(|| self.holes.iter().find(lost).map(|hole| hole.from))
     }
 
     pub(super) fn entry(&self, seq: u64) -> Option<Entry> {
-        let piece = self.piece_at(Place::Seq(seq));
+        let piece = self.piece_at(Seek::Seq(seq));
         piece.map(|piece| piece.index.entry(piece.index.at_seq(seq)))
     }
 
@@ -124,10 +123,10 @@ impl Cold {
 }
 
 /// Whether the event at this place lies between these two.
-fn is_within(place: Place, from: LogPosition, to: LogPosition) -> bool {
-    match place {
-        Place::Seq(seq) => (from.seq..to.seq).contains(&seq),
-        Place::Byte(byte) => (from.byte..to.byte).contains(&byte),
-        Place::After(_) => false,
+fn is_within(seek: Seek, from: LogPosition, to: LogPosition) -> bool {
+    match seek {
+        Seek::Seq(seq) => (from.seq..to.seq).contains(&seq),
+        Seek::Byte(byte) => (from.byte..to.byte).contains(&byte),
+        Seek::After(_) => false,
     }
 }
