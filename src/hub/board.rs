@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::channel::{Appended, Channel, Close, Hold, Receipt};
+use super::commit::CommitAck;
 use super::signals::{GenerationOver, Signals, StopError, Stopped};
-use super::stored::Stored;
 use super::{Core, Hub, PublishError, TooManyChannels, refused};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, NewEvent};
@@ -79,7 +79,7 @@ impl Board {
     /// When the end counts for which an append was refused; nothing if it does already. If it
     /// never will, the append is worth another try.
     #[must_use]
-    pub fn coming_end(&self) -> Option<Stored> {
+    pub fn coming_end(&self) -> Option<CommitAck> {
         self.channel.coming_end()
     }
 
@@ -164,7 +164,7 @@ impl Hub {
         name: &ChannelName,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
-    ) -> Result<(Stopped, Stored), StopError> {
+    ) -> Result<(Stopped, CommitAck), StopError> {
         loop {
             let channel = match (self.0.registry.get(name), generation) {
                 (Some(channel), _) => channel,

@@ -4,21 +4,21 @@
 mod board;
 mod channel;
 mod coalesce;
+mod commit;
 mod completion;
 mod config;
 mod deadlines;
-mod fetched;
 mod memory;
 mod merge;
 mod notice;
+mod pending_deletes;
 mod presence;
 mod pulse;
+mod read_cache;
 mod reading;
 mod registry;
-mod remains;
 mod sequencer;
 mod signals;
-mod stored;
 mod subscription;
 mod sweeper;
 mod ticket;
@@ -32,6 +32,7 @@ pub use channel::{
     AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Receipt, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
+pub use commit::CommitAck;
 pub use completion::ThreadCompletions;
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use notice::{End, Ended, Gap};
@@ -40,19 +41,18 @@ pub use pulse::{EndReason, Pulse};
 pub use reading::Piece;
 pub use registry::{Claim, ClaimError, TooManyChannels};
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
-pub use stored::Stored;
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 pub use ticket::{ChannelTicket, Head, Ticket};
 
 use channel::Shared;
 use deadlines::Deadlines;
-use fetched::Fetched;
 use memory::Memory;
 use merge::{Merge, Origin};
 use notice::{OnEnd, Opening};
+use pending_deletes::PendingDeletes;
+use read_cache::ReadCache;
 use reading::{Begin, Beginning};
 use registry::{Registry, Store};
-use remains::Remains;
 use sequencer::Sequencer;
 use ticket::{Kind, ManyTicket};
 
@@ -102,9 +102,9 @@ pub struct Later(Vec<oneshot::Receiver<()>>);
 impl Later {
     /// Resolves when it has been read.
     pub async fn over(self) {
-        for fetched in self.0 {
+        for read_cache in self.0 {
             // A channel that has gone tells nobody: whoever asks again learns it.
-            let _ = fetched.await;
+            let _ = read_cache.await;
         }
     }
 }
@@ -171,8 +171,8 @@ impl Hub {
             metrics,
             deadlines: Deadlines::default(),
             on_end: OnceLock::new(),
-            fetched: Fetched::new(read_cache),
-            remains: Arc::new(Remains::default()),
+            read_cache: ReadCache::new(read_cache),
+            pending_deletes: Arc::new(PendingDeletes::default()),
             end_retry: config.end_reconnect_delay,
             clock: config.clock.clone(),
         });
@@ -302,16 +302,16 @@ impl Hub {
         &self,
         name: &ChannelName,
         options: &ChannelOptions,
-    ) -> Result<(Description, bool, Stored), ConfigureError> {
+    ) -> Result<(Description, bool, CommitAck), ConfigureError> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
-            let (created, stored) = match channel.configure(options) {
+            let (created, ack) = match channel.configure(options) {
                 Err(AppendError::Unstored(why)) => return Err(why.into()),
                 Err(_) => continue,
                 Ok(configured) => configured,
             };
             if let Some(description) = channel.describe() {
-                return Ok((description, created, stored));
+                return Ok((description, created, ack));
             }
         }
     }
@@ -319,16 +319,16 @@ impl Hub {
     /// Ends a channel's subscriptions with `deleted` and frees its name. Says when that counts;
     /// nothing if there was no such channel, and nothing is left of one on disk.
     #[must_use]
-    pub fn delete(&self, name: &ChannelName) -> Option<Stored> {
+    pub fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
         self.0.registry.delete(name)
     }
 
     /// When the end counts for which an append to this channel was refused; nothing if it does
     /// already. If it never will, the append is worth another try.
     #[must_use]
-    pub fn coming_end(&self, name: &ChannelName) -> Option<Stored> {
+    pub fn coming_end(&self, name: &ChannelName) -> Option<CommitAck> {
         let channel = self.0.registry.get(name);
-        channel.map_or_else(|| Some(Stored::already()), |channel| channel.coming_end())
+        channel.map_or_else(|| Some(CommitAck::ready()), |channel| channel.coming_end())
     }
 
     /// How a channel stands; nothing if nobody has published to it or created it.

@@ -11,8 +11,8 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
 use super::channel::{Channel, Shared, StoreTarget};
+use super::commit::{ChannelMetadata, CommitAck};
 use super::config::Config;
-use super::stored::{Saved, Stored};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_TOMBSTONES;
 use crate::position::Offset;
@@ -209,8 +209,8 @@ impl Registry {
     pub(super) fn restore(&self, stream: &Stream, store: &Store, power_cut: bool) {
         let durability = self.durability(&stream.name).max(Durability::Async);
         let channel = self.make(&stream.name, None, store.target(durability));
-        let saved = Saved::from_text(&stream.options).unwrap_or_default();
-        channel.restore(stream, &saved);
+        let metadata = ChannelMetadata::from_text(&stream.options).unwrap_or_default();
+        channel.restore(stream, &metadata);
         if stream.unsure || (power_cut && durability == Durability::Async) {
             channel.tell_of_loss();
         }
@@ -227,7 +227,7 @@ impl Registry {
             let Some(tail) = channel.retire_if_unused() else {
                 return false;
             };
-            self.tombstones.lock().bury(name, tail, false);
+            self.tombstones.lock().add(name, tail, false);
             true
         };
         self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
@@ -235,24 +235,24 @@ impl Registry {
 
     /// Ends and removes the channel. Says when that counts; nothing if there was none, and the
     /// store has nothing of one that is gone.
-    pub(super) fn delete(&self, name: &ChannelName) -> Option<Stored> {
+    pub(super) fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
         let mut deleted = None;
         self.channels.remove_if(name, |_, channel| {
-            let Some((tail, stored)) = channel.delete() else {
+            let Some((tail, ack)) = channel.delete() else {
                 return false;
             };
-            self.tombstones.lock().bury(name, tail, true);
-            deleted = Some(stored);
+            self.tombstones.lock().add(name, tail, true);
+            deleted = Some(ack);
             true
         });
-        deleted.or_else(|| self.shared.remains.hand_in(&self.store.as_ref()?.disk, name))
+        deleted.or_else(|| self.shared.pending_deletes.resubmit(&self.store.as_ref()?.disk, name))
     }
 
     /// Tells the store again of channels that are gone, if it has refused to know and takes
     /// something now.
-    pub(super) fn bury_again(&self) {
+    pub(super) fn resubmit_deletes(&self) {
         if let Some(store) = self.store.as_ref().filter(|store| store.disk.check().is_ok()) {
-            self.shared.remains.hand_in_refused(&store.disk);
+            self.shared.pending_deletes.resubmit_refused(&store.disk);
         }
     }
 
@@ -296,11 +296,11 @@ impl Registry {
         }
         let named = |name: &ChannelName| patterns.iter().any(|p| p.as_str() == name.as_str());
         let tombstones = self.tombstones.lock();
-        let selected = tombstones.graves.iter().filter(|(name, grave)| {
-            grave.tail > after && !named(name) && wild.iter().any(|p| p.matches(name))
+        let selected = tombstones.by_name.iter().filter(|(name, tombstone)| {
+            tombstone.tail > after && !named(name) && wild.iter().any(|p| p.matches(name))
         });
         let mut gone: Vec<_> =
-            selected.map(|(name, grave)| (grave.tail, Some(name.clone()))).collect();
+            selected.map(|(name, tombstone)| (tombstone.tail, Some(name.clone()))).collect();
         let forgotten = self.before(patterns).max(tombstones.floor);
         if forgotten > after {
             gone.push((forgotten, None));
@@ -372,24 +372,24 @@ impl Watchers {
 /// folded into a floor, so that it may say "something is missing" too often, but never too seldom.
 #[derive(Default)]
 struct Tombstones {
-    graves: HashMap<ChannelName, Grave>,
+    by_name: HashMap<ChannelName, Tombstone>,
     order: VecDeque<(ChannelName, Offset)>,
     floor: Offset,
 }
 
 #[derive(Clone, Copy)]
-struct Grave {
+struct Tombstone {
     tail: Offset,
     deleted: bool,
 }
 
 impl Tombstones {
-    fn bury(&mut self, name: &ChannelName, tail: Offset, deleted: bool) {
+    fn add(&mut self, name: &ChannelName, tail: Offset, deleted: bool) {
         // A channel that has only been waited for since has no later end than its grave.
         if tail <= self.trimmed_through(name) {
             return;
         }
-        self.graves.insert(name.clone(), Grave { tail, deleted });
+        self.by_name.insert(name.clone(), Tombstone { tail, deleted });
         self.order.push_back((name.clone(), tail));
         while self.order.len() > MAX_TOMBSTONES {
             self.forget_oldest();
@@ -401,18 +401,18 @@ impl Tombstones {
             return;
         };
         // A name that was buried again has a younger grave, which stays.
-        if self.graves.get(&name).is_some_and(|grave| grave.tail == tail) {
-            self.graves.remove(&name);
+        if self.by_name.get(&name).is_some_and(|tombstone| tombstone.tail == tail) {
+            self.by_name.remove(&name);
             self.floor = self.floor.max(tail);
         }
     }
 
     fn trimmed_through(&self, name: &ChannelName) -> Offset {
-        self.graves.get(name).map_or(self.floor, |grave| grave.tail)
+        self.by_name.get(name).map_or(self.floor, |tombstone| tombstone.tail)
     }
 
     fn deleted_at(&self, name: &ChannelName) -> Option<Offset> {
-        self.graves.get(name).filter(|grave| grave.deleted).map(|grave| grave.tail)
+        self.by_name.get(name).filter(|tombstone| tombstone.deleted).map(|tombstone| tombstone.tail)
     }
 }
 
@@ -425,10 +425,10 @@ mod tests {
         let mut tombstones = Tombstones::default();
         let name = |number: usize| format!("c/{number}").parse::<ChannelName>().unwrap();
         for number in 0..MAX_TOMBSTONES + 10 {
-            tombstones.bury(&name(number), Offset(number as u64 + 1), false);
+            tombstones.add(&name(number), Offset(number as u64 + 1), false);
         }
         assert_eq!(tombstones.trimmed_through(&name(0)), Offset(10));
         assert_eq!(tombstones.trimmed_through(&name(10)), Offset(11));
-        assert_eq!(tombstones.graves.len(), MAX_TOMBSTONES);
+        assert_eq!(tombstones.by_name.len(), MAX_TOMBSTONES);
     }
 }

@@ -22,7 +22,7 @@ pub(super) async fn run(core: &Arc<Core>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        core.registry.bury_again();
+        core.registry.resubmit_deletes();
         for channels in core.registry.all().chunks(STRIDE) {
             for channel in channels {
                 channel.expire();

@@ -13,7 +13,7 @@ use super::scatter::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
-use crate::hub::{self, Appended, Board, Close, Hold, Stored};
+use crate::hub::{self, Appended, Board, Close, CommitAck, Hold};
 
 /// What a publisher asks for besides its events.
 #[derive(Clone, Debug, Default)]
@@ -449,7 +449,7 @@ impl Publish {
         loop {
             let refused = match self.try_to_hand_in(close, last) {
                 Ok(mut appended) => {
-                    appended.stored.wait().await?;
+                    appended.ack.wait().await?;
                     return Ok(appended);
                 }
                 Err(error) => error,
@@ -478,7 +478,7 @@ impl Publish {
     }
 
     /// What is to be waited for before it is said that the channel has ended.
-    fn coming_end(&self, refused: &hub::PublishError) -> Option<Stored> {
+    fn coming_end(&self, refused: &hub::PublishError) -> Option<CommitAck> {
         match refused {
             hub::PublishError::Closed(_) | hub::PublishError::Stopped(_) => match &self.board {
                 Some(board) => board.coming_end(),

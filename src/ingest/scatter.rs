@@ -13,7 +13,7 @@ use super::publish::{Begun, Failure, Place, PublishError, Tally};
 use super::{Ingest, Running};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
-use crate::hub::{self, Appended, Stored};
+use crate::hub::{self, Appended, CommitAck};
 use crate::position::Offset;
 use crate::quota::Account;
 
@@ -84,7 +84,7 @@ struct Progress {
     /// What will count if all is stored that was handed in.
     ahead: Tally,
     /// What of that is to be waited for, in order, with its line.
-    storing: Vec<(u64, Offset, Stored)>,
+    storing: Vec<(u64, Offset, CommitAck)>,
     subscribers: HashMap<ChannelName, usize>,
     /// Bytes of the names in it.
     name_bytes: usize,
@@ -124,8 +124,8 @@ impl Scatter {
     pub async fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
         let Self { ingest, lines, progress, claim, sender, .. } = self;
         let fed = lines.feed(piece, |line| progress.publish(ingest, sender, claim.as_ref(), &line));
-        let stored = progress.settle(ingest).await;
-        self.note(stored, fed)
+        let ack = progress.settle(ingest).await;
+        self.note(ack, fed)
     }
 
     /// Publishes the last line, if it lacked its end.
@@ -135,8 +135,8 @@ impl Scatter {
     pub async fn finish(mut self) -> Result<ScatterReceipt, Failure> {
         let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
         let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
-        let stored = progress.settle(ingest).await;
-        self.note(stored, finished)?;
+        let ack = progress.settle(ingest).await;
+        self.note(ack, finished)?;
         let Progress { tally, subscribers, .. } = self.progress;
         let Tally { events, first_id, last_id, .. } = tally;
         let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
@@ -162,7 +162,7 @@ impl Scatter {
 
     fn note(
         &mut self,
-        stored: Result<(), PublishError>,
+        ack: Result<(), PublishError>,
         taken: Result<(), PublishError>,
     ) -> Result<(), Failure> {
         if let Some(claim) = &mut self.claim {
@@ -170,7 +170,7 @@ impl Scatter {
         }
         let failure = |error, place| Failure { error, kept: self.progress.tally.clone(), place };
         // What is not stored is learnt when other lines have been taken since.
-        stored.map_err(|error| failure(error, None))?;
+        ack.map_err(|error| failure(error, None))?;
         taken.map_err(|error| failure(error, Some(Place::Line(self.lines.taken()))))
     }
 }
@@ -209,7 +209,7 @@ impl Progress {
         let appended = ingest.hub().append_with(&name, event, None, receipt)?;
         if let Some((offset, _)) = appended.offsets {
             self.ahead.count(number, ingest.hub().event_id(offset));
-            self.storing.push((number, offset, appended.stored));
+            self.storing.push((number, offset, appended.ack));
         }
         let name_bytes = name.as_str().len();
         if self.subscribers.insert(name, appended.subscribers).is_none() {
@@ -229,8 +229,8 @@ impl Progress {
     async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
         let mut outcome = Ok(());
         // Taken: the room for a piece of many lines is not kept.
-        for (line, offset, mut stored) in std::mem::take(&mut self.storing) {
-            match stored.wait().await {
+        for (line, offset, mut ack) in std::mem::take(&mut self.storing) {
+            match ack.wait().await {
                 Ok(()) => self.tally.count(line, ingest.hub().event_id(offset)),
                 Err(why) => outcome = outcome.and(Err(hub::PublishError::from(why).into())),
             }

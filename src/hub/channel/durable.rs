@@ -12,9 +12,9 @@ use tokio::sync::{oneshot, watch};
 use super::{Appended, Channel, Close, FrameWriter, Inner};
 use crate::clock::Moment;
 use crate::event::{self, GapReason, NewEvent};
+use crate::hub::commit::{ChannelMetadata, CommitAck, CommitOutcome};
 use crate::hub::completion::ThreadCompletions;
 use crate::hub::notice::{End, Gap};
-use crate::hub::stored::{Outcome, Saved, Stored};
 use crate::position::Offset;
 use crate::store::disk::{
     self, CompletionQueue, Disk, DiskRead, Durability, Record, Seek, StreamId, Trimmed, WriteError,
@@ -33,7 +33,7 @@ pub(super) struct Durable {
     /// Where the store answers for all that is staged.
     completions: Option<Arc<dyn CompletionQueue>>,
     /// What the store was told that the channel is.
-    known_as: Option<Saved>,
+    known_as: Option<ChannelMetadata>,
     /// The store has been told of the channel at all, whether it took that or not.
     told: bool,
     /// Whoever reads on is still to be told that something may be missing.
@@ -58,13 +58,13 @@ pub(super) struct ComingEnd {
     pub(super) end: End,
     pub(super) stopped: bool,
     /// What becomes of it.
-    outcome: Outcome,
+    committed: CommitOutcome,
 }
 
 impl ComingEnd {
     /// When it counts.
-    pub(super) fn stored(&self) -> Stored {
-        Stored::shared(self.outcome.clone())
+    pub(super) fn ack(&self) -> CommitAck {
+        CommitAck::shared(self.committed.clone())
     }
 }
 
@@ -127,70 +127,74 @@ impl Durable {
     }
 
     /// Tells the store what the channel is, unless it knows.
-    pub(super) fn describe(&mut self, channel: &Channel, saved: &Saved) -> Stored {
-        if self.known_as.as_ref() == Some(saved) {
-            return Stored::already();
+    pub(super) fn describe(&mut self, channel: &Channel, metadata: &ChannelMetadata) -> CommitAck {
+        if self.known_as.as_ref() == Some(metadata) {
+            return CommitAck::ready();
         }
-        self.describe_anew(channel, saved)
+        self.describe_again(channel, metadata)
     }
 
     /// The same, whatever the store knows: for whoever is to be told when that is stored.
-    pub(super) fn describe_anew(&mut self, channel: &Channel, saved: &Saved) -> Stored {
+    pub(super) fn describe_again(
+        &mut self,
+        channel: &Channel,
+        metadata: &ChannelMetadata,
+    ) -> CommitAck {
         let record = Record::Stream {
             stream: self.stream,
             name: channel.name.clone(),
-            options: saved.to_text().into(),
+            options: metadata.to_text().into(),
         };
-        (self.known_as, self.told) = (Some(*saved), true);
-        let (stored, tell) = Stored::later();
+        (self.known_as, self.told) = (Some(*metadata), true);
+        let (ack, tell) = CommitAck::pending();
         let me = self.me.clone();
         self.write(record, move |outcome| {
             if outcome.is_err()
                 && let Some(channel) = me.upgrade()
             {
                 // It is told again with whatever comes next.
-                channel.note_untold();
+                channel.note_unnotified();
             }
             tell(outcome);
         });
-        stored
+        ack
     }
 
     /// The channel is gone, with all that it holds.
-    pub(super) fn forget(&self, channel: &Channel) -> Stored {
+    pub(super) fn forget(&self, channel: &Channel) -> CommitAck {
         if !self.told {
-            return Stored::already();
+            return CommitAck::ready();
         }
-        let remains = &channel.shared.remains;
-        remains.bury(&self.disk, &channel.name, self.stream, self.durability)
+        let pending_deletes = &channel.shared.pending_deletes;
+        pending_deletes.submit(&self.disk, &channel.name, self.stream, self.durability)
     }
 }
 
 impl Channel {
     /// What the store held of the channel when the hub was started.
-    pub(in crate::hub) fn restore(&self, found: &disk::Stream, saved: &Saved) {
+    pub(in crate::hub) fn restore(&self, found: &disk::Stream, metadata: &ChannelMetadata) {
         let mut inner = self.inner.lock();
-        let last_trimmed = found.trim_point.last_trimmed.max(Offset(saved.inherited));
+        let last_trimmed = found.trim_point.last_trimmed.max(Offset(metadata.inherited));
         let tail = found.span.map_or(last_trimmed, |(_, last)| last.offset);
         inner.log =
             Log::stored(disk::TrimPoint { last_trimmed, ..found.trim_point }, found.end, tail);
         inner.span = found.span;
         inner.known = true;
-        inner.settings = inner.settings.with(&saved.options);
-        inner.options = saved.options;
-        inner.produced = saved.produced;
-        inner.inherited = Offset(saved.inherited);
+        inner.settings = inner.settings.with(&metadata.options);
+        inner.options = metadata.options;
+        inner.produced = metadata.produced;
+        inner.inherited = Offset(metadata.inherited);
         let end = found.state.as_deref().and_then(|text| End::from_text(&self.name, text));
         if let Some((end, stopped)) = end {
             inner.ended_at = found.span.map_or(Moment::default(), |(_, last)| last.time);
             (inner.end, inner.stopped) = (Some(end), stopped);
-        } else if saved.produced {
+        } else if metadata.produced {
             // Whoever was at it when the hub went down is away now.
             inner.producer = super::Producer::Away { since: tokio::time::Instant::now() };
         }
         if let Some(durable) = &mut inner.durable {
             durable.stream = found.id;
-            (durable.known_as, durable.told) = (Some(*saved), true);
+            (durable.known_as, durable.told) = (Some(*metadata), true);
         }
         // Floors are kept for a while only: what was trimmed before may be there again.
         let _ = inner.trim_stored(self.shared.clock.now());
@@ -212,15 +216,15 @@ impl Channel {
         let end = close.map(|(close, stopped)| (End::of(&self.name, close), stopped));
         let (batch, offsets) =
             self.render(inner.staged_end(), events, end.as_ref().map(|(end, _)| end));
-        let (subscribers, stored) = (self.subscribers(), Stored::already());
-        let mut appended = Appended { offsets, subscribers, state, stored };
+        let (subscribers, ack) = (self.subscribers(), CommitAck::ready());
+        let mut appended = Appended { offsets, subscribers, state, ack };
         let receipt = receipt.map(|receipt| receipt(&appended));
         let coming = end.map(|(end, stopped)| {
             let (tell, outcome) = watch::channel(None);
-            (ComingEnd { end, stopped, outcome }, tell)
+            (ComingEnd { end, stopped, committed: outcome }, tell)
         });
         let (end, tell) = coming.unzip();
-        appended.stored = self.hand_in(inner, Staged { batch, end, notice: false }, receipt, tell);
+        appended.ack = self.hand_in(inner, Staged { batch, end, notice: false }, receipt, tell);
         appended
     }
 
@@ -231,10 +235,10 @@ impl Channel {
         staged: Staged,
         receipt: Option<disk::Receipt>,
         tell_others: Option<watch::Sender<Option<Result<(), WriteError>>>>,
-    ) -> Stored {
-        let saved = inner.saved();
-        let Some(durable) = &mut inner.durable else { return Stored::already() };
-        let described = durable.describe(self, &saved);
+    ) -> CommitAck {
+        let metadata = inner.metadata();
+        let Some(durable) = &mut inner.durable else { return CommitAck::ready() };
+        let described = durable.describe(self, &metadata);
         if staged.batch.count() == 0 {
             return described;
         }
@@ -244,7 +248,7 @@ impl Channel {
             durable.completions = ThreadCompletions::here();
         }
         durable.staged.push_back(staged);
-        let (stored, tell) = Stored::later();
+        let (ack, tell) = CommitAck::pending();
         let me = durable.me.clone();
         durable.write(Record::Events { stream, batch, state, receipt }, move |outcome| {
             if let Some(channel) = me.upgrade() {
@@ -255,7 +259,7 @@ impl Channel {
                 others.send_replace(Some(outcome));
             }
         });
-        stored
+        ack
     }
 
     /// The last moments before a power cut may be missing: whoever reads on is told, once.
@@ -317,7 +321,7 @@ impl Channel {
     }
 
     /// The store has not taken what the channel is.
-    fn note_untold(&self) {
+    fn note_unnotified(&self) {
         if let Some(durable) = &mut self.inner.lock().durable {
             durable.known_as = None;
         }
@@ -426,7 +430,7 @@ impl Channel {
             durable.and_then(|durable| durable.waiting.remove(&seek)).unwrap_or_default()
         };
         if let (DiskRead::Batch(batch), Some(me)) = (&piece, self.me()) {
-            self.shared.fetched.add(&me, batch);
+            self.shared.read_cache.add(&me, batch);
         }
         for tell in waiting {
             let _ = tell.send(());
@@ -455,9 +459,9 @@ impl Inner {
     }
 
     /// What the store keeps of the channel besides its events.
-    pub(super) fn saved(&self) -> Saved {
+    pub(super) fn metadata(&self) -> ChannelMetadata {
         let (options, produced, inherited) = (self.options, self.produced, self.inherited.0);
-        Saved { options, produced, inherited }
+        ChannelMetadata { options, produced, inherited }
     }
 
     /// Whether the store takes anything at the moment.

@@ -11,10 +11,10 @@ use super::{AppendError, Channel, Close, Inner, Producer};
 use crate::event::ChannelState;
 use crate::generation::{Fold, Format, Recogniser};
 use crate::hub::coalesce::{Coalesce, MergedBatch};
+use crate::hub::commit::CommitAck;
 use crate::hub::notice::Ended;
 use crate::hub::reading::{Begin, Beginning};
 use crate::hub::signals::{GenerationOver, Signals, Stopped};
-use crate::hub::stored::Stored;
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
 use crate::store::disk::WriteError;
@@ -103,10 +103,10 @@ impl Channel {
             inner.produced = true;
             inner.producer = Producer::Streaming { unwatched: None };
             self.shared.metrics.producer_came();
-            let saved = inner.saved();
+            let metadata = inner.metadata();
             if let Some(durable) = &mut inner.durable {
                 // What comes first of it is stored behind this.
-                drop(durable.describe(self, &saved));
+                drop(durable.describe(self, &metadata));
             }
             if self.subscribers() == 0 {
                 self.note_unwatched(&mut inner);
@@ -120,8 +120,8 @@ impl Channel {
         &self,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
-    ) -> Option<Result<(Stopped, Stored), GenerationOver>> {
-        let stored = {
+    ) -> Option<Result<(Stopped, CommitAck), GenerationOver>> {
+        let ack = {
             let mut inner = self.inner.lock();
             if inner.retired {
                 return None;
@@ -131,30 +131,30 @@ impl Channel {
             {
                 return Some(Err(GenerationOver));
             }
-            if let Some((state, stored)) = inner.ending() {
-                return Some(Ok((Stopped::Before(state), stored)));
+            if let Some((state, ack)) = inner.ending() {
+                return Some(Ok((Stopped::Before(state), ack)));
             }
             self.stop_now(&mut inner, reason)
         };
         self.tell_of_end_now();
-        Some(Ok((Stopped::Now, stored)))
+        Some(Ok((Stopped::Now, ack)))
     }
 
-    fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) -> Stored {
+    fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) -> CommitAck {
         inner.known = true;
         self.end_now(inner, &Close { state: ChannelState::Cancelled, reason }, true)
     }
 
     /// Ends the channel, at once or when that is stored.
-    fn end_now(&self, inner: &mut Inner, close: &Close, stopped: bool) -> Stored {
+    fn end_now(&self, inner: &mut Inner, close: &Close, stopped: bool) -> CommitAck {
         self.forewarn();
         if inner.durable.is_some() {
-            return self.stage(inner, &[], Some((close, stopped)), None).stored;
+            return self.stage(inner, &[], Some((close, stopped)), None).ack;
         }
         inner.stopped = stopped;
         self.append_end(inner, close);
         self.apply_retention(inner);
-        Stored::already()
+        CommitAck::ready()
     }
 
     /// The channel has ended, unless that is still to be stored.
@@ -383,11 +383,11 @@ impl Inner {
     }
 
     /// How it has ended, or will have when that is stored.
-    fn ending(&self) -> Option<(ChannelState, Stored)> {
+    fn ending(&self) -> Option<(ChannelState, CommitAck)> {
         let coming = || self.durable.as_ref().and_then(|durable| durable.coming_end());
         match &self.end {
-            Some(end) => Some((end.state, Stored::already())),
-            None => coming().map(|coming| (coming.end.state, coming.stored())),
+            Some(end) => Some((end.state, CommitAck::ready())),
+            None => coming().map(|coming| (coming.end.state, coming.ack())),
         }
     }
 

@@ -26,16 +26,16 @@ use crate::clock::{Clock, Moment};
 use crate::event::{self, ChannelState, NewEvent};
 use crate::generation::Format;
 use crate::hub::coalesce::MergedBatch;
+use crate::hub::commit::CommitAck;
 use crate::hub::config::{ChannelOptions, Settings};
 use crate::hub::deadlines::Deadlines;
-use crate::hub::fetched::Fetched;
 use crate::hub::memory::Memory;
 use crate::hub::notice::{End, OnEnd};
+use crate::hub::pending_deletes::PendingDeletes;
+use crate::hub::read_cache::ReadCache;
 use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
-use crate::hub::remains::Remains;
 use crate::hub::sequencer::Sequencer;
 use crate::hub::signals::Signals;
-use crate::hub::stored::Stored;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::sse;
@@ -72,8 +72,8 @@ pub(in crate::hub) struct Shared {
     pub(in crate::hub) metrics: Arc<Metrics>,
     pub(in crate::hub) deadlines: Deadlines,
     pub(in crate::hub) on_end: OnceLock<OnEnd>,
-    pub(in crate::hub) fetched: Fetched,
-    pub(in crate::hub) remains: Arc<Remains>,
+    pub(in crate::hub) read_cache: ReadCache,
+    pub(in crate::hub) pending_deletes: Arc<PendingDeletes>,
     /// What an end says of how long to wait before coming back.
     pub(in crate::hub) end_retry: Duration,
     pub(in crate::hub) clock: Clock,
@@ -173,7 +173,7 @@ pub struct Appended {
     /// The state afterwards.
     pub state: ChannelState,
     /// When it counts: in a durable channel nothing is seen of it before.
-    pub stored: Stored,
+    pub ack: CommitAck,
 }
 
 /// Why nothing was appended.
@@ -324,7 +324,7 @@ impl Channel {
             }
             self.apply_retention(&mut inner);
             let (subscribers, state) = (self.subscribers(), inner.state());
-            Appended { offsets, subscribers, state, stored: Stored::already() }
+            Appended { offsets, subscribers, state, ack: CommitAck::ready() }
         };
         if !events.is_empty() || close.is_some() {
             self.notify();
@@ -339,7 +339,7 @@ impl Channel {
     ///
     /// # Errors
     /// The channel has left memory.
-    pub fn configure(&self, options: &ChannelOptions) -> Result<(bool, Stored), AppendError> {
+    pub fn configure(&self, options: &ChannelOptions) -> Result<(bool, CommitAck), AppendError> {
         let mut inner = self.inner.lock();
         if inner.retired {
             return Err(AppendError::Retired);
@@ -352,9 +352,9 @@ impl Channel {
         inner.options = inner.options.with(options);
         self.apply_retention(&mut inner);
         self.set_clocks(&mut inner);
-        let saved = inner.saved();
-        let stored = inner.durable.as_mut().map(|durable| durable.describe_anew(self, &saved));
-        Ok((created, stored.unwrap_or_else(Stored::already)))
+        let metadata = inner.metadata();
+        let ack = inner.durable.as_mut().map(|durable| durable.describe_again(self, &metadata));
+        Ok((created, ack.unwrap_or_else(CommitAck::ready)))
     }
 
     /// The configuration says this of the channel from now on.
@@ -392,11 +392,11 @@ impl Channel {
     }
 
     /// When the end counts that is on its way to the disk; nothing if the channel has ended.
-    pub(in crate::hub) fn coming_end(&self) -> Option<Stored> {
+    pub(in crate::hub) fn coming_end(&self) -> Option<CommitAck> {
         let inner = self.inner.lock();
         let coming = || inner.durable.as_ref().and_then(|durable| durable.coming_end());
-        let stored = || coming().map_or_else(Stored::already, |coming| coming.stored());
-        (inner.end.is_none() && !inner.retired).then(stored)
+        let ack = || coming().map_or_else(CommitAck::ready, |coming| coming.ack());
+        (inner.end.is_none() && !inner.retired).then(ack)
     }
 
     /// How it ended, if it did.
@@ -662,8 +662,8 @@ impl Inner {
 
     /// The offset of the earliest retained event, wherever that is.
     fn earliest(&self) -> Option<Offset> {
-        let stored = || self.durable.as_ref().and_then(|durable| durable.earliest());
-        self.log.earliest().map(|entry| entry.offset).or_else(stored)
+        let ack = || self.durable.as_ref().and_then(|durable| durable.earliest());
+        self.log.earliest().map(|entry| entry.offset).or_else(ack)
     }
 
     fn state(&self) -> ChannelState {

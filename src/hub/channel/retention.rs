@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Channel, Close, Inner};
 use crate::clock::Moment;
 use crate::event::ChannelState;
-use crate::hub::stored::Stored;
+use crate::hub::commit::CommitAck;
 use crate::position::Offset;
 use crate::quota::Account;
 
@@ -78,7 +78,7 @@ impl Channel {
 
     /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
     /// end, and when the store knows; nothing if there was nothing to delete.
-    pub(in crate::hub) fn delete(&self) -> Option<(Offset, Stored)> {
+    pub(in crate::hub) fn delete(&self) -> Option<(Offset, CommitAck)> {
         let deleted = {
             let mut inner = self.inner.lock();
             if inner.retired || !inner.known {
@@ -125,7 +125,7 @@ impl Channel {
         true
     }
 
-    pub(super) fn retire(&self, inner: &mut Inner) -> Stored {
+    pub(super) fn retire(&self, inner: &mut Inner) -> CommitAck {
         inner.retired = true;
         // Readers may still finish what is there; the budget no longer counts it.
         let footprint = std::mem::take(&mut inner.footprint);
@@ -134,7 +134,7 @@ impl Channel {
             owner.free_channel(footprint);
         }
         self.shared.metrics.channel_removed();
-        inner.durable.as_ref().map_or_else(Stored::already, |durable| durable.forget(self))
+        inner.durable.as_ref().map_or_else(CommitAck::ready, |durable| durable.forget(self))
     }
 
     pub(super) fn apply_retention(&self, inner: &mut Inner) {

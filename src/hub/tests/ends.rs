@@ -25,12 +25,12 @@ async fn a_second_stop_counts_when_the_first_does() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    let (first, mut stored) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let (first, mut ack) = stage.hub.stop(&name("c"), None, None).unwrap();
     let (second, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
     assert_eq!((first, second), (Stopped::Now, Stopped::Before(ChannelState::Cancelled)));
-    assert!(stored.is_pending() && stored_too.is_pending());
+    assert!(ack.is_pending() && stored_too.is_pending());
     stage.files.open_up();
-    assert_eq!((stored.wait().await, stored_too.wait().await), (Ok(()), Ok(())));
+    assert_eq!((ack.wait().await, stored_too.wait().await), (Ok(()), Ok(())));
     let (_, third) = stage.hub.stop(&name("c"), None, None).unwrap();
     assert!(!third.is_pending());
 }
@@ -43,12 +43,12 @@ async fn a_second_stop_is_told_that_the_first_was_refused() {
     // What the journal was grown by holds it up: a sync is under way.
     let mut before = stage.hub.append(&name("c"), &[event("y")], None).unwrap();
     stage.files.until_a_sync_waits();
-    let (_, mut stored) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let (_, mut ack) = stage.hub.stop(&name("c"), None, None).unwrap();
     let (_, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
     stage.files.disk.fate(1, Fate::Fails);
     stage.files.open_up();
-    assert_eq!(before.stored.wait().await, Err(WriteError::Failed));
-    assert_eq!((stored.wait().await, stored_too.wait().await), {
+    assert_eq!(before.ack.wait().await, Err(WriteError::Failed));
+    assert_eq!((ack.wait().await, stored_too.wait().await), {
         (Err(WriteError::Failed), Err(WriteError::Failed))
     });
 }
@@ -95,7 +95,7 @@ async fn with_generation(stage: &Stage) -> crate::hub::Board {
     tokio::task::yield_now().await;
     let board = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
     let mut appended = board.append(&[event("x")], None, None).unwrap();
-    assert_eq!(appended.stored.wait().await, Ok(()));
+    assert_eq!(appended.ack.wait().await, Ok(()));
     board
 }
 
@@ -145,8 +145,8 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
             let mut board = with_generation(&stage).await;
             // Time flies while the disk is at work: meanwhile somebody watches.
             let viewer = stage.subscribe("c", &StartFrom::Tail).await;
-            let (_, _, mut stored) = stage.hub.configure(&name("c"), &options).unwrap();
-            assert_eq!(stored.wait().await, Ok(()));
+            let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
+            assert_eq!(ack.wait().await, Ok(()));
             stage.files.disk.fate(1, Fate::Full);
             drop(viewer);
             until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
@@ -191,10 +191,10 @@ async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
     let stage = after_a_power_cut().await;
     let hub = &stage.hub;
     // Answers of one channel keep their order: behind this one, the refusal is known.
-    let (_, _, mut stored) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
-    assert_eq!(stored.wait().await, Ok(()));
+    let (_, _, mut ack) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
+    assert_eq!(ack.wait().await, Ok(()));
     let mut appended = hub.append(&name("c"), &[event("y")], None).unwrap();
-    assert_eq!(appended.stored.wait().await, Ok(()));
+    assert_eq!(appended.ack.wait().await, Ok(()));
     let y = appended.offsets.unwrap().0.0;
     let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
     let seen = stage.seen(&mut subscription);

@@ -28,7 +28,7 @@ async fn a_body_ends_whose_channel_has_lost_its_last_event() {
     assert_eq!(stage.append("c", "hello").await, Ok(()));
     let close = Close { state: ChannelState::Complete, reason: None };
     let mut appended = stage.hub.append(&name("c"), &[], Some(&close)).unwrap();
-    assert_eq!(appended.stored.wait().await, Ok(()));
+    assert_eq!(appended.ack.wait().await, Ok(()));
     let stage = stage.restart();
     assert!(stage.found.streams[0].state.is_some());
     // It goes bad when the store has looked at it already.

@@ -30,11 +30,11 @@ async fn settings_that_were_acknowledged_are_stored() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
-    let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    assert_eq!(stored.wait().await, Err(WriteError::Full));
+    let (_, _, mut ack) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    assert_eq!(ack.wait().await, Err(WriteError::Full));
     check_free_space(&stage.disk);
-    let (_, _, mut stored) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    assert_eq!(stored.wait().await, Ok(()), "the retry is acknowledged");
+    let (_, _, mut ack) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    assert_eq!(ack.wait().await, Ok(()), "the retry is acknowledged");
     let stage = stage.restart();
     let described = stage.hub.describe(&name("c")).unwrap();
     assert_eq!(described.settings.retention.max_events, 7);

@@ -103,7 +103,7 @@ impl Stage {
     pub(crate) async fn append(&self, channel: &str, text: &str) -> Result<(), String> {
         let appended = self.hub.append(&name(channel), &[event(text)], None);
         let mut appended = appended.map_err(|error| error.to_string())?;
-        appended.stored.wait().await.map_err(|error| error.to_string())
+        appended.ack.wait().await.map_err(|error| error.to_string())
     }
 
     pub(crate) async fn subscribe(&self, channel: &str, from: &StartFrom) -> Subscription {

@@ -21,9 +21,9 @@ async fn nobody_sees_what_is_written_and_not_synced() {
     stage.files.until_a_sync_waits();
     let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
     assert_eq!(stage.seen(&mut subscription), [format!("event {first}")]);
-    assert!(appended.stored.is_pending());
+    assert!(appended.ack.is_pending());
     stage.files.open_up();
-    assert_eq!(appended.stored.wait().await, Ok(()));
+    assert_eq!(appended.ack.wait().await, Ok(()));
     let second = appended.offsets.unwrap().0.0;
     assert_eq!(stage.seen(&mut subscription), [format!("event {second}")]);
 }
@@ -57,7 +57,7 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
     };
     assert_eq!(read(), (1, false), "before the sync");
     stage.files.open_up();
-    assert_eq!(appended.stored.wait().await, Ok(()));
+    assert_eq!(appended.ack.wait().await, Ok(()));
     assert_eq!(read(), (2, true), "a shard ends the body with the last piece");
 }
 
@@ -69,7 +69,7 @@ async fn a_snapshot_outlives_what_memory_has_of_the_events() {
     // Three times the window, and fewer events than a fold may be behind.
     for _ in 0..63 {
         let mut appended = board.append(&[event(&text)], None, None).unwrap();
-        assert_eq!(appended.stored.wait().await, Ok(()));
+        assert_eq!(appended.ack.wait().await, Ok(()));
     }
     let ticket = stage.open_one("c", &StartFrom::Snapshot).await;
     assert!(ticket.head.snapshot.is_some(), "no restart, and no snapshot");

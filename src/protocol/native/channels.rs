@@ -80,8 +80,8 @@ pub(super) async fn put(
     let document = read_document(request, Share::new(native.clone())).await?;
     let options = parse_options(&document)?;
     claim(&native, &caller, &name, Claim::ToPublish)?;
-    let (channel, created, mut stored) = native.hub.configure(&name, &options)?;
-    stored.wait().await?;
+    let (channel, created, mut ack) = native.hub.configure(&name, &options)?;
+    ack.wait().await?;
     let mut response = json(&Document::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response)
@@ -93,8 +93,8 @@ pub(super) async fn delete(
     name: String,
 ) -> Result<Response, Problem> {
     let name = channel_name(&name)?;
-    let mut stored = native.hub.delete(&name).ok_or_else(unknown)?;
-    stored.wait().await?;
+    let mut ack = native.hub.delete(&name).ok_or_else(unknown)?;
+    ack.wait().await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

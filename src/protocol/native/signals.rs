@@ -52,9 +52,8 @@ pub(super) async fn send(
     let Document { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
     claim(&native, &caller, &name, Claim::ToWait)?;
-    let (stopped, mut stored) =
-        native.hub.stop(&name, reason.map(Into::into), generation.as_ref())?;
-    stored.wait().await?;
+    let (stopped, mut ack) = native.hub.stop(&name, reason.map(Into::into), generation.as_ref())?;
+    ack.wait().await?;
     let (stopped, state) = match stopped {
         Stopped::Now => (true, ChannelState::Cancelled),
         Stopped::Before(state) => (false, state),

@@ -8,71 +8,76 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::commit::CommitAck;
 use super::completion::ThreadCompletions;
-use super::stored::Stored;
 use crate::channel::ChannelName;
 use crate::store::disk::{Disk, Durability, Record, StreamId};
 
 /// At most as many as the store has streams. A name may have more than one: it was free again when
 /// the hub gave up the channel.
 #[derive(Debug, Default)]
-pub(super) struct Remains(Mutex<HashMap<ChannelName, Vec<Stream>>>);
+pub(super) struct PendingDeletes(Mutex<HashMap<ChannelName, Vec<PendingDelete>>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Stream {
+struct PendingDelete {
     id: StreamId,
     durability: Durability,
     /// The store was told, and has not answered.
     asked: bool,
 }
 
-impl Remains {
+impl PendingDeletes {
     /// The channel is gone, and with it this stream. Says when the store knows.
-    pub(super) fn bury(
+    pub(super) fn submit(
         self: &Arc<Self>,
         disk: &Disk,
         name: &ChannelName,
         id: StreamId,
         durability: Durability,
-    ) -> Stored {
-        let stream = Stream { id, durability, asked: false };
+    ) -> CommitAck {
+        let stream = PendingDelete { id, durability, asked: false };
         self.0.lock().entry(name.clone()).or_default().push(stream);
-        self.hand_in(disk, name).unwrap_or_else(Stored::already)
+        self.resubmit(disk, name).unwrap_or_else(CommitAck::ready)
     }
 
     /// Tells the store of all that is left of this name, and says when it knows; nothing if nothing
     /// is left. What was told already does no harm when it is told again.
-    pub(super) fn hand_in(self: &Arc<Self>, disk: &Disk, name: &ChannelName) -> Option<Stored> {
+    pub(super) fn resubmit(self: &Arc<Self>, disk: &Disk, name: &ChannelName) -> Option<CommitAck> {
         let streams = self.0.lock().get(name).cloned()?;
-        streams.iter().map(|stream| self.tell(disk, name, stream)).reduce(Stored::and)
+        streams.iter().map(|stream| self.send(disk, name, stream)).reduce(CommitAck::and)
     }
 
     /// Tells the store again of what it has refused.
-    pub(super) fn hand_in_refused(self: &Arc<Self>, disk: &Disk) {
+    pub(super) fn resubmit_refused(self: &Arc<Self>, disk: &Disk) {
         let left: Vec<_> = {
             let left = self.0.lock();
-            let refused = |streams: &[Stream]| streams.iter().any(|stream| !stream.asked);
+            let refused = |streams: &[PendingDelete]| streams.iter().any(|stream| !stream.asked);
             let left = left.iter().filter(|(_, streams)| refused(streams));
             left.map(|(name, _)| name.clone()).collect()
         };
         for name in left {
-            drop(self.hand_in(disk, &name));
+            drop(self.resubmit(disk, &name));
         }
     }
 
-    fn tell(self: &Arc<Self>, disk: &Disk, name: &ChannelName, stream: &Stream) -> Stored {
-        let (stored, tell) = Stored::later();
-        let (id, remains, owner) = (stream.id, self.clone(), name.clone());
+    fn send(
+        self: &Arc<Self>,
+        disk: &Disk,
+        name: &ChannelName,
+        stream: &PendingDelete,
+    ) -> CommitAck {
+        let (ack, tell) = CommitAck::pending();
+        let (id, pending_deletes, owner) = (stream.id, self.clone(), name.clone());
         self.change(name, id, |stream| stream.asked = true);
         let done = Box::new(move |outcome: Result<(), _>| {
             match outcome {
-                Ok(()) => remains.forget(&owner, id),
-                Err(_) => remains.change(&owner, id, |stream| stream.asked = false),
+                Ok(()) => pending_deletes.confirm(&owner, id),
+                Err(_) => pending_deletes.change(&owner, id, |stream| stream.asked = false),
             }
             tell(outcome);
         });
         disk.write(Record::Gone { stream: id }, stream.durability, ThreadCompletions::here(), done);
-        stored
+        ack
     }
 
     #[cfg(test)]
@@ -80,7 +85,7 @@ impl Remains {
         self.0.lock().is_empty()
     }
 
-    fn change(&self, name: &ChannelName, id: StreamId, change: impl FnOnce(&mut Stream)) {
+    fn change(&self, name: &ChannelName, id: StreamId, change: impl FnOnce(&mut PendingDelete)) {
         let mut left = self.0.lock();
         let mut streams = left.get_mut(name).into_iter().flatten();
         if let Some(stream) = streams.find(|stream| stream.id == id) {
@@ -88,7 +93,7 @@ impl Remains {
         }
     }
 
-    fn forget(&self, name: &ChannelName, id: StreamId) {
+    fn confirm(&self, name: &ChannelName, id: StreamId) {
         let mut left = self.0.lock();
         if let Some(streams) = left.get_mut(name) {
             streams.retain(|stream| stream.id != id);

@@ -15,8 +15,8 @@ async fn with_remains() -> Stage {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "secret").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
-    let mut stored = stage.hub.delete(&name("c")).unwrap();
-    assert_eq!(stored.wait().await, Err(WriteError::Full));
+    let mut ack = stage.hub.delete(&name("c")).unwrap();
+    assert_eq!(ack.wait().await, Err(WriteError::Full));
     check_free_space(&stage.disk);
     assert_eq!(stage.disk.check(), Ok(()));
     stage
@@ -51,7 +51,7 @@ async fn a_delete_that_comes_while_another_is_being_stored_waits_for_it() {
 async fn a_delete_that_was_refused_is_repeated_by_the_hub() {
     let stage = with_remains().await;
     tokio::spawn(stage.hub.clone().sweep());
-    until("the store knows", || stage.hub.0.shared.remains.is_empty()).await;
+    until("the store knows", || stage.hub.0.shared.pending_deletes.is_empty()).await;
     assert!(stage.hub.delete(&name("c")).is_none());
     stage.disk.close();
     let stage = Stage::of(stage.files.clone(), stage.config.clone(), Config::default());
@@ -63,14 +63,14 @@ async fn an_idle_channel_that_was_evicted_while_there_was_no_room_does_not_come_
     let stage = Stage::new(Sync);
     let idle_timeout = Some(Duration::from_secs(1));
     let options = ChannelOptions { idle_timeout, ..ChannelOptions::default() };
-    let (_, _, mut stored) = stage.hub.configure(&name("c"), &options).unwrap();
-    assert_eq!(stored.wait().await, Ok(()));
+    let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
+    assert_eq!(ack.wait().await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
     tokio::spawn(stage.hub.clone().sweep());
     until("it is evicted", || stage.hub.describe(&name("c")).is_none()).await;
     until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
     check_free_space(&stage.disk);
-    until("the store knows", || stage.hub.0.shared.remains.is_empty()).await;
+    until("the store knows", || stage.hub.0.shared.pending_deletes.is_empty()).await;
     stage.disk.close();
     let stage = Stage::of(stage.files.clone(), stage.config.clone(), Config::default());
     assert!(stage.found.streams.is_empty());
@@ -82,8 +82,8 @@ async fn a_new_channel_of_the_name_is_not_touched_by_what_is_left_of_the_old_one
     assert_eq!(stage.append("c", "new").await, Ok(()));
     let first = stage.first("c");
     // As the sweeper does.
-    stage.hub.0.registry.bury_again();
-    until("the store knows", || stage.hub.0.shared.remains.is_empty()).await;
+    stage.hub.0.registry.resubmit_deletes();
+    until("the store knows", || stage.hub.0.shared.pending_deletes.is_empty()).await;
     let stage = stage.restart();
     assert_eq!(stage.found.streams.len(), 1);
     assert_eq!(stage.first("c"), first);

@@ -11,55 +11,55 @@ use crate::store::disk::WriteError;
 
 /// Resolves when something is as durable as its channel asks for.
 #[derive(Debug, Default)]
-pub struct Stored {
-    told: Option<Told>,
+pub struct CommitAck {
+    source: Option<AckSource>,
     /// What has to be stored besides; rarely anything.
-    more: Vec<Told>,
+    more: Vec<AckSource>,
 }
 
 /// Where it is told how it went.
 #[derive(Debug)]
-enum Told {
+enum AckSource {
     /// To whoever handed it in.
     Once(oneshot::Receiver<Result<(), WriteError>>),
     /// To all who have come to wait for it.
-    Shared(Outcome),
+    Shared(CommitOutcome),
 }
 
 /// What becomes of something that more than one may wait for, once that is known.
-pub(super) type Outcome = watch::Receiver<Option<Result<(), WriteError>>>;
+pub(super) type CommitOutcome = watch::Receiver<Option<Result<(), WriteError>>>;
 
-impl Stored {
+impl CommitAck {
     /// There is nothing to wait for.
-    pub(super) fn already() -> Self {
+    pub(super) fn ready() -> Self {
         Self::default()
     }
 
     /// It is to be waited for, until somebody says how it went.
-    pub(super) fn later() -> (Self, impl FnOnce(Result<(), WriteError>) + Send + 'static) {
-        let (tell, told) = oneshot::channel();
+    pub(super) fn pending() -> (Self, impl FnOnce(Result<(), WriteError>) + Send + 'static) {
+        let (tell, source) = oneshot::channel();
         let tell = move |outcome| {
             // Nobody need be waiting.
             let _ = tell.send(outcome);
         };
-        (Self { told: Some(Told::Once(told)), more: Vec::new() }, tell)
+        (Self { source: Some(AckSource::Once(source)), more: Vec::new() }, tell)
     }
 
     /// Somebody else has handed it in, and knows when it is known how it went.
-    pub(super) fn shared(outcome: Outcome) -> Self {
-        Self { told: Some(Told::Shared(outcome)), more: Vec::new() }
+    pub(super) fn shared(outcome: CommitOutcome) -> Self {
+        Self { source: Some(AckSource::Shared(outcome)), more: Vec::new() }
     }
 
     /// This, and the other as well.
     pub(super) fn and(mut self, other: Self) -> Self {
-        self.more.extend(other.told.into_iter().chain(other.more));
+        self.more.extend(other.source.into_iter().chain(other.more));
         self
     }
 
     /// Whether it is still to be waited for.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.told.is_some() || !self.more.is_empty()
+        self.source.is_some() || !self.more.is_empty()
     }
 
     /// Waits.
@@ -68,17 +68,17 @@ impl Stored {
     /// It is not kept.
     pub async fn wait(&mut self) -> Result<(), WriteError> {
         let mut outcome = Ok(());
-        while let Some(told) = self.told.take().or_else(|| self.more.pop()) {
-            outcome = outcome.and(told.wait().await);
+        while let Some(source) = self.source.take().or_else(|| self.more.pop()) {
+            outcome = outcome.and(source.wait().await);
         }
         outcome
     }
 }
 
-impl Told {
+impl AckSource {
     async fn wait(self) -> Result<(), WriteError> {
-        let told = match self {
-            Self::Once(told) => told.await.ok(),
+        let source = match self {
+            Self::Once(source) => source.await.ok(),
             // Boxed: it is rare, and all others would keep room for it.
             Self::Shared(mut outcome) => {
                 Box::pin(async move {
@@ -88,13 +88,13 @@ impl Told {
             }
         };
         // A store that has gone without a word has kept nothing that anybody could rely on.
-        told.unwrap_or(Err(WriteError::Failed))
+        source.unwrap_or(Err(WriteError::Failed))
     }
 }
 
 /// What a channel is, besides its events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Saved {
+pub(super) struct ChannelMetadata {
     /// The settings of its own.
     #[serde(default)]
     pub(super) options: ChannelOptions,
@@ -106,7 +106,7 @@ pub(super) struct Saved {
     pub(super) inherited: u64,
 }
 
-impl Saved {
+impl ChannelMetadata {
     pub(super) fn to_text(self) -> String {
         // Numbers and short texts: there is nothing that could fail.
         serde_json::to_string(&self).unwrap_or_default()
@@ -119,7 +119,7 @@ impl Saved {
 
 /// How a channel has ended.
 #[derive(Serialize, Deserialize)]
-struct SavedEnd {
+struct EndMetadata {
     state: ChannelState,
     reason: Option<Box<str>>,
     stopped: bool,
@@ -127,13 +127,13 @@ struct SavedEnd {
 
 impl End {
     pub(super) fn to_text(&self, stopped: bool) -> String {
-        let end = SavedEnd { state: self.state, reason: self.reason.clone(), stopped };
+        let end = EndMetadata { state: self.state, reason: self.reason.clone(), stopped };
         serde_json::to_string(&end).unwrap_or_default()
     }
 
     /// The end, and whether somebody had stopped the channel.
     pub(super) fn from_text(channel: &ChannelName, text: &str) -> Option<(Self, bool)> {
-        let SavedEnd { state, reason, stopped } = serde_json::from_str(text).ok()?;
+        let EndMetadata { state, reason, stopped } = serde_json::from_str(text).ok()?;
         Some((Self { channel: channel.clone(), state, reason }, stopped))
     }
 }

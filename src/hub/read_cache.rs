@@ -11,18 +11,18 @@ use crate::store::{Batch, LogPosition};
 /// The pieces that channels hold, in the order in which they came: the oldest goes first, as each
 /// is wanted soon after it was fetched, or not at all.
 #[derive(Default)]
-pub(super) struct Fetched {
+pub(super) struct ReadCache {
     max_bytes: usize,
-    pieces: Mutex<Pieces>,
+    pieces: Mutex<CacheEntries>,
 }
 
 #[derive(Default)]
-struct Pieces {
+struct CacheEntries {
     queue: VecDeque<(Weak<Channel>, LogPosition, usize)>,
     bytes: usize,
 }
 
-impl Fetched {
+impl ReadCache {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, pieces: Mutex::default() }
     }
@@ -53,7 +53,7 @@ impl Fetched {
     }
 }
 
-impl std::fmt::Debug for Fetched {
+impl std::fmt::Debug for ReadCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fetched").field("max_bytes", &self.max_bytes).finish_non_exhaustive()
     }
