@@ -191,7 +191,7 @@ impl Egress {
         let OpenStream { ticket, format, coalesce, heartbeat, link, pass } = open;
         let bounds = self.bounds();
         let subscription = ticket.subscribe(bounds);
-        let watch = self.patrol.watch(subscription.pulse(), bounds, heartbeat, link, pass);
+        let watch = self.patrol.watch(subscription.control(), bounds, heartbeat, link, pass);
         EventStream::new(self.clone(), subscription, format, coalesce, watch)
     }
 

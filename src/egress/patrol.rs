@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::policy::{self, Drain};
 use super::{Config, Handed, LAG_SAMPLED_EVERY, Link};
-use crate::hub::{Bounds, EndReason, Pulse};
+use crate::hub::{Bounds, EndReason, SubscriptionControl};
 use crate::limits::MAX_PIECE_BYTES;
 use crate::pass::Pass;
 use crate::quota::Budget;
@@ -40,7 +40,7 @@ pub(super) struct Patrol {
 
 /// One subscription as the patrol sees it.
 pub(super) struct Watched {
-    pulse: Arc<Pulse>,
+    control: Arc<SubscriptionControl>,
     bounds: Bounds,
     heartbeat: Duration,
     link: Option<Arc<Link>>,
@@ -82,7 +82,7 @@ impl Patrol {
 
     pub(super) fn watch(
         self: &Arc<Self>,
-        pulse: &Arc<Pulse>,
+        control: &Arc<SubscriptionControl>,
         bounds: Bounds,
         heartbeat: Duration,
         link: Option<Arc<Link>>,
@@ -90,7 +90,7 @@ impl Patrol {
     ) -> Watch {
         let round = Round { ends: self.lifetime(), ..Round::default() };
         let watched = Arc::new(Watched {
-            pulse: pulse.clone(),
+            control: control.clone(),
             bounds,
             heartbeat,
             link,
@@ -164,7 +164,7 @@ impl Patrol {
             let Some(link) = watched.link.as_ref().filter(|_| excess > 0) else { break };
             self.metrics.limit_hit("subscribers.max_unwritten");
             excess = excess.saturating_sub(link.unwritten());
-            watched.pulse.end(EndReason::WriteTimeout);
+            watched.control.end(EndReason::WriteTimeout);
             link.cut_off();
         }
     }
@@ -186,23 +186,23 @@ impl Patrol {
     }
 
     fn visit(&self, watched: &Watched, now: Instant, sample: bool) {
-        if watched.pulse.ended().is_some() {
+        if watched.control.ended().is_some() {
             return self.see_off(watched, now);
         }
         if let Some(reason) = self.verdict(watched, now) {
             if let Some(setting) = policy::exceeded_setting(reason) {
                 self.metrics.limit_hit(setting);
             }
-            return watched.pulse.end(reason);
+            return watched.control.end(reason);
         }
         if sample {
-            self.metrics.lag_seen(watched.pulse.lag().seq);
+            self.metrics.lag_seen(watched.control.lag().seq);
         }
         let silent = self.millis().saturating_sub(watched.last_write.load(Ordering::Relaxed));
         if Duration::from_millis(silent) >= watched.heartbeat
             && !watched.heartbeat_due.swap(true, Ordering::Relaxed)
         {
-            watched.pulse.wake();
+            watched.control.wake();
         }
     }
 
@@ -217,10 +217,10 @@ impl Patrol {
         {
             return Some(reason);
         }
-        if let Some(reason) = policy::lag_verdict(&watched.bounds, watched.pulse.lag()) {
+        if let Some(reason) = policy::lag_verdict(&watched.bounds, watched.control.lag()) {
             return Some(reason);
         }
-        let stalled = round.stalled_for(&watched.pulse, now);
+        let stalled = round.stalled_for(&watched.control, now);
         let link = watched.link.as_ref();
         let blocked = link.map_or(Duration::ZERO, |link| link.blocked_for());
         let stuck = link.map_or(Duration::ZERO, |link| round.stuck_for(link, now));
@@ -255,9 +255,9 @@ impl Patrol {
 impl Round {
     /// How long there has been something to read, and nothing was read. Publishing more does not
     /// restart it.
-    fn stalled_for(&mut self, pulse: &Pulse, now: Instant) -> Duration {
-        let reads = pulse.reads();
-        if reads != self.reads || pulse.unread() == 0 {
+    fn stalled_for(&mut self, control: &SubscriptionControl, now: Instant) -> Duration {
+        let reads = control.reads();
+        if reads != self.reads || control.unread() == 0 {
             self.reads = reads;
             self.stalled = None;
             return Duration::ZERO;

@@ -13,7 +13,7 @@ use super::format::push_over;
 use super::{Config, Egress, Link};
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
-use crate::hub::{Board, End, Signals};
+use crate::hub::{End, ProducerHandle, Signals};
 use crate::pass::Over;
 use crate::sse;
 
@@ -59,7 +59,7 @@ impl Egress {
     pub fn signals<D, F>(
         &self,
         channel: ChannelName,
-        board: Board,
+        producer: ProducerHandle,
         heartbeat: Duration,
         link: Option<Arc<Link>>,
         draining: D,
@@ -73,7 +73,7 @@ impl Egress {
         let goodbye = pieces.clone();
         let config = self.config.clone();
         let filling = Feed { channel, pieces, link, viewers: None, config };
-        let filling = filling.run(board, heartbeat);
+        let filling = filling.run(producer, heartbeat);
         let (patrol, config, counted) =
             (self.patrol.clone(), self.config.clone(), self.feeds.0.clone());
         let late = patrol.draining().map(|drain| drain.late_moment());
@@ -102,7 +102,7 @@ impl Egress {
 }
 
 impl Feed {
-    async fn run(mut self, mut board: Board, heartbeat: Duration) -> Result<(), Gone> {
+    async fn run(mut self, mut producer: ProducerHandle, heartbeat: Duration) -> Result<(), Gone> {
         let mut beat = interval(heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
@@ -111,7 +111,7 @@ impl Feed {
         self.send(first).await?;
         let mut rested = Instant::now();
         loop {
-            let signals = board.read();
+            let signals = producer.read();
             if signals.end.is_some() {
                 return self.say_end(&signals).await;
             }
@@ -123,14 +123,14 @@ impl Feed {
                     continue;
                 }
                 tokio::select! {
-                    () = board.changed() => {}
+                    () = producer.changed() => {}
                     () = sleep_until(rested) => {}
                     () = self.pieces.closed() => return Err(Gone),
                 }
                 continue;
             }
             tokio::select! {
-                () = board.changed() => {}
+                () = producer.changed() => {}
                 _ = beat.tick() => self.send(b":\n".to_vec()).await?,
                 () = self.pieces.closed() => return Err(Gone),
                 // It knows all that there is to be known.

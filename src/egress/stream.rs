@@ -123,7 +123,7 @@ impl EventStream {
         }
         if leaves && self.state == State::Live && !self.subscription.is_fetching() {
             // It has all that there is, and perhaps nobody reads it.
-            self.subscription.pulse().end(EndReason::ClientGone);
+            self.subscription.control().end(EndReason::ClientGone);
             self.state = State::Over;
         }
         let silent = piece.bytes.is_empty() && self.state == State::Live;
@@ -231,7 +231,7 @@ impl EventStream {
 
     fn close(&mut self, piece: &mut Piece) {
         self.state = State::Over;
-        if let Some(reason) = self.subscription.pulse().ended() {
+        if let Some(reason) = self.subscription.control().ended() {
             let (config, drain) = (&self.egress.config, self.watch.draining());
             self.format.push_farewell(config, reason, drain.as_ref(), &mut piece.bytes);
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::config::ChannelOptions;
-use super::notice::End;
+use super::control_events::End;
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::store::disk::WriteError;

@@ -25,10 +25,10 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use super::channel::{Channel, Listener};
-use super::notice::{End, Gap};
+use super::control::{ChannelCursor, EndReason, SubscriptionControl};
+use super::control_events::{End, Gap};
 use super::presence::Attachment;
-use super::pulse::{EndReason, Place, Pulse};
-use super::reading::{Ahead, Begin, Beginning};
+use super::read::{PeekResult, Start, StartAt};
 use super::registry::Watcher;
 use super::subscription::{Next, Step};
 use super::{Core, SubscribeError};
@@ -39,7 +39,7 @@ use crate::position::{Offset, Position};
 use crate::store::{Batch, LogRead, Missing, disk};
 
 /// See the module.
-pub(super) struct Merge {
+pub(super) struct MergedReader {
     core: Arc<Core>,
     patterns: Vec<ChannelPattern>,
     mailbox: Arc<Mailbox>,
@@ -50,7 +50,7 @@ pub(super) struct Merge {
     heap: BinaryHeap<Reverse<(Offset, Item)>>,
     /// Channels that are gone and of which something is missing; `None` for those whose names are
     /// forgotten.
-    ghosts: Vec<Option<ChannelName>>,
+    vanished: Vec<Option<ChannelName>>,
     /// What is told before anything else.
     notices: VecDeque<Step>,
     round: Round,
@@ -82,12 +82,12 @@ impl Round {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Item {
     Member(usize),
-    Ghost(usize),
+    Vanished(usize),
 }
 
 struct Member {
-    place: Arc<Place>,
-    signal: Arc<Signal>,
+    cursor: Arc<ChannelCursor>,
+    listener: Arc<MemberListener>,
     /// It stands in the heap.
     queued: bool,
     /// It stands there with the least offset that it can have, and cannot be read yet: what is next
@@ -104,7 +104,7 @@ struct Member {
 
 /// What others leave for the reader.
 struct Mailbox {
-    pulse: Arc<Pulse>,
+    control: Arc<SubscriptionControl>,
     appeared: Mutex<Vec<Arc<Channel>>>,
     ready: Mutex<Vec<usize>>,
 }
@@ -112,19 +112,19 @@ struct Mailbox {
 impl Watcher for Mailbox {
     fn channel_appeared(&self, channel: &Arc<Channel>) {
         self.appeared.lock().push(channel.clone());
-        self.pulse.channel_changed();
+        self.control.channel_changed();
     }
 }
 
 /// Listens to one member's channel.
-struct Signal {
+struct MemberListener {
     member: usize,
     /// It stands on the list.
     latch: AtomicBool,
     mailbox: Arc<Mailbox>,
 }
 
-impl Listener for Signal {
+impl Listener for MemberListener {
     fn channel_changing(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.mailbox.ready.lock().push(self.member);
@@ -133,12 +133,12 @@ impl Listener for Signal {
 
     fn channel_changed(&self) {
         self.channel_changing();
-        self.mailbox.pulse.channel_changed();
+        self.mailbox.control.channel_changed();
     }
 }
 
 /// Where a subscription to many channels begins.
-pub(super) struct Origin {
+pub(super) struct MergeStart {
     /// It reads what is behind this offset.
     pub(super) cursor: Offset,
     /// What is missing up to here is known to the subscriber, or was never asked for.
@@ -149,16 +149,16 @@ pub(super) struct Origin {
     pub(super) tell_ends: bool,
 }
 
-impl Merge {
+impl MergedReader {
     /// Begins to read the channels of these patterns, those there are and those to come. Where it
     /// begins may depend on the offset behind which lies all that they may still give.
     pub(super) fn new(
         core: Arc<Core>,
         patterns: Vec<ChannelPattern>,
-        origin: impl FnOnce(&[ChannelPattern], Offset) -> Origin,
+        origin: impl FnOnce(&[ChannelPattern], Offset) -> MergeStart,
     ) -> Result<Self, SubscribeError> {
         let mailbox = Arc::new(Mailbox {
-            pulse: Arc::new(Pulse::default()),
+            control: Arc::new(SubscriptionControl::default()),
             appeared: Mutex::default(),
             ready: Mutex::default(),
         });
@@ -169,7 +169,7 @@ impl Merge {
         let names = patterns.iter().filter_map(ChannelPattern::exact);
         let named: Vec<_> = names.filter_map(|name| core.registry.get(&name)).collect();
         let now = settled(watermark, named.iter().chain(&selected));
-        let Origin { cursor, excused, gap, tell_ends } = origin(&patterns, now);
+        let MergeStart { cursor, excused, gap, tell_ends } = origin(&patterns, now);
         let mut merge = Self {
             core,
             patterns,
@@ -178,7 +178,7 @@ impl Merge {
             members: Slab::new(),
             known: HashMap::new(),
             heap: BinaryHeap::new(),
-            ghosts: Vec::new(),
+            vanished: Vec::new(),
             notices: gap.map(Step::Gap).into_iter().collect(),
             round: Round::default(),
             behind_gaps: 0,
@@ -192,7 +192,7 @@ impl Merge {
             merge.adopt(channel);
         }
         merge.remember_gone();
-        if merge.pulse().ended().is_some() {
+        if merge.control().ended().is_some() {
             return Err(SubscribeError::TooManyMatches);
         }
         if tell_ends {
@@ -205,8 +205,8 @@ impl Merge {
         &self.core
     }
 
-    pub(super) fn pulse(&self) -> &Arc<Pulse> {
-        &self.mailbox.pulse
+    pub(super) fn control(&self) -> &Arc<SubscriptionControl> {
+        &self.mailbox.control
     }
 
     pub(super) fn cursor(&self) -> Offset {
@@ -269,7 +269,7 @@ impl Merge {
         let requested = self.position(self.cursor);
         let watermark = self.core.shared.sequencer.watermark();
         let appeared = self.mailbox.appeared.lock().clone();
-        let members = self.members.iter().map(|(_, member)| &member.place.channel);
+        let members = self.members.iter().map(|(_, member)| &member.cursor.channel);
         let appeared = appeared.iter().chain(&self.round.appeared);
         let last = settled(watermark, members.chain(appeared));
         if last <= self.cursor {
@@ -295,13 +295,13 @@ impl Merge {
 
     fn move_to_cursor(&mut self, key: usize) -> Option<End> {
         let member = self.members.get_mut(key)?;
-        let channel = member.place.channel.clone();
-        let beginning = channel.begin(Begin::After(self.cursor));
+        let channel = member.cursor.channel.clone();
+        let start = channel.begin(StartAt::After(self.cursor));
         (member.queued, member.missing) = (false, None);
-        member.unresolved = beginning.on_disk.is_some();
-        member.place.move_to(beginning.position);
+        member.unresolved = start.on_disk.is_some();
+        member.cursor.move_to(start.position);
         self.queue(key);
-        if beginning.over { channel.ended() } else { None }
+        if start.over { channel.ended() } else { None }
     }
 
     fn tell(&mut self, ends: Vec<End>) {
@@ -322,7 +322,7 @@ impl Merge {
                 && !self.knows(&channel)
             {
                 let end = self.adopt(&channel);
-                if end.is_some() || self.pulse().ended().is_some() {
+                if end.is_some() || self.control().ended().is_some() {
                     ends.extend(end);
                     break;
                 }
@@ -338,26 +338,34 @@ impl Merge {
         }
         if self.members.len() >= MAX_MATCHED_CHANNELS {
             self.core.shared.metrics.limit_hit("matched_channels");
-            self.pulse().end(EndReason::TooManyChannels);
+            self.control().end(EndReason::TooManyChannels);
             return None;
         }
         let key = self.members.vacant_key();
         let (latch, mailbox) = (AtomicBool::new(false), self.mailbox.clone());
-        let signal = Arc::new(Signal { member: key, latch, mailbox });
-        let (begin, holds) = (Begin::After(self.cursor), self.names(channel.name()));
-        let (beginning, attachment) =
+        let signal = Arc::new(MemberListener { member: key, latch, mailbox });
+        let (begin, holds) = (StartAt::After(self.cursor), self.names(channel.name()));
+        let (start, attachment) =
             Attachment::new(&self.core, channel, begin, holds, signal.clone());
-        if beginning.over {
+        if start.over {
             return channel.ended();
         }
-        let place = Arc::new(Place::new(channel.clone(), beginning.position, channel.end()));
-        self.pulse().add_place(&place);
-        let missing = self.taken(&beginning);
-        let (queued, waits, unresolved) = (false, false, beginning.on_disk.is_some());
+        let cursor = Arc::new(ChannelCursor::new(channel.clone(), start.position, channel.end()));
+        self.control().add_cursor(&cursor);
+        let missing = self.taken(&start);
+        let (queued, waits, unresolved) = (false, false, start.on_disk.is_some());
         let _attachment = attachment;
         let after_gap = None;
-        let member =
-            Member { place, signal, queued, waits, unresolved, missing, after_gap, _attachment };
+        let member = Member {
+            cursor,
+            listener: signal,
+            queued,
+            waits,
+            unresolved,
+            missing,
+            after_gap,
+            _attachment,
+        };
         self.members.insert(member);
         self.known.insert(address(channel), key);
         self.queue(key);
@@ -366,10 +374,10 @@ impl Merge {
 
     /// What retention has taken from a channel that joins. What its predecessors left was theirs to
     /// tell, or is noted when the subscription begins.
-    fn taken(&self, beginning: &Beginning) -> Option<Offset> {
-        let through = beginning.last_before;
-        let known = self.excused.max(beginning.inherited);
-        (beginning.trimmed && through > known).then_some(through)
+    fn taken(&self, start: &Start) -> Option<Offset> {
+        let through = start.last_before;
+        let known = self.excused.max(start.inherited);
+        (start.trimmed && through > known).then_some(through)
     }
 
     /// Notes what is missing of channels that left memory behind the cursor, whether or not they
@@ -382,7 +390,7 @@ impl Merge {
             missing.insert(name, tail);
         }
         let appeared = self.mailbox.appeared.lock().clone();
-        let members = self.members.iter().map(|(_, member)| &member.place.channel);
+        let members = self.members.iter().map(|(_, member)| &member.cursor.channel);
         let mut lives: Vec<_> =
             members.chain(&appeared).map(|c| (c.inherited(), c.name())).collect();
         // The eldest life of a name last: it decides.
@@ -392,11 +400,11 @@ impl Merge {
         }
         // What retention took is told by the member, and covers what was inherited.
         for (_, member) in self.members.iter().filter(|(_, member)| member.missing.is_some()) {
-            missing.remove(&Some(member.place.channel.name().clone()));
+            missing.remove(&Some(member.cursor.channel.name().clone()));
         }
         for (name, through) in missing.into_iter().filter(|(_, through)| *through > after) {
-            self.heap.push(Reverse((through, Item::Ghost(self.ghosts.len()))));
-            self.ghosts.push(name);
+            self.heap.push(Reverse((through, Item::Vanished(self.vanished.len()))));
+            self.vanished.push(name);
         }
     }
 
@@ -429,7 +437,7 @@ impl Merge {
             } else if let Some(key) = self.round.ready.pop_front() {
                 let Some(member) = self.members.get(key) else { continue };
                 // Cleared before the look ahead: whatever comes later is noted again.
-                member.signal.latch.store(false, Ordering::SeqCst);
+                member.listener.latch.store(false, Ordering::SeqCst);
                 self.queue(key);
             } else {
                 return looked;
@@ -445,20 +453,20 @@ impl Merge {
         };
         let after_gap = member.after_gap.as_ref().and_then(|batch| batch.entries().next());
         let ahead = match after_gap {
-            Some(event) => Ahead::Event(event.offset),
-            None if member.unresolved => Ahead::OnDisk,
-            None => member.place.channel.look(member.place.position()),
+            Some(event) => PeekResult::Event(event.offset),
+            None if member.unresolved => PeekResult::OnDisk,
+            None => member.cursor.channel.look(member.cursor.position()),
         };
         member.waits =
-            matches!(ahead, Ahead::OnDisk | Ahead::Coming(_)) && member.missing.is_none();
+            matches!(ahead, PeekResult::OnDisk | PeekResult::Coming(_)) && member.missing.is_none();
         let offset = match (member.missing, ahead) {
             (Some(missing), _) => missing,
-            (None, Ahead::Missing(missing)) => missing.to.last_trimmed,
-            (None, Ahead::Event(offset) | Ahead::Coming(offset)) => offset,
+            (None, PeekResult::Missing(missing)) => missing.to.last_trimmed,
+            (None, PeekResult::Event(offset) | PeekResult::Coming(offset)) => offset,
             // All up to the cursor was read.
-            (None, Ahead::OnDisk) => Offset(self.cursor.0 + 1),
-            (None, Ahead::Nothing) => return,
-            (None, Ahead::Over | Ahead::Retired) => return self.dismiss(key),
+            (None, PeekResult::OnDisk) => Offset(self.cursor.0 + 1),
+            (None, PeekResult::Nothing) => return,
+            (None, PeekResult::Over | PeekResult::Retired) => return self.dismiss(key),
         };
         member.queued = true;
         self.heap.push(Reverse((offset, Item::Member(key))));
@@ -469,8 +477,8 @@ impl Merge {
         let Some(Reverse((_, Item::Member(key)))) = self.heap.peek() else { return false };
         let member = self.members.get(*key).filter(|member| member.waits);
         member.is_some_and(|member| {
-            let place = &member.place;
-            member.unresolved || place.channel.look(place.position()) == Ahead::OnDisk
+            let cursor = &member.cursor;
+            member.unresolved || cursor.channel.look(cursor.position()) == PeekResult::OnDisk
         })
     }
 
@@ -481,20 +489,20 @@ impl Merge {
         let Some(member) = self.members.get_mut(key).filter(|member| member.waits) else {
             return false;
         };
-        let channel = member.place.channel.clone();
+        let channel = member.cursor.channel.clone();
         if member.unresolved {
-            let beginning = channel.begin(Begin::After(self.cursor));
-            if let Some(seek) = beginning.on_disk {
+            let start = channel.begin(StartAt::After(self.cursor));
+            if let Some(seek) = start.on_disk {
                 channel.want(seek);
                 return true;
             }
             member.unresolved = false;
-            member.place.move_to(beginning.position);
+            member.cursor.move_to(start.position);
         }
-        match channel.look(member.place.position()) {
-            Ahead::Coming(_) => true,
-            Ahead::OnDisk => {
-                channel.want(disk::Seek::Seq(member.place.position().seq));
+        match channel.look(member.cursor.position()) {
+            PeekResult::Coming(_) => true,
+            PeekResult::OnDisk => {
+                channel.want(disk::Seek::Seq(member.cursor.position().seq));
                 true
             }
             _ => false,
@@ -503,8 +511,8 @@ impl Merge {
 
     fn dismiss(&mut self, key: usize) {
         let member = self.members.remove(key);
-        self.known.remove(&address(&member.place.channel));
-        self.pulse().remove_place(&member.place);
+        self.known.remove(&address(&member.cursor.channel));
+        self.control().remove_cursor(&member.cursor);
     }
 
     /// Takes what was first in the heap, at this offset.
@@ -516,8 +524,8 @@ impl Merge {
         max_bytes: usize,
     ) -> Option<Step> {
         match item {
-            Item::Ghost(ghost) => {
-                Some(self.gap(self.ghosts.get(ghost)?.clone(), offset, GapReason::Evicted))
+            Item::Vanished(vanished) => {
+                Some(self.gap(self.vanished.get(vanished)?.clone(), offset, GapReason::Evicted))
             }
             Item::Member(key) => {
                 let step = self.read(key, offset, watermark, max_bytes);
@@ -536,31 +544,31 @@ impl Merge {
     ) -> Option<Step> {
         let member = self.members.get_mut(key)?;
         member.queued = false;
-        let channel = member.place.channel.clone();
+        let channel = member.cursor.channel.clone();
         if let Some(batch) = member.after_gap.take() {
             self.behind_gaps -= batch.bytes().len();
-            member.place.move_to(batch.end());
+            member.cursor.move_to(batch.end());
             self.cursor = batch.entries().next_back()?.offset;
             return Some(Step::Events { channel, batch });
         }
-        let read = channel.read(member.place.position(), max_bytes);
+        let read = channel.read(member.cursor.position(), max_bytes);
         match (member.missing.take(), read) {
             (None, LogRead::CaughtUp | LogRead::OnDisk) => None,
             (None, LogRead::Batch(mut batch)) => {
                 // An id of other channels may lie behind what was on its way to the disk here.
                 batch.skip_through(self.cursor);
-                member.place.move_to(batch.start());
+                member.cursor.move_to(batch.start());
                 // What stands in the heap at the same offset only waits, and has a larger one.
                 let next = self.heap.peek().map_or(watermark, |Reverse((offset, _))| *offset);
                 batch.truncate(next.max(Offset(at.0 + 1)).min(watermark), MAX_MERGE_EVENTS);
                 // Perhaps nothing: its place in the heap was the least that it could have.
                 let last = batch.entries().next_back()?;
-                member.place.move_to(batch.end());
+                member.cursor.move_to(batch.end());
                 self.cursor = last.offset;
                 Some(Step::Events { channel, batch })
             }
             (_, LogRead::Missing(Missing { to, reason })) => {
-                member.place.move_to(to.position);
+                member.cursor.move_to(to.position);
                 if to.last_trimmed > at {
                     // Retention went on since: the gap has its place further behind.
                     member.missing = Some(to.last_trimmed);
@@ -577,8 +585,8 @@ impl Merge {
     /// large events there may be two.
     fn gap_of(&mut self, key: usize, through: Offset, reason: GapReason) -> Option<Step> {
         let member = self.members.get_mut(key)?;
-        let channel = member.place.channel.clone();
-        match channel.read(member.place.position(), 1) {
+        let channel = member.cursor.channel.clone();
+        match channel.read(member.cursor.position(), 1) {
             LogRead::Batch(batch) => {
                 let bytes = batch.bytes().len();
                 if self.behind_gaps == 0 || self.behind_gaps + bytes <= MAX_BATCH_BYTES {
@@ -587,7 +595,7 @@ impl Merge {
                 }
             }
             LogRead::Missing(Missing { to, .. }) if to.last_trimmed > through => {
-                member.place.move_to(to.position);
+                member.cursor.move_to(to.position);
                 member.missing = Some(to.last_trimmed);
                 return None;
             }
@@ -612,7 +620,7 @@ impl Merge {
     }
 }
 
-impl Drop for Merge {
+impl Drop for MergedReader {
     fn drop(&mut self) {
         self.core.registry.unwatch(&self.patterns, &self.watcher);
     }

@@ -1,21 +1,21 @@
 //! The hub: channels, and subscriptions that read them. It knows no HTTP, not who a client is,
 //! and not where events come from.
 
-mod board;
 mod channel;
 mod coalesce;
 mod commit;
 mod completion;
 mod config;
+mod control;
+mod control_events;
 mod deadlines;
 mod memory;
 mod merge;
-mod notice;
 mod pending_deletes;
 mod presence;
-mod pulse;
+mod producer;
+mod read;
 mod read_cache;
-mod reading;
 mod registry;
 mod sequencer;
 mod signals;
@@ -27,7 +27,6 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::oneshot;
 
-pub use board::Board;
 pub use channel::{
     AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Receipt, Snapshot,
 };
@@ -35,23 +34,24 @@ pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
 pub use commit::CommitAck;
 pub use completion::ThreadCompletions;
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
-pub use notice::{End, Ended, Gap};
+pub use control::{EndReason, SubscriptionControl};
+pub use control_events::{End, Ended, Gap};
 pub use presence::{Counted, Presence};
-pub use pulse::{EndReason, Pulse};
-pub use reading::Piece;
+pub use producer::ProducerHandle;
+pub use read::ReadResult;
 pub use registry::{Claim, ClaimError, TooManyChannels};
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
 pub use ticket::{ChannelTicket, Head, Ticket};
 
 use channel::Shared;
+use control_events::{OnEnd, OpeningEvent};
 use deadlines::Deadlines;
 use memory::Memory;
-use merge::{Merge, Origin};
-use notice::{OnEnd, Opening};
+use merge::{MergeStart, MergedReader};
 use pending_deletes::PendingDeletes;
+use read::{Start, StartAt};
 use read_cache::ReadCache;
-use reading::{Begin, Beginning};
 use registry::{Registry, Store};
 use sequencer::Sequencer;
 use ticket::{Kind, ManyTicket};
@@ -110,8 +110,8 @@ impl Later {
 }
 
 /// Where a start leads: to a place in each channel, and perhaps over a gap.
-struct Start {
-    begin: Begin,
+struct ResolvedStart {
+    begin: StartAt,
     gap: Option<(GapReason, Box<str>)>,
 }
 
@@ -391,7 +391,7 @@ impl Hub {
         from: &StartFrom,
     ) -> Result<Opened<Ticket>, TooManyChannels> {
         let start = self.start(from);
-        if let Begin::After(offset) = start.begin
+        if let StartAt::After(offset) = start.begin
             && self.0.registry.get(name).is_none()
             && self.0.registry.was_deleted_at(name, offset)
         {
@@ -416,7 +416,7 @@ impl Hub {
         }
         let gap = self.gap_of_one(start, &beginning, name);
         let at_tail = beginning.at_tail && matches!(from, StartFrom::Tail | StartFrom::Last(_));
-        let opening = at_tail.then(|| Opening::of_one(name, beginning.state).data().into());
+        let opening = at_tail.then(|| OpeningEvent::of_one(name, beginning.state).data().into());
         let snapshot = snapshot.map(|snapshot| {
             let position = self.position(snapshot.through);
             (snapshot, position)
@@ -432,10 +432,10 @@ impl Hub {
         })))))
     }
 
-    fn gap_of_one(&self, start: Start, at: &Beginning, name: &ChannelName) -> Option<Gap> {
+    fn gap_of_one(&self, start: ResolvedStart, at: &Start, name: &ChannelName) -> Option<Gap> {
         let (reason, requested) = match (start.gap, start.begin) {
             (Some(gap), _) => gap,
-            (None, Begin::After(offset)) if at.trimmed => {
+            (None, StartAt::After(offset)) if at.trimmed => {
                 (GapReason::Evicted, self.position(offset).to_string().into())
             }
             _ => return None,
@@ -456,17 +456,17 @@ impl Hub {
         if *from == StartFrom::Snapshot {
             return Err(SubscribeError::SnapshotOfMany);
         }
-        let Start { begin, gap } = self.start(from);
+        let ResolvedStart { begin, gap } = self.start(from);
         let at_tail = matches!(from, StartFrom::Tail | StartFrom::Last(0));
-        let opening = at_tail.then(|| Opening::of_many(&patterns).data().into());
+        let opening = at_tail.then(|| OpeningEvent::of_many(&patterns).data().into());
         let origin = |patterns: &[ChannelPattern], now| {
             let (cursor, excused) = match begin {
-                Begin::After(offset) => (offset, offset),
-                Begin::Earliest => (Offset::ZERO, now),
-                Begin::Last(count) if count > 0 => {
+                StartAt::After(offset) => (offset, offset),
+                StartAt::Earliest => (Offset::ZERO, now),
+                StartAt::Last(count) if count > 0 => {
                     (self.before_last(patterns, count.min(MAX_LAST_EVENTS)).min(now), now)
                 }
-                Begin::Tail | Begin::Last(_) | Begin::At(_) => (now, now),
+                StartAt::Tail | StartAt::Last(_) | StartAt::At(_) => (now, now),
             };
             let gap = gap.map(|(reason, requested)| Gap {
                 channel: None,
@@ -475,10 +475,10 @@ impl Hub {
                 resumed: self.position(cursor),
             });
             // Whoever resumes has seen the ends that lie before the cursor; nobody else has.
-            Origin { cursor, excused, gap, tell_ends: !matches!(begin, Begin::After(_)) }
+            MergeStart { cursor, excused, gap, tell_ends: !matches!(begin, StartAt::After(_)) }
         };
-        let resumes = matches!(begin, Begin::After(_));
-        let merge = Merge::new(self.0.clone(), patterns, origin)?;
+        let resumes = matches!(begin, StartAt::After(_));
+        let merge = MergedReader::new(self.0.clone(), patterns, origin)?;
         if resumes && merge.is_over() {
             return Ok(Opened::Over);
         }
@@ -503,7 +503,7 @@ impl Hub {
     /// Where the tail of a channel is, before its end if it has ended.
     #[must_use]
     pub fn tail_of(&self, channel: &Channel) -> TrimPoint {
-        let Beginning { position: mark, last_before: after, .. } = channel.begin(Begin::Tail);
+        let Start { position: mark, last_before: after, .. } = channel.begin(StartAt::Tail);
         TrimPoint { position: mark, last_trimmed: after }
     }
 
@@ -513,26 +513,26 @@ impl Hub {
         self.position(channel.offset_before(byte))
     }
 
-    fn start(&self, from: &StartFrom) -> Start {
-        let begin = |begin| Start { begin, gap: None };
+    fn start(&self, from: &StartFrom) -> ResolvedStart {
+        let begin = |begin| ResolvedStart { begin, gap: None };
         let text = match from {
-            StartFrom::Tail => return begin(Begin::Tail),
+            StartFrom::Tail => return begin(StartAt::Tail),
             // What a snapshot is of is told by the channel, once the subscription is attached.
-            StartFrom::Earliest | StartFrom::Snapshot => return begin(Begin::Earliest),
-            StartFrom::Last(count) => return begin(Begin::Last(*count)),
+            StartFrom::Earliest | StartFrom::Snapshot => return begin(StartAt::Earliest),
+            StartFrom::Last(count) => return begin(StartAt::Last(*count)),
             StartFrom::After(text) => text,
         };
         let sequencer = &self.0.shared.sequencer;
         let reason = match text.parse::<Position>() {
             Ok(position) if position.epoch != *sequencer.epoch() => GapReason::Epoch,
             Ok(position) if position.offset < sequencer.watermark() => {
-                return begin(Begin::After(position.offset));
+                return begin(StartAt::After(position.offset));
             }
             _ => GapReason::Unknown,
         };
         // Cut to a sane length, because it is sent back.
         let requested = text.chars().take(crate::limits::MAX_EVENT_ID_BYTES).collect::<String>();
-        Start { begin: Begin::Earliest, gap: Some((reason, requested.into())) }
+        ResolvedStart { begin: StartAt::Earliest, gap: Some((reason, requested.into())) }
     }
 
     /// Brings the memory of all logs under the budget, by evicting the oldest events of the hub.

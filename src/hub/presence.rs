@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Core;
 use super::channel::{Channel, Listener};
-use super::pulse::EndReason;
-use super::reading::{Begin, Beginning};
+use super::control::EndReason;
+use super::read::{Start, StartAt};
 use crate::telemetry::Metrics;
 
 /// Subscribers that are counted at a channel, as a rule one, until this is dropped.
@@ -19,11 +19,7 @@ pub struct Presence {
 impl Presence {
     /// Counts a subscriber at the channel, and holds the channel in memory. Returns where its
     /// reading begins.
-    pub(super) fn join(
-        core: &Arc<Core>,
-        channel: &Arc<Channel>,
-        begin: Begin,
-    ) -> (Beginning, Self) {
+    pub(super) fn join(core: &Arc<Core>, channel: &Arc<Channel>, begin: StartAt) -> (Start, Self) {
         let beginning = channel.join(begin);
         (beginning, Self::new(core, channel, true))
     }
@@ -79,10 +75,10 @@ impl Attachment {
     pub(super) fn new(
         core: &Arc<Core>,
         channel: &Arc<Channel>,
-        begin: Begin,
+        begin: StartAt,
         holds: bool,
         listener: Arc<dyn Listener>,
-    ) -> (Beginning, Self) {
+    ) -> (Start, Self) {
         let (beginning, key) = channel.attach(begin, holds, listener);
         (beginning, Self { presence: Presence::new(core, channel, holds), key })
     }

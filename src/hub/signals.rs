@@ -1,6 +1,6 @@
 //! What can be said on the way back to the producer, and what became of it.
 
-use super::notice::End;
+use super::control_events::End;
 use super::registry::TooManyChannels;
 use crate::event::ChannelState;
 

@@ -5,11 +5,11 @@ use std::task::{Context, Poll};
 
 use super::Core;
 use super::channel::{Channel, Listener, Snapshot};
-use super::merge::Merge;
-use super::notice::{End, Gap};
+use super::control::{ChannelCursor, EndReason, SubscriptionControl};
+use super::control_events::{End, Gap};
+use super::merge::MergedReader;
 use super::presence::{Attachment, Counted};
-use super::pulse::{EndReason, Place, Pulse};
-use super::reading::{Ahead, Begin, Beginning};
+use super::read::{PeekResult, Start, StartAt};
 use super::ticket::{ChannelTicket, Head, ManyTicket};
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
@@ -53,8 +53,8 @@ impl Step {
 impl Bounds {
     /// The bound that the subscriber has passed, if any.
     #[must_use]
-    pub fn passed(&self, pulse: &Pulse) -> Option<EndReason> {
-        self.passed_by(pulse.lag())
+    pub fn passed(&self, control: &SubscriptionControl) -> Option<EndReason> {
+        self.passed_by(control.lag())
     }
 
     /// The bound that a lag passes, if any. A single event is no lag, however large: whoever is
@@ -115,7 +115,7 @@ pub enum Next {
 /// A subscription that is being read. Dropping it ends it.
 pub struct Subscription {
     pub(super) core: Arc<Core>,
-    pulse: Arc<Pulse>,
+    control: Arc<SubscriptionControl>,
     bounds: Bounds,
     start: Position,
     /// The data of the event that says that it begins at the tail, if it does.
@@ -130,7 +130,7 @@ pub struct Subscription {
 
 pub(super) enum Source {
     One(One),
-    Many(Box<Merge>),
+    Many(Box<MergedReader>),
 }
 
 impl Subscription {
@@ -138,32 +138,32 @@ impl Subscription {
         let ChannelTicket { presence, counted, position, joined, head, last_before } = ticket;
         let Head { start, opening, gap, snapshot } = head;
         let core = presence.core().clone();
-        let pulse = Arc::new(Pulse::default());
-        let place = Arc::new(Place::new(presence.channel().clone(), position, joined));
-        pulse.add_place(&place);
+        let control = Arc::new(SubscriptionControl::default());
+        let cursor = Arc::new(ChannelCursor::new(presence.channel().clone(), position, joined));
+        control.add_cursor(&cursor);
         let one = One {
-            place,
+            cursor,
             last_offset: last_before,
             gap: gap.map(Box::new),
             snapshot,
             after_gap: None,
-            _attachment: Attachment::listen(presence, pulse.clone()),
+            _attachment: Attachment::listen(presence, control.clone()),
         };
         let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, Source::One(one));
-        Self { core, pulse, bounds, start, opening, counted, merging, max_bytes, source }
+        Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
     pub(super) fn many(bounds: Bounds, ticket: ManyTicket) -> Self {
         let ManyTicket { merge, counted, start, opening } = ticket;
-        let (core, pulse) = (merge.core().clone(), merge.pulse().clone());
+        let (core, control) = (merge.core().clone(), merge.control().clone());
         let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, Source::Many(Box::new(merge)));
-        Self { core, pulse, bounds, start, opening, counted, merging, max_bytes, source }
+        Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
     /// The handle that others may hold.
     #[must_use]
-    pub fn pulse(&self) -> &Arc<Pulse> {
-        &self.pulse
+    pub fn control(&self) -> &Arc<SubscriptionControl> {
+        &self.control
     }
 
     /// The bounds it is held to.
@@ -189,7 +189,7 @@ impl Subscription {
     #[must_use]
     pub fn channel(&self) -> Option<&Channel> {
         match &self.source {
-            Source::One(one) => Some(&one.place.channel),
+            Source::One(one) => Some(&one.cursor.channel),
             Source::Many(_) => None,
         }
     }
@@ -213,33 +213,35 @@ impl Subscription {
 
     /// Whether something has come since it last found nothing; wakes when something comes.
     pub fn poll_news(&self, cx: &Context<'_>) -> bool {
-        self.pulse.has_news(cx.waker())
+        self.control.has_news(cx.waker())
     }
 
     /// Whether what it reads next is there and must be fetched from disk.
     #[must_use]
     pub fn is_fetching(&self) -> bool {
         match &self.source {
-            Source::One(one) => one.place.channel.look(one.place.position()) == Ahead::OnDisk,
+            Source::One(one) => {
+                one.cursor.channel.look(one.cursor.position()) == PeekResult::OnDisk
+            }
             Source::Many(merge) => merge.is_fetching(),
         }
     }
 
     /// Whether something has come that must not wait until a window ends; wakes when more comes.
     pub fn poll_urgent(&mut self, cx: &mut Context<'_>) -> bool {
-        self.pulse.listen(cx.waker());
-        self.pulse.ended().is_some() || self.pulse.must_flush()
+        self.control.listen(cx.waker());
+        self.control.ended().is_some() || self.control.must_flush()
     }
 
     /// The next step, as a future would give it; `None` at the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
-        self.pulse.listen(cx.waker());
+        self.control.listen(cx.waker());
         match self.try_next() {
             Next::Step(step) => Poll::Ready(Some(step)),
             Next::Finished => Poll::Ready(None),
             Next::Pending => Poll::Pending,
             Next::Again => {
-                self.pulse.channel_changed();
+                self.control.channel_changed();
                 Poll::Pending
             }
         }
@@ -247,7 +249,7 @@ impl Subscription {
 
     /// The next step, if it is there.
     pub fn try_next(&mut self) -> Next {
-        if self.pulse.ended().is_some() {
+        if self.control.ended().is_some() {
             return Next::Finished;
         }
         let next = match self.read() {
@@ -259,12 +261,12 @@ impl Subscription {
         };
         match &next {
             Next::Step(step) => {
-                self.pulse.count_read();
+                self.control.count_read();
                 if let Step::Gap(gap) = step {
                     self.core.shared.metrics.gap(gap.reason.as_str());
                 }
             }
-            Next::Finished => self.pulse.end(EndReason::Closed),
+            Next::Finished => self.control.end(EndReason::Closed),
             Next::Pending | Next::Again => {}
         }
         next
@@ -277,7 +279,7 @@ impl Subscription {
             Source::One(one) => may_skip && !one.has_notices(),
             Source::Many(merge) => may_skip && !merge.has_notices() && merge.lag_is_due(),
         };
-        let skips = looks && self.bounds.passed(&self.pulse).is_some();
+        let skips = looks && self.bounds.passed(&self.control).is_some();
         match &mut self.source {
             Source::One(one) if skips => one.skip(&self.core, self.max_bytes),
             Source::Many(merge) if skips => merge.skip(self.max_bytes),
@@ -289,7 +291,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(reason) = self.pulse.ended() {
+        if let Some(reason) = self.control.ended() {
             self.counted.set_reason(reason);
         }
     }
@@ -297,7 +299,7 @@ impl Drop for Subscription {
 
 /// The cursor of a subscription to one channel.
 pub(super) struct One {
-    place: Arc<Place>,
+    cursor: Arc<ChannelCursor>,
     /// The offset of the last event before the cursor.
     last_offset: Offset,
     /// What it must be told first.
@@ -320,7 +322,7 @@ impl One {
         if let Some(batch) = self.after_gap.take() {
             return self.give(*batch);
         }
-        match self.place.channel.read(self.place.position(), max_bytes) {
+        match self.cursor.channel.read(self.cursor.position(), max_bytes) {
             LogRead::Batch(batch) => self.give(batch),
             LogRead::CaughtUp if self.is_over() => Next::Finished,
             LogRead::CaughtUp | LogRead::OnDisk => Next::Pending,
@@ -334,20 +336,19 @@ impl One {
     }
 
     fn is_over(&self) -> bool {
-        self.place.channel.look(self.place.position()) == Ahead::Over
+        self.cursor.channel.look(self.cursor.position()) == PeekResult::Over
     }
 
     fn give(&mut self, batch: Batch) -> Next {
-        self.place.move_to(batch.end());
+        self.cursor.move_to(batch.end());
         self.last_offset = batch.entries().next_back().map_or(self.last_offset, |last| last.offset);
-        Next::Step(Step::Events { channel: self.place.channel.clone(), batch })
+        Next::Step(Step::Events { channel: self.cursor.channel.clone(), batch })
     }
 
     /// Moves to the tail, unless what is left is only the end, which nobody may miss.
     fn skip(&mut self, core: &Core, max_bytes: usize) -> Next {
-        let Beginning { position, last_before, on_disk, .. } =
-            self.place.channel.begin(Begin::Tail);
-        if position.seq <= self.place.position().seq || on_disk.is_some() {
+        let Start { position, last_before, on_disk, .. } = self.cursor.channel.begin(StartAt::Tail);
+        if position.seq <= self.cursor.position().seq || on_disk.is_some() {
             return self.next(core, max_bytes);
         }
         self.jump(core, TrimPoint { position, last_trimmed: last_before }, GapReason::Lagged)
@@ -355,14 +356,14 @@ impl One {
 
     fn jump(&mut self, core: &Core, to: TrimPoint, reason: GapReason) -> Next {
         let requested = core.position(self.last_offset).to_string().into();
-        self.place.move_to(to.position);
+        self.cursor.move_to(to.position);
         self.last_offset = to.last_trimmed;
         // Retention may go on before the reader comes again: it must not find a second gap.
-        if let LogRead::Batch(batch) = self.place.channel.read(to.position, 1) {
+        if let LogRead::Batch(batch) = self.cursor.channel.read(to.position, 1) {
             self.after_gap = Some(Box::new(batch));
         }
         Next::Step(Step::Gap(Gap {
-            channel: Some(self.place.channel.name().clone()),
+            channel: Some(self.cursor.channel.name().clone()),
             reason,
             requested: Some(requested),
             resumed: core.position(to.last_trimmed),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::channel::{Channel, Snapshot};
 use super::coalesce::Coalesce;
-use super::merge::Merge;
-use super::notice::Gap;
+use super::control_events::Gap;
+use super::merge::MergedReader;
 use super::presence::{Counted, Presence};
 use super::subscription::{Bounds, Subscription};
 use crate::position::{Offset, Position};
@@ -53,7 +53,7 @@ pub struct Head {
 
 /// A subscription to many channels: they are joined, since what it begins with depends on all.
 pub(super) struct ManyTicket {
-    pub(super) merge: Merge,
+    pub(super) merge: MergedReader,
     pub(super) counted: Counted,
     pub(super) start: Position,
     pub(super) opening: Option<Box<str>>,

@@ -13,7 +13,7 @@ use super::scatter::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
-use crate::hub::{self, Appended, Board, Close, CommitAck, Hold};
+use crate::hub::{self, Appended, Close, CommitAck, Hold, ProducerHandle};
 
 /// What a publisher asks for besides its events.
 #[derive(Clone, Debug, Default)]
@@ -211,16 +211,16 @@ enum LastEvent {
 }
 
 impl LastEvent {
-    fn new(event: &NewEvent, board: &Board) -> Self {
+    fn new(event: &NewEvent, producer: &ProducerHandle) -> Self {
         if event.data.as_bytes().len() > KEPT_EVENT {
-            return Self::Seen { is_end: ends_with(&board.recogniser(), event) };
+            return Self::Seen { is_end: ends_with(&producer.recogniser(), event) };
         }
         Self::Kept(NewEvent { event_type: event.event_type.clone(), data: event.data.detached() })
     }
 
-    fn is_end(&self, board: &Board) -> bool {
+    fn is_end(&self, producer: &ProducerHandle) -> bool {
         match self {
-            Self::Kept(event) => ends_with(&board.recogniser(), event),
+            Self::Kept(event) => ends_with(&producer.recogniser(), event),
             Self::Seen { is_end } => *is_end,
         }
     }
@@ -235,7 +235,7 @@ pub struct Publish {
     /// Looks for the generation's end, if that is to close the channel.
     end_watch: Option<EndWatch>,
     /// Tells of a stop, to a publish that goes on for a while.
-    board: Option<Board>,
+    producer: Option<ProducerHandle>,
     claim: Option<Claim<ChannelName, Receipt>>,
     /// Events at the start of the body that an earlier request has published.
     skip: u64,
@@ -270,11 +270,12 @@ impl Publish {
         let hold = if close == Some(Closing::Auto) { Hold::Sole } else { Hold::Shared };
         let produces = kind.is_streamed() || format.is_some();
         let produce = || ingest.hub().produce(&channel, hold, format);
-        let board = produces.then(produce).transpose()?;
+        let producer = produces.then(produce).transpose()?;
         let (close, end_watch) = match close {
             Some(Closing::Auto) => {
                 // One that goes on begins in the middle, where nothing may tell the format.
-                let known = || board.as_ref().map(Board::recogniser).unwrap_or_default();
+                let known =
+                    || producer.as_ref().map(ProducerHandle::recogniser).unwrap_or_default();
                 (None, Some(EndWatch::new(format.map_or_else(known, Recogniser::named))))
             }
             Some(Closing::AtEnd(close)) => (Some(close), None),
@@ -286,7 +287,7 @@ impl Publish {
             channel,
             close,
             end_watch,
-            board,
+            producer,
             claim,
             skip: tally.events,
             decoded: 0,
@@ -318,9 +319,9 @@ impl Publish {
     /// # Errors
     /// As [`feed`](Self::feed), or the body has something in it and not one event.
     pub async fn finish(mut self: Box<Self>) -> Result<Receipt, Failure> {
-        let recogniser = match (&self.end_watch, &self.board) {
+        let recogniser = match (&self.end_watch, &self.producer) {
             (Some(end_watch), _) => Some(end_watch.recogniser().clone()),
-            (None, Some(board)) if self.decoder.is_event_stream() => Some(board.recogniser()),
+            (None, Some(producer)) if self.decoder.is_event_stream() => Some(producer.recogniser()),
             _ => None,
         };
         let recogniser = recogniser.unwrap_or_default();
@@ -357,8 +358,8 @@ impl Publish {
 
     /// Notes why the producer leaves, for those who watch if it does not come back.
     fn leave(&mut self, why: &str) {
-        if let Some(board) = &mut self.board {
-            board.leave(why);
+        if let Some(producer) = &mut self.producer {
+            producer.leave(why);
         }
     }
 
@@ -392,8 +393,8 @@ impl Publish {
 
     /// Resolves when somebody else has ended the channel: what the next append would be told.
     pub async fn refused(&mut self) -> PublishError {
-        match &mut self.board {
-            Some(board) => board.refused().await.into(),
+        match &mut self.producer {
+            Some(producer) => producer.refused().await.into(),
             None => std::future::pending().await,
         }
     }
@@ -418,9 +419,9 @@ impl Publish {
         last: bool,
     ) -> Result<(), Failure> {
         if self.end_watch.is_none()
-            && let (Some(board), Some(event)) = (&self.board, self.events.last())
+            && let (Some(producer), Some(event)) = (&self.producer, self.events.last())
         {
-            self.last_event = Some(LastEvent::new(event, board));
+            self.last_event = Some(LastEvent::new(event, producer));
         }
         self.skip_published();
         let close = close.filter(|_| decoded.is_ok());
@@ -471,8 +472,8 @@ impl Publish {
             }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
-        match &self.board {
-            Some(board) => board.append(&self.events, close, receipt),
+        match &self.producer {
+            Some(producer) => producer.append(&self.events, close, receipt),
             None => self.ingest.hub().append_with(&self.channel, &self.events, close, receipt),
         }
     }
@@ -480,8 +481,8 @@ impl Publish {
     /// What is to be waited for before it is said that the channel has ended.
     fn coming_end(&self, refused: &hub::PublishError) -> Option<CommitAck> {
         match refused {
-            hub::PublishError::Closed(_) | hub::PublishError::Stopped(_) => match &self.board {
-                Some(board) => board.coming_end(),
+            hub::PublishError::Closed(_) | hub::PublishError::Stopped(_) => match &self.producer {
+                Some(producer) => producer.coming_end(),
                 None => self.ingest.hub().coming_end(&self.channel),
             },
             _ => None,
@@ -559,9 +560,9 @@ impl Publish {
             return None;
         }
         let Some(end_watch) = &self.end_watch else {
-            let (last, board) = (self.last_event.as_ref()?, self.board.as_ref()?);
+            let (last, producer) = (self.last_event.as_ref()?, self.producer.as_ref()?);
             return last
-                .is_end(board)
+                .is_end(producer)
                 .then_some("the last event is an end mark: `close=auto` would close here");
         };
         Some(match end_watch.format() {

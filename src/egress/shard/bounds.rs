@@ -4,7 +4,7 @@ use super::reactor::{Reactor, millis, since};
 use super::sweep::lag;
 use crate::egress::{Format, policy};
 use crate::event::GapReason;
-use crate::hub::{EndReason, Gap, Piece};
+use crate::hub::{EndReason, Gap, ReadResult};
 use crate::sse;
 use crate::store::disk::TrimPoint;
 
@@ -51,7 +51,7 @@ impl Reactor {
         let Some(sitter) = self.sitters.get_mut(key) else { return };
         let Some(room) = self.rooms.get(sitter.room as usize) else { return };
         let next = room.channel.read_at_byte(sitter.at.byte(), 1, false);
-        if let Piece::Frames { batch: merged, last: false, .. } = next {
+        if let ReadResult::Frames { batch: merged, last: false, .. } = next {
             bytes.extend_from_slice(&merged.events.bytes());
             sitter.at.advance(merged.end.byte);
             self.hub

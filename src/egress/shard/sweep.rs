@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::room::Room;
 use super::seat::{Sitter, Wrote};
-use crate::hub::{Bounds, Channel, EndReason, MergedBatch, OnLag, Piece};
+use crate::hub::{Bounds, Channel, EndReason, MergedBatch, OnLag, ReadResult};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
 use crate::store::{LogPosition, Missing};
@@ -166,9 +166,9 @@ fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Do
 
 fn read(channel: &Channel, byte: u64, merge: bool) -> Result<Shared, Moved> {
     match channel.read_at_byte(byte, MAX_BATCH_BYTES, merge) {
-        Piece::Nothing => Err(Moved::CaughtUp),
-        Piece::Missing(missing) => Err(Moved::Overtaken(missing)),
-        Piece::Frames { batch, more, last } => {
+        ReadResult::Nothing => Err(Moved::CaughtUp),
+        ReadResult::Missing(missing) => Err(Moved::Overtaken(missing)),
+        ReadResult::Frames { batch, more, last } => {
             let frames = batch.events.bytes();
             let bytes =
                 if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::event::{self, GapReason, NewEvent};
 use crate::hub::commit::{ChannelMetadata, CommitAck, CommitOutcome};
 use crate::hub::completion::ThreadCompletions;
-use crate::hub::notice::{End, Gap};
+use crate::hub::control_events::{End, Gap};
 use crate::position::Offset;
 use crate::store::disk::{
     self, CompletionQueue, Disk, DiskRead, Durability, Record, Seek, StreamId, Trimmed, WriteError,

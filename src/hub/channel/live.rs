@@ -12,8 +12,8 @@ use crate::event::ChannelState;
 use crate::generation::{Fold, Format, Recogniser};
 use crate::hub::coalesce::{Coalesce, MergedBatch};
 use crate::hub::commit::CommitAck;
-use crate::hub::notice::Ended;
-use crate::hub::reading::{Begin, Beginning};
+use crate::hub::control_events::Ended;
+use crate::hub::read::{Start, StartAt};
 use crate::hub::signals::{GenerationOver, Signals, Stopped};
 use crate::limits::{MAX_SHARED_MERGE_BYTES, STOP_KEPT_SECONDS};
 use crate::position::Position;
@@ -59,8 +59,8 @@ impl Channel {
             }
             inner.holders += 1;
         }
-        let board = self.board.get_or_init(|| watch::Sender::new(Signals::default()));
-        let receiver = board.subscribe();
+        let signals = self.signals.get_or_init(|| watch::Sender::new(Signals::default()));
+        let receiver = signals.subscribe();
         self.post();
         Some(receiver)
     }
@@ -230,10 +230,10 @@ impl Channel {
         }
     }
 
-    /// Puts on the board what there is to know.
+    /// Puts on the producer handle what there is to know.
     pub(super) fn post(&self) {
-        let Some(board) = self.board.get() else { return };
-        board.send_if_modified(|signals| {
+        let Some(signals) = self.signals.get() else { return };
+        signals.send_if_modified(|signals| {
             let (end, stopped) = {
                 let inner = self.inner.lock();
                 (inner.end.clone(), inner.stopped)
@@ -245,7 +245,7 @@ impl Channel {
         });
     }
 
-    /// The channel has ended: tells those who look at the board, and hooks.
+    /// The channel has ended: tells those who look at the producer handle, and hooks.
     pub(super) fn tell_of_end(&self) {
         self.post();
         if let Some(on_end) = self.shared.on_end.get()
@@ -312,14 +312,14 @@ impl Channel {
     }
 
     /// Where a subscription to the snapshot begins; as at the earliest event if there is none.
-    pub(in crate::hub) fn begin_with_snapshot(&self) -> (Beginning, Option<Arc<Snapshot>>) {
+    pub(in crate::hub) fn begin_with_snapshot(&self) -> (Start, Option<Arc<Snapshot>>) {
         let mut inner = self.inner.lock();
         inner.last_used = Instant::now();
         let Some(snapshot) = inner.snapshot(self.name.as_str()) else {
-            return (inner.begin(Begin::Earliest), None);
+            return (inner.begin(StartAt::Earliest), None);
         };
         self.account(&mut inner);
-        (inner.begin(Begin::At(snapshot.mark)), Some(snapshot))
+        (inner.begin(StartAt::At(snapshot.mark)), Some(snapshot))
     }
 
     /// Events as they are to be written to those who want them merged; as they stand in the log if

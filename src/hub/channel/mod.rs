@@ -28,12 +28,12 @@ use crate::generation::Format;
 use crate::hub::coalesce::MergedBatch;
 use crate::hub::commit::CommitAck;
 use crate::hub::config::{ChannelOptions, Settings};
+use crate::hub::control_events::{End, OnEnd};
 use crate::hub::deadlines::Deadlines;
 use crate::hub::memory::Memory;
-use crate::hub::notice::{End, OnEnd};
 use crate::hub::pending_deletes::PendingDeletes;
+use crate::hub::read::{PeekResult, ReadResult, Start, StartAt};
 use crate::hub::read_cache::ReadCache;
-use crate::hub::reading::{Ahead, Begin, Beginning, Piece};
 use crate::hub::sequencer::Sequencer;
 use crate::hub::signals::Signals;
 use crate::position::{Epoch, Offset, Position};
@@ -92,7 +92,7 @@ pub struct Channel {
     /// Its owner retains more than they may.
     in_excess: AtomicBool,
     /// For those who want to know of signals, once there is somebody.
-    board: OnceLock<watch::Sender<Signals>>,
+    signals: OnceLock<watch::Sender<Signals>>,
     /// What a reader who wants events merged was last given, and from where to where it goes.
     merged: Mutex<Option<(LogPosition, MergedBatch)>>,
 }
@@ -283,7 +283,7 @@ impl Channel {
             listeners: RwLock::new(Slab::new()),
             subscribers: AtomicUsize::new(0),
             in_excess: AtomicBool::new(false),
-            board: OnceLock::new(),
+            signals: OnceLock::new(),
             merged: Mutex::default(),
         }
     }
@@ -424,21 +424,21 @@ impl Channel {
     /// The frames from this byte of the log on, which is the edge of a frame: for a reader that
     /// counts bytes because its socket does.
     #[must_use]
-    pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> Piece {
+    pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> ReadResult {
         let mut inner = self.inner.lock();
         let batch = match inner.log.read_from_byte(byte, max_bytes) {
             LogRead::Batch(batch) => batch,
-            LogRead::Missing(missing) => return Piece::Missing(missing),
+            LogRead::Missing(missing) => return ReadResult::Missing(missing),
             // Its last event cannot be read any more, or the reader was told a gap that reaches
             // behind it: there is nothing but the end.
             LogRead::CaughtUp if inner.end.is_some() => {
                 let merged = BatchBuilder::new(inner.log.end()).finish().into();
-                return Piece::Frames { batch: merged, more: false, last: true };
+                return ReadResult::Frames { batch: merged, more: false, last: true };
             }
-            LogRead::CaughtUp => return Piece::Nothing,
+            LogRead::CaughtUp => return ReadResult::Nothing,
             LogRead::OnDisk => {
                 self.fetch(&mut inner, Seek::Byte(byte));
-                return Piece::Nothing;
+                return ReadResult::Nothing;
             }
         };
         let more = batch.end() != inner.log.end();
@@ -449,7 +449,7 @@ impl Channel {
             Some(format) => self.merge(&batch, format),
             None => batch.into(),
         };
-        Piece::Frames { batch: merged, more, last }
+        ReadResult::Frames { batch: merged, more, last }
     }
 
     /// How many events, and bytes, are behind this byte of the log.
@@ -492,16 +492,16 @@ impl Channel {
     }
 
     /// What a reader at the mark has come to.
-    pub(in crate::hub) fn look(&self, at: LogPosition) -> Ahead {
+    pub(in crate::hub) fn look(&self, at: LogPosition) -> PeekResult {
         let inner = self.inner.lock();
         let coming = inner.durable.as_ref().and_then(|durable| durable.coming());
         match (inner.log.peek(at.seq), inner.log.missing_at(at)) {
-            (Some(entry), _) => Ahead::Event(entry.offset),
-            (None, Some(missing)) => Ahead::Missing(missing),
-            (None, None) if at.seq < inner.log.end().seq => Ahead::OnDisk,
-            (None, None) if inner.end.is_some() => Ahead::Over,
-            (None, None) if inner.retired => Ahead::Retired,
-            (None, None) => coming.map_or(Ahead::Nothing, Ahead::Coming),
+            (Some(entry), _) => PeekResult::Event(entry.offset),
+            (None, Some(missing)) => PeekResult::Missing(missing),
+            (None, None) if at.seq < inner.log.end().seq => PeekResult::OnDisk,
+            (None, None) if inner.end.is_some() => PeekResult::Over,
+            (None, None) if inner.retired => PeekResult::Retired,
+            (None, None) => coming.map_or(PeekResult::Nothing, PeekResult::Coming),
         }
     }
 
@@ -513,10 +513,10 @@ impl Channel {
     /// Adds a listener and says where its reading begins, in one step.
     pub(in crate::hub) fn attach(
         &self,
-        begin: Begin,
+        begin: StartAt,
         holds: bool,
         listener: Arc<dyn Listener>,
-    ) -> (Beginning, usize) {
+    ) -> (Start, usize) {
         let mut inner = self.inner.lock();
         let key = self.listeners.write().insert(listener);
         let beginning = self.count_in(&mut inner, begin, holds);
@@ -527,7 +527,7 @@ impl Channel {
 
     /// Counts a subscriber without a listener, and holds the channel. Returns where its reading
     /// begins.
-    pub(in crate::hub) fn join(&self, begin: Begin) -> Beginning {
+    pub(in crate::hub) fn join(&self, begin: StartAt) -> Start {
         let mut inner = self.inner.lock();
         let beginning = self.count_in(&mut inner, begin, true);
         drop(inner);
@@ -535,7 +535,7 @@ impl Channel {
         beginning
     }
 
-    fn count_in(&self, inner: &mut Inner, begin: Begin, holds: bool) -> Beginning {
+    fn count_in(&self, inner: &mut Inner, begin: StartAt, holds: bool) -> Start {
         inner.last_used = Instant::now();
         inner.holders += usize::from(holds);
         self.subscribers.fetch_add(1, Ordering::Relaxed);
@@ -562,7 +562,7 @@ impl Channel {
     }
 
     /// Where a reading that attaches to nothing begins.
-    pub(in crate::hub) fn begin(&self, begin: Begin) -> Beginning {
+    pub(in crate::hub) fn begin(&self, begin: StartAt) -> Start {
         let mut inner = self.inner.lock();
         inner.last_used = Instant::now();
         inner.begin(begin)
@@ -670,27 +670,27 @@ impl Inner {
         self.end.as_ref().map_or(ChannelState::Open, |end| end.state)
     }
 
-    fn begin(&self, begin: Begin) -> Beginning {
+    fn begin(&self, begin: StartAt) -> Start {
         let log = &self.log;
         let ends = self.kept_at_end();
         let found = match begin {
-            Begin::Tail => log.position_of_last(ends),
-            Begin::Earliest => Ok(log.start()),
-            Begin::Last(count) => log.position_of_last(count.saturating_add(ends)),
-            Begin::At(mark) => Ok(mark.max(log.start())),
-            Begin::After(offset) => log.position_after(offset),
+            StartAt::Tail => log.position_of_last(ends),
+            StartAt::Earliest => Ok(log.start()),
+            StartAt::Last(count) => log.position_of_last(count.saturating_add(ends)),
+            StartAt::At(mark) => Ok(mark.max(log.start())),
+            StartAt::After(offset) => log.position_after(offset),
         };
         let mark = found.unwrap_or(log.start());
-        Beginning {
+        Start {
             position: mark,
             on_disk: found.err(),
             last_before: log.offset_before(mark).unwrap_or(match begin {
-                Begin::After(offset) => offset,
+                StartAt::After(offset) => offset,
                 _ => log.trimmed_through(),
             }),
             at_tail: mark.seq.saturating_add(ends) >= log.end().seq,
             state: self.state(),
-            trimmed: matches!(begin, Begin::After(offset) if offset < log.trimmed_through()),
+            trimmed: matches!(begin, StartAt::After(offset) if offset < log.trimmed_through()),
             inherited: self.inherited,
             over: ends > 0 && mark.seq >= log.end().seq,
             retired: self.retired,

@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::support::{Stage, bounds, name};
 use crate::event::GAP;
-use crate::hub::{Config, Next, Opened, Piece, Selection, Step, Subscription};
+use crate::hub::{Config, Next, Opened, ReadResult, Selection, Step, Subscription};
 use crate::position::StartFrom;
 use crate::sse::Frames;
 use crate::store::Batch;
@@ -193,16 +193,16 @@ impl Reader {
                 Next::Finished => panic!("it has no end"),
             },
             Self::Shard(byte, channel) => match channel.read_at_byte(*byte, 300, false) {
-                Piece::Frames { batch: merged, .. } => {
+                ReadResult::Frames { batch: merged, .. } => {
                     events(channel.name().as_str(), &merged.events);
                     *byte = merged.end.byte;
                 }
-                Piece::Missing(missing) => {
+                ReadResult::Missing(missing) => {
                     assert!(missing.to.position.byte > *byte, "{missing:?}");
                     *byte = missing.to.position.byte;
                     saw(channel.name().as_str(), Seen::Gap);
                 }
-                Piece::Nothing => return false,
+                ReadResult::Nothing => return false,
             },
         }
         true

@@ -82,21 +82,21 @@ async fn a_producer_may_begin_while_a_stop_is_being_stored_and_is_told_of_it() {
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
     let (_, _stored) = stage.hub.stop(&name("c"), None, None).unwrap();
-    let mut board = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
+    let mut producer = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
     stage.files.open_up();
-    assert_eq!(board.refused().await, PublishError::Stopped(None));
-    drop(board);
+    assert_eq!(producer.refused().await, PublishError::Stopped(None));
+    drop(producer);
 }
 
 /// A hub whose clock runs, with a generation in `c` that has one event.
-async fn with_generation(stage: &Stage) -> crate::hub::Board {
+async fn with_generation(stage: &Stage) -> crate::hub::ProducerHandle {
     tokio::task::spawn_local(ThreadCompletions::serve());
     tokio::task::spawn_local(stage.hub.clone().sweep());
     tokio::task::yield_now().await;
-    let board = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
-    let mut appended = board.append(&[event("x")], None, None).unwrap();
+    let producer = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
+    let mut appended = producer.append(&[event("x")], None, None).unwrap();
     assert_eq!(appended.ack.wait().await, Ok(()));
-    board
+    producer
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,9 +105,9 @@ async fn a_generation_is_abandoned_when_there_is_room_for_it() {
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
-            let board = with_generation(&stage).await;
+            let producer = with_generation(&stage).await;
             stage.fill_up();
-            drop(board);
+            drop(producer);
             tokio::time::sleep(Duration::from_secs(60)).await;
             assert_eq!(state(&stage), ChannelState::Open);
             stage.make_room();
@@ -122,9 +122,9 @@ async fn an_end_by_the_clock_that_the_disk_has_refused_is_tried_again() {
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
-            let board = with_generation(&stage).await;
+            let producer = with_generation(&stage).await;
             stage.files.disk.fate(1, Fate::Full);
-            drop(board);
+            drop(producer);
             until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
             assert_eq!(state(&stage), ChannelState::Open);
             check_free_space(&stage.disk);
@@ -142,7 +142,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
-            let mut board = with_generation(&stage).await;
+            let mut producer = with_generation(&stage).await;
             // Time flies while the disk is at work: meanwhile somebody watches.
             let viewer = stage.subscribe("c", &StartFrom::Tail).await;
             let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
@@ -154,7 +154,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
             check_free_space(&stage.disk);
             until("it is stopped", || state(&stage) == ChannelState::Cancelled).await;
             let told = PublishError::Stopped(Some("unwatched".into()));
-            assert_eq!(board.refused().await, told);
+            assert_eq!(producer.refused().await, told);
         })
         .await;
 }

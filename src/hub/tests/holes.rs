@@ -2,7 +2,7 @@
 
 use super::support::{Stage, name};
 use crate::event::ChannelState;
-use crate::hub::{ChannelTicket, Close, Piece};
+use crate::hub::{ChannelTicket, Close, ReadResult};
 use crate::position::StartFrom;
 use crate::store::disk::Durability;
 use crate::store::disk::tests::gated::until_all_is_read;
@@ -42,10 +42,10 @@ fn comes_to_the_end(stage: &Stage, ticket: &ChannelTicket) -> bool {
     let mut byte = ticket.position.byte;
     for _ in 0..20 {
         match ticket.channel().read_at_byte(byte, 1 << 20, false) {
-            Piece::Frames { last: true, .. } => return true,
-            Piece::Frames { batch: merged, .. } => byte = merged.end.byte,
-            Piece::Missing(missing) => byte = missing.to.position.byte,
-            Piece::Nothing => until_all_is_read(&stage.disk),
+            ReadResult::Frames { last: true, .. } => return true,
+            ReadResult::Frames { batch: merged, .. } => byte = merged.end.byte,
+            ReadResult::Missing(missing) => byte = missing.to.position.byte,
+            ReadResult::Nothing => until_all_is_read(&stage.disk),
         }
     }
     false

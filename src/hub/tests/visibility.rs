@@ -3,7 +3,7 @@
 use super::support::{Stage, event, name};
 use crate::event::ChannelState;
 use crate::generation::Format;
-use crate::hub::{Close, Hold, Piece};
+use crate::hub::{Close, Hold, ReadResult};
 use crate::position::StartFrom;
 use crate::store::disk::Durability;
 use crate::store::disk::tests::gated::until_all_is_read;
@@ -43,7 +43,7 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
         let (mut events, mut ends) = (0, false);
         for _ in 0..5 {
             match ticket.channel().read_at_byte(byte, 1 << 20, false) {
-                Piece::Frames { batch, last, .. } => {
+                ReadResult::Frames { batch, last, .. } => {
                     (byte, ends) = (batch.end.byte, last);
                     events += batch.events.count();
                 }
@@ -64,11 +64,11 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
 #[tokio::test]
 async fn a_snapshot_outlives_what_memory_has_of_the_events() {
     let stage = Stage::new(Async);
-    let board = stage.hub.produce(&name("c"), Hold::Sole, Some(Format::Text)).unwrap();
+    let producer = stage.hub.produce(&name("c"), Hold::Sole, Some(Format::Text)).unwrap();
     let text = "x".repeat(60_000);
     // Three times the window, and fewer events than a fold may be behind.
     for _ in 0..63 {
-        let mut appended = board.append(&[event(&text)], None, None).unwrap();
+        let mut appended = producer.append(&[event(&text)], None, None).unwrap();
         assert_eq!(appended.ack.wait().await, Ok(()));
     }
     let ticket = stage.open_one("c", &StartFrom::Snapshot).await;

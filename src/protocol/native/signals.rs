@@ -72,12 +72,12 @@ pub(super) async fn feed(
     let heartbeat = heartbeat(&native, &query)?;
     let pass = caller.subscribe(FEED, vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
-    let board = native.hub.board(&name)?;
+    let producer = native.hub.producer_handle(&name)?;
     let shutdown = native.shutdown.clone();
     let link = Client::link_of(request.extensions());
     let draining = async move { shutdown.draining().await };
     let over = async move { pass.ended().await };
-    let (feed, filling) = native.egress.signals(name, board, heartbeat, link, draining, over);
+    let (feed, filling) = native.egress.signals(name, producer, heartbeat, link, draining, over);
     tokio::spawn(filling);
     let mut response = Response::new(Body::Signals(feed));
     let media_type = HeaderValue::from_static(sse::CONTENT_TYPE);

@@ -91,16 +91,16 @@ impl EndReason {
 
 /// See the module.
 #[derive(Default)]
-pub struct Pulse {
+pub struct SubscriptionControl {
     reason: OnceLock<EndReason>,
     /// Set by whoever wakes, cleared by the reader before it reads: one wake-up per read.
     latch: AtomicBool,
     waker: AtomicWaker,
     reads: AtomicU64,
-    places: Mutex<Vec<Arc<Place>>>,
+    cursors: Mutex<Vec<Arc<ChannelCursor>>>,
 }
 
-impl Pulse {
+impl SubscriptionControl {
     /// Ends the subscription, for this reason unless it has ended already.
     pub fn end(&self, reason: EndReason) {
         let _ = self.reason.set(reason);
@@ -121,25 +121,25 @@ impl Pulse {
     /// How far the reader is behind what was published since it began.
     #[must_use]
     pub fn lag(&self) -> LogPosition {
-        let places = self.places.lock();
-        places.iter().map(|place| place.lag()).fold(LogPosition::default(), |sum, lag| {
+        let cursors = self.cursors.lock();
+        cursors.iter().map(|cursor| cursor.lag()).fold(LogPosition::default(), |sum, lag| {
             LogPosition { seq: sum.seq + lag.seq, byte: sum.byte + lag.byte }
         })
     }
 
     /// Whether something lies ahead of the reader that must not wait until a window ends.
     pub(super) fn must_flush(&self) -> bool {
-        let places = self.places.lock().clone();
-        places.iter().any(|place| place.channel.must_flush(place.position().byte))
+        let cursors = self.cursors.lock().clone();
+        cursors.iter().any(|cursor| cursor.channel.must_flush(cursor.position().byte))
     }
 
     /// How far the reader is behind all that there is to read.
     #[must_use]
     pub fn unread(&self) -> u64 {
-        self.places
+        self.cursors
             .lock()
             .iter()
-            .map(|place| place.position().distance_to(place.channel.end()).seq)
+            .map(|cursor| cursor.position().distance_to(cursor.channel.end()).seq)
             .sum()
     }
 
@@ -165,16 +165,16 @@ impl Pulse {
         self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_place(&self, place: &Arc<Place>) {
-        self.places.lock().push(place.clone());
+    pub(super) fn add_cursor(&self, cursor: &Arc<ChannelCursor>) {
+        self.cursors.lock().push(cursor.clone());
     }
 
-    pub(super) fn remove_place(&self, place: &Arc<Place>) {
-        self.places.lock().retain(|other| !Arc::ptr_eq(other, place));
+    pub(super) fn remove_cursor(&self, cursor: &Arc<ChannelCursor>) {
+        self.cursors.lock().retain(|other| !Arc::ptr_eq(other, cursor));
     }
 }
 
-impl Listener for Pulse {
+impl Listener for SubscriptionControl {
     fn channel_changed(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.waker.wake();
@@ -183,7 +183,7 @@ impl Listener for Pulse {
 }
 
 /// Where a reader stands in one channel.
-pub(super) struct Place {
+pub(super) struct ChannelCursor {
     pub(super) channel: Arc<Channel>,
     seq: AtomicU64,
     byte: AtomicU64,
@@ -191,7 +191,7 @@ pub(super) struct Place {
     joined: LogPosition,
 }
 
-impl Place {
+impl ChannelCursor {
     pub(super) fn new(channel: Arc<Channel>, position: LogPosition, joined: LogPosition) -> Self {
         let (seq, byte) = (AtomicU64::new(position.seq), AtomicU64::new(position.byte));
         Self { channel, seq, byte, joined }

@@ -16,7 +16,7 @@ use crate::telemetry::Metrics;
 
 /// A subscription begins at the tail.
 #[derive(Serialize)]
-pub(super) struct Opening<'a> {
+pub(super) struct OpeningEvent<'a> {
     /// The channel; `None` for a subscription to many.
     channel: Option<&'a str>,
     state: &'a str,
@@ -28,7 +28,7 @@ pub(super) struct Opening<'a> {
     more: Option<usize>,
 }
 
-impl<'a> Opening<'a> {
+impl<'a> OpeningEvent<'a> {
     /// Of one channel, in this state.
     pub(super) fn of_one(channel: &'a ChannelName, state: ChannelState) -> Self {
         let (channel, state) = (Some(channel.as_str()), state.as_str());

@@ -1,7 +1,7 @@
 //! The way back to the producer: stop, and how many are watching.
 //!
-//! A channel has a board on which its present signals stand, once somebody has asked for it.
-//! Producers and feeds look at the board; only its last state counts.
+//! A channel has a producer handle on which its present signals stand, once somebody has asked for
+//! it. Producers and feeds look at the producer handle; only its last state counts.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 
 /// Looks at a channel's board, and keeps the channel in memory meanwhile.
-pub struct Board {
+pub struct ProducerHandle {
     core: Arc<Core>,
     channel: Arc<Channel>,
     signals: watch::Receiver<Signals>,
@@ -27,7 +27,7 @@ pub struct Board {
     why: Option<Box<str>>,
 }
 
-impl Board {
+impl ProducerHandle {
     /// What stands there now.
     #[must_use]
     pub fn read(&mut self) -> Signals {
@@ -104,7 +104,7 @@ fn refusal(signals: &Signals) -> PublishError {
     }
 }
 
-impl Drop for Board {
+impl Drop for ProducerHandle {
     fn drop(&mut self) {
         if self.channel.let_go(self.sole, self.why.take()) {
             self.core.registry.evict_if_unused(self.channel.name());
@@ -117,11 +117,11 @@ impl Hub {
     ///
     /// # Errors
     /// There are too many channels.
-    pub fn board(&self, name: &ChannelName) -> Result<Board, TooManyChannels> {
+    pub fn producer_handle(&self, name: &ChannelName) -> Result<ProducerHandle, TooManyChannels> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
             if let Some(signals) = channel.hold() {
-                return Ok(Board {
+                return Ok(ProducerHandle {
                     core: self.0.clone(),
                     channel,
                     signals,
@@ -141,13 +141,13 @@ impl Hub {
         name: &ChannelName,
         hold: Hold,
         format: Option<Format>,
-    ) -> Result<Board, PublishError> {
+    ) -> Result<ProducerHandle, PublishError> {
         loop {
-            let mut board = self.board(name)?;
-            match board.channel.produce(hold, format) {
+            let mut producer = self.producer_handle(name)?;
+            match producer.channel.produce(hold, format) {
                 Ok(()) => {
-                    board.sole = hold == Hold::Sole;
-                    return Ok(board);
+                    producer.sole = hold == Hold::Sole;
+                    return Ok(producer);
                 }
                 Err(error) => refused(error)?,
             }

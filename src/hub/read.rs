@@ -8,7 +8,7 @@ use crate::store::{LogPosition, Missing};
 
 /// Which place of a log a subscription begins at.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Begin {
+pub(super) enum StartAt {
     Tail,
     Earliest,
     Last(u64),
@@ -18,7 +18,7 @@ pub(super) enum Begin {
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Beginning {
+pub(super) struct Start {
     pub(super) position: LogPosition,
     /// The mark cannot be known before this is fetched: nothing else of it counts.
     pub(super) on_disk: Option<Seek>,
@@ -40,7 +40,7 @@ pub(super) struct Beginning {
 
 /// What a reader that counts bytes finds.
 #[derive(Debug)]
-pub enum Piece {
+pub enum ReadResult {
     /// At least one frame.
     Frames {
         /// The frames.
@@ -58,7 +58,7 @@ pub enum Piece {
 
 /// What lies ahead of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ahead {
+pub(super) enum PeekResult {
     /// An event.
     Event(Offset),
     /// Nothing yet.
