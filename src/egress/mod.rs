@@ -39,7 +39,7 @@ pub use patrol::LinkWatch;
 use background::Turns;
 use patrol::Patrol;
 use policy::Drain;
-use shard::{Arrival, Shards};
+use shard::{NewSubscriber, Shards};
 
 use crate::clock::Clock;
 use crate::hub::{Bounds, Hub, OnLag};
@@ -161,13 +161,13 @@ impl Egress {
     pub fn new(
         config: Config,
         hub: &Hub,
-        departed: impl Fn() + Send + Sync + 'static,
+        on_detach: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (config, metrics) = (Arc::new(config), hub.metrics().clone());
         let most = usize::try_from(config.max_unwritten.as_u64()).unwrap_or(usize::MAX);
         let unwritten = Arc::new(Budget::new(most));
         let patrol = Patrol::new(config.clone(), metrics.clone(), unwritten.clone());
-        let shards = Arc::new(Shards::start(hub, &config, Arc::new(departed))?);
+        let shards = Arc::new(Shards::start(hub, &config, Arc::new(on_detach))?);
         let (patrol, feeds) = (Arc::new(patrol), Arc::default());
         let clock = hub.clock().clone();
         Ok(Self { config, metrics, patrol, shards, feeds, unwritten, clock })
@@ -233,7 +233,7 @@ impl Egress {
         let OpenStream { ticket, coalesce, heartbeat, pass, .. } = open;
         let Some(ticket) = ticket.into_one() else { return };
         tune(&tcp, &self.config);
-        self.shards.adopt(Arrival { tcp, ticket, head, coalesce, heartbeat, pass });
+        self.shards.attach(NewSubscriber { tcp, ticket, head, coalesce, heartbeat, pass });
     }
 
     /// Walks over all subscriptions, for ever.

@@ -7,10 +7,10 @@ use mio::{Interest, Token};
 use tokio::time::Instant;
 
 use super::departures::by_clock;
-use super::inbox::{Arrival, Bell};
+use super::inbox::{ChannelNotifier, NewSubscriber};
+use super::local_channel::LocalChannel;
 use super::reactor::{Reactor, after};
-use super::room::Room;
-use super::seat::{Cursor, Interval, Sitter};
+use super::subscriber::{Cursor, Interval, Subscriber};
 use crate::egress::{Config, Format, policy};
 use crate::hub::{ChannelTicket, Coalesce, Head, Presence};
 use crate::pass::Pass;
@@ -20,29 +20,29 @@ use crate::sse;
 const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
-    pub(super) fn welcome(&mut self, arrival: Arrival) {
-        let Arrival { tcp, ticket, head, coalesce, heartbeat, pass } = arrival;
+    pub(super) fn attach(&mut self, new: NewSubscriber) {
+        let NewSubscriber { tcp, ticket, head, coalesce, heartbeat, pass } = new;
         let ChannelTicket { presence, counted, position: mark, joined, head: begin, .. } = ticket;
         let own = self.first_bytes(&begin, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
         let now = self.now();
-        let entry = self.sitters.vacant_entry();
+        let entry = self.subscribers.vacant_entry();
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.registry.register(&mut tcp, Token(key), interest);
         if registered.is_err() {
-            return self.depart();
+            return self.count_detached();
         }
         // Its end is counted when it is dismissed.
         counted.release();
         let heartbeat = Interval::of(heartbeat, self.config.heartbeat);
         let due = self.wheel.put(key as u32, heartbeat.millis(self.config.heartbeat));
-        let mut sitter = Sitter {
+        let mut subscriber = Subscriber {
             tcp,
             at: Cursor::new(mark.byte),
             joined: joined.byte,
             own: None,
-            room: 0,
+            channel: 0,
             index: 0,
             last_write: now,
             blocked: 0,
@@ -59,14 +59,14 @@ impl Reactor {
             heard: 0,
             leaves: false,
         };
-        sitter.say(own, false);
-        entry.insert(sitter);
-        self.seat(key, presence, window(coalesce));
+        subscriber.say(own, false);
+        entry.insert(subscriber);
+        self.join(key, presence, window(coalesce));
         if let Some(over) = self.over(key) {
             self.say_goodbye(key, over.into());
         } else {
             // Not at once: with a crowd, others would wait for all of them.
-            self.fall_behind(key);
+            self.queue_for_catch_up(key);
         }
     }
 
@@ -86,36 +86,37 @@ impl Reactor {
         bytes
     }
 
-    fn seat(&mut self, key: usize, presence: Presence, window: Duration) {
+    fn join(&mut self, key: usize, presence: Presence, window: Duration) {
         let address = Arc::as_ptr(presence.channel()) as usize;
-        let room = match self.by_channel.get(&(address, window)) {
-            Some(room) => {
-                if let Some(place) = self.rooms.get_mut(*room) {
+        let local = match self.by_channel.get(&(address, window)) {
+            Some(local) => {
+                if let Some(place) = self.channels.get_mut(*local) {
                     place.presence.absorb(presence);
                 }
-                *room
+                *local
             }
-            None => self.open_room(presence, window),
+            None => self.open_channel(presence, window),
         };
-        let (Some(sitter), Some(place)) = (self.sitters.get_mut(key), self.rooms.get_mut(room))
+        let (Some(subscriber), Some(place)) =
+            (self.subscribers.get_mut(key), self.channels.get_mut(local))
         else {
             return;
         };
-        (sitter.room, sitter.index) = (room as u32, place.members.len() as u32);
+        (subscriber.channel, subscriber.index) = (local as u32, place.members.len() as u32);
         place.members.push(key as u32);
     }
 
-    fn open_room(&mut self, presence: Presence, window: Duration) -> usize {
+    fn open_channel(&mut self, presence: Presence, window: Duration) -> usize {
         let channel = presence.channel().clone();
         let address = Arc::as_ptr(&channel) as usize;
-        let entry = self.rooms.vacant_entry();
-        let room = entry.key();
-        let bell = Arc::new(Bell::new(room, self.me.clone(), self.inbox.clone()));
-        let listener = channel.add_listener(bell.clone());
-        entry.insert(Room {
+        let entry = self.channels.vacant_entry();
+        let local = entry.key();
+        let notifier = Arc::new(ChannelNotifier::new(local, self.me.clone(), self.inbox.clone()));
+        let listener = channel.add_listener(notifier.clone());
+        entry.insert(LocalChannel {
             channel,
             presence,
-            bell,
+            notifier,
             listener,
             window,
             swept: 0,
@@ -125,8 +126,8 @@ impl Reactor {
             waits: false,
             handed_over: None,
         });
-        self.by_channel.insert((address, window), room);
-        room
+        self.by_channel.insert((address, window), local);
+        local
     }
 }
 

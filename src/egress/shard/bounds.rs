@@ -11,21 +11,22 @@ use crate::store::disk::TrimPoint;
 impl Reactor {
     /// Moves a subscriber that lags too far to the tail.
     pub(super) fn skip(&mut self, key: usize) {
-        let Some(room) = self.sitters.get(key).and_then(|it| self.rooms.get(it.room as usize))
+        let Some(local) =
+            self.subscribers.get(key).and_then(|it| self.channels.get(it.channel as usize))
         else {
             return;
         };
-        let tail = self.hub.tail_of(&room.channel);
+        let tail = self.hub.tail_of(&local.channel);
         self.jump(key, tail, GapReason::Lagged);
     }
 
     /// Moves a subscriber forward, behind a gap.
     pub(super) fn jump(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
-        let Some(sitter) = self.sitters.get_mut(key) else { return };
-        let Some(room) = self.rooms.get(sitter.room as usize) else { return };
-        let (channel, from) = (&room.channel, sitter.at.byte());
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        let Some(local) = self.channels.get(subscriber.channel as usize) else { return };
+        let (channel, from) = (&local.channel, subscriber.at.byte());
         // Its socket can be written to again, or it would not be here.
-        sitter.blocked = 0;
+        subscriber.blocked = 0;
         // If all that is left is the end, nothing is passed over.
         if to.position.byte > from {
             let lagged = reason == GapReason::Lagged;
@@ -36,10 +37,10 @@ impl Reactor {
                 requested: requested.map(|position| position.to_string().into()),
                 resumed: self.hub.position(to.last_trimmed),
             };
-            sitter.at.advance(to.position.byte);
+            subscriber.at.advance(to.position.byte);
             self.tell_gap(key, &gap);
         }
-        self.bring_forward(key);
+        self.advance_one(key);
     }
 
     /// Has the gap written, and the event behind it: retention may go on before the socket takes
@@ -48,17 +49,17 @@ impl Reactor {
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
         self.push_gap(gap, &mut text);
         sse::chunk(&mut bytes, &text);
-        let Some(sitter) = self.sitters.get_mut(key) else { return };
-        let Some(room) = self.rooms.get(sitter.room as usize) else { return };
-        let next = room.channel.read_at_byte(sitter.at.byte(), 1, false);
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        let Some(local) = self.channels.get(subscriber.channel as usize) else { return };
+        let next = local.channel.read_at_byte(subscriber.at.byte(), 1, false);
         if let ReadResult::Frames { batch: merged, last: false, .. } = next {
             bytes.extend_from_slice(&merged.events.bytes());
-            sitter.at.advance(merged.end.byte);
+            subscriber.at.advance(merged.end.byte);
             self.hub
                 .metrics()
                 .delivered(merged.events.count() as u64, merged.events.bytes().len() as u64);
         }
-        sitter.say(bytes, false);
+        subscriber.say(bytes, false);
     }
 
     pub(super) fn push_gap(&self, gap: &Gap, text: &mut Vec<u8>) {
@@ -67,24 +68,26 @@ impl Reactor {
     }
 
     pub(super) fn heartbeat(&mut self, key: usize, tick: u32, now: u32) {
-        let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| sitter.due == tick) else {
+        let Some(subscriber) =
+            self.subscribers.get_mut(key).filter(|subscriber| subscriber.due == tick)
+        else {
             return;
         };
-        let interval = sitter.heartbeat.millis(self.config.heartbeat);
-        let silent = since(now, sitter.last_write);
+        let interval = subscriber.heartbeat.millis(self.config.heartbeat);
+        let silent = since(now, subscriber.last_write);
         let delay = if silent >= interval { interval } else { interval - silent };
-        sitter.due = self.wheel.put(key as u32, delay);
-        if silent < interval || sitter.is_blocked() {
+        subscriber.due = self.wheel.put(key as u32, delay);
+        if silent < interval || subscriber.is_blocked() {
             return;
         }
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
         sse::comment(&mut text);
         sse::chunk(&mut bytes, &text);
-        sitter.say(bytes, false);
-        self.bring_forward(key);
+        subscriber.say(bytes, false);
+        self.advance_one(key);
     }
 
-    pub(super) fn patrol(&mut self, now: u32) {
+    pub(super) fn check_slow(&mut self, now: u32) {
         for key in std::mem::take(&mut self.blocked) {
             let key = key as usize;
             match self.verdict(key, now) {
@@ -94,10 +97,10 @@ impl Reactor {
                     if let Some(setting) = policy::exceeded_setting(reason) {
                         self.hub.metrics().limit_hit(setting);
                     }
-                    if let Some(sitter) = self.sitters.get(key) {
-                        sitter.reset();
+                    if let Some(subscriber) = self.subscribers.get(key) {
+                        subscriber.reset();
                     }
-                    self.dismiss(key, reason);
+                    self.detach(key, reason);
                 }
             }
         }
@@ -108,28 +111,32 @@ impl Reactor {
     pub(super) fn sample_lag(&self) {
         let metrics = self.hub.metrics();
         let mut at_tail = 0;
-        for (_, sitter) in &self.sitters {
-            let Some(room) = self.rooms.get(sitter.room as usize) else { continue };
-            let byte = sitter.at.byte().max(sitter.joined);
-            if byte >= room.channel.end().byte {
+        for (_, subscriber) in &self.subscribers {
+            let Some(local) = self.channels.get(subscriber.channel as usize) else { continue };
+            let byte = subscriber.at.byte().max(subscriber.joined);
+            if byte >= local.channel.end().byte {
                 at_tail += 1;
             } else {
-                metrics.lag_seen(room.channel.lag_at_byte(byte).seq);
+                metrics.lag_seen(local.channel.lag_at_byte(byte).seq);
             }
         }
         metrics.no_lag_seen(at_tail);
     }
 
     fn verdict(&self, key: usize, now: u32) -> Verdict {
-        let Some(sitter) = self.sitters.get(key).filter(|sitter| sitter.is_blocked()) else {
+        let Some(subscriber) =
+            self.subscribers.get(key).filter(|subscriber| subscriber.is_blocked())
+        else {
             return Verdict::Leave;
         };
-        if since(now, sitter.blocked) >= millis(self.config.write_timeout) {
+        if since(now, subscriber.blocked) >= millis(self.config.write_timeout) {
             return Verdict::End(EndReason::WriteTimeout);
         }
-        let Some(room) = self.rooms.get(sitter.room as usize) else { return Verdict::Leave };
+        let Some(local) = self.channels.get(subscriber.channel as usize) else {
+            return Verdict::Leave;
+        };
         // One that may skip does so when its socket can be written to again.
-        let reason = policy::lag_verdict(&self.bounds, lag(sitter, &room.channel));
+        let reason = policy::lag_verdict(&self.bounds, lag(subscriber, &local.channel));
         reason.map_or(Verdict::Watch, Verdict::End)
     }
 }

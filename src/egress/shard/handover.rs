@@ -2,16 +2,16 @@
 //! less time than waking the shard's thread does.
 //!
 //! It does only what is simple: subscribers who stand at the tail get the new events. All else is
-//! left to the thread, whose sweep finds everybody as they were. Should the room have been closed
-//! meanwhile, and its number be another's, that one is given what it would have got anyway.
+//! left to the thread, whose sweep finds everybody as they were. Should the channel have been
+//! closed meanwhile, and its number be another's, that one is given what it would have got anyway.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::reactor::Reactor;
-use super::seat::Sitter;
-use super::sweep::{Done, Moved, advance_plainly};
+use super::subscriber::Subscriber;
+use super::sweep::{Moved, SweepProgress, advance_plainly};
 
 /// Subscribers up to which a publisher delivers itself: what it delays is the publisher's reply.
 const FEW: usize = 16;
@@ -24,14 +24,14 @@ impl Reactor {
     /// Writes what is new to those who wait for it. Returns whether nothing is left to do.
     pub(super) fn hand_over(&mut self, key: usize) -> bool {
         let came = Instant::now();
-        let Some(room) = self.rooms.get_mut(key) else { return false };
-        let fast = room.handed_over.is_some_and(|last| came.duration_since(last) < PACE);
-        room.handed_over = Some(came);
-        let busy = room.sweep.is_some() || room.rests_until.is_some_and(|until| came < until);
-        if busy || fast || room.merges() || room.members.len() > FEW {
+        let Some(local) = self.channels.get_mut(key) else { return false };
+        let fast = local.handed_over.is_some_and(|last| came.duration_since(last) < PACE);
+        local.handed_over = Some(came);
+        let busy = local.sweep.is_some() || local.rests_until.is_some_and(|until| came < until);
+        if busy || fast || local.merges() || local.members.len() > FEW {
             return false;
         }
-        let (now, mut done) = (self.now(), Done::default());
+        let (now, mut done) = (self.now(), SweepProgress::default());
         let plain = self.write_plainly(key, now, &mut done);
         self.count(&done);
         if done.events > 0 {
@@ -41,16 +41,16 @@ impl Reactor {
     }
 
     /// Returns whether all of it was plain.
-    fn write_plainly(&mut self, key: usize, now: u32, done: &mut Done) -> bool {
+    fn write_plainly(&mut self, key: usize, now: u32, done: &mut SweepProgress) -> bool {
         let (mut plain, mut shared) = (true, None);
-        let Some(room) = self.rooms.get(key) else { return false };
-        for member in &room.members {
+        let Some(local) = self.channels.get(key) else { return false };
+        for member in &local.members {
             // One whose socket takes nothing is brought forward when it does.
-            let free = |sitter: &&mut Sitter| !sitter.is_blocked();
-            let Some(sitter) = self.sitters.get_mut(*member as usize).filter(free) else {
+            let free = |subscriber: &&mut Subscriber| !subscriber.is_blocked();
+            let Some(subscriber) = self.subscribers.get_mut(*member as usize).filter(free) else {
                 continue;
             };
-            match advance_plainly(sitter, &room.channel, &mut shared, done, now) {
+            match advance_plainly(subscriber, &local.channel, &mut shared, done, now) {
                 Some(Moved::Blocked) => self.blocked.push(*member),
                 Some(_) => {}
                 None => plain = false,

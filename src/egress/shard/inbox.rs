@@ -1,4 +1,4 @@
-//! How others reach a shard: messages, and bells that say which channels have something new.
+//! How others reach a shard: messages, and notifiers that say which channels have something new.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::hub::{ChannelTicket, Coalesce, Listener};
 use crate::pass::Pass;
 
 /// A subscriber's socket on its way to a shard.
-pub(in crate::egress) struct Arrival {
+pub(in crate::egress) struct NewSubscriber {
     pub(in crate::egress) tcp: TcpStream,
     pub(in crate::egress) ticket: ChannelTicket,
     /// The head of the response, which is written first.
@@ -29,8 +29,8 @@ pub(in crate::egress) struct Arrival {
 }
 
 /// What a shard is told.
-pub(super) enum Message {
-    Arrival(Box<Arrival>),
+pub(super) enum ShardMessage {
+    Attach(Box<NewSubscriber>),
     Drain(Drain),
     Recheck,
     Stop,
@@ -38,8 +38,8 @@ pub(super) enum Message {
 
 /// See the module.
 pub(super) struct Inbox {
-    messages: Mutex<Vec<Message>>,
-    rung: Mutex<Vec<usize>>,
+    messages: Mutex<Vec<ShardMessage>>,
+    dirty: Mutex<Vec<usize>>,
     /// The shard is awake, or on its way: nobody else needs to wake it.
     awake: AtomicBool,
     waker: Waker,
@@ -47,35 +47,35 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(waker: Waker) -> Self {
-        let (messages, rung) = (Mutex::default(), Mutex::default());
-        Self { messages, rung, awake: AtomicBool::new(true), waker }
+        let (messages, dirty) = (Mutex::default(), Mutex::default());
+        Self { messages, dirty, awake: AtomicBool::new(true), waker }
     }
 
-    pub(super) fn send(&self, message: Message) {
+    pub(super) fn send(&self, message: ShardMessage) {
         self.messages.lock().push(message);
         self.wake();
     }
 
-    pub(super) fn take_messages(&self) -> Vec<Message> {
+    pub(super) fn take_messages(&self) -> Vec<ShardMessage> {
         std::mem::take(&mut self.messages.lock())
     }
 
-    /// Moves the rooms whose bells have rung into the list.
-    pub(super) fn take_rung(&self, rooms: &mut Vec<usize>) {
-        rooms.append(&mut self.rung.lock());
+    /// Moves the channels whose notifiers have fired into the list.
+    pub(super) fn take_dirty(&self, channels: &mut Vec<usize>) {
+        channels.append(&mut self.dirty.lock());
     }
 
     /// Whether the shard may sleep: nothing has come since it said that it would.
     pub(super) fn may_sleep(&self) -> bool {
         self.awake.store(false, Ordering::SeqCst);
-        let empty = self.messages.lock().is_empty() && self.rung.lock().is_empty();
+        let empty = self.messages.lock().is_empty() && self.dirty.lock().is_empty();
         if !empty {
             self.awake.store(true, Ordering::SeqCst);
         }
         empty
     }
 
-    pub(super) fn woke_up(&self) {
+    pub(super) fn awoke(&self) {
         self.awake.store(true, Ordering::SeqCst);
     }
 
@@ -88,30 +88,36 @@ impl Inbox {
 }
 
 /// Hangs at a channel, and rings for all subscribers that the shard has there.
-pub(super) struct Bell {
-    room: usize,
+pub(super) struct ChannelNotifier {
+    channel: usize,
     shard: Weak<Mutex<Reactor>>,
-    /// It has rung, and the shard has not yet begun to sweep.
+    /// It has fired, and the shard has not yet begun to sweep.
     latch: AtomicBool,
-    /// When it rang, on the steady clock.
-    rung_at: AtomicU64,
+    /// When it fired, on the steady clock.
+    dirty_since: AtomicU64,
     inbox: Arc<Inbox>,
 }
 
-impl Bell {
-    pub(super) fn new(room: usize, shard: Weak<Mutex<Reactor>>, inbox: Arc<Inbox>) -> Self {
-        Self { room, shard, latch: AtomicBool::new(false), rung_at: AtomicU64::new(0), inbox }
+impl ChannelNotifier {
+    pub(super) fn new(local: usize, shard: Weak<Mutex<Reactor>>, inbox: Arc<Inbox>) -> Self {
+        Self {
+            channel: local,
+            shard,
+            latch: AtomicBool::new(false),
+            dirty_since: AtomicU64::new(0),
+            inbox,
+        }
     }
 
-    /// The shard is about to read the channel's tail: whatever comes later rings again. Says when
-    /// it rang, if it did.
+    /// The shard is about to read the channel's tail: whatever comes later marks it dirty again.
+    /// Says when it fired, if it did.
     pub(super) fn clear(&self) -> Option<Micros> {
-        let rung_at = self.rung_at.load(Ordering::Relaxed);
-        self.latch.swap(false, Ordering::SeqCst).then_some(rung_at)
+        let dirty_since = self.dirty_since.load(Ordering::Relaxed);
+        self.latch.swap(false, Ordering::SeqCst).then_some(dirty_since)
     }
 }
 
-impl Listener for Bell {
+impl Listener for ChannelNotifier {
     fn can_deliver(&self) -> bool {
         true
     }
@@ -119,13 +125,13 @@ impl Listener for Bell {
     /// If nobody holds the shard, and it is little work.
     fn deliver(&self) -> bool {
         let Some(shard) = self.shard.upgrade() else { return false };
-        shard.try_lock().is_some_and(|mut shard| shard.hand_over(self.room))
+        shard.try_lock().is_some_and(|mut shard| shard.hand_over(self.channel))
     }
 
     fn channel_changed(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
-            self.rung_at.store(clock::steady(), Ordering::Relaxed);
-            self.inbox.rung.lock().push(self.room);
+            self.dirty_since.store(clock::steady(), Ordering::Relaxed);
+            self.inbox.dirty.lock().push(self.channel);
             self.inbox.wake();
         }
     }

@@ -11,11 +11,11 @@ mod bounds;
 mod departures;
 mod handover;
 mod inbox;
+mod local_channel;
 mod reactor;
-mod room;
-mod seat;
+mod scheduler;
+mod subscriber;
 mod sweep;
-mod turns;
 mod wheel;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,8 +26,8 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
-pub(super) use self::inbox::Arrival;
-use self::inbox::{Inbox, Message};
+pub(super) use self::inbox::NewSubscriber;
+use self::inbox::{Inbox, ShardMessage};
 use self::reactor::Thread;
 use super::{Config, Drain};
 use crate::hub::{Channel, Hub};
@@ -37,7 +37,7 @@ use crate::hub::{Channel, Hub};
 const SMALL_CHANNEL: usize = 64;
 
 /// What is called when a shard has closed a socket.
-pub(super) type Departed = Arc<dyn Fn() + Send + Sync>;
+pub(super) type OnDetach = Arc<dyn Fn() + Send + Sync>;
 
 /// All shards of a hub.
 pub(super) struct Shards {
@@ -49,7 +49,7 @@ pub(super) struct Shards {
 
 impl Shards {
     /// Starts the threads.
-    pub(super) fn start(hub: &Hub, config: &Arc<Config>, departed: Departed) -> io::Result<Self> {
+    pub(super) fn start(hub: &Hub, config: &Arc<Config>, on_detach: OnDetach) -> io::Result<Self> {
         let count = match config.shards {
             0 => std::thread::available_parallelism()?.get(),
             count => count,
@@ -57,8 +57,8 @@ impl Shards {
         let active = Arc::new(AtomicUsize::new(0));
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
-            let (active, departed) = (active.clone(), departed.clone());
-            let thread = Thread::new(hub.clone(), config.clone(), active, departed)?;
+            let (active, on_detach) = (active.clone(), on_detach.clone());
+            let thread = Thread::new(hub.clone(), config.clone(), active, on_detach)?;
             inboxes.push(thread.inbox.clone());
             let builder = std::thread::Builder::new().name(format!("shard-{number}"));
             threads.push(builder.spawn(move || thread.run())?);
@@ -68,16 +68,16 @@ impl Shards {
     }
 
     /// Gives a subscriber's socket to a shard.
-    pub(super) fn adopt(&self, arrival: Arrival) {
+    pub(super) fn attach(&self, new: NewSubscriber) {
         self.active.fetch_add(1, Ordering::Relaxed);
-        let shard = self.choose(arrival.ticket.channel()) % self.inboxes.len();
-        self.inboxes[shard].send(Message::Arrival(Box::new(arrival)));
+        let shard = self.choose(new.ticket.channel()) % self.inboxes.len();
+        self.inboxes[shard].send(ShardMessage::Attach(Box::new(new)));
     }
 
     /// Ends the subscriptions whose pass was revoked.
     pub(super) fn recheck(&self) {
         for inbox in &self.inboxes {
-            inbox.send(Message::Recheck);
+            inbox.send(ShardMessage::Recheck);
         }
     }
 
@@ -95,7 +95,7 @@ impl Shards {
     /// Ends all subscriptions, and those that come later, each at its own moment.
     pub(super) fn drain(&self, drain: Drain) {
         for inbox in &self.inboxes {
-            inbox.send(Message::Drain(drain));
+            inbox.send(ShardMessage::Drain(drain));
         }
     }
 
@@ -108,7 +108,7 @@ impl Shards {
 impl Drop for Shards {
     fn drop(&mut self) {
         for inbox in &self.inboxes {
-            inbox.send(Message::Stop);
+            inbox.send(ShardMessage::Stop);
         }
         for thread in self.threads.lock().drain(..) {
             // A shard that panicked has said so already.

@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::Departed;
-use super::inbox::{Inbox, Message};
-use super::room::Room;
-use super::seat::Sitter;
+use super::OnDetach;
+use super::inbox::{Inbox, ShardMessage};
+use super::local_channel::LocalChannel;
+use super::subscriber::Subscriber;
 use super::wheel::Wheel;
 use crate::egress::policy::Drain;
 use crate::egress::{Config, LAG_SAMPLED_EVERY};
@@ -32,21 +32,21 @@ const INBOX: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 
 /// How often bounds are looked at.
-const PATROL: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Reactor {
-    /// For the bells, whose publishers may deliver.
+    /// For the notifier, whose publishers may deliver.
     pub(super) me: Weak<Mutex<Reactor>>,
     pub(super) hub: Hub,
     pub(super) config: Arc<Config>,
     pub(super) bounds: Bounds,
     pub(super) active: Arc<AtomicUsize>,
-    pub(super) departed: Departed,
+    pub(super) on_detach: OnDetach,
     pub(super) registry: Registry,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) sitters: Slab<Sitter>,
-    pub(super) rooms: Slab<Room>,
+    pub(super) subscribers: Slab<Subscriber>,
+    pub(super) channels: Slab<LocalChannel>,
     /// Rooms by the address of their channel, which they keep alive, and their window.
     pub(super) by_channel: HashMap<(usize, Duration), usize>,
     /// Rooms that have something to sweep, in turn.
@@ -61,7 +61,7 @@ pub(super) struct Reactor {
     pub(super) scratch: Box<[u8; SCRATCH]>,
     pub(super) began: Instant,
     /// When the bounds are looked at next, in milliseconds.
-    pub(super) patrol_at: u64,
+    pub(super) check_at: u64,
     /// When the lag of subscribers is sampled next, in milliseconds.
     pub(super) sample_at: u64,
     pub(super) drain: Option<Drain>,
@@ -83,7 +83,7 @@ impl Thread {
         hub: Hub,
         config: Arc<Config>,
         active: Arc<AtomicUsize>,
-        departed: Departed,
+        on_detach: OnDetach,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
@@ -96,11 +96,11 @@ impl Thread {
                 wheel: Wheel::new(millis(config.heartbeat)),
                 config,
                 active,
-                departed,
+                on_detach,
                 registry,
                 inbox: inbox.clone(),
-                sitters: Slab::new(),
-                rooms: Slab::new(),
+                subscribers: Slab::new(),
+                channels: Slab::new(),
                 by_channel: HashMap::new(),
                 queue: VecDeque::new(),
                 catching_up: VecDeque::new(),
@@ -108,7 +108,7 @@ impl Thread {
                 blocked: Vec::new(),
                 scratch: Box::new([0; SCRATCH]),
                 began: Instant::now(),
-                patrol_at: 0,
+                check_at: 0,
                 sample_at: millis(LAG_SAMPLED_EVERY),
                 drain: None,
                 stopping: false,
@@ -127,12 +127,12 @@ impl Thread {
                 None => break,
             }
         }
-        self.reactor.lock().dismiss_all();
+        self.reactor.lock().detach_all();
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
         let waited = self.poll.poll(events, Some(timeout));
-        self.inbox.woke_up();
+        self.inbox.awoke();
         match waited {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 tracing::error!(%error, "a shard cannot wait for its sockets");
@@ -163,7 +163,7 @@ impl Reactor {
         if busy || !self.inbox.may_sleep() {
             return Duration::ZERO;
         }
-        let tick = Duration::from_millis(self.wheel.tick()).min(PATROL);
+        let tick = Duration::from_millis(self.wheel.tick()).min(CHECK_INTERVAL);
         let rest = |until: &Instant| until.saturating_duration_since(Instant::now());
         self.resting.peek().map_or(tick, |Reverse((until, _))| rest(until).min(tick))
     }
@@ -171,16 +171,16 @@ impl Reactor {
     fn read_inbox(&mut self) {
         for message in self.inbox.take_messages() {
             match message {
-                Message::Arrival(arrival) => self.welcome(*arrival),
-                Message::Drain(drain) => self.begin_drain(drain),
-                Message::Recheck => self.end_the_revoked(),
-                Message::Stop => self.stopping = true,
+                ShardMessage::Attach(new) => self.attach(*new),
+                ShardMessage::Drain(drain) => self.begin_drain(drain),
+                ShardMessage::Recheck => self.end_the_revoked(),
+                ShardMessage::Stop => self.stopping = true,
             }
         }
-        let mut rung = Vec::new();
-        self.inbox.take_rung(&mut rung);
-        for room in rung {
-            self.ring(room);
+        let mut dirty = Vec::new();
+        self.inbox.take_dirty(&mut dirty);
+        for local in dirty {
+            self.mark_dirty(local);
         }
     }
 
@@ -189,10 +189,10 @@ impl Reactor {
         (millis(self.began.elapsed()) as u32).max(1)
     }
 
-    fn dismiss_all(&mut self) {
-        let keys: Vec<usize> = self.sitters.iter().map(|(key, _)| key).collect();
+    fn detach_all(&mut self) {
+        let keys: Vec<usize> = self.subscribers.iter().map(|(key, _)| key).collect();
         for key in keys {
-            self.dismiss(key, EndReason::Draining);
+            self.detach(key, EndReason::Draining);
         }
     }
 
@@ -204,9 +204,9 @@ impl Reactor {
         for (key, tick) in due {
             self.heartbeat(key as usize, tick, now);
         }
-        if elapsed >= self.patrol_at {
-            self.patrol_at = elapsed + millis(self.patrol_pace());
-            self.patrol(now);
+        if elapsed >= self.check_at {
+            self.check_at = elapsed + millis(self.check_interval());
+            self.check_slow(now);
         }
         if elapsed >= self.sample_at {
             self.sample_at = elapsed + millis(LAG_SAMPLED_EVERY);
@@ -215,8 +215,8 @@ impl Reactor {
     }
 
     /// A quarter of the shortest time that is kept, within reason.
-    fn patrol_pace(&self) -> Duration {
-        (self.config.write_timeout / 4).clamp(Duration::from_millis(10), PATROL)
+    fn check_interval(&self) -> Duration {
+        (self.config.write_timeout / 4).clamp(Duration::from_millis(10), CHECK_INTERVAL)
     }
 }
 

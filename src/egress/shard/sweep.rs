@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::room::Room;
-use super::seat::{Sitter, Wrote};
+use super::local_channel::LocalChannel;
+use super::subscriber::{Subscriber, Wrote};
 use crate::hub::{Bounds, Channel, EndReason, MergedBatch, OnLag, ReadResult};
 use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
@@ -27,7 +27,7 @@ pub(super) enum Moved {
 }
 
 /// A piece of the log that the subscribers who stand at the same byte share.
-pub(super) struct Shared {
+pub(super) struct SharedRead {
     from: u64,
     /// Its deltas are merged.
     merged: bool,
@@ -40,7 +40,7 @@ pub(super) struct Shared {
 
 /// What a sweep has done, for the metrics.
 #[derive(Default)]
-pub(super) struct Done {
+pub(super) struct SweepProgress {
     pub(super) events: u64,
     pub(super) writes: u64,
     pub(super) bytes: u64,
@@ -48,27 +48,27 @@ pub(super) struct Done {
 
 /// Writes what the subscriber can be given in this turn.
 pub(super) fn advance(
-    sitter: &mut Sitter,
-    room: &Room,
+    subscriber: &mut Subscriber,
+    local: &LocalChannel,
     bounds: &Bounds,
-    shared: &mut Option<Shared>,
-    done: &mut Done,
+    shared: &mut Option<SharedRead>,
+    done: &mut SweepProgress,
     now: u32,
 ) -> Moved {
-    let channel = &room.channel;
-    let was_blocked = sitter.is_blocked();
-    if let Some(moved) = say_own(sitter, now) {
+    let channel = &local.channel;
+    let was_blocked = subscriber.is_blocked();
+    if let Some(moved) = say_own(subscriber, now) {
         return moved;
     }
     if was_blocked
         && bounds.on_lag == OnLag::Skip
-        && bounds.passed_by(lag(sitter, channel)).is_some()
+        && bounds.passed_by(lag(subscriber, channel)).is_some()
     {
         return Moved::Lagging;
     }
-    let merge = room.merges() || sitter.is_catching_up();
-    match piece_for(sitter, channel, merge, shared) {
-        Ok(piece) => write_piece(sitter, piece, done, now),
+    let merge = local.merges() || subscriber.is_catching_up();
+    match piece_for(subscriber, channel, merge, shared) {
+        Ok(piece) => write_piece(subscriber, piece, done, now),
         Err(moved) => moved,
     }
 }
@@ -76,18 +76,18 @@ pub(super) fn advance(
 /// Writes to a subscriber that waits at the tail what is new there, if it is all plain: no end, and
 /// no more than one piece. Nothing if it is not, and nothing was written.
 pub(super) fn advance_plainly(
-    sitter: &mut Sitter,
+    subscriber: &mut Subscriber,
     channel: &Channel,
-    shared: &mut Option<Shared>,
-    done: &mut Done,
+    shared: &mut Option<SharedRead>,
+    done: &mut SweepProgress,
     now: u32,
 ) -> Option<Moved> {
-    if sitter.own.is_some() {
+    if subscriber.own.is_some() {
         return None;
     }
-    match piece_for(sitter, channel, false, shared) {
+    match piece_for(subscriber, channel, false, shared) {
         Ok(piece) if piece.last || piece.more => None,
-        Ok(piece) => match write_piece(sitter, piece, done, now) {
+        Ok(piece) => match write_piece(subscriber, piece, done, now) {
             Moved::Ended(_) => None,
             moved => Some(moved),
         },
@@ -98,25 +98,30 @@ pub(super) fn advance_plainly(
 
 /// What the subscriber is given next: the piece at hand, if it stands where that begins.
 fn piece_for<'s>(
-    sitter: &Sitter,
+    subscriber: &Subscriber,
     channel: &Channel,
     merge: bool,
-    shared: &'s mut Option<Shared>,
-) -> Result<&'s Shared, Moved> {
-    let fits = |shared: &Shared| shared.from == sitter.at.byte() && shared.merged == merge;
+    shared: &'s mut Option<SharedRead>,
+) -> Result<&'s SharedRead, Moved> {
+    let fits = |shared: &SharedRead| shared.from == subscriber.at.byte() && shared.merged == merge;
     let piece = match shared.take().filter(fits) {
         Some(piece) => piece,
-        None => read(channel, sitter.at.byte(), merge)?,
+        None => read(channel, subscriber.at.byte(), merge)?,
     };
     Ok(shared.insert(piece))
 }
 
-fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -> Moved {
-    match sitter.write(&piece.bytes, now) {
+fn write_piece(
+    subscriber: &mut Subscriber,
+    piece: &SharedRead,
+    done: &mut SweepProgress,
+    now: u32,
+) -> Moved {
+    match subscriber.write(&piece.bytes, now) {
         Wrote::Gone => Moved::Ended(EndReason::ClientGone),
         Wrote::All => {
-            sitter.at.advance(piece.batch.end.byte);
-            sitter.lags &= piece.more;
+            subscriber.at.advance(piece.batch.end.byte);
+            subscriber.lags &= piece.more;
             done.count(piece.batch.events.count(), piece.bytes.len() as u64);
             match (piece.last, piece.more) {
                 (true, _) => Moved::Ended(EndReason::Closed),
@@ -126,20 +131,20 @@ fn write_piece(sitter: &mut Sitter, piece: &Shared, done: &mut Done, now: u32) -
             }
         }
         Wrote::Part(count) => {
-            part_written(sitter, piece, count, done);
+            part_written(subscriber, piece, count, done);
             Moved::Blocked
         }
     }
 }
 
 /// The bound that the subscriber has passed, if any.
-pub(super) fn lag(sitter: &Sitter, channel: &Channel) -> LogPosition {
-    channel.lag_at_byte(sitter.at.byte().max(sitter.joined))
+pub(super) fn lag(subscriber: &Subscriber, channel: &Channel) -> LogPosition {
+    channel.lag_at_byte(subscriber.at.byte().max(subscriber.joined))
 }
 
 /// Writes the subscriber's own bytes; nothing if it may go on with the log.
-fn say_own(sitter: &mut Sitter, now: u32) -> Option<Moved> {
-    match sitter.write_own(now) {
+fn say_own(subscriber: &mut Subscriber, now: u32) -> Option<Moved> {
+    match subscriber.write_own(now) {
         (Wrote::Gone, _) => Some(Moved::Ended(EndReason::ClientGone)),
         (Wrote::Part(_), _) => Some(Moved::Blocked),
         (Wrote::All, true) => Some(Moved::Ended(EndReason::Closed)),
@@ -149,22 +154,27 @@ fn say_own(sitter: &mut Sitter, now: u32) -> Option<Moved> {
 
 /// The socket took a part: the rest of the frame in which it stopped is the subscriber's own now,
 /// so that it stands at the edge of a frame whatever becomes of the log.
-fn part_written(sitter: &mut Sitter, piece: &Shared, count: usize, done: &mut Done) {
+fn part_written(
+    subscriber: &mut Subscriber,
+    piece: &SharedRead,
+    count: usize,
+    done: &mut SweepProgress,
+) {
     let edge = |events| piece.batch.bytes_of(events);
     let whole = piece.batch.events_within(count);
     // What ends the body stands behind the last event, and is nobody's.
     let begun = (whole + usize::from(edge(whole) < count)).min(piece.batch.events.count());
     if piece.last && begun == piece.batch.events.count() {
-        sitter.say(piece.bytes.slice(count..), true);
+        subscriber.say(piece.bytes.slice(count..), true);
     } else if edge(begun) > count {
-        sitter.say(piece.bytes.slice(count..edge(begun)), false);
+        subscriber.say(piece.bytes.slice(count..edge(begun)), false);
     }
-    sitter.at.advance(piece.batch.byte_after(begun));
-    sitter.lags = true;
+    subscriber.at.advance(piece.batch.byte_after(begun));
+    subscriber.lags = true;
     done.count(begun, edge(begun) as u64);
 }
 
-fn read(channel: &Channel, byte: u64, merge: bool) -> Result<Shared, Moved> {
+fn read(channel: &Channel, byte: u64, merge: bool) -> Result<SharedRead, Moved> {
     match channel.read_at_byte(byte, MAX_BATCH_BYTES, merge) {
         ReadResult::Nothing => Err(Moved::CaughtUp),
         ReadResult::Missing(missing) => Err(Moved::Overtaken(missing)),
@@ -172,12 +182,12 @@ fn read(channel: &Channel, byte: u64, merge: bool) -> Result<Shared, Moved> {
             let frames = batch.events.bytes();
             let bytes =
                 if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };
-            Ok(Shared { from: byte, merged: merge, bytes, batch, more, last })
+            Ok(SharedRead { from: byte, merged: merge, bytes, batch, more, last })
         }
     }
 }
 
-impl Done {
+impl SweepProgress {
     fn count(&mut self, events: usize, bytes: u64) {
         self.events += events as u64;
         self.writes += 1;
@@ -190,7 +200,7 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
-    use super::super::seat::{Cursor, Interval};
+    use super::super::subscriber::{Cursor, Interval};
     use super::*;
     use crate::clock::Moment;
     use crate::pass::Pass;
@@ -198,7 +208,7 @@ mod tests {
     use crate::store::{Entry, Log, LogPosition, LogRead, Retention};
 
     /// A piece with one event that ends the body.
-    fn last_piece() -> Shared {
+    fn last_piece() -> SharedRead {
         let retention =
             Retention { max_events: 9, max_bytes: 999, max_age: Duration::from_secs(9) };
         let (mut log, mut frame) = (Log::new(Offset::ZERO), Vec::new());
@@ -208,21 +218,21 @@ mod tests {
             panic!("an event")
         };
         let bytes = Bytes::from([&batch.bytes()[..], sse::LAST_CHUNK].concat());
-        Shared { from: 0, merged: false, bytes, batch: batch.into(), more: false, last: true }
+        SharedRead { from: 0, merged: false, bytes, batch: batch.into(), more: false, last: true }
     }
 
-    fn sitter() -> Sitter {
+    fn subscriber() -> Subscriber {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (room, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
+        let (local, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
         let (at, joined, own) = (Cursor::new(0), 0, None);
         let (adaptive, lags, catching_up) = (false, false, false);
-        Sitter {
+        Subscriber {
             tcp,
             at,
             joined,
             own,
-            room,
+            channel: local,
             index,
             last_write,
             blocked,
@@ -242,10 +252,15 @@ mod tests {
     fn a_socket_that_takes_a_part_of_the_last_chunk_is_owed_the_rest_of_it() {
         let piece = last_piece();
         for owed in 1..piece.bytes.len() {
-            let mut sitter = sitter();
-            part_written(&mut sitter, &piece, piece.bytes.len() - owed, &mut Done::default());
-            assert!(sitter.owes(&piece.bytes[piece.bytes.len() - owed..], true), "{owed}");
-            assert_eq!(sitter.at.byte(), piece.batch.end.byte);
+            let mut subscriber = subscriber();
+            part_written(
+                &mut subscriber,
+                &piece,
+                piece.bytes.len() - owed,
+                &mut SweepProgress::default(),
+            );
+            assert!(subscriber.owes(&piece.bytes[piece.bytes.len() - owed..], true), "{owed}");
+            assert_eq!(subscriber.at.byte(), piece.batch.end.byte);
         }
     }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use mio::event::Event;
 use tokio::time::Instant;
 
+use super::local_channel::Sweep;
 use super::reactor::Reactor;
-use super::room::Sweep;
-use super::sweep::{Done, Moved, Shared, advance};
+use super::sweep::{Moved, SharedRead, SweepProgress, advance};
 use crate::clock;
 use crate::hub::EndReason;
 use crate::limits::MAX_HEARD_BYTES;
@@ -43,15 +43,15 @@ impl Reactor {
     pub(super) fn on_socket(&mut self, event: &Event) {
         let key = event.token().0;
         if event.is_error() || event.is_write_closed() {
-            return self.dismiss(key, EndReason::ClientGone);
+            return self.detach(key, EndReason::ClientGone);
         }
         if (event.is_readable() && self.hung_up(key)) || event.is_read_closed() {
             self.let_leave(key);
         }
-        let Some(sitter) = self.sitters.get_mut(key) else { return };
-        match event.is_writable() && (sitter.is_blocked() || sitter.own.is_some()) {
-            true if sitter.lags => self.fall_behind(key),
-            true => self.bring_forward(key),
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        match event.is_writable() && (subscriber.is_blocked() || subscriber.own.is_some()) {
+            true if subscriber.lags => self.queue_for_catch_up(key),
+            true => self.advance_one(key),
             false => {}
         }
     }
@@ -59,16 +59,16 @@ impl Reactor {
     /// Reads away what a client sends who should only listen; tells whether it is gone, or has to
     /// go: nobody who only listens sends so much, and to read it takes time from all others here.
     fn hung_up(&mut self, key: usize) -> bool {
-        let Some(sitter) = self.sitters.get_mut(key) else { return false };
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return false };
         for first in iter::once(true).chain(iter::repeat(false)) {
-            match sitter.tcp.read(&mut self.scratch[..]) {
+            match subscriber.tcp.read(&mut self.scratch[..]) {
                 Ok(0) => return true,
                 Ok(count) => {
                     // A few bytes now and then are no harm, but whoever is read again sends fast.
                     let units = (count / HEARD_UNIT).max(usize::from(!first));
                     let units = u8::try_from(units).ok();
-                    match units.and_then(|units| sitter.heard.checked_add(units)) {
-                        Some(heard) => sitter.heard = heard,
+                    match units.and_then(|units| subscriber.heard.checked_add(units)) {
+                        Some(heard) => subscriber.heard = heard,
                         None => {
                             self.hub.metrics().limit_hit("heard_bytes");
                             return true;
@@ -86,18 +86,20 @@ impl Reactor {
     /// The client has closed its side, and may have left altogether. If it still reads, it is given
     /// what there is; if not, the next write fails.
     fn let_leave(&mut self, key: usize) {
-        let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| !sitter.leaves) else {
+        let Some(subscriber) =
+            self.subscribers.get_mut(key).filter(|subscriber| !subscriber.leaves)
+        else {
             return;
         };
-        sitter.leaves = true;
-        if !sitter.is_blocked() && !sitter.catching_up {
-            self.bring_forward(key);
+        subscriber.leaves = true;
+        if !subscriber.is_blocked() && !subscriber.catching_up {
+            self.advance_one(key);
         }
     }
 
     /// Brings one subscriber forward, outside of a sweep.
-    pub(super) fn bring_forward(&mut self, key: usize) {
-        let (mut shared, mut done, now) = (None, Done::default(), self.now());
+    pub(super) fn advance_one(&mut self, key: usize) {
+        let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
         let moved = self.advance(key, &mut shared, &mut done, now);
         self.settle(key, moved);
         self.count(&done);
@@ -106,14 +108,16 @@ impl Reactor {
     fn advance(
         &mut self,
         key: usize,
-        shared: &mut Option<Shared>,
-        done: &mut Done,
+        shared: &mut Option<SharedRead>,
+        done: &mut SweepProgress,
         now: u32,
     ) -> Moved {
-        let Some(sitter) = self.sitters.get_mut(key) else { return Moved::CaughtUp };
-        let Some(room) = self.rooms.get(sitter.room as usize) else { return Moved::CaughtUp };
-        let was_blocked = sitter.is_blocked();
-        let moved = advance(sitter, room, &self.bounds, shared, done, now);
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return Moved::CaughtUp };
+        let Some(local) = self.channels.get(subscriber.channel as usize) else {
+            return Moved::CaughtUp;
+        };
+        let was_blocked = subscriber.is_blocked();
+        let moved = advance(subscriber, local, &self.bounds, shared, done, now);
         if moved == Moved::Blocked && !was_blocked {
             self.blocked.push(key as u32);
         }
@@ -122,22 +126,22 @@ impl Reactor {
 
     /// Does what a subscriber's step asks for.
     fn settle(&mut self, key: usize, moved: Moved) {
-        let leaves = self.sitters.get(key).is_some_and(|sitter| sitter.leaves);
+        let leaves = self.subscribers.get(key).is_some_and(|subscriber| subscriber.leaves);
         match moved {
             Moved::CaughtUp if leaves => self.say_goodbye(key, EndReason::ClientGone),
             Moved::CaughtUp | Moved::Blocked => {}
-            Moved::More => self.fall_behind(key),
+            Moved::More => self.queue_for_catch_up(key),
             Moved::Overtaken(Missing { to, reason }) => self.jump(key, to, reason),
             Moved::Lagging => self.skip(key),
-            Moved::Ended(reason) => self.dismiss(key, reason),
+            Moved::Ended(reason) => self.detach(key, reason),
         }
     }
 
     /// Puts a subscriber in line who has more to be written than one turn allows.
-    pub(super) fn fall_behind(&mut self, key: usize) {
-        let Some(sitter) = self.sitters.get_mut(key) else { return };
-        if !sitter.catching_up {
-            sitter.catching_up = true;
+    pub(super) fn queue_for_catch_up(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if !subscriber.catching_up {
+            subscriber.catching_up = true;
             self.catching_up.push_back(key as u32);
         }
     }
@@ -145,15 +149,17 @@ impl Reactor {
     /// Gives some of those who are behind a turn. Sweeps come in between: whoever is live does not
     /// wait for a crowd that catches up.
     pub(super) fn catch_up(&mut self) {
-        let (mut shared, mut done, now) = (None, Done::default(), self.now());
+        let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
         for _ in 0..CATCHING_UP {
             let Some(key) = self.catching_up.pop_front() else { break };
             let key = key as usize;
             // It may have left, and another may have its number.
-            let Some(sitter) = self.sitters.get_mut(key).filter(|sitter| sitter.catching_up) else {
+            let Some(subscriber) =
+                self.subscribers.get_mut(key).filter(|subscriber| subscriber.catching_up)
+            else {
                 continue;
             };
-            sitter.catching_up = false;
+            subscriber.catching_up = false;
             let moved = self.advance(key, &mut shared, &mut done, now);
             self.settle(key, moved);
         }
@@ -165,71 +171,73 @@ impl Reactor {
         }
     }
 
-    /// The channel has something new: its room is swept, when it has rested.
-    pub(super) fn ring(&mut self, key: usize) {
-        let Some(room) = self.rooms.get_mut(key) else { return };
-        if let Some(sweep) = &mut room.sweep {
-            sweep.rung = true;
+    /// The channel has something new: it is swept, when it has rested.
+    pub(super) fn mark_dirty(&mut self, key: usize) {
+        let Some(local) = self.channels.get_mut(key) else { return };
+        if let Some(sweep) = &mut local.sweep {
+            sweep.dirty = true;
             return;
         }
-        match room.rests_until.filter(|until| Instant::now() < *until) {
-            Some(until) if !(room.merges() && room.must_flush()) => self.wait_for_rest(key, until),
+        match local.rests_until.filter(|until| Instant::now() < *until) {
+            Some(until) if !(local.merges() && local.must_flush()) => {
+                self.wait_for_rest(key, until)
+            }
             _ => self.enqueue(key),
         }
     }
 
     fn wait_for_rest(&mut self, key: usize, until: Instant) {
-        let Some(room) = self.rooms.get_mut(key) else { return };
-        if !room.waits {
-            room.waits = true;
+        let Some(local) = self.channels.get_mut(key) else { return };
+        if !local.waits {
+            local.waits = true;
             self.resting.push(Reverse((until, key)));
         }
     }
 
-    /// Puts a room in line for a sweep; one that is being swept is swept again.
+    /// Puts a channel in line for a sweep; one that is being swept is swept again.
     fn enqueue(&mut self, key: usize) {
-        let Some(room) = self.rooms.get_mut(key) else { return };
-        match &mut room.sweep {
+        let Some(local) = self.channels.get_mut(key) else { return };
+        match &mut local.sweep {
             Some(sweep) => sweep.again = true,
             None => {
-                let start = fastrand::usize(..room.members.len().max(1));
-                room.sweep = Some(Sweep { start, ..Sweep::default() });
+                let start = fastrand::usize(..local.members.len().max(1));
+                local.sweep = Some(Sweep { start, ..Sweep::default() });
                 self.queue.push_back(key);
             }
         }
     }
 
-    /// Puts those rooms in line that have rested.
+    /// Puts those channels in line that have rested.
     pub(super) fn end_rests(&mut self) {
         let now = Instant::now();
         while let Some(Reverse((until, key))) = self.resting.peek().copied()
             && until <= now
         {
             self.resting.pop();
-            if let Some(room) = self.rooms.get_mut(key) {
-                room.waits = false;
+            if let Some(local) = self.channels.get_mut(key) {
+                local.waits = false;
                 // It may have been swept meanwhile, and rest again.
-                self.ring(key);
+                self.mark_dirty(key);
             }
         }
     }
 
-    /// Gives the first room in line a turn.
+    /// Gives the first channel in line a turn.
     pub(super) fn sweep_next(&mut self) {
         let Some(key) = self.queue.pop_front() else { return };
-        let Some(room) = self.rooms.get_mut(key) else { return };
-        let Some(mut sweep) = room.sweep else { return };
+        let Some(local) = self.channels.get_mut(key) else { return };
+        let Some(mut sweep) = local.sweep else { return };
         if sweep.visited == 0 {
-            // Before anything is read: what comes later rings again.
-            sweep.rung_at = room.bell.clear();
-            sweep.news_from = std::mem::replace(&mut room.swept, room.channel.end().byte);
+            // Before anything is read: what comes later marks it dirty again.
+            sweep.dirty_since = local.notifier.clear();
+            sweep.news_from = std::mem::replace(&mut local.swept, local.channel.end().byte);
         }
-        let members = room.members.len();
+        let members = local.members.len();
         let turn: Vec<u32> = (sweep.visited..members.min(sweep.visited + TURN))
-            .map(|at| room.members[(sweep.start + at) % members])
+            .map(|at| local.members[(sweep.start + at) % members])
             .collect();
         sweep.visited += turn.len();
-        room.sweep = Some(sweep);
+        local.sweep = Some(sweep);
         let began = Instant::now();
         let done = self.visit(&turn, sweep.news_from);
         self.end_turn(key, began.elapsed(), &done);
@@ -237,13 +245,15 @@ impl Reactor {
 
     /// Writes what is new, from this byte on, to all whose turn it is. Those who have something to
     /// catch up with before that get in line for it: a piece from disk may come for hundreds.
-    fn visit(&mut self, turn: &[u32], news_from: u64) -> Done {
-        let (mut shared, mut done, now) = (None, Done::default(), self.now());
+    fn visit(&mut self, turn: &[u32], news_from: u64) -> SweepProgress {
+        let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
         for key in turn {
             let key = *key as usize;
-            match self.sitters.get(key) {
-                Some(sitter) if sitter.is_blocked() || sitter.catching_up => {}
-                Some(sitter) if sitter.at.byte() < news_from => self.fall_behind(key),
+            match self.subscribers.get(key) {
+                Some(subscriber) if subscriber.is_blocked() || subscriber.catching_up => {}
+                Some(subscriber) if subscriber.at.byte() < news_from => {
+                    self.queue_for_catch_up(key)
+                }
                 Some(_) => {
                     let moved = self.advance(key, &mut shared, &mut done, now);
                     self.settle(key, moved);
@@ -255,38 +265,38 @@ impl Reactor {
         done
     }
 
-    fn end_turn(&mut self, key: usize, took: Duration, done: &Done) {
+    fn end_turn(&mut self, key: usize, took: Duration, done: &SweepProgress) {
         let max_pause = self.config.max_pause;
-        let Some(room) = self.rooms.get_mut(key) else { return };
-        let Some(sweep) = &mut room.sweep else { return };
+        let Some(local) = self.channels.get_mut(key) else { return };
+        let Some(sweep) = &mut local.sweep else { return };
         sweep.took += took;
         sweep.events += done.events;
         sweep.writes += done.writes;
-        if sweep.visited < room.members.len() {
+        if sweep.visited < local.members.len() {
             return self.queue.push_back(key);
         }
-        let Sweep { again, rung, rung_at, took, events, writes, .. } = *sweep;
-        room.sweep = None;
-        if let Some(rung_at) = rung_at.filter(|_| events > 0) {
-            let latency = Duration::from_micros(clock::steady().saturating_sub(rung_at));
+        let Sweep { again, dirty, dirty_since, took, events, writes, .. } = *sweep;
+        local.sweep = None;
+        if let Some(dirty_since) = dirty_since.filter(|_| events > 0) {
+            let latency = Duration::from_micros(clock::steady().saturating_sub(dirty_since));
             self.hub.metrics().delivery_took(latency);
         }
-        room.rests_until = if room.merges() && events == 0 {
-            room.rests_until
-        } else if room.merges() {
-            Some(Instant::now() + room.window)
+        local.rests_until = if local.merges() && events == 0 {
+            local.rests_until
+        } else if local.merges() {
+            Some(Instant::now() + local.window)
         } else {
             let share = if events >= FAST * writes { PAUSE_SHARE.1 } else { PAUSE_SHARE.0 };
             (took >= LONG_SWEEP).then(|| Instant::now() + (took * share).min(max_pause))
         };
         if again {
             self.enqueue(key);
-        } else if rung {
-            self.ring(key);
+        } else if dirty {
+            self.mark_dirty(key);
         }
     }
 
-    pub(super) fn count(&self, done: &Done) {
+    pub(super) fn count(&self, done: &SweepProgress) {
         if done.bytes > 0 {
             self.hub.metrics().delivered(done.events, done.bytes);
         }

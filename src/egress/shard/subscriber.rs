@@ -11,7 +11,7 @@ use super::reactor::millis;
 use crate::pass::Pass;
 
 /// See the module. Times are in milliseconds since the shard began; zero stands for never.
-pub(super) struct Sitter {
+pub(super) struct Subscriber {
     pub(super) tcp: TcpStream,
     /// What is written next: always the edge of a frame.
     pub(super) at: Cursor,
@@ -19,8 +19,8 @@ pub(super) struct Sitter {
     pub(super) joined: u64,
     /// Bytes of its own that go out before any of the log.
     pub(super) own: Option<Box<Own>>,
-    pub(super) room: u32,
-    /// Where it stands among the members of its room.
+    pub(super) channel: u32,
+    /// Where it stands among the members of its channel.
     pub(super) index: u32,
     pub(super) last_write: u32,
     /// Since when its socket takes nothing.
@@ -97,7 +97,7 @@ pub(super) enum Wrote {
     Gone,
 }
 
-impl Sitter {
+impl Subscriber {
     /// Whether what it is given is to be merged, because it has been slow.
     pub(super) fn is_catching_up(&self) -> bool {
         self.adaptive && self.lags
@@ -178,7 +178,7 @@ mod tests {
     fn a_subscriber_is_about_a_cache_line() {
         // In builds for debugging, the library's socket is larger than its descriptor, which has
         // room in what the other fields leave of the last word.
-        let beside = size_of::<Sitter>() - size_of::<TcpStream>();
+        let beside = size_of::<Subscriber>() - size_of::<TcpStream>();
         assert!(beside <= 64, "{beside}");
     }
 }

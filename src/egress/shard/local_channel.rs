@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::inbox::Bell;
+use super::inbox::ChannelNotifier;
 use crate::clock::Micros;
 use crate::hub::{Channel, Presence};
 
 /// A channel, and who listens to it here.
-pub(super) struct Room {
+pub(super) struct LocalChannel {
     pub(super) channel: Arc<Channel>,
     /// Its members, counted at the channel.
     pub(super) presence: Presence,
-    pub(super) bell: Arc<Bell>,
+    pub(super) notifier: Arc<ChannelNotifier>,
     pub(super) listener: usize,
     /// Events that come within this time go out together; zero if each goes at once.
     pub(super) window: Duration,
@@ -30,16 +30,16 @@ pub(super) struct Room {
     pub(super) handed_over: Option<Instant>,
 }
 
-impl Room {
+impl LocalChannel {
     /// Whether neighbouring deltas are merged for all who are here.
     pub(super) fn merges(&self) -> bool {
         !self.window.is_zero()
     }
 
     /// Whether something has come that does not wait for the window's end. Whatever comes after
-    /// this question rings again.
+    /// this question marks it dirty again.
     pub(super) fn must_flush(&self) -> bool {
-        self.bell.clear();
+        self.notifier.clear();
         self.channel.must_flush(self.swept)
     }
 }
@@ -56,9 +56,9 @@ pub(super) struct Sweep {
     /// Somebody must be visited again.
     pub(super) again: bool,
     /// The channel has something newer.
-    pub(super) rung: bool,
+    pub(super) dirty: bool,
     /// When the first of the events came that it is for, if it is for new ones.
-    pub(super) rung_at: Option<Micros>,
+    pub(super) dirty_since: Option<Micros>,
     /// What it has done so far, and the time that it has taken.
     pub(super) events: u64,
     pub(super) writes: u64,
