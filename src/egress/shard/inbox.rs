@@ -125,7 +125,7 @@ impl Listener for ChannelNotifier {
     /// If nobody holds the shard, and it is little work.
     fn deliver(&self) -> bool {
         let Some(shard) = self.shard.upgrade() else { return false };
-        shard.try_lock().is_some_and(|mut shard| shard.hand_over(self.channel))
+        shard.try_lock().is_some_and(|mut shard| shard.deliver_inline(self.channel))
     }
 
     fn channel_changed(&self) {

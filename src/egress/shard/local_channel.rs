@@ -26,8 +26,8 @@ pub(super) struct LocalChannel {
     pub(super) rests_until: Option<Instant>,
     /// It waits for the end of its rest.
     pub(super) waits: bool,
-    /// When a publisher last delivered by its own hand.
-    pub(super) handed_over: Option<Instant>,
+    /// When a publisher last delivered inline.
+    pub(super) delivered_inline: Option<Instant>,
 }
 
 impl LocalChannel {

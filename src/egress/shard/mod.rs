@@ -6,14 +6,14 @@
 //! While it sweeps, new events pile up in the log, and the next sweep writes all of them at once:
 //! batching that costs no latency when idle and grows by itself under load.
 
-mod arrivals;
-mod bounds;
-mod departures;
-mod handover;
+mod attach;
+mod detach;
 mod inbox;
+mod inline_delivery;
 mod local_channel;
 mod reactor;
 mod scheduler;
+mod slow_consumers;
 mod subscriber;
 mod sweep;
 mod wheel;

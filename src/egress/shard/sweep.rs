@@ -75,7 +75,7 @@ pub(super) fn advance(
 
 /// Writes to a subscriber that waits at the tail what is new there, if it is all plain: no end, and
 /// no more than one piece. Nothing if it is not, and nothing was written.
-pub(super) fn advance_plainly(
+pub(super) fn advance_inline(
     subscriber: &mut Subscriber,
     channel: &Channel,
     shared: &mut Option<SharedRead>,

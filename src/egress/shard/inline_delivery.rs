@@ -1,4 +1,4 @@
-//! Delivery by the publisher's own hand: where a channel has few subscribers, writing to them takes
+//! Inline delivery by the publisher: where a channel has few subscribers, writing to them takes
 //! less time than waking the shard's thread does.
 //!
 //! It does only what is simple: subscribers who stand at the tail get the new events. All else is
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::reactor::Reactor;
 use super::subscriber::Subscriber;
-use super::sweep::{Moved, SweepProgress, advance_plainly};
+use super::sweep::{Moved, SweepProgress, advance_inline};
 
 /// Subscribers up to which a publisher delivers itself: what it delays is the publisher's reply.
 const FEW: usize = 16;
@@ -22,27 +22,27 @@ const PACE: Duration = Duration::from_millis(1);
 
 impl Reactor {
     /// Writes what is new to those who wait for it. Returns whether nothing is left to do.
-    pub(super) fn hand_over(&mut self, key: usize) -> bool {
+    pub(super) fn deliver_inline(&mut self, key: usize) -> bool {
         let came = Instant::now();
         let Some(local) = self.channels.get_mut(key) else { return false };
-        let fast = local.handed_over.is_some_and(|last| came.duration_since(last) < PACE);
-        local.handed_over = Some(came);
+        let fast = local.delivered_inline.is_some_and(|last| came.duration_since(last) < PACE);
+        local.delivered_inline = Some(came);
         let busy = local.sweep.is_some() || local.rests_until.is_some_and(|until| came < until);
         if busy || fast || local.merges() || local.members.len() > FEW {
             return false;
         }
         let (now, mut done) = (self.now(), SweepProgress::default());
-        let plain = self.write_plainly(key, now, &mut done);
+        let complete = self.write_inline(key, now, &mut done);
         self.count(&done);
         if done.events > 0 {
             self.hub.metrics().delivery_took(came.elapsed());
         }
-        plain
+        complete
     }
 
-    /// Returns whether all of it was plain.
-    fn write_plainly(&mut self, key: usize, now: u32, done: &mut SweepProgress) -> bool {
-        let (mut plain, mut shared) = (true, None);
+    /// Returns whether every subscriber took all of it.
+    fn write_inline(&mut self, key: usize, now: u32, done: &mut SweepProgress) -> bool {
+        let (mut complete, mut shared) = (true, None);
         let Some(local) = self.channels.get(key) else { return false };
         for member in &local.members {
             // One whose socket takes nothing is brought forward when it does.
@@ -50,12 +50,12 @@ impl Reactor {
             let Some(subscriber) = self.subscribers.get_mut(*member as usize).filter(free) else {
                 continue;
             };
-            match advance_plainly(subscriber, &local.channel, &mut shared, done, now) {
+            match advance_inline(subscriber, &local.channel, &mut shared, done, now) {
                 Some(Moved::Blocked) => self.blocked.push(*member),
                 Some(_) => {}
-                None => plain = false,
+                None => complete = false,
             }
         }
-        plain
+        complete
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mio::{Interest, Token};
 use tokio::time::Instant;
 
-use super::departures::by_clock;
+use super::detach::by_clock;
 use super::inbox::{ChannelNotifier, NewSubscriber};
 use super::local_channel::LocalChannel;
 use super::reactor::{Reactor, after};
@@ -124,7 +124,7 @@ impl Reactor {
             sweep: None,
             rests_until: None,
             waits: false,
-            handed_over: None,
+            delivered_inline: None,
         });
         self.by_channel.insert((address, window), local);
         local
