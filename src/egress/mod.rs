@@ -1,21 +1,21 @@
 //! The only way out: subscriptions become bytes on a connection.
 //!
 //! One cursor, two engines. [`EventStream`] is an `http_body::Body`, which any connection can
-//! carry; the patrol walks over all of them at its own pace. The shards own sockets: what speaks
+//! carry; the reaper walks over all of them at its own pace. The shards own sockets: what speaks
 //! plain HTTP/1.1 and reads one channel as an event stream is taken over by them. Either way,
 //! heartbeats, bounds, lifetimes and drain cost no timer per subscription.
 
 mod background;
 mod bare;
+mod coalescing;
 mod format;
 mod link;
 mod page;
-mod patrol;
 mod policy;
+mod reaper;
 mod shard;
 mod signals;
 mod stream;
-mod tempo;
 
 use std::io;
 use std::net::TcpStream;
@@ -34,11 +34,11 @@ pub use page::{Page, page};
 pub use signals::SignalFeed;
 pub use stream::{BrokenOff, EventStream, OpenStream};
 
-pub use patrol::LinkWatch;
+pub use reaper::LinkWatch;
 
 use background::Turns;
-use patrol::Patrol;
 use policy::Drain;
+use reaper::Reaper;
 use shard::{NewSubscriber, Shards};
 
 use crate::clock::Clock;
@@ -144,7 +144,7 @@ struct Feeds(Arc<()>);
 pub struct Egress {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    patrol: Arc<Patrol>,
+    reaper: Arc<Reaper>,
     shards: Arc<Shards>,
     /// Each feed of signals has one of these.
     feeds: Arc<Feeds>,
@@ -166,11 +166,11 @@ impl Egress {
         let (config, metrics) = (Arc::new(config), hub.metrics().clone());
         let most = usize::try_from(config.max_unwritten.as_u64()).unwrap_or(usize::MAX);
         let unwritten = Arc::new(Budget::new(most));
-        let patrol = Patrol::new(config.clone(), metrics.clone(), unwritten.clone());
+        let reaper = Reaper::new(config.clone(), metrics.clone(), unwritten.clone());
         let shards = Arc::new(Shards::start(hub, &config, Arc::new(on_detach))?);
-        let (patrol, feeds) = (Arc::new(patrol), Arc::default());
+        let (reaper, feeds) = (Arc::new(reaper), Arc::default());
         let clock = hub.clock().clone();
-        Ok(Self { config, metrics, patrol, shards, feeds, unwritten, clock })
+        Ok(Self { config, metrics, reaper, shards, feeds, unwritten, clock })
     }
 
     /// The settings.
@@ -191,7 +191,7 @@ impl Egress {
         let OpenStream { ticket, format, coalesce, heartbeat, link, pass } = open;
         let bounds = self.bounds();
         let subscription = ticket.subscribe(bounds);
-        let watch = self.patrol.watch(subscription.control(), bounds, heartbeat, link, pass);
+        let watch = self.reaper.watch(subscription.control(), bounds, heartbeat, link, pass);
         EventStream::new(self.clone(), subscription, format, coalesce, watch)
     }
 
@@ -218,7 +218,7 @@ impl Egress {
     /// guard lives.
     #[must_use]
     pub fn watch_link(&self, link: &Arc<Link>) -> LinkWatch {
-        self.patrol.watch_link(link)
+        self.reaper.watch_link(link)
     }
 
     /// Whether a shard can serve this stream, if its connection is a plain socket.
@@ -237,21 +237,21 @@ impl Egress {
     }
 
     /// Walks over all subscriptions, for ever.
-    pub async fn patrol(self) {
-        self.patrol.run().await;
+    pub async fn reap(self) {
+        self.reaper.run().await;
     }
 
     /// Ends all subscriptions, and those that come later, each at its own moment within the window.
     pub fn drain(&self, window: Duration) {
         let drain = Drain::begin(window);
-        self.patrol.drain(drain);
+        self.reaper.drain(drain);
         self.shards.drain(drain);
     }
 
     /// Subscriptions, and feeds of signals, that are being served.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.patrol.active() + self.shards.active() + Arc::strong_count(&self.feeds.0) - 1
+        self.reaper.active() + self.shards.active() + Arc::strong_count(&self.feeds.0) - 1
     }
 }
 

@@ -74,12 +74,12 @@ impl Egress {
         let config = self.config.clone();
         let filling = Feed { channel, pieces, link, viewers: None, config };
         let filling = filling.run(producer, heartbeat);
-        let (patrol, config, counted) =
-            (self.patrol.clone(), self.config.clone(), self.feeds.0.clone());
-        let late = patrol.draining().map(|drain| drain.late_moment());
+        let (reaper, config, counted) =
+            (self.reaper.clone(), self.config.clone(), self.feeds.0.clone());
+        let late = reaper.draining().map(|drain| drain.late_moment());
         let leaving = async move {
             draining.await;
-            let drain = patrol.draining()?;
+            let drain = reaper.draining()?;
             sleep_until(late.unwrap_or_else(|| drain.moment())).await;
             Some(drain)
         };

@@ -16,9 +16,9 @@ use tokio::time::{Sleep, sleep};
 
 use super::background::Turns;
 use super::bare::Bare;
+use super::coalescing::CoalescingWindow;
 use super::link::{Handed, Link};
-use super::patrol::Watch;
-use super::tempo::Tempo;
+use super::reaper::WatchGuard;
 use super::{Egress, Format};
 use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
 use crate::limits::MAX_BATCH_BYTES;
@@ -50,8 +50,8 @@ pub struct EventStream {
     subscription: Subscription,
     format: Format,
     bare: Bare,
-    tempo: Tempo,
-    watch: Watch,
+    window: CoalescingWindow,
+    watch: WatchGuard,
     /// Where it asks for turns, since it first did.
     turns: Option<Turns>,
     state: State,
@@ -90,11 +90,12 @@ impl EventStream {
         subscription: Subscription,
         format: Format,
         coalesce: Coalesce,
-        watch: Watch,
+        watch: WatchGuard,
     ) -> Self {
-        let (bare, tempo) = (Bare::new(format == Format::BareLines), Tempo::new(coalesce));
+        let (bare, window) =
+            (Bare::new(format == Format::BareLines), CoalescingWindow::new(coalesce));
         let (turns, state, breaking) = (None, State::Opening, None);
-        Self { egress, subscription, format, bare, tempo, watch, turns, state, breaking }
+        Self { egress, subscription, format, bare, window, watch, turns, state, breaking }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
@@ -112,7 +113,7 @@ impl EventStream {
             self.open(&mut piece);
         }
         if piece.bytes.is_empty() {
-            let held = self.tempo.holds_back(&mut self.subscription, cx);
+            let held = self.window.holds_back(&mut self.subscription, cx);
             if held && !leaves {
                 self.withdraw();
             } else if self.poll_fill(&mut piece, cx).is_pending() {
@@ -133,7 +134,7 @@ impl EventStream {
         match (piece.bytes.is_empty(), self.state) {
             (true, State::Over) => self.poll_last_word(cx),
             (true, _) => {
-                self.tempo.waits(&mut self.subscription);
+                self.window.waits(&mut self.subscription);
                 Poll::Pending
             }
             (false, _) => Poll::Ready(Some(Ok(self.hand_over(piece)))),
@@ -181,7 +182,7 @@ impl EventStream {
     /// Takes what is ready, in a turn if that can wait.
     fn poll_fill(&mut self, piece: &mut Piece, cx: &mut Context<'_>) -> Poll<()> {
         let many = self.subscription.is_many();
-        if many && self.state == State::Live && self.tempo.coalesce().is_immediate() {
+        if many && self.state == State::Live && self.window.coalesce().is_immediate() {
             // To look for nothing is not worth a turn.
             if !self.subscription.poll_news(cx) {
                 return Poll::Ready(());
@@ -238,7 +239,7 @@ impl EventStream {
     }
 
     fn hand_over(&mut self, mut piece: Piece) -> Handed {
-        self.tempo.handed_over(self.state == State::Live && piece.events > 0);
+        self.window.handed_over(self.state == State::Live && piece.events > 0);
         self.egress.metrics.delivered(piece.events, piece.bytes.len() as u64);
         // The client may leave it there for long.
         piece.bytes.shrink_to_fit();

@@ -327,7 +327,7 @@ impl Server {
         tasks.spawn(public.run());
         tasks.spawn(admin.run());
         tasks.spawn(hub.sweep());
-        tasks.spawn(egress.clone().patrol());
+        tasks.spawn(egress.clone().reap());
         tasks.spawn(reloader.keep_keys());
         tracing::info!(addr = %self.addr, admin_addr = %self.admin_addr, "listening");
         tokio::select! {

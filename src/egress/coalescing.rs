@@ -13,7 +13,7 @@ use crate::hub::{Coalesce, Subscription};
 const SLOW: Duration = Duration::from_millis(20);
 
 /// See the module.
-pub(super) struct Tempo {
+pub(super) struct CoalescingWindow {
     coalesce: Coalesce,
     /// Nothing is read before it ends.
     pause: Option<Pin<Box<Sleep>>>,
@@ -21,7 +21,7 @@ pub(super) struct Tempo {
     handed_over: Option<Instant>,
 }
 
-impl Tempo {
+impl CoalescingWindow {
     pub(super) fn new(coalesce: Coalesce) -> Self {
         Self { coalesce, pause: None, handed_over: None }
     }

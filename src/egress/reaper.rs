@@ -27,33 +27,33 @@ const STUCK: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub(super) struct Patrol {
+pub(super) struct Reaper {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     began: Instant,
-    watched: Mutex<Slab<Arc<Watched>>>,
+    watched: Mutex<Slab<Arc<WatchedStream>>>,
     links: Mutex<Slab<Arc<Link>>>,
     drain: Mutex<Option<Drain>>,
     /// What bodies have handed over and clients have not taken.
     unwritten: Arc<Budget>,
 }
 
-/// One subscription as the patrol sees it.
-pub(super) struct Watched {
+/// One subscription as the reaper sees it.
+pub(super) struct WatchedStream {
     control: Arc<SubscriptionControl>,
     bounds: Bounds,
     heartbeat: Duration,
     link: Option<Arc<Link>>,
     pass: Pass,
-    /// Milliseconds after the patrol's start.
+    /// Milliseconds after the reaper's start.
     last_write: AtomicU64,
     heartbeat_due: AtomicBool,
-    round: Mutex<Round>,
+    progress: Mutex<StreamProgress>,
 }
 
-/// What the patrol remembers of a subscription from round to round.
+/// What the reaper remembers of a subscription from round to round.
 #[derive(Default)]
-struct Round {
+struct StreamProgress {
     reads: u64,
     /// Since when it has had something to read and has not read.
     stalled: Option<Instant>,
@@ -66,14 +66,14 @@ struct Round {
     ended: Option<Instant>,
 }
 
-/// Keeps a subscription under the patrol's eyes for as long as it lives.
-pub(super) struct Watch {
-    patrol: Arc<Patrol>,
-    watched: Arc<Watched>,
+/// Keeps a subscription under the reaper's eyes for as long as it lives.
+pub(super) struct WatchGuard {
+    reaper: Arc<Reaper>,
+    watched: Arc<WatchedStream>,
     key: usize,
 }
 
-impl Patrol {
+impl Reaper {
     pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>, unwritten: Arc<Budget>) -> Self {
         let (watched, links) = (Mutex::default(), Mutex::default());
         let (began, drain) = (Instant::now(), Mutex::default());
@@ -87,9 +87,9 @@ impl Patrol {
         heartbeat: Duration,
         link: Option<Arc<Link>>,
         pass: Pass,
-    ) -> Watch {
-        let round = Round { ends: self.lifetime(), ..Round::default() };
-        let watched = Arc::new(Watched {
+    ) -> WatchGuard {
+        let progress = StreamProgress { ends: self.lifetime(), ..StreamProgress::default() };
+        let watched = Arc::new(WatchedStream {
             control: control.clone(),
             bounds,
             heartbeat,
@@ -97,18 +97,18 @@ impl Patrol {
             pass,
             last_write: AtomicU64::new(self.millis()),
             heartbeat_due: AtomicBool::new(false),
-            round: Mutex::new(round),
+            progress: Mutex::new(progress),
         });
         let key = self.watched.lock().insert(watched.clone());
         if let Some(drain) = self.draining() {
-            watched.round.lock().ends = Some((drain.late_moment(), EndReason::Draining));
+            watched.progress.lock().ends = Some((drain.late_moment(), EndReason::Draining));
         }
-        Watch { patrol: self.clone(), watched, key }
+        WatchGuard { reaper: self.clone(), watched, key }
     }
 
     pub(super) fn watch_link(self: &Arc<Self>, link: &Arc<Link>) -> LinkWatch {
         let key = self.links.lock().insert(link.clone());
-        LinkWatch { patrol: self.clone(), key }
+        LinkWatch { reaper: self.clone(), key }
     }
 
     pub(super) fn active(&self) -> usize {
@@ -118,7 +118,7 @@ impl Patrol {
     pub(super) fn drain(&self, drain: Drain) {
         *self.drain.lock() = Some(drain);
         for watched in self.all() {
-            watched.round.lock().ends = Some((drain.moment(), EndReason::Draining));
+            watched.progress.lock().ends = Some((drain.moment(), EndReason::Draining));
         }
     }
 
@@ -128,7 +128,7 @@ impl Patrol {
     }
 
     pub(super) async fn run(&self) {
-        let mut tick = tokio::time::interval(self.pace());
+        let mut tick = tokio::time::interval(self.interval());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sampled = Instant::now();
         loop {
@@ -139,7 +139,7 @@ impl Patrol {
                 sampled = now;
             }
             for watched in self.all() {
-                self.visit(&watched, now, sample);
+                self.check(&watched, now, sample);
             }
             self.cut_stuck_links();
             self.keep_budget(now);
@@ -153,8 +153,8 @@ impl Patrol {
         if !self.unwritten.is_exceeded() {
             return;
         }
-        let stuck = |watched: Arc<Watched>| {
-            let since = watched.round.lock().stuck;
+        let stuck = |watched: Arc<WatchedStream>| {
+            let since = watched.progress.lock().stuck;
             since.filter(|since| now.duration_since(*since) >= STUCK).map(|since| (since, watched))
         };
         let mut stuck: Vec<_> = self.all().into_iter().filter_map(stuck).collect();
@@ -179,15 +179,15 @@ impl Patrol {
         }
     }
 
-    /// An eighth of the shortest time that the patrol keeps, within reason.
-    fn pace(&self) -> Duration {
+    /// An eighth of the shortest time that the reaper keeps, within reason.
+    fn interval(&self) -> Duration {
         let shortest = self.config.heartbeat.min(self.config.write_timeout);
         (shortest / 8).clamp(Duration::from_millis(10), Duration::from_millis(250))
     }
 
-    fn visit(&self, watched: &Watched, now: Instant, sample: bool) {
+    fn check(&self, watched: &WatchedStream, now: Instant, sample: bool) {
         if watched.control.ended().is_some() {
-            return self.see_off(watched, now);
+            return self.cut_after_goodbye(watched, now);
         }
         if let Some(reason) = self.verdict(watched, now) {
             if let Some(setting) = policy::exceeded_setting(reason) {
@@ -207,12 +207,12 @@ impl Patrol {
     }
 
     /// Why the subscription must end, if it must.
-    fn verdict(&self, watched: &Watched, now: Instant) -> Option<EndReason> {
+    fn verdict(&self, watched: &WatchedStream, now: Instant) -> Option<EndReason> {
         if let Some(over) = watched.pass.over(now) {
             return Some(over.into());
         }
-        let mut round = watched.round.lock();
-        if let Some((at, reason)) = round.ends
+        let mut progress = watched.progress.lock();
+        if let Some((at, reason)) = progress.ends
             && now >= at
         {
             return Some(reason);
@@ -220,17 +220,17 @@ impl Patrol {
         if let Some(reason) = policy::lag_verdict(&watched.bounds, watched.control.lag()) {
             return Some(reason);
         }
-        let stalled = round.stalled_for(&watched.control, now);
+        let stalled = progress.stalled_for(&watched.control, now);
         let link = watched.link.as_ref();
         let blocked = link.map_or(Duration::ZERO, |link| link.blocked_for());
-        let stuck = link.map_or(Duration::ZERO, |link| round.stuck_for(link, now));
+        let stuck = link.map_or(Duration::ZERO, |link| progress.stuck_for(link, now));
         let blocked = stalled.max(blocked).max(stuck);
         (blocked >= self.config.write_timeout).then_some(EndReason::WriteTimeout)
     }
 
     /// An ended subscription goes by itself, unless its client reads nothing.
-    fn see_off(&self, watched: &Watched, now: Instant) {
-        let ended = *watched.round.lock().ended.get_or_insert(now);
+    fn cut_after_goodbye(&self, watched: &WatchedStream, now: Instant) {
+        let ended = *watched.progress.lock().ended.get_or_insert(now);
         if let Some(link) = &watched.link
             && now.duration_since(ended) >= GOODBYE.min(self.config.write_timeout)
         {
@@ -243,7 +243,7 @@ impl Patrol {
     }
 
     /// A copy of the list, so that nobody waits for a round to end.
-    fn all(&self) -> Vec<Arc<Watched>> {
+    fn all(&self) -> Vec<Arc<WatchedStream>> {
         self.watched.lock().iter().map(|(_, watched)| watched.clone()).collect()
     }
 
@@ -252,7 +252,7 @@ impl Patrol {
     }
 }
 
-impl Round {
+impl StreamProgress {
     /// How long there has been something to read, and nothing was read. Publishing more does not
     /// restart it.
     fn stalled_for(&mut self, control: &SubscriptionControl, now: Instant) -> Duration {
@@ -277,7 +277,7 @@ impl Round {
     }
 }
 
-impl Watch {
+impl WatchGuard {
     /// Whether the connection has something that its client does not take.
     pub(super) fn is_blocked(&self) -> bool {
         self.watched.link.as_ref().is_some_and(|link| link.is_blocked())
@@ -305,7 +305,7 @@ impl Watch {
 
     fn wrote(&self) {
         self.watched.heartbeat_due.store(false, Ordering::Relaxed);
-        self.watched.last_write.store(self.patrol.millis(), Ordering::Relaxed);
+        self.watched.last_write.store(self.reaper.millis(), Ordering::Relaxed);
     }
 
     pub(super) fn heartbeat_due(&self) -> bool {
@@ -314,24 +314,24 @@ impl Watch {
 
     /// The drain, if there is one.
     pub(super) fn draining(&self) -> Option<Drain> {
-        self.patrol.draining()
+        self.reaper.draining()
     }
 }
 
-/// Keeps a connection under the patrol's eyes for as long as it lives.
+/// Keeps a connection under the reaper's eyes for as long as it lives.
 pub struct LinkWatch {
-    patrol: Arc<Patrol>,
+    reaper: Arc<Reaper>,
     key: usize,
 }
 
 impl Drop for LinkWatch {
     fn drop(&mut self) {
-        self.patrol.links.lock().remove(self.key);
+        self.reaper.links.lock().remove(self.key);
     }
 }
 
-impl Drop for Watch {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
-        self.patrol.watched.lock().remove(self.key);
+        self.reaper.watched.lock().remove(self.key);
     }
 }
