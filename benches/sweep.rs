@@ -14,7 +14,7 @@ use fanfare::channel::ChannelName;
 use fanfare::egress::{Config, Egress, Format, OpenStream};
 use fanfare::event::NewEvent;
 use fanfare::hub::{self, Coalesce, Hub, Opened, Selection};
-use fanfare::pass::Pass;
+use fanfare::lease::AccessLease;
 use fanfare::position::{Offset, StartFrom};
 use fanfare::sse;
 use fanfare::telemetry::Metrics;
@@ -153,7 +153,7 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
             coalesce: Coalesce::Off,
             heartbeat: egress.config().heartbeat,
             link: None,
-            pass: Pass::default(),
+            lease: AccessLease::default(),
         };
         assert!(egress.can_take_over(&open), "a shard serves it");
         egress.take_over(far, open, HEAD.to_vec());

@@ -8,7 +8,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground | limits, clock, position, channel, event, shutdown, pass, telemetry, value |
+//! | 0 ground | limits, clock, position, channel, event, shutdown, lease, telemetry, value |
 //! | 1 masonry | [`sse`]: the grammar; [`generation`]: the events of models; [`outbound`]: calls |
 //! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what; [`quota`]: how much |
 //! | 3 hall | [`hub`]: channels and subscriptions |
@@ -33,9 +33,9 @@ pub mod hooks;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+pub mod lease;
 pub mod limits;
 pub mod outbound;
-pub mod pass;
 pub mod position;
 pub mod protocol;
 pub mod quota;

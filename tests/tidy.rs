@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "event",
         "gathered",
         "shutdown",
-        "pass",
+        "lease",
         "telemetry",
         "value",
     ],

@@ -11,7 +11,7 @@ use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
 use crate::event::{END, GAP, OPEN, SNAPSHOT, UNAUTHENTICATED};
 use crate::hub::{End, EndReason, Gap, Snapshot, Step};
-use crate::pass::Over;
+use crate::lease::LeaseEnd;
 use crate::position::Position;
 use crate::sse::{self, Frame, Frames, Text};
 use crate::store::{Batch, Entry};
@@ -134,7 +134,7 @@ impl Format {
 
     /// Appends what tells a subscriber to come back with another credential; nothing where nothing
     /// of the hub's own may be.
-    fn say_over(self, over: Over, retry: Duration, out: &mut Vec<u8>) {
+    fn say_over(self, over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => push_over(over, retry, out),
             Self::Ndjson | Self::NdjsonEnvelopes => {
@@ -204,14 +204,14 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
 
 /// The same as event-stream text. It has no id: the client resumes behind the last that it saw. One
 /// that does not know the event would come back with the same credential, and is made to wait.
-pub(super) fn push_over(over: Over, retry: Duration, out: &mut Vec<u8>) {
+pub(super) fn push_over(over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
     sse::end_retry(out, retry);
     let data = over_data(over);
     let event_type = Some(UNAUTHENTICATED);
     sse::event_text(out, &Text { id: None, event_type, data: data.as_bytes() });
 }
 
-fn over_data(over: Over) -> String {
+fn over_data(over: LeaseEnd) -> String {
     format!("{{\"reason\":\"{}\"}}", over.as_str())
 }
 

@@ -185,13 +185,13 @@ impl Egress {
         self.config.bounds()
     }
 
-    /// Serves a stream as a response body, for as long as its pass lets it.
+    /// Serves a stream as a response body, for as long as its lease lets it.
     #[must_use]
     pub fn stream(&self, open: OpenStream) -> EventStream {
-        let OpenStream { ticket, format, coalesce, heartbeat, link, pass } = open;
+        let OpenStream { ticket, format, coalesce, heartbeat, link, lease } = open;
         let bounds = self.bounds();
         let subscription = ticket.subscribe(bounds);
-        let watch = self.reaper.watch(subscription.control(), bounds, heartbeat, link, pass);
+        let watch = self.reaper.watch(subscription.control(), bounds, heartbeat, link, lease);
         EventStream::new(self.clone(), subscription, format, coalesce, watch)
     }
 
@@ -230,10 +230,10 @@ impl Egress {
 
     /// Gives a stream and its socket to a shard. `head` is written first.
     pub fn take_over(&self, tcp: TcpStream, open: OpenStream, head: Vec<u8>) {
-        let OpenStream { ticket, coalesce, heartbeat, pass, .. } = open;
+        let OpenStream { ticket, coalesce, heartbeat, lease, .. } = open;
         let Some(ticket) = ticket.into_one() else { return };
         tune(&tcp, &self.config);
-        self.shards.attach(NewSubscriber { tcp, ticket, head, coalesce, heartbeat, pass });
+        self.shards.attach(NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease });
     }
 
     /// Walks over all subscriptions, for ever.

@@ -14,8 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::policy::{self, Drain};
 use super::{Config, Handed, LAG_SAMPLED_EVERY, Link};
 use crate::hub::{Bounds, EndReason, SubscriptionControl};
+use crate::lease::AccessLease;
 use crate::limits::MAX_PIECE_BYTES;
-use crate::pass::Pass;
 use crate::quota::Budget;
 use crate::telemetry::Metrics;
 
@@ -44,7 +44,7 @@ pub(super) struct WatchedStream {
     bounds: Bounds,
     heartbeat: Duration,
     link: Option<Arc<Link>>,
-    pass: Pass,
+    lease: AccessLease,
     /// Milliseconds after the reaper's start.
     last_write: AtomicU64,
     heartbeat_due: AtomicBool,
@@ -86,7 +86,7 @@ impl Reaper {
         bounds: Bounds,
         heartbeat: Duration,
         link: Option<Arc<Link>>,
-        pass: Pass,
+        lease: AccessLease,
     ) -> WatchGuard {
         let progress = StreamProgress { ends: self.lifetime(), ..StreamProgress::default() };
         let watched = Arc::new(WatchedStream {
@@ -94,7 +94,7 @@ impl Reaper {
             bounds,
             heartbeat,
             link,
-            pass,
+            lease,
             last_write: AtomicU64::new(self.millis()),
             heartbeat_due: AtomicBool::new(false),
             progress: Mutex::new(progress),
@@ -208,7 +208,7 @@ impl Reaper {
 
     /// Why the subscription must end, if it must.
     fn verdict(&self, watched: &WatchedStream, now: Instant) -> Option<EndReason> {
-        if let Some(over) = watched.pass.over(now) {
+        if let Some(over) = watched.lease.end(now) {
             return Some(over.into());
         }
         let mut progress = watched.progress.lock();

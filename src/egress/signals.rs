@@ -14,7 +14,7 @@ use super::{Config, Egress, Link};
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
 use crate::hub::{End, ProducerHandle, Signals};
-use crate::pass::Over;
+use crate::lease::LeaseEnd;
 use crate::sse;
 
 /// The least time between two counts of viewers.
@@ -67,7 +67,7 @@ impl Egress {
     ) -> (SignalFeed, impl Future<Output = ()> + use<D, F>)
     where
         D: Future<Output = ()>,
-        F: Future<Output = Over>,
+        F: Future<Output = LeaseEnd>,
     {
         let (pieces, feed) = mpsc::channel(QUEUE);
         let goodbye = pieces.clone();

@@ -21,8 +21,8 @@ use super::link::{Handed, Link};
 use super::reaper::WatchGuard;
 use super::{Egress, Format};
 use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
+use crate::lease::AccessLease;
 use crate::limits::MAX_BATCH_BYTES;
-use crate::pass::Pass;
 
 /// How often a stream that is to be broken off looks whether everything has been written.
 const FLUSH: Duration = Duration::from_millis(5);
@@ -41,7 +41,7 @@ pub struct OpenStream {
     /// The connection, as far as it is known.
     pub link: Option<Arc<Link>>,
     /// What the subscription may go on by.
-    pub pass: Pass,
+    pub lease: AccessLease,
 }
 
 /// A live subscription as a response body.

@@ -17,7 +17,7 @@ use super::problem::{ErrorCode, Problem};
 use super::{Client, Cors, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
-use crate::pass::{Pass, WeakPass};
+use crate::lease::{AccessLease, WeakLease};
 use crate::quota::{Exceeded, Payer, Place, Quotas, network};
 use crate::telemetry::Metrics;
 
@@ -77,7 +77,7 @@ impl Stranger {
 
 /// A stream that goes on, and what it may go on by.
 struct Admitted {
-    pass: WeakPass,
+    lease: WeakLease,
     principal: Arc<Principal>,
     by: Right,
 }
@@ -247,37 +247,37 @@ impl Gate {
     pub fn recheck(&self) {
         let now = SystemTime::now();
         for admitted in &*self.0.admitted.lock() {
-            if let Some(pass) = admitted.pass.upgrade()
+            if let Some(lease) = admitted.lease.upgrade()
                 && !admitted.would_be_let_in(&self.0.authenticator, now)
             {
-                pass.revoke();
+                lease.revoke();
             }
         }
     }
 
-    fn issue(&self, principal: &Arc<Principal>, by: Right, place: Option<Place>) -> Pass {
+    fn issue(&self, principal: &Arc<Principal>, by: Right, place: Option<Place>) -> AccessLease {
         if self.0.everyone.is_some() {
-            return Pass::default();
+            return AccessLease::default();
         }
         let lives = principal
             .expires
             .map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default());
         let held = place.map(|place| Box::new(place) as Box<dyn Any + Send + Sync>);
-        let pass = Pass::holding(lives.map(|lives| Instant::now() + lives), held);
+        let lease = AccessLease::holding(lives.map(|lives| Instant::now() + lives), held);
         let mut admitted = self.0.admitted.lock();
         // Whenever there is no room left, those who have gone make some: no work on leaving.
         if admitted.len() == admitted.capacity() {
-            admitted.retain(|admitted| admitted.pass.is_in_use());
+            admitted.retain(|admitted| admitted.lease.is_in_use());
             let count = admitted.len();
             admitted.reserve(count.max(16));
         }
-        let newcomer = Admitted { pass: pass.downgrade(), principal: principal.clone(), by };
+        let newcomer = Admitted { lease: lease.downgrade(), principal: principal.clone(), by };
         // What was trusted may have changed since they were let in.
         if !newcomer.would_be_let_in(&self.0.authenticator, SystemTime::now()) {
-            pass.revoke();
+            lease.revoke();
         }
         admitted.push(newcomer);
-        pass
+        lease
     }
 }
 
@@ -368,7 +368,11 @@ impl Caller {
     /// operations on each of the channels. Without a channel, as long as nothing of what they were
     /// granted is taken away.
     #[must_use]
-    pub fn pass(&self, operations: &'static [Operation], channels: Vec<ChannelPattern>) -> Pass {
+    pub fn lease(
+        &self,
+        operations: &'static [Operation],
+        channels: Vec<ChannelPattern>,
+    ) -> AccessLease {
         self.gate.issue(&self.principal, Right { operations, channels }, None)
     }
 
@@ -381,7 +385,7 @@ impl Caller {
         &self,
         operations: &'static [Operation],
         channels: Vec<ChannelPattern>,
-    ) -> Result<Pass, Problem> {
+    ) -> Result<AccessLease, Problem> {
         let place = self.payer.subscribe().map_err(|limit| {
             self.gate.0.metrics.limit_hit(limit);
             Problem::over_quota(limit, "as many streams are open as you may have")

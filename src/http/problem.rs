@@ -10,7 +10,7 @@ use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
 use crate::hub::{self, ClaimError, TooManyChannels};
 use crate::ingest::{Failure, InvalidEvent, InvalidLine, NoRoom, Place, PublishError, Tally};
-use crate::pass::Over;
+use crate::lease::LeaseEnd;
 use crate::quota::Exceeded;
 use crate::store::disk::WriteError;
 
@@ -258,12 +258,12 @@ impl Problem {
         Self::new(ErrorCode::QuotaExceeded, detail).with("limit", limit)
     }
 
-    /// The pass of whoever made the request is over.
+    /// The lease of whoever made the request is over.
     #[must_use]
-    pub fn over(over: Over) -> Self {
+    pub fn over(over: LeaseEnd) -> Self {
         let detail = match over {
-            Over::Expired => AuthError::Expired.to_string(),
-            Over::Revoked => "what was shown is no longer trusted here".to_owned(),
+            LeaseEnd::Expired => AuthError::Expired.to_string(),
+            LeaseEnd::Revoked => "what was shown is no longer trusted here".to_owned(),
         };
         let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", over.as_str());
         problem.with_header(header::WWW_AUTHENTICATE, &challenge(Some(over.as_str())))

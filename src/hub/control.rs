@@ -9,7 +9,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::channel::{Channel, Listener};
-use crate::pass::Over;
+use crate::lease::LeaseEnd;
 use crate::store::LogPosition;
 
 /// Why a subscription ended. Every one is a metric label.
@@ -37,11 +37,11 @@ pub enum EndReason {
     Revoked,
 }
 
-impl From<Over> for EndReason {
-    fn from(over: Over) -> Self {
+impl From<LeaseEnd> for EndReason {
+    fn from(over: LeaseEnd) -> Self {
         match over {
-            Over::Expired => Self::Expired,
-            Over::Revoked => Self::Revoked,
+            LeaseEnd::Expired => Self::Expired,
+            LeaseEnd::Revoked => Self::Revoked,
         }
     }
 }
@@ -73,17 +73,17 @@ impl EndReason {
             Self::Draining => "draining",
             Self::Lifetime => "lifetime",
             Self::TooManyChannels => "too_many_channels",
-            Self::Expired => Over::Expired.as_str(),
-            Self::Revoked => Over::Revoked.as_str(),
+            Self::Expired => LeaseEnd::Expired.as_str(),
+            Self::Revoked => LeaseEnd::Revoked.as_str(),
         }
     }
 
     /// Why whoever was let in must show something new before they come back, if that is so.
     #[must_use]
-    pub fn over(self) -> Option<Over> {
+    pub fn over(self) -> Option<LeaseEnd> {
         match self {
-            Self::Expired => Some(Over::Expired),
-            Self::Revoked => Some(Over::Revoked),
+            Self::Expired => Some(LeaseEnd::Expired),
+            Self::Revoked => Some(LeaseEnd::Revoked),
             _ => None,
         }
     }

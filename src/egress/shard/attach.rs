@@ -13,7 +13,7 @@ use super::reactor::{Reactor, after};
 use super::subscriber::{Cursor, Interval, Subscriber};
 use crate::egress::{Config, Format, policy};
 use crate::hub::{ChannelTicket, Coalesce, Head, Presence};
-use crate::pass::Pass;
+use crate::lease::AccessLease;
 use crate::sse;
 
 /// As far as a shard's clock tells one moment from another: some three weeks.
@@ -21,7 +21,7 @@ const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
     pub(super) fn attach(&mut self, new: NewSubscriber) {
-        let NewSubscriber { tcp, ticket, head, coalesce, heartbeat, pass } = new;
+        let NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease } = new;
         let ChannelTicket { presence, counted, position: mark, joined, head: begin, .. } = ticket;
         let own = self.first_bytes(&begin, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
@@ -47,10 +47,10 @@ impl Reactor {
             last_write: now,
             blocked: 0,
             ends: self.drain.map_or_else(
-                || lifetime(&self.config, &pass, now),
+                || lifetime(&self.config, &lease, now),
                 |drain| by_clock(now, drain.late_moment()),
             ),
-            pass,
+            lease,
             due,
             heartbeat,
             adaptive: coalesce == Coalesce::Adaptive,
@@ -139,12 +139,12 @@ fn window(coalesce: Coalesce) -> Duration {
     }
 }
 
-/// When its pass expires or its age is reached, whatever comes first; zero for never.
-fn lifetime(config: &Config, pass: &Pass, now: u32) -> u32 {
+/// When its lease expires or its age is reached, whatever comes first; zero for never.
+fn lifetime(config: &Config, lease: &AccessLease, now: u32) -> u32 {
     let age = policy::max_age(config);
     // Behind it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
     let margin = Duration::from_millis(2);
-    let rest = pass.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
+    let rest = lease.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
     // The shard's clock does not reach further; nobody stays that long without coming back.
     let ends = age.into_iter().chain(rest).min().map(|ends| ends.min(FURTHEST));
     ends.map_or(0, |ends| after(now, ends))

@@ -10,7 +10,7 @@ use super::subscriber::Subscriber;
 use crate::egress::Format;
 use crate::egress::policy::Drain;
 use crate::hub::EndReason;
-use crate::pass::Over;
+use crate::lease::LeaseEnd;
 use crate::sse;
 
 impl Reactor {
@@ -82,8 +82,8 @@ impl Reactor {
     }
 
     /// Why a subscriber may no longer stay, if that is so.
-    pub(super) fn over(&self, key: usize) -> Option<Over> {
-        self.subscribers.get(key)?.pass.over(Instant::now())
+    pub(super) fn over(&self, key: usize) -> Option<LeaseEnd> {
+        self.subscribers.get(key)?.lease.end(Instant::now())
     }
 
     /// Sends a subscriber away, with a proper end if its socket takes it.

@@ -12,7 +12,7 @@ use super::reactor::Reactor;
 use crate::clock::{self, Micros};
 use crate::egress::Drain;
 use crate::hub::{ChannelTicket, Coalesce, Listener};
-use crate::pass::Pass;
+use crate::lease::AccessLease;
 
 /// A subscriber's socket on its way to a shard.
 pub(in crate::egress) struct NewSubscriber {
@@ -25,7 +25,7 @@ pub(in crate::egress) struct NewSubscriber {
     /// After how long without a write it is sent a heartbeat.
     pub(in crate::egress) heartbeat: Duration,
     /// What the subscription may go on by.
-    pub(in crate::egress) pass: Pass,
+    pub(in crate::egress) lease: AccessLease,
 }
 
 /// What a shard is told.

@@ -74,7 +74,7 @@ impl Shards {
         self.inboxes[shard].send(ShardMessage::Attach(Box::new(new)));
     }
 
-    /// Ends the subscriptions whose pass was revoked.
+    /// Ends the subscriptions whose lease was revoked.
     pub(super) fn recheck(&self) {
         for inbox in &self.inboxes {
             inbox.send(ShardMessage::Recheck);

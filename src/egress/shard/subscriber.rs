@@ -8,7 +8,7 @@ use mio::net::TcpStream;
 use socket2::SockRef;
 
 use super::reactor::millis;
-use crate::pass::Pass;
+use crate::lease::AccessLease;
 
 /// See the module. Times are in milliseconds since the shard began; zero stands for never.
 pub(super) struct Subscriber {
@@ -28,7 +28,7 @@ pub(super) struct Subscriber {
     /// When it is to end.
     pub(super) ends: u32,
     /// What it may stay by.
-    pub(super) pass: Pass,
+    pub(super) lease: AccessLease,
     /// The tick of the wheel at which its heartbeat is due.
     pub(super) due: u32,
     /// How often it is sent a heartbeat.

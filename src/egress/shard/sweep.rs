@@ -203,7 +203,7 @@ mod tests {
     use super::super::subscriber::{Cursor, Interval};
     use super::*;
     use crate::clock::Moment;
-    use crate::pass::Pass;
+    use crate::lease::AccessLease;
     use crate::position::Offset;
     use crate::store::{Entry, Log, LogPosition, LogRead, Retention};
 
@@ -244,7 +244,7 @@ mod tests {
             catching_up,
             heard: 0,
             leaves: false,
-            pass: Pass::default(),
+            lease: AccessLease::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Native;
 use crate::http::{Caller, ErrorCode, Problem, broke_off, late, let_finish};
 use crate::ingest::{Share, Tally};
-use crate::pass::{Over, Pass};
+use crate::lease::{AccessLease, LeaseEnd};
 
 /// See the module.
 pub(super) struct Intake {
@@ -29,7 +29,7 @@ pub(super) struct Intake {
     paid: u64,
     /// Resolves when the sender may no longer go on; nothing if that never happens. This and the
     /// next are kept from piece to piece: there are many, and none is to set a clock of its own.
-    over: Option<Pin<Box<dyn Future<Output = Over> + Send>>>,
+    over: Option<Pin<Box<dyn Future<Output = LeaseEnd> + Send>>>,
     /// Goes off no later than when it is too late; by then, something may have come. Whoever is
     /// never waited for has none.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -39,7 +39,7 @@ pub(super) struct Intake {
 pub(super) struct Terms {
     caller: Caller,
     patience: Patience,
-    pass: Option<Pass>,
+    lease: Option<AccessLease>,
 }
 
 /// How long a body is waited for.
@@ -52,14 +52,14 @@ enum Patience {
 }
 
 impl Terms {
-    /// It goes on for as long as its sender likes, and as the pass lets it.
-    pub(super) fn stream(caller: Caller, pass: Pass) -> Self {
-        Self { caller, patience: Patience::Heard(Instant::now()), pass: Some(pass) }
+    /// It goes on for as long as its sender likes, and as the lease lets it.
+    pub(super) fn stream(caller: Caller, lease: AccessLease) -> Self {
+        Self { caller, patience: Patience::Heard(Instant::now()), lease: Some(lease) }
     }
 
     /// It is over in a moment, and so needs no pass.
     pub(super) fn document(caller: Caller, deadline: Instant) -> Self {
-        Self { caller, patience: Patience::Until(deadline), pass: None }
+        Self { caller, patience: Patience::Until(deadline), lease: None }
     }
 }
 
@@ -74,8 +74,8 @@ pub(super) enum Piece {
 
 impl Intake {
     pub(super) fn new(native: Arc<Native>, body: Incoming, terms: Terms) -> Self {
-        let Terms { caller, patience, pass } = terms;
-        let over = |pass: Pass| Box::pin(async move { pass.ended().await }) as Pin<Box<_>>;
+        let Terms { caller, patience, lease } = terms;
+        let over = |lease: AccessLease| Box::pin(async move { lease.ended().await }) as Pin<Box<_>>;
         Self {
             share: Share::new(native),
             caller,
@@ -83,7 +83,7 @@ impl Intake {
             patience,
             paused_until: None,
             paid: 0,
-            over: pass.map(over),
+            over: lease.map(over),
             alarm: None,
         }
     }
@@ -209,7 +209,7 @@ impl Intake {
     }
 }
 
-async fn over_or_never(over: &mut Option<impl Future<Output = Over> + Unpin>) -> Over {
+async fn over_or_never(over: &mut Option<impl Future<Output = LeaseEnd> + Unpin>) -> LeaseEnd {
     match over {
         Some(over) => over.await,
         None => pending().await,

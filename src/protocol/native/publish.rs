@@ -127,8 +127,8 @@ fn begin_one(
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     claim(native, &caller, &name, Claim::ToPublish)?;
     let terms = if kind.is_streamed() {
-        let pass = caller.pass(&[Operation::Publish], vec![(&name).into()]);
-        Terms::stream(caller, pass)
+        let lease = caller.lease(&[Operation::Publish], vec![(&name).into()]);
+        Terms::stream(caller, lease)
     } else {
         Terms::document(caller, deadline(&head.extensions))
     };
@@ -193,8 +193,8 @@ fn begin_many(
     let caller = Caller::of(&head.extensions)?;
     let key = idempotency_key(&head.headers)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    let (pass, sender) = (caller.pass(&[Operation::Publish], Vec::new()), sender(&caller));
-    Ok(native.ingest.scatter(sender, key)?.with(Terms::stream(caller, pass)))
+    let (lease, sender) = (caller.lease(&[Operation::Publish], Vec::new()), sender(&caller));
+    Ok(native.ingest.scatter(sender, key)?.with(Terms::stream(caller, lease)))
 }
 
 async fn publish_to_many(mut scatter: Scatter, intake: &mut Intake) -> Outcome {

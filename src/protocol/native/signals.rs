@@ -70,13 +70,13 @@ pub(super) async fn feed(
     let caller = Caller::of(request.extensions())?;
     let query = Query::parse(request.uri().query(), &["heartbeat"])?;
     let heartbeat = heartbeat(&native, &query)?;
-    let pass = caller.subscribe(FEED, vec![(&name).into()])?;
+    let lease = caller.subscribe(FEED, vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
     let producer = native.hub.producer_handle(&name)?;
     let shutdown = native.shutdown.clone();
     let link = Client::link_of(request.extensions());
     let draining = async move { shutdown.draining().await };
-    let over = async move { pass.ended().await };
+    let over = async move { lease.ended().await };
     let (feed, filling) = native.egress.signals(name, producer, heartbeat, link, draining, over);
     tokio::spawn(filling);
     let mut response = Response::new(Body::Signals(feed));

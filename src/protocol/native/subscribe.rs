@@ -16,8 +16,8 @@ use crate::http::{
     negotiate, not_stored,
 };
 use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Ticket};
+use crate::lease::AccessLease;
 use crate::limits::MAX_PAGE_EVENTS;
-use crate::pass::Pass;
 use crate::position::StartFrom;
 use crate::sse;
 
@@ -45,9 +45,9 @@ pub(super) async fn one(
     let name = channel_name(&name)?;
     let query = Query::parse(request.uri().query(), PARAMETERS)?;
     let caller = Caller::of(request.extensions())?;
-    let pass = caller.subscribe(&[Operation::Subscribe], vec![(&name).into()])?;
+    let lease = caller.subscribe(&[Operation::Subscribe], vec![(&name).into()])?;
     claim(&native, &caller, &name, Claim::ToWait)?;
-    subscribe(&native, &request, &query, Selection::One(name), pass).await
+    subscribe(&native, &request, &query, Selection::One(name), lease).await
 }
 
 pub(super) async fn many(
@@ -72,11 +72,11 @@ pub(super) async fn many(
     }
     let caller = Caller::of(request.extensions())?;
     patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
-    let pass = caller.subscribe(&[Operation::Subscribe], patterns.clone())?;
+    let lease = caller.subscribe(&[Operation::Subscribe], patterns.clone())?;
     for name in patterns.iter().filter_map(ChannelPattern::exact) {
         claim(&native, &caller, &name, Claim::ToWait)?;
     }
-    subscribe(&native, &request, &query, Selection::Many(patterns), pass).await
+    subscribe(&native, &request, &query, Selection::Many(patterns), lease).await
 }
 
 async fn subscribe(
@@ -84,7 +84,7 @@ async fn subscribe(
     request: &Request,
     query: &Query,
     selection: Selection,
-    pass: Pass,
+    lease: AccessLease,
 ) -> Result<Response, Problem> {
     let from = start(request.headers(), query)?;
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
@@ -101,7 +101,7 @@ async fn subscribe(
         None => match accepted(request.headers())? {
             JSON => {
                 let link = link.as_deref();
-                return answer_page(native, selection, &from, coalesce, query, pass, link).await;
+                return answer_page(native, selection, &from, coalesce, query, lease, link).await;
             }
             sse::MEDIA_TYPE => (format(sse::MEDIA_TYPE, many), sse::CONTENT_TYPE),
             media_type => (format(media_type, many), media_type),
@@ -115,7 +115,7 @@ async fn subscribe(
                 return Err(Problem::new(ErrorCode::NotFound, detail));
             }
             let coalesce = coalesce.unwrap_or_else(|| ticket.default_coalesce());
-            let open = OpenStream { ticket, format, coalesce, heartbeat, link, pass };
+            let open = OpenStream { ticket, format, coalesce, heartbeat, link, lease };
             Ok(live(native.egress.clone(), open, media_type))
         }
     }
@@ -225,7 +225,7 @@ async fn answer_page(
     from: &StartFrom,
     coalesce: Option<Coalesce>,
     query: &Query,
-    pass: Pass,
+    lease: AccessLease,
     link: Option<&Link>,
 ) -> Result<Response, Problem> {
     let (limit, wait) = (query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?, wait(query)?);
@@ -242,7 +242,7 @@ async fn answer_page(
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = native.shutdown.draining() => {}
-                    _ = pass.ended() => {}
+                    _ = lease.ended() => {}
                     () = input_end(link) => {}
                 }
             };

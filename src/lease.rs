@@ -9,30 +9,30 @@ use tokio_util::sync::CancellationToken;
 /// What lets a stream go on: a cheap handle, shared by whoever serves it and whoever let it in. By
 /// default, one that nobody takes back.
 #[derive(Clone, Debug, Default)]
-pub struct Pass(Option<Arc<Shared>>);
+pub struct AccessLease(Option<Arc<LeaseState>>);
 
-/// Whether a pass is still in use, without keeping it.
+/// Whether a lease is still in use, without keeping it.
 #[derive(Clone, Debug)]
-pub struct WeakPass(Weak<Shared>);
+pub struct WeakLease(Weak<LeaseState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct LeaseState {
     expires: Option<Instant>,
     revoked: CancellationToken,
     /// What is given back when nobody stays by it any more.
     _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// Why a pass is over.
+/// Why a lease is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum LeaseEnd {
     /// Its time is.
     Expired,
     /// It was taken back.
     Revoked,
 }
 
-impl Over {
+impl LeaseEnd {
     /// For the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -43,8 +43,8 @@ impl Over {
     }
 }
 
-impl Pass {
-    /// A pass until this moment; without one, until it is revoked.
+impl AccessLease {
+    /// A lease until this moment; without one, until it is revoked.
     #[must_use]
     pub fn until(expires: Option<Instant>) -> Self {
         Self::holding(expires, None)
@@ -54,7 +54,7 @@ impl Pass {
     #[must_use]
     pub fn holding(expires: Option<Instant>, held: Option<Box<dyn Any + Send + Sync>>) -> Self {
         let revoked = CancellationToken::new();
-        Self(Some(Arc::new(Shared { expires, revoked, _held: held })))
+        Self(Some(Arc::new(LeaseState { expires, revoked, _held: held })))
     }
 
     /// When it expires, if it does.
@@ -72,16 +72,16 @@ impl Pass {
 
     /// Why it is over, if it is by now.
     #[must_use]
-    pub fn over(&self, now: Instant) -> Option<Over> {
+    pub fn end(&self, now: Instant) -> Option<LeaseEnd> {
         let shared = self.0.as_ref()?;
         if shared.revoked.is_cancelled() {
-            return Some(Over::Revoked);
+            return Some(LeaseEnd::Revoked);
         }
-        shared.expires.is_some_and(|expires| now >= expires).then_some(Over::Expired)
+        shared.expires.is_some_and(|expires| now >= expires).then_some(LeaseEnd::Expired)
     }
 
     /// Resolves when it is over.
-    pub async fn ended(&self) -> Over {
+    pub async fn ended(&self) -> LeaseEnd {
         let Some(shared) = &self.0 else { return std::future::pending().await };
         let expired = async {
             match shared.expires {
@@ -90,23 +90,23 @@ impl Pass {
             }
         };
         tokio::select! {
-            () = shared.revoked.cancelled() => Over::Revoked,
-            () = expired => Over::Expired,
+            () = shared.revoked.cancelled() => LeaseEnd::Revoked,
+            () = expired => LeaseEnd::Expired,
         }
     }
 
     /// A handle that does not keep it.
     #[must_use]
-    pub fn downgrade(&self) -> WeakPass {
-        WeakPass(self.0.as_ref().map(Arc::downgrade).unwrap_or_default())
+    pub fn downgrade(&self) -> WeakLease {
+        WeakLease(self.0.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 }
 
-impl WeakPass {
-    /// The pass, if anybody still has it.
+impl WeakLease {
+    /// The lease, if anybody still has it.
     #[must_use]
-    pub fn upgrade(&self) -> Option<Pass> {
-        self.0.upgrade().map(|shared| Pass(Some(shared)))
+    pub fn upgrade(&self) -> Option<AccessLease> {
+        self.0.upgrade().map(|shared| AccessLease(Some(shared)))
     }
 
     /// Whether anybody still has it.
@@ -126,11 +126,14 @@ mod tests {
     async fn a_pass_is_over_at_its_time_or_before() {
         let began = Instant::now();
         let later = began + Duration::from_secs(60);
-        let (long, short) = (Pass::until(Some(later)), Pass::until(None));
-        assert_eq!((long.over(began), short.over(later)), (None, None));
-        assert_eq!(long.ended().await, Over::Expired);
-        assert_eq!((Instant::now(), long.over(later)), (later, Some(Over::Expired)));
+        let (long, short) = (AccessLease::until(Some(later)), AccessLease::until(None));
+        assert_eq!((long.end(began), short.end(later)), (None, None));
+        assert_eq!(long.ended().await, LeaseEnd::Expired);
+        assert_eq!((Instant::now(), long.end(later)), (later, Some(LeaseEnd::Expired)));
         short.clone().revoke();
-        assert_eq!((short.ended().await, short.over(began)), (Over::Revoked, Some(Over::Revoked)));
+        assert_eq!(
+            (short.ended().await, short.end(began)),
+            (LeaseEnd::Revoked, Some(LeaseEnd::Revoked))
+        );
     }
 }
