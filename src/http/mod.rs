@@ -2,13 +2,13 @@
 //! not know which protocols exist.
 
 mod access;
+mod auth_filter;
 mod body;
 mod busy;
 mod connection;
 mod cors;
 mod credentials;
 mod document;
-mod gate;
 mod hosts;
 mod http2;
 mod jwks;
@@ -35,11 +35,11 @@ use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use access::Access;
+pub use auth_filter::{AuthFilter, Caller};
 pub use body::{Body, broke_off, deadline, late, let_finish, read_document};
 pub use connection::{Client, Serving};
 pub use cors::{Config as CorsConfig, Cors, InvalidOrigin};
 pub use document::{ChannelDocument, document, empty, json, not_stored, parse_object};
-pub use gate::{Caller, Gate};
 pub use hosts::Hosts;
 pub use jwks::KeyFetcher;
 pub use listener::Listener;

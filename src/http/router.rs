@@ -1,4 +1,4 @@
-//! Method and path to handler, past the gate; what is not there is answered in one place.
+//! Method and path to handler, past the auth filter; what is not there is answered in one place.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -10,9 +10,9 @@ use http::{HeaderValue, StatusCode, header};
 use hyper::body::Body as _;
 
 use super::access::Access;
+use super::auth_filter::{Admission, AuthFilter, RefusedRequest};
 use super::body::let_finish;
 use super::busy::reads_stream;
-use super::gate::{Gate, Meeting, Refusal};
 use super::{ErrorCode, Problem, Request, Response, empty};
 
 /// A response in the making.
@@ -55,7 +55,7 @@ pub struct Route {
 #[derive(Clone)]
 pub struct Router {
     routes: Arc<matchit::Router<Route>>,
-    gate: Gate,
+    filter: AuthFilter,
     elsewhere: Option<Arc<Elsewhere>>,
 }
 
@@ -67,16 +67,16 @@ struct Elsewhere {
 }
 
 impl Router {
-    /// A router of these routes, each behind the gate.
+    /// A router of these routes, each behind the auth filter.
     ///
     /// # Errors
     /// Two routes collide.
-    pub fn new(routes: Vec<Route>, gate: Gate) -> Result<Self, matchit::InsertError> {
+    pub fn new(routes: Vec<Route>, filter: AuthFilter) -> Result<Self, matchit::InsertError> {
         let mut paths = matchit::Router::new();
         for route in routes {
             paths.insert(route.path, route)?;
         }
-        Ok(Self { routes: Arc::new(paths), gate, elsewhere: None })
+        Ok(Self { routes: Arc::new(paths), filter, elsewhere: None })
     }
 
     /// The same, telling whoever asks here for one of these paths which listener has it.
@@ -106,7 +106,7 @@ impl Router {
     fn answer(&self, request: Request) -> Answer {
         let found = self.routes.at(request.uri().path()).ok();
         let is_health = found.as_ref().is_some_and(|found| found.value.is_health());
-        if !is_health && let Some(problem) = self.gate.misdirected(&request) {
+        if !is_health && let Some(problem) = self.filter.misdirected(&request) {
             return at_once(refused((problem, request.into_body())));
         }
         let Some(found) = found else {
@@ -130,16 +130,16 @@ impl Router {
         Problem::new(ErrorCode::NotFound, detail)
     }
 
-    /// Past the gate, to the handler.
+    /// Past the auth filter, to the handler.
     fn admit(&self, access: Access, handler: &Handler, request: Request, rest: String) -> Answer {
-        match self.gate.meet(access, request) {
-            Meeting::Welcome(request) => enter(handler, request, rest),
-            Meeting::Refused(refusal) => at_once(refused(refusal)),
-            Meeting::Stranger(stranger) => {
-                let (gate, handler) = (self.gate.clone(), handler.clone());
-                let reads_stream = reads_stream(stranger.request());
+        match self.filter.admit(access, request) {
+            Admission::Granted(request) => enter(handler, request, rest),
+            Admission::Denied(refusal) => at_once(refused(refusal)),
+            Admission::Unauthenticated(unauthenticated) => {
+                let (filter, handler) = (self.filter.clone(), handler.clone());
+                let reads_stream = reads_stream(unauthenticated.request());
                 Box::pin(async move {
-                    match gate.ask(stranger, &rest).await {
+                    match filter.admit_by_token(unauthenticated, &rest).await {
                         Ok(request) => enter(&handler, request, rest).await,
                         Err((problem, body)) => {
                             let_finish(body);
@@ -208,7 +208,7 @@ fn at_once(response: Response) -> Answer {
     Box::pin(ready(response))
 }
 
-fn refused((problem, body): Refusal) -> Response {
+fn refused((problem, body): RefusedRequest) -> Response {
     let_finish(body);
     problem.into_response()
 }

@@ -1,7 +1,7 @@
 //! All wiring, on one page: a configuration in, a running hub out, and a polite end.
 
+mod auth_setup;
 mod sockets;
-mod trust;
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub use trust::Reloader;
+pub use auth_setup::Reloader;
 
 use crate::admin::Admin;
 use crate::auth::{Exposed, Invalid};
@@ -24,7 +24,7 @@ use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
 use crate::hooks::{HookError, Hooks, Ready};
 use crate::http::{
-    App, Cors, Gate, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
+    App, AuthFilter, Cors, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
 };
 use crate::hub::{Hub, ThreadCompletions};
 use crate::ingest::Ingest;
@@ -47,7 +47,7 @@ pub struct Server {
     ingest: Ingest,
     egress: Egress,
     hooks: Hooks,
-    gate: Gate,
+    auth_filter: AuthFilter,
     cors: Cors,
     quotas: Arc<Quotas>,
     shutdown: Shutdown,
@@ -89,7 +89,7 @@ pub enum StartError {
     #[error(transparent)]
     Hooks(#[from] HookError),
     /// Who is trusted cannot be read.
-    #[error("{}", trust::lines(.0))]
+    #[error("{}", auth_setup::lines(.0))]
     Auth(Vec<Invalid>),
     /// The hub would be open to the world.
     #[error("{listener}: {source}")]
@@ -124,8 +124,8 @@ pub enum StartError {
 /// # Errors
 /// The start would fail.
 pub fn check(config: &Config) -> Result<(), StartError> {
-    trust::check_exposure(config)?;
-    trust::authenticator(config)?;
+    auth_setup::check_exposure(config)?;
+    auth_setup::authenticator(config)?;
     Ready::new(&config.hooks, &variable)?;
     tls(config, &Arc::new(Metrics::new())).map(drop)
 }
@@ -191,7 +191,7 @@ pub enum Reload {
     #[error(transparent)]
     Start(#[from] StartError),
     /// Who is trusted cannot be read.
-    #[error("{}", trust::lines(.0))]
+    #[error("{}", auth_setup::lines(.0))]
     Auth(Vec<Invalid>),
     /// The certificate cannot be used.
     #[error(transparent)]
@@ -229,11 +229,11 @@ impl Server {
     /// # Errors
     /// An address cannot be listened on, or must not be.
     pub async fn with_sockets(config: Config, inherited: Inherited) -> Result<Self, StartError> {
-        trust::check_exposure(&config)?;
+        auth_setup::check_exposure(&config)?;
         let metrics = Arc::new(Metrics::new());
         let quotas = Arc::new(Quotas::new(config.quotas.clone()));
         let cors = Cors::new(&config.cors);
-        let gate = trust::gate(&config, &quotas, &cors, metrics.clone())?;
+        let auth_filter = auth_setup::auth_filter(&config, &quotas, &cors, metrics.clone())?;
         let shutdown = Shutdown::default();
         let ready = Ready::new(&config.hooks, &variable)?;
         check_store(&config)?;
@@ -250,7 +250,7 @@ impl Server {
         let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.give_back())
             .map_err(StartError::Shards)?;
         let parts = Parts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
-        let (public_app, admin_app) = apps(&cors, parts, &gate)?;
+        let (public_app, admin_app) = apps(&cors, parts, &auth_filter)?;
 
         let tls = tls(&config, &metrics)?;
         let workers = Workers::start(config.server.workers, ThreadCompletions::serve)
@@ -278,7 +278,7 @@ impl Server {
             ingest,
             egress,
             hooks,
-            gate,
+            auth_filter,
             cors,
             quotas,
             shutdown,
@@ -309,7 +309,7 @@ impl Server {
     pub fn reloader(&self) -> Reloader {
         Reloader {
             started_with: self.config.clone(),
-            gate: self.gate.clone(),
+            auth_filter: self.auth_filter.clone(),
             egress: self.egress.clone(),
             tls: self.tls.clone(),
             cors: self.cors.clone(),
@@ -391,10 +391,10 @@ fn proxies(config: &Config, metrics: &Arc<Metrics>) -> Proxies {
     Proxies::new(trusted, server.proxy_protocol, server.forwarded_header, metrics.clone())
 }
 
-fn apps(cors: &Cors, parts: Parts<'_>, gate: &Gate) -> Result<(App, App), StartError> {
+fn apps(cors: &Cors, parts: Parts<'_>, auth_filter: &AuthFilter) -> Result<(App, App), StartError> {
     let (public, admin) = routes(parts);
     let app = |routes: &[Route], listener, others: &[Route]| {
-        let router = Router::new(routes.to_vec(), gate.clone());
+        let router = Router::new(routes.to_vec(), auth_filter.clone());
         let router = router.and_then(|router| router.beside(listener, others));
         router.map(Router::into_app).map_err(|error| StartError::Routes(error.to_string()))
     };

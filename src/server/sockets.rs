@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::{StartError, trust};
+use super::{StartError, auth_setup};
 use crate::config::{Config, Inherited};
 
 /// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
@@ -38,7 +38,7 @@ fn one(
     let bound = tcp.and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
     let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
     if is_inherited {
-        trust::check_listener(&format!("the inherited socket for `{key}`"), addr, config)?;
+        auth_setup::check_listener(&format!("the inherited socket for `{key}`"), addr, config)?;
         tracing::info!(%addr, "serves on an inherited socket, in place of `{key}`");
     }
     Ok(Socket { tcp, addr, inherited: is_inherited })

@@ -137,7 +137,7 @@ mod tests {
         assert!(info.would_enable("fanfare::http", &Level::INFO));
         assert!(!info.would_enable("fanfare::http", &Level::DEBUG));
         let parts = filter("WARN, fanfare::http=debug, h2=off").unwrap();
-        assert!(parts.would_enable("fanfare::http::gate", &Level::DEBUG));
+        assert!(parts.would_enable("fanfare::http::auth_filter", &Level::DEBUG));
         assert!(parts.would_enable("fanfare::hub", &Level::WARN));
         assert!(!parts.would_enable("fanfare::hub", &Level::INFO));
         assert!(!parts.would_enable("h2::client", &Level::ERROR));

@@ -53,7 +53,7 @@ impl Gated {
         self.gate.1.notify_all();
     }
 
-    /// A sync stands at the gate: what it is for is written.
+    /// A sync stands at the auth filter: what it is for is written.
     pub(crate) fn until_a_sync_waits(&self) {
         let mut gate = self.gate.0.lock();
         while gate.waiting == 0 {

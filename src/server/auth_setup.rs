@@ -9,7 +9,7 @@ use crate::auth::{Authenticator, Exposure, Invalid};
 use crate::config::{Config, variable};
 use crate::egress::Egress;
 use crate::hooks::{Hooks, Ready};
-use crate::http::{Cors, Gate, KeyFetcher, Tls};
+use crate::http::{AuthFilter, Cors, KeyFetcher, Tls};
 use crate::hub::Hub;
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
@@ -17,16 +17,16 @@ use crate::telemetry::Metrics;
 /// How often it is looked whether keys at URLs are old.
 const PACE: Duration = Duration::from_secs(30);
 
-/// Builds the gate.
-pub(super) fn gate(
+/// Builds the auth filter.
+pub(super) fn auth_filter(
     config: &Config,
     quotas: &Arc<Quotas>,
     cors: &Cors,
     metrics: Arc<Metrics>,
-) -> Result<Gate, StartError> {
+) -> Result<AuthFilter, StartError> {
     let authenticator = Arc::new(authenticator(config)?);
     let hosts = config.server.hosts.clone();
-    Ok(Gate::new(authenticator, quotas.clone(), cors.clone(), hosts, metrics))
+    Ok(AuthFilter::new(authenticator, quotas.clone(), cors.clone(), hosts, metrics))
 }
 
 /// Reads who is trusted.
@@ -61,7 +61,7 @@ pub(super) fn check_listener(
 pub struct Reloader {
     /// What the hub was started with.
     pub(super) started_with: Arc<Config>,
-    pub(super) gate: Gate,
+    pub(super) auth_filter: AuthFilter,
     pub(super) egress: Egress,
     pub(super) tls: Option<Tls>,
     pub(super) cors: Cors,
@@ -84,7 +84,7 @@ impl Reloader {
     /// # Errors
     /// Something is wrong with it; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<Vec<String>, Reload> {
-        let asks = self.gate.authenticator().everyone().is_none();
+        let asks = self.auth_filter.authenticator().everyone().is_none();
         if config.auth.has_credentials() != asks || config.tls.is_on() != self.tls.is_some() {
             return Err(Reload::Restart);
         }
@@ -104,7 +104,7 @@ impl Reloader {
         if let Some(tls) = &self.tls {
             tls.reload(&config.tls)?;
         }
-        self.gate.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)?;
+        self.auth_filter.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)?;
         // Nothing of this can fail.
         self.cors.exchange(&config.cors);
         self.quotas.exchange(config.quotas.clone());
@@ -114,14 +114,14 @@ impl Reloader {
     }
 
     fn recheck(&self) {
-        self.gate.recheck();
+        self.auth_filter.recheck();
         self.egress.recheck();
     }
 
     /// Fetches keys when they are old, for ever.
     pub(super) async fn keep_keys(self) {
         loop {
-            self.gate.authenticator().refresh(SystemTime::now()).await;
+            self.auth_filter.authenticator().refresh(SystemTime::now()).await;
             self.recheck();
             tokio::time::sleep(PACE).await;
         }

@@ -32,9 +32,9 @@ const HOST: &str = "host";
 
 /// Lets requests in: a cheap handle.
 #[derive(Clone)]
-pub struct Gate(Arc<Shared>);
+pub struct AuthFilter(Arc<AuthFilterState>);
 
-struct Shared {
+struct AuthFilterState {
     authenticator: Arc<Authenticator>,
     quotas: Arc<Quotas>,
     /// Origins whose pages may use cookies.
@@ -43,32 +43,32 @@ struct Shared {
     hosts: Hosts,
     /// Who everybody is, where nobody is asked. That does not change.
     everyone: Option<Arc<Principal>>,
-    admitted: Mutex<Vec<Admitted>>,
+    admitted: Mutex<Vec<AdmittedStream>>,
     metrics: Arc<Metrics>,
 }
 
-/// What the gate says to a request at once.
-pub(super) enum Meeting {
+/// What the auth filter says to a request at once.
+pub(super) enum Admission {
     /// It is let in.
-    Welcome(Request),
+    Granted(Request),
     /// It is not.
-    Refused(Refusal),
+    Denied(RefusedRequest),
     /// Its caller has to show who they are.
-    Stranger(Stranger),
+    Unauthenticated(UnauthenticatedRequest),
 }
 
 /// Why a request is not let in, and its body.
-pub(super) type Refusal = (Problem, Incoming);
+pub(super) type RefusedRequest = (Problem, Incoming);
 
 /// A request whose caller is not known yet.
-pub(super) struct Stranger {
+pub(super) struct UnauthenticatedRequest {
     request: Request,
     /// The one that stood in the query.
     token: Option<String>,
     access: Access,
 }
 
-impl Stranger {
+impl UnauthenticatedRequest {
     /// What they ask for.
     pub(super) fn request(&self) -> &Request {
         &self.request
@@ -76,7 +76,7 @@ impl Stranger {
 }
 
 /// A stream that goes on, and what it may go on by.
-struct Admitted {
+struct AdmittedStream {
     lease: WeakLease,
     principal: Arc<Principal>,
     by: Right,
@@ -93,10 +93,10 @@ struct Right {
 pub struct Caller {
     principal: Arc<Principal>,
     payer: Payer,
-    gate: Gate,
+    filter: AuthFilter,
 }
 
-impl Gate {
+impl AuthFilter {
     /// Asks this authenticator, and lets nobody have more than these quotas. Cookies are taken
     /// from pages of the hub's own origin and of those that CORS names.
     #[must_use]
@@ -111,7 +111,8 @@ impl Gate {
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, HOST, ORIGIN]));
         let everyone = authenticator.everyone().map(Arc::new);
         let admitted = Mutex::default();
-        let shared = Shared { authenticator, quotas, cors, hosts, everyone, admitted, metrics };
+        let shared =
+            AuthFilterState { authenticator, quotas, cors, hosts, everyone, admitted, metrics };
         Self(Arc::new(shared))
     }
 
@@ -141,19 +142,19 @@ impl Gate {
 
     /// Lets a request in, or not, if that can be said at once: where nobody is asked who they are,
     /// nobody has to wait for the answer either.
-    pub(super) fn meet(&self, access: Access, mut request: Request) -> Meeting {
+    pub(super) fn admit(&self, access: Access, mut request: Request) -> Admission {
         let token = take_query_token(request.uri_mut());
         if matches!(access, Access::Health | Access::Free) {
-            return Meeting::Welcome(request);
+            return Admission::Granted(request);
         }
         let Some(everyone) = &self.0.everyone else {
-            return Meeting::Stranger(Stranger { request, token, access });
+            return Admission::Unauthenticated(UnauthenticatedRequest { request, token, access });
         };
         if !may_write(&request, &self.0.cors.allowed().origins) {
-            return Meeting::Refused((self.foreign_origin(), request.into_body()));
+            return Admission::Denied((self.foreign_origin(), request.into_body()));
         }
         let payer = self.0.quotas.payer(None, address_of(&request));
-        Meeting::Welcome(self.introduce(everyone.clone(), payer, request))
+        Admission::Granted(self.with_caller(everyone.clone(), payer, request))
     }
 
     /// Lets a request in whose caller shows who they are, or not. `rest` is what the path's `{*…}`
@@ -161,17 +162,26 @@ impl Gate {
     ///
     /// # Errors
     /// `unauthenticated`, `forbidden`, or the path names no channel.
-    pub(super) async fn ask(&self, stranger: Stranger, rest: &str) -> Result<Request, Refusal> {
-        let Stranger { request, token, access } = stranger;
+    pub(super) async fn admit_by_token(
+        &self,
+        unauthenticated: UnauthenticatedRequest,
+        rest: &str,
+    ) -> Result<Request, RefusedRequest> {
+        let UnauthenticatedRequest { request, token, access } = unauthenticated;
         match self.identify(&request, token.as_deref(), access, rest).await {
-            Ok((principal, payer)) => Ok(self.introduce(principal, payer, request)),
+            Ok((principal, payer)) => Ok(self.with_caller(principal, payer, request)),
             Err(problem) => Err((problem, request.into_body())),
         }
     }
 
     /// The caller stands among the request's extensions from now on.
-    fn introduce(&self, principal: Arc<Principal>, payer: Payer, mut request: Request) -> Request {
-        request.extensions_mut().insert(Caller { principal, payer, gate: self.clone() });
+    fn with_caller(
+        &self,
+        principal: Arc<Principal>,
+        payer: Payer,
+        mut request: Request,
+    ) -> Request {
+        request.extensions_mut().insert(Caller { principal, payer, filter: self.clone() });
         request
     }
 
@@ -248,7 +258,7 @@ impl Gate {
         let now = SystemTime::now();
         for admitted in &*self.0.admitted.lock() {
             if let Some(lease) = admitted.lease.upgrade()
-                && !admitted.would_be_let_in(&self.0.authenticator, now)
+                && !admitted.is_still_admitted(&self.0.authenticator, now)
             {
                 lease.revoke();
             }
@@ -271,9 +281,10 @@ impl Gate {
             let count = admitted.len();
             admitted.reserve(count.max(16));
         }
-        let newcomer = Admitted { lease: lease.downgrade(), principal: principal.clone(), by };
+        let newcomer =
+            AdmittedStream { lease: lease.downgrade(), principal: principal.clone(), by };
         // What was trusted may have changed since they were let in.
-        if !newcomer.would_be_let_in(&self.0.authenticator, SystemTime::now()) {
+        if !newcomer.is_still_admitted(&self.0.authenticator, SystemTime::now()) {
             lease.revoke();
         }
         admitted.push(newcomer);
@@ -295,8 +306,8 @@ fn name_of(principal: &Principal, address: IpAddr) -> Arc<str> {
     }
 }
 
-impl Admitted {
-    fn would_be_let_in(&self, authenticator: &Authenticator, now: SystemTime) -> bool {
+impl AdmittedStream {
+    fn is_still_admitted(&self, authenticator: &Authenticator, now: SystemTime) -> bool {
         let Ok(principal) = authenticator.recheck(&self.principal, now) else { return false };
         let (now, then) = (&principal.grants, &self.principal.grants);
         let Right { operations, channels } = &self.by;
@@ -330,7 +341,7 @@ impl Caller {
     /// Who is asked about callers.
     #[must_use]
     pub fn authenticator(&self) -> &Arc<Authenticator> {
-        self.gate.authenticator()
+        self.filter.authenticator()
     }
 
     /// Asks for an operation on all channels that a pattern selects.
@@ -349,7 +360,7 @@ impl Caller {
     #[must_use]
     pub fn forbidden(&self, operation: Operation, detail: &str) -> Problem {
         let problem = Problem::new(ErrorCode::Forbidden, detail);
-        self.gate.not_granted(&self.principal, problem.with("operation", operation.as_str()))
+        self.filter.not_granted(&self.principal, problem.with("operation", operation.as_str()))
     }
 
     /// Who pays for what it does.
@@ -361,7 +372,7 @@ impl Caller {
     /// What it does has met a quota.
     #[must_use]
     pub fn exceeded(&self, exceeded: &Exceeded) -> Problem {
-        self.gate.exceeded(exceeded)
+        self.filter.exceeded(exceeded)
     }
 
     /// For how long a stream of this caller may go on: as long as they are granted one of the
@@ -373,7 +384,7 @@ impl Caller {
         operations: &'static [Operation],
         channels: Vec<ChannelPattern>,
     ) -> AccessLease {
-        self.gate.issue(&self.principal, Right { operations, channels }, None)
+        self.filter.issue(&self.principal, Right { operations, channels }, None)
     }
 
     /// The same for a stream out of the hub, which takes a place among those that the principal may
@@ -387,9 +398,9 @@ impl Caller {
         channels: Vec<ChannelPattern>,
     ) -> Result<AccessLease, Problem> {
         let place = self.payer.subscribe().map_err(|limit| {
-            self.gate.0.metrics.limit_hit(limit);
+            self.filter.0.metrics.limit_hit(limit);
             Problem::over_quota(limit, "as many streams are open as you may have")
         })?;
-        Ok(self.gate.issue(&self.principal, Right { operations, channels }, place))
+        Ok(self.filter.issue(&self.principal, Right { operations, channels }, place))
     }
 }
