@@ -14,7 +14,7 @@ use super::access::Access;
 use super::credentials::{called, find, may_use_cookie, may_write, take_query_token};
 use super::hosts::Hosts;
 use super::problem::{ErrorCode, Problem};
-use super::{Client, Cors, Request};
+use super::{ClientInfo, Cors, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::lease::{AccessLease, WeakLease};
@@ -294,7 +294,7 @@ impl AuthFilter {
 
 /// Where a request comes from, as far as anybody says.
 fn address_of(request: &Request) -> IpAddr {
-    let client = request.extensions().get::<Client>();
+    let client = request.extensions().get::<ClientInfo>();
     client.map_or(IpAddr::from([127, 0, 0, 1]), |client| client.peer.ip())
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::{ErrorCode, Problem};
-use super::{Client, Request};
+use super::{ClientInfo, Request};
 use crate::egress::{BrokenOff, Egress, EventStream, Handed, OpenStream, SignalFeed};
 use crate::gathered::Gathered;
 use crate::ingest::{Ingest, Share};
@@ -144,7 +144,7 @@ pub fn broke_off() -> Problem {
 /// When the body of this request must be there, if it is a document.
 #[must_use]
 pub fn deadline(extensions: &Extensions) -> Instant {
-    let timeout = extensions.get::<Client>().map(|client| client.body_timeout);
+    let timeout = extensions.get::<ClientInfo>().map(|client| client.body_timeout);
     Instant::now() + timeout.unwrap_or_default()
 }
 

@@ -18,12 +18,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::peek::{ROOM, peek};
+use super::progress_io::{ProgressIo, Transport};
 use super::proxy::{Origin, Proxies};
-use super::requests::Requests;
+use super::requests::RequestReader;
 use super::router::{Answer, App};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
-use super::tracked::{Tracked, Wire};
 use super::{Body, Config, Cors, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
@@ -42,7 +42,7 @@ const LOOKED_AT_HEADERS: usize = 128;
 
 /// Who is at the other end; handlers find it among the request's extensions.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct ClientInfo {
     /// The address that the request came from: that of the connection, or what a trusted proxy
     /// said. The port is zero where a proxy did not say it.
     pub peer: SocketAddr,
@@ -54,7 +54,7 @@ pub struct Client {
     pub body_timeout: Duration,
 }
 
-impl Client {
+impl ClientInfo {
     /// The connection of a request, as far as a subscription may know it.
     #[must_use]
     pub fn link_of(extensions: &Extensions) -> Option<Arc<Link>> {
@@ -83,7 +83,7 @@ pub struct Serving {
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ConnectionOutcome {
     /// By itself, or because the hub stops.
     Over,
     /// By a limit: the setting.
@@ -93,48 +93,53 @@ pub(super) enum Outcome {
 }
 
 /// Serves a connection until it ends, is cut or taken over, or the hub stops.
-pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Outcome {
+pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) -> ConnectionOutcome {
     // Without it, an event waits for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
     // A publisher whose machine has gone without a word would hold its channel for ever.
     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive());
-    begin(tcp, peer, serving).await.unwrap_or_else(|early| early)
+    accept(tcp, peer, serving).await.unwrap_or_else(|early| early)
 }
 
 /// All that comes before the first request has one deadline; an error is how it ended before.
-async fn begin(mut tcp: TcpStream, peer: SocketAddr, serving: Serving) -> Result<Outcome, Outcome> {
+async fn accept(
+    mut tcp: TcpStream,
+    peer: SocketAddr,
+    serving: Serving,
+) -> Result<ConnectionOutcome, ConnectionOutcome> {
     // Spread, so that those who came together are not cut together: each has its time at least.
     let spread = 1.0 + 0.2 * fastrand::f64();
     let deadline = Instant::now() + serving.config.header_timeout.mul_f64(spread);
-    let peer = in_time(deadline, serving.proxies.opener(&mut tcp, peer)).await?;
+    let peer = with_deadline(deadline, serving.proxies.opener(&mut tcp, peer)).await?;
     let Some(tls) = serving.tls.clone() else {
-        let http2 = in_time(deadline, is_http2(&tcp)).await?;
-        let mut socket = Tracked::new(tcp);
+        let http2 = with_deadline(deadline, is_http2(&tcp)).await?;
+        let mut socket = ProgressIo::new(tcp);
         let (origin, link) = (Origin { peer, secure: false }, serving.egress.link(socket.tcp()));
         socket.track(link.clone());
         // Boxed: whoever has asked nothing yet needs no room for it.
-        let visit = Visit { origin, link, serving, deadline };
-        return Ok(Box::pin(converse(socket, visit, http2)).await);
+        let context = ConnectionContext { origin, link, serving, deadline };
+        return Ok(Box::pin(serve_connection(socket, context, http2)).await);
     };
     // Boxed: connections without TLS need no room for it.
     Box::pin(async move {
-        let mut stream = in_time(deadline, tls.accept(Tracked::new(tcp))).await?;
+        let mut stream = with_deadline(deadline, tls.accept(ProgressIo::new(tcp))).await?;
         let http2 = tls::is_http2(&stream);
         let (origin, link) = (Origin { peer, secure: true }, serving.egress.link(stream.tcp()));
         stream.get_mut().0.track(link.clone());
-        Ok(converse(stream, Visit { origin, link, serving, deadline }, http2).await)
+        Ok(serve_connection(stream, ConnectionContext { origin, link, serving, deadline }, http2)
+            .await)
     })
     .await
 }
 
-async fn in_time<T>(
+async fn with_deadline<T>(
     deadline: Instant,
     step: impl Future<Output = io::Result<T>>,
-) -> Result<T, Outcome> {
+) -> Result<T, ConnectionOutcome> {
     match timeout_at(deadline, step).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(_)) => Err(Outcome::Over),
-        Err(_) => Err(Outcome::Limit(HEADER_TIMEOUT)),
+        Ok(Err(_)) => Err(ConnectionOutcome::Over),
+        Err(_) => Err(ConnectionOutcome::Limit(HEADER_TIMEOUT)),
     }
 }
 
@@ -162,7 +167,7 @@ async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
 }
 
 /// A connection whose first request may come.
-struct Visit {
+struct ConnectionContext {
     origin: Origin,
     link: Arc<Link>,
     serving: Serving,
@@ -170,29 +175,38 @@ struct Visit {
     deadline: Instant,
 }
 
-async fn converse<W: Wire>(wire: W, visit: Visit, http2: bool) -> Outcome {
-    let _watch = visit.serving.egress.watch_link(&visit.link);
+async fn serve_connection<W: Transport>(
+    transport: W,
+    context: ConnectionContext,
+    http2: bool,
+) -> ConnectionOutcome {
+    let _watch = context.serving.egress.watch_link(&context.link);
     let served = if http2 {
-        serve_http2(TokioIo::new(wire), visit).await
+        serve_http2(TokioIo::new(transport), context).await
     } else {
-        let requests = Requests::new(wire, visit.link.clone(), &visit.serving.config);
-        serve_http1(TokioIo::new(requests), visit).await
+        let requests = RequestReader::new(transport, context.link.clone(), &context.serving.config);
+        serve_http1(TokioIo::new(requests), context).await
     };
     match served {
         Ok(outcome) => outcome,
-        Err(error) if error.is_timeout() => Outcome::Limit(HEADER_TIMEOUT),
-        Err(error) if error.is_parse_too_large() => Outcome::Limit("server.max_header_bytes"),
-        Err(_) => Outcome::Over,
+        Err(error) if error.is_timeout() => ConnectionOutcome::Limit(HEADER_TIMEOUT),
+        Err(error) if error.is_parse_too_large() => {
+            ConnectionOutcome::Limit("server.max_header_bytes")
+        }
+        Err(_) => ConnectionOutcome::Over,
     }
 }
 
-async fn serve_http1<W: Wire>(io: TokioIo<Requests<W>>, visit: Visit) -> hyper::Result<Outcome> {
-    let (link, shutdown) = (visit.link.clone(), visit.serving.shutdown.clone());
-    let (config, cors) = (visit.serving.config.clone(), visit.serving.cors.clone());
+async fn serve_http1<W: Transport>(
+    io: TokioIo<RequestReader<W>>,
+    context: ConnectionContext,
+) -> hyper::Result<ConnectionOutcome> {
+    let (link, shutdown) = (context.link.clone(), context.serving.shutdown.clone());
+    let (config, cors) = (context.serving.config.clone(), context.serving.cors.clone());
     // Only what the kernel sends as it is can be somebody else's.
-    let handoff = visit.serving.tls.is_none().then(|| Arc::new(Handoff::new()));
+    let handoff = context.serving.tls.is_none().then(|| Arc::new(Handoff::new()));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
-    let service = one_by_one(Reception::new(visit), handoff.clone());
+    let service = http1_service(RequestService::new(context), handoff.clone());
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
@@ -209,19 +223,21 @@ async fn serve_http1<W: Wire>(io: TokioIo<Requests<W>>, visit: Visit) -> hyper::
         tokio::select! {
             served = &mut connection => {
                 return match connection.into_parts().io.into_inner().into_refused() {
-                    Some((wire, refusal)) => Ok(Box::pin(refusal.answer(wire, &cors)).await),
-                    None => served.map(|()| Outcome::Over),
+                    Some((transport, refusal)) => {
+                        Ok(Box::pin(refusal.answer(transport, &cors)).await)
+                    }
+                    None => served.map(|()| ConnectionOutcome::Over),
                 };
             }
-            handoff = taken(handoff.as_deref()) => {
-                let wire = connection.into_parts().io.into_inner();
-                return Ok(hand_on(handoff, wire));
+            handoff = taken_over(handoff.as_deref()) => {
+                let transport = connection.into_parts().io.into_inner();
+                return Ok(take_over(handoff, transport));
             }
             () = link.cut() => {
                 reset(&connection.into_parts().io.into_inner());
-                return Ok(Outcome::Over);
+                return Ok(ConnectionOutcome::Over);
             }
-            () = no_more(&shutdown, &link), if !told => {
+            () = stop_requests(&shutdown, &link), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -230,7 +246,7 @@ async fn serve_http1<W: Wire>(io: TokioIo<Requests<W>>, visit: Visit) -> hyper::
 }
 
 /// Resolves when the request that is being answered, if there is one, is the last.
-async fn no_more(shutdown: &Shutdown, link: &Link) {
+async fn stop_requests(shutdown: &Shutdown, link: &Link) {
     tokio::select! {
         () = shutdown.stopping() => {}
         () = link.input_end() => {}
@@ -238,7 +254,7 @@ async fn no_more(shutdown: &Shutdown, link: &Link) {
 }
 
 /// Resolves when a response has been left there; never, where none can be.
-async fn taken(handoff: Option<&Handoff>) -> &Handoff {
+async fn taken_over(handoff: Option<&Handoff>) -> &Handoff {
     match handoff {
         Some(handoff) => {
             handoff.taken().await;
@@ -248,35 +264,38 @@ async fn taken(handoff: Option<&Handoff>) -> &Handoff {
     }
 }
 
-fn hand_on(handoff: &Handoff, wire: impl Wire) -> Outcome {
-    match wire.into_plain().map(TcpStream::into_std) {
+fn take_over(handoff: &Handoff, transport: impl Transport) -> ConnectionOutcome {
+    match transport.into_plain().map(TcpStream::into_std) {
         Some(Ok(tcp)) => {
             handoff.hand_on(tcp);
-            Outcome::TakenOver
+            ConnectionOutcome::TakenOver
         }
         // The runtime could not let go of the socket, which is closed by now.
-        Some(Err(_)) | None => Outcome::Over,
+        Some(Err(_)) | None => ConnectionOutcome::Over,
     }
 }
 
-async fn serve_http2<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Outcome> {
-    let (link, shutdown) = (visit.link.clone(), visit.serving.shutdown.clone());
-    let deadline = visit.deadline;
-    let builder = http2::builder(&visit.serving.config);
+async fn serve_http2<W: Transport>(
+    io: TokioIo<W>,
+    context: ConnectionContext,
+) -> hyper::Result<ConnectionOutcome> {
+    let (link, shutdown) = (context.link.clone(), context.serving.shutdown.clone());
+    let deadline = context.deadline;
+    let builder = http2::builder(&context.serving.config);
     let asked = Arc::new(AtomicBool::new(false));
-    let service = side_by_side(Arc::new(Reception::new(visit)), asked.clone());
+    let service = http2_service(Arc::new(RequestService::new(context)), asked.clone());
     let mut connection = builder.serve_connection(io, service);
     let (mut told, mut looked) = (false, false);
     let mut first = pin!(sleep_until(deadline));
     loop {
         tokio::select! {
-            served = &mut connection => return served.map(|()| Outcome::Over),
-            () = link.cut() => return Ok(Outcome::Over),
+            served = &mut connection => return served.map(|()| ConnectionOutcome::Over),
+            () = link.cut() => return Ok(ConnectionOutcome::Over),
             // The library waits for a first request for ever.
             () = &mut first, if !looked => {
                 looked = true;
                 if !asked.load(Ordering::Relaxed) {
-                    return Ok(Outcome::Limit(HEADER_TIMEOUT));
+                    return Ok(ConnectionOutcome::Limit(HEADER_TIMEOUT));
                 }
             }
             () = shutdown.stopping(), if !told => {
@@ -287,10 +306,10 @@ async fn serve_http2<W: Wire>(io: TokioIo<W>, visit: Visit) -> hyper::Result<Out
     }
 }
 
-type Answered = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+type BoxedAnswer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// Where the requests of a connection are taken in.
-struct Reception {
+struct RequestService {
     app: App,
     proxies: Proxies,
     origin: Origin,
@@ -298,66 +317,68 @@ struct Reception {
     body_timeout: Duration,
 }
 
-impl Reception {
-    fn new(visit: Visit) -> Self {
-        let Visit { origin, link, serving: Serving { app, proxies, config, .. }, .. } = visit;
+impl RequestService {
+    fn new(context: ConnectionContext) -> Self {
+        let ConnectionContext {
+            origin, link, serving: Serving { app, proxies, config, .. }, ..
+        } = context;
         Self { app, proxies, origin, link, body_timeout: config.body_timeout }
     }
 
     /// Has the application answer; the client stands among the request's extensions.
-    fn ask(&self, mut request: Request, link: Arc<Link>) -> Answer {
+    fn call(&self, mut request: Request, link: Arc<Link>) -> Answer {
         let Origin { peer, secure } = self.proxies.origin(self.origin, request.headers());
         let body_timeout = self.body_timeout;
-        request.extensions_mut().insert(Client { peer, secure, link, body_timeout });
+        request.extensions_mut().insert(ClientInfo { peer, secure, link, body_timeout });
         (self.app)(request)
     }
 }
 
 /// The application as hyper wants it for HTTP/1.1. It is asked at once: what was boxed before is
 /// not boxed again.
-fn one_by_one(
-    reception: Reception,
+fn http1_service(
+    service: RequestService,
     handoff: Option<Arc<Handoff>>,
-) -> impl Service<Request, Response = Response, Error = Infallible, Future = Answered> {
+) -> impl Service<Request, Response = Response, Error = Infallible, Future = BoxedAnswer> {
     service_fn(move |request: Request| {
         let handoff = handoff.as_ref().filter(|handoff| handoff.is_open_to(&request)).cloned();
-        let answer = reception.ask(request, reception.link.clone());
+        let answer = service.call(request, service.link.clone());
         // Boxed: the connection keeps room for this future for as long as it lives.
         Box::pin(async move {
-            let response = as_it_says(answer.await);
+            let response = set_nosniff(answer.await);
             let response = match handoff {
                 // Boxed: most requests on a connection never get here.
                 Some(handoff) => Box::pin(handoff.offer(response)).await,
                 None => response,
             };
             Ok(response.map(Body::serve))
-        }) as Answered
+        }) as BoxedAnswer
     })
 }
 
 /// And for HTTP/2, where it is asked from the task of each stream. Notes whether it was.
-fn side_by_side(
-    reception: Arc<Reception>,
+fn http2_service(
+    service: Arc<RequestService>,
     asked: Arc<AtomicBool>,
-) -> impl Service<Request, Response = Response, Error = Infallible, Future = Answered> {
+) -> impl Service<Request, Response = Response, Error = Infallible, Future = BoxedAnswer> {
     service_fn(move |request: Request| {
         asked.store(true, Ordering::Relaxed);
-        let reception = reception.clone();
+        let service = service.clone();
         Box::pin(async move {
-            let link = http2::link_of_stream(&reception.link);
-            Ok(as_it_says(reception.ask(request, link).await).map(Body::serve))
-        }) as Answered
+            let link = http2::link_of_stream(&service.link);
+            Ok(set_nosniff(service.call(request, link).await).map(Body::serve))
+        }) as BoxedAnswer
     })
 }
 
 /// No answer is anything else than what it says, whatever a browser makes of it.
-fn as_it_says(mut response: Response) -> Response {
+fn set_nosniff(mut response: Response) -> Response {
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 
 /// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
-fn reset(wire: &impl Wire) {
-    let _ = wire.tcp().set_zero_linger();
+fn reset(transport: &impl Transport) {
+    let _ = transport.tcp().set_zero_linger();
 }

@@ -13,9 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::busy::reads_stream;
-use super::connection::{Outcome, Serving};
+use super::connection::{ConnectionOutcome, Serving};
+use super::connection_limit::{ConnectionLimit, ConnectionPermit};
 use super::router::App;
-use super::slots::{Slot, Slots};
 use super::{ErrorCode, Problem, Workers, connection};
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
@@ -33,7 +33,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 pub struct Listener {
     tcp: TcpListener,
     serving: Serving,
-    slots: Slots,
+    limit: ConnectionLimit,
     quotas: Arc<Quotas>,
     metrics: Arc<Metrics>,
     refusals: Arc<Semaphore>,
@@ -51,13 +51,13 @@ impl Listener {
         tcp: TcpListener,
         serving: Serving,
         workers: Workers,
-        slots: Slots,
+        limit: ConnectionLimit,
         quotas: Arc<Quotas>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         let (outlived, reserve) = (false, reserve());
-        Self { tcp, serving, slots, quotas, metrics, refusals, workers, outlived, reserve }
+        Self { tcp, serving, limit, quotas, metrics, refusals, workers, outlived, reserve }
     }
 
     /// Leaves whoever comes during a drain to the next hub: somebody else has this socket as well,
@@ -87,14 +87,14 @@ impl Listener {
                 biased;
                 () = &mut over => return,
                 accepted = self.tcp.accept() => match accepted {
-                    Ok((tcp, peer)) => self.welcome(tcp, peer),
+                    Ok((tcp, peer)) => self.admit(tcp, peer),
                     Err(error) => self.recover(&error).await,
                 },
             }
         }
     }
 
-    fn welcome(&self, tcp: TcpStream, peer: SocketAddr) {
+    fn admit(&self, tcp: TcpStream, peer: SocketAddr) {
         // What comes through a proxy is many people's.
         let of_proxy = self.serving.proxies.trust(peer.ip());
         if let Err(exceeded) = self.quotas.connect(peer.ip())
@@ -103,30 +103,30 @@ impl Listener {
             self.metrics.limit_hit(exceeded.limit);
             return self.refuse(tcp, peer, Problem::exceeded(&exceeded));
         }
-        match self.slots.take() {
-            Some(slot) => self.serve(tcp, peer, slot),
-            None => self.refuse_for_want_of_slots(tcp, peer),
+        match self.limit.take() {
+            Some(permit) => self.serve(tcp, peer, permit),
+            None => self.refuse_over_limit(tcp, peer),
         }
     }
 
-    fn refuse_for_want_of_slots(&self, tcp: TcpStream, peer: SocketAddr) {
+    fn refuse_over_limit(&self, tcp: TcpStream, peer: SocketAddr) {
         self.metrics.limit_hit("server.max_connections");
         let detail = "as many connections are open as `server.max_connections` allows";
         self.refuse(tcp, peer, Problem::new(ErrorCode::Overloaded, detail));
     }
 
-    fn serve(&self, tcp: TcpStream, peer: SocketAddr, slot: Slot) {
+    fn serve(&self, tcp: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
         let metrics = self.metrics.clone();
         let serving = self.serving.clone();
-        self.deal(tcp, async move |tcp| match connection::serve(tcp, peer, serving).await {
-            Outcome::Over => {}
-            Outcome::Limit(limit) => metrics.limit_hit(limit),
-            Outcome::TakenOver => slot.hand_over(),
+        self.dispatch(tcp, async move |tcp| match connection::serve(tcp, peer, serving).await {
+            ConnectionOutcome::Over => {}
+            ConnectionOutcome::Limit(limit) => metrics.limit_hit(limit),
+            ConnectionOutcome::TakenOver => permit.transfer(),
         });
     }
 
     /// Gives a connection to the worker whose turn it is. One that cannot be moved is closed.
-    fn deal<F>(&self, tcp: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
+    fn dispatch<F>(&self, tcp: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send,
     {
@@ -140,7 +140,7 @@ impl Listener {
     }
 
     fn refuse(&self, tcp: TcpStream, peer: SocketAddr, problem: Problem) {
-        let Ok(slot) = self.refusals.clone().try_acquire_owned() else { return };
+        let Ok(permit) = self.refusals.clone().try_acquire_owned() else { return };
         let app: App = Arc::new(move |request| {
             let mut response = problem.clone().answer(reads_stream(&request));
             Box::pin(async move {
@@ -151,10 +151,10 @@ impl Listener {
         });
         let app = self.serving.cors.wrap(app);
         let serving = Serving { app, ..self.serving.clone() };
-        self.deal(tcp, async move |tcp| {
+        self.dispatch(tcp, async move |tcp| {
             let refused = connection::serve(tcp, peer, serving);
             let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refused).await;
-            drop(slot);
+            drop(permit);
         });
     }
 
@@ -169,7 +169,7 @@ impl Listener {
         if is_out_of_descriptors(error) && self.reserve.take().is_some() {
             // Refused is better than left waiting: the client can go elsewhere, or come back.
             if let Ok(Ok((tcp, peer))) = tokio::time::timeout(BACK_OFF, self.tcp.accept()).await {
-                self.refuse_for_want_of_slots(tcp, peer);
+                self.refuse_over_limit(tcp, peer);
             }
         }
         tokio::time::sleep(BACK_OFF).await;

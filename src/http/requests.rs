@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::connection::Outcome;
-use super::tracked::Wire;
+use super::connection::ConnectionOutcome;
+use super::progress_io::Transport;
 use super::{Config, Cors, ErrorCode, Problem, Response};
 use crate::clock;
 use crate::egress::Link;
@@ -35,24 +35,24 @@ const AHEAD: usize = 4 * 1024;
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// See the module.
-pub(super) struct Requests<W> {
-    wire: W,
+pub(super) struct RequestReader<W> {
+    transport: W,
     link: Arc<Link>,
     max_head: usize,
     max_headers: usize,
     /// Where in a message the next byte is that has not been looked at.
-    place: Place,
+    place: Framing,
     /// What was read and not passed on.
     held: BytesMut,
     /// Bytes at the beginning of these that may be passed on.
     cleared: usize,
     /// The client has closed its side.
     ended: bool,
-    refusal: Option<Box<Refusal>>,
+    refusal: Option<Box<HeadRefusal>>,
 }
 
 /// A request that is none, and what the client is told.
-pub(super) struct Refusal {
+pub(super) struct HeadRefusal {
     problem: Problem,
     /// The page that sent it, as far as its head can be read.
     origin: Option<HeaderValue>,
@@ -63,7 +63,7 @@ pub(super) struct Refusal {
 
 /// What comes next in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Framing {
     /// A head.
     Head,
     /// So many bytes of a body.
@@ -87,24 +87,24 @@ enum Chunks {
     Trailer { empty: bool },
 }
 
-impl<W> Requests<W> {
-    pub(super) fn new(wire: W, link: Arc<Link>, config: &Config) -> Self {
+impl<W> RequestReader<W> {
+    pub(super) fn new(transport: W, link: Arc<Link>, config: &Config) -> Self {
         let max_head = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
         let (held, cleared, ended, refusal) = (BytesMut::new(), 0, false, None);
-        let (place, max_headers) = (Place::Head, config.max_headers);
-        Self { wire, link, max_head, max_headers, place, held, cleared, ended, refusal }
+        let (place, max_headers) = (Framing::Head, config.max_headers);
+        Self { transport, link, max_head, max_headers, place, held, cleared, ended, refusal }
     }
 
     /// The socket, and the refusal of what it has sent, if that is how its requests have ended.
-    pub(super) fn into_refused(self) -> Option<(W, Refusal)> {
-        self.refusal.map(|refusal| (self.wire, *refusal))
+    pub(super) fn into_refused(self) -> Option<(W, HeadRefusal)> {
+        self.refusal.map(|refusal| (self.transport, *refusal))
     }
 
     /// How many of these bytes the library may have now: the rest of the present message, or all
     /// of the next, once its head is there. Nothing if more is needed.
     fn clear(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
-        if self.place == Place::Head {
+        if self.place == Framing::Head {
             match self.read_head(bytes) {
                 Ok(Some((length, place))) => (at, self.place) = (length, place),
                 Ok(None) => return 0,
@@ -117,19 +117,19 @@ impl<W> Requests<W> {
         }
         let rest = bytes.get(at..).unwrap_or_default();
         match &mut self.place {
-            Place::Head => at,
-            Place::Body(left) => {
+            Framing::Head => at,
+            Framing::Body(left) => {
                 let some = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                 *left -= some as u64;
                 if *left == 0 {
-                    self.place = Place::Head;
+                    self.place = Framing::Head;
                 }
                 at + some
             }
-            Place::Chunks(chunks) => {
+            Framing::Chunks(chunks) => {
                 let (some, over) = chunks.pass_over(rest);
                 if over {
-                    self.place = Place::Head;
+                    self.place = Framing::Head;
                 }
                 at + some
             }
@@ -137,32 +137,32 @@ impl<W> Requests<W> {
     }
 
     /// The length of the head, and what follows it; nothing as long as it is not whole.
-    fn read_head(&self, bytes: &[u8]) -> Result<Option<(usize, Place)>, Box<Refusal>> {
+    fn read_head(&self, bytes: &[u8]) -> Result<Option<(usize, Framing)>, Box<HeadRefusal>> {
         let mut headers = vec![EMPTY_HEADER; self.max_headers];
         let mut request = httparse::Request::new(&mut headers);
         let parsed = request.parse(bytes);
-        let refused = |refusal: Refusal| {
-            Box::new(Refusal { head_only: request.method == Some("HEAD"), ..refusal })
+        let refused = |refusal: HeadRefusal| {
+            Box::new(HeadRefusal { head_only: request.method == Some("HEAD"), ..refusal })
         };
         let length = match parsed {
             Ok(Status::Complete(length)) => length,
             Ok(Status::Partial) => bytes.len(),
             Err(Error::TooManyHeaders) => {
-                return Err(refused(Refusal::too_large("server.max_headers")));
+                return Err(refused(HeadRefusal::too_large("server.max_headers")));
             }
             Err(error) => {
                 let detail = format!("the head of the request cannot be read: {error}");
-                return Err(refused(Refusal::malformed(detail, &[])));
+                return Err(refused(HeadRefusal::malformed(detail, &[])));
             }
         };
         if length > self.max_head {
-            return Err(refused(Refusal::too_large("server.max_header_bytes")));
+            return Err(refused(HeadRefusal::too_large("server.max_header_bytes")));
         }
         match parsed {
             Ok(Status::Complete(length)) => {
                 let place = framing(&request);
                 let place =
-                    place.map_err(|why| refused(Refusal::malformed(why, request.headers)))?;
+                    place.map_err(|why| refused(HeadRefusal::malformed(why, request.headers)))?;
                 Ok(Some((length, place)))
             }
             _ => Ok(None),
@@ -174,7 +174,7 @@ impl<W> Requests<W> {
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-fn framing(request: &httparse::Request<'_, '_>) -> Result<Place, String> {
+fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
     let is_1_1 = request.version == Some(1);
     if request.path.unwrap_or_default().contains('#') {
         return Err("the target of the request has a `#`: in a path or query it is `%23`".into());
@@ -190,20 +190,20 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Place, String> {
     let (codings, lengths) =
         (values(request.headers, "transfer-encoding"), values(request.headers, "content-length"));
     match (codings.as_slice(), lengths.as_slice()) {
-        ([], []) => Ok(Place::Head),
+        ([], []) => Ok(Framing::Head),
         ([], [length, more @ ..]) if more.iter().all(|other| other == length) => {
             let digits = length.iter().all(u8::is_ascii_digit);
             let length = str::from_utf8(length).ok().filter(|_| digits);
             match length.and_then(|length| length.parse().ok()) {
-                Some(0) => Ok(Place::Head),
-                Some(length) => Ok(Place::Body(length)),
+                Some(0) => Ok(Framing::Head),
+                Some(length) => Ok(Framing::Body(length)),
                 None => Err("`Content-Length` is not a number of bytes".into()),
             }
         }
         ([], _) => Err("there are several `Content-Length`, which differ".into()),
         (_, [_, ..]) => Err("`Transfer-Encoding` and `Content-Length` cannot both be there".into()),
         ([coding], []) if is_1_1 && coding.eq_ignore_ascii_case(b"chunked") => {
-            Ok(Place::Chunks(Chunks::Size(0)))
+            Ok(Framing::Chunks(Chunks::Size(0)))
         }
         _ => {
             Err("the one `Transfer-Encoding` that is taken is `chunked`, once, in HTTP/1.1".into())
@@ -255,17 +255,17 @@ impl Chunks {
     }
 }
 
-impl<W: AsyncRead + Unpin> Requests<W> {
+impl<W: AsyncRead + Unpin> RequestReader<W> {
     /// Reads more than is for the library yet, if the client has sent more.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.held.reserve(AHEAD);
-        Poll::Ready(ended(ready!(poll_read_buf(Pin::new(&mut self.wire), cx, &mut self.held))))
+        Poll::Ready(ended(ready!(poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.held))))
     }
 
     /// No more comes from the client. In the middle of a body, the library has to know.
     fn end(&mut self) -> Poll<io::Result<()>> {
         self.ended = true;
-        if self.place != Place::Head {
+        if self.place != Framing::Head {
             return Poll::Ready(Ok(()));
         }
         self.link.note_input_end();
@@ -282,7 +282,7 @@ fn ended(read: io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-impl<W: AsyncRead + Unpin> AsyncRead for Requests<W> {
+impl<W: AsyncRead + Unpin> AsyncRead for RequestReader<W> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -319,7 +319,7 @@ impl<W: AsyncRead + Unpin> AsyncRead for Requests<W> {
                 continue;
             }
             let before = buffer.filled().len();
-            let read = ready!(Pin::new(&mut me.wire).poll_read(cx, buffer));
+            let read = ready!(Pin::new(&mut me.transport).poll_read(cx, buffer));
             let read = ended(read.map(|()| buffer.filled().len() - before))?;
             if read == 0 {
                 return me.end();
@@ -335,13 +335,13 @@ impl<W: AsyncRead + Unpin> AsyncRead for Requests<W> {
     }
 }
 
-impl<W: AsyncWrite + Unpin> AsyncWrite for Requests<W> {
+impl<W: AsyncWrite + Unpin> AsyncWrite for RequestReader<W> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write(cx, bytes)
+        Pin::new(&mut self.transport).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -349,37 +349,37 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Requests<W> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write_vectored(cx, parts)
+        Pin::new(&mut self.transport).poll_write_vectored(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.wire.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     /// Behind the answers of the library, the refusal has still to be written.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.refusal {
-            Some(_) => Pin::new(&mut self.wire).poll_flush(cx),
-            None => Pin::new(&mut self.wire).poll_shutdown(cx),
+            Some(_) => Pin::new(&mut self.transport).poll_flush(cx),
+            None => Pin::new(&mut self.transport).poll_shutdown(cx),
         }
     }
 }
 
-impl<W: Wire> Wire for Requests<W> {
+impl<W: Transport> Transport for RequestReader<W> {
     fn tcp(&self) -> &TcpStream {
-        self.wire.tcp()
+        self.transport.tcp()
     }
 
     fn into_plain(self) -> Option<TcpStream> {
-        self.wire.into_plain()
+        self.transport.into_plain()
     }
 }
 
-impl Refusal {
+impl HeadRefusal {
     fn malformed(detail: String, headers: &[Header<'_>]) -> Self {
         let origin = values(headers, "origin").first().copied();
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
@@ -395,18 +395,18 @@ impl Refusal {
     }
 
     /// Answers, and ends the connection.
-    pub(super) async fn answer(self, wire: impl Wire, cors: &Cors) -> Outcome {
+    pub(super) async fn answer(self, transport: impl Transport, cors: &Cors) -> ConnectionOutcome {
         let response = cors.mark(self.origin, self.problem.into_response()).await;
         let (time, most) = LINGER;
         // Whoever does not read the answer has no need of it.
-        let _ = tokio::time::timeout(time, say(wire, response, self.head_only, most)).await;
-        self.limit.map_or(Outcome::Over, Outcome::Limit)
+        let _ = tokio::time::timeout(time, say(transport, response, self.head_only, most)).await;
+        self.limit.map_or(ConnectionOutcome::Over, ConnectionOutcome::Limit)
     }
 }
 
 /// Writes the response, or its head alone, and reads away what the client still sends.
 async fn say(
-    mut wire: impl Wire,
+    mut transport: impl Transport,
     response: Response,
     head_only: bool,
     most: usize,
@@ -430,11 +430,11 @@ async fn say(
     if !head_only {
         bytes.extend_from_slice(&body);
     }
-    wire.write_all(&bytes).await?;
-    wire.shutdown().await?;
+    transport.write_all(&bytes).await?;
+    transport.shutdown().await?;
     let (mut read, mut scratch) = (0, vec![0; 4 * 1024]);
     while read < most {
-        match wire.read(&mut scratch).await? {
+        match transport.read(&mut scratch).await? {
             0 => break,
             some => read += some,
         }

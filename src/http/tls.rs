@@ -19,7 +19,7 @@ use simple_asn1::{ASN1Block, from_der};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::tracked::Tracked;
+use super::progress_io::ProgressIo;
 use crate::telemetry::Metrics;
 
 /// What a client and the hub may speak over TLS, the better one first.
@@ -170,7 +170,7 @@ impl Tls {
     ///
     /// # Errors
     /// The client left, or there was nothing that both understood.
-    pub(super) async fn accept(&self, tcp: Tracked) -> io::Result<TlsStream<Tracked>> {
+    pub(super) async fn accept(&self, tcp: ProgressIo) -> io::Result<TlsStream<ProgressIo>> {
         let bounded = |session: &mut rustls::ServerConnection| {
             session.set_buffer_limit(Some(UNSENT));
         };
@@ -186,7 +186,7 @@ impl Tls {
 }
 
 /// Whether both sides agreed on HTTP/2. A client that names no protocol speaks HTTP/1.1.
-pub(super) fn is_http2(stream: &TlsStream<Tracked>) -> bool {
+pub(super) fn is_http2(stream: &TlsStream<ProgressIo>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(H2)
 }
 

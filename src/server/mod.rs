@@ -24,7 +24,8 @@ use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
 use crate::hooks::{HookError, Hooks, Ready};
 use crate::http::{
-    App, AuthFilter, Cors, Listener, Proxies, Route, Router, Serving, Slots, Tls, TlsError, Workers,
+    App, AuthFilter, ConnectionLimit, Cors, Listener, Proxies, Route, Router, Serving, Tls,
+    TlsError, Workers,
 };
 use crate::hub::{Hub, ThreadCompletions};
 use crate::ingest::Ingest;
@@ -244,10 +245,10 @@ impl Server {
             ingest.restore(&found.receipts);
         }
         let store = store.map(|(disk, _)| disk);
-        let slots = || Slots::new(config.server.max_connections, metrics.clone());
-        let (public_slots, admin_slots) = (slots(), slots());
-        let departed = public_slots.clone();
-        let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.give_back())
+        let limit = || ConnectionLimit::new(config.server.max_connections, metrics.clone());
+        let (public_limit, admin_limit) = (limit(), limit());
+        let departed = public_limit.clone();
+        let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.release())
             .map_err(StartError::Shards)?;
         let parts = Parts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
         let (public_app, admin_app) = apps(&cors, parts, &auth_filter)?;
@@ -258,19 +259,19 @@ impl Server {
         let http = Arc::new(config.server.clone());
         let (public_socket, admin_socket) = sockets::open(&config, inherited)?;
         let (addr, admin_addr) = (public_socket.addr, admin_socket.addr);
-        let listener = |tcp, app, slots, (tls, proxies, cors)| {
+        let listener = |tcp, app, limit, (tls, proxies, cors)| {
             let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
             let serving = Serving { app, config, shutdown, egress, tls, proxies, cors };
             let (workers, metrics) = (workers.clone(), metrics.clone());
             let quotas = quotas.clone();
-            Listener::new(tcp, serving, workers, slots, quotas, metrics)
+            Listener::new(tcp, serving, workers, limit, quotas, metrics)
         };
         let outside = (tls.clone(), proxies(&config, &metrics), cors.clone());
         let inside = (None, Proxies::none(metrics.clone()), Cors::default());
-        let public = listener(public_socket.tcp, public_app, public_slots, outside);
+        let public = listener(public_socket.tcp, public_app, public_limit, outside);
         let public = if public_socket.inherited { public.outlived() } else { public };
         // Operators are answered during a drain, too, whoever has bound this one.
-        let admin = listener(admin_socket.tcp, admin_app, admin_slots, inside);
+        let admin = listener(admin_socket.tcp, admin_app, admin_limit, inside);
         let hooks = Hooks::start(ready, &hub, &shutdown);
         Ok(Self {
             config: Arc::new(config),

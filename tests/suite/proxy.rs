@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use fanfare::egress::{self, Egress};
 use fanfare::http::{
-    App, Client, Cors, ForwardedHeader, Listener, Networks, Proxies, Serving, Slots, Workers,
-    document,
+    App, ClientInfo, ConnectionLimit, Cors, ForwardedHeader, Listener, Networks, Proxies, Serving,
+    Workers, document,
 };
 use fanfare::hub::{self, Hub};
 use fanfare::quota::{self, Quotas};
@@ -32,7 +32,7 @@ impl Mirror {
         let (metrics, shutdown) = (Arc::new(Metrics::new()), Shutdown::default());
         let hub = Hub::new(hub::Config::default(), metrics.clone());
         let app: App = Arc::new(|request| {
-            let client = request.extensions().get::<Client>().expect("a client");
+            let client = request.extensions().get::<ClientInfo>().expect("a client");
             let seen = format!("{} {}", client.peer, client.secure);
             Box::pin(async move { document("text/plain", seen) })
         });
@@ -53,7 +53,7 @@ impl Mirror {
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = tcp.local_addr().expect("its address");
         let workers = Workers::start(1, || async {}).expect("a worker");
-        let slots = Slots::new(10, metrics.clone());
+        let slots = ConnectionLimit::new(10, metrics.clone());
         let quotas = Arc::new(Quotas::new(quota::Config::default()));
         tokio::spawn(Listener::new(tcp, serving, workers, slots, quotas, metrics.clone()).run());
         Self { addr, metrics, shutdown }

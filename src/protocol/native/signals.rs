@@ -9,7 +9,7 @@ use super::{Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, Client, Problem, Query, Request, Response, json, not_stored, parse_object,
+    Body, Caller, ClientInfo, Problem, Query, Request, Response, json, not_stored, parse_object,
     read_document,
 };
 use crate::hub::{Claim, GenerationOver, Signal, StopError, Stopped};
@@ -74,7 +74,7 @@ pub(super) async fn feed(
     claim(&native, &caller, &name, Claim::ToWait)?;
     let producer = native.hub.producer_handle(&name)?;
     let shutdown = native.shutdown.clone();
-    let link = Client::link_of(request.extensions());
+    let link = ClientInfo::link_of(request.extensions());
     let draining = async move { shutdown.draining().await };
     let over = async move { lease.ended().await };
     let (feed, filling) = native.egress.signals(name, producer, heartbeat, link, draining, over);

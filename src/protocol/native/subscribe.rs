@@ -12,8 +12,8 @@ use crate::channel::ChannelPattern;
 use crate::egress::{Egress, Format, Link, OpenStream, Page, page};
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, Client, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty, json,
-    negotiate, not_stored,
+    Body, Caller, ClientInfo, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty,
+    json, negotiate, not_stored,
 };
 use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Ticket};
 use crate::lease::AccessLease;
@@ -89,7 +89,7 @@ async fn subscribe(
     let from = start(request.headers(), query)?;
     let coalesce = query.get("coalesce").map(coalesce).transpose()?;
     let heartbeat = heartbeat(native, query)?;
-    let link = Client::link_of(request.extensions());
+    let link = ClientInfo::link_of(request.extensions());
     let many = matches!(selection, Selection::Many(_));
     let (format, media_type) = match bare(query, many)? {
         Some(_) if from == StartFrom::Snapshot => {

@@ -17,7 +17,7 @@ use crate::egress::Link;
 const MAX_READ: u64 = 16 * 1024 - 1;
 
 /// What HTTP is spoken over.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// The socket below.
     fn tcp(&self) -> &TcpStream;
 
@@ -28,12 +28,12 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 /// A socket that notes in the link, once there is one, whether writing makes progress.
 ///
 /// It stands below TLS: what matters is what the client takes, and not what has been encrypted.
-pub(super) struct Tracked {
+pub(super) struct ProgressIo {
     tcp: Take<TcpStream>,
     link: Option<Arc<Link>>,
 }
 
-impl Tracked {
+impl ProgressIo {
     /// A socket of which nothing is noted yet.
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self { tcp: tcp.take(0), link: None }
@@ -54,7 +54,7 @@ impl Tracked {
     }
 }
 
-impl Wire for Tracked {
+impl Transport for ProgressIo {
     fn tcp(&self) -> &TcpStream {
         self.tcp.get_ref()
     }
@@ -64,7 +64,7 @@ impl Wire for Tracked {
     }
 }
 
-impl Wire for TlsStream<Tracked> {
+impl Transport for TlsStream<ProgressIo> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0.tcp()
     }
@@ -74,7 +74,7 @@ impl Wire for TlsStream<Tracked> {
     }
 }
 
-impl AsyncRead for Tracked {
+impl AsyncRead for ProgressIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -85,7 +85,7 @@ impl AsyncRead for Tracked {
     }
 }
 
-impl AsyncWrite for Tracked {
+impl AsyncWrite for ProgressIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

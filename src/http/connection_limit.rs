@@ -8,18 +8,18 @@ use crate::telemetry::Metrics;
 
 /// The places for connections of one listener: a cheap handle.
 #[derive(Clone)]
-pub struct Slots {
+pub struct ConnectionLimit {
     free: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
 /// One connection's place. Dropped, it is free again.
-pub(super) struct Slot {
-    slots: Slots,
+pub(super) struct ConnectionPermit {
+    limit: ConnectionLimit,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Slots {
+impl ConnectionLimit {
     /// So many places.
     #[must_use]
     pub fn new(max_connections: usize, metrics: Arc<Metrics>) -> Self {
@@ -28,31 +28,31 @@ impl Slots {
     }
 
     /// Frees the place of a connection that was handed over.
-    pub fn give_back(&self) {
+    pub fn release(&self) {
         self.free.add_permits(1);
         self.metrics.connection_closed();
     }
 
-    pub(super) fn take(&self) -> Option<Slot> {
+    pub(super) fn take(&self) -> Option<ConnectionPermit> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
         self.metrics.connection_opened();
-        Some(Slot { slots: self.clone(), permit: Some(permit) })
+        Some(ConnectionPermit { limit: self.clone(), permit: Some(permit) })
     }
 }
 
-impl Slot {
+impl ConnectionPermit {
     /// The connection goes on elsewhere: its place stays taken until it is given back.
-    pub(super) fn hand_over(mut self) {
+    pub(super) fn transfer(mut self) {
         if let Some(permit) = self.permit.take() {
             permit.forget();
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if self.permit.is_some() {
-            self.slots.metrics.connection_closed();
+            self.limit.metrics.connection_closed();
         }
     }
 }
