@@ -289,10 +289,12 @@ fn scatter(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) {
 
 fn scatter_once(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) -> Outcome {
     let sender = Sender { name: "anybody".into(), may: Box::new(|_| true), account: None };
-    let Ok(Begun::Publish(mut scatter)) = ingest.scatter(sender, None) else { panic!("it begins") };
-    let fed = pieces(body, size).try_for_each(|piece| at_once(scatter.feed(&piece)));
+    let Ok(Begun::Publish(mut publish)) = ingest.publish_many(sender, None) else {
+        panic!("it begins")
+    };
+    let fed = pieces(body, size).try_for_each(|piece| at_once(publish.feed(&piece)));
     let ended = match fed {
-        Ok(()) => at_once(scatter.finish()).map(|receipt| Tally {
+        Ok(()) => at_once(publish.finish()).map(|receipt| Tally {
             events: receipt.events,
             first_id: receipt.first_id,
             last_id: receipt.last_id,

@@ -4,10 +4,10 @@
 //! of a body as they come, and publishes what they complete before the next piece is awaited.
 
 mod body;
-mod ending;
+mod end_detector;
 mod idempotency;
+mod multi_publish;
 mod publish;
-mod scatter;
 mod share;
 
 use std::ops::Deref;
@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 pub use body::{BodyKind, Foreign, InvalidEvent};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
+pub use multi_publish::{CanPublish, InvalidLine, MultiPublish, MultiReceipt, Sender};
 pub use publish::{
     Begun, Closing, Failure, Fed, Options, Place, Publish, PublishError, Receipt, Tally,
 };
-pub use scatter::{InvalidLine, May, Scatter, ScatterReceipt, Sender};
 pub use share::{NoRoom, Share};
 
 use idempotency::Ledger;
@@ -75,7 +75,7 @@ struct Shared {
     hub: Hub,
     config: Config,
     receipts: Ledger<ChannelName, Receipt>,
-    scatter_receipts: Ledger<Arc<str>, ScatterReceipt>,
+    multi_receipts: Ledger<Arc<str>, MultiReceipt>,
     running: AtomicUsize,
     unfinished: Budget,
 }
@@ -86,10 +86,10 @@ impl Ingest {
     pub fn new(hub: Hub, config: Config) -> Self {
         let (window, keys) = (config.idempotency_window, config.max_idempotency_keys);
         let receipts = Ledger::new("one ", window, keys, hub.metrics().clone());
-        let scatter_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
+        let multi_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
         let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
         let (running, unfinished) = (AtomicUsize::new(0), Budget::new(most));
-        Self(Arc::new(Shared { hub, config, receipts, scatter_receipts, running, unfinished }))
+        Self(Arc::new(Shared { hub, config, receipts, multi_receipts, running, unfinished }))
     }
 
     /// Takes back the receipts that the store has kept, oldest first.
@@ -97,7 +97,7 @@ impl Ingest {
         let now = self.0.hub.clock().now();
         for receipt in kept {
             let _ = self.0.receipts.restore(receipt, now)
-                || self.0.scatter_receipts.restore(receipt, now);
+                || self.0.multi_receipts.restore(receipt, now);
         }
     }
 
@@ -136,12 +136,12 @@ impl Ingest {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub fn scatter(
+    pub fn publish_many(
         &self,
         sender: Sender,
         key: Option<IdempotencyKey>,
-    ) -> Result<Begun<Scatter, ScatterReceipt>, PublishError> {
-        Scatter::begin(self.admit()?, sender, key)
+    ) -> Result<Begun<MultiPublish, MultiReceipt>, PublishError> {
+        MultiPublish::begin(self.admit()?, sender, key)
     }
 
     /// Publish requests that are under way.

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Running;
 use super::body::{BodyKind, Decoder, InvalidEvent};
-use super::ending::{EndWatch, ends_with, is_whole_end};
+use super::end_detector::{EndDetector, ends_with, is_whole_end};
 use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
-use super::scatter::InvalidLine;
+use super::multi_publish::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
@@ -233,7 +233,7 @@ pub struct Publish {
     decoder: Decoder,
     close: Option<Close>,
     /// Looks for the generation's end, if that is to close the channel.
-    end_watch: Option<EndWatch>,
+    end_detector: Option<EndDetector>,
     /// Tells of a stop, to a publish that goes on for a while.
     producer: Option<ProducerHandle>,
     claim: Option<Claim<ChannelName, Receipt>>,
@@ -271,12 +271,12 @@ impl Publish {
         let produces = kind.is_streamed() || format.is_some();
         let produce = || ingest.hub().produce(&channel, hold, format);
         let producer = produces.then(produce).transpose()?;
-        let (close, end_watch) = match close {
+        let (close, end_detector) = match close {
             Some(Closing::Auto) => {
                 // One that goes on begins in the middle, where nothing may tell the format.
                 let known =
                     || producer.as_ref().map(ProducerHandle::recogniser).unwrap_or_default();
-                (None, Some(EndWatch::new(format.map_or_else(known, Recogniser::named))))
+                (None, Some(EndDetector::new(format.map_or_else(known, Recogniser::named))))
             }
             Some(Closing::AtEnd(close)) => (Some(close), None),
             None => (None, None),
@@ -286,7 +286,7 @@ impl Publish {
             ingest,
             channel,
             close,
-            end_watch,
+            end_detector,
             producer,
             claim,
             skip: tally.events,
@@ -319,8 +319,8 @@ impl Publish {
     /// # Errors
     /// As [`feed`](Self::feed), or the body has something in it and not one event.
     pub async fn finish(mut self: Box<Self>) -> Result<Receipt, Failure> {
-        let recogniser = match (&self.end_watch, &self.producer) {
-            (Some(end_watch), _) => Some(end_watch.recogniser().clone()),
+        let recogniser = match (&self.end_detector, &self.producer) {
+            (Some(end_detector), _) => Some(end_detector.recogniser().clone()),
             (None, Some(producer)) if self.decoder.is_event_stream() => Some(producer.recogniser()),
             _ => None,
         };
@@ -329,9 +329,9 @@ impl Publish {
         let finished = self.decoder.finish(&mut self.events, is_end);
         self.discarded = *finished.as_ref().unwrap_or(&0);
         let mut close = self.look_for_end();
-        if let Some(end_watch) = &mut self.end_watch {
+        if let Some(end_detector) = &mut self.end_detector {
             let is_whole = self.discarded == 0;
-            let at_end = || if is_whole { end_watch.at_end() } else { end_watch.at_break() };
+            let at_end = || if is_whole { end_detector.at_end() } else { end_detector.at_break() };
             close = close.or_else(at_end);
         }
         let close = close.or_else(|| self.close.take());
@@ -346,7 +346,7 @@ impl Publish {
     async fn give_up_after(&mut self, published: Result<(), Failure>) -> Result<(), Failure> {
         let Err(failure) = &published else { return Ok(()) };
         if let PublishError::Invalid(InvalidEvent::Foreign(foreign)) = &failure.error
-            && self.end_watch.is_some()
+            && self.end_detector.is_some()
         {
             let close = Close { state: ChannelState::Error, reason: Some(foreign.reason()) };
             // If it is refused, the grace of the producer ends it.
@@ -381,7 +381,7 @@ impl Publish {
     pub async fn break_off(mut self: Box<Self>, why: &str) -> Tally {
         let kept = self.tally.clone();
         self.leave(&format!("the producer was cut off: {why}"));
-        if let Some(close) = self.end_watch.as_mut().and_then(EndWatch::at_break)
+        if let Some(close) = self.end_detector.as_mut().and_then(EndDetector::at_break)
             && let Ok(appended) = self.hand_in(Some(&close), true).await
         {
             self.last = Some(appended);
@@ -418,7 +418,7 @@ impl Publish {
         close: Option<&Close>,
         last: bool,
     ) -> Result<(), Failure> {
-        if self.end_watch.is_none()
+        if self.end_detector.is_none()
             && let (Some(producer), Some(event)) = (&self.producer, self.events.last())
         {
             self.last_event = Some(LastEvent::new(event, producer));
@@ -435,7 +435,7 @@ impl Publish {
 
     /// Cuts the events off behind the generation's end, and says how it has ended, if it has.
     fn look_for_end(&mut self) -> Option<Close> {
-        let (count, close) = self.end_watch.as_mut()?.look(&self.events)?;
+        let (count, close) = self.end_detector.as_mut()?.look(&self.events)?;
         self.events.truncate(count);
         Some(close)
     }
@@ -502,7 +502,7 @@ impl Publish {
 
     /// Whether a generation has ended; whatever is none is whole when its body ends.
     fn is_whole(&self, state: ChannelState) -> bool {
-        self.end_watch.is_none() || state != ChannelState::Open
+        self.end_detector.is_none() || state != ChannelState::Open
     }
 
     fn tally_after(&self, appended: &Appended) -> Tally {
@@ -559,13 +559,13 @@ impl Publish {
         if state != ChannelState::Open {
             return None;
         }
-        let Some(end_watch) = &self.end_watch else {
+        let Some(end_detector) = &self.end_detector else {
             let (last, producer) = (self.last_event.as_ref()?, self.producer.as_ref()?);
             return last
                 .is_end(producer)
                 .then_some("the last event is an end mark: `close=auto` would close here");
         };
-        Some(match end_watch.format() {
+        Some(match end_detector.format() {
             _ if events == 0 => "the body had no event: the channel waits for another",
             None => "no event told the format: name it with `format`, or close the channel",
             Some(_) => "the body ended without an end mark: the channel waits for another",

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use crate::event::GapReason;
 use crate::hub::tests::support::{Stage, bounds, event, name};
 use crate::hub::{ChannelOptions, Config as HubConfig, Next, Opened, Rule, Selection, Step};
-use crate::ingest::{Begun, Config, Failure, Ingest, ScatterReceipt, Sender};
+use crate::ingest::{Begun, Config, Failure, Ingest, MultiReceipt, Sender};
 use crate::position::{Offset, StartFrom};
 use crate::store::disk::tests::gated::{Gated, store_config};
 use crate::store::disk::{Durability, OpenOptions};
@@ -40,24 +40,25 @@ impl Kept {
         &self,
         pieces: &[&[&str]],
         full_before: usize,
-    ) -> Result<ScatterReceipt, Failure> {
+    ) -> Result<MultiReceipt, Failure> {
         let sender = Sender { name: "me".into(), may: Box::new(|_| true), account: None };
-        let mut scatter = match self.ingest.scatter(sender, Some("key".parse().unwrap())).unwrap() {
-            Begun::Replay(receipt) => return Ok(receipt),
-            Begun::Publish(scatter) => scatter,
-        };
+        let mut publish =
+            match self.ingest.publish_many(sender, Some("key".parse().unwrap())).unwrap() {
+                Begun::Replay(receipt) => return Ok(receipt),
+                Begun::Publish(publish) => publish,
+            };
         for (number, channels) in pieces.iter().enumerate() {
             if number == full_before {
                 self.stage.fill();
             }
             let line = |name| format!("{{\"channel\":\"{name}\",\"data\":\"x\"}}\n");
             let piece: String = channels.iter().map(line).collect();
-            scatter.feed(&Bytes::from(piece)).await?;
+            publish.feed(&Bytes::from(piece)).await?;
         }
-        scatter.finish().await
+        publish.finish().await
     }
 
-    async fn scatter(&self, channels: &[&str]) -> Result<ScatterReceipt, Failure> {
+    async fn scatter(&self, channels: &[&str]) -> Result<MultiReceipt, Failure> {
         self.scatter_filling(&[channels], usize::MAX).await
     }
 

@@ -1,7 +1,7 @@
 //! The native API: one URL per channel; POST writes, GET reads.
 
+mod body_reader;
 mod channels;
-mod intake;
 mod publish;
 mod signals;
 mod subscribe;

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::intake::{Intake, Piece, Terms};
+use super::body_reader::{BodyRead, BodyReader, ReadPolicy};
 use super::{NDJSON, Native, channel_name, claim};
 use crate::auth::{Operation, Principal};
 use crate::channel::ChannelName;
@@ -21,8 +21,8 @@ use crate::http::{
 };
 use crate::hub::{Claim, Close};
 use crate::ingest::{
-    Begun, BodyKind, Closing, Fed, IdempotencyKey, Options, Publish, Receipt, Scatter,
-    ScatterReceipt, Sender, Tally,
+    Begun, BodyKind, Closing, Fed, IdempotencyKey, MultiPublish, MultiReceipt, Options, Publish,
+    Receipt, Sender, Tally,
 };
 use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
@@ -36,10 +36,10 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderWay {
     let (head, body) = request.into_parts();
     let (begun, keeps) = (begin_one(&native, &head, &name), keeps(&native, &head));
-    under_way(native, body, begun, |publish, mut intake| {
+    under_way(native, body, begun, |publish, mut reader| {
         let publish = async move {
-            let outcome = publish_to_one(publish, &mut intake).await;
-            end(intake, outcome)
+            let outcome = publish_to_one(publish, &mut reader).await;
+            end(reader, outcome)
         };
         to_its_end(publish, keeps)
     })
@@ -48,10 +48,10 @@ pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderW
 pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> UnderWay {
     let (head, body) = request.into_parts();
     let (begun, keeps) = (begin_many(&native, &head), keeps(&native, &head));
-    under_way(native, body, begun, |scatter, mut intake| {
+    under_way(native, body, begun, |publish, mut reader| {
         let publish = async move {
-            let outcome = publish_to_many(scatter, &mut intake).await;
-            end(intake, outcome)
+            let outcome = publish_to_many(publish, &mut reader).await;
+            end(reader, outcome)
         };
         to_its_end(publish, keeps)
     })
@@ -66,12 +66,12 @@ type Outcome = Result<Response, Problem>;
 fn under_way<P, R: Serialize>(
     native: Arc<Native>,
     body: Incoming,
-    begun: Result<Begun<(P, Terms), R>, Problem>,
-    go_on: impl FnOnce(P, Intake) -> UnderWay,
+    begun: Result<Begun<(P, ReadPolicy), R>, Problem>,
+    go_on: impl FnOnce(P, BodyReader) -> UnderWay,
 ) -> UnderWay {
     let outcome = match begun {
         Ok(Begun::Publish((publish, terms))) => {
-            return go_on(publish, Intake::new(native, body, terms));
+            return go_on(publish, BodyReader::new(native, body, terms));
         }
         Ok(Begun::Replay(receipt)) => replay(&receipt),
         Err(problem) => Err(problem),
@@ -99,9 +99,9 @@ fn to_its_end(publish: impl Future<Output = Outcome> + Send + 'static, keeps: bo
 }
 
 /// Counts how it has ended, and lets its sender come to the end as well.
-fn end(intake: Intake, outcome: Outcome) -> Outcome {
-    let outcome = count(intake.native(), outcome);
-    intake.let_finish();
+fn end(reader: BodyReader, outcome: Outcome) -> Outcome {
+    let outcome = count(reader.native(), outcome);
+    reader.let_finish();
     outcome
 }
 
@@ -121,51 +121,51 @@ fn begin_one(
     native: &Native,
     head: &Parts,
     name: &str,
-) -> Result<Begun<(Box<Publish>, Terms), Receipt>, Problem> {
+) -> Result<Begun<(Box<Publish>, ReadPolicy), Receipt>, Problem> {
     let (name, kind, options) = wanted(native, head, name)?;
     let caller = Caller::of(&head.extensions)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     claim(native, &caller, &name, Claim::ToPublish)?;
     let terms = if kind.is_streamed() {
         let lease = caller.lease(&[Operation::Publish], vec![(&name).into()]);
-        Terms::stream(caller, lease)
+        ReadPolicy::stream(caller, lease)
     } else {
-        Terms::document(caller, deadline(&head.extensions))
+        ReadPolicy::document(caller, deadline(&head.extensions))
     };
     Ok(native.ingest.publish(name, kind, options)?.with(terms))
 }
 
-async fn publish_to_one(mut publish: Box<Publish>, intake: &mut Intake) -> Outcome {
-    intake.begin_after(publish.kept());
+async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> Outcome {
+    reader.begin_after(publish.kept());
     let before = publish.kept().events;
     let problem = loop {
         let piece = tokio::select! {
-            piece = intake.next() => piece,
+            piece = reader.next() => piece,
             error = publish.refused() => {
                 return Err(Problem::from(error).keeping(publish.kept()));
             }
         };
         match piece {
-            Piece::Data(piece) => {
+            BodyRead::Data(piece) => {
                 let fed = publish.feed(&piece).await;
-                intake.pay(publish.kept().events, piece.len());
+                reader.pay(publish.kept().events, piece.len());
                 match fed? {
                     Fed::More => {}
                     Fed::Ended => return json(&publish.into_receipt()),
                 }
-                if let Err(problem) = intake.hold(publish.held()) {
+                if let Err(problem) = reader.hold(publish.held()) {
                     break problem;
                 }
             }
-            Piece::End => {
+            BodyRead::End => {
                 let receipt = publish.finish().await?;
-                intake.pay(receipt.events, 0);
+                reader.pay(receipt.events, 0);
                 // All of it was published before, and only the receipt was lost.
                 let replayed = before > 0 && receipt.events == before;
                 return if replayed { replay(&receipt) } else { json(&receipt) };
             }
-            Piece::BrokenOff(problem) => break problem,
-            Piece::Stopping => return Err(stopping(publish.kept())),
+            BodyRead::BrokenOff(problem) => break problem,
+            BodyRead::Stopping => return Err(stopping(publish.kept())),
         }
     };
     let kept = publish.break_off(problem.detail()).await;
@@ -188,35 +188,35 @@ fn wanted(
 fn begin_many(
     native: &Native,
     head: &Parts,
-) -> Result<Begun<(Scatter, Terms), ScatterReceipt>, Problem> {
+) -> Result<Begun<(MultiPublish, ReadPolicy), MultiReceipt>, Problem> {
     refuse_when_draining(native)?;
     let caller = Caller::of(&head.extensions)?;
     let key = idempotency_key(&head.headers)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     let (lease, sender) = (caller.lease(&[Operation::Publish], Vec::new()), sender(&caller));
-    Ok(native.ingest.scatter(sender, key)?.with(Terms::stream(caller, lease)))
+    Ok(native.ingest.publish_many(sender, key)?.with(ReadPolicy::stream(caller, lease)))
 }
 
-async fn publish_to_many(mut scatter: Scatter, intake: &mut Intake) -> Outcome {
-    intake.begin_after(scatter.kept());
-    let before = scatter.kept().events;
+async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> Outcome {
+    reader.begin_after(publish.kept());
+    let before = publish.kept().events;
     loop {
-        match intake.next().await {
-            Piece::Data(piece) => {
-                let fed = scatter.feed(&piece).await;
-                intake.pay(scatter.kept().events, piece.len());
+        match reader.next().await {
+            BodyRead::Data(piece) => {
+                let fed = publish.feed(&piece).await;
+                reader.pay(publish.kept().events, piece.len());
                 fed?;
-                let held = intake.hold(scatter.held());
-                held.map_err(|problem| problem.keeping(scatter.kept()))?;
+                let held = reader.hold(publish.held());
+                held.map_err(|problem| problem.keeping(publish.kept()))?;
             }
-            Piece::End => {
-                let receipt = scatter.finish().await?;
-                intake.pay(receipt.events, 0);
+            BodyRead::End => {
+                let receipt = publish.finish().await?;
+                reader.pay(receipt.events, 0);
                 let replayed = before > 0 && receipt.events == before;
                 return if replayed { replay(&receipt) } else { json(&receipt) };
             }
-            Piece::BrokenOff(problem) => return Err(problem.keeping(scatter.kept())),
-            Piece::Stopping => return Err(stopping(scatter.kept())),
+            BodyRead::BrokenOff(problem) => return Err(problem.keeping(publish.kept())),
+            BodyRead::Stopping => return Err(stopping(publish.kept())),
         }
     }
 }

@@ -17,12 +17,12 @@ use crate::ingest::{Share, Tally};
 use crate::lease::{AccessLease, LeaseEnd};
 
 /// See the module.
-pub(super) struct Intake {
+pub(super) struct BodyReader {
     /// The hub, and what the body takes of its memory.
     share: Share<Native>,
     caller: Caller,
     body: Incoming,
-    patience: Patience,
+    deadline: Deadline,
     /// Nothing is read until then: what was read is not paid for.
     paused_until: Option<Instant>,
     /// Events that are paid for.
@@ -36,35 +36,35 @@ pub(super) struct Intake {
 }
 
 /// Whose a body is, and for how long it may come.
-pub(super) struct Terms {
+pub(super) struct ReadPolicy {
     caller: Caller,
-    patience: Patience,
+    deadline: Deadline,
     lease: Option<AccessLease>,
 }
 
 /// How long a body is waited for.
 #[derive(Clone, Copy)]
-enum Patience {
+enum Deadline {
     /// It is a document, and all of it must be there by then.
-    Until(Instant),
+    Absolute(Instant),
     /// It is a stream, which may go on, but not fall silent: when something last came.
-    Heard(Instant),
+    Idle(Instant),
 }
 
-impl Terms {
+impl ReadPolicy {
     /// It goes on for as long as its sender likes, and as the lease lets it.
     pub(super) fn stream(caller: Caller, lease: AccessLease) -> Self {
-        Self { caller, patience: Patience::Heard(Instant::now()), lease: Some(lease) }
+        Self { caller, deadline: Deadline::Idle(Instant::now()), lease: Some(lease) }
     }
 
     /// It is over in a moment, and so needs no pass.
     pub(super) fn document(caller: Caller, deadline: Instant) -> Self {
-        Self { caller, patience: Patience::Until(deadline), lease: None }
+        Self { caller, deadline: Deadline::Absolute(deadline), lease: None }
     }
 }
 
 /// What comes next.
-pub(super) enum Piece {
+pub(super) enum BodyRead {
     Data(Bytes),
     End,
     /// There is an end to it, before its own: it broke off, is late, or may not go on.
@@ -72,15 +72,15 @@ pub(super) enum Piece {
     Stopping,
 }
 
-impl Intake {
-    pub(super) fn new(native: Arc<Native>, body: Incoming, terms: Terms) -> Self {
-        let Terms { caller, patience, lease } = terms;
+impl BodyReader {
+    pub(super) fn new(native: Arc<Native>, body: Incoming, terms: ReadPolicy) -> Self {
+        let ReadPolicy { caller, deadline, lease } = terms;
         let over = |lease: AccessLease| Box::pin(async move { lease.ended().await }) as Pin<Box<_>>;
         Self {
             share: Share::new(native),
             caller,
             body,
-            patience,
+            deadline,
             paused_until: None,
             paid: 0,
             over: lease.map(over),
@@ -98,30 +98,30 @@ impl Intake {
     }
 
     /// The next piece; can be cancelled without loss.
-    pub(super) async fn next(&mut self) -> Piece {
+    pub(super) async fn next(&mut self) -> BodyRead {
         if let Some(until) = self.paused_until
             && let Some(instead) = Box::pin(self.pause(until)).await
         {
             return instead;
         }
-        if let Some(piece) = self.at_hand() {
+        if let Some(piece) = self.take_ready() {
             return piece;
         }
         loop {
-            let late = self.too_late_at();
+            let late = self.deadline();
             let Self { share, body, over, alarm, .. } = self;
             // The alarm is set last, by those alone who must wait.
             tokio::select! {
                 biased;
-                over = over_or_never(over) => return Piece::BrokenOff(Problem::over(over)),
-                () = share.home().shutdown.stopping() => return Piece::Stopping,
+                over = over_or_never(over) => return BodyRead::BrokenOff(Problem::over(over)),
+                () = share.home().shutdown.stopping() => return BodyRead::Stopping,
                 piece = next_data(body) => {
-                    self.hear();
+                    self.touch();
                     return piece;
                 }
                 () = async { alarm.get_or_insert_with(|| Box::pin(sleep_until(late))).await } => {
                     if late <= Instant::now() {
-                        return Piece::BrokenOff(self.too_late());
+                        return BodyRead::BrokenOff(self.too_late());
                     }
                     self.alarm = None;
                 }
@@ -131,41 +131,41 @@ impl Intake {
 
     /// What comes next, if that need not be waited for: as a rule, for then nobody has to be told
     /// who waits. In this order, or whoever never rests would never be told that it is over.
-    fn at_hand(&mut self) -> Option<Piece> {
+    fn take_ready(&mut self) -> Option<BodyRead> {
         if let Some(over) = over_or_never(&mut self.over).now_or_never() {
-            return Some(Piece::BrokenOff(Problem::over(over)));
+            return Some(BodyRead::BrokenOff(Problem::over(over)));
         }
         if self.native().shutdown.is_stopping() {
-            return Some(Piece::Stopping);
+            return Some(BodyRead::Stopping);
         }
         let piece = next_data(&mut self.body).now_or_never()?;
-        self.hear();
+        self.touch();
         Some(piece)
     }
 
     /// Waits until what was read is paid for, or something else comes first.
-    async fn pause(&mut self, until: Instant) -> Option<Piece> {
+    async fn pause(&mut self, until: Instant) -> Option<BodyRead> {
         tokio::select! {
             () = sleep_until(until) => {
                 self.paused_until = None;
-                self.hear();
+                self.touch();
                 None
             }
-            () = self.share.home().shutdown.stopping() => Some(Piece::Stopping),
-            over = over_or_never(&mut self.over) => Some(Piece::BrokenOff(Problem::over(over))),
+            () = self.share.home().shutdown.stopping() => Some(BodyRead::Stopping),
+            over = over_or_never(&mut self.over) => Some(BodyRead::BrokenOff(Problem::over(over))),
         }
     }
 
-    fn too_late_at(&self) -> Instant {
-        match self.patience {
-            Patience::Until(deadline) => deadline,
-            Patience::Heard(last) => last + self.native().ingest.idle_timeout(),
+    fn deadline(&self) -> Instant {
+        match self.deadline {
+            Deadline::Absolute(deadline) => deadline,
+            Deadline::Idle(last) => last + self.native().ingest.idle_timeout(),
         }
     }
 
     /// Something came. Whoever sends a document has their time in any case.
-    fn hear(&mut self) {
-        if let Patience::Heard(last) = &mut self.patience {
+    fn touch(&mut self) {
+        if let Deadline::Idle(last) = &mut self.deadline {
             *last = Instant::now();
         }
     }
@@ -191,7 +191,7 @@ impl Intake {
         self.paid = self.paid.max(events);
         if let Some(exceeded) = self.caller.payer().charge(more, bytes as u64) {
             self.native().hub.metrics().limit_hit(exceeded.limit);
-            if matches!(self.patience, Patience::Heard(_)) {
+            if matches!(self.deadline, Deadline::Idle(_)) {
                 self.paused_until = Some(Instant::now() + exceeded.retry_after);
             }
         }
@@ -199,7 +199,7 @@ impl Intake {
 
     fn too_late(&self) -> Problem {
         let metrics = self.native().hub.metrics();
-        if matches!(self.patience, Patience::Until(_)) {
+        if matches!(self.deadline, Deadline::Absolute(_)) {
             metrics.limit_hit("server.body_timeout");
             return late();
         }
@@ -216,15 +216,15 @@ async fn over_or_never(over: &mut Option<impl Future<Output = LeaseEnd> + Unpin>
     }
 }
 
-async fn next_data(body: &mut Incoming) -> Piece {
+async fn next_data(body: &mut Incoming) -> BodyRead {
     loop {
         match body.frame().await {
-            None => return Piece::End,
-            Some(Err(_)) => return Piece::BrokenOff(broke_off()),
+            None => return BodyRead::End,
+            Some(Err(_)) => return BodyRead::BrokenOff(broke_off()),
             // Trailers say nothing that a publish needs.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
-                    return Piece::Data(data);
+                    return BodyRead::Data(data);
                 }
             }
         }

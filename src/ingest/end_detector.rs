@@ -6,13 +6,13 @@ use crate::hub::Close;
 
 /// Looks for the mark among the events of one body.
 #[derive(Debug)]
-pub(super) struct EndWatch {
+pub(super) struct EndDetector {
     recogniser: Recogniser,
     /// The generation has ended, but a last word may follow.
     nearly: Option<Ending>,
 }
 
-impl EndWatch {
+impl EndDetector {
     pub(super) fn new(recogniser: Recogniser) -> Self {
         Self { recogniser, nearly: None }
     }

@@ -29,7 +29,7 @@ struct Line<'a> {
 
 /// The reply to a publish to many channels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScatterReceipt {
+pub struct MultiReceipt {
     /// How many events are in logs.
     pub events: u64,
     /// In how many channels.
@@ -54,29 +54,29 @@ pub enum InvalidLine {
 }
 
 /// Whether a channel may be published to.
-pub type May = Box<dyn Fn(&ChannelName) -> bool + Send>;
+pub type CanPublish = Box<dyn Fn(&ChannelName) -> bool + Send>;
 
 /// Who publishes to many channels.
 pub struct Sender {
     /// What tells them from others: their idempotency keys are their own.
     pub name: Arc<str>,
     /// What they may publish to.
-    pub may: May,
+    pub may: CanPublish,
     /// Where channels are counted that they make.
     pub account: Option<Arc<Account>>,
 }
 
 /// A publish to many channels that is under way.
-pub struct Scatter {
+pub struct MultiPublish {
     ingest: Running,
     lines: Lines,
-    progress: Progress,
-    claim: Option<Claim<Arc<str>, ScatterReceipt>>,
+    progress: MultiProgress,
+    claim: Option<Claim<Arc<str>, MultiReceipt>>,
     sender: Sender,
 }
 
 /// How far a publish has come.
-struct Progress {
+struct MultiProgress {
     /// Lines that were taken, also those that an earlier request has published.
     lines: u64,
     /// What counts.
@@ -90,14 +90,14 @@ struct Progress {
     name_bytes: usize,
 }
 
-impl Scatter {
+impl MultiPublish {
     pub(super) fn begin(
         ingest: Running,
         sender: Sender,
         key: Option<IdempotencyKey>,
-    ) -> Result<Begun<Self, ScatterReceipt>, PublishError> {
+    ) -> Result<Begun<Self, MultiReceipt>, PublishError> {
         let name = || sender.name.clone();
-        let (claim, tally) = match key.map(|key| ingest.0.scatter_receipts.claim(name(), key)) {
+        let (claim, tally) = match key.map(|key| ingest.0.multi_receipts.claim(name(), key)) {
             None => (None, Tally::default()),
             Some(Claimed::Run(claim, before)) => (Some(claim), before),
             Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
@@ -105,7 +105,7 @@ impl Scatter {
         };
         // JSON may need six bytes for one of the data, and names its fields.
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
-        let progress = Progress {
+        let progress = MultiProgress {
             lines: 0,
             ahead: tally.clone(),
             tally,
@@ -132,15 +132,15 @@ impl Scatter {
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub async fn finish(mut self) -> Result<ScatterReceipt, Failure> {
+    pub async fn finish(mut self) -> Result<MultiReceipt, Failure> {
         let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
         let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
         let ack = progress.settle(ingest).await;
         self.note(ack, finished)?;
-        let Progress { tally, subscribers, .. } = self.progress;
+        let MultiProgress { tally, subscribers, .. } = self.progress;
         let Tally { events, first_id, last_id, .. } = tally;
         let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
-        let receipt = ScatterReceipt { events, channels, first_id, last_id, subscribers };
+        let receipt = MultiReceipt { events, channels, first_id, last_id, subscribers };
         if let Some(claim) = self.claim {
             claim.complete(&receipt);
         }
@@ -175,12 +175,12 @@ impl Scatter {
     }
 }
 
-impl Progress {
+impl MultiProgress {
     fn publish(
         &mut self,
         ingest: &Ingest,
         from: &Sender,
-        claim: Option<&Claim<Arc<str>, ScatterReceipt>>,
+        claim: Option<&Claim<Arc<str>, MultiReceipt>>,
         line: &Bytes,
     ) -> Result<(), PublishError> {
         let (name, event) = parse_line(line, ingest.max_event_bytes())?;
