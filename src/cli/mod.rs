@@ -1,5 +1,6 @@
 //! The command line: what is typed, and where it leads. Data goes to stdout, all else to stderr.
 
+mod ansi;
 mod bench;
 mod client;
 mod completions;
@@ -8,7 +9,6 @@ mod demo;
 mod health;
 mod publish;
 mod serve;
-mod sgr;
 mod source;
 mod store;
 mod subscribe;

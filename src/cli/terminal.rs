@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{Command, Stdio};
 
-use super::sgr;
+use super::ansi;
 
 /// Colours where they are welcome, plain text elsewhere.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +49,13 @@ pub(super) fn size() -> (usize, usize) {
 
 /// Says something on stderr that is no error: progress, connections, endings.
 pub(super) fn notice(text: impl fmt::Display) {
-    let line = Paint::stderr().with(sgr::DIM, format_args!("fanfare: {text}"));
+    let line = Paint::stderr().with(ansi::DIM, format_args!("fanfare: {text}"));
     let _ = writeln!(io::stderr().lock(), "{line}"); // nobody left to tell
 }
 
 /// Says on stderr that something is not as it should be, and goes on.
 pub(super) fn warn(text: impl fmt::Display) {
-    let mark = Paint::stderr().with(sgr::ACCENT, "warning:");
+    let mark = Paint::stderr().with(ansi::ACCENT, "warning:");
     let _ = writeln!(io::stderr().lock(), "{mark} {text}");
 }
 
@@ -63,9 +63,9 @@ pub(super) fn warn(text: impl fmt::Display) {
 pub(super) fn tell_error(error: &anyhow::Error, hint: Option<&str>) {
     let paint = Paint::stderr();
     let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "{} {}", paint.with(sgr::BAD, "error:"), whole(error));
+    let _ = writeln!(stderr, "{} {}", paint.with(ansi::BAD, "error:"), whole(error));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "{} {hint}", paint.with(sgr::ACCENT, "hint:"));
+        let _ = writeln!(stderr, "{} {hint}", paint.with(ansi::ACCENT, "hint:"));
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn paint_that_is_off_leaves_the_text_alone() {
-        assert_eq!(Paint::OFF.with(sgr::BAD, "x"), "x");
-        assert_eq!(Paint::ON.with(sgr::BOLD, "x"), "\x1b[1mx\x1b[0m");
+        assert_eq!(Paint::OFF.with(ansi::BAD, "x"), "x");
+        assert_eq!(Paint::ON.with(ansi::BOLD, "x"), "\x1b[1mx\x1b[0m");
     }
 }

@@ -6,21 +6,21 @@
 //! whatever the server did meanwhile.
 
 mod clock;
-mod fleet;
-mod ledger;
 #[cfg(test)]
-mod mini;
+mod fake_server;
 mod plan;
-mod press;
 mod probe;
 mod process;
 mod progress;
+mod publishers;
 mod report;
 mod response;
 mod scan;
 mod scenario;
 mod schedule;
-mod tally;
+mod sequence_check;
+mod stats;
+mod subscribers;
 mod template;
 
 use std::process::ExitCode;
@@ -124,8 +124,8 @@ pub(super) struct Args {
     warmup: Duration,
 
     /// How to publish
-    #[arg(long, value_enum, default_value_t = press::Mode::Post)]
-    publish: press::Mode,
+    #[arg(long, value_enum, default_value_t = publishers::Mode::Post)]
+    publish: publishers::Mode,
 
     /// Keep-alive connections that POST; one channel never uses more than one
     #[arg(

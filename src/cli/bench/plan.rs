@@ -7,8 +7,8 @@ use anyhow::{bail, ensure};
 
 use super::Args;
 use super::clock;
-use super::press::Mode;
 use super::process::{self, Target};
+use super::publishers::Mode;
 use super::template::{Template, Wanted};
 
 /// Descriptors that are neither subscribers nor publishers.

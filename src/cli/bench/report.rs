@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::tally::Quantiles;
+use super::stats::Quantiles;
 
 /// Everything that was measured. Fields that a scenario has no use for are null.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -8,15 +8,15 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, bail};
 
 use super::clock::{self, MILLISECOND, SECOND};
-use super::fleet::{self, Fleet};
 use super::plan::{Plan, Scenario};
-use super::press::{self, Mode, Outcome, Press};
 use super::probe;
 use super::process::{self, Usage};
 use super::progress::Progress;
+use super::publishers::{self, Mode, Outcome, Press};
 use super::report::{Connections, Report, Server};
 use super::schedule::Schedule;
-use super::tally::Tally;
+use super::stats::Stats;
+use super::subscribers::{self, Fleet};
 use super::template::From;
 
 /// Deliveries that do not come for so long will not come.
@@ -64,7 +64,7 @@ struct Snapshot {
 /// Events on their way.
 #[derive(Debug)]
 struct Publishing {
-    progress: Arc<press::Progress>,
+    progress: Arc<publishers::Progress>,
     schedule: Schedule,
     thread: JoinHandle<io::Result<Outcome>>,
 }
@@ -138,11 +138,11 @@ impl<'a> Stage<'a> {
         self.report_rates(first, last);
         if let Some(fleet) = fleet {
             self.await_deliveries(&fleet, &outcome);
-            let tally = self.dismiss(fleet)?;
-            self.account(&tally, &outcome.acknowledged);
-            self.report_times(&tally);
+            let stats = self.dismiss(fleet)?;
+            self.account(&stats, &outcome.acknowledged);
+            self.report_times(&stats);
             if schedule.is_paced() {
-                let completions = tally.completions.times(&schedule, measure_from);
+                let completions = stats.completions.times(&schedule, measure_from);
                 self.report.completion_us = completions.quantiles(1_000);
             }
         }
@@ -173,38 +173,38 @@ impl<'a> Stage<'a> {
         let history = self.plan.history;
         let outcome = self.publish_all(0, history)?;
         self.before = self.usage();
-        let fleet = Fleet::launch(fleet::Spec {
+        let fleet = Fleet::launch(subscribers::Spec {
             caught_up_at: Some(history),
             ..self.fleet_spec(&From::Earliest)
         })?;
-        let tally = self.catch_up(fleet, &outcome.acknowledged)?;
-        self.report.catch_up_ms = tally.catch_up.quantiles(MILLISECOND);
+        let stats = self.catch_up(fleet, &outcome.acknowledged)?;
+        self.report.catch_up_ms = stats.catch_up.quantiles(MILLISECOND);
         Ok(())
     }
 
     /// Everybody loses the connection, misses something, and comes back at once.
     fn storm(&mut self) -> anyhow::Result<()> {
-        let spec = fleet::Spec { watch_ids: true, ..self.fleet_spec(&From::Now) };
+        let spec = subscribers::Spec { watch_ids: true, ..self.fleet_spec(&From::Now) };
         let fleet = self.assemble(spec)?;
         let before = self.publish_all(0, BEFORE_STORM)?;
         self.await_deliveries(&fleet, &before);
-        let tally = fleet.finish()?;
+        let stats = fleet.finish()?;
         let missed = self.publish_all(BEFORE_STORM, self.plan.history)?;
-        let ids = tally.last_ids.into_iter().zip(&self.plan.channels);
+        let ids = stats.last_ids.into_iter().zip(&self.plan.channels);
         let requests = ids.map(|(id, channel)| {
             let id = id.with_context(|| format!("no event of {channel} had an id"))?;
             Ok(self.plan.template.subscription(channel, &From::After(id)))
         });
         let requests: anyhow::Result<Vec<_>> = requests.collect();
         self.before = self.usage();
-        let fleet = Fleet::launch(fleet::Spec {
+        let fleet = Fleet::launch(subscribers::Spec {
             requests: requests?,
             first_seq: BEFORE_STORM,
             caught_up_at: Some(BEFORE_STORM.saturating_add(self.plan.history)),
             ..self.fleet_spec(&From::Now)
         })?;
-        let tally = self.catch_up(fleet, &missed.acknowledged)?;
-        self.report.resumed_ms = tally.catch_up.quantiles(MILLISECOND);
+        let stats = self.catch_up(fleet, &missed.acknowledged)?;
+        self.report.resumed_ms = stats.catch_up.quantiles(MILLISECOND);
         Ok(())
     }
 
@@ -249,10 +249,10 @@ impl Stage<'_> {
         u32::try_from(self.plan.channels.len()).unwrap_or(u32::MAX)
     }
 
-    fn fleet_spec(&self, from: &From) -> fleet::Spec {
+    fn fleet_spec(&self, from: &From) -> subscribers::Spec {
         let plan = self.plan;
         let channels = plan.channels.iter();
-        fleet::Spec {
+        subscribers::Spec {
             address: plan.template.subscribe_address(),
             sources: plan.sources.clone(),
             requests: channels.map(|name| plan.template.subscription(name, from)).collect(),
@@ -267,7 +267,7 @@ impl Stage<'_> {
     }
 
     /// Connects all subscribers, and returns when each has been answered.
-    fn assemble(&mut self, spec: fleet::Spec) -> anyhow::Result<Fleet> {
+    fn assemble(&mut self, spec: subscribers::Spec) -> anyhow::Result<Fleet> {
         let fleet = Fleet::launch(spec)?;
         self.await_answers(&fleet)?;
         clock::sleep_until(clock::now() + SETTLING);
@@ -330,7 +330,7 @@ impl Stage<'_> {
     }
 
     /// Sees a fleet through to the end of what there is to read, and accounts for it.
-    fn catch_up(&mut self, fleet: Fleet, acknowledged: &[u64]) -> anyhow::Result<Tally> {
+    fn catch_up(&mut self, fleet: Fleet, acknowledged: &[u64]) -> anyhow::Result<Stats> {
         let (mut state, mut moved) = ((0, 0), clock::now());
         loop {
             let now = clock::now();
@@ -352,20 +352,20 @@ impl Stage<'_> {
         let took = moved.saturating_sub(fleet.started).max(1);
         let last = self.usage();
         self.report_connections(&fleet);
-        let tally = self.dismiss(fleet)?;
-        self.report_server(self.before, last, tally.delivered);
+        let stats = self.dismiss(fleet)?;
+        self.report_server(self.before, last, stats.delivered);
         self.report.deliveries_per_second =
-            Some(round(tally.delivered as f64 / seconds(took), 1.0));
-        self.account(&tally, acknowledged);
-        Ok(tally)
+            Some(round(stats.delivered as f64 / seconds(took), 1.0));
+        self.account(&stats, acknowledged);
+        Ok(stats)
     }
 
-    fn dismiss(&mut self, fleet: Fleet) -> anyhow::Result<Tally> {
+    fn dismiss(&mut self, fleet: Fleet) -> anyhow::Result<Stats> {
         self.report_connections(&fleet);
-        let tally = fleet.finish()?;
+        let stats = fleet.finish()?;
         // Servers need a moment to notice that thousands have left.
         clock::sleep_until(clock::now() + 3 * SETTLING);
-        Ok(tally)
+        Ok(stats)
     }
 }
 
@@ -386,7 +386,7 @@ impl Stage<'_> {
         halt_at: u64,
     ) -> anyhow::Result<Publishing> {
         let template = &self.plan.template;
-        let spec = press::Spec {
+        let spec = publishers::Spec {
             address: template.publish_address(),
             mode: self.plan.mode,
             schedule,
@@ -396,7 +396,7 @@ impl Stage<'_> {
             measure_from,
             halt_at,
         };
-        let progress = Arc::new(press::Progress::default());
+        let progress = Arc::new(publishers::Progress::default());
         let press = Press::new(spec, Arc::clone(&progress)).context("cannot publish")?;
         let thread = std::thread::Builder::new().name("publishers".into());
         let thread = thread.spawn(move || press.run()).context("cannot start a thread")?;
@@ -507,25 +507,25 @@ impl Stage<'_> {
         }
     }
 
-    fn report_times(&mut self, tally: &Tally) {
-        self.report.latency_us = tally.latency.quantiles(1_000);
+    fn report_times(&mut self, stats: &Stats) {
+        self.report.latency_us = stats.latency.quantiles(1_000);
     }
 
     /// Who should have received what: what was acknowledged, by every subscriber that reads.
-    fn account(&mut self, tally: &Tally, acknowledged: &[u64]) {
+    fn account(&mut self, stats: &Stats, acknowledged: &[u64]) {
         let report = &mut self.report;
-        report.delivered = tally.delivered;
-        report.duplicates = tally.duplicates;
-        report.disorder = tally.disorder;
+        report.delivered = stats.delivered;
+        report.duplicates = stats.duplicates;
+        report.disorder = stats.disorder;
         (report.expected, report.lost) = (0, 0);
         for (channel, published) in acknowledged.iter().enumerate() {
-            let expected = published * tally.readers[channel];
+            let expected = published * stats.readers[channel];
             report.expected += expected;
-            report.lost += expected.saturating_sub(tally.received[channel]);
+            report.lost += expected.saturating_sub(stats.received[channel]);
         }
-        let bytes = tally.bytes as f64 / (tally.delivered.max(1)) as f64;
-        report.bytes_per_event = (tally.delivered > 0).then(|| round(bytes, 10.0));
-        report.client.loop_lag_us_p99 = tally.lag.quantiles(1_000).map(|lag| lag.p99);
+        let bytes = stats.bytes as f64 / (stats.delivered.max(1)) as f64;
+        report.bytes_per_event = (stats.delivered > 0).then(|| round(bytes, 10.0));
+        report.client.loop_lag_us_p99 = stats.lag.quantiles(1_000).map(|lag| lag.p99);
     }
 
     fn note_error(&mut self, error: String) {
@@ -545,7 +545,7 @@ fn round(value: f64, parts: f64) -> f64 {
 mod tests {
     use clap::Parser;
 
-    use super::super::mini::{self, Fault};
+    use super::super::fake_server::{self, Fault};
     use super::*;
 
     #[derive(Parser)]
@@ -555,7 +555,7 @@ mod tests {
     }
 
     fn measured(fault: Fault, line: &str) -> anyhow::Result<Report> {
-        let url = format!("http://{}", mini::serve(fault));
+        let url = format!("http://{}", fake_server::serve(fault));
         let common = ["bench", "--url", &url, "--template", "nchan", "--quiet", "--warmup", "50ms"];
         let line = common.into_iter().chain(line.split_whitespace());
         run(&Plan::new(&Line::try_parse_from(line)?.args)?)

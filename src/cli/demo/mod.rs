@@ -24,9 +24,9 @@ use self::output::Output;
 use self::script::{Cue, Token};
 use self::seat::{Beat, Happening, Order, Seat};
 use self::stage::{A, B, C, D, PARTS, Stage};
+use super::ansi;
 use super::client::{self, Client, Trust};
 use super::publish::push_event;
-use super::sgr;
 use super::terminal::{Paint, print_line};
 use crate::sse::MEDIA_TYPE;
 
@@ -175,8 +175,9 @@ impl Director {
         for (seat, part) in PARTS.iter().enumerate() {
             let verdict = stage.verdict(seat);
             all_good &= verdict.good;
-            let (mark, colour) = if verdict.good { ("✓", sgr::GOOD) } else { ("✗", sgr::BAD) };
-            let label = paint.with(sgr::BOLD, part.label);
+            let (mark, colour) =
+                if verdict.good { ("✓", ansi::GOOD) } else { ("✗", ansi::BAD) };
+            let label = paint.with(ansi::BOLD, part.label);
             print_line(format_args!("  {} {label}  {}", paint.with(colour, mark), verdict.said))?;
         }
         Ok(all_good)
@@ -296,10 +297,10 @@ async fn interrupted() {
 fn tell_what_to_try(hub: &Hub) -> std::io::Result<()> {
     let paint = Paint::stdout();
     let (url, admin) = (&hub.url, &hub.admin);
-    let say = |text: &str| print_line(format_args!("  {}", paint.with(sgr::DIM, text)));
-    let run = |text: String| print_line(format_args!("    {}", paint.with(sgr::BOLD, text)));
+    let say = |text: &str| print_line(format_args!("  {}", paint.with(ansi::DIM, text)));
+    let run = |text: String| print_line(format_args!("    {}", paint.with(ansi::BOLD, text)));
     print_line("")?;
-    print_line(format_args!("  {}", paint.with(sgr::BOLD, "The hub is still up. Your turn:")))?;
+    print_line(format_args!("  {}", paint.with(ansi::BOLD, "The hub is still up. Your turn:")))?;
     print_line("")?;
     say("the whole story again, then its end")?;
     run(format!("curl -N '{url}/v1/channels/{CHANNEL}?from=earliest'"))?;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::screen::{self, Screen};
 use super::stage::Stage;
-use crate::cli::sgr;
+use crate::cli::ansi;
 use crate::cli::terminal::{self, Paint, print_line};
 
 /// Either a picture that changes, or lines that stay.
@@ -48,7 +48,7 @@ impl Output {
             return Ok(());
         };
         let time = format!("{:5.1} s", since.elapsed().as_secs_f64());
-        print_line(format_args!("{}  {text}", paint.with(sgr::DIM, time)))
+        print_line(format_args!("{}  {text}", paint.with(ansi::DIM, time)))
     }
 
     /// What A reads, in lines of a readable length.
@@ -75,6 +75,6 @@ impl Output {
         if line.is_empty() {
             return Ok(());
         }
-        print_line(format_args!("{}  {}", paint.with(sgr::DIM, "       |"), line.trim_start()))
+        print_line(format_args!("{}  {}", paint.with(ansi::DIM, "       |"), line.trim_start()))
     }
 }

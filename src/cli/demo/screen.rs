@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use super::stage::{B, PARTS, Shade, Stage, Status, Viewer};
-use crate::cli::sgr;
+use crate::cli::ansi;
 use crate::cli::terminal::{Paint, count};
 
 /// The narrowest and the widest picture.
@@ -91,7 +91,7 @@ fn picture(stage: &Stage, (columns, rows): (usize, usize), paint: Paint) -> Vec<
         lines.extend(left.iter().zip(&right).map(|(left, right)| format!("{left}  {right}")));
     }
     lines.push(String::new());
-    lines.push(format!("{} {}", paint.with(sgr::TITLE, "▸"), stage.caption));
+    lines.push(format!("{} {}", paint.with(ansi::TITLE, "▸"), stage.caption));
     lines.push(legend(paint));
     let margin = |line: String| {
         if line.is_empty() { line } else { format!("  {line}") }
@@ -105,10 +105,10 @@ fn headline(stage: &Stage, width: usize, paint: Paint) -> String {
     let space = " ".repeat(width.saturating_sub(used));
     format!(
         "{} {}  {}{space} {}",
-        paint.with(sgr::ACCENT, mark),
-        paint.with(sgr::TITLE, name),
-        paint.with(sgr::DIM, about),
-        paint.with(sgr::DIM, &stage.hub),
+        paint.with(ansi::ACCENT, mark),
+        paint.with(ansi::TITLE, name),
+        paint.with(ansi::DIM, about),
+        paint.with(ansi::DIM, &stage.hub),
     )
 }
 
@@ -126,12 +126,12 @@ fn publisher_line(stage: &Stage, width: usize, paint: Paint) -> String {
         }
         room -= needed;
         let token =
-            if age == 0 { paint.with(sgr::BOLD, token) } else { paint.with(sgr::DIM, token) };
+            if age == 0 { paint.with(ansi::BOLD, token) } else { paint.with(ansi::DIM, token) };
         shown.push(token);
     }
     shown.reverse();
-    let divider = paint.with(sgr::ACCENT, "·");
-    format!("{}   {}", paint.with(sgr::BOLD, request), shown.join(&divider))
+    let divider = paint.with(ansi::ACCENT, "·");
+    format!("{}   {}", paint.with(ansi::BOLD, request), shown.join(&divider))
 }
 
 fn progress_line(stage: &Stage, width: usize, paint: Paint) -> String {
@@ -140,16 +140,16 @@ fn progress_line(stage: &Stage, width: usize, paint: Paint) -> String {
     let done = (room * stage.sent).checked_div(stage.total()).unwrap_or(0).min(room);
     format!(
         "{}{}{}",
-        paint.with(sgr::ACCENT, "━".repeat(done)),
-        paint.with(sgr::DIM, "─".repeat(room - done)),
-        paint.with(sgr::DIM, label),
+        paint.with(ansi::ACCENT, "━".repeat(done)),
+        paint.with(ansi::DIM, "─".repeat(room - done)),
+        paint.with(ansi::DIM, label),
     )
 }
 
 fn legend(paint: Paint) -> String {
-    let line = |sgr, text| format!("{} {}", paint.with(sgr, "━━"), paint.with(sgr::DIM, text));
-    let (live, replayed) = (line(sgr::ACCENT, "live"), line(sgr::REPLAY, "replayed"));
-    format!("  {live}   {replayed}   {}", paint.with(sgr::DIM, "╌╌ not there"))
+    let line = |sgr, text| format!("{} {}", paint.with(sgr, "━━"), paint.with(ansi::DIM, text));
+    let (live, replayed) = (line(ansi::ACCENT, "live"), line(ansi::REPLAY, "replayed"));
+    format!("  {live}   {replayed}   {}", paint.with(ansi::DIM, "╌╌ not there"))
 }
 
 /// Which parts of the whole a viewer has, and how they came.
@@ -157,9 +157,9 @@ fn ribbon(viewer: &Viewer, width: usize, total: usize, paint: Paint) -> String {
     let parts = viewer.ribbon(width, total);
     let paint_run = |run: &[Option<Shade>]| {
         let (sgr, mark) = match run.first().copied().flatten() {
-            Some(Shade::Live) => (sgr::ACCENT, "━"),
-            Some(Shade::Replayed) => (sgr::REPLAY, "━"),
-            None => (sgr::DIM, "╌"),
+            Some(Shade::Live) => (ansi::ACCENT, "━"),
+            Some(Shade::Replayed) => (ansi::REPLAY, "━"),
+            None => (ansi::DIM, "╌"),
         };
         paint.with(sgr, mark.repeat(run.len()))
     };
@@ -169,7 +169,7 @@ fn ribbon(viewer: &Viewer, width: usize, total: usize, paint: Paint) -> String {
 /// One viewer: a frame with its name and state above, its text inside, its numbers below.
 fn viewer_box(stage: &Stage, seat: usize, width: usize, rows: usize, paint: Paint) -> Vec<String> {
     let viewer = &stage.viewers[seat];
-    let edge = if viewer.status == Status::Cut { sgr::BAD } else { sgr::DIM };
+    let edge = if viewer.status == Status::Cut { ansi::BAD } else { ansi::DIM };
     let bar = paint.with(edge, "│");
     let mut lines = vec![upper_edge(viewer, seat, width, edge, paint)];
     for row in text_rows(viewer, width - 4, rows, paint) {
@@ -184,15 +184,15 @@ fn viewer_box(stage: &Stage, seat: usize, width: usize, rows: usize, paint: Pain
 fn upper_edge(viewer: &Viewer, seat: usize, width: usize, edge: &str, paint: Paint) -> String {
     let part = PARTS[seat];
     let (mark, word, colour) = match &viewer.status {
-        Status::Away => ("○", "to come", sgr::DIM),
-        Status::Live => ("●", "live", sgr::GOOD),
-        Status::Cut => ("✗", "disconnected", sgr::BAD),
-        Status::Ended(state) => ("✓", state.as_str(), sgr::GOOD),
+        Status::Away => ("○", "to come", ansi::DIM),
+        Status::Live => ("●", "live", ansi::GOOD),
+        Status::Cut => ("✗", "disconnected", ansi::BAD),
+        Status::Ended(state) => ("✓", state.as_str(), ansi::GOOD),
     };
     let used = "╭─ A  ".chars().count() + " ● ".chars().count() + " ─╮".chars().count();
     let used = used + part.role.chars().count() + word.chars().count();
     let dashes = "─".repeat(width.saturating_sub(used));
-    let name = paint.with(sgr::BOLD, part.label);
+    let name = paint.with(ansi::BOLD, part.label);
     let state = paint.with(colour, format_args!("{mark} {word}"));
     format!(
         "{} {name} {} {} {state} {}",
@@ -224,7 +224,7 @@ fn lower_edge(stage: &Stage, seat: usize, width: usize, edge: &str, paint: Paint
     }
     let dashes = "─".repeat(width.saturating_sub(note.chars().count() + 5));
     let tail = format!("{dashes}╯");
-    format!("{} {} {}", paint.with(edge, "╰─"), paint.with(sgr::DIM, note), paint.with(edge, tail))
+    format!("{} {} {}", paint.with(edge, "╰─"), paint.with(ansi::DIM, note), paint.with(edge, tail))
 }
 
 /// The end of what a viewer has, as lines of exactly this width.
@@ -285,10 +285,10 @@ fn wrap(text: &[(char, Shade)], width: usize) -> Vec<Vec<Cell>> {
 /// Runs of one colour, padded to the width.
 fn paint_line(line: &[Cell], newest_from: usize, dim: bool, width: usize, paint: Paint) -> String {
     let style = |(c, shade, at): &Cell| match shade {
-        _ if *c == '▌' => Some(sgr::ACCENT),
-        _ if dim => Some(sgr::DIM),
-        Shade::Replayed => Some(sgr::REPLAY),
-        Shade::Live if *at >= newest_from => Some(sgr::BOLD),
+        _ if *c == '▌' => Some(ansi::ACCENT),
+        _ if dim => Some(ansi::DIM),
+        Shade::Replayed => Some(ansi::REPLAY),
+        Shade::Live if *at >= newest_from => Some(ansi::BOLD),
         Shade::Live => None,
     };
     let mut out = String::new();

@@ -11,10 +11,10 @@ use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::asker::{Ask, Asker};
 use super::line::{EndLine, EventLine, SettingsLine};
 use super::output::Output;
 use super::progress::Progress;
+use super::retrying_client::{Ask, Asker};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::cli::client::{self, Client, Hub, HubUrl};
 use crate::cli::terminal::{count, notice, warn};

@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use self::input::Input;
-use super::asker::{Ask, Asker};
 use super::line::{End, Line, Says};
 use super::progress::Progress;
+use super::retrying_client::{Ask, Asker};
 use crate::channel::ChannelName;
 use crate::cli::client::{self, Client, ClientError, Hub};
 use crate::cli::terminal::{notice, print_line};

@@ -1,7 +1,6 @@
 //! `fanfare store`: what a hub keeps, seen as a whole. `export` and `import` ask a hub that runs;
 //! `check`, `stat` and `compact` look into the directory of one that does not.
 
-mod asker;
 mod check;
 mod compact;
 mod directory;
@@ -10,6 +9,7 @@ mod import;
 mod line;
 mod output;
 mod progress;
+mod retrying_client;
 mod stat;
 
 use std::process::ExitCode;

@@ -109,7 +109,7 @@ impl Completions {
 
 /// What one thread of subscribers saw; threads are added up at the end.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+pub(super) struct Stats {
     pub(super) delivered: u64,
     pub(super) duplicates: u64,
     pub(super) disorder: u64,
@@ -128,7 +128,7 @@ pub(super) struct Tally {
     pub(super) last_ids: Vec<Option<String>>,
 }
 
-impl Tally {
+impl Stats {
     pub(super) fn new(channels: usize) -> Self {
         Self {
             delivered: 0,
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn an_event_is_complete_when_the_last_thread_has_it() {
         let schedule = Schedule::paced(1_000, 1e6, 4, 2, 1); // one per microsecond
-        let (mut a, mut b) = (Tally::new(2), Tally::new(2));
+        let (mut a, mut b) = (Stats::new(2), Stats::new(2));
         a.completions.note(0, 0, 2_000);
         a.completions.note(1, 0, 3_000); // intended at 2000
         b.completions.note(0, 0, 9_000);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// The numbers of a channel's events as they came.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct SequenceCheck {
     next: u32,
     /// What was jumped over and has not come yet; a subscriber without a hole has no allocation.
     #[allow(clippy::box_collection, reason = "8 bytes instead of 24, thousands of times")]
@@ -13,7 +13,7 @@ pub(super) struct Ledger {
 
 /// What an event was to a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SequenceVerdict {
     /// New, and behind all that came before.
     Fresh,
     /// New, but behind one that should have come after it.
@@ -21,7 +21,7 @@ pub(super) enum Verdict {
     Duplicate,
 }
 
-impl Ledger {
+impl SequenceCheck {
     /// A subscriber that should receive the events from `next` on.
     pub(super) fn starting_at(next: u32) -> Self {
         Self { next, holes: None }
@@ -39,31 +39,31 @@ impl Ledger {
     }
 
     #[inline]
-    pub(super) fn note(&mut self, seq: u32) -> Verdict {
+    pub(super) fn note(&mut self, seq: u32) -> SequenceVerdict {
         if seq == self.next {
             self.next += 1;
-            return Verdict::Fresh;
+            return SequenceVerdict::Fresh;
         }
         self.note_unexpected(seq)
     }
 
     #[cold]
-    fn note_unexpected(&mut self, seq: u32) -> Verdict {
+    fn note_unexpected(&mut self, seq: u32) -> SequenceVerdict {
         if seq > self.next {
             self.holes.get_or_insert_default().push(self.next..seq);
             self.next = seq.saturating_add(1);
-            return Verdict::Fresh;
+            return SequenceVerdict::Fresh;
         }
         let Some(holes) = self.holes.as_mut() else {
-            return Verdict::Duplicate;
+            return SequenceVerdict::Duplicate;
         };
         let Some(at) = holes.iter().position(|hole| hole.contains(&seq)) else {
-            return Verdict::Duplicate;
+            return SequenceVerdict::Duplicate;
         };
         let hole = holes.swap_remove(at);
         let parts = [hole.start..seq, seq + 1..hole.end];
         holes.extend(parts.into_iter().filter(|part| !part.is_empty()));
-        Verdict::Late
+        SequenceVerdict::Late
     }
 }
 
@@ -73,22 +73,22 @@ mod tests {
 
     #[test]
     fn holes_latecomers_and_duplicates_are_told_apart() {
-        let mut ledger = Ledger::starting_at(0);
+        let mut sequence = SequenceCheck::starting_at(0);
         let verdicts: Vec<_> =
-            [0, 1, 1, 5, 3, 3, 2, 4, 6, 0].into_iter().map(|seq| ledger.note(seq)).collect();
-        use Verdict::{Duplicate, Fresh, Late};
+            [0, 1, 1, 5, 3, 3, 2, 4, 6, 0].into_iter().map(|seq| sequence.note(seq)).collect();
+        use SequenceVerdict::{Duplicate, Fresh, Late};
         let expected = [Fresh, Fresh, Duplicate, Fresh, Late, Duplicate, Late, Late, Fresh];
         assert_eq!(verdicts[..9], expected);
         assert_eq!(verdicts[9], Duplicate);
-        assert_eq!((ledger.next(), ledger.missing()), (7, 0));
+        assert_eq!((sequence.next(), sequence.missing()), (7, 0));
     }
 
     #[test]
     fn a_hole_that_stays_is_missing() {
-        let mut ledger = Ledger::starting_at(10);
-        ledger.note(20);
-        ledger.note(12);
-        assert_eq!((ledger.next(), ledger.missing()), (21, 9));
-        assert_eq!(ledger.note(3), Verdict::Duplicate);
+        let mut sequence = SequenceCheck::starting_at(10);
+        sequence.note(20);
+        sequence.note(12);
+        assert_eq!((sequence.next(), sequence.missing()), (21, 9));
+        assert_eq!(sequence.note(3), SequenceVerdict::Duplicate);
     }
 }

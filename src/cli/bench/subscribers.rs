@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock::{self, SECOND};
-use super::ledger::{Ledger, Verdict};
 use super::response::{self, Body};
 use super::scan::{self, Carry};
-use super::tally::Tally;
+use super::sequence_check::{SequenceCheck, SequenceVerdict};
+use super::stats::Stats;
 
 /// Connections that wait for their answer at once: fewer than any server's accept queue holds.
 const IN_FLIGHT: usize = 256;
@@ -101,7 +101,7 @@ pub(super) struct Fleet {
     pub(super) total: u64,
     /// When the first connection was begun.
     pub(super) started: u64,
-    threads: Vec<JoinHandle<io::Result<Tally>>>,
+    threads: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
 impl Fleet {
@@ -125,15 +125,15 @@ impl Fleet {
     }
 
     /// Closes all connections and adds up.
-    pub(super) fn finish(self) -> anyhow::Result<Tally> {
+    pub(super) fn finish(self) -> anyhow::Result<Stats> {
         self.shared.stop.store(true, Relaxed);
-        let mut sum: Option<Tally> = None;
+        let mut sum: Option<Stats> = None;
         for thread in self.threads {
             let joined = thread.join().map_err(|_| anyhow::anyhow!("a subscriber thread died"))?;
-            let tally = joined.context("the subscribers' loop failed")?;
+            let stats = joined.context("the subscribers' loop failed")?;
             match &mut sum {
-                Some(sum) => sum.add(&tally),
-                None => sum = Some(tally),
+                Some(sum) => sum.add(&stats),
+                None => sum = Some(stats),
             }
         }
         sum.context("there were no subscribers")
@@ -156,7 +156,7 @@ struct Connection {
     stream: Option<TcpStream>,
     phase: Phase,
     channel: u32,
-    ledger: Ledger,
+    sequence: SequenceCheck,
     body: Body,
     carry: Carry,
 }
@@ -175,7 +175,7 @@ struct Crew {
     /// The one connection per channel whose ids are remembered, with the line it is in.
     watches: HashMap<usize, Vec<u8>>,
     in_flight: usize,
-    tally: Tally,
+    stats: Stats,
 }
 
 impl Crew {
@@ -187,14 +187,14 @@ impl Crew {
             heads: HashMap::new(),
             watches: HashMap::new(),
             in_flight: 0,
-            tally: Tally::new(spec.requests.len()),
+            stats: Stats::new(spec.requests.len()),
             spec,
             shared,
             started,
         })
     }
 
-    fn run(mut self) -> io::Result<Tally> {
+    fn run(mut self) -> io::Result<Stats> {
         let mut events = Events::with_capacity(1024);
         let mut buffer = vec![0; READ_BUFFER_BYTES];
         while !self.shared.stop.load(Relaxed) {
@@ -205,29 +205,29 @@ impl Crew {
                 polled => polled?,
             }
             let woke = clock::now();
-            let before = self.tally.delivered;
+            let before = self.stats.delivered;
             let measure_from = self.shared.measure_from.load(Relaxed);
             for event in &events {
                 self.handle(event, &mut buffer, measure_from);
             }
-            if self.tally.delivered > before {
-                self.shared.delivered.fetch_add(self.tally.delivered - before, Relaxed);
+            if self.stats.delivered > before {
+                self.shared.delivered.fetch_add(self.stats.delivered - before, Relaxed);
                 if woke >= measure_from {
-                    self.tally.lag.record(clock::now() - woke);
+                    self.stats.lag.record(clock::now() - woke);
                 }
             }
         }
         Ok(self.finish())
     }
 
-    fn finish(mut self) -> Tally {
+    fn finish(mut self) -> Stats {
         for connection in &self.connections {
             let channel = connection.channel as usize;
             if connection.phase == Phase::Reading {
-                self.tally.readers[channel] += 1;
+                self.stats.readers[channel] += 1;
             }
         }
-        self.tally
+        self.stats
     }
 
     /// Opens what may be opened now; says whether there is more to open.
@@ -276,7 +276,7 @@ impl Crew {
             stream: stream.ok(),
             phase,
             channel: u32::try_from(channel).unwrap_or(0), // there are fewer channels
-            ledger: Ledger::starting_at(spec.first_seq),
+            sequence: SequenceCheck::starting_at(spec.first_seq),
             body: Body::EMPTY,
             carry: Carry::EMPTY,
         });
@@ -380,10 +380,10 @@ impl Crew {
 
     /// Accounts for what a subscriber has received.
     fn consume(&mut self, token: usize, mut bytes: &[u8], now: u64, measure_from: u64) {
-        let Connection { channel, ledger, body, carry, .. } = &mut self.connections[token];
-        let (tally, channel) = (&mut self.tally, *channel as usize);
-        tally.bytes += bytes.len() as u64;
-        let before = tally.delivered;
+        let Connection { channel, sequence, body, carry, .. } = &mut self.connections[token];
+        let (stats, channel) = (&mut self.stats, *channel as usize);
+        stats.bytes += bytes.len() as u64;
+        let before = stats.delivered;
         let mut watch = if self.spec.watch_ids { self.watches.get_mut(&token) } else { None };
         loop {
             let run = body.take(&mut bytes);
@@ -391,29 +391,29 @@ impl Crew {
                 break;
             }
             if let Some(line) = watch.as_mut() {
-                watch_ids(line, run, &mut tally.last_ids[channel]);
+                watch_ids(line, run, &mut stats.last_ids[channel]);
             }
             carry.tokens(run, |text| {
                 let Some(payload) = scan::payload(text) else { return };
-                match ledger.note(payload.seq) {
-                    Verdict::Duplicate => return tally.duplicates += 1,
-                    Verdict::Late => tally.disorder += 1,
-                    Verdict::Fresh => {}
+                match sequence.note(payload.seq) {
+                    SequenceVerdict::Duplicate => return stats.duplicates += 1,
+                    SequenceVerdict::Late => stats.disorder += 1,
+                    SequenceVerdict::Fresh => {}
                 }
-                tally.delivered += 1;
+                stats.delivered += 1;
                 if payload.intended >= measure_from {
-                    tally.latency.record(now.saturating_sub(payload.intended));
-                    tally.completions.note(channel, payload.seq, now);
+                    stats.latency.record(now.saturating_sub(payload.intended));
+                    stats.completions.note(channel, payload.seq, now);
                 }
             });
         }
-        let fresh = tally.delivered - before;
-        tally.received[channel] += fresh;
+        let fresh = stats.delivered - before;
+        stats.received[channel] += fresh;
         if fresh > 0
-            && self.spec.caught_up_at.is_some_and(|next| ledger.next() >= next)
-            && ledger.missing() == 0
+            && self.spec.caught_up_at.is_some_and(|next| sequence.next() >= next)
+            && sequence.missing() == 0
         {
-            tally.catch_up.record(now - self.started);
+            stats.catch_up.record(now - self.started);
             self.shared.caught_up.fetch_add(1, Relaxed);
         }
         if body.is_done() {
@@ -432,7 +432,7 @@ impl Crew {
             Phase::Reading => {
                 self.shared.closed.fetch_add(1, Relaxed);
                 // It should have gone on: what it misses from now on is lost.
-                self.tally.readers[connection.channel as usize] += 1;
+                self.stats.readers[connection.channel as usize] += 1;
             }
             Phase::Slow | Phase::Gone => {
                 self.shared.closed.fetch_add(1, Relaxed);

@@ -19,7 +19,7 @@ use crate::sse;
 use super::clock::{self, Alarm, SECOND};
 use super::response::{self, Head};
 use super::schedule::{Schedule, Slot};
-use super::tally::Times;
+use super::stats::Times;
 use super::template::{Publication, write_chunk, write_data};
 
 /// The token of the alarm; lanes have their number.
