@@ -9,7 +9,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use fanfare::channel::ChannelName;
 use fanfare::hub::{self, Hub};
-use fanfare::ingest::{self, Begun, BodyKind, Ingest, Options};
+use fanfare::ingest::{self, Begun, BodyKind, Ingest, PublishOptions};
 use fanfare::sse::Parser;
 use fanfare::telemetry::Metrics;
 use futures_util::FutureExt;
@@ -82,7 +82,8 @@ fn at_once<T>(done: impl Future<Output = T>) -> T {
 
 fn publish(ingest: &Ingest, kind: BodyKind, pieces: &[Bytes]) {
     let channel: ChannelName = "chat/1".parse().unwrap();
-    let Ok(Begun::Publish(mut publish)) = ingest.publish(channel, kind, Options::default()) else {
+    let Ok(Begun::Publish(mut publish)) = ingest.publish(channel, kind, PublishOptions::default())
+    else {
         panic!("it begins");
     };
     for piece in pieces {

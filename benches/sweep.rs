@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use fanfare::channel::ChannelName;
-use fanfare::egress::{Config, Egress, Format, OpenStream};
+use fanfare::egress::{Config, Egress, OpenStream, StreamFormat};
 use fanfare::event::NewEvent;
 use fanfare::hub::{self, Coalesce, Hub, Opened, Selection};
 use fanfare::lease::AccessLease;
@@ -149,7 +149,7 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
         let Opened::Live(ticket) = opened else { panic!("the channel is open") };
         let open = OpenStream {
             ticket,
-            format: Format::EventStream,
+            format: StreamFormat::EventStream,
             coalesce: Coalesce::Off,
             heartbeat: egress.config().heartbeat,
             link: None,

@@ -13,10 +13,10 @@ use tokio_util::task::TaskTracker;
 /// It comes in two stages. *Draining*: nothing new begins, what runs may end. *Stopping*: what
 /// still runs says goodbye now.
 #[derive(Clone, Debug, Default)]
-pub struct Shutdown(Arc<Shared>);
+pub struct Shutdown(Arc<ShutdownState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ShutdownState {
     draining: Stage,
     stopping: Stage,
     tasks: TaskTracker,

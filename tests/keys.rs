@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare::hub::{self, Hub};
-use fanfare::ingest::{Begun, BodyKind, Config, Ingest, Options};
+use fanfare::ingest::{Begun, BodyKind, Config, Ingest, PublishOptions};
 use fanfare::telemetry::Metrics;
 
 const KEYS: usize = 100_000;
@@ -25,7 +25,7 @@ fn resident() -> usize {
 async fn publish(ingest: &Ingest, number: usize, with_key: bool) -> bool {
     // As long as keys may be, nearly.
     let key = with_key.then(|| format!("{number:0200}").parse().unwrap());
-    let options = Options { idempotency_key: key, ..Options::default() };
+    let options = PublishOptions { idempotency_key: key, ..PublishOptions::default() };
     let channel = format!("chat/{}", number % 100).parse().unwrap();
     match ingest.publish(channel, BodyKind::Single, options).unwrap() {
         Begun::Replay(receipt) => {

@@ -5,7 +5,7 @@
 
 use fanfare::sse::{Frames, ParseError, ParsedEvent, Parser, Text, encode};
 
-/// Room for any event that an input can have.
+/// LocalChannel for any event that an input can have.
 const AMPLE: usize = 1 << 20;
 
 /// The events of a stream, and why it was read no further.

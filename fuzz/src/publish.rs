@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use fanfare::channel::ChannelName;
 use fanfare::hub::{self, Hub};
 use fanfare::ingest::{
-    self, Begun, BodyKind, Failure, Ingest, InvalidEvent, Options, Place, Sender,
+    self, Begun, BodyKind, ErrorPlace, Failure, Ingest, InvalidEvent, PublishOptions, Sender,
 };
 use fanfare::ingest::{PublishError, Tally};
 use fanfare::position::StartFrom;
@@ -39,7 +39,7 @@ struct Outcome {
     /// Type and data of what is in the log.
     events: Vec<(Option<String>, String)>,
     /// Why it was read no further, and where.
-    failure: Option<(PublishError, Option<Place>)>,
+    failure: Option<(PublishError, Option<ErrorPlace>)>,
 }
 
 /// One input.
@@ -78,7 +78,7 @@ fn pieces(body: &Bytes, size: usize) -> impl Iterator<Item = Bytes> + '_ {
 
 fn publish(hub: &Hub, ingest: &Ingest, kind: BodyKind, body: &Bytes, size: usize) -> Outcome {
     let name: ChannelName = "fuzz/publish".parse().expect("a name");
-    let begun = ingest.publish(name.clone(), kind, Options::default());
+    let begun = ingest.publish(name.clone(), kind, PublishOptions::default());
     let Ok(Begun::Publish(mut publish)) = begun else { panic!("it begins") };
     let fed = pieces(body, size).try_for_each(|piece| at_once(publish.feed(&piece)).map(drop));
     let ended = match fed {
@@ -104,7 +104,7 @@ fn publish(hub: &Hub, ingest: &Ingest, kind: BodyKind, body: &Bytes, size: usize
     }
 }
 
-fn tell(ended: Result<Tally, Failure>) -> (Tally, Option<(PublishError, Option<Place>)>) {
+fn tell(ended: Result<Tally, Failure>) -> (Tally, Option<(PublishError, Option<ErrorPlace>)>) {
     match ended {
         Ok(tally) => (tally, None),
         Err(Failure { error, kept, place }) => (kept, Some((plain(error), place))),
@@ -166,7 +166,7 @@ fn by_lines(body: &[u8], most: usize) -> Outcome {
                 Ok(_) => InvalidEvent::NotJson,
             }
         };
-        outcome.failure = Some((PublishError::Invalid(wrong), Some(Place::Line(number))));
+        outcome.failure = Some((PublishError::Invalid(wrong), Some(ErrorPlace::Line(number))));
         break;
     }
     outcome

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::hub::{self, Look, PATIENT};
 
-/// Requests of one input.
+/// RequestReader of one input.
 const MOST: usize = 8;
 
 /// Headers that are left out of what is sent.
@@ -156,7 +156,7 @@ impl Request {
                 Received::Nothing => return None,
                 // A connection that nobody used for a while is closed.
                 Received::Closed if was_used => {}
-                // Refused before its body was read, and the refusal was overtaken by the end.
+                // WriteError before its body was read, and the refusal was overtaken by the end.
                 Received::Closed if !self.is_well_formed() => return None,
                 Received::Closed => {
                     panic!("closed without an answer: {:?}", String::from_utf8_lossy(&self.bytes))

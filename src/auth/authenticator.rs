@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::RwLock;
 
 use super::api_key::{self, ApiKeyHash};
-use super::config::{Config, Invalid};
+use super::config::{Config, InvalidAuth};
 use super::error::AuthError;
 use super::grants::Grants;
 use super::issuer::Issuer;
@@ -27,12 +27,12 @@ const EVERYONE: &str = "everyone";
 
 /// Tells principals by their credentials. What it trusts can be exchanged while it is at work.
 pub struct Authenticator {
-    state: RwLock<Arc<State>>,
+    state: RwLock<Arc<AuthenticatorState>>,
     fetcher: Option<Arc<dyn FetchKeys>>,
 }
 
 /// What is trusted, by one reading of the configuration.
-struct State {
+struct AuthenticatorState {
     issuers: Vec<Issuer>,
     api_keys: Vec<ApiKey>,
     /// Who those are who show nothing; nobody, unless there is a role for them.
@@ -51,13 +51,13 @@ struct ApiKey {
 }
 
 /// A refusal, and what may turn it.
-struct Refusal {
+struct AuthRefusal {
     error: AuthError,
     /// The name of the key that is missing, and the issuers that may have it by now.
     missing: Option<(Option<String>, Vec<usize>)>,
 }
 
-impl From<AuthError> for Refusal {
+impl From<AuthError> for AuthRefusal {
     fn from(error: AuthError) -> Self {
         Self { error, missing: None }
     }
@@ -84,8 +84,8 @@ impl Authenticator {
         config: &Config,
         environment: Environment<'_>,
         fetcher: Option<Arc<dyn FetchKeys>>,
-    ) -> Result<Self, Vec<Invalid>> {
-        let state = RwLock::new(Arc::new(State::build(config, environment, &[])?));
+    ) -> Result<Self, Vec<InvalidAuth>> {
+        let state = RwLock::new(Arc::new(AuthenticatorState::build(config, environment, &[])?));
         Ok(Self { state, fetcher })
     }
 
@@ -98,9 +98,9 @@ impl Authenticator {
         &self,
         config: &Config,
         environment: Environment<'_>,
-    ) -> Result<(), Vec<Invalid>> {
+    ) -> Result<(), Vec<InvalidAuth>> {
         let before = self.state.read().clone();
-        let state = State::build(config, environment, &before.issuers)?;
+        let state = AuthenticatorState::build(config, environment, &before.issuers)?;
         *self.state.write() = Arc::new(state);
         Ok(())
     }
@@ -219,12 +219,12 @@ impl Authenticator {
     }
 }
 
-impl State {
+impl AuthenticatorState {
     fn build(
         config: &Config,
         environment: Environment<'_>,
         before: &[Issuer],
-    ) -> Result<Self, Vec<Invalid>> {
+    ) -> Result<Self, Vec<InvalidAuth>> {
         let mut wrong = config.validate();
         let mut issuers = Vec::new();
         for issuer in &config.issuers {
@@ -232,7 +232,7 @@ impl State {
                 Ok(built) => issuers.push(built),
                 Err(why) => {
                     let message = format!("`{}`: `keys`: {why}", issuer.name);
-                    wrong.push(Invalid { key: "auth.issuers", message });
+                    wrong.push(InvalidAuth { key: "auth.issuers", message });
                 }
             }
         }
@@ -246,7 +246,7 @@ impl State {
                     issuers.push(own);
                     minter = Some(Minter::new(&secret, config.max_token_ttl));
                 }
-                Err(message) => wrong.push(Invalid { key: "auth.signing_key", message }),
+                Err(message) => wrong.push(InvalidAuth { key: "auth.signing_key", message }),
             }
         }
         if !wrong.is_empty() {
@@ -265,7 +265,7 @@ impl State {
         })
     }
 
-    fn judge(&self, credential: Credential<'_>, now: SystemTime) -> Result<Principal, Refusal> {
+    fn judge(&self, credential: Credential<'_>, now: SystemTime) -> Result<Principal, AuthRefusal> {
         match credential {
             // Where nobody can prove anything, nothing that is shown is a proof of less.
             _ if self.is_open() => Ok(self.unnamed.clone().ok_or(AuthError::Missing)?),
@@ -298,11 +298,11 @@ impl State {
     }
 
     /// Where an API key is not taken: it would end up in logs and histories.
-    fn only_token(&self, text: &str, now: SystemTime) -> Result<Principal, Refusal> {
+    fn only_token(&self, text: &str, now: SystemTime) -> Result<Principal, AuthRefusal> {
         if text.contains('.') { self.token(text, now) } else { Err(AuthError::Misplaced.into()) }
     }
 
-    fn token(&self, text: &str, now: SystemTime) -> Result<Principal, Refusal> {
+    fn token(&self, text: &str, now: SystemTime) -> Result<Principal, AuthRefusal> {
         let token = Token::parse(text)?;
         let places = self.issuers_of(token.issuer()?);
         if places.is_empty() {
@@ -311,7 +311,7 @@ impl State {
         let candidates = self.candidates(&places, token.kid.as_deref());
         if candidates.is_empty() {
             let missing = Some((token.kid.clone(), places));
-            return Err(Refusal { error: AuthError::UnknownKey, missing });
+            return Err(AuthRefusal { error: AuthError::UnknownKey, missing });
         }
         let fits = |(_, key): &&(&Issuer, Key)| key.algorithm == token.algorithm;
         let mut error = AuthError::Algorithm;

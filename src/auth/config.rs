@@ -128,7 +128,7 @@ pub struct ApiKeyConfig {
 
 /// A setting that is of the right type and still cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid {
+pub struct InvalidAuth {
     /// The setting.
     pub key: &'static str,
     /// What is wrong, where in the setting, and what would be right.
@@ -175,11 +175,11 @@ impl Config {
 
     /// Finds what is of the right type and still cannot be, without a look at files.
     #[must_use]
-    pub fn validate(&self) -> Vec<Invalid> {
+    pub fn validate(&self) -> Vec<InvalidAuth> {
         let mut found = Vec::new();
         let mut require = |holds: bool, key: &'static str, message: String| {
             if !holds {
-                found.push(Invalid { key, message });
+                found.push(InvalidAuth { key, message });
             }
         };
         let most = Duration::from_secs(MAX_LEEWAY_SECONDS);

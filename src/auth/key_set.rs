@@ -48,11 +48,11 @@ pub struct KeySet {
 struct Remote {
     url: Box<str>,
     algorithm: Option<Algorithm>,
-    progress: Mutex<Progress>,
+    progress: Mutex<FetchProgress>,
 }
 
 #[derive(Default)]
-struct Progress {
+struct FetchProgress {
     flight: Option<Flight>,
     /// When a fetch last began.
     tried: Option<SystemTime>,
@@ -151,7 +151,7 @@ impl KeySet {
     /// The fetch that is under way, or a new one if the last one is long enough ago.
     fn join(
         self: &Arc<Self>,
-        progress: &mut Progress,
+        progress: &mut FetchProgress,
         fetcher: &Arc<dyn FetchKeys>,
         interval: Duration,
         now: SystemTime,

@@ -27,7 +27,7 @@ use std::time::SystemTime;
 
 pub use api_key::{ApiKeyHash, InvalidApiKeyHash, generate_api_key};
 pub use authenticator::Authenticator;
-pub use config::{ApiKeyConfig, Config, Invalid, IssuerConfig, KeySource};
+pub use config::{ApiKeyConfig, Config, InvalidAuth, IssuerConfig, KeySource};
 pub use error::AuthError;
 pub use exposure::{Exposed, Exposure};
 pub use grants::{Grants, InvalidGrants, NotCovered, Operation};

@@ -82,12 +82,12 @@ pub enum InheritError {
 
 /// The listeners of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ListenerPlace {
     Public,
     Admin,
 }
 
-impl Place {
+impl ListenerPlace {
     /// In the order in which sockets without a name are taken.
     const ALL: [Self; 2] = [Self::Public, Self::Admin];
 
@@ -123,8 +123,8 @@ impl Inherited {
         for (index, place) in places.into_iter().enumerate() {
             let listener = Some(take(&mut sockets, index, place)?);
             match place {
-                Place::Public => inherited.public = listener,
-                Place::Admin => inherited.admin = listener,
+                ListenerPlace::Public => inherited.public = listener,
+                ListenerPlace::Admin => inherited.admin = listener,
             }
         }
         Ok(inherited)
@@ -132,8 +132,8 @@ impl Inherited {
 }
 
 /// Which socket is for what.
-fn places(sockets: usize, names: Option<&str>) -> Result<Vec<Place>, InheritError> {
-    if sockets > Place::ALL.len() {
+fn places(sockets: usize, names: Option<&str>) -> Result<Vec<ListenerPlace>, InheritError> {
+    if sockets > ListenerPlace::ALL.len() {
         return Err(InheritError::TooMany(sockets));
     }
     let names: Vec<&str> = match names {
@@ -146,11 +146,11 @@ fn places(sockets: usize, names: Option<&str>) -> Result<Vec<Place>, InheritErro
     let mut places = Vec::new();
     let mut nameless: Vec<&str> = Vec::new();
     for name in names {
-        let place = match Place::ALL.into_iter().find(|place| place.name() == name) {
+        let place = match ListenerPlace::ALL.into_iter().find(|place| place.name() == name) {
             Some(place) => place,
             None if is_nameless(name) => {
                 nameless.push(name);
-                Place::ALL[nameless.len() - 1]
+                ListenerPlace::ALL[nameless.len() - 1]
             }
             None => return Err(InheritError::UnknownName(name.to_owned())),
         };
@@ -170,7 +170,11 @@ fn is_nameless(name: &str) -> bool {
     NAMELESS.contains(&name) || name.ends_with(UNIT)
 }
 
-fn take(sockets: &mut ListenFd, index: usize, place: Place) -> Result<TcpListener, InheritError> {
+fn take(
+    sockets: &mut ListenFd,
+    index: usize,
+    place: ListenerPlace,
+) -> Result<TcpListener, InheritError> {
     let wrong = |found: String| InheritError::WrongKind { key: place.key(), found };
     let taken = match sockets.take_tcp_listener(index) {
         Ok(taken) => taken.ok_or_else(|| wrong("taken already".into()))?,
@@ -200,7 +204,7 @@ mod tests {
 
     #[test]
     fn sockets_find_their_places_by_name_or_else_by_order() {
-        use Place::{Admin, Public};
+        use ListenerPlace::{Admin, Public};
         for (sockets, names, expected) in [
             (0, None, vec![]),
             (0, Some("public"), vec![]),

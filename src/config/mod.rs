@@ -74,7 +74,7 @@ fn is_reloaded(section: &str) -> bool {
 
 /// A value that is of the right type and still cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid {
+pub struct InvalidSetting {
     /// The setting.
     pub key: &'static str,
     /// What is wrong, and what would be right.
@@ -130,11 +130,11 @@ impl Config {
 
     /// Finds the values that are of the right type and still cannot be.
     #[must_use]
-    pub fn validate(&self) -> Vec<Invalid> {
+    pub fn validate(&self) -> Vec<InvalidSetting> {
         let mut found = Vec::new();
         let mut require = |holds: bool, key: &'static str, message: &str| {
             if !holds {
-                found.push(Invalid { key, message: message.to_owned() });
+                found.push(InvalidSetting { key, message: message.to_owned() });
             }
         };
         for (key, value) in self.not_zero() {
@@ -184,16 +184,16 @@ impl Config {
         require(self.server.body_timeout <= a_day, "server.body_timeout", long);
         require(self.publish.idle_timeout <= a_day, "publish.idle_timeout", long);
         for invalid in self.hooks.validate() {
-            found.push(Invalid { key: "hooks", message: invalid.to_string() });
+            found.push(InvalidSetting { key: "hooks", message: invalid.to_string() });
         }
-        for auth::Invalid { key, message } in self.auth.validate() {
-            found.push(Invalid { key, message });
+        for auth::InvalidAuth { key, message } in self.auth.validate() {
+            found.push(InvalidSetting { key, message });
         }
         if let Err(error) = self.cors.validate() {
-            found.push(Invalid { key: "cors.allow_origins", message: error.to_string() });
+            found.push(InvalidSetting { key: "cors.allow_origins", message: error.to_string() });
         }
         if let Err(error) = self.log.filter() {
-            found.push(Invalid { key: "log.level", message: error.to_string() });
+            found.push(InvalidSetting { key: "log.level", message: error.to_string() });
         }
         found
     }

@@ -38,11 +38,11 @@ thread_local! {
 
 /// The queue of a thread. See the module.
 #[derive(Default)]
-pub(super) struct Background(Mutex<Queue>);
+pub(super) struct Background(Mutex<TurnQueue>);
 
 #[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Arc<Request>>,
+struct TurnQueue {
+    waiting: VecDeque<Arc<TurnRequest>>,
     /// A turn is being taken, or will be granted when the thread has looked at its other tasks.
     busy: bool,
     /// When the thread last looked at its other tasks.
@@ -50,7 +50,7 @@ struct Queue {
 }
 
 #[derive(Default)]
-struct Request {
+struct TurnRequest {
     state: AtomicU8,
     waker: AtomicWaker,
 }
@@ -58,14 +58,14 @@ struct Request {
 /// Where somebody asks for turns.
 pub(super) struct Turns {
     queue: Arc<Background>,
-    request: Arc<Request>,
+    request: Arc<TurnRequest>,
 }
 
 /// A turn: the next begins when this is dropped.
 pub struct Turn(Arc<Background>);
 
 impl Background {
-    fn add(self: &Arc<Self>, request: &Arc<Request>) {
+    fn add(self: &Arc<Self>, request: &Arc<TurnRequest>) {
         let mut queue = self.0.lock();
         queue.waiting.push_back(request.clone());
         let idle = !std::mem::replace(&mut queue.busy, true);
@@ -118,7 +118,7 @@ impl Wake for Background {
     }
 }
 
-impl Request {
+impl TurnRequest {
     /// Whether there is still somebody to take it.
     fn grant(&self) -> bool {
         let granted = self.swap_if(WAITING, GRANTED);

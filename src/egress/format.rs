@@ -18,7 +18,7 @@ use crate::store::{Batch, Entry};
 
 /// What a live subscriber is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum StreamFormat {
     /// Event-stream text of one channel, the published bytes.
     EventStream,
     /// Event-stream text of many channels: each `data` is an envelope that names the channel.
@@ -33,7 +33,7 @@ pub enum Format {
     BareLines,
 }
 
-impl Format {
+impl StreamFormat {
     /// Whether it is an event stream.
     #[must_use]
     pub fn is_event_stream(self) -> bool {
@@ -140,7 +140,7 @@ impl Format {
             Self::Ndjson | Self::NdjsonEnvelopes => {
                 let (event, data) = (Some(UNAUTHENTICATED), over_data(over).into());
                 let time = rfc3339(now());
-                push_json(&Record { channel: None, id: None, event, data, time }, out);
+                push_json(&JsonRecord { channel: None, id: None, event, data, time }, out);
                 out.push(b'\n');
             }
             Self::Bare | Self::BareLines => {}
@@ -164,7 +164,7 @@ impl Format {
 
 /// An event as JSON.
 #[derive(Serialize)]
-pub(super) struct Record<'a> {
+pub(super) struct JsonRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,7 +174,7 @@ pub(super) struct Record<'a> {
     time: String,
 }
 
-impl Record<'_> {
+impl JsonRecord<'_> {
     /// The event id, if the record carries it.
     pub(super) fn id(&self) -> Option<&str> {
         self.id.as_deref()
@@ -182,7 +182,7 @@ impl Record<'_> {
 }
 
 /// Gives the events of a step as records, with their ids.
-pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(&Record<'_>)) {
+pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(&JsonRecord<'_>)) {
     match step {
         Step::Events { channel, batch } => {
             let channel = name_channel.then(|| channel.name().as_str());
@@ -259,9 +259,9 @@ fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8
     sse::event_text(out, &Text { id: Some(frame.id()), event_type: None, data: &data });
 }
 
-fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> Record<'a> {
+fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> JsonRecord<'a> {
     let (event, data, time) = (frame.event_type(), frame.data(), rfc3339(entry.time.wall));
-    Record { channel, id: None, event, data, time }
+    JsonRecord { channel, id: None, event, data, time }
 }
 
 fn each_event(batch: &Batch, mut take: impl FnMut(Frame<'_>, Entry)) {
@@ -310,8 +310,8 @@ impl<'a> Notice<'a> {
         sse::event_text(out, &Text { id: Some(&self.id), event_type, data });
     }
 
-    fn record(&self, name_channel: bool) -> Record<'_> {
-        Record {
+    fn record(&self, name_channel: bool) -> JsonRecord<'_> {
+        JsonRecord {
             channel: self.channel.filter(|_| name_channel),
             id: Some(self.id.as_str().into()),
             event: Some(self.event_type),

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 pub use background::Turn;
-pub use format::Format;
+pub use format::StreamFormat;
 pub use link::{Handed, Link};
 pub use page::{Page, page};
 pub use signals::SignalFeed;
@@ -225,7 +225,7 @@ impl Egress {
     #[must_use]
     pub fn can_take_over(&self, open: &OpenStream) -> bool {
         // The log's bytes as they are, of one channel.
-        self.config.takeover && open.format == Format::EventStream && open.ticket.is_one()
+        self.config.takeover && open.format == StreamFormat::EventStream && open.ticket.is_one()
     }
 
     /// Gives a stream and its socket to a shard. `head` is written first.

@@ -19,7 +19,7 @@ use super::bare::Bare;
 use super::coalescing::CoalescingWindow;
 use super::link::{Handed, Link};
 use super::reaper::WatchGuard;
-use super::{Egress, Format};
+use super::{Egress, StreamFormat};
 use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
 use crate::lease::AccessLease;
 use crate::limits::MAX_BATCH_BYTES;
@@ -33,7 +33,7 @@ pub struct OpenStream {
     /// The subscription.
     pub ticket: Ticket,
     /// What the subscriber is sent.
-    pub format: Format,
+    pub format: StreamFormat,
     /// When events are merged.
     pub coalesce: Coalesce,
     /// Time without a write after which a heartbeat is sent.
@@ -48,13 +48,13 @@ pub struct OpenStream {
 pub struct EventStream {
     egress: Egress,
     subscription: Subscription,
-    format: Format,
+    format: StreamFormat,
     bare: Bare,
     window: CoalescingWindow,
     watch: WatchGuard,
     /// Where it asks for turns, since it first did.
     turns: Option<Turns>,
-    state: State,
+    state: StreamState,
     /// The stream is about to be broken off, when what was written before has gone out.
     breaking: Option<Pin<Box<Sleep>>>,
 }
@@ -65,7 +65,7 @@ pub struct EventStream {
 pub struct BrokenOff;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum StreamState {
     /// Nothing was written yet.
     Opening,
     /// Behind the tail.
@@ -77,7 +77,7 @@ enum State {
 }
 
 /// One piece in the making.
-struct Piece {
+struct BodyPiece {
     /// Bytes that it may have; an event that is larger is a piece of its own.
     room: usize,
     bytes: Vec<u8>,
@@ -88,27 +88,27 @@ impl EventStream {
     pub(super) fn new(
         egress: Egress,
         subscription: Subscription,
-        format: Format,
+        format: StreamFormat,
         coalesce: Coalesce,
         watch: WatchGuard,
     ) -> Self {
         let (bare, window) =
-            (Bare::new(format == Format::BareLines), CoalescingWindow::new(coalesce));
-        let (turns, state, breaking) = (None, State::Opening, None);
+            (Bare::new(format == StreamFormat::BareLines), CoalescingWindow::new(coalesce));
+        let (turns, state, breaking) = (None, StreamState::Opening, None);
         Self { egress, subscription, format, bare, window, watch, turns, state, breaking }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
-        if self.state == State::Over {
+        if self.state == StreamState::Over {
             return self.poll_last_word(cx);
         }
         let Poll::Ready(room) = self.watch.poll_room(cx) else {
             self.withdraw();
             return Poll::Pending;
         };
-        let mut piece = Piece { room, bytes: Vec::new(), events: 0 };
+        let mut piece = BodyPiece { room, bytes: Vec::new(), events: 0 };
         let leaves = self.watch.has_input_ended();
-        let opening = self.state == State::Opening;
+        let opening = self.state == StreamState::Opening;
         if opening {
             self.open(&mut piece);
         }
@@ -118,21 +118,21 @@ impl EventStream {
                 self.withdraw();
             } else if self.poll_fill(&mut piece, cx).is_pending() {
                 // What opens a stream that has nothing to say is said behind the first look.
-                self.state = if opening { State::Opening } else { self.state };
+                self.state = if opening { StreamState::Opening } else { self.state };
                 return Poll::Pending;
             }
         }
-        if leaves && self.state == State::Live && !self.subscription.is_fetching() {
+        if leaves && self.state == StreamState::Live && !self.subscription.is_fetching() {
             // It has all that there is, and perhaps nobody reads it.
             self.subscription.control().end(EndReason::ClientGone);
-            self.state = State::Over;
+            self.state = StreamState::Over;
         }
-        let silent = piece.bytes.is_empty() && self.state == State::Live;
+        let silent = piece.bytes.is_empty() && self.state == StreamState::Live;
         if silent && (opening || self.watch.heartbeat_due()) {
             self.format.beat(self.bare.heartbeat(&self.subscription), &mut piece.bytes);
         }
         match (piece.bytes.is_empty(), self.state) {
-            (true, State::Over) => self.poll_last_word(cx),
+            (true, StreamState::Over) => self.poll_last_word(cx),
             (true, _) => {
                 self.window.waits(&mut self.subscription);
                 Poll::Pending
@@ -166,8 +166,8 @@ impl EventStream {
 
     /// The first bytes go out at once, so that proxies and clients who wait for a sign of life have
     /// it; where there are none to begin with, a heartbeat does.
-    fn open(&mut self, piece: &mut Piece) {
-        self.state = State::Replay;
+    fn open(&mut self, piece: &mut BodyPiece) {
+        self.state = StreamState::Replay;
         let (opening, start) = (self.subscription.opening(), self.subscription.start());
         self.format.push_opening(&self.egress.config, opening, start, &mut piece.bytes);
     }
@@ -180,15 +180,15 @@ impl EventStream {
     }
 
     /// Takes what is ready, in a turn if that can wait.
-    fn poll_fill(&mut self, piece: &mut Piece, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_fill(&mut self, piece: &mut BodyPiece, cx: &mut Context<'_>) -> Poll<()> {
         let many = self.subscription.is_many();
-        if many && self.state == State::Live && self.window.coalesce().is_immediate() {
+        if many && self.state == StreamState::Live && self.window.coalesce().is_immediate() {
             // To look for nothing is not worth a turn.
             if !self.subscription.poll_news(cx) {
                 return Poll::Ready(());
             }
         }
-        if many || self.state == State::Replay {
+        if many || self.state == StreamState::Replay {
             let turns = self.turns.get_or_insert_with(Turns::here);
             let _turn = ready!(turns.poll_turn(cx));
             self.fill(piece, cx);
@@ -200,11 +200,11 @@ impl EventStream {
 
     /// Takes what is ready, up to the limit of a piece, and to that of what is looked at for it:
     /// what is merged, or left out, is work as well.
-    fn fill(&mut self, piece: &mut Piece, cx: &mut Context<'_>) {
+    fn fill(&mut self, piece: &mut BodyPiece, cx: &mut Context<'_>) {
         let mut looked = 0;
         while piece.bytes.len() < piece.room && looked < MAX_BATCH_BYTES {
             if self.bare.is_holed() {
-                return self.state = State::Over;
+                return self.state = StreamState::Over;
             }
             let room = piece.room - piece.bytes.len();
             self.subscription.read_at_most(self.format.filling(room));
@@ -215,11 +215,11 @@ impl EventStream {
                     piece.events += self.render(&step, &mut piece.bytes);
                 }
                 Poll::Ready(None) => return self.close(piece),
-                Poll::Pending => return self.state = State::Live,
+                Poll::Pending => return self.state = StreamState::Live,
             }
         }
         // More may be ready: the next poll must not wait for a wake-up.
-        self.state = State::Replay;
+        self.state = StreamState::Replay;
     }
 
     fn render(&mut self, step: &Step, out: &mut Vec<u8>) -> u64 {
@@ -230,16 +230,16 @@ impl EventStream {
         }
     }
 
-    fn close(&mut self, piece: &mut Piece) {
-        self.state = State::Over;
+    fn close(&mut self, piece: &mut BodyPiece) {
+        self.state = StreamState::Over;
         if let Some(reason) = self.subscription.control().ended() {
             let (config, drain) = (&self.egress.config, self.watch.draining());
             self.format.push_farewell(config, reason, drain.as_ref(), &mut piece.bytes);
         }
     }
 
-    fn hand_over(&mut self, mut piece: Piece) -> Handed {
-        self.window.handed_over(self.state == State::Live && piece.events > 0);
+    fn hand_over(&mut self, mut piece: BodyPiece) -> Handed {
+        self.window.handed_over(self.state == StreamState::Live && piece.events > 0);
         self.egress.metrics.delivered(piece.events, piece.bytes.len() as u64);
         // The client may leave it there for long.
         piece.bytes.shrink_to_fit();
@@ -248,7 +248,7 @@ impl EventStream {
 
     /// Only what came while the subscriber was waiting says how long delivery takes.
     fn observe_latency(&self, step: &Step) {
-        if let (State::Live, Step::Events { batch, .. }) = (self.state, step)
+        if let (StreamState::Live, Step::Events { batch, .. }) = (self.state, step)
             && let Some(oldest) = batch.entries().next()
         {
             self.egress.metrics.delivery_took(self.egress.clock.now().since(oldest.time));
@@ -268,6 +268,6 @@ impl Body for EventStream {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state == State::Over && self.ends_well()
+        self.state == StreamState::Over && self.ends_well()
     }
 }

@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::Format;
-use super::json::{Fields, Json, Progress, decode};
+use super::json::{Fields, Json, ScanProgress, decode};
 use super::partial::PartialArguments;
 
 /// How many of the last parts are searched for a call that is named by its id alone.
@@ -47,7 +47,7 @@ pub struct Part {
     /// The first half of a character whose second has not come yet.
     half: Option<u16>,
     /// How far the arguments of a call have come, where calls are told apart by it.
-    progress: Progress,
+    progress: ScanProgress,
     /// The arguments stood in the event that began the call: deltas take their place.
     provisional: bool,
 }
@@ -75,7 +75,7 @@ pub enum PartKind {
 pub(super) struct Address<'a> {
     pub(super) choice: u32,
     pub(super) lane: Lane,
-    pub(super) key: Key<'a>,
+    pub(super) key: PartKey<'a>,
 }
 
 /// The kind of part, as far as a delta tells it.
@@ -91,7 +91,7 @@ pub(super) enum Lane {
 
 /// What tells parts of one choice and lane from each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Key<'a> {
+pub(super) enum PartKey<'a> {
     /// The number of an item, and of a piece of it.
     Index(u32, u32),
     /// An id.
@@ -100,7 +100,7 @@ pub(super) enum Key<'a> {
 
 /// The address of a choice's last call, where each comes in one piece.
 pub(super) fn call_address(choice: u32) -> Address<'static> {
-    Address { choice, lane: Lane::Tool, key: Key::Index(0, 0) }
+    Address { choice, lane: Lane::Tool, key: PartKey::Index(0, 0) }
 }
 
 impl Fold {
@@ -420,7 +420,7 @@ impl Part {
             kind,
             text: String::new(),
             half: None,
-            progress: Progress::default(),
+            progress: ScanProgress::default(),
             provisional: false,
         }
     }
@@ -429,7 +429,7 @@ impl Part {
     fn begin_deltas(&mut self) {
         if self.provisional {
             self.text.clear();
-            (self.half, self.progress, self.provisional) = (None, Progress::default(), false);
+            (self.half, self.progress, self.provisional) = (None, ScanProgress::default(), false);
         }
     }
 
@@ -479,15 +479,15 @@ impl Part {
 impl Address<'_> {
     fn into_owned(self) -> Address<'static> {
         let key = match self.key {
-            Key::Index(item, piece) => Key::Index(item, piece),
-            Key::Id(id) => Key::Id(Cow::Owned(id.into_owned())),
+            PartKey::Index(item, piece) => PartKey::Index(item, piece),
+            PartKey::Id(id) => PartKey::Id(Cow::Owned(id.into_owned())),
         };
         Address { choice: self.choice, lane: self.lane, key }
     }
 
     /// With its place.
     fn weight(&self) -> usize {
-        let id = if let Key::Id(id) = &self.key { id.len() } else { 0 };
+        let id = if let PartKey::Id(id) = &self.key { id.len() } else { 0 };
         size_of::<(Address<'static>, usize)>() + id
     }
 }

@@ -247,7 +247,7 @@ pub(super) fn without_nan(text: &str) -> Option<String> {
 
 /// How far the JSON of a tool call's arguments has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct ScanProgress {
     depth: u32,
     quoted: bool,
     escaped: bool,
@@ -256,7 +256,7 @@ pub(super) struct Progress {
     again: bool,
 }
 
-impl Progress {
+impl ScanProgress {
     /// The next piece of the text.
     pub(super) fn read(&mut self, text: &str) {
         for byte in text.bytes() {

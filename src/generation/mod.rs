@@ -140,7 +140,7 @@ impl Format {
 
     fn provider(self) -> &'static dyn Provider {
         match self {
-            Self::Text => &formats::Text,
+            Self::Text => &formats::TextFormat,
             Self::OpenAiChat => &formats::OpenAiChat,
             Self::OpenAiResponses => &formats::OpenAiResponses,
             Self::Anthropic => &formats::Anthropic,

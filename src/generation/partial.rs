@@ -15,7 +15,7 @@ const MAX_STEPS: usize = 64;
 pub(super) struct PartialArguments {
     address: Address<'static>,
     /// Where the last value is.
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     /// The last value is a string, and its closing quote is not written.
     open: bool,
     /// The length of the text without what closes it, once the call has ended.
@@ -23,7 +23,7 @@ pub(super) struct PartialArguments {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+enum PathStep {
     Name(Box<str>),
     Item(u32),
 }
@@ -40,16 +40,16 @@ impl PartialArguments {
     /// How many bytes it holds.
     pub(super) fn weight(&self) -> usize {
         let named = self.path.iter().map(|step| match step {
-            Step::Name(name) => name.len(),
-            Step::Item(_) => 0,
+            PathStep::Name(name) => name.len(),
+            PathStep::Item(_) => 0,
         });
-        size_of::<Self>() + self.path.capacity() * size_of::<Step>() + named.sum::<usize>()
+        size_of::<Self>() + self.path.capacity() * size_of::<PathStep>() + named.sum::<usize>()
     }
 
     /// Writes one value, or the next piece of a string; false if it has no place here.
     pub(super) fn add(&mut self, value: &Fields<'_>, text: &mut String) -> bool {
         let path = value.text("jsonPath").and_then(|path| steps(&path));
-        let Some(path) = path.filter(|path| matches!(path.first(), Some(Step::Name(_)))) else {
+        let Some(path) = path.filter(|path| matches!(path.first(), Some(PathStep::Name(_)))) else {
             return false;
         };
         let Some(written) = written(value) else {
@@ -84,15 +84,17 @@ impl PartialArguments {
     }
 
     /// Writes all that stands between the last value and the one at this path.
-    fn go_to(&mut self, path: Vec<Step>, text: &mut String) -> bool {
+    fn go_to(&mut self, path: Vec<PathStep>, text: &mut String) -> bool {
         let shared = self.path.iter().zip(&path).take_while(|(one, other)| one == other).count();
         let follows = match (self.path.get(shared), path.get(shared)) {
-            (Some(Step::Item(last)), Some(Step::Item(next))) => last.checked_add(1) == Some(*next),
-            (Some(Step::Name(_)), Some(Step::Name(_))) => true,
+            (Some(PathStep::Item(last)), Some(PathStep::Item(next))) => {
+                last.checked_add(1) == Some(*next)
+            }
+            (Some(PathStep::Name(_)), Some(PathStep::Name(_))) => true,
             (None, Some(_)) => self.path.is_empty(),
             _ => false,
         };
-        let begins = |step: &Step| matches!(step, Step::Name(_) | Step::Item(0));
+        let begins = |step: &PathStep| matches!(step, PathStep::Name(_) | PathStep::Item(0));
         if !follows || !path[shared + 1..].iter().all(begins) {
             return false;
         }
@@ -101,9 +103,9 @@ impl PartialArguments {
         text.push(if self.path.is_empty() { '{' } else { ',' });
         for (depth, step) in path.iter().enumerate().skip(shared) {
             if depth > shared {
-                text.push(if let Step::Name(_) = step { '{' } else { '[' });
+                text.push(if let PathStep::Name(_) = step { '{' } else { '[' });
             }
-            if let Step::Name(name) = step {
+            if let PathStep::Name(name) = step {
                 text.push_str(&serde_json::Value::from(&**name).to_string());
                 text.push(':');
             }
@@ -114,9 +116,9 @@ impl PartialArguments {
 }
 
 /// Ends the objects and arrays that the steps lead into, from the last.
-fn close(steps: &[Step], text: &mut String) {
+fn close(steps: &[PathStep], text: &mut String) {
     for step in steps.iter().rev() {
-        text.push(if let Step::Name(_) = step { '}' } else { ']' });
+        text.push(if let PathStep::Name(_) = step { '}' } else { ']' });
     }
 }
 
@@ -131,23 +133,23 @@ fn written<'a>(value: &Fields<'a>) -> Option<Json<'a>> {
 }
 
 /// The steps of a path such as `$.places[0]['zip code']`.
-fn steps(path: &str) -> Option<Vec<Step>> {
+fn steps(path: &str) -> Option<Vec<PathStep>> {
     let mut rest = path.strip_prefix('$')?;
     let mut steps = Vec::new();
     while !rest.is_empty() && steps.len() < MAX_STEPS {
         let step;
         if let Some(name) = rest.strip_prefix('.') {
             let end = name.find(['.', '[']).unwrap_or(name.len());
-            step = Step::Name(name[..end].into());
+            step = PathStep::Name(name[..end].into());
             rest = &name[end..];
         } else {
             let inside = rest.strip_prefix('[')?;
             if let Some(quote) = inside.chars().next().filter(|first| ['\'', '"'].contains(first)) {
                 let (name, after) = inside[1..].split_once(&format!("{quote}]"))?;
-                (step, rest) = (Step::Name(name.into()), after);
+                (step, rest) = (PathStep::Name(name.into()), after);
             } else {
                 let (number, after) = inside.split_once(']')?;
-                (step, rest) = (Step::Item(number.parse().ok()?), after);
+                (step, rest) = (PathStep::Item(number.parse().ok()?), after);
             }
         }
         steps.push(step);

@@ -37,7 +37,7 @@ pub struct Recogniser {
 
 /// What the data of one event tells of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Evidence {
     Nothing,
     /// It is JSON that no format has.
     Unknown,
@@ -78,15 +78,15 @@ impl Recogniser {
         }
         let before = self.format;
         match told(event_type, data) {
-            Told::Nothing => {}
-            Told::Format(format) if self.is_no_text(format, event_type, data) => {
+            Evidence::Nothing => {}
+            Evidence::Format(format) if self.is_no_text(format, event_type, data) => {
                 (self.format, self.settled) = (Some(format), true);
             }
-            Told::Unknown if before.is_none() => {
+            Evidence::Unknown if before.is_none() => {
                 self.unknown += 1;
                 self.settled = self.unknown == MAX_UNKNOWN_EVENTS;
             }
-            Told::Text | Told::Unknown | Told::Format(_) => {
+            Evidence::Text | Evidence::Unknown | Evidence::Format(_) => {
                 self.format = Some(Format::Text);
                 self.doubtful += 1;
                 self.settled = self.doubtful == MAX_DOUBTFUL_EVENTS;
@@ -126,34 +126,34 @@ impl Recogniser {
     }
 }
 
-fn told(event_type: Option<&str>, data: &str) -> Told {
+fn told(event_type: Option<&str>, data: &str) -> Evidence {
     if event_type.is_some_and(is_heartbeat) {
-        return Told::Nothing;
+        return Evidence::Nothing;
     }
     let data = data.trim();
     let looks_like = |begin: &str, end: char| data.starts_with(begin) && data.ends_with(end);
     match data.bytes().next() {
-        None => Told::Nothing,
+        None => Evidence::Nothing,
         Some(b'{') => match Fields::parse(data) {
             Some(fields) => told_by(&fields),
             // Such as JSON with a `NaN`.
-            None if looks_like("{\"", '}') => Told::Unknown,
-            None => Told::Text,
+            None if looks_like("{\"", '}') => Evidence::Unknown,
+            None => Evidence::Text,
         },
-        Some(b'[') if is_done(data) => Told::Nothing,
-        Some(b'[') if Json::parse(data).is_some() || looks_like("[{", ']') => Told::Unknown,
-        Some(_) if event_type.is_some_and(failure::is_error_type) => Told::Nothing,
-        Some(_) => Told::Text,
+        Some(b'[') if is_done(data) => Evidence::Nothing,
+        Some(b'[') if Json::parse(data).is_some() || looks_like("[{", ']') => Evidence::Unknown,
+        Some(_) if event_type.is_some_and(failure::is_error_type) => Evidence::Nothing,
+        Some(_) => Evidence::Text,
     }
 }
 
-fn told_by(fields: &Fields<'_>) -> Told {
+fn told_by(fields: &Fields<'_>) -> Evidence {
     let mut formats = Format::SNIFFED.into_iter();
     match formats.find(|format| format.provider().recognises(fields)) {
         // In a stream of unknown JSON, an `error` may be that of an item.
-        Some(_) if failure::is_doubtful(fields) => Told::Unknown,
-        Some(format) => Told::Format(format),
-        None => Told::Unknown,
+        Some(_) if failure::is_doubtful(fields) => Evidence::Unknown,
+        Some(format) => Evidence::Format(format),
+        None => Evidence::Unknown,
     }
 }
 
@@ -164,8 +164,8 @@ fn is_heartbeat(event_type: &str) -> bool {
 /// The format that this one event tells.
 pub(super) fn sniff(data: &str) -> Option<Format> {
     match told(None, data) {
-        Told::Nothing | Told::Unknown => None,
-        Told::Text => Some(Format::Text),
-        Told::Format(format) => Some(format),
+        Evidence::Nothing | Evidence::Unknown => None,
+        Evidence::Text => Some(Format::Text),
+        Evidence::Format(format) => Some(format),
     }
 }

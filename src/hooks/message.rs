@@ -9,7 +9,7 @@ use crate::clock::rfc3339;
 use crate::hub::Ended;
 
 /// One channel's end, ready to be sent to whoever wants it.
-pub(super) struct Message {
+pub(super) struct HookMessage {
     /// The `webhook-id`.
     pub(super) id: String,
     /// The channel, for logs.
@@ -19,7 +19,7 @@ pub(super) struct Message {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct HookDocument<'a> {
     r#type: &'static str,
     channel: &'a str,
     state: &'static str,
@@ -36,9 +36,9 @@ struct Document<'a> {
     time: String,
 }
 
-impl Message {
+impl HookMessage {
     pub(super) fn new(ended: &Ended) -> Self {
-        let document = Document {
+        let document = HookDocument {
             r#type: "channel.ended",
             channel: ended.channel.as_str(),
             state: ended.state.as_str(),
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_message_says_all_that_is_known() {
-        let body: Value = serde_json::from_slice(&Message::new(&ended()).body).unwrap();
+        let body: Value = serde_json::from_slice(&HookMessage::new(&ended()).body).unwrap();
         let expected = json!({
             "type": "channel.ended", "channel": "chat/42", "state": "error",
             "reason": "overloaded", "format": "openai-chat", "text": "a \"b\"\n💬",
@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn usage_is_passed_on_as_it_came_and_what_is_no_json_is_left_out() {
-        let text = |ended: &Ended| String::from_utf8(Message::new(ended).body.to_vec()).unwrap();
+        let text =
+            |ended: &Ended| String::from_utf8(HookMessage::new(ended).body.to_vec()).unwrap();
         assert!(text(&ended()).contains("\"usage\":{\"tokens\": 1e2}"));
         let broken = Ended { usage: Some("{".into()), ..ended() };
         assert!(text(&broken).contains("\"usage\":null"));
@@ -108,14 +109,14 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_all_is_told_as_such() {
-        let body = Message::new(&Ended { incomplete: true, ..ended() }).body;
+        let body = HookMessage::new(&Ended { incomplete: true, ..ended() }).body;
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["incomplete"], true);
     }
 
     #[test]
     fn each_message_has_an_id_of_its_own() {
-        let (one, other) = (Message::new(&ended()), Message::new(&ended()));
+        let (one, other) = (HookMessage::new(&ended()), HookMessage::new(&ended()));
         assert_ne!(one.id, other.id);
         assert!(one.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
     }

@@ -19,9 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 pub use config::{Config, Hook, HookUrl, InvalidHook, InvalidHookUrl};
-pub use secret::{InvalidSecret, Secret, SecretSetting};
+pub use secret::{HookSecret, InvalidSecret, SecretSetting};
 
-use message::Message;
+use message::HookMessage;
 use worker::Worker;
 
 use crate::auth::Environment;
@@ -47,7 +47,7 @@ pub struct Hooks {
 
 /// Hooks that can be started: their secrets are read.
 pub struct Ready {
-    hooks: Vec<(Hook, Option<Secret>)>,
+    hooks: Vec<(Hook, Option<HookSecret>)>,
     client: Client,
 }
 
@@ -133,7 +133,7 @@ impl Hooks {
         self.hub.hooks_changed();
     }
 
-    fn employ(&self, hook: Hook, secret: Option<Secret>, client: &Client) -> Arc<Worker> {
+    fn employ(&self, hook: Hook, secret: Option<HookSecret>, client: &Client) -> Arc<Worker> {
         let (metrics, shutdown) = (self.hub.metrics().clone(), self.shutdown.clone());
         Worker::start((hook, secret), client.clone(), metrics, shutdown, &self.runtime)
     }
@@ -179,7 +179,7 @@ impl Hooks {
     }
 
     fn tell(&self, ended: &Ended) {
-        let message = Arc::new(Message::new(ended));
+        let message = Arc::new(HookMessage::new(ended));
         // Under the lock, so that no worker is retired before it has what is for it.
         let workers = self.workers.read();
         for worker in workers.iter().filter(|worker| worker.wants(&ended.channel)) {

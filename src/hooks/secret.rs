@@ -28,7 +28,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 #[serde(try_from = "String")]
 pub enum SecretSetting {
     /// The key itself. It is never shown.
-    Key(Secret),
+    Key(HookSecret),
     /// A file or an environment variable that has it.
     Elsewhere(SecretSource),
 }
@@ -38,7 +38,7 @@ impl SecretSetting {
     ///
     /// # Errors
     /// It cannot be read, or is not a key.
-    pub fn read(&self, environment: Environment<'_>) -> Result<Secret, InvalidSecret> {
+    pub fn read(&self, environment: Environment<'_>) -> Result<HookSecret, InvalidSecret> {
         let source = match self {
             Self::Key(key) => return Ok(key.clone()),
             Self::Elsewhere(source) => source,
@@ -97,9 +97,9 @@ fn looks_like_a_place(text: &str) -> bool {
 
 /// The key that a hook and its receiver share. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<[u8]>);
+pub struct HookSecret(Box<[u8]>);
 
-impl Secret {
+impl HookSecret {
     /// The `webhook-signature` of a message that is sent at this Unix time.
     pub(super) fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
@@ -111,7 +111,7 @@ impl Secret {
     }
 }
 
-impl FromStr for Secret {
+impl FromStr for HookSecret {
     type Err = InvalidSecret;
 
     fn from_str(text: &str) -> Result<Self, InvalidSecret> {
@@ -126,7 +126,7 @@ impl FromStr for Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for HookSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(hidden)")
     }
@@ -162,7 +162,7 @@ mod tests {
     /// The example that the libraries of Standard Webhooks are tested with.
     #[test]
     fn a_signature_is_that_of_standard_webhooks() {
-        let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
+        let secret: HookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
         let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
         let signature = secret.sign(id, "1614265330", b"{\"test\": 2432232314}");
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
@@ -170,16 +170,16 @@ mod tests {
 
     #[test]
     fn base64_is_decoded_and_plain_text_is_the_key_itself() {
-        let plain: Secret = "sixteen bytes...".parse().unwrap();
+        let plain: HookSecret = "sixteen bytes...".parse().unwrap();
         assert_eq!(&*plain.0, b"sixteen bytes...");
         for encoded in ["whsec_c2l4dGVlbiBieXRlcy4uLg==", "whsec_c2l4dGVlbiBieXRlcy4uLg"] {
-            assert_eq!(encoded.parse::<Secret>().unwrap(), plain);
+            assert_eq!(encoded.parse::<HookSecret>().unwrap(), plain);
         }
     }
 
     #[test]
     fn a_secret_can_be_in_a_file_or_in_a_variable() {
-        let key: Secret = "sixteen bytes...".parse().unwrap();
+        let key: HookSecret = "sixteen bytes...".parse().unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, b"whsec_c2l4dGVlbiBieXRlcy4uLg==\n").unwrap();
         let setting: SecretSetting = format!("file:{}", file.path().display()).parse().unwrap();
@@ -226,9 +226,9 @@ mod tests {
     #[test]
     fn a_secret_has_at_least_sixteen_bytes() {
         for short in ["", "fifteen bytes..", "whsec_", "whsec_Zmlmd"] {
-            assert!(short.parse::<Secret>().is_err(), "{short}");
+            assert!(short.parse::<HookSecret>().is_err(), "{short}");
         }
-        assert_eq!("whsec_????".parse::<Secret>(), Err(InvalidSecret::NotBase64));
-        assert_eq!("whsec_c2hvcnQ=".parse::<Secret>(), Err(InvalidSecret::TooShort));
+        assert_eq!("whsec_????".parse::<HookSecret>(), Err(InvalidSecret::NotBase64));
+        assert_eq!("whsec_c2hvcnQ=".parse::<HookSecret>(), Err(InvalidSecret::TooShort));
     }
 }

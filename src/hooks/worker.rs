@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::config::Hook;
-use super::message::Message;
-use super::secret::Secret;
+use super::message::HookMessage;
+use super::secret::HookSecret;
 use crate::channel::ChannelName;
 use crate::clock::now;
 use crate::limits::{MAX_HOOK_CALLS, MAX_HOOK_QUEUE_BYTES, MAX_QUEUED_HOOKS};
@@ -39,7 +39,7 @@ const USER_AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 /// See the module.
 pub(super) struct Worker {
     hook: Hook,
-    secret: Option<Secret>,
+    secret: Option<HookSecret>,
     client: Client,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
@@ -52,14 +52,14 @@ pub(super) struct Worker {
 
 /// A message on its way to one hook.
 struct Job {
-    message: Arc<Message>,
+    message: Arc<HookMessage>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Worker {
     /// Begins to work in this runtime, until the hub stops or the hook is gone.
     pub(super) fn start(
-        hook: (Hook, Option<Secret>),
+        hook: (Hook, Option<HookSecret>),
         client: Client,
         metrics: Arc<Metrics>,
         shutdown: Shutdown,
@@ -71,7 +71,7 @@ impl Worker {
     }
 
     fn new(
-        (hook, secret): (Hook, Option<Secret>),
+        (hook, secret): (Hook, Option<HookSecret>),
         client: Client,
         metrics: Arc<Metrics>,
         shutdown: Shutdown,
@@ -83,7 +83,7 @@ impl Worker {
     }
 
     /// Whether this is the worker of such a hook.
-    pub(super) fn is_for(&self, hook: &Hook, secret: Option<&Secret>) -> bool {
+    pub(super) fn is_for(&self, hook: &Hook, secret: Option<&HookSecret>) -> bool {
         self.hook == *hook && self.secret.as_ref() == secret
     }
 
@@ -103,7 +103,7 @@ impl Worker {
     }
 
     /// Queues a message, if there is room for it.
-    pub(super) fn take(&self, message: Arc<Message>) {
+    pub(super) fn take(&self, message: Arc<HookMessage>) {
         let Some(room) = self.room_for(&message) else {
             return self.metrics.hook_dropped();
         };
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// A message that is larger than all the room there is takes all of it.
-    fn room_for(&self, message: &Message) -> Option<OwnedSemaphorePermit> {
+    fn room_for(&self, message: &HookMessage) -> Option<OwnedSemaphorePermit> {
         let units = (message.body.len() / ROOM_UNIT + 1).min(MAX_HOOK_QUEUE_BYTES / ROOM_UNIT);
         self.room.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
     }
@@ -163,7 +163,7 @@ impl Worker {
         }
     }
 
-    async fn attempt(&self, message: &Message) -> Result<(), CallError> {
+    async fn attempt(&self, message: &HookMessage) -> Result<(), CallError> {
         self.metrics.hook_attempted();
         let request = self.request(message)?;
         let deadline = Instant::now() + self.hook.timeout;
@@ -180,7 +180,7 @@ impl Worker {
     }
 
     /// A request of this moment: receivers refuse what was signed long ago.
-    fn request(&self, message: &Message) -> Result<Request<Full<Bytes>>, http::Error> {
+    fn request(&self, message: &HookMessage) -> Result<Request<Full<Bytes>>, http::Error> {
         let timestamp = (now() / 1_000_000).to_string();
         let mut request = Request::post(self.hook.url.uri())
             .header(header::CONTENT_TYPE, "application/json")
@@ -194,7 +194,7 @@ impl Worker {
         request.body(Full::new(message.body.clone()))
     }
 
-    fn give_up(&self, message: &Message, attempts: u32, error: &CallError) {
+    fn give_up(&self, message: &HookMessage, attempts: u32, error: &CallError) {
         let (host, channel) = (self.hook.url.host(), message.channel.as_str());
         let (pattern, id) = (self.hook.pattern.as_str(), message.id.as_str());
         tracing::warn!(pattern, host, channel, id, attempts, %error, "a hook was given up");
@@ -231,8 +231,8 @@ mod tests {
         (worker, jobs, metrics)
     }
 
-    fn message(bytes: usize) -> Arc<Message> {
-        Arc::new(Message::new(&Ended {
+    fn message(bytes: usize) -> Arc<HookMessage> {
+        Arc::new(HookMessage::new(&Ended {
             channel: "c".parse().unwrap(),
             state: ChannelState::Complete,
             reason: None,

@@ -18,7 +18,7 @@ use super::{ClientInfo, Cors, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::lease::{AccessLease, WeakLease};
-use crate::quota::{Exceeded, Payer, Place, Quotas, network};
+use crate::quota::{Exceeded, Payer, Quotas, SubscriptionPermit, network};
 use crate::telemetry::Metrics;
 
 /// What a refusal is counted as beside the reasons of credentials: it was good for something else.
@@ -265,7 +265,12 @@ impl AuthFilter {
         }
     }
 
-    fn issue(&self, principal: &Arc<Principal>, by: Right, place: Option<Place>) -> AccessLease {
+    fn issue(
+        &self,
+        principal: &Arc<Principal>,
+        by: Right,
+        place: Option<SubscriptionPermit>,
+    ) -> AccessLease {
         if self.0.everyone.is_some() {
             return AccessLease::default();
         }

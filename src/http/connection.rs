@@ -21,7 +21,7 @@ use super::peek::{ROOM, peek};
 use super::progress_io::{ProgressIo, Transport};
 use super::proxy::{Origin, Proxies};
 use super::requests::RequestReader;
-use super::router::{Answer, App};
+use super::router::{App, ResponseFuture};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
 use super::{Body, Config, Cors, Request, Response, http2};
@@ -326,7 +326,7 @@ impl RequestService {
     }
 
     /// Has the application answer; the client stands among the request's extensions.
-    fn call(&self, mut request: Request, link: Arc<Link>) -> Answer {
+    fn call(&self, mut request: Request, link: Arc<Link>) -> ResponseFuture {
         let Origin { peer, secure } = self.proxies.origin(self.origin, request.headers());
         let body_timeout = self.body_timeout;
         request.extensions_mut().insert(ClientInfo { peer, secure, link, body_timeout });

@@ -9,7 +9,7 @@ use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
 use crate::hub::{self, ClaimError, TooManyChannels};
-use crate::ingest::{Failure, InvalidEvent, InvalidLine, NoRoom, Place, PublishError, Tally};
+use crate::ingest::{ErrorPlace, Failure, InvalidEvent, InvalidLine, NoRoom, PublishError, Tally};
 use crate::lease::LeaseEnd;
 use crate::quota::Exceeded;
 use crate::store::disk::WriteError;
@@ -296,7 +296,7 @@ impl Problem {
             PublishError::Invalid(InvalidEvent::Foreign(foreign)) if foreign.said.is_some() => {
                 self.with("reason", foreign.said.as_deref())
             }
-            PublishError::Hub(hub::PublishError::Stopped(reason)) => {
+            PublishError::Hub(hub::SubmitError::Stopped(reason)) => {
                 self.with("reason", reason.as_deref())
             }
             _ => self,
@@ -447,13 +447,13 @@ impl From<&PublishError> for ErrorCode {
                 Self::InvalidEvent
             }
             PublishError::Line(InvalidLine::Channel(_)) => Self::InvalidChannelName,
-            PublishError::Hub(hub::PublishError::Closed(_)) => Self::ChannelClosed,
-            PublishError::Hub(hub::PublishError::Stopped(_)) => Self::ChannelStopped,
-            PublishError::Hub(hub::PublishError::Busy) => Self::PublishInProgress,
-            PublishError::Hub(hub::PublishError::TooManyChannels(_)) | PublishError::Overloaded => {
+            PublishError::Hub(hub::SubmitError::Closed(_)) => Self::ChannelClosed,
+            PublishError::Hub(hub::SubmitError::Stopped(_)) => Self::ChannelStopped,
+            PublishError::Hub(hub::SubmitError::Busy) => Self::PublishInProgress,
+            PublishError::Hub(hub::SubmitError::TooManyChannels(_)) | PublishError::Overloaded => {
                 Self::Overloaded
             }
-            PublishError::Hub(hub::PublishError::Unstored(why)) => Self::from(*why),
+            PublishError::Hub(hub::SubmitError::Unstored(why)) => Self::from(*why),
             PublishError::StillRunning => Self::PublishInProgress,
             PublishError::Forbidden => Self::Forbidden,
             PublishError::Claim(ClaimError::OverQuota(_)) => Self::QuotaExceeded,
@@ -486,8 +486,8 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let code = ErrorCode::from(&failure.error);
         let place = match failure.place {
-            Some(Place::Line(line)) => Some(("line", line)),
-            Some(Place::Event(event)) => Some(("event", event)),
+            Some(ErrorPlace::Line(line)) => Some(("line", line)),
+            Some(ErrorPlace::Event(event)) => Some(("event", event)),
             None => None,
         };
         let problem = Self::new(code, failure.to_string()).keeping(&failure.kept);

@@ -16,13 +16,13 @@ use super::busy::reads_stream;
 use super::{ErrorCode, Problem, Request, Response, empty};
 
 /// A response in the making.
-pub(super) type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+pub(super) type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// What answers all requests of a listener.
-pub type App = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
+pub type App = Arc<dyn Fn(Request) -> ResponseFuture + Send + Sync>;
 
 /// What answers a request. The text is what the path's `{*…}` stood for, still encoded.
-pub type Handler = Arc<dyn Fn(Request, String) -> Answer + Send + Sync>;
+pub type Handler = Arc<dyn Fn(Request, String) -> ResponseFuture + Send + Sync>;
 
 /// Makes a handler of a function with some state. A problem becomes its response.
 pub fn handler<S, F, R>(state: &S, answer: F) -> Handler
@@ -103,7 +103,7 @@ impl Router {
 
     /// Nothing of what is large is in a future of its own here: it would be moved from one to the
     /// next.
-    fn answer(&self, request: Request) -> Answer {
+    fn answer(&self, request: Request) -> ResponseFuture {
         let found = self.routes.at(request.uri().path()).ok();
         let is_health = found.as_ref().is_some_and(|found| found.value.is_health());
         if !is_health && let Some(problem) = self.filter.misdirected(&request) {
@@ -131,7 +131,13 @@ impl Router {
     }
 
     /// Past the auth filter, to the handler.
-    fn admit(&self, access: Access, handler: &Handler, request: Request, rest: String) -> Answer {
+    fn admit(
+        &self,
+        access: Access,
+        handler: &Handler,
+        request: Request,
+        rest: String,
+    ) -> ResponseFuture {
         match self.filter.admit(access, request) {
             Admission::Granted(request) => enter(handler, request, rest),
             Admission::Denied(refusal) => at_once(refused(refusal)),
@@ -169,7 +175,7 @@ impl Route {
 }
 
 /// To the handler, unless the body is in a form that none of them reads.
-fn enter(handler: &Handler, request: Request, rest: String) -> Answer {
+fn enter(handler: &Handler, request: Request, rest: String) -> ResponseFuture {
     match unreadable(&request) {
         None => handler(request, rest),
         Some(problem) => at_once(refused((problem, request.into_body()))),
@@ -204,7 +210,7 @@ fn unreadable(request: &Request) -> Option<Problem> {
     })
 }
 
-fn at_once(response: Response) -> Answer {
+fn at_once(response: Response) -> ResponseFuture {
     Box::pin(ready(response))
 }
 

@@ -150,11 +150,11 @@ struct Merging<'a> {
     format: Format,
     frames: Vec<(Entry, Vec<u8>)>,
     ends: Vec<u64>,
-    open: Option<Open<'a>>,
+    open: Option<OpenMerge<'a>>,
 }
 
 /// Some deltas that may yet be joined by others.
-struct Open<'a> {
+struct OpenMerge<'a> {
     merge: Merge,
     last: Event<'a>,
     count: usize,
@@ -172,14 +172,14 @@ impl<'a> Merging<'a> {
         self.close();
         match Merge::begin(self.format, event_type, &data) {
             Some(merge) if is_published(event.frame) => {
-                self.open = Some(Open { merge, last: event, count: 1 });
+                self.open = Some(OpenMerge { merge, last: event, count: 1 });
             }
             _ => self.push(event.entry, event.raw.to_vec(), event.end),
         }
     }
 
     fn close(&mut self) {
-        let Some(Open { merge, last, count }) = self.open.take() else { return };
+        let Some(OpenMerge { merge, last, count }) = self.open.take() else { return };
         if count == 1 {
             return self.push(last.entry, last.raw.to_vec(), last.end);
         }

@@ -8,7 +8,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::channel::{Channel, Listener};
+use super::channel::{Channel, ChannelListener};
 use crate::lease::LeaseEnd;
 use crate::store::LogPosition;
 
@@ -174,7 +174,7 @@ impl SubscriptionControl {
     }
 }
 
-impl Listener for SubscriptionControl {
+impl ChannelListener for SubscriptionControl {
     fn channel_changed(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.waker.wake();

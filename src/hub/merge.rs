@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::channel::{Channel, Listener};
+use super::channel::{Channel, ChannelListener};
 use super::control::{ChannelCursor, EndReason, SubscriptionControl};
 use super::control_events::{End, Gap};
 use super::presence::Attachment;
@@ -124,7 +124,7 @@ struct MemberListener {
     mailbox: Arc<Mailbox>,
 }
 
-impl Listener for MemberListener {
+impl ChannelListener for MemberListener {
     fn channel_changing(&self) {
         if !self.latch.swap(true, Ordering::SeqCst) {
             self.mailbox.ready.lock().push(self.member);

@@ -28,7 +28,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
 pub use channel::{
-    AppendError, Appended, Channel, Close, Description, Hold, Listener, Producer, Receipt, Snapshot,
+    AppendError, Appended, Channel, ChannelListener, Close, Description, Hold, Producer, ReceiptFn,
+    Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
 pub use commit::CommitAck;
@@ -39,12 +40,12 @@ pub use control_events::{End, Ended, Gap};
 pub use presence::{Counted, Presence};
 pub use producer::ProducerHandle;
 pub use read::ReadResult;
-pub use registry::{Claim, ClaimError, TooManyChannels};
+pub use registry::{ClaimError, ClaimPurpose, TooManyChannels};
 pub use signals::{GenerationOver, Signals, StopError, Stopped};
 pub use subscription::{Bounds, Next, OnLag, Step, Subscription};
-pub use ticket::{ChannelTicket, Head, Ticket};
+pub use ticket::{ChannelTicket, Ticket, TicketHead};
 
-use channel::Shared;
+use channel::ChannelContext;
 use control_events::{OnEnd, OpeningEvent};
 use deadlines::Deadlines;
 use memory::Memory;
@@ -52,9 +53,9 @@ use merge::{MergeStart, MergedReader};
 use pending_deletes::PendingDeletes;
 use read::{Start, StartAt};
 use read_cache::ReadCache;
-use registry::{Registry, Store};
+use registry::{Registry, StoreContext};
 use sequencer::Sequencer;
-use ticket::{Kind, ManyTicket};
+use ticket::{ManyTicket, TicketKind};
 
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::clock::Clock;
@@ -72,7 +73,7 @@ pub struct Hub(Arc<Core>);
 /// What the handles share.
 pub(crate) struct Core {
     registry: Registry,
-    shared: Arc<Shared>,
+    shared: Arc<ChannelContext>,
     /// Held by whoever evicts for the memory budget: one is enough.
     evicting: parking_lot::Mutex<()>,
 }
@@ -139,7 +140,7 @@ impl Hub {
         found: &disk::Recovered,
     ) -> Self {
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-        let kept = Store {
+        let kept = StoreContext {
             disk: disk.clone(),
             durability: store.durability,
             window: store.window.as_u64(),
@@ -161,11 +162,11 @@ impl Hub {
         metrics: Arc<Metrics>,
         sequencer: Sequencer,
         read_cache: usize,
-        store: Option<Store>,
+        store: Option<StoreContext>,
     ) -> Self {
         metrics.declare_ends(EndReason::ALL.map(EndReason::as_str));
         let budget = usize::try_from(config.memory_budget.as_u64()).unwrap_or(usize::MAX);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ChannelContext {
             sequencer,
             memory: Memory::new(budget, metrics.clone()),
             metrics,
@@ -266,7 +267,7 @@ impl Hub {
         name: &ChannelName,
         events: &[NewEvent],
         close: Option<&Close>,
-    ) -> Result<Appended, PublishError> {
+    ) -> Result<Appended, SubmitError> {
         self.append_with(name, events, close, None)
     }
 
@@ -279,8 +280,8 @@ impl Hub {
         name: &ChannelName,
         events: &[NewEvent],
         close: Option<&Close>,
-        receipt: Option<Receipt<'_>>,
-    ) -> Result<Appended, PublishError> {
+        receipt: Option<ReceiptFn<'_>>,
+    ) -> Result<Appended, SubmitError> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
             match channel.append(events, close, receipt) {
@@ -422,12 +423,12 @@ impl Hub {
             (snapshot, position)
         });
         let start = self.position(beginning.last_before);
-        Ok(Opened::Live(Ticket(Kind::One(Box::new(ChannelTicket {
+        Ok(Opened::Live(Ticket(TicketKind::One(Box::new(ChannelTicket {
             presence,
             counted: self.count_start(from),
             position: beginning.position,
             joined: channel.end(),
-            head: Head { start, opening, gap, snapshot },
+            head: TicketHead { start, opening, gap, snapshot },
             last_before: beginning.last_before,
         })))))
     }
@@ -484,7 +485,7 @@ impl Hub {
         }
         let (counted, start) = (self.count_start(from), self.position(merge.cursor()));
         let ticket = ManyTicket { merge, counted, start, opening };
-        Ok(Opened::Live(Ticket(Kind::Many(Box::new(ticket)))))
+        Ok(Opened::Live(Ticket(TicketKind::Many(Box::new(ticket)))))
     }
 
     /// The offset behind which the last `count` events of all these channels begin.
@@ -566,7 +567,7 @@ impl Hub {
         &self,
         name: &ChannelName,
         account: &Arc<Account>,
-        why: Claim,
+        why: ClaimPurpose,
     ) -> Result<(), ClaimError> {
         self.0.registry.claim(name, account, why)
     }
@@ -592,7 +593,7 @@ impl Hub {
 
 /// Why a publish failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
+pub enum SubmitError {
     /// The channel has ended.
     #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
     Closed(crate::event::ChannelState),
@@ -622,13 +623,13 @@ pub enum ConfigureError {
 }
 
 /// What a publisher is told of a refusal; nothing if the channel is to be looked up again.
-fn refused(error: AppendError) -> Result<(), PublishError> {
+fn refused(error: AppendError) -> Result<(), SubmitError> {
     match error {
         AppendError::Retired => Ok(()),
-        AppendError::Closed(state) => Err(PublishError::Closed(state)),
-        AppendError::Stopped(reason) => Err(PublishError::Stopped(reason)),
-        AppendError::Busy => Err(PublishError::Busy),
-        AppendError::Unstored(why) => Err(PublishError::Unstored(why)),
+        AppendError::Closed(state) => Err(SubmitError::Closed(state)),
+        AppendError::Stopped(reason) => Err(SubmitError::Stopped(reason)),
+        AppendError::Busy => Err(SubmitError::Busy),
+        AppendError::Unstored(why) => Err(SubmitError::Unstored(why)),
     }
 }
 

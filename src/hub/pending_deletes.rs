@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::commit::CommitAck;
 use super::completion::ThreadCompletions;
 use crate::channel::ChannelName;
-use crate::store::disk::{Disk, Durability, Record, StreamId};
+use crate::store::disk::{Disk, Durability, LogRecord, StreamId};
 
 /// At most as many as the store has streams. A name may have more than one: it was free again when
 /// the hub gave up the channel.
@@ -76,7 +76,12 @@ impl PendingDeletes {
             }
             tell(outcome);
         });
-        disk.write(Record::Gone { stream: id }, stream.durability, ThreadCompletions::here(), done);
+        disk.write(
+            LogRecord::Gone { stream: id },
+            stream.durability,
+            ThreadCompletions::here(),
+            done,
+        );
         ack
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Core;
-use super::channel::{Channel, Listener};
+use super::channel::{Channel, ChannelListener};
 use super::control::EndReason;
 use super::read::{Start, StartAt};
 use crate::telemetry::Metrics;
@@ -77,14 +77,14 @@ impl Attachment {
         channel: &Arc<Channel>,
         begin: StartAt,
         holds: bool,
-        listener: Arc<dyn Listener>,
+        listener: Arc<dyn ChannelListener>,
     ) -> (Start, Self) {
         let (beginning, key) = channel.attach(begin, holds, listener);
         (beginning, Self { presence: Presence::new(core, channel, holds), key })
     }
 
     /// Adds the listener of a subscriber that is counted already.
-    pub(super) fn listen(presence: Presence, listener: Arc<dyn Listener>) -> Self {
+    pub(super) fn listen(presence: Presence, listener: Arc<dyn ChannelListener>) -> Self {
         let key = presence.channel.add_listener(listener);
         Self { presence, key }
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::channel::{Appended, Channel, Close, Hold, Receipt};
+use super::channel::{Appended, Channel, Close, Hold, ReceiptFn};
 use super::commit::CommitAck;
 use super::signals::{GenerationOver, Signals, StopError, Stopped};
-use super::{Core, Hub, PublishError, TooManyChannels, refused};
+use super::{Core, Hub, SubmitError, TooManyChannels, refused};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, NewEvent};
 use crate::generation::{Format, Recogniser};
@@ -43,7 +43,7 @@ impl ProducerHandle {
     }
 
     /// Resolves when the channel has ended: what whoever publishes there is told.
-    pub async fn refused(&mut self) -> PublishError {
+    pub async fn refused(&mut self) -> SubmitError {
         loop {
             let signals = self.read();
             if signals.end.is_some() {
@@ -61,8 +61,8 @@ impl ProducerHandle {
         &self,
         events: &[NewEvent],
         close: Option<&Close>,
-        receipt: Option<Receipt<'_>>,
-    ) -> Result<Appended, PublishError> {
+        receipt: Option<ReceiptFn<'_>>,
+    ) -> Result<Appended, SubmitError> {
         match self.channel.append(events, close, receipt) {
             Ok(appended) => {
                 Hub(self.core.clone()).keep_budgets(&self.channel);
@@ -71,7 +71,7 @@ impl ProducerHandle {
             Err(error) => {
                 refused(error)?;
                 // While it is held, only a deletion takes it out of memory.
-                Err(PublishError::Closed(ChannelState::Deleted))
+                Err(SubmitError::Closed(ChannelState::Deleted))
             }
         }
     }
@@ -96,11 +96,11 @@ impl ProducerHandle {
     }
 }
 
-fn refusal(signals: &Signals) -> PublishError {
+fn refusal(signals: &Signals) -> SubmitError {
     match &signals.end {
-        Some(end) if signals.stopped => PublishError::Stopped(end.reason.clone()),
-        Some(end) => PublishError::Closed(end.state),
-        None => PublishError::Closed(ChannelState::Deleted),
+        Some(end) if signals.stopped => SubmitError::Stopped(end.reason.clone()),
+        Some(end) => SubmitError::Closed(end.state),
+        None => SubmitError::Closed(ChannelState::Deleted),
     }
 }
 
@@ -141,7 +141,7 @@ impl Hub {
         name: &ChannelName,
         hold: Hold,
         format: Option<Format>,
-    ) -> Result<ProducerHandle, PublishError> {
+    ) -> Result<ProducerHandle, SubmitError> {
         loop {
             let mut producer = self.producer_handle(name)?;
             match producer.channel.produce(hold, format) {

@@ -10,14 +10,14 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
-use super::channel::{Channel, Shared, StoreTarget};
+use super::channel::{Channel, ChannelContext, StoreTarget};
 use super::commit::{ChannelMetadata, CommitAck};
 use super::config::Config;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_TOMBSTONES;
 use crate::position::Offset;
 use crate::quota::Account;
-use crate::store::disk::{Disk, Durability, Stream};
+use crate::store::disk::{Disk, Durability, StoredStream};
 
 /// Wants to hear of new channels.
 pub(super) trait Watcher: Send + Sync {
@@ -31,8 +31,8 @@ pub(super) struct Registry {
     config: Config,
     /// What is in force for everything else: a reload exchanges it.
     live: RwLock<Arc<Config>>,
-    shared: Arc<Shared>,
-    store: Option<Store>,
+    shared: Arc<ChannelContext>,
+    store: Option<StoreContext>,
     channels: DashMap<ChannelName, Arc<Channel>>,
     watchers: RwLock<Watchers>,
     tombstones: Mutex<Tombstones>,
@@ -45,7 +45,7 @@ pub struct TooManyChannels(pub usize);
 
 /// What a channel is claimed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum ClaimPurpose {
     /// To publish to it, or to give it settings.
     ToPublish,
     /// To wait for what somebody will publish.
@@ -64,7 +64,7 @@ pub enum ClaimError {
 }
 
 /// Where durable channels are kept.
-pub(super) struct Store {
+pub(super) struct StoreContext {
     pub(super) disk: Disk,
     /// How durable channels are that no rule says it of.
     pub(super) durability: Durability,
@@ -76,7 +76,7 @@ pub(super) struct Store {
     pub(super) gone: Offset,
 }
 
-impl Store {
+impl StoreContext {
     fn target(&self, durability: Durability) -> Option<StoreTarget> {
         let target = StoreTarget { disk: self.disk.clone(), durability, window: self.window };
         (durability != Durability::Memory).then_some(target)
@@ -84,7 +84,11 @@ impl Store {
 }
 
 impl Registry {
-    pub(super) fn new(config: Config, shared: Arc<Shared>, store: Option<Store>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        shared: Arc<ChannelContext>,
+        store: Option<StoreContext>,
+    ) -> Self {
         let live = RwLock::new(Arc::new(config.clone()));
         Self {
             config,
@@ -131,14 +135,14 @@ impl Registry {
         &self,
         name: &ChannelName,
         by: &Arc<Account>,
-        why: Claim,
+        why: ClaimPurpose,
     ) -> Result<(), ClaimError> {
         let over_quota = || {
             self.shared.metrics.limit_hit("quotas.max_channels");
             ClaimError::OverQuota(by.max_channels())
         };
         if let Some(channel) = self.get(name) {
-            let counted = why == Claim::ToWait || channel.hand_over(by);
+            let counted = why == ClaimPurpose::ToWait || channel.hand_over(by);
             return counted.then_some(()).ok_or_else(over_quota);
         }
         if !by.take_channel() {
@@ -206,7 +210,7 @@ impl Registry {
 
     /// Brings back the channel that a stream was. One that is to be kept in memory by now stays
     /// where it is until its retention has passed.
-    pub(super) fn restore(&self, stream: &Stream, store: &Store, power_cut: bool) {
+    pub(super) fn restore(&self, stream: &StoredStream, store: &StoreContext, power_cut: bool) {
         let durability = self.durability(&stream.name).max(Durability::Async);
         let channel = self.make(&stream.name, None, store.target(durability));
         let metadata = ChannelMetadata::from_text(&stream.options).unwrap_or_default();
@@ -217,7 +221,7 @@ impl Registry {
         self.channels.insert(stream.name.clone(), channel);
     }
 
-    pub(super) fn store(&self) -> Option<&Store> {
+    pub(super) fn store(&self) -> Option<&StoreContext> {
         self.store.as_ref()
     }
 

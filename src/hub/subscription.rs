@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Core;
-use super::channel::{Channel, Listener, Snapshot};
+use super::channel::{Channel, ChannelListener, Snapshot};
 use super::control::{ChannelCursor, EndReason, SubscriptionControl};
 use super::control_events::{End, Gap};
 use super::merge::MergedReader;
 use super::presence::{Attachment, Counted};
 use super::read::{PeekResult, Start, StartAt};
-use super::ticket::{ChannelTicket, Head, ManyTicket};
+use super::ticket::{ChannelTicket, ManyTicket, TicketHead};
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;
 use crate::position::{Offset, Position};
@@ -125,10 +125,10 @@ pub struct Subscription {
     merging: bool,
     /// Bytes of the log that are read at a time, or one event.
     max_bytes: usize,
-    pub(super) source: Source,
+    pub(super) source: SubscriptionSource,
 }
 
-pub(super) enum Source {
+pub(super) enum SubscriptionSource {
     One(One),
     Many(Box<MergedReader>),
 }
@@ -136,7 +136,7 @@ pub(super) enum Source {
 impl Subscription {
     pub(super) fn one(bounds: Bounds, ticket: ChannelTicket) -> Self {
         let ChannelTicket { presence, counted, position, joined, head, last_before } = ticket;
-        let Head { start, opening, gap, snapshot } = head;
+        let TicketHead { start, opening, gap, snapshot } = head;
         let core = presence.core().clone();
         let control = Arc::new(SubscriptionControl::default());
         let cursor = Arc::new(ChannelCursor::new(presence.channel().clone(), position, joined));
@@ -149,14 +149,15 @@ impl Subscription {
             after_gap: None,
             _attachment: Attachment::listen(presence, control.clone()),
         };
-        let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, Source::One(one));
+        let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, SubscriptionSource::One(one));
         Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
     pub(super) fn many(bounds: Bounds, ticket: ManyTicket) -> Self {
         let ManyTicket { merge, counted, start, opening } = ticket;
         let (core, control) = (merge.core().clone(), merge.control().clone());
-        let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, Source::Many(Box::new(merge)));
+        let (merging, max_bytes, source) =
+            (false, MAX_BATCH_BYTES, SubscriptionSource::Many(Box::new(merge)));
         Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
@@ -189,8 +190,8 @@ impl Subscription {
     #[must_use]
     pub fn channel(&self) -> Option<&Channel> {
         match &self.source {
-            Source::One(one) => Some(&one.cursor.channel),
-            Source::Many(_) => None,
+            SubscriptionSource::One(one) => Some(&one.cursor.channel),
+            SubscriptionSource::Many(_) => None,
         }
     }
 
@@ -208,7 +209,7 @@ impl Subscription {
     /// Whether it reads many channels.
     #[must_use]
     pub fn is_many(&self) -> bool {
-        matches!(self.source, Source::Many(_))
+        matches!(self.source, SubscriptionSource::Many(_))
     }
 
     /// Whether something has come since it last found nothing; wakes when something comes.
@@ -220,10 +221,10 @@ impl Subscription {
     #[must_use]
     pub fn is_fetching(&self) -> bool {
         match &self.source {
-            Source::One(one) => {
+            SubscriptionSource::One(one) => {
                 one.cursor.channel.look(one.cursor.position()) == PeekResult::OnDisk
             }
-            Source::Many(merge) => merge.is_fetching(),
+            SubscriptionSource::Many(merge) => merge.is_fetching(),
         }
     }
 
@@ -276,15 +277,17 @@ impl Subscription {
         let may_skip = self.bounds.on_lag == OnLag::Skip;
         // What must be told first is told before anything is passed over.
         let looks = match &mut self.source {
-            Source::One(one) => may_skip && !one.has_notices(),
-            Source::Many(merge) => may_skip && !merge.has_notices() && merge.lag_is_due(),
+            SubscriptionSource::One(one) => may_skip && !one.has_notices(),
+            SubscriptionSource::Many(merge) => {
+                may_skip && !merge.has_notices() && merge.lag_is_due()
+            }
         };
         let skips = looks && self.bounds.passed(&self.control).is_some();
         match &mut self.source {
-            Source::One(one) if skips => one.skip(&self.core, self.max_bytes),
-            Source::Many(merge) if skips => merge.skip(self.max_bytes),
-            Source::One(one) => one.next(&self.core, self.max_bytes),
-            Source::Many(merge) => merge.next(self.max_bytes),
+            SubscriptionSource::One(one) if skips => one.skip(&self.core, self.max_bytes),
+            SubscriptionSource::Many(merge) if skips => merge.skip(self.max_bytes),
+            SubscriptionSource::One(one) => one.next(&self.core, self.max_bytes),
+            SubscriptionSource::Many(merge) => merge.next(self.max_bytes),
         }
     }
 }

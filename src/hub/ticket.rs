@@ -16,9 +16,9 @@ use crate::position::{Offset, Position};
 use crate::store::LogPosition;
 
 /// What [`Hub::open`](super::Hub::open) returns. Dropping it ends the subscription.
-pub struct Ticket(pub(super) Kind);
+pub struct Ticket(pub(super) TicketKind);
 
-pub(super) enum Kind {
+pub(super) enum TicketKind {
     One(Box<ChannelTicket>),
     Many(Box<ManyTicket>),
 }
@@ -34,13 +34,13 @@ pub struct ChannelTicket {
     /// The end of the log when the subscription was opened: what lies before it is no lag.
     pub joined: LogPosition,
     /// What is sent first.
-    pub head: Head,
+    pub head: TicketHead,
     /// The offset of the last event before the mark.
     pub(super) last_before: Offset,
 }
 
 /// What a subscriber is sent before any event.
-pub struct Head {
+pub struct TicketHead {
     /// The position after which the subscription begins.
     pub start: Position,
     /// The data of `fanfare.open`, if the subscription begins at the tail.
@@ -64,38 +64,38 @@ impl Ticket {
     #[must_use]
     pub fn subscribe(self, bounds: Bounds) -> Subscription {
         match self.0 {
-            Kind::One(ticket) => Subscription::one(bounds, *ticket),
-            Kind::Many(ticket) => Subscription::many(bounds, *ticket),
+            TicketKind::One(ticket) => Subscription::one(bounds, *ticket),
+            TicketKind::Many(ticket) => Subscription::many(bounds, *ticket),
         }
     }
 
     /// Returns whether it is for one channel.
     #[must_use]
     pub fn is_one(&self) -> bool {
-        matches!(self.0, Kind::One(_))
+        matches!(self.0, TicketKind::One(_))
     }
 
     /// Returns the ticket for one channel, if it is one.
     #[must_use]
     pub fn into_one(self) -> Option<ChannelTicket> {
         match self.0 {
-            Kind::One(ticket) => Some(*ticket),
-            Kind::Many(_) => None,
+            TicketKind::One(ticket) => Some(*ticket),
+            TicketKind::Many(_) => None,
         }
     }
 
     /// Returns whether it begins with the first event that its channel ever had.
     #[must_use]
     pub fn begins_whole(&self) -> bool {
-        matches!(&self.0, Kind::One(ticket) if ticket.position == LogPosition::default())
+        matches!(&self.0, TicketKind::One(ticket) if ticket.position == LogPosition::default())
     }
 
     /// Returns how events are merged where the subscriber does not say.
     #[must_use]
     pub fn default_coalesce(&self) -> Coalesce {
         match &self.0 {
-            Kind::One(ticket) => ticket.channel().coalesce(),
-            Kind::Many(_) => Coalesce::Off,
+            TicketKind::One(ticket) => ticket.channel().coalesce(),
+            TicketKind::Many(_) => Coalesce::Off,
         }
     }
 }

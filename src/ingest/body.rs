@@ -77,13 +77,13 @@ impl Foreign {
 
 /// The beginning of a body that has had no event yet.
 #[derive(Default)]
-struct Opening {
+struct BodyOpening {
     bytes: Vec<u8>,
     /// An event has come.
     is_over: bool,
 }
 
-impl Opening {
+impl BodyOpening {
     fn keep(&mut self, piece: &[u8]) {
         let room = MAX_OPENING_BYTES.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(&piece[..room.min(piece.len())]);
@@ -122,13 +122,13 @@ impl Opening {
 /// Reads a body of any kind.
 pub(super) struct Decoder {
     grammar: Grammar,
-    opening: Opening,
+    opening: BodyOpening,
 }
 
 enum Grammar {
     EventStream { parser: sse::Parser, default_type: Option<EventType> },
-    Ndjson { lines: Lines, event_type: Option<EventType> },
-    Text { pieces: Pieces, event_type: Option<EventType> },
+    Ndjson { lines: LineSplitter, event_type: Option<EventType> },
+    Text { pieces: TextPieces, event_type: Option<EventType> },
     Single { data: Gathered, max_bytes: usize, event_type: Option<EventType>, optional: bool },
 }
 
@@ -146,13 +146,13 @@ impl Decoder {
                 let parser = sse::Parser::of_publisher(max_bytes);
                 Grammar::EventStream { parser, default_type: event_type }
             }
-            BodyKind::Ndjson => Grammar::Ndjson { lines: Lines::new(max_bytes), event_type },
-            BodyKind::Text => Grammar::Text { pieces: Pieces::new(max_bytes), event_type },
+            BodyKind::Ndjson => Grammar::Ndjson { lines: LineSplitter::new(max_bytes), event_type },
+            BodyKind::Text => Grammar::Text { pieces: TextPieces::new(max_bytes), event_type },
             BodyKind::Single => {
                 Grammar::Single { data: Gathered::default(), max_bytes, event_type, optional }
             }
         };
-        Self { grammar, opening: Opening::default() }
+        Self { grammar, opening: BodyOpening::default() }
     }
 
     /// Reads a piece, and appends the events that it completes.
@@ -336,12 +336,12 @@ fn text_event(event_type: Option<&EventType>, data: String) -> NewEvent {
 }
 
 /// Cuts a text as it arrives: between characters, and not within a line's end.
-pub(super) struct Pieces {
+pub(super) struct TextPieces {
     max_bytes: usize,
     partial: Vec<u8>,
 }
 
-impl Pieces {
+impl TextPieces {
     fn new(max_bytes: usize) -> Self {
         Self { max_bytes, partial: Vec::new() }
     }
@@ -392,14 +392,14 @@ impl Pieces {
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Cuts a body into lines; blank ones are passed over.
-pub(super) struct Lines {
+pub(super) struct LineSplitter {
     max_bytes: usize,
     partial: Gathered,
     /// Lines taken so far, blank ones included.
     taken: u64,
 }
 
-impl Lines {
+impl LineSplitter {
     /// Bytes of memory that the line takes whose end has not come yet.
     pub(super) fn held(&self) -> usize {
         self.partial.room()

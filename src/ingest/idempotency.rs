@@ -52,13 +52,13 @@ pub(super) struct Ledger<S, R> {
     max_keys: usize,
     metrics: Arc<Metrics>,
     hashers: [RandomState; 2],
-    entries: Arc<Mutex<Entries>>,
+    entries: Arc<Mutex<KeyEntries>>,
     of: PhantomData<fn(S) -> R>,
 }
 
 #[derive(Default)]
-struct Entries {
-    by_key: HashMap<Fingerprint, Entry>,
+struct KeyEntries {
+    by_key: HashMap<Fingerprint, KeyEntry>,
     /// Keys by the time at which they were last settled; some of them have been settled again.
     order: VecDeque<(Instant, Fingerprint)>,
 }
@@ -68,7 +68,7 @@ struct Entries {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Fingerprint([u64; 2]);
 
-struct Entry {
+struct KeyEntry {
     settled: Option<Instant>,
     /// The outcome as JSON, as the store has it; nothing while the request runs. Texts of their own
     /// would each take more.
@@ -78,7 +78,7 @@ struct Entry {
 /// What has become of a key's request.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Outcome<R> {
+pub(super) enum KeyOutcome<R> {
     /// Nothing yet.
     #[serde(skip)]
     Running,
@@ -92,7 +92,7 @@ pub(super) enum Outcome<R> {
 #[allow(clippy::large_enum_variant)] // it is taken apart at once
 pub(super) enum Claimed<S: Scope, R: Kept> {
     /// It may run; so much was published under this key before.
-    Run(Claim<S, R>, Tally),
+    Run(KeyClaim<S, R>, Tally),
     /// It has run.
     Replay(R),
     /// It runs.
@@ -122,7 +122,7 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
 
     /// Takes back what the store has kept. Returns whether it was of this ledger. What cannot be
     /// understood is forgotten: it was written by another version.
-    pub(super) fn restore(&self, kept: &disk::Receipt, now: Moment) -> bool
+    pub(super) fn restore(&self, kept: &disk::StoredReceipt, now: Moment) -> bool
     where
         S: for<'a> TryFrom<&'a str>,
     {
@@ -130,13 +130,13 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
         if let (Ok(scope), Ok(key), Ok(_)) = (
             S::try_from(scope),
             kept.key.parse(),
-            serde_json::from_str::<Outcome<R>>(&kept.outcome),
+            serde_json::from_str::<KeyOutcome<R>>(&kept.outcome),
         ) {
             let instant = Instant::now();
             // Where no instant is so early, the key is remembered for longer.
             let settled = instant.checked_sub(now.since(kept.time)).unwrap_or(instant);
             let outcome = Some(kept.outcome.clone());
-            let entry = Entry { settled: Some(settled), outcome };
+            let entry = KeyEntry { settled: Some(settled), outcome };
             self.entries.lock().settle(self.fingerprint(&scope, &key), settled, entry);
         }
         true
@@ -149,17 +149,20 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
         if entries.forget(Instant::now(), self.window, self.max_keys) {
             self.metrics.limit_hit("publish.max_idempotency_keys");
         }
-        let before = match entries.by_key.get(&fingerprint).map(Entry::outcome) {
-            Some(Outcome::Running) => return Claimed::Running,
-            Some(Outcome::Done(receipt)) => return Claimed::Replay(receipt),
-            Some(Outcome::Partial(tally)) => tally,
+        let before = match entries.by_key.get(&fingerprint).map(KeyEntry::outcome) {
+            Some(KeyOutcome::Running) => return Claimed::Running,
+            Some(KeyOutcome::Done(receipt)) => return Claimed::Replay(receipt),
+            Some(KeyOutcome::Partial(tally)) => tally,
             None => Tally::default(),
         };
-        entries.by_key.insert(fingerprint, Entry { settled: None, outcome: None });
+        entries.by_key.insert(fingerprint, KeyEntry { settled: None, outcome: None });
         let (kind, entries, dependency) =
             (self.kind, self.entries.clone(), disk::WriteDependency::new());
-        let outcome = Outcome::Partial(before.clone());
-        Claimed::Run(Claim { kind, entries, fingerprint, scope, key, outcome, dependency }, before)
+        let outcome = KeyOutcome::Partial(before.clone());
+        Claimed::Run(
+            KeyClaim { kind, entries, fingerprint, scope, key, outcome, dependency },
+            before,
+        )
     }
 
     fn fingerprint(&self, scope: &S, key: &IdempotencyKey) -> Fingerprint {
@@ -167,16 +170,16 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
     }
 }
 
-impl Entry {
-    fn outcome<R: Kept>(&self) -> Outcome<R> {
-        let Some(outcome) = &self.outcome else { return Outcome::Running };
+impl KeyEntry {
+    fn outcome<R: Kept>(&self) -> KeyOutcome<R> {
+        let Some(outcome) = &self.outcome else { return KeyOutcome::Running };
         // It was written here, or read before it was taken.
-        serde_json::from_str(outcome).unwrap_or_else(|_| Outcome::Partial(Tally::default()))
+        serde_json::from_str(outcome).unwrap_or_else(|_| KeyOutcome::Partial(Tally::default()))
     }
 }
 
-impl Entries {
-    fn settle(&mut self, fingerprint: Fingerprint, now: Instant, entry: Entry) {
+impl KeyEntries {
+    fn settle(&mut self, fingerprint: Fingerprint, now: Instant, entry: KeyEntry) {
         self.by_key.insert(fingerprint, entry);
         self.order.push_back((now, fingerprint));
     }
@@ -208,26 +211,26 @@ impl Entries {
 }
 
 /// A key that is taken by a request. Dropped without a receipt, it remembers how far that came.
-pub(super) struct Claim<S: Scope, R: Kept> {
+pub(super) struct KeyClaim<S: Scope, R: Kept> {
     kind: &'static str,
-    entries: Arc<Mutex<Entries>>,
+    entries: Arc<Mutex<KeyEntries>>,
     fingerprint: Fingerprint,
     scope: S,
     key: IdempotencyKey,
-    outcome: Outcome<R>,
+    outcome: KeyOutcome<R>,
     /// What the store is to keep speaks of what came before.
     dependency: disk::WriteDependency,
 }
 
-impl<S: Scope, R: Kept> Claim<S, R> {
+impl<S: Scope, R: Kept> KeyClaim<S, R> {
     /// So much has been published under the key.
     pub(super) fn note(&mut self, published: &Tally) {
-        self.outcome = Outcome::Partial(published.clone());
+        self.outcome = KeyOutcome::Partial(published.clone());
     }
 
     /// What the store is to keep of this outcome, which is of this moment.
-    pub(super) fn to_keep(&self, outcome: &Outcome<R>, now: Moment) -> disk::Receipt {
-        disk::Receipt {
+    pub(super) fn to_keep(&self, outcome: &KeyOutcome<R>, now: Moment) -> disk::StoredReceipt {
+        disk::StoredReceipt {
             scope: format!("{}{}", self.kind, self.scope).into(),
             key: self.key.0.clone(),
             outcome: outcome.to_json(),
@@ -239,21 +242,21 @@ impl<S: Scope, R: Kept> Claim<S, R> {
 
     /// The request ended well.
     pub(super) fn complete(mut self, receipt: &R) {
-        self.outcome = Outcome::Done(receipt.clone());
+        self.outcome = KeyOutcome::Done(receipt.clone());
     }
 }
 
-impl<R: Kept> Outcome<R> {
+impl<R: Kept> KeyOutcome<R> {
     fn to_json(&self) -> Box<str> {
         // Numbers and texts: there is nothing that could fail.
         serde_json::to_string(self).unwrap_or_default().into()
     }
 }
 
-impl<S: Scope, R: Kept> Drop for Claim<S, R> {
+impl<S: Scope, R: Kept> Drop for KeyClaim<S, R> {
     fn drop(&mut self) {
         let (now, outcome) = (Instant::now(), Some(self.outcome.to_json()));
-        let settled = Entry { settled: Some(now), outcome };
+        let settled = KeyEntry { settled: Some(now), outcome };
         self.entries.lock().settle(self.fingerprint, now, settled);
     }
 }

@@ -22,7 +22,7 @@ pub use body::{BodyKind, Foreign, InvalidEvent};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
 pub use multi_publish::{CanPublish, InvalidLine, MultiPublish, MultiReceipt, Sender};
 pub use publish::{
-    Begun, Closing, Failure, Fed, Options, Place, Publish, PublishError, Receipt, Tally,
+    Begun, Closing, ErrorPlace, Failure, Fed, Publish, PublishError, PublishOptions, Receipt, Tally,
 };
 pub use share::{NoRoom, Share};
 
@@ -69,9 +69,9 @@ impl Default for Config {
 
 /// Takes publish requests: a cheap handle.
 #[derive(Clone)]
-pub struct Ingest(Arc<Shared>);
+pub struct Ingest(Arc<IngestState>);
 
-struct Shared {
+struct IngestState {
     hub: Hub,
     config: Config,
     receipts: Ledger<ChannelName, Receipt>,
@@ -89,11 +89,11 @@ impl Ingest {
         let multi_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
         let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
         let (running, unfinished) = (AtomicUsize::new(0), Budget::new(most));
-        Self(Arc::new(Shared { hub, config, receipts, multi_receipts, running, unfinished }))
+        Self(Arc::new(IngestState { hub, config, receipts, multi_receipts, running, unfinished }))
     }
 
     /// Takes back the receipts that the store has kept, oldest first.
-    pub fn restore(&self, kept: &[disk::Receipt]) {
+    pub fn restore(&self, kept: &[disk::StoredReceipt]) {
         let now = self.0.hub.clock().now();
         for receipt in kept {
             let _ = self.0.receipts.restore(receipt, now)
@@ -127,7 +127,7 @@ impl Ingest {
         &self,
         channel: ChannelName,
         kind: BodyKind,
-        options: Options,
+        options: PublishOptions,
     ) -> Result<Begun<Box<Publish>, Receipt>, PublishError> {
         Publish::begin(self.admit()?, channel, kind, options)
     }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::body::{InvalidEvent, Lines};
-use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
-use super::publish::{Begun, Failure, Place, PublishError, Tally};
+use super::body::{InvalidEvent, LineSplitter};
+use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
+use super::publish::{Begun, ErrorPlace, Failure, PublishError, Tally};
 use super::{Ingest, Running};
 use crate::channel::{ChannelName, InvalidChannelName};
 use crate::event::NewEvent;
@@ -69,9 +69,9 @@ pub struct Sender {
 /// A publish to many channels that is under way.
 pub struct MultiPublish {
     ingest: Running,
-    lines: Lines,
+    lines: LineSplitter,
     progress: MultiProgress,
-    claim: Option<Claim<Arc<str>, MultiReceipt>>,
+    claim: Option<KeyClaim<Arc<str>, MultiReceipt>>,
     sender: Sender,
 }
 
@@ -113,7 +113,7 @@ impl MultiPublish {
             subscribers: HashMap::new(),
             name_bytes: 0,
         };
-        let lines = Lines::new(max_line);
+        let lines = LineSplitter::new(max_line);
         Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender }))
     }
 
@@ -171,7 +171,7 @@ impl MultiPublish {
         let failure = |error, place| Failure { error, kept: self.progress.tally.clone(), place };
         // What is not stored is learnt when other lines have been taken since.
         ack.map_err(|error| failure(error, None))?;
-        taken.map_err(|error| failure(error, Some(Place::Line(self.lines.taken()))))
+        taken.map_err(|error| failure(error, Some(ErrorPlace::Line(self.lines.taken()))))
     }
 }
 
@@ -180,7 +180,7 @@ impl MultiProgress {
         &mut self,
         ingest: &Ingest,
         from: &Sender,
-        claim: Option<&Claim<Arc<str>, MultiReceipt>>,
+        claim: Option<&KeyClaim<Arc<str>, MultiReceipt>>,
         line: &Bytes,
     ) -> Result<(), PublishError> {
         let (name, event) = parse_line(line, ingest.max_event_bytes())?;
@@ -188,7 +188,7 @@ impl MultiProgress {
             return Err(PublishError::Forbidden);
         }
         if let Some(account) = &from.account {
-            ingest.hub().claim(&name, account, hub::Claim::ToPublish)?;
+            ingest.hub().claim(&name, account, hub::ClaimPurpose::ToPublish)?;
         }
         let number = self.lines;
         self.lines += 1;
@@ -201,10 +201,10 @@ impl MultiProgress {
                 let mut tally = ahead.clone();
                 let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
                 tally.count(number, ingest.hub().event_id(offset));
-                claim.to_keep(&Outcome::Partial(tally), ingest.hub().clock().now())
+                claim.to_keep(&KeyOutcome::Partial(tally), ingest.hub().clock().now())
             }
         });
-        let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
+        let receipt = keep.as_ref().map(|keep| keep as hub::ReceiptFn<'_>);
         let event = std::slice::from_ref(&event);
         let appended = ingest.hub().append_with(&name, event, None, receipt)?;
         if let Some((offset, _)) = appended.offsets {
@@ -232,7 +232,7 @@ impl MultiProgress {
         for (line, offset, mut ack) in std::mem::take(&mut self.storing) {
             match ack.wait().await {
                 Ok(()) => self.tally.count(line, ingest.hub().event_id(offset)),
-                Err(why) => outcome = outcome.and(Err(hub::PublishError::from(why).into())),
+                Err(why) => outcome = outcome.and(Err(hub::SubmitError::from(why).into())),
             }
         }
         outcome

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Running;
 use super::body::{BodyKind, Decoder, InvalidEvent};
 use super::end_detector::{EndDetector, ends_with, is_whole_end};
-use super::idempotency::{Claim, Claimed, IdempotencyKey, Outcome};
+use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
 use super::multi_publish::InvalidLine;
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
@@ -17,7 +17,7 @@ use crate::hub::{self, Appended, Close, CommitAck, Hold, ProducerHandle};
 
 /// What a publisher asks for besides its events.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct PublishOptions {
     /// The type of events that do not name their own.
     pub event_type: Option<EventType>,
     /// Close the channel.
@@ -130,7 +130,7 @@ pub enum PublishError {
     Line(#[from] InvalidLine),
     /// The hub did not take it.
     #[error(transparent)]
-    Hub(#[from] hub::PublishError),
+    Hub(#[from] hub::SubmitError),
     /// The first request with this key has not ended.
     #[error("a request with this `Idempotency-Key` is still running: wait for its end")]
     StillRunning,
@@ -153,14 +153,14 @@ pub struct Failure {
     /// What is in the log all the same.
     pub kept: Tally,
     /// Where in the body, if it can be said.
-    pub place: Option<Place>,
+    pub place: Option<ErrorPlace>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Some(Place::Line(line)) => write!(f, "line {line}: {}", self.error),
-            Some(Place::Event(event)) => write!(f, "event {event}: {}", self.error),
+            Some(ErrorPlace::Line(line)) => write!(f, "line {line}: {}", self.error),
+            Some(ErrorPlace::Event(event)) => write!(f, "event {event}: {}", self.error),
             None => self.error.fmt(f),
         }
     }
@@ -168,7 +168,7 @@ impl fmt::Display for Failure {
 
 /// A place in a body, counted from one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ErrorPlace {
     /// A line of NDJSON.
     Line(u64),
     /// An event of an event stream.
@@ -236,7 +236,7 @@ pub struct Publish {
     end_detector: Option<EndDetector>,
     /// Tells of a stop, to a publish that goes on for a while.
     producer: Option<ProducerHandle>,
-    claim: Option<Claim<ChannelName, Receipt>>,
+    claim: Option<KeyClaim<ChannelName, Receipt>>,
     /// Events at the start of the body that an earlier request has published.
     skip: u64,
     /// Events decoded so far, those that were skipped included.
@@ -255,9 +255,9 @@ impl Publish {
         ingest: Running,
         channel: ChannelName,
         kind: BodyKind,
-        options: Options,
+        options: PublishOptions,
     ) -> Result<Begun<Box<Self>, Receipt>, PublishError> {
-        let Options { event_type, close, format, idempotency_key } = options;
+        let PublishOptions { event_type, close, format, idempotency_key } = options;
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),
             Some(key) => match ingest.0.receipts.claim(channel.clone(), key) {
@@ -446,7 +446,7 @@ impl Publish {
         &self,
         close: Option<&Close>,
         last: bool,
-    ) -> Result<Appended, hub::PublishError> {
+    ) -> Result<Appended, hub::SubmitError> {
         loop {
             let refused = match self.try_to_hand_in(close, last) {
                 Ok(mut appended) => {
@@ -465,13 +465,13 @@ impl Publish {
         &self,
         close: Option<&Close>,
         last: bool,
-    ) -> Result<Appended, hub::PublishError> {
+    ) -> Result<Appended, hub::SubmitError> {
         let keep = self.claim.as_ref().map(|claim| {
             move |appended: &Appended| {
                 claim.to_keep(&self.outcome_after(appended, last), self.ingest.hub().clock().now())
             }
         });
-        let receipt = keep.as_ref().map(|keep| keep as hub::Receipt<'_>);
+        let receipt = keep.as_ref().map(|keep| keep as hub::ReceiptFn<'_>);
         match &self.producer {
             Some(producer) => producer.append(&self.events, close, receipt),
             None => self.ingest.hub().append_with(&self.channel, &self.events, close, receipt),
@@ -479,9 +479,9 @@ impl Publish {
     }
 
     /// What is to be waited for before it is said that the channel has ended.
-    fn coming_end(&self, refused: &hub::PublishError) -> Option<CommitAck> {
+    fn coming_end(&self, refused: &hub::SubmitError) -> Option<CommitAck> {
         match refused {
-            hub::PublishError::Closed(_) | hub::PublishError::Stopped(_) => match &self.producer {
+            hub::SubmitError::Closed(_) | hub::SubmitError::Stopped(_) => match &self.producer {
                 Some(producer) => producer.coming_end(),
                 None => self.ingest.hub().coming_end(&self.channel),
             },
@@ -490,13 +490,13 @@ impl Publish {
     }
 
     /// What is to be said to whoever comes back with the key when this was appended.
-    fn outcome_after(&self, appended: &Appended, last: bool) -> Outcome<Receipt> {
+    fn outcome_after(&self, appended: &Appended, last: bool) -> KeyOutcome<Receipt> {
         let tally = self.tally_after(appended);
         if last && self.is_whole(appended.state) {
             let Appended { subscribers, state, .. } = *appended;
-            Outcome::Done(self.receipt_of(tally, subscribers, state))
+            KeyOutcome::Done(self.receipt_of(tally, subscribers, state))
         } else {
-            Outcome::Partial(tally)
+            KeyOutcome::Partial(tally)
         }
     }
 
@@ -575,9 +575,11 @@ impl Publish {
     fn failure(&self, error: PublishError, in_body: bool) -> Failure {
         let place = match (&error, self.decoder.line()) {
             (PublishError::Invalid(InvalidEvent::NoEvent(_)), _) => None,
-            (_, Some(line)) => Some(Place::Line(line)),
+            (_, Some(line)) => Some(ErrorPlace::Line(line)),
             (PublishError::Invalid(InvalidEvent::Foreign(_)), None) => None,
-            (_, None) if self.decoder.is_event_stream() => Some(Place::Event(self.decoded + 1)),
+            (_, None) if self.decoder.is_event_stream() => {
+                Some(ErrorPlace::Event(self.decoded + 1))
+            }
             (_, None) => None,
         };
         Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }

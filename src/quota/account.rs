@@ -16,7 +16,7 @@ pub struct Account {
 
 /// A subscription's place. Dropped, it is free again.
 #[derive(Debug)]
-pub struct Place(Arc<Account>);
+pub struct SubscriptionPermit(Arc<Account>);
 
 impl Default for Account {
     fn default() -> Self {
@@ -66,8 +66,8 @@ impl Account {
         &self.retained
     }
 
-    pub(super) fn subscribe(self: &Arc<Self>, most: usize) -> Option<Place> {
-        increase(&self.subscriptions, any(most)).then(|| Place(self.clone()))
+    pub(super) fn subscribe(self: &Arc<Self>, most: usize) -> Option<SubscriptionPermit> {
+        increase(&self.subscriptions, any(most)).then(|| SubscriptionPermit(self.clone()))
     }
 
     /// Whether it holds nothing.
@@ -87,7 +87,7 @@ fn increase(count: &AtomicUsize, most: usize) -> bool {
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
 }
 
-impl Drop for Place {
+impl Drop for SubscriptionPermit {
     fn drop(&mut self) {
         self.0.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-pub use account::{Account, Place};
+pub use account::{Account, SubscriptionPermit};
 pub use budget::Budget;
 pub use config::{Config, InvalidRate, Rate};
 
@@ -42,7 +42,7 @@ pub struct Exceeded {
 
 /// All rates and shares of a hub.
 pub struct Quotas {
-    terms: RwLock<Arc<Terms>>,
+    terms: RwLock<Arc<QuotaTerms>>,
     began: Instant,
     principals: Meters<Arc<str>>,
     addresses: Meters<IpAddr>,
@@ -50,13 +50,13 @@ pub struct Quotas {
 }
 
 /// What is in force: a reload exchanges it.
-struct Terms {
+struct QuotaTerms {
     config: Config,
     principal: Rates,
     address: Rates,
 }
 
-impl Terms {
+impl QuotaTerms {
     fn of(config: Config) -> Arc<Self> {
         let (principal, address) = (config.principal(), config.address());
         Arc::new(Self { config, principal, address })
@@ -77,7 +77,7 @@ impl Quotas {
     pub fn new(config: Config) -> Self {
         let began = Instant::now();
         Self {
-            terms: RwLock::new(Terms::of(config)),
+            terms: RwLock::new(QuotaTerms::of(config)),
             began,
             principals: Meters::new(),
             addresses: Meters::new(),
@@ -88,11 +88,11 @@ impl Quotas {
     /// Goes over to these settings. What has been used of the ones before counts.
     pub fn exchange(&self, config: Config) {
         let (channels, retained) = (config.max_channels, config.max_retained());
-        *self.terms.write() = Terms::of(config);
+        *self.terms.write() = QuotaTerms::of(config);
         self.principals.each(|meter| meter.account.resize(channels, retained));
     }
 
-    fn terms(&self) -> Arc<Terms> {
+    fn terms(&self) -> Arc<QuotaTerms> {
         self.terms.read().clone()
     }
 
@@ -234,7 +234,7 @@ impl Payer {
     ///
     /// # Errors
     /// The principal has as many as it may; names the setting.
-    pub fn subscribe(&self) -> Result<Option<Place>, &'static str> {
+    pub fn subscribe(&self) -> Result<Option<SubscriptionPermit>, &'static str> {
         let (Some(quotas), Some(meter)) = (&self.quotas, &self.principal) else { return Ok(None) };
         let place = meter.account.subscribe(quotas.max_subscriptions());
         place.map(Some).ok_or("quotas.max_subscriptions")

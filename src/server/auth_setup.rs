@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Reload, StartError};
-use crate::auth::{Authenticator, Exposure, Invalid};
+use crate::auth::{Authenticator, Exposure, InvalidAuth};
 use crate::config::{Config, variable};
 use crate::egress::Egress;
 use crate::hooks::{Hooks, Ready};
@@ -129,7 +129,7 @@ impl Reloader {
 }
 
 /// All that is wrong, one line each.
-pub(super) fn lines(wrong: &[Invalid]) -> String {
-    let line = |invalid: &Invalid| format!("{}: {}", invalid.key, invalid.message);
+pub(super) fn lines(wrong: &[InvalidAuth]) -> String {
+    let line = |invalid: &InvalidAuth| format!("{}: {}", invalid.key, invalid.message);
     wrong.iter().map(line).collect::<Vec<_>>().join("\n")
 }

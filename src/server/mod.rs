@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub use auth_setup::Reloader;
 
 use crate::admin::Admin;
-use crate::auth::{Exposed, Invalid};
+use crate::auth::{Exposed, InvalidAuth};
 use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
 use crate::hooks::{HookError, Hooks, Ready};
@@ -91,7 +91,7 @@ pub enum StartError {
     Hooks(#[from] HookError),
     /// Who is trusted cannot be read.
     #[error("{}", auth_setup::lines(.0))]
-    Auth(Vec<Invalid>),
+    Auth(Vec<InvalidAuth>),
     /// The hub would be open to the world.
     #[error("{listener}: {source}")]
     Exposed {
@@ -193,7 +193,7 @@ pub enum Reload {
     Start(#[from] StartError),
     /// Who is trusted cannot be read.
     #[error("{}", auth_setup::lines(.0))]
-    Auth(Vec<Invalid>),
+    Auth(Vec<InvalidAuth>),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

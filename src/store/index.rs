@@ -28,7 +28,7 @@ impl Entry {
 
 /// An entry and the end of its frame, relative to the index's base.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct IndexSlot {
     offset: u32,
     end: u32,
     time: u32,
@@ -40,7 +40,7 @@ pub(super) struct Index {
     /// The place of the first event.
     first: LogPosition,
     base: Entry,
-    slots: Vec<Slot>,
+    slots: Vec<IndexSlot>,
 }
 
 impl Index {
@@ -59,7 +59,7 @@ impl Index {
         if self.slots.is_empty() {
             self.base = entry;
         }
-        self.slots.push(Slot {
+        self.slots.push(IndexSlot {
             offset: (entry.offset.0 - self.base.offset.0) as u32,
             end: end as u32,
             time: entry.time.wall.saturating_sub(self.base.time.wall) as u32,
@@ -69,7 +69,7 @@ impl Index {
     /// The same events without the first `count`, whose bytes are cut off.
     pub(super) fn without_first(&self, count: usize) -> Self {
         let cut = self.start_of(count);
-        let moved = |slot: &Slot| Slot { end: slot.end - cut, ..*slot };
+        let moved = |slot: &IndexSlot| IndexSlot { end: slot.end - cut, ..*slot };
         let slots = self.slots[count..].iter().map(moved).collect();
         Self { first: self.position(count), base: self.base, slots }
     }
@@ -79,7 +79,7 @@ impl Index {
     }
 
     pub(super) fn footprint(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        self.slots.capacity() * size_of::<IndexSlot>()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -17,12 +17,12 @@ pub struct Config {
     /// `info,fanfare=debug`.
     pub level: String,
     /// The form of a line.
-    pub format: Format,
+    pub format: LogFormat,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { level: "info".into(), format: Format::Text }
+        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 
@@ -97,7 +97,7 @@ fn known_target(target: &str) -> Result<&str, InvalidLevel> {
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     Text,
     /// One JSON object per line.
@@ -113,8 +113,8 @@ pub fn init(config: &Config) -> Result<(), InvalidLevel> {
     let ansi = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
     let layer = match config.format {
-        Format::Text => lines.with_filter(filter).boxed(),
-        Format::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
     // It fails only where a subscriber is set already, which then stays.
     let _ = tracing_subscriber::registry().with(layer).try_init();

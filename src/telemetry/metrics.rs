@@ -52,7 +52,7 @@ pub struct Metrics {
     hooks: IntCounterVec,
     hook_attempts: IntCounter,
     course: Course,
-    store: Store,
+    store: StoreMetrics,
 }
 
 /// Those of the hub's course: what it serves, what ended, and what it was told.
@@ -102,7 +102,7 @@ impl Course {
 
 /// Those of the store on disk.
 #[derive(Debug)]
-struct Store {
+struct StoreMetrics {
     bytes: IntGauge,
     written: IntCounter,
     read: IntCounter,
@@ -112,7 +112,7 @@ struct Store {
     corrupt_blocks: IntCounter,
 }
 
-impl Store {
+impl StoreMetrics {
     fn new(make: &Maker<'_>) -> Self {
         let store = Self {
             bytes: make.gauge("store_bytes", "Bytes of the store's files with events."),
@@ -208,7 +208,7 @@ impl Metrics {
             hooks: make.counters("hooks_total", "Hooks to be called, by outcome.", "outcome"),
             hook_attempts: make.counter("hook_attempts_total", "Calls of hooks, retries included."),
             course: Course::new(&make),
-            store: Store::new(&make),
+            store: StoreMetrics::new(&make),
             registry,
         };
         at_zero(&metrics.gaps, GapReason::ALL.map(GapReason::as_str));

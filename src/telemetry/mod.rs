@@ -4,5 +4,5 @@ mod log;
 mod metrics;
 mod process;
 
-pub use log::{Config, Format, InvalidLevel, init};
+pub use log::{Config, InvalidLevel, LogFormat, init};
 pub use metrics::{Metrics, encode};

@@ -15,8 +15,8 @@ use bytesize::ByteSize;
 use fanfare::channel::ChannelName;
 use fanfare::event::{ChannelState, NewEvent};
 use fanfare::hub::{
-    Bounds, Channel, ChannelOptions, Close, Config, Hub, Listener, Next, OnLag, Opened, Rule,
-    Selection, Step, Subscription,
+    Bounds, Channel, ChannelListener, ChannelOptions, Close, Config, Hub, Next, OnLag, Opened,
+    Rule, Selection, Step, Subscription,
 };
 use fanfare::position::{Offset, StartFrom};
 use fanfare::sse::Frames;
@@ -510,7 +510,7 @@ struct Witness {
     told: Mutex<Vec<u64>>,
 }
 
-impl Listener for Witness {
+impl ChannelListener for Witness {
     fn channel_changing(&self) {
         self.warned.lock().push(self.channel.end().seq);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use fanfare::channel::ChannelPattern;
 use fanfare::event::{ChannelState, GapReason, NewEvent};
-use fanfare::hub::{Bounds, ChannelOptions, Close, Config, Hub, Opened, PublishError, Selection};
+use fanfare::hub::{Bounds, ChannelOptions, Close, Config, Hub, Opened, Selection, SubmitError};
 use fanfare::position::{Offset, Position, StartFrom};
 use fanfare::telemetry::Metrics;
 use tokio::runtime::Runtime;
@@ -128,7 +128,7 @@ impl World {
         let closing = close.map(|(state, reason)| Close { state, reason: reason.map(Into::into) });
         let published = self.hub.append(&name, &new, closing.as_ref());
         if !self.oracle.is_open(channel) {
-            let refused = matches!(published, Err(PublishError::Closed(_)));
+            let refused = matches!(published, Err(SubmitError::Closed(_)));
             assert!(refused, "published behind the end: {published:?}");
             return;
         }

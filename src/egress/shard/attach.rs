@@ -11,8 +11,8 @@ use super::inbox::{ChannelNotifier, NewSubscriber};
 use super::local_channel::LocalChannel;
 use super::reactor::{Reactor, after};
 use super::subscriber::{Cursor, Interval, Subscriber};
-use crate::egress::{Config, Format, policy};
-use crate::hub::{ChannelTicket, Coalesce, Head, Presence};
+use crate::egress::{Config, StreamFormat, policy};
+use crate::hub::{ChannelTicket, Coalesce, Presence, TicketHead};
 use crate::lease::AccessLease;
 use crate::sse;
 
@@ -71,9 +71,9 @@ impl Reactor {
     }
 
     /// The head of the response and the first chunk, which says where the subscription begins.
-    fn first_bytes(&self, begin: &Head, head: Vec<u8>) -> Vec<u8> {
+    fn first_bytes(&self, begin: &TicketHead, head: Vec<u8>) -> Vec<u8> {
         let mut text = Vec::new();
-        let format = Format::EventStream;
+        let format = StreamFormat::EventStream;
         format.push_opening(&self.config, begin.opening.as_deref(), &begin.start, &mut text);
         if let Some(gap) = &begin.gap {
             self.push_gap(gap, &mut text);

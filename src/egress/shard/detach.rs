@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::reactor::{Reactor, after, has_come};
 use super::subscriber::Subscriber;
-use crate::egress::Format;
+use crate::egress::StreamFormat;
 use crate::egress::policy::Drain;
 use crate::hub::EndReason;
 use crate::lease::LeaseEnd;
@@ -91,7 +91,12 @@ impl Reactor {
         let now = self.now();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
-        Format::EventStream.push_farewell(&self.config, reason, self.drain.as_ref(), &mut text);
+        StreamFormat::EventStream.push_farewell(
+            &self.config,
+            reason,
+            self.drain.as_ref(),
+            &mut text,
+        );
         if !text.is_empty() {
             sse::chunk(&mut bytes, &text);
         }

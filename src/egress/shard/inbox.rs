@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::reactor::Reactor;
 use crate::clock::{self, Micros};
 use crate::egress::Drain;
-use crate::hub::{ChannelTicket, Coalesce, Listener};
+use crate::hub::{ChannelListener, ChannelTicket, Coalesce};
 use crate::lease::AccessLease;
 
 /// A subscriber's socket on its way to a shard.
@@ -117,7 +117,7 @@ impl ChannelNotifier {
     }
 }
 
-impl Listener for ChannelNotifier {
+impl ChannelListener for ChannelNotifier {
     fn can_deliver(&self) -> bool {
         true
     }

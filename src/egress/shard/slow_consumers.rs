@@ -2,7 +2,7 @@
 
 use super::reactor::{Reactor, millis, since};
 use super::sweep::lag;
-use crate::egress::{Format, policy};
+use crate::egress::{StreamFormat, policy};
 use crate::event::GapReason;
 use crate::hub::{EndReason, Gap, ReadResult};
 use crate::sse;
@@ -64,7 +64,7 @@ impl Reactor {
 
     pub(super) fn push_gap(&self, gap: &Gap, text: &mut Vec<u8>) {
         self.hub.metrics().gap(gap.reason.as_str());
-        Format::EventStream.push_gap(gap, text);
+        StreamFormat::EventStream.push_gap(gap, text);
     }
 
     pub(super) fn heartbeat(&mut self, key: usize, tick: u32, now: u32) {

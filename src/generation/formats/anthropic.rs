@@ -3,7 +3,7 @@
 
 use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::fold::{Address, Fold, Lane, PartKey};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, has_value, typed};
 use crate::generation::merge::{Field, Outline};
@@ -98,7 +98,7 @@ impl Provider for Anthropic {
 }
 
 fn address(lane: Lane, index: u32) -> Address<'static> {
-    Address { choice: 0, lane, key: Key::Index(index, 0) }
+    Address { choice: 0, lane, key: PartKey::Index(index, 0) }
 }
 
 /// The text of a delta, and what it adds to. Signatures and citations are no text.

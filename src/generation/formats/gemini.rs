@@ -5,7 +5,7 @@
 use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
 use crate::generation::failure::failure;
-use crate::generation::fold::{Address, Fold, Key, Lane, call_address};
+use crate::generation::fold::{Address, Fold, Lane, PartKey, call_address};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, is_reason, mentions};
 use crate::generation::merge::{Field, Outline};
@@ -101,7 +101,7 @@ fn fold_part(choice: u32, part: &Fields<'_>, fold: &mut Fold) {
         _ => Lane::Text,
     };
     if let Some(text) = part.get("text") {
-        fold_content(&Address { choice, lane, key: Key::Index(0, 0) }, text, fold);
+        fold_content(&Address { choice, lane, key: PartKey::Index(0, 0) }, text, fold);
     }
     if let Some(call) = part.get("functionCall") {
         fold_call(choice, &call.fields(), fold);

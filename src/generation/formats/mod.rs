@@ -14,7 +14,7 @@ pub(super) use gemini::Gemini;
 pub(super) use ollama::Ollama;
 pub(super) use openai_chat::OpenAiChat;
 pub(super) use openai_responses::OpenAiResponses;
-pub(super) use text::Text;
+pub(super) use text::TextFormat;
 pub(super) use ui_message::UiMessage;
 
 use super::fold::Fold;

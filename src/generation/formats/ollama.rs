@@ -6,7 +6,7 @@ use memchr::memmem;
 use super::Provider;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
 use crate::generation::failure::failure;
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::fold::{Address, Fold, Lane, PartKey};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
 use crate::generation::merge::{Field, Outline};
@@ -51,7 +51,7 @@ impl Provider for Ollama {
 
     fn fold_event(&self, _: Option<&str>, line: &Fields<'_>, fold: &mut Fold) {
         fold.set_model(line.text("model"));
-        let at = |lane| Address { choice: 0, lane, key: Key::Index(0, 0) };
+        let at = |lane| Address { choice: 0, lane, key: PartKey::Index(0, 0) };
         let message = line.object("message");
         fold_reasoning(
             &at(Lane::Reasoning),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::Provider;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
 use crate::generation::failure::failure;
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::fold::{Address, Fold, Lane, PartKey};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, has_value, is_reason};
 use crate::generation::merge::{Field, Outline};
@@ -97,7 +97,7 @@ const CALL: [&str; 4] = ["function", "custom", "arguments", "input"];
 
 fn fold_choice(choice: &Fields<'_>, fold: &mut Fold) {
     let number = choice.number("index").unwrap_or(0);
-    let at = |lane| Address { choice: number, lane, key: Key::Index(0, 0) };
+    let at = |lane| Address { choice: number, lane, key: PartKey::Index(0, 0) };
     let Some(delta) = choice.get("delta").filter(|delta| delta.is_object()) else {
         if let Some(text) = choice.get("text") {
             fold_content(&at(Lane::Text), text, fold);
@@ -125,7 +125,7 @@ fn fold_choice(choice: &Fields<'_>, fold: &mut Fold) {
 }
 
 fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
-    let at = |lane| Address { choice, lane, key: Key::Index(0, 0) };
+    let at = |lane| Address { choice, lane, key: PartKey::Index(0, 0) };
     fold_reasoning(&at(Lane::Reasoning), delta, fold);
     for (lane, name) in [(Lane::Text, "content"), (Lane::Refusal, "refusal")] {
         if let Some(text) = delta.get(name) {
@@ -137,7 +137,7 @@ fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
     }
     if let Some(call) = delta.get("function_call").filter(|call| !call.is_empty()) {
         // What there was before tools: one call, without an id.
-        let key = Key::Id("function_call".into());
+        let key = PartKey::Id("function_call".into());
         let address = Address { choice, lane: Lane::Tool, key };
         let call = call.fields();
         add_to_call(address, None, call.text("name"), call.get("arguments"), fold);
@@ -150,7 +150,7 @@ fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
 /// in lists of which each begins at 0.
 fn fold_call(choice: u32, position: u32, call: &Fields<'_>, fold: &mut Fold) {
     let number = call.number("index");
-    let key = Key::Index(number.unwrap_or(position), 0);
+    let key = PartKey::Index(number.unwrap_or(position), 0);
     let address = Address { choice, lane: Lane::Tool, key };
     let (function, custom) = (call.object("function"), call.object("custom"));
     let id = call.text("id").filter(|id| !id.is_empty());

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::fold::{Address, Fold, Lane, PartKey};
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
 use crate::generation::merge::{Field, Outline};
@@ -155,14 +155,14 @@ fn place<'a>(
 ) -> Address<'a> {
     let at = |key| Address { choice: 0, lane, key };
     match (index, id) {
-        (None, None) => at(Key::Index(0, piece)),
-        (None, Some(id)) => at(Key::Id(id)),
+        (None, None) => at(PartKey::Index(0, piece)),
+        (None, Some(id)) => at(PartKey::Id(id)),
         (Some(index), id) => {
-            let by_index = at(Key::Index(index, piece));
+            let by_index = at(PartKey::Index(index, piece));
             if fold.at(&by_index).is_some() {
                 return by_index;
             }
-            let by_id = id.map(|id| at(Key::Id(id))).filter(|by_id| fold.at(by_id).is_some());
+            let by_id = id.map(|id| at(PartKey::Id(id))).filter(|by_id| fold.at(by_id).is_some());
             by_id.unwrap_or(by_index)
         }
     }

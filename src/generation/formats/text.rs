@@ -2,19 +2,19 @@
 
 use super::Provider;
 use crate::generation::DONE;
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::fold::{Address, Fold, Lane, PartKey};
 use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark};
 use crate::generation::merge::Outline;
 
 /// See the module.
-pub(in crate::generation) struct Text;
+pub(in crate::generation) struct TextFormat;
 
 fn is_done(event_type: Option<&str>, data: &str) -> bool {
     event_type.is_none() && data == DONE
 }
 
-impl Provider for Text {
+impl Provider for TextFormat {
     fn recognises(&self, _: &Fields<'_>) -> bool {
         false // what has fields is no text
     }
@@ -25,7 +25,7 @@ impl Provider for Text {
 
     fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
         if !is_done(event_type, data) {
-            let all = Address { choice: 0, lane: Lane::Text, key: Key::Index(0, 0) };
+            let all = Address { choice: 0, lane: Lane::Text, key: PartKey::Index(0, 0) };
             fold.append_text(all, data);
         }
     }

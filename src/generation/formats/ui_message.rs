@@ -3,7 +3,7 @@
 
 use super::Provider;
 use super::content::{fold_content, skip_event};
-use crate::generation::fold::{Address, Fold, Key, Lane};
+use crate::generation::fold::{Address, Fold, Lane, PartKey};
 use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark, typed};
 use crate::generation::merge::{Field, Outline};
@@ -94,7 +94,7 @@ fn part_named(name: &str) -> Option<(Lane, &'static str, &'static str)> {
 fn fold_part(name: &str, chunk: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     let (part, what) = name.rsplit_once('-')?;
     let (lane, id, text) = part_named(part)?;
-    let address = Address { choice: 0, lane, key: Key::Id(chunk.text(id)?) };
+    let address = Address { choice: 0, lane, key: PartKey::Id(chunk.text(id)?) };
     if what == "start" {
         fold.part_ends(&address);
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Appended, Channel, Close, FrameWriter, Inner};
+use super::{Appended, Channel, ChannelInner, Close, FrameWriter};
 use crate::clock::Moment;
 use crate::event::{self, GapReason, NewEvent};
 use crate::hub::commit::{ChannelMetadata, CommitAck, CommitOutcome};
@@ -17,7 +17,8 @@ use crate::hub::completion::ThreadCompletions;
 use crate::hub::control_events::{End, Gap};
 use crate::position::Offset;
 use crate::store::disk::{
-    self, CompletionQueue, Disk, DiskRead, Durability, Record, Seek, StreamId, Trimmed, WriteError,
+    self, CompletionQueue, Disk, DiskRead, Durability, LogRecord, Seek, StreamId, Trimmed,
+    WriteError,
 };
 use crate::store::{Batch, BatchBuilder, Entry, Log, LogPosition};
 
@@ -69,7 +70,7 @@ impl ComingEnd {
 }
 
 /// What makes a publish safe to repeat, once its place is known.
-pub type Receipt<'a> = &'a dyn Fn(&Appended) -> disk::Receipt;
+pub type ReceiptFn<'a> = &'a dyn Fn(&Appended) -> disk::StoredReceipt;
 
 /// What a durable channel is made with.
 pub(in crate::hub) struct StoreTarget {
@@ -122,7 +123,7 @@ impl Durable {
         !self.staged.is_empty()
     }
 
-    fn write(&self, record: Record, tell: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
+    fn write(&self, record: LogRecord, tell: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         self.disk.write(record, self.durability, self.completions.clone(), Box::new(tell));
     }
 
@@ -140,7 +141,7 @@ impl Durable {
         channel: &Channel,
         metadata: &ChannelMetadata,
     ) -> CommitAck {
-        let record = Record::Stream {
+        let record = LogRecord::Stream {
             stream: self.stream,
             name: channel.name.clone(),
             options: metadata.to_text().into(),
@@ -172,7 +173,7 @@ impl Durable {
 
 impl Channel {
     /// What the store held of the channel when the hub was started.
-    pub(in crate::hub) fn restore(&self, found: &disk::Stream, metadata: &ChannelMetadata) {
+    pub(in crate::hub) fn restore(&self, found: &disk::StoredStream, metadata: &ChannelMetadata) {
         let mut inner = self.inner.lock();
         let last_trimmed = found.trim_point.last_trimmed.max(Offset(metadata.inherited));
         let tail = found.span.map_or(last_trimmed, |(_, last)| last.offset);
@@ -206,10 +207,10 @@ impl Channel {
     /// Hands events, and perhaps the channel's end, to the store.
     pub(super) fn stage(
         &self,
-        inner: &mut Inner,
+        inner: &mut ChannelInner,
         events: &[NewEvent],
         close: Option<(&Close, bool)>,
-        receipt: Option<Receipt<'_>>,
+        receipt: Option<ReceiptFn<'_>>,
     ) -> Appended {
         self.stage_notice(inner);
         let state = close.map_or_else(|| inner.state(), |(close, _)| close.state);
@@ -231,9 +232,9 @@ impl Channel {
     /// Hands this in. Who waits for the end that is in it, if there is one, is told as well.
     fn hand_in(
         &self,
-        inner: &mut Inner,
+        inner: &mut ChannelInner,
         staged: Staged,
-        receipt: Option<disk::Receipt>,
+        receipt: Option<disk::StoredReceipt>,
         tell_others: Option<watch::Sender<Option<Result<(), WriteError>>>>,
     ) -> CommitAck {
         let metadata = inner.metadata();
@@ -250,7 +251,7 @@ impl Channel {
         durable.staged.push_back(staged);
         let (ack, tell) = CommitAck::pending();
         let me = durable.me.clone();
-        durable.write(Record::Events { stream, batch, state, receipt }, move |outcome| {
+        durable.write(LogRecord::Events { stream, batch, state, receipt }, move |outcome| {
             if let Some(channel) = me.upgrade() {
                 channel.settle(outcome);
             }
@@ -276,7 +277,7 @@ impl Channel {
 
     /// Hands in the notice of a loss, if it is owed: before anything else, for it stands where
     /// something is missing.
-    pub(super) fn stage_notice(&self, inner: &mut Inner) {
+    pub(super) fn stage_notice(&self, inner: &mut ChannelInner) {
         let owed = inner.durable.as_mut().map(|durable| std::mem::take(&mut durable.owes_notice));
         if owed != Some(true) {
             return;
@@ -353,14 +354,14 @@ impl Channel {
     }
 
     /// Something was not stored. What the hub itself owes is tried again.
-    fn note_refused(&self, inner: &mut Inner, staged: &Staged, why: WriteError) {
+    fn note_refused(&self, inner: &mut ChannelInner, staged: &Staged, why: WriteError) {
         if let Some(durable) = &mut inner.durable {
             durable.owes_notice |= staged.notice;
         }
         self.look_again(inner, why);
     }
 
-    fn take_in(&self, inner: &mut Inner, staged: &Staged) {
+    fn take_in(&self, inner: &mut ChannelInner, staged: &Staged) {
         let batch = &staged.batch;
         let published = batch.count() - usize::from(staged.end.is_some());
         let retention = inner.settings.retention;
@@ -380,7 +381,7 @@ impl Channel {
     }
 
     /// Fetches what is at this place from disk; those who listen are told when it is here.
-    pub(super) fn fetch(&self, inner: &mut Inner, seek: Seek) {
+    pub(super) fn fetch(&self, inner: &mut ChannelInner, seek: Seek) {
         self.wait_for(inner, seek, None);
     }
 
@@ -396,7 +397,7 @@ impl Channel {
         fetched
     }
 
-    fn wait_for(&self, inner: &mut Inner, seek: Seek, tell: Option<oneshot::Sender<()>>) {
+    fn wait_for(&self, inner: &mut ChannelInner, seek: Seek, tell: Option<oneshot::Sender<()>>) {
         let Some(durable) = &mut inner.durable else { return };
         let under_way = durable.waiting.contains_key(&seek);
         durable.waiting.entry(seek).or_default().extend(tell);
@@ -451,7 +452,7 @@ impl Channel {
     }
 }
 
-impl Inner {
+impl ChannelInner {
     /// The place behind all that was handed in.
     fn staged_end(&self) -> LogPosition {
         let staged = self.durable.as_ref().and_then(|durable| durable.staged.back());

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::generation::{Generation, Snapshot, apparent};
-use super::{AppendError, Channel, Close, Inner, Producer};
+use super::{AppendError, Channel, ChannelInner, Close, Producer};
 use crate::event::ChannelState;
 use crate::generation::{Fold, Format, Recogniser};
 use crate::hub::coalesce::{Coalesce, MergedBatch};
@@ -140,13 +140,13 @@ impl Channel {
         Some(Ok((Stopped::Now, ack)))
     }
 
-    fn stop_now(&self, inner: &mut Inner, reason: Option<Box<str>>) -> CommitAck {
+    fn stop_now(&self, inner: &mut ChannelInner, reason: Option<Box<str>>) -> CommitAck {
         inner.known = true;
         self.end_now(inner, &Close { state: ChannelState::Cancelled, reason }, true)
     }
 
     /// Ends the channel, at once or when that is stored.
-    fn end_now(&self, inner: &mut Inner, close: &Close, stopped: bool) -> CommitAck {
+    fn end_now(&self, inner: &mut ChannelInner, close: &Close, stopped: bool) -> CommitAck {
         self.forewarn();
         if inner.durable.is_some() {
             return self.stage(inner, &[], Some((close, stopped)), None).ack;
@@ -167,7 +167,7 @@ impl Channel {
     }
 
     /// Whether an event id is one of those that this channel has given out, its end's included.
-    fn is_of_this_life(&self, inner: &Inner, position: &Position) -> bool {
+    fn is_of_this_life(&self, inner: &ChannelInner, position: &Position) -> bool {
         let tail = inner.log.tail();
         let first = match inner.span {
             Some((first, _)) => Some(first.offset),
@@ -209,7 +209,7 @@ impl Channel {
     }
 
     /// Nobody watches any more, or yet.
-    pub(super) fn note_unwatched(&self, inner: &mut Inner) {
+    pub(super) fn note_unwatched(&self, inner: &mut ChannelInner) {
         if let Producer::Streaming { unwatched } = &mut inner.producer {
             *unwatched = Some(Instant::now());
             self.set_clocks(inner);
@@ -217,14 +217,14 @@ impl Channel {
     }
 
     /// Sees to it that somebody looks when something is due.
-    pub(super) fn set_clocks(&self, inner: &mut Inner) {
+    pub(super) fn set_clocks(&self, inner: &mut ChannelInner) {
         if let Some((at, _)) = inner.due() {
             self.shared.deadlines.set(at, &self.name);
         }
     }
 
     /// The store has refused something: if anything is due by then, it is tried again.
-    pub(super) fn look_again(&self, inner: &mut Inner, why: WriteError) {
+    pub(super) fn look_again(&self, inner: &mut ChannelInner, why: WriteError) {
         if let (Some((due, _)), Some(again)) = (inner.due(), try_again(why)) {
             self.shared.deadlines.set(due.max(again), &self.name);
         }
@@ -262,7 +262,7 @@ impl Channel {
 
     fn ended_for_hooks(&self) -> Option<Ended> {
         let mut inner = self.inner.lock();
-        let Inner { generation, log, end, ended_at, span, settings, hooked: true, .. } =
+        let ChannelInner { generation, log, end, ended_at, span, settings, hooked: true, .. } =
             &mut *inner
         else {
             return None;
@@ -350,7 +350,7 @@ impl Channel {
     pub fn must_flush(&self, byte: u64) -> bool {
         let mut inner = self.inner.lock();
         inner.known_format();
-        let Inner { generation, log, .. } = &mut *inner;
+        let ChannelInner { generation, log, .. } = &mut *inner;
         let must = |generation: &mut Box<Generation>| generation.flushes_after(byte, log);
         generation.as_mut().is_none_or(must)
     }
@@ -362,7 +362,7 @@ fn try_again(why: WriteError) -> Option<Instant> {
     (why != WriteError::Failed).then(|| Instant::now() + TRIED_AGAIN)
 }
 
-impl Inner {
+impl ChannelInner {
     /// Who produces it; one that has ended is produced by nobody.
     pub(super) fn producer(&self) -> Producer {
         if self.end.is_some() { Producer::None } else { self.producer }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::durable::Durable;
-pub use self::durable::Receipt;
+pub use self::durable::ReceiptFn;
 pub(in crate::hub) use self::durable::StoreTarget;
 use self::generation::Generation;
 pub use self::generation::Snapshot;
@@ -44,7 +44,7 @@ use crate::store::{BatchBuilder, Entry, Log, LogPosition, LogRead};
 use crate::telemetry::Metrics;
 
 /// Wants to hear that a channel has something new to read.
-pub trait Listener: Send + Sync {
+pub trait ChannelListener: Send + Sync {
     /// The channel has changed: read its tail after clearing whatever latch this call sets.
     fn channel_changed(&self);
 
@@ -66,7 +66,7 @@ pub trait Listener: Send + Sync {
 
 /// What all channels of a hub share.
 #[derive(Debug)]
-pub(in crate::hub) struct Shared {
+pub(in crate::hub) struct ChannelContext {
     pub(in crate::hub) sequencer: Sequencer,
     pub(in crate::hub) memory: Memory,
     pub(in crate::hub) metrics: Arc<Metrics>,
@@ -82,12 +82,12 @@ pub(in crate::hub) struct Shared {
 /// A named, ordered log of events, and those who listen to it.
 pub struct Channel {
     name: ChannelName,
-    shared: Arc<Shared>,
-    inner: Mutex<Inner>,
+    shared: Arc<ChannelContext>,
+    inner: Mutex<ChannelInner>,
     /// The log's end, for whoever asks how far a reader is behind.
     end_seq: AtomicU64,
     end_byte: AtomicU64,
-    listeners: RwLock<Slab<Arc<dyn Listener>>>,
+    listeners: RwLock<Slab<Arc<dyn ChannelListener>>>,
     subscribers: AtomicUsize,
     /// Its owner retains more than they may.
     in_excess: AtomicBool,
@@ -98,7 +98,7 @@ pub struct Channel {
 }
 
 /// What the channel's lock protects.
-struct Inner {
+struct ChannelInner {
     log: Log,
     /// Where it is on disk, if it is.
     durable: Option<Box<Durable>>,
@@ -236,7 +236,7 @@ impl std::fmt::Debug for Channel {
 impl Channel {
     pub(in crate::hub) fn new(
         name: ChannelName,
-        shared: Arc<Shared>,
+        shared: Arc<ChannelContext>,
         owner: Option<Arc<Account>>,
         settings: Settings,
         trimmed_through: Offset,
@@ -251,7 +251,7 @@ impl Channel {
             ),
         };
         let durable = durable.map(|(target, stream, me)| Durable::new(target, stream, me));
-        let inner = Inner {
+        let inner = ChannelInner {
             log,
             durable: durable.map(Box::new),
             owner,
@@ -303,7 +303,7 @@ impl Channel {
         &self,
         events: &[NewEvent],
         close: Option<&Close>,
-        receipt: Option<Receipt<'_>>,
+        receipt: Option<ReceiptFn<'_>>,
     ) -> Result<Appended, AppendError> {
         let appended = {
             let mut inner = self.inner.lock();
@@ -468,7 +468,7 @@ impl Channel {
     }
 
     /// Adds a listener that is no subscriber.
-    pub fn add_listener(&self, listener: Arc<dyn Listener>) -> usize {
+    pub fn add_listener(&self, listener: Arc<dyn ChannelListener>) -> usize {
         self.listeners.write().insert(listener)
     }
 
@@ -515,7 +515,7 @@ impl Channel {
         &self,
         begin: StartAt,
         holds: bool,
-        listener: Arc<dyn Listener>,
+        listener: Arc<dyn ChannelListener>,
     ) -> (Start, usize) {
         let mut inner = self.inner.lock();
         let key = self.listeners.write().insert(listener);
@@ -535,7 +535,7 @@ impl Channel {
         beginning
     }
 
-    fn count_in(&self, inner: &mut Inner, begin: StartAt, holds: bool) -> Start {
+    fn count_in(&self, inner: &mut ChannelInner, begin: StartAt, holds: bool) -> Start {
         inner.last_used = Instant::now();
         inner.holders += usize::from(holds);
         self.subscribers.fetch_add(1, Ordering::Relaxed);
@@ -578,7 +578,11 @@ impl Channel {
             .collect()
     }
 
-    fn append_events(&self, inner: &mut Inner, events: &[NewEvent]) -> Option<(Offset, Offset)> {
+    fn append_events(
+        &self,
+        inner: &mut ChannelInner,
+        events: &[NewEvent],
+    ) -> Option<(Offset, Offset)> {
         let last = events.len().checked_sub(1)? as u64;
         let first = self.shared.sequencer.take(events.len() as u64);
         let mut writer = FrameWriter::new(&self.shared);
@@ -595,7 +599,7 @@ impl Channel {
         Some((first, Offset(first.0 + last)))
     }
 
-    fn append_end(&self, inner: &mut Inner, close: &Close) {
+    fn append_end(&self, inner: &mut ChannelInner, close: &Close) {
         let end = End::of(&self.name, close);
         let offset = self.shared.sequencer.take(1);
         let mut writer = FrameWriter::new(&self.shared);
@@ -607,14 +611,14 @@ impl Channel {
     }
 
     /// The channel has ended now. One that had ended before, and is deleted, counts once.
-    fn note_end(&self, inner: &mut Inner, end: End) {
+    fn note_end(&self, inner: &mut ChannelInner, end: End) {
         if inner.end.is_none() {
             self.shared.metrics.channel_ended(end.state, inner.stopped);
         }
         inner.end = Some(end);
     }
 
-    fn publish_end(&self, inner: &Inner) {
+    fn publish_end(&self, inner: &ChannelInner) {
         let end = inner.log.end();
         self.end_seq.store(end.seq, Ordering::Release);
         self.end_byte.store(end.byte, Ordering::Release);
@@ -643,7 +647,7 @@ impl Channel {
     }
 }
 
-impl Inner {
+impl ChannelInner {
     /// Whether events may follow on what is in the log, and on what is on its way there.
     fn check_writable(&self) -> Result<(), AppendError> {
         self.check_open()?;
@@ -707,7 +711,7 @@ struct FrameWriter<'a> {
 }
 
 impl<'a> FrameWriter<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    fn new(shared: &'a ChannelContext) -> Self {
         let (epoch, time) = (shared.sequencer.epoch(), shared.clock.now());
         Self { epoch, id: String::new(), frame: Vec::new(), time }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Channel, Close, Inner};
+use super::{Channel, ChannelInner, Close};
 use crate::clock::Moment;
 use crate::event::ChannelState;
 use crate::hub::commit::CommitAck;
@@ -36,7 +36,7 @@ impl Channel {
         inner.catch_up();
         let evicted = inner.log.evict_oldest(keep);
         self.count_evicted("memory", evicted);
-        let Inner { generation, log, .. } = &mut *inner;
+        let ChannelInner { generation, log, .. } = &mut *inner;
         if let Some(generation) = generation {
             generation.shrink(log, keep);
         }
@@ -125,7 +125,7 @@ impl Channel {
         true
     }
 
-    pub(super) fn retire(&self, inner: &mut Inner) -> CommitAck {
+    pub(super) fn retire(&self, inner: &mut ChannelInner) -> CommitAck {
         inner.retired = true;
         // Readers may still finish what is there; the budget no longer counts it.
         let footprint = std::mem::take(&mut inner.footprint);
@@ -137,7 +137,7 @@ impl Channel {
         inner.durable.as_ref().map_or_else(CommitAck::ready, |durable| durable.forget(self))
     }
 
-    pub(super) fn apply_retention(&self, inner: &mut Inner) {
+    pub(super) fn apply_retention(&self, inner: &mut ChannelInner) {
         inner.follow_generation();
         if inner.log.is_stored() {
             let trimmed = inner.trim_grown(self.shared.clock.now());
@@ -153,12 +153,12 @@ impl Channel {
         self.account(inner);
     }
 
-    fn note_trimmed(&self, inner: &mut Inner, trimmed: u64) {
+    fn note_trimmed(&self, inner: &mut ChannelInner, trimmed: u64) {
         self.count_evicted("store", trimmed);
         self.account(inner);
     }
 
-    pub(super) fn account(&self, inner: &mut Inner) {
+    pub(super) fn account(&self, inner: &mut ChannelInner) {
         if inner.retired {
             return;
         }
@@ -182,7 +182,7 @@ impl Channel {
     }
 }
 
-impl Inner {
+impl ChannelInner {
     /// The end of a channel outlives all eviction: late viewers must learn it.
     pub(super) fn kept_at_end(&self) -> u64 {
         u64::from(self.end.is_some())

@@ -7,7 +7,7 @@ use tokio::task::LocalSet;
 use super::support::{Stage, event, name, until};
 use crate::event::ChannelState;
 use crate::hub::{
-    ChannelOptions, Config, Hold, PublishError, Signal, Stopped, ThreadCompletions, WhenUnwatched,
+    ChannelOptions, Config, Hold, Signal, Stopped, SubmitError, ThreadCompletions, WhenUnwatched,
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::fake::Fate;
@@ -60,7 +60,7 @@ async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_tr
     stage.files.shut();
     let (_, mut stopped) = stage.hub.stop(&name("c"), None, None).unwrap();
     let refused = stage.hub.append(&name("c"), &[event("y")], None).map(drop);
-    assert_eq!(refused, Err(PublishError::Stopped(None)));
+    assert_eq!(refused, Err(SubmitError::Stopped(None)));
     let mut coming = stage.hub.coming_end(&name("c")).expect("the end is not stored");
     assert!(coming.is_pending());
     stage.files.open_up();
@@ -84,7 +84,7 @@ async fn a_producer_may_begin_while_a_stop_is_being_stored_and_is_told_of_it() {
     let (_, _stored) = stage.hub.stop(&name("c"), None, None).unwrap();
     let mut producer = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
     stage.files.open_up();
-    assert_eq!(producer.refused().await, PublishError::Stopped(None));
+    assert_eq!(producer.refused().await, SubmitError::Stopped(None));
     drop(producer);
 }
 
@@ -153,7 +153,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
             assert_eq!(state(&stage), ChannelState::Open);
             check_free_space(&stage.disk);
             until("it is stopped", || state(&stage) == ChannelState::Cancelled).await;
-            let told = PublishError::Stopped(Some("unwatched".into()));
+            let told = SubmitError::Stopped(Some("unwatched".into()));
             assert_eq!(producer.refused().await, told);
         })
         .await;

@@ -1,7 +1,7 @@
 //! What the store refuses leaves nothing behind, and what was acknowledged is stored.
 
 use super::support::{Stage, event, name};
-use crate::hub::{ChannelOptions, PublishError};
+use crate::hub::{ChannelOptions, SubmitError};
 use crate::limits::MAX_UNSTORED_BYTES;
 use crate::store::disk::tests::fake::Fate;
 use crate::store::disk::tests::gated::check_free_space;
@@ -66,7 +66,7 @@ async fn what_waits_for_a_disk_that_hangs_is_bounded() {
         }
         assert!(taken <= MAX_UNSTORED_BYTES + text.len(), "{taken} bytes wait");
     };
-    assert_eq!(refused, PublishError::Unstored(WriteError::Behind));
+    assert_eq!(refused, SubmitError::Unstored(WriteError::Behind));
     assert!(taken + text.len() >= MAX_UNSTORED_BYTES, "only {taken} bytes wait");
     stage.files.open_up();
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::hub;
 use crate::hub::tests::support::{Stage, name};
-use crate::ingest::{Begun, BodyKind, Config, Ingest, Options, PublishError};
+use crate::ingest::{Begun, BodyKind, Config, Ingest, PublishError, PublishOptions};
 use crate::store::disk::Durability;
 
 #[tokio::test]
@@ -19,7 +19,7 @@ async fn nobody_is_told_of_an_end_that_may_still_be_refused() {
         assert_eq!(stage.append(channel, "x").await, Ok(()));
         stage.files.shut();
         let (_, _stored) = stage.hub.stop(&name(channel), None, None).unwrap();
-        let begun = ingest.publish(name(channel), kind, Options::default());
+        let begun = ingest.publish(name(channel), kind, PublishOptions::default());
         let Ok(Begun::Publish(mut publish)) = begun else { panic!("it does not begin") };
         let mut told = pin!(async move {
             publish.feed(&Bytes::from("late")).await?;
@@ -29,6 +29,6 @@ async fn nobody_is_told_of_an_end_that_may_still_be_refused() {
         assert!(told.as_mut().poll(&mut context).is_pending(), "{kind:?}");
         stage.files.open_up();
         let error = told.await.unwrap_err().error;
-        assert_eq!(error, PublishError::Hub(hub::PublishError::Stopped(None)));
+        assert_eq!(error, PublishError::Hub(hub::SubmitError::Stopped(None)));
     }
 }

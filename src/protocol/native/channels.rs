@@ -10,20 +10,20 @@ use crate::http::{
     Caller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
     read_document,
 };
-use crate::hub::{ChannelOptions, Claim, Coalesce, Description, Producer, WhenUnwatched};
+use crate::hub::{ChannelOptions, ClaimPurpose, Coalesce, Description, Producer, WhenUnwatched};
 use crate::ingest::Share;
 
 /// A channel with its settings, as JSON.
 #[derive(Serialize)]
-struct Document<'a> {
+struct DescriptionDocument<'a> {
     #[serde(flatten)]
     channel: ChannelDocument<'a>,
-    retention: Retention,
-    options: Options,
+    retention: RetentionDocument,
+    options: OptionsDocument,
 }
 
 #[derive(Serialize)]
-struct Retention {
+struct RetentionDocument {
     max_events: u64,
     max_bytes: u64,
     max_age: String,
@@ -31,7 +31,7 @@ struct Retention {
 }
 
 #[derive(Serialize)]
-struct Options {
+struct OptionsDocument {
     producer_grace: String,
     coalesce: Coalesce,
     when_unwatched: Option<WhenUnwatched>,
@@ -79,10 +79,10 @@ pub(super) async fn put(
     let caller = Caller::of(request.extensions())?;
     let document = read_document(request, Share::new(native.clone())).await?;
     let options = parse_options(&document)?;
-    claim(&native, &caller, &name, Claim::ToPublish)?;
+    claim(&native, &caller, &name, ClaimPurpose::ToPublish)?;
     let (channel, created, mut ack) = native.hub.configure(&name, &options)?;
     ack.wait().await?;
-    let mut response = json(&Document::of(&channel))?;
+    let mut response = json(&DescriptionDocument::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response)
 }
@@ -113,18 +113,18 @@ fn parse_options(document: &[u8]) -> Result<ChannelOptions, Problem> {
     parse_object(document, right)
 }
 
-impl<'a> Document<'a> {
+impl<'a> DescriptionDocument<'a> {
     fn of(channel: &'a Description) -> Self {
         let settings = channel.settings;
         Self {
             channel: channel.into(),
-            retention: Retention {
+            retention: RetentionDocument {
                 max_events: settings.retention.max_events,
                 max_bytes: settings.retention.max_bytes,
                 max_age: humantime::format_duration(settings.retention.max_age).to_string(),
                 idle_timeout: humantime::format_duration(settings.idle_timeout).to_string(),
             },
-            options: Options {
+            options: OptionsDocument {
                 producer_grace: humantime::format_duration(settings.producer_grace).to_string(),
                 coalesce: settings.coalesce,
                 when_unwatched: settings.when_unwatched,

@@ -16,7 +16,7 @@ use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
 use crate::http::{Access, Caller, Method, Problem, Query, Route, decode_path, handler};
-use crate::hub::{Claim, Hub};
+use crate::hub::{ClaimPurpose, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
 
@@ -86,7 +86,12 @@ impl Native {
 }
 
 /// Counts a channel that is about to be used by this caller as theirs, if it is not there yet.
-fn claim(native: &Native, caller: &Caller, name: &ChannelName, why: Claim) -> Result<(), Problem> {
+fn claim(
+    native: &Native,
+    caller: &Caller,
+    name: &ChannelName,
+    why: ClaimPurpose,
+) -> Result<(), Problem> {
     match caller.payer().account() {
         Some(account) => Ok(native.hub.claim(name, account, why)?),
         None => Ok(()),

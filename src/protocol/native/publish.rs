@@ -19,10 +19,10 @@ use crate::generation::{Format, UnknownFormat};
 use crate::http::{
     Caller, ErrorCode, Problem, Query, Request, Response, deadline, json, let_finish,
 };
-use crate::hub::{Claim, Close};
+use crate::hub::{ClaimPurpose, Close};
 use crate::ingest::{
-    Begun, BodyKind, Closing, Fed, IdempotencyKey, MultiPublish, MultiReceipt, Options, Publish,
-    Receipt, Sender, Tally,
+    Begun, BodyKind, Closing, Fed, IdempotencyKey, MultiPublish, MultiReceipt, Publish,
+    PublishOptions, Receipt, Sender, Tally,
 };
 use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
@@ -58,9 +58,9 @@ pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> Unde
 }
 
 /// A publish under way. It is large: in a box, it is not moved from one future to the next.
-type UnderWay = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type UnderWay = Pin<Box<dyn Future<Output = PublishOutcome> + Send>>;
 
-type Outcome = Result<Response, Problem>;
+type PublishOutcome = Result<Response, Problem>;
 
 /// Goes on with what has begun, or answers at once.
 fn under_way<P, R: Serialize>(
@@ -87,7 +87,10 @@ fn keeps(native: &Native, head: &Parts) -> bool {
 }
 
 /// Goes on when the client leaves, if it `keeps` something.
-fn to_its_end(publish: impl Future<Output = Outcome> + Send + 'static, keeps: bool) -> UnderWay {
+fn to_its_end(
+    publish: impl Future<Output = PublishOutcome> + Send + 'static,
+    keeps: bool,
+) -> UnderWay {
     if !keeps {
         return Box::pin(publish);
     }
@@ -99,13 +102,13 @@ fn to_its_end(publish: impl Future<Output = Outcome> + Send + 'static, keeps: bo
 }
 
 /// Counts how it has ended, and lets its sender come to the end as well.
-fn end(reader: BodyReader, outcome: Outcome) -> Outcome {
+fn end(reader: BodyReader, outcome: PublishOutcome) -> PublishOutcome {
     let outcome = count(reader.native(), outcome);
     reader.let_finish();
     outcome
 }
 
-fn count(native: &Native, outcome: Outcome) -> Outcome {
+fn count(native: &Native, outcome: PublishOutcome) -> PublishOutcome {
     let problem = outcome.as_ref().err().map(Problem::code);
     let metrics = native.ingest.metrics();
     metrics.publish_ended(problem.map(ErrorCode::as_str));
@@ -125,7 +128,7 @@ fn begin_one(
     let (name, kind, options) = wanted(native, head, name)?;
     let caller = Caller::of(&head.extensions)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    claim(native, &caller, &name, Claim::ToPublish)?;
+    claim(native, &caller, &name, ClaimPurpose::ToPublish)?;
     let terms = if kind.is_streamed() {
         let lease = caller.lease(&[Operation::Publish], vec![(&name).into()]);
         ReadPolicy::stream(caller, lease)
@@ -135,7 +138,7 @@ fn begin_one(
     Ok(native.ingest.publish(name, kind, options)?.with(terms))
 }
 
-async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> Outcome {
+async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> PublishOutcome {
     reader.begin_after(publish.kept());
     let before = publish.kept().events;
     let problem = loop {
@@ -177,7 +180,7 @@ fn wanted(
     native: &Native,
     head: &Parts,
     name: &str,
-) -> Result<(ChannelName, BodyKind, Options), Problem> {
+) -> Result<(ChannelName, BodyKind, PublishOptions), Problem> {
     let name = channel_name(name)?;
     let options = options(&head.headers, &Query::parse(head.uri.query(), PARAMETERS)?)?;
     let kind = body_kind(&head.headers, &options)?;
@@ -197,7 +200,7 @@ fn begin_many(
     Ok(native.ingest.publish_many(sender, key)?.with(ReadPolicy::stream(caller, lease)))
 }
 
-async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> Outcome {
+async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> PublishOutcome {
     reader.begin_after(publish.kept());
     let before = publish.kept().events;
     loop {
@@ -233,7 +236,7 @@ fn sender(caller: &Caller) -> Sender {
     Sender { name, may: Box::new(may), account }
 }
 
-fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem> {
+fn body_kind(headers: &HeaderMap, options: &PublishOptions) -> Result<BodyKind, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
     let kind = match essence.trim().to_ascii_lowercase().as_str() {
@@ -253,7 +256,7 @@ fn body_kind(headers: &HeaderMap, options: &Options) -> Result<BodyKind, Problem
     Ok(kind)
 }
 
-fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
+fn options(headers: &HeaderMap, query: &Query) -> Result<PublishOptions, Problem> {
     let event_type = query.get("event").map(str::parse).transpose()?;
     let close = query.get("close").map(|state| close(state, query)).transpose()?;
     if close.is_none()
@@ -262,7 +265,7 @@ fn options(headers: &HeaderMap, query: &Query) -> Result<Options, Problem> {
         return Err(Problem::parameter("reason", reason, "expected together with `close`"));
     }
     let format = query.get("format").map(format).transpose()?;
-    Ok(Options { event_type, close, format, idempotency_key: idempotency_key(headers)? })
+    Ok(PublishOptions { event_type, close, format, idempotency_key: idempotency_key(headers)? })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

@@ -12,7 +12,7 @@ use crate::http::{
     Body, Caller, ClientInfo, Problem, Query, Request, Response, json, not_stored, parse_object,
     read_document,
 };
-use crate::hub::{Claim, GenerationOver, Signal, StopError, Stopped};
+use crate::hub::{ClaimPurpose, GenerationOver, Signal, StopError, Stopped};
 use crate::ingest::Share;
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
@@ -24,7 +24,7 @@ pub(super) const FEED: &[Operation] = &[Operation::Publish, Operation::Signal];
 /// What a viewer sends.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct SignalDocument {
     signal: Signal,
     reason: Option<String>,
     /// An event id of the generation that is meant.
@@ -33,7 +33,7 @@ struct Document {
 
 /// What became of it.
 #[derive(Serialize)]
-struct Outcome<'a> {
+struct SignalOutcome<'a> {
     channel: &'a str,
     signal: Signal,
     stopped: bool,
@@ -49,16 +49,16 @@ pub(super) async fn send(
     let caller = Caller::of(request.extensions())?;
     caller.payer().signal().map_err(|exceeded| caller.exceeded(&exceeded))?;
     let document = read_document(request, Share::new(native.clone())).await?;
-    let Document { signal, reason, generation } = parse(&document)?;
+    let SignalDocument { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
-    claim(&native, &caller, &name, Claim::ToWait)?;
+    claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
     let (stopped, mut ack) = native.hub.stop(&name, reason.map(Into::into), generation.as_ref())?;
     ack.wait().await?;
     let (stopped, state) = match stopped {
         Stopped::Now => (true, ChannelState::Cancelled),
         Stopped::Before(state) => (false, state),
     };
-    json(&Outcome { channel: name.as_str(), signal, stopped, state: state.as_str() })
+    json(&SignalOutcome { channel: name.as_str(), signal, stopped, state: state.as_str() })
 }
 
 pub(super) async fn feed(
@@ -71,7 +71,7 @@ pub(super) async fn feed(
     let query = Query::parse(request.uri().query(), &["heartbeat"])?;
     let heartbeat = heartbeat(&native, &query)?;
     let lease = caller.subscribe(FEED, vec![(&name).into()])?;
-    claim(&native, &caller, &name, Claim::ToWait)?;
+    claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
     let producer = native.hub.producer_handle(&name)?;
     let shutdown = native.shutdown.clone();
     let link = ClientInfo::link_of(request.extensions());
@@ -86,9 +86,9 @@ pub(super) async fn feed(
     Ok(response)
 }
 
-fn parse(document: &[u8]) -> Result<Document, Problem> {
+fn parse(document: &[u8]) -> Result<SignalDocument, Problem> {
     let right = "JSON such as {\"signal\": \"stop\", \"reason\": \"user\"}";
-    let parsed: Document = parse_object(document, right)?;
+    let parsed: SignalDocument = parse_object(document, right)?;
     if parsed.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
         let right = format!("expected up to {MAX_REASON_BYTES} bytes");
         return Err(Problem::parameter("reason", "too long", &right));

@@ -9,13 +9,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{NDJSON, Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
-use crate::egress::{Egress, Format, Link, OpenStream, Page, page};
+use crate::egress::{Egress, Link, OpenStream, Page, StreamFormat, page};
 use crate::event::ChannelState;
 use crate::http::{
     Body, Caller, ClientInfo, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty,
     json, negotiate, not_stored,
 };
-use crate::hub::{Claim, Coalesce, InvalidCoalesce, Opened, Selection, Ticket};
+use crate::hub::{ClaimPurpose, Coalesce, InvalidCoalesce, Opened, Selection, Ticket};
 use crate::lease::AccessLease;
 use crate::limits::MAX_PAGE_EVENTS;
 use crate::position::StartFrom;
@@ -46,7 +46,7 @@ pub(super) async fn one(
     let query = Query::parse(request.uri().query(), PARAMETERS)?;
     let caller = Caller::of(request.extensions())?;
     let lease = caller.subscribe(&[Operation::Subscribe], vec![(&name).into()])?;
-    claim(&native, &caller, &name, Claim::ToWait)?;
+    claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
     subscribe(&native, &request, &query, Selection::One(name), lease).await
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn many(
     patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
     let lease = caller.subscribe(&[Operation::Subscribe], patterns.clone())?;
     for name in patterns.iter().filter_map(ChannelPattern::exact) {
-        claim(&native, &caller, &name, Claim::ToWait)?;
+        claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
     }
     subscribe(&native, &request, &query, Selection::Many(patterns), lease).await
 }
@@ -96,7 +96,7 @@ async fn subscribe(
             let right = "expected anything else with `bare`: a snapshot is the hub's own event";
             return Err(Problem::parameter("from", "snapshot", right));
         }
-        Some(Format::BareLines) => (Format::BareLines, NDJSON[0]),
+        Some(StreamFormat::BareLines) => (StreamFormat::BareLines, NDJSON[0]),
         Some(format) => (format, sse::CONTENT_TYPE),
         None => match accepted(request.headers())? {
             JSON => {
@@ -150,23 +150,23 @@ fn accepted(headers: &HeaderMap) -> Result<&'static str, Problem> {
     })
 }
 
-fn format(media_type: &str, many: bool) -> Format {
+fn format(media_type: &str, many: bool) -> StreamFormat {
     match (NDJSON.contains(&media_type), many) {
-        (false, false) => Format::EventStream,
-        (false, true) => Format::Envelopes,
-        (true, false) => Format::Ndjson,
-        (true, true) => Format::NdjsonEnvelopes,
+        (false, false) => StreamFormat::EventStream,
+        (false, true) => StreamFormat::Envelopes,
+        (true, false) => StreamFormat::Ndjson,
+        (true, true) => StreamFormat::NdjsonEnvelopes,
     }
 }
 
 /// The format of a bare stream, if that is asked for, whatever the client says that it accepts: it
 /// does not know that it speaks to a hub.
-fn bare(query: &Query, many: bool) -> Result<Option<Format>, Problem> {
+fn bare(query: &Query, many: bool) -> Result<Option<StreamFormat>, Problem> {
     let Some(asked) = query.get("bare") else { return Ok(None) };
     match asked {
         _ if many => Err(Problem::parameter("bare", asked, "expected on one channel only")),
-        "" | "events" => Ok(Some(Format::Bare)),
-        "lines" => Ok(Some(Format::BareLines)),
+        "" | "events" => Ok(Some(StreamFormat::Bare)),
+        "lines" => Ok(Some(StreamFormat::BareLines)),
         _ => Err(Problem::parameter("bare", asked, "expected `events`, `lines` or no value")),
     }
 }

@@ -22,7 +22,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// What a token is to grant, to whom, and for how long.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct TokenRequest {
     #[serde(default)]
     publish: Vec<String>,
     #[serde(default)]
@@ -39,7 +39,7 @@ struct Document {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct TokenDocument {
     token: String,
     expires: String,
 }
@@ -53,7 +53,7 @@ pub(super) async fn mint(
     caller.payer().token().map_err(|exceeded| caller.exceeded(&exceeded))?;
     let document = read_document(request, Share::new(native)).await?;
     let right = "JSON such as {\"subscribe\": [\"chat/42\"], \"ttl\": \"1h\"}";
-    let document: Document = parse_object(&document, right)?;
+    let document: TokenRequest = parse_object(&document, right)?;
     let wanted = document.grants()?;
     let minter = caller.authenticator().minter().ok_or_else(|| {
         let detail = "this hub signs no tokens: its operator has not set `auth.signing_key`";
@@ -69,12 +69,12 @@ pub(super) async fn mint(
     let minted = minter.mint_for(caller.principal(), &wanted, subject, ttl, now);
     let minted = minted.map_err(|error| problem(&caller, &error))?;
     let mut response =
-        json(&Answer { token: minted.token, expires: rfc3339(micros(minted.expires)) })?;
+        json(&TokenDocument { token: minted.token, expires: rfc3339(micros(minted.expires)) })?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
 }
 
-impl Document {
+impl TokenRequest {
     fn grants(&self) -> Result<Grants, Problem> {
         let mut grants = Grants::default();
         let lists = [&self.publish, &self.subscribe, &self.signal, &self.admin];

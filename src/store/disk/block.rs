@@ -9,7 +9,7 @@ use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
 use serde::{Deserialize, Serialize};
 
-use super::{Receipt, StreamId};
+use super::{StoredReceipt, StreamId};
 
 /// Bytes of a header.
 const HEADER: usize = 76;
@@ -50,7 +50,7 @@ pub(super) struct Trailer {
     pub(super) state: Option<Box<str>>,
     /// Receipts of the publishes that the events came with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) receipts: Vec<Receipt>,
+    pub(super) receipts: Vec<StoredReceipt>,
 }
 
 impl Trailer {
@@ -73,7 +73,7 @@ pub(super) enum Note {
     /// The stream is gone.
     Gone {},
     /// A receipt of a publish.
-    Receipt(Receipt),
+    Receipt(StoredReceipt),
 }
 
 /// Texts and numbers always have a JSON form.
@@ -100,7 +100,7 @@ pub(super) struct Header {
 
 impl Header {
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes.get(..HEADER)?);
+        let mut fields = FieldReader(bytes.get(..HEADER)?);
         let covered = &fields.0[..HEADER - 4];
         let magic: [u8; 4] = fields.take();
         let [kind, ..]: [u8; 4] = fields.take();
@@ -211,16 +211,16 @@ impl<'a> Block<'a> {
 }
 
 fn slot_of(slot: &[u8], base: Entry) -> (Entry, usize) {
-    let mut fields = Fields(slot);
+    let mut fields = FieldReader(slot);
     let offset = Offset(base.offset.0.saturating_add(u64::from(fields.u32())));
     let end = fields.u32() as usize;
     (Entry { offset, time: base.time.later(fields.u32()) }, end)
 }
 
 /// Takes numbers off the front; what is missing is zero, which no checksum agrees with.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
-impl Fields<'_> {
+impl FieldReader<'_> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
         let Some((field, rest)) = self.0.split_first_chunk() else {
             return [0; N];
@@ -345,7 +345,7 @@ fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
 
 /// What is found at a position of a file.
 #[derive(Debug)]
-pub(super) enum Part<'a> {
+pub(super) enum ScannedPart<'a> {
     Whole {
         position: usize,
         block: Block<'a>,
@@ -359,15 +359,15 @@ pub(super) enum Part<'a> {
 }
 
 /// All that is in a file, whole or broken, from its beginning to its end.
-pub(super) fn scan(bytes: &[u8]) -> Vec<Part<'_>> {
+pub(super) fn scan(bytes: &[u8]) -> Vec<ScannedPart<'_>> {
     let mut parts = Vec::new();
     let mut position = 0;
     while position < bytes.len() {
         let (part, end) = match Block::parse(&bytes[position..]) {
-            Ok(block) => (Part::Whole { position, block }, position + block.header.length()),
+            Ok(block) => (ScannedPart::Whole { position, block }, position + block.header.length()),
             Err(header) => {
                 let end = after_broken(bytes, position, header);
-                (Part::Broken { position, end, header }, end)
+                (ScannedPart::Broken { position, end, header }, end)
             }
         };
         parts.push(part);

@@ -15,7 +15,7 @@ use super::block::{Block, Kind, encode, json};
 use super::files::{Files, IoError, read_all, replace};
 use super::index::StreamIndex;
 use super::superblock::{LOCK, SUPERBLOCK};
-use super::{Receipt, StreamId, TrimPoint};
+use super::{StoredReceipt, StreamId, TrimPoint};
 use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
 
@@ -68,7 +68,7 @@ pub(super) fn is_ours(name: &str) -> bool {
 pub(super) struct Checkpoint {
     pub(super) number: u32,
     pub(super) streams: Vec<(StreamId, StreamIndex)>,
-    pub(super) receipts: Vec<Receipt>,
+    pub(super) receipts: Vec<StoredReceipt>,
     pub(super) next_stream: u64,
     pub(super) gone: Offset,
 }
@@ -82,7 +82,7 @@ struct CheckpointText {
     next_stream: u64,
     gone: u64,
     streams: Vec<StreamText>,
-    receipts: Vec<Receipt>,
+    receipts: Vec<StoredReceipt>,
 }
 
 /// A stream in numbers: first and last are offset and time; floor is seq, byte and offset.

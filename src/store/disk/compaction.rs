@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::StreamId;
 use super::block::{
-    self, Block, END_LENGTH, EventsDraft, Fields, Header, Kind, Note, Trailer, json,
+    self, Block, END_LENGTH, EventsDraft, FieldReader, Header, Kind, Note, Trailer, json,
 };
 use super::checkpoint::{Role, name};
 use super::engine::Engine;
@@ -186,7 +186,7 @@ pub(super) fn read_footer(file: &dyn File, number: u32) -> Option<Vec<(StreamId,
     let from = file.size().ok()?.checked_sub(END_LENGTH as u64)?;
     let end = read(file, from, END_LENGTH)?;
     let end = Block::parse(&end).ok().filter(|block| block.header.kind == Kind::End)?;
-    let position = Fields(end.trailer()).u64();
+    let position = FieldReader(end.trailer()).u64();
     let footer = read(file, position, usize::try_from(from.checked_sub(position)?).ok()?)?;
     let footer = Block::parse(&footer).ok().filter(|block| block.header.kind == Kind::Footer)?;
     Some(footer.trailer().chunks_exact(ROW).map(|row| parse_row(row, number)).collect())
@@ -199,7 +199,7 @@ fn read(file: &dyn File, position: u64, length: usize) -> Option<Vec<u8>> {
 }
 
 fn parse_row(row: &[u8], file: u32) -> (StreamId, BlockRef) {
-    let mut fields = Fields(row);
+    let mut fields = FieldReader(row);
     let stream = StreamId(fields.u64());
     let block = BlockRef {
         first: LogPosition { seq: fields.u64(), byte: fields.u64() },

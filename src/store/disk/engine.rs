@@ -15,11 +15,11 @@ use super::group_commit::{self, CommitQueue};
 use super::health::StoreHealth;
 use super::index::BlockIndex;
 use super::maintenance::{self, Maintenance};
-use super::queue::Queue;
+use super::queue::WorkQueue;
 use super::reader::{self, Wanted};
 use super::recovery::{self, RecoveredFiles};
 use super::superblock::{SUPERBLOCK, Superblock};
-use super::writer::{Journal, Message, Writer};
+use super::writer::{Journal, Writer, WriterMessage};
 use super::{Config, OpenError, OpenOptions, Recovered, WriteError};
 use crate::clock::{Clock, Moment};
 use crate::position::{Epoch, Offset};
@@ -106,8 +106,8 @@ pub(super) struct Engine {
     pub(super) opened: Moment,
     pub(super) health: StoreHealth,
     pub(super) index: Mutex<BlockIndex>,
-    pub(super) inbox: Queue<Message>,
-    pub(super) reads: Queue<Wanted>,
+    pub(super) inbox: WorkQueue<WriterMessage>,
+    pub(super) reads: WorkQueue<Wanted>,
     pub(super) commits: CommitQueue,
     pub(super) maintenance: Maintenance,
     pub(super) next_stream: AtomicU64,
@@ -184,8 +184,8 @@ impl Engine {
             opened,
             health: StoreHealth::default(),
             next_stream: AtomicU64::new(index.next_stream.max(1)),
-            inbox: Queue::new(),
-            reads: Queue::new(),
+            inbox: WorkQueue::new(),
+            reads: WorkQueue::new(),
             commits: CommitQueue::new(journal.file.clone(), journal.name.clone()),
             maintenance: Maintenance::new(checkpoints),
             offsets: Offsets {
@@ -266,7 +266,7 @@ impl Engine {
             && self.offsets.renew_at.swap(u64::MAX, Ordering::Relaxed) != u64::MAX
         {
             // Refused only when the store is closed, which saves the offset itself.
-            let _ = self.inbox.push(Message::Renew);
+            let _ = self.inbox.push(WriterMessage::Renew);
         }
     }
 

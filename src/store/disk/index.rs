@@ -16,7 +16,7 @@ use crate::store::{Entry, LogPosition, Retention};
 use super::block::{Block, Header, Trailer};
 use super::files::File;
 use super::steps::Steps;
-use super::{Receipt, Seek, Stream, StreamId, TrimPoint, Trimmed};
+use super::{Seek, StoredReceipt, StoredStream, StreamId, TrimPoint, Trimmed};
 
 /// Where a block is, and what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,8 @@ impl StreamIndex {
         Self { name, options, state: None, span: None, trim_point, end, blocks: VecDeque::new() }
     }
 
-    pub(super) fn to_stream(&self, id: StreamId) -> Stream {
-        Stream {
+    pub(super) fn to_stream(&self, id: StreamId) -> StoredStream {
+        StoredStream {
             id,
             name: self.name.clone(),
             options: Box::from(&*self.options),
@@ -345,7 +345,7 @@ pub(super) struct IndexedFile {
 #[derive(Debug)]
 pub(super) struct Receipts {
     /// In the order in which they came, numbered.
-    all: BTreeMap<u64, Receipt>,
+    all: BTreeMap<u64, StoredReceipt>,
     /// The number of each, by scope and key.
     by_key: HashMap<(Box<str>, Box<str>), u64>,
     added: u64,
@@ -365,7 +365,7 @@ impl Receipts {
         self.most = most;
     }
 
-    pub(super) fn add(&mut self, receipt: Receipt) {
+    pub(super) fn add(&mut self, receipt: StoredReceipt) {
         self.added += 1;
         if let Some(before) = self.by_key.insert(key_of(&receipt), self.added) {
             self.all.remove(&before);
@@ -386,12 +386,12 @@ impl Receipts {
     }
 
     /// All of them, oldest first.
-    pub(super) fn to_vec(&self) -> Vec<Receipt> {
+    pub(super) fn to_vec(&self) -> Vec<StoredReceipt> {
         self.all.values().cloned().collect()
     }
 }
 
-fn key_of(receipt: &Receipt) -> (Box<str>, Box<str>) {
+fn key_of(receipt: &StoredReceipt) -> (Box<str>, Box<str>) {
     (receipt.scope.clone(), receipt.key.clone())
 }
 

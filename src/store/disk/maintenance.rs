@@ -18,7 +18,7 @@ use super::engine::Engine;
 use super::files::IoError;
 use super::index::IndexedFile;
 use super::superblock::SUPERBLOCK;
-use super::writer::Message;
+use super::writer::WriterMessage;
 
 /// What waits for the maintenance thread.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ fn make_way(engine: &Engine) {
     let index = engine.index.lock();
     if index.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
         // Refused only when the store is closed.
-        let _ = engine.inbox.push(Message::Rotate);
+        let _ = engine.inbox.push(WriterMessage::Rotate);
     }
 }
 

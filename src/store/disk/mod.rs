@@ -48,7 +48,7 @@ pub use dependency::WriteDependency;
 use engine::{Engine, Setup, Tuning};
 use files::Directory;
 use reader::Wanted;
-use writer::Message;
+use writer::WriterMessage;
 
 /// Settings of the section `store`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ pub struct StreamId(pub u64);
 
 /// What the directory holds of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub struct StoredStream {
     /// The stream.
     pub id: StreamId,
     /// The channel.
@@ -142,7 +142,7 @@ pub struct TrimPoint {
 
 /// A receipt that makes a retry safe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
+pub struct StoredReceipt {
     /// What the key belongs to.
     pub scope: Box<str>,
     /// The key.
@@ -187,7 +187,7 @@ impl Default for OpenOptions {
 
 /// What is written.
 #[derive(Clone, Debug)]
-pub enum Record {
+pub enum LogRecord {
     /// Events of a stream, behind all that was handed in of it before; perhaps its end; perhaps a
     /// receipt. All of it is kept, or nothing.
     Events {
@@ -198,7 +198,7 @@ pub enum Record {
         /// How the stream has ended, if the last of them is its end.
         state: Option<Box<str>>,
         /// The receipt, if the publish has a key.
-        receipt: Option<Receipt>,
+        receipt: Option<StoredReceipt>,
     },
     /// A stream begins, or has other options.
     Stream {
@@ -215,7 +215,7 @@ pub enum Record {
         stream: StreamId,
     },
     /// A receipt of a publish that is complete.
-    Receipt(Receipt),
+    Receipt(StoredReceipt),
 }
 
 /// Called once, from a thread of the store's own, when what was handed in is as durable as was
@@ -357,12 +357,12 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Recovered {
     /// The streams, those that are gone left out.
-    pub streams: Vec<Stream>,
+    pub streams: Vec<StoredStream>,
     /// How far the events reached of which nothing is left, of streams that are gone, and of names
     /// that were not durable then.
     pub gone: Offset,
     /// Receipts that are younger than was asked for, oldest first.
-    pub receipts: Vec<Receipt>,
+    pub receipts: Vec<StoredReceipt>,
     /// The machine has gone down since: of what was `async`, the last moments may be missing.
     pub power_cut: bool,
 }
@@ -473,13 +473,13 @@ impl Disk {
     /// that was refused, the same has to be handed in again.
     pub fn write(
         &self,
-        record: Record,
+        record: LogRecord,
         durability: Durability,
         completions: Option<Arc<dyn CompletionQueue>>,
         done: OnComplete,
     ) {
         self.engine().commits.add_in_flight(record.size());
-        let message = Message::Write { record, durability, completions, done };
+        let message = WriterMessage::Write { record, durability, completions, done };
         // Not called here: whoever hands in may hold a lock that `done` takes.
         let _ = self.engine().inbox.push(message);
     }

@@ -7,13 +7,13 @@ use parking_lot::{Condvar, Mutex};
 
 /// A queue with one thread at its end.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
-    inner: Mutex<Inner<T>>,
+pub(super) struct WorkQueue<T> {
+    inner: Mutex<QueueState<T>>,
     wake: Condvar,
 }
 
 #[derive(Debug)]
-struct Inner<T> {
+struct QueueState<T> {
     items: VecDeque<T>,
     /// The thread at the end sleeps until something comes.
     idle: bool,
@@ -22,9 +22,9 @@ struct Inner<T> {
     closed: bool,
 }
 
-impl<T> Queue<T> {
+impl<T> WorkQueue<T> {
     pub(super) fn new() -> Self {
-        let inner = Inner { items: VecDeque::new(), idle: false, taken: 0, closed: false };
+        let inner = QueueState { items: VecDeque::new(), idle: false, taken: 0, closed: false };
         Self { inner: Mutex::new(inner), wake: Condvar::new() }
     }
 

@@ -9,13 +9,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
-use super::block::{Block, Header, Kind, Note, Part, Trailer, scan};
+use super::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
 use super::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use super::compaction::read_footer;
 use super::engine::Setup;
 use super::files::{File, IoError, PIECE_BYTES, read_all};
 use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
-use super::{OpenError, Recovered, Stream, StreamId};
+use super::{OpenError, Recovered, StoredStream, StreamId};
 use crate::channel::ChannelName;
 
 /// What was found.
@@ -35,8 +35,8 @@ impl RecoveredFiles {
             self.unknown.is_some_and(|(file, position)| stream.may_have_ended_at(file, position))
         };
         let streams = self.index.streams.iter();
-        let streams =
-            streams.map(|(id, stream)| Stream { unsure: unsure(stream), ..stream.to_stream(*id) });
+        let streams = streams
+            .map(|(id, stream)| StoredStream { unsure: unsure(stream), ..stream.to_stream(*id) });
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
         let receipts = self.index.receipts.to_vec();
@@ -196,13 +196,13 @@ impl Recovery<'_> {
         }
         for part in parts {
             match part {
-                Part::Whole { position, block } if position < end => {
+                ScannedPart::Whole { position, block } if position < end => {
                     self.take(number, position as u64, &block);
                 }
-                Part::Broken { position, end: to, header } if position < end => {
+                ScannedPart::Broken { position, end: to, header } if position < end => {
                     self.report(number, name, position, to, header.as_ref());
                 }
-                Part::Whole { .. } | Part::Broken { .. } => {}
+                ScannedPart::Whole { .. } | ScannedPart::Broken { .. } => {}
             }
         }
         Ok(())
@@ -317,19 +317,19 @@ impl Recovery<'_> {
 
 /// Where the newest journal ends to be whole, if that is behind all that was surely synced; when it
 /// was closed cleanly, that is everything.
-pub(super) fn torn_at(parts: &[Part<'_>], size: usize, clean: bool) -> Option<usize> {
+pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Option<usize> {
     let synced = if clean { size as u64 } else { told_synced(parts) };
     parts.iter().find_map(|part| match part {
-        Part::Broken { position, .. } if *position as u64 >= synced => Some(*position),
-        Part::Whole { .. } | Part::Broken { .. } => None,
+        ScannedPart::Broken { position, .. } if *position as u64 >= synced => Some(*position),
+        ScannedPart::Whole { .. } | ScannedPart::Broken { .. } => None,
     })
 }
 
 /// Up to where a journal is surely synced, as its own blocks tell.
-fn told_synced(parts: &[Part<'_>]) -> u64 {
-    let told = |part: &Part<'_>| match part {
-        Part::Whole { block, .. } => block.header.synced,
-        Part::Broken { .. } => 0,
+fn told_synced(parts: &[ScannedPart<'_>]) -> u64 {
+    let told = |part: &ScannedPart<'_>| match part {
+        ScannedPart::Whole { block, .. } => block.header.synced,
+        ScannedPart::Broken { .. } => 0,
     };
     parts.iter().map(told).max().unwrap_or_default()
 }

@@ -19,15 +19,17 @@ use super::engine::{Engine, Tuning};
 use super::files::{File, Files, IoError};
 use super::group_commit::{CommitResult, monotonic};
 use super::index::{BlockIndex, BlockRef, IndexedFile};
-use super::{Durability, OnComplete, Receipt, Record, StreamId, WriteDependency, WriteError};
+use super::{
+    Durability, LogRecord, OnComplete, StoredReceipt, StreamId, WriteDependency, WriteError,
+};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::store::{Batch, Entry, LogPosition};
 
 /// What the writer is asked to do.
-pub(super) enum Message {
+pub(super) enum WriterMessage {
     Write {
-        record: Record,
+        record: LogRecord,
         durability: Durability,
         completions: Option<Arc<dyn CompletionQueue>>,
         done: OnComplete,
@@ -38,7 +40,7 @@ pub(super) enum Message {
     Rotate,
 }
 
-impl Message {
+impl WriterMessage {
     fn weight(&self) -> usize {
         match self {
             Self::Write { record, .. } => record.size(),
@@ -135,7 +137,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         let engine = self.engine.clone();
         let Tuning { gather, batch_bytes, .. } = engine.tuning;
-        while let Some(batch) = engine.inbox.take(gather, batch_bytes, Message::weight) {
+        while let Some(batch) = engine.inbox.take(gather, batch_bytes, WriterMessage::weight) {
             self.store(batch);
         }
         // With nothing behind its end, the journal was closed cleanly.
@@ -147,11 +149,11 @@ impl Writer {
         }
     }
 
-    fn store(&mut self, batch: VecDeque<Message>) {
-        if batch.iter().any(|message| matches!(message, Message::Renew)) {
+    fn store(&mut self, batch: VecDeque<WriterMessage>) {
+        if batch.iter().any(|message| matches!(message, WriterMessage::Renew)) {
             self.engine.renew_offsets();
         }
-        let rotates = batch.iter().any(|message| matches!(message, Message::Rotate));
+        let rotates = batch.iter().any(|message| matches!(message, WriterMessage::Rotate));
         if rotates && !self.engine.health.has_failed() {
             // What prevents it is the health of the store from here on.
             let _ = self.rotate();
@@ -163,7 +165,7 @@ impl Writer {
         let mut group = Group::new(self.engine.tuning.block_bytes, next);
         let mut results = Vec::with_capacity(batch.len());
         for message in batch {
-            let Message::Write { record, durability, completions, done } = message else {
+            let WriterMessage::Write { record, durability, completions, done } = message else {
                 continue;
             };
             let (stream, bytes, dependency) = (record.stream(), record.size(), record.dependency());
@@ -268,7 +270,7 @@ impl Writer {
     /// Has the engine know how the wall clock was set, before anything is written that has a time
     /// from after that.
     fn note_steps(&mut self, group: &Group) -> Result<(), WriteError> {
-        for (offset, time) in group.parts.iter().filter_map(Part::begins_at) {
+        for (offset, time) in group.parts.iter().filter_map(GroupPart::begins_at) {
             if !time.is_in_step_with(self.in_step) {
                 self.engine.note_step(offset, time)?;
                 self.in_step = time;
@@ -299,7 +301,7 @@ impl Writer {
     }
 }
 
-impl Record {
+impl LogRecord {
     /// Bytes of its events.
     pub(super) fn size(&self) -> usize {
         match self {
@@ -336,7 +338,7 @@ impl Record {
 
 /// What becomes one write.
 struct Group {
-    parts: Vec<Part>,
+    parts: Vec<GroupPart>,
     /// The end of each stream that the group changes; `None` if it is gone.
     ends: HashMap<StreamId, Option<LogPosition>>,
     /// What its records belong to.
@@ -346,11 +348,11 @@ struct Group {
     next_offset: u64,
 }
 
-enum Part {
+enum GroupPart {
     Events { stream: StreamId, draft: EventsDraft, first: Option<Entry> },
     Begin { stream: StreamId, name: ChannelName, options: Box<str> },
     Gone { stream: StreamId },
-    Receipt(Receipt),
+    Receipt(StoredReceipt),
 }
 
 /// A part that was encoded: where in the buffer, and the header if it has events.
@@ -363,9 +365,9 @@ impl Group {
     }
 
     /// Takes a record, if it follows on what its stream has.
-    fn admit(&mut self, index: &Mutex<BlockIndex>, record: Record) -> Result<(), WriteError> {
+    fn admit(&mut self, index: &Mutex<BlockIndex>, record: LogRecord) -> Result<(), WriteError> {
         match record {
-            Record::Events { stream, batch, state, receipt } => {
+            LogRecord::Events { stream, batch, state, receipt } => {
                 if self.end(index, stream) != Some(batch.start()) {
                     // What came before it was refused, for there was no room.
                     return Err(WriteError::Full);
@@ -373,20 +375,20 @@ impl Group {
                 self.ends.insert(stream, Some(batch.end()));
                 self.add_events(stream, &batch, state, receipt);
             }
-            Record::Stream { stream, name, options } => {
+            LogRecord::Stream { stream, name, options } => {
                 let end = self.end(index, stream).unwrap_or_default();
                 self.ends.insert(stream, Some(end));
-                self.parts.push(Part::Begin { stream, name, options });
+                self.parts.push(GroupPart::Begin { stream, name, options });
             }
-            Record::Gone { stream } => {
+            LogRecord::Gone { stream } => {
                 if self.end(index, stream).is_some() {
                     self.ends.insert(stream, None);
-                    self.parts.push(Part::Gone { stream });
+                    self.parts.push(GroupPart::Gone { stream });
                 }
             }
-            Record::Receipt(receipt) => {
+            LogRecord::Receipt(receipt) => {
                 let offset = self.next_offset;
-                self.parts.push(Part::Receipt(Receipt { offset, ..receipt }));
+                self.parts.push(GroupPart::Receipt(StoredReceipt { offset, ..receipt }));
             }
         }
         Ok(())
@@ -404,20 +406,23 @@ impl Group {
         stream: StreamId,
         batch: &Batch,
         state: Option<Box<str>>,
-        receipt: Option<Receipt>,
+        receipt: Option<StoredReceipt>,
     ) {
         if !self.grows(stream, batch) {
             let draft = EventsDraft::new(stream, batch.start());
-            self.parts.push(Part::Events { stream, draft, first: None });
+            self.parts.push(GroupPart::Events { stream, draft, first: None });
         }
-        if let Some(Part::Events { draft, first, .. }) = self.parts.last_mut() {
+        if let Some(GroupPart::Events { draft, first, .. }) = self.parts.last_mut() {
             for (entry, frame) in batch.events() {
                 first.get_or_insert(entry);
                 draft.push(entry, frame);
             }
             draft.trailer.state = state;
             let offset = draft.last().offset.0;
-            draft.trailer.receipts.extend(receipt.map(|receipt| Receipt { offset, ..receipt }));
+            draft
+                .trailer
+                .receipts
+                .extend(receipt.map(|receipt| StoredReceipt { offset, ..receipt }));
         }
     }
 
@@ -426,7 +431,7 @@ impl Group {
     /// of events of other streams that came before it.
     fn grows(&self, stream: StreamId, batch: &Batch) -> bool {
         match self.parts.last() {
-            Some(Part::Events { stream: last, draft, .. }) if *last == stream => {
+            Some(GroupPart::Events { stream: last, draft, .. }) if *last == stream => {
                 draft.takes(batch.start(), batch.entries(), batch.size(), self.block_bytes)
             }
             _ => false,
@@ -434,7 +439,7 @@ impl Group {
     }
 
     fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Vec<Encoded> {
-        let encode = |part: &Part| {
+        let encode = |part: &GroupPart| {
             let at = into.len();
             (at, part.encode(synced, into))
         };
@@ -449,7 +454,7 @@ impl Group {
     }
 }
 
-impl Part {
+impl GroupPart {
     /// The first offset and the time of what it has, if it has one.
     fn begins_at(&self) -> Option<(u64, Moment)> {
         match self {

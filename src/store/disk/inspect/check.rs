@@ -12,7 +12,7 @@ use super::{Looked, held};
 use crate::channel::ChannelName;
 use crate::position::Offset;
 use crate::store::LogPosition;
-use crate::store::disk::block::{Block, Header, Kind, Note, Part, Trailer, scan};
+use crate::store::disk::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
 use crate::store::disk::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
 use crate::store::disk::compaction::read_footer;
 use crate::store::disk::files::{Directory, File, IoError, read_all};
@@ -90,7 +90,7 @@ impl Looked {
 }
 
 /// A block of events, or one that was.
-struct Link {
+struct BlockLink {
     block: BlockRef,
     lost: bool,
 }
@@ -100,14 +100,14 @@ struct Check<'a> {
     /// Also of those that are gone, as far as files tell.
     names: HashMap<StreamId, ChannelName>,
     /// The blocks of each stream in the sequence of the files.
-    links: HashMap<StreamId, Vec<Link>>,
+    links: HashMap<StreamId, Vec<BlockLink>>,
     found: Checked,
 }
 
 impl Check<'_> {
     fn run(&mut self) -> Result<(), IoError> {
         if let Some(why) = &self.looked.damaged {
-            let place = Place { file: SUPERBLOCK, ..Place::default() };
+            let place = CheckedPlace { file: SUPERBLOCK, ..CheckedPlace::default() };
             self.damage(place, None, format!("what the directory is cannot be told: {why}"));
         }
         let (mut events, mut checkpoints) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
@@ -151,11 +151,11 @@ impl Check<'_> {
         self.found.totals.blocks += 1;
         if let Err(why) = Checkpoint::load(&*self.looked.files, number) {
             let what = format!("the checkpoint is broken: {why}");
-            self.damage(Place { file: &name, offset: 0, bytes: size }, None, what);
+            self.damage(CheckedPlace { file: &name, offset: 0, bytes: size }, None, what);
         } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| after_first(&bytes)) {
             let (offset, bytes) = (extra as u64, size - extra as u64);
             let what = "there is something behind the checkpoint".to_owned();
-            self.damage(Place { file: &name, offset, bytes }, None, what);
+            self.damage(CheckedPlace { file: &name, offset, bytes }, None, what);
         }
         Ok(())
     }
@@ -185,7 +185,10 @@ impl Check<'_> {
         if let Some(torn) = torn.filter(|torn| !is_unused(&bytes[*torn..])) {
             let left = (bytes.len() - torn) as u64;
             let what = "torn, as a crash leaves it: cut off at the next start, and no damage";
-            self.tell(Place { file: &name, offset: torn as u64, bytes: left }, what.to_owned());
+            self.tell(
+                CheckedPlace { file: &name, offset: torn as u64, bytes: left },
+                what.to_owned(),
+            );
         }
         if role == Role::Sorted {
             self.footer(&name, &*file, number, &whole, bytes.len() as u64);
@@ -194,20 +197,24 @@ impl Check<'_> {
     }
 
     /// Looks at all before `end`. Returns the blocks of events that are whole.
-    fn parts(&mut self, file: FileAt<'_>, parts: &[Part<'_>], end: usize) -> Rows {
+    fn parts(&mut self, file: FileAt<'_>, parts: &[ScannedPart<'_>], end: usize) -> Rows {
         let mut rows = Rows::new();
         for part in parts {
             match part {
-                Part::Whole { position, block } if *position < end => {
+                ScannedPart::Whole { position, block } if *position < end => {
                     self.found.totals.blocks += 1;
                     rows.extend(self.whole(file, *position as u64, block));
                 }
-                Part::Broken { position, end: to, header } if *position < end => {
+                ScannedPart::Broken { position, end: to, header } if *position < end => {
                     self.found.totals.blocks += 1;
                     let (offset, bytes) = (*position as u64, (to - position) as u64);
-                    self.broken(file, Place { file: file.name, offset, bytes }, header.as_ref());
+                    self.broken(
+                        file,
+                        CheckedPlace { file: file.name, offset, bytes },
+                        header.as_ref(),
+                    );
                 }
-                Part::Whole { .. } | Part::Broken { .. } => {}
+                ScannedPart::Whole { .. } | ScannedPart::Broken { .. } => {}
             }
         }
         rows
@@ -229,13 +236,13 @@ impl Check<'_> {
         };
         if !understood {
             let bytes = block.header.length() as u64;
-            let place = Place { file: file.name, offset: position, bytes };
+            let place = CheckedPlace { file: file.name, offset: position, bytes };
             let what = "the block is whole, and is none that belongs here".to_owned();
             self.damage(place, self.names.get(&stream).cloned(), what);
         }
         let events = kind == Kind::Events;
         let block = BlockRef::of_block(block, file.number, position).filter(|_| events)?;
-        self.links.entry(stream).or_default().push(Link { block, lost: false });
+        self.links.entry(stream).or_default().push(BlockLink { block, lost: false });
         Some((stream, block))
     }
 
@@ -253,7 +260,7 @@ impl Check<'_> {
         }
     }
 
-    fn broken(&mut self, file: FileAt<'_>, place: Place<'_>, header: Option<&Header>) {
+    fn broken(&mut self, file: FileAt<'_>, place: CheckedPlace<'_>, header: Option<&Header>) {
         let Some(header) = header else {
             let what = "not readable as blocks; whose they were is not known".to_owned();
             self.damage(place, None, what);
@@ -268,7 +275,10 @@ impl Check<'_> {
             Kind::Checkpoint => "a broken block".to_owned(),
         };
         if header.kind == Kind::Events {
-            self.links.entry(header.stream).or_default().push(Link { block: lost, lost: true });
+            self.links
+                .entry(header.stream)
+                .or_default()
+                .push(BlockLink { block: lost, lost: true });
         }
         self.damage(place, channel, what);
     }
@@ -286,7 +296,7 @@ impl Check<'_> {
 
     /// What the index of a sorted file says has to be what is there.
     fn footer(&mut self, name: &str, file: &dyn File, number: u32, whole: &Rows, size: u64) {
-        let place = Place { file: name, offset: 0, bytes: size };
+        let place = CheckedPlace { file: name, offset: 0, bytes: size };
         match read_footer(file, number) {
             None => self.damage(place, None, "the file's index cannot be read".to_owned()),
             Some(mut rows) => {
@@ -319,11 +329,11 @@ impl Check<'_> {
         }
     }
 
-    fn joins(&mut self, stream: &StreamIndex, links: &[Link]) {
+    fn joins(&mut self, stream: &StreamIndex, links: &[BlockLink]) {
         let trim_point = stream.trim_point.position;
         let (mut end, mut offset) = (trim_point, stream.trim_point.last_trimmed);
         let retained = links.iter().filter(|link| link.block.end().seq > trim_point.seq);
-        for (at, Link { block, lost }) in retained.enumerate() {
+        for (at, BlockLink { block, lost }) in retained.enumerate() {
             if let Some(what) = wrong_after(end, offset, at == 0, block) {
                 self.damage_at(stream, block, what);
             }
@@ -336,7 +346,7 @@ impl Check<'_> {
                 (missing(stream.end.seq - end.seq, "behind this block"), links.last());
             match last {
                 Some(last) => self.damage_at(stream, &last.block, what),
-                None => self.damage(Place::default(), Some(stream.name.clone()), what),
+                None => self.damage(CheckedPlace::default(), Some(stream.name.clone()), what),
             }
         }
     }
@@ -345,21 +355,21 @@ impl Check<'_> {
         let file = self.looked.recovered.index.files.get(&block.file);
         let file = file.map_or("", |file| &file.name);
         let offset = u64::from(block.position);
-        self.damage(Place { file, offset, bytes: 0 }, Some(stream.name.clone()), what);
+        self.damage(CheckedPlace { file, offset, bytes: 0 }, Some(stream.name.clone()), what);
     }
 
-    fn damage(&mut self, place: Place<'_>, channel: Option<ChannelName>, what: String) {
+    fn damage(&mut self, place: CheckedPlace<'_>, channel: Option<ChannelName>, what: String) {
         self.found.findings.push(Finding { channel, damage: true, ..place.finding(what) });
     }
 
     /// Something that is no damage, at a place.
-    fn tell(&mut self, place: Place<'_>, what: String) {
+    fn tell(&mut self, place: CheckedPlace<'_>, what: String) {
         self.found.findings.push(place.finding(what));
     }
 
     /// The same of a whole file.
     fn remark(&mut self, file: &str, bytes: u64, what: String) {
-        self.tell(Place { file, offset: 0, bytes }, what);
+        self.tell(CheckedPlace { file, offset: 0, bytes }, what);
     }
 
     fn count(&mut self, bytes: u64) {
@@ -381,13 +391,13 @@ struct FileAt<'a> {
 
 /// Where something was found.
 #[derive(Clone, Copy, Default)]
-struct Place<'a> {
+struct CheckedPlace<'a> {
     file: &'a str,
     offset: u64,
     bytes: u64,
 }
 
-impl Place<'_> {
+impl CheckedPlace<'_> {
     fn finding(self, what: String) -> Finding {
         let (file, offset, bytes) = (self.file.to_owned(), self.offset, self.bytes);
         Finding { file, offset, bytes, channel: None, what, damage: false }

@@ -4,9 +4,11 @@ use super::support::*;
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{Disk, OpenOptions, Receipt, StreamId, TrimPoint, Trimmed, maintenance};
 use crate::store::disk::{
-    DiskRead, Durability, Health, OpenError, Record, Recovered, Seek, WriteError,
+    Disk, OpenOptions, StoredReceipt, StreamId, TrimPoint, Trimmed, maintenance,
+};
+use crate::store::disk::{
+    DiskRead, Durability, Health, LogRecord, OpenError, Recovered, Seek, WriteError,
 };
 use crate::store::{LogPosition, Retention};
 use std::time::Duration;
@@ -73,7 +75,7 @@ fn states_receipts_and_ends_survive() {
     let (a, b) = (disk.new_stream(), disk.new_stream());
     write(&disk, begin(a, "a"), Async).unwrap();
     write(&disk, begin(b, "b"), Async).unwrap();
-    let record = Record::Events {
+    let record = LogRecord::Events {
         stream: a,
         batch: run(LogPosition::default(), &[5, 6]),
         state: Some("complete".into()),
@@ -82,15 +84,15 @@ fn states_receipts_and_ends_survive() {
     write(&disk, record, Sync).unwrap();
     write(&disk, events(b, run(LogPosition::default(), &[7])), Async).unwrap();
     disk.note_offset(Offset(7));
-    write(&disk, Record::Gone { stream: b }, Async).unwrap();
-    write(&disk, Record::Receipt(receipt("two")), Async).unwrap();
+    write(&disk, LogRecord::Gone { stream: b }, Async).unwrap();
+    write(&disk, LogRecord::Receipt(receipt("two")), Async).unwrap();
     drop(disk);
     let (disk, found) = open(directory.path());
     let [stream] = &found.streams[..] else { panic!("{found:?}") };
     assert_eq!(stream.state.as_deref(), Some("complete"));
     let kept = |number: usize, key| {
-        let Receipt { offset, .. } = found.receipts[number];
-        Receipt { offset, ..receipt(key) }
+        let StoredReceipt { offset, .. } = found.receipts[number];
+        StoredReceipt { offset, ..receipt(key) }
     };
     assert_eq!(found.receipts, [kept(0, "one"), kept(1, "two")]);
     assert_eq!(disk.first_offset(), Offset(8));
@@ -278,7 +280,7 @@ fn a_sorted_file_that_dies_over_several_lives_is_rewritten() {
     let live = |dying: &[u64]| {
         let (disk, _) = open(directory.path());
         for stream in dying {
-            write(&disk, Record::Gone { stream: StreamId(*stream) }, Async).unwrap();
+            write(&disk, LogRecord::Gone { stream: StreamId(*stream) }, Async).unwrap();
         }
         maintenance::run_once(disk.engine()).unwrap();
         disk.close();

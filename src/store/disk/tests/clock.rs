@@ -14,7 +14,7 @@ use crate::clock::{Clock, Moment};
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Disk, DiskRead, Durability, OpenOptions, Receipt, Record, Recovered, Seek, StreamId,
+    Disk, DiskRead, Durability, LogRecord, OpenOptions, Recovered, Seek, StoredReceipt, StreamId,
     maintenance,
 };
 use crate::store::{Batch, Entry, LogPosition, Retention};
@@ -174,7 +174,7 @@ proptest! {
             }
         }
         // All of it is written.
-        write(&disk, Record::Receipt(receipt("last")), Durability::Async).unwrap();
+        write(&disk, LogRecord::Receipt(receipt("last")), Durability::Async).unwrap();
         machine.pass(1);
         for (at, written) in written.iter().enumerate() {
             check_times(&disk, at, written);
@@ -222,8 +222,8 @@ fn a_receipt_is_remembered_for_its_window_however_the_wall_clock_is_set() {
             let keep = |disk: &Disk, offset, key| {
                 // Of the event that was published with it.
                 disk.note_offset(Offset(offset));
-                let kept = Receipt { time: machine.now(), ..receipt(key) };
-                write(disk, Record::Receipt(kept), Durability::Async).unwrap();
+                let kept = StoredReceipt { time: machine.now(), ..receipt(key) };
+                write(disk, LogRecord::Receipt(kept), Durability::Async).unwrap();
             };
             keep(&disk, 1, "before");
             machine.set(by);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::LogPosition;
-use crate::store::disk::block::{Part, scan};
+use crate::store::disk::block::{ScannedPart, scan};
 use crate::store::disk::{Disk, DiskRead, Durability, Recovered, Seek, StreamId, maintenance};
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
@@ -49,8 +49,8 @@ fn a_torn_end_costs_the_blocks_that_are_torn_and_no_others() {
     let ends: Vec<usize> = scan(&whole)
         .iter()
         .filter_map(|part| match part {
-            Part::Whole { position, block } => Some(position + block.header.length()),
-            Part::Broken { position, .. } => {
+            ScannedPart::Whole { position, block } => Some(position + block.header.length()),
+            ScannedPart::Broken { position, .. } => {
                 assert!(whole[*position..].iter().all(|byte| *byte == 0), "{part:?}");
                 None
             }
@@ -169,8 +169,8 @@ fn a_block_that_breaks_while_the_store_runs_is_a_hole() {
     let found: Vec<_> = scan(&bytes)
         .iter()
         .filter_map(|part| match part {
-            Part::Whole { position, block } => Some((*position, block.header)),
-            Part::Broken { .. } => None,
+            ScannedPart::Whole { position, block } => Some((*position, block.header)),
+            ScannedPart::Broken { .. } => None,
         })
         .collect();
     let (position, header) = found[8];

@@ -8,7 +8,7 @@ use super::support::*;
 use crate::position::{Epoch, Offset};
 use crate::store::disk::inspect::Looked;
 use crate::store::disk::{
-    Disk, Durability, Health, Record, Recovered, StreamId, WriteError, maintenance,
+    Disk, Durability, Health, LogRecord, Recovered, StreamId, WriteError, maintenance,
 };
 use crate::store::{LogPosition, Retention};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl Hub {
         disk.note_offset(Offset(self.next - 1));
         let batch = run(end, &offsets);
         let id = StreamId(stream);
-        let record = Record::Events { stream: id, batch: batch.clone(), state, receipt: None };
+        let record = LogRecord::Events { stream: id, batch: batch.clone(), state, receipt: None };
         let outcome = write(disk, record, durability);
         let offered = &mut self.offered.get_mut(&stream).unwrap().events;
         let told = match outcome {
@@ -128,7 +128,7 @@ impl Hub {
 
     pub(super) fn leave(&mut self, disk: &Disk, stream: u64) {
         if self.ends.contains_key(&stream) {
-            let gone = write(disk, Record::Gone { stream: StreamId(stream) }, Durability::Sync);
+            let gone = write(disk, LogRecord::Gone { stream: StreamId(stream) }, Durability::Sync);
             let gone = gone.is_ok() && !self.files.crashed();
             self.offered.get_mut(&stream).unwrap().gone = Some(gone);
             self.ends.remove(&stream);

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::fake;
 use super::support::{config, setup};
-use crate::store::disk::block::{Kind, Part, scan};
+use crate::store::disk::block::{Kind, ScannedPart, scan};
 use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
 use crate::store::disk::{
@@ -124,20 +124,20 @@ pub(crate) fn check_free_space(disk: &Disk) {
 
 /// The end of the last block of events of a file.
 fn last_events(bytes: &[u8]) -> Option<usize> {
-    let end = |part: &Part<'_>| match part {
-        Part::Whole { position, block } if block.header.kind == Kind::Events => {
+    let end = |part: &ScannedPart<'_>| match part {
+        ScannedPart::Whole { position, block } if block.header.kind == Kind::Events => {
             Some(position + block.header.length())
         }
-        Part::Whole { .. } | Part::Broken { .. } => None,
+        ScannedPart::Whole { .. } | ScannedPart::Broken { .. } => None,
     };
     scan(bytes).iter().rev().find_map(end)
 }
 
 /// Where each whole block of a file is.
 pub(crate) fn blocks_of(bytes: &[u8]) -> Vec<Range<usize>> {
-    let whole = |part: Part<'_>| match part {
-        Part::Whole { position, block } => Some(position..position + block.header.length()),
-        Part::Broken { .. } => None,
+    let whole = |part: ScannedPart<'_>| match part {
+        ScannedPart::Whole { position, block } => Some(position..position + block.header.length()),
+        ScannedPart::Broken { .. } => None,
     };
     scan(bytes).into_iter().filter_map(whole).collect()
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::read;
 use crate::store::LogPosition;
-use crate::store::disk::{Config, Disk, DiskRead, OpenError, OpenOptions, Seek, Stream};
+use crate::store::disk::{Config, Disk, DiskRead, OpenError, OpenOptions, Seek, StoredStream};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ fn copy() -> (tempfile::TempDir, Config) {
     (folder, Config { path, ..super::support::config() })
 }
 
-fn open(config: &Config) -> Result<(Disk, Vec<Stream>, usize), OpenError> {
+fn open(config: &Config) -> Result<(Disk, Vec<StoredStream>, usize), OpenError> {
     let (disk, found) = Disk::open(config, OpenOptions::default(), Arc::new(Metrics::new()))?;
     assert!(!found.power_cut);
     Ok((disk, found.streams, found.receipts.len()))
 }
 
 /// All frames of a stream, as one text.
-fn text(disk: &Disk, stream: &Stream) -> String {
+fn text(disk: &Disk, stream: &StoredStream) -> String {
     let (mut text, mut at) = (String::new(), LogPosition::default());
     while let DiskRead::Batch(batch) = read(disk, stream.id, Seek::Seq(at.seq)) {
         assert_eq!(batch.start(), at);

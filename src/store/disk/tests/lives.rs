@@ -8,7 +8,7 @@ use super::faults::{Hub, examine, life, start};
 use super::support::*;
 use crate::position::Offset;
 use crate::store::LogPosition;
-use crate::store::disk::{Disk, Durability, Receipt, Record, StreamId, maintenance};
+use crate::store::disk::{Disk, Durability, LogRecord, StoredReceipt, StreamId, maintenance};
 
 /// What is left of the disk: as the death of the process leaves it, and some ways of a power cut.
 fn left_over(files: &FakeDisk, seed: u64) -> Vec<FakeDisk> {
@@ -140,7 +140,7 @@ fn what_is_gone_is_given_up_only_when_that_is_synced() {
     let (whole, _) = read_all(&disk, StreamId(stream), 0);
     assert!(!whole.is_empty());
     maintenance::run_once(disk.engine()).unwrap();
-    write(&disk, Record::Gone { stream: StreamId(stream) }, Durability::Async).unwrap();
+    write(&disk, LogRecord::Gone { stream: StreamId(stream) }, Durability::Async).unwrap();
     maintenance::compact(disk.engine()).unwrap();
     for seed in 0..20 {
         let left = files.after_power_cut(&mut fastrand::Rng::with_seed(seed));
@@ -177,13 +177,13 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
                 receipts.push(offsets.len());
                 let outcome = receipts.len().to_string().into();
                 // None is forgotten because it is old.
-                Receipt {
+                StoredReceipt {
                     outcome,
                     time: moment(u64::MAX),
                     ..receipt(&format!("k{}", receipts.len()))
                 }
             });
-            let record = Record::Events { stream: STREAMS[at], batch, state: None, receipt };
+            let record = LogRecord::Events { stream: STREAMS[at], batch, state: None, receipt };
             let last = group % 3 == 2 && step == 8;
             let durability = if last { Durability::Sync } else { Durability::Async };
             told.push(hand_in(disk, record, durability));

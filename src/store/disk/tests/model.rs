@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::position::Offset;
-use crate::store::disk::{Disk, Durability, Record, StreamId, TrimPoint, maintenance};
+use crate::store::disk::{Disk, Durability, LogRecord, StreamId, TrimPoint, maintenance};
 use crate::store::{LogPosition, Retention};
 
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Life {
             Step::Trim(at, keep) => self.trim(at, keep),
             Step::Gone(at) => {
                 if let Some(stream) = self.nth(at) {
-                    let gone = Record::Gone { stream: StreamId(stream) };
+                    let gone = LogRecord::Gone { stream: StreamId(stream) };
                     write(&self.disk, gone, Durability::Async).unwrap();
                     self.streams.remove(&stream);
                 }
@@ -109,7 +109,7 @@ impl Life {
         known.offsets.extend(offsets);
         known.ended = ends;
         let state = ends.then(|| "complete".into());
-        let record = Record::Events { stream: StreamId(stream), batch, state, receipt: None };
+        let record = LogRecord::Events { stream: StreamId(stream), batch, state, receipt: None };
         let durability = if sync { Durability::Sync } else { Durability::Async };
         write(&self.disk, record, durability).unwrap();
     }

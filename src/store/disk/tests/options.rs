@@ -13,14 +13,19 @@ use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Disk, Durability, Health, OpenOptions, Receipt, Record, StreamId, WriteDependency, WriteError,
-    maintenance,
+    Disk, Durability, Health, LogRecord, OpenOptions, StoredReceipt, StreamId, WriteDependency,
+    WriteError, maintenance,
 };
 
-fn dependent(stream: StreamId, from: LogPosition, offset: u64, chain: &WriteDependency) -> Record {
-    let receipt = Receipt { dependency: chain.clone(), ..receipt("key") };
+fn dependent(
+    stream: StreamId,
+    from: LogPosition,
+    offset: u64,
+    chain: &WriteDependency,
+) -> LogRecord {
+    let receipt = StoredReceipt { dependency: chain.clone(), ..receipt("key") };
     let batch = run(from, &[offset]);
-    Record::Events { stream, batch, state: None, receipt: Some(receipt) }
+    LogRecord::Events { stream, batch, state: None, receipt: Some(receipt) }
 }
 
 #[test]
@@ -66,8 +71,8 @@ fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() 
     for key in &keys {
         // Used again and again, it is the youngest each time.
         for key in ["often", key] {
-            let receipt = Receipt { time: moment(u64::MAX), ..receipt(key) };
-            write(&disk, Record::Receipt(receipt), Durability::Async).unwrap();
+            let receipt = StoredReceipt { time: moment(u64::MAX), ..receipt(key) };
+            write(&disk, LogRecord::Receipt(receipt), Durability::Async).unwrap();
         }
     }
     let remembered = disk.engine().index.lock().receipts.to_vec();

@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::{
-    Disk, DiskRead, Durability, Health, OpenOptions, Record, Seek, WriteError, maintenance,
+    Disk, DiskRead, Durability, Health, LogRecord, OpenOptions, Seek, WriteError, maintenance,
 };
 
 use Durability::Async;
@@ -28,7 +28,7 @@ fn receipts_of_one_key_do_not_pile_up() {
         end = batch.end();
         let mut receipt = receipt("the same");
         receipt.time = Moment::now();
-        let record = Record::Events { stream, batch, state: None, receipt: Some(receipt) };
+        let record = LogRecord::Events { stream, batch, state: None, receipt: Some(receipt) };
         write(&disk, record, Async).unwrap();
     }
     assert_eq!(disk.engine().index.lock().receipts.to_vec().len(), 1);
@@ -80,7 +80,7 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     files.set_free(999);
     let refused = write(&disk, events(stays, run(LogPosition::default(), &[101])), Async);
     assert_eq!((refused, journals().count()), (Err(WriteError::Full), 1));
-    assert_eq!(write(&disk, Record::Gone { stream: goes }, Async), Ok(()));
+    assert_eq!(write(&disk, LogRecord::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
         maintenance::go_round(disk.engine());
         // Behind what the maintenance thread has asked for.

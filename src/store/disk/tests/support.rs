@@ -13,8 +13,8 @@ use crate::position::Offset;
 use crate::store::disk::engine::{Setup, Tuning};
 use crate::store::disk::files::{Directory, Files};
 use crate::store::disk::{
-    Config, Disk, DiskRead, Durability, OpenError, OpenOptions, Receipt, Record, Recovered, Seek,
-    StreamId, WriteDependency, WriteError,
+    Config, Disk, DiskRead, Durability, LogRecord, OpenError, OpenOptions, Recovered, Seek,
+    StoredReceipt, StreamId, WriteDependency, WriteError,
 };
 use crate::store::{Batch, Entry, LogPosition};
 use crate::telemetry::Metrics;
@@ -75,14 +75,18 @@ pub(super) fn run(start: LogPosition, offsets: &[u64]) -> Batch {
 }
 
 /// Hands something in and waits for the answer.
-pub(super) fn write(disk: &Disk, record: Record, durability: Durability) -> Result<(), WriteError> {
+pub(super) fn write(
+    disk: &Disk,
+    record: LogRecord,
+    durability: Durability,
+) -> Result<(), WriteError> {
     // A store that is closed tells nobody.
     hand_in(disk, record, durability).recv().unwrap_or(Err(WriteError::Failed))
 }
 
 pub(super) fn hand_in(
     disk: &Disk,
-    record: Record,
+    record: LogRecord,
     durability: Durability,
 ) -> mpsc::Receiver<Result<(), WriteError>> {
     let (tell, told) = mpsc::channel();
@@ -96,12 +100,12 @@ pub(super) fn hand_in(
     told
 }
 
-pub(super) fn begin(stream: StreamId, name: &str) -> Record {
-    Record::Stream { stream, name: name.parse().unwrap(), options: "{}".into() }
+pub(super) fn begin(stream: StreamId, name: &str) -> LogRecord {
+    LogRecord::Stream { stream, name: name.parse().unwrap(), options: "{}".into() }
 }
 
-pub(super) fn events(stream: StreamId, batch: Batch) -> Record {
-    Record::Events { stream, batch, state: None, receipt: None }
+pub(super) fn events(stream: StreamId, batch: Batch) -> LogRecord {
+    LogRecord::Events { stream, batch, state: None, receipt: None }
 }
 
 /// When all of it happens.
@@ -112,9 +116,9 @@ pub(super) fn moment(time: u64) -> Moment {
     Moment { wall: time, steady: time }
 }
 
-pub(super) fn receipt(key: &str) -> Receipt {
+pub(super) fn receipt(key: &str) -> StoredReceipt {
     let (scope, outcome) = ("a".into(), "b".into());
-    Receipt {
+    StoredReceipt {
         scope,
         key: key.into(),
         outcome,
