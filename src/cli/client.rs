@@ -118,7 +118,7 @@ impl From<std::net::SocketAddr> for HubUrl {
 
 /// Which hub, and as whom.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Hub {
+pub(super) struct HubAddress {
     /// The hub
     #[arg(long, value_name = "URL", env = "FANFARE_URL", default_value = DEFAULT_URL)]
     pub(super) url: HubUrl,
@@ -183,18 +183,18 @@ impl Body for Streamed {
 
 /// Sends requests to one hub.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(super) struct HttpClient {
     url: HubUrl,
     token: Option<String>,
     trust: Trust,
 }
 
-impl Client {
+impl HttpClient {
     pub(super) fn new(url: HubUrl, trust: Trust) -> Self {
         Self { url, token: None, trust }
     }
 
-    pub(super) fn of(hub: &Hub) -> Self {
+    pub(super) fn of(hub: &HubAddress) -> Self {
         Self { url: hub.url.clone(), token: hub.token.clone(), trust: hub.trust.clone() }
     }
 
@@ -251,7 +251,7 @@ impl Client {
         Ok(request)
     }
 
-    async fn open(&self) -> Result<Connection, ClientError> {
+    async fn open(&self) -> Result<ClientConnection, ClientError> {
         let stream = self.connect().await?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -259,10 +259,10 @@ impl Client {
         let task = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(Connection { sender, task: Task(task.abort_handle()) })
+        Ok(ClientConnection { sender, task: Task(task.abort_handle()) })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
+    async fn connect(&self) -> Result<Box<dyn ClientStream>, ClientError> {
         let stream = self.connect_plain().await?;
         if !self.url.tls {
             return Ok(Box::new(stream));
@@ -342,13 +342,13 @@ impl Client {
 }
 
 /// A connection of either kind.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ClientStream for T {}
 
 /// A connection, and what drives it.
 #[derive(Debug)]
-struct Connection {
+struct ClientConnection {
     sender: SendRequest<RequestBody>,
     task: Task,
 }
@@ -357,12 +357,12 @@ struct Connection {
 /// commands that ask thousands of times: a connection each would use up the machine's ports.
 #[derive(Debug)]
 pub(super) struct Session {
-    client: Client,
-    connection: Option<Connection>,
+    client: HttpClient,
+    connection: Option<ClientConnection>,
 }
 
 impl Session {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: HttpClient) -> Self {
         Self { client, connection: None }
     }
 
@@ -378,7 +378,7 @@ impl Session {
         request: request::Builder,
         body: Bytes,
         most: usize,
-    ) -> Result<Answer, ClientError> {
+    ) -> Result<ClientAnswer, ClientError> {
         let request = self.client.addressed(request, full(body))?;
         let usable = self.connection.take().filter(|it| !it.sender.is_closed());
         let mut connection = match usable {
@@ -396,25 +396,25 @@ impl Session {
             reply.succeeded().await?.text_within(most).await?
         };
         self.connection = Some(connection);
-        Ok(Answer { status, headers, text })
+        Ok(ClientAnswer { status, headers, text })
     }
 }
 
 /// An answer that has been read: a success, or that there is no such thing.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ClientAnswer {
     status: StatusCode,
     headers: HeaderMap,
     pub(super) text: String,
 }
 
-impl Answer {
+impl ClientAnswer {
     /// That there is no such thing as an answer; for all others, that as an error.
     pub(super) fn found(self) -> Result<Self, ClientError> {
         if self.is_found() {
             return Ok(self);
         }
-        Err(ClientError::Refused(Box::new(Problem::read(self.status, &self.text))))
+        Err(ClientError::Refused(Box::new(ProblemDocument::read(self.status, &self.text))))
     }
 
     pub(super) fn is_found(&self) -> bool {
@@ -452,9 +452,9 @@ impl Reply {
         }
         let retry_after = self.header(header::RETRY_AFTER).and_then(|text| text.parse().ok());
         let body = self.text().await.unwrap_or_default(); // the status alone says something, too
-        Err(ClientError::Refused(Box::new(Problem {
+        Err(ClientError::Refused(Box::new(ProblemDocument {
             retry_after: retry_after.map(Duration::from_secs),
-            ..Problem::read(status, &body)
+            ..ProblemDocument::read(status, &body)
         })))
     }
 
@@ -497,7 +497,7 @@ impl Drop for Task {
 /// What the hub says when it refuses (RFC 9457).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Problem {
+pub(super) struct ProblemDocument {
     status: u16,
     title: Option<String>,
     detail: Option<String>,
@@ -515,7 +515,7 @@ pub(super) struct Problem {
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Problem {
+impl ProblemDocument {
     fn read(status: StatusCode, body: &str) -> Self {
         let mut problem: Self = serde_json::from_str(body).unwrap_or_else(|_| {
             let detail = body.trim().lines().next().unwrap_or_default().chars().take(200).collect();
@@ -534,7 +534,7 @@ impl Problem {
     }
 }
 
-impl Problem {
+impl ProblemDocument {
     /// What is wrong, and no more: not in which line of the body, nor what was kept of it.
     pub(super) fn sentence(&self) -> String {
         let status = StatusCode::from_u16(self.status).ok();
@@ -549,7 +549,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ProblemDocument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
@@ -580,7 +580,7 @@ pub(super) enum ClientError {
     NotHttp,
     /// An answer that is no success.
     #[error("the hub refused: {0}")]
-    Refused(Box<Problem>),
+    Refused(Box<ProblemDocument>),
     /// A success of the wrong kind.
     #[error("{0} does not answer like a Fanfare hub: {1}")]
     Foreign(String, String),
@@ -740,7 +740,7 @@ mod tests {
     fn a_problem_reads_like_a_sentence() {
         let body = r#"{"title":"Channel closed","status":409,"detail":"`chat/42` is closed",
             "code":"channel_closed","retryable":false,"events":3,"last_id":"e-3"}"#;
-        let problem = Problem::read(StatusCode::CONFLICT, body);
+        let problem = ProblemDocument::read(StatusCode::CONFLICT, body);
         assert!(!problem.is_transient());
         assert_eq!(
             problem.to_string(),
@@ -750,10 +750,10 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_problem_document_is_told_as_it_is() {
-        let problem = Problem::read(StatusCode::BAD_GATEWAY, "upstream is gone\nmore");
+        let problem = ProblemDocument::read(StatusCode::BAD_GATEWAY, "upstream is gone\nmore");
         assert_eq!(problem.to_string(), "upstream is gone (HTTP 502)");
         assert!(problem.is_transient());
-        let problem = Problem::read(StatusCode::NOT_FOUND, "");
+        let problem = ProblemDocument::read(StatusCode::NOT_FOUND, "");
         assert_eq!(problem.to_string(), "Not Found (HTTP 404)");
         assert!(!problem.is_transient());
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use toml::Value;
 
-use super::serve::{BAD_CONFIG, Settings};
+use super::serve::{BAD_CONFIG, ServeSettings};
 use super::terminal::print_line;
 use crate::config::{DEFAULT, Loaded, load};
 use crate::server;
@@ -13,27 +13,27 @@ use crate::server;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: ConfigCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum ConfigCommand {
     /// Say whether the configuration is right: exit code 0 or 64
-    Check(Settings),
+    Check(ServeSettings),
     /// Print every setting that is in force, and where it came from
-    Show(Settings),
+    Show(ServeSettings),
     /// Print the commented default configuration
     Default,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (settings, tell): (_, fn(&Loaded) -> anyhow::Result<String>) = match &args.command {
-        Command::Default => {
+        ConfigCommand::Default => {
             print_line(DEFAULT.trim_end())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Check(settings) => (settings, checked),
-        Command::Show(settings) => (settings, shown),
+        ConfigCommand::Check(settings) => (settings, checked),
+        ConfigCommand::Show(settings) => (settings, shown),
     };
     match load(settings.config.as_deref(), &settings.overrides()) {
         Ok(loaded) => match tell(&loaded) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::client::{Client, HubUrl, Trust};
+use super::client::{HttpClient, HubUrl, Trust};
 use super::terminal;
 
 /// What `fanfare health` takes.
@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(args.url, args.trust);
+    let client = HttpClient::new(args.url, args.trust);
     let asked = async { client.get("/readyz").await?.text().await };
     let answer = tokio::time::timeout(args.timeout, asked)
         .await

@@ -20,12 +20,12 @@ const INTERRUPTED: u8 = 130;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    pub(super) settings: Settings,
+    pub(super) settings: ServeSettings,
 }
 
 /// Flags that are settings.
 #[derive(Debug, clap::Args)]
-pub(super) struct Settings {
+pub(super) struct ServeSettings {
     /// Configuration file [default: ./fanfare.toml or /etc/fanfare/fanfare.toml, if there]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub(super) struct Settings {
     log_format: Option<String>,
 }
 
-impl Settings {
+impl ServeSettings {
     /// The flags that were given, by the setting that they override.
     pub(super) fn overrides(&self) -> Vec<(&'static str, String)> {
         let insecure = self.insecure.then(|| "true".to_owned());
@@ -80,7 +80,7 @@ pub(super) async fn run(
     let scheme = if loaded.config.tls.is_on() { "https" } else { "http" };
     raise_descriptor_limit(loaded.config.server.max_connections);
     ignore_file_size_limit()?;
-    let mut signals = Signals::new()?;
+    let mut signals = ProcessSignals::new()?;
     let server = match start(loaded.config, inherited).await {
         Err(error) if error.is_of_configuration() => {
             eprintln!("{error}");
@@ -121,7 +121,7 @@ async fn start(
 
 /// Reads the configuration again whenever SIGHUP comes. What is wrong is told, and changes nothing.
 fn reload_on_hangup(
-    settings: Settings,
+    settings: ServeSettings,
     reloader: Reloader,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
@@ -178,12 +178,12 @@ fn ignore_file_size_limit() -> std::io::Result<()> {
 }
 
 /// The signals that ask a process to leave.
-struct Signals {
+struct ProcessSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
+impl ProcessSignals {
     fn new() -> std::io::Result<Self> {
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::client::{Client, ClientError, Reply, full};
+use super::client::{ClientError, HttpClient, Reply, full};
 use crate::event::{END, OPEN, UNAUTHENTICATED};
 use crate::sse::{MEDIA_TYPE, ParsedEvent, Parser};
 
@@ -27,7 +27,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a subscription begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum SourceStart {
     /// With what comes next.
     Tail,
     /// With the first event that is retained.
@@ -38,7 +38,7 @@ pub(super) enum Start {
     After(String),
 }
 
-impl FromStr for Start {
+impl FromStr for SourceStart {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
@@ -52,7 +52,7 @@ impl FromStr for Start {
     }
 }
 
-impl fmt::Display for Start {
+impl fmt::Display for SourceStart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tail => f.write_str("tail"),
@@ -65,7 +65,7 @@ impl fmt::Display for Start {
 
 /// What a source has to say.
 #[derive(Debug)]
-pub(super) enum Signal {
+pub(super) enum SourceSignal {
     /// A connection is up; it resumes behind this id, if there is one to resume behind.
     Connected(Option<String>),
     /// The next event, the hub's own included.
@@ -80,10 +80,10 @@ pub(super) enum Signal {
 /// stops where an `EventSource` should: at a `204`, and behind the end of what it watches.
 #[derive(Debug)]
 pub(super) struct SseSource {
-    client: Client,
+    client: HttpClient,
     /// Path and query, without a start.
     path: String,
-    start: Start,
+    start: SourceStart,
     /// After so many `fanfare.end` nothing can follow; `None` when that cannot be known.
     ends_left: Option<usize>,
     /// Without a byte for this long, the connection is taken for dead.
@@ -96,11 +96,11 @@ pub(super) struct SseSource {
     pending: VecDeque<ParsedEvent>,
     /// The id behind which everything is still to come.
     last_id: Option<String>,
-    state: State,
+    state: SourceState,
 }
 
 #[derive(Debug)]
-enum State {
+enum SourceState {
     Ready,
     Waiting(Instant),
     Open(Box<Reply>, Box<Parser>),
@@ -109,8 +109,13 @@ enum State {
 
 impl SseSource {
     /// A source of what is at this path. `ends` is the number of channels there, if it is fixed.
-    pub(super) fn new(client: Client, path: String, start: Start, ends: Option<usize>) -> Self {
-        let last_id = if let Start::After(id) = &start { Some(id.clone()) } else { None };
+    pub(super) fn new(
+        client: HttpClient,
+        path: String,
+        start: SourceStart,
+        ends: Option<usize>,
+    ) -> Self {
+        let last_id = if let SourceStart::After(id) = &start { Some(id.clone()) } else { None };
         Self {
             client,
             path,
@@ -122,7 +127,7 @@ impl SseSource {
             ever_connected: false,
             pending: VecDeque::new(),
             last_id,
-            state: State::Ready,
+            state: SourceState::Ready,
         }
     }
 
@@ -136,30 +141,30 @@ impl SseSource {
     ///
     /// # Errors
     /// The hub refuses for good, or was never there.
-    pub(super) async fn next(&mut self) -> Result<Signal, ClientError> {
+    pub(super) async fn next(&mut self) -> Result<SourceSignal, ClientError> {
         loop {
             if let Some(event) = self.pending.pop_front() {
                 self.hand_out(&event);
                 if event.event_type.as_deref() == Some(OPEN) {
                     continue; // it is for its id
                 }
-                return Ok(Signal::Event(event));
+                return Ok(SourceSignal::Event(event));
             }
             match &mut self.state {
-                State::Done => return Ok(Signal::Ended),
-                State::Waiting(until) => {
+                SourceState::Done => return Ok(SourceSignal::Ended),
+                SourceState::Waiting(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Ready;
+                    self.state = SourceState::Ready;
                 }
-                State::Ready => match self.connect().await {
+                SourceState::Ready => match self.connect().await {
                     Ok(true) => {
                         self.ever_connected = true;
-                        return Ok(Signal::Connected(self.last_id.clone()));
+                        return Ok(SourceSignal::Connected(self.last_id.clone()));
                     }
-                    Ok(false) => self.state = State::Done,
+                    Ok(false) => self.state = SourceState::Done,
                     Err(error) => return self.lose(error),
                 },
-                State::Open(reply, parser) => {
+                SourceState::Open(reply, parser) => {
                     // A block that has only an id moves us on, too: another hub may send one.
                     if let Some(id) = parser.last_event_id()
                         && self.last_id.as_deref() != Some(id)
@@ -180,7 +185,7 @@ impl SseSource {
     /// the last that was handed out, on another connection.
     pub(super) fn disconnect(&mut self) {
         self.pending.clear();
-        self.state = State::Ready;
+        self.state = SourceState::Ready;
     }
 
     /// Whether an event can be had without waiting for the network.
@@ -209,7 +214,7 @@ impl SseSource {
             let found = format!("HTTP {} with `{media_type}`", reply.status().as_u16());
             return Err(ClientError::Foreign(self.client.url().to_string(), found));
         }
-        self.state = State::Open(Box::new(reply), Box::new(Parser::new(MAX_EVENT_BYTES)));
+        self.state = SourceState::Open(Box::new(reply), Box::new(Parser::new(MAX_EVENT_BYTES)));
         Ok(true)
     }
 
@@ -222,7 +227,7 @@ impl SseSource {
     }
 
     fn feed(&mut self, piece: &[u8]) -> Result<(), ClientError> {
-        let State::Open(_, parser) = &mut self.state else {
+        let SourceState::Open(_, parser) = &mut self.state else {
             return Ok(());
         };
         let mut events = Vec::new();
@@ -249,32 +254,32 @@ impl SseSource {
         {
             *left = left.saturating_sub(1);
             if *left == 0 {
-                self.state = State::Done;
+                self.state = SourceState::Done;
             }
         }
     }
 
-    fn lose(&mut self, error: ClientError) -> Result<Signal, ClientError> {
+    fn lose(&mut self, error: ClientError) -> Result<SourceSignal, ClientError> {
         if !self.ever_connected || !error.is_transient() {
             return Err(error);
         }
-        if matches!(self.state, State::Ready) {
+        if matches!(self.state, SourceState::Ready) {
             self.failures = self.failures.saturating_add(1);
         }
         let lost = self.wait(error.to_string());
         Ok(match (lost, error.retry_after()) {
-            (Signal::Lost(why, delay), Some(least)) if least > delay => {
-                self.state = State::Waiting(Instant::now() + least);
-                Signal::Lost(why, least)
+            (SourceSignal::Lost(why, delay), Some(least)) if least > delay => {
+                self.state = SourceState::Waiting(Instant::now() + least);
+                SourceSignal::Lost(why, least)
             }
             (lost, _) => lost,
         })
     }
 
-    fn wait(&mut self, why: String) -> Signal {
+    fn wait(&mut self, why: String) -> SourceSignal {
         let delay = back_off(self.reconnect_delay, self.failures, fastrand::f64());
-        self.state = State::Waiting(Instant::now() + delay);
-        Signal::Lost(why, delay)
+        self.state = SourceState::Waiting(Instant::now() + delay);
+        SourceSignal::Lost(why, delay)
     }
 }
 
@@ -307,11 +312,11 @@ mod tests {
 
     #[test]
     fn a_start_is_one_of_three_words() {
-        assert_eq!("tail".parse(), Ok(Start::Tail));
-        assert_eq!("earliest".parse(), Ok(Start::Earliest));
-        assert_eq!("last:10".parse(), Ok(Start::Last(10)));
+        assert_eq!("tail".parse(), Ok(SourceStart::Tail));
+        assert_eq!("earliest".parse(), Ok(SourceStart::Earliest));
+        assert_eq!("last:10".parse(), Ok(SourceStart::Last(10)));
         for text in ["", "last", "last:", "last:-1", "last:x", "head"] {
-            assert!(text.parse::<Start>().is_err(), "{text:?}");
+            assert!(text.parse::<SourceStart>().is_err(), "{text:?}");
         }
     }
 
@@ -328,18 +333,20 @@ mod tests {
 
     #[test]
     fn a_source_asks_for_its_start_until_it_has_an_id() {
-        let client = Client::new("hub".parse().unwrap(), Trust::default());
+        let client = HttpClient::new("hub".parse().unwrap(), Trust::default());
         let mut source =
-            SseSource::new(client, "/v1/events?channel=a".into(), Start::Earliest, None);
+            SseSource::new(client, "/v1/events?channel=a".into(), SourceStart::Earliest, None);
         assert_eq!(source.path_from_start(), "/v1/events?channel=a&from=earliest");
         source.hand_out(&ParsedEvent { id: Some("e-1".into()), ..ParsedEvent::default() });
         assert_eq!(source.path_from_start(), "/v1/events?channel=a");
     }
 
     /// A hub that says these lines, a connection each, and hands back what it was asked.
-    async fn hub_that_says(answers: Vec<String>) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
+    async fn hub_that_says(
+        answers: Vec<String>,
+    ) -> (HttpClient, tokio::task::JoinHandle<Vec<String>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(listener.local_addr().unwrap().into(), Trust::default());
+        let client = HttpClient::new(listener.local_addr().unwrap().into(), Trust::default());
         let heard = tokio::spawn(async move {
             let mut heard = Vec::new();
             for answer in answers {
@@ -366,12 +373,12 @@ mod tests {
         let mut told = Vec::new();
         loop {
             let (last, words) = match source.next().await {
-                Ok(Signal::Connected(id)) => {
+                Ok(SourceSignal::Connected(id)) => {
                     (false, format!("connected {}", id.unwrap_or_default()))
                 }
-                Ok(Signal::Event(event)) => (false, event.data),
-                Ok(Signal::Lost(..)) => (false, "lost".into()),
-                Ok(Signal::Ended) => (true, "ended".into()),
+                Ok(SourceSignal::Event(event)) => (false, event.data),
+                Ok(SourceSignal::Lost(..)) => (false, "lost".into()),
+                Ok(SourceSignal::Ended) => (true, "ended".into()),
                 Err(error) => (true, error.to_string()),
             };
             told.push(words);
@@ -391,7 +398,8 @@ mod tests {
         ];
         let (client, heard) = hub_that_says(answers).await;
         let told =
-            all_of(SseSource::new(client, "/v1/channels/a".into(), Start::Tail, Some(1))).await;
+            all_of(SseSource::new(client, "/v1/channels/a".into(), SourceStart::Tail, Some(1)))
+                .await;
         let expected = [
             "connected ",
             "lost",
@@ -417,12 +425,12 @@ mod tests {
         let end = "event: fanfare.end\nid: e-2\ndata: {\"state\":\"complete\"}\n\n";
         let (client, heard) =
             hub_that_says(vec![stream(&format!("id: e-1\ndata: x\n\n{end}"))]).await;
-        let mut source = SseSource::new(client, "/".into(), Start::Earliest, Some(1));
+        let mut source = SseSource::new(client, "/".into(), SourceStart::Earliest, Some(1));
         let mut signals = Vec::new();
         for _ in 0..4 {
             signals.push(source.next().await.unwrap());
         }
-        assert!(matches!(signals[3], Signal::Ended), "{signals:?}");
+        assert!(matches!(signals[3], SourceSignal::Ended), "{signals:?}");
         assert_eq!(heard.await.unwrap().len(), 1);
     }
 
@@ -431,9 +439,11 @@ mod tests {
         let both = "retry: 0\nid: e-1\ndata: one\n\nid: e-2\ndata: two\n\n";
         let answers = vec![stream(both), stream("id: e-2\ndata: two\n\n"), NO_CONTENT.into()];
         let (client, heard) = hub_that_says(answers).await;
-        let mut source = SseSource::new(client, "/".into(), Start::Earliest, None);
-        assert!(matches!(source.next().await, Ok(Signal::Connected(None))));
-        assert!(matches!(source.next().await, Ok(Signal::Event(event)) if event.data == "one"));
+        let mut source = SseSource::new(client, "/".into(), SourceStart::Earliest, None);
+        assert!(matches!(source.next().await, Ok(SourceSignal::Connected(None))));
+        assert!(
+            matches!(source.next().await, Ok(SourceSignal::Event(event)) if event.data == "one")
+        );
         source.disconnect();
         let rest = all_of(source).await;
         assert_eq!(rest, ["connected e-1", "two", "lost", "ended"]);
@@ -444,29 +454,30 @@ mod tests {
     async fn it_tells_at_once_when_the_hub_refuses_for_good() {
         let refusal = "HTTP/1.1 400 Bad Request\r\n\r\n{\"detail\":\"no\",\"code\":\"bad\"}";
         let (client, _heard) = hub_that_says(vec![refusal.into()]).await;
-        let told = all_of(SseSource::new(client, "/".into(), Start::Tail, None)).await;
+        let told = all_of(SseSource::new(client, "/".into(), SourceStart::Tail, None)).await;
         assert_eq!(told, ["the hub refused: no (bad, HTTP 400)"]);
         let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<html>";
         let (client, _heard) = hub_that_says(vec![page.into()]).await;
-        let told = all_of(SseSource::new(client, "/".into(), Start::Tail, None)).await;
+        let told = all_of(SseSource::new(client, "/".into(), SourceStart::Tail, None)).await;
         assert!(told[0].contains("not answer like a Fanfare hub: HTTP 200 with `text/html`"));
     }
 
     #[tokio::test]
     async fn it_obeys_the_hubs_delay_and_gives_up_on_a_silent_connection() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(listener.local_addr().unwrap().into(), Trust::default());
+        let client = HttpClient::new(listener.local_addr().unwrap().into(), Trust::default());
         let patience = Duration::from_millis(20);
-        let mut source = SseSource::new(client, "/".into(), Start::Tail, None).patience(patience);
+        let mut source =
+            SseSource::new(client, "/".into(), SourceStart::Tail, None).patience(patience);
         let silent = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let answer = stream("retry: 10000\nid: e-1\n\n");
             socket.write_all(answer.as_bytes()).await.unwrap();
             socket // stays open
         });
-        assert!(matches!(source.next().await, Ok(Signal::Connected(None))));
+        assert!(matches!(source.next().await, Ok(SourceSignal::Connected(None))));
         let lost = source.next().await;
-        let Ok(Signal::Lost(why, delay)) = lost else { panic!("{lost:?}") };
+        let Ok(SourceSignal::Lost(why, delay)) = lost else { panic!("{lost:?}") };
         assert_eq!(why, "the hub said nothing for 20ms");
         assert!(delay >= Duration::from_secs(10) && delay <= Duration::from_millis(12_500));
         drop(silent);

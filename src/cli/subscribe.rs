@@ -8,8 +8,8 @@ use anyhow::bail;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::client::{self, Client, Hub};
-use super::source::{Signal, SseSource, Start};
+use super::client::{self, HttpClient, HubAddress};
+use super::source::{SourceSignal, SourceStart, SseSource};
 use super::terminal::{self, notice};
 use crate::channel::ChannelPattern;
 use crate::event::{END, GAP, UNAUTHENTICATED};
@@ -25,7 +25,7 @@ pub(super) struct Args {
 
     /// Where to begin: tail, earliest or last:N
     #[arg(long, value_name = "START", default_value = "tail")]
-    from: Start,
+    from: SourceStart,
 
     /// Begin right behind this event id
     #[arg(long, value_name = "ID", conflicts_with = "from",
@@ -50,7 +50,7 @@ pub(super) struct Args {
     quiet: bool,
 
     #[command(flatten)]
-    hub: Hub,
+    hub: HubAddress,
 }
 
 const EXAMPLES: &str = "\
@@ -63,13 +63,13 @@ Examples:
 Exit codes: 0 when the channel ends as complete, 1 when it ends otherwise.";
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    Watch::new(args).run().await
+    SubscribeWatch::new(args).run().await
 }
 
 /// A subscription, and how it is shown.
-struct Watch {
+struct SubscribeWatch {
     args: Args,
-    client: Client,
+    client: HttpClient,
     source: SseSource,
     /// Several channels arrive in envelopes.
     merged: bool,
@@ -80,14 +80,14 @@ struct Watch {
     mid_line: bool,
 }
 
-impl Watch {
+impl SubscribeWatch {
     fn new(args: Args) -> Self {
-        let client = Client::of(&args.hub);
+        let client = HttpClient::of(&args.hub);
         let named = args.channels.iter().filter(|pattern| pattern.exact().is_some()).count();
         let fixed = named == args.channels.len();
         let merged = args.channels.len() > 1 || !fixed;
         let start = match &args.last_event_id {
-            Some(id) => Start::After(id.clone()),
+            Some(id) => SourceStart::After(id.clone()),
             None => args.from.clone(),
         };
         let mut names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
@@ -102,13 +102,13 @@ impl Watch {
     async fn run(mut self) -> anyhow::Result<ExitCode> {
         loop {
             match self.source.next().await? {
-                Signal::Connected(id) => self.tell(connected(&self.args, id.as_deref())),
-                Signal::Event(event) => self.show(&event)?,
-                Signal::Lost(why, delay) => {
+                SourceSignal::Connected(id) => self.tell(connected(&self.args, id.as_deref())),
+                SourceSignal::Event(event) => self.show(&event)?,
+                SourceSignal::Lost(why, delay) => {
                     let delay = delay.as_secs_f64();
                     self.tell(format!("{why}; connecting again in {delay:.1} s"));
                 }
-                Signal::Ended => break,
+                SourceSignal::Ended => break,
             }
         }
         if self.ends_seen == 0 {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use http::{Request, header};
 use serde_json::Value;
 
-use super::client::{Client, Hub, HubUrl, Trust, full};
+use super::client::{HttpClient, HubAddress, HubUrl, Trust, full};
 use super::terminal::{notice, print_line};
 use crate::auth::{Grants, Minter, Operation, generate_api_key};
 use crate::channel::ChannelPattern;
@@ -19,11 +19,11 @@ use crate::config::{load, variable};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: TokenCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum TokenCommand {
     /// Print a token for a channel or a few, signed by the configuration's `auth.signing_key`, or
     /// by a hub that is asked with --url
     #[command(after_help = EXAMPLES)]
@@ -83,8 +83,8 @@ Examples:
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Create(args) => create(&args).await?,
-        Command::Key(args) => new_key(&args)?,
+        TokenCommand::Create(args) => create(&args).await?,
+        TokenCommand::Key(args) => new_key(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -120,10 +120,10 @@ async fn ask(args: &Create, url: &HubUrl) -> anyhow::Result<(String, String)> {
     if let Some(subject) = &args.subject {
         wanted.insert("subject".into(), subject.as_str().into());
     }
-    let hub = Hub { url: url.clone(), token: args.token.clone(), trust: args.trust.clone() };
+    let hub = HubAddress { url: url.clone(), token: args.token.clone(), trust: args.trust.clone() };
     let request = Request::post("/v1/tokens").header(header::CONTENT_TYPE, "application/json");
     let body = full(Value::Object(wanted).to_string());
-    let reply = Client::of(&hub).send(request, body).await?.succeeded().await?;
+    let reply = HttpClient::of(&hub).send(request, body).await?.succeeded().await?;
     let answer: Value = serde_json::from_str(&reply.text().await?)?;
     let field = |name: &str| answer[name].as_str().map(str::to_owned);
     field("token").zip(field("expires")).context("the hub's answer has no token")

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 /// What the server does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum FakeFault {
     None,
     /// Every tenth event goes to nobody.
     Loses,
@@ -24,19 +24,19 @@ pub(super) enum Fault {
 }
 
 #[derive(Default)]
-struct Channel {
+struct FakeChannel {
     events: usize,
     held: Option<Vec<u8>>,
     members: Vec<TcpStream>,
 }
 
-type Hub = Arc<Mutex<HashMap<String, Channel>>>;
+type FakeHub = Arc<Mutex<HashMap<String, FakeChannel>>>;
 
 /// Serves until the test process ends.
-pub(super) fn serve(fault: Fault) -> SocketAddr {
+pub(super) fn serve(fault: FakeFault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let hub = Hub::default();
+    let hub = FakeHub::default();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (stream, hub) = (stream.unwrap(), Arc::clone(&hub));
@@ -46,7 +46,7 @@ pub(super) fn serve(fault: Fault) -> SocketAddr {
     address
 }
 
-fn attend(mut stream: TcpStream, hub: &Hub, fault: Fault) {
+fn attend(mut stream: TcpStream, hub: &FakeHub, fault: FakeFault) {
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     loop {
@@ -60,7 +60,7 @@ fn attend(mut stream: TcpStream, hub: &Hub, fault: Fault) {
             line.clear();
         }
         if let Some(name) = path.strip_prefix("/sub/") {
-            let head = if fault == Fault::Refuses {
+            let head = if fault == FakeFault::Refuses {
                 "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull"
             } else {
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n:\n\r\n"
@@ -79,17 +79,17 @@ fn attend(mut stream: TcpStream, hub: &Hub, fault: Fault) {
     }
 }
 
-fn publish(channel: &mut Channel, data: &[u8], fault: Fault) -> bool {
+fn publish(channel: &mut FakeChannel, data: &[u8], fault: FakeFault) -> bool {
     let event = [b"data".as_slice(), b": ", data, b"\n\n"].concat();
     channel.events += 1;
     let mut out = match (channel.events.is_multiple_of(10), fault) {
-        (true, Fault::Loses) => vec![],
-        (true, Fault::Repeats) => vec![event.clone(), event],
-        (true, Fault::Swaps) => {
+        (true, FakeFault::Loses) => vec![],
+        (true, FakeFault::Repeats) => vec![event.clone(), event],
+        (true, FakeFault::Swaps) => {
             channel.held = Some(event);
             return true;
         }
-        (true, Fault::HangsUp) => return false,
+        (true, FakeFault::HangsUp) => return false,
         _ => vec![event],
     };
     out.extend(channel.held.take());

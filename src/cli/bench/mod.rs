@@ -57,8 +57,8 @@ pub(super) struct Args {
     url: String,
 
     /// How to publish to it and subscribe to it
-    #[arg(long, value_enum, default_value_t = template::Kind::Fanfare)]
-    template: template::Kind,
+    #[arg(long, value_enum, default_value_t = template::TemplateKind::Fanfare)]
+    template: template::TemplateKind,
 
     /// Where to publish, with {channel}: a URL, or a path at --url
     #[arg(long, value_name = "URL")]

@@ -9,7 +9,7 @@ use super::Args;
 use super::clock;
 use super::process::{self, Target};
 use super::publishers::Mode;
-use super::template::{Template, Wanted};
+use super::template::{Template, TemplateWanted};
 
 /// Descriptors that are neither subscribers nor publishers.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -149,8 +149,8 @@ impl Plan {
     }
 }
 
-fn wanted(args: &Args) -> Wanted {
-    Wanted {
+fn wanted(args: &Args) -> TemplateWanted {
+    TemplateWanted {
         kind: args.template,
         url: args.url.clone(),
         publish_url: args.publish_url.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::clock::{self, SECOND};
-use super::response::{self, Head};
+use super::response::{self, ResponseHead};
 use super::scan::{self, Carry};
 use super::template::{From, Template, write_data};
 
@@ -47,7 +47,11 @@ pub(super) fn is_healthy(template: &Template, channel: &str) -> anyhow::Result<(
     wait_for_payload(&mut stream, head, &received)
 }
 
-fn wait_for_payload(stream: &mut TcpStream, head: Head, received: &[u8]) -> anyhow::Result<()> {
+fn wait_for_payload(
+    stream: &mut TcpStream,
+    head: ResponseHead,
+    received: &[u8],
+) -> anyhow::Result<()> {
     let (mut body, mut carry, mut found) = (head.body, Carry::EMPTY, false);
     let mut buffer = [0; 4096];
     let mut bytes = &received[head.len..];
@@ -80,7 +84,7 @@ fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-fn read_head(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<Head> {
+fn read_head(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<ResponseHead> {
     let mut buffer = [0; 4096];
     loop {
         if let Some(head) = response::head(received)?

@@ -6,13 +6,13 @@ use super::clock::{self, SECOND};
 
 /// Says how it goes.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct BenchProgress {
     quiet: bool,
     terminal: bool,
     next: u64,
 }
 
-impl Progress {
+impl BenchProgress {
     pub(super) fn new(quiet: bool) -> Self {
         Self { quiet, terminal: io::stderr().is_terminal(), next: clock::now() + SECOND }
     }
@@ -35,7 +35,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for BenchProgress {
     /// Leaves the line to others.
     fn drop(&mut self) {
         if self.terminal && !self.quiet {

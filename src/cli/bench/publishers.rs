@@ -17,9 +17,9 @@ use mio::{Events, Interest, Poll, Token};
 use crate::sse;
 
 use super::clock::{self, Alarm, SECOND};
-use super::response::{self, Head};
-use super::schedule::{Schedule, Slot};
-use super::stats::Times;
+use super::response::{self, ResponseHead};
+use super::schedule::{Schedule, ScheduleSlot};
+use super::stats::LatencyTimes;
 use super::template::{Publication, write_chunk, write_data};
 
 /// The token of the alarm; lanes have their number.
@@ -48,7 +48,7 @@ pub(super) enum Mode {
 
 /// What to send and where.
 #[derive(Clone, Debug)]
-pub(super) struct Spec {
+pub(super) struct PublishersSpec {
     pub(super) address: SocketAddr,
     pub(super) mode: Mode,
     pub(super) schedule: Schedule,
@@ -65,7 +65,7 @@ pub(super) struct Spec {
 
 /// What is told while it runs.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct PublishProgress {
     pub(super) sent: AtomicU64,
     pub(super) acknowledged: AtomicU64,
     /// When a subscriber has last received something: a server that delivers is still at it.
@@ -74,34 +74,34 @@ pub(super) struct Progress {
 
 /// What became of it.
 #[derive(Clone, Debug)]
-pub(super) struct Outcome {
+pub(super) struct PublishersOutcome {
     /// By channel: events that the server says it has taken.
     pub(super) acknowledged: Vec<u64>,
     /// Events that were sent.
     pub(super) sent: u64,
     pub(super) failed: u64,
     /// From the intended send to the acknowledgement; with a POST per event.
-    pub(super) times: Times,
+    pub(super) times: LatencyTimes,
     /// How late events were sent on lanes that were free for them.
-    pub(super) lag: Times,
+    pub(super) lag: LatencyTimes,
     pub(super) first_error: Option<String>,
 }
 
-impl Outcome {
+impl PublishersOutcome {
     pub(super) fn published(&self) -> u64 {
         self.acknowledged.iter().sum()
     }
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct PublisherLane {
     stream: Option<TcpStream>,
     /// Which of its events comes next.
     next: u64,
     out: Vec<u8>,
     written: usize,
     /// With a POST per event: the one in flight, and when it should have been sent.
-    in_flight: Option<(Slot, u64)>,
+    in_flight: Option<(ScheduleSlot, u64)>,
     reply: Vec<u8>,
     /// With streams: events in the body so far; whether it has begun, and ended.
     streamed: u64,
@@ -116,11 +116,11 @@ struct Lane {
 /// The publishing thread.
 #[derive(Debug)]
 pub(super) struct Press {
-    spec: Spec,
-    progress: Arc<Progress>,
+    spec: PublishersSpec,
+    progress: Arc<PublishProgress>,
     poll: Poll,
     alarm: Alarm,
-    lanes: Vec<Lane>,
+    lanes: Vec<PublisherLane>,
     /// Lanes with more to write than was their turn.
     again: Vec<usize>,
     /// How many events are due.
@@ -128,21 +128,21 @@ pub(super) struct Press {
     last_progress: u64,
     data: Vec<u8>,
     batch: Vec<u8>,
-    outcome: Outcome,
+    outcome: PublishersOutcome,
 }
 
 impl Press {
-    pub(super) fn new(spec: Spec, progress: Arc<Progress>) -> io::Result<Self> {
+    pub(super) fn new(spec: PublishersSpec, progress: Arc<PublishProgress>) -> io::Result<Self> {
         let (poll, alarm) = (Poll::new()?, Alarm::new()?);
         poll.registry().register(&mut SourceFd(&alarm.fd()), ALARM, Interest::READABLE)?;
         let mut lanes = Vec::new();
-        lanes.resize_with(spec.schedule.lanes as usize, Lane::default);
-        let outcome = Outcome {
+        lanes.resize_with(spec.schedule.lanes as usize, PublisherLane::default);
+        let outcome = PublishersOutcome {
             acknowledged: vec![0; spec.publications.len()],
             sent: 0,
             failed: 0,
-            times: Times::new(),
-            lag: Times::new(),
+            times: LatencyTimes::new(),
+            lag: LatencyTimes::new(),
             first_error: None,
         };
         let mut press = Self {
@@ -164,7 +164,7 @@ impl Press {
         Ok(press)
     }
 
-    pub(super) fn run(mut self) -> io::Result<Outcome> {
+    pub(super) fn run(mut self) -> io::Result<PublishersOutcome> {
         let mut events = Events::with_capacity(1024);
         loop {
             let now = clock::now();
@@ -232,7 +232,7 @@ impl Press {
         open == 0 || endless || (silent && (halted || self.spec.schedule.is_paced()))
     }
 
-    fn finish(mut self) -> Outcome {
+    fn finish(mut self) -> PublishersOutcome {
         for lane in &self.lanes {
             let lost = match self.spec.mode {
                 Mode::Post => u64::from(lane.in_flight.is_some()),
@@ -258,7 +258,7 @@ impl Press {
     }
 
     /// The lane's next event, if it is due.
-    fn next_due(&self, lane: usize) -> Option<Slot> {
+    fn next_due(&self, lane: usize) -> Option<ScheduleSlot> {
         let number = u32::try_from(lane).unwrap_or(0); // there are fewer lanes
         let slot = self.spec.schedule.nth(number, self.lanes[lane].next)?;
         (slot.k < self.due && !self.lanes[lane].over).then_some(slot)
@@ -356,7 +356,7 @@ impl Press {
     }
 
     /// Writes the data of an event; says when it should be sent. What has no pace is meant for now.
-    fn begin(&mut self, lane: usize, slot: Slot) -> u64 {
+    fn begin(&mut self, lane: usize, slot: ScheduleSlot) -> u64 {
         let (schedule, now) = (&self.spec.schedule, clock::now());
         let paced = schedule.is_paced();
         let intended = if paced { schedule.intended(slot.k) } else { now };
@@ -438,7 +438,7 @@ impl Press {
         }
     }
 
-    fn answered(&mut self, lane: usize, head: Head, told: &str) {
+    fn answered(&mut self, lane: usize, head: ResponseHead, told: &str) {
         if !(200..300).contains(&head.status) {
             self.fail(lane, format!("HTTP {} {told}", head.status));
             return;
@@ -493,7 +493,10 @@ impl Press {
 }
 
 /// The first answer in the bytes, if all of it is there, and its length.
-fn whole(bytes: &[u8], at_end: bool) -> Result<Option<(Head, usize)>, response::Malformed> {
+fn whole(
+    bytes: &[u8],
+    at_end: bool,
+) -> Result<Option<(ResponseHead, usize)>, response::MalformedResponse> {
     let mut start = 0;
     loop {
         if start == bytes.len() {

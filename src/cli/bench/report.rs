@@ -36,8 +36,8 @@ pub(super) struct Report {
     pub(super) latency_us: Option<Quantiles>,
     pub(super) completion_us: Option<Quantiles>,
     pub(super) publish_us: Option<Quantiles>,
-    pub(super) server: Option<Server>,
-    pub(super) client: Client,
+    pub(super) server: Option<ServerFigures>,
+    pub(super) client: ClientFigures,
     pub(super) deliveries_per_second: Option<f64>,
     pub(super) events_per_second: Option<f64>,
     pub(super) per_second: Option<f64>,
@@ -61,7 +61,7 @@ pub(super) struct Connections {
 
 /// What the server process used while events were measured.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Server {
+pub(super) struct ServerFigures {
     pub(super) cpu_seconds: f64,
     pub(super) cpu_us_per_delivery: Option<f64>,
     /// Before the first subscriber, with all of them, and when they had left.
@@ -74,7 +74,7 @@ pub(super) struct Server {
 
 /// What measuring cost.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Client {
+pub(super) struct ClientFigures {
     pub(super) cpu_seconds: f64,
     /// How long sockets that were ready waited for us: part of the latencies.
     pub(super) loop_lag_us_p99: Option<f64>,
@@ -211,7 +211,7 @@ mod tests {
             latency_us: Some(q),
             completion_us: Some(q),
             publish_us: Some(q),
-            server: Some(Server::default()),
+            server: Some(ServerFigures::default()),
             ..Report::default()
         };
         let json = serde_json::to_value(&report).unwrap();

@@ -7,55 +7,63 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// The head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct ResponseHead {
     pub(super) status: u16,
     /// The server will not answer a second request on this connection.
     pub(super) close: bool,
     /// Bytes of the head itself.
     pub(super) len: usize,
     /// What the body will be.
-    pub(super) body: Body,
+    pub(super) body: ResponseBody,
 }
 
 /// Bytes that are no HTTP/1.x answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP/1.1")]
-pub(super) struct Malformed;
+pub(super) struct MalformedResponse;
 
 /// Reads the head of an answer; `None` while it is not all there.
-pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
+pub(super) fn head(bytes: &[u8]) -> Result<Option<ResponseHead>, MalformedResponse> {
     let Some(end) = memmem::find(bytes, b"\r\n\r\n") else {
         let plausible = bytes.starts_with(&b"HTTP/1."[..bytes.len().min(7)]);
-        return if plausible && bytes.len() <= MAX_HEAD_BYTES { Ok(None) } else { Err(Malformed) };
+        return if plausible && bytes.len() <= MAX_HEAD_BYTES {
+            Ok(None)
+        } else {
+            Err(MalformedResponse)
+        };
     };
-    let text = std::str::from_utf8(&bytes[..end]).map_err(|_| Malformed)?;
+    let text = std::str::from_utf8(&bytes[..end]).map_err(|_| MalformedResponse)?;
     let mut lines = text.split("\r\n");
     let status_line =
-        lines.next().and_then(|line| line.strip_prefix("HTTP/1.")).ok_or(Malformed)?;
-    let status = status_line.get(2..5).and_then(|code| code.parse().ok()).ok_or(Malformed)?;
+        lines.next().and_then(|line| line.strip_prefix("HTTP/1.")).ok_or(MalformedResponse)?;
+    let status =
+        status_line.get(2..5).and_then(|code| code.parse().ok()).ok_or(MalformedResponse)?;
     let mut close = status_line.starts_with('0');
-    let mut body = Body { state: State::Length, left: u64::MAX };
+    let mut body = ResponseBody { state: ResponseState::Length, left: u64::MAX };
     if status < 200 || status == 204 || status == 304 {
-        body = Body::EMPTY;
+        body = ResponseBody::EMPTY;
     }
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
         if name.eq_ignore_ascii_case("connection") {
             close = value.eq_ignore_ascii_case("close");
         } else if name.eq_ignore_ascii_case("transfer-encoding") && body.left > 0 {
-            body = Body { state: State::Size, left: 0 };
+            body = ResponseBody { state: ResponseState::Size, left: 0 };
         } else if name.eq_ignore_ascii_case("content-length") && body.left > 0 {
-            body = Body { state: State::Length, left: value.parse().map_err(|_| Malformed)? };
+            body = ResponseBody {
+                state: ResponseState::Length,
+                left: value.parse().map_err(|_| MalformedResponse)?,
+            };
         }
     }
-    if body.left == 0 && body.state == State::Length {
-        body = Body::EMPTY;
+    if body.left == 0 && body.state == ResponseState::Length {
+        body = ResponseBody::EMPTY;
     }
-    Ok(Some(Head { status, close, len: end + 4, body }))
+    Ok(Some(ResponseHead { status, close, len: end + 4, body }))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ResponseState {
     /// So many bytes (until the connection closes, if they are `u64::MAX`).
     Length,
     /// In the digits of a chunk's size.
@@ -75,33 +83,33 @@ enum State {
 
 /// Takes the framing off a body, wherever reads may have cut it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Body {
-    state: State,
+pub(super) struct ResponseBody {
+    state: ResponseState,
     left: u64,
 }
 
-impl Body {
-    pub(super) const EMPTY: Self = Self { state: State::Done, left: 0 };
+impl ResponseBody {
+    pub(super) const EMPTY: Self = Self { state: ResponseState::Done, left: 0 };
 
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == ResponseState::Done
     }
 
     /// The next run of the body's bytes, taken off the front; empty when more must be read.
     pub(super) fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
         while !bytes.is_empty() {
-            if matches!(self.state, State::Length | State::Chunk) {
+            if matches!(self.state, ResponseState::Length | ResponseState::Chunk) {
                 let len = usize::try_from(self.left).map_or(bytes.len(), |n| n.min(bytes.len()));
                 let (run, rest) = bytes.split_at(len);
                 *bytes = rest;
                 self.left -= len as u64;
                 if self.left == 0 {
-                    let chunked = self.state == State::Chunk;
-                    self.state = if chunked { State::Ending } else { State::Done };
+                    let chunked = self.state == ResponseState::Chunk;
+                    self.state = if chunked { ResponseState::Ending } else { ResponseState::Done };
                 }
                 return run;
             }
-            if self.state == State::Done {
+            if self.state == ResponseState::Done {
                 return &[];
             }
             self.step(bytes);
@@ -113,19 +121,20 @@ impl Body {
     fn step(&mut self, bytes: &mut &[u8]) {
         let byte = bytes[0];
         match self.state {
-            State::Size => match char::from(byte).to_digit(16) {
+            ResponseState::Size => match char::from(byte).to_digit(16) {
                 Some(digit) => self.left = self.left.saturating_mul(16) + u64::from(digit),
-                None => return self.state = State::Extension,
+                None => return self.state = ResponseState::Extension,
             },
-            State::Extension => {
+            ResponseState::Extension => {
                 let Some(end) = memchr(b'\n', bytes) else { return *bytes = &[] };
                 *bytes = &bytes[end..];
-                self.state = if self.left == 0 { State::Trailer } else { State::Chunk };
+                self.state =
+                    if self.left == 0 { ResponseState::Trailer } else { ResponseState::Chunk };
             }
-            State::Ending if byte == b'\n' => self.state = State::Size,
-            State::Trailer if byte == b'\n' => self.state = State::Done,
-            State::Trailer if byte != b'\r' => self.state = State::TrailerLine,
-            State::TrailerLine if byte == b'\n' => self.state = State::Trailer,
+            ResponseState::Ending if byte == b'\n' => self.state = ResponseState::Size,
+            ResponseState::Trailer if byte == b'\n' => self.state = ResponseState::Done,
+            ResponseState::Trailer if byte != b'\r' => self.state = ResponseState::TrailerLine,
+            ResponseState::TrailerLine if byte == b'\n' => self.state = ResponseState::Trailer,
             _ => {}
         }
         *bytes = &bytes[1..];
@@ -136,7 +145,7 @@ impl Body {
 mod tests {
     use super::*;
 
-    fn body_of(text: &[u8], read: usize) -> (Vec<u8>, Body) {
+    fn body_of(text: &[u8], read: usize) -> (Vec<u8>, ResponseBody) {
         let head = head(text).unwrap().unwrap();
         let (mut body, mut out) = (head.body, Vec::new());
         for piece in text[head.len..].chunks(read) {
@@ -179,7 +188,7 @@ mod tests {
         assert_eq!(parse(b"HTTP/1.0 200 OK\r\n\r\n"), Ok(Some((200, true))));
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\nA"), Ok(None));
         assert_eq!(parse(b"HTT"), Ok(None));
-        assert_eq!(parse(b"SSH-2.0-OpenSSH\r\n"), Err(Malformed));
+        assert_eq!(parse(b"SSH-2.0-OpenSSH\r\n"), Err(MalformedResponse));
         assert!(head(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap().body.is_done());
     }
 }

@@ -48,21 +48,21 @@ impl Carry {
 
 /// What an event says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Payload {
+pub(super) struct ScannedPayload {
     pub(super) seq: u32,
     /// When it should have been sent.
     pub(super) intended: u64,
 }
 
 /// The payload that a token begins with, if it does.
-pub(super) fn payload(token: &[u8]) -> Option<Payload> {
+pub(super) fn payload(token: &[u8]) -> Option<ScannedPayload> {
     let text = match *token.first()? {
         b'd' => field(token, b"data")?,
         _ => token,
     };
     let (seq, rest) = number(text)?;
     let (intended, _) = number(rest)?;
-    Some(Payload { seq: u32::try_from(seq).ok()?, intended })
+    Some(ScannedPayload { seq: u32::try_from(seq).ok()?, intended })
 }
 
 /// The value of that field, if the line is one of it.

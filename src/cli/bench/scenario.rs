@@ -11,9 +11,9 @@ use super::clock::{self, MILLISECOND, SECOND};
 use super::plan::{Plan, Scenario};
 use super::probe;
 use super::process::{self, Usage};
-use super::progress::Progress;
-use super::publishers::{self, Mode, Outcome, Press};
-use super::report::{Connections, Report, Server};
+use super::progress::BenchProgress;
+use super::publishers::{self, Mode, Press, PublishersOutcome};
+use super::report::{Connections, Report, ServerFigures};
 use super::schedule::Schedule;
 use super::stats::Stats;
 use super::subscribers::{self, Fleet};
@@ -40,7 +40,7 @@ const BEFORE_STORM: u32 = 10;
 
 /// Does what the plan says.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
-    let mut stage = Stage::new(plan)?;
+    let mut stage = ScenarioStage::new(plan)?;
     match plan.scenario {
         Scenario::Fanout => stage.fanout()?,
         Scenario::Idle | Scenario::Connect => stage.idle()?,
@@ -53,7 +53,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
 
 /// The state of things at one instant.
 #[derive(Clone, Copy, Debug)]
-struct Snapshot {
+struct StatsSnapshot {
     at: u64,
     delivered: u64,
     published: u64,
@@ -64,13 +64,13 @@ struct Snapshot {
 /// Events on their way.
 #[derive(Debug)]
 struct Publishing {
-    progress: Arc<publishers::Progress>,
+    progress: Arc<publishers::PublishProgress>,
     schedule: Schedule,
-    thread: JoinHandle<io::Result<Outcome>>,
+    thread: JoinHandle<io::Result<PublishersOutcome>>,
 }
 
 impl Publishing {
-    fn join(self) -> anyhow::Result<Outcome> {
+    fn join(self) -> anyhow::Result<PublishersOutcome> {
         let joined = self.thread.join().map_err(|_| anyhow::anyhow!("the publisher died"))?;
         joined.context("the publishers' loop failed")
     }
@@ -78,14 +78,14 @@ impl Publishing {
 
 /// One run.
 #[derive(Debug)]
-struct Stage<'a> {
+struct ScenarioStage<'a> {
     plan: &'a Plan,
     report: Report,
-    progress: Progress,
+    progress: BenchProgress,
     before: Option<Usage>,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> ScenarioStage<'a> {
     fn new(plan: &'a Plan) -> anyhow::Result<Self> {
         let before = plan.process.and_then(process::Target::usage);
         if let Some(target) = plan.process.filter(|_| before.is_none()) {
@@ -104,7 +104,7 @@ impl<'a> Stage<'a> {
             warmup_s: seconds(plan.warmup),
             ..Report::default()
         };
-        Ok(Self { plan, report, progress: Progress::new(plan.quiet), before })
+        Ok(Self { plan, report, progress: BenchProgress::new(plan.quiet), before })
     }
 
     /// Events at their pace, to subscribers who are all there.
@@ -173,7 +173,7 @@ impl<'a> Stage<'a> {
         let history = self.plan.history;
         let outcome = self.publish_all(0, history)?;
         self.before = self.usage();
-        let fleet = Fleet::launch(subscribers::Spec {
+        let fleet = Fleet::launch(subscribers::SubscribersSpec {
             caught_up_at: Some(history),
             ..self.fleet_spec(&From::Earliest)
         })?;
@@ -184,7 +184,7 @@ impl<'a> Stage<'a> {
 
     /// Everybody loses the connection, misses something, and comes back at once.
     fn storm(&mut self) -> anyhow::Result<()> {
-        let spec = subscribers::Spec { watch_ids: true, ..self.fleet_spec(&From::Now) };
+        let spec = subscribers::SubscribersSpec { watch_ids: true, ..self.fleet_spec(&From::Now) };
         let fleet = self.assemble(spec)?;
         let before = self.publish_all(0, BEFORE_STORM)?;
         self.await_deliveries(&fleet, &before);
@@ -197,7 +197,7 @@ impl<'a> Stage<'a> {
         });
         let requests: anyhow::Result<Vec<_>> = requests.collect();
         self.before = self.usage();
-        let fleet = Fleet::launch(subscribers::Spec {
+        let fleet = Fleet::launch(subscribers::SubscribersSpec {
             requests: requests?,
             first_seq: BEFORE_STORM,
             caught_up_at: Some(BEFORE_STORM.saturating_add(self.plan.history)),
@@ -244,15 +244,15 @@ impl<'a> Stage<'a> {
 }
 
 /// Subscribers.
-impl Stage<'_> {
+impl ScenarioStage<'_> {
     fn channels(&self) -> u32 {
         u32::try_from(self.plan.channels.len()).unwrap_or(u32::MAX)
     }
 
-    fn fleet_spec(&self, from: &From) -> subscribers::Spec {
+    fn fleet_spec(&self, from: &From) -> subscribers::SubscribersSpec {
         let plan = self.plan;
         let channels = plan.channels.iter();
-        subscribers::Spec {
+        subscribers::SubscribersSpec {
             address: plan.template.subscribe_address(),
             sources: plan.sources.clone(),
             requests: channels.map(|name| plan.template.subscription(name, from)).collect(),
@@ -267,7 +267,7 @@ impl Stage<'_> {
     }
 
     /// Connects all subscribers, and returns when each has been answered.
-    fn assemble(&mut self, spec: subscribers::Spec) -> anyhow::Result<Fleet> {
+    fn assemble(&mut self, spec: subscribers::SubscribersSpec) -> anyhow::Result<Fleet> {
         let fleet = Fleet::launch(spec)?;
         self.await_answers(&fleet)?;
         clock::sleep_until(clock::now() + SETTLING);
@@ -311,7 +311,7 @@ impl Stage<'_> {
     }
 
     /// Waits until everybody has what was acknowledged, or nothing comes any more.
-    fn await_deliveries(&mut self, fleet: &Fleet, outcome: &Outcome) {
+    fn await_deliveries(&mut self, fleet: &Fleet, outcome: &PublishersOutcome) {
         let readers = self.report.connections.opened.saturating_sub(self.plan.slow_readers as u64);
         let expected = outcome.published() * readers / self.plan.channels.len() as u64;
         let (mut delivered, mut moved) = (0, clock::now());
@@ -370,7 +370,7 @@ impl Stage<'_> {
 }
 
 /// Publishers.
-impl Stage<'_> {
+impl ScenarioStage<'_> {
     fn lanes(&self) -> u32 {
         match self.plan.mode {
             Mode::Stream => self.channels(),
@@ -386,7 +386,7 @@ impl Stage<'_> {
         halt_at: u64,
     ) -> anyhow::Result<Publishing> {
         let template = &self.plan.template;
-        let spec = publishers::Spec {
+        let spec = publishers::PublishersSpec {
             address: template.publish_address(),
             mode: self.plan.mode,
             schedule,
@@ -396,7 +396,7 @@ impl Stage<'_> {
             measure_from,
             halt_at,
         };
-        let progress = Arc::new(publishers::Progress::default());
+        let progress = Arc::new(publishers::PublishProgress::default());
         let press = Press::new(spec, Arc::clone(&progress)).context("cannot publish")?;
         let thread = std::thread::Builder::new().name("publishers".into());
         let thread = thread.spawn(move || press.run()).context("cannot start a thread")?;
@@ -404,7 +404,7 @@ impl Stage<'_> {
     }
 
     /// So many events in each channel, as fast as they are taken.
-    fn publish_all(&mut self, first_seq: u32, each: u32) -> anyhow::Result<Outcome> {
+    fn publish_all(&mut self, first_seq: u32, each: u32) -> anyhow::Result<PublishersOutcome> {
         let total = u64::from(each) * u64::from(self.channels());
         let now = clock::now();
         let schedule = Schedule::unpaced(now, total, self.channels(), self.lanes());
@@ -444,13 +444,13 @@ impl Stage<'_> {
 }
 
 /// Numbers.
-impl Stage<'_> {
+impl ScenarioStage<'_> {
     fn usage(&self) -> Option<Usage> {
         self.plan.process.and_then(process::Target::usage)
     }
 
-    fn snapshot(&self, publishing: &Publishing, fleet: Option<&Fleet>) -> Snapshot {
-        Snapshot {
+    fn snapshot(&self, publishing: &Publishing, fleet: Option<&Fleet>) -> StatsSnapshot {
+        StatsSnapshot {
             delivered: fleet.map_or(0, |fleet| fleet.shared.delivered.load(Relaxed)),
             published: match self.plan.mode {
                 Mode::Post => publishing.progress.acknowledged.load(Relaxed),
@@ -462,7 +462,7 @@ impl Stage<'_> {
         }
     }
 
-    fn report_rates(&mut self, first: Snapshot, last: Snapshot) {
+    fn report_rates(&mut self, first: StatsSnapshot, last: StatsSnapshot) {
         let took = seconds((last.at - first.at).max(1));
         let delivered = last.delivered - first.delivered;
         if self.plan.subscribers > 0 {
@@ -481,7 +481,7 @@ impl Stage<'_> {
         let spent = last.cpu_seconds - first.cpu_seconds;
         let opened = self.report.connections.opened;
         let grown = last.rss_bytes as f64 - before as f64;
-        self.report.server = Some(Server {
+        self.report.server = Some(ServerFigures {
             cpu_seconds: round(spent, 100.0),
             cpu_us_per_delivery: (delivered > 0)
                 .then(|| round(spent * 1e6 / delivered as f64, 1000.0)),
@@ -493,7 +493,7 @@ impl Stage<'_> {
         });
     }
 
-    fn report_publishing(&mut self, outcome: &Outcome, schedule: Schedule) {
+    fn report_publishing(&mut self, outcome: &PublishersOutcome, schedule: Schedule) {
         // Without a pace, nothing is intended that is not sent.
         let offered = if schedule.total == u64::MAX { outcome.sent } else { schedule.total };
         self.report.offered = offered;
@@ -545,7 +545,7 @@ fn round(value: f64, parts: f64) -> f64 {
 mod tests {
     use clap::Parser;
 
-    use super::super::fake_server::{self, Fault};
+    use super::super::fake_server::{self, FakeFault};
     use super::*;
 
     #[derive(Parser)]
@@ -554,7 +554,7 @@ mod tests {
         args: super::super::Args,
     }
 
-    fn measured(fault: Fault, line: &str) -> anyhow::Result<Report> {
+    fn measured(fault: FakeFault, line: &str) -> anyhow::Result<Report> {
         let url = format!("http://{}", fake_server::serve(fault));
         let common = ["bench", "--url", &url, "--template", "nchan", "--quiet", "--warmup", "50ms"];
         let line = common.into_iter().chain(line.split_whitespace());
@@ -568,7 +568,7 @@ mod tests {
     fn a_server_without_faults_has_none_in_the_report() {
         let pid = std::process::id();
         let line = format!("{CROWD} --threads 2 --source-addresses 2 --pid {pid}");
-        let report = measured(Fault::None, &line).unwrap();
+        let report = measured(FakeFault::None, &line).unwrap();
         assert!(report.is_complete(), "{report:#?}");
         assert_eq!((report.offered, report.published), (200, 200));
         assert_eq!((report.expected, report.delivered, report.connections.opened), (800, 800, 12));
@@ -585,50 +585,50 @@ mod tests {
 
     #[test]
     fn loss_is_counted() {
-        let report = measured(Fault::Loses, CROWD).unwrap();
+        let report = measured(FakeFault::Loses, CROWD).unwrap();
         assert_eq!(faults(&report), (3 * 6 * 4, 0, 0), "{report:#?}");
         assert!(!report.is_complete());
     }
 
     #[test]
     fn repetition_is_counted() {
-        let report = measured(Fault::Repeats, CROWD).unwrap();
+        let report = measured(FakeFault::Repeats, CROWD).unwrap();
         assert_eq!(faults(&report), (0, 3 * 6 * 4, 0), "{report:#?}");
         assert!(!report.is_complete());
     }
 
     #[test]
     fn disorder_is_counted() {
-        let report = measured(Fault::Swaps, CROWD).unwrap();
+        let report = measured(FakeFault::Swaps, CROWD).unwrap();
         assert_eq!(faults(&report), (0, 0, 3 * 6 * 4), "{report:#?}");
         assert!(!report.is_complete());
     }
 
     #[test]
     fn what_was_not_acknowledged_is_not_expected() {
-        let report = measured(Fault::HangsUp, CROWD).unwrap();
+        let report = measured(FakeFault::HangsUp, CROWD).unwrap();
         assert_eq!((report.published, report.publish_failed), (182, 18), "{report:#?}");
         assert_eq!((report.expected, report.lost), (182 * 4, 0));
     }
 
     #[test]
     fn slow_readers_are_not_expected_to_receive() {
-        let report = measured(Fault::None, &format!("{CROWD} --slow-readers 3")).unwrap();
+        let report = measured(FakeFault::None, &format!("{CROWD} --slow-readers 3")).unwrap();
         assert_eq!((report.expected, report.delivered), (600, 600), "{report:#?}");
     }
 
     #[test]
     fn a_server_that_refuses_is_told_in_its_own_words() {
-        let error = measured(Fault::Refuses, CROWD).unwrap_err().to_string();
+        let error = measured(FakeFault::Refuses, CROWD).unwrap_err().to_string();
         assert_eq!(error, "nobody could subscribe: HTTP 503 full");
     }
 
     #[test]
     fn idle_and_ingest_need_no_schedule() {
-        let report = measured(Fault::None, "--scenario idle --subscribers 50 --duration 50ms");
+        let report = measured(FakeFault::None, "--scenario idle --subscribers 50 --duration 50ms");
         let report = report.unwrap();
         assert_eq!((report.connections.opened, report.offered), (50, 0));
-        let report = measured(Fault::None, "--scenario ingest --duration 200ms").unwrap();
+        let report = measured(FakeFault::None, "--scenario ingest --duration 200ms").unwrap();
         assert!(report.published > 0 && report.published == report.offered, "{report:#?}");
         assert!(report.is_complete());
     }

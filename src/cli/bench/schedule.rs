@@ -20,7 +20,7 @@ pub(super) struct Schedule {
 
 /// One event of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(super) struct ScheduleSlot {
     /// Its number among all.
     pub(super) k: u64,
     pub(super) channel: u32,
@@ -70,13 +70,13 @@ impl Schedule {
     }
 
     /// The `i`-th event of a lane; `None` behind its last one.
-    pub(super) fn nth(&self, lane: u32, i: u64) -> Option<Slot> {
+    pub(super) fn nth(&self, lane: u32, i: u64) -> Option<ScheduleSlot> {
         let own = u64::from((self.channels - lane).div_ceil(self.lanes));
         let channel = u64::from(lane) + i % own * u64::from(self.lanes);
         let seq = i / own;
         let k = seq * u64::from(self.channels) + channel;
         let channel = self.channel(k);
-        (k < self.total).then_some(Slot { k, channel, seq })
+        (k < self.total).then_some(ScheduleSlot { k, channel, seq })
     }
 
     /// When that event of a channel should be sent.

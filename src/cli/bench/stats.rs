@@ -11,9 +11,9 @@ const MAX_COMPLETIONS: usize = 4_000_000;
 
 /// Nanoseconds, from one to ten minutes, with three digits.
 #[derive(Clone, Debug)]
-pub(super) struct Times(Histogram<u64>);
+pub(super) struct LatencyTimes(Histogram<u64>);
 
-impl Times {
+impl LatencyTimes {
     pub(super) fn new() -> Self {
         match Histogram::new_with_bounds(1, 600 * SECOND, 3) {
             Ok(histogram) => Self(histogram),
@@ -93,8 +93,8 @@ impl Completions {
     }
 
     /// How long the events that were intended from then on took until everybody had them.
-    pub(super) fn times(&self, schedule: &Schedule, from: u64) -> Times {
-        let mut times = Times::new();
+    pub(super) fn times(&self, schedule: &Schedule, from: u64) -> LatencyTimes {
+        let mut times = LatencyTimes::new();
         for (channel, row) in self.last.iter().enumerate() {
             for (seq, last) in row.iter().enumerate().filter(|(_, last)| **last > 0) {
                 let intended = schedule.intended_in(channel, seq);
@@ -115,11 +115,11 @@ pub(super) struct Stats {
     pub(super) disorder: u64,
     /// Bytes behind the response heads, framing included.
     pub(super) bytes: u64,
-    pub(super) latency: Times,
+    pub(super) latency: LatencyTimes,
     /// How long a socket that was ready waited for us.
-    pub(super) lag: Times,
+    pub(super) lag: LatencyTimes,
     /// From the begin of the joining until a subscriber had all there was.
-    pub(super) catch_up: Times,
+    pub(super) catch_up: LatencyTimes,
     pub(super) completions: Completions,
     /// By channel: subscribers that were to read all, and what they received in all.
     pub(super) readers: Vec<u64>,
@@ -135,9 +135,9 @@ impl Stats {
             duplicates: 0,
             disorder: 0,
             bytes: 0,
-            latency: Times::new(),
-            lag: Times::new(),
-            catch_up: Times::new(),
+            latency: LatencyTimes::new(),
+            lag: LatencyTimes::new(),
+            catch_up: LatencyTimes::new(),
             completions: Completions::new(channels),
             readers: vec![0; channels],
             received: vec![0; channels],
@@ -185,6 +185,6 @@ mod tests {
 
     #[test]
     fn nothing_recorded_has_no_quantiles() {
-        assert_eq!(Times::new().quantiles(1), None);
+        assert_eq!(LatencyTimes::new().quantiles(1), None);
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock::{self, SECOND};
-use super::response::{self, Body};
+use super::response::{self, ResponseBody};
 use super::scan::{self, Carry};
 use super::sequence_check::{SequenceCheck, SequenceVerdict};
 use super::stats::Stats;
@@ -38,7 +38,7 @@ const TOLD_BYTES: usize = 200;
 
 /// What to open and how.
 #[derive(Clone, Debug)]
-pub(super) struct Spec {
+pub(super) struct SubscribersSpec {
     pub(super) address: SocketAddr,
     /// Local addresses to connect from, in turn; empty: the kernel's choice.
     pub(super) sources: Vec<IpAddr>,
@@ -58,7 +58,7 @@ pub(super) struct Spec {
     pub(super) watch_ids: bool,
 }
 
-impl Spec {
+impl SubscribersSpec {
     pub(super) fn total(&self) -> usize {
         self.requests.len() * self.per_channel
     }
@@ -72,7 +72,7 @@ impl Spec {
 
 /// What the threads tell while they run.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct SubscribersState {
     pub(super) opened: AtomicU64,
     pub(super) failed: AtomicU64,
     /// Connections that ended although nobody asked them to.
@@ -87,7 +87,7 @@ pub(super) struct Shared {
     pub(super) first_error: Mutex<Option<String>>,
 }
 
-impl Shared {
+impl SubscribersState {
     fn fail(&self, why: impl FnOnce() -> String) {
         self.failed.fetch_add(1, Relaxed);
         self.first_error.lock().get_or_insert_with(why);
@@ -97,7 +97,7 @@ impl Shared {
 /// Subscribers at work.
 #[derive(Debug)]
 pub(super) struct Fleet {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SubscribersState>,
     pub(super) total: u64,
     /// When the first connection was begun.
     pub(super) started: u64,
@@ -105,8 +105,8 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn launch(spec: Spec) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub(super) fn launch(spec: SubscribersSpec) -> anyhow::Result<Self> {
+        let shared = Arc::new(SubscribersState::default());
         shared.measure_from.store(u64::MAX, Relaxed);
         let (total, started) = (spec.total() as u64, clock::now());
         let spec = Arc::new(spec);
@@ -152,12 +152,12 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct SubscriberConnection {
     stream: Option<TcpStream>,
     phase: Phase,
     channel: u32,
     sequence: SequenceCheck,
-    body: Body,
+    body: ResponseBody,
     carry: Carry,
 }
 
@@ -165,11 +165,11 @@ struct Connection {
 #[derive(Debug)]
 struct Crew {
     number: usize,
-    spec: Arc<Spec>,
-    shared: Arc<Shared>,
+    spec: Arc<SubscribersSpec>,
+    shared: Arc<SubscribersState>,
     started: u64,
     poll: Poll,
-    connections: Vec<Connection>,
+    connections: Vec<SubscriberConnection>,
     /// Answers whose head came in pieces.
     heads: HashMap<usize, Vec<u8>>,
     /// The one connection per channel whose ids are remembered, with the line it is in.
@@ -179,7 +179,12 @@ struct Crew {
 }
 
 impl Crew {
-    fn new(number: usize, spec: Arc<Spec>, shared: Arc<Shared>, started: u64) -> io::Result<Self> {
+    fn new(
+        number: usize,
+        spec: Arc<SubscribersSpec>,
+        shared: Arc<SubscribersState>,
+        started: u64,
+    ) -> io::Result<Self> {
         Ok(Self {
             number,
             poll: Poll::new()?,
@@ -253,7 +258,7 @@ impl Crew {
         }
     }
 
-    fn open(&mut self, spec: &Spec, index: usize) {
+    fn open(&mut self, spec: &SubscribersSpec, index: usize) {
         let channel = index % spec.requests.len();
         let token = self.connections.len();
         let stream = connect(spec, index).and_then(|mut stream| {
@@ -272,12 +277,12 @@ impl Crew {
         if spec.watch_ids && index < spec.requests.len() {
             self.watches.insert(token, Vec::new());
         }
-        self.connections.push(Connection {
+        self.connections.push(SubscriberConnection {
             stream: stream.ok(),
             phase,
             channel: u32::try_from(channel).unwrap_or(0), // there are fewer channels
             sequence: SequenceCheck::starting_at(spec.first_seq),
-            body: Body::EMPTY,
+            body: ResponseBody::EMPTY,
             carry: Carry::EMPTY,
         });
     }
@@ -367,7 +372,7 @@ impl Crew {
     }
 
     /// The server has said that it will deliver.
-    fn confirm(&mut self, token: usize, body: Body, now: u64) {
+    fn confirm(&mut self, token: usize, body: ResponseBody, now: u64) {
         let index = token * self.spec.threads.max(1) + self.number;
         let slow = self.spec.is_slow(index);
         let connection = &mut self.connections[token];
@@ -380,7 +385,8 @@ impl Crew {
 
     /// Accounts for what a subscriber has received.
     fn consume(&mut self, token: usize, mut bytes: &[u8], now: u64, measure_from: u64) {
-        let Connection { channel, sequence, body, carry, .. } = &mut self.connections[token];
+        let SubscriberConnection { channel, sequence, body, carry, .. } =
+            &mut self.connections[token];
         let (stats, channel) = (&mut self.stats, *channel as usize);
         stats.bytes += bytes.len() as u64;
         let before = stats.delivered;
@@ -462,7 +468,7 @@ fn watch_ids(line: &mut Vec<u8>, run: &[u8], last: &mut Option<String>) {
     }
 }
 
-fn connect(spec: &Spec, index: usize) -> io::Result<TcpStream> {
+fn connect(spec: &SubscribersSpec, index: usize) -> io::Result<TcpStream> {
     let domain = Domain::for_address(spec.address);
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // Closing resets: tens of thousands in TIME_WAIT would leave the next run without ports.
@@ -491,12 +497,12 @@ mod tests {
 
     #[test]
     fn a_connection_is_about_a_hundred_bytes() {
-        assert!(size_of::<Connection>() <= 112, "{}", size_of::<Connection>());
+        assert!(size_of::<SubscriberConnection>() <= 112, "{}", size_of::<SubscriberConnection>());
     }
 
     #[test]
     fn slow_readers_are_spread_evenly() {
-        let spec = Spec {
+        let spec = SubscribersSpec {
             address: ([127, 0, 0, 1], 1).into(),
             sources: vec![],
             requests: vec![vec![]; 10],

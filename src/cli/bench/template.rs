@@ -15,7 +15,7 @@ const DATA: &str = "{data}";
 
 /// The kinds of servers that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Kind {
+pub(super) enum TemplateKind {
     /// Fanfare's native API
     Fanfare,
     /// nginx with Nchan, at /pub/{channel} and /sub/{channel}
@@ -53,7 +53,7 @@ enum Wrap {
 
 /// A URL taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct UrlPlace {
     authority: String,
     address: SocketAddr,
     /// Path and query.
@@ -62,8 +62,8 @@ struct Place {
 
 /// What the command line says about the server.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
-    pub(super) kind: Kind,
+pub(super) struct TemplateWanted {
+    pub(super) kind: TemplateKind,
     pub(super) url: String,
     pub(super) publish_url: Option<String>,
     pub(super) subscribe_url: Option<String>,
@@ -76,10 +76,10 @@ pub(super) struct Wanted {
 /// Writes requests for one server.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
-    kind: Kind,
-    publish: Place,
-    subscribe: Place,
-    replay: Option<Place>,
+    kind: TemplateKind,
+    publish: UrlPlace,
+    subscribe: UrlPlace,
+    replay: Option<UrlPlace>,
     wrap: Wrap,
     content_type: String,
     /// Header lines of the user's, each with its line end.
@@ -87,14 +87,14 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(wanted: &Wanted) -> anyhow::Result<Self> {
+    pub(super) fn new(wanted: &TemplateWanted) -> anyhow::Result<Self> {
         let (publish, subscribe) = default_paths(wanted.kind);
         let missing = wanted.publish_url.is_none() || wanted.subscribe_url.is_none();
-        if wanted.kind == Kind::Plain && missing {
+        if wanted.kind == TemplateKind::Plain && missing {
             bail!("--template plain needs --publish-url and --subscribe-url, with {CHANNEL}");
         }
         let place = |given: &Option<String>, default: &str| {
-            Place::new(given.as_deref().unwrap_or(default), &wanted.url)
+            UrlPlace::new(given.as_deref().unwrap_or(default), &wanted.url)
         };
         let (wrap, content_type) = match (&wanted.publish_body, wanted.kind) {
             (Some(body), _) => {
@@ -102,8 +102,8 @@ impl Template {
                 let (before, after) = parts.context("--publish-body has no {data} in it")?;
                 (Wrap::Around(before.into(), after.into()), "application/json")
             }
-            (None, Kind::Mercure) => (Wrap::Form, "application/x-www-form-urlencoded"),
-            (None, Kind::Durable) => (Wrap::Line, "text/plain"),
+            (None, TemplateKind::Mercure) => (Wrap::Form, "application/x-www-form-urlencoded"),
+            (None, TemplateKind::Durable) => (Wrap::Line, "text/plain"),
             (None, _) => (Wrap::Raw, "text/plain"),
         };
         let mut headers = String::new();
@@ -121,7 +121,7 @@ impl Template {
             replay: wanted
                 .replay_url
                 .as_deref()
-                .map(|url| Place::new(url, &wanted.url))
+                .map(|url| UrlPlace::new(url, &wanted.url))
                 .transpose()?,
             wrap,
             content_type: wanted.content_type.clone().unwrap_or_else(|| content_type.into()),
@@ -139,12 +139,12 @@ impl Template {
 
     /// Whether the server takes a body of many events while it arrives.
     pub(super) fn can_stream(&self) -> bool {
-        self.kind == Kind::Fanfare || self.kind == Kind::Plain
+        self.kind == TemplateKind::Fanfare || self.kind == TemplateKind::Plain
     }
 
     /// The request that must be made once before a channel is used, where there is one.
     pub(super) fn create(&self, channel: &str) -> Option<Vec<u8>> {
-        (self.kind == Kind::Durable).then(|| {
+        (self.kind == TemplateKind::Durable).then(|| {
             let mut request = self.head("PUT", &self.publish, channel);
             request.push_str("Content-Type: text/plain\r\nContent-Length: 0\r\n\r\n");
             request.into_bytes()
@@ -159,11 +159,11 @@ impl Template {
             (_, From::Earliest) if self.replay.is_some() => {
                 place = self.replay.clone().unwrap_or(place);
             }
-            (Kind::Fanfare, From::Earliest) => place.add_parameter("from=earliest"),
-            (Kind::Nchan, From::Earliest) => last_id = Some("0:0"),
-            (_, From::Earliest) if self.kind != Kind::Durable => last_id = Some("earliest"),
+            (TemplateKind::Fanfare, From::Earliest) => place.add_parameter("from=earliest"),
+            (TemplateKind::Nchan, From::Earliest) => last_id = Some("0:0"),
+            (_, From::Earliest) if self.kind != TemplateKind::Durable => last_id = Some("earliest"),
             (_, From::Earliest) => place.replace("offset=now", "offset=-1"),
-            (Kind::Durable, From::After(id)) => {
+            (TemplateKind::Durable, From::After(id)) => {
                 place.replace("offset=now", &format!("offset={id}"));
             }
             (_, From::After(id)) => last_id = Some(id),
@@ -200,7 +200,7 @@ impl Template {
         }
     }
 
-    fn head(&self, method: &str, place: &Place, channel: &str) -> String {
+    fn head(&self, method: &str, place: &UrlPlace, channel: &str) -> String {
         let path = place.path.replace(CHANNEL, channel);
         format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{}", place.authority, self.headers)
     }
@@ -253,17 +253,21 @@ pub(super) fn write_chunk(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn default_paths(kind: Kind) -> (&'static str, &'static str) {
+fn default_paths(kind: TemplateKind) -> (&'static str, &'static str) {
     const MERCURE: &str = "/.well-known/mercure";
     match kind {
-        Kind::Fanfare => ("/v1/channels/{channel}", "/v1/channels/{channel}"),
-        Kind::Mercure => (MERCURE, "/.well-known/mercure?topic={channel}"),
-        Kind::Durable => ("/v1/stream/{channel}", "/v1/stream/{channel}?offset=now&live=sse"),
-        Kind::Nchan | Kind::Plain | Kind::Floor => ("/pub/{channel}", "/sub/{channel}"),
+        TemplateKind::Fanfare => ("/v1/channels/{channel}", "/v1/channels/{channel}"),
+        TemplateKind::Mercure => (MERCURE, "/.well-known/mercure?topic={channel}"),
+        TemplateKind::Durable => {
+            ("/v1/stream/{channel}", "/v1/stream/{channel}?offset=now&live=sse")
+        }
+        TemplateKind::Nchan | TemplateKind::Plain | TemplateKind::Floor => {
+            ("/pub/{channel}", "/sub/{channel}")
+        }
     }
 }
 
-impl Place {
+impl UrlPlace {
     /// `given` is a URL, or a path at the server that `base` names.
     fn new(given: &str, base: &str) -> anyhow::Result<Self> {
         let (authority, path) = if given.starts_with('/') {
@@ -312,12 +316,12 @@ fn split(url: &str) -> anyhow::Result<(String, String)> {
 mod tests {
     use super::*;
 
-    fn template(kind: Kind) -> Template {
+    fn template(kind: TemplateKind) -> Template {
         Template::new(&wanted(kind)).unwrap()
     }
 
-    fn wanted(kind: Kind) -> Wanted {
-        Wanted {
+    fn wanted(kind: TemplateKind) -> TemplateWanted {
+        TemplateWanted {
             kind,
             url: "http://127.0.0.1:4100".into(),
             publish_url: None,
@@ -335,39 +339,43 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn subscribe(kind: Kind, from: From) -> String {
+    fn subscribe(kind: TemplateKind, from: From) -> String {
         String::from_utf8(template(kind).subscription("c", &from)).unwrap()
     }
 
     #[test]
     fn each_kind_is_published_to_in_its_way() {
         assert_eq!(
-            post(&template(Kind::Fanfare)),
+            post(&template(TemplateKind::Fanfare)),
             "POST /v1/channels/c HTTP/1.1\r\nHost: 127.0.0.1:4100\r\n\
              Content-Type: text/plain\r\nContent-Length: 6\r\n\r\n0 5 xx"
         );
-        let mercure = post(&template(Kind::Mercure));
+        let mercure = post(&template(TemplateKind::Mercure));
         assert!(mercure.ends_with("Content-Length: 19\r\n\r\ntopic=c&data=0+5+xx"), "{mercure}");
-        assert!(post(&template(Kind::Durable)).ends_with("Content-Length: 7\r\n\r\n0 5 xx\n"));
-        let create = template(Kind::Durable).create("c").unwrap();
+        assert!(
+            post(&template(TemplateKind::Durable)).ends_with("Content-Length: 7\r\n\r\n0 5 xx\n")
+        );
+        let create = template(TemplateKind::Durable).create("c").unwrap();
         assert!(create.starts_with(b"PUT /v1/stream/c HTTP/1.1\r\n"));
     }
 
     #[test]
     fn each_kind_has_its_way_to_begin_earlier() {
         let id = || From::After("7".into());
-        let earliest = subscribe(Kind::Fanfare, From::Earliest);
+        let earliest = subscribe(TemplateKind::Fanfare, From::Earliest);
         assert!(earliest.starts_with("GET /v1/channels/c?from=earliest HTTP/1.1\r\n"));
-        assert!(subscribe(Kind::Fanfare, id()).ends_with("Last-Event-ID: 7\r\n\r\n"));
-        assert!(subscribe(Kind::Nchan, From::Earliest).ends_with("Last-Event-ID: 0:0\r\n\r\n"));
-        assert!(subscribe(Kind::Durable, From::Earliest).contains("?offset=-1&live=sse "));
-        assert!(subscribe(Kind::Durable, id()).contains("?offset=7&live=sse "));
-        assert!(subscribe(Kind::Mercure, From::Now).contains("mercure?topic=c "));
+        assert!(subscribe(TemplateKind::Fanfare, id()).ends_with("Last-Event-ID: 7\r\n\r\n"));
+        assert!(
+            subscribe(TemplateKind::Nchan, From::Earliest).ends_with("Last-Event-ID: 0:0\r\n\r\n")
+        );
+        assert!(subscribe(TemplateKind::Durable, From::Earliest).contains("?offset=-1&live=sse "));
+        assert!(subscribe(TemplateKind::Durable, id()).contains("?offset=7&live=sse "));
+        assert!(subscribe(TemplateKind::Mercure, From::Now).contains("mercure?topic=c "));
     }
 
     #[test]
     fn any_server_can_be_described() {
-        let mut wanted = wanted(Kind::Plain);
+        let mut wanted = wanted(TemplateKind::Plain);
         assert!(Template::new(&wanted).is_err());
         wanted.publish_url = Some("http://127.0.0.1:5561/publish".into());
         wanted.subscribe_url = Some("/events?c={channel}".into());

@@ -15,7 +15,7 @@ use crate::server::Server;
 const PORTS: (u16, u16) = (4100, 4101);
 
 /// A hub in this process.
-pub(super) struct Hub {
+pub(super) struct DemoHub {
     pub(super) url: HubUrl,
     pub(super) admin: HubUrl,
     /// The usual ports were somebody else's.
@@ -24,7 +24,7 @@ pub(super) struct Hub {
     running: tokio::task::JoinHandle<()>,
 }
 
-impl Hub {
+impl DemoHub {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let (public, moved) = free_port(PORTS.0);
         let (admin, admin_moved) = free_port(PORTS.1);

@@ -19,13 +19,13 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
-use self::hub::Hub;
-use self::output::Output;
-use self::script::{Cue, Token};
-use self::seat::{Beat, Happening, Order, Seat};
-use self::stage::{A, B, C, D, PARTS, Stage};
+use self::hub::DemoHub;
+use self::output::DemoOutput;
+use self::script::{Cue, ScriptToken};
+use self::seat::{Beat, DemoSeat, Happening, Order};
+use self::stage::{A, B, C, D, DemoStage, PARTS};
 use super::ansi;
-use super::client::{self, Client, Trust};
+use super::client::{self, HttpClient, Trust};
 use super::publish::push_event;
 use super::terminal::{Paint, print_line};
 use crate::sse::MEDIA_TYPE;
@@ -59,7 +59,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let hub = Hub::start().await?;
+    let hub = DemoHub::start().await?;
     let outcome = tokio::select! {
         outcome = show(&hub, args.rate) => outcome.map(Some),
         () = interrupted() => Ok(None),
@@ -82,7 +82,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The show, from the first picture to the verdict: was every viewer given what it should be?
-async fn show(hub: &Hub, rate: u32) -> anyhow::Result<bool> {
+async fn show(hub: &DemoHub, rate: u32) -> anyhow::Result<bool> {
     let mut director = Director::new(hub)?;
     director.open(hub.moved).await?;
     director.play(rate).await?;
@@ -91,10 +91,10 @@ async fn show(hub: &Hub, rate: u32) -> anyhow::Result<bool> {
 
 /// Runs the show: hands out tokens, gives cues, and keeps the stage in step with what happens.
 struct Director {
-    client: Client,
-    stage: Stage,
-    output: Output,
-    seats: Vec<Seat>,
+    client: HttpClient,
+    stage: DemoStage,
+    output: DemoOutput,
+    seats: Vec<DemoSeat>,
     beats: mpsc::Receiver<Beat>,
     /// For new seats.
     beat: mpsc::Sender<Beat>,
@@ -103,13 +103,13 @@ struct Director {
 }
 
 impl Director {
-    fn new(hub: &Hub) -> anyhow::Result<Self> {
+    fn new(hub: &DemoHub) -> anyhow::Result<Self> {
         let script = script::tokens().into_iter().map(|token| token.text).collect();
         let (beat, beats) = mpsc::channel(PENDING_BEATS);
         Ok(Self {
-            client: Client::new(hub.url.clone(), Trust::default()),
-            stage: Stage::new(hub.url.to_string(), CHANNEL.into(), script),
-            output: Output::new(),
+            client: HttpClient::new(hub.url.clone(), Trust::default()),
+            stage: DemoStage::new(hub.url.to_string(), CHANNEL.into(), script),
+            output: DemoOutput::new(),
             seats: Vec::new(),
             beats,
             beat,
@@ -124,7 +124,8 @@ impl Director {
         self.say(format!("A hub is up on {}{moved}. A and B subscribe.", self.client.url()))?;
         self.seat(A);
         self.seat(B);
-        let both = |stage: &Stage| stage.viewers[..2].iter().all(|viewer| viewer.connections > 0);
+        let both =
+            |stage: &DemoStage| stage.viewers[..2].iter().all(|viewer| viewer.connections > 0);
         if !self.until(Instant::now() + FINALE, both).await? {
             bail!("the hub does not answer its first two viewers");
         }
@@ -159,8 +160,8 @@ impl Director {
         }
         drop(feed); // the body has ended, and with it the channel
         let receipt = answer.await.context("the publisher failed")??.succeeded().await?;
-        let receipt: Receipt = serde_json::from_str(&receipt.text().await?)?;
-        self.until(Instant::now() + FINALE, Stage::is_over).await?;
+        let receipt: DemoReceipt = serde_json::from_str(&receipt.text().await?)?;
+        self.until(Instant::now() + FINALE, DemoStage::is_over).await?;
         self.say(format!("The channel is {}, with {} events.", receipt.state, receipt.events))
     }
 
@@ -187,7 +188,7 @@ impl Director {
     async fn until(
         &mut self,
         deadline: Instant,
-        enough: impl Fn(&Stage) -> bool,
+        enough: impl Fn(&DemoStage) -> bool,
     ) -> anyhow::Result<bool> {
         while !enough(&self.stage) {
             tokio::select! {
@@ -242,7 +243,7 @@ impl Director {
 
     fn seat(&mut self, seat: usize) {
         let channel = client::channel_path(CHANNEL);
-        self.seats.push(Seat::take(seat, &self.client, channel, self.beat.clone()));
+        self.seats.push(DemoSeat::take(seat, &self.client, channel, self.beat.clone()));
     }
 
     fn give(&mut self, cue: Cue) {
@@ -263,12 +264,12 @@ impl Director {
 
 /// What the hub answers when the body has ended.
 #[derive(Debug, Deserialize)]
-struct Receipt {
+struct DemoReceipt {
     events: usize,
     state: String,
 }
 
-fn token_event(token: &Token) -> Bytes {
+fn token_event(token: &ScriptToken) -> Bytes {
     let mut event = Vec::new();
     push_event(&mut event, Some("token"), &token.text);
     event.into()
@@ -294,7 +295,7 @@ async fn interrupted() {
     }
 }
 
-fn tell_what_to_try(hub: &Hub) -> std::io::Result<()> {
+fn tell_what_to_try(hub: &DemoHub) -> std::io::Result<()> {
     let paint = Paint::stdout();
     let (url, admin) = (&hub.url, &hub.admin);
     let say = |text: &str| print_line(format_args!("  {}", paint.with(ansi::DIM, text)));

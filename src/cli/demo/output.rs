@@ -5,17 +5,17 @@ use std::io;
 use tokio::time::Instant;
 
 use super::screen::{self, Screen};
-use super::stage::Stage;
+use super::stage::DemoStage;
 use crate::cli::ansi;
 use crate::cli::terminal::{self, Paint, print_line};
 
 /// Either a picture that changes, or lines that stay.
-pub(super) enum Output {
+pub(super) enum DemoOutput {
     Picture(Screen),
     Lines { since: Instant, paint: Paint, quoted: String },
 }
 
-impl Output {
+impl DemoOutput {
     /// A picture where it can be drawn; lines in a pipe, a log, or a very small window.
     pub(super) fn new() -> Self {
         let (paint, size) = (Paint::stdout(), terminal::size());
@@ -29,7 +29,7 @@ impl Output {
         matches!(self, Self::Picture(_))
     }
 
-    pub(super) fn show(&mut self, stage: &Stage) {
+    pub(super) fn show(&mut self, stage: &DemoStage) {
         if let Self::Picture(screen) = self {
             screen.draw(stage);
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use super::stage::{B, PARTS, Shade, Stage, Status, Viewer};
+use super::stage::{B, DemoStage, PARTS, Shade, Status, Viewer};
 use crate::cli::ansi;
 use crate::cli::terminal::{Paint, count};
 
@@ -46,7 +46,7 @@ impl Screen {
     }
 
     /// Replaces the picture, in one write that terminals show as one.
-    pub(super) fn draw(&mut self, stage: &Stage) {
+    pub(super) fn draw(&mut self, stage: &DemoStage) {
         let lines = picture(stage, self.size, self.paint);
         let mut out = String::from("\x1b[?2026h\r");
         if self.drawn > 0 {
@@ -76,7 +76,7 @@ fn put(text: &str) {
 }
 
 /// The lines of the whole picture.
-fn picture(stage: &Stage, (columns, rows): (usize, usize), paint: Paint) -> Vec<String> {
+fn picture(stage: &DemoStage, (columns, rows): (usize, usize), paint: Paint) -> Vec<String> {
     let width = (columns - 1).clamp(*WIDTH.start(), *WIDTH.end());
     let room = rows.saturating_sub(FIXED_ROWS + 1) / 2;
     let text_rows = room.clamp(*TEXT_ROWS.start(), *TEXT_ROWS.end());
@@ -99,7 +99,7 @@ fn picture(stage: &Stage, (columns, rows): (usize, usize), paint: Paint) -> Vec<
     lines.into_iter().map(margin).collect()
 }
 
-fn headline(stage: &Stage, width: usize, paint: Paint) -> String {
+fn headline(stage: &DemoStage, width: usize, paint: Paint) -> String {
     let (mark, name, about) = ("▁▃▅█", "Fanfare", "one channel, four viewers");
     let used = mark.chars().count() + name.len() + about.len() + stage.hub.len() + 4;
     let space = " ".repeat(width.saturating_sub(used));
@@ -114,7 +114,7 @@ fn headline(stage: &Stage, width: usize, paint: Paint) -> String {
 
 /// The request line, and the last tokens that went down it, divided so that they can be told
 /// apart.
-fn publisher_line(stage: &Stage, width: usize, paint: Paint) -> String {
+fn publisher_line(stage: &DemoStage, width: usize, paint: Paint) -> String {
     let request = format!("POST /v1/channels/{}", stage.channel);
     let mut room = width.saturating_sub(request.chars().count() + 3);
     let mut shown = Vec::new();
@@ -134,7 +134,7 @@ fn publisher_line(stage: &Stage, width: usize, paint: Paint) -> String {
     format!("{}   {}", paint.with(ansi::BOLD, request), shown.join(&divider))
 }
 
-fn progress_line(stage: &Stage, width: usize, paint: Paint) -> String {
+fn progress_line(stage: &DemoStage, width: usize, paint: Paint) -> String {
     let label = format!(" {} / {}", stage.sent, count(stage.total(), "token"));
     let room = width.saturating_sub(label.chars().count());
     let done = (room * stage.sent).checked_div(stage.total()).unwrap_or(0).min(room);
@@ -167,7 +167,13 @@ fn ribbon(viewer: &Viewer, width: usize, total: usize, paint: Paint) -> String {
 }
 
 /// One viewer: a frame with its name and state above, its text inside, its numbers below.
-fn viewer_box(stage: &Stage, seat: usize, width: usize, rows: usize, paint: Paint) -> Vec<String> {
+fn viewer_box(
+    stage: &DemoStage,
+    seat: usize,
+    width: usize,
+    rows: usize,
+    paint: Paint,
+) -> Vec<String> {
     let viewer = &stage.viewers[seat];
     let edge = if viewer.status == Status::Cut { ansi::BAD } else { ansi::DIM };
     let bar = paint.with(edge, "│");
@@ -203,7 +209,7 @@ fn upper_edge(viewer: &Viewer, seat: usize, width: usize, edge: &str, paint: Pai
     )
 }
 
-fn lower_edge(stage: &Stage, seat: usize, width: usize, edge: &str, paint: Paint) -> String {
+fn lower_edge(stage: &DemoStage, seat: usize, width: usize, edge: &str, paint: Paint) -> String {
     let viewer = &stage.viewers[seat];
     let events = count(viewer.events.len(), "event");
     let room = width.saturating_sub(6);
@@ -318,9 +324,9 @@ mod tests {
         wrapped.iter().map(|line| line.iter().map(|(c, _, _)| c).collect()).collect()
     }
 
-    fn stage() -> Stage {
+    fn stage() -> DemoStage {
         let script = ["Hello", ",", " wor", "ld", "!\n", "Bye"].map(String::from).to_vec();
-        Stage::new("http://127.0.0.1:4100".into(), "demo/story".into(), script)
+        DemoStage::new("http://127.0.0.1:4100".into(), "demo/story".into(), script)
     }
 
     #[test]

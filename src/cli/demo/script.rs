@@ -15,13 +15,13 @@ pub(super) enum Cue {
 
 /// A token of the text, and what happens behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct ScriptToken {
     pub(super) text: String,
     pub(super) cue: Option<Cue>,
 }
 
 /// The tokens of the play, in order.
-pub(super) fn tokens() -> Vec<Token> {
+pub(super) fn tokens() -> Vec<ScriptToken> {
     let mut all = Vec::new();
     for (passage, cue) in PLAY {
         let mut tokens = tokenise(passage);
@@ -69,12 +69,12 @@ const PLAY: &[(&str, Option<Cue>)] = &[
 
 /// Cuts a text about the way a language model would: words with the space before them, long words
 /// in two, punctuation by itself. The pieces put together are the text.
-fn tokenise(text: &str) -> Vec<Token> {
+fn tokenise(text: &str) -> Vec<ScriptToken> {
     let mut tokens = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         let (token, tail) = rest.split_at(token_length(rest));
-        tokens.push(Token { text: token.into(), cue: None });
+        tokens.push(ScriptToken { text: token.into(), cue: None });
         rest = tail;
     }
     tokens

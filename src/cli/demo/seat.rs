@@ -4,14 +4,14 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::stage::Part;
-use crate::cli::client::Client;
-use crate::cli::source::{Signal, SseSource};
+use super::stage::DemoPart;
+use crate::cli::client::HttpClient;
+use crate::cli::source::{SourceSignal, SseSource};
 use crate::event::{END, GAP};
 use crate::sse::ParsedEvent;
 
 /// A viewer's place, and how to reach whoever sits there.
-pub(super) struct Seat {
+pub(super) struct DemoSeat {
     pub(super) number: usize,
     pub(super) orders: mpsc::Sender<Order>,
 }
@@ -36,17 +36,17 @@ pub(super) enum Happening {
     Failed(String),
 }
 
-impl Seat {
+impl DemoSeat {
     /// A viewer begins to watch. It leaves when the seat is dropped.
     /// `channel` is the path of what it watches.
     pub(super) fn take(
         number: usize,
-        client: &Client,
+        client: &HttpClient,
         channel: String,
         beats: mpsc::Sender<Beat>,
     ) -> Self {
         let (orders, ordered) = mpsc::channel(1);
-        let source = SseSource::new(client.clone(), channel, Part::start(number), Some(1));
+        let source = SseSource::new(client.clone(), channel, DemoPart::start(number), Some(1));
         tokio::spawn(view(number, source, ordered, beats));
         Self { number, orders }
     }
@@ -86,23 +86,23 @@ async fn view(
     }
 }
 
-fn happening(signal: Signal) -> Happening {
+fn happening(signal: SourceSignal) -> Happening {
     match signal {
-        Signal::Connected(id) => Happening::Connected(id),
-        Signal::Event(event) => match event.event_type.as_deref() {
+        SourceSignal::Connected(id) => Happening::Connected(id),
+        SourceSignal::Event(event) => match event.event_type.as_deref() {
             Some(END) => Happening::Ended(end_state(&event.data)),
             Some(GAP) => Happening::Failed(format!("there is a gap: {}", event.data)),
             _ => Happening::Event(event),
         },
-        Signal::Lost(why, _) => Happening::Failed(why),
-        Signal::Ended => Happening::Failed("the stream ended without saying how".into()),
+        SourceSignal::Lost(why, _) => Happening::Failed(why),
+        SourceSignal::Ended => Happening::Failed("the stream ended without saying how".into()),
     }
 }
 
 fn end_state(data: &str) -> String {
     #[derive(Deserialize)]
-    struct End {
+    struct DemoEnd {
         state: String,
     }
-    serde_json::from_str(data).map_or_else(|_| "unknown".into(), |end: End| end.state)
+    serde_json::from_str(data).map_or_else(|_| "unknown".into(), |end: DemoEnd| end.state)
 }

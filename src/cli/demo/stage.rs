@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cli::source::Start;
+use crate::cli::source::SourceStart;
 use crate::cli::terminal::count;
 
 /// Tokens of the publisher that stay in sight.
 const RECENT: usize = 24;
 
 /// The parts, in the order of the seats.
-pub(super) const PARTS: [Part; 4] = [
-    Part { label: 'A', role: "from the start" },
-    Part { label: 'B', role: "by train" },
-    Part { label: 'C', role: "late · earliest" },
-    Part { label: 'D', role: "late · tail" },
+pub(super) const PARTS: [DemoPart; 4] = [
+    DemoPart { label: 'A', role: "from the start" },
+    DemoPart { label: 'B', role: "by train" },
+    DemoPart { label: 'C', role: "late · earliest" },
+    DemoPart { label: 'D', role: "late · tail" },
 ];
 
 /// The seat of the viewer that is there all the time.
@@ -30,21 +30,21 @@ pub(super) const D: usize = 3;
 
 /// Who a viewer is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
+pub(super) struct DemoPart {
     pub(super) label: char,
     pub(super) role: &'static str,
 }
 
-impl Part {
+impl DemoPart {
     /// Where this viewer begins.
-    pub(super) fn start(seat: usize) -> Start {
-        if seat == D { Start::Tail } else { Start::Earliest }
+    pub(super) fn start(seat: usize) -> SourceStart {
+        if seat == D { SourceStart::Tail } else { SourceStart::Earliest }
     }
 }
 
 /// Everything that is to be seen at one moment.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct DemoStage {
     pub(super) channel: String,
     pub(super) hub: String,
     /// The whole text, token by token.
@@ -58,7 +58,7 @@ pub(super) struct Stage {
     pub(super) caption: String,
 }
 
-impl Stage {
+impl DemoStage {
     pub(super) fn new(hub: String, channel: String, script: Vec<String>) -> Self {
         Self {
             channel,
@@ -131,7 +131,7 @@ impl Stage {
     }
 
     /// Compares what a viewer has with what was published, and with what A has.
-    pub(super) fn verdict(&self, seat: usize) -> Verdict {
+    pub(super) fn verdict(&self, seat: usize) -> DemoVerdict {
         let viewer = &self.viewers[seat];
         let received = viewer.events.len();
         let expected = self.script.len().saturating_sub(received);
@@ -155,13 +155,13 @@ impl Stage {
             D => format!("{all}: each one since it came, and none before"),
             _ => format!("{all}: the whole text, each token {} after it was sent", viewer.delay()),
         };
-        Verdict { good, said }
+        DemoVerdict { good, said }
     }
 }
 
 /// What became of a viewer.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub(super) struct DemoVerdict {
     pub(super) good: bool,
     pub(super) said: String,
 }
@@ -246,12 +246,12 @@ pub(super) enum Shade {
 mod tests {
     use super::*;
 
-    fn stage() -> Stage {
+    fn stage() -> DemoStage {
         let script = ["one", " two", " three", " four"].map(String::from).to_vec();
-        Stage::new("http://hub".into(), "demo/story".into(), script)
+        DemoStage::new("http://hub".into(), "demo/story".into(), script)
     }
 
-    fn play(stage: &mut Stage, seats: &[usize], at: usize) {
+    fn play(stage: &mut DemoStage, seats: &[usize], at: usize) {
         let token = stage.script[at].clone();
         for seat in seats {
             stage.receive(*seat, Some(&format!("e-{at}")), &token, Instant::now());
@@ -259,7 +259,7 @@ mod tests {
     }
 
     /// The play of the demo in four tokens.
-    fn played() -> Stage {
+    fn played() -> DemoStage {
         let mut stage = stage();
         stage.connect(0);
         stage.connect(B);

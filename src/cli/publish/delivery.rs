@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::framing::Piece;
-use super::input::Input;
-use super::{Args, Close, Format, Stopped};
-use crate::cli::client::{self, Client, ClientError, Reply};
+use super::framing::FramedPiece;
+use super::input::PublishInput;
+use super::{Args, CloseArgument, InputFormat, StoppedByHub};
+use crate::cli::client::{self, ClientError, HttpClient, Reply};
 use crate::cli::terminal::{self, count};
 
 /// A silent body is kept alive this often, until the hub shows that it has less patience.
@@ -38,7 +38,7 @@ const MAX_SEGMENT_AGE: Duration = Duration::from_secs(30);
 
 /// What the hub says of a publish that has succeeded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Receipt {
+pub(super) struct DeliveryReceipt {
     channel: String,
     events: u64,
     first_id: Option<String>,
@@ -49,7 +49,7 @@ pub(super) struct Receipt {
     more: serde_json::Map<String, serde_json::Value>,
 }
 
-impl Receipt {
+impl DeliveryReceipt {
     /// The receipt of two publishes in a row.
     fn then(self, next: Self) -> Self {
         Self {
@@ -63,13 +63,13 @@ impl Receipt {
 
 /// What was sent, for messages.
 #[derive(Debug, Default)]
-struct Progress {
+struct DeliveryProgress {
     /// Stays zero when the input is passed on as it is.
     events: usize,
     bytes: usize,
 }
 
-impl std::fmt::Display for Progress {
+impl std::fmt::Display for DeliveryProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (n, noun) = if self.events > 0 { (self.events, "event") } else { (self.bytes, "byte") };
         write!(f, "{} sent", count(n, noun))
@@ -77,7 +77,7 @@ impl std::fmt::Display for Progress {
 }
 
 /// What one request carries.
-struct Segment {
+struct BodySegment {
     key: String,
     /// What was sent, or is to be sent as soon as there is a connection.
     pieces: Vec<Bytes>,
@@ -92,22 +92,22 @@ struct Segment {
 /// Why an attempt to send a segment ended.
 enum Attempt {
     /// The hub has all of it.
-    Delivered(Receipt),
+    Delivered(DeliveryReceipt),
     /// The hub answered before the segment was whole, with a receipt: it needs no more of it.
-    Early(Receipt),
+    Early(DeliveryReceipt),
 }
 
 /// Publishes to one channel until everything is delivered.
 pub(super) struct Delivery<'a> {
     args: &'a Args,
-    format: Format,
-    client: Client,
+    format: InputFormat,
+    client: HttpClient,
     key: String,
     segments: u64,
     keep_alive: Duration,
     outage: Outage,
-    progress: Progress,
-    receipt: Option<Receipt>,
+    progress: DeliveryProgress,
+    receipt: Option<DeliveryReceipt>,
     /// The input has ended.
     ended: bool,
     /// An error of the input; what came before it is delivered first.
@@ -115,17 +115,17 @@ pub(super) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(args: &'a Args, format: Format) -> Self {
+    pub(super) fn new(args: &'a Args, format: InputFormat) -> Self {
         let made = || format!("publish-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         Self {
             args,
             format,
-            client: Client::of(&args.hub),
+            client: HttpClient::of(&args.hub),
             key: args.idempotency_key.clone().unwrap_or_else(made),
             segments: 0,
             keep_alive: KEEP_ALIVE,
             outage: Outage::default(),
-            progress: Progress::default(),
+            progress: DeliveryProgress::default(),
             receipt: None,
             ended: false,
             failed: None,
@@ -136,7 +136,7 @@ impl<'a> Delivery<'a> {
     ///
     /// # Errors
     /// The hub refuses it, or could not be reached for `--retry-for`.
-    pub(super) async fn whole(mut self, data: Vec<u8>) -> anyhow::Result<Receipt> {
+    pub(super) async fn whole(mut self, data: Vec<u8>) -> anyhow::Result<DeliveryReceipt> {
         let data = Bytes::from(data);
         self.progress.bytes = data.len();
         loop {
@@ -154,7 +154,10 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// The hub refuses what was read, could not be reached for `--retry-for`, or the input cannot
     /// be read; then what was read before is published.
-    pub(super) async fn stream(mut self, input: &mut Input) -> anyhow::Result<Receipt> {
+    pub(super) async fn stream(
+        mut self,
+        input: &mut PublishInput,
+    ) -> anyhow::Result<DeliveryReceipt> {
         while !self.ended {
             self.deliver_segment(input).await?;
         }
@@ -171,15 +174,15 @@ impl<'a> Delivery<'a> {
     }
 
     fn is_generation(&self) -> bool {
-        self.args.close == Some(Close::Auto)
+        self.args.close == Some(CloseArgument::Auto)
     }
 
     fn closes_apart(&self) -> bool {
         self.args.close.is_some() && !self.is_generation()
     }
 
-    fn next_segment(&mut self, name: &str) -> Segment {
-        Segment {
+    fn next_segment(&mut self, name: &str) -> BodySegment {
+        BodySegment {
             key: if name.is_empty() { self.key.clone() } else { format!("{}.{name}", self.key) },
             pieces: Vec::new(),
             bytes: 0,
@@ -189,7 +192,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    async fn deliver_segment(&mut self, input: &mut Input) -> anyhow::Result<()> {
+    async fn deliver_segment(&mut self, input: &mut PublishInput) -> anyhow::Result<()> {
         self.segments += 1;
         let name = if self.segments == 1 { String::new() } else { self.segments.to_string() };
         let segment = self.next_segment(&name);
@@ -199,9 +202,9 @@ impl<'a> Delivery<'a> {
 
     async fn deliver(
         &mut self,
-        mut segment: Segment,
-        close: Option<Close>,
-        input: &mut Input,
+        mut segment: BodySegment,
+        close: Option<CloseArgument>,
+        input: &mut PublishInput,
     ) -> anyhow::Result<()> {
         let receipt = loop {
             let begun = Instant::now();
@@ -230,9 +233,9 @@ impl<'a> Delivery<'a> {
     /// Sends the segment once, and what belongs to it as it is read. The outer error is final.
     async fn attempt(
         &mut self,
-        segment: &mut Segment,
-        close: Option<Close>,
-        input: &mut Input,
+        segment: &mut BodySegment,
+        close: Option<CloseArgument>,
+        input: &mut PublishInput,
     ) -> anyhow::Result<Result<Attempt, ClientError>> {
         let (feed, body) = client::streamed();
         let client = self.client.clone();
@@ -253,7 +256,12 @@ impl<'a> Delivery<'a> {
     }
 
     /// Sends what the segment has, and reads on until it is whole.
-    async fn forward(&mut self, segment: &mut Segment, input: &mut Input, feed: Feed) {
+    async fn forward(
+        &mut self,
+        segment: &mut BodySegment,
+        input: &mut PublishInput,
+        feed: BodyFeed,
+    ) {
         for piece in segment.pieces.clone() {
             if feed.send(piece).await.is_err() {
                 return; // the connection is gone: the answer says why
@@ -275,8 +283,8 @@ impl<'a> Delivery<'a> {
     /// Makes what was read part of the segment; returns what is to be sent of it.
     fn take(
         &mut self,
-        piece: Option<anyhow::Result<Piece>>,
-        segment: &mut Segment,
+        piece: Option<anyhow::Result<FramedPiece>>,
+        segment: &mut BodySegment,
     ) -> Option<Bytes> {
         let Some(Ok(piece)) = piece else {
             self.failed = piece.and_then(Result::err);
@@ -302,7 +310,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Reads the rest of a segment that the hub has already.
-    async fn skip(&mut self, segment: &mut Segment, input: &mut Input) {
+    async fn skip(&mut self, segment: &mut BodySegment, input: &mut PublishInput) {
         while !segment.is_whole {
             let piece = input.next().await;
             self.take(piece, segment);
@@ -315,8 +323,8 @@ impl<'a> Delivery<'a> {
         &mut self,
         error: ClientError,
         begun: Instant,
-        segment: &mut Segment,
-        input: &mut Input,
+        segment: &mut BodySegment,
+        input: &mut PublishInput,
     ) -> anyhow::Result<()> {
         if error.code() == Some("request_timeout") {
             // The hub has less patience than we had: it gets half of the interval.
@@ -348,7 +356,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    fn request(&self, key: &str, close: Option<Close>) -> http::request::Builder {
+    fn request(&self, key: &str, close: Option<CloseArgument>) -> http::request::Builder {
         let path = self.args.path(close);
         let request = Request::post(path).header(header::CONTENT_TYPE, self.format.media_type());
         request.header("Idempotency-Key", key)
@@ -357,13 +365,16 @@ impl<'a> Delivery<'a> {
     /// What tells the hub that a silent body is alive, and is no event.
     fn keep_alive_bytes(&self) -> Option<Bytes> {
         match self.format {
-            Format::Lines | Format::Sse => Some(Bytes::from_static(b":\n")),
-            Format::Ndjson => Some(Bytes::from_static(b"\n")),
-            Format::Whole => None,
+            InputFormat::Lines | InputFormat::Sse => Some(Bytes::from_static(b":\n")),
+            InputFormat::Ndjson => Some(Bytes::from_static(b"\n")),
+            InputFormat::Whole => None,
         }
     }
 
-    async fn receipt_of(&self, answer: Result<Reply, ClientError>) -> Result<Receipt, ClientError> {
+    async fn receipt_of(
+        &self,
+        answer: Result<Reply, ClientError>,
+    ) -> Result<DeliveryReceipt, ClientError> {
         let text = answer?.succeeded().await?.text().await?;
         serde_json::from_str(&text).map_err(|_| {
             let found = text.chars().take(100).collect();
@@ -372,10 +383,10 @@ impl<'a> Delivery<'a> {
     }
 }
 
-type Feed = mpsc::Sender<Bytes>;
+type BodyFeed = mpsc::Sender<Bytes>;
 
 /// Resolves at Ctrl-C, or at a second one if the first has ended the input.
-async fn second_interrupt(input: &Input) {
+async fn second_interrupt(input: &PublishInput) {
     if input.is_interrupted() {
         let _ = tokio::signal::ctrl_c().await;
     } else {
@@ -402,7 +413,7 @@ impl Outage {
         &mut self,
         args: &Args,
         error: ClientError,
-        progress: &Progress,
+        progress: &DeliveryProgress,
     ) -> anyhow::Result<Duration> {
         let first = self.since.is_none();
         let since = *self.since.get_or_insert_with(Instant::now);
@@ -424,13 +435,13 @@ impl Outage {
 }
 
 /// The error with what a publisher wants to know: what became of what was sent.
-fn explained(error: ClientError, progress: &Progress) -> anyhow::Error {
+fn explained(error: ClientError, progress: &DeliveryProgress) -> anyhow::Error {
     match error {
         ClientError::Broken(_) => {
             anyhow!("{error}. Of {progress}, the hub may have kept all or only the first ones")
         }
         ClientError::Refused(problem) if problem.code.as_deref() == Some("channel_stopped") => {
-            Stopped(problem).into()
+            StoppedByHub(problem).into()
         }
         ClientError::Refused(problem) if problem.events.is_some() && progress.events > 0 => {
             anyhow!("the hub refused: {problem}, of {progress}")

@@ -8,7 +8,7 @@ use memchr::{memchr, memchr2};
 
 use anyhow::bail;
 
-use super::{Format, push_event};
+use super::{InputFormat, push_event};
 use crate::cli::terminal::{self, count};
 use crate::event::EventType;
 
@@ -17,7 +17,7 @@ const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Whole events of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct FramedPiece {
     pub(super) bytes: Bytes,
     /// Number of events; zero where the input is passed on as it is.
     pub(super) events: usize,
@@ -27,7 +27,7 @@ pub(super) struct Piece {
 
 /// Cuts the input at the ends of its events, wherever the reads cut it.
 pub(super) struct Framer {
-    grammar: Grammar,
+    grammar: InputGrammar,
     /// Bytes of an event, or of a line, that has not ended yet.
     partial: Vec<u8>,
     /// Bytes of a segment at which it ends.
@@ -36,10 +36,10 @@ pub(super) struct Framer {
     in_segment: usize,
     ready: Vec<u8>,
     ready_events: usize,
-    pieces: Vec<Piece>,
+    pieces: Vec<FramedPiece>,
 }
 
-enum Grammar {
+enum InputGrammar {
     /// Each line becomes an event.
     Lines(LineEncoder),
     /// An event ends with an empty line.
@@ -51,16 +51,16 @@ enum Grammar {
 impl Framer {
     /// A framer of this format; segments end at `segment_bytes`, `None` for never.
     pub(super) fn new(
-        format: Format,
+        format: InputFormat,
         event_type: Option<EventType>,
         max_line: usize,
         segment_bytes: Option<usize>,
     ) -> Self {
         let grammar = match format {
-            Format::Sse => Grammar::EventStream(BlockEnds::default()),
-            Format::Ndjson => Grammar::Ndjson,
-            Format::Lines | Format::Whole => {
-                Grammar::Lines(LineEncoder { event_type, max_line, lines: 0, warned: false })
+            InputFormat::Sse => InputGrammar::EventStream(BlockEnds::default()),
+            InputFormat::Ndjson => InputGrammar::Ndjson,
+            InputFormat::Lines | InputFormat::Whole => {
+                InputGrammar::Lines(LineEncoder { event_type, max_line, lines: 0, warned: false })
             }
         };
         Self {
@@ -92,7 +92,7 @@ impl Framer {
     }
 
     /// Takes the pieces that are ready.
-    pub(super) fn take(&mut self) -> Vec<Piece> {
+    pub(super) fn take(&mut self) -> Vec<FramedPiece> {
         self.end_piece(false);
         std::mem::take(&mut self.pieces)
     }
@@ -101,11 +101,13 @@ impl Framer {
     fn take_event(&mut self) -> anyhow::Result<()> {
         let before = self.ready.len();
         match &mut self.grammar {
-            Grammar::Lines(encoder) => {
+            InputGrammar::Lines(encoder) => {
                 encoder.encode(&self.partial, &mut self.ready)?;
                 self.ready_events += 1;
             }
-            Grammar::EventStream(_) | Grammar::Ndjson => self.ready.append(&mut self.partial),
+            InputGrammar::EventStream(_) | InputGrammar::Ndjson => {
+                self.ready.append(&mut self.partial)
+            }
         }
         self.partial.clear();
         self.in_segment += self.ready.len() - before;
@@ -122,11 +124,11 @@ impl Framer {
         }
         let bytes = std::mem::take(&mut self.ready).into();
         let events = std::mem::take(&mut self.ready_events);
-        self.pieces.push(Piece { bytes, events, ends_segment });
+        self.pieces.push(FramedPiece { bytes, events, ends_segment });
     }
 }
 
-impl Grammar {
+impl InputGrammar {
     /// The number of bytes up to the end of the present event, if it is among these.
     fn end_of_event(&mut self, bytes: &[u8]) -> Option<usize> {
         match self {
@@ -225,7 +227,7 @@ mod tests {
     use super::*;
 
     fn framed(pieces: &[&[u8]], max_line: usize) -> (String, usize, Option<String>) {
-        let mut framer = Framer::new(Format::Lines, None, max_line, None);
+        let mut framer = Framer::new(InputFormat::Lines, None, max_line, None);
         let mut fed = pieces.iter().map(|piece| framer.feed(piece)).collect::<Vec<_>>();
         fed.push(framer.finish());
         let error = fed.into_iter().find_map(Result::err).map(|error| error.to_string());
@@ -269,7 +271,7 @@ mod tests {
 
     /// The pieces of an input that arrives in reads of `size` bytes, joined by segment, and the
     /// ends of the pieces within the input.
-    fn segments(format: Format, input: &[u8], size: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
+    fn segments(format: InputFormat, input: &[u8], size: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
         let mut framer = Framer::new(format, None, 1000, Some(20));
         let (mut segments, mut ends, mut at) = (vec![Vec::new()], Vec::new(), 0);
         let mut take = |framer: &mut Framer| {
@@ -297,18 +299,20 @@ mod tests {
             b"data: 1\ndata: 2\n\n: note\n\ndata: 3\r\n\r\nid: 4\rdata: 4\r\rdata: five\n\nda";
         let ndjson = b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n\n{\"n\":4}\n{\"n\":";
         let lines = b"one\ntwo\nthree\nfour\nfive\nsix";
-        for (format, input) in
-            [(Format::Sse, &sse[..]), (Format::Ndjson, ndjson), (Format::Lines, lines)]
-        {
+        for (format, input) in [
+            (InputFormat::Sse, &sse[..]),
+            (InputFormat::Ndjson, ndjson),
+            (InputFormat::Lines, lines),
+        ] {
             let (whole, _) = segments(format, input, input.len());
             assert!(whole.len() >= 2, "{format:?}: {whole:?}");
-            if format != Format::Lines {
+            if format != InputFormat::Lines {
                 assert_eq!(whole.concat(), input, "{format:?}");
             }
             for size in 1..input.len() {
                 let (cut, _) = segments(format, input, size);
                 // An LF that is read apart from its CR may belong to the next segment.
-                if format != Format::Sse {
+                if format != InputFormat::Sse {
                     assert_eq!(cut, whole, "{format:?} in reads of {size}");
                 }
                 assert_eq!(cut.concat(), whole.concat(), "{format:?} in reads of {size}");
@@ -320,7 +324,7 @@ mod tests {
     fn a_piece_of_an_event_stream_ends_after_an_empty_line() {
         let input = b"event: a\ndata: 1\n\ndata: 2\r\n\r\ndata: 3\r\rdata: 4";
         for size in 1..input.len() {
-            let (_, ends) = segments(Format::Sse, input, size);
+            let (_, ends) = segments(InputFormat::Sse, input, size);
             for end in &ends[..ends.len() - 1] {
                 let before = &input[..*end];
                 let whole = [&b"\n\n"[..], b"\r\n\r\n", b"\r\n\r", b"\r\r"];

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Args;
-use super::framing::{Framer, Piece};
+use super::framing::{FramedPiece, Framer};
 use crate::cli::terminal;
 
 /// Bytes read at a time: the lines of one read travel together.
@@ -22,14 +22,14 @@ const PENDING_PIECES: usize = 8;
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// The pieces of the input, in order.
-pub(super) struct Input {
-    pieces: mpsc::Receiver<anyhow::Result<Piece>>,
+pub(super) struct PublishInput {
+    pieces: mpsc::Receiver<anyhow::Result<FramedPiece>>,
     interrupted: CancellationToken,
     /// The input ends here, whatever is still to be read.
     over: CancellationToken,
 }
 
-impl Input {
+impl PublishInput {
     /// Opens the input and begins to read it.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Input {
 
     /// The next piece; `None` at the end of the input, and after Ctrl-C. Can be cancelled without
     /// loss.
-    pub(super) async fn next(&mut self) -> Option<anyhow::Result<Piece>> {
+    pub(super) async fn next(&mut self) -> Option<anyhow::Result<FramedPiece>> {
         tokio::select! {
             biased;
             () = self.over.cancelled() => None,
@@ -101,7 +101,7 @@ struct Reading {
     reader: Box<dyn Read + Send>,
     tee: bool,
     framer: Framer,
-    pieces: mpsc::Sender<anyhow::Result<Piece>>,
+    pieces: mpsc::Sender<anyhow::Result<FramedPiece>>,
 }
 
 impl Reading {

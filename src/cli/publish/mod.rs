@@ -12,15 +12,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::client::{self, ClientError, Hub, Problem};
+use super::client::{self, ClientError, HubAddress, ProblemDocument};
 use super::terminal;
 use crate::channel::ChannelName;
 use crate::event::EventType;
 use crate::generation;
 use crate::sse;
-use delivery::{Delivery, Receipt};
+use delivery::{Delivery, DeliveryReceipt};
 use framing::Framer;
-use input::Input;
+use input::PublishInput;
 
 /// The exit code when a viewer or an operator has stopped the channel.
 const STOPPED: u8 = 3;
@@ -52,7 +52,7 @@ pub(super) struct Args {
     /// How to read the file or stdin: by its name if it ends in .sse, .ndjson or .jsonl,
     /// otherwise as lines
     #[arg(long, value_enum, conflicts_with = "text")]
-    format: Option<Format>,
+    format: Option<InputFormat>,
 
     /// The type of the events
     #[arg(long, short, value_name = "TYPE")]
@@ -64,7 +64,7 @@ pub(super) struct Args {
 
     /// Close the channel: behind the last event, or when a provider's stream says that it ends
     #[arg(long, value_name = "STATE", value_enum)]
-    close: Option<Close>,
+    close: Option<CloseArgument>,
 
     /// Makes a retry safe: with the same key nothing is published twice
     #[arg(long, value_name = "KEY")]
@@ -88,7 +88,7 @@ pub(super) struct Args {
     retry_for: Option<Duration>,
 
     #[command(flatten)]
-    hub: Hub,
+    hub: HubAddress,
 }
 
 const EXAMPLES: &str = "\
@@ -110,7 +110,7 @@ error, or was none.";
 
 /// How to read the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum InputFormat {
     /// Each line is the data of one event
     Lines,
     /// An event stream, passed on as it is
@@ -121,7 +121,7 @@ enum Format {
     Whole,
 }
 
-impl Format {
+impl InputFormat {
     fn of(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("sse") => Self::Sse,
@@ -141,7 +141,7 @@ impl Format {
 
 /// How a channel can be closed by its publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Close {
+enum CloseArgument {
     /// All is there
     Complete,
     /// The publisher failed
@@ -154,7 +154,7 @@ enum Close {
 
 impl Args {
     /// The path and query of the requests.
-    fn path(&self, close: Option<Close>) -> String {
+    fn path(&self, close: Option<CloseArgument>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         if let Some(event) = &self.event {
             query.append_pair("event", event.as_str());
@@ -179,21 +179,22 @@ impl Args {
 /// The channel was stopped: the producer can stop as well.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped: {0}")]
-struct Stopped(Box<Problem>);
+struct StoppedByHub(Box<ProblemDocument>);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let format = args.format.or(args.file.as_deref().map(Format::of)).unwrap_or(Format::Lines);
+    let format =
+        args.format.or(args.file.as_deref().map(InputFormat::of)).unwrap_or(InputFormat::Lines);
     let published = match whole(&args, format)? {
-        Some(text) => Delivery::new(&args, Format::Whole).whole(text).await,
+        Some(text) => Delivery::new(&args, InputFormat::Whole).whole(text).await,
         None => stream(&args, format).await,
     };
     match published {
         Ok(receipt) => report(&args, &receipt),
-        Err(error) if error.is::<Stopped>() => {
+        Err(error) if error.is::<StoppedByHub>() => {
             terminal::notice(error);
             Ok(ExitCode::from(STOPPED))
         }
-        Err(error) if args.close == Some(Close::Auto) && is_of_input(&error) => {
+        Err(error) if args.close == Some(CloseArgument::Auto) && is_of_input(&error) => {
             terminal::warn(error);
             Ok(ExitCode::from(PROVIDER_FAILED))
         }
@@ -208,13 +209,13 @@ fn is_of_input(error: &anyhow::Error) -> bool {
 }
 
 /// The data of one event, if that is what is to be published.
-fn whole(args: &Args, format: Format) -> anyhow::Result<Option<Vec<u8>>> {
+fn whole(args: &Args, format: InputFormat) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(match (&args.text, &args.file) {
         (Some(text), _) => Some(text.clone().into_bytes()),
-        (None, Some(path)) if format == Format::Whole => {
+        (None, Some(path)) if format == InputFormat::Whole => {
             Some(std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?)
         }
-        (None, None) if format == Format::Whole => {
+        (None, None) if format == InputFormat::Whole => {
             let mut all = Vec::new();
             io::stdin().lock().read_to_end(&mut all).context("cannot read stdin")?;
             Some(all)
@@ -223,11 +224,11 @@ fn whole(args: &Args, format: Format) -> anyhow::Result<Option<Vec<u8>>> {
     })
 }
 
-async fn stream(args: &Args, format: Format) -> anyhow::Result<Receipt> {
+async fn stream(args: &Args, format: InputFormat) -> anyhow::Result<DeliveryReceipt> {
     // A generation is one request: the end of its body may be the end of the generation.
-    let segment = (args.close != Some(Close::Auto)).then_some(args.buffer);
+    let segment = (args.close != Some(CloseArgument::Auto)).then_some(args.buffer);
     let framer = Framer::new(format, args.event.clone(), args.max_line, segment);
-    let mut input = Input::open(args, framer)?;
+    let mut input = PublishInput::open(args, framer)?;
     let published = Delivery::new(args, format).stream(&mut input).await;
     if args.tee && published.is_err() {
         input.drain().await;
@@ -236,14 +237,14 @@ async fn stream(args: &Args, format: Format) -> anyhow::Result<Receipt> {
 }
 
 /// Prints the receipt, and returns what the exit code says of a generation's end.
-fn report(args: &Args, receipt: &Receipt) -> anyhow::Result<ExitCode> {
+fn report(args: &Args, receipt: &DeliveryReceipt) -> anyhow::Result<ExitCode> {
     let text = serde_json::to_string(receipt).context("cannot write the receipt")?;
     if args.tee {
         terminal::notice(text)
     } else {
         terminal::print_line(text)?
     }
-    let failed = args.close == Some(Close::Auto) && receipt.state != "complete";
+    let failed = args.close == Some(CloseArgument::Auto) && receipt.state != "complete";
     match receipt.state.as_str() {
         _ if !failed => return Ok(ExitCode::SUCCESS),
         "cancelled" => return Ok(ExitCode::SUCCESS),
@@ -275,13 +276,13 @@ mod tests {
     #[test]
     fn the_name_of_a_file_says_what_is_in_it() {
         for (name, format) in [
-            ("a.sse", Format::Sse),
-            ("a.ndjson", Format::Ndjson),
-            ("a.jsonl", Format::Ndjson),
-            ("a.log", Format::Lines),
-            ("a", Format::Lines),
+            ("a.sse", InputFormat::Sse),
+            ("a.ndjson", InputFormat::Ndjson),
+            ("a.jsonl", InputFormat::Ndjson),
+            ("a.log", InputFormat::Lines),
+            ("a", InputFormat::Lines),
         ] {
-            assert_eq!(Format::of(Path::new(name)), format, "{name}");
+            assert_eq!(InputFormat::of(Path::new(name)), format, "{name}");
         }
     }
 }

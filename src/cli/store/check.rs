@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::directory::{Directory, cannot_open};
+use super::directory::{StoreDirectory, cannot_open};
 use crate::cli::terminal::{count, print_line};
 use crate::store::disk::inspect::{self, Checked, Finding, Totals};
 
@@ -16,7 +16,7 @@ const DAMAGED: u8 = 3;
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
-    directory: Directory,
+    directory: StoreDirectory,
 }
 
 const EXAMPLES: &str = "\
@@ -34,7 +34,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn check(path: &Path) -> anyhow::Result<ExitCode> {
     let checked = inspect::check(path).map_err(cannot_open)?;
     for finding in &checked.findings {
-        print_line(Line(finding))?;
+        print_line(CheckLine(finding))?;
     }
     print_line(Last(&checked))?;
     let damaged = checked.damages() > 0;
@@ -42,9 +42,9 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// A finding in one line.
-struct Line<'a>(&'a Finding);
+struct CheckLine<'a>(&'a Finding);
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for CheckLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finding { file, offset, bytes, channel, what, damage } = self.0;
         write!(f, "{}: ", if *damage { "damaged" } else { "note" })?;

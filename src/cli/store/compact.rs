@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use bytesize::ByteSize;
 
-use super::directory::{Directory, cannot_open};
+use super::directory::{StoreDirectory, cannot_open};
 use crate::cli::terminal::{count, print_line, warn};
 use crate::store::disk::inspect::{self, CompactError, Compacted};
 
@@ -14,7 +14,7 @@ use crate::store::disk::inspect::{self, CompactError, Compacted};
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
-    directory: Directory,
+    directory: StoreDirectory,
 }
 
 const EXAMPLES: &str = "\

@@ -11,7 +11,7 @@ use crate::store::disk::OpenError;
 
 /// Which directory.
 #[derive(Debug, clap::Args)]
-pub(super) struct Directory {
+pub(super) struct StoreDirectory {
     /// The directory of the store [default: `store.path` of the configuration]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub(super) struct Directory {
     config: Option<PathBuf>,
 }
 
-impl Directory {
+impl StoreDirectory {
     /// Does something with the directory. A configuration that cannot be is told like by `serve`.
     pub(super) fn with(
         self,

@@ -12,11 +12,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::line::{EndLine, EventLine, SettingsLine};
-use super::output::Output;
-use super::progress::Progress;
+use super::output::LineOutput;
+use super::progress::StoreProgress;
 use super::retrying_client::{Ask, Asker};
 use crate::channel::{ChannelName, ChannelPattern};
-use crate::cli::client::{self, Client, Hub, HubUrl};
+use crate::cli::client::{self, HttpClient, HubAddress, HubUrl};
 use crate::cli::terminal::{count, notice, warn};
 use crate::event::{ChannelState, END, GAP, RESERVED_PREFIX};
 use crate::limits::{MAX_LISTED_CHANNELS, MAX_PAGE_EVENTS};
@@ -42,7 +42,7 @@ pub(super) struct Args {
     admin_url: HubUrl,
 
     #[command(flatten)]
-    hub: Hub,
+    hub: HubAddress,
 }
 
 const EXAMPLES: &str = "\
@@ -57,9 +57,9 @@ Exit codes: 0 all is there, 1 failed, 3 written, but events or channels were mis
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(path) = &args.output else {
-        return export(&args, Output::stdout()).await;
+        return export(&args, LineOutput::stdout()).await;
     };
-    let output = Output::file(path)?;
+    let output = LineOutput::file(path)?;
     // Whoever is interrupted still removes the file that is not complete.
     tokio::select! {
         outcome = export(&args, output) => outcome,
@@ -67,18 +67,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn export(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    let admin = Hub { url: args.admin_url.clone(), ..args.hub.clone() };
-    let mut list = List {
-        asker: Asker::new(Client::of(&admin)),
+async fn export(args: &Args, output: LineOutput) -> anyhow::Result<ExitCode> {
+    let admin = HubAddress { url: args.admin_url.clone(), ..args.hub.clone() };
+    let mut list = ExportList {
+        asker: Asker::new(HttpClient::of(&admin)),
         prefix: common_prefix(&args.patterns),
         after: Some(String::new()),
     };
     let mut export = Export {
-        asker: Asker::new(Client::of(&args.hub)),
+        asker: Asker::new(HttpClient::of(&args.hub)),
         output,
-        progress: Progress::new(),
-        missing: Missing::default(),
+        progress: StoreProgress::new(),
+        missing: MissingEvents::default(),
     };
     // Those that were asked for by name have to be there.
     let mut unseen: Vec<_> = args.patterns.iter().filter_map(ChannelPattern::exact).collect();
@@ -102,7 +102,7 @@ async fn export(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 /// The list of channels, page by page.
-struct List {
+struct ExportList {
     asker: Asker,
     prefix: String,
     /// The last name so far; nothing behind the last page.
@@ -112,20 +112,20 @@ struct List {
 /// A page of it.
 #[derive(Deserialize)]
 struct ListPage {
-    channels: Vec<Listed>,
+    channels: Vec<ExportListed>,
     next: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Listed {
+struct ExportListed {
     channel: String,
     tail: String,
     events: u64,
     settings: Box<RawValue>,
 }
 
-impl List {
-    async fn next(&mut self) -> anyhow::Result<Option<Vec<Listed>>> {
+impl ExportList {
+    async fn next(&mut self) -> anyhow::Result<Option<Vec<ExportListed>>> {
         let Some(after) = &self.after else { return Ok(None) };
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("prefix", &self.prefix).append_pair("after", after);
@@ -135,7 +135,7 @@ impl List {
         let cannot = |error: &dyn std::fmt::Display| {
             anyhow!("cannot list the channels: {error}; --admin-url names the hub's admin listener")
         };
-        let answer = self.asker.ask(&Ask::get(path)).await.and_then(client::Answer::found);
+        let answer = self.asker.ask(&Ask::get(path)).await.and_then(client::ClientAnswer::found);
         let answer = answer.map_err(|error| cannot(&error))?;
         let page: ListPage = serde_json::from_str(&answer.text).map_err(|error| cannot(&error))?;
         self.after = page.next;
@@ -157,21 +157,21 @@ fn common_prefix(patterns: &[ChannelPattern]) -> String {
 /// An export under way.
 struct Export {
     asker: Asker,
-    output: Output,
-    progress: Progress,
-    missing: Missing,
+    output: LineOutput,
+    progress: StoreProgress,
+    missing: MissingEvents,
 }
 
 /// A page of a channel's events.
 #[derive(Deserialize)]
-struct Page {
-    events: Vec<Record>,
+struct ExportPage {
+    events: Vec<ExportRecord>,
     next: String,
     state: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Record {
+struct ExportRecord {
     id: String,
     event: Option<String>,
     data: String,
@@ -180,7 +180,7 @@ struct Record {
 
 /// The data of the hub's own events.
 #[derive(Deserialize)]
-struct OwnData {
+struct ExportData {
     state: Option<String>,
     reason: Option<String>,
     message: Option<String>,
@@ -193,7 +193,7 @@ enum Then {
 }
 
 impl Export {
-    async fn channel(&mut self, listed: &Listed) -> anyhow::Result<()> {
+    async fn channel(&mut self, listed: &ExportListed) -> anyhow::Result<()> {
         self.output.line(&SettingsLine { channel: &listed.channel, options: &listed.settings })?;
         self.progress.channels += 1;
         let gaps = self.missing.gaps;
@@ -212,12 +212,12 @@ impl Export {
     }
 
     /// Writes the next page, and says whether another is to follow.
-    async fn page(&mut self, listed: &Listed, from: &str) -> anyhow::Result<Then> {
+    async fn page(&mut self, listed: &ExportListed, from: &str) -> anyhow::Result<Then> {
         let path = client::channel_path(&listed.channel);
         // Events as they were published: the channel's own default may be to merge them.
         let path = format!("{path}?{from}&limit={MAX_PAGE_EVENTS}&coalesce=off");
         let answer = self.asker.ask(&Ask::get(path)).await?.found()?;
-        let page: Page = serde_json::from_str(&answer.text)
+        let page: ExportPage = serde_json::from_str(&answer.text)
             .context("the hub's page of events cannot be read")?;
         for record in &page.events {
             if record.event.as_deref() == Some(END) {
@@ -236,7 +236,7 @@ impl Export {
             }
             (true, false) => {
                 let (state, reason) = (Some(state.to_owned()), None);
-                self.end(listed, &OwnData { state, reason, message: None })?;
+                self.end(listed, &ExportData { state, reason, message: None })?;
                 Ok(Then::Done)
             }
             (true, true) => Ok(Then::Done),
@@ -246,11 +246,11 @@ impl Export {
         }
     }
 
-    fn record(&mut self, channel: &str, record: &Record) -> anyhow::Result<()> {
-        let Record { id, event, data, time } = record;
+    fn record(&mut self, channel: &str, record: &ExportRecord) -> anyhow::Result<()> {
+        let ExportRecord { id, event, data, time } = record;
         match event.as_deref() {
             Some(GAP) => {
-                let gap: OwnData = serde_json::from_str(data)?;
+                let gap: ExportData = serde_json::from_str(data)?;
                 self.missing.gap(channel, &gap.message.unwrap_or_else(|| data.clone()));
             }
             Some(own) if own.starts_with(RESERVED_PREFIX) => {}
@@ -262,7 +262,7 @@ impl Export {
         Ok(())
     }
 
-    fn end(&mut self, listed: &Listed, end: &OwnData) -> anyhow::Result<()> {
+    fn end(&mut self, listed: &ExportListed, end: &ExportData) -> anyhow::Result<()> {
         let channel = listed.channel.as_str();
         let state = end.state.as_deref().unwrap_or_default();
         if state == ChannelState::Deleted.as_str() {
@@ -294,12 +294,12 @@ fn is_at_or_past(id: &str, tail: &str) -> bool {
 
 /// What could not be exported.
 #[derive(Debug, Default)]
-struct Missing {
+struct MissingEvents {
     gaps: usize,
     channels: usize,
 }
 
-impl Missing {
+impl MissingEvents {
     fn gap(&mut self, channel: &str, message: &str) {
         self.gaps += 1;
         warn(format_args!("`{channel}` has a gap: {message}"));

@@ -15,12 +15,12 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use self::input::Input;
-use super::line::{End, Line, Says};
-use super::progress::Progress;
+use self::input::ImportInput;
+use super::line::{LineEnd, Says, StoreLine};
+use super::progress::StoreProgress;
 use super::retrying_client::{Ask, Asker};
 use crate::channel::ChannelName;
-use crate::cli::client::{self, Client, ClientError, Hub};
+use crate::cli::client::{self, ClientError, HttpClient, HubAddress};
 use crate::cli::terminal::{notice, print_line};
 use crate::event::{ChannelState, EventType};
 
@@ -42,7 +42,7 @@ pub(super) struct Args {
     append: bool,
 
     #[command(flatten)]
-    hub: Hub,
+    hub: HubAddress,
 }
 
 const EXAMPLES: &str = "\
@@ -55,7 +55,7 @@ Events get new ids and times. With credentials it needs `publish` and `admin` on
 The receipt is a line of JSON on stdout. What was imported before an error stays.";
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut input = Input::open(args.file.as_deref())?;
+    let mut input = ImportInput::open(args.file.as_deref())?;
     let mut import = Import::new(&args);
     let outcome = tokio::select! {
         outcome = import.all(&mut input) => outcome,
@@ -78,7 +78,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// What an import has come to.
 #[derive(Serialize)]
-struct Receipt {
+struct ImportReceipt {
     channels: usize,
     events: usize,
     closed: usize,
@@ -92,18 +92,18 @@ struct Import {
     key: String,
     /// Requests that had a key.
     keys: usize,
-    piece: Piece,
+    piece: ImportPiece,
     /// The channels so far: what they have is ours. No more than a hub holds.
     seen: HashSet<ChannelName>,
     closed: usize,
     /// All lines up to this one are in the hub.
     through: u64,
-    progress: Progress,
+    progress: StoreProgress,
 }
 
 /// Events that are not sent yet.
 #[derive(Default)]
-struct Piece {
+struct ImportPiece {
     /// The body of a publish to many channels.
     body: Vec<u8>,
     /// The line of the input that each of its lines is from.
@@ -112,7 +112,7 @@ struct Piece {
 
 /// A line of a publish to many channels.
 #[derive(Serialize)]
-struct Publish<'a> {
+struct ImportPublish<'a> {
     channel: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'a str>,
@@ -128,24 +128,24 @@ struct Published {
 impl Import {
     fn new(args: &Args) -> Self {
         Self {
-            asker: Asker::new(Client::of(&args.hub)),
+            asker: Asker::new(HttpClient::of(&args.hub)),
             append: args.append,
             key: format!("import-{:032x}", fastrand::u128(..)),
             keys: 0,
-            piece: Piece::default(),
+            piece: ImportPiece::default(),
             seen: HashSet::new(),
             closed: 0,
             through: 0,
-            progress: Progress::new(),
+            progress: StoreProgress::new(),
         }
     }
 
-    fn receipt(&self) -> Receipt {
-        let Progress { channels, events, .. } = self.progress;
-        Receipt { channels, events, closed: self.closed }
+    fn receipt(&self) -> ImportReceipt {
+        let StoreProgress { channels, events, .. } = self.progress;
+        ImportReceipt { channels, events, closed: self.closed }
     }
 
-    async fn all(&mut self, input: &mut Input) -> anyhow::Result<()> {
+    async fn all(&mut self, input: &mut ImportInput) -> anyhow::Result<()> {
         while let Some(line) = input.next().await {
             let outcome = match line {
                 Ok((number, text)) => {
@@ -165,7 +165,7 @@ impl Import {
     }
 
     async fn take(&mut self, number: u64, text: &[u8]) -> anyhow::Result<()> {
-        let Line { channel, says } = Line::parse(text)?;
+        let StoreLine { channel, says } = StoreLine::parse(text)?;
         let is_new = !self.seen.contains(&channel);
         if is_new {
             self.enter(&channel).await?;
@@ -231,10 +231,10 @@ impl Import {
     async fn close(
         &mut self,
         channel: &ChannelName,
-        end: End,
+        end: LineEnd,
         reason: Option<String>,
     ) -> anyhow::Result<()> {
-        if end == End::Abandoned {
+        if end == LineEnd::Abandoned {
             notice(format_args!("`{channel}` was abandoned: it is closed as an error"));
         }
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -254,14 +254,14 @@ impl Import {
         if self.piece.lines.is_empty() {
             return Ok(());
         }
-        let Piece { body, lines } = std::mem::take(&mut self.piece);
+        let ImportPiece { body, lines } = std::mem::take(&mut self.piece);
         let ask = Ask {
             content_type: "application/x-ndjson",
             key: Some(self.next_key()),
             body: Bytes::from(body),
             ..Ask::new(Method::POST, "/v1/publish".into())
         };
-        match self.asker.ask(&ask).await.and_then(client::Answer::found) {
+        match self.asker.ask(&ask).await.and_then(client::ClientAnswer::found) {
             Ok(answer) => {
                 let published: Published = serde_json::from_str(&answer.text)
                     .context("the hub's receipt cannot be read")?;
@@ -292,7 +292,7 @@ impl Import {
     }
 }
 
-impl Piece {
+impl ImportPiece {
     fn push(
         &mut self,
         number: u64,
@@ -301,7 +301,7 @@ impl Piece {
         data: &RawValue,
     ) -> anyhow::Result<()> {
         let (channel, event) = (channel.as_str(), event_type.map(EventType::as_str));
-        serde_json::to_writer(&mut self.body, &Publish { channel, event, data })?;
+        serde_json::to_writer(&mut self.body, &ImportPublish { channel, event, data })?;
         self.body.push(b'\n');
         self.lines.push(number);
         Ok(())

@@ -40,7 +40,7 @@ pub(super) struct EndLine<'a> {
 
 /// A line that has been read.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct StoreLine {
     pub(super) channel: ChannelName,
     pub(super) says: Says,
 }
@@ -53,20 +53,20 @@ pub(super) enum Says {
     /// This event is in it. The data is JSON, as `POST /v1/publish` takes it.
     Event(Option<EventType>, Box<RawValue>),
     /// It has ended.
-    End(End, Option<String>),
+    End(LineEnd, Option<String>),
 }
 
 /// How a channel may have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum End {
+pub(super) enum LineEnd {
     Complete,
     Error,
     Cancelled,
     Abandoned,
 }
 
-impl End {
+impl LineEnd {
     /// What a publisher can say of a channel. That it was abandoned only the hub can find.
     pub(super) fn closing(self) -> &'static str {
         match self {
@@ -89,7 +89,7 @@ struct Members {
     #[serde(default)]
     data: Option<Box<RawValue>>,
     #[serde(default)]
-    state: Option<End>,
+    state: Option<LineEnd>,
     #[serde(default)]
     reason: Option<String>,
     // For those who read an export: an import gives new ones.
@@ -102,16 +102,16 @@ struct Members {
 /// Why a line is none. The sentence says what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: expected {EXAMPLE}")]
-pub(super) struct InvalidLine(String);
+pub(super) struct InvalidStoreLine(String);
 
 const EXAMPLE: &str = concat!(
     r#"{"channel":"chat/42","event":"token","data":"text"}, "#,
     "or `options` or `state` in place of `event` and `data`"
 );
 
-impl Line {
-    pub(super) fn parse(text: &[u8]) -> Result<Self, InvalidLine> {
-        let invalid = |why: &dyn fmt::Display| InvalidLine(why.to_string());
+impl StoreLine {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, InvalidStoreLine> {
+        let invalid = |why: &dyn fmt::Display| InvalidStoreLine(why.to_string());
         let members: Members = serde_json::from_slice(text).map_err(|error| invalid(&error))?;
         let Members { channel, options, event, data, state, reason, .. } = members;
         let channel = channel.parse().map_err(|error| invalid(&error))?;
@@ -135,19 +135,19 @@ impl Line {
     }
 }
 
-fn object(json: &str) -> Result<String, InvalidLine> {
+fn object(json: &str) -> Result<String, InvalidStoreLine> {
     if json.starts_with('{') {
         return Ok(json.to_owned());
     }
-    Err(InvalidLine("`options` is no object".into()))
+    Err(InvalidStoreLine("`options` is no object".into()))
 }
 
 /// Half of a surrogate pair is JSON and still no text.
-fn checked(data: Box<RawValue>) -> Result<Box<RawValue>, InvalidLine> {
+fn checked(data: Box<RawValue>) -> Result<Box<RawValue>, InvalidStoreLine> {
     if data.get().starts_with('"')
         && let Err(error) = serde_json::from_str::<String>(data.get())
     {
-        return Err(InvalidLine(format!("`data`: {error}")));
+        return Err(InvalidStoreLine(format!("`data`: {error}")));
     }
     Ok(data)
 }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn told(line: &str) -> String {
-        Line::parse(line.as_bytes()).map_or_else(|error| error.to_string(), |_| "fine".into())
+        StoreLine::parse(line.as_bytes()).map_or_else(|error| error.to_string(), |_| "fine".into())
     }
 
     #[test]

@@ -18,11 +18,11 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: StoreCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum StoreCommand {
     /// Write channels of a running hub as lines of JSON: their settings, events and ends
     Export(export::Args),
     /// Publish what `export` has written, to the same hub or another
@@ -37,10 +37,10 @@ enum Command {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Export(args) => export::run(args).await,
-        Command::Import(args) => import::run(args).await,
-        Command::Check(args) => check::run(args),
-        Command::Stat(args) => stat::run(args),
-        Command::Compact(args) => compact::run(args),
+        StoreCommand::Export(args) => export::run(args).await,
+        StoreCommand::Import(args) => import::run(args).await,
+        StoreCommand::Check(args) => check::run(args),
+        StoreCommand::Stat(args) => stat::run(args),
+        StoreCommand::Compact(args) => compact::run(args),
     }
 }

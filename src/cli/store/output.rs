@@ -8,12 +8,12 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 /// See the module.
-pub(super) struct Output {
+pub(super) struct LineOutput {
     writer: BufWriter<Box<dyn Write + Send>>,
     pending: Option<Pending>,
 }
 
-impl Output {
+impl LineOutput {
     pub(super) fn stdout() -> Self {
         Self { writer: BufWriter::new(Box::new(io::stdout())), pending: None }
     }

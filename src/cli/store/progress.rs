@@ -12,13 +12,13 @@ const PACE: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct StoreProgress {
     pub(super) channels: usize,
     pub(super) events: usize,
     last_told: Instant,
 }
 
-impl Progress {
+impl StoreProgress {
     pub(super) fn new() -> Self {
         Self { channels: 0, events: 0, last_told: Instant::now() }
     }
@@ -32,7 +32,7 @@ impl Progress {
     }
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for StoreProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (channels, events) = (count(self.channels, "channel"), count(self.events, "event"));
         write!(f, "{channels}, {events}")

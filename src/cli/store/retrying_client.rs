@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use tokio::time::{sleep, timeout};
 
-use crate::cli::client::{Answer, Client, ClientError, Session};
+use crate::cli::client::{ClientAnswer, ClientError, HttpClient, Session};
 use crate::cli::terminal::notice;
 
 /// How often a request is tried again: long enough for a hub to restart.
@@ -55,13 +55,13 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: HttpClient) -> Self {
         Self { session: Session::new(client), is_known: false }
     }
 
     /// The answer: a success, or that there is no such thing. A hub that was never there is an
     /// error at once.
-    pub(super) async fn ask(&mut self, ask: &Ask) -> Result<Answer, ClientError> {
+    pub(super) async fn ask(&mut self, ask: &Ask) -> Result<ClientAnswer, ClientError> {
         let mut failures = 0;
         loop {
             let was_open = self.session.is_open();
@@ -89,7 +89,7 @@ impl Asker {
         }
     }
 
-    async fn attempt(&mut self, ask: &Ask) -> Result<Answer, ClientError> {
+    async fn attempt(&mut self, ask: &Ask) -> Result<ClientAnswer, ClientError> {
         let request = Request::builder()
             .method(ask.method.clone())
             .uri(&ask.path)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use super::directory::{Directory, cannot_open};
+use super::directory::{StoreDirectory, cannot_open};
 use crate::cli::terminal::print_line;
 use crate::clock::{Micros, rfc3339};
 use crate::store::disk::inspect::{self, ChannelStat, FileStat, Stat};
@@ -16,7 +16,7 @@ use crate::store::disk::inspect::{self, ChannelStat, FileStat, Stat};
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
-    directory: Directory,
+    directory: StoreDirectory,
 
     /// One JSON document instead of tables
     #[arg(long)]
@@ -48,14 +48,14 @@ fn stat(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
 
 /// Sums over all channels and files.
 #[derive(Default)]
-struct Totals {
+struct StatTotals {
     events: u64,
     event_bytes: u64,
     file_bytes: u64,
     dead: u64,
 }
 
-impl Totals {
+impl StatTotals {
     fn of(stat: &Stat) -> Self {
         Self {
             events: stat.channels.iter().map(|channel| channel.events).sum(),
@@ -67,7 +67,7 @@ impl Totals {
 }
 
 fn document(stat: &Stat) -> Value {
-    let Totals { events, event_bytes, file_bytes, dead } = Totals::of(stat);
+    let StatTotals { events, event_bytes, file_bytes, dead } = StatTotals::of(stat);
     let time = |time: Option<Micros>| time.map(rfc3339);
     let channel = |channel: &ChannelStat| {
         json!({
@@ -118,7 +118,7 @@ fn table(stat: &Stat) -> std::io::Result<()> {
     for FileStat { name, bytes, dead } in &stat.files {
         print_line(format_args!("{:>10}  {:>10}  {name}", size(*bytes), size(*dead)))?;
     }
-    let Totals { events, event_bytes, file_bytes, dead } = Totals::of(stat);
+    let StatTotals { events, event_bytes, file_bytes, dead } = StatTotals::of(stat);
     let (channels, files) = (stat.channels.len(), stat.files.len());
     print_line(format_args!(
         "\n{channels} channels with {events} events, {}; {files} files, {}, of which {} are dead",

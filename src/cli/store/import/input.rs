@@ -19,9 +19,9 @@ const PENDING_LINES: usize = 8;
 type Numbered = (u64, Vec<u8>);
 
 /// See the module.
-pub(super) struct Input(mpsc::Receiver<anyhow::Result<Numbered>>);
+pub(super) struct ImportInput(mpsc::Receiver<anyhow::Result<Numbered>>);
 
-impl Input {
+impl ImportInput {
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let reader: Box<dyn Read + Send> = match path {
             Some(path) => {
