@@ -83,7 +83,7 @@ impl Hall {
         let hub = Hub::new(hub::Config::default(), Arc::new(Metrics::new()));
         let config = Config {
             shards: 1,
-            // A pause behind a long sweep would be measured with the next one.
+            // A pause after a long sweep would be measured with the next one.
             max_pause: Duration::ZERO,
             heartbeat: Duration::from_secs(3600),
             ..Config::default()

@@ -175,7 +175,7 @@ impl fmt::Display for ChannelState {
 /// Why a run of events is not contiguous with what the client had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapReason {
-    /// Retention has passed over the events behind the requested id.
+    /// Retention has passed over the events after the requested id.
     Evicted,
     /// The id belongs to another life of the log.
     Epoch,

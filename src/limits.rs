@@ -68,7 +68,7 @@ pub const MAX_NAMED_CHANNELS: usize = 16;
 /// Channels that the patterns of one subscription may select: each costs it a listener.
 pub const MAX_MATCHED_CHANNELS: usize = 10_000;
 
-/// Remembered ends of channels that are gone, so that a resume behind one is answered with a gap
+/// Remembered ends of channels that are gone, so that a resume after one is answered with a gap
 /// and not with silence. Sixteen bytes each; when full, the oldest is folded into a floor.
 pub const MAX_TOMBSTONES: usize = 65_536;
 

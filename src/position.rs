@@ -47,7 +47,7 @@ impl Epoch {
         id
     }
 
-    /// The same, behind what stands in `id`.
+    /// The same, after what stands in `id`.
     pub fn write_event_id(&self, offset: Offset, id: &mut String) {
         id.reserve(self.0.len() + 1 + OFFSET_DIGITS);
         id.push_str(&self.0);
@@ -119,7 +119,7 @@ pub enum StartFrom {
     Snapshot,
     /// With the last `n` retained events.
     Last(u64),
-    /// Behind the event with this id, as the client sent it: not yet parsed, because an id that
+    /// After the event with this id, as the client sent it: not yet parsed, because an id that
     /// cannot be understood is answered with a gap, not with an error that would end an
     /// `EventSource` for good.
     After(Box<str>),

@@ -21,12 +21,12 @@ const SUBSCRIBERS: u64 = 15_000;
 /// The crowd after which nothing may grow any more: by then everything has had its largest size.
 const SETTLED: usize = 2;
 
-/// What the last crowd may leave behind beyond that one: 14 bytes for each subscriber that came in
+/// What the last crowd may leave after beyond that one: 14 bytes for each subscriber that came in
 /// between. About half of it is used: heartbeats that are no longer due (4 bytes for each who came
 /// in the last 15 seconds), and where the allocator happens to find room.
 const GROWTH: u64 = SUBSCRIBERS * (CROWDS - SETTLED) as u64 * 14;
 
-/// What all of them may leave behind, in bytes. Nearly all of it is free, and kept by the allocator:
+/// What all of them may leave after, in bytes. Nearly all of it is free, and kept by the allocator:
 /// what the HTTP library had for the connections that were opened at the same time. A crowd of a
 /// thousand leaves most of it already.
 const REST: u64 = 8 << 20;

@@ -61,7 +61,7 @@ fn settings() -> BTreeMap<String, Option<toml::Value>> {
     found
 }
 
-/// The settings that a section tells: what is behind `- **` at the beginning of a line.
+/// The settings that a section tells: what is after `- **` at the beginning of a line.
 fn told(section: &str) -> impl Iterator<Item = (&str, &str)> {
     section.lines().filter_map(|line| line.strip_prefix("- **`")?.split_once("`**"))
 }

@@ -277,7 +277,7 @@ impl Hub {
 fn unfinished_bodies_take_little_more_than_their_budget_and_all_is_given_back() {
     const CLIENTS: usize = 200;
     const BUDGET: u64 = 32 << 20;
-    /// Connections and their tasks, what is read away behind refusals, and free memory.
+    /// Connections and their tasks, what is read away after refusals, and free memory.
     const BESIDE: u64 = 28 << 20;
     const LEFT: u64 = 16 << 20;
     let _alone = ALONE.lock();

@@ -3,8 +3,8 @@
 //!
 //! Random lives of a hub are lived twice: by the hub, and by an oracle that is no more than a list
 //! of everything that was ever published. What a subscriber is given, step by step, must be what
-//! lies in the list behind its start; what is not, must be gone, and announced, once, before any
-//! id is seen that lies behind it. So resuming from every id, of an event, a gap or an end, gives
+//! lies in the list after its start; what is not, must be gone, and announced, once, before any
+//! id is seen that lies after it. So resuming from every id, of an event, a gap or an end, gives
 //! exactly the rest. Threads come in `model/threads.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 

@@ -64,7 +64,7 @@ impl Source {
         first.trim_end_matches(".rs").to_owned()
     }
 
-    /// The lines that are code: comments, and all behind the tests, left out.
+    /// The lines that are code: comments, and all after the tests, left out.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate().map(|(number, line)| (number + 1, line));
         lines
@@ -108,7 +108,7 @@ fn may_import(from: &str, to: &str) -> bool {
         || (to_floor == from_floor && ORDERED.contains(&to_floor) && to_seat < from_seat)
 }
 
-/// The modules that a line names behind `crate::`, also those of `crate::{a, b}`.
+/// The modules that a line names after `crate::`, also those of `crate::{a, b}`.
 fn imports(line: &str) -> Vec<String> {
     let mut found = Vec::new();
     for rest in line.split("crate::").skip(1) {

@@ -43,7 +43,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// Whether two values say the same. A size is written with one digit behind the point.
+/// Whether two values say the same. A size is written with one digit after the point.
 fn same(one: &toml::Value, other: &toml::Value) -> bool {
     use toml::Value as V;
     match (one, other) {

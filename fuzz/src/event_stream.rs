@@ -52,7 +52,7 @@ fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let (mut events, mut id_buffer) = (Vec::new(), None::<String>);
     let (mut data, mut event_type) = (String::new(), String::new());
-    // What is behind the last line end is no line.
+    // What is after the last line end is no line.
     let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
     for line in lines.split('\n').filter(|_| text.contains('\n')) {
         if line.is_empty() {

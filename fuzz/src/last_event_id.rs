@@ -67,7 +67,7 @@ pub fn check(input: &[u8]) {
     resumed(offset, &world.both[..2], &world.both, &log::read_many(&world.hub, &world.all, &from));
 }
 
-/// Whoever resumes gets all that is behind the id, where something is missing a gap that says so
+/// Whoever resumes gets all that is after the id, where something is missing a gap that says so
 /// first, and never silence. `first` has the first retained event of each channel.
 fn resumed(offset: Option<u64>, first: &[u64], retained: &[u64], seen: &Seen) {
     assert!(!seen.over, "nothing has ended");

@@ -18,7 +18,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 pub enum SecretSource {
     /// An environment variable.
     Env(String),
-    /// A file; a line end behind the secret is not part of it.
+    /// A file; a line end after the secret is not part of it.
     File(PathBuf),
 }
 

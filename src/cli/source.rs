@@ -34,7 +34,7 @@ pub(super) enum SourceStart {
     Earliest,
     /// With the last so many events.
     Last(u64),
-    /// Right behind this event id.
+    /// Right after this event id.
     After(String),
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for SourceStart {
 /// What a source has to say.
 #[derive(Debug)]
 pub(super) enum SourceSignal {
-    /// A connection is up; it resumes behind this id, if there is one to resume behind.
+    /// A connection is up; it resumes after this id, if there is one to resume after.
     Connected(Option<String>),
     /// The next event, the hub's own included.
     Event(ParsedEvent),
@@ -77,7 +77,7 @@ pub(super) enum SourceSignal {
 }
 
 /// Reads an event stream, reconnects with `Last-Event-ID` when it breaks, obeys `retry:`, and
-/// stops where an `EventSource` should: at a `204`, and behind the end of what it watches.
+/// stops where an `EventSource` should: at a `204`, and after the end of what it watches.
 #[derive(Debug)]
 pub(super) struct SseSource {
     client: HttpClient,
@@ -94,7 +94,7 @@ pub(super) struct SseSource {
     ever_connected: bool,
     /// What was read and not yet handed out.
     pending: VecDeque<ParsedEvent>,
-    /// The id behind which everything is still to come.
+    /// The id after which everything is still to come.
     last_id: Option<String>,
     state: SourceState,
 }
@@ -181,7 +181,7 @@ impl SseSource {
         }
     }
 
-    /// Closes the TCP connection, as a network that fails would. The next event is the one behind
+    /// Closes the TCP connection, as a network that fails would. The next event is the one after
     /// the last that was handed out, on another connection.
     pub(super) fn disconnect(&mut self) {
         self.pending.clear();

@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "START", default_value = "tail")]
     from: SourceStart,
 
-    /// Begin right behind this event id
+    /// Begin right after this event id
     #[arg(long, value_name = "ID", conflicts_with = "from",
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     last_event_id: Option<String>,
@@ -156,7 +156,7 @@ impl SubscribeWatch {
         self.tell(format!("{channel} has ended: {state}{reason}"));
     }
 
-    /// We are behind the end, so nobody told us how it was: the channel's head does.
+    /// We are after the end, so nobody told us how it was: the channel's head does.
     async fn ask_how_it_ended(&mut self) -> anyhow::Result<()> {
         for channel in self.args.channels.clone().iter().filter_map(ChannelPattern::exact) {
             let reply = self.client.head(&client::channel_path(channel.as_str())).await?;

@@ -1,6 +1,6 @@
 //! Work of a thread that can wait: reading for subscribers that are behind, and over many channels.
 //!
-//! It shares the thread with publishes and with live delivery, whose tasks must not queue up behind
+//! It shares the thread with publishes and with live delivery, whose tasks must not queue up after
 //! it. So it waits here for a turn. Turns are given when the thread has polled all tasks that were
 //! ready, and its sockets: one at a time, first come first served, for [`SLICE`] at most until the
 //! thread looks at its tasks and sockets again. What is done in one turn is bounded by whoever

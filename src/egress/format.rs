@@ -202,7 +202,7 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
     }
 }
 
-/// The same as event-stream text. It has no id: the client resumes behind the last that it saw. One
+/// The same as event-stream text. It has no id: the client resumes after the last that it saw. One
 /// that does not know the event would come back with the same credential, and is made to wait.
 pub(super) fn push_over(over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
     sse::end_retry(out, retry);
@@ -249,7 +249,7 @@ fn render_text(
 
 fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8>) {
     if frame.event_type() == Some(END) {
-        // Others go on: the delay behind this end is not the connection's.
+        // Others go on: the delay after this end is not the connection's.
         let (id, data) = (Some(frame.id()), frame.data());
         let data = data.as_bytes();
         return sse::event_text(out, &Text { id, event_type: Some(END), data });

@@ -63,7 +63,7 @@ pub struct Config {
     /// The `retry:` field: how long a client waits before it reconnects.
     #[serde(with = "humantime_serde")]
     pub reconnect_delay: Duration,
-    /// The same behind an end, and behind a credential that counts no longer: who comes back is
+    /// The same after an end, and after a credential that counts no longer: who comes back is
     /// answered 204 or 401. Zero for no other than usual.
     #[serde(with = "humantime_serde")]
     pub end_reconnect_delay: Duration,

@@ -16,7 +16,7 @@ use crate::limits::{MAX_PAGE_BYTES, MAX_PIECE_BYTES};
 pub struct Page {
     /// The events, as records.
     pub events: Vec<Box<RawValue>>,
-    /// The id behind which the next page begins.
+    /// The id after which the next page begins.
     pub next: String,
     /// The channel's state; nothing for a page over many channels.
     pub state: Option<&'static str>,

@@ -117,7 +117,7 @@ impl EventStream {
             if held && !leaves {
                 self.withdraw();
             } else if self.poll_fill(&mut piece, cx).is_pending() {
-                // What opens a stream that has nothing to say is said behind the first look.
+                // What opens a stream that has nothing to say is said after the first look.
                 self.state = if opening { StreamState::Opening } else { self.state };
                 return Poll::Pending;
             }

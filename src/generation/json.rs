@@ -159,7 +159,7 @@ impl<'a> Fields<'a> {
         self.get(name).map(Json::items).unwrap_or_default()
     }
 
-    /// These fields, and behind them those of `others` that are not among them.
+    /// These fields, and after them those of `others` that are not among them.
     pub(super) fn or(mut self, others: Self) -> Self {
         let missing = others.0.into_iter().filter(|(name, _)| self.get(name).is_none());
         let missing: Vec<_> = missing.collect();
@@ -252,7 +252,7 @@ pub(super) struct ScanProgress {
     quoted: bool,
     escaped: bool,
     whole: bool,
-    /// Behind the whole value another one has begun.
+    /// After the whole value another one has begun.
     again: bool,
 }
 
@@ -289,7 +289,7 @@ impl ScanProgress {
         self.whole
     }
 
-    /// Behind the whole value another one has begun.
+    /// After the whole value another one has begun.
     pub(super) fn goes_on(self) -> bool {
         self.again
     }

@@ -156,7 +156,7 @@ const FREE: [&str; 22] = [
 pub(super) struct Outline {
     delta: Option<Delta>,
     /// The fields that are free, and those that have or could have the delta; each with the comma
-    /// before it, or behind it at the beginning of an object. In order, once it is settled.
+    /// before it, or after it at the beginning of an object. In order, once it is settled.
     free: Vec<Range<usize>>,
     /// Which of [`FREE`] there are.
     has: u32,

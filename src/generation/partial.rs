@@ -1,7 +1,7 @@
 //! Arguments of a tool call that come value by value, each with the path of its place, as Gemini on
 //! Vertex sends them: written as the JSON that they add up to.
 //!
-//! Values come in the order of the JSON, so each is written behind the one before it. A path that
+//! Values come in the order of the JSON, so each is written after the one before it. A path that
 //! goes back is not taken.
 
 use super::fold::Address;

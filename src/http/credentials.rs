@@ -119,7 +119,7 @@ pub(super) fn called<B>(request: &Request<B>) -> Option<&str> {
     target.or_else(|| request.headers().get(header::HOST)?.to_str().ok())
 }
 
-/// Takes the token out of the query, so that nothing behind this sees it, and no log.
+/// Takes the token out of the query, so that nothing after this sees it, and no log.
 pub(super) fn take_query_token(uri: &mut Uri) -> Option<String> {
     let query = uri.query().filter(|query| query.contains(QUERY_TOKEN))?;
     let is_token = |pair: &&str| pair.split('=').next() == Some(QUERY_TOKEN);

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use super::Config;
 use crate::egress::Link;
 
-/// Bytes that wait in one stream for a client that does not read. What is behind them stays in the
+/// Bytes that wait in one stream for a client that does not read. What is after them stays in the
 /// log, where all share it.
 const SEND_BUFFER: usize = 16 * 1024;
 

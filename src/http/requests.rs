@@ -75,13 +75,13 @@ enum Framing {
 /// What comes next in a body of chunks. What is wrong with it is the library's to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunks {
-    /// A digit of a size, behind those that make this number.
+    /// A digit of a size, after those that make this number.
     Size(u64),
     /// The rest of the line of a size.
     Extension(u64),
     /// So many bytes of data.
     Data(u64),
-    /// The line end behind data.
+    /// The line end after data.
     DataEnd,
     /// A trailer, or the empty line that ends the body.
     Trailer { empty: bool },
@@ -360,7 +360,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for RequestReader<W> {
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
-    /// Behind the answers of the library, the refusal has still to be written.
+    /// After the answers of the library, the refusal has still to be written.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.refusal {
             Some(_) => Pin::new(&mut self.transport).poll_flush(cx),

@@ -67,7 +67,7 @@ struct Elsewhere {
 }
 
 impl Router {
-    /// A router of these routes, each behind the auth filter.
+    /// A router of these routes, each after the auth filter.
     ///
     /// # Errors
     /// Two routes collide.

@@ -33,7 +33,7 @@ const H2: &[u8] = b"h2";
 /// events fit into one; the rest of a longer write pays 22 bytes for each.
 const RECORD: usize = 4 * 1024;
 
-/// Bytes that may wait, encrypted, for a client that does not read. What is behind them stays in
+/// Bytes that may wait, encrypted, for a client that does not read. What is after them stays in
 /// the log, where all share it.
 const UNSENT: usize = 16 * 1024;
 

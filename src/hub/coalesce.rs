@@ -82,9 +82,9 @@ impl<'de> Deserialize<'de> for Coalesce {
 pub struct MergedBatch {
     /// The events to write.
     pub events: Batch,
-    /// The place in the log behind the last of them.
+    /// The place in the log after the last of them.
     pub end: LogPosition,
-    /// The byte of the log behind each event; nothing if they are written as they stand there.
+    /// The byte of the log after each event; nothing if they are written as they stand there.
     ends: Option<Arc<[u64]>>,
 }
 
@@ -125,7 +125,7 @@ impl MergedBatch {
         (self.events.byte_after(events) - self.events.start().byte) as usize
     }
 
-    /// The byte of the log behind the first `events`.
+    /// The byte of the log after the first `events`.
     #[must_use]
     pub fn byte_after(&self, events: usize) -> u64 {
         match (&self.ends, events.checked_sub(1)) {
@@ -141,7 +141,7 @@ struct Event<'a> {
     entry: Entry,
     /// The frame with its framing.
     raw: &'a [u8],
-    /// The byte of the log behind it.
+    /// The byte of the log after it.
     end: u64,
 }
 

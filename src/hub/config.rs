@@ -39,7 +39,7 @@ pub struct Config {
     pub max_channels: usize,
     /// Overrides by channel pattern: the first that matches applies.
     pub rules: Vec<Rule>,
-    /// How long a client waits that comes back behind an end: part of each end, and a setting of
+    /// How long a client waits that comes back after an end: part of each end, and a setting of
     /// those who are told of it. Zero says nothing.
     #[serde(skip)]
     pub end_reconnect_delay: Duration,
@@ -320,7 +320,7 @@ impl Config {
         let is_durable = |rule: &Rule| rule.durability.unwrap_or(otherwise) != Durability::Memory;
         let otherwise_too = otherwise != Durability::Memory;
         let mut rules = &self.rules[..];
-        // Behind the last one that makes a difference, rules speak of other things.
+        // After the last one that makes a difference, rules speak of other things.
         while let [before @ .., last] = rules
             && is_durable(last) == otherwise_too
         {

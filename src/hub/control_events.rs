@@ -56,9 +56,9 @@ pub struct Gap {
     pub channel: Option<ChannelName>,
     /// Why.
     pub reason: GapReason,
-    /// The id behind which the subscriber would have gone on.
+    /// The id after which the subscriber would have gone on.
     pub requested: Option<Box<str>>,
-    /// The position behind which it goes on.
+    /// The position after which it goes on.
     pub resumed: Position,
 }
 

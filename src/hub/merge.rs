@@ -1,4 +1,4 @@
-//! One subscription over many channels: their events in the hub's one order, behind one cursor.
+//! One subscription over many channels: their events in the hub's one order, with one cursor.
 //!
 //! Each channel is a member with a place of its own. A heap holds, for every member with something
 //! to read, the offset of what it reads next. The smallest is taken as long as it lies below the
@@ -54,7 +54,7 @@ pub(super) struct MergedReader {
     /// What is told before anything else.
     notices: VecDeque<Step>,
     round: Round,
-    /// Bytes of the events behind gaps that members have.
+    /// Bytes of the events after gaps that members have.
     behind_gaps: usize,
     cursor: Offset,
     /// What is missing up to here is known to the subscriber, or was never asked for.
@@ -97,7 +97,7 @@ struct Member {
     unresolved: bool,
     /// Retention has passed over the cursor, through this offset.
     missing: Option<Offset>,
-    /// The event behind the gap that was told last of it, in memory of its own.
+    /// The event after the gap that was told last of it, in memory of its own.
     after_gap: Option<Batch>,
     _attachment: Attachment,
 }
@@ -139,19 +139,19 @@ impl ChannelListener for MemberListener {
 
 /// Where a subscription to many channels begins.
 pub(super) struct MergeStart {
-    /// It reads what is behind this offset.
+    /// It reads what is after this offset.
     pub(super) cursor: Offset,
     /// What is missing up to here is known to the subscriber, or was never asked for.
     pub(super) excused: Offset,
     /// What is told first.
     pub(super) gap: Option<Gap>,
-    /// Whether it is told, behind that, which of the channels that were named had ended before.
+    /// Whether it is told, after that, which of the channels that were named had ended before.
     pub(super) tell_ends: bool,
 }
 
 impl MergedReader {
     /// Begins to read the channels of these patterns, those there are and those to come. Where it
-    /// begins may depend on the offset behind which lies all that they may still give.
+    /// begins may depend on the offset after which lies all that they may still give.
     pub(super) fn new(
         core: Arc<Core>,
         patterns: Vec<ChannelPattern>,
@@ -219,7 +219,7 @@ impl MergedReader {
         exact && self.members.is_empty() && self.notices.is_empty()
     }
 
-    /// Whether something must be told before anything else, or the event behind a gap.
+    /// Whether something must be told before anything else, or the event after a gap.
     pub(super) fn has_notices(&self) -> bool {
         !self.notices.is_empty() || self.behind_gaps > 0
     }
@@ -264,7 +264,7 @@ impl MergedReader {
         Next::Again
     }
 
-    /// Moves all members to the tail, behind one gap. Ends that are passed over are told behind it.
+    /// Moves all members to the tail, after one gap. Ends that are passed over are told after it.
     pub(super) fn skip(&mut self, max_bytes: usize) -> Next {
         let requested = self.position(self.cursor);
         let watermark = self.core.shared.sequencer.watermark();
@@ -380,7 +380,7 @@ impl MergedReader {
         (start.trimmed && through > known).then_some(through)
     }
 
-    /// Notes what is missing of channels that left memory behind the cursor, whether or not they
+    /// Notes what is missing of channels that left memory after the cursor, whether or not they
     /// have come back. Those that came and went since the watch began are in the mailbox: of them
     /// only what they inherited is missing.
     fn remember_gone(&mut self) {
@@ -555,7 +555,7 @@ impl MergedReader {
         match (member.missing.take(), read) {
             (None, LogRead::CaughtUp | LogRead::OnDisk) => None,
             (None, LogRead::Batch(mut batch)) => {
-                // An id of other channels may lie behind what was on its way to the disk here.
+                // An id of other channels may lie after what was on its way to the disk here.
                 batch.skip_through(self.cursor);
                 member.cursor.move_to(batch.start());
                 // What stands in the heap at the same offset only waits, and has a larger one.
@@ -570,7 +570,7 @@ impl MergedReader {
             (_, LogRead::Missing(Missing { to, reason })) => {
                 member.cursor.move_to(to.position);
                 if to.last_trimmed > at {
-                    // Retention went on since: the gap has its place further behind.
+                    // Retention went on since: the gap has its place further after.
                     member.missing = Some(to.last_trimmed);
                     return None;
                 }
@@ -580,7 +580,7 @@ impl MergedReader {
         }
     }
 
-    /// Tells of a gap, and keeps the event behind it: retention may go on before the reader comes
+    /// Tells of a gap, and keeps the event after it: retention may go on before the reader comes
     /// to that, and must not make a second gap. What is kept is bounded; where many channels have
     /// large events there may be two.
     fn gap_of(&mut self, key: usize, through: Offset, reason: GapReason) -> Option<Step> {
@@ -626,7 +626,7 @@ impl Drop for MergedReader {
     }
 }
 
-/// The offset behind which lies all that these channels may still give a reader: below the
+/// The offset after which lies all that these channels may still give a reader: below the
 /// watermark, which was noted before they were gathered, and below all that is on its way to the
 /// disk.
 fn settled<'a>(watermark: Offset, channels: impl Iterator<Item = &'a Arc<Channel>>) -> Offset {

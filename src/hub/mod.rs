@@ -251,7 +251,7 @@ impl Hub {
         self.0.shared.sequencer.epoch().event_id(offset)
     }
 
-    /// The position behind everything that has been published so far.
+    /// The position after everything that has been published so far.
     #[must_use]
     pub fn tail(&self) -> Position {
         self.position(Offset(self.0.shared.sequencer.watermark().0 - 1))
@@ -344,7 +344,7 @@ impl Hub {
         channel.settings.beyond(&self.0.registry.settings_for(&channel.name))
     }
 
-    /// The channels whose names begin with the prefix, by name, behind `after`, at most `limit`.
+    /// The channels whose names begin with the prefix, by name, after `after`, at most `limit`.
     #[must_use]
     pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Description> {
         let wanted = |name: &str| name.starts_with(prefix) && name > after;
@@ -488,7 +488,7 @@ impl Hub {
         Ok(Opened::Live(Ticket(TicketKind::Many(Box::new(ticket)))))
     }
 
-    /// The offset behind which the last `count` events of all these channels begin.
+    /// The offset after which the last `count` events of all these channels begin.
     fn before_last(&self, patterns: &[ChannelPattern], count: u64) -> Offset {
         let selected = |channel: &&Arc<Channel>| {
             patterns.iter().any(|pattern| pattern.matches(channel.name()))

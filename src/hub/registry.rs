@@ -286,7 +286,7 @@ impl Registry {
         channels
     }
 
-    /// What these wildcards would have selected behind the offset, had it not left memory: how far
+    /// What these wildcards would have selected after the offset, had it not left memory: how far
     /// it reached, and its name if that is still known.
     pub(super) fn gone(
         &self,

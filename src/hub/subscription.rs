@@ -23,7 +23,7 @@ use crate::store::{Batch, LogPosition, LogRead, Missing};
 pub enum OnLag {
     /// It is ended; it may resume by id.
     Disconnect,
-    /// It is moved to the tail, behind one gap event.
+    /// It is moved to the tail, after one gap event.
     Skip,
 }
 
@@ -173,7 +173,7 @@ impl Subscription {
         self.bounds
     }
 
-    /// The position behind which it began.
+    /// The position after which it began.
     #[must_use]
     pub fn start(&self) -> &Position {
         &self.start
@@ -309,7 +309,7 @@ pub(super) struct One {
     gap: Option<Box<Gap>>,
     /// What it begins with.
     snapshot: Option<(Arc<Snapshot>, Position)>,
-    /// The event behind the gap that it was told last.
+    /// The event after the gap that it was told last.
     after_gap: Option<Box<Batch>>,
     _attachment: Attachment,
 }
@@ -333,7 +333,7 @@ impl One {
         }
     }
 
-    /// Whether something must be told before anything else, or the event behind a gap.
+    /// Whether something must be told before anything else, or the event after a gap.
     fn has_notices(&self) -> bool {
         self.gap.is_some() || self.snapshot.is_some() || self.after_gap.is_some()
     }

@@ -364,7 +364,7 @@ impl TextPieces {
     }
 
     fn finish(&mut self, take: impl FnMut(String)) -> Result<(), InvalidEvent> {
-        // What is whole is published, also where a character breaks off behind it.
+        // What is whole is published, also where a character breaks off after it.
         let valid = str::from_utf8(&self.partial).map_or_else(|e| e.valid_up_to(), str::len);
         let is_whole = valid == self.partial.len();
         self.partial.truncate(valid);

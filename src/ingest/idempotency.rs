@@ -184,7 +184,7 @@ impl KeyEntries {
         self.order.push_back((now, fingerprint));
     }
 
-    /// Forgets what is behind the window, and makes room. Returns whether a key that is not behind
+    /// Forgets what is after the window, and makes room. Returns whether a key that is not after
     /// the window had to go.
     fn forget(&mut self, now: Instant, window: Duration, max_keys: usize) -> bool {
         let mut early = false;

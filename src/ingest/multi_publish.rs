@@ -224,7 +224,7 @@ impl MultiProgress {
         self.name_bytes + self.subscribers.capacity() * each + beyond * size_of::<u64>()
     }
 
-    /// Waits until all that was handed in counts, or will not. Behind one that is not stored others
+    /// Waits until all that was handed in counts, or will not. After one that is not stored others
     /// may be: a retry publishes exactly those that are not.
     async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
         let mut outcome = Ok(());

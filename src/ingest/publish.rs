@@ -31,7 +31,7 @@ pub struct PublishOptions {
 /// When a publish closes its channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// Behind the body.
+    /// After the body.
     AtEnd(Close),
     /// When the events say that the generation has ended.
     Auto,
@@ -307,7 +307,7 @@ impl Publish {
         let decoded = self.decoder.feed(piece, &mut self.events);
         let close = self.look_for_end();
         let fed = if close.is_some() { Fed::Ended } else { Fed::More };
-        // What stands behind the end does no harm, whatever it is.
+        // What stands after the end does no harm, whatever it is.
         let decoded = if fed == Fed::Ended { Ok(()) } else { decoded };
         let appended = self.append(decoded, close.as_ref(), fed == Fed::Ended).await;
         self.give_up_after(appended).await?;
@@ -433,7 +433,7 @@ impl Publish {
         decoded.map_err(|error| self.failure(error.into(), true))
     }
 
-    /// Cuts the events off behind the generation's end, and says how it has ended, if it has.
+    /// Cuts the events off after the generation's end, and says how it has ended, if it has.
     fn look_for_end(&mut self) -> Option<Close> {
         let (count, close) = self.end_detector.as_mut()?.look(&self.events)?;
         self.events.truncate(count);

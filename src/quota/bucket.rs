@@ -1,7 +1,7 @@
 //! A token bucket in one number: the moment at which it will be full again.
 //!
 //! That is the generic cell rate algorithm (ITU-T I.371). Own code, of a few lines, because what is
-//! asked of it is not what crates offer: a debt that is taken up behind the fact, and a look
+//! asked of it is not what crates offer: a debt that is taken up after the fact, and a look
 //! without taking.
 
 use std::sync::atomic::{AtomicU64, Ordering};

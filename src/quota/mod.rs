@@ -2,7 +2,7 @@
 //! principal may hold.
 //!
 //! It knows names, addresses and numbers, and nothing of requests or channels. A [`Payer`] pays for
-//! what a request does: before it does it where that can be refused, and behind it where that comes
+//! what a request does: before it does it where that can be refused, and after it where that comes
 //! piece by piece. Whoever is in debt then waits, or is refused until it is paid.
 
 mod account;

@@ -42,7 +42,7 @@ pub fn chunk(out: &mut Vec<u8>, text: &[u8]) {
 
 /// Appends the event's text alone, for an event that is one subscriber's and in no log.
 ///
-/// The id is the last field. Some clients resume behind an id as soon as they have read its line:
+/// The id is the last field. Some clients resume after an id as soon as they have read its line:
 /// if it came first, a connection that breaks within the event would cost them the event.
 pub fn event_text(out: &mut Vec<u8>, event: &Text<'_>) {
     if let Some(event_type) = event.event_type {
@@ -71,7 +71,7 @@ pub fn retry(out: &mut Vec<u8>, delay: Duration) {
     out.push(b'\n');
 }
 
-/// Appends how long a client waits that comes back behind an end; nothing for zero, so that it
+/// Appends how long a client waits that comes back after an end; nothing for zero, so that it
 /// waits as usual.
 pub fn end_retry(out: &mut Vec<u8>, delay: Duration) {
     if !delay.is_zero() {

@@ -174,7 +174,7 @@ impl Parser {
         self.retry
     }
 
-    /// A line has ended: `end` is its last part, behind what earlier pieces brought.
+    /// A line has ended: `end` is its last part, after what earlier pieces brought.
     fn end_line(&mut self, end: &[u8], events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
         if self.line.is_empty() {
             self.check_line(end.len())?;

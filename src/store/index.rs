@@ -90,12 +90,12 @@ impl Index {
         self.first
     }
 
-    /// The place behind the last event.
+    /// The place after the last event.
     pub(super) fn end(&self) -> LogPosition {
         self.position(self.len())
     }
 
-    /// The place of the event at this index, or behind the last one.
+    /// The place of the event at this index, or after the last one.
     pub(super) fn position(&self, at: usize) -> LogPosition {
         LogPosition {
             seq: self.first.seq + at as u64,
@@ -125,7 +125,7 @@ impl Index {
         (seq.saturating_sub(self.first.seq) as usize).min(self.len())
     }
 
-    /// The index of the first event behind the offset.
+    /// The index of the first event after the offset.
     pub(super) fn past_offset(&self, offset: Offset) -> usize {
         let Some(relative) = offset.0.checked_sub(self.base.offset.0) else {
             return 0;
@@ -149,7 +149,7 @@ impl Index {
         self.slots.partition_point(|slot| u64::from(slot.end) <= relative)
     }
 
-    /// The index of the first event that begins at or behind this byte of the log.
+    /// The index of the first event that begins at or after this byte of the log.
     pub(super) fn beginning_at(&self, byte: u64) -> usize {
         match byte.checked_sub(self.first.byte) {
             None | Some(0) => 0,

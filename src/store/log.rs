@@ -34,7 +34,7 @@ pub enum LogRead {
     OnDisk,
 }
 
-/// Why an event cannot be read, and where reading goes on: always behind that event, so that no
+/// Why an event cannot be read, and where reading goes on: always after that event, so that no
 /// reader comes back to where it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
@@ -231,7 +231,7 @@ impl Log {
         Some(index.entry(index.at_seq(seq)))
     }
 
-    /// The place of the first retained event behind the offset; where to look for it on disk, if it
+    /// The place of the first retained event after the offset; where to look for it on disk, if it
     /// is away.
     ///
     /// # Errors
@@ -353,7 +353,7 @@ impl Log {
         self.start
     }
 
-    /// The place behind the last event.
+    /// The place after the last event.
     #[must_use]
     pub fn end(&self) -> LogPosition {
         self.end
@@ -500,12 +500,12 @@ impl Log {
         index.position(index.at_seq(seq))
     }
 
-    /// The number of the segment that holds the event; behind the sealed ones is the growing one.
+    /// The number of the segment that holds the event; after the sealed ones is the growing one.
     fn segment_at(&self, seq: u64) -> usize {
         self.sealed.partition_point(|segment| segment.index.end().seq <= seq)
     }
 
-    /// The number of the first segment whose last event is as wanted, which holds for all behind.
+    /// The number of the first segment whose last event is as wanted, which holds for all after.
     fn first_segment(&self, wanted: impl Fn(Entry) -> bool) -> usize {
         self.sealed.partition_point(|segment| !segment.index.last().is_some_and(&wanted))
     }

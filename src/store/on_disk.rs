@@ -24,7 +24,7 @@ pub(super) struct OnDisk {
     pieces: Vec<Arc<Segment>>,
     /// What cannot be read, in order. No two of them overlap or adjoin.
     holes: Vec<Hole>,
-    /// Where the first event behind an offset is, for offsets that no piece has.
+    /// Where the first event after an offset is, for offsets that no piece has.
     resolved: Vec<(Offset, LogPosition)>,
 }
 
@@ -69,7 +69,7 @@ impl OnDisk {
         hole.map(|hole| hole.to)
     }
 
-    /// Notes where the first event behind an offset is.
+    /// Notes where the first event after an offset is.
     pub(super) fn resolve(&mut self, offset: Offset, position: LogPosition) {
         if self.resolved.len() >= MAX_RESOLVED_OFFSETS {
             self.resolved.remove(0);
@@ -89,7 +89,7 @@ impl OnDisk {
         piece.map(|piece| piece.index.position(piece.index.ending_by(byte)))
     }
 
-    /// The place of the first event behind the offset.
+    /// The place of the first event after the offset.
     pub(super) fn position_after(&self, offset: Offset) -> Option<LogPosition> {
         let has = |piece: &&Arc<Segment>| {
             let first = piece.index.len() > 0 && piece.index.entry(0).offset <= offset;

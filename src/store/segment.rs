@@ -137,7 +137,7 @@ impl Batch {
         self.segment.index.position(self.from)
     }
 
-    /// The place behind the last event.
+    /// The place after the last event.
     #[must_use]
     pub fn end(&self) -> LogPosition {
         self.segment.index.position(self.to)
@@ -149,7 +149,7 @@ impl Batch {
         self.segment.index.ending_by(byte).clamp(self.from, self.to) - self.from
     }
 
-    /// The byte of the log behind the first `count` events.
+    /// The byte of the log after the first `count` events.
     #[must_use]
     pub fn byte_after(&self, count: usize) -> u64 {
         self.segment.index.position((self.from + count).min(self.to)).byte

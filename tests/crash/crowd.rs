@@ -1,4 +1,4 @@
-//! A thousand subscribers come back at the same time, thousands of events behind, while publishing
+//! A thousand subscribers come back at the same time, thousands of events after, while publishing
 //! goes on: all catch up, each without a gap, and the hub does not take the log into memory for
 //! each of them.
 
@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// What is published at least while they catch up.
 const MEANWHILE: u64 = 1_000;
 
-/// The hub's memory at any moment, in bytes. A copy of what they are behind for each of them would
+/// The hub's memory at any moment, in bytes. A copy of what they are after for each of them would
 /// be more than a gigabyte.
 const BOUND: u64 = 400 << 20;
 
@@ -54,7 +54,7 @@ struct Tally {
     resumed: AtomicU64,
 }
 
-/// Reads a contiguous run of events from behind this one to the end of the channel, and says which
+/// Reads a contiguous run of events from after this one to the end of the channel, and says which
 /// was the last.
 async fn follow(addr: SocketAddr, start: Seen, from: u64, tally: Arc<Tally>) -> u64 {
     let path = format!("/v1/channels/{CHANNEL}");
@@ -82,7 +82,7 @@ async fn follow(addr: SocketAddr, start: Seen, from: u64, tally: Arc<Tally>) -> 
     }
 }
 
-/// Publishes until nobody is behind any more, closes the channel, and says which event was last.
+/// Publishes until nobody is after any more, closes the channel, and says which event was last.
 async fn publish(addr: SocketAddr, tally: Arc<Tally>) -> u64 {
     let path = format!("/v1/channels/{CHANNEL}?close=complete");
     let request = Request::new("POST", &path).header("Content-Type", TYPE);
@@ -140,7 +140,7 @@ async fn many_reconnect_far_behind_while_publishing_goes_on() {
     let publisher = tokio::spawn(publish(addr, Arc::clone(&tally)));
     let subscribers: Vec<_> = (0..SUBSCRIBERS as u64)
         .map(|subscriber| {
-            // Not all behind the very same event: nobody's pieces begin where another's do.
+            // Not all after the very same event: nobody's pieces begin where another's do.
             let from = BEFORE - BEHIND - subscriber % 50;
             let start = log[from as usize - 1].clone();
             tokio::spawn(follow(addr, start, from, Arc::clone(&tally)))

@@ -151,7 +151,7 @@ impl Whole {
                 let (at, event) = found
                     .unwrap_or_else(|| panic!("{what}: {} comes again, or from nowhere", step.id));
                 assert_eq!(&event.text, text, "{what}: {}", step.id);
-                // What is retained begins behind what was lost there.
+                // What is retained begins after what was lost there.
                 let missing = usize::from(at > before);
                 let right = gaps == missing || (!begun && gaps < 2);
                 assert!(right, "{what}: {gaps} gaps before event {at}, behind {end:?}");
@@ -176,7 +176,7 @@ impl Step {
         if own {
             assert_eq!(event.name, "fanfare.gap", "{what}: {event:?}");
             let gap = event.json();
-            // Where a channel lost its first events, what is retained begins behind them.
+            // Where a channel lost its first events, what is retained begins after them.
             assert!(
                 ["lost", "evicted"].iter().any(|reason| gap["reason"] == *reason),
                 "{what}: {gap}"

@@ -66,7 +66,7 @@ async fn a_closed_channel_stays_closed_and_its_options_stay() {
     }
 }
 
-/// Who comes back behind the end is told that there is nothing more.
+/// Who comes back after the end is told that there is nothing more.
 async fn assert_over(hub: &Hub, channel: &str, end: &str) {
     let path = format!("/v1/channels/{channel}");
     let opened = Stream::open(hub.addr(), &path, Some(end), None);

@@ -122,7 +122,7 @@ impl Ledger {
         Self { publishers, logs: HashMap::new(), lost: 0, kept_unheard: 0 }
     }
 
-    /// Reads what there is behind what was there before, and holds it against what was sent.
+    /// Reads what there is after what was there before, and holds it against what was sent.
     async fn check(&mut self, hub: &Hub) {
         for channel in (0..PUBLISHERS).map(own).chain([SHARED.to_owned()]) {
             let log = self.logs.entry(channel.clone()).or_default();

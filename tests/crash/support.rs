@@ -189,7 +189,7 @@ impl Hub {
         log
     }
 
-    /// What is retained of an open channel behind this id, or from the first event on.
+    /// What is retained of an open channel after this id, or from the first event on.
     pub(crate) async fn read(&self, channel: &str, after: Option<&str>) -> Vec<Seen> {
         let (mut client, mut seen) = (Client::new(self.addr), Vec::<Seen>::new());
         loop {

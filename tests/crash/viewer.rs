@@ -1,4 +1,4 @@
-//! A subscriber that comes back, as an `EventSource` does: behind the last id that it was given,
+//! A subscriber that comes back, as an `EventSource` does: after the last id that it was given,
 //! as often as its hub is killed. A gap, or an end that nobody asked for, is a panic.
 
 use std::io;

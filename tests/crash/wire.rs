@@ -219,7 +219,7 @@ impl Event {
         serde_json::from_str(&self.data).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
-    /// Asserts that it is a gap, for this reason and behind this id.
+    /// Asserts that it is a gap, for this reason and after this id.
     #[track_caller]
     pub(crate) fn assert_gap(&self, reason: &str, requested: &str) {
         assert_eq!(self.name, "fanfare.gap", "{self:?}");
@@ -266,7 +266,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Subscribes, behind this id if there is one; `None` is a 204: nothing more is to come. A
+    /// Subscribes, after this id if there is one; `None` is a 204: nothing more is to come. A
     /// small `buffer` makes the kernel hold little for a reader that is slow.
     pub(crate) async fn open(
         addr: SocketAddr,
@@ -336,7 +336,7 @@ impl Stream {
         }
     }
 
-    /// Reads until there is an id to resume behind: from here on nothing is missed.
+    /// Reads until there is an id to resume after: from here on nothing is missed.
     pub(crate) async fn settle(&mut self) -> io::Result<()> {
         while self.last_id.is_none() {
             match self.ready.pop_front() {

@@ -165,7 +165,7 @@ impl Oracle {
     }
 
     /// Compares what is retained with what the hub says, and takes over what only the hub can
-    /// know: what the memory budget evicted, and, behind a sweep, which channels are gone.
+    /// know: what the memory budget evicted, and, after a sweep, which channels are gone.
     pub(crate) fn observe(&mut self, hub: &Hub, swept: bool) {
         for channel in 0..self.channels.len() {
             let Some(life) = self.channels[channel].life else {
@@ -213,7 +213,7 @@ impl Oracle {
         }
     }
 
-    /// The place in the channel's history of its first entry behind the offset.
+    /// The place in the channel's history of its first entry after the offset.
     pub(crate) fn after(&self, channel: usize, offset: u64) -> usize {
         let history = &self.channels[channel].history;
         history.partition_point(|entry| entry.offset <= offset)

@@ -181,9 +181,9 @@ fn read_so_many(mut subscription: Subscription, total: usize) -> Vec<Seen> {
     seen
 }
 
-/// Behind every id that was seen comes exactly the rest.
+/// After every id that was seen comes exactly the rest.
 fn check_resumes(hub: &Hub, selection: &impl Fn() -> Selection, seen: &[Seen]) {
-    // The whole rest behind some, which costs the square; the next step behind all of them.
+    // The whole rest after some, which costs the square; the next step after all of them.
     let stride = seen.len() / 40 + 1;
     for (at, (offset, channel, _)) in seen.iter().enumerate() {
         if at % stride == 0 {
@@ -394,7 +394,7 @@ fn nobody_sleeps_through_the_last_event_of_one_channel() {
 }
 
 /// Somebody resumes, again and again, in the midst of channels that come and go: of every offset
-/// behind the id there is the entry, or a gap that covers it, and never both.
+/// after the id there is the entry, or a gap that covers it, and never both.
 #[test]
 fn who_resumes_while_channels_come_and_go_misses_nothing() {
     let hub = hub();
@@ -450,7 +450,7 @@ fn read_until(subscription: &mut Subscription, channel: &str, data: &str) -> Vec
 }
 
 /// Channels on disk and in memory are published to while subscriptions begin at the tail: of none
-/// is the first id ahead of what follows, and resuming behind any id gives exactly the rest.
+/// is the first id ahead of what follows, and resuming after any id gives exactly the rest.
 #[test]
 fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
     let folder = tempfile::tempdir().unwrap();

@@ -29,7 +29,7 @@ impl Wake for Bell {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Untold {
     pub(crate) channel: ChannelName,
-    /// How it ended; if it was deleted behind its end, either will do.
+    /// How it ended; if it was deleted after its end, either will do.
     pub(crate) ends: Vec<(ChannelState, Option<String>)>,
     /// It must be told, and not only may.
     pub(crate) must: bool,
@@ -283,7 +283,7 @@ impl Viewer {
         }
     }
 
-    /// The viewer has seen this id: whoever resumes behind it must miss nothing.
+    /// The viewer has seen this id: whoever resumes after it must miss nothing.
     fn advance(&mut self, seen: u64, oracle: &Oracle) {
         assert!(self.cursor.is_none_or(|cursor| cursor < seen), "an id behind a larger one");
         self.cursor = Some(seen);
@@ -344,7 +344,7 @@ impl Viewer {
         self.advance(through, oracle);
     }
 
-    /// Behind a gap for an id that the hub cannot understand comes everything that is retained.
+    /// After a gap for an id that the hub cannot understand comes everything that is retained.
     fn begin_again(&mut self, gap: &Gap, oracle: &Oracle) {
         let resumed = gap.resumed.offset.0;
         assert_eq!(gap.resumed.epoch.as_str(), oracle.epoch);

@@ -279,7 +279,7 @@ impl World {
         self.viewers.push(Viewer::new(subscription, ticket, &self.oracle));
     }
 
-    /// The offset behind which the start begins; an error if the hub cannot know it.
+    /// The offset after which the start begins; an error if the hub cannot know it.
     fn offset_of(&self, from: &StartFrom) -> Result<u64, Option<(GapReason, String)>> {
         let StartFrom::After(text) = from else {
             return Err(None);

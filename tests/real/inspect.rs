@@ -173,7 +173,7 @@ async fn a_torn_end_is_no_damage() {
     hub.kill();
     drop(hub);
     let mut bytes = std::fs::read(journal(&place)).expect("the journal");
-    // Behind its last block there are zeros, which were written ahead.
+    // After its last block there are zeros, which were written ahead.
     let whole = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     bytes.truncate(whole);
     let torn = b"\xffFB\xfe\x01 the beginning of a block";

@@ -30,7 +30,7 @@ struct Row {
     method: &'static str,
     path: &'static str,
     needs: Needs,
-    /// Behind the path, so that the answer comes to its end.
+    /// After the path, so that the answer comes to its end.
     query: &'static str,
     body: &'static str,
 }

@@ -130,7 +130,7 @@ async fn auth_a_pattern_shows_what_is_granted_and_nothing_of_others() {
     let accept = [("Accept", "application/json")];
     let page = a.get("/v1/events?channel=team-a/**&from=earliest", &accept).await.ok().json();
     assert_eq!(page_texts(&page), ["one"]);
-    // Behind an id of the others, which is a place in the order that all share.
+    // After an id of the others, which is a place in the order that all share.
     let id = root.publish("team-b/open", "three").await;
     a.publish("team-a/x", "four").await;
     let to = format!("/v1/events?channel=team-a/**&last_event_id={id}");

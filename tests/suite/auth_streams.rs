@@ -365,7 +365,7 @@ async fn auth_the_anonymous_role_can_be_taken_back() {
     assert_eq!(nobody.get("/v1/channels/public/a", &[]).await.status(), 401);
 }
 
-/// Reads with tokens that end, one behind the other, and begins each time where it had come to.
+/// Reads with tokens that end, one after the other, and begins each time where it had come to.
 async fn read_by_turns(hub: &TestHub, keys: &Keys, to: &str, accept: &str) -> Vec<SseEvent> {
     let mut events: Vec<SseEvent> = Vec::new();
     for turn in 0..3 {

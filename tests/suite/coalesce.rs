@@ -37,7 +37,7 @@ fn assert_merged(
     assert_eq!(viewer.seen.last().unwrap().data, generation.chunks.last().unwrap().data);
 }
 
-/// Asserts that resuming behind any of the events that were seen, with and without coalescing,
+/// Asserts that resuming after any of the events that were seen, with and without coalescing,
 /// gives exactly the rest.
 async fn assert_resumable(hub: &TestHub, ledger: &Ledger, generation: &Generation, v: &Viewer) {
     for event in &v.seen {

@@ -30,7 +30,7 @@ async fn until_producer(hub: &TestHub, channel: &str, wanted: Option<&str>) {
     .await;
 }
 
-/// The data of `fanfare.end` behind everything that the channel retains.
+/// The data of `fanfare.end` after everything that the channel retains.
 async fn end_of(hub: &TestHub, channel: &str) -> Value {
     let page = hub.page(channel, "from=earliest&limit=1000").await;
     let end = page_events(&page).pop().expect("an end");

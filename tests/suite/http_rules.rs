@@ -12,7 +12,7 @@ use crate::support::{
 
 const POST: &str = "POST /v1/channels/c HTTP/1.1\r\n";
 
-/// Sends this as it is; the answer, and whether the connection was closed behind it.
+/// Sends this as it is; the answer, and whether the connection was closed after it.
 async fn say(hub: &TestHub, text: &str) -> crate::support::Response {
     let mut wire = Wire::connect(hub.addr()).await;
     wire.send(text).await;

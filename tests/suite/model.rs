@@ -46,7 +46,7 @@ impl Book {
         self.events.extend(ids.iter().map(|id| offset(id)).zip(data));
     }
 
-    /// The index of the first event behind this place.
+    /// The index of the first event after this place.
     fn after(&self, place: u64) -> usize {
         self.events.partition_point(|(offset, _)| *offset <= place)
     }

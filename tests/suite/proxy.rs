@@ -59,7 +59,7 @@ impl Mirror {
         Self { addr, metrics, shutdown }
     }
 
-    /// What it answers to a request behind these bytes.
+    /// What it answers to a request after these bytes.
     async fn ask(&self, before: &[u8], headers: &[(&str, &str)]) -> String {
         let mut wire = Wire::connect(self.addr).await;
         wire.send(before).await;

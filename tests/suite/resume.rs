@@ -1,4 +1,4 @@
-//! Resuming: exactly behind the event that was seen last, or one gap that says why not.
+//! Resuming: exactly after the event that was seen last, or one gap that says why not.
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ async fn an_id_seen_on_another_channel_is_a_place_in_the_hubs_one_order() {
     assert_eq!(client.next().await.data, "a2");
 }
 
-/// The gap that a resume is answered with, and the data of the `n` events behind it.
+/// The gap that a resume is answered with, and the data of the `n` events after it.
 async fn gap_then(client: &mut SseClient, reason: &str, n: usize) -> (Value, Vec<String>) {
     let gap = client.next().await.assert_gap(reason);
     let events = client.take(n).await;

@@ -13,7 +13,7 @@ use crate::support::{SseClient, TestHub, assert_problem, event_stream, keys, tex
 const SSE: &str = "text/event-stream";
 const JOIN: &str = "/v1/channels/c?from=snapshot";
 
-/// Asserts that the viewer saw all of it, in a snapshot and behind it, and nothing twice.
+/// Asserts that the viewer saw all of it, in a snapshot and after it, and nothing twice.
 #[track_caller]
 fn assert_joined(ledger: &Ledger, generation: &Generation, viewer: &Viewer) {
     viewer.assert_complete(generation);

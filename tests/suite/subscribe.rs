@@ -314,7 +314,7 @@ async fn the_first_bytes_come_at_once_in_a_form_that_the_clients_of_the_format_s
     assert_eq!(first_bytes(&hub, "/v1/channels/declared?bare", "*/*").await, "\n");
 }
 
-/// Waits until so many of this heartbeat, and nothing else, have come behind the head.
+/// Waits until so many of this heartbeat, and nothing else, have come after the head.
 async fn beats(hub: &TestHub, to: &str, accept: &str, beat: &str) -> Duration {
     let mut wire = hub.open(to, &[("Accept", accept)]).await;
     assert_eq!(wire.head().await.status, 200, "{to}");

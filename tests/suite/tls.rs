@@ -130,7 +130,7 @@ async fn who_comes_back_saves_half_of_the_handshake_and_the_hub_remembers_nothin
         for resumed in [false, true] {
             let mut stream = client.connect(hub.addr()).await;
             assert_eq!(was_resumed(&stream), resumed, "{version:?}");
-            // The ticket comes behind the handshake: it is there when an answer is.
+            // The ticket comes after the handshake: it is there when an answer is.
             stream.write_all(b"HEAD /healthz HTTP/1.1\r\nHost: hub\r\n\r\n").await.unwrap();
             let mut answer = [0; 100];
             assert!(within("an answer", stream.read(&mut answer)).await.unwrap() > 0);

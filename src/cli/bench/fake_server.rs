@@ -15,7 +15,7 @@ pub(super) enum FakeFault {
     Loses,
     /// Every tenth event goes out twice.
     Repeats,
-    /// Every tenth event goes out behind the next one.
+    /// Every tenth event goes out after the next one.
     Swaps,
     /// Subscriptions are refused.
     Refuses,

@@ -162,7 +162,7 @@ fn wanted(args: &Args) -> TemplateWanted {
     }
 }
 
-/// 127.0.0.2 and those behind it.
+/// 127.0.0.2 and those after it.
 fn sources(count: u8) -> Vec<IpAddr> {
     (0..count).map(|n| Ipv4Addr::new(127, 0, 0, n.saturating_add(2)).into()).collect()
 }

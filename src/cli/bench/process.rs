@@ -79,7 +79,7 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
     Some(ticks(&stat)? as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// utime and stime: the 12th and 13th field behind the name, which may have blanks in it.
+/// utime and stime: the 12th and 13th field after the name, which may have blanks in it.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let utime: u64 = fields.next()?.parse().ok()?;

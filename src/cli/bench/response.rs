@@ -68,13 +68,13 @@ enum ResponseState {
     Length,
     /// In the digits of a chunk's size.
     Size,
-    /// Behind them, before the line end.
+    /// After them, before the line end.
     Extension,
     /// In a chunk.
     Chunk,
-    /// In the line end behind a chunk.
+    /// In the line end after a chunk.
     Ending,
-    /// At the begin of a line behind the last chunk.
+    /// At the begin of a line after the last chunk.
     Trailer,
     /// Within such a line.
     TrailerLine,

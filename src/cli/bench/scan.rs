@@ -1,6 +1,6 @@
 //! Finds the payloads of events in a stream of bytes, wherever reads may have cut it.
 //!
-//! A payload is `<seq> <nanoseconds> <padding>`. It may stand on a line of its own behind the name
+//! A payload is `<seq> <nanoseconds> <padding>`. It may stand on a line of its own after the name
 //! of the data field, or as a string in a line of JSON: both a line end and a quote end a token,
 //! and a token that begins like a payload is one. Nothing else of the event-stream grammar matters
 //! to the accounting, and nothing is allocated.
@@ -71,7 +71,7 @@ pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// Digits and the space behind them, if there is more.
+/// Digits and the space after them, if there is more.
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     for (i, byte) in text.iter().enumerate() {

@@ -118,7 +118,7 @@ impl<'a> ScenarioStage<'a> {
         self.measure(Some(fleet), schedule)
     }
 
-    /// One stretch of publishing, measured behind the warm-up.
+    /// One stretch of publishing, measured after the warm-up.
     fn measure(&mut self, fleet: Option<Fleet>, schedule: Schedule) -> anyhow::Result<()> {
         let measure_from = schedule.start + self.plan.warmup;
         let end = measure_from + self.plan.duration;

@@ -69,7 +69,7 @@ impl Schedule {
         self.channel(k) % self.lanes
     }
 
-    /// The `i`-th event of a lane; `None` behind its last one.
+    /// The `i`-th event of a lane; `None` after its last one.
     pub(super) fn nth(&self, lane: u32, i: u64) -> Option<ScheduleSlot> {
         let own = u64::from((self.channels - lane).div_ceil(self.lanes));
         let channel = u64::from(lane) + i % own * u64::from(self.lanes);

@@ -14,9 +14,9 @@ pub(super) struct SequenceCheck {
 /// What an event was to a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SequenceVerdict {
-    /// New, and behind all that came before.
+    /// New, and after all that came before.
     Fresh,
-    /// New, but behind one that should have come after it.
+    /// New, but after one that should have come after it.
     Late,
     Duplicate,
 }

@@ -113,7 +113,7 @@ pub(super) struct Stats {
     pub(super) delivered: u64,
     pub(super) duplicates: u64,
     pub(super) disorder: u64,
-    /// Bytes behind the response heads, framing included.
+    /// Bytes after the response heads, framing included.
     pub(super) bytes: u64,
     pub(super) latency: LatencyTimes,
     /// How long a socket that was ready waited for us.

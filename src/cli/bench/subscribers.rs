@@ -451,7 +451,7 @@ impl Crew {
 
 /// Remembers the id of the last whole line that names one.
 fn watch_ids(line: &mut Vec<u8>, run: &[u8], last: &mut Option<String>) {
-    /// What Durable Streams call the place behind an event.
+    /// What Durable Streams call the place after an event.
     const OFFSET: &str = "\"streamNextOffset\":\"";
     for piece in run.split_inclusive(|byte| *byte == b'\n') {
         line.extend_from_slice(piece);

@@ -35,7 +35,7 @@ pub(super) enum TemplateKind {
 pub(super) enum From {
     Now,
     Earliest,
-    /// Behind the event with this id.
+    /// After the event with this id.
     After(String),
 }
 

@@ -135,7 +135,7 @@ impl Director {
         Ok(())
     }
 
-    /// One streamed POST: a token per tick, and what the script says happens behind it. Returns
+    /// One streamed POST: a token per tick, and what the script says happens after it. Returns
     /// when everybody has heard how it ended, or should have.
     async fn play(&mut self, rate: u32) -> anyhow::Result<()> {
         self.say("One POST is open: each token is an event as soon as it is written.".into())?;

@@ -13,7 +13,7 @@ pub(super) enum Cue {
     Resume,
 }
 
-/// A token of the text, and what happens behind it.
+/// A token of the text, and what happens after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ScriptToken {
     pub(super) text: String,

@@ -62,7 +62,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FORMAT")]
     generation: Option<generation::Format>,
 
-    /// Close the channel: behind the last event, or when a provider's stream says that it ends
+    /// Close the channel: after the last event, or when a provider's stream says that it ends
     #[arg(long, value_name = "STATE", value_enum)]
     close: Option<CloseArgument>,
 

@@ -105,7 +105,7 @@ async fn export(args: &Args, output: LineOutput) -> anyhow::Result<ExitCode> {
 struct ExportList {
     asker: Asker,
     prefix: String,
-    /// The last name so far; nothing behind the last page.
+    /// The last name so far; nothing after the last page.
     after: Option<String>,
 }
 
@@ -186,7 +186,7 @@ struct ExportData {
     message: Option<String>,
 }
 
-/// What there is to do behind a page.
+/// What there is to do after a page.
 enum Then {
     Next(String),
     Done,

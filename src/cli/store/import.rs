@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// What `fanfare store export` has written; stdin if there is none
     file: Option<PathBuf>,
 
-    /// Publish to channels that have events already, behind these
+    /// Publish to channels that have events already, after these
     #[arg(long)]
     append: bool,
 

@@ -142,7 +142,7 @@ fn window(coalesce: Coalesce) -> Duration {
 /// When its lease expires or its age is reached, whatever comes first; zero for never.
 fn lifetime(config: &Config, lease: &AccessLease, now: u32) -> u32 {
     let age = policy::max_age(config);
-    // Behind it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
+    // After it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
     let margin = Duration::from_millis(2);
     let rest = lease.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
     // The shard's clock does not reach further; nobody stays that long without coming back.

@@ -20,7 +20,7 @@ impl Reactor {
         self.jump(key, tail, GapReason::Lagged);
     }
 
-    /// Moves a subscriber forward, behind a gap.
+    /// Moves a subscriber forward, after a gap.
     pub(super) fn jump(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         let Some(local) = self.channels.get(subscriber.channel as usize) else { return };
@@ -43,8 +43,8 @@ impl Reactor {
         self.advance_one(key);
     }
 
-    /// Has the gap written, and the event behind it: retention may go on before the socket takes
-    /// anything, and there must not be a second gap behind the first.
+    /// Has the gap written, and the event after it: retention may go on before the socket takes
+    /// anything, and there must not be a second gap after the first.
     fn tell_gap(&mut self, key: usize, gap: &Gap) {
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
         self.push_gap(gap, &mut text);

@@ -20,7 +20,7 @@ pub(super) enum Moved {
     Blocked,
     /// What it would be given next will not come.
     Overtaken(Missing),
-    /// It can be written to again, and is further behind than it may be.
+    /// It can be written to again, and is further after than it may be.
     Lagging,
     /// It has ended.
     Ended(EndReason),
@@ -31,7 +31,7 @@ pub(super) struct SharedRead {
     from: u64,
     /// Its deltas are merged.
     merged: bool,
-    /// The frames, and behind them what ends the body if nothing follows.
+    /// The frames, and after them what ends the body if nothing follows.
     bytes: Bytes,
     batch: MergedBatch,
     more: bool,
@@ -162,7 +162,7 @@ fn part_written(
 ) {
     let edge = |events| piece.batch.bytes_of(events);
     let whole = piece.batch.events_within(count);
-    // What ends the body stands behind the last event, and is nobody's.
+    // What ends the body stands after the last event, and is nobody's.
     let begun = (whole + usize::from(edge(whole) < count)).min(piece.batch.events.count());
     if piece.last && begun == piece.batch.events.count() {
         subscriber.say(piece.bytes.slice(count..), true);

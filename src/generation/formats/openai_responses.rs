@@ -168,7 +168,7 @@ fn place<'a>(
     }
 }
 
-/// A delta, or the whole that comes behind the deltas; `None` if it is neither.
+/// A delta, or the whole that comes after the deltas; `None` if it is neither.
 fn fold_delta(name: &str, event: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     let (name, what) = name.rsplit_once('.')?;
     let lane = lane(name)?;

@@ -453,7 +453,7 @@ impl Channel {
 }
 
 impl ChannelInner {
-    /// The place behind all that was handed in.
+    /// The place after all that was handed in.
     fn staged_end(&self) -> LogPosition {
         let staged = self.durable.as_ref().and_then(|durable| durable.staged.back());
         staged.map_or(self.log.end(), |staged| staged.batch.end())
@@ -482,7 +482,7 @@ impl ChannelInner {
         trimmed
     }
 
-    /// The same behind an append, which may have been the one too many: as a rule it was not, and
+    /// The same after an append, which may have been the one too many: as a rule it was not, and
     /// the store, which all channels share, is not asked.
     pub(super) fn trim_grown(&mut self, now: Moment) -> u64 {
         let Some(durable) = &self.durable else { return 0 };

@@ -20,20 +20,20 @@ use crate::store::{Batch, Log, LogPosition, LogRead};
 pub(super) struct Generation {
     /// Knows no format if the events are JSON of an unknown shape, so far.
     recogniser: Recogniser,
-    /// The place behind the last event that the recogniser has looked at.
+    /// The place after the last event that the recogniser has looked at.
     looked: LogPosition,
     /// The recogniser has seen every event since the first.
     whole: bool,
     /// Nothing if there is nothing to fold, or it became too large, or retention was faster.
     fold: Option<Fold>,
-    /// The place behind the last event that is folded, and that event's offset.
+    /// The place after the last event that is folded, and that event's offset.
     folded: (LogPosition, Offset),
     /// Published events that are folded.
     events: u64,
     snapshot: Option<Arc<Snapshot>>,
-    /// The place behind the last event that [`flushes_behind`](Self::flushes_behind) looked at.
+    /// The place after the last event that [`flushes_behind`](Self::flushes_behind) looked at.
     sorted: LogPosition,
-    /// The byte of the log behind the last event that must not wait for a window to end.
+    /// The byte of the log after the last event that must not wait for a window to end.
     flush: u64,
 }
 
@@ -44,7 +44,7 @@ pub struct Snapshot {
     pub data: Box<str>,
     /// The offset of the last event that is in it.
     pub(in crate::hub) through: Offset,
-    /// The place in the log behind that event.
+    /// The place in the log after that event.
     pub(in crate::hub) mark: LogPosition,
     state: ChannelState,
 }
@@ -197,7 +197,7 @@ impl Generation {
         self.fold.as_ref()
     }
 
-    /// Whether an event behind this byte of the log must not wait: one that is no mere delta. Each
+    /// Whether an event after this byte of the log must not wait: one that is no mere delta. Each
     /// event is looked at once, whoever asks.
     pub(super) fn flushes_after(&mut self, byte: u64, log: &mut Log) -> bool {
         self.sorted = self.sorted.max(log.position_near_byte(byte)).max(log.resident_from());

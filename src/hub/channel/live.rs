@@ -105,7 +105,7 @@ impl Channel {
             self.shared.metrics.producer_came();
             let metadata = inner.metadata();
             if let Some(durable) = &mut inner.durable {
-                // What comes first of it is stored behind this.
+                // What comes first of it is stored after this.
                 drop(durable.describe(self, &metadata));
             }
             if self.subscribers() == 0 {
@@ -345,7 +345,7 @@ impl Channel {
         merged
     }
 
-    /// Whether behind this byte of the log lies an event that must not wait until a window ends.
+    /// Whether after this byte of the log lies an event that must not wait until a window ends.
     #[must_use]
     pub fn must_flush(&self, byte: u64) -> bool {
         let mut inner = self.inner.lock();

@@ -430,7 +430,7 @@ impl Channel {
             LogRead::Batch(batch) => batch,
             LogRead::Missing(missing) => return ReadResult::Missing(missing),
             // Its last event cannot be read any more, or the reader was told a gap that reaches
-            // behind it: there is nothing but the end.
+            // after it: there is nothing but the end.
             LogRead::CaughtUp if inner.end.is_some() => {
                 let merged = BatchBuilder::new(inner.log.end()).finish().into();
                 return ReadResult::Frames { batch: merged, more: false, last: true };
@@ -452,7 +452,7 @@ impl Channel {
         ReadResult::Frames { batch: merged, more, last }
     }
 
-    /// How many events, and bytes, are behind this byte of the log.
+    /// How many events, and bytes, are after this byte of the log.
     #[must_use]
     pub fn lag_at_byte(&self, byte: u64) -> LogPosition {
         let inner = self.inner.lock();
@@ -477,7 +477,7 @@ impl Channel {
         self.listeners.write().remove(key);
     }
 
-    /// The place behind the last event, without taking the channel's lock.
+    /// The place after the last event, without taking the channel's lock.
     #[must_use]
     pub fn end(&self) -> LogPosition {
         LogPosition {

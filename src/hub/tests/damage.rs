@@ -156,7 +156,7 @@ impl Whole {
             let at = published.binary_search(offset);
             let at = at.unwrap_or_else(|_| panic!("{offset} was never published: {}", told()));
             assert!(at >= next, "{offset} again: {}", told());
-            // What is retained begins behind what was lost there.
+            // What is retained begins after what was lost there.
             assert!(gaps == usize::from(at > next) || !begun, "before {offset}: {}", told());
             (next, gaps, begun) = (at + 1, 0, true);
         }
@@ -225,7 +225,7 @@ async fn one_block_or_two_neighbours_are_one_hole() {
         let pairs = blocks.windows(2).chain(blocks.chunks(1));
         for broken in pairs {
             for byte in [0, 100] {
-                // The header, or what is behind it.
+                // The header, or what is after it.
                 let damage = |files: &Gated| {
                     edit(files, file, |bytes| {
                         broken.iter().for_each(|block| {

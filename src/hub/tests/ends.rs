@@ -190,7 +190,7 @@ async fn whoever_reads_on_is_told_of_a_power_cut_also_if_the_disk_was_full_then(
 async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
     let stage = after_a_power_cut().await;
     let hub = &stage.hub;
-    // Answers of one channel keep their order: behind this one, the refusal is known.
+    // Answers of one channel keep their order: after this one, the refusal is known.
     let (_, _, mut ack) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
     assert_eq!(ack.wait().await, Ok(()));
     let mut appended = hub.append(&name("c"), &[event("y")], None).unwrap();

@@ -86,7 +86,7 @@ async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
             let seen = [early, read(&stage, &mut tail)].concat();
             assert!(seen.is_sorted(), "ids go back: {seen:?}");
             assert!([coming, last].iter().all(|offset| seen.contains(offset)), "{seen:?}");
-            // Whoever resumes behind any id that was seen gets the rest, and nothing else.
+            // Whoever resumes after any id that was seen gets the rest, and nothing else.
             for at in 0..=seen.len() {
                 let id = at.checked_sub(1).map_or(start, |at| Offset(seen[at]));
                 let id = stage.hub.position(id).to_string();

@@ -1,4 +1,4 @@
-//! What the store refuses leaves nothing behind, and what was acknowledged is stored.
+//! What the store refuses leaves nothing, and what was acknowledged is stored.
 
 use super::support::{Stage, event, name};
 use crate::hub::{ChannelOptions, SubmitError};

@@ -181,7 +181,7 @@ fn coalesce(text: &str) -> Result<Coalesce, Problem> {
 fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
     let begin = begin(query)?;
     let header = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
-    // A client that reconnects adds what it has seen behind what its page began with.
+    // A client that reconnects adds what it has seen after what its page began with.
     let asked = query.all(LAST_EVENT_ID).chain(header.as_deref());
     if let Some(id) = asked.filter(|id| !id.is_empty()).last() {
         return Ok(StartFrom::After(id.into()));
@@ -267,7 +267,7 @@ async fn input_end(link: Option<&Link>) {
     }
 }
 
-/// Behind the end there is no other place to go on from than the one that was asked for.
+/// After the end there is no other place to go on from than the one that was asked for.
 fn asked_id(from: &StartFrom) -> String {
     match from {
         StartFrom::After(id) => id.to_string(),

@@ -1,8 +1,8 @@
 //! A block: what is written and read as a whole, with checksums. Every file is a row of blocks.
 //!
-//! Recovery relies on this: the checksum of a header covers its lengths, so that behind a block
+//! Recovery relies on this: the checksum of a header covers its lengths, so that after a block
 //! whose body is broken the next one is found; and the magic has a byte that no UTF-8 text has, so
-//! that behind a broken header the search for it never stops inside of an event.
+//! that after a broken header the search for it never stops inside of an event.
 
 use crate::clock::Moment;
 use crate::position::Offset;
@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-/// What stands behind the events of a block.
+/// What stands after the events of a block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trailer {
     /// How the stream has ended, if the last event is its end.
@@ -139,7 +139,7 @@ impl Header {
         HEADER + self.slots() + self.frames as usize + self.trailer as usize
     }
 
-    /// The place behind the last event.
+    /// The place after the last event.
     pub(super) fn end(&self) -> LogPosition {
         LogPosition {
             seq: self.first.seq + u64::from(self.count),
@@ -196,7 +196,7 @@ impl<'a> Block<'a> {
         slots.rchunks_exact(SLOT).next().map(|slot| slot_of(slot, self.header.base).0)
     }
 
-    /// What stands behind the events.
+    /// What stands after the events.
     pub(super) fn trailer(&self) -> &'a [u8] {
         &self.body[self.header.slots() + self.header.frames as usize..]
     }
@@ -376,7 +376,7 @@ pub(super) fn scan(bytes: &[u8]) -> Vec<ScannedPart<'_>> {
     parts
 }
 
-/// Where to go on behind a broken block: its header says it, or the next header is looked for.
+/// Where to go on after a broken block: its header says it, or the next header is looked for.
 fn after_broken(bytes: &[u8], position: usize, header: Option<Header>) -> usize {
     if let Some(header) = header {
         return (position + header.length()).min(bytes.len());

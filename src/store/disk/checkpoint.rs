@@ -52,7 +52,7 @@ pub(super) fn parse_name(text: &str) -> Option<(u32, Role)> {
     roles.map(|role| (number, role)).find(|(number, role)| name(*number, *role) == text)
 }
 
-/// Left behind by a crash: never looked at, and deleted.
+/// Left over by a crash: never looked at, and deleted.
 pub(super) fn is_unfinished(name: &str) -> bool {
     let whole = name.strip_suffix(".tmp");
     whole.is_some_and(|name| name == SUPERBLOCK || parse_name(name).is_some())

@@ -1,4 +1,4 @@
-//! Writes a file anew: its live blocks sorted by stream and joined, and behind them a footer that
+//! Writes a file anew: its live blocks sorted by stream and joined, and after them a footer that
 //! says where each is, so that opening reads nothing else.
 //!
 //! What holds: of each stream a sorted file has its name and options before its events, so that
@@ -161,7 +161,7 @@ fn append(growing: &mut EventsDraft, block: &Block<'_>) {
     growing.trailer.receipts.extend(trailer.receipts);
 }
 
-/// The footer, and behind it a block of fixed length that says where it begins.
+/// The footer, and after it a block of fixed length that says where it begins.
 fn footer(blocks: &Blocks, position: u64) -> Vec<u8> {
     let mut rows = Vec::new();
     for (stream, block) in blocks.iter().flat_map(|(id, blocks)| blocks.iter().map(|it| (*id, it)))

@@ -10,7 +10,7 @@ pub type Completion = (OnComplete, Result<(), WriteError>);
 
 /// A place where answers are given. All that is for one place is put there at once.
 pub trait CompletionQueue: fmt::Debug + Send + Sync {
-    /// Has these told, in this order, behind all that was given before. Never waits.
+    /// Has these told, in this order, after all that was given before. Never waits.
     fn deliver(&self, answers: Vec<Completion>);
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A publish that hands in records of many streams, and waits for none before the next, says in the
-/// receipt of each what came before it. So behind one of them that was refused, all are: what a
+/// receipt of each what came before it. So after one of them that was refused, all are: what a
 /// stored receipt speaks of is stored.
 #[derive(Clone, Debug, Default)]
 pub struct WriteDependency(Option<Arc<AtomicBool>>);

@@ -28,7 +28,7 @@ use crate::telemetry::Metrics;
 /// Sizes that no operator needs to know, and tests make tiny.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tuning {
-    /// Bytes of a journal, behind which the next one begins.
+    /// Bytes of a journal, after which the next one begins.
     pub(super) journal_bytes: u64,
     /// Bytes of frames that are joined to one block.
     pub(super) block_bytes: usize,

@@ -3,7 +3,7 @@
 //!
 //! What holds, and is relied on: the blocks of a stream are in the order of their events, and so
 //! are the numbers of their files. A block is in the index only when it was written whole. Where a
-//! block begins behind the end of the one before it, what lay between is lost.
+//! block begins after the end of the one before it, what lay between is lost.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -128,7 +128,7 @@ impl StreamIndex {
         self.blocks.iter()
     }
 
-    /// Takes a block that lies behind all that are here, by every measure; refuses any other, such
+    /// Takes a block that lies after all that are here, by every measure; refuses any other, such
     /// as that of a file that was copied or has another's name.
     fn push(&mut self, block: BlockRef) -> bool {
         let (end, trim_point) = (block.end(), self.trim_point);
@@ -156,7 +156,7 @@ impl StreamIndex {
         known.1 = if last.offset > known.1.offset { last } else { known.1 };
     }
 
-    /// The number of the first block that has something behind the place.
+    /// The number of the first block that has something after the place.
     fn first_after(&self, seek: Seek) -> usize {
         self.blocks.partition_point(|block| match seek {
             Seek::Seq(seq) => block.end().seq <= seq,
@@ -166,7 +166,7 @@ impl StreamIndex {
     }
 
     /// Whether the event at the place is in the block with this number, which is the first that has
-    /// something behind the place, and not below the floor, which may lie within that block.
+    /// something after the place, and not below the floor, which may lie within that block.
     fn has(&self, at: usize, block: &BlockRef, seek: Seek) -> bool {
         let from = block.first.max(self.trim_point.position);
         match seek {
@@ -181,7 +181,7 @@ impl StreamIndex {
         }
     }
 
-    /// Where reading goes on at the block with this number, or behind the last one.
+    /// Where reading goes on at the block with this number, or after the last one.
     fn trim_point_at(&self, at: usize) -> TrimPoint {
         match self.blocks.get(at) {
             Some(block) if block.first <= self.trim_point.position => self.trim_point,
@@ -193,7 +193,7 @@ impl StreamIndex {
         }
     }
 
-    /// Whether the stream has ever had something behind the place.
+    /// Whether the stream has ever had something after the place.
     fn had(&self, seek: Seek) -> bool {
         match seek {
             Seek::Seq(seq) => seq < self.end.seq,
@@ -212,7 +212,7 @@ impl StreamIndex {
     }
 
     fn locate(&self, seek: Seek, most: usize) -> Located {
-        // Before anything is said of what is lost behind the floor: only then does whoever asked
+        // Before anything is said of what is lost after the floor: only then does whoever asked
         // know where that begins.
         if self.is_trimmed(seek) {
             return Located::Trimmed(self.trim_point);
@@ -275,7 +275,7 @@ impl StreamIndex {
         Some(block)
     }
 
-    /// The floor is known to be here by now. What lies behind the stream's end is not its business:
+    /// The floor is known to be here by now. What lies after the stream's end is not its business:
     /// it is told by files that are read block by block.
     pub(super) fn raise_to(&mut self, trim_point: TrimPoint) {
         let trim_point = if trim_point.position > self.end {
@@ -460,7 +460,7 @@ impl BlockIndex {
         }
     }
 
-    /// What stood behind events of a stream.
+    /// What stood after events of a stream.
     pub(super) fn note_trailer(&mut self, id: StreamId, trailer: &Trailer) {
         if let (Some(state), Some(stream)) = (&trailer.state, self.streams.get_mut(&id)) {
             stream.state = Some(state.as_ref().into());
@@ -480,7 +480,7 @@ impl BlockIndex {
 
     pub(super) fn remove(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
-        // Behind the last event comes the end of whoever was deleted, which is nowhere stored.
+        // After the last event comes the end of whoever was deleted, which is nowhere stored.
         let gone = stream.span.map(|span| Offset(last_of(span).0.saturating_add(1)));
         self.gone = self.gone.max(gone.unwrap_or_default());
         for block in stream.blocks {

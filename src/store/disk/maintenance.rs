@@ -145,7 +145,7 @@ fn make_way(engine: &Engine) {
     }
 }
 
-/// Does everything that is to be done now. Behind a sync that failed that is nothing: whatever is
+/// Does everything that is to be done now. After a sync that failed that is nothing: whatever is
 /// in the directory, the next start has to find.
 pub(super) fn run_once(engine: &Engine) -> Result<(), IoError> {
     if engine.health.has_failed() {
@@ -209,7 +209,7 @@ fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Io
 }
 
 /// Writes the newest checkpoint anew, with the floors of now. What is dead may be deleted only
-/// then: else, older blocks of its streams would come back at the next start, with a hole behind
+/// then: else, older blocks of its streams would come back at the next start, with a hole after
 /// them. What is dead because its stream is gone must stay gone: the note that says so is synced
 /// first. Returns whether it is done; a checkpoint that cannot be read waits for the next one.
 fn save_trim_points(engine: &Engine, newest: u32) -> Result<bool, IoError> {

@@ -125,7 +125,7 @@ pub struct StoredStream {
     pub span: Option<(Entry, Entry)>,
     /// Where what is retained begins.
     pub trim_point: TrimPoint,
-    /// The place behind the last event.
+    /// The place after the last event.
     pub end: LogPosition,
     /// A block was broken that may have had its last events.
     pub unsure: bool,
@@ -188,7 +188,7 @@ impl Default for OpenOptions {
 /// What is written.
 #[derive(Clone, Debug)]
 pub enum LogRecord {
-    /// Events of a stream, behind all that was handed in of it before; perhaps its end; perhaps a
+    /// Events of a stream, after all that was handed in of it before; perhaps its end; perhaps a
     /// receipt. All of it is kept, or nothing.
     Events {
         /// The stream.
@@ -243,7 +243,7 @@ pub enum Seek {
     Seq(u64),
     /// The one that begins at this byte of the log, or that has it.
     Byte(u64),
-    /// The first behind this offset.
+    /// The first after this offset.
     After(Offset),
 }
 
@@ -469,7 +469,7 @@ impl Disk {
     /// and `done` is called in that order, if all that wait together have the same completion
     /// queue.
     ///
-    /// Events that do not follow on what was stored of their stream are refused: behind something
+    /// Events that do not follow on what was stored of their stream are refused: after something
     /// that was refused, the same has to be handed in again.
     pub fn write(
         &self,

@@ -1,7 +1,7 @@
 //! What a directory holds, found out when it is opened.
 //!
 //! The rules: the newest journal may have a torn end, for a crash or a power cut came while it was
-//! written. It is cut at the first broken block behind what is known to have been synced, and all
+//! written. It is cut at the first broken block after what is known to have been synced, and all
 //! that follows goes, so that there is never a hole. Whatever else is broken was whole once: that
 //! is corruption, is reported, and costs nothing but the block. Every step can be repeated, so a
 //! crash in here is like any other.
@@ -287,7 +287,7 @@ impl Recovery<'_> {
             "a block of the store is broken: what it had is lost"
         );
         self.setup.metrics.store_block_broken();
-        // Behind a block without a header, or one that goes on where the file ends, was anything.
+        // After a block without a header, or one that goes on where the file ends, was anything.
         if header.is_none_or(|header| header.length() > bytes) && number >= self.since {
             self.unknown = Some((number, offset as u32));
         }
@@ -315,7 +315,7 @@ impl Recovery<'_> {
     }
 }
 
-/// Where the newest journal ends to be whole, if that is behind all that was surely synced; when it
+/// Where the newest journal ends to be whole, if that is after all that was surely synced; when it
 /// was closed cleanly, that is everything.
 pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Option<usize> {
     let synced = if clean { size as u64 } else { told_synced(parts) };

@@ -1,7 +1,7 @@
 //! The thread that writes: one write for all that waits.
 //!
 //! What holds: only this thread writes to the journal and adds to the index. A record is taken only
-//! if it begins where its stream ends, so that behind one that was refused there is no hole. A
+//! if it begins where its stream ends, so that after one that was refused there is no hole. A
 //! journal is synced before the next one exists: only the newest can have a torn end.
 
 use std::collections::{HashMap, VecDeque};
@@ -58,7 +58,7 @@ pub(super) struct Journal {
     /// Bytes written before it, since the store was opened.
     begin: u64,
     position: u64,
-    /// Behind what was written there are zeros up to here.
+    /// After what was written there are zeros up to here.
     prepared: u64,
 }
 
@@ -101,7 +101,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Cuts off what stands behind the end: what was prepared, and what a failed write has left.
+    /// Cuts off what stands after the end: what was prepared, and what a failed write has left.
     fn cut(&mut self) -> io::Result<()> {
         self.prepared = 0;
         self.file.truncate(self.position)
@@ -140,7 +140,7 @@ impl Writer {
         while let Some(batch) = engine.inbox.take(gather, batch_bytes, WriterMessage::weight) {
             self.store(batch);
         }
-        // With nothing behind its end, the journal was closed cleanly.
+        // With nothing after its end, the journal was closed cleanly.
         if self.journal.prepared > 0 && !engine.health.has_failed() {
             let finished = self.journal.finish().map_err(IoError::of(&self.journal.name));
             if let Err(fault) = finished {

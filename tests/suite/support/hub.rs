@@ -209,7 +209,7 @@ impl TestHub {
         self.stream(&format!("/v1/channels/{channel}"), &[]).await.settled().await
     }
 
-    /// Subscribes behind the event with this id.
+    /// Subscribes after the event with this id.
     pub(crate) async fn resume(&self, channel: &str, id: &str) -> SseClient {
         self.stream(&format!("/v1/channels/{channel}"), &[("Last-Event-ID", id)]).await
     }

@@ -34,7 +34,7 @@ impl ImportInput {
             terminal::notice("each line you type is imported; Ctrl-D ends");
         }
         let (sender, lines) = mpsc::channel(PENDING_LINES);
-        // A thread of our own: a runtime's cannot be left behind while it waits for a keystroke.
+        // A thread of our own: a runtime's cannot be left over while it waits for a keystroke.
         std::thread::Builder::new()
             .name("import-input".into())
             .spawn(move || read_lines(BufReader::new(reader), &sender))

@@ -1,6 +1,6 @@
 //! Whether a directory is whole: every byte of every file is read.
 //!
-//! What is not damage: a torn end of the newest journal, files that a crash has left behind, and
+//! What is not damage: a torn end of the newest journal, files that a crash has left over, and
 //! blocks that are dead. What recovery would do with a directory decides what counts; beyond that,
 //! here the blocks of sorted files are read too, and the blocks of each stream have to join.
 
@@ -404,7 +404,7 @@ impl CheckedPlace<'_> {
     }
 }
 
-/// What is wrong with a block behind this place. Of the first, a part may be below the floor.
+/// What is wrong with a block after this place. Of the first, a part may be below the floor.
 fn wrong_after(end: LogPosition, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
     if block.first.seq > end.seq {
         return Some(missing(block.first.seq - end.seq, "before this block"));
@@ -420,7 +420,7 @@ fn missing(events: u64, place: &str) -> String {
     format!("{events} events are missing {place}")
 }
 
-/// Where the first block ends, if there is something behind it.
+/// Where the first block ends, if there is something after it.
 fn after_first(bytes: &[u8]) -> Option<usize> {
     let length = Block::parse(bytes).ok()?.header.length();
     (length < bytes.len()).then_some(length)

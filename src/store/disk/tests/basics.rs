@@ -229,7 +229,7 @@ fn offsets_that_were_given_out_never_come_again() {
     let (disk, _) = open(directory.path());
     assert_eq!(disk.first_offset(), Offset(1));
     disk.note_offset(Offset(900));
-    // Behind the renewal, which the writer does before it writes this.
+    // After the renewal, which the writer does before it writes this.
     write(&disk, begin(disk.new_stream(), "a"), Sync).unwrap();
     let crashed = copy(directory.path());
     let (again, _) = open(crashed.path());

@@ -56,7 +56,7 @@ fn a_torn_end_costs_the_blocks_that_are_torn_and_no_others() {
             }
         })
         .collect();
-    // What was prepared behind the last block says nothing.
+    // What was prepared after the last block says nothing.
     whole.truncate(*ends.last().unwrap());
     // The last block knew of the sync of the one before it: only its own bytes may be torn.
     let synced = ends[ends.len() - 2];

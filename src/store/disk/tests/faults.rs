@@ -14,7 +14,7 @@ use crate::store::{LogPosition, Retention};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a hub knows of its streams. What it is told behind a crash does not count: nobody lived to
+/// What a hub knows of its streams. What it is told after a crash does not count: nobody lived to
 /// hear it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hub {
@@ -53,7 +53,7 @@ impl Hub {
         Self { files: files.clone(), ..Self::default() }
     }
 
-    /// Lives on with a disk that was left behind.
+    /// Lives on with a disk that was left over.
     pub(super) fn on(&self, files: &FakeDisk) -> Self {
         Self { files: files.clone(), ..self.clone() }
     }
@@ -161,7 +161,7 @@ pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Recovered)> {
     Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).ok()
 }
 
-/// What must hold of a directory that was left behind, whatever happened.
+/// What must hold of a directory that was left over, whatever happened.
 pub(super) fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
     nothing_is_damaged(files, what);
     let (disk, found) = start(files).unwrap_or_else(|| panic!("{what}: it opens"));

@@ -1,5 +1,5 @@
 //! Crashes that come later than in a first life: while a directory is opened again, in the life
-//! behind that, and between what many streams have handed in at once.
+//! after that, and between what many streams have handed in at once.
 
 use std::collections::BTreeSet;
 
@@ -153,7 +153,7 @@ fn what_is_gone_is_given_up_only_when_that_is_synced() {
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
-/// Publishes that each have events in several streams and a receipt behind them, many of them in
+/// Publishes that each have events in several streams and a receipt after them, many of them in
 /// one write. Returns all offsets in the order in which they were handed in, and how many of them
 /// were by each receipt.
 fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
@@ -164,7 +164,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
         told.push(hand_in(disk, begin(*stream, name), Durability::Async));
     }
     for group in 0..12 {
-        // The writer cannot go on meanwhile: what comes behind the first is one write.
+        // The writer cannot go on meanwhile: what comes after the first is one write.
         let index = disk.engine().index.lock();
         for step in 0..9 {
             let at = step % 3;
@@ -190,7 +190,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
         }
         disk.note_offset(Offset(offsets.len() as u64));
         drop(index);
-        // Behind a crash, whatever is told is no matter.
+        // After a crash, whatever is told is no matter.
         told.drain(..).for_each(|told| assert!(told.recv().is_ok()));
         let _ = maintenance::run_once(disk.engine());
     }

@@ -83,7 +83,7 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     assert_eq!(write(&disk, LogRecord::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
         maintenance::go_round(disk.engine());
-        // Behind what the maintenance thread has asked for.
+        // After what the maintenance thread has asked for.
         write(&disk, events(stays, run(LogPosition::default(), &[101])), Async).unwrap_err();
     }
     assert!(!files.names().contains(&first), "{:?}", files.names());
@@ -128,7 +128,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
     }
 }
 
-/// The oldest file goes, and the first block behind it is broken, before anybody has looked.
+/// The oldest file goes, and the first block after it is broken, before anybody has looked.
 #[test]
 fn what_can_be_read_is_not_given_up() {
     let files = Gated::new();

@@ -1,4 +1,4 @@
-//! For crates that only parse: a request, its events, and the next request behind the last id.
+//! For crates that only parse: a request, its events, and the next request after the last id.
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
