@@ -1,21 +1,21 @@
-//! The index of one segment: where each event is, its offset and its time, in 12 bytes.
+//! The index of one segment: the end, the offset and the time of each event, in 12 bytes.
 
 use super::LogPosition;
 use crate::clock::{Micros, Moment};
 use crate::position::Offset;
 
-/// What the index knows of an event.
+/// The offset and the time of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The event's offset.
     pub offset: Offset,
-    /// When it was appended.
+    /// The time of its append.
     pub time: Moment,
 }
 
 impl Entry {
-    /// Whether the offset and the time of this event, which follows on `last`, can be told relative
-    /// to those of `base`. Its time cannot if the wall clock was set between the two.
+    /// Returns whether the offset and the time of this event, the next after `last`, fit relative
+    /// to `base`. The time does not if the wall clock was set in between.
     pub(super) fn joins(self, base: Self, last: Self) -> bool {
         let near =
             |from: u64, to: u64| to.checked_sub(from).is_some_and(|it| u32::try_from(it).is_ok());
@@ -26,7 +26,7 @@ impl Entry {
     }
 }
 
-/// An entry and the end of its frame, relative to the index's base.
+/// An event's offset, the end of its frame, and its time, relative to the base.
 #[derive(Clone, Copy, Debug)]
 struct IndexSlot {
     offset: u32,
@@ -34,10 +34,10 @@ struct IndexSlot {
     time: u32,
 }
 
-/// Finds events by place, offset, time and byte.
+/// Finds events by position, offset, time and byte.
 #[derive(Clone, Debug)]
 pub(super) struct Index {
-    /// The place of the first event.
+    /// The position of the first event.
     first: LogPosition,
     base: Entry,
     slots: Vec<IndexSlot>,
@@ -48,13 +48,13 @@ impl Index {
         Self { first, base: Entry::default(), slots: Vec::new() }
     }
 
-    /// Whether the event's offset and time can be told relative to the first one's.
+    /// Returns whether the event's offset and time fit relative to the first event.
     pub(super) fn can_hold(&self, entry: Entry) -> bool {
         self.last().is_none_or(|last| entry.joins(self.base, last))
     }
 
-    /// Adds an event whose frame ends `end` bytes into the segment; [`can_hold`](Self::can_hold)
-    /// said that nothing is clipped.
+    /// Adds an event whose frame ends `end` bytes into the segment. [`can_hold`](Self::can_hold)
+    /// has checked that the casts lose nothing.
     pub(super) fn push(&mut self, entry: Entry, end: usize) {
         if self.slots.is_empty() {
             self.base = entry;
@@ -66,7 +66,7 @@ impl Index {
         });
     }
 
-    /// The same events without the first `count`, whose bytes are cut off.
+    /// Returns the index without the first `count` events and their bytes.
     pub(super) fn without_first(&self, count: usize) -> Self {
         let cut = self.start_of(count);
         let moved = |slot: &IndexSlot| IndexSlot { end: slot.end - cut, ..*slot };
@@ -90,12 +90,12 @@ impl Index {
         self.first
     }
 
-    /// The place after the last event.
+    /// Returns the position after the last event.
     pub(super) fn end(&self) -> LogPosition {
         self.position(self.len())
     }
 
-    /// The place of the event at this index, or after the last one.
+    /// Returns the position of the event at this index, or after the last one.
     pub(super) fn position(&self, at: usize) -> LogPosition {
         LogPosition {
             seq: self.first.seq + at as u64,
@@ -103,7 +103,7 @@ impl Index {
         }
     }
 
-    /// The byte of the segment at which the event at this index begins.
+    /// Returns the byte of the segment at which the event at this index begins.
     pub(super) fn start_of(&self, at: usize) -> u32 {
         if at == 0 { 0 } else { self.slots[at - 1].end }
     }
@@ -120,12 +120,12 @@ impl Index {
         self.len().checked_sub(1).map(|at| self.entry(at))
     }
 
-    /// The index of the event at this place, clipped to the segment.
+    /// Returns the index of the event at this position, clipped to the segment.
     pub(super) fn at_seq(&self, seq: u64) -> usize {
         (seq.saturating_sub(self.first.seq) as usize).min(self.len())
     }
 
-    /// The index of the first event after the offset.
+    /// Returns the index of the first event after the offset.
     pub(super) fn past_offset(&self, offset: Offset) -> usize {
         let Some(relative) = offset.0.checked_sub(self.base.offset.0) else {
             return 0;
@@ -133,7 +133,7 @@ impl Index {
         self.slots.partition_point(|slot| u64::from(slot.offset) <= relative)
     }
 
-    /// The index of the first event that is younger than this time of the steady clock.
+    /// Returns the index of the first event that is younger than this time of the steady clock.
     pub(super) fn past_time(&self, time: Micros) -> usize {
         let Some(relative) = time.checked_sub(self.base.time.steady) else {
             return 0;
@@ -141,7 +141,7 @@ impl Index {
         self.slots.partition_point(|slot| u64::from(slot.time) <= relative)
     }
 
-    /// How many events end at or before this byte of the log.
+    /// Returns the number of events that end at or before this byte of the log.
     pub(super) fn ending_by(&self, byte: u64) -> usize {
         let Some(relative) = byte.checked_sub(self.first.byte) else {
             return 0;
@@ -149,7 +149,7 @@ impl Index {
         self.slots.partition_point(|slot| u64::from(slot.end) <= relative)
     }
 
-    /// The index of the first event that begins at or after this byte of the log.
+    /// Returns the index of the first event that begins at or after this byte of the log.
     pub(super) fn beginning_at(&self, byte: u64) -> usize {
         match byte.checked_sub(self.first.byte) {
             None | Some(0) => 0,

@@ -1,12 +1,12 @@
-//! A channel's log in memory: sealed segments that readers share, and one that grows.
+//! The log of a channel in memory: sealed segments that readers share, and one that grows.
 //!
-//! A log that is stored has only its end here, from the *warm* place on. What lies before that is
-//! on disk, *away*, and here only in pieces that somebody has fetched.
+//! Of a stored log, only the *resident* end is in memory. Events before it are on disk, and in
+//! memory only as pieces that were loaded for a reader.
 //!
-//! Not synchronised: the channel that owns it holds the lock. Readers take [`Run`]s out of it and
-//! use them without the lock. A run of sealed events is shared; a run of the newest ones is one
-//! copy of what the reader has not seen, kept for the next reader who stands at the same place,
-//! as nearly all do.
+//! Not synchronised: the channel that owns the log holds the lock. Readers take [`Batch`]es out of
+//! it and use them without the lock. A batch of sealed events is shared. A batch of the newest
+//! events is a copy, kept for the next reader at the same position, which is where nearly all
+//! readers are.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,30 +21,30 @@ use crate::event::GapReason;
 use crate::limits::MAX_SEGMENT_BYTES;
 use crate::position::Offset;
 
-/// What a reader finds at its mark.
+/// The result of a read.
 #[derive(Debug)]
 pub enum LogRead {
     /// At least one event.
     Batch(Batch),
     /// No event yet.
     CaughtUp,
-    /// What was there will not come.
+    /// The events at the position are gone.
     Missing(Missing),
-    /// What is there has to be fetched.
+    /// The events have to be loaded from disk.
     OnDisk,
 }
 
-/// Why an event cannot be read, and where reading goes on: always after that event, so that no
-/// reader comes back to where it was.
+/// The reason why an event cannot be read, and the position where reading continues: always after
+/// that event, so that readers make progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// Where reading goes on.
+    /// The position where reading continues.
     pub to: TrimPoint,
-    /// Retention has passed over it, or the disk has lost it.
+    /// Whether retention trimmed the event, or the disk lost it.
     pub reason: GapReason,
 }
 
-/// What is known of a place that is away, or before the start.
+/// The result of looking up a position before the resident events.
 enum Lookup<'a> {
     Piece(&'a Arc<Segment>),
     Missing(Missing),
@@ -56,22 +56,22 @@ enum Lookup<'a> {
 pub struct Log {
     sealed: VecDeque<Arc<Segment>>,
     growing: Growing,
-    /// What a reader of the growing segment was last given.
+    /// The last copy of events of the growing segment that was given to a reader.
     newest: Option<Arc<Segment>>,
-    /// Where what is retained begins.
+    /// The start of the retained events.
     start: LogPosition,
-    /// Where what is in memory begins, and the offset before it.
+    /// The start of the resident events, and the offset before it.
     resident: TrimPoint,
     end: LogPosition,
     trimmed_through: Offset,
     tail: Offset,
     sealed_bytes: usize,
-    /// What is stored and not in memory; nothing if the log is not stored.
+    /// State of the events that are not resident; `None` if the log is not stored.
     on_disk: Option<Box<OnDisk>>,
 }
 
 impl Log {
-    /// An empty log whose missing past reaches through `trimmed_through`.
+    /// Creates an empty log whose missing past reaches through `trimmed_through`.
     #[must_use]
     pub fn new(trimmed_through: Offset) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Log {
         }
     }
 
-    /// A log that is stored: all of it is away.
+    /// Creates a stored log, without resident events.
     #[must_use]
     pub fn stored(start: TrimPoint, end: LogPosition, tail: Offset) -> Self {
         Self {
@@ -102,7 +102,7 @@ impl Log {
         }
     }
 
-    /// Appends events that are stored, with the frames that they have there.
+    /// Appends stored events with their stored frames.
     pub fn append_batch(&mut self, batch: &Batch, retention: &Retention) {
         let bytes = batch.bytes();
         let edge = |events| (batch.byte_after(events) - batch.start().byte) as usize;
@@ -123,7 +123,7 @@ impl Log {
         self.newest = None;
     }
 
-    /// The events at the mark: as many as one segment has and `max_bytes` allows, at least one.
+    /// Returns events from the position on: at least one, and at most `max_bytes` of one segment.
     pub fn read(&mut self, at: LogPosition, max_bytes: usize) -> LogRead {
         if at.seq < self.resident.position.seq {
             return self.read_on_disk(Seek::Seq(at.seq), max_bytes);
@@ -138,7 +138,7 @@ impl Log {
         LogRead::Batch(Batch::within(segment, from, max_bytes))
     }
 
-    /// The same for a reader that counts bytes: the events from this byte on.
+    /// Returns events from this byte of the log on, as [`read`](Self::read) does.
     pub fn read_from_byte(&mut self, byte: u64, max_bytes: usize) -> LogRead {
         if byte < self.resident.position.byte {
             return self.read_on_disk(Seek::Byte(byte), max_bytes);
@@ -158,7 +158,7 @@ impl Log {
             Seek::After(offset) => piece.index.past_offset(offset),
         };
         let mut batch = Batch::within(piece.clone(), from, max_bytes);
-        // On disk may be more than counts yet.
+        // The disk may already have events after the tail.
         batch.truncate(Offset(self.tail.0.saturating_add(1)), usize::MAX);
         match batch.count() {
             0 => LogRead::Missing(Missing { to: self.resident, reason: GapReason::Lost }),
@@ -166,8 +166,8 @@ impl Log {
         }
     }
 
-    /// What is known of a place before the warm ones. What a piece has is read, also where it is
-    /// said to be lost.
+    /// Looks up a position before the resident events. Loaded pieces come first: they are readable
+    /// even where a hole was recorded.
     fn find(&self, seek: Seek) -> Lookup<'_> {
         let trimmed = match seek {
             Seek::Seq(seq) => seq < self.start.seq,
@@ -184,12 +184,13 @@ impl Log {
         on_disk.hole_at(seek).map_or(Lookup::Unknown, lost)
     }
 
-    /// Where what is retained begins.
+    /// Returns the start of the retained events.
     fn trim_point(&self) -> TrimPoint {
         TrimPoint { position: self.start, last_trimmed: self.trimmed_through }
     }
 
-    /// The place at this byte of the log, which is the edge of a frame; nothing if it is away.
+    /// Returns the position at this byte of the log, which is a frame's edge; `None` if it is
+    /// neither resident nor loaded.
     #[must_use]
     pub fn position_at_byte(&self, byte: u64) -> Option<LogPosition> {
         let byte = byte.max(self.start.byte);
@@ -202,7 +203,7 @@ impl Log {
         Some(self.resident_position_at_byte(byte))
     }
 
-    /// About where this byte is: exactly, unless it is away.
+    /// Returns the position at this byte, interpolated if it is neither resident nor loaded.
     #[must_use]
     pub fn position_near_byte(&self, byte: u64) -> LogPosition {
         self.position_at_byte(byte).unwrap_or_else(|| {
@@ -218,7 +219,7 @@ impl Log {
         index.position(index.ending_by(byte))
     }
 
-    /// What the index knows of the event at this place, if it is retained and not away.
+    /// Returns the entry of the event at this position, if it is retained, and resident or loaded.
     #[must_use]
     pub fn peek(&self, seq: u64) -> Option<Entry> {
         if !(self.start.seq..self.end.seq).contains(&seq) {
@@ -231,11 +232,10 @@ impl Log {
         Some(index.entry(index.at_seq(seq)))
     }
 
-    /// The place of the first retained event after the offset; where to look for it on disk, if it
-    /// is away.
+    /// Returns the position of the first retained event after the offset.
     ///
     /// # Errors
-    /// It is away.
+    /// It has to be loaded: the key for that.
     pub fn position_after(&self, offset: Offset) -> Result<LogPosition, Seek> {
         if offset <= self.trimmed_through {
             return Ok(self.start);
@@ -252,10 +252,10 @@ impl Log {
         index.position(index.past_offset(offset)).max(self.resident.position)
     }
 
-    /// The place of the `count`-th last retained event.
+    /// Returns the position of the `count`-th last retained event.
     ///
     /// # Errors
-    /// It is away: where on disk.
+    /// It has to be loaded: the key for that.
     pub fn position_of_last(&self, count: u64) -> Result<LogPosition, Seek> {
         let seq = self.end.seq.saturating_sub(count).max(self.start.seq);
         if seq == self.start.seq {
@@ -268,8 +268,8 @@ impl Log {
         Ok(self.position_at(seq))
     }
 
-    /// Why there is no event at this place, and where reading goes on; nothing if there is one, or
-    /// if that is not known yet.
+    /// Returns why there is no event at this position, and where reading continues; `None` if
+    /// there is one, or if it is not known yet.
     #[must_use]
     pub fn missing_at(&self, at: LogPosition) -> Option<Missing> {
         if at.seq >= self.resident.position.seq {
@@ -281,7 +281,8 @@ impl Log {
         }
     }
 
-    /// What is at this place will not come: if it is still away, all that is away is lost.
+    /// Gives up loading this position: if it is still on disk, everything on disk is marked as
+    /// lost.
     pub fn give_up(&mut self, seek: Seek) {
         let away = match seek {
             Seek::Seq(seq) => matches!(self.read(LogPosition { seq, byte: 0 }, 1), LogRead::OnDisk),
@@ -293,7 +294,8 @@ impl Log {
         }
     }
 
-    /// The offset of the last event before this place, if it is known without fetching it.
+    /// Returns the offset of the last event before this position, if it is known without loading
+    /// it.
     #[must_use]
     pub fn offset_before(&self, at: LogPosition) -> Option<Offset> {
         if at.seq == self.end.seq {
@@ -308,19 +310,19 @@ impl Log {
         self.peek(at.seq - 1).map(|entry| entry.offset)
     }
 
-    /// Whether the log is stored.
+    /// Returns whether the log is stored.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         self.on_disk.is_some()
     }
 
-    /// Where what is in memory begins.
+    /// Returns the start of the resident events.
     #[must_use]
     pub fn resident_from(&self) -> LogPosition {
         self.resident.position
     }
 
-    /// Takes in a piece that was fetched because of what is at this place.
+    /// Adds a piece that was loaded for this key.
     pub fn load(&mut self, seek: Seek, piece: &Batch) {
         let Some(on_disk) = &mut self.on_disk else { return };
         if let Seek::After(offset) = seek {
@@ -331,15 +333,15 @@ impl Log {
         on_disk.add(piece);
     }
 
-    /// Lets go of a piece that was fetched. Returns whether there was one.
+    /// Drops a loaded piece. Returns whether there was one.
     pub fn unload(&mut self, first: LogPosition) -> bool {
         self.on_disk.as_mut().is_some_and(|on_disk| on_disk.forget(first))
     }
 
-    /// Notes that what is between these two is lost, which was found out because of this place.
+    /// Records a loss between two positions, found by reading this key.
     pub fn lose(&mut self, seek: Seek, from: TrimPoint, to: TrimPoint) {
         let Some(on_disk) = &mut self.on_disk else { return };
-        // What is in memory is read from there.
+        // Resident events are still readable.
         let to = if to.position < self.resident.position { to } else { self.resident };
         on_disk.add_hole(from.position, to);
         if let Seek::After(offset) = seek {
@@ -347,50 +349,51 @@ impl Log {
         }
     }
 
-    /// The place of the earliest retained event.
+    /// Returns the position of the earliest retained event.
     #[must_use]
     pub fn start(&self) -> LogPosition {
         self.start
     }
 
-    /// The place after the last event.
+    /// Returns the position after the last event.
     #[must_use]
     pub fn end(&self) -> LogPosition {
         self.end
     }
 
-    /// The offset of the last event that was ever appended.
+    /// Returns the offset of the last event that was ever appended.
     #[must_use]
     pub fn tail(&self) -> Offset {
         self.tail
     }
 
-    /// The offset through which events are no longer retained.
+    /// Returns the offset through which events are no longer retained.
     #[must_use]
     pub fn trimmed_through(&self) -> Offset {
         self.trimmed_through
     }
 
-    /// What the index knows of the earliest retained event.
+    /// Returns the entry of the earliest retained event.
     #[must_use]
     pub fn earliest(&self) -> Option<Entry> {
         self.peek(self.start.seq)
     }
 
-    /// The bytes of memory that the log holds.
+    /// Returns the bytes of memory that the log holds.
     #[must_use]
     pub fn footprint(&self) -> usize {
         let on_disk = self.on_disk.as_ref().map_or(0, |on_disk| on_disk.footprint());
         self.sealed_bytes + self.growing.footprint() + on_disk
     }
 
-    /// Evicts what is more than the retention's number of events. `keep` events at the end stay
-    /// whatever it says; that holds for every eviction. Returns how many events went.
+    /// Evicts events above the maximum number, but never the last `keep`. Returns the number of
+    /// evicted events.
     pub fn trim_events(&mut self, max_events: u64, keep: u64) -> u64 {
         self.trim_to(self.end.seq.saturating_sub(max_events), keep)
     }
 
-    /// Evicts what is more than the retention's number of bytes. Returns how many events went.
+    /// Evicts events above the maximum of bytes, but never the last `keep`. Returns the number of
+    /// evicted events.
     pub fn trim_bytes(&mut self, max_bytes: u64, keep: u64) -> u64 {
         let from = self.end.byte.saturating_sub(max_bytes);
         let segment = self.sealed.partition_point(|segment| segment.index.end().byte < from);
@@ -398,15 +401,15 @@ impl Log {
         self.trim_to(index.position(index.beginning_at(from)).seq, keep)
     }
 
-    /// Evicts the events that are not younger than this time of the steady clock. Returns how many
-    /// went.
+    /// Evicts the events that are not younger than this time of the steady clock, but never the
+    /// last `keep`. Returns the number of evicted events.
     pub fn trim_older(&mut self, than: Micros, keep: u64) -> u64 {
         let index = self.index(self.first_segment(|last| last.time.steady > than));
         self.trim_to(index.position(index.past_time(than)).seq, keep)
     }
 
-    /// Evicts the oldest segment, to give memory back. Returns how many events went. What is stored
-    /// is only away then, and nothing goes.
+    /// Frees the memory of the oldest segment. Returns the number of evicted events: 0 for a
+    /// stored log, whose events are still on disk.
     pub fn evict_oldest(&mut self, keep: u64) -> u64 {
         let to = self.index(0).end().seq;
         if self.is_stored() {
@@ -416,7 +419,7 @@ impl Log {
         self.trim_to(to, keep)
     }
 
-    /// Has no more than so many bytes in memory, but for a segment; the rest is away.
+    /// Frees whole segments until about `max_bytes` are resident. For stored logs.
     pub fn release(&mut self, max_bytes: u64) {
         while self.end.byte - self.resident.position.byte > max_bytes
             && self.index(0).end().byte < self.end.byte.saturating_sub(max_bytes)
@@ -425,7 +428,7 @@ impl Log {
         }
     }
 
-    /// Retention on disk has come to here. Returns how many events went.
+    /// Adopts the trim point of the store. Returns the number of trimmed events.
     pub fn trim_stored(&mut self, to: TrimPoint) -> u64 {
         let trimmed = to.position.seq.saturating_sub(self.start.seq);
         if trimmed > 0 {
@@ -500,12 +503,14 @@ impl Log {
         index.position(index.at_seq(seq))
     }
 
-    /// The number of the segment that holds the event; after the sealed ones is the growing one.
+    /// Returns the number of the segment that holds the event. The growing segment comes after the
+    /// sealed ones.
     fn segment_at(&self, seq: u64) -> usize {
         self.sealed.partition_point(|segment| segment.index.end().seq <= seq)
     }
 
-    /// The number of the first segment whose last event is as wanted, which holds for all after.
+    /// Returns the number of the first segment whose last event matches; so must those of all
+    /// later segments.
     fn first_segment(&self, wanted: impl Fn(Entry) -> bool) -> usize {
         self.sealed.partition_point(|segment| !segment.index.last().is_some_and(&wanted))
     }
@@ -515,7 +520,7 @@ impl Log {
     }
 }
 
-/// The size to which a segment grows: an eighth of what the channel keeps, so that little more
+/// Returns the size at which a segment is sealed: an eighth of `max_bytes`, so that little more
 /// than that is held, within bounds that keep both many small channels and one large one cheap.
 fn segment_size(retention: &Retention) -> usize {
     let share = usize::try_from(retention.max_bytes / 8).unwrap_or(MAX_SEGMENT_BYTES);

@@ -1,5 +1,4 @@
-//! What a log has on disk and not in memory: the pieces that readers have had fetched, and what is
-//! known of the rest.
+//! The part of a stored log that is not resident: loaded pieces, and known holes.
 
 use std::sync::Arc;
 
@@ -10,31 +9,31 @@ use super::{Batch, LogPosition};
 use crate::limits::MAX_RESOLVED_OFFSETS;
 use crate::position::Offset;
 
-/// Events that cannot be read.
+/// A range of events that cannot be read.
 #[derive(Clone, Copy, Debug)]
 struct Hole {
     from: LogPosition,
-    /// Where reading goes on.
+    /// The position where reading continues.
     to: TrimPoint,
 }
 
-/// See the module.
+/// The loaded pieces and the known holes of a stored log.
 #[derive(Debug, Default)]
 pub(super) struct OnDisk {
     pieces: Vec<Arc<Segment>>,
-    /// What cannot be read, in order. No two of them overlap or adjoin.
+    /// In order. No two of them overlap or adjoin.
     holes: Vec<Hole>,
-    /// Where the first event after an offset is, for offsets that no piece has.
+    /// Positions of the first event after an offset, for offsets that no piece has.
     resolved: Vec<(Offset, LogPosition)>,
 }
 
 impl OnDisk {
-    /// Takes in a piece that was read.
+    /// Adds a loaded piece.
     pub(super) fn add(&mut self, piece: &Batch) {
         self.pieces.push(piece.segment().clone());
     }
 
-    /// Lets go of the piece that begins here. Returns whether there was one.
+    /// Drops the piece that begins at this position. Returns whether there was one.
     pub(super) fn forget(&mut self, first: LogPosition) -> bool {
         let before = self.pieces.len();
         self.pieces.retain(|piece| piece.index.first() != first);
@@ -45,8 +44,8 @@ impl OnDisk {
         self.pieces.iter().map(|piece| piece.footprint()).sum()
     }
 
-    /// Notes that nothing can be read from here up to there. Holes that overlap or adjoin become
-    /// one: a reader jumps over all of it at once, and never to a place inside of it.
+    /// Records that events between two positions cannot be read. Merges holes that overlap or
+    /// adjoin, so that a reader skips them at once, and never to a position inside one.
     pub(super) fn add_hole(&mut self, from: LogPosition, to: TrimPoint) {
         if to.position <= from {
             return;
@@ -63,13 +62,13 @@ impl OnDisk {
         self.holes.insert(first, hole);
     }
 
-    /// Where reading goes on, if this place is in a hole.
+    /// Returns where reading continues, if this event is in a hole.
     pub(super) fn hole_at(&self, seek: Seek) -> Option<TrimPoint> {
         let hole = self.holes.iter().find(|hole| is_within(seek, hole.from, hole.to.position));
         hole.map(|hole| hole.to)
     }
 
-    /// Notes where the first event after an offset is.
+    /// Records the position of the first event after an offset.
     pub(super) fn resolve(&mut self, offset: Offset, position: LogPosition) {
         if self.resolved.len() >= MAX_RESOLVED_OFFSETS {
             self.resolved.remove(0);
@@ -77,19 +76,19 @@ impl OnDisk {
         self.resolved.push((offset, position));
     }
 
-    /// The piece that has what is at this place.
+    /// Returns the piece that has this event.
     pub(super) fn piece_at(&self, seek: Seek) -> Option<&Arc<Segment>> {
         let has = |piece: &&Arc<Segment>| is_within(seek, piece.index.first(), piece.index.end());
         self.pieces.iter().find(has)
     }
 
-    /// The place at this byte, which is the edge of a frame.
+    /// Returns the position at this byte, which is a frame's edge.
     pub(super) fn position_at_byte(&self, byte: u64) -> Option<LogPosition> {
         let piece = self.piece_at(Seek::Byte(byte));
         piece.map(|piece| piece.index.position(piece.index.ending_by(byte)))
     }
 
-    /// The place of the first event after the offset.
+    /// Returns the position of the first event after the offset.
     pub(super) fn position_after(&self, offset: Offset) -> Option<LogPosition> {
         let has = |piece: &&Arc<Segment>| {
             let first = piece.index.len() > 0 && piece.index.entry(0).offset <= offset;
@@ -104,7 +103,8 @@ impl OnDisk {
     pub(super) fn position_at(&self, seq: u64) -> Option<LogPosition> {
         let seek = Seek::Seq(seq);
         let within = self.piece_at(seek).map(|piece| piece.index.position(piece.index.at_seq(seq)));
-        // What is lost will not come, however often it is fetched: its reader is told so.
+        // Lost events count as found, as loading them again would not help. Their reader gets a
+        // gap.
         let lost = |hole: &&Hole| is_within(seek, hole.from, hole.to.position);
         within.or_else(|| self.holes.iter().find(lost).map(|hole| hole.from))
     }
@@ -114,7 +114,7 @@ impl OnDisk {
         piece.map(|piece| piece.index.entry(piece.index.at_seq(seq)))
     }
 
-    /// Lets go of what lies before this place.
+    /// Drops pieces, holes and offsets before this position.
     pub(super) fn trim(&mut self, start: LogPosition) {
         self.pieces.retain(|piece| piece.index.end().seq > start.seq);
         self.holes.retain(|hole| hole.to.position > start);
@@ -122,7 +122,7 @@ impl OnDisk {
     }
 }
 
-/// Whether the event at this place lies between these two.
+/// Returns whether the event lies between two positions.
 fn is_within(seek: Seek, from: LogPosition, to: LogPosition) -> bool {
     match seek {
         Seek::Seq(seq) => (from.seq..to.seq).contains(&seq),

@@ -1,4 +1,4 @@
-//! One piece of a log: consecutive frames in one allocation, and their index.
+//! Segments of a log: consecutive frames in one allocation, and their index.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::LogPosition;
 use super::index::{Entry, Index};
 use crate::position::Offset;
 
-/// The segment at the tail: it grows.
+/// The growing segment, at the tail.
 #[derive(Debug)]
 pub(super) struct Growing {
     pub(super) index: Index,
@@ -20,7 +20,7 @@ impl Growing {
         Self { index: Index::new(first), bytes: Vec::new() }
     }
 
-    /// Whether an event may join the others within this size.
+    /// Returns whether an event fits into this size and into the index.
     pub(super) fn has_room(&self, entry: Entry, frame_bytes: usize, size: usize) -> bool {
         self.bytes.is_empty()
             || (self.bytes.len() + frame_bytes <= size && self.index.can_hold(entry))
@@ -31,18 +31,18 @@ impl Growing {
         self.index.push(entry, self.bytes.len());
     }
 
-    /// The bytes of memory that the segment holds.
+    /// Returns the bytes of memory that the segment holds.
     pub(super) fn footprint(&self) -> usize {
         self.bytes.capacity() + self.index.footprint()
     }
 
-    /// A shared copy of the events from this index on.
+    /// Returns a shared copy of the events from index `at` on.
     pub(super) fn copy_from(&self, at: usize) -> Segment {
         let bytes = Bytes::copy_from_slice(&self.bytes[self.index.start_of(at) as usize..]);
         Segment { index: self.index.without_first(at), bytes }
     }
 
-    /// Ends the growth, and gives unused room back.
+    /// Seals the segment, and frees unused memory.
     pub(super) fn seal(mut self) -> Segment {
         self.bytes.shrink_to_fit();
         self.index.shrink();
@@ -50,7 +50,7 @@ impl Growing {
     }
 }
 
-/// A segment that is finished, and shared by its readers.
+/// A sealed segment, shared by its readers.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) index: Index,
@@ -58,13 +58,13 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// The bytes of memory that the segment holds.
+    /// Returns the bytes of memory that the segment holds.
     pub(super) fn footprint(&self) -> usize {
         self.bytes.len() + self.index.footprint() + size_of::<Self>()
     }
 }
 
-/// Consecutive events of one log, shared and not copied. Never empty when the log hands it out.
+/// Consecutive events of one log, shared and not copied. Not empty when returned by the log.
 #[derive(Clone, Debug)]
 pub struct Batch {
     segment: Arc<Segment>,
@@ -73,7 +73,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The events from `from` on, as many as fit in `max_bytes`, but at least one.
+    /// Returns the events from `from` on that fit into `max_bytes`, but at least one.
     pub(super) fn within(segment: Arc<Segment>, from: usize, max_bytes: usize) -> Self {
         let index = &segment.index;
         let fits = index.ending_by(index.position(from).byte + max_bytes as u64);
@@ -85,19 +85,19 @@ impl Batch {
         &self.segment
     }
 
-    /// The frames, as they go onto an HTTP/1.1 socket.
+    /// Returns the frames, as they are written to an HTTP/1.1 socket.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         let at = |at| self.segment.index.start_of(at) as usize;
         self.segment.bytes.slice(at(self.from)..at(self.to))
     }
 
-    /// What the index knows of the events, in order.
+    /// Returns the entries of the events, in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> + '_ {
         (self.from..self.to).map(|at| self.segment.index.entry(at))
     }
 
-    /// Events that are written anew: as many, and as many bytes, as they are, from this place on.
+    /// Copies events into a new batch that begins at `start`.
     pub(super) fn rewritten<'a>(
         start: LogPosition,
         events: impl Iterator<Item = (Entry, &'a [u8])>,
@@ -107,60 +107,60 @@ impl Batch {
         batch.finish()
     }
 
-    /// The same events in memory of their own: a run keeps the whole segment that it is part of.
+    /// Returns a copy in memory of its own, as a batch keeps its whole segment alive.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self::rewritten(self.start(), self.events())
     }
 
-    /// The events with their frames, in order.
+    /// Returns the events with their frames, in order.
     pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &[u8])> + '_ {
         let Segment { index, bytes } = &*self.segment;
         let frame = |at| index.start_of(at) as usize..index.start_of(at + 1) as usize;
         (self.from..self.to).map(move |at| (index.entry(at), &bytes[frame(at)]))
     }
 
-    /// The bytes of the frames, in number.
+    /// Returns the bytes of the frames.
     pub(super) fn size(&self) -> usize {
         (self.segment.index.start_of(self.to) - self.segment.index.start_of(self.from)) as usize
     }
 
-    /// How many events.
+    /// Returns the number of events.
     #[must_use]
     pub fn count(&self) -> usize {
         self.to - self.from
     }
 
-    /// The place of the first event.
+    /// Returns the position of the first event.
     #[must_use]
     pub fn start(&self) -> LogPosition {
         self.segment.index.position(self.from)
     }
 
-    /// The place after the last event.
+    /// Returns the position after the last event.
     #[must_use]
     pub fn end(&self) -> LogPosition {
         self.segment.index.position(self.to)
     }
 
-    /// How many of the events end at or before this byte of the log.
+    /// Returns the number of events that end at or before this byte of the log.
     #[must_use]
     pub fn ending_by_byte(&self, byte: u64) -> usize {
         self.segment.index.ending_by(byte).clamp(self.from, self.to) - self.from
     }
 
-    /// The byte of the log after the first `count` events.
+    /// Returns the byte of the log after the first `count` events.
     #[must_use]
     pub fn byte_after(&self, count: usize) -> u64 {
         self.segment.index.position((self.from + count).min(self.to)).byte
     }
 
-    /// Leaves out what lies at or before this offset; perhaps all.
+    /// Drops events at or before this offset, possibly all.
     pub fn skip_through(&mut self, offset: Offset) {
         self.from = self.segment.index.past_offset(offset).clamp(self.from, self.to);
     }
 
-    /// Keeps the first `most` events of those before this offset; perhaps none.
+    /// Keeps the first `most` events before this offset, possibly none.
     pub fn truncate(&mut self, before: Offset, most: usize) {
         let last = Offset(before.0.saturating_sub(1));
         let below = self.segment.index.past_offset(last);
@@ -168,23 +168,24 @@ impl Batch {
     }
 }
 
-/// Makes a run out of events that are in no log: not yet, or written anew.
+/// Builds a batch from events that are not in a log.
 #[derive(Debug)]
 pub struct BatchBuilder(Growing);
 
 impl BatchBuilder {
-    /// A run that begins at this place.
+    /// Creates an empty batch that begins at this position.
     #[must_use]
     pub fn new(start: LogPosition) -> Self {
         Self(Growing::new(start))
     }
 
-    /// Adds an event. Offsets strictly increase.
+    /// Adds an event. Offsets must strictly increase.
     pub fn push(&mut self, entry: Entry, frame: &[u8]) {
         self.0.push(entry, frame);
     }
 
-    /// The run; perhaps an empty one. It has no long life: unused room stays with it.
+    /// Returns the batch, possibly empty. Unused memory is not freed, as these batches do not live
+    /// long.
     #[must_use]
     pub fn finish(self) -> Batch {
         let Growing { index, bytes } = self.0;

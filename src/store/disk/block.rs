@@ -1,8 +1,8 @@
-//! A block: what is written and read as a whole, with checksums. Every file is a row of blocks.
+//! A block: the unit of writing and reading, with checksums. Every file is a sequence of blocks.
 //!
-//! Recovery relies on this: the checksum of a header covers its lengths, so that after a block
-//! whose body is broken the next one is found; and the magic has a byte that no UTF-8 text has, so
-//! that after a broken header the search for it never stops inside of an event.
+//! Recovery relies on two rules. The checksum of a header covers its lengths, so that the next
+//! block is found after one with a broken body. The magic has bytes that no UTF-8 text has, so
+//! that the search for a header after a broken one never stops inside an event.
 
 use crate::clock::Moment;
 use crate::position::Offset;
@@ -13,22 +13,22 @@ use super::{StoredReceipt, StreamId};
 
 /// Bytes of a header.
 const HEADER: usize = 76;
-/// Bytes of an event's slot: its offset, the end of its frame, and its time, relative to the base.
+/// Bytes of a slot: an event's offset, the end of its frame, and its time, relative to the base.
 const SLOT: usize = 12;
 /// Bytes of the block at the end of a sorted file.
 pub(super) const END_LENGTH: usize = HEADER + 8;
 const MAGIC: [u8; 4] = [0xff, b'F', b'B', 0xfe];
 
-/// What a block holds.
+/// The contents of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Events of one stream; its trailer is a [`Trailer`], or empty.
     Events = 1,
-    /// Something about a stream: its trailer is a [`Note`].
+    /// A change of a stream, or a receipt: its trailer is a [`Note`].
     Note = 2,
-    /// Where the blocks of a sorted file are.
+    /// Positions of the blocks of a sorted file.
     Footer = 3,
-    /// Where the footer is.
+    /// Position of the footer.
     End = 4,
     /// All streams, and receipts.
     Checkpoint = 5,
@@ -42,13 +42,13 @@ impl Kind {
     }
 }
 
-/// What stands after the events of a block.
+/// The part of a block after its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trailer {
-    /// How the stream has ended, if the last event is its end.
+    /// The final state of the stream, if the last event is its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<Box<str>>,
-    /// Receipts of the publishes that the events came with.
+    /// Receipts of the publishes of the events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) receipts: Vec<StoredReceipt>,
 }
@@ -58,39 +58,39 @@ impl Trailer {
         if *self == Self::default() { Vec::new() } else { json(self) }
     }
 
-    /// `None` is no trailer at all: not this version's.
+    /// Parses a trailer. `None` if this version cannot read it.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         if text.is_empty() { Some(Self::default()) } else { serde_json::from_slice(text).ok() }
     }
 }
 
-/// What is not events.
+/// The contents of a block without events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Note {
-    /// A stream begins, or has other options.
+    /// A stream begins, or its options change.
     Stream { name: String, options: Box<str> },
-    /// The stream is gone.
+    /// The stream is deleted.
     Gone {},
     /// A receipt of a publish.
     Receipt(StoredReceipt),
 }
 
-/// Texts and numbers always have a JSON form.
+/// Serialises a value that always has a JSON form, as texts and numbers have.
 pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// What stands at the beginning of a block.
+/// The header of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: Kind,
     pub(super) stream: StreamId,
-    /// The place of the first event.
+    /// The position of the first event.
     pub(super) first: LogPosition,
-    /// What the slots are relative to: the first event.
+    /// The first event, to which the slots are relative.
     pub(super) base: Entry,
-    /// The byte of this file up to which it was known to be synced when the block was written.
+    /// Bytes of this file that were known to be synced when the block was written.
     pub(super) synced: u64,
     pub(super) count: u32,
     pub(super) frames: u32,
@@ -134,12 +134,12 @@ impl Header {
         into.extend_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Bytes of the whole block.
+    /// Returns the bytes of the whole block.
     pub(super) fn length(&self) -> usize {
         HEADER + self.slots() + self.frames as usize + self.trailer as usize
     }
 
-    /// The place after the last event.
+    /// Returns the position after the last event.
     pub(super) fn end(&self) -> LogPosition {
         LogPosition {
             seq: self.first.seq + u64::from(self.count),
@@ -152,7 +152,7 @@ impl Header {
     }
 }
 
-/// A block that is whole.
+/// A block whose checksums are right.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block<'a> {
     pub(super) header: Header,
@@ -160,7 +160,8 @@ pub(super) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// The block at the beginning of these bytes, or what can be told of it if it is broken.
+    /// Parses the block at the beginning of `bytes`. If only its body is broken, the error has the
+    /// header.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Option<Header>> {
         let header = Header::decode(bytes).ok_or(None)?;
         let body = bytes.get(HEADER..header.length()).ok_or(Some(header))?;
@@ -169,15 +170,15 @@ impl<'a> Block<'a> {
         if whole { Ok(block) } else { Err(Some(header)) }
     }
 
-    /// The same block with what is known of when it was written: the wall clock was as far ahead as
-    /// at this moment.
+    /// Returns the block with steady times: the wall clock was as far ahead of the steady clock as
+    /// at `moment`.
     pub(super) fn dated(mut self, moment: Moment) -> Self {
         let base = &mut self.header.base;
         base.time = Moment::of_wall(base.time.wall, moment.ahead());
         self
     }
 
-    /// The events with their frames.
+    /// Iterates over the events and their frames.
     pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &'a [u8])> + use<'a> {
         let Self { header, body } = *self;
         let (slots, rest) = body.split_at(header.slots());
@@ -190,18 +191,18 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// What the index knows of the last event.
+    /// Returns the entry of the last event.
     pub(super) fn last(&self) -> Option<Entry> {
         let slots = &self.body[..self.header.slots()];
         slots.rchunks_exact(SLOT).next().map(|slot| slot_of(slot, self.header.base).0)
     }
 
-    /// What stands after the events.
+    /// Returns the bytes after the events.
     pub(super) fn trailer(&self) -> &'a [u8] {
         &self.body[self.header.slots() + self.header.frames as usize..]
     }
 
-    /// Whether each frame ends where the next may begin, and the last one with the frames.
+    /// Returns whether the ends of the frames ascend, and the last one is the end of all frames.
     fn ends_in_order(&self) -> bool {
         let slots = self.body[..self.header.slots()].chunks_exact(SLOT);
         let mut ends = slots.map(|slot| slot_of(slot, self.header.base).1);
@@ -217,7 +218,7 @@ fn slot_of(slot: &[u8], base: Entry) -> (Entry, usize) {
     (Entry { offset, time: base.time.later(fields.u32()) }, end)
 }
 
-/// Takes numbers off the front; what is missing is zero, which no checksum agrees with.
+/// Reads numbers from the front. Missing bytes read as zero, and fail the checksum.
 pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
 impl FieldReader<'_> {
@@ -238,7 +239,7 @@ impl FieldReader<'_> {
     }
 }
 
-/// Events of one stream that are to become one block.
+/// Events of one stream that will be written as one block.
 #[derive(Debug)]
 pub(super) struct EventsDraft {
     stream: StreamId,
@@ -257,7 +258,8 @@ impl EventsDraft {
         Self { stream, first, base: entry, last: entry, slots, frames, trailer }
     }
 
-    /// Whether these events may follow those that are here: in the stream, and within the size.
+    /// Returns whether these events can be added: they follow the last one, and fit into `most`
+    /// bytes.
     pub(super) fn takes(
         &self,
         first: LogPosition,
@@ -293,12 +295,12 @@ impl EventsDraft {
         }
     }
 
-    /// What the index knows of the last event.
+    /// Returns the entry of the last event.
     pub(super) fn last(&self) -> Entry {
         self.last
     }
 
-    /// Appends the block.
+    /// Appends the encoded block to `into`.
     pub(super) fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Header {
         let trailer = self.trailer.text();
         let header = Header {
@@ -320,7 +322,7 @@ impl EventsDraft {
     }
 }
 
-/// Appends a block that has no events.
+/// Appends an encoded block without events to `into`.
 pub(super) fn encode(kind: Kind, stream: StreamId, body: &[u8], synced: u64, into: &mut Vec<u8>) {
     let header = Header {
         kind,
@@ -343,14 +345,14 @@ fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
     hasher.finalize()
 }
 
-/// What is found at a position of a file.
+/// A piece of a file.
 #[derive(Debug)]
 pub(super) enum ScannedPart<'a> {
     Whole {
         position: usize,
         block: Block<'a>,
     },
-    /// No block, up to `end`; perhaps a header tells whose it was.
+    /// No valid block up to `end`; `header` is set if only the body is broken.
     Broken {
         position: usize,
         end: usize,
@@ -358,7 +360,7 @@ pub(super) enum ScannedPart<'a> {
     },
 }
 
-/// All that is in a file, whole or broken, from its beginning to its end.
+/// Splits a file into whole and broken parts, from its beginning to its end.
 pub(super) fn scan(bytes: &[u8]) -> Vec<ScannedPart<'_>> {
     let mut parts = Vec::new();
     let mut position = 0;
@@ -376,7 +378,7 @@ pub(super) fn scan(bytes: &[u8]) -> Vec<ScannedPart<'_>> {
     parts
 }
 
-/// Where to go on after a broken block: its header says it, or the next header is looked for.
+/// Returns the position after a broken block: from its header, or by a search for the next header.
 fn after_broken(bytes: &[u8], position: usize, header: Option<Header>) -> usize {
     if let Some(header) = header {
         return (position + header.length()).min(bytes.len());

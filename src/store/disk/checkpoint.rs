@@ -1,10 +1,10 @@
-//! What the files are called, and checkpoints, which say what streams there are.
+//! File names, and checkpoints, which list the streams.
 //!
-//! Recovery relies on this: a checkpoint is put in place whole, or not at all. Checkpoint N has the
-//! streams as they were when file N was begun. Files whose number is not below that of the older of
-//! the two newest checkpoints are neither rewritten nor deleted: with one broken checkpoint, the
-//! one before it and the files still tell everything. A clean close writes one, too: it tells
-//! whatever is missing of the files after that.
+//! Recovery relies on this: a checkpoint is replaced as a whole, or not at all. Checkpoint N has
+//! the streams as of the beginning of file N. Files from the number of the older of the last two
+//! checkpoints on are neither rewritten nor deleted: if the newest checkpoint is broken, the one
+//! before it and these files are enough. A clean close writes a checkpoint, too: it shows which
+//! events are missing if later files are.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{StoredReceipt, StreamId, TrimPoint};
 use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
 
-/// What a file with a number is.
+/// The kind of a numbered file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Blocks in the order of their arrival.
@@ -39,12 +39,12 @@ impl Role {
     }
 }
 
-/// The name of the file with this number.
+/// Returns the name of the file with this number.
 pub(super) fn name(number: u32, role: Role) -> String {
     format!("{number:016}.{}", role.ending())
 }
 
-/// What a file is, by its name.
+/// Parses the name of a numbered file.
 pub(super) fn parse_name(text: &str) -> Option<(u32, Role)> {
     let (number, _) = text.split_once('.')?;
     let number = number.parse().ok()?;
@@ -52,18 +52,18 @@ pub(super) fn parse_name(text: &str) -> Option<(u32, Role)> {
     roles.map(|role| (number, role)).find(|(number, role)| name(*number, *role) == text)
 }
 
-/// Left over by a crash: never looked at, and deleted.
+/// Returns whether a crash may have left this file unfinished. Such files are deleted unread.
 pub(super) fn is_unfinished(name: &str) -> bool {
     let whole = name.strip_suffix(".tmp");
     whole.is_some_and(|name| name == SUPERBLOCK || parse_name(name).is_some())
 }
 
-/// Whether the store knows what this file is.
+/// Returns whether the file belongs to a store.
 pub(super) fn is_ours(name: &str) -> bool {
     [LOCK, SUPERBLOCK].contains(&name) || parse_name(name).is_some() || is_unfinished(name)
 }
 
-/// All streams at one moment, and the receipts that are not forgotten.
+/// All streams at one moment, and the receipts within their window.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) number: u32,
@@ -75,8 +75,8 @@ pub(super) struct Checkpoint {
 
 #[derive(Serialize, Deserialize)]
 struct CheckpointText {
-    /// That of the file: a copy under another number would tell of another time. Checkpoints of
-    /// earlier hubs do not say it.
+    /// The number of the file, to detect a copy under another number. Missing in checkpoints of
+    /// earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     number: Option<u32>,
     next_stream: u64,
@@ -85,7 +85,8 @@ struct CheckpointText {
     receipts: Vec<StoredReceipt>,
 }
 
-/// A stream in numbers: first and last are offset and time; floor is seq, byte and offset.
+/// A stream in numbers: `span` has offset and time of the first and the last event; `floor`, the
+/// trim point, has seq, byte and offset.
 #[derive(Serialize, Deserialize)]
 struct StreamText {
     id: u64,

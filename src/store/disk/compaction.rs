@@ -1,8 +1,8 @@
-//! Writes a file anew: its live blocks sorted by stream and joined, and after them a footer that
-//! says where each is, so that opening reads nothing else.
+//! Compaction: copies the live blocks of a file, sorted by stream and joined, into a new file,
+//! with a footer of their positions, so that opening reads nothing else.
 //!
-//! What holds: of each stream a sorted file has its name and options before its events, so that
-//! they are not lost with the checkpoints.
+//! Invariant: a sorted file has the name and options of each stream before its events, so that
+//! they survive the loss of the checkpoints.
 
 use std::sync::Arc;
 
@@ -21,14 +21,14 @@ use crate::store::LogPosition;
 /// Streams of a file, each with its blocks in order.
 pub(super) type Blocks = Vec<(StreamId, Vec<BlockRef>)>;
 
-/// A sorted file that has its name.
+/// A sorted file under its final name.
 pub(super) struct CompactedFile {
     pub(super) file: IndexedFile,
     pub(super) blocks: Blocks,
 }
 
-/// Sorts a file. `None` if it cannot be read whole, or is gone. `before` is done when it is known
-/// what stays, and before anything goes; it says whether that may be.
+/// Compacts a file. Returns `None` if it cannot be read whole, or was deleted. `before` runs after
+/// the new file is written and before the old one is replaced; `false` cancels the compaction.
 pub(super) fn compact_file(
     engine: &Engine,
     number: u32,
@@ -39,7 +39,7 @@ pub(super) fn compact_file(
     let sorted = write(engine, number, &unfinished);
     let sorted = sorted.and_then(|sorted| before().map(|may_go| sorted.filter(|_| may_go)));
     if !matches!(sorted, Ok(Some(_))) {
-        // What cannot be deleted now is deleted at the next start.
+        // If it cannot be deleted now, the next start deletes it.
         let _ = engine.files.remove(&unfinished);
     }
     let Some((file, bytes, blocks)) = sorted? else {
@@ -91,7 +91,7 @@ struct Compactor<'a> {
 }
 
 impl Compactor<'_> {
-    /// Writes what the stream is. One that is gone by now is not introduced: nobody asks for it.
+    /// Writes the name and options of a stream. A stream that was deleted meanwhile needs none.
     fn introduce(&mut self, id: StreamId) -> Result<(), IoError> {
         let index = self.engine.index.lock();
         let Some(stream) = index.streams.get(&id) else {
@@ -104,7 +104,8 @@ impl Compactor<'_> {
         self.draft.write(&self.row)
     }
 
-    /// Copies the blocks of a stream, joined where they adjoin. `None` if one cannot be read.
+    /// Copies the blocks of a stream and joins adjacent ones. Returns `None` if one cannot be
+    /// read.
     fn copy(&mut self, id: StreamId, old: &[BlockRef]) -> Result<Option<Vec<BlockRef>>, IoError> {
         let mut new = Vec::new();
         let mut growing: Option<EventsDraft> = None;
@@ -143,7 +144,7 @@ impl Compactor<'_> {
         Ok(BlockRef::new(&header, draft.last(), self.number, position))
     }
 
-    /// The source has a block that cannot be read: it stays as it is, with all that can be.
+    /// Marks the source as damaged: it stays as it is, to keep the rest readable.
     fn leave_alone<T>(&self, fault: &IoError) -> Option<T> {
         tracing::error!("a file of the store is damaged and stays unsorted: {fault}");
         if let Some(file) = self.engine.index.lock().files.get_mut(&self.number) {
@@ -155,13 +156,13 @@ impl Compactor<'_> {
 
 fn append(growing: &mut EventsDraft, block: &Block<'_>) {
     block.events().for_each(|(entry, frame)| growing.push(entry, frame));
-    // A trailer that was written is one that can be read.
+    // The trailer was valid when it was written.
     let trailer = Trailer::parse(block.trailer()).unwrap_or_default();
     growing.trailer.state = trailer.state;
     growing.trailer.receipts.extend(trailer.receipts);
 }
 
-/// The footer, and after it a block of fixed length that says where it begins.
+/// Encodes the footer, and a block of fixed length with its position.
 fn footer(blocks: &Blocks, position: u64) -> Vec<u8> {
     let mut rows = Vec::new();
     for (stream, block) in blocks.iter().flat_map(|(id, blocks)| blocks.iter().map(|it| (*id, it)))
@@ -181,7 +182,7 @@ fn footer(blocks: &Blocks, position: u64) -> Vec<u8> {
 /// Bytes of a row of the footer.
 const ROW: usize = 64;
 
-/// What the footer of a sorted file says; `None` if it is broken.
+/// Reads the footer of a sorted file. `None` if it is broken.
 pub(super) fn read_footer(file: &dyn File, number: u32) -> Option<Vec<(StreamId, BlockRef)>> {
     let from = file.size().ok()?.checked_sub(END_LENGTH as u64)?;
     let end = read(file, from, END_LENGTH)?;

@@ -1,20 +1,20 @@
-//! Where answers are given, if not on the threads of the store.
+//! Completion queues, which run the completions of the store on other threads.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::{OnComplete, WriteError};
 
-/// What became of something, and whom to tell.
+/// A completion callback and its result.
 pub type Completion = (OnComplete, Result<(), WriteError>);
 
-/// A place where answers are given. All that is for one place is put there at once.
+/// Runs completions on a thread outside the store. Those for one queue are delivered together.
 pub trait CompletionQueue: fmt::Debug + Send + Sync {
-    /// Has these told, in this order, after all that was given before. Never waits.
+    /// Queues completions after those already queued, in this order. Does not block.
     fn deliver(&self, answers: Vec<Completion>);
 }
 
-/// Answers, sorted by where they are to be given.
+/// Completions grouped by their queue.
 #[derive(Default)]
 pub(super) struct CompletionBatch {
     here: Vec<Completion>,

@@ -1,27 +1,27 @@
-//! What ties records together whose receipts speak of each other.
+//! Dependencies between records whose receipts refer to each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A publish that hands in records of many streams, and waits for none before the next, says in the
-/// receipt of each what came before it. So after one of them that was refused, all are: what a
-/// stored receipt speaks of is stored.
+/// Makes the later records of a publish fail after the first that fails. A publish to many streams
+/// submits its records without waiting, and the receipt of each refers to those before it: so
+/// everything that a stored receipt refers to is stored.
 #[derive(Clone, Debug, Default)]
 pub struct WriteDependency(Option<Arc<AtomicBool>>);
 
 impl WriteDependency {
-    /// A dependency of records that are handed in one after the other.
+    /// Returns a dependency for records that are submitted one after the other.
     #[must_use]
     pub fn new() -> Self {
         Self(Some(Arc::default()))
     }
 
-    /// Whether it ties nothing: what it came with was handed in by itself.
+    /// Returns whether the record depends on no other.
     pub(super) fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether one of them was refused. Only the writer asks, and only the writer fails.
+    /// Returns whether a record of the group was refused. Only the writer reads and sets it.
     pub(super) fn has_failed(&self) -> bool {
         self.0.as_ref().is_some_and(|torn| torn.load(Ordering::Relaxed))
     }
@@ -33,7 +33,7 @@ impl WriteDependency {
     }
 }
 
-/// A receipt is the same whatever it was handed in with.
+/// Always equal: a receipt is compared without its dependency.
 impl PartialEq for WriteDependency {
     fn eq(&self, _: &Self) -> bool {
         true

@@ -1,4 +1,4 @@
-//! What the threads of the store share, and how it is opened and closed.
+//! The state shared by the threads of the store, and how it is opened and closed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,30 +25,30 @@ use crate::clock::{Clock, Moment};
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
 
-/// Sizes that no operator needs to know, and tests make tiny.
+/// Sizes and intervals that are not settings, and that tests make tiny.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tuning {
-    /// Bytes of a journal, after which the next one begins.
+    /// Size of a journal at which the next one begins.
     pub(super) journal_bytes: u64,
-    /// Bytes of frames that are joined to one block.
+    /// Bytes of frames that are joined into one block.
     pub(super) block_bytes: usize,
-    /// Bytes of zeros that are written ahead where syncs are waited for. A sync then need not tell
-    /// the file system of a new size, which costs as much again.
+    /// Bytes of zeros written ahead if a sync is waited for. That sync need not then update the
+    /// file size, which costs as much again.
     pub(super) ahead: u64,
-    /// Bytes that are written at once.
+    /// Maximum bytes of one write.
     pub(super) batch_bytes: usize,
-    /// For how long those gather who publish at the same time: less than a sync takes on most
-    /// disks, and as long as dozens of requests.
+    /// Time to wait for concurrent publishes: less than a sync takes on most disks, and as long as
+    /// dozens of requests take.
     pub(super) gather: Duration,
-    /// How old may be what is known of the room on the disk. To ask takes half as long as a small
-    /// write, and in so short a time nobody fills what `store.min_free` leaves.
+    /// Maximum age of the cached free-space value. The query takes half as long as a small write,
+    /// and too little is written in this time to use up `store.min_free`.
     pub(super) free_space_age: Duration,
     /// Bytes that one read returns.
     pub(super) read_bytes: usize,
-    /// Offsets that are reserved at a time: more than a hub gives out within an hour, which it may
-    /// have to do with while the disk takes nothing.
+    /// Offsets reserved at a time: more than a hub gives out in an hour, as they must last while
+    /// the disk accepts no writes.
     pub(super) reserve: u64,
-    /// How often the maintenance thread looks around.
+    /// The interval between two rounds of the maintenance thread.
     pub(super) maintenance_interval: Duration,
 }
 
@@ -69,7 +69,8 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Journals small enough that the budget has room for those that may not be deleted yet.
+    /// Limits the size of journals, so that the budget has room for those that may not be deleted
+    /// yet.
     pub(super) fn within(max_bytes: u64) -> Self {
         let usual = Self::default();
         let least = usual.batch_bytes as u64;
@@ -77,13 +78,13 @@ impl Tuning {
     }
 }
 
-/// What a store is opened with.
+/// The parameters for opening a store.
 #[derive(Debug)]
 pub(super) struct Setup {
     pub(super) files: Arc<dyn Files>,
     /// For messages.
     pub(super) directory: PathBuf,
-    /// Names this start of the machine.
+    /// Identifies this boot of the machine.
     pub(super) boot: String,
     pub(super) config: Config,
     pub(super) tuning: Tuning,
@@ -91,7 +92,7 @@ pub(super) struct Setup {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// What the threads share.
+/// The state shared by the threads.
 pub(super) struct Engine {
     pub(super) files: Arc<dyn Files>,
     pub(super) config: Config,
@@ -99,10 +100,10 @@ pub(super) struct Engine {
     pub(super) metrics: Arc<Metrics>,
     pub(super) epoch: Epoch,
     pub(super) first_offset: Offset,
-    /// For how long receipts are remembered.
+    /// Maximum age of receipts.
     pub(super) receipts_window: Duration,
     pub(super) clock: Clock,
-    /// When the store was opened.
+    /// The time at which the store was opened.
     pub(super) opened: Moment,
     pub(super) health: StoreHealth,
     pub(super) index: Mutex<BlockIndex>,
@@ -116,11 +117,11 @@ pub(super) struct Engine {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Which offsets have been given out, and when more must be reserved.
+/// The offsets given out, and the offset at which more are reserved.
 #[derive(Debug)]
 struct Offsets {
     noted: AtomicU64,
-    /// From here on, they are not reserved.
+    /// The first offset that is not reserved.
     reserved: AtomicU64,
     renew_at: AtomicU64,
 }
@@ -148,7 +149,7 @@ impl Engine {
         let mut found = recovered.found(power_cut);
         let (engine, journal) = Self::begin(setup, superblock, recovered, (first, opened))?;
         engine.start(journal).map_err(|error| {
-            // Those threads that could be started end again.
+            // Ends the threads that were started.
             engine.close();
             OpenError::Io { path: directory, error }
         })?;
@@ -217,8 +218,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends the threads, each when what comes before it is done: what was handed in is written,
-    /// what was written is synced.
+    /// Ends the threads in order, so that everything submitted is written and everything written
+    /// is synced.
     pub(super) fn close(&self) {
         let mut threads = self.threads.lock();
         if threads.is_empty() {
@@ -236,8 +237,8 @@ impl Engine {
         self.files.release();
     }
 
-    /// Says that everything is synced, if it is, which offset comes next, and where every stream
-    /// ends: what is missing then can be told from what was never there.
+    /// Marks the directory as cleanly closed, if everything is synced. Saves the next offset and
+    /// the end of every stream, so that the next start can detect missing events.
     fn sign_off(&self) {
         if !self.commits.is_idle() || self.health.has_failed() {
             return;
@@ -265,13 +266,13 @@ impl Engine {
         if offset.0 >= self.offsets.renew_at.load(Ordering::Relaxed)
             && self.offsets.renew_at.swap(u64::MAX, Ordering::Relaxed) != u64::MAX
         {
-            // Refused only when the store is closed, which saves the offset itself.
+            // Fails only if the store is closed, and then `sign_off` saves the offset.
             let _ = self.inbox.push(WriterMessage::Renew);
         }
     }
 
-    /// Refuses before the last of what is reserved is given out: a share of it is left for what
-    /// cannot be refused, which are ends, and for those who were let in at the same moment.
+    /// Refuses when a 64th of the reserve is left. That is kept for ends, which cannot be refused,
+    /// and for publishes that were admitted at the same moment.
     pub(super) fn check_offsets(&self) -> Result<(), WriteError> {
         let left = self.offsets_left();
         if left > self.tuning.reserve / 64 {
@@ -285,15 +286,15 @@ impl Engine {
         self.offsets.reserved.load(Ordering::Relaxed).saturating_sub(noted)
     }
 
-    /// Reserves more offsets if few are left: because it was not possible before, and perhaps since
-    /// then nobody has been given one.
+    /// Reserves more offsets if few are left, as after a failed renewal, when perhaps no offset
+    /// has been given out since.
     pub(super) fn look_after_offsets(&self) {
         if self.offsets_left() < self.tuning.reserve / 4 {
             self.renew_offsets();
         }
     }
 
-    /// Reserves more offsets. If there is no room, it is tried again long before they run out.
+    /// Reserves more offsets. If the disk is full, it is tried again long before they run out.
     pub(super) fn renew_offsets(&self) {
         if self.health.has_failed() {
             return;
@@ -315,29 +316,29 @@ impl Engine {
         self.offsets.renew_at.store(again, Ordering::Relaxed);
     }
 
-    /// From this offset on, the wall clock is so far ahead.
+    /// Records the difference between the wall clock and the steady clock from this offset on.
     pub(super) fn note_step(&self, from: u64, time: Moment) -> Result<(), WriteError> {
         let mut superblock = self.superblock.lock();
         superblock.clock.note(from, time);
         match superblock.save(&*self.files).map_err(|fault| self.trouble(fault, 0)) {
-            // It is saved with what is saved next.
+            // Saved with the next change.
             Err(WriteError::Full) => Ok(()),
             saved => saved,
         }
     }
 
-    /// The last offset that was given out.
+    /// Returns the last offset that was given out.
     pub(super) fn noted_offset(&self) -> u64 {
         self.offsets.noted.load(Ordering::Relaxed)
     }
 
-    /// Gives the maintenance thread a checkpoint of what is written so far. Only the writer changes
-    /// that, so it is the writer who calls this, between two writes.
+    /// Submits a checkpoint of the current index to the maintenance thread. Called by the writer
+    /// between two writes, as only the writer adds to the index.
     pub(super) fn submit_checkpoint(&self, number: u32) {
         self.maintenance.submit(self.checkpoint(number));
     }
 
-    /// What is written so far.
+    /// Returns a checkpoint of the current index.
     fn checkpoint(&self, number: u32) -> Checkpoint {
         let oldest = self.clock.now().steady_before(self.receipts_window);
         let mut index = self.index.lock();
@@ -351,7 +352,8 @@ impl Engine {
         }
     }
 
-    /// An operation failed. For want of room it may work later; anything else is the end.
+    /// Reports a failed operation. After a shortage of space the store recovers; any other error
+    /// is final.
     pub(super) fn trouble(&self, fault: IoError, needed: u64) -> WriteError {
         if !fault.is_full() {
             return self.fail(&fault);
@@ -362,7 +364,7 @@ impl Engine {
         WriteError::Full
     }
 
-    /// Nothing is written any more: what the disk has is no longer known.
+    /// Fails the store for good: the contents of the disk are no longer known.
     pub(super) fn fail(&self, fault: &IoError) -> WriteError {
         if self.health.fail(fault) {
             tracing::error!("the store has failed and takes nothing any more: {fault}");
@@ -381,9 +383,10 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
 }
 
 fn join(thread: Option<JoinHandle<()>>) {
-    // A thread of the store may be the one that gives up the last handle: it ends by itself.
+    // Dropping the last handle on a store thread closes the store from that thread, which cannot
+    // join itself.
     if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
-        // It has reported its own troubles.
+        // The thread has reported its errors itself.
         let _ = thread.join();
     }
 }

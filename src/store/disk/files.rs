@@ -1,7 +1,7 @@
-//! The seam to the file system: what the store does to its directory, and nothing more.
+//! The interface to the file system, with only the operations that the store needs.
 //!
-//! Everything that must survive goes through here, so that tests can put a disk beneath that fails,
-//! or loses what was not synced, at any operation.
+//! All durable changes use it, so that tests can simulate a disk that fails at any operation, or
+//! loses unsynced writes.
 
 use std::fmt;
 use std::fs;
@@ -15,37 +15,37 @@ use rustix::io::Errno;
 use super::OpenError;
 use super::superblock::LOCK;
 
-/// Bytes of one write to a file that nobody waits for: between two of them, others get the disk.
+/// Maximum bytes per write where no caller waits: between two of them, other writes get the disk.
 pub(super) const PIECE_BYTES: usize = 1024 * 1024;
 
-/// One directory. Names are names of files in it.
+/// A directory. Names are file names in it.
 pub(super) trait Files: fmt::Debug + Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A new, empty file; one of that name is emptied.
+    /// Creates an empty file, or truncates an existing one.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
-    /// The file has the new name, and what had it before is gone, in one step.
+    /// Renames a file, and replaces the target atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// What was created, renamed and removed survives a power cut.
+    /// Makes created, renamed and removed names survive a power cut.
     fn sync(&self) -> io::Result<()>;
-    /// Bytes that can still be written.
+    /// Returns the bytes that can still be written.
     fn free(&self) -> io::Result<u64>;
-    /// Lets another hub have the directory.
+    /// Releases the lock of the directory.
     fn release(&self);
 }
 
-/// One file.
+/// A file.
 pub(super) trait File: fmt::Debug + Send + Sync {
     fn size(&self) -> io::Result<u64>;
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<()>;
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&self, size: u64) -> io::Result<()>;
-    /// What was written survives a power cut.
+    /// Makes written bytes survive a power cut.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// An operation that failed, and where.
+/// A failed operation, with file and offset.
 #[derive(Debug)]
 pub(super) struct IoError {
     name: String,
@@ -54,20 +54,19 @@ pub(super) struct IoError {
 }
 
 impl IoError {
-    /// For `map_err`: the operation was on this file.
+    /// For `map_err`: an operation on this file failed.
     pub(super) fn of(name: &str) -> impl FnOnce(io::Error) -> Self {
         let name = name.to_owned();
         move |error| Self { name, offset: None, error }
     }
 
-    /// For `map_err`: the operation was on this file, at this byte.
+    /// For `map_err`: an operation on this file failed at this byte.
     pub(super) fn at(name: &str, offset: u64) -> impl FnOnce(io::Error) -> Self {
         let name = name.to_owned();
         move |error| Self { name, offset: Some(offset), error }
     }
 
-    /// Whether it failed for want of room, or of descriptors or memory: nothing is wrong with the
-    /// disk.
+    /// Returns whether space, descriptors or memory ran out, which is no fault of the disk.
     pub(super) fn is_full(&self) -> bool {
         let room = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
         let others = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
@@ -89,12 +88,12 @@ impl fmt::Display for IoError {
     }
 }
 
-/// The name of a file that is being written and is not yet to be found.
+/// Returns the name of a file while it is being written.
 pub(super) fn unfinished(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-/// Puts a file in the place of another, so that a crash leaves the one or the other, whole.
+/// Replaces a file, so that a crash leaves either the old or the new one whole.
 pub(super) fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), IoError> {
     let unfinished = unfinished(name);
     let written = Draft::create(files, &unfinished).and_then(|mut draft| {
@@ -102,7 +101,7 @@ pub(super) fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(),
         draft.finish()
     });
     if let Err(fault) = written {
-        // What cannot be deleted now is deleted at the next start.
+        // If it cannot be deleted now, the next start deletes it.
         let _ = files.remove(&unfinished);
         return Err(fault);
     }
@@ -124,7 +123,7 @@ impl Draft {
         Ok(Self { name: name.to_owned(), file, position: 0, buffer: Vec::new() })
     }
 
-    /// Where what is written next will be.
+    /// Returns the position of the next write.
     pub(super) fn position(&self) -> u64 {
         self.position + self.buffer.len() as u64
     }
@@ -152,7 +151,7 @@ impl Draft {
     }
 }
 
-/// The whole of a file.
+/// Reads a whole file.
 pub(super) fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
     let size = usize::try_from(file.size()?).map_err(io::Error::other)?;
     let mut bytes = vec![0; size];
@@ -160,17 +159,17 @@ pub(super) fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A directory of the file system. No hub has it meanwhile.
+/// A directory of the file system, locked against other hubs.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
     lock: fs::File,
-    /// Files are opened for reading alone.
+    /// Files are opened read-only.
     only_read: bool,
 }
 
 impl Directory {
-    /// Takes the directory, or makes it; at most one process has it at a time.
+    /// Opens or creates the directory, and locks it for this process alone.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io { path: path.to_owned(), error };
         fs::create_dir_all(path).map_err(failed)?;
@@ -181,8 +180,8 @@ impl Directory {
         Self { path: path.to_owned(), lock, only_read: false }.if_locked(locked)
     }
 
-    /// Takes the directory to look at it, beside others who look. Works where nothing can be
-    /// written; a copy without the file of the lock has no hub that could be in the way.
+    /// Opens the directory read-only, with a shared lock. Needs no write permission; in a copy
+    /// without the lock file, it locks the directory itself.
     pub(super) fn look(path: &Path) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io { path: path.to_owned(), error };
         let lock = match fs::File::open(path.join(LOCK)) {
@@ -240,7 +239,7 @@ impl Files for Directory {
     }
 
     fn release(&self) {
-        // Nothing depends on it: at the latest, the lock goes with the process.
+        // Errors do not matter: the lock ends with the process.
         let _ = self.lock.unlock();
     }
 }

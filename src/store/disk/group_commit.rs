@@ -1,8 +1,8 @@
-//! The thread that syncs, and those who wait for it.
+//! Group commit: the sync thread and the results that wait for it.
 //!
-//! What holds: the answers of one stream go out in the order in which its records came, whatever
-//! durability each was handed in with. A sync serves all that was written before it began. After a
-//! sync that failed there is never another: the kernel may have dropped what it could not write.
+//! Invariants: the results of one stream are delivered in the order of its records, even if their
+//! durability differs. A sync covers everything written before it began. After a failed sync there
+//! is never another: the kernel may have dropped the pages that it could not write.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::files::{File, IoError};
 use super::{Durability, OnComplete, StreamId, WriteError};
 
-/// What became of something that was handed in, and who is to be told.
+/// The result of a submitted record and its completion.
 pub(super) struct CommitResult {
     pub(super) stream: Option<StreamId>,
     /// Bytes of its events.
@@ -34,33 +34,33 @@ struct Waiter {
     written: u64,
 }
 
-/// What is written and what is synced, counted in bytes since the store was opened.
+/// Counts written and synced bytes since the store was opened, and holds the results that wait.
 pub(super) struct CommitQueue {
     state: Mutex<CommitState>,
     wake: Condvar,
-    /// For those who wait until something is synced.
+    /// Notified when `synced` grows, and when the store fails.
     synced_changed: Condvar,
-    /// Bytes of events that were handed in, and of which nobody has been told yet.
+    /// Bytes of submitted events whose result has not been delivered.
     in_flight: AtomicUsize,
 }
 
 struct CommitState {
     /// In the order of `written`.
     waiting: VecDeque<Waiter>,
-    /// How many of each stream wait, or are being told.
+    /// Number of results per stream that wait or are being delivered.
     pending: HashMap<StreamId, usize>,
     file: Arc<dyn File>,
     name: String,
     written: u64,
     synced: u64,
-    /// Somebody waits until all up to here is synced.
+    /// A caller of `sync_now` waits until this many bytes are synced.
     wanted: u64,
-    /// When the first byte was written that is not synced.
+    /// Time of the first write that is not synced.
     since: Option<Duration>,
     closed: bool,
 }
 
-/// What the sync thread is to do.
+/// The next action of the sync thread.
 enum CommitStep {
     Complete(Vec<Waiter>),
     Sync,
@@ -89,7 +89,7 @@ impl CommitQueue {
         }
     }
 
-    /// So much more was handed in.
+    /// Counts the bytes of a submitted record.
     pub(super) fn add_in_flight(&self, bytes: usize) {
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -98,13 +98,14 @@ impl CommitQueue {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Everything up to here is written. Said before anybody can see what it changes, so that
-    /// whoever sees it can wait until it is synced.
+    /// Records that `written` bytes are written. Called before the index shows the change, so that
+    /// a reader of the index can wait for its sync.
     pub(super) fn wrote(&self, written: u64) {
         self.state.lock().wrote(written);
     }
 
-    /// Waits until all that is written by now is synced. Returns whether it is.
+    /// Waits until everything written before the call is synced. Returns `false` if the store
+    /// failed.
     pub(super) fn sync_now(&self, engine: &Engine) -> bool {
         let mut state = self.state.lock();
         let up_to = state.written;
@@ -119,13 +120,13 @@ impl CommitQueue {
         true
     }
 
-    /// Everything up to here is written; these are to be told when it is time for each.
+    /// Records that `written` bytes are written, and delivers each result when it is due.
     pub(super) fn written(&self, written: u64, results: Vec<CommitResult>) {
         let (now, later): (Vec<_>, Vec<_>) = {
             let mut state = self.state.lock();
             results.into_iter().partition(|result| !state.must_wait(result))
         };
-        // Before any that wait, so that the answers of a stream keep their order.
+        // Before those that wait are queued, so that the results of a stream keep their order.
         self.deliver(now.into_iter());
         let mut state = self.state.lock();
         state.waiting.extend(later.into_iter().map(|result| Waiter { result, written }));
@@ -133,7 +134,7 @@ impl CommitQueue {
         self.wake.notify_one();
     }
 
-    /// The journal was synced by the writer, and another one follows.
+    /// Switches to the next journal, after the writer has synced the previous one.
     pub(super) fn rotated(&self, file: Arc<dyn File>, name: String) {
         let mut state = self.state.lock();
         (state.file, state.name) = (file, name);
@@ -143,19 +144,19 @@ impl CommitQueue {
         self.synced_changed.notify_all();
     }
 
-    /// Bytes that are known to be synced.
+    /// Returns the number of bytes that are known to be synced.
     pub(super) fn synced(&self) -> u64 {
         self.state.lock().synced
     }
 
-    /// Whether everything is synced and told.
+    /// Returns whether everything is synced and every result delivered.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.lock();
         state.synced == state.written && state.waiting.is_empty()
     }
 
     pub(super) fn wake(&self) {
-        // The lock makes sure that nobody is between looking and waiting.
+        // With the lock, the wake-up cannot fall between a thread's check and its wait.
         let _state = self.state.lock();
         self.wake.notify_one();
         self.synced_changed.notify_all();
@@ -166,7 +167,7 @@ impl CommitQueue {
         self.wake.notify_one();
     }
 
-    /// Waits for something to do.
+    /// Waits for the next step.
     fn next(&self, engine: &Engine) -> CommitStep {
         let mut state = self.state.lock();
         loop {
@@ -184,13 +185,13 @@ impl CommitQueue {
         }
     }
 
-    /// The journal, its name, and how much is written by now.
+    /// Returns the journal, its name, and the number of bytes written.
     fn unsynced(&self) -> (Arc<dyn File>, String, u64) {
         let state = self.state.lock();
         (state.file.clone(), state.name.clone(), state.written)
     }
 
-    /// A sync that began then has ended. What it does not have was written after that.
+    /// Records a sync of `up_to` bytes that began at `began`. Later bytes were written after that.
     fn synced_to(&self, up_to: u64, began: Duration) {
         let mut state = self.state.lock();
         state.synced = state.synced.max(up_to);
@@ -207,7 +208,8 @@ impl CommitQueue {
         batch.deliver();
     }
 
-    /// Tells those who waited; only then may others of their streams be told without waiting.
+    /// Delivers results, then removes them from `pending`: only then may later results of their
+    /// streams be delivered at once.
     fn complete(&self, told: Vec<Waiter>) {
         let streams: Vec<_> = told.iter().filter_map(|waiting| waiting.result.stream).collect();
         self.deliver(told.into_iter().map(|waiting| waiting.result));
@@ -231,8 +233,8 @@ impl CommitState {
         }
     }
 
-    /// Whether the answer waits for a sync, or for an earlier answer of its stream. If so, it is
-    /// counted.
+    /// Returns whether the result waits for a sync, or for an earlier result of its stream. If so,
+    /// it is counted in `pending`.
     fn must_wait(&mut self, result: &CommitResult) -> bool {
         let syncs = result.waits_for_sync();
         let follows = result.stream.is_some_and(|stream| self.pending.contains_key(&stream));
@@ -274,7 +276,7 @@ impl Waiter {
     }
 }
 
-/// Syncs until the store is closed.
+/// Runs the sync thread until the store is closed.
 pub(super) fn run(engine: &Engine) {
     loop {
         match engine.commits.next(engine) {
@@ -285,7 +287,7 @@ pub(super) fn run(engine: &Engine) {
     }
 }
 
-/// Syncs all that is written by now.
+/// Syncs everything written so far.
 fn sync(engine: &Engine) {
     let (file, name, up_to) = engine.commits.unsynced();
     let began = monotonic();
@@ -296,7 +298,7 @@ fn sync(engine: &Engine) {
     engine.metrics.store_synced(monotonic().saturating_sub(began));
 }
 
-/// A clock that nobody sets.
+/// Reads the monotonic clock, which is never set.
 pub(super) fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::try_from(now).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! How the store is: good, full for a while, or failed for good.
+//! The health of the store: good, full for a while, or failed for good.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,10 +11,10 @@ const GOOD: u8 = 0;
 const FULL: u8 = 1;
 const FAILED: u8 = 2;
 
-/// Asked by everybody, changed by the threads of the store.
+/// Read by all threads, changed by those of the store.
 #[derive(Debug, Default)]
 pub(super) struct StoreHealth {
-    /// What `state` is, for those who cannot wait.
+    /// A copy of `state`, for readers that must not block.
     code: AtomicU8,
     state: Mutex<HealthState>,
 }
@@ -35,7 +35,7 @@ impl StoreHealth {
         }
     }
 
-    /// Whether nothing may be written any more.
+    /// Returns whether the store has failed for good.
     pub(super) fn has_failed(&self) -> bool {
         self.check() == Err(WriteError::Failed)
     }
@@ -44,7 +44,7 @@ impl StoreHealth {
         self.state.lock().health.clone()
     }
 
-    /// There is no room for so many bytes. Returns whether this is new.
+    /// Marks the store as full: `needed` bytes did not fit. Returns whether it was good before.
     pub(super) fn fill(&self, needed: u64) -> bool {
         let mut state = self.state.lock();
         let new = state.health == Health::Good;
@@ -55,13 +55,13 @@ impl StoreHealth {
         new
     }
 
-    /// The bytes for which there was no room, while there is none.
+    /// Returns the bytes that did not fit, if the store is full.
     pub(super) fn needed(&self) -> Option<u64> {
         let state = self.state.lock();
         (state.health == Health::Full).then_some(state.needed)
     }
 
-    /// There is room again.
+    /// Marks a full store as good again.
     pub(super) fn clear(&self) {
         let mut state = self.state.lock();
         if state.health == Health::Full {
@@ -70,7 +70,7 @@ impl StoreHealth {
         }
     }
 
-    /// It has failed. Returns whether this is new.
+    /// Marks the store as failed. Returns whether it had not failed before.
     pub(super) fn fail(&self, fault: &IoError) -> bool {
         let mut state = self.state.lock();
         if matches!(state.health, Health::Failed(_)) {

@@ -1,9 +1,8 @@
-//! The index in memory: which block has which events, what is known of each stream, how much of
-//! each file is alive.
+//! The index in memory: the blocks of each stream, and the live bytes of each file.
 //!
-//! What holds, and is relied on: the blocks of a stream are in the order of their events, and so
-//! are the numbers of their files. A block is in the index only when it was written whole. Where a
-//! block begins after the end of the one before it, what lay between is lost.
+//! Invariants: the blocks of a stream are in the order of their events, and so are the numbers of
+//! their files. A block is in the index only if it was written whole. If a block begins after the
+//! end of the one before it, the events in between are lost.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use super::files::File;
 use super::steps::Steps;
 use super::{Seek, StoredReceipt, StoredStream, StreamId, TrimPoint, Trimmed};
 
-/// Where a block is, and what it has.
+/// The position and the contents of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockRef {
     pub(super) first: LogPosition,
@@ -33,7 +32,7 @@ pub(super) struct BlockRef {
 }
 
 impl BlockRef {
-    /// A block of this header that was written at this position.
+    /// Describes a block with this header at this position.
     pub(super) fn new(header: &Header, last: Entry, file: u32, position: u64) -> Self {
         Self {
             first: header.first,
@@ -43,14 +42,14 @@ impl BlockRef {
             count: header.count,
             bytes: header.frames,
             file,
-            // Files end long before their positions need more.
+            // Casts cannot truncate: files end long before 4 GiB.
             position: position as u32,
             length: header.length() as u32,
         }
     }
 
     pub(super) fn of_block(block: &Block<'_>, file: u32, at: u64) -> Option<Self> {
-        // Files do not say what the steady clock showed: see `Shelf::date`.
+        // Files have no steady time: `BlockIndex::date` sets it.
         let last = |last: Entry| Entry { time: last.time.wall.into(), ..last };
         block.last().map(|it| Self::new(&block.header, last(it), file, at))
     }
@@ -70,7 +69,7 @@ impl BlockRef {
     }
 }
 
-/// What is known of a stream.
+/// The index of one stream.
 #[derive(Clone, Debug)]
 pub(super) struct StreamIndex {
     pub(super) name: ChannelName,
@@ -101,8 +100,9 @@ impl StreamIndex {
         }
     }
 
-    /// Whether all that is known of it lies before this place, so that a block that was there may
-    /// have been its last. An end whose block is broken is known.
+    /// Returns whether everything known of the stream lies before this position, so that a broken
+    /// block there may have held its last events. If a block is broken whose header is whole, the
+    /// end is known.
     pub(super) fn may_have_ended_at(&self, file: u32, position: u32) -> bool {
         match self.blocks.back() {
             Some(last) => (last.file, last.position) < (file, position) && last.end() == self.end,
@@ -110,7 +110,7 @@ impl StreamIndex {
         }
     }
 
-    /// The same without its blocks: what a checkpoint has of it.
+    /// Returns a copy without the blocks, for a checkpoint.
     fn summary(&self) -> Self {
         let Self { name, options, state, .. } = self;
         let (name, options, state) = (name.clone(), options.clone(), state.clone());
@@ -123,13 +123,13 @@ impl StreamIndex {
         }
     }
 
-    /// The blocks that are retained, in order. The floor may lie within the first.
+    /// Iterates over the retained blocks, in order. The trim point may lie within the first.
     pub(super) fn blocks(&self) -> impl Iterator<Item = &BlockRef> {
         self.blocks.iter()
     }
 
-    /// Takes a block that lies after all that are here, by every measure; refuses any other, such
-    /// as that of a file that was copied or has another's name.
+    /// Adds a block if it follows those known by position, byte and offset. Refuses others, such
+    /// as those of a copied or renamed file.
     fn push(&mut self, block: BlockRef) -> bool {
         let (end, trim_point) = (block.end(), self.trim_point);
         let follows = match self.blocks.back() {
@@ -156,7 +156,7 @@ impl StreamIndex {
         known.1 = if last.offset > known.1.offset { last } else { known.1 };
     }
 
-    /// The number of the first block that has something after the place.
+    /// Returns the number of the first block with an event at or after the key.
     fn first_after(&self, seek: Seek) -> usize {
         self.blocks.partition_point(|block| match seek {
             Seek::Seq(seq) => block.end().seq <= seq,
@@ -165,8 +165,8 @@ impl StreamIndex {
         })
     }
 
-    /// Whether the event at the place is in the block with this number, which is the first that has
-    /// something after the place, and not below the floor, which may lie within that block.
+    /// Returns whether block `at`, the result of [`first_after`](Self::first_after), contains the
+    /// event, and the event is not below the trim point, which may lie within the block.
     fn has(&self, at: usize, block: &BlockRef, seek: Seek) -> bool {
         let from = block.first.max(self.trim_point.position);
         match seek {
@@ -181,7 +181,7 @@ impl StreamIndex {
         }
     }
 
-    /// Where reading goes on at the block with this number, or after the last one.
+    /// Returns the position where reading continues at block `at`, or at the end of the stream.
     fn trim_point_at(&self, at: usize) -> TrimPoint {
         match self.blocks.get(at) {
             Some(block) if block.first <= self.trim_point.position => self.trim_point,
@@ -193,7 +193,7 @@ impl StreamIndex {
         }
     }
 
-    /// Whether the stream has ever had something after the place.
+    /// Returns whether the stream ever had an event at or after the key.
     fn had(&self, seek: Seek) -> bool {
         match seek {
             Seek::Seq(seq) => seq < self.end.seq,
@@ -202,7 +202,7 @@ impl StreamIndex {
         }
     }
 
-    /// Whether retention has passed over the place.
+    /// Returns whether retention has trimmed the event.
     fn is_trimmed(&self, seek: Seek) -> bool {
         match seek {
             Seek::Seq(seq) => seq < self.trim_point.position.seq,
@@ -212,8 +212,8 @@ impl StreamIndex {
     }
 
     fn locate(&self, seek: Seek, most: usize) -> Located {
-        // Before anything is said of what is lost after the floor: only then does whoever asked
-        // know where that begins.
+        // Before losses are reported: a loss starts at the trim point, which the reader must know
+        // first.
         if self.is_trimmed(seek) {
             return Located::Trimmed(self.trim_point);
         }
@@ -235,7 +235,7 @@ impl StreamIndex {
         Located::Blocks { blocks, from: self.trim_point.position.seq }
     }
 
-    /// What lies between the block with this number and the one before it.
+    /// Returns the loss between block `at` and the one before it.
     fn lost_before(&self, at: usize) -> Located {
         let before = at.checked_sub(1).and_then(|at| self.blocks.get(at));
         let from = before.map_or(self.trim_point, |block| TrimPoint {
@@ -250,7 +250,7 @@ impl StreamIndex {
         }
     }
 
-    /// See [`Shelf::date`].
+    /// Sets the steady times of the stream: see [`BlockIndex::date`].
     fn date(&mut self, steps: &Steps, opened: Moment) {
         for block in &mut self.blocks {
             block.last_time = steps.date(block.last_offset, block.last_time, opened);
@@ -262,7 +262,7 @@ impl StreamIndex {
         }
     }
 
-    /// Whether the first block is beyond the retention as a whole.
+    /// Returns whether all of the first block is beyond the retention.
     fn first_is_beyond(&self, block: &BlockRef, retention: &Retention, oldest: Micros) -> bool {
         let last_words = self.state.is_some() && self.blocks.len() == 1;
         let filled = retention.is_filled_by(block.end().distance_to(self.end));
@@ -275,8 +275,8 @@ impl StreamIndex {
         Some(block)
     }
 
-    /// The floor is known to be here by now. What lies after the stream's end is not its business:
-    /// it is told by files that are read block by block.
+    /// Raises the trim point, at most to the end of this stream. A checkpoint says nothing of
+    /// later events, which recovery reads block by block.
     pub(super) fn raise_to(&mut self, trim_point: TrimPoint) {
         let trim_point = if trim_point.position > self.end {
             self.trim_point_at(self.blocks.len())
@@ -288,7 +288,8 @@ impl StreamIndex {
         }
     }
 
-    /// What is before the first block is gone: with the file that had it, or broken.
+    /// Raises the trim point to the first block: the events before it were deleted with their
+    /// file, or are broken.
     fn raise_trim_point(&mut self) {
         let trim_point = self.trim_point_at(0);
         if trim_point.position > self.trim_point.position {
@@ -296,7 +297,7 @@ impl StreamIndex {
         }
     }
 
-    /// The blocks of this file, by number.
+    /// Returns the range of blocks in this file.
     fn within(&self, file: u32) -> std::ops::Range<usize> {
         let from = self.blocks.partition_point(|block| block.file < file);
         from..self.blocks.partition_point(|block| block.file <= file)
@@ -307,46 +308,46 @@ fn last_of(span: (Entry, Entry)) -> Offset {
     span.1.offset
 }
 
-/// Where something is that was asked for.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) enum Located {
-    /// In the first of these blocks, which are consecutive. What is before `from` has been trimmed.
+    /// The event is in the first of these consecutive blocks. Events before `from` are trimmed.
     Blocks {
         blocks: Vec<BlockRef>,
         from: u64,
     },
-    /// Nowhere any more: all between these two is lost.
+    /// All events between these two positions are lost.
     Lost {
         from: TrimPoint,
         to: TrimPoint,
     },
-    /// Nowhere any more: retention has passed over it, up to here.
+    /// Retention has trimmed the event: the trim point.
     Trimmed(TrimPoint),
     Nothing,
 }
 
-/// A file that has blocks.
+/// A file with blocks.
 #[derive(Debug)]
 pub(super) struct IndexedFile {
     pub(super) name: String,
     pub(super) file: Arc<dyn File>,
     pub(super) sorted: bool,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub(super) bytes: u64,
     /// Bytes of blocks that are in the index.
     pub(super) live: u64,
-    /// Bytes of its blocks with events when it was written, also of those that have died since.
+    /// Bytes of blocks with events when the file was written, including those dead since.
     pub(super) born: u64,
-    /// It cannot be read whole: whatever can be read of it stays where it is.
+    /// Part of the file cannot be read: it is not rewritten, to keep the rest readable.
     pub(super) damaged: bool,
 }
 
-/// The latest receipt of each key: a request that goes on for long leaves many.
+/// The latest receipt of each key: a long request leaves many.
 #[derive(Debug)]
 pub(super) struct Receipts {
-    /// In the order in which they came, numbered.
+    /// In order of arrival, numbered.
     all: BTreeMap<u64, StoredReceipt>,
-    /// The number of each, by scope and key.
+    /// The number of the receipt of each scope and key.
     by_key: HashMap<(Box<str>, Box<str>), u64>,
     added: u64,
     most: usize,
@@ -360,7 +361,7 @@ impl Default for Receipts {
 }
 
 impl Receipts {
-    /// Past so many, the oldest are forgotten.
+    /// Sets the maximum number of receipts; above it, the oldest are dropped.
     pub(super) fn bound(&mut self, most: usize) {
         self.most = most;
     }
@@ -378,14 +379,14 @@ impl Receipts {
         }
     }
 
-    /// Forgets those that are older than this time of the steady clock.
+    /// Drops receipts that are older than this time of the steady clock.
     pub(super) fn forget_before(&mut self, oldest: Micros) {
         let Self { all, by_key, .. } = self;
         all.retain(|_, receipt| receipt.time.steady >= oldest);
         by_key.retain(|_, number| all.contains_key(number));
     }
 
-    /// All of them, oldest first.
+    /// Returns all receipts, oldest first.
     pub(super) fn to_vec(&self) -> Vec<StoredReceipt> {
         self.all.values().cloned().collect()
     }
@@ -395,7 +396,7 @@ fn key_of(receipt: &StoredReceipt) -> (Box<str>, Box<str>) {
     (receipt.scope.clone(), receipt.key.clone())
 }
 
-/// All that is known of what is stored.
+/// The index of the whole store.
 #[derive(Debug, Default)]
 pub(super) struct BlockIndex {
     pub(super) streams: HashMap<StreamId, StreamIndex>,
@@ -403,12 +404,12 @@ pub(super) struct BlockIndex {
     pub(super) receipts: Receipts,
     /// A number that no stream has had.
     pub(super) next_stream: u64,
-    /// How far the events of streams reached that are gone.
+    /// The last offset of streams that were deleted.
     pub(super) gone: Offset,
 }
 
 impl BlockIndex {
-    /// A stream begins, or has other options.
+    /// Adds a stream, or changes its options.
     pub(super) fn begin(&mut self, id: StreamId, name: ChannelName, options: &str) {
         self.next_stream = self.next_stream.max(id.0.saturating_add(1));
         let options: Arc<str> = options.into();
@@ -416,8 +417,8 @@ impl BlockIndex {
         self.streams.entry(id).or_insert_with(new).options = options.clone();
     }
 
-    /// Events of a stream that is known; the rest of what is in files is dead. The span is that of
-    /// the block, unless the stream's is known already.
+    /// Adds a block to its stream. Returns `false` if the block is dead. `span` is the first and
+    /// last event of the block, or `None` if the span of the stream includes them.
     pub(super) fn add(
         &mut self,
         id: StreamId,
@@ -425,7 +426,7 @@ impl BlockIndex {
         span: Option<(Entry, Entry)>,
     ) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
-            // It is gone, or what said its name is broken.
+            // The stream was deleted, or the note with its name is broken.
             self.gone = self.gone.max(block.last_offset);
             return false;
         };
@@ -439,7 +440,7 @@ impl BlockIndex {
         taken
     }
 
-    /// Has the times of all that was found on the steady clock, of which files say nothing.
+    /// Sets the steady times of everything recovered, as files have only wall clock times.
     pub(super) fn date(&mut self, steps: &Steps, opened: Moment) {
         self.streams.values_mut().for_each(|stream| stream.date(steps, opened));
         for receipt in self.receipts.all.values_mut() {
@@ -447,7 +448,7 @@ impl BlockIndex {
         }
     }
 
-    /// A file has this block, alive or not.
+    /// Counts a block of a file, live or dead.
     pub(super) fn count_born(&mut self, block: &BlockRef) {
         if let Some(file) = self.files.get_mut(&block.file) {
             file.born += u64::from(block.length);
@@ -460,7 +461,7 @@ impl BlockIndex {
         }
     }
 
-    /// What stood after events of a stream.
+    /// Adds the state and the receipts of a trailer.
     pub(super) fn note_trailer(&mut self, id: StreamId, trailer: &Trailer) {
         if let (Some(state), Some(stream)) = (&trailer.state, self.streams.get_mut(&id)) {
             stream.state = Some(state.as_ref().into());
@@ -468,7 +469,7 @@ impl BlockIndex {
         trailer.receipts.iter().for_each(|receipt| self.receipts.add(receipt.clone()));
     }
 
-    /// Events of a stream were here, and cannot be read.
+    /// Records that the events of a block exist and cannot be read.
     pub(super) fn note_lost(&mut self, header: &Header) {
         if let Some(stream) = self.streams.get_mut(&header.stream) {
             stream.end = stream.end.max(header.end());
@@ -480,7 +481,7 @@ impl BlockIndex {
 
     pub(super) fn remove(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
-        // After the last event comes the end of whoever was deleted, which is nowhere stored.
+        // The end event of a deleted channel comes after the last event, and is not stored.
         let gone = stream.span.map(|span| Offset(last_of(span).0.saturating_add(1)));
         self.gone = self.gone.max(gone.unwrap_or_default());
         for block in stream.blocks {
@@ -506,7 +507,7 @@ impl BlockIndex {
         Trimmed { trim_point: stream.trim_point, next: stream.blocks.front().map(BlockRef::end) }
     }
 
-    /// A block turned out to be broken: what it had is lost.
+    /// Removes a broken block: its events are lost. Returns whether it was in the index.
     pub(super) fn lose(&mut self, id: StreamId, lost: &BlockRef) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
             return false;
@@ -520,7 +521,7 @@ impl BlockIndex {
         there
     }
 
-    /// The file goes, and what streams have in it: it is dead, or the oldest.
+    /// Removes a file that is dead or the oldest, and the blocks in it.
     pub(super) fn drop_file(&mut self, number: u32) -> Option<IndexedFile> {
         let file = self.files.remove(&number)?;
         for stream in self.streams.values_mut() {
@@ -531,7 +532,7 @@ impl BlockIndex {
         Some(file)
     }
 
-    /// The blocks of a file that are alive, by stream and in order.
+    /// Returns the live blocks of a file, by stream and in order.
     pub(super) fn blocks_of(&self, number: u32) -> Vec<(StreamId, Vec<BlockRef>)> {
         let of = |(id, stream): (&StreamId, &StreamIndex)| {
             let blocks: Vec<_> = stream.blocks.range(stream.within(number)).copied().collect();
@@ -542,8 +543,8 @@ impl BlockIndex {
         all
     }
 
-    /// The file was written anew: its blocks are those now. What was trimmed or lost meanwhile
-    /// stays so; a block that has something of both is kept.
+    /// Replaces the blocks of a file after its compaction. Blocks before the first live one of a
+    /// stream stay dead; one that is trimmed in part is kept.
     pub(super) fn replace_file(
         &mut self,
         number: u32,
@@ -568,7 +569,7 @@ impl BlockIndex {
         self.files.insert(number, file);
     }
 
-    /// What a checkpoint has of it all.
+    /// Returns the streams for a checkpoint.
     pub(super) fn summary(&self) -> Vec<(StreamId, StreamIndex)> {
         self.streams.iter().map(|(id, stream)| (*id, stream.summary())).collect()
     }
@@ -581,17 +582,17 @@ impl BlockIndex {
         self.files.values().map(|file| file.bytes).sum()
     }
 
-    /// The offset of the earliest event of a stream.
+    /// Returns the offset of the earliest event of a stream.
     pub(super) fn earliest(&self, id: StreamId) -> Option<Offset> {
         self.streams.get(&id)?.blocks.front().map(|block| block.first_offset)
     }
 
-    /// The last offset that is known.
+    /// Returns the last known offset.
     pub(super) fn last_offset(&self) -> Offset {
         self.newest().map(|entry| entry.offset).unwrap_or_default()
     }
 
-    /// The last event that is known, retained or not.
+    /// Returns the last known event, retained or not.
     pub(super) fn newest(&self) -> Option<Entry> {
         let spans = self.streams.values().filter_map(|stream| stream.span);
         spans.map(|(_, last)| last).max_by_key(|last| last.offset)

@@ -1,10 +1,9 @@
-//! The thread that keeps the directory in order: checkpoints, sorted files, deletions, and the
-//! watch for room.
+//! The maintenance thread: checkpoints, compaction, deletion, and free space.
 //!
-//! What holds: what is new is synced, and has its name, before what it replaces is deleted. Before
-//! dead blocks vanish, a checkpoint says that they are below the floor of their stream, or a note
-//! that is synced says that the stream is gone. A file that cannot be read whole is neither sorted
-//! nor rewritten. A failure here for want of room is tried again later; nothing is lost by it.
+//! Invariants: a new file is synced and renamed before the files that it replaces are deleted.
+//! Before dead blocks are removed, a checkpoint has them below the trim point of their stream, or
+//! a synced note says that the stream is deleted. A file that cannot be read whole is not
+//! rewritten. After a failure for lack of space, the work is tried again later; nothing is lost.
 
 use std::collections::HashSet;
 use std::io;
@@ -20,12 +19,12 @@ use super::index::IndexedFile;
 use super::superblock::SUPERBLOCK;
 use super::writer::WriterMessage;
 
-/// What waits for the maintenance thread.
+/// The work that waits for the maintenance thread.
 #[derive(Debug)]
 pub(super) struct Maintenance {
     inner: Mutex<PendingWork>,
     wake: Condvar,
-    /// Numbers of the checkpoints that are safe; held while the directory is put in order.
+    /// Numbers of the saved checkpoints. Locked while files are changed.
     checkpoints: Mutex<Vec<u32>>,
 }
 
@@ -40,7 +39,7 @@ impl Maintenance {
         Self { inner: Mutex::default(), wake: Condvar::new(), checkpoints: Mutex::new(checkpoints) }
     }
 
-    /// A checkpoint to be written; one that still waits is no longer needed.
+    /// Submits a checkpoint to be written. It replaces one that still waits.
     pub(super) fn submit(&self, checkpoint: Checkpoint) {
         self.inner.lock().checkpoint = Some(checkpoint);
         self.wake.notify_one();
@@ -51,7 +50,7 @@ impl Maintenance {
         self.wake.notify_one();
     }
 
-    /// Waits for the next round. Returns whether there is one.
+    /// Waits for the next round. Returns `false` if the store is closed.
     fn next_round(&self, interval: Duration) -> bool {
         let mut inner = self.inner.lock();
         if !inner.closed && inner.checkpoint.is_none() {
@@ -65,14 +64,14 @@ impl Maintenance {
     }
 }
 
-/// Keeps order until the store is closed.
+/// Runs maintenance until the store is closed.
 pub(super) fn run(engine: &Engine) {
     while engine.maintenance.next_round(engine.tuning.maintenance_interval) {
         go_round(engine);
     }
 }
 
-/// Looks after everything once.
+/// Runs one round of maintenance.
 pub(super) fn go_round(engine: &Engine) {
     check_free_space(engine);
     engine.look_after_offsets();
@@ -82,12 +81,11 @@ pub(super) fn go_round(engine: &Engine) {
     make_way(engine);
 }
 
-/// Looks whether there is room, and takes or refuses accordingly. To be taken back into use, a disk
-/// must have room for what did not fit, and for a quarter more than the least, lest it go to and
-/// fro.
+/// Checks the free space, and marks the store as full or clears that mark. To be cleared, the disk
+/// needs room for the write that failed, and a quarter more than the minimum, as hysteresis.
 pub(super) fn check_free_space(engine: &Engine) {
     let Ok(free) = engine.files.free() else {
-        // Whoever writes will learn it.
+        // The next write reports the error.
         return;
     };
     let least = engine.config.min_free.as_u64();
@@ -104,20 +102,21 @@ pub(super) fn check_free_space(engine: &Engine) {
     }
 }
 
-/// Looks whether all files are still there. Those that are open can be used when they have been
-/// deleted, and the next start does not find them: what was acknowledged would be lost.
+/// Checks that all files still exist. A deleted file can be used while it is open, but the next
+/// start does not find it, and acknowledged events would be lost.
 fn look_for_files(engine: &Engine) -> Result<(), IoError> {
     if engine.health.has_failed() {
         return Ok(());
     }
-    // Meanwhile no file goes; the writer may add one, which is there before it is in the index.
+    // With the lock, no file is deleted meanwhile. The writer may add one, which exists before it
+    // is in the index.
     let _in_order = engine.maintenance.checkpoints.lock();
     let index = engine.index.lock();
     let needed: Vec<String> = index.files.values().map(|file| file.name.clone()).collect();
     drop(index);
     let there: HashSet<String> = match engine.files.list() {
         Ok(there) => there.into_iter().collect(),
-        // The directory itself is gone.
+        // The directory itself was removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
         Err(_) => return Ok(()),
     };
@@ -130,9 +129,9 @@ fn look_for_files(engine: &Engine) -> Result<(), IoError> {
 }
 
 /// On a full disk, begins a new journal if one of the youngest files is mostly dead: while the
-/// last two checkpoints need it, it cannot be deleted.
+/// last two checkpoints need that file, it cannot be deleted.
 fn make_way(engine: &Engine) {
-    // A checkpoint that waits was not saved, for want of room: another would not be either.
+    // The waiting checkpoint was not saved for lack of space: another would fail, too.
     if engine.health.needed().is_none() || engine.maintenance.inner.lock().checkpoint.is_some() {
         return;
     }
@@ -140,20 +139,20 @@ fn make_way(engine: &Engine) {
     let youngest = if let [.., older, _] = checkpoints[..] { older } else { 0 };
     let index = engine.index.lock();
     if index.files.range(youngest..).any(|(_, file)| file.live * 2 < file.bytes) {
-        // Refused only when the store is closed.
+        // Fails only if the store is closed.
         let _ = engine.inbox.push(WriterMessage::Rotate);
     }
 }
 
-/// Does everything that is to be done now. After a sync that failed that is nothing: whatever is
-/// in the directory, the next start has to find.
+/// Runs all work that is due. Does nothing after a failed sync: the next start needs the directory
+/// as it is.
 pub(super) fn run_once(engine: &Engine) -> Result<(), IoError> {
     if engine.health.has_failed() {
         return Ok(());
     }
     let mut checkpoints = engine.maintenance.checkpoints.lock();
     save_checkpoint(engine, &mut checkpoints)?;
-    // With a single checkpoint, every file may still be needed to do without it.
+    // With a single checkpoint, every file may be needed to recover without it.
     let [.., older, newest] = checkpoints[..] else {
         return Ok(());
     };
@@ -168,8 +167,8 @@ pub(super) fn run_once(engine: &Engine) -> Result<(), IoError> {
     Ok(())
 }
 
-/// Sorts and rewrites every file of which anything is dead, and deletes those that are. Those that
-/// cannot be read whole stay as they are.
+/// Rewrites every journal, and every sorted file with dead blocks; deletes dead files. Leaves
+/// files that cannot be read whole.
 pub(super) fn compact(engine: &Engine) -> Result<(), IoError> {
     run_once(engine)?;
     let checkpoints = engine.maintenance.checkpoints.lock();
@@ -184,14 +183,14 @@ pub(super) fn compact(engine: &Engine) -> Result<(), IoError> {
     files.into_iter().try_for_each(|number| rewrite(engine, number, newest).map(drop))
 }
 
-/// Writes the checkpoint that waits; then only it and the one before it are needed.
+/// Persists the pending checkpoint and deletes all but the last two.
 fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), IoError> {
     let Some(checkpoint) = engine.maintenance.inner.lock().checkpoint.take() else {
         return Ok(());
     };
     let number = checkpoint.number;
     if let Err(fault) = checkpoint.save(&*engine.files) {
-        // Another may have been handed over meanwhile: that one is better.
+        // A checkpoint submitted meanwhile is newer and stays.
         engine.maintenance.inner.lock().checkpoint.get_or_insert(checkpoint);
         return Err(fault);
     }
@@ -208,10 +207,11 @@ fn save_checkpoint(engine: &Engine, checkpoints: &mut Vec<u32>) -> Result<(), Io
     Ok(())
 }
 
-/// Writes the newest checkpoint anew, with the floors of now. What is dead may be deleted only
-/// then: else, older blocks of its streams would come back at the next start, with a hole after
-/// them. What is dead because its stream is gone must stay gone: the note that says so is synced
-/// first. Returns whether it is done; a checkpoint that cannot be read waits for the next one.
+/// Saves the newest checkpoint again with the current trim points. Dead blocks may be deleted only
+/// then: otherwise older blocks of their streams would come back at the next start, with a hole
+/// after them. The notes of deleted streams are synced first, so that those streams stay deleted.
+/// Returns whether it was saved; if the checkpoint cannot be read, deletion waits for the next
+/// one.
 fn save_trim_points(engine: &Engine, newest: u32) -> Result<bool, IoError> {
     if !engine.commits.sync_now(engine) {
         return Ok(false);
@@ -245,7 +245,7 @@ fn delete_dead(engine: &Engine, before: u32, newest: u32) -> Result<(), IoError>
     dead.into_iter().try_for_each(|number| delete(engine, number))
 }
 
-/// Past the budget, the oldest file goes with all that is alive in it.
+/// Above the size limit, deletes the oldest file with its live blocks.
 fn delete_oldest(engine: &Engine, before: u32) -> Result<(), IoError> {
     loop {
         let index = engine.index.lock();
@@ -269,7 +269,8 @@ fn delete(engine: &Engine, number: u32) -> Result<(), IoError> {
     engine.files.remove(&file.name).map_err(IoError::of(&file.name))
 }
 
-/// A journal, or a sorted file of which more than half has died since it was written.
+/// Returns the first journal, or sorted file of which more than half has died since it was
+/// written.
 fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
     let index = engine.index.lock();
     let mut files = index.files.range(..before);
@@ -277,8 +278,8 @@ fn next_to_rewrite(engine: &Engine, before: u32) -> Option<u32> {
     ripe.map(|(number, _)| *number)
 }
 
-/// Puts a sorted file in the place of a journal, or of a sorted file that is half dead. Returns
-/// whether that was possible; if not, the next round goes on.
+/// Replaces a journal, or a sorted file that is half dead, by a sorted file. Returns `false` if
+/// that was not possible; the next round tries again.
 fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, IoError> {
     let before = || save_trim_points(engine, newest);
     let Some(CompactedFile { file, blocks }) = compaction::compact_file(engine, number, before)?

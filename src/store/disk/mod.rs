@@ -1,9 +1,9 @@
-//! Logs on disk: what a restart must not lose.
+//! The store: durable logs on disk.
 //!
-//! One directory, one hub. All channels share one sequence of files, so that one write and one sync
-//! serve all who wait. `docs/disk-format.md` has the bytes.
+//! Each hub has its own directory. All channels share one sequence of files, so that one write and
+//! one sync serve all of them. `docs/disk-format.md` describes the bytes.
 //!
-//! It knows streams, which are the lives of channels, and nothing of what their events say:
+//! The store knows streams, which are the lives of channels, and not the contents of their events:
 //! options, states and receipts are texts that it keeps for the hub.
 
 mod block;
@@ -56,18 +56,18 @@ use writer::WriterMessage;
 pub struct Config {
     /// The directory; empty for no store.
     pub path: PathBuf,
-    /// How durable channels are that no rule says it of.
+    /// Durability of channels for which no rule sets one.
     pub durability: Durability,
-    /// How long what is `async` may wait for the disk to have it.
+    /// Maximum time between a write with durability `async` and its sync.
     #[serde(with = "humantime_serde")]
     pub sync_interval: Duration,
-    /// Bytes of the directory; past it, the oldest file goes.
+    /// Maximum size of the directory; above it, the oldest file is deleted.
     pub max_bytes: ByteSize,
-    /// Free bytes of the file system below which nothing more is written.
+    /// Free space of the file system below which writes are refused.
     pub min_free: ByteSize,
-    /// Bytes at its end that a durable channel has in memory, too.
+    /// Bytes at the end of a durable channel that stay in memory.
     pub window: ByteSize,
-    /// Bytes read for those who replay, shared by all of them.
+    /// Size of the read cache, which all replaying readers share.
     pub read_cache: ByteSize,
 }
 
@@ -86,23 +86,23 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether there is to be a store.
+    /// Returns whether a store is configured.
     #[must_use]
     pub fn is_on(&self) -> bool {
         !self.path.as_os_str().is_empty()
     }
 }
 
-/// What survives what.
+/// The guarantee for acknowledged events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Nothing survives the process.
     #[default]
     Memory,
-    /// What was acknowledged survives the process, but not the last moments before a power cut.
+    /// Acknowledged events survive the process, but not always a power cut soon afterwards.
     Async,
-    /// What was acknowledged survives a power cut.
+    /// Acknowledged events survive a power cut.
     Sync,
 }
 
@@ -110,67 +110,67 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// What the directory holds of a channel.
+/// A channel as found in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredStream {
     /// The stream.
     pub id: StreamId,
     /// The channel.
     pub name: ChannelName,
-    /// What it was created with.
+    /// The options that it was created with.
     pub options: Box<str>,
-    /// How it ended, if it did.
+    /// Its final state, if it has ended.
     pub state: Option<Box<str>>,
-    /// The first and the last event that it ever had, retained or not.
+    /// The first and last event that it ever had, retained or not.
     pub span: Option<(Entry, Entry)>,
-    /// Where what is retained begins.
+    /// The start of the retained events.
     pub trim_point: TrimPoint,
-    /// The place after the last event.
+    /// The position after the last event.
     pub end: LogPosition,
-    /// A block was broken that may have had its last events.
+    /// A broken block may have held its last events.
     pub unsure: bool,
 }
 
-/// A place where reading can begin.
+/// A position where reading can start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrimPoint {
-    /// The place.
+    /// The position.
     pub position: LogPosition,
     /// The offset of the last event before it.
     pub last_trimmed: Offset,
 }
 
-/// A receipt that makes a retry safe.
+/// A receipt, by which a retried publish is recognised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredReceipt {
-    /// What the key belongs to.
+    /// The scope of the key.
     pub scope: Box<str>,
     /// The key.
     pub key: Box<str>,
-    /// What was done under it.
+    /// The outcome of the publish.
     pub outcome: Box<str>,
-    /// When. It is kept as the time of the wall clock.
+    /// Time of the publish, stored as wall clock time.
     pub time: Moment,
-    /// An offset of the same time, by which the store knows how the wall clock was set then. The
-    /// store fills it in.
+    /// An offset of the same time, by which the store corrects for wall clock steps. Set by the
+    /// store.
     #[serde(default)]
     pub offset: u64,
-    /// What it was handed in with.
+    /// The dependency of the record.
     #[serde(skip)]
     pub dependency: WriteDependency,
 }
 
-/// What whoever opens the directory asks of it.
+/// Parameters for opening a directory.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// For how long receipts are remembered.
+    /// Maximum age of receipts.
     pub receipts_window: Duration,
-    /// So many receipts are remembered; past it, the oldest are forgotten.
+    /// Maximum number of receipts; above it, the oldest are dropped.
     pub max_receipts: usize,
-    /// Tells which names are durable from now on: a text that is another one if other names are.
-    /// `None` if nobody publishes.
+    /// Identifies the set of names that are durable from now on: a text that differs if the set
+    /// does. `None` if there is no publisher.
     pub durable_names: Option<Box<str>>,
-    /// What ages are taken from.
+    /// The clock for ages.
     pub clock: Clock,
 }
 
@@ -185,22 +185,22 @@ impl Default for OpenOptions {
     }
 }
 
-/// What is written.
+/// A record to be written.
 #[derive(Clone, Debug)]
 pub enum LogRecord {
-    /// Events of a stream, after all that was handed in of it before; perhaps its end; perhaps a
-    /// receipt. All of it is kept, or nothing.
+    /// Events of a stream, which follow those submitted before; optionally its end and a receipt.
+    /// Stored as a whole, or not at all.
     Events {
         /// The stream.
         stream: StreamId,
         /// The events.
         batch: Batch,
-        /// How the stream has ended, if the last of them is its end.
+        /// The final state of the stream, if the last event is its end.
         state: Option<Box<str>>,
         /// The receipt, if the publish has a key.
         receipt: Option<StoredReceipt>,
     },
-    /// A stream begins, or has other options.
+    /// A stream begins, or its options change.
     Stream {
         /// The stream.
         stream: StreamId,
@@ -209,7 +209,7 @@ pub enum LogRecord {
         /// Its options.
         options: Box<str>,
     },
-    /// A stream is gone, with all that it holds.
+    /// A stream is deleted, with all its events.
     Gone {
         /// The stream.
         stream: StreamId,
@@ -218,79 +218,79 @@ pub enum LogRecord {
     Receipt(StoredReceipt),
 }
 
-/// Called once, from a thread of the store's own, when what was handed in is as durable as was
-/// asked for, or never will be. A store that is closed drops it instead.
+/// Called once, from a thread of the store or of a completion queue, when the record is as durable
+/// as requested, or has failed. Dropped without a call if the store is closed.
 pub type OnComplete = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
-/// Why something is not stored.
+/// The reason why a record is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// There is no room; there may be later.
+    /// The disk is full; a later write may succeed.
     #[error("the disk of the store is full: nothing more is stored until there is room")]
     Full,
-    /// The disk has failed. Nothing is stored until somebody has looked at it.
+    /// The disk has failed. Nothing is stored until the hub is restarted.
     #[error("the store has failed: nothing is stored until the hub is started anew")]
     Failed,
-    /// The disk does not keep up with what is published.
+    /// The disk is slower than the publishers.
     #[error("the disk of the store does not keep up with what is published: try again")]
     Behind,
 }
 
-/// Which event a piece is to have.
+/// The key of an event to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Seek {
-    /// The one at this place.
+    /// The event at this position.
     Seq(u64),
-    /// The one that begins at this byte of the log, or that has it.
+    /// The event that contains this byte of the log.
     Byte(u64),
-    /// The first after this offset.
+    /// The first event after this offset.
     After(Offset),
 }
 
-/// What was read.
+/// The result of a read.
 #[derive(Clone, Debug)]
 pub enum DiskRead {
-    /// Consecutive events, the wanted one among them.
+    /// Consecutive events that include the requested one.
     Batch(Batch),
-    /// The wanted one cannot be read: all between these two places is lost.
+    /// The requested event cannot be read: everything between these two positions is lost.
     Lost {
-        /// Where it begins.
+        /// The start of the loss.
         from: TrimPoint,
-        /// Where reading can go on.
+        /// The position where reading continues.
         to: TrimPoint,
     },
-    /// Retention has passed over it: reading can go on here.
+    /// Retention has trimmed the event: reading continues at this position.
     Trimmed(TrimPoint),
     /// There is no such event, or no such stream.
     Nothing,
 }
 
-/// How far a stream is trimmed.
+/// The result of a trim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Where what is retained begins.
+    /// The start of the retained events.
     pub trim_point: TrimPoint,
-    /// What goes next ends here, if there is anything: until this is beyond the retention, nothing
-    /// goes but by age.
+    /// The end of the block that is trimmed next, if there is one: until it exceeds the retention,
+    /// only age trims anything.
     pub next: Option<LogPosition>,
 }
 
-/// Called once, from a thread of the store's own. A store that is closed drops it instead.
+/// Called once, from a thread of the store. Dropped without a call if the store is closed.
 pub type OnRead = Box<dyn FnOnce(DiskRead) + Send>;
 
-/// How the store is.
+/// The health of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It takes what comes.
+    /// Writes are accepted.
     #[default]
     Good,
-    /// There is no room.
+    /// The disk is full.
     Full,
-    /// It has failed: why, with file and offset if these are known.
+    /// The store has failed: the reason, with file and offset if known.
     Failed(Arc<str>),
 }
 
-/// The files in this directory that are a store's.
+/// Returns the paths of the store's files in a directory.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -305,10 +305,10 @@ pub fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Why a directory was not opened.
+/// The reason why a directory was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another hub has it.
+    /// Another hub uses it.
     #[error("{0} is in use by another hub: each needs a directory of its own")]
     Locked(PathBuf),
     /// It was written by a later version.
@@ -321,10 +321,10 @@ pub enum OpenError {
         path: PathBuf,
         /// Its version.
         found: u32,
-        /// The latest that is known.
+        /// The latest version that this hub can read.
         known: u32,
     },
-    /// The file that says what the directory is cannot be relied on.
+    /// The superblock is damaged.
     #[error(
         "{path} is damaged: {why}. Put back a copy of this file, or see \"A damaged superblock\" \
          in docs/disk-format.md; to begin with nothing, give the hub another `store.path`"
@@ -332,15 +332,15 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
-    /// It has files that are not a store's.
+    /// It has files that do not belong to a store.
     #[error("{path} is no store of Fanfare: {why}")]
     Foreign {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
     /// Reading or writing failed.
@@ -348,26 +348,26 @@ pub enum OpenError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// How.
+        /// The error of the system.
         error: std::io::Error,
     },
 }
 
-/// What was found in a directory.
+/// The contents of a directory when it was opened.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The streams, those that are gone left out.
+    /// The streams, without those that were deleted.
     pub streams: Vec<StoredStream>,
-    /// How far the events reached of which nothing is left, of streams that are gone, and of names
-    /// that were not durable then.
+    /// The last offset of events that are gone: of deleted streams, and of names that were not
+    /// durable then.
     pub gone: Offset,
-    /// Receipts that are younger than was asked for, oldest first.
+    /// Receipts within the window of the options, oldest first.
     pub receipts: Vec<StoredReceipt>,
-    /// The machine has gone down since: of what was `async`, the last moments may be missing.
+    /// The machine went down since the last run: the last `async` events may be missing.
     pub power_cut: bool,
 }
 
-/// The store: a cheap handle. With the last one, the store is closed.
+/// A cheap handle to the store. Dropping the last one closes the store.
 #[derive(Clone, Debug)]
 pub struct Disk(Arc<Handle>);
 
@@ -381,7 +381,7 @@ impl Drop for Handle {
 }
 
 impl Disk {
-    /// Opens the directory, or makes it. What was torn is cut off, what is broken is reported and
+    /// Opens or creates the directory. Torn writes are cut off; broken blocks are reported and
     /// left out.
     ///
     /// # Errors
@@ -413,44 +413,44 @@ impl Disk {
         &self.0.0
     }
 
-    /// The epoch of all that is in the directory.
+    /// Returns the epoch of everything in the directory.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.engine().epoch.clone()
     }
 
-    /// The first offset that nobody has had. It is above every offset of lives before, stored or
-    /// not, as long as [`note_offset`](Self::note_offset) is told of them.
+    /// Returns the first unused offset. It is above every offset of earlier lives, stored or not,
+    /// provided that [`note_offset`](Self::note_offset) was called for each.
     #[must_use]
     pub fn first_offset(&self) -> Offset {
         self.engine().first_offset
     }
 
-    /// Whether there are offsets that can be given out: those that are reserved run out when the
-    /// disk takes no more for very long. No life to come may give out the same.
+    /// Checks that offsets can be given out. The reserved ones run out if the disk accepts no
+    /// writes for very long, and no later life may give out the same.
     ///
     /// # Errors
-    /// There are none at the moment.
+    /// No offsets are left at the moment.
     pub fn check_offsets(&self) -> Result<(), WriteError> {
         self.engine().check_offsets()
     }
 
-    /// Offsets up to this one are being given out. Never waits; costs an atomic maximum.
+    /// Notes that offsets up to this one are given out. Does not block; costs an atomic maximum.
     pub fn note_offset(&self, offset: Offset) {
         self.engine().note_offset(offset);
     }
 
-    /// A number for a new stream.
+    /// Returns the number of a new stream.
     #[must_use]
     pub fn new_stream(&self) -> StreamId {
         StreamId(self.engine().next_stream.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Whether something can be handed in at the moment.
+    /// Checks whether writes are accepted at the moment.
     ///
     /// # Errors
-    /// There is no room, the store has failed, or what was handed in waits for a disk that does not
-    /// keep up.
+    /// The disk is full, the store has failed, or more than `MAX_UNSTORED_BYTES` of events wait to
+    /// be written.
     pub fn check(&self) -> Result<(), WriteError> {
         let engine = self.engine();
         if engine.commits.in_flight_bytes() > MAX_UNSTORED_BYTES {
@@ -459,18 +459,18 @@ impl Disk {
         engine.health.check()
     }
 
-    /// How the store is.
+    /// Returns the health of the store.
     #[must_use]
     pub fn health(&self) -> Health {
         self.engine().health.current()
     }
 
-    /// Hands something in. Never waits. What is handed in of one stream is stored in that order,
-    /// and `done` is called in that order, if all that wait together have the same completion
-    /// queue.
+    /// Submits a record. Does not block. Records of one stream are stored in the order of
+    /// submission, and `done` is called in that order, if all that wait together have the same
+    /// completion queue.
     ///
-    /// Events that do not follow on what was stored of their stream are refused: after something
-    /// that was refused, the same has to be handed in again.
+    /// Events that do not follow on the stored events of their stream are refused: after a
+    /// refusal, the refused events must be submitted again first.
     pub fn write(
         &self,
         record: LogRecord,
@@ -480,37 +480,37 @@ impl Disk {
     ) {
         self.engine().commits.add_in_flight(record.size());
         let message = WriterMessage::Write { record, durability, completions, done };
-        // Not called here: whoever hands in may hold a lock that `done` takes.
+        // `done` is not called here: the caller may hold a lock that it takes.
         let _ = self.engine().inbox.push(message);
     }
 
-    /// Reads consecutive events of a stream from disk: at most some 256 KiB, the wanted one among
-    /// them. Never waits.
+    /// Reads consecutive events of a stream from disk: about 256 KiB at most, including the
+    /// requested event. Does not block.
     pub fn read(&self, stream: StreamId, seek: Seek, read: OnRead) {
         let _ = self.engine().reads.push(Wanted { stream, seek, read });
     }
 
-    /// Gives up what is beyond the retention, by whole blocks. Touches no disk: files are deleted
-    /// and rewritten later.
+    /// Trims whole blocks beyond the retention. Does no I/O: files are deleted and rewritten
+    /// later.
     pub fn trim(&self, stream: StreamId, retention: &Retention, now: Moment) -> Trimmed {
         self.engine().index.lock().trim(stream, retention, now)
     }
 
-    /// The offset of the earliest event of a stream that is retained.
+    /// Returns the offset of the earliest retained event of a stream.
     #[must_use]
     pub fn earliest(&self, stream: StreamId) -> Option<Offset> {
         self.engine().index.lock().earliest(stream)
     }
 
-    /// Writes and syncs all that was handed in, and ends the store's threads. Nothing is taken
-    /// afterwards.
+    /// Writes and syncs everything submitted, and ends the store's threads. Later records are
+    /// ignored.
     pub fn close(&self) {
         self.engine().close();
     }
 }
 
-/// Names this start of the machine. Where it is not known, every start of a hub counts as one after
-/// a power cut.
+/// Returns the identifier of this boot of the machine. If it is unknown, every start of a hub
+/// counts as one after a power cut.
 fn this_boot() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     boot.trim().to_owned()

@@ -1,11 +1,12 @@
-//! What waits for a thread. Who hands in is bounded elsewhere: a publish waits for its answer.
+//! Work queues of the store's threads. Unbounded: producers are bounded elsewhere, as a publish
+//! waits for its result.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// A queue with one thread at its end.
+/// A queue with one consumer thread.
 #[derive(Debug)]
 pub(super) struct WorkQueue<T> {
     inner: Mutex<QueueState<T>>,
@@ -15,9 +16,9 @@ pub(super) struct WorkQueue<T> {
 #[derive(Debug)]
 struct QueueState<T> {
     items: VecDeque<T>,
-    /// The thread at the end sleeps until something comes.
+    /// The consumer sleeps until an item arrives.
     idle: bool,
-    /// How many it took last.
+    /// Number of items in the last batch.
     taken: usize,
     closed: bool,
 }
@@ -28,7 +29,7 @@ impl<T> WorkQueue<T> {
         Self { inner: Mutex::new(inner), wake: Condvar::new() }
     }
 
-    /// Adds an item, or gives it back if nothing is taken any more.
+    /// Adds an item. Returns it as the error if the queue is closed.
     pub(super) fn push(&self, item: T) -> Result<(), T> {
         let mut inner = self.inner.lock();
         if inner.closed {
@@ -41,11 +42,11 @@ impl<T> WorkQueue<T> {
         Ok(())
     }
 
-    /// Waits for items and takes those that are there, until they weigh more than `most`. `None`
-    /// when the queue is closed and everything has been taken.
+    /// Waits for items and takes those queued, until their weight exceeds `most`. Returns `None`
+    /// when the queue is closed and empty.
     ///
-    /// Where several came together the last time, others are on their way now: it gathers them for
-    /// so long, as each batch costs about the same. Whoever comes alone never waits for that.
+    /// If the last batch had several items and this one has fewer, waits up to `gather` for more,
+    /// as the cost of a batch hardly depends on its size. A single producer never waits for that.
     pub(super) fn take(
         &self,
         gather: Duration,
@@ -59,12 +60,12 @@ impl<T> WorkQueue<T> {
             inner.idle = false;
         }
         if inner.taken > 1 && inner.items.len() < inner.taken && !inner.closed {
-            // Nobody wakes a thread that is not idle, but by closing.
+            // Only closing wakes a thread that is not idle.
             self.wake.wait_for(&mut inner, gather);
         }
         let total: usize = inner.items.iter().map(&weight).sum();
         let taken = if total <= most {
-            // As a rule: whoever hands in does not wait until each is moved.
+            // The usual case: swapping the queue keeps the lock short for producers.
             std::mem::take(&mut inner.items)
         } else {
             let mut total = 0;

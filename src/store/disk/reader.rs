@@ -1,6 +1,6 @@
-//! The thread that reads what is asked for.
+//! The thread that reads events from disk.
 //!
-//! What holds: what it hands out has been checked against its checksums and lies above the floor.
+//! Invariant: returned events have passed their checksums and are not below the trim point.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use super::index::{BlockRef, Located};
 use super::{DiskRead, OnRead, Seek, StreamId, TrimPoint};
 use crate::store::{Batch, Entry, LogPosition};
 
-/// Something to read, and who waits for it.
+/// A read request.
 pub(super) struct Wanted {
     pub(super) stream: StreamId,
     pub(super) seek: Seek,
@@ -30,9 +30,9 @@ pub(super) fn run(engine: &Engine) {
     }
 }
 
-/// What is at the place. A block that turns out to be broken is taken off the index, so that the
-/// next look says where reading can go on. What is lost is told with all that adjoins it: so its
-/// readers get one gap.
+/// Reads the requested event and those after it. Removes broken blocks from the index, so that the
+/// next lookup returns where reading continues. A loss is reported together with adjoining ones,
+/// so that a reader gets one gap.
 fn piece(engine: &Engine, stream: StreamId, seek: Seek) -> DiskRead {
     loop {
         let (sources, blocks, from) = match locate(engine, stream, seek) {
@@ -51,7 +51,8 @@ fn piece(engine: &Engine, stream: StreamId, seek: Seek) -> DiskRead {
     }
 }
 
-/// Whether reading can go on here. A broken block is taken off the index.
+/// Returns whether the first block at this position can be read. Removes a broken block from the
+/// index.
 fn goes_on(engine: &Engine, stream: StreamId, at: TrimPoint) -> bool {
     let Ok((sources, blocks, _)) = locate(engine, stream, Seek::Seq(at.position.seq)) else {
         return true;
@@ -68,7 +69,7 @@ fn goes_on(engine: &Engine, stream: StreamId, at: TrimPoint) -> bool {
 /// Files with their names, by number.
 type Sources = BTreeMap<u32, (String, Arc<dyn File>)>;
 
-/// The blocks to read, their files, and the first event that is retained.
+/// Returns the blocks to read, their files, and the first retained event.
 fn locate(
     engine: &Engine,
     stream: StreamId,
@@ -90,10 +91,10 @@ fn locate(
     Ok((sources, blocks, from))
 }
 
-/// A block that cannot be read, and why.
+/// A block that cannot be read, and the error.
 type Unreadable = (BlockRef, IoError);
 
-/// Reads as many of the blocks as can be read, each verified; fails if the first cannot.
+/// Reads and verifies blocks up to the first that is broken. Fails if that is the first of all.
 fn read_blocks(
     sources: &Sources,
     stream: StreamId,
@@ -127,7 +128,7 @@ fn length(row: &[BlockRef]) -> usize {
     row.iter().map(|block| block.length as usize).sum()
 }
 
-/// The bytes of blocks that lie side by side, up to the first that is broken.
+/// Reads and verifies adjacent blocks, up to the first that is broken.
 fn read_row(
     name: &str,
     file: &dyn File,
@@ -140,7 +141,7 @@ fn read_row(
     let at = u64::from(first.position);
     let mut bytes = vec![0; length(row)];
     if let Err(error) = file.read_at(at, &mut bytes) {
-        // Of many, it need not be the first that cannot be read.
+        // The unreadable block need not be the first of several.
         let alone = row.len() > 1;
         let failed = || (*first, IoError::at(name, at)(error));
         return if alone { read_row(name, file, stream, &row[..1]) } else { Err(failed()) };
@@ -157,7 +158,7 @@ fn read_row(
     if whole == 0 { Err((*first, IoError::at(name, at)(broken()))) } else { Ok(bytes) }
 }
 
-/// The bytes of one block, verified.
+/// Reads and verifies one block.
 pub(super) fn read_block(
     name: &str,
     file: &dyn File,
@@ -177,8 +178,8 @@ fn is_block(bytes: &[u8], stream: StreamId, expected: &BlockRef) -> bool {
     })
 }
 
-/// One run of what was read, without what is before `from`, and up to where an event's distance
-/// from the first no longer fits into an index.
+/// Joins blocks to a batch, without events before `from`, and up to the first event whose distance
+/// from the base exceeds what an index can hold.
 fn to_batch(rows: &[Vec<u8>], known: &[BlockRef], from: u64) -> Option<Batch> {
     let blocks = rows.iter().flat_map(|row| blocks(row)).zip(known);
     let blocks: Vec<_> = blocks.map(|(block, known)| block.dated(known.last_time)).collect();
@@ -196,7 +197,7 @@ fn to_batch(rows: &[Vec<u8>], known: &[BlockRef], from: u64) -> Option<Batch> {
     Some(Batch::rewritten(start, events.take_while(joins)))
 }
 
-/// The blocks that lie side by side here.
+/// Splits bytes into adjacent blocks.
 fn blocks(mut row: &[u8]) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     while let Ok(block) = Block::parse(row) {
@@ -209,7 +210,7 @@ fn blocks(mut row: &[u8]) -> Vec<Block<'_>> {
 fn lose(engine: &Engine, stream: StreamId, block: &BlockRef, fault: &IoError) {
     let mut index = engine.index.lock();
     if !index.lose(stream, block) {
-        // It was trimmed, or is elsewhere now.
+        // The block was trimmed or compacted meanwhile.
         return;
     }
     if let Some(file) = index.files.get_mut(&block.file) {

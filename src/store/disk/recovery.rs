@@ -1,10 +1,10 @@
-//! What a directory holds, found out when it is opened.
+//! Recovery: reads a directory when it is opened.
 //!
-//! The rules: the newest journal may have a torn end, for a crash or a power cut came while it was
-//! written. It is cut at the first broken block after what is known to have been synced, and all
-//! that follows goes, so that there is never a hole. Whatever else is broken was whole once: that
-//! is corruption, is reported, and costs nothing but the block. Every step can be repeated, so a
-//! crash in here is like any other.
+//! The newest journal may have a torn end, if a crash or a power cut interrupted a write. It is
+//! cut at the first broken block after the part that is known to be synced, with everything after
+//! it, so that there is never a hole. Any other broken block was whole once: that is corruption,
+//! which is reported and costs only that block. Every step can be repeated, so a crash during
+//! recovery does no harm.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -18,14 +18,15 @@ use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
 use super::{OpenError, Recovered, StoredStream, StreamId};
 use crate::channel::ChannelName;
 
-/// What was found.
+/// The result of recovery.
 pub(super) struct RecoveredFiles {
     pub(super) index: BlockIndex,
     /// A number that no file has had.
     pub(super) next_file: u32,
-    /// The checkpoints that may be relied on, at most two.
+    /// The usable checkpoints, at most two.
     pub(super) checkpoints: Vec<u32>,
-    /// The last place of which nobody knows what was there, and no checkpoint does: file and byte.
+    /// The last position (file and byte) whose contents are unknown, and which no checkpoint
+    /// covers.
     unknown: Option<(u32, u32)>,
 }
 
@@ -44,7 +45,7 @@ impl RecoveredFiles {
     }
 }
 
-/// Reads the directory.
+/// Recovers the directory.
 pub(super) fn recover(setup: &Setup, clean: bool) -> Result<RecoveredFiles, OpenError> {
     let mut index = BlockIndex::default();
     index.receipts.bound(setup.options.max_receipts);
@@ -57,11 +58,11 @@ struct Recovery<'a> {
     /// The store was closed after everything was synced.
     clean: bool,
     index: BlockIndex,
-    /// The number of the checkpoint: what is told by files below, it knows already.
+    /// The number of the checkpoint, which covers the notes and receipts of files below it.
     since: u32,
     /// The highest number of a file with events.
     newest: u32,
-    /// See [`Recovered`].
+    /// The value of [`RecoveredFiles::unknown`].
     unknown: Option<(u32, u32)>,
 }
 
@@ -85,7 +86,7 @@ impl Recovery<'_> {
         })
     }
 
-    /// The numbered files; what a crash left half-written is deleted.
+    /// Returns the numbered files. Deletes unfinished files that a crash left.
     fn list(&self) -> Result<Vec<(u32, Role)>, IoError> {
         let mut listed = Vec::new();
         for name in self.setup.files.list().map_err(IoError::of(""))? {
@@ -100,7 +101,7 @@ impl Recovery<'_> {
         Ok(listed)
     }
 
-    /// Takes the newest checkpoint that is whole. Returns it and the one before it.
+    /// Loads the newest checkpoint that is whole. Returns its number and the one before it.
     fn load_checkpoint(&mut self, listed: &[(u32, Role)]) -> Vec<u32> {
         let checkpoints = listed.iter().filter(|(_, role)| *role == Role::Checkpoint);
         let mut checkpoints: Vec<u32> = checkpoints.map(|(number, _)| *number).collect();
@@ -131,8 +132,8 @@ impl Recovery<'_> {
         checkpoint.receipts.into_iter().for_each(|receipt| self.index.receipts.add(receipt));
     }
 
-    /// The files with events. Of a journal and the sorted file that was to replace it, the sorted
-    /// one counts if it is whole; the other is deleted.
+    /// Returns the files with events. If there are a journal and a sorted file of one number,
+    /// keeps the sorted one if its footer is whole, and deletes the other.
     fn files(&self, listed: &[(u32, Role)]) -> Result<BTreeMap<u32, Role>, IoError> {
         let mut files = BTreeMap::new();
         for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Checkpoint) {
@@ -208,8 +209,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Cuts the newest journal, and makes sure that what stays is on the disk: what is served must
-    /// not vanish later.
+    /// Cuts the newest journal, and syncs the rest: events that are served must not vanish later.
     fn cut(&self, name: &str, file: &dyn File, end: usize, bytes: &[u8]) -> Result<(), IoError> {
         let end_bytes = &bytes[end..];
         if !is_unused(end_bytes) {
@@ -287,7 +287,8 @@ impl Recovery<'_> {
             "a block of the store is broken: what it had is lost"
         );
         self.setup.metrics.store_block_broken();
-        // After a block without a header, or one that goes on where the file ends, was anything.
+        // A block without a header, or one cut off by the end of the file, may hide any number of
+        // events.
         if header.is_none_or(|header| header.length() > bytes) && number >= self.since {
             self.unknown = Some((number, offset as u32));
         }
@@ -299,8 +300,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Without a checkpoint, a stream may turn up again that is long gone. A channel has one life
-    /// at a time: the latest counts.
+    /// Removes streams that share a name with a later one. Without a checkpoint, a deleted stream
+    /// may reappear; a channel has one life at a time, and the latest counts.
     fn forget_namesakes(&mut self) {
         let mut lives: HashMap<ChannelName, StreamId> = HashMap::new();
         let mut gone = Vec::new();
@@ -315,8 +316,8 @@ impl Recovery<'_> {
     }
 }
 
-/// Where the newest journal ends to be whole, if that is after all that was surely synced; when it
-/// was closed cleanly, that is everything.
+/// Returns where the newest journal is torn: the first broken block after the part that is known
+/// to be synced, which is all of it after a clean close.
 pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Option<usize> {
     let synced = if clean { size as u64 } else { told_synced(parts) };
     parts.iter().find_map(|part| match part {
@@ -325,7 +326,7 @@ pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Op
     })
 }
 
-/// Up to where a journal is surely synced, as its own blocks tell.
+/// Returns the bytes of a journal that are surely synced, according to its blocks.
 fn told_synced(parts: &[ScannedPart<'_>]) -> u64 {
     let told = |part: &ScannedPart<'_>| match part {
         ScannedPart::Whole { block, .. } => block.header.synced,
@@ -334,8 +335,8 @@ fn told_synced(parts: &[ScannedPart<'_>]) -> u64 {
     parts.iter().map(told).max().unwrap_or_default()
 }
 
-/// Writes again what need not have been synced. After a sync that failed, it may be in the memory
-/// of the system alone, which takes it for written: another sync would have nothing to do.
+/// Writes again the part that may not be synced. After a failed sync, it may be in the page cache
+/// alone and marked as clean there, so that another sync would not write it.
 fn rewrite(name: &str, file: &dyn File, bytes: &[u8], synced: u64) -> Result<(), IoError> {
     let mut at = synced.min(bytes.len() as u64);
     for piece in bytes[at as usize..].chunks(PIECE_BYTES) {
@@ -345,15 +346,15 @@ fn rewrite(name: &str, file: &dyn File, bytes: &[u8], synced: u64) -> Result<(),
     file.sync().map_err(IoError::of(name))
 }
 
-/// Whether this, at the end of a journal, was prepared and never written to.
+/// Returns whether the end of a journal has only prepared zeros.
 pub(super) fn is_unused(end: &[u8]) -> bool {
     end.iter().all(|byte| *byte == 0)
 }
 
-/// Bytes that are given up when one of them cannot be read: a sector of most disks.
+/// Bytes that are skipped if one of them cannot be read: a sector of most disks.
 const SECTOR: usize = 4096;
 
-/// A file, with zeros where it cannot be read: these are broken blocks like others.
+/// Reads a file, with zeros in place of unreadable sectors, which then count as broken blocks.
 pub(super) fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, IoError> {
     let error = match read_all(file) {
         Ok(bytes) => return Ok(bytes),

@@ -1,9 +1,8 @@
-//! How the wall clock was set, so that what is stored has its age in later lives.
+//! Changes of the wall clock, so that stored events keep their age in later lives.
 //!
-//! Files have the time of the wall clock alone. Here is how far that was ahead of the steady clock,
-//! from which offset on. While the machine runs, ages so come from the steady clock, also of what a
-//! hub before this one has stored. How much time has passed between two starts of the machine, only
-//! the wall clock can say.
+//! Files have only wall clock times. A step records how far the wall clock was ahead of the steady
+//! clock from an offset on. While the machine runs, ages come from the steady clock, also for
+//! events that an earlier hub stored. Only the wall clock can tell the time between two boots.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,14 +11,14 @@ use crate::limits::MAX_CLOCK_STEPS;
 use crate::position::Offset;
 use crate::store::Entry;
 
-/// Offsets, ascending, each with how far the wall clock was ahead from there on, as if this start
-/// of the machine had been then, too.
+/// Ascending offsets, each with how far the wall clock was ahead of the steady clock from there
+/// on, relative to the current boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Steps(Vec<(u64, i64)>);
 
 impl Steps {
-    /// A life begins with this offset; the newest event of those before it is this.
+    /// Begins a life at offset `first`. `newest` is the last event of earlier lives.
     pub(super) fn resume(
         &mut self,
         same_boot: bool,
@@ -31,8 +30,8 @@ impl Steps {
         if self.0.is_empty() {
             self.0.push((0, last));
         }
-        // If the steady clock has begun again, the wall clock is taken at its word; but not if it
-        // shows a time before that event.
+        // After a reboot the wall clock is trusted, unless it shows a time before the newest
+        // event.
         let down = if same_boot { 0 } else { opened.ahead().wrapping_sub(last) };
         let newest = newest.map(|newest| self.on_steady_clock(newest.offset, newest.time));
         let early = newest.map_or(i64::MIN, |at| at.wrapping_sub(opened.steady) as i64);
@@ -41,7 +40,7 @@ impl Steps {
         self.observe(first, opened);
     }
 
-    /// It is this moment, and this offset comes next.
+    /// Compares the clocks, and adds a step at offset `next` if they have diverged.
     pub(super) fn observe(&mut self, next: u64, now: Moment) {
         let known = self.0.last().map(|(_, ahead)| Moment::of_wall(now.wall, *ahead));
         if known.is_none_or(|known| !now.is_in_step_with(known)) {
@@ -49,9 +48,9 @@ impl Steps {
         }
     }
 
-    /// From this offset on, the wall clock is so far ahead.
+    /// Adds a step: the wall clock is as far ahead as in `time` from this offset on.
     pub(super) fn note(&mut self, from: u64, time: Moment) {
-        // Of two channels, the later offset may be written first.
+        // Two channels may write their offsets out of order.
         let at = self.0.partition_point(|(known, _)| *known <= from);
         self.0.insert(at, (from, time.ahead()));
         if self.0.len() > MAX_CLOCK_STEPS {
@@ -59,8 +58,8 @@ impl Steps {
         }
     }
 
-    /// The moment of an event with this offset, by its time on the wall clock. What lies ahead of
-    /// the opening counts as of then.
+    /// Returns the moment of an event from its offset and wall clock time. Limits it to `opened`,
+    /// as it cannot be later.
     pub(super) fn date(&self, offset: Offset, time: Moment, opened: Moment) -> Moment {
         let steady = self.on_steady_clock(offset, time);
         Moment { wall: time.wall, steady: steady.min(opened.steady) }

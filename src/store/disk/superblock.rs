@@ -1,8 +1,8 @@
-//! The superblock of the directory: whose it is, how it was left, and which offsets were given out.
+//! The superblock: the identity of the store, how it was closed, and which offsets were given out.
 //!
-//! A wrong one would give ids out twice, or none at all, so its last line is a checksum of all that
-//! stands before it. Hubs before this one wrote none: such a file is taken as it is, if it has all
-//! fields and no others, and written with one at the start.
+//! A wrong one would make ids repeat or run out, so its last line is a checksum of the lines
+//! before it. Earlier versions wrote none: their file is accepted if it has all fields and no
+//! others, and gets a checksum at the start.
 
 use std::path::Path;
 
@@ -16,35 +16,35 @@ use super::steps::Steps;
 use crate::position::Epoch;
 
 pub(super) const SUPERBLOCK: &str = "fanfare.store";
-/// The file whose lock is the directory's.
+/// The lock file of the directory.
 pub(super) const LOCK: &str = "lock";
 const VERSION: u32 = 1;
 
-/// No hub gives out so many offsets: at a million in a second, it takes 146,000 years.
+/// Maximum plausible offset: at a million per second, it takes 146,000 years to reach.
 const MOST_OFFSETS: u64 = 1 << 62;
 
-/// What stands between the fields and the checksum.
+/// The text between the fields and the checksum.
 const SEAL: &str = ",\n  \"checksum\": ";
 
-/// What the directory is, and how it was left.
+/// The fields of the superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Superblock {
     version: u32,
     pub(super) epoch: Box<str>,
-    /// The start of the machine in which it was last opened.
+    /// The boot of the machine in which it was last opened.
     pub(super) boot: Box<str>,
     /// Closed after everything was synced.
     pub(super) clean: bool,
-    /// No offset from here on has been given out.
+    /// The first offset that has not been given out or reserved.
     pub(super) next_offset: u64,
-    /// Tells which names were durable in the life that was last; nothing in directories of hubs
-    /// that did not say.
+    /// Identifies the set of names that were durable in the last life; `None` if earlier versions
+    /// wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     durable_names: Option<Box<str>>,
-    /// Up to this offset, names that are durable by now may have had events in memory alone.
+    /// Up to this offset, names that are durable now may have had events in memory alone.
     #[serde(default)]
     pub(super) in_memory: u64,
-    /// How the wall clock was set.
+    /// Changes of the wall clock.
     #[serde(default)]
     pub(super) clock: Steps,
 }
@@ -53,7 +53,7 @@ pub(super) struct Superblock {
 const FIELDS: [&str; 8] =
     ["version", "epoch", "boot", "clean", "next_offset", "durable_names", "in_memory", "clock"];
 
-/// What every version's identity has.
+/// The field that the superblock of every version has.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
@@ -74,8 +74,8 @@ impl Superblock {
         }
     }
 
-    /// A life begins, with this offset and these names. If others were durable before, nobody knows
-    /// which of the new ones had events that are gone.
+    /// Begins a life with these durable names. If the set has changed, the new names may have had
+    /// events in memory alone, up to `first`.
     pub(super) fn note_names(&mut self, durable_names: Option<Box<str>>, first: u64) {
         if durable_names.is_some() && durable_names != self.durable_names {
             self.in_memory = first.saturating_sub(1);
@@ -83,7 +83,7 @@ impl Superblock {
         }
     }
 
-    /// Reads it. `None` means a directory that has nothing yet.
+    /// Loads the superblock. Returns `None` if the directory has no store yet.
     pub(super) fn load(files: &dyn Files, directory: &Path) -> Result<Option<Self>, OpenError> {
         let names = files.list().map_err(|error| IoError::of("")(error).in_directory(directory))?;
         if !names.iter().any(|name| name == SUPERBLOCK) {
@@ -109,7 +109,7 @@ impl Superblock {
         Ok(Some(superblock))
     }
 
-    /// Whether the values can be: a checksum says nothing of what was edited.
+    /// Checks that the values are plausible: a checksum does not protect against edits.
     fn check(&self) -> Result<(), String> {
         let Self { next_offset, in_memory, .. } = self;
         if self.epoch.parse::<Epoch>().is_err() {
@@ -127,25 +127,25 @@ impl Superblock {
         Ok(())
     }
 
-    /// Whether the machine may have gone down while a hub had the directory. A start of the machine
-    /// that has no name may be another one.
+    /// Returns whether the machine may have gone down while a hub used the directory. An unknown
+    /// boot counts as another one.
     pub(super) fn tells_of_power_cut(&self, boot: &str) -> bool {
         !self.clean && (boot.is_empty() || *self.boot != *boot)
     }
 
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), IoError> {
-        // A person may look at it: one line per fact.
+        // One field per line, as people read this file.
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
         replace(files, SUPERBLOCK, seal(text.trim_end_matches("\n}")).as_bytes())
     }
 }
 
-/// The file with these fields.
+/// Returns the file with these fields and their checksum.
 fn seal(fields: &str) -> String {
     format!("{fields}{SEAL}\"{:08x}\"\n}}", crc32fast::hash(fields.as_bytes()))
 }
 
-/// Whether the text has a checksum, which is right.
+/// Returns whether the text has a checksum. Fails if it is wrong.
 fn is_sealed(text: &str) -> Result<bool, String> {
     match text.rfind(SEAL) {
         None => Ok(false),

@@ -1,8 +1,8 @@
-//! The thread that writes: one write for all that waits.
+//! The writer thread: one write for all records that wait.
 //!
-//! What holds: only this thread writes to the journal and adds to the index. A record is taken only
-//! if it begins where its stream ends, so that after one that was refused there is no hole. A
-//! journal is synced before the next one exists: only the newest can have a torn end.
+//! Invariants: only this thread writes to the journal and adds to the index. A record is accepted
+//! only if it begins where its stream ends, so that a refused record leaves no hole. A journal is
+//! synced before the next one is created: only the newest can have a torn end.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -26,7 +26,7 @@ use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::store::{Batch, Entry, LogPosition};
 
-/// What the writer is asked to do.
+/// A request to the writer.
 pub(super) enum WriterMessage {
     Write {
         record: LogRecord,
@@ -55,15 +55,15 @@ pub(super) struct Journal {
     pub(super) number: u32,
     pub(super) name: String,
     pub(super) file: Arc<dyn File>,
-    /// Bytes written before it, since the store was opened.
+    /// Bytes written to earlier journals since the store was opened.
     begin: u64,
     position: u64,
-    /// After what was written there are zeros up to here.
+    /// End of the zeros written ahead.
     prepared: u64,
 }
 
 impl Journal {
-    /// A new journal, which a power cut leaves in place.
+    /// Creates a journal and syncs the directory, so that it survives a power cut.
     pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, IoError> {
         let name = name(number, Role::Journal);
         let file = files.create(&name).map_err(IoError::of(&name))?;
@@ -83,12 +83,13 @@ impl Journal {
         }
     }
 
-    /// Bytes written since the store was opened.
+    /// Returns the bytes written since the store was opened.
     fn written(&self) -> u64 {
         self.begin + self.position
     }
 
-    /// Writes at the end; before that, where there is no room prepared, zeros for so much more.
+    /// Writes at the end. If the prepared zeros do not suffice, first writes `ahead` more bytes of
+    /// them.
     fn append(&mut self, bytes: &[u8], ahead: u64) -> io::Result<()> {
         let end = self.position + bytes.len() as u64;
         if end > self.prepared && ahead > 0 {
@@ -101,13 +102,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Cuts off what stands after the end: what was prepared, and what a failed write has left.
+    /// Truncates the file after the end: prepared zeros, and the rest of a failed write.
     fn cut(&mut self) -> io::Result<()> {
         self.prepared = 0;
         self.file.truncate(self.position)
     }
 
-    /// Nothing more will be written: only what was is there, and it is synced.
+    /// Removes the prepared zeros and syncs: nothing more will be written.
     fn finish(&mut self) -> io::Result<()> {
         if self.prepared > self.position {
             self.cut()?;
@@ -119,11 +120,11 @@ impl Journal {
 pub(super) struct Writer {
     engine: Arc<Engine>,
     journal: Journal,
-    /// What is written at once; kept, so that it need not grow anew each time.
+    /// The encoded write, kept to reuse its memory.
     buffer: Vec<u8>,
-    /// When there was room on the disk.
+    /// The time of the last check that found free space.
     had_room: Option<Duration>,
-    /// A moment since which the wall clock was not set, as far as is known.
+    /// A time since which the wall clock is not known to have been set.
     in_step: Moment,
 }
 
@@ -133,14 +134,14 @@ impl Writer {
         Self { engine, journal, buffer: Vec::new(), had_room: None, in_step }
     }
 
-    /// Writes what comes until the store is closed.
+    /// Writes records until the store is closed.
     pub(super) fn run(mut self) {
         let engine = self.engine.clone();
         let Tuning { gather, batch_bytes, .. } = engine.tuning;
         while let Some(batch) = engine.inbox.take(gather, batch_bytes, WriterMessage::weight) {
             self.store(batch);
         }
-        // With nothing after its end, the journal was closed cleanly.
+        // A journal without prepared zeros was closed cleanly.
         if self.journal.prepared > 0 && !engine.health.has_failed() {
             let finished = self.journal.finish().map_err(IoError::of(&self.journal.name));
             if let Err(fault) = finished {
@@ -155,11 +156,11 @@ impl Writer {
         }
         let rotates = batch.iter().any(|message| matches!(message, WriterMessage::Rotate));
         if rotates && !self.engine.health.has_failed() {
-            // What prevents it is the health of the store from here on.
+            // An error is in the health of the store, which is checked next.
             let _ = self.rotate();
         }
         let obstacle = self.obstacle();
-        // A journal at its end is not written to: the next one may exist already.
+        // A full journal is not written to: the next one may exist already.
         let open = self.journal.position < self.engine.tuning.journal_bytes;
         let next = self.engine.noted_offset().saturating_add(1);
         let mut group = Group::new(self.engine.tuning.block_bytes, next);
@@ -171,7 +172,7 @@ impl Writer {
             let (stream, bytes, dependency) = (record.stream(), record.size(), record.dependency());
             let outcome = match obstacle {
                 Some(refused) if !(open && record.frees(refused)) => Err(refused),
-                // What its receipt speaks of was refused, for there was no room.
+                // An earlier record of the same publish was refused because the disk was full.
                 _ if dependency.has_failed() => Err(WriteError::Full),
                 _ => group.admit(&self.engine.index, record),
             };
@@ -198,7 +199,7 @@ impl Writer {
         self.engine.commits.written(self.journal.written(), results);
     }
 
-    /// Why nothing can be written at the moment.
+    /// Returns why nothing can be written at the moment.
     fn obstacle(&mut self) -> Option<WriteError> {
         if let Err(refused) = self.engine.health.check() {
             return Some(refused);
@@ -227,7 +228,7 @@ impl Writer {
     fn rotate(&mut self) -> Result<(), WriteError> {
         let engine = self.engine.clone();
         let finished = self.journal.finish().map_err(IoError::of(&self.journal.name));
-        // Whatever the reason: it is not known any more what the disk has.
+        // Any error is final: the contents of the disk are no longer known.
         finished.map_err(|fault| engine.fail(&fault))?;
         let (number, written) = (self.journal.number + 1, self.journal.written());
         let next = Journal::create(&*engine.files, number, written);
@@ -239,7 +240,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the group, and has it in the index.
+    /// Writes the group and adds it to the index.
     fn write(&mut self, group: &Group, syncs: bool) -> Result<(), WriteError> {
         if group.parts.is_empty() {
             return Ok(());
@@ -267,8 +268,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Has the engine know how the wall clock was set, before anything is written that has a time
-    /// from after that.
+    /// Saves changes of the wall clock before records with times after the change are written.
     fn note_steps(&mut self, group: &Group) -> Result<(), WriteError> {
         for (offset, time) in group.parts.iter().filter_map(GroupPart::begins_at) {
             if !time.is_in_step_with(self.in_step) {
@@ -279,7 +279,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Cuts off what a failed write may have left, so that the next one begins where it did.
+    /// Truncates the rest of a failed write, so that the next one begins at the same position.
     fn take_back(&mut self, fault: IoError) -> WriteError {
         let needed = self.buffer.len() as u64 + self.engine.tuning.ahead;
         let refused = self.engine.trouble(fault, needed);
@@ -302,7 +302,7 @@ impl Writer {
 }
 
 impl LogRecord {
-    /// Bytes of its events.
+    /// Returns the bytes of its events.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Events { batch, .. } => batch.size(),
@@ -330,18 +330,18 @@ impl LogRecord {
         }
     }
 
-    /// Whether it is what makes room: it is tried even on a full disk.
+    /// Returns whether the record frees space: it is tried even on a full disk.
     fn frees(&self, refused: WriteError) -> bool {
         refused == WriteError::Full && matches!(self, Self::Gone { .. })
     }
 }
 
-/// What becomes one write.
+/// The records of one write.
 struct Group {
     parts: Vec<GroupPart>,
-    /// The end of each stream that the group changes; `None` if it is gone.
+    /// The end of each stream that the group changes; `None` if it is deleted.
     ends: HashMap<StreamId, Option<LogPosition>>,
-    /// What its records belong to.
+    /// The dependencies of its records.
     dependencies: Vec<WriteDependency>,
     block_bytes: usize,
     /// The offset that is given out next.
@@ -355,7 +355,7 @@ enum GroupPart {
     Receipt(StoredReceipt),
 }
 
-/// A part that was encoded: where in the buffer, and the header if it has events.
+/// An encoded part: its position in the buffer, and its header if it has events.
 type Encoded = (usize, Option<Header>);
 
 impl Group {
@@ -364,12 +364,12 @@ impl Group {
         Self { parts, ends, dependencies, block_bytes, next_offset }
     }
 
-    /// Takes a record, if it follows on what its stream has.
+    /// Adds a record, if it follows the end of its stream.
     fn admit(&mut self, index: &Mutex<BlockIndex>, record: LogRecord) -> Result<(), WriteError> {
         match record {
             LogRecord::Events { stream, batch, state, receipt } => {
                 if self.end(index, stream) != Some(batch.start()) {
-                    // What came before it was refused, for there was no room.
+                    // The record before it was refused because the disk was full.
                     return Err(WriteError::Full);
                 }
                 self.ends.insert(stream, Some(batch.end()));
@@ -394,8 +394,8 @@ impl Group {
         Ok(())
     }
 
-    /// Where a stream ends, if there is such a stream. The index is locked for this alone, and not
-    /// while events are copied: others want it too, and nobody else changes an end.
+    /// Returns the end of a stream, if it exists. The index is locked only here, and not while
+    /// events are copied, as other threads need it; only the writer changes an end.
     fn end(&self, index: &Mutex<BlockIndex>, stream: StreamId) -> Option<LogPosition> {
         let stored = || index.lock().streams.get(&stream).map(|stream| stream.end);
         self.ends.get(&stream).copied().unwrap_or_else(stored)
@@ -426,9 +426,9 @@ impl Group {
         }
     }
 
-    /// Whether the last part takes these events, too. Only the last may: so what a torn write
-    /// leaves is all that came before something, whatever streams it was for. A receipt may speak
-    /// of events of other streams that came before it.
+    /// Returns whether the last part can take these events. Earlier parts never do: a torn write
+    /// must leave a prefix of the records over all streams, since a receipt may refer to earlier
+    /// events of other streams.
     fn grows(&self, stream: StreamId, batch: &Batch) -> bool {
         match self.parts.last() {
             Some(GroupPart::Events { stream: last, draft, .. }) if *last == stream => {
@@ -446,7 +446,7 @@ impl Group {
         self.parts.iter().map(encode).collect()
     }
 
-    /// Has in the index what was written at this position of the file.
+    /// Adds what was written at this position of the file to the index.
     fn insert_into(&self, index: &mut BlockIndex, blocks: &[Encoded], file: u32, position: u64) {
         for (part, (at, header)) in self.parts.iter().zip(blocks) {
             part.insert_into(index, header.as_ref(), file, position + *at as u64);
@@ -455,7 +455,7 @@ impl Group {
 }
 
 impl GroupPart {
-    /// The first offset and the time of what it has, if it has one.
+    /// Returns the first offset of the part and its time, if it has any.
     fn begins_at(&self) -> Option<(u64, Moment)> {
         match self {
             Self::Events { first, .. } => first.map(|first| (first.offset.0, first.time)),

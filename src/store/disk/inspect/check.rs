@@ -1,8 +1,8 @@
-//! Whether a directory is whole: every byte of every file is read.
+//! Checks whether a directory is whole, and reads every byte of every file.
 //!
-//! What is not damage: a torn end of the newest journal, files that a crash has left over, and
-//! blocks that are dead. What recovery would do with a directory decides what counts; beyond that,
-//! here the blocks of sorted files are read too, and the blocks of each stream have to join.
+//! Not damage are a torn end of the newest journal, files that a crash left, and dead blocks.
+//! Recovery decides which files count. In addition, this reads the blocks of sorted files, and
+//! checks that the blocks of each stream join.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -21,52 +21,52 @@ use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
 use crate::store::disk::superblock::SUPERBLOCK;
 use crate::store::disk::{OpenError, StreamId};
 
-/// What was found in a directory.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
-    /// What is not as it should be, or worth a word.
+    /// Damage and remarks.
     pub findings: Vec<Finding>,
-    /// What was looked at.
+    /// Counts of what was read.
     pub totals: Totals,
 }
 
 impl Checked {
-    /// How many of the findings are damage.
+    /// Returns the number of findings that are damage.
     #[must_use]
     pub fn damages(&self) -> usize {
         self.findings.iter().filter(|finding| finding.damage).count()
     }
 }
 
-/// Something that was found.
+/// A finding of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The file.
     pub file: String,
-    /// Where in the file.
+    /// The byte in the file.
     pub offset: u64,
-    /// How many bytes it is about; 0 for a place between two blocks.
+    /// Number of bytes; 0 for a position between two blocks.
     pub bytes: u64,
-    /// The channel, if that is known.
+    /// The channel, if known.
     pub channel: Option<ChannelName>,
-    /// What it is.
+    /// The description.
     pub what: String,
-    /// Something was whole once, and is not now.
+    /// Whether it is damage: data that was whole once and is not now.
     pub damage: bool,
 }
 
-/// What was looked at.
+/// Counts of what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Files of the store.
     pub files: u64,
-    /// Bytes in them.
+    /// Their bytes.
     pub bytes: u64,
     /// Blocks, whole or not.
     pub blocks: u64,
     /// Channels.
     pub channels: u64,
-    /// Events that are retained.
+    /// Retained events.
     pub events: u64,
 }
 
@@ -89,7 +89,7 @@ impl Looked {
     }
 }
 
-/// A block of events, or one that was.
+/// A block of events, whole or lost.
 struct BlockLink {
     block: BlockRef,
     lost: bool,
@@ -97,9 +97,9 @@ struct BlockLink {
 
 struct Check<'a> {
     looked: &'a Looked,
-    /// Also of those that are gone, as far as files tell.
+    /// The names of streams, including deleted ones that files still mention.
     names: HashMap<StreamId, ChannelName>,
-    /// The blocks of each stream in the sequence of the files.
+    /// The blocks of each stream in the order of the files.
     links: HashMap<StreamId, Vec<BlockLink>>,
     found: Checked,
 }
@@ -128,7 +128,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The superblock, which was read to come here; the lock; and what is not a store's.
+    /// Checks a file without a number: the superblock, which is loaded already, the lock, or a
+    /// file of others.
     fn no_number(&mut self, name: &str) -> Result<(), IoError> {
         if !is_ours(name) {
             self.remark(name, 0, "no file of the store: nobody looks at it".to_owned());
@@ -160,8 +161,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A file with events. The one that another has replaced goes at the next start, whatever is
-    /// wrong with it.
+    /// Checks a file with events. Skips one that another has replaced, which the next start
+    /// deletes.
     fn events(&mut self, number: u32, role: Role, newest: Option<u32>) -> Result<(), IoError> {
         let name = name(number, role);
         let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
@@ -196,7 +197,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Looks at all before `end`. Returns the blocks of events that are whole.
+    /// Checks all parts before `end`. Returns the whole blocks of events.
     fn parts(&mut self, file: FileAt<'_>, parts: &[ScannedPart<'_>], end: usize) -> Rows {
         let mut rows = Rows::new();
         for part in parts {
@@ -220,7 +221,7 @@ impl Check<'_> {
         rows
     }
 
-    /// A block whose checksums are right. Its text has to be one, too.
+    /// Checks the contents of a block whose checksums are right.
     fn whole(
         &mut self,
         file: FileAt<'_>,
@@ -246,7 +247,7 @@ impl Check<'_> {
         Some((stream, block))
     }
 
-    /// Whether a note is one; remembers what it says.
+    /// Returns whether a note is valid. Remembers the name of its stream.
     fn note(&mut self, stream: StreamId, text: &[u8]) -> bool {
         match serde_json::from_slice(text) {
             Ok(Note::Stream { name, .. }) => {
@@ -286,7 +287,7 @@ impl Check<'_> {
     fn lost(&self, header: &Header, lost: &BlockRef) -> String {
         let stream = self.looked.recovered.index.streams.get(&header.stream);
         let alive = stream.is_some_and(|stream| lost.end().seq > stream.trim_point.position.seq);
-        // Where everything before it is gone, the floor has been raised past what is lost.
+        // If everything before the loss is gone, the trim point was raised past it.
         let (count, offset) = (header.count, header.base.offset.0);
         let dead = if stream.is_none() { "; they were dead already" } else { "" };
         let at_floor =
@@ -294,13 +295,13 @@ impl Check<'_> {
         format!("a broken block: {count} events from offset {offset} on are lost{dead}{at_floor}")
     }
 
-    /// What the index of a sorted file says has to be what is there.
+    /// Compares the footer of a sorted file with its blocks.
     fn footer(&mut self, name: &str, file: &dyn File, number: u32, whole: &Rows, size: u64) {
         let place = CheckedPlace { file: name, offset: 0, bytes: size };
         match read_footer(file, number) {
             None => self.damage(place, None, "the file's index cannot be read".to_owned()),
             Some(mut rows) => {
-                // A block that is broken was told of already.
+                // Broken blocks are reported already.
                 rows.retain(|row| !self.is_told(name, u64::from(row.1.position)));
                 if rows != *whole {
                     let what = "the file's index says something else than its blocks".to_owned();
@@ -310,13 +311,13 @@ impl Check<'_> {
         }
     }
 
-    /// Whether it was said that this byte is damaged.
+    /// Returns whether damage at this byte was reported.
     fn is_told(&self, file: &str, byte: u64) -> bool {
         let mut findings = self.found.findings.iter().filter(|finding| finding.file == file);
         findings.any(|it| (it.offset..it.offset + it.bytes).contains(&byte))
     }
 
-    /// Whether the blocks of each stream join, from its floor to its end.
+    /// Checks that the blocks of each stream join, from its trim point to its end.
     fn streams(&mut self) {
         let index = &self.looked.recovered.index;
         let mut streams: Vec<_> = index.streams.iter().collect();
@@ -338,7 +339,7 @@ impl Check<'_> {
                 self.damage_at(stream, block, what);
             }
             end = end.max(block.end());
-            // Of a broken block, the last offset is not known.
+            // The last offset of a broken block is not known.
             offset = if *lost { block.first_offset } else { block.last_offset };
         }
         if end.seq < stream.end.seq {
@@ -362,12 +363,12 @@ impl Check<'_> {
         self.found.findings.push(Finding { channel, damage: true, ..place.finding(what) });
     }
 
-    /// Something that is no damage, at a place.
+    /// Adds a remark about a position.
     fn tell(&mut self, place: CheckedPlace<'_>, what: String) {
         self.found.findings.push(place.finding(what));
     }
 
-    /// The same of a whole file.
+    /// Adds a remark about a whole file.
     fn remark(&mut self, file: &str, bytes: u64, what: String) {
         self.tell(CheckedPlace { file, offset: 0, bytes }, what);
     }
@@ -381,7 +382,7 @@ impl Check<'_> {
 /// Blocks of events of one file.
 type Rows = Vec<(StreamId, BlockRef)>;
 
-/// The file that is looked at.
+/// The file being checked.
 #[derive(Clone, Copy)]
 struct FileAt<'a> {
     number: u32,
@@ -389,7 +390,7 @@ struct FileAt<'a> {
     name: &'a str,
 }
 
-/// Where something was found.
+/// The position of a finding.
 #[derive(Clone, Copy, Default)]
 struct CheckedPlace<'a> {
     file: &'a str,
@@ -404,7 +405,8 @@ impl CheckedPlace<'_> {
     }
 }
 
-/// What is wrong with a block after this place. Of the first, a part may be below the floor.
+/// Returns what is wrong with a block after this position. Part of the first block may be below
+/// the trim point.
 fn wrong_after(end: LogPosition, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
     if block.first.seq > end.seq {
         return Some(missing(block.first.seq - end.seq, "before this block"));
@@ -420,7 +422,7 @@ fn missing(events: u64, place: &str) -> String {
     format!("{events} events are missing {place}")
 }
 
-/// Where the first block ends, if there is something after it.
+/// Returns the end of the first block, if bytes follow it.
 fn after_first(bytes: &[u8]) -> Option<usize> {
     let length = Block::parse(bytes).ok()?.header.length();
     (length < bytes.len()).then_some(length)

@@ -1,4 +1,4 @@
-//! Giving back what is dead, at once and all of it. A hub does the same bit by bit, where half of a
+//! Compaction of a whole directory at once. A running hub does it file by file, when half of a
 //! file is dead.
 
 use std::collections::BTreeMap;
@@ -14,52 +14,53 @@ use crate::store::disk::files::{Directory, Files, IoError};
 use crate::store::disk::{Config, Disk, OpenError, OpenOptions, maintenance, this_boot};
 use crate::telemetry::Metrics;
 
-/// What became of a directory.
+/// The result of a compaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {
-    /// Bytes of all its files before.
+    /// Bytes of all files before.
     pub before: u64,
-    /// And now.
+    /// Bytes of all files after.
     pub after: u64,
-    /// Files that were written anew.
+    /// Number of rewritten files.
     pub rewritten: usize,
-    /// Files with nothing alive in them, which are gone.
+    /// Number of deleted files, in which everything was dead.
     pub deleted: usize,
-    /// Files that cannot be read whole, and stay as they are.
+    /// Files that cannot be read whole, and were left as they are.
     pub damaged: Vec<String>,
 }
 
-/// Why a directory was not compacted.
+/// The reason why a directory was not compacted.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
-    /// It cannot be opened.
+    /// The directory cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Only a hub may be the next to open it.
+    /// The machine went down: a hub has to open it first.
     #[error(
         "{0} was left by a hub when the machine went down, and only a hub can tell its subscribers \
          what that may have cost: start it once, stop it, and compact then"
     )]
     PowerCut(PathBuf),
-    /// Reading or writing failed on the way. Nothing is lost by it.
+    /// Reading or writing failed on the way. Nothing is lost.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Sorts and rewrites every file of which anything is dead, and deletes those that are.
+/// Rewrites every journal, and every sorted file with dead blocks; deletes dead files.
 ///
 /// # Errors
 /// See [`CompactError`].
 pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
-    // What is no store must not become one, and what was torn is cut by no one else.
+    // Opening read-only first creates no store where there is none, and leaves a torn end to the
+    // hub.
     let Looked { files, superblock, .. } = Looked::at(path)?;
     if superblock.tells_of_power_cut(&this_boot()) {
         return Err(CompactError::PowerCut(path.to_owned()));
     }
     let before = sizes(&*files, path)?;
     drop(files);
-    // The files that are there lie below both checkpoints, which nothing may be deleted without,
-    // once the store has been opened twice.
+    // No file from the older checkpoint on may be changed. Opening the store twice writes two
+    // checkpoints above all existing files.
     live(path, maintenance::run_once)?;
     let damaged = live(path, |engine| {
         maintenance::compact(engine)?;
@@ -82,7 +83,7 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
     })
 }
 
-/// Opens the store as a hub does, with nothing that would make it give up anything alive.
+/// Opens the store as a hub does, with limits that delete nothing alive.
 fn live<T>(
     path: &Path,
     work: impl FnOnce(&Engine) -> Result<T, IoError>,
@@ -99,7 +100,7 @@ fn live<T>(
     worked.map_err(|fault| CompactError::Failed(format!("{}/{fault}", path.display())))
 }
 
-/// Bytes of all files; of those with events, what each is and how large.
+/// The bytes of all files, and the name and size of each file with events.
 struct Sizes {
     bytes: u64,
     files: BTreeMap<u32, (String, u64)>,

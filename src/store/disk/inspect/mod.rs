@@ -1,8 +1,8 @@
-//! Looking into a directory whose hub is not running: is it whole, what does it hold, and how much
-//! of it is dead.
+//! Inspection of a directory whose hub is not running: whether it is whole, what it holds, and how
+//! much of it is dead.
 //!
-//! What holds: looking changes nothing. It goes through recovery itself, on files that cannot be
-//! written, so that what is said here is what a start would find.
+//! Invariant: inspection changes nothing. It runs recovery itself on read-only files, so that it
+//! reports what a start would find.
 
 mod check;
 mod compact;
@@ -25,13 +25,13 @@ use super::{Config, OpenError, OpenOptions};
 use crate::telemetry::Metrics;
 use untouched::Untouched;
 
-/// A directory that is looked at.
+/// An inspected directory.
 pub(super) struct Looked {
     files: Arc<dyn Files>,
     superblock: Superblock,
-    /// What is wrong with the superblock: that one is made up.
+    /// The fault of the superblock, in which case `superblock` is a stand-in.
     damaged: Option<String>,
-    /// What a start would find.
+    /// The result of recovery.
     recovered: RecoveredFiles,
 }
 
@@ -45,7 +45,7 @@ impl Looked {
         }
     }
 
-    /// Also if the superblock is damaged: nothing else depends on what it says.
+    /// Inspects a directory, even if the superblock is damaged: the rest does not depend on it.
     pub(in crate::store::disk) fn into(
         files: Arc<dyn Files>,
         path: &Path,
@@ -78,7 +78,7 @@ impl Looked {
     }
 }
 
-/// Events of a stream that are retained, and bytes of their frames.
+/// Returns the number of retained events of a stream, and the bytes of their frames.
 fn held(stream: &StreamIndex) -> (u64, u64) {
     let trim_point = stream.trim_point.position;
     let pieces = stream.blocks().map(|block| block.first.max(trim_point).distance_to(block.end()));

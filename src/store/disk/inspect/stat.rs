@@ -1,4 +1,4 @@
-//! What a directory holds, in numbers.
+//! Statistics of a directory.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::store::disk::index::{BlockIndex, StreamIndex};
 use crate::store::disk::reader::read_block;
 use crate::store::disk::{OpenError, StreamId};
 
-/// What a directory holds.
+/// The contents of a directory, in numbers.
 #[derive(Clone, Debug)]
 pub struct Stat {
     /// The channels, the largest first.
@@ -19,18 +19,18 @@ pub struct Stat {
     pub files: Vec<FileStat>,
 }
 
-/// What is retained of a channel.
+/// The retained events of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelStat {
-    /// Its name.
+    /// The name.
     pub channel: ChannelName,
-    /// Events.
+    /// Number of events.
     pub events: u64,
     /// Bytes of their frames.
     pub bytes: u64,
-    /// How it ended, as the hub has written it down.
+    /// The final state as the hub stored it, if it has ended.
     pub state: Option<Box<str>>,
-    /// The time of the first event that is retained.
+    /// The time of the first retained event.
     pub first: Option<Micros>,
     /// The time of the last event, retained or not.
     pub last: Option<Micros>,
@@ -39,15 +39,15 @@ pub struct ChannelStat {
 /// A file with events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStat {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Bytes of blocks whose events nobody can read any more: trimmed, or their channel is gone.
+    /// Bytes of dead blocks: their events were trimmed, or their channel deleted.
     pub dead: u64,
 }
 
-/// Counts what the directory holds. Changes nothing.
+/// Returns statistics of the directory. Changes nothing.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -78,7 +78,7 @@ fn channel_stat(index: &BlockIndex, id: StreamId, stream: &StreamIndex) -> Chann
     }
 }
 
-/// The time of the first event that is retained, if it can be read.
+/// Returns the time of the first retained event, if it can be read.
 fn first_time(index: &BlockIndex, id: StreamId, stream: &StreamIndex) -> Option<Micros> {
     let first = stream.blocks().next()?;
     let file = index.files.get(&first.file)?;

@@ -1,5 +1,5 @@
-//! Files that are only looked at. What recovery would put in order stays as it is, and recovery
-//! goes on as if it were done.
+//! A read-only view of files. Writes and deletions succeed without effect, so that recovery can
+//! run.
 
 use std::io;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl File for UntouchedFile {
     }
 
     fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        // What is there is written again as it is.
+        // Recovery rewrites only bytes that are there already.
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl File for UntouchedFile {
     }
 }
 
-/// Recovery makes no files: whoever comes here has a mistake.
+/// Returns the error of operations that recovery does not use.
 fn only_read() -> io::Error {
     io::Error::from(io::ErrorKind::ReadOnlyFilesystem)
 }
