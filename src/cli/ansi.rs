@@ -1,16 +1,16 @@
 //! Select Graphic Rendition: a small palette that is readable on dark and on light.
 
-/// Brass: what is ours.
+/// The accent colour, brass.
 pub(super) const ACCENT: &str = "38;5;179";
-/// Brass, loud.
+/// The accent colour, bold, for titles.
 pub(super) const TITLE: &str = "1;38;5;179";
 /// Replayed text.
 pub(super) const REPLAY: &str = "38;5;74";
-/// What went well.
+/// Success.
 pub(super) const GOOD: &str = "38;5;71";
-/// What went wrong.
+/// Failure.
 pub(super) const BAD: &str = "1;38;5;167";
-/// What may be overlooked.
+/// Secondary text.
 pub(super) const DIM: &str = "38;5;244";
-/// What is new.
+/// Emphasis.
 pub(super) const BOLD: &str = "1";

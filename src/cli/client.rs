@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client: one connection per request, answers that read like sentences.
+//! A small HTTP/1.1 client with one connection per request and readable errors.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -30,42 +30,43 @@ use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
 use crate::outbound::{trusting, trusting_file};
 
-/// Where commands look for a hub.
+/// The default address of a hub.
 pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:4100";
 
 /// Long enough for a TCP handshake that lost two packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long what is sent may stay without an acknowledgement of TCP.
+/// The time limit for the TCP acknowledgement of sent data.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Bytes of an answer that is a document: receipts and problems are far smaller.
+/// Limit of a response that is a document: receipts and problems are far smaller.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Pieces of a streamed body that wait for the socket: a few, so that "sent" means something.
+/// Pieces of a streamed body that wait for the socket: few, so that a piece is sent soon after it
+/// was queued.
 const BODY_PIECES: usize = 16;
 
-/// Publishing and subscribing never answer 404 where they are served.
+/// The hint for a 404: an endpoint of the public listener does not answer 404 there.
 const WRONG_DOOR: &str = "does --url name the hub's public listener?";
 
-/// A hub with credentials.
+/// The hint for a missing or refused credential.
 const WHO_ARE_YOU: &str = "--token or the variable FANFARE_TOKEN says who you are";
 
-/// What stays readable in a path segment (RFC 3986, "unreserved").
+/// Characters that stay unescaped in a path segment (RFC 3986, "unreserved").
 const SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The base address of a hub: `http://host:port` or `https://host:port`, perhaps with a path in
-/// front of `/v1`.
+/// The base address of a hub: `http://host:port` or `https://host:port`, optionally with a path
+/// before `/v1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HubUrl {
     tls: bool,
-    /// As the socket wants it: an IPv6 address without its brackets.
+    /// In the form for the resolver: an IPv6 address without its brackets.
     host: String,
     port: u16,
-    /// As the `Host` header wants it.
+    /// In the form for the `Host` header.
     authority: String,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     prefix: String,
 }
 
@@ -116,7 +117,7 @@ impl From<std::net::SocketAddr> for HubUrl {
     }
 }
 
-/// Which hub, and as whom.
+/// The hub and the credential for it.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HubAddress {
     /// The hub
@@ -129,7 +130,7 @@ pub(super) struct HubAddress {
     pub(super) trust: Trust,
 }
 
-/// Whose certificates are trusted.
+/// The trusted certificates.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Trust {
     /// For https: trust the certificates of this file, in PEM, and not those of this machine
@@ -137,7 +138,7 @@ pub(super) struct Trust {
     cacert: Option<PathBuf>,
 }
 
-/// Why a text is not the address of a hub.
+/// An error in the address of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidHubUrl {
     #[error("not a URL: give the hub's address, such as {DEFAULT_URL}")]
@@ -148,7 +149,7 @@ pub(super) enum InvalidHubUrl {
     Query,
 }
 
-/// The path of a channel, relative to the hub's address.
+/// Returns the path of a channel, relative to the hub's address.
 pub(super) fn channel_path(name: &str) -> String {
     format!("/v1/channels/{}", utf8_percent_encode(name, SEGMENT))
 }
@@ -156,12 +157,12 @@ pub(super) fn channel_path(name: &str) -> String {
 /// A request body.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A body that is all there.
+/// Creates a body from complete bytes.
 pub(super) fn full(bytes: impl Into<Bytes>) -> RequestBody {
     Full::new(bytes.into()).boxed_unsync()
 }
 
-/// A body that is written while it is sent. It ends when the sender is dropped.
+/// Creates a body that is written while it is sent. It ends when the sender is dropped.
 pub(super) fn streamed() -> (mpsc::Sender<Bytes>, RequestBody) {
     let (sender, receiver) = mpsc::channel(BODY_PIECES);
     (sender, Streamed(receiver).boxed_unsync())
@@ -181,7 +182,7 @@ impl Body for Streamed {
     }
 }
 
-/// Sends requests to one hub.
+/// Sends requests to one hub, each on its own connection.
 #[derive(Clone, Debug)]
 pub(super) struct HttpClient {
     url: HubUrl,
@@ -202,20 +203,20 @@ impl HttpClient {
         &self.url
     }
 
-    /// Asks for a document. Any answer but a 2xx is an error.
+    /// Requests a document. A response other than 2xx is an error.
     pub(super) async fn get(&self, path: &str) -> Result<Reply, ClientError> {
         let request = Request::get(path);
         self.send(request, full(Bytes::new())).await?.succeeded().await
     }
 
-    /// Asks for the head of a document, whatever its status.
+    /// Requests the head of a document. Any status is a success.
     pub(super) async fn head(&self, path: &str) -> Result<Reply, ClientError> {
         let request = Request::builder().method(Method::HEAD).uri(path);
         self.send(request, full(Bytes::new())).await
     }
 
-    /// Sends a request on a connection of its own, and returns when the head of the answer is
-    /// there, which may be before the body has been sent. `path` is relative to the hub's address.
+    /// Sends a request on its own connection, and returns when the head of the response is there,
+    /// which may be before the body has been sent. `path` is relative to the hub's address.
     pub(super) async fn send(
         &self,
         request: request::Builder,
@@ -227,7 +228,7 @@ impl HttpClient {
         Ok(Reply { response, _connection: Some(connection.task) })
     }
 
-    /// The request as this hub is to get it.
+    /// Adds the hub's address and the credential to the request.
     fn addressed(
         &self,
         request: request::Builder,
@@ -255,7 +256,7 @@ impl HttpClient {
         let stream = self.connect().await?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // An error of the connection reaches us through the request that it served.
+        // The request on this connection reports the connection's error.
         let task = tokio::spawn(async move {
             let _ = connection.await;
         });
@@ -288,7 +289,7 @@ impl HttpClient {
         }
     }
 
-    /// Why a handshake did not succeed, and what would help.
+    /// Explains a failed TLS handshake, with a remedy.
     fn without_trust(&self, error: &TlsError) -> String {
         match error {
             TlsError::InvalidCertificate(certificate) => match certificate {
@@ -305,7 +306,7 @@ impl HttpClient {
                         self.url.host
                     )
                 }
-                // A self-signed certificate is "other"; a bad signature is that of an authority
+                // A self-signed certificate is "other"; a bad signature comes from an authority
                 // with the same name as the right one.
                 CertificateError::UnknownIssuer
                 | CertificateError::BadSignature
@@ -334,27 +335,27 @@ impl HttpClient {
             .await
             .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
             .map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?; // each token at once
-        // A peer that vanished is noticed by what is written to it: a heartbeat, at the latest.
+        stream.set_nodelay(true).map_err(unreachable)?; // sends each token at once
+        // A vanished peer is detected by unacknowledged writes: a heartbeat, at the latest.
         SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED)).map_err(unreachable)?;
         Ok(stream)
     }
 }
 
-/// A connection of either kind.
+/// A plain or TLS connection.
 trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ClientStream for T {}
 
-/// A connection, and what drives it.
+/// An HTTP connection and its driver task.
 #[derive(Debug)]
 struct ClientConnection {
     sender: SendRequest<RequestBody>,
     task: Task,
 }
 
-/// Sends requests to one hub over one connection, and opens another when that has ended. For
-/// commands that ask thousands of times: a connection each would use up the machine's ports.
+/// Sends requests to one hub over one connection, and reconnects when that has ended. For commands
+/// that send thousands of requests: a connection each would use up the machine's ports.
 #[derive(Debug)]
 pub(super) struct Session {
     client: HttpClient,
@@ -366,13 +367,13 @@ impl Session {
         Self { client, connection: None }
     }
 
-    /// Whether the next request goes over a connection that has carried another.
+    /// Returns whether the next request reuses a connection.
     pub(super) fn is_open(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| !connection.sender.is_closed())
     }
 
-    /// Sends a request and reads all of its answer, of up to `most` bytes. After an error the next
-    /// request has a new connection: who knows what this one still brings.
+    /// Sends a request and reads its response, of up to `most` bytes. After an error the next
+    /// request has a new connection, because this one may still carry the rest of the response.
     pub(super) async fn exchange(
         &mut self,
         request: request::Builder,
@@ -389,7 +390,7 @@ impl Session {
         let response = connection.sender.send_request(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let reply = Reply { response, _connection: None };
-        // A head has no body that could say why.
+        // The response to a HEAD has no body to explain it.
         let text = if status == StatusCode::NOT_FOUND {
             reply.text().await?
         } else {
@@ -400,7 +401,7 @@ impl Session {
     }
 }
 
-/// An answer that has been read: a success, or that there is no such thing.
+/// A complete response: a success or a 404.
 #[derive(Debug)]
 pub(super) struct ClientAnswer {
     status: StatusCode,
@@ -409,7 +410,7 @@ pub(super) struct ClientAnswer {
 }
 
 impl ClientAnswer {
-    /// That there is no such thing as an answer; for all others, that as an error.
+    /// Returns a success, and a 404 as an error.
     pub(super) fn found(self) -> Result<Self, ClientError> {
         if self.is_found() {
             return Ok(self);
@@ -421,13 +422,13 @@ impl ClientAnswer {
         self.status != StatusCode::NOT_FOUND
     }
 
-    /// A header, if it is there and is text.
+    /// Returns a header, if it is present and is text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// The answer to a request. Dropping it closes the connection, if it has one of its own.
+/// The response to a request. Dropping it closes the connection, if it has its own.
 #[derive(Debug)]
 pub(super) struct Reply {
     response: Response<Incoming>,
@@ -439,31 +440,31 @@ impl Reply {
         self.response.status()
     }
 
-    /// A header, if it is there and is text.
+    /// Returns a header, if it is present and is text.
     pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.response.headers().get(name)?.to_str().ok()
     }
 
-    /// Turns an answer that is not a 2xx into the error that it tells about.
+    /// Converts a response other than 2xx into the error that it describes.
     pub(super) async fn succeeded(self) -> Result<Self, ClientError> {
         let status = self.status();
         if status.is_success() {
             return Ok(self);
         }
         let retry_after = self.header(header::RETRY_AFTER).and_then(|text| text.parse().ok());
-        let body = self.text().await.unwrap_or_default(); // the status alone says something, too
+        let body = self.text().await.unwrap_or_default(); // the status alone is informative
         Err(ClientError::Refused(Box::new(ProblemDocument {
             retry_after: retry_after.map(Duration::from_secs),
             ..ProblemDocument::read(status, &body)
         })))
     }
 
-    /// The rest of the body, as text.
+    /// Reads the rest of the body as text.
     pub(super) async fn text(self) -> Result<String, ClientError> {
         self.text_within(MAX_ANSWER_BYTES).await
     }
 
-    /// The same, of up to so many bytes.
+    /// Reads the rest of the body as text, of up to `most` bytes.
     async fn text_within(self, most: usize) -> Result<String, ClientError> {
         let body = Limited::new(self.response.into_body(), most);
         match body.collect().await {
@@ -472,7 +473,7 @@ impl Reply {
         }
     }
 
-    /// The next piece of the body; `None` at its end. Can be cancelled without loss.
+    /// Returns the next piece of the body; `None` at its end. Cancel safe.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
         while let Some(frame) = self.response.body_mut().frame().await {
             if let Ok(data) = frame?.into_data() {
@@ -483,8 +484,8 @@ impl Reply {
     }
 }
 
-/// What drives a connection. Dropped, it closes the socket, whatever was still to be sent or
-/// received.
+/// The driver task of a connection. Dropping it closes the socket at once, even with unsent or
+/// unread data.
 #[derive(Debug)]
 struct Task(AbortHandle);
 
@@ -494,23 +495,23 @@ impl Drop for Task {
     }
 }
 
-/// What the hub says when it refuses (RFC 9457).
+/// A problem document of the hub (RFC 9457).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ProblemDocument {
     status: u16,
     title: Option<String>,
     detail: Option<String>,
-    /// The stable code.
+    /// The stable code of the problem.
     pub(super) code: Option<String>,
     retryable: Option<bool>,
-    /// How many events of a streamed publish were kept.
+    /// The number of events of a streamed publish that the hub kept.
     pub(super) events: Option<u64>,
-    /// The id of the last of them.
+    /// The id of the last event that the hub kept.
     pub(super) last_id: Option<String>,
-    /// Which line of the body was wrong.
+    /// The line of the body that was wrong.
     pub(super) line: Option<u64>,
-    /// From the header of that name.
+    /// From the `Retry-After` header.
     #[serde(skip)]
     pub(super) retry_after: Option<Duration>,
 }
@@ -528,14 +529,15 @@ impl ProblemDocument {
         problem
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     fn is_transient(&self) -> bool {
         self.retryable.unwrap_or(self.status >= 500 || self.status == 429)
     }
 }
 
 impl ProblemDocument {
-    /// What is wrong, and no more: not in which line of the body, nor what was kept of it.
+    /// Returns the error alone, without the line of the body and the number of events that were
+    /// kept.
     pub(super) fn sentence(&self) -> String {
         let status = StatusCode::from_u16(self.status).ok();
         let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("refused");
@@ -565,38 +567,37 @@ impl fmt::Display for ProblemDocument {
     }
 }
 
-/// Why there is no answer, or not the one that was hoped for. The sentences are complete: none
-/// has a source that would have to be told as well.
+/// A failed request. Each message is complete: no source has to be printed as well.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// No connection.
+    /// The connection failed.
     #[error("cannot reach a hub at {url}: {}", plain(cause))]
     Unreachable { url: String, cause: std::io::Error },
-    /// A connection, but no hub at the other end that could be trusted.
+    /// The TLS handshake failed.
     #[error("no secure connection to the hub at {url}: {why}")]
     NoTls { url: String, why: String },
-    /// An answer that is not HTTP.
+    /// The response is not HTTP.
     #[error("what answers does not speak HTTP: with TLS, the address begins with https://")]
     NotHttp,
-    /// An answer that is no success.
+    /// The response is an error.
     #[error("the hub refused: {0}")]
     Refused(Box<ProblemDocument>),
-    /// A success of the wrong kind.
+    /// A success of the wrong media type.
     #[error("{0} does not answer like a Fanfare hub: {1}")]
     Foreign(String, String),
-    /// A connection that ended in the middle.
+    /// The connection broke in the middle of the exchange.
     #[error("the connection to the hub broke: {}", what_broke(.0))]
     Broken(hyper::Error),
-    /// An answer that ended in the middle, or never.
+    /// The response ended in the middle, or exceeded its limit.
     #[error("the hub's answer is incomplete: {}", innermost(.0.as_ref()))]
     Truncated(Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing, for too long.
+    /// No data for too long.
     #[error("the hub said nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),
-    /// An event stream that is none.
+    /// An invalid event stream.
     #[error("the hub's event stream cannot be read: {0}")]
     Stream(crate::sse::ParseError),
-    /// A request that cannot be written.
+    /// An invalid request.
     #[error("this request cannot be sent: {0}")]
     Request(http::Error),
 }
@@ -614,7 +615,7 @@ impl From<crate::sse::ParseError> for ClientError {
 }
 
 impl ClientError {
-    /// What might help.
+    /// Returns a remedy, if one is known.
     pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { cause, .. }
@@ -629,12 +630,13 @@ impl ClientError {
         }
     }
 
-    /// Whether it is about what was asked for, and not about the hub, or who we are.
+    /// Returns whether the error concerns the requested resource, and not the hub or the
+    /// credential.
     pub(super) fn is_about_request(&self) -> bool {
         matches!(self, Self::Refused(problem) if !matches!(problem.status, 401 | 404))
     }
 
-    /// Whether trying again may help.
+    /// Returns whether a retry may succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken(_) | Self::Truncated(_) | Self::Silent(_) => {
@@ -649,7 +651,7 @@ impl ClientError {
         }
     }
 
-    /// The stable code of a refusal.
+    /// Returns the stable code of a refusal.
     pub(super) fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(problem) => problem.code.as_deref(),
@@ -657,7 +659,7 @@ impl ClientError {
         }
     }
 
-    /// How long the hub asked us to stay away.
+    /// Returns the delay that the hub requested before a retry.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(problem) => problem.retry_after,
@@ -666,7 +668,7 @@ impl ClientError {
     }
 }
 
-/// The part of an I/O error that a user can act on, without the number.
+/// Returns the part of an I/O error that a user can act on, without the number.
 fn plain(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
@@ -685,7 +687,7 @@ fn what_broke(error: &hyper::Error) -> String {
     }
 }
 
-/// hyper wraps what happened in what it was doing; the innermost error says what happened.
+/// Returns the innermost error: hyper wraps it in its own.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

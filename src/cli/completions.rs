@@ -1,4 +1,4 @@
-//! `fanfare completions`: a script that teaches a shell the words of this command line.
+//! `fanfare completions`: a shell completion script for this command line.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-/// What `fanfare completions` takes.
+/// The arguments of `fanfare completions`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut script = Vec::new(); // clap_complete panics when its writer fails, and memory does not
+    let mut script = Vec::new(); // clap_complete panics when its writer fails, which a Vec does not
     clap_complete::generate(args.shell, &mut super::Cli::command(), "fanfare", &mut script);
     std::io::stdout().lock().write_all(&script)?;
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `fanfare config`: look at the settings before they meet a hub.
+//! `fanfare config`: inspects the settings before a hub uses them.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use super::terminal::print_line;
 use crate::config::{DEFAULT, Loaded, load};
 use crate::server;
 
-/// What `fanfare config` understands.
+/// The arguments of `fanfare config`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -50,14 +50,14 @@ fn refuse(error: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(BAD_CONFIG))
 }
 
-/// What a start would look at beside the settings: keys and secrets are read.
+/// Checks everything that a start reads, including keys and secrets.
 fn checked(loaded: &Loaded) -> anyhow::Result<String> {
     server::check(&loaded.config)?;
     server::check_store(&loaded.config)?;
     Ok("ok".into())
 }
 
-/// Every setting with its source, as a file that could be loaded if no secret were hidden.
+/// Formats every setting with its source, as a file that could be loaded if no secret were hidden.
 fn shown(loaded: &Loaded) -> anyhow::Result<String> {
     let Value::Table(sections) = Value::try_from(&loaded.config)? else { return Ok(String::new()) };
     let mut blocks = Vec::new();

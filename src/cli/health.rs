@@ -1,4 +1,4 @@
-//! `fanfare health`: is the hub ready? For container health checks and deploy scripts.
+//! `fanfare health`: checks whether a hub is ready, for container health checks and deploy scripts.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use super::client::{HttpClient, HubUrl, Trust};
 use super::terminal;
 
-/// What `fanfare health` takes.
+/// The arguments of `fanfare health`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[command(flatten)]
     trust: Trust,
 
-    /// How long to wait for the answer
+    /// Time limit for the answer
     #[arg(long, value_name = "DURATION", default_value = "5s",
           value_parser = humantime::parse_duration)]
     timeout: Duration,

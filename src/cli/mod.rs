@@ -1,4 +1,4 @@
-//! The command line: what is typed, and where it leads. Data goes to stdout, all else to stderr.
+//! The command line. Data is written to stdout, all else to stderr.
 
 mod ansi;
 mod bench;
@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{InheritError, Inherited};
 
-/// Everything that `fanfare` understands.
+/// The command line of `fanfare`.
 #[derive(Debug, Parser)]
 #[command(
     name = "fanfare",
@@ -40,7 +40,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// The subcommands, in the order in which a newcomer meets them.
+/// The subcommands, in the order in which a new user needs them.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show in half a minute what a hub does, in this terminal
@@ -59,14 +59,14 @@ enum Command {
     Config(config::Args),
     /// Make tokens to hand out, and API keys
     Token(token::Args),
-    /// Back up the channels of a hub, publish them again; look into its directory
+    /// Back up the channels of a hub, publish them again; inspect its directory
     Store(store::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
 }
 
-/// Does what the command line says. Errors are told on stderr; the code is the process's. Only a
-/// hub has a use for the sockets that the process was started with.
+/// Runs the command and returns the exit code of the process. Errors are printed to stderr. Only
+/// `serve` uses the sockets that the process inherited.
 pub async fn run(cli: Cli, inherited: Result<Inherited, InheritError>) -> ExitCode {
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(args).await,
@@ -82,7 +82,7 @@ pub async fn run(cli: Cli, inherited: Result<Inherited, InheritError>) -> ExitCo
     };
     outcome.unwrap_or_else(|error| {
         if terminal::is_broken_pipe(&error) {
-            return ExitCode::SUCCESS; // whoever read our output has seen enough
+            return ExitCode::SUCCESS; // a closed stdout is no error: its reader wants no more
         }
         let client_error = error.downcast_ref::<client::ClientError>();
         terminal::tell_error(&error, client_error.and_then(client::ClientError::hint));

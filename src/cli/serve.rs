@@ -1,4 +1,4 @@
-//! `fanfare serve`: run a hub until a signal.
+//! `fanfare serve`: runs a hub until a signal.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,32 +10,32 @@ use crate::config::{Config, InheritError, Inherited, load};
 use crate::server::{Reloader, Server, StartError};
 use crate::telemetry;
 
-/// The exit code for a configuration that cannot be (`EX_USAGE` of sysexits).
+/// The exit code for an invalid configuration (`EX_USAGE` of sysexits).
 pub(super) const BAD_CONFIG: u8 = 64;
 
 /// The exit code after a second signal.
 const INTERRUPTED: u8 = 130;
 
-/// What `fanfare serve` understands.
+/// The arguments of `fanfare serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) settings: ServeSettings,
 }
 
-/// Flags that are settings.
+/// Command-line flags that are settings.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeSettings {
     /// Configuration file [default: ./fanfare.toml or /etc/fanfare/fanfare.toml, if there]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Where publishers and subscribers connect, such as 127.0.0.1:4100
+    /// Public address, for publishers and subscribers, such as 127.0.0.1:4100
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Where operators connect, such as 127.0.0.1:4101
+    /// Admin address, for operators, such as 127.0.0.1:4101
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// Listen to the world and ask nobody who they are: anybody may read and do everything
+    /// Serve any address without credentials: every client may read and do everything
     #[arg(long)]
     insecure: bool,
     /// error, warn, info, debug, trace, or directives such as info,fanfare=debug
@@ -47,7 +47,7 @@ pub(super) struct ServeSettings {
 }
 
 impl ServeSettings {
-    /// The flags that were given, by the setting that they override.
+    /// Returns the given flags, by the setting that they override.
     pub(super) fn overrides(&self) -> Vec<(&'static str, String)> {
         let insecure = self.insecure.then(|| "true".to_owned());
         let flags = [
@@ -119,7 +119,7 @@ async fn start(
     Server::with_sockets(config, inherited?).await
 }
 
-/// Reads the configuration again whenever SIGHUP comes. What is wrong is told, and changes nothing.
+/// Reloads the configuration at each SIGHUP. An invalid one is logged and changes nothing.
 fn reload_on_hangup(
     settings: ServeSettings,
     reloader: Reloader,
@@ -146,11 +146,10 @@ fn reload_on_hangup(
     })
 }
 
-/// Descriptors that are for no connection: listeners, the store, hooks, threads.
+/// Descriptors that are not for connections: listeners, the store, hooks, threads.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// Every connection needs a descriptor: takes as many as the system allows, and says if they will
-/// not do.
+/// Raises the descriptor limit as far as the system allows, and warns if the connections need more.
 fn raise_descriptor_limit(max_connections: usize) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -159,7 +158,7 @@ fn raise_descriptor_limit(max_connections: usize) {
     }
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     tracing::info!(descriptors, max_connections, "limit of open files");
-    // Each of the two listeners may have as many.
+    // Each of the two listeners may have that many connections.
     let needed = (max_connections as u64).saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
     if descriptors < needed {
         tracing::warn!(
@@ -171,13 +170,14 @@ fn raise_descriptor_limit(max_connections: usize) {
     }
 }
 
-/// A write past the file size limit (`ulimit -f`) fails like one to a full disk. The signal that
-/// comes with it would end the process; with a handler, which stays, it does nothing.
+/// Makes a write past the file size limit (`ulimit -f`) fail like one to a full disk. The
+/// accompanying SIGXFSZ would end the process; with a handler, which stays installed, it has no
+/// effect.
 fn ignore_file_size_limit() -> std::io::Result<()> {
     signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
 }
 
-/// The signals that ask a process to leave.
+/// The signals that request a shutdown.
 struct ProcessSignals {
     terminate: Signal,
     interrupt: Signal,

@@ -1,4 +1,4 @@
-//! An event source: a subscription that outlives its connections.
+//! An event source: a subscription that reconnects.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,26 +13,26 @@ use super::client::{ClientError, HttpClient, Reply, full};
 use crate::event::{END, OPEN, UNAUTHENTICATED};
 use crate::sse::{MEDIA_TYPE, ParsedEvent, Parser};
 
-/// Bytes of one event: far above any hub's own cap, with room for the envelope around it.
+/// The limit of one event: far above any hub's own limit, with room for the envelope.
 const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
-/// Until the hub names another one.
+/// The default reconnect delay, until the hub sends another.
 const RECONNECT_DELAY: Duration = Duration::from_secs(3);
 
-/// However often the hub has refused, it is asked again after this long.
+/// The maximum delay between attempts.
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
-/// The head of a live answer comes at once: a hub that is silent for longer is not well.
+/// The time limit for a response head, which a live response sends at once.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a subscription begins.
+/// The start of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SourceStart {
-    /// With what comes next.
+    /// The tail.
     Tail,
-    /// With the first event that is retained.
+    /// The earliest retained event.
     Earliest,
-    /// With the last so many events.
+    /// The last N events.
     Last(u64),
     /// Right after this event id.
     After(String),
@@ -63,38 +63,38 @@ impl fmt::Display for SourceStart {
     }
 }
 
-/// What a source has to say.
+/// An event of the source.
 #[derive(Debug)]
 pub(super) enum SourceSignal {
-    /// A connection is up; it resumes after this id, if there is one to resume after.
+    /// A connection is open; it resumes after this id, if there is one.
     Connected(Option<String>),
-    /// The next event, the hub's own included.
+    /// The next event, including the hub's control events.
     Event(ParsedEvent),
-    /// The connection is gone, for this reason; the next one is tried after this long.
+    /// The connection is lost, for this reason; the next attempt follows after this delay.
     Lost(String, Duration),
-    /// Nothing will follow, ever.
+    /// The final signal: nothing follows.
     Ended,
 }
 
-/// Reads an event stream, reconnects with `Last-Event-ID` when it breaks, obeys `retry:`, and
-/// stops where an `EventSource` should: at a `204`, and after the end of what it watches.
+/// Reads an event stream, reconnects with `Last-Event-ID` when it breaks, obeys `retry:`, and stops
+/// where an `EventSource` should: at a `204`, and after the end of all its channels.
 #[derive(Debug)]
 pub(super) struct SseSource {
     client: HttpClient,
     /// Path and query, without a start.
     path: String,
     start: SourceStart,
-    /// After so many `fanfare.end` nothing can follow; `None` when that cannot be known.
+    /// The number of `fanfare.end` events that are still to come; `None` when it cannot be known.
     ends_left: Option<usize>,
-    /// Without a byte for this long, the connection is taken for dead.
+    /// The time without a byte after which the connection counts as dead.
     patience: Option<Duration>,
     reconnect_delay: Duration,
-    /// Attempts since the last connection that brought anything.
+    /// Attempts since the last connection that delivered anything.
     failures: u32,
     ever_connected: bool,
-    /// What was read and not yet handed out.
+    /// Events that were read and not yet returned.
     pending: VecDeque<ParsedEvent>,
-    /// The id after which everything is still to come.
+    /// The id to resume after.
     last_id: Option<String>,
     state: SourceState,
 }
@@ -108,7 +108,7 @@ enum SourceState {
 }
 
 impl SseSource {
-    /// A source of what is at this path. `ends` is the number of channels there, if it is fixed.
+    /// Creates a source for this path. `ends` is the number of its channels, if it is fixed.
     pub(super) fn new(
         client: HttpClient,
         path: String,
@@ -131,22 +131,23 @@ impl SseSource {
         }
     }
 
-    /// Takes a connection for dead when nothing, not even a heartbeat, came for this long.
+    /// Sets the time without a byte, even of a heartbeat, after which the connection counts as
+    /// dead.
     pub(super) fn patience(mut self, patience: Duration) -> Self {
         self.patience = (!patience.is_zero()).then_some(patience);
         self
     }
 
-    /// What happens next. Can be cancelled without loss.
+    /// Returns the next signal. Cancel safe.
     ///
     /// # Errors
-    /// The hub refuses for good, or was never there.
+    /// The hub refuses permanently, or was never reachable.
     pub(super) async fn next(&mut self) -> Result<SourceSignal, ClientError> {
         loop {
             if let Some(event) = self.pending.pop_front() {
                 self.hand_out(&event);
                 if event.event_type.as_deref() == Some(OPEN) {
-                    continue; // it is for its id
+                    continue; // read only for its id
                 }
                 return Ok(SourceSignal::Event(event));
             }
@@ -165,7 +166,8 @@ impl SseSource {
                     Err(error) => return self.lose(error),
                 },
                 SourceState::Open(reply, parser) => {
-                    // A block that has only an id moves us on, too: another hub may send one.
+                    // A block that has only an id moves the cursor as well: another hub may send
+                    // one.
                     if let Some(id) = parser.last_event_id()
                         && self.last_id.as_deref() != Some(id)
                     {
@@ -181,19 +183,19 @@ impl SseSource {
         }
     }
 
-    /// Closes the TCP connection, as a network that fails would. The next event is the one after
-    /// the last that was handed out, on another connection.
+    /// Closes the TCP connection, like a network failure. The next event is the one after the last
+    /// that was returned, on another connection.
     pub(super) fn disconnect(&mut self) {
         self.pending.clear();
         self.state = SourceState::Ready;
     }
 
-    /// Whether an event can be had without waiting for the network.
+    /// Returns whether an event is available without waiting for the network.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Asks for the stream; `false` when there is nothing left to ask for.
+    /// Requests the stream; returns `false` when nothing is left to request.
     async fn connect(&mut self) -> Result<bool, ClientError> {
         let mut request = Request::get(self.path_from_start())
             .header(header::ACCEPT, MEDIA_TYPE)
@@ -220,7 +222,7 @@ impl SseSource {
 
     fn path_from_start(&self) -> String {
         if self.last_id.is_some() {
-            return self.path.clone(); // the id says it better
+            return self.path.clone(); // the id is more exact
         }
         let separator = if self.path.contains('?') { '&' } else { '?' };
         format!("{}{separator}from={}", self.path, self.start)
@@ -245,8 +247,8 @@ impl SseSource {
             self.last_id = Some(id.as_ref().into());
         }
         if event.event_type.as_deref() == Some(UNAUTHENTICATED) {
-            // The delay that comes with it is for those who would come back for ever: this client
-            // comes back once, and then knows whether its token still counts.
+            // The delay in this event is for clients that would reconnect for ever. This client
+            // reconnects once, and then knows whether its token is still valid.
             self.reconnect_delay = RECONNECT_DELAY;
         }
         if event.event_type.as_deref() == Some(END)
@@ -292,9 +294,9 @@ async fn read(reply: &mut Reply, patience: Option<Duration>) -> Result<Option<By
     }
 }
 
-/// The hub's delay and up to a quarter more, so that the viewers of a hub that restarts do not
-/// return as one. After a failure twice as long, then again, up to a limit; up to a quarter less,
-/// but never less than the hub asked for.
+/// Returns the hub's delay and up to a quarter more, so that the viewers of a restarted hub do not
+/// return at once. Doubles with each failure, up to a limit, and then varies by up to a quarter
+/// less, but never below the hub's delay.
 fn back_off(delay: Duration, failures: u32, chance: f64) -> Duration {
     if failures == 0 {
         return delay.mul_f64(1.0 + chance / 4.0);
@@ -341,7 +343,7 @@ mod tests {
         assert_eq!(source.path_from_start(), "/v1/events?channel=a");
     }
 
-    /// A hub that says these lines, a connection each, and hands back what it was asked.
+    /// A hub that sends these lines, a connection each, and returns the requests it received.
     async fn hub_that_says(
         answers: Vec<String>,
     ) -> (HttpClient, tokio::task::JoinHandle<Vec<String>>) {

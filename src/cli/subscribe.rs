@@ -1,4 +1,4 @@
-//! `fanfare subscribe`: watches channels and survives whatever happens to the connection.
+//! `fanfare subscribe`: watches channels and reconnects.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::channel::ChannelPattern;
 use crate::event::{END, GAP, UNAUTHENTICATED};
 use crate::sse::ParsedEvent;
 
-/// What `fanfare subscribe` takes.
+/// The arguments of `fanfare subscribe`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -23,7 +23,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "CHANNEL")]
     channels: Vec<ChannelPattern>,
 
-    /// Where to begin: tail, earliest or last:N
+    /// Start: tail, earliest or last:N
     #[arg(long, value_name = "START", default_value = "tail")]
     from: SourceStart,
 
@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, short = 'n', conflicts_with = "json")]
     no_newline: bool,
 
-    /// Connect anew when nothing, not even a heartbeat, came for this long; 0s: never
+    /// Reconnect when nothing, not even a heartbeat, came for this long; 0s: never
     #[arg(long, value_name = "DURATION", default_value = "60s",
           value_parser = humantime::parse_duration)]
     idle_timeout: Duration,
@@ -66,7 +66,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     SubscribeWatch::new(args).run().await
 }
 
-/// A subscription, and how it is shown.
+/// The state of a subscription and its output.
 struct SubscribeWatch {
     args: Args,
     client: HttpClient,
@@ -76,7 +76,7 @@ struct SubscribeWatch {
     /// An end other than `complete` has been seen.
     ended_badly: bool,
     ends_seen: usize,
-    /// The last thing on stdout was no line end.
+    /// The last output on stdout did not end a line.
     mid_line: bool,
 }
 
@@ -121,7 +121,7 @@ impl SubscribeWatch {
         let event_type = event.event_type.as_deref();
         match event_type {
             Some(END) => self.note_end(event),
-            // A loss is told even to those who want quiet.
+            // A loss is reported even with `--quiet`.
             Some(GAP) => terminal::warn(gap_sentence(&event.data)),
             Some(UNAUTHENTICATED) => terminal::warn("the hub asks for a new token"),
             _ => {}
@@ -131,7 +131,7 @@ impl SubscribeWatch {
         if self.args.json {
             writeln!(out, "{}", json_line(event, self.merged && !own)?)?;
         } else if own {
-            return Ok(()); // told on stderr
+            return Ok(()); // reported on stderr
         } else if self.merged {
             write_labelled(&mut out, &event.data)?;
         } else if self.args.no_newline {
@@ -156,7 +156,8 @@ impl SubscribeWatch {
         self.tell(format!("{channel} has ended: {state}{reason}"));
     }
 
-    /// We are after the end, so nobody told us how it was: the channel's head does.
+    /// Reads the final state from the channel's head: the subscription began after the end, so no
+    /// event reported it.
     async fn ask_how_it_ended(&mut self) -> anyhow::Result<()> {
         for channel in self.args.channels.clone().iter().filter_map(ChannelPattern::exact) {
             let reply = self.client.head(&client::channel_path(channel.as_str())).await?;
@@ -171,7 +172,7 @@ impl SubscribeWatch {
         Ok(())
     }
 
-    /// A notice on stderr, on a line of its own even if stdout is the same terminal.
+    /// Writes a notice to stderr, on its own line even if stdout is the same terminal.
     fn tell(&mut self, text: String) {
         if self.args.quiet {
             return;
@@ -184,7 +185,7 @@ impl SubscribeWatch {
     }
 }
 
-/// The data of the hub's own events, and the envelope of all others.
+/// The data of control events, and the envelope of all others.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct OwnData {
@@ -196,7 +197,7 @@ struct OwnData {
     message: Option<String>,
 }
 
-/// What an event looks like when several channels share a connection.
+/// The envelope of an event when several channels share a connection.
 #[derive(Debug, Deserialize)]
 struct Envelope {
     channel: String,
@@ -240,7 +241,7 @@ fn gap_sentence(data: &str) -> String {
     format!("gap{channel} ({reason}): {message}")
 }
 
-/// A line of `--json`. What is not known is left out; an event without a type says so.
+/// A line of `--json`. Unknown fields are left out; the type of an event without one is written.
 #[derive(Debug, Serialize)]
 struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -273,7 +274,8 @@ fn json_line(event: &ParsedEvent, enveloped: bool) -> serde_json::Result<String>
     })
 }
 
-/// `logs/web | text`, for each line of the text.
+/// Writes `logs/web
+/// text` for each line of the text.
 fn write_labelled(out: &mut impl io::Write, data: &str) -> io::Result<()> {
     match serde_json::from_str::<Envelope>(data) {
         Ok(envelope) => envelope

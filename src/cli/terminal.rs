@@ -1,4 +1,4 @@
-//! What the terminal at hand can show, and how we speak on it beside the data.
+//! The capabilities of the terminal, and messages to it on stderr.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -6,17 +6,17 @@ use std::process::{Command, Stdio};
 
 use super::ansi;
 
-/// Colours where they are welcome, plain text elsewhere.
+/// Colours if the terminal shows them, plain text elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Paint(bool);
 
 impl Paint {
-    /// For a stdout that is a terminal, unless `NO_COLOR` or `TERM=dumb` says otherwise.
+    /// Colours for stdout if it is a terminal, unless `NO_COLOR` or `TERM=dumb` is set.
     pub(super) fn stdout() -> Self {
         Self(io::stdout().is_terminal() && colours_are_welcome())
     }
 
-    /// The same for stderr.
+    /// Colours for stderr if it is a terminal, unless `NO_COLOR` or `TERM=dumb` is set.
     pub(super) fn stderr() -> Self {
         Self(io::stderr().is_terminal() && colours_are_welcome())
     }
@@ -25,13 +25,13 @@ impl Paint {
         self.0
     }
 
-    /// The text in this colour.
+    /// Returns the text in this colour.
     pub(super) fn with(self, sgr: &str, text: impl fmt::Display) -> String {
         if self.0 { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_string() }
     }
 }
 
-/// Columns and rows of the controlling terminal; 80 by 24 if nobody knows.
+/// Returns the columns and rows of the controlling terminal, or 80 by 24 if they are unknown.
 ///
 /// The kernel's answer needs an `ioctl`, which std does not offer; `stty` does, on every Unix.
 pub(super) fn size() -> (usize, usize) {
@@ -47,19 +47,19 @@ pub(super) fn size() -> (usize, usize) {
     }
 }
 
-/// Says something on stderr that is no error: progress, connections, endings.
+/// Writes a message to stderr that is no error: progress, connections, ends.
 pub(super) fn notice(text: impl fmt::Display) {
     let line = Paint::stderr().with(ansi::DIM, format_args!("fanfare: {text}"));
-    let _ = writeln!(io::stderr().lock(), "{line}"); // nobody left to tell
+    let _ = writeln!(io::stderr().lock(), "{line}"); // a closed stderr is ignored
 }
 
-/// Says on stderr that something is not as it should be, and goes on.
+/// Writes a warning to stderr.
 pub(super) fn warn(text: impl fmt::Display) {
     let mark = Paint::stderr().with(ansi::ACCENT, "warning:");
     let _ = writeln!(io::stderr().lock(), "{mark} {text}");
 }
 
-/// The last words of a command that failed.
+/// Writes the error of a failed command, with a hint.
 pub(super) fn tell_error(error: &anyhow::Error, hint: Option<&str>) {
     let paint = Paint::stderr();
     let mut stderr = io::stderr().lock();
@@ -69,7 +69,7 @@ pub(super) fn tell_error(error: &anyhow::Error, hint: Option<&str>) {
     }
 }
 
-/// An error and its causes in one line, without the causes that it has already told.
+/// Joins an error and its causes in one line, without repetition.
 fn whole(error: &anyhow::Error) -> String {
     let mut told = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -81,20 +81,20 @@ fn whole(error: &anyhow::Error) -> String {
     told
 }
 
-/// One line of data on stdout.
+/// Writes one line of data to stdout.
 pub(super) fn print_line(text: impl fmt::Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
 }
 
-/// Whether the error is that nobody reads our stdout any more.
+/// Returns whether the error is a closed stdout.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// 1 event, 2 events, 1,024 events.
+/// Formats a count: 1 event, 2 events, 1,024 events.
 pub(super) fn count(n: usize, noun: &str) -> String {
     let digits = n.to_string();
     let mut grouped = String::new();
@@ -107,14 +107,15 @@ pub(super) fn count(n: usize, noun: &str) -> String {
     format!("{grouped} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// These two variables describe the terminal, as `isatty` does: they are not settings of the hub.
+/// Reads `NO_COLOR` and `TERM`, which describe the terminal, as `isatty` does: they are not
+/// settings of the hub.
 fn colours_are_welcome() -> bool {
     let unset_or_empty = |value: Option<std::ffi::OsString>| value.is_none_or(|v| v.is_empty());
     unset_or_empty(std::env::var_os("NO_COLOR"))
         && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// `stty` says rows, then columns; a terminal without a size says zero.
+/// Parses the output of `stty`: rows, then columns; a terminal without a size has zero.
 fn parse_size(text: &str) -> Option<(usize, usize)> {
     let mut numbers = text.split_whitespace().map(str::parse::<usize>);
     let rows = numbers.next()?.ok()?;

@@ -1,4 +1,4 @@
-//! `fanfare token`: tokens to hand out, and keys for producers.
+//! `fanfare token`: creates tokens for clients, and keys for producers.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::channel::ChannelPattern;
 use crate::clock::{micros, rfc3339};
 use crate::config::{load, variable};
 
-/// What `fanfare token` understands.
+/// The arguments of `fanfare token`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -24,8 +24,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum TokenCommand {
-    /// Print a token for a channel or a few, signed by the configuration's `auth.signing_key`, or
-    /// by a hub that is asked with --url
+    /// Print a token for one or more channels, signed by the configuration's `auth.signing_key`, or
+    /// by a hub with --url
     #[command(after_help = EXAMPLES)]
     Create(Box<Create>),
     /// Print a new API key, and what the configuration needs to know of it
@@ -49,17 +49,17 @@ struct Create {
     /// May read the hub's metrics
     #[arg(long)]
     metrics: bool,
-    /// How long it lives
+    /// Lifetime of the token
     #[arg(long, value_name = "DURATION", default_value = "1h",
           value_parser = humantime::parse_duration)]
     ttl: Duration,
-    /// What its holder is called in logs and limits
+    /// Name of its holder in logs and limits
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
     /// Configuration file with `auth.signing_key` [default: as `fanfare serve`]
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     config: Option<PathBuf>,
-    /// A hub that is to sign it, for whoever --token is of
+    /// A hub that signs the token, for the holder of --token
     #[arg(long, value_name = "URL")]
     url: Option<HubUrl>,
     /// A token or an API key, for that hub
@@ -71,7 +71,7 @@ struct Create {
 
 #[derive(Debug, clap::Args)]
 struct NewKey {
-    /// What its holder is called in logs and limits
+    /// Name of its holder in logs and limits
     #[arg(long, value_name = "NAME")]
     name: String,
 }
@@ -99,7 +99,7 @@ async fn create(args: &Create) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Signs it here, with the key that the hub has as well.
+/// Signs the token locally, with the key that the hub has as well.
 fn sign(args: &Create) -> anyhow::Result<(String, String)> {
     let auth = load(args.config.as_deref(), &[])?.config.auth;
     let source = auth.signing_key.ok_or_else(|| {
@@ -143,7 +143,8 @@ impl Create {
     }
 }
 
-/// The key goes to stdout, where it can be piped into a safe place; only its hash is configured.
+/// The key is written to stdout, where it can be piped into a safe place; only its hash is
+/// configured.
 fn new_key(args: &NewKey) -> anyhow::Result<()> {
     let (key, hash) = generate_api_key().map_err(|_| anyhow!("the system has no randomness"))?;
     print_line(key)?;

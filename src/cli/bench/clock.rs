@@ -16,14 +16,14 @@ pub(super) const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds of a millisecond.
 pub(super) const MILLISECOND: u64 = 1_000_000;
 
-/// What time it is.
+/// Returns the time of CLOCK_MONOTONIC in nanoseconds.
 pub(super) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * SECOND + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-/// Sleeps until then.
+/// Sleeps until that time.
 pub(super) fn sleep_until(then: u64) {
     let wait = then.saturating_sub(now());
     std::thread::sleep(std::time::Duration::from_nanos(wait));
@@ -43,9 +43,9 @@ impl Alarm {
         self.0.as_raw_fd()
     }
 
-    /// Rings at that time, or at once if it has passed; forgets what it was set to before.
+    /// Arms the timer for that time, or for now if it has passed. Replaces the previous setting.
     pub(super) fn set(&self, then: u64) -> io::Result<()> {
-        let then = then.max(1); // zero would switch it off
+        let then = then.max(1); // zero would disarm it
         let it_value = Timespec {
             tv_sec: i64::try_from(then / SECOND).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(then % SECOND).unwrap_or(0),

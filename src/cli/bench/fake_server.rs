@@ -1,4 +1,4 @@
-//! The smallest server that a measurement can be about, with faults to order: for tests.
+//! A minimal server with faults on request, for tests of the load generator.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// What the server does wrong.
+/// A fault of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FakeFault {
     None,
-    /// Every tenth event goes to nobody.
+    /// Drops every tenth event.
     Loses,
-    /// Every tenth event goes out twice.
+    /// Sends every tenth event twice.
     Repeats,
-    /// Every tenth event goes out after the next one.
+    /// Sends every tenth event after the next one.
     Swaps,
-    /// Subscriptions are refused.
+    /// Refuses subscriptions.
     Refuses,
-    /// Every tenth connection that publishes is closed without an answer.
+    /// Closes every tenth publishing connection without a response.
     HangsUp,
 }
 
@@ -94,7 +94,7 @@ fn publish(channel: &mut FakeChannel, data: &[u8], fault: FakeFault) -> bool {
     };
     out.extend(channel.held.take());
     for event in out {
-        // In two chunks, so that no reader may rely on one.
+        // In two chunks, because a client may not assume one chunk per event.
         let (a, b) = event.split_at(9);
         for member in &mut channel.members {
             let _ = write!(member, "{:x}\r\n", a.len());

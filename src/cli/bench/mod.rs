@@ -1,9 +1,9 @@
-//! `fanfare bench`: a load generator for any SSE server, which counts what it gets.
+//! `fanfare bench`: a load generator for any SSE server, which verifies what it receives.
 //!
-//! Subscribers are sockets in epoll loops (`fleet`), publishers keep to a schedule of intended send
-//! times (`schedule`, `press`). Every event carries its number in its channel and the time at which
-//! it should have been sent, so that loss, duplicates, disorder and the whole latency come out,
-//! whatever the server did meanwhile.
+//! Subscribers are sockets in epoll loops (`subscribers`), publishers keep to a schedule of
+//! intended send times (`schedule`, `publishers`). Every event carries its number in its channel
+//! and its intended send time, so that loss, duplicates, disorder and the whole latency are
+//! measured even if the server stalls.
 
 mod clock;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use anyhow::Context as _;
 use super::client::DEFAULT_URL;
 use super::terminal;
 
-/// What `fanfare bench` takes.
+/// The arguments of `fanfare bench`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +48,7 @@ warm-up; times, rates and processor time do not.
 Exit codes: 0 measured, 1 could not measure, 3 measured, but events were lost, repeated, out of
 order or never sent, connections failed, or the server is not healthy any more.")]
 pub(super) struct Args {
-    /// What to measure
+    /// The scenario to measure
     #[arg(long, value_enum, default_value_t = plan::Scenario::Fanout)]
     scenario: plan::Scenario,
 
@@ -56,19 +56,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
     url: String,
 
-    /// How to publish to it and subscribe to it
+    /// The kind of server, which decides how requests are written
     #[arg(long, value_enum, default_value_t = template::TemplateKind::Fanfare)]
     template: template::TemplateKind,
 
-    /// Where to publish, with {channel}: a URL, or a path at --url
+    /// Address to publish to, with {channel}: a URL, or a path at --url
     #[arg(long, value_name = "URL")]
     publish_url: Option<String>,
 
-    /// Where to subscribe, with {channel}: a URL, or a path at --url
+    /// Address to subscribe to, with {channel}: a URL, or a path at --url
     #[arg(long, value_name = "URL")]
     subscribe_url: Option<String>,
 
-    /// Where to subscribe from the earliest event on, if that is another URL
+    /// Address to subscribe to from the earliest event on, if that is another URL
     #[arg(long, value_name = "URL")]
     replay_url: Option<String>,
 
@@ -84,7 +84,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
 
-    /// How many channels
+    /// Number of channels
     #[arg(
         long,
         value_name = "N",
@@ -105,7 +105,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 32)]
     size: usize,
 
-    /// How long to measure
+    /// Time to measure
     #[arg(
         long,
         value_name = "TIME",
@@ -114,7 +114,7 @@ pub(super) struct Args {
     )]
     duration: Duration,
 
-    /// How long to publish before that
+    /// Time to publish before that
     #[arg(
         long,
         value_name = "TIME",
@@ -123,7 +123,7 @@ pub(super) struct Args {
     )]
     warmup: Duration,
 
-    /// How to publish
+    /// One request per event, or one body per channel
     #[arg(long, value_enum, default_value_t = publishers::Mode::Post)]
     publish: publishers::Mode,
 
@@ -136,7 +136,7 @@ pub(super) struct Args {
     )]
     publishers: u32,
 
-    /// So many of all subscribers never read
+    /// Number of subscribers that never read
     #[arg(long, value_name = "N", default_value_t = 0)]
     slow_readers: usize,
 
@@ -157,7 +157,7 @@ pub(super) struct Args {
     )]
     threads: usize,
 
-    /// Connect from so many addresses, 127.0.0.2 and following: each has its own ports
+    /// Number of source addresses, 127.0.0.2 and following: each has its own ports
     #[arg(long, value_name = "N", default_value_t = 0)]
     source_addresses: u8,
 
@@ -182,11 +182,11 @@ pub(super) struct Args {
     quiet: bool,
 }
 
-/// Measured, and something was wrong with what the server did.
+/// The exit code of a run that was measured and found a fault of the server.
 const EXIT_INCOMPLETE: u8 = 3;
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    // Loops of our own: the runtime only waits for them.
+    // The epoll loops block, so they run outside the async runtime.
     let measured = tokio::task::spawn_blocking(move || {
         let plan = plan::Plan::new(&args)?;
         scenario::run(&plan).map(|report| (report, args.json))

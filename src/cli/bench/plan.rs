@@ -1,4 +1,4 @@
-//! What a run will do: the command line, checked before anything is connected.
+//! The plan of a run: the command line, checked before anything is connected.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::process::{self, Target};
 use super::publishers::Mode;
 use super::template::{Template, TemplateWanted};
 
-/// Descriptors that are neither subscribers nor publishers.
+/// Descriptors that are used neither by subscribers nor by publishers.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// Events of each channel that a replay or a storm is about, unless told.
+/// Default number of events per channel for replay and storm.
 const HISTORY: u32 = 1000;
 
-/// Events per second, unless told.
+/// Default number of events per second.
 const RATE: f64 = 100.0;
 
-/// What happens in a run.
+/// A scenario of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Scenario {
     /// Events at a steady rate, to subscribers who are all there
@@ -43,16 +43,16 @@ impl Scenario {
     }
 }
 
-/// A run that can be done.
+/// A checked run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) scenario: Scenario,
     pub(super) template: Template,
     pub(super) template_name: String,
     pub(super) channels: Vec<String>,
-    /// A channel that nobody else uses.
+    /// A channel that only the health probe uses.
     pub(super) probe_channel: String,
-    /// Per channel.
+    /// Subscribers per channel.
     pub(super) subscribers: usize,
     pub(super) rate: Option<f64>,
     pub(super) size: usize,
@@ -109,7 +109,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// A load generator is a weapon: it points at this machine unless told otherwise.
+    /// Refuses addresses of other machines unless `allow_remote` is set: a load generator can
+    /// overload them.
     fn check_addresses(&self, allow_remote: bool) -> anyhow::Result<()> {
         for address in [self.template.subscribe_address(), self.template.publish_address()] {
             ensure!(
@@ -162,7 +163,7 @@ fn wanted(args: &Args) -> TemplateWanted {
     }
 }
 
-/// 127.0.0.2 and those after it.
+/// Returns `count` loopback addresses from 127.0.0.2 on.
 fn sources(count: u8) -> Vec<IpAddr> {
     (0..count).map(|n| Ipv4Addr::new(127, 0, 0, n.saturating_add(2)).into()).collect()
 }

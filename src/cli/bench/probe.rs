@@ -1,4 +1,4 @@
-//! Single requests, made plainly: to create channels, and to see whether the server still works.
+//! Single blocking requests: to create channels, and to check that the server still works.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use super::response::{self, ResponseHead};
 use super::scan::{self, Carry};
 use super::template::{From, Template, write_data};
 
-/// What a healthy server needs at most, even on a busy machine.
+/// The time limit for one response: ample for a healthy server on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Makes the channels, on servers where that is a request of its own.
+/// Creates the channels, on servers that need a request for that.
 pub(super) fn create(template: &Template, channels: &[String]) -> anyhow::Result<()> {
     for channel in channels {
         let Some(request) = template.create(channel) else { return Ok(()) };
@@ -26,7 +26,7 @@ pub(super) fn create(template: &Template, channels: &[String]) -> anyhow::Result
     Ok(())
 }
 
-/// Whether a new subscriber of a new channel receives an event.
+/// Checks that a new subscriber of a new channel receives an event.
 pub(super) fn is_healthy(template: &Template, channel: &str) -> anyhow::Result<()> {
     create(template, &[channel.into()])?;
     let mut stream = connect(template.subscribe_address())?;
@@ -100,7 +100,7 @@ fn read_head(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<R
     }
 }
 
-/// One request on a connection of its own; its status and body.
+/// Sends one request on its own connection and returns the status and the body.
 fn exchange(address: SocketAddr, request: &[u8]) -> anyhow::Result<(u16, String)> {
     let mut stream = connect(address)?;
     stream.write_all(request)?;

@@ -1,20 +1,20 @@
-//! What a process costs, as `/proc` tells: processor time and memory.
+//! Processor time and memory of a process, from `/proc`.
 
 use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a process, perhaps with its children, has used.
+/// The resources used by a process, optionally with its children.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Usage {
     /// User and system time of all its threads.
     pub(super) cpu_seconds: f64,
     pub(super) rss_bytes: u64,
-    /// As RSS, but pages that are shared count in part.
+    /// PSS: RSS with each shared page divided by the number of its users.
     pub(super) pss_bytes: Option<u64>,
 }
 
-/// What to look at.
+/// The process to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub(super) pid: u32,
@@ -22,7 +22,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// `None` if there is no such process.
+    /// Returns the current usage, or `None` if there is no such process.
     pub(super) fn usage(self) -> Option<Usage> {
         let mut sum = usage_of(self.pid)?;
         if self.with_children {
@@ -37,20 +37,20 @@ impl Target {
     }
 }
 
-/// Processor time of this process.
+/// Returns the processor time of this process in seconds.
 pub(super) fn own_cpu_seconds() -> f64 {
     cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
-/// Raises the limit of open files as far as it goes, and says where that is.
+/// Raises the soft limit of open files to the hard limit and returns the resulting limit.
 pub(super) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let highest = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let _ = setrlimit(Resource::Nofile, highest); // what it is then is asked below
+    let _ = setrlimit(Resource::Nofile, highest); // the resulting limit is read below
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many local ports one source address has.
+/// Returns the number of local ports of one source address.
 pub(super) fn local_ports() -> u64 {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut bounds = text.split_whitespace().filter_map(|number| number.parse::<u64>().ok());
@@ -79,7 +79,7 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
     Some(ticks(&stat)? as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// utime and stime: the 12th and 13th field after the name, which may have blanks in it.
+/// Sums utime and stime: the 12th and 13th field after the name, which may contain blanks.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let utime: u64 = fields.next()?.parse().ok()?;

@@ -1,10 +1,10 @@
-//! A line on stderr once a second, so that nobody wonders whether it still runs.
+//! A progress line on stderr, once a second.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use super::clock::{self, SECOND};
 
-/// Says how it goes.
+/// Writes the progress of a run to stderr.
 #[derive(Debug)]
 pub(super) struct BenchProgress {
     quiet: bool,
@@ -17,7 +17,7 @@ impl BenchProgress {
         Self { quiet, terminal: io::stderr().is_terminal(), next: clock::now() + SECOND }
     }
 
-    /// Says it, if nothing was said within this second.
+    /// Writes the text, at most once a second.
     pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
         let now = clock::now();
         if self.quiet || now < self.next {
@@ -27,7 +27,7 @@ impl BenchProgress {
         let text = text();
         let mut stderr = io::stderr().lock();
         let _ = if self.terminal {
-            write!(stderr, "\r\x1b[K{text}") // nobody left to tell
+            write!(stderr, "\r\x1b[K{text}") // a closed stderr is ignored
         } else {
             writeln!(stderr, "{text}")
         };
@@ -36,7 +36,7 @@ impl BenchProgress {
 }
 
 impl Drop for BenchProgress {
-    /// Leaves the line to others.
+    /// Clears the line, for other output.
     fn drop(&mut self) {
         if self.terminal && !self.quiet {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");

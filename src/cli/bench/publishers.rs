@@ -1,8 +1,8 @@
-//! The publishers: one thread that keeps to a schedule of intended sends, come what may.
+//! The publishers: one thread that keeps to a schedule of intended send times.
 //!
-//! A lane is one connection. With a POST per event it has one request in flight, and what falls due
-//! meanwhile waits: the wait is part of that event's latency. With streams it has one long body,
-//! and writes what is due as one chunk.
+//! A lane is one connection. With a POST per event it has one request in flight, and events that
+//! fall due meanwhile wait: the wait is part of their latency. With streams it has one long body,
+//! and writes all due events as one chunk.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -28,16 +28,16 @@ const ALARM: Token = Token(usize::MAX);
 /// Bytes that a stream writes as one chunk, at most.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// Chunks that a stream writes before the other lanes have their turn.
+/// Chunks that a stream writes before the other lanes are served.
 const BATCHES_PER_TURN: usize = 8;
 
-/// How long a server may be silent before the last answers are given up.
+/// The time without a response after which the run stops waiting for the last responses.
 const CLOSING_PATIENCE: u64 = 5 * SECOND;
 
-/// How long the last answers may take, even if the server is busy delivering.
+/// The limit of the wait for the last responses, even if the server still delivers.
 const CLOSING_LIMIT: u64 = 60 * SECOND;
 
-/// How events are sent.
+/// The method of sending events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Mode {
     /// One POST per event, on keep-alive connections
@@ -46,43 +46,43 @@ pub(super) enum Mode {
     Stream,
 }
 
-/// What to send and where.
+/// The events to send and their destination.
 #[derive(Clone, Debug)]
 pub(super) struct PublishersSpec {
     pub(super) address: SocketAddr,
     pub(super) mode: Mode,
     pub(super) schedule: Schedule,
-    /// By channel.
+    /// One publication per channel.
     pub(super) publications: Vec<Publication>,
     pub(super) size: usize,
     /// The number of each channel's first event.
     pub(super) first_seq: u64,
-    /// Acknowledgements of events that were intended from then on count for the times.
+    /// Only acknowledgements of events intended from this time on enter the latencies.
     pub(super) measure_from: u64,
-    /// No event is begun after that, whatever the schedule says.
+    /// No event is started after this time, regardless of the schedule.
     pub(super) halt_at: u64,
 }
 
-/// What is told while it runs.
+/// Counters that are readable during the run.
 #[derive(Debug, Default)]
 pub(super) struct PublishProgress {
     pub(super) sent: AtomicU64,
     pub(super) acknowledged: AtomicU64,
-    /// When a subscriber has last received something: a server that delivers is still at it.
+    /// The time of the last delivery to a subscriber: a server that still delivers is not stalled.
     pub(super) last_delivery: AtomicU64,
 }
 
-/// What became of it.
+/// The result of a publishing run.
 #[derive(Clone, Debug)]
 pub(super) struct PublishersOutcome {
-    /// By channel: events that the server says it has taken.
+    /// Events that the server acknowledged, per channel.
     pub(super) acknowledged: Vec<u64>,
     /// Events that were sent.
     pub(super) sent: u64,
     pub(super) failed: u64,
-    /// From the intended send to the acknowledgement; with a POST per event.
+    /// From the intended send time to the acknowledgement; only with a POST per event.
     pub(super) times: LatencyTimes,
-    /// How late events were sent on lanes that were free for them.
+    /// The delay of sends on idle lanes, which the load generator itself caused.
     pub(super) lag: LatencyTimes,
     pub(super) first_error: Option<String>,
 }
@@ -96,20 +96,21 @@ impl PublishersOutcome {
 #[derive(Debug, Default)]
 struct PublisherLane {
     stream: Option<TcpStream>,
-    /// Which of its events comes next.
+    /// The number of the lane's next event, counted within the lane.
     next: u64,
     out: Vec<u8>,
     written: usize,
-    /// With a POST per event: the one in flight, and when it should have been sent.
+    /// With a POST per event: the event in flight and its intended send time.
     in_flight: Option<(ScheduleSlot, u64)>,
     reply: Vec<u8>,
-    /// With streams: events in the body so far; whether it has begun, and ended.
+    /// With streams: the number of events in the body, whether it has begun, and whether it has
+    /// ended.
     streamed: u64,
     begun: bool,
     ended: bool,
-    /// With streams: answered, or broken; nothing more can be sent.
+    /// With streams: answered or broken; nothing more can be sent.
     over: bool,
-    /// Since when it could have sent something.
+    /// The time since which the lane has been idle.
     free_since: u64,
 }
 
@@ -121,9 +122,9 @@ pub(super) struct Press {
     poll: Poll,
     alarm: Alarm,
     lanes: Vec<PublisherLane>,
-    /// Lanes with more to write than was their turn.
+    /// Lanes that have used up `BATCHES_PER_TURN` and have more to write.
     again: Vec<usize>,
-    /// How many events are due.
+    /// The number of events that are due.
     due: u64,
     last_progress: u64,
     data: Vec<u8>,
@@ -188,7 +189,8 @@ impl Press {
         }
     }
 
-    /// Sends what has fallen due, and sets the alarm to what comes next. Says whether that was all.
+    /// Sends all due events and arms the timer for the next one. Returns whether every event was
+    /// sent.
     fn release_due(&mut self, now: u64) -> io::Result<bool> {
         let schedule = self.spec.schedule;
         let halted = now >= self.spec.halt_at;
@@ -208,7 +210,8 @@ impl Press {
         Ok(false)
     }
 
-    /// Whether every lane has sent and heard all it will; ends the bodies of streams.
+    /// Returns whether every lane is finished, or the server has stalled; ends the bodies of
+    /// streams.
     fn is_over(&mut self, now: u64) -> bool {
         let halted = now >= self.spec.halt_at;
         let mut open = 0;
@@ -250,21 +253,21 @@ impl Press {
 
     fn open(&mut self, lane: usize) -> io::Result<()> {
         let mut stream = TcpStream::connect(self.spec.address)?;
-        let _ = stream.set_nodelay(true); // slower without, not wrong
+        let _ = stream.set_nodelay(true); // without it slower, but correct
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(lane), interest)?;
         self.lanes[lane].stream = Some(stream);
         Ok(())
     }
 
-    /// The lane's next event, if it is due.
+    /// Returns the lane's next event, if it is due.
     fn next_due(&self, lane: usize) -> Option<ScheduleSlot> {
-        let number = u32::try_from(lane).unwrap_or(0); // there are fewer lanes
+        let number = u32::try_from(lane).unwrap_or(0); // the number of lanes fits
         let slot = self.spec.schedule.nth(number, self.lanes[lane].next)?;
         (slot.k < self.due && !self.lanes[lane].over).then_some(slot)
     }
 
-    /// The socket has changed.
+    /// Handles a readiness event of the lane's socket.
     fn drive(&mut self, lane: usize) {
         if self.lanes[lane].stream.is_some() {
             self.hear(lane);
@@ -275,7 +278,7 @@ impl Press {
         self.advance(lane);
     }
 
-    /// Sends what is due, if the lane is free for it.
+    /// Sends due events, if the lane is free.
     fn advance(&mut self, lane: usize) {
         if clock::now() >= self.spec.halt_at {
             return;
@@ -355,7 +358,8 @@ impl Press {
         }
     }
 
-    /// Writes the data of an event; says when it should be sent. What has no pace is meant for now.
+    /// Writes the data of an event and returns its intended send time, which is now for an unpaced
+    /// run.
     fn begin(&mut self, lane: usize, slot: ScheduleSlot) -> u64 {
         let (schedule, now) = (&self.spec.schedule, clock::now());
         let paced = schedule.is_paced();
@@ -367,7 +371,7 @@ impl Press {
         intended
     }
 
-    /// Writes what the socket takes.
+    /// Writes as much as the socket accepts.
     fn flush(&mut self, lane: usize) {
         let this = &mut self.lanes[lane];
         let Some(stream) = this.stream.as_mut() else { return };
@@ -388,7 +392,7 @@ impl Press {
         }
     }
 
-    /// Reads answers.
+    /// Reads responses.
     fn hear(&mut self, lane: usize) {
         let mut buffer = [0; 16 * 1024];
         loop {
@@ -412,7 +416,7 @@ impl Press {
         }
     }
 
-    /// The server has closed the connection: between requests it may.
+    /// Handles the end of the connection, which a server may close between requests.
     fn hear_end(&mut self, lane: usize) {
         self.answer(lane, true);
         let this = &mut self.lanes[lane];
@@ -423,7 +427,7 @@ impl Press {
         self.hang_up(lane);
     }
 
-    /// Looks whether an answer is there as a whole.
+    /// Handles a response, if it is complete.
     fn answer(&mut self, lane: usize, at_end: bool) {
         let this = &mut self.lanes[lane];
         match whole(&this.reply, at_end) {
@@ -466,7 +470,7 @@ impl Press {
         }
     }
 
-    /// What was in flight is not acknowledged, and never will be.
+    /// Counts the event in flight as unacknowledged.
     fn fail(&mut self, lane: usize, why: String) {
         self.outcome.first_error.get_or_insert(why);
         let this = &mut self.lanes[lane];
@@ -492,7 +496,7 @@ impl Press {
     }
 }
 
-/// The first answer in the bytes, if all of it is there, and its length.
+/// Returns the first response in the bytes and its length, if it is complete.
 fn whole(
     bytes: &[u8],
     at_end: bool,
@@ -504,7 +508,7 @@ fn whole(
         }
         let Some(head) = response::head(&bytes[start..])? else { return Ok(None) };
         if head.status < 200 {
-            start += head.len; // 100 Continue
+            start += head.len; // skips 100 Continue
             continue;
         }
         let (mut body, mut rest) = (head.body, &bytes[start + head.len..]);

@@ -1,4 +1,4 @@
-//! What came out: one JSON object, or a table to read.
+//! The results of a run: one JSON object, or a table.
 
 use std::fmt::Write as _;
 
@@ -6,26 +6,26 @@ use serde::Serialize;
 
 use super::stats::Quantiles;
 
-/// Everything that was measured. Fields that a scenario has no use for are null.
+/// All measurements. Fields that a scenario does not use are null.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Report {
     pub(super) scenario: String,
     pub(super) template: String,
     pub(super) channels: u64,
-    /// Per channel.
+    /// Subscribers per channel.
     pub(super) subscribers: u64,
-    /// Intended events per second over all channels; null: as fast as they were taken.
+    /// Intended events per second over all channels; null: as fast as the server accepts them.
     pub(super) rate: Option<f64>,
     pub(super) size: u64,
     pub(super) publish: String,
     pub(super) duration_s: f64,
     pub(super) warmup_s: f64,
-    /// Events that the schedule intended, warm-up included, as in all counts.
+    /// Events that the schedule intended; like all counts, this includes the warm-up.
     pub(super) offered: u64,
     /// Events that the server acknowledged.
     pub(super) published: u64,
     pub(super) publish_failed: u64,
-    /// Events that the server was too slow for: given up, and in none of the times.
+    /// Events that were not sent because the server was too slow; they are in no latency.
     pub(super) unsent: u64,
     pub(super) expected: u64,
     pub(super) delivered: u64,
@@ -45,7 +45,7 @@ pub(super) struct Report {
     pub(super) catch_up_ms: Option<Quantiles>,
     pub(super) resumed_ms: Option<Quantiles>,
     pub(super) healthy_after: bool,
-    /// The first thing that went wrong, in words.
+    /// The first error, in words.
     pub(super) first_error: Option<String>,
 }
 
@@ -54,17 +54,17 @@ pub(super) struct Report {
 pub(super) struct Connections {
     pub(super) opened: u64,
     pub(super) failed: u64,
-    /// Ended by the server before we did.
+    /// Connections that the server closed during the run.
     pub(super) closed: u64,
     pub(super) per_second: f64,
 }
 
-/// What the server process used while events were measured.
+/// Resources used by the server process while events were measured.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct ServerFigures {
     pub(super) cpu_seconds: f64,
     pub(super) cpu_us_per_delivery: Option<f64>,
-    /// Before the first subscriber, with all of them, and when they had left.
+    /// Before the first subscriber, with all of them, and after they had left.
     pub(super) rss_bytes_before: u64,
     pub(super) rss_bytes: u64,
     pub(super) rss_bytes_after: u64,
@@ -72,24 +72,26 @@ pub(super) struct ServerFigures {
     pub(super) rss_per_subscriber: Option<f64>,
 }
 
-/// What measuring cost.
+/// Resources used by the load generator.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct ClientFigures {
     pub(super) cpu_seconds: f64,
-    /// How long sockets that were ready waited for us: part of the latencies.
+    /// The delay between readiness and handling of a socket in the load generator: part of the
+    /// latencies.
     pub(super) loop_lag_us_p99: Option<f64>,
-    /// How late events were sent although nothing held them up but us: part of them, too.
+    /// The delay of sends that the load generator itself caused: also part of the latencies.
     pub(super) send_lag_us_p99: Option<f64>,
 }
 
 impl Report {
-    /// Whether everybody had everything, once and in order, and the server still works.
+    /// Returns whether every subscriber received every event once and in order, and the server is
+    /// still healthy.
     pub(super) fn is_complete(&self) -> bool {
         let wrong = self.lost + self.duplicates + self.disorder + self.connections.failed;
         wrong + self.publish_failed + self.unsent == 0 && self.healthy_after
     }
 
-    /// The table.
+    /// Formats the table.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         let mut what =
@@ -197,7 +199,7 @@ impl Report {
 }
 
 fn row(out: &mut String, name: &str, text: impl std::fmt::Display) {
-    let _ = writeln!(out, "{name:<16} {text}"); // memory does not fail
+    let _ = writeln!(out, "{name:<16} {text}"); // writing to a String cannot fail
 }
 
 #[cfg(test)]

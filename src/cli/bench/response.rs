@@ -1,28 +1,29 @@
-//! As much of HTTP/1.1 answers as a load generator needs: the head, and where the body is.
+//! The part of HTTP/1.1 responses that a load generator needs: the head, and the extent of the
+//! body.
 
 use memchr::{memchr, memmem};
 
-/// A head that is longer than this is none.
+/// A longer head is malformed.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResponseHead {
     pub(super) status: u16,
-    /// The server will not answer a second request on this connection.
+    /// The server accepts no second request on this connection.
     pub(super) close: bool,
     /// Bytes of the head itself.
     pub(super) len: usize,
-    /// What the body will be.
+    /// The framing of the body.
     pub(super) body: ResponseBody,
 }
 
-/// Bytes that are no HTTP/1.x answer.
+/// Bytes that are not an HTTP/1.x response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP/1.1")]
 pub(super) struct MalformedResponse;
 
-/// Reads the head of an answer; `None` while it is not all there.
+/// Parses the head of a response; `None` if it is incomplete.
 pub(super) fn head(bytes: &[u8]) -> Result<Option<ResponseHead>, MalformedResponse> {
     let Some(end) = memmem::find(bytes, b"\r\n\r\n") else {
         let plausible = bytes.starts_with(&b"HTTP/1."[..bytes.len().min(7)]);
@@ -64,24 +65,24 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<ResponseHead>, MalformedRespon
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResponseState {
-    /// So many bytes (until the connection closes, if they are `u64::MAX`).
+    /// In a body of known length (`u64::MAX`: until the connection closes).
     Length,
     /// In the digits of a chunk's size.
     Size,
-    /// After them, before the line end.
+    /// After the size, before the line end.
     Extension,
     /// In a chunk.
     Chunk,
     /// In the line end after a chunk.
     Ending,
-    /// At the begin of a line after the last chunk.
+    /// At the beginning of a line after the last chunk.
     Trailer,
-    /// Within such a line.
+    /// Within a trailer line.
     TrailerLine,
     Done,
 }
 
-/// Takes the framing off a body, wherever reads may have cut it.
+/// Removes the framing of a body, wherever reads have cut it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResponseBody {
     state: ResponseState,
@@ -95,7 +96,7 @@ impl ResponseBody {
         self.state == ResponseState::Done
     }
 
-    /// The next run of the body's bytes, taken off the front; empty when more must be read.
+    /// Removes and returns the next run of body bytes; empty when more must be read.
     pub(super) fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
         while !bytes.is_empty() {
             if matches!(self.state, ResponseState::Length | ResponseState::Chunk) {
@@ -117,7 +118,7 @@ impl ResponseBody {
         &[]
     }
 
-    /// One step through what stands between chunks.
+    /// Consumes one byte of the framing between chunks.
     fn step(&mut self, bytes: &mut &[u8]) {
         let byte = bytes[0];
         match self.state {

@@ -1,13 +1,13 @@
-//! Finds the payloads of events in a stream of bytes, wherever reads may have cut it.
+//! Finds the payloads of events in a stream of bytes, wherever reads have cut it.
 //!
-//! A payload is `<seq> <nanoseconds> <padding>`. It may stand on a line of its own after the name
-//! of the data field, or as a string in a line of JSON: both a line end and a quote end a token,
-//! and a token that begins like a payload is one. Nothing else of the event-stream grammar matters
-//! to the accounting, and nothing is allocated.
+//! A payload is `<seq> <nanoseconds> <padding>`. It is either on a line of its own after the name
+//! of the data field, or a string in a line of JSON: both a line end and a quote end a token, and a
+//! token that begins like a payload is one. The rest of the event-stream grammar does not matter to
+//! the accounting. Nothing is allocated.
 
 use memchr::memchr2_iter;
 
-/// Bytes of a token that matter: a field name, two numbers, three separators.
+/// The significant bytes of a token: a field name, two numbers, three separators.
 const CAPACITY: usize = 44;
 
 /// A token whose end has not been read yet.
@@ -20,7 +20,8 @@ pub(super) struct Carry {
 impl Carry {
     pub(super) const EMPTY: Self = Self { len: 0, bytes: [0; CAPACITY] };
 
-    /// Calls for each token that ends in this run; keeps the begin of the last for the next run.
+    /// Calls `each` for each token that ends in this run; keeps the beginning of the last for the
+    /// next run.
     pub(super) fn tokens(&mut self, run: &[u8], mut each: impl FnMut(&[u8])) {
         let mut start = 0;
         for end in memchr2_iter(b'\n', b'"', run) {
@@ -37,24 +38,24 @@ impl Carry {
         self.push(&run[start..]);
     }
 
-    /// What does not fit is padding.
+    /// Appends to the token; bytes beyond the capacity are padding and are dropped.
     fn push(&mut self, token: &[u8]) {
         let len = usize::from(self.len);
         let fits = token.len().min(CAPACITY - len);
         self.bytes[len..len + fits].copy_from_slice(&token[..fits]);
-        self.len += u8::try_from(fits).unwrap_or(0); // below CAPACITY
+        self.len += u8::try_from(fits).unwrap_or(0); // less than CAPACITY
     }
 }
 
-/// What an event says about itself.
+/// The number and the intended send time that an event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ScannedPayload {
     pub(super) seq: u32,
-    /// When it should have been sent.
+    /// The intended send time in nanoseconds.
     pub(super) intended: u64,
 }
 
-/// The payload that a token begins with, if it does.
+/// Parses the payload at the beginning of a token.
 pub(super) fn payload(token: &[u8]) -> Option<ScannedPayload> {
     let text = match *token.first()? {
         b'd' => field(token, b"data")?,
@@ -65,13 +66,13 @@ pub(super) fn payload(token: &[u8]) -> Option<ScannedPayload> {
     Some(ScannedPayload { seq: u32::try_from(seq).ok()?, intended })
 }
 
-/// The value of that field, if the line is one of it.
+/// Returns the value of the field, if the line has that name.
 pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(name)?.strip_prefix(b":")?;
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// Digits and the space after them, if there is more.
+/// Parses digits and returns the rest after the space.
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     for (i, byte) in text.iter().enumerate() {

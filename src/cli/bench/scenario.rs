@@ -1,4 +1,4 @@
-//! The scenarios: who connects when, what is published, and which stretch of it is measured.
+//! The scenarios: when subscribers connect, what is published, and which interval is measured.
 
 use std::io;
 use std::sync::Arc;
@@ -19,26 +19,27 @@ use super::stats::Stats;
 use super::subscribers::{self, Fleet};
 use super::template::From;
 
-/// Deliveries that do not come for so long will not come.
+/// The time without a delivery after which the missing ones count as lost.
 const DELIVERY_PATIENCE: u64 = 3 * SECOND;
 
-/// A connection attempt that nobody answers for so long is given up.
+/// The time limit for the response to a connection attempt.
 const OPENING_PATIENCE: u64 = 10 * SECOND;
 
-/// What follows the last answer before events are sent, for servers that answer first and
+/// The delay between the last response and the first event, for servers that respond first and
 /// subscribe then.
 const SETTLING: u64 = 100 * MILLISECOND;
 
-/// What an overloaded server gets to work off what has piled up, at least.
+/// The minimum time that an overloaded server gets to process its backlog.
 const DRAINING: u64 = 10 * SECOND;
 
-/// How long publishing a history may take.
+/// The time limit for publishing a history.
 const HISTORY_PATIENCE: u64 = 300 * SECOND;
 
-/// Events that each channel has when a storm breaks, so that there is an id to resume from.
+/// Events of each channel before the connections of a storm are cut, so that there is an id to
+/// resume from.
 const BEFORE_STORM: u32 = 10;
 
-/// Does what the plan says.
+/// Runs the plan.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let mut stage = ScenarioStage::new(plan)?;
     match plan.scenario {
@@ -51,7 +52,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
     stage.finish()
 }
 
-/// The state of things at one instant.
+/// The counters at one instant.
 #[derive(Clone, Copy, Debug)]
 struct StatsSnapshot {
     at: u64,
@@ -61,7 +62,7 @@ struct StatsSnapshot {
     own_cpu_seconds: f64,
 }
 
-/// Events on their way.
+/// A running publisher thread.
 #[derive(Debug)]
 struct Publishing {
     progress: Arc<publishers::PublishProgress>,
@@ -76,7 +77,7 @@ impl Publishing {
     }
 }
 
-/// One run.
+/// The state of one run.
 #[derive(Debug)]
 struct ScenarioStage<'a> {
     plan: &'a Plan,
@@ -107,7 +108,7 @@ impl<'a> ScenarioStage<'a> {
         Ok(Self { plan, report, progress: BenchProgress::new(plan.quiet), before })
     }
 
-    /// Events at their pace, to subscribers who are all there.
+    /// Publishes paced events to subscribers that are all connected.
     fn fanout(&mut self) -> anyhow::Result<()> {
         let fleet = self.assemble(self.fleet_spec(&From::Now))?;
         let rate = self.plan.rate.unwrap_or(1.0);
@@ -118,7 +119,7 @@ impl<'a> ScenarioStage<'a> {
         self.measure(Some(fleet), schedule)
     }
 
-    /// One stretch of publishing, measured after the warm-up.
+    /// Publishes, and measures after the warm-up.
     fn measure(&mut self, fleet: Option<Fleet>, schedule: Schedule) -> anyhow::Result<()> {
         let measure_from = schedule.start + self.plan.warmup;
         let end = measure_from + self.plan.duration;
@@ -149,7 +150,7 @@ impl<'a> ScenarioStage<'a> {
         Ok(())
     }
 
-    /// Subscribers, and nothing else.
+    /// Holds idle subscribers.
     fn idle(&mut self) -> anyhow::Result<()> {
         let fleet = self.assemble(self.fleet_spec(&From::Now))?;
         self.report.per_second = Some(self.report.connections.per_second);
@@ -168,7 +169,7 @@ impl<'a> ScenarioStage<'a> {
         Ok(())
     }
 
-    /// A history, and then everybody who wants to read it, at once.
+    /// Publishes a history, then connects all subscribers at once.
     fn replay(&mut self) -> anyhow::Result<()> {
         let history = self.plan.history;
         let outcome = self.publish_all(0, history)?;
@@ -182,7 +183,7 @@ impl<'a> ScenarioStage<'a> {
         Ok(())
     }
 
-    /// Everybody loses the connection, misses something, and comes back at once.
+    /// Cuts all connections, publishes meanwhile, and reconnects all subscribers at once.
     fn storm(&mut self) -> anyhow::Result<()> {
         let spec = subscribers::SubscribersSpec { watch_ids: true, ..self.fleet_spec(&From::Now) };
         let fleet = self.assemble(spec)?;
@@ -208,7 +209,7 @@ impl<'a> ScenarioStage<'a> {
         Ok(())
     }
 
-    /// As much as the server takes; subscribers only if they were asked for.
+    /// Publishes as fast as the server accepts; has subscribers only if they were requested.
     fn ingest(&mut self) -> anyhow::Result<()> {
         let crowd = self.plan.subscribers > 0;
         let spec = self.fleet_spec(&From::Now);
@@ -225,7 +226,7 @@ impl<'a> ScenarioStage<'a> {
         self.measure(fleet, schedule)
     }
 
-    /// The health of the server, and what is left in its memory.
+    /// Checks the health of the server and measures its memory at the end.
     fn finish(mut self) -> anyhow::Result<Report> {
         if let Err(error) = probe::is_healthy(&self.plan.template, &self.plan.probe_channel) {
             self.note_error(format!("not healthy afterwards: {error:#}"));
@@ -236,7 +237,7 @@ impl<'a> ScenarioStage<'a> {
             server.rss_bytes_after = target.usage().unwrap_or_default().rss_bytes;
         }
         if self.report.client.cpu_seconds == 0.0 {
-            self.report.client.cpu_seconds = process::own_cpu_seconds(); // no stretch was measured
+            self.report.client.cpu_seconds = process::own_cpu_seconds(); // no interval was measured
         }
         self.report.client.cpu_seconds = round(self.report.client.cpu_seconds, 100.0);
         Ok(self.report)
@@ -266,7 +267,7 @@ impl ScenarioStage<'_> {
         }
     }
 
-    /// Connects all subscribers, and returns when each has been answered.
+    /// Connects all subscribers, and returns when each has a response.
     fn assemble(&mut self, spec: subscribers::SubscribersSpec) -> anyhow::Result<Fleet> {
         let fleet = Fleet::launch(spec)?;
         self.await_answers(&fleet)?;
@@ -301,7 +302,7 @@ impl ScenarioStage<'_> {
         let took = shared.last_opened.load(Relaxed).saturating_sub(fleet.started).max(1);
         self.report.connections = Connections {
             opened,
-            failed: fleet.total - opened, // those without an answer included
+            failed: fleet.total - opened, // includes those without a response
             closed: shared.closed.load(Relaxed),
             per_second: round(opened as f64 / seconds(took), 1.0),
         };
@@ -310,7 +311,7 @@ impl ScenarioStage<'_> {
         }
     }
 
-    /// Waits until everybody has what was acknowledged, or nothing comes any more.
+    /// Waits until every acknowledged event was delivered, or deliveries stop.
     fn await_deliveries(&mut self, fleet: &Fleet, outcome: &PublishersOutcome) {
         let readers = self.report.connections.opened.saturating_sub(self.plan.slow_readers as u64);
         let expected = outcome.published() * readers / self.plan.channels.len() as u64;
@@ -329,7 +330,7 @@ impl ScenarioStage<'_> {
         }
     }
 
-    /// Sees a fleet through to the end of what there is to read, and accounts for it.
+    /// Waits until all subscribers have caught up or make no progress, and accounts for them.
     fn catch_up(&mut self, fleet: Fleet, acknowledged: &[u64]) -> anyhow::Result<Stats> {
         let (mut state, mut moved) = ((0, 0), clock::now());
         loop {
@@ -363,7 +364,7 @@ impl ScenarioStage<'_> {
     fn dismiss(&mut self, fleet: Fleet) -> anyhow::Result<Stats> {
         self.report_connections(&fleet);
         let stats = fleet.finish()?;
-        // Servers need a moment to notice that thousands have left.
+        // Servers need a moment to process thousands of disconnects.
         clock::sleep_until(clock::now() + 3 * SETTLING);
         Ok(stats)
     }
@@ -403,7 +404,7 @@ impl ScenarioStage<'_> {
         Ok(Publishing { progress, schedule, thread })
     }
 
-    /// So many events in each channel, as fast as they are taken.
+    /// Publishes `each` events to each channel, as fast as they are accepted.
     fn publish_all(&mut self, first_seq: u32, each: u32) -> anyhow::Result<PublishersOutcome> {
         let total = u64::from(each) * u64::from(self.channels());
         let now = clock::now();
@@ -419,7 +420,7 @@ impl ScenarioStage<'_> {
         Ok(outcome)
     }
 
-    /// Waits until then, or until all is published; tells how it goes.
+    /// Waits until that time, or until all is published, and shows the progress.
     fn wait(&mut self, publishing: &Publishing, fleet: Option<&Fleet>, until: u64) {
         let mut before = 0;
         while clock::now() < until && !publishing.thread.is_finished() {
@@ -438,7 +439,7 @@ impl ScenarioStage<'_> {
             clock::sleep_until((clock::now() + 20 * MILLISECOND).min(until));
         }
         if until < u64::MAX {
-            clock::sleep_until(until); // also when the last answer came early
+            clock::sleep_until(until); // also if the last response came early
         }
     }
 }
@@ -487,14 +488,14 @@ impl ScenarioStage<'_> {
                 .then(|| round(spent * 1e6 / delivered as f64, 1000.0)),
             rss_bytes_before: before,
             rss_bytes: last.rss_bytes,
-            rss_bytes_after: 0, // known at the very end
+            rss_bytes_after: 0, // set at the end
             pss_bytes: last.pss_bytes,
             rss_per_subscriber: (opened > 0).then(|| round(grown / opened as f64, 1.0)),
         });
     }
 
     fn report_publishing(&mut self, outcome: &PublishersOutcome, schedule: Schedule) {
-        // Without a pace, nothing is intended that is not sent.
+        // An unpaced run intends exactly what it sends.
         let offered = if schedule.total == u64::MAX { outcome.sent } else { schedule.total };
         self.report.offered = offered;
         self.report.published = outcome.published();
@@ -511,7 +512,7 @@ impl ScenarioStage<'_> {
         self.report.latency_us = stats.latency.quantiles(1_000);
     }
 
-    /// Who should have received what: what was acknowledged, by every subscriber that reads.
+    /// Compares the deliveries with the acknowledged events times the reading subscribers.
     fn account(&mut self, stats: &Stats, acknowledged: &[u64]) {
         let report = &mut self.report;
         report.delivered = stats.delivered;
@@ -575,7 +576,8 @@ mod tests {
         let (all, last) = (report.latency_us.unwrap(), report.completion_us.unwrap());
         assert!(all.p50 <= last.p50 && last.max >= all.max, "{report:#?}");
         assert!(report.server.unwrap().rss_bytes > 0);
-        // The warm-up is left out: what is measured is the pace, give or take a busy machine.
+        // The warm-up is excluded: the measured value is the pace, with tolerance for a busy
+        // machine.
         assert!(report.events_per_second.unwrap() > 100.0, "{report:#?}");
     }
 

@@ -1,4 +1,4 @@
-//! When which event should be sent: an open loop, which no slow server can stretch.
+//! The intended send times of events: an open loop, which a slow server cannot stretch.
 //!
 //! Event `k` of all goes to channel `k mod C`. A channel belongs to one publishing connection (a
 //! lane), because the order of a channel's events is only defined if one is sent after the other.
@@ -8,20 +8,20 @@ use super::clock::SECOND;
 /// The intended send times of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
-    /// When event 0 is due.
+    /// The time at which event 0 is due.
     pub(super) start: u64,
-    /// Nanoseconds from one event to the next; zero means: as fast as they are taken.
+    /// Nanoseconds between two events; zero: as fast as they are accepted.
     interval: f64,
-    /// How many events there are.
+    /// The number of events.
     pub(super) total: u64,
     pub(super) channels: u32,
     pub(super) lanes: u32,
 }
 
-/// One event of it.
+/// One scheduled event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ScheduleSlot {
-    /// Its number among all.
+    /// Its number among all events.
     pub(super) k: u64,
     pub(super) channel: u32,
     /// Its number in the channel.
@@ -29,13 +29,13 @@ pub(super) struct ScheduleSlot {
 }
 
 impl Schedule {
-    /// So many events per second over all channels.
+    /// A schedule of `rate` events per second over all channels.
     pub(super) fn paced(start: u64, rate: f64, total: u64, channels: u32, lanes: u32) -> Self {
         let interval = SECOND as f64 / rate;
         Self { start, interval, total, channels, lanes: lanes.clamp(1, channels) }
     }
 
-    /// All of them are due from the start.
+    /// A schedule of events that are all due from the start.
     pub(super) fn unpaced(start: u64, total: u64, channels: u32, lanes: u32) -> Self {
         Self { start, interval: 0.0, total, channels, lanes: lanes.clamp(1, channels) }
     }
@@ -44,12 +44,12 @@ impl Schedule {
         self.interval > 0.0
     }
 
-    /// When the event should be sent.
+    /// Returns the intended send time of event `k`.
     pub(super) fn intended(&self, k: u64) -> u64 {
         self.start + (k as f64 * self.interval) as u64
     }
 
-    /// How many events are due.
+    /// Returns the number of events that are due.
     pub(super) fn due(&self, now: u64) -> u64 {
         if now < self.start {
             return 0;
@@ -59,17 +59,17 @@ impl Schedule {
         }
         let mut due = ((now - self.start) as f64 / self.interval) as u64;
         while self.intended(due) <= now {
-            due += 1; // also what the division has rounded away
+            due += 1; // corrects the rounding of the division
         }
         due.min(self.total)
     }
 
-    /// The lane that sends event `k`.
+    /// Returns the lane that sends event `k`.
     pub(super) fn lane(&self, k: u64) -> u32 {
         self.channel(k) % self.lanes
     }
 
-    /// The `i`-th event of a lane; `None` after its last one.
+    /// Returns the `i`-th event of a lane; `None` after the last.
     pub(super) fn nth(&self, lane: u32, i: u64) -> Option<ScheduleSlot> {
         let own = u64::from((self.channels - lane).div_ceil(self.lanes));
         let channel = u64::from(lane) + i % own * u64::from(self.lanes);
@@ -79,7 +79,7 @@ impl Schedule {
         (k < self.total).then_some(ScheduleSlot { k, channel, seq })
     }
 
-    /// When that event of a channel should be sent.
+    /// Returns the intended send time of an event of a channel.
     pub(super) fn intended_in(&self, channel: usize, seq: usize) -> u64 {
         self.intended(seq as u64 * u64::from(self.channels) + channel as u64)
     }

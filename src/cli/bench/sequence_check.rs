@@ -1,38 +1,39 @@
-//! What one subscriber has received: exact about holes, latecomers and duplicates, in few bytes.
+//! The event numbers that one subscriber has received: exact about losses, late events and
+//! duplicates, in a few bytes.
 
 use std::ops::Range;
 
-/// The numbers of a channel's events as they came.
+/// The received event numbers of a channel.
 #[derive(Debug)]
 pub(super) struct SequenceCheck {
     next: u32,
-    /// What was jumped over and has not come yet; a subscriber without a hole has no allocation.
+    /// Numbers that were skipped and have not arrived; without a hole there is no allocation.
     #[allow(clippy::box_collection, reason = "8 bytes instead of 24, thousands of times")]
     holes: Option<Box<Vec<Range<u32>>>>,
 }
 
-/// What an event was to a subscriber.
+/// The classification of a received event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SequenceVerdict {
-    /// New, and after all that came before.
+    /// New, and greater than all before.
     Fresh,
-    /// New, but after one that should have come after it.
+    /// New, but received after an event with a greater number.
     Late,
     Duplicate,
 }
 
 impl SequenceCheck {
-    /// A subscriber that should receive the events from `next` on.
+    /// Creates a check for a subscriber that should receive the events from `next` on.
     pub(super) fn starting_at(next: u32) -> Self {
         Self { next, holes: None }
     }
 
-    /// The number that should come next.
+    /// Returns the next expected number.
     pub(super) fn next(&self) -> u32 {
         self.next
     }
 
-    /// How many events are missing among those that should have come so far.
+    /// Returns the number of missing events below the next expected one.
     pub(super) fn missing(&self) -> u64 {
         let holes = self.holes.iter().flat_map(|holes| holes.iter());
         holes.map(|hole| u64::from(hole.end - hole.start)).sum()

@@ -1,4 +1,4 @@
-//! What all subscribers together have received, and how long it took.
+//! Counts and latencies of all subscribers together.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -6,10 +6,10 @@ use serde::Serialize;
 use super::clock::SECOND;
 use super::schedule::Schedule;
 
-/// Events whose completion is followed; beyond it would cost too much memory.
+/// Limit of the completions that are recorded; more would cost too much memory.
 const MAX_COMPLETIONS: usize = 4_000_000;
 
-/// Nanoseconds, from one to ten minutes, with three digits.
+/// A histogram of nanoseconds, from one to ten minutes, with three digits.
 #[derive(Clone, Debug)]
 pub(super) struct LatencyTimes(Histogram<u64>);
 
@@ -30,7 +30,7 @@ impl LatencyTimes {
         let _ = self.0.add(&other.0); // both have the same bounds
     }
 
-    /// The quantiles in that unit; `None` if nothing was recorded.
+    /// Returns the quantiles in that unit; `None` if nothing was recorded.
     pub(super) fn quantiles(&self, unit: u64) -> Option<Quantiles> {
         let at = |q: f64| rounded(self.0.value_at_quantile(q) as f64 / unit as f64);
         (!self.0.is_empty()).then(|| Quantiles {
@@ -43,7 +43,7 @@ impl LatencyTimes {
     }
 }
 
-/// How long things took.
+/// Quantiles of a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Quantiles {
     pub(super) p50: f64,
@@ -57,7 +57,8 @@ fn rounded(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// When the last subscriber had each event: by channel and number, zero if nobody had it.
+/// The time of the last delivery of each event, by channel and number; zero if it was not
+/// delivered.
 #[derive(Clone, Debug)]
 pub(super) struct Completions {
     last: Vec<Vec<u64>>,
@@ -75,12 +76,12 @@ impl Completions {
         if seq >= row.len() {
             self.entries += seq + 1 - row.len();
             if self.entries > MAX_COMPLETIONS {
-                self.entries = MAX_COMPLETIONS; // of these few nobody will hear
+                self.entries = MAX_COMPLETIONS; // events beyond the limit are not recorded
                 return;
             }
             row.resize(seq + 1, 0);
         }
-        row[seq] = now; // time goes forward within a thread
+        row[seq] = now; // the clock is monotonic within a thread
     }
 
     fn add(&mut self, other: &Self) {
@@ -92,7 +93,8 @@ impl Completions {
         }
     }
 
-    /// How long the events that were intended from then on took until everybody had them.
+    /// Returns the time from the intended send to the last delivery, of events intended from `from`
+    /// on.
     pub(super) fn times(&self, schedule: &Schedule, from: u64) -> LatencyTimes {
         let mut times = LatencyTimes::new();
         for (channel, row) in self.last.iter().enumerate() {
@@ -107,7 +109,7 @@ impl Completions {
     }
 }
 
-/// What one thread of subscribers saw; threads are added up at the end.
+/// The measurements of one subscriber thread; they are summed at the end.
 #[derive(Clone, Debug)]
 pub(super) struct Stats {
     pub(super) delivered: u64,
@@ -116,15 +118,15 @@ pub(super) struct Stats {
     /// Bytes after the response heads, framing included.
     pub(super) bytes: u64,
     pub(super) latency: LatencyTimes,
-    /// How long a socket that was ready waited for us.
+    /// The delay between readiness and handling of a socket in the load generator.
     pub(super) lag: LatencyTimes,
-    /// From the begin of the joining until a subscriber had all there was.
+    /// From the first connection until a subscriber has the whole history.
     pub(super) catch_up: LatencyTimes,
     pub(super) completions: Completions,
-    /// By channel: subscribers that were to read all, and what they received in all.
+    /// By channel: the number of reading subscribers, and the events they received in total.
     pub(super) readers: Vec<u64>,
     pub(super) received: Vec<u64>,
-    /// By channel: the id of the last event, where it was watched.
+    /// The id of the last event by channel, where ids are watched.
     pub(super) last_ids: Vec<Option<String>>,
 }
 

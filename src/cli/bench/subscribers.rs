@@ -21,38 +21,38 @@ use super::scan::{self, Carry};
 use super::sequence_check::{SequenceCheck, SequenceVerdict};
 use super::stats::Stats;
 
-/// Connections that wait for their answer at once: fewer than any server's accept queue holds.
+/// The limit of connections without a response: less than any server's accept queue holds.
 const IN_FLIGHT: usize = 256;
 
-/// One per thread: what is read goes through it, and none of it is kept.
+/// The size of the read buffer. Each thread has one, and keeps none of its content.
 const READ_BUFFER_BYTES: usize = 128 * 1024;
 
-/// What a slow reader's kernel holds: little, so that the server feels it soon.
+/// The receive buffer of a slow reader: small, so that the server soon sees backpressure.
 const SLOW_RECEIVE_BUFFER_BYTES: usize = 4096;
 
-/// A head or a refusal that is longer than this is not waited for.
+/// The limit of a response head or a refusal.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Bytes of a refusal that are worth telling.
+/// Bytes of a refusal that an error message quotes.
 const TOLD_BYTES: usize = 200;
 
-/// What to open and how.
+/// The connections to open.
 #[derive(Clone, Debug)]
 pub(super) struct SubscribersSpec {
     pub(super) address: SocketAddr,
-    /// Local addresses to connect from, in turn; empty: the kernel's choice.
+    /// Local addresses to connect from, in turn; empty: chosen by the kernel.
     pub(super) sources: Vec<IpAddr>,
-    /// By channel: the request that subscribes to it.
+    /// The subscription request of each channel.
     pub(super) requests: Vec<Vec<u8>>,
     pub(super) per_channel: usize,
     pub(super) threads: usize,
-    /// Connections per second; zero: as fast as they are answered.
+    /// Connections per second; zero: as fast as the server responds.
     pub(super) ramp: u64,
-    /// So many of all never read.
+    /// The number of subscribers that never read.
     pub(super) slow: usize,
-    /// The number that each subscriber should receive first.
+    /// The number of the first event that each subscriber should receive.
     pub(super) first_seq: u32,
-    /// A subscriber has caught up when this number would come next.
+    /// A subscriber has caught up when this is its next expected number.
     pub(super) caught_up_at: Option<u32>,
     /// Whether to remember the last id of each channel.
     pub(super) watch_ids: bool,
@@ -63,25 +63,25 @@ impl SubscribersSpec {
         self.requests.len() * self.per_channel
     }
 
-    /// Slow readers are spread evenly.
+    /// Returns whether a subscriber is a slow reader; they are spread evenly.
     fn is_slow(&self, index: usize) -> bool {
         let total = self.total().max(1);
         (index + 1) * self.slow / total > index * self.slow / total
     }
 }
 
-/// What the threads tell while they run.
+/// Counters that are readable during the run.
 #[derive(Debug, Default)]
 pub(super) struct SubscribersState {
     pub(super) opened: AtomicU64,
     pub(super) failed: AtomicU64,
-    /// Connections that ended although nobody asked them to.
+    /// Connections that the server closed.
     pub(super) closed: AtomicU64,
     pub(super) delivered: AtomicU64,
     pub(super) caught_up: AtomicU64,
-    /// When the last connection was answered.
+    /// The time of the last response to a connection.
     pub(super) last_opened: AtomicU64,
-    /// Events intended from then on count for the times.
+    /// Events intended from this time on enter the latencies.
     pub(super) measure_from: AtomicU64,
     stop: AtomicBool,
     pub(super) first_error: Mutex<Option<String>>,
@@ -94,12 +94,12 @@ impl SubscribersState {
     }
 }
 
-/// Subscribers at work.
+/// The running subscriber threads.
 #[derive(Debug)]
 pub(super) struct Fleet {
     pub(super) shared: Arc<SubscribersState>,
     pub(super) total: u64,
-    /// When the first connection was begun.
+    /// The time of the first connection attempt.
     pub(super) started: u64,
     threads: Vec<JoinHandle<io::Result<Stats>>>,
 }
@@ -119,12 +119,12 @@ impl Fleet {
         Ok(Self { shared, total, started, threads })
     }
 
-    /// Connections that were answered, one way or the other.
+    /// Returns the number of connections that have a response or have failed.
     pub(super) fn settled(&self) -> u64 {
         self.shared.opened.load(Relaxed) + self.shared.failed.load(Relaxed)
     }
 
-    /// Closes all connections and adds up.
+    /// Closes all connections and sums the measurements.
     pub(super) fn finish(self) -> anyhow::Result<Stats> {
         self.shared.stop.store(true, Relaxed);
         let mut sum: Option<Stats> = None;
@@ -143,7 +143,7 @@ impl Fleet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
-    /// The request is sent, the head of the answer is not all there.
+    /// The request is sent, the head of the response is incomplete.
     Asked,
     Reading,
     /// Confirmed, and never read again.
@@ -161,7 +161,7 @@ struct SubscriberConnection {
     carry: Carry,
 }
 
-/// One thread's part.
+/// The state of one thread.
 #[derive(Debug)]
 struct Crew {
     number: usize,
@@ -170,9 +170,9 @@ struct Crew {
     started: u64,
     poll: Poll,
     connections: Vec<SubscriberConnection>,
-    /// Answers whose head came in pieces.
+    /// Incomplete response heads.
     heads: HashMap<usize, Vec<u8>>,
-    /// The one connection per channel whose ids are remembered, with the line it is in.
+    /// The one connection per channel whose ids are recorded, with its current line.
     watches: HashMap<usize, Vec<u8>>,
     in_flight: usize,
     stats: Stats,
@@ -235,7 +235,7 @@ impl Crew {
         self.stats
     }
 
-    /// Opens what may be opened now; says whether there is more to open.
+    /// Opens the connections that are due; returns whether more remain.
     fn open_more(&mut self) -> bool {
         let (spec, threads) = (Arc::clone(&self.spec), self.spec.threads.max(1));
         let at_once = (IN_FLIGHT / threads).max(1);
@@ -280,7 +280,7 @@ impl Crew {
         self.connections.push(SubscriberConnection {
             stream: stream.ok(),
             phase,
-            channel: u32::try_from(channel).unwrap_or(0), // there are fewer channels
+            channel: u32::try_from(channel).unwrap_or(0), // the number of channels fits
             sequence: SequenceCheck::starting_at(spec.first_seq),
             body: ResponseBody::EMPTY,
             carry: Carry::EMPTY,
@@ -301,7 +301,7 @@ impl Crew {
         }
     }
 
-    /// The connection stands, or has failed: sends the request.
+    /// Sends the request on a new connection, or records that it failed.
     fn ask(&mut self, token: usize) {
         let connection = &mut self.connections[token];
         let Some(stream) = connection.stream.as_mut() else { return };
@@ -318,7 +318,7 @@ impl Crew {
         }
     }
 
-    /// Reads until nothing is left, as edge-triggered sockets want it.
+    /// Reads until the socket is empty, as edge-triggered polling requires.
     fn read(&mut self, token: usize, buffer: &mut [u8], measure_from: u64) {
         loop {
             let Some(stream) = self.connections[token].stream.as_mut() else { return };
@@ -327,7 +327,7 @@ impl Crew {
                 Ok(len) => {
                     let now = clock::now();
                     self.take(token, &buffer[..len], now, measure_from);
-                    // A short read has emptied the socket; what comes after it is a new edge.
+                    // A short read has emptied the socket; later data is a new edge.
                     if len < buffer.len() || self.connections[token].phase == Phase::Slow {
                         return;
                     }
@@ -343,7 +343,7 @@ impl Crew {
         if self.connections[token].phase == Phase::Reading {
             return self.consume(token, bytes, now, measure_from);
         }
-        // The head nearly always comes in one piece, and then nothing is copied.
+        // The head nearly always arrives in one piece, and then nothing is copied.
         let gathered = self.heads.remove(&token).map(|mut head| {
             head.extend_from_slice(bytes);
             head
@@ -371,7 +371,7 @@ impl Crew {
         }
     }
 
-    /// The server has said that it will deliver.
+    /// Handles a successful response head.
     fn confirm(&mut self, token: usize, body: ResponseBody, now: u64) {
         let index = token * self.spec.threads.max(1) + self.number;
         let slow = self.spec.is_slow(index);
@@ -383,7 +383,7 @@ impl Crew {
         self.shared.opened.fetch_add(1, Relaxed);
     }
 
-    /// Accounts for what a subscriber has received.
+    /// Accounts for the received bytes.
     fn consume(&mut self, token: usize, mut bytes: &[u8], now: u64, measure_from: u64) {
         let SubscriberConnection { channel, sequence, body, carry, .. } =
             &mut self.connections[token];
@@ -427,7 +427,7 @@ impl Crew {
         }
     }
 
-    /// The connection is over. Its account stays.
+    /// Closes the connection and keeps its measurements.
     fn leave(&mut self, token: usize, why: Option<String>) {
         let connection = &mut self.connections[token];
         match connection.phase {
@@ -437,7 +437,8 @@ impl Crew {
             }
             Phase::Reading => {
                 self.shared.closed.fetch_add(1, Relaxed);
-                // It should have gone on: what it misses from now on is lost.
+                // The server closed an open stream: events that it misses from now on count as
+                // lost.
                 self.stats.readers[connection.channel as usize] += 1;
             }
             Phase::Slow | Phase::Gone => {
@@ -445,13 +446,13 @@ impl Crew {
             }
         }
         connection.phase = Phase::Gone;
-        connection.stream = None; // closing takes it off the poll, too
+        connection.stream = None; // closing also removes it from the poll
     }
 }
 
-/// Remembers the id of the last whole line that names one.
+/// Records the id of the last complete line that has one.
 fn watch_ids(line: &mut Vec<u8>, run: &[u8], last: &mut Option<String>) {
-    /// What Durable Streams call the place after an event.
+    /// The name that Durable Streams use for the position after an event.
     const OFFSET: &str = "\"streamNextOffset\":\"";
     for piece in run.split_inclusive(|byte| *byte == b'\n') {
         line.extend_from_slice(piece);
@@ -471,7 +472,8 @@ fn watch_ids(line: &mut Vec<u8>, run: &[u8], last: &mut Option<String>) {
 fn connect(spec: &SubscribersSpec, index: usize) -> io::Result<TcpStream> {
     let domain = Domain::for_address(spec.address);
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    // Closing resets: tens of thousands in TIME_WAIT would leave the next run without ports.
+    // Closing resets the connection: tens of thousands in TIME_WAIT would use up the ports of the
+    // next run.
     socket.set_linger(Some(Duration::ZERO))?;
     if spec.is_slow(index) {
         socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER_BYTES)?;
@@ -488,7 +490,7 @@ fn connect(spec: &SubscribersSpec, index: usize) -> io::Result<TcpStream> {
     Ok(TcpStream::from_std(socket.into()))
 }
 
-/// EINPROGRESS: a connection that is being made.
+/// EINPROGRESS: the connection is being established.
 const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How each kind of server is published to and subscribed to: the bytes of the requests.
+//! The publish and subscribe requests of each kind of server, as bytes.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -7,13 +7,13 @@ use anyhow::{Context as _, bail};
 
 use crate::sse;
 
-/// What stands for the name of a channel in a URL or a body.
+/// The placeholder for the name of a channel in a URL or a body.
 const CHANNEL: &str = "{channel}";
 
-/// What stands for the data of an event in a body.
+/// The placeholder for the data of an event in a body.
 const DATA: &str = "{data}";
 
-/// The kinds of servers that are known.
+/// The supported kinds of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum TemplateKind {
     /// Fanfare's native API
@@ -30,7 +30,7 @@ pub(super) enum TemplateKind {
     Floor,
 }
 
-/// Where a subscription begins.
+/// The start of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum From {
     Now,
@@ -39,7 +39,7 @@ pub(super) enum From {
     After(String),
 }
 
-/// What the body of a POST is.
+/// The encoding of the body of a POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wrap {
     Raw,
@@ -51,7 +51,7 @@ enum Wrap {
     Around(String, String),
 }
 
-/// A URL taken apart.
+/// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct UrlPlace {
     authority: String,
@@ -60,7 +60,7 @@ struct UrlPlace {
     path: String,
 }
 
-/// What the command line says about the server.
+/// The command-line options about the server.
 #[derive(Clone, Debug)]
 pub(super) struct TemplateWanted {
     pub(super) kind: TemplateKind,
@@ -82,7 +82,7 @@ pub(super) struct Template {
     replay: Option<UrlPlace>,
     wrap: Wrap,
     content_type: String,
-    /// Header lines of the user's, each with its line end.
+    /// The user's header lines, each with its line end.
     headers: String,
 }
 
@@ -137,12 +137,12 @@ impl Template {
         self.subscribe.address
     }
 
-    /// Whether the server takes a body of many events while it arrives.
+    /// Returns whether the server accepts a streamed body of many events.
     pub(super) fn can_stream(&self) -> bool {
         self.kind == TemplateKind::Fanfare || self.kind == TemplateKind::Plain
     }
 
-    /// The request that must be made once before a channel is used, where there is one.
+    /// Returns the request that creates a channel, on servers that need one.
     pub(super) fn create(&self, channel: &str) -> Option<Vec<u8>> {
         (self.kind == TemplateKind::Durable).then(|| {
             let mut request = self.head("PUT", &self.publish, channel);
@@ -177,7 +177,7 @@ impl Template {
         request.into_bytes()
     }
 
-    /// What publishing to one channel begins with.
+    /// Returns the invariant parts of publish requests to one channel.
     pub(super) fn publication(&self, channel: &str) -> Publication {
         let mut head = self.head("POST", &self.publish, channel);
         let stream = format!(
@@ -206,21 +206,21 @@ impl Template {
     }
 }
 
-/// The parts of which requests to publish to one channel are put together.
+/// The parts from which publish requests to one channel are assembled.
 #[derive(Clone, Debug)]
 pub(super) struct Publication {
-    /// Up to the value of Content-Length.
+    /// The head of a POST up to the value of Content-Length.
     post: Vec<u8>,
-    /// The whole head of a request with a long body.
+    /// The whole head of a streamed request.
     pub(super) stream: Vec<u8>,
     before: Vec<u8>,
     after: Vec<u8>,
-    /// What the body writes for a space.
+    /// The encoding of a space in the body.
     spaces: u8,
 }
 
 impl Publication {
-    /// Appends a whole request that publishes one event.
+    /// Appends a complete request that publishes one event.
     pub(super) fn post(&self, out: &mut Vec<u8>, data: &[u8]) {
         out.extend_from_slice(&self.post);
         let length = self.before.len() + data.len() + self.after.len();
@@ -236,7 +236,7 @@ impl Publication {
     }
 }
 
-/// Writes the data of an event, in place of what was in `out`.
+/// Replaces the content of `out` with the data of an event.
 pub(super) fn write_data(out: &mut Vec<u8>, seq: u64, intended: u64, size: usize) {
     out.clear();
     out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
@@ -246,9 +246,9 @@ pub(super) fn write_data(out: &mut Vec<u8>, seq: u64, intended: u64, size: usize
     out.resize(size.max(out.len()), b'x');
 }
 
-/// Appends a chunk to a long body.
+/// Appends a chunk to a streamed body.
 pub(super) fn write_chunk(out: &mut Vec<u8>, text: &[u8]) {
-    let _ = write!(out, "{:x}\r\n", text.len()); // memory does not fail
+    let _ = write!(out, "{:x}\r\n", text.len()); // writing to a Vec cannot fail
     out.extend_from_slice(text);
     out.extend_from_slice(b"\r\n");
 }
@@ -268,7 +268,7 @@ fn default_paths(kind: TemplateKind) -> (&'static str, &'static str) {
 }
 
 impl UrlPlace {
-    /// `given` is a URL, or a path at the server that `base` names.
+    /// Parses `given`, which is a URL, or a path at the server of `base`.
     fn new(given: &str, base: &str) -> anyhow::Result<Self> {
         let (authority, path) = if given.starts_with('/') {
             let (authority, prefix) = split(base)?;
@@ -299,7 +299,7 @@ impl UrlPlace {
     }
 }
 
-/// The authority and the path of a URL.
+/// Splits a URL into its authority and its path.
 fn split(url: &str) -> anyhow::Result<(String, String)> {
     if url.starts_with("https://") {
         bail!("bench does not speak https: give the http:// address of the server itself");

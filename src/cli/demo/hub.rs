@@ -11,14 +11,14 @@ use crate::cli::client::HubUrl;
 use crate::config::Config;
 use crate::server::Server;
 
-/// Where it listens, if nobody else does: for everybody, and for the operator.
+/// The preferred ports of the public and the admin listener.
 const PORTS: (u16, u16) = (4100, 4101);
 
 /// A hub in this process.
 pub(super) struct DemoHub {
     pub(super) url: HubUrl,
     pub(super) admin: HubUrl,
-    /// The usual ports were somebody else's.
+    /// A preferred port was in use.
     pub(super) moved: bool,
     stop: oneshot::Sender<()>,
     running: tokio::task::JoinHandle<()>,
@@ -41,14 +41,14 @@ impl DemoHub {
         Ok(Self { url, admin, moved: moved || admin_moved, stop, running })
     }
 
-    /// Nobody is left whom a polite drain would serve.
+    /// Stops the hub. The viewers have left, so the drain is cut short.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
         let _ = timeout(Duration::from_millis(500), self.running).await;
     }
 }
 
-/// The port, or zero (any) if somebody has it.
+/// Returns the port if it is free, and otherwise port zero (any).
 fn free_port(port: u16) -> (SocketAddr, bool) {
     let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
     match std::net::TcpListener::bind(addr(port)) {

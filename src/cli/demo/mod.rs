@@ -1,5 +1,5 @@
-//! `fanfare demo`: half a minute that shows what a hub does. The hub, the publisher and the
-//! viewers are real; only the tunnel is ours.
+//! `fanfare demo`: half a minute that shows what a hub does. The hub, the publisher and the viewers
+//! are real; only the broken network is simulated.
 
 mod hub;
 mod output;
@@ -30,22 +30,22 @@ use super::publish::push_event;
 use super::terminal::{Paint, print_line};
 use crate::sse::MEDIA_TYPE;
 
-/// The channel that the story is told in.
+/// The channel of the demo.
 const CHANNEL: &str = "demo/story";
 
-/// Pictures per second.
+/// Frames per second.
 const FRAMES: u32 = 30;
 
-/// Before the first token: time to see who is there.
+/// The delay before the first token, in which the viewers can be read.
 const OVERTURE: Duration = Duration::from_millis(900);
 
-/// However slow the machine, the last viewer has the last event by then.
+/// The time limit for the last event to reach the last viewer, generous for a slow machine.
 const FINALE: Duration = Duration::from_secs(10);
 
-/// What waits between a viewer and the director.
+/// The capacity of the queue from the viewers to the director.
 const PENDING_BEATS: usize = 256;
 
-/// What `fanfare demo` takes.
+/// The arguments of `fanfare demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Tokens per second
@@ -66,7 +66,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let good = match outcome? {
         None => {
-            // The picture is half drawn; what follows begins on a line of its own.
+            // The picture may be half drawn; the next output begins on its own line.
             print_line("\r\nInterrupted. `fanfare demo` begins anew.")?;
             return Ok(ExitCode::from(130));
         }
@@ -81,7 +81,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The show, from the first picture to the verdict: was every viewer given what it should be?
+/// Runs the show and returns whether every viewer received what it should.
 async fn show(hub: &DemoHub, rate: u32) -> anyhow::Result<bool> {
     let mut director = Director::new(hub)?;
     director.open(hub.moved).await?;
@@ -89,14 +89,14 @@ async fn show(hub: &DemoHub, rate: u32) -> anyhow::Result<bool> {
     director.close()
 }
 
-/// Runs the show: hands out tokens, gives cues, and keeps the stage in step with what happens.
+/// Runs the show: sends tokens, gives cues, and updates the stage.
 struct Director {
     client: HttpClient,
     stage: DemoStage,
     output: DemoOutput,
     seats: Vec<DemoSeat>,
     beats: mpsc::Receiver<Beat>,
-    /// For new seats.
+    /// The sender that each new viewer gets.
     beat: mpsc::Sender<Beat>,
     frames: Interval,
     resized: Signals,
@@ -118,7 +118,7 @@ impl Director {
         })
     }
 
-    /// A and B take their seats.
+    /// Subscribes A and B.
     async fn open(&mut self, moved: bool) -> anyhow::Result<()> {
         let moved = if moved { " (4100 or 4101 was taken)" } else { "" };
         self.say(format!("A hub is up on {}{moved}. A and B subscribe.", self.client.url()))?;
@@ -135,8 +135,8 @@ impl Director {
         Ok(())
     }
 
-    /// One streamed POST: a token per tick, and what the script says happens after it. Returns
-    /// when everybody has heard how it ended, or should have.
+    /// Publishes one streamed POST: a token per tick, and after it the token's cue. Returns when
+    /// every viewer has received the end, or after `FINALE`.
     async fn play(&mut self, rate: u32) -> anyhow::Result<()> {
         self.say("One POST is open: each token is an event as soon as it is written.".into())?;
         let (feed, body) = client::streamed();
@@ -154,22 +154,22 @@ impl Director {
             }
             self.stage.publish(Instant::now());
             if feed.send(token_event(&token)).await.is_err() {
-                break; // the answer says why
+                break; // the response has the reason
             }
-            cue = token.cue; // by the next tick, everybody has read this token
+            cue = token.cue; // by the next tick, every viewer has read this token
         }
-        drop(feed); // the body has ended, and with it the channel
+        drop(feed); // ends the body, and with it the channel
         let receipt = answer.await.context("the publisher failed")??.succeeded().await?;
         let receipt: DemoReceipt = serde_json::from_str(&receipt.text().await?)?;
         self.until(Instant::now() + FINALE, DemoStage::is_over).await?;
         self.say(format!("The channel is {}, with {} events.", receipt.state, receipt.events))
     }
 
-    /// Everybody has heard how it ended: now we count.
+    /// Restores the terminal and prints a verdict on each viewer.
     fn close(self) -> anyhow::Result<bool> {
         let Self { stage, mut output, .. } = self;
         output.show(&stage);
-        drop(output); // the cursor is back
+        drop(output); // shows the cursor
         let paint = Paint::stdout();
         print_line("")?;
         let mut all_good = true;
@@ -184,7 +184,8 @@ impl Director {
         Ok(all_good)
     }
 
-    /// Lets things happen, and shows them, until then or until it is enough: says whether it is.
+    /// Handles and draws events until the deadline or until `enough`; returns whether it was
+    /// `enough`.
     async fn until(
         &mut self,
         deadline: Instant,
@@ -257,12 +258,12 @@ impl Director {
 
     fn order(&self, number: usize, order: Order) {
         if let Some(seat) = self.seats.iter().find(|seat| seat.number == number) {
-            let _ = seat.orders.try_send(order); // a viewer that has failed has said so
+            let _ = seat.orders.try_send(order); // a failed viewer has reported its error
         }
     }
 }
 
-/// What the hub answers when the body has ended.
+/// The hub's response when the body has ended.
 #[derive(Debug, Deserialize)]
 struct DemoReceipt {
     events: usize,
@@ -281,7 +282,7 @@ fn steady(period: Duration) -> Interval {
     interval
 }
 
-/// Ctrl-C, or whoever stops us otherwise.
+/// Resolves at Ctrl-C or SIGTERM.
 async fn interrupted() {
     let terminated = async {
         match signal(SignalKind::terminate()) {

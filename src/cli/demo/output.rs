@@ -1,4 +1,4 @@
-//! Where the demo is shown: on a terminal that can be drawn on, or anywhere else.
+//! The output of the demo: a picture on a capable terminal, or lines.
 
 use std::io;
 
@@ -9,14 +9,15 @@ use super::stage::DemoStage;
 use crate::cli::ansi;
 use crate::cli::terminal::{self, Paint, print_line};
 
-/// Either a picture that changes, or lines that stay.
+/// Either a picture that is redrawn, or lines.
 pub(super) enum DemoOutput {
     Picture(Screen),
     Lines { since: Instant, paint: Paint, quoted: String },
 }
 
 impl DemoOutput {
-    /// A picture where it can be drawn; lines in a pipe, a log, or a very small window.
+    /// Chooses the picture if the terminal can show it; lines in a pipe, a log, or a very small
+    /// window.
     pub(super) fn new() -> Self {
         let (paint, size) = (Paint::stdout(), terminal::size());
         if paint.is_on() && screen::fits(size) {
@@ -41,7 +42,7 @@ impl DemoOutput {
         }
     }
 
-    /// What is going on; the picture has a caption for it.
+    /// Prints a caption; the picture shows its own.
     pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
         self.end_quote()?;
         let Self::Lines { since, paint, .. } = self else {
@@ -51,7 +52,7 @@ impl DemoOutput {
         print_line(format_args!("{}  {text}", paint.with(ansi::DIM, time)))
     }
 
-    /// What A reads, in lines of a readable length.
+    /// Prints the text that A reads, in lines of a readable length.
     pub(super) fn quote(&mut self, text: &str) -> io::Result<()> {
         const WIDTH: usize = 64;
         let Self::Lines { quoted, .. } = self else {

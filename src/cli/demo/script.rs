@@ -1,6 +1,6 @@
-//! What the demo plays: a text that tells what is happening while it happens.
+//! The script of the demo: a text that describes each scene while it is published.
 
-/// What happens to the viewers at a place in the text.
+/// An action on the viewers at a point in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cue {
     /// B's connection is closed.
@@ -9,18 +9,18 @@ pub(super) enum Cue {
     JoinEarliest,
     /// D arrives and asks for what comes next.
     JoinTail,
-    /// B comes back.
+    /// B reconnects.
     Resume,
 }
 
-/// A token of the text, and what happens after it.
+/// A token of the text and the cue after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ScriptToken {
     pub(super) text: String,
     pub(super) cue: Option<Cue>,
 }
 
-/// The tokens of the play, in order.
+/// Returns the tokens of the script, in order.
 pub(super) fn tokens() -> Vec<ScriptToken> {
     let mut all = Vec::new();
     for (passage, cue) in PLAY {
@@ -33,7 +33,7 @@ pub(super) fn tokens() -> Vec<ScriptToken> {
     all
 }
 
-/// The passages, each with what happens at its end.
+/// The passages, each with the cue at its end.
 const PLAY: &[(&str, Option<Cue>)] = &[
     (
         "Every word you read here is a token or two, every token is an event, and all of them \
@@ -67,8 +67,8 @@ const PLAY: &[(&str, Option<Cue>)] = &[
     ),
 ];
 
-/// Cuts a text about the way a language model would: words with the space before them, long words
-/// in two, punctuation by itself. The pieces put together are the text.
+/// Cuts a text similarly to a language model: words with the space before them, long words in two,
+/// punctuation by itself. The pieces put together are the text.
 fn tokenise(text: &str) -> Vec<ScriptToken> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -80,7 +80,7 @@ fn tokenise(text: &str) -> Vec<ScriptToken> {
     tokens
 }
 
-/// Bytes of the token at the beginning of this text, which is ASCII.
+/// Returns the bytes of the token at the beginning of this ASCII text.
 fn token_length(text: &str) -> usize {
     const LONG_WORD: usize = 7;
     let space = usize::from(text.starts_with(' '));

@@ -1,4 +1,4 @@
-//! The viewers: real subscribers on real connections, who do as they are told.
+//! The viewers: real subscribers on real connections, which follow orders.
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -10,22 +10,22 @@ use crate::cli::source::{SourceSignal, SseSource};
 use crate::event::{END, GAP};
 use crate::sse::ParsedEvent;
 
-/// A viewer's place, and how to reach whoever sits there.
+/// The index of a viewer and the queue of its orders.
 pub(super) struct DemoSeat {
     pub(super) number: usize,
     pub(super) orders: mpsc::Sender<Order>,
 }
 
-/// What a viewer is told to do.
+/// An order to a viewer.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Close the connection, as a network would.
+    /// Close the connection, like a network failure.
     Leave,
     /// Connect again.
     Return,
 }
 
-/// Something that happened to the viewer in this seat, and when.
+/// An event at the viewer of this number, and its time.
 pub(super) struct Beat(pub(super) usize, pub(super) Instant, pub(super) Happening);
 
 pub(super) enum Happening {
@@ -37,8 +37,7 @@ pub(super) enum Happening {
 }
 
 impl DemoSeat {
-    /// A viewer begins to watch. It leaves when the seat is dropped.
-    /// `channel` is the path of what it watches.
+    /// Starts a viewer, which ends when the seat is dropped. `channel` is the path of its channel.
     pub(super) fn take(
         number: usize,
         client: &HttpClient,
@@ -52,7 +51,7 @@ impl DemoSeat {
     }
 }
 
-/// A viewer's life. It ends with the channel, with the director, or when something goes wrong.
+/// Runs a viewer until the channel ends, the director ends, or an error occurs.
 async fn view(
     seat: usize,
     mut source: SseSource,

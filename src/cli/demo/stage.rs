@@ -1,4 +1,4 @@
-//! What is to be seen: the publisher, four viewers, and what became of each. No I/O.
+//! The state of the demo: the publisher, four viewers, and their results. No I/O.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use crate::cli::source::SourceStart;
 use crate::cli::terminal::count;
 
-/// Tokens of the publisher that stay in sight.
+/// The number of recent tokens that are shown.
 const RECENT: usize = 24;
 
-/// The parts, in the order of the seats.
+/// The viewers, in the order of the seats.
 pub(super) const PARTS: [DemoPart; 4] = [
     DemoPart { label: 'A', role: "from the start" },
     DemoPart { label: 'B', role: "by train" },
@@ -19,16 +19,16 @@ pub(super) const PARTS: [DemoPart; 4] = [
     DemoPart { label: 'D', role: "late · tail" },
 ];
 
-/// The seat of the viewer that is there all the time.
+/// The seat of the viewer that is connected all the time.
 pub(super) const A: usize = 0;
-/// The seat of the viewer that goes through the tunnel.
+/// The seat of the viewer that loses its connection.
 pub(super) const B: usize = 1;
-/// The seat of the one that comes late and wants it all.
+/// The seat of the late viewer that reads from the earliest event.
 pub(super) const C: usize = 2;
-/// The seat of the one that comes late and wants what is next.
+/// The seat of the late viewer that reads from the tail.
 pub(super) const D: usize = 3;
 
-/// Who a viewer is.
+/// The description of a viewer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DemoPart {
     pub(super) label: char,
@@ -36,25 +36,25 @@ pub(super) struct DemoPart {
 }
 
 impl DemoPart {
-    /// Where this viewer begins.
+    /// Returns the start of this viewer's subscription.
     pub(super) fn start(seat: usize) -> SourceStart {
         if seat == D { SourceStart::Tail } else { SourceStart::Earliest }
     }
 }
 
-/// Everything that is to be seen at one moment.
+/// Everything that is shown at one moment.
 #[derive(Debug)]
 pub(super) struct DemoStage {
     pub(super) channel: String,
     pub(super) hub: String,
-    /// The whole text, token by token.
+    /// The tokens of the whole text.
     script: Vec<String>,
-    /// Tokens handed to the hub so far.
+    /// The number of tokens sent to the hub.
     pub(super) sent: usize,
     sent_at: Vec<Instant>,
     pub(super) recent: VecDeque<String>,
     pub(super) viewers: [Viewer; 4],
-    /// What is going on, in a sentence.
+    /// A sentence about the current scene.
     pub(super) caption: String,
 }
 
@@ -76,7 +76,7 @@ impl DemoStage {
         self.script.len()
     }
 
-    /// The next token is on its way.
+    /// Records that the next token is sent.
     pub(super) fn publish(&mut self, at: Instant) {
         if let Some(token) = self.script.get(self.sent) {
             self.sent_at.push(at);
@@ -98,7 +98,7 @@ impl DemoStage {
         viewer.replay_until = self.sent;
     }
 
-    /// A viewer was given an event.
+    /// Records an event at a viewer.
     pub(super) fn receive(&mut self, seat: usize, id: Option<&str>, text: &str, at: Instant) {
         let viewer = &mut self.viewers[seat];
         let replayed = viewer.skipped + viewer.events.len() < viewer.replay_until;
@@ -114,7 +114,7 @@ impl DemoStage {
         viewer.events.push(id.unwrap_or_default().into());
     }
 
-    /// A viewer's connection is closed.
+    /// Records that a viewer's connection is closed.
     pub(super) fn cut(&mut self, seat: usize) {
         let viewer = &mut self.viewers[seat];
         viewer.status = Status::Cut;
@@ -125,12 +125,12 @@ impl DemoStage {
         self.viewers[seat].status = Status::Ended(state.into());
     }
 
-    /// Whether every viewer has been told how it ended.
+    /// Returns whether every viewer has received the end of the channel.
     pub(super) fn is_over(&self) -> bool {
         self.viewers.iter().all(|viewer| matches!(viewer.status, Status::Ended(_)))
     }
 
-    /// Compares what a viewer has with what was published, and with what A has.
+    /// Compares the events of a viewer with those published, and with those of A.
     pub(super) fn verdict(&self, seat: usize) -> DemoVerdict {
         let viewer = &self.viewers[seat];
         let received = viewer.events.len();
@@ -159,33 +159,33 @@ impl DemoStage {
     }
 }
 
-/// What became of a viewer.
+/// The result of a viewer.
 #[derive(Debug)]
 pub(super) struct DemoVerdict {
     pub(super) good: bool,
     pub(super) said: String,
 }
 
-/// One who watches.
+/// The state of a viewer.
 #[derive(Debug, Default)]
 pub(super) struct Viewer {
     pub(super) status: Status,
-    /// What has arrived, and how.
+    /// The received text, each character with its delivery.
     pub(super) text: Vec<(char, Shade)>,
-    /// How each event came, in order.
+    /// The delivery of each event, in order.
     shades: Vec<Shade>,
-    /// How long each live event took from the publisher to this viewer.
+    /// The delay of each live event from the publisher to this viewer.
     delays: Vec<Duration>,
-    /// Characters of the newest event.
+    /// The number of characters of the newest event.
     pub(super) newest: usize,
-    /// The ids of what has arrived, in order.
+    /// The ids of the received events, in order.
     pub(super) events: Vec<String>,
     pub(super) replayed: usize,
-    /// Tokens that were published before a viewer came who wants only what is next.
+    /// Tokens published before a viewer that starts at the tail.
     pub(super) skipped: usize,
     seen_at_cut: usize,
     pub(super) connections: usize,
-    /// What was published before the connection came up is replay.
+    /// Events below this number are replayed: they were published before the connection was open.
     replay_until: usize,
 }
 
@@ -194,7 +194,8 @@ impl Viewer {
         self.events.last().map_or("", String::as_str)
     }
 
-    /// How each of so many parts of the whole came: `None` is not there (yet, or never).
+    /// Returns the delivery of each of `parts` equal parts of the text; `None` if it was not
+    /// received.
     pub(super) fn ribbon(&self, parts: usize, total: usize) -> Vec<Option<Shade>> {
         let shade_of = |event: usize| {
             let at = event.checked_sub(self.skipped)?;
@@ -203,7 +204,7 @@ impl Viewer {
         (0..parts).map(|part| shade_of(part * total / parts)).collect()
     }
 
-    /// The median delay of what came live, in words.
+    /// Returns the median delay of live events, formatted.
     fn delay(&self) -> String {
         let mut delays = self.delays.clone();
         delays.sort_unstable();
@@ -211,7 +212,7 @@ impl Viewer {
         format!("{:.1} ms", median.as_secs_f64() * 1000.0)
     }
 
-    /// Events before the connection was cut.
+    /// Returns the number of events received before the connection was cut.
     pub(super) fn seen_at_cut(&self) -> usize {
         self.seen_at_cut
     }
@@ -222,20 +223,20 @@ impl Viewer {
     }
 }
 
-/// How a viewer stands.
+/// The connection state of a viewer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Status {
-    /// Has not come yet.
+    /// Not connected yet.
     #[default]
     Away,
     Live,
-    /// Its connection is closed; it means to come back.
+    /// Disconnected, and about to reconnect.
     Cut,
-    /// Was told that the channel has ended, and how.
+    /// Received the end of the channel, with its state.
     Ended(String),
 }
 
-/// How a character came.
+/// The delivery of a character: live or replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shade {
     Live,
@@ -258,7 +259,7 @@ mod tests {
         }
     }
 
-    /// The play of the demo in four tokens.
+    /// A demo of four tokens, played to its end.
     fn played() -> DemoStage {
         let mut stage = stage();
         stage.connect(0);

@@ -1,9 +1,9 @@
 //! Delivers the input to the hub, over as many connections as that takes.
 //!
-//! The input goes out in **segments**, a streamed request each. What a segment has sent is kept
+//! The input is sent in **segments**, a streamed request each. The bytes of a segment are kept
 //! until the hub has answered. When the connection breaks, the segment is sent again under the same
-//! idempotency key, and the hub skips the events that it has. Of a generation (`close=auto`) there
-//! is one segment: its body is the generation, and only its end may end it.
+//! idempotency key, and the hub skips the events that it has. A generation (`close=auto`) is one
+//! segment: its body is the generation, which the end of the body would end.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -21,22 +21,24 @@ use super::{Args, CloseArgument, InputFormat, StoppedByHub};
 use crate::cli::client::{self, ClientError, HttpClient, Reply};
 use crate::cli::terminal::{self, count};
 
-/// A silent body is kept alive this often, until the hub shows that it has less patience.
+/// The interval of keep-alive bytes in an idle body, until the hub turns out to have a shorter
+/// time-out.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// The shortest such interval.
+/// The minimum of that interval.
 const MIN_KEEP_ALIVE: Duration = Duration::from_millis(250);
 
-/// The delay before the first repetition. It doubles with each failure.
+/// The delay before the first retry. It doubles with each failure.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 
-/// The longest delay between repetitions, unless the hub asks for more.
+/// The maximum delay between retries, unless the hub requests more.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// The age at which a segment ends: a hub that has lost its memory gets no older events twice.
+/// The age at which a segment ends, so that a hub that has lost its memory gets no older events
+/// twice.
 const MAX_SEGMENT_AGE: Duration = Duration::from_secs(30);
 
-/// What the hub says of a publish that has succeeded.
+/// The hub's receipt of a successful publish.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct DeliveryReceipt {
     channel: String,
@@ -50,7 +52,7 @@ pub(super) struct DeliveryReceipt {
 }
 
 impl DeliveryReceipt {
-    /// The receipt of two publishes in a row.
+    /// Merges the receipts of two successive publishes.
     fn then(self, next: Self) -> Self {
         Self {
             events: self.events + next.events,
@@ -61,10 +63,10 @@ impl DeliveryReceipt {
     }
 }
 
-/// What was sent, for messages.
+/// The counts of what was sent, for messages.
 #[derive(Debug, Default)]
 struct DeliveryProgress {
-    /// Stays zero when the input is passed on as it is.
+    /// Stays zero when the input is passed on without parsing.
     events: usize,
     bytes: usize,
 }
@@ -76,24 +78,24 @@ impl std::fmt::Display for DeliveryProgress {
     }
 }
 
-/// What one request carries.
+/// The content of one request.
 struct BodySegment {
     key: String,
-    /// What was sent, or is to be sent as soon as there is a connection.
+    /// Pieces that were sent, or will be when there is a connection.
     pieces: Vec<Bytes>,
     bytes: usize,
     begun: Instant,
-    /// No further piece belongs to it.
+    /// The segment is complete.
     is_whole: bool,
-    /// More was sent than may be kept: it cannot be sent again.
+    /// The sent bytes exceed what may be kept: the segment cannot be sent again.
     is_forgotten: bool,
 }
 
-/// Why an attempt to send a segment ended.
+/// The result of an attempt to send a segment.
 enum Attempt {
-    /// The hub has all of it.
+    /// The hub has the whole segment.
     Delivered(DeliveryReceipt),
-    /// The hub answered before the segment was whole, with a receipt: it needs no more of it.
+    /// The hub answered with a receipt before the segment was complete, and needs no more of it.
     Early(DeliveryReceipt),
 }
 
@@ -110,7 +112,7 @@ pub(super) struct Delivery<'a> {
     receipt: Option<DeliveryReceipt>,
     /// The input has ended.
     ended: bool,
-    /// An error of the input; what came before it is delivered first.
+    /// An error of the input; the input before it is delivered first.
     failed: Option<anyhow::Error>,
 }
 
@@ -132,7 +134,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Publishes one body that is all there.
+    /// Publishes one complete body.
     ///
     /// # Errors
     /// The hub refuses it, or could not be reached for `--retry-for`.
@@ -149,11 +151,11 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Publishes the input, and closes the channel if that was asked for.
+    /// Publishes the input, and closes the channel if that was requested.
     ///
     /// # Errors
-    /// The hub refuses what was read, could not be reached for `--retry-for`, or the input cannot
-    /// be read; then what was read before is published.
+    /// The hub refuses the input, could not be reached for `--retry-for`, or the input cannot be
+    /// read; then the input read before is published.
     pub(super) async fn stream(
         mut self,
         input: &mut PublishInput,
@@ -165,7 +167,8 @@ impl<'a> Delivery<'a> {
             return Err(error);
         }
         if self.closes_apart() {
-            // Not in the query of a segment: which one is the last is known too late.
+            // Not in the query of a segment, because the last segment is known only after it was
+            // begun.
             let segment = self.next_segment("close");
             let close = self.args.close;
             self.deliver(segment, close, input).await?;
@@ -230,7 +233,7 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Sends the segment once, and what belongs to it as it is read. The outer error is final.
+    /// Sends the segment once, and its further pieces as they are read. The outer error is final.
     async fn attempt(
         &mut self,
         segment: &mut BodySegment,
@@ -255,7 +258,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Sends what the segment has, and reads on until it is whole.
+    /// Sends the pieces of the segment, and reads on until it is complete.
     async fn forward(
         &mut self,
         segment: &mut BodySegment,
@@ -264,7 +267,7 @@ impl<'a> Delivery<'a> {
     ) {
         for piece in segment.pieces.clone() {
             if feed.send(piece).await.is_err() {
-                return; // the connection is gone: the answer says why
+                return; // the connection is gone: the response has the reason
             }
         }
         while !segment.is_whole {
@@ -280,7 +283,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Makes what was read part of the segment; returns what is to be sent of it.
+    /// Adds a piece to the segment; returns the bytes to send.
     fn take(
         &mut self,
         piece: Option<anyhow::Result<FramedPiece>>,
@@ -301,7 +304,7 @@ impl<'a> Delivery<'a> {
         } else {
             segment.pieces.push(piece.bytes.clone());
         }
-        // The keys of others are for the same bytes, whenever these come.
+        // A key given by the user belongs to the same bytes, even if their timing differs.
         let is_old = self.args.idempotency_key.is_none()
             && !self.is_generation()
             && segment.begun.elapsed() >= MAX_SEGMENT_AGE;
@@ -327,7 +330,7 @@ impl<'a> Delivery<'a> {
         input: &mut PublishInput,
     ) -> anyhow::Result<()> {
         if error.code() == Some("request_timeout") {
-            // The hub has less patience than we had: it gets half of the interval.
+            // The hub's time-out is shorter than the interval: halve it.
             self.keep_alive = (begun.elapsed() / 2).clamp(MIN_KEEP_ALIVE, self.keep_alive);
             self.outage.end();
         }
@@ -362,7 +365,7 @@ impl<'a> Delivery<'a> {
         request.header("Idempotency-Key", key)
     }
 
-    /// What tells the hub that a silent body is alive, and is no event.
+    /// Returns bytes that keep an idle body alive without being an event.
     fn keep_alive_bytes(&self) -> Option<Bytes> {
         match self.format {
             InputFormat::Lines | InputFormat::Sse => Some(Bytes::from_static(b":\n")),
@@ -394,12 +397,12 @@ async fn second_interrupt(input: &PublishInput) {
     }
 }
 
-/// A time in which no attempt succeeds.
+/// A period in which no attempt succeeds.
 #[derive(Default)]
 struct Outage {
     since: Option<Instant>,
     failures: u32,
-    /// The hub has answered, or a connection to it was open.
+    /// A connection was open, or the hub has answered.
     was_reached: bool,
 }
 
@@ -408,7 +411,7 @@ impl Outage {
         (self.since, self.failures) = (None, 0);
     }
 
-    /// The delay before the next attempt; an error if there is to be none.
+    /// Returns the delay before the next attempt, or an error if there is to be none.
     fn delay(
         &mut self,
         args: &Args,
@@ -434,7 +437,7 @@ impl Outage {
     }
 }
 
-/// The error with what a publisher wants to know: what became of what was sent.
+/// Adds to the error how much of the input was published.
 fn explained(error: ClientError, progress: &DeliveryProgress) -> anyhow::Error {
     match error {
         ClientError::Broken(_) => {

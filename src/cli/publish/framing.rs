@@ -1,7 +1,7 @@
-//! Input bytes into pieces that end at an event's end, and into segments of a bounded size.
+//! Splits input bytes into pieces that end at an event's end, and into segments of a bounded size.
 //!
-//! A segment is what one request carries. Where a segment ends depends on the bytes of the input
-//! alone, not on how they arrive: the same input under the same key is the same requests.
+//! A segment is the content of one request. The end of a segment depends on the bytes of the input
+//! alone, not on how they arrive: the same input under the same key makes the same requests.
 
 use bytes::Bytes;
 use memchr::{memchr, memchr2};
@@ -12,7 +12,7 @@ use super::{InputFormat, push_event};
 use crate::cli::terminal::{self, count};
 use crate::event::EventType;
 
-/// Bytes of one event of an input that is passed on as it is; hubs have lower limits.
+/// The limit of one event of an input that is passed on without parsing; hubs have lower limits.
 const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Whole events of the input.
@@ -28,11 +28,11 @@ pub(super) struct FramedPiece {
 /// Cuts the input at the ends of its events, wherever the reads cut it.
 pub(super) struct Framer {
     grammar: InputGrammar,
-    /// Bytes of an event, or of a line, that has not ended yet.
+    /// Bytes of an incomplete event or line.
     partial: Vec<u8>,
-    /// Bytes of a segment at which it ends.
+    /// The size at which a segment ends.
     segment_bytes: usize,
-    /// Bytes of whole events in the present segment.
+    /// Bytes of whole events in the current segment.
     in_segment: usize,
     ready: Vec<u8>,
     ready_events: usize,
@@ -49,7 +49,7 @@ enum InputGrammar {
 }
 
 impl Framer {
-    /// A framer of this format; segments end at `segment_bytes`, `None` for never.
+    /// Creates a framer; segments end at `segment_bytes`, `None` for never.
     pub(super) fn new(
         format: InputFormat,
         event_type: Option<EventType>,
@@ -74,7 +74,8 @@ impl Framer {
         }
     }
 
-    /// Takes what was read. After an error, the events before the bad one are still ready.
+    /// Parses bytes of the input. After an error, the events before the bad one are still
+    /// available.
     pub(super) fn feed(&mut self, mut rest: &[u8]) -> anyhow::Result<()> {
         while let Some(end) = self.grammar.end_of_event(rest) {
             let (bytes, tail) = rest.split_at(end);
@@ -91,13 +92,13 @@ impl Framer {
         if self.partial.is_empty() { Ok(()) } else { self.take_event() }
     }
 
-    /// Takes the pieces that are ready.
+    /// Removes and returns the finished pieces.
     pub(super) fn take(&mut self) -> Vec<FramedPiece> {
         self.end_piece(false);
         std::mem::take(&mut self.pieces)
     }
 
-    /// `partial` is a whole event.
+    /// Handles `partial`, which is a whole event.
     fn take_event(&mut self) -> anyhow::Result<()> {
         let before = self.ready.len();
         match &mut self.grammar {
@@ -129,7 +130,7 @@ impl Framer {
 }
 
 impl InputGrammar {
-    /// The number of bytes up to the end of the present event, if it is among these.
+    /// Returns the number of bytes up to the end of the current event, if it is among these.
     fn end_of_event(&mut self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::Lines(_) | Self::Ndjson => memchr(b'\n', bytes).map(|end| end + 1),
@@ -137,7 +138,7 @@ impl InputGrammar {
         }
     }
 
-    /// Whether an event of so many bytes, which has not ended yet, may still grow.
+    /// Checks that an incomplete event of `len` bytes may still grow.
     fn check(&self, len: usize) -> anyhow::Result<()> {
         match self {
             Self::Lines(encoder) => encoder.check(len),
@@ -153,14 +154,14 @@ impl InputGrammar {
 /// section 9.2.6).
 #[derive(Default)]
 struct BlockEnds {
-    /// The present line has bytes.
+    /// The current line has bytes.
     in_line: bool,
-    /// The last byte was a CR: an LF right after it is of the same line end.
+    /// The last byte was a CR: an LF right after it belongs to the same line end.
     after_cr: bool,
 }
 
 impl BlockEnds {
-    /// The number of bytes up to and including the next empty line.
+    /// Returns the number of bytes up to and including the next empty line.
     fn find(&mut self, bytes: &[u8]) -> Option<usize> {
         let first = bytes.first()?;
         let mut at = usize::from(std::mem::take(&mut self.after_cr) && *first == b'\n');
@@ -182,11 +183,11 @@ impl BlockEnds {
     }
 }
 
-/// Lines into events.
+/// Encodes lines as events.
 struct LineEncoder {
     event_type: Option<EventType>,
     max_line: usize,
-    /// Lines so far.
+    /// The number of lines so far.
     lines: usize,
     warned: bool,
 }

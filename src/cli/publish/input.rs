@@ -1,4 +1,4 @@
-//! What is published: a file or stdin, read by a thread of its own.
+//! The input of a publish: a file or stdin, read by its own thread.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read, Write as _};
@@ -12,20 +12,20 @@ use super::Args;
 use super::framing::{FramedPiece, Framer};
 use crate::cli::terminal;
 
-/// Bytes read at a time: the lines of one read travel together.
+/// Bytes read at a time; the lines of one read are sent together.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Pieces that wait for the network.
 const PENDING_PIECES: usize = 8;
 
-/// After Ctrl-C, the time for the last output of the program that writes to our stdin.
+/// The time after Ctrl-C for the last output of the program that writes to our stdin.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// The pieces of the input, in order.
 pub(super) struct PublishInput {
     pieces: mpsc::Receiver<anyhow::Result<FramedPiece>>,
     interrupted: CancellationToken,
-    /// The input ends here, whatever is still to be read.
+    /// Cancelled when the input ends early.
     over: CancellationToken,
 }
 
@@ -47,7 +47,7 @@ impl PublishInput {
         }
         let (sender, pieces) = mpsc::channel(PENDING_PIECES);
         let reading = Reading { reader, tee: args.tee, framer, pieces: sender };
-        // A thread of our own: a runtime's cannot be abandoned while it waits for a keystroke.
+        // A separate thread, because a runtime cannot abandon a thread that waits for a keystroke.
         std::thread::Builder::new()
             .name("publish-input".into())
             .spawn(move || reading.run())
@@ -57,8 +57,7 @@ impl PublishInput {
         Ok(Self { pieces, interrupted, over })
     }
 
-    /// The next piece; `None` at the end of the input, and after Ctrl-C. Can be cancelled without
-    /// loss.
+    /// Returns the next piece; `None` at the end of the input, and after Ctrl-C. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<anyhow::Result<FramedPiece>> {
         tokio::select! {
             biased;
@@ -67,7 +66,7 @@ impl PublishInput {
         }
     }
 
-    /// Whether Ctrl-C was pressed.
+    /// Returns whether Ctrl-C was pressed.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.is_cancelled()
     }
@@ -77,7 +76,7 @@ impl PublishInput {
         self.interrupted.clone().cancelled_owned()
     }
 
-    /// Reads the input to its end, for what `--tee` passes on.
+    /// Reads the input to its end, for `--tee`.
     pub(super) async fn drain(&mut self) {
         while let Some(Ok(_)) = self.next().await {}
     }
@@ -88,15 +87,15 @@ async fn end_on_interrupt(interrupted: CancellationToken, over: CancellationToke
         return;
     }
     if io::stdin().is_terminal() {
-        eprintln!(); // after the ^C that the terminal shows
+        eprintln!(); // ends the line of the ^C that the terminal shows
     }
     interrupted.cancel();
-    // The program that writes to our stdin has been interrupted as well: take its last lines.
+    // The program that writes to our stdin was interrupted as well: read its last lines.
     tokio::time::sleep(LAST_OUTPUT).await;
     over.cancel();
 }
 
-/// The thread that reads.
+/// The state of the reading thread.
 struct Reading {
     reader: Box<dyn Read + Send>,
     tee: bool,
@@ -137,8 +136,7 @@ impl Reading {
         }
     }
 
-    /// Writes to stdout what was read, for `--tee`. A stdout that is closed ends this, and not
-    /// the publish.
+    /// Writes the input to stdout, for `--tee`. A closed stdout ends this, but not the publish.
     fn pass_on(&mut self, bytes: &[u8]) {
         if !self.tee {
             return;

@@ -25,16 +25,16 @@ use input::PublishInput;
 /// The exit code when a viewer or an operator has stopped the channel.
 const STOPPED: u8 = 3;
 
-/// The exit code when a provider's stream did not come to its end, or ended with an error.
+/// The exit code when a provider's stream was cut off, or ended with an error.
 const PROVIDER_FAILED: u8 = 4;
 
-/// How long a hub that cannot be reached is tried: for a stream, which would lose its input.
+/// The default of `--retry-for` for a stream, which would lose its input.
 const RETRY_STREAM: Duration = Duration::from_secs(60 * 60);
 
-/// How long, for one event.
+/// The default of `--retry-for` for one event.
 const RETRY_ONE: Duration = Duration::from_secs(30);
 
-/// What `fanfare publish` takes.
+/// The arguments of `fanfare publish`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -49,8 +49,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 
-    /// How to read the file or stdin: by its name if it ends in .sse, .ndjson or .jsonl,
-    /// otherwise as lines
+    /// Format of the file or stdin [default: by the name if it ends in .sse, .ndjson or .jsonl,
+    /// otherwise lines]
     #[arg(long, value_enum, conflicts_with = "text")]
     format: Option<InputFormat>,
 
@@ -58,7 +58,8 @@ pub(super) struct Args {
     #[arg(long, short, value_name = "TYPE")]
     event: Option<EventType>,
 
-    /// What the events of a generation are, such as `openai-chat`; the hub finds out otherwise
+    /// The format of the events of a generation, such as `openai-chat` [default: detected by the
+    /// hub]
     #[arg(long, value_name = "FORMAT")]
     generation: Option<generation::Format>,
 
@@ -83,7 +84,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024 * 1024)]
     buffer: usize,
 
-    /// How long to try a hub that has gone away [default: 1h, for a text 30s]
+    /// Time to retry a hub that is unreachable [default: 1h, for a text 30s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     retry_for: Option<Duration>,
 
@@ -108,7 +109,7 @@ A connection that breaks is made again, and the hub gets each event once. Silenc
 Exit codes: 3 the channel was stopped; 4 the provider's stream broke off, reported an
 error, or was none.";
 
-/// How to read the input.
+/// The format of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum InputFormat {
     /// Each line is the data of one event
@@ -139,21 +140,21 @@ impl InputFormat {
     }
 }
 
-/// How a channel can be closed by its publisher.
+/// The state of a channel that its publisher closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum CloseArgument {
-    /// All is there
+    /// The channel is complete
     Complete,
     /// The publisher failed
     Error,
-    /// Somebody stopped it
+    /// The publisher was stopped
     Cancelled,
     /// As the stream's own end mark says
     Auto,
 }
 
 impl Args {
-    /// The path and query of the requests.
+    /// Returns the path and query of the requests.
     fn path(&self, close: Option<CloseArgument>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         if let Some(event) = &self.event {
@@ -176,7 +177,7 @@ impl Args {
     }
 }
 
-/// The channel was stopped: the producer can stop as well.
+/// The channel was stopped, so the producer can stop as well.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped: {0}")]
 struct StoppedByHub(Box<ProblemDocument>);
@@ -202,13 +203,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Whether the hub refused what the body says, such as the error document of a provider.
+/// Returns whether the hub refused the content of the body, such as the error document of a
+/// provider.
 fn is_of_input(error: &anyhow::Error) -> bool {
     let refused = error.downcast_ref::<ClientError>();
     refused.and_then(ClientError::code) == Some("invalid_event")
 }
 
-/// The data of one event, if that is what is to be published.
+/// Returns the data, if one event is to be published.
 fn whole(args: &Args, format: InputFormat) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(match (&args.text, &args.file) {
         (Some(text), _) => Some(text.clone().into_bytes()),
@@ -225,7 +227,7 @@ fn whole(args: &Args, format: InputFormat) -> anyhow::Result<Option<Vec<u8>>> {
 }
 
 async fn stream(args: &Args, format: InputFormat) -> anyhow::Result<DeliveryReceipt> {
-    // A generation is one request: the end of its body may be the end of the generation.
+    // A generation is one request, because the end of its body may end the generation.
     let segment = (args.close != Some(CloseArgument::Auto)).then_some(args.buffer);
     let framer = Framer::new(format, args.event.clone(), args.max_line, segment);
     let mut input = PublishInput::open(args, framer)?;
@@ -236,7 +238,7 @@ async fn stream(args: &Args, format: InputFormat) -> anyhow::Result<DeliveryRece
     published
 }
 
-/// Prints the receipt, and returns what the exit code says of a generation's end.
+/// Prints the receipt, and returns the exit code for the state of the generation.
 fn report(args: &Args, receipt: &DeliveryReceipt) -> anyhow::Result<ExitCode> {
     let text = serde_json::to_string(receipt).context("cannot write the receipt")?;
     if args.tee {
@@ -257,7 +259,7 @@ fn report(args: &Args, receipt: &DeliveryReceipt) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(PROVIDER_FAILED))
 }
 
-/// Appends an event as a publisher writes it: without an id, which is the hub's to give.
+/// Appends an event in the form of a publisher: without an id, which the hub assigns.
 pub(super) fn push_event(out: &mut Vec<u8>, event_type: Option<&str>, data: &str) {
     sse::event_text(out, &sse::Text { id: None, event_type, data: data.as_bytes() });
 }

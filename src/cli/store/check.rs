@@ -1,4 +1,4 @@
-//! `fanfare store check`: is every byte of a hub's directory what was written?
+//! `fanfare store check`: verifies every byte of a hub's directory.
 
 use std::fmt;
 use std::path::Path;
@@ -8,10 +8,10 @@ use super::directory::{StoreDirectory, cannot_open};
 use crate::cli::terminal::{count, print_line};
 use crate::store::disk::inspect::{self, Checked, Finding, Totals};
 
-/// The exit code when something was whole once and is not now.
+/// The exit code when damage was found.
 const DAMAGED: u8 = 3;
 
-/// What `fanfare store check` takes.
+/// The arguments of `fanfare store check`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -41,7 +41,7 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     Ok(if damaged { ExitCode::from(DAMAGED) } else { ExitCode::SUCCESS })
 }
 
-/// A finding in one line.
+/// Formats a finding as one line.
 struct CheckLine<'a>(&'a Finding);
 
 impl fmt::Display for CheckLine<'_> {
@@ -63,7 +63,7 @@ impl fmt::Display for CheckLine<'_> {
     }
 }
 
-/// What it came to.
+/// Formats the summary.
 struct Last<'a>(&'a Checked);
 
 impl fmt::Display for Last<'_> {

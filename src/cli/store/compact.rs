@@ -1,4 +1,4 @@
-//! `fanfare store compact`: what is dead in a hub's directory is given back, all at once.
+//! `fanfare store compact`: reclaims all dead bytes of a hub's directory at once.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use super::directory::{StoreDirectory, cannot_open};
 use crate::cli::terminal::{count, print_line, warn};
 use crate::store::disk::inspect::{self, CompactError, Compacted};
 
-/// What `fanfare store compact` takes.
+/// The arguments of `fanfare store compact`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {

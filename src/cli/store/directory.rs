@@ -1,4 +1,4 @@
-//! The directory of a hub that is not running: named, or where the configuration has it.
+//! The directory of a hub that is not running: given by path, or taken from the configuration.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use crate::cli::serve::BAD_CONFIG;
 use crate::config::load;
 use crate::store::disk::OpenError;
 
-/// Which directory.
+/// The arguments that select the directory.
 #[derive(Debug, clap::Args)]
 pub(super) struct StoreDirectory {
     /// The directory of the store [default: `store.path` of the configuration]
@@ -22,7 +22,7 @@ pub(super) struct StoreDirectory {
 }
 
 impl StoreDirectory {
-    /// Does something with the directory. A configuration that cannot be is told like by `serve`.
+    /// Runs a function on the directory. An invalid configuration is reported as by `serve`.
     pub(super) fn with(
         self,
         work: impl FnOnce(PathBuf) -> anyhow::Result<ExitCode>,
@@ -41,7 +41,7 @@ impl StoreDirectory {
     }
 }
 
-/// Why a directory was not opened, and what to do.
+/// Explains why a directory was not opened, with a remedy.
 pub(super) fn cannot_open(error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Locked(_) => anyhow!(

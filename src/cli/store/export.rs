@@ -1,8 +1,8 @@
 //! `fanfare store export`: the channels of a running hub as lines of JSON.
 //!
-//! Channel by channel and page by page, so that neither this process nor the hub ever holds more
-//! than a page. Of a channel that is published to meanwhile, all is exported that it had when it
-//! was listed, and what else came in the last page.
+//! Reads channel by channel and page by page, so that neither this process nor the hub holds more
+//! than a page. Of a channel that is published to meanwhile, everything up to its tail when it was
+//! listed is exported, and the rest of the last page.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,10 +22,10 @@ use crate::event::{ChannelState, END, GAP, RESERVED_PREFIX};
 use crate::limits::{MAX_LISTED_CHANNELS, MAX_PAGE_EVENTS};
 use crate::position::Position;
 
-/// The exit code when all is written that could be read, and something was missing.
+/// The exit code when everything readable was written, but something was missing.
 const INCOMPLETE: u8 = 3;
 
-/// What `fanfare store export` takes.
+/// The arguments of `fanfare store export`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -33,11 +33,11 @@ pub(super) struct Args {
     #[arg(value_name = "PATTERN", default_value = "**")]
     patterns: Vec<ChannelPattern>,
 
-    /// Write to this file, which has its name when it is complete, instead of stdout
+    /// Write to this file, which gets its name when it is complete, instead of stdout
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// The hub's admin listener, which knows what channels there are
+    /// The hub's admin listener, which lists the channels
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4101")]
     admin_url: HubUrl,
 
@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return export(&args, LineOutput::stdout()).await;
     };
     let output = LineOutput::file(path)?;
-    // Whoever is interrupted still removes the file that is not complete.
+    // An interrupted export removes its incomplete file.
     tokio::select! {
         outcome = export(&args, output) => outcome,
         _ = tokio::signal::ctrl_c() => bail!("interrupted: {} was not written", path.display()),
@@ -80,7 +80,7 @@ async fn export(args: &Args, output: LineOutput) -> anyhow::Result<ExitCode> {
         progress: StoreProgress::new(),
         missing: MissingEvents::default(),
     };
-    // Those that were asked for by name have to be there.
+    // Channels that were requested by name have to exist.
     let mut unseen: Vec<_> = args.patterns.iter().filter_map(ChannelPattern::exact).collect();
     while let Some(channels) = list.next().await? {
         for channel in &channels {
@@ -105,11 +105,11 @@ async fn export(args: &Args, output: LineOutput) -> anyhow::Result<ExitCode> {
 struct ExportList {
     asker: Asker,
     prefix: String,
-    /// The last name so far; nothing after the last page.
+    /// The last name so far; `None` after the last page.
     after: Option<String>,
 }
 
-/// A page of it.
+/// A page of the list.
 #[derive(Deserialize)]
 struct ListPage {
     channels: Vec<ExportListed>,
@@ -131,7 +131,7 @@ impl ExportList {
         query.append_pair("prefix", &self.prefix).append_pair("after", after);
         query.append_pair("limit", &MAX_LISTED_CHANNELS.to_string());
         let path = format!("/v1/channels?{}", query.finish());
-        // A new sentence: what helps elsewhere, another --url, does not here.
+        // A separate message: the usual hint, another --url, does not help here.
         let cannot = |error: &dyn std::fmt::Display| {
             anyhow!("cannot list the channels: {error}; --admin-url names the hub's admin listener")
         };
@@ -143,7 +143,7 @@ impl ExportList {
     }
 }
 
-/// What all names that the patterns select begin with.
+/// Returns the longest prefix of all names that the patterns select.
 fn common_prefix(patterns: &[ChannelPattern]) -> String {
     let plain = |pattern: &ChannelPattern| -> String {
         pattern.as_str().chars().take_while(|c| *c != '*').collect()
@@ -154,7 +154,7 @@ fn common_prefix(patterns: &[ChannelPattern]) -> String {
     patterns.iter().map(plain).reduce(common).unwrap_or_default()
 }
 
-/// An export under way.
+/// The state of an export.
 struct Export {
     asker: Asker,
     output: LineOutput,
@@ -178,7 +178,7 @@ struct ExportRecord {
     time: String,
 }
 
-/// The data of the hub's own events.
+/// The data of control events.
 #[derive(Deserialize)]
 struct ExportData {
     state: Option<String>,
@@ -186,7 +186,7 @@ struct ExportData {
     message: Option<String>,
 }
 
-/// What there is to do after a page.
+/// The next step after a page.
 enum Then {
     Next(String),
     Done,
@@ -211,10 +211,10 @@ impl Export {
         Ok(())
     }
 
-    /// Writes the next page, and says whether another is to follow.
+    /// Writes the next page, and returns the next step.
     async fn page(&mut self, listed: &ExportListed, from: &str) -> anyhow::Result<Then> {
         let path = client::channel_path(&listed.channel);
-        // Events as they were published: the channel's own default may be to merge them.
+        // Events as they were published: the channel's default may be to merge them.
         let path = format!("{path}?{from}&limit={MAX_PAGE_EVENTS}&coalesce=off");
         let answer = self.asker.ask(&Ask::get(path)).await?.found()?;
         let page: ExportPage = serde_json::from_str(&answer.text)
@@ -240,7 +240,8 @@ impl Export {
                 Ok(Then::Done)
             }
             (true, true) => Ok(Then::Done),
-            // A publisher may be faster than we are: what came after the list can wait.
+            // A publisher may be faster than this export: events after the listed tail can be left
+            // out.
             (false, true) if is_reached => Ok(Then::Done),
             (false, _) => Ok(Then::Next(page.next)),
         }
@@ -273,7 +274,8 @@ impl Export {
         Ok(())
     }
 
-    /// There was more when the channel was listed: has it gone, or only its events?
+    /// There was more when the channel was listed: finds out whether the channel is gone, or only
+    /// its events.
     async fn look_for(&mut self, channel: &str) -> anyhow::Result<()> {
         let ask = Ask::new(http::Method::HEAD, client::channel_path(channel));
         if !self.asker.ask(&ask).await?.is_found() {
@@ -283,8 +285,8 @@ impl Export {
     }
 }
 
-/// Whether an event id is that of the tail or of what came after it. Ids of another life of the hub
-/// cannot be compared: then there is no tail to wait for.
+/// Returns whether an event id is that of the tail or later. Ids of another epoch cannot be
+/// compared: then there is no tail to reach.
 fn is_at_or_past(id: &str, tail: &str) -> bool {
     match (id.parse::<Position>(), tail.parse::<Position>()) {
         (Ok(id), Ok(tail)) => id.epoch != tail.epoch || id.offset >= tail.offset,
@@ -292,7 +294,7 @@ fn is_at_or_past(id: &str, tail: &str) -> bool {
     }
 }
 
-/// What could not be exported.
+/// The events and channels that could not be exported.
 #[derive(Debug, Default)]
 struct MissingEvents {
     gaps: usize,
@@ -314,7 +316,7 @@ impl MissingEvents {
         warn(what);
     }
 
-    /// The last word on it, and the exit code.
+    /// Prints the summary and returns the exit code.
     fn tell(&self) -> ExitCode {
         if self.gaps == 0 && self.channels == 0 {
             return ExitCode::SUCCESS;

@@ -1,7 +1,7 @@
-//! `fanfare store import`: publishes what `export` has written.
+//! `fanfare store import`: publishes the output of `export`.
 //!
-//! Events go to the hub in pieces of some hundred, each with a key of its own, so that a piece that
-//! is sent again is not published twice. A piece is all that is held.
+//! Events are sent to the hub in pieces of some hundred, each with its own key, so that a piece
+//! that is sent again is not published twice. Only one piece is held in memory.
 
 mod input;
 
@@ -24,17 +24,17 @@ use crate::cli::client::{self, ClientError, HttpClient, HubAddress};
 use crate::cli::terminal::{notice, print_line};
 use crate::event::{ChannelState, EventType};
 
-/// Events of one piece.
+/// The limit of events in one piece.
 const MAX_PIECE_EVENTS: usize = 1_000;
 
-/// Bytes of one piece, but for its last line.
+/// The limit of bytes in one piece, without its last line.
 const MAX_PIECE_BYTES: usize = 1024 * 1024;
 
-/// What `fanfare store import` takes.
+/// The arguments of `fanfare store import`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// What `fanfare store export` has written; stdin if there is none
+    /// Output of `fanfare store export` [default: stdin]
     file: Option<PathBuf>,
 
     /// Publish to channels that have events already, after these
@@ -76,7 +76,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What an import has come to.
+/// The result of an import.
 #[derive(Serialize)]
 struct ImportReceipt {
     channels: usize,
@@ -84,16 +84,16 @@ struct ImportReceipt {
     closed: usize,
 }
 
-/// An import under way.
+/// The state of an import.
 struct Import {
     asker: Asker,
     append: bool,
-    /// What the keys of this import begin with.
+    /// The prefix of the keys of this import.
     key: String,
-    /// Requests that had a key.
+    /// The number of requests that had a key.
     keys: usize,
     piece: ImportPiece,
-    /// The channels so far: what they have is ours. No more than a hub holds.
+    /// The channels so far, whose events are from this import. No more than a hub holds.
     seen: HashSet<ChannelName>,
     closed: usize,
     /// All lines up to this one are in the hub.
@@ -106,7 +106,7 @@ struct Import {
 struct ImportPiece {
     /// The body of a publish to many channels.
     body: Vec<u8>,
-    /// The line of the input that each of its lines is from.
+    /// The input line of each line of the body.
     lines: Vec<u64>,
 }
 
@@ -119,7 +119,7 @@ struct ImportPublish<'a> {
     data: &'a RawValue,
 }
 
-/// What the hub says of a publish.
+/// The hub's response to a publish.
 #[derive(Deserialize)]
 struct Published {
     events: usize,
@@ -155,7 +155,7 @@ impl Import {
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                // What stands before the line that is wrong is imported all the same.
+                // The lines before the wrong one are imported all the same.
                 self.send_piece().await?;
                 return Err(error);
             }
@@ -179,7 +179,7 @@ impl Import {
             }
             Says::Settings(options) => {
                 if !is_new {
-                    self.send_piece().await?; // the order of the lines counts
+                    self.send_piece().await?; // keeps the order of the lines
                 }
                 self.set(&channel, options).await?;
             }
@@ -194,7 +194,7 @@ impl Import {
         Ok(())
     }
 
-    /// Looks whether the channel may be imported, at its first line.
+    /// Checks at the first line of a channel whether it may be imported.
     async fn enter(&mut self, channel: &ChannelName) -> anyhow::Result<()> {
         let ask = Ask::new(Method::HEAD, client::channel_path(channel.as_str()));
         let answer = self.asker.ask(&ask).await?;
@@ -249,7 +249,7 @@ impl Import {
         Ok(())
     }
 
-    /// Publishes what has gathered.
+    /// Publishes the collected events.
     async fn send_piece(&mut self) -> anyhow::Result<()> {
         if self.piece.lines.is_empty() {
             return Ok(());
@@ -312,8 +312,8 @@ impl ImportPiece {
     }
 }
 
-/// The error with the line that it is about. Not so where it is about none, but the hub is away;
-/// nor where it knows a better one: an earlier event may have been sent only now.
+/// Adds the line number to the error. Not if the hub is unreachable, which no line caused, nor if
+/// the error has its own line, because an earlier event may have been sent only now.
 fn at(number: u64, error: anyhow::Error) -> anyhow::Error {
     let elsewhere = match error.downcast_ref::<ClientError>() {
         None => error.is::<AtLine>(),
@@ -322,7 +322,7 @@ fn at(number: u64, error: anyhow::Error) -> anyhow::Error {
     if elsewhere { error } else { AtLine(number, format!("{error:#}")).into() }
 }
 
-/// What is wrong, and in which line of the input.
+/// An error with its line of the input.
 #[derive(Debug, thiserror::Error)]
 #[error("line {0}: {1}")]
 struct AtLine(u64, String);

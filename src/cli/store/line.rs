@@ -1,8 +1,8 @@
 //! The lines of an export: `export` writes them, `import` reads them.
 //!
-//! For each channel there is one line with its settings, one per event, and one that says how it
-//! ended, if it did. `data` is always a JSON string, the text of the event: a JSON value would lose
-//! how it was written, and whether it was a string.
+//! Each channel has one line with its settings, one per event, and one with its end, if it has
+//! ended. `data` is always a JSON string, the text of the event: a JSON value would lose its
+//! formatting, and whether it was a string.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::channel::ChannelName;
 use crate::event::EventType;
 
-/// What a channel differs in from its configuration, as `PUT` takes it.
+/// The channel's settings that differ from its configuration, in the form of `PUT`.
 #[derive(Debug, Serialize)]
 pub(super) struct SettingsLine<'a> {
     pub(super) channel: &'a str,
@@ -30,7 +30,7 @@ pub(super) struct EventLine<'a> {
     pub(super) time: &'a str,
 }
 
-/// How the channel ended.
+/// The end of a channel.
 #[derive(Debug, Serialize)]
 pub(super) struct EndLine<'a> {
     pub(super) channel: &'a str,
@@ -38,25 +38,25 @@ pub(super) struct EndLine<'a> {
     pub(super) reason: Option<&'a str>,
 }
 
-/// A line that has been read.
+/// A parsed line.
 #[derive(Debug)]
 pub(super) struct StoreLine {
     pub(super) channel: ChannelName,
     pub(super) says: Says,
 }
 
-/// What a line says of its channel.
+/// The content of a line.
 #[derive(Debug)]
 pub(super) enum Says {
-    /// These are its settings, as JSON.
+    /// The settings of the channel, as JSON.
     Settings(String),
-    /// This event is in it. The data is JSON, as `POST /v1/publish` takes it.
+    /// An event. The data is JSON, in the form of `POST /v1/publish`.
     Event(Option<EventType>, Box<RawValue>),
-    /// It has ended.
+    /// The end of the channel.
     End(LineEnd, Option<String>),
 }
 
-/// How a channel may have ended.
+/// The state of an ended channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum LineEnd {
@@ -67,7 +67,7 @@ pub(super) enum LineEnd {
 }
 
 impl LineEnd {
-    /// What a publisher can say of a channel. That it was abandoned only the hub can find.
+    /// Returns the state for a close by a publisher. Only the hub can set `abandoned`.
     pub(super) fn closing(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -77,7 +77,7 @@ impl LineEnd {
     }
 }
 
-/// Every member that a line may have.
+/// The members that a line may have.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Members {
@@ -92,14 +92,14 @@ struct Members {
     state: Option<LineEnd>,
     #[serde(default)]
     reason: Option<String>,
-    // For those who read an export: an import gives new ones.
+    // For readers of an export: an import assigns new ones.
     #[serde(default, rename = "id")]
     _id: serde::de::IgnoredAny,
     #[serde(default, rename = "time")]
     _time: serde::de::IgnoredAny,
 }
 
-/// Why a line is none. The sentence says what would be right.
+/// An error in a line. The message says what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: expected {EXAMPLE}")]
 pub(super) struct InvalidStoreLine(String);
@@ -142,7 +142,7 @@ fn object(json: &str) -> Result<String, InvalidStoreLine> {
     Err(InvalidStoreLine("`options` is no object".into()))
 }
 
-/// Half of a surrogate pair is JSON and still no text.
+/// Refuses half of a surrogate pair, which is valid JSON but no text.
 fn checked(data: Box<RawValue>) -> Result<Box<RawValue>, InvalidStoreLine> {
     if data.get().starts_with('"')
         && let Err(error) = serde_json::from_str::<String>(data.get())

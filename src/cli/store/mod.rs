@@ -1,5 +1,5 @@
-//! `fanfare store`: what a hub keeps, seen as a whole. `export` and `import` ask a hub that runs;
-//! `check`, `stat` and `compact` look into the directory of one that does not.
+//! `fanfare store`: the whole store of a hub. `export` and `import` send requests to a running hub;
+//! `check`, `stat` and `compact` open the directory of a stopped one.
 
 mod check;
 mod compact;
@@ -14,7 +14,7 @@ mod stat;
 
 use std::process::ExitCode;
 
-/// What `fanfare store` understands.
+/// The arguments of `fanfare store`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -31,7 +31,7 @@ enum StoreCommand {
     Check(check::Args),
     /// Count what a stopped hub's directory holds, channel by channel
     Stat(stat::Args),
-    /// Give back what is dead in a stopped hub's directory
+    /// Reclaim the dead bytes of a stopped hub's directory
     Compact(compact::Args),
 }
 

@@ -1,4 +1,4 @@
-//! Where an export goes: stdout, or a file that has its name only when it is complete.
+//! The output of an export: stdout, or a file that gets its name only when it is complete.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// See the module.
+/// A writer of JSON lines to stdout or to a file.
 pub(super) struct LineOutput {
     writer: BufWriter<Box<dyn Write + Send>>,
     pending: Option<Pending>,
@@ -18,7 +18,7 @@ impl LineOutput {
         Self { writer: BufWriter::new(Box::new(io::stdout())), pending: None }
     }
 
-    /// A file. What is no file, such as `/dev/null` or a pipe, is written to as it is, and not
+    /// Opens a file. A special file, such as `/dev/null` or a pipe, is written to directly, and not
     /// replaced.
     pub(super) fn file(path: &Path) -> anyhow::Result<Self> {
         let cannot_write = || format!("cannot write {}", path.display());
@@ -26,7 +26,7 @@ impl LineOutput {
             let device = File::options().write(true).open(path).with_context(cannot_write)?;
             return Ok(Self { writer: BufWriter::new(Box::new(device)), pending: None });
         }
-        // A link stays a link, and what it points to is replaced.
+        // A link is kept, and its target is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let (file, pending) = Pending::create(target).with_context(cannot_write)?;
         Ok(Self { writer: BufWriter::new(Box::new(file)), pending: Some(pending) })
@@ -38,7 +38,7 @@ impl LineOutput {
         self.writer.write_all(b"\n")
     }
 
-    /// All is written: on disk, and under its name.
+    /// Syncs the file to disk and gives it its name.
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
         self.writer.flush()?;
         match self.pending {
@@ -48,7 +48,7 @@ impl LineOutput {
     }
 }
 
-/// A file under a temporary name beside its own. Dropped before it is complete, it is removed.
+/// A file under a temporary name in the same folder. Dropped before it is complete, it is removed.
 struct Pending {
     file: File,
     temporary: PathBuf,
@@ -70,7 +70,7 @@ impl Pending {
         self.file.sync_all()?;
         fs::rename(&self.temporary, &self.target)?;
         self.is_complete = true;
-        // The name is on disk when the folder is.
+        // The name is on disk after a sync of the folder.
         let folder = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
@@ -79,7 +79,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.is_complete {
-            let _ = fs::remove_file(&self.temporary); // nobody is left to tell
+            let _ = fs::remove_file(&self.temporary); // an error cannot be reported in a drop
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How far an export or an import has come: told on stderr now and then, and at its end.
+//! The progress of an export or an import, on stderr at intervals and at its end.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::cli::terminal::{count, notice};
 
-/// Between two lines: a log of a night's backup stays short.
+/// The interval between two lines: long, so that the log of a night's backup stays short.
 const PACE: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Counts and prints progress.
 #[derive(Debug)]
 pub(super) struct StoreProgress {
     pub(super) channels: usize,
@@ -23,7 +23,7 @@ impl StoreProgress {
         Self { channels: 0, events: 0, last_told: Instant::now() }
     }
 
-    /// Says how far it has come, if that was not said a moment ago.
+    /// Prints the progress, if the interval has passed.
     pub(super) fn tell(&mut self, doing: &str) {
         if self.last_told.elapsed() >= PACE {
             self.last_told = Instant::now();

@@ -1,4 +1,4 @@
-//! Asks a hub again and again over one connection, and once more where that may help.
+//! Sends requests over one connection, and retries where that may help.
 
 use std::time::Duration;
 
@@ -9,23 +9,22 @@ use tokio::time::{sleep, timeout};
 use crate::cli::client::{ClientAnswer, ClientError, HttpClient, Session};
 use crate::cli::terminal::notice;
 
-/// How often a request is tried again: long enough for a hub to restart.
+/// The number of retries: enough for a hub to restart.
 const RETRIES: u32 = 8;
 
-/// Between two attempts, if the hub does not say.
+/// The delay before the first retry, if the hub does not set one.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 
-/// However often it has failed, and whatever the hub says.
+/// The maximum delay between retries.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// Far more than any answer takes, also where a quota slows a publish down.
+/// The time limit for a response: far more than needed, even where a quota slows a publish down.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Bytes of an answer: a page has 1 MiB and one event more, written as JSON.
+/// The limit of a response: a page has 1 MiB and one event more, written as JSON.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// A request that can be sent again: it changes nothing, or has a key, or has the same effect
-/// twice.
+/// A request that can be sent again: it changes nothing, or has a key, or is idempotent.
 pub(super) struct Ask {
     pub(super) method: Method,
     /// Path and query, relative to the hub's address.
@@ -36,7 +35,7 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// Asks for JSON.
+    /// Creates a GET request for JSON.
     pub(super) fn get(path: String) -> Self {
         Self::new(Method::GET, path)
     }
@@ -47,10 +46,10 @@ impl Ask {
     }
 }
 
-/// See the module.
+/// Sends requests to one hub and retries them.
 pub(super) struct Asker {
     session: Session,
-    /// The hub has answered before, so it is the right one.
+    /// The hub has answered before, so its address is right.
     is_known: bool,
 }
 
@@ -59,8 +58,8 @@ impl Asker {
         Self { session: Session::new(client), is_known: false }
     }
 
-    /// The answer: a success, or that there is no such thing. A hub that was never there is an
-    /// error at once.
+    /// Returns the response: a success or a 404. A hub that was never reachable is an error at
+    /// once.
     pub(super) async fn ask(&mut self, ask: &Ask) -> Result<ClientAnswer, ClientError> {
         let mut failures = 0;
         loop {
@@ -72,7 +71,7 @@ impl Asker {
                 }
                 Err(error) => error,
             };
-            // The hub may close a connection that rests: that tells nothing about it.
+            // The hub may close an idle connection: that is no failure.
             if was_open && failures == 0 && matches!(error, ClientError::Broken(_)) {
                 failures = 1;
                 continue;

@@ -1,4 +1,4 @@
-//! `fanfare store stat`: which channels a hub's directory holds, and how much of it is dead.
+//! `fanfare store stat`: the channels of a hub's directory, and their dead bytes.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::cli::terminal::print_line;
 use crate::clock::{Micros, rfc3339};
 use crate::store::disk::inspect::{self, ChannelStat, FileStat, Stat};
 
-/// What `fanfare store stat` takes.
+/// The arguments of `fanfare store stat`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -97,7 +97,7 @@ fn document(stat: &Stat) -> Value {
     })
 }
 
-/// Names come last: they may be long, and may have spaces.
+/// Names are in the last column, because they may be long and contain spaces.
 fn table(stat: &Stat) -> std::io::Result<()> {
     let size = |bytes: u64| ByteSize(bytes).to_string();
     let time = |time: Option<Micros>| time.map_or_else(|| "-".to_owned(), rfc3339);
@@ -128,7 +128,7 @@ fn table(stat: &Stat) -> std::io::Result<()> {
     ))
 }
 
-/// How it ended, as the API says it.
+/// Returns the state of the channel in the form of the API.
 fn state(channel: &ChannelStat) -> String {
     let Some(text) = &channel.state else { return "open".to_owned() };
     let saved: Value = serde_json::from_str(text).unwrap_or_default();

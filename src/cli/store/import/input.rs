@@ -1,4 +1,4 @@
-//! The lines of a file or of stdin, one after the other, as they are asked for.
+//! Reads the lines of a file or of stdin on request.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read};
@@ -9,16 +9,16 @@ use tokio::sync::mpsc;
 
 use crate::cli::terminal;
 
-/// Bytes of a line: far above what a hub takes as one event.
+/// The limit of a line: far above the size of an event that a hub accepts.
 const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Lines that are read ahead.
+/// The number of lines that are read ahead.
 const PENDING_LINES: usize = 8;
 
 /// A line with its number, from one.
 type Numbered = (u64, Vec<u8>);
 
-/// See the module.
+/// The lines of an import, read by their own thread.
 pub(super) struct ImportInput(mpsc::Receiver<anyhow::Result<Numbered>>);
 
 impl ImportInput {
@@ -34,7 +34,7 @@ impl ImportInput {
             terminal::notice("each line you type is imported; Ctrl-D ends");
         }
         let (sender, lines) = mpsc::channel(PENDING_LINES);
-        // A thread of our own: a runtime's cannot be left over while it waits for a keystroke.
+        // A separate thread, because a runtime cannot abandon a thread that waits for a keystroke.
         std::thread::Builder::new()
             .name("import-input".into())
             .spawn(move || read_lines(BufReader::new(reader), &sender))
@@ -42,13 +42,13 @@ impl ImportInput {
         Ok(Self(lines))
     }
 
-    /// The next line that is not blank; can be cancelled without loss.
+    /// Returns the next line that is not blank. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<anyhow::Result<Numbered>> {
         self.0.recv().await
     }
 }
 
-/// Reads until the end, until an error, or until nobody wants more.
+/// Reads until the end, until an error, or until the receiver is dropped.
 fn read_lines(mut reader: impl BufRead, lines: &mpsc::Sender<anyhow::Result<Numbered>>) {
     for number in 1.. {
         let mut text = Vec::new();
