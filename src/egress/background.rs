@@ -1,10 +1,9 @@
-//! Work of a thread that can wait: reading for subscribers that are behind, and over many channels.
+//! Work of a thread that can wait: reading for subscribers that lag, and over many channels.
 //!
-//! It shares the thread with publishes and with live delivery, whose tasks must not queue up after
-//! it. So it waits here for a turn. Turns are given when the thread has polled all tasks that were
-//! ready, and its sockets: one at a time, first come first served, for [`SLICE`] at most until the
-//! thread looks at its tasks and sockets again. What is done in one turn is bounded by whoever
-//! takes it.
+//! Publishes and live delivery share the thread, and must not queue up after this work. So it waits
+//! for a turn. Turns are granted when the thread has polled all tasks that were ready, and its
+//! sockets: one at a time, first come first served, for [`SLICE`] at most until the thread polls
+//! its tasks and sockets again. The task that takes a turn bounds the work in it.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -19,33 +18,33 @@ use parking_lot::Mutex;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-/// Time for which turns follow each other before other tasks are looked at: a publish that comes
-/// in between waits this long, and for one turn.
+/// Time for which turns follow each other before other tasks are polled: a publish that arrives
+/// meanwhile waits this long, and for one turn.
 const SLICE: Duration = Duration::from_micros(200);
 
-/// Nothing is wanted.
+/// No turn is wanted.
 const IDLE: u8 = 0;
-/// A turn was asked for.
+/// A turn has been asked for.
 const WAITING: u8 = 1;
-/// It may be taken.
+/// A turn has been granted, and not yet taken.
 const GRANTED: u8 = 2;
-/// Nobody will take it any more.
+/// The task no longer exists.
 const GONE: u8 = 3;
 
 thread_local! {
     static HERE: Arc<Background> = Arc::default();
 }
 
-/// The queue of a thread. See the module.
+/// The queue of turns of one thread.
 #[derive(Default)]
 pub(super) struct Background(Mutex<TurnQueue>);
 
 #[derive(Default)]
 struct TurnQueue {
     waiting: VecDeque<Arc<TurnRequest>>,
-    /// A turn is being taken, or will be granted when the thread has looked at its other tasks.
+    /// A turn is being taken, or will be granted when the thread has polled its other tasks.
     busy: bool,
-    /// When the thread last looked at its other tasks.
+    /// The time at which the thread last polled its other tasks.
     since: Option<Instant>,
 }
 
@@ -55,13 +54,13 @@ struct TurnRequest {
     waker: AtomicWaker,
 }
 
-/// Where somebody asks for turns.
+/// The handle by which a task asks for turns.
 pub(super) struct Turns {
     queue: Arc<Background>,
     request: Arc<TurnRequest>,
 }
 
-/// A turn: the next begins when this is dropped.
+/// A turn. The next begins when this is dropped.
 pub struct Turn(Arc<Background>);
 
 impl Background {
@@ -75,10 +74,10 @@ impl Background {
         }
     }
 
-    /// Has the next turn granted when the thread has polled what is ready.
+    /// Grants the next turn when the thread has polled the tasks that are ready.
     fn yield_first(self: &Arc<Self>) {
         let waker = Waker::from(self.clone());
-        // The runtime keeps the waker of a task that yields until then.
+        // Tokio keeps the waker of a task that yields until then.
         let _ = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
     }
 
@@ -119,7 +118,7 @@ impl Wake for Background {
 }
 
 impl TurnRequest {
-    /// Whether there is still somebody to take it.
+    /// Grants the turn. Returns whether a task still waits for it.
     fn grant(&self) -> bool {
         let granted = self.swap_if(WAITING, GRANTED);
         if granted {
@@ -134,7 +133,7 @@ impl TurnRequest {
 }
 
 impl Turns {
-    /// Those of the thread that calls this.
+    /// Returns a handle for the turns of the calling thread.
     pub(super) fn here() -> Self {
         Self { queue: HERE.with(Arc::clone), request: Arc::default() }
     }
@@ -144,7 +143,7 @@ impl Turns {
         poll_fn(|cx| self.poll_turn(cx)).await
     }
 
-    /// Asks for no turn any more, and gives back one that was granted.
+    /// Withdraws the request, and ends a turn that was granted but not taken.
     pub(super) fn withdraw(&mut self) {
         if self.request.state.swap(IDLE, Ordering::SeqCst) == GRANTED {
             self.queue.end_turn();
@@ -169,7 +168,7 @@ impl Drop for Turns {
         if self.request.state.swap(GONE, Ordering::SeqCst) == GRANTED {
             self.queue.end_turn();
         }
-        // What is left of it in the queue keeps no task.
+        // The request that is left in the queue keeps no task alive.
         self.request.waker.take();
     }
 }

@@ -1,9 +1,9 @@
 //! The published stream and nothing else, for clients that know their provider's stream and not
 //! this hub: no ids, no `retry:`, none of the hub's own events.
 //!
-//! What the hub would say in words it must say by how the stream ends: cleanly if the generation
-//! is there to its end, broken off if it is not. To a client that never heard of a gap, a stream
-//! with a hole in it would look whole.
+//! The way in which the stream ends replaces the hub's own events: cleanly if the generation is
+//! complete, broken off if it is not. A client that does not know gaps would take a stream with a
+//! gap for a whole one.
 
 use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
@@ -11,17 +11,17 @@ use crate::generation::{Format as Shape, Mark};
 use crate::hub::{Step, Subscription};
 use crate::sse::{self, Frame, Frames};
 
-/// Writes a bare stream, and judges how it ends.
+/// Writes a bare stream, and decides how it ends.
 #[derive(Debug, Default)]
 pub(super) struct Bare {
-    /// Lines, as Ollama sends them, and no event stream.
+    /// Lines, as Ollama sends them, instead of an event stream.
     lines: bool,
     shape: Option<Shape>,
-    /// An end mark was written.
+    /// An end mark has been written.
     marked: bool,
     /// The channel has ended as complete.
     complete: bool,
-    /// Something is missing.
+    /// Events are missing.
     holed: bool,
 }
 
@@ -30,20 +30,20 @@ impl Bare {
         Self { lines, ..Self::default() }
     }
 
-    /// Whether the client can take the end of the stream for the end of the generation.
+    /// Returns whether the end of the stream is the end of the generation.
     pub(super) fn ends_well(&self) -> bool {
         !self.holed && (self.marked || self.complete)
     }
 
-    /// Whether nothing more can be made of it.
+    /// Returns whether events are missing, so that the stream must be broken off.
     pub(super) fn is_holed(&self) -> bool {
         self.holed
     }
 
-    /// A heartbeat that the clients of the channel's format survive. A comment is what most of them
-    /// know. Gemini's clients for Python end at one, and those for JavaScript lose the next event
-    /// with it: they are sent an empty line, as is everybody while no event has told the format. In
-    /// lines of JSON it is white space before the next: an empty line would be no JSON.
+    /// Returns a heartbeat that the clients of the channel's format survive. Most of them know a
+    /// comment. Gemini's clients for Python end at one, and those for JavaScript lose the next
+    /// event with it: they are sent an empty line, as are all clients while no event has shown the
+    /// format. In lines of JSON it is a space before the next line: an empty line would be no JSON.
     pub(super) fn heartbeat(&self, subscription: &Subscription) -> &'static [u8] {
         let channel = subscription.channel();
         let shape = self.shape.or_else(|| channel?.format());

@@ -1,4 +1,4 @@
-//! When events are merged and held back for a subscriber whose connection is a body.
+//! Merging and delaying events for a subscriber whose connection is a body.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,15 +9,15 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::hub::{Coalesce, Subscription};
 
-/// A connection that comes back for more after this long, though there was more to be had, is slow.
+/// Time after which a connection is slow that has not asked for more, though there is more.
 const SLOW: Duration = Duration::from_millis(20);
 
-/// See the module.
+/// Decides when the events of a body's subscription are read, and whether they are merged.
 pub(super) struct CoalescingWindow {
     coalesce: Coalesce,
     /// Nothing is read before it ends.
     pause: Option<Pin<Box<Sleep>>>,
-    /// When something was handed over that the connection has not yet come back from.
+    /// The time of the last piece, until the connection asks for more.
     handed_over: Option<Instant>,
 }
 
@@ -30,8 +30,7 @@ impl CoalescingWindow {
         self.coalesce
     }
 
-    /// Whether the connection should be given nothing yet. Otherwise the subscription is ready to
-    /// be read, merged or not.
+    /// Returns whether to read nothing yet. Otherwise sets whether the subscription merges.
     pub(super) fn holds_back(
         &mut self,
         subscription: &mut Subscription,
@@ -40,7 +39,7 @@ impl CoalescingWindow {
         match self.coalesce {
             Coalesce::Off => false,
             Coalesce::Adaptive => {
-                // Once slow, it is given everything merged until it has caught up.
+                // A slow connection gets merged events until it has caught up.
                 let slow = |handed_over: Instant| handed_over.elapsed() >= SLOW;
                 if self.handed_over.take().is_some_and(slow) {
                     subscription.set_merging(true);
@@ -59,7 +58,7 @@ impl CoalescingWindow {
         }
     }
 
-    /// The connection was given something; `live` if it was all that there was.
+    /// Notes that a piece was handed over; `live` if it held all events that there were.
     pub(super) fn handed_over(&mut self, live: bool) {
         match self.coalesce {
             Coalesce::Off => {}
@@ -68,7 +67,7 @@ impl CoalescingWindow {
         }
     }
 
-    /// The connection waits for more: it is not slow.
+    /// Notes that the connection waits for more, and so is not slow.
     pub(super) fn waits(&mut self, subscription: &mut Subscription) {
         if self.coalesce == Coalesce::Adaptive {
             self.handed_over = None;

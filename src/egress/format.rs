@@ -1,4 +1,4 @@
-//! A subscription's steps as bytes: event-stream text as it stands in the log, or JSON.
+//! A subscription's steps as bytes: event-stream text as in the log, or JSON.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::position::Position;
 use crate::sse::{self, Frame, Frames, Text};
 use crate::store::{Batch, Entry};
 
-/// What a live subscriber is sent.
+/// The encoding of a live stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamFormat {
     /// Event-stream text of one channel, the published bytes.
@@ -27,34 +27,34 @@ pub enum StreamFormat {
     Ndjson,
     /// A JSON object per line, of many channels.
     NdjsonEnvelopes,
-    /// Event-stream text of one channel without anything of the hub's.
+    /// Event-stream text of one channel, without the hub's own fields and events.
     Bare,
-    /// The data of one channel's events, a line each.
+    /// The data of one channel's events, one line each.
     BareLines,
 }
 
 impl StreamFormat {
-    /// Whether it is an event stream.
+    /// Returns whether it is an event stream.
     #[must_use]
     pub fn is_event_stream(self) -> bool {
         matches!(self, Self::EventStream | Self::Envelopes | Self::Bare)
     }
 
-    /// Whether nothing of the hub's own is in it.
+    /// Returns whether it has none of the hub's own fields and events.
     #[must_use]
     pub fn is_bare(self) -> bool {
         matches!(self, Self::Bare | Self::BareLines)
     }
 
-    /// Whether it is an event stream with the hub's own fields and events.
+    /// Returns whether it is an event stream with the hub's own fields and events.
     fn has_own_fields(self) -> bool {
         self.is_event_stream() && !self.is_bare()
     }
 
-    /// Appends what a subscription begins with: the delay of a reconnect and, where it begins at
-    /// the tail, `fanfare.open` with the id of the tail, so that its client can resume before the
-    /// first event. That is an event, because half of all clients drop a block that has only an id,
-    /// and others take one for an empty event.
+    /// Appends the beginning of a subscription: the reconnect delay and, if it begins at the tail,
+    /// `fanfare.open` with the id of the tail, so that its client can resume before the first
+    /// event. That is an event, because half of all clients drop a block that has only an id, and
+    /// others take one for an empty event.
     pub(super) fn push_opening(
         self,
         config: &Config,
@@ -70,12 +70,12 @@ impl StreamFormat {
         }
     }
 
-    /// Appends a gap.
+    /// Appends a gap event.
     pub(super) fn push_gap(self, gap: &Gap, out: &mut Vec<u8>) {
         self.push_notice(&Notice::of_gap(gap), out);
     }
 
-    /// Appends a snapshot of the events up to this position.
+    /// Appends a snapshot of the events up to a position.
     pub(super) fn push_snapshot(self, snapshot: &Snapshot, at: &Position, out: &mut Vec<u8>) {
         self.push_notice(&Notice::of_snapshot(snapshot, at), out);
     }
@@ -91,8 +91,8 @@ impl StreamFormat {
         }
     }
 
-    /// Appends what precedes the end of a stream: why its credential counts no longer, and when its
-    /// client returns. The delay is a line of its own: a block would be an event to some clients.
+    /// Appends what precedes the end of a stream: the end of its lease, and the reconnect delay.
+    /// The delay is a line of its own: a block would be an event to some clients.
     pub(super) fn push_farewell(
         self,
         config: &Config,
@@ -114,7 +114,7 @@ impl StreamFormat {
         }
     }
 
-    /// Appends a heartbeat; in a bare stream, this one.
+    /// Appends a heartbeat; in a bare stream, the given one.
     pub(super) fn beat(self, bare: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => sse::comment(out),
@@ -123,17 +123,16 @@ impl StreamFormat {
         }
     }
 
-    /// Bytes of the log that fill so much room, as a rule.
+    /// Returns the number of bytes of the log that typically fill `room` bytes of output.
     pub(super) fn filling(self, room: usize) -> usize {
         match self {
             Self::EventStream | Self::Bare | Self::BareLines => room,
-            // With the names of fields, the channel and the time.
+            // The rest is for field names, the channel and the time.
             Self::Envelopes | Self::Ndjson | Self::NdjsonEnvelopes => room / 2,
         }
     }
 
-    /// Appends what tells a subscriber to come back with another credential; nothing where nothing
-    /// of the hub's own may be.
+    /// Appends the event that asks a client for another credential; nothing in a bare stream.
     fn say_over(self, over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => push_over(over, retry, out),
@@ -154,7 +153,7 @@ impl StreamFormat {
                 out.extend_from_slice(frame.text());
             }),
             Self::Envelopes => render_text(step, out, push_envelope),
-            // Written by `bare`, which remembers more than a step.
+            // Written by `bare`, which keeps state between steps.
             Self::Bare | Self::BareLines => 0,
             Self::Ndjson => render_lines(step, false, out),
             Self::NdjsonEnvelopes => render_lines(step, true, out),
@@ -181,7 +180,7 @@ impl JsonRecord<'_> {
     }
 }
 
-/// Gives the events of a step as records, with their ids.
+/// Passes the events of a step to `take` as records, with their ids.
 pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(&JsonRecord<'_>)) {
     match step {
         Step::Events { channel, batch } => {
@@ -202,8 +201,9 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
     }
 }
 
-/// The same as event-stream text. It has no id: the client resumes after the last that it saw. One
-/// that does not know the event would come back with the same credential, and is made to wait.
+/// Appends, as event-stream text, the event that asks a client for another credential. It has no
+/// id: the client resumes after the last that it saw. The delay is for a client that does not know
+/// the event, and reconnects with the same credential.
 pub(super) fn push_over(over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
     sse::end_retry(out, retry);
     let data = over_data(over);
@@ -216,7 +216,7 @@ fn over_data(over: LeaseEnd) -> String {
 }
 
 pub(super) fn push_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {
-    // Text and numbers into memory: there is nothing that could fail.
+    // Text and numbers into memory: nothing can fail.
     let _ = serde_json::to_writer(out, value);
 }
 
@@ -228,7 +228,8 @@ fn render_lines(step: &Step, name_channel: bool, out: &mut Vec<u8>) -> u64 {
     count(step)
 }
 
-/// The hub's own events have the same text in every event stream; published ones are up to `push`.
+/// Renders a step as event-stream text. The hub's own events have the same text in every event
+/// stream; `push` writes published ones.
 fn render_text(
     step: &Step,
     out: &mut Vec<u8>,
@@ -249,7 +250,7 @@ fn render_text(
 
 fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8>) {
     if frame.event_type() == Some(END) {
-        // Others go on: the delay after this end is not the connection's.
+        // The other channels continue: the delay after this end is not the connection's.
         let (id, data) = (Some(frame.id()), frame.data());
         let data = data.as_bytes();
         return sse::event_text(out, &Text { id, event_type: Some(END), data });
@@ -277,7 +278,7 @@ fn count(step: &Step) -> u64 {
     }
 }
 
-/// The hub's own event that is one subscriber's.
+/// An event of the hub's own, for one subscriber.
 struct Notice<'a> {
     channel: Option<&'a str>,
     id: String,

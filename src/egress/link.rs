@@ -1,8 +1,8 @@
-//! What a subscription may know of the connection that carries it, and how much it may give it.
+//! Flow control between subscriptions and the connection that carries them.
 //!
-//! What the HTTP library is given it keeps until the client takes it. So each body is given little
-//! until the client is seen to read, and never more than a piece that is not written yet. All of it
-//! together has a budget; when that is used up, everyone is given as little as a newcomer.
+//! The HTTP library keeps the bytes of a body until the client takes them. So a body hands over
+//! little until its client is seen to read, and never more than one unwritten piece. All unwritten
+//! bytes together have a budget; while it is exceeded, each body gets as little as a new one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::{MAX_FIRST_BYTES, MAX_PIECE_BYTES};
 use crate::quota::Budget;
 
-/// Whether writing makes progress, how much waits to be written, and a way to cut the connection,
-/// or one stream of it.
+/// Records whether writing makes progress and how much is unwritten, and can cut the connection, or
+/// one stream of it.
 #[derive(Debug)]
 pub struct Link {
     began: Instant,
@@ -30,22 +30,22 @@ pub struct Link {
     cut: CancellationToken,
     /// Bytes that subscriptions have handed over and that are not written yet.
     unwritten: AtomicUsize,
-    /// Bytes of theirs that are.
+    /// Bytes that subscriptions have handed over and that are written.
     written: AtomicUsize,
-    /// Waits until there is room for more.
+    /// The task that waits until more can be handed over.
     waiting: AtomicWaker,
     budget: Arc<Budget>,
-    /// Set when no further request can come: the client has closed its side.
+    /// Set when the client has closed its side, so that no further request can arrive.
     input_end: SetOnce<()>,
 }
 
 impl Link {
-    /// A connection that has just begun. What is not written on it counts in this budget.
+    /// Creates the link of a new connection, whose unwritten bytes count in `budget`.
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self::with(None, CancellationToken::new(), budget)
     }
 
-    /// One stream of this connection, which ends alone when `cut` is cancelled.
+    /// Creates the link of one stream of a connection, which ends alone when `cut` is cancelled.
     #[must_use]
     pub fn stream_of(carrier: &Arc<Self>, cut: CancellationToken) -> Self {
         Self::with(Some(carrier.clone()), cut, carrier.budget.clone())
@@ -65,9 +65,9 @@ impl Link {
         }
     }
 
-    /// All that this connection was given has been written to its socket.
+    /// Notes that all bytes handed to the connection have been written to its socket.
     pub fn flushed(&self) {
-        // Each flush of each connection comes by here; most have nothing to tell.
+        // Called at each flush of each connection; most have nothing to count.
         if self.unwritten.load(Ordering::Relaxed) > 0 {
             self.count_written(self.unwritten.load(Ordering::Relaxed));
         }
@@ -80,7 +80,7 @@ impl Link {
         self.waiting.wake();
     }
 
-    /// How many bytes may be handed over now; wakes when that is some.
+    /// Returns the number of bytes that may be handed over; wakes when it is not zero.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
         if self.room() == 0 {
             self.waiting.register(cx.waker());
@@ -97,7 +97,7 @@ impl Link {
         trusted.saturating_sub(self.unwritten())
     }
 
-    /// Notes that these bytes are on their way.
+    /// Counts bytes as handed over.
     pub(super) fn hand_over(self: &Arc<Self>, bytes: Bytes) -> Handed {
         let count = bytes.len();
         self.unwritten.fetch_add(count, Ordering::Relaxed);
@@ -107,40 +107,40 @@ impl Link {
         Handed { bytes, _written: written }
     }
 
-    /// Bytes that were handed over and are not written yet.
+    /// Returns the number of bytes handed over and not written yet.
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten.load(Ordering::Relaxed)
     }
 
-    /// Bytes that were handed over and are written, to tell progress by.
+    /// Returns the number of bytes handed over and written, which shows progress.
     pub(super) fn written(&self) -> usize {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// A write could not go on. Only progress resets the clock that this starts.
+    /// Notes that a write is blocked, and starts a clock that only progress resets.
     pub fn write_blocked(&self) {
         let now = self.elapsed_millis() + 1;
         let _ = self.blocked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A write made progress.
+    /// Notes that a write made progress.
     pub fn write_progressed(&self) {
         self.blocked.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that nothing more comes from the client. It may have closed the connection, or only
-    /// its own side of it: that cannot be told before something is written. So what it has asked
-    /// for is answered, and what would wait for something new ends.
+    /// Notes the end of the client's input. It may have closed the connection or only its own side,
+    /// which only a write can tell apart. So its pending requests are answered, and streams end
+    /// that would wait for something new.
     pub fn note_input_end(&self) {
         let _ = self.input_end.set(());
     }
 
-    /// Whether that has been noted.
+    /// Returns whether the client's input has ended.
     pub(super) fn has_input_ended(&self) -> bool {
         self.input_end.initialized()
     }
 
-    /// Resolves when that is noted.
+    /// Resolves when the client's input has ended.
     pub async fn input_end(&self) {
         self.input_end.wait().await;
     }
@@ -150,17 +150,17 @@ impl Link {
         self.cut.cancelled().await;
     }
 
-    /// The one whose writes are noted.
+    /// The link of the connection, where blocked writes are recorded.
     fn connection(&self) -> &Self {
         self.carrier.as_deref().unwrap_or(self)
     }
 
-    /// Whether a write is waiting.
+    /// Returns whether a write is blocked.
     pub(super) fn is_blocked(&self) -> bool {
         self.connection().blocked.load(Ordering::Relaxed) != 0
     }
 
-    /// How long a write has been waiting.
+    /// Returns the time for which a write has been blocked.
     pub(super) fn blocked_for(&self) -> Duration {
         let connection = self.connection();
         match connection.blocked.load(Ordering::Relaxed) {
@@ -169,7 +169,7 @@ impl Link {
         }
     }
 
-    /// Cuts the connection, if a write has been waiting for too long.
+    /// Cuts the connection if a write has been blocked for `write_timeout`. Returns whether it did.
     pub(super) fn cut_if_stuck(&self, write_timeout: Duration) -> bool {
         let stuck = self.blocked_for() >= write_timeout && !self.cut.is_cancelled();
         if stuck {
@@ -178,7 +178,7 @@ impl Link {
         stuck
     }
 
-    /// Cuts the connection, or the one stream of it that nobody reads: others go on.
+    /// Cuts the connection, or only this stream of it.
     pub(super) fn cut_off(&self) {
         self.cut.cancel();
     }
@@ -194,15 +194,15 @@ impl Drop for Link {
     }
 }
 
-/// Bytes on their way to a client.
+/// Bytes that are handed to the HTTP library.
 #[derive(Debug)]
 pub struct Handed {
     bytes: Bytes,
     _written: Option<OnWritten>,
 }
 
-/// Counts bytes of a stream of HTTP/2 as written when the library drops them: it has written them,
-/// or never will.
+/// Counts bytes of an HTTP/2 stream as written when the library drops them: it has written them, or
+/// never will.
 #[derive(Debug)]
 struct OnWritten {
     link: Arc<Link>,

@@ -1,8 +1,8 @@
 //! The only way out: subscriptions become bytes on a connection.
 //!
 //! One cursor, two engines. [`EventStream`] is an `http_body::Body`, which any connection can
-//! carry; the reaper walks over all of them at its own pace. The shards own sockets: what speaks
-//! plain HTTP/1.1 and reads one channel as an event stream is taken over by them. Either way,
+//! carry; the reaper checks all of them at a fixed interval. The shards own sockets: they take over
+//! those that speak plain HTTP/1.1 and read one channel as an event stream. With either engine,
 //! heartbeats, bounds, lifetimes and drain cost no timer per subscription.
 
 mod background;
@@ -46,51 +46,51 @@ use crate::hub::{Bounds, Hub, OnLag};
 use crate::quota::Budget;
 use crate::telemetry::Metrics;
 
-/// The shortest heartbeat that a subscriber may ask for, unless the setting is shorter: a byte a
-/// second is little, and no time-out of a client is shorter.
+/// The shortest heartbeat that a subscriber may ask for, unless the setting is shorter: it costs a
+/// byte per second, and no client's time-out is shorter.
 const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How often the lag of each subscription is sampled for the metrics.
+/// Interval between two samples of each subscription's lag, for the metrics.
 const LAG_SAMPLED_EVERY: Duration = Duration::from_secs(4);
 
 /// Settings of the section `subscribers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// A subscriber to whom nothing was written for this long is sent a comment.
+    /// Time without a write after which a subscriber is sent a comment.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
     /// The `retry:` field: how long a client waits before it reconnects.
     #[serde(with = "humantime_serde")]
     pub reconnect_delay: Duration,
-    /// The same after an end, and after a credential that counts no longer: who comes back is
-    /// answered 204 or 401. Zero for no other than usual.
+    /// The `retry:` field after an end, and after a credential has expired or was revoked: the next
+    /// request is answered 204 or 401. Zero for `reconnect_delay`.
     #[serde(with = "humantime_serde")]
     pub end_reconnect_delay: Duration,
-    /// Events that a subscriber may be behind those published since it began.
+    /// Events that a subscriber may lag by, not counting those published before it began.
     pub max_lag_events: u64,
-    /// Bytes that a subscriber may be behind those published since it began.
+    /// Bytes that a subscriber may lag by, not counting those published before it began.
     pub max_lag_bytes: ByteSize,
-    /// Time that a subscriber may leave what is sent to it unread.
+    /// Time for which a subscriber may read nothing of what is sent to it.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// What becomes of a subscriber that lags too far.
+    /// Action for a subscriber whose lag exceeds its limit.
     pub on_lag: OnLag,
     /// Age at which a subscription is ended, so that load can move; zero for never.
     #[serde(with = "humantime_serde")]
     pub max_lifetime: Duration,
     /// Channels and patterns that one connection may name.
     pub max_channels: usize,
-    /// Whether sockets that can be are taken over by the shards.
+    /// Whether shards take over the sockets that they can serve.
     pub takeover: bool,
     /// Threads that own sockets; zero for one per core.
     pub shards: usize,
     /// The longest pause between two sweeps of a channel whose sweeps take long.
     #[serde(with = "humantime_serde")]
     pub max_pause: Duration,
-    /// Bytes of all subscribers together that HTTP bodies hold because clients do not read them.
+    /// Bytes of all subscribers together that HTTP bodies may hold unread.
     pub max_unwritten: ByteSize,
-    /// The kernel's send buffer of a socket that is taken over.
+    /// The kernel's send buffer for a socket that is taken over.
     pub send_buffer: ByteSize,
     /// Bytes that the kernel may hold unsent for a socket that is taken over.
     pub unsent_limit: ByteSize,
@@ -135,26 +135,26 @@ impl Config {
     }
 }
 
-/// Counts feeds of signals: each has a clone of what is in it, and all handles share the one.
+/// Counts signal feeds: each holds a clone of the `Arc`.
 #[derive(Default)]
 struct Feeds(Arc<()>);
 
-/// Serves subscriptions: a cheap handle.
+/// Serves subscriptions. A clone is a cheap handle.
 #[derive(Clone)]
 pub struct Egress {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     reaper: Arc<Reaper>,
     shards: Arc<Shards>,
-    /// Each feed of signals has one of these.
+    /// Counts the signal feeds.
     feeds: Arc<Feeds>,
-    /// What bodies have handed over and clients have not taken.
+    /// Bytes that bodies have handed over and clients have not taken.
     unwritten: Arc<Budget>,
     clock: Clock,
 }
 
 impl Egress {
-    /// With these settings. `departed` is called whenever a socket that was taken over is closed.
+    /// Starts the shards. `on_detach` is called whenever a socket that was taken over is closed.
     ///
     /// # Errors
     /// The threads cannot be started.
@@ -179,13 +179,13 @@ impl Egress {
         &self.config
     }
 
-    /// The bounds that subscriptions are to be held to.
+    /// The bounds that subscriptions are held to.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         self.config.bounds()
     }
 
-    /// Serves a stream as a response body, for as long as its lease lets it.
+    /// Serves a stream as a response body, until its lease ends.
     #[must_use]
     pub fn stream(&self, open: OpenStream) -> EventStream {
         let OpenStream { ticket, format, coalesce, heartbeat, link, lease } = open;
@@ -195,40 +195,39 @@ impl Egress {
         EventStream::new(self.clone(), subscription, format, coalesce, watch)
     }
 
-    /// Passes were revoked: whoever stays by one is looked at now, and not when its time comes.
+    /// Ends the shards' subscriptions whose lease has been revoked, before the next periodic check.
     pub fn recheck(&self) {
         self.shards.recheck();
     }
 
-    /// What subscriptions may know of a connection that begins. Little may wait in the kernel for
-    /// its client: what does is a copy for one subscriber.
+    /// Returns a link for a new connection, and limits what the kernel holds unsent for it: each
+    /// such byte is a copy for one subscriber.
     #[must_use]
     pub fn link(&self, tcp: impl AsFd) -> Arc<Link> {
         limit_unsent(&SockRef::from(&tcp), &self.config);
         Arc::new(Link::new(self.unwritten.clone()))
     }
 
-    /// Resolves when the thread has nothing more urgent to do than to begin a subscription to many
-    /// channels. The next begins when the turn is dropped.
+    /// Waits for a turn of the thread's background work, to begin a subscription to many channels.
+    /// The next turn begins when this one is dropped.
     pub async fn turn(&self) -> Turn {
         Turns::here().next().await
     }
 
-    /// Holds a connection to the write deadline, whatever it is that is written, for as long as the
-    /// guard lives.
+    /// Applies the write timeout to all that a connection sends, for as long as the guard lives.
     #[must_use]
     pub fn watch_link(&self, link: &Arc<Link>) -> LinkWatch {
         self.reaper.watch_link(link)
     }
 
-    /// Whether a shard can serve this stream, if its connection is a plain socket.
+    /// Returns whether a shard can serve this stream, if its connection is a plain socket.
     #[must_use]
     pub fn can_take_over(&self, open: &OpenStream) -> bool {
-        // The log's bytes as they are, of one channel.
+        // A shard writes the log's bytes unchanged, of one channel.
         self.config.takeover && open.format == StreamFormat::EventStream && open.ticket.is_one()
     }
 
-    /// Gives a stream and its socket to a shard. `head` is written first.
+    /// Attaches a stream and its socket to a shard. `head` is written first.
     pub fn take_over(&self, tcp: TcpStream, open: OpenStream, head: Vec<u8>) {
         let OpenStream { ticket, coalesce, heartbeat, lease, .. } = open;
         let Some(ticket) = ticket.into_one() else { return };
@@ -236,28 +235,28 @@ impl Egress {
         self.shards.attach(NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease });
     }
 
-    /// Walks over all subscriptions, for ever.
+    /// Checks all subscriptions at a fixed interval, for ever.
     pub async fn reap(self) {
         self.reaper.run().await;
     }
 
-    /// Ends all subscriptions, and those that come later, each at its own moment within the window.
+    /// Ends all subscriptions, present and future, each at its own moment within the window.
     pub fn drain(&self, window: Duration) {
         let drain = Drain::begin(window);
         self.reaper.drain(drain);
         self.shards.drain(drain);
     }
 
-    /// Subscriptions, and feeds of signals, that are being served.
+    /// Returns the number of subscriptions and signal feeds that are being served.
     #[must_use]
     pub fn active(&self) -> usize {
         self.reaper.active() + self.shards.active() + Arc::strong_count(&self.feeds.0) - 1
     }
 }
 
-/// Sees to it that what a slow client has not read stays in the log, where it can be shared, and
-/// is not copied into the kernel; and that a client that is gone is noticed. What a kernel does not
-/// know does no harm.
+/// Sets a socket's options so that what a slow client has not read stays in the log, where it is
+/// shared, instead of being copied into the kernel, and so that a lost client is noticed. An option
+/// that the kernel does not know does no harm.
 fn tune(tcp: &TcpStream, config: &Config) {
     let socket = SockRef::from(tcp);
     let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);

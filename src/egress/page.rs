@@ -23,7 +23,7 @@ pub struct Page {
 }
 
 /// Reads up to `limit` events. If there is none, waits for the first until `enough` resolves. Each
-/// piece of it but the first takes a turn: others need the thread as well.
+/// piece after the first takes a turn, as other tasks need the thread.
 pub async fn page(
     mut subscription: Subscription,
     name_channel: bool,
@@ -37,7 +37,7 @@ pub async fn page(
     subscription.read_at_most(MAX_PIECE_BYTES);
     while page.events.len() < limit && bytes < MAX_PAGE_BYTES {
         if bytes >= paid {
-            // Not held: what follows may wait for the disk.
+            // Not held, because the read may wait for the disk.
             drop(turns.next().await);
             paid = bytes + MAX_PIECE_BYTES;
         }
@@ -47,7 +47,7 @@ pub async fn page(
                 drop(turns.next().await);
                 continue;
             }
-            // It is there, and only on its way from the disk.
+            // There are events, which are being loaded from disk.
             Next::Pending if subscription.is_fetching() => {
                 match poll_fn(|cx| subscription.poll_next(cx)).await {
                     Some(step) => step,
@@ -70,7 +70,7 @@ pub async fn page(
 }
 
 impl Page {
-    /// Takes the step's events, as far as there is room; returns their bytes.
+    /// Appends the step's events up to the limits. Returns their bytes.
     fn take(&mut self, step: &Step, name_channel: bool, limit: usize) -> usize {
         let mut bytes = 0;
         each_record(step, name_channel, |record| {

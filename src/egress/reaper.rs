@@ -1,5 +1,5 @@
-//! Walks over all subscriptions at a fixed pace, so that none of them needs a timer: heartbeats
-//! fall due, bounds are held, lifetimes end, and a drain is paced.
+//! Checks all streams at a fixed interval, so that none of them needs a timer: for heartbeats,
+//! limits, lifetimes and a drain.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,14 +19,14 @@ use crate::limits::MAX_PIECE_BYTES;
 use crate::quota::Budget;
 use crate::telemetry::Metrics;
 
-/// How long a client may take nothing before it is one that does not read, if there is no room for
-/// those: far more than a round trip.
+/// Time without progress after which a client counts as not reading, while the budget of unwritten
+/// bytes is exceeded: far more than a round trip.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// How long an ended subscription may take to say goodbye before its connection is cut.
+/// Time that an ended subscription has for its last write before its connection is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// Checks the streams that are served as bodies, and their connections.
 pub(super) struct Reaper {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -34,7 +34,7 @@ pub(super) struct Reaper {
     watched: Mutex<Slab<Arc<WatchedStream>>>,
     links: Mutex<Slab<Arc<Link>>>,
     drain: Mutex<Option<Drain>>,
-    /// What bodies have handed over and clients have not taken.
+    /// Bytes that bodies have handed over and clients have not taken.
     unwritten: Arc<Budget>,
 }
 
@@ -45,28 +45,28 @@ pub(super) struct WatchedStream {
     heartbeat: Duration,
     link: Option<Arc<Link>>,
     lease: AccessLease,
-    /// Milliseconds after the reaper's start.
+    /// In milliseconds after the reaper's start.
     last_write: AtomicU64,
     heartbeat_due: AtomicBool,
     progress: Mutex<StreamProgress>,
 }
 
-/// What the reaper remembers of a subscription from round to round.
+/// Progress of a subscription between two checks.
 #[derive(Default)]
 struct StreamProgress {
     reads: u64,
-    /// Since when it has had something to read and has not read.
+    /// The time since which it has unread events and has read none.
     stalled: Option<Instant>,
     written: usize,
-    /// Since when its client has taken nothing of what waits for it.
+    /// The time since which its client has taken nothing of the unwritten bytes.
     stuck: Option<Instant>,
-    /// When it is to end, and why.
+    /// The time and the reason of its planned end.
     ends: Option<(Instant, EndReason)>,
-    /// When it was seen to have ended.
+    /// The time at which a check found that it had ended.
     ended: Option<Instant>,
 }
 
-/// Keeps a subscription under the reaper's eyes for as long as it lives.
+/// Registers a subscription with the reaper for as long as the guard lives.
 pub(super) struct WatchGuard {
     reaper: Arc<Reaper>,
     watched: Arc<WatchedStream>,
@@ -122,7 +122,7 @@ impl Reaper {
         }
     }
 
-    /// The drain, if there is one.
+    /// Returns the drain, if there is one.
     pub(super) fn draining(&self) -> Option<Drain> {
         *self.drain.lock()
     }
@@ -146,8 +146,8 @@ impl Reaper {
         }
     }
 
-    /// Ends those whose clients have taken nothing for the longest time, when more waits for
-    /// clients than may.
+    /// While the budget of unwritten bytes is exceeded, ends the subscriptions whose clients have
+    /// taken nothing for the longest time.
     fn keep_budget(&self, now: Instant) {
         self.metrics.unwritten(self.unwritten.used());
         if !self.unwritten.is_exceeded() {
@@ -169,7 +169,7 @@ impl Reaper {
         }
     }
 
-    /// A subscription that is stuck has been told so in this round, and has its time to end.
+    /// Cuts stuck connections. A stuck subscription has been ended already, a second before.
     fn cut_stuck_links(&self) {
         let deadline = self.config.write_timeout + GOODBYE;
         for (_, link) in self.links.lock().iter() {
@@ -179,7 +179,7 @@ impl Reaper {
         }
     }
 
-    /// An eighth of the shortest time that the reaper keeps, within reason.
+    /// The shorter of `heartbeat` and `write_timeout`, divided by 8 and clamped to 10-250 ms.
     fn interval(&self) -> Duration {
         let shortest = self.config.heartbeat.min(self.config.write_timeout);
         (shortest / 8).clamp(Duration::from_millis(10), Duration::from_millis(250))
@@ -206,7 +206,7 @@ impl Reaper {
         }
     }
 
-    /// Why the subscription must end, if it must.
+    /// Returns why the subscription must end, if it must.
     fn verdict(&self, watched: &WatchedStream, now: Instant) -> Option<EndReason> {
         if let Some(over) = watched.lease.end(now) {
             return Some(over.into());
@@ -228,7 +228,7 @@ impl Reaper {
         (blocked >= self.config.write_timeout).then_some(EndReason::WriteTimeout)
     }
 
-    /// An ended subscription goes by itself, unless its client reads nothing.
+    /// Cuts the connection of an ended subscription whose client does not take its last bytes.
     fn cut_after_goodbye(&self, watched: &WatchedStream, now: Instant) {
         let ended = *watched.progress.lock().ended.get_or_insert(now);
         if let Some(link) = &watched.link
@@ -242,7 +242,7 @@ impl Reaper {
         policy::max_age(&self.config).map(|age| (Instant::now() + age, EndReason::Lifetime))
     }
 
-    /// A copy of the list, so that nobody waits for a round to end.
+    /// Returns a copy of the list, so that its lock is not held for a whole round.
     fn all(&self) -> Vec<Arc<WatchedStream>> {
         self.watched.lock().iter().map(|(_, watched)| watched.clone()).collect()
     }
@@ -253,7 +253,7 @@ impl Reaper {
 }
 
 impl StreamProgress {
-    /// How long there has been something to read, and nothing was read. Publishing more does not
+    /// Returns the time for which events have been unread and none was read. New events do not
     /// restart it.
     fn stalled_for(&mut self, control: &SubscriptionControl, now: Instant) -> Duration {
         let reads = control.reads();
@@ -265,7 +265,7 @@ impl StreamProgress {
         now.duration_since(*self.stalled.get_or_insert(now))
     }
 
-    /// How long its client has taken nothing of what waits for it.
+    /// Returns the time for which the client has taken nothing of the unwritten bytes.
     fn stuck_for(&mut self, link: &Link, now: Instant) -> Duration {
         let written = link.written();
         if written != self.written || link.unwritten() == 0 {
@@ -278,23 +278,23 @@ impl StreamProgress {
 }
 
 impl WatchGuard {
-    /// Whether the connection has something that its client does not take.
+    /// Returns whether the connection has a blocked write.
     pub(super) fn is_blocked(&self) -> bool {
         self.watched.link.as_ref().is_some_and(|link| link.is_blocked())
     }
 
-    /// Whether nothing more comes from the client.
+    /// Returns whether the client's input has ended.
     pub(super) fn has_input_ended(&self) -> bool {
         self.watched.link.as_ref().is_some_and(|link| link.has_input_ended())
     }
 
-    /// How much may be handed to the connection; wakes when that is something.
+    /// Returns the number of bytes that may be handed over; wakes when it is not zero.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<usize> {
         let link = self.watched.link.as_ref();
         link.map_or(Poll::Ready(MAX_PIECE_BYTES), |link| link.poll_room(cx))
     }
 
-    /// Hands this to the connection.
+    /// Hands bytes to the connection.
     pub(super) fn hand_over(&self, bytes: Bytes) -> Handed {
         self.wrote();
         match &self.watched.link {
@@ -312,13 +312,13 @@ impl WatchGuard {
         self.watched.heartbeat_due.load(Ordering::Relaxed)
     }
 
-    /// The drain, if there is one.
+    /// Returns the drain, if there is one.
     pub(super) fn draining(&self) -> Option<Drain> {
         self.reaper.draining()
     }
 }
 
-/// Keeps a connection under the reaper's eyes for as long as it lives.
+/// Registers a connection with the reaper for as long as the guard lives.
 pub struct LinkWatch {
     reaper: Arc<Reaper>,
     key: usize,

@@ -17,13 +17,13 @@ use crate::hub::{End, ProducerHandle, Signals};
 use crate::lease::LeaseEnd;
 use crate::sse;
 
-/// The least time between two counts of viewers.
+/// The shortest time between two counts of viewers.
 const PACE: Duration = Duration::from_millis(250);
 
-/// Pieces that a reader may be behind; past it, the feed waits, and skips what is no longer so.
+/// Pieces that a reader may lag by; past it the feed waits, and skips counts that are outdated.
 const QUEUE: usize = 4;
 
-/// A feed of signals as a response body: its pieces.
+/// The pieces of a feed of signals, which is a response body.
 pub type SignalFeed = mpsc::Receiver<Bytes>;
 
 #[derive(Serialize)]
@@ -40,7 +40,7 @@ struct StopData<'a> {
     time: String,
 }
 
-/// A feed in the making.
+/// The state of a feed that is being written.
 struct Feed {
     channel: ChannelName,
     pieces: mpsc::Sender<Bytes>,
@@ -49,13 +49,13 @@ struct Feed {
     config: Arc<Config>,
 }
 
-/// The feed's reader has gone.
+/// The reader of the feed has left.
 struct Gone;
 
 impl Egress {
-    /// Begins a feed, and returns it with the task that fills it until the channel ends, its reader
-    /// goes, has closed its side or may not stay, or the hub drains and the feed's own moment has
-    /// come.
+    /// Begins a feed, and returns it with the task that fills it. The task ends when the channel
+    /// ends, the reader leaves or closes its side, the lease ends, or the feed's moment in a drain
+    /// comes.
     pub fn signals<D, F>(
         &self,
         channel: ChannelName,
@@ -93,7 +93,7 @@ impl Egress {
                     text.push(b'\n');
                 },
             }
-            // Whoever reads nothing need not be told.
+            // A reader that takes nothing does not get it: the task must not wait.
             let _ = goodbye.try_send(text.into());
             drop(counted);
         };
@@ -133,7 +133,7 @@ impl Feed {
                 () = producer.changed() => {}
                 _ = beat.tick() => self.send(b":\n".to_vec()).await?,
                 () = self.pieces.closed() => return Err(Gone),
-                // It knows all that there is to be known.
+                // The reader has been sent all signals that there are.
                 () = self.input_end() => return Ok(()),
             }
         }
@@ -187,6 +187,6 @@ fn push_event(event_type: &str, data: &str, out: &mut Vec<u8>) {
 }
 
 fn json<T: Serialize>(data: &T) -> String {
-    // Strings and numbers: there is nothing that could fail.
+    // Strings and numbers: nothing can fail.
     serde_json::to_string(data).unwrap_or_default()
 }

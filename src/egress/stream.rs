@@ -1,8 +1,8 @@
 //! The engine for any connection: a subscription as an `http_body::Body`.
 //!
-//! Each poll hands over one piece with everything that is ready, up to what the connection may be
-//! given. While nobody polls, or what was handed over is not written, nothing is read: a slow
-//! client's cursor stays where it is. Whoever is behind, or reads many channels, takes turns.
+//! Each poll hands over one piece with everything that is ready, up to the connection's room.
+//! Nothing is read while the body is not polled or bytes are unwritten: a slow client's cursor does
+//! not move. Subscriptions that lag, or read many channels, take turns.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,23 +24,23 @@ use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
 use crate::lease::AccessLease;
 use crate::limits::MAX_BATCH_BYTES;
 
-/// How often a stream that is to be broken off looks whether everything has been written.
+/// Interval at which a stream that is to be broken off checks that everything has been written.
 const FLUSH: Duration = Duration::from_millis(5);
 
-/// A live stream that is open and that nothing serves yet: a connection serves it as a response
-/// body, or gives it to a shard together with its socket.
+/// A live stream that is open and not yet served: as a response body by its connection, or by a
+/// shard that gets its socket.
 pub struct OpenStream {
     /// The subscription.
     pub ticket: Ticket,
-    /// What the subscriber is sent.
+    /// The encoding of the stream.
     pub format: StreamFormat,
-    /// When events are merged.
+    /// The merging of deltas that the client asked for.
     pub coalesce: Coalesce,
     /// Time without a write after which a heartbeat is sent.
     pub heartbeat: Duration,
-    /// The connection, as far as it is known.
+    /// The link of the connection, if there is one.
     pub link: Option<Arc<Link>>,
-    /// What the subscription may go on by.
+    /// The access lease of the subscription.
     pub lease: AccessLease,
 }
 
@@ -52,33 +52,33 @@ pub struct EventStream {
     bare: Bare,
     window: CoalescingWindow,
     watch: WatchGuard,
-    /// Where it asks for turns, since it first did.
+    /// The handle for turns, created at the first use.
     turns: Option<Turns>,
     state: StreamState,
-    /// The stream is about to be broken off, when what was written before has gone out.
+    /// The timer of a stream that is broken off as soon as its earlier bytes are written.
     breaking: Option<Pin<Box<Sleep>>>,
 }
 
-/// The stream is bare, and its end would look like the end of a generation that has none.
+/// Error that ends a bare stream whose clean end would look like the end of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the generation is not whole")]
 pub struct BrokenOff;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StreamState {
-    /// Nothing was written yet.
+    /// Nothing has been written yet.
     Opening,
-    /// Behind the tail.
+    /// Catching up with the tail.
     Replay,
     /// At the tail.
     Live,
-    /// Everything was written.
+    /// Everything has been written.
     Over,
 }
 
-/// One piece in the making.
+/// One piece of the body, while it is filled.
 struct BodyPiece {
-    /// Bytes that it may have; an event that is larger is a piece of its own.
+    /// Bytes that it may have; a larger event is a piece of its own.
     room: usize,
     bytes: Vec<u8>,
     events: u64,
@@ -117,13 +117,13 @@ impl EventStream {
             if held && !leaves {
                 self.withdraw();
             } else if self.poll_fill(&mut piece, cx).is_pending() {
-                // What opens a stream that has nothing to say is said after the first look.
+                // The opening heartbeat is written after the first read.
                 self.state = if opening { StreamState::Opening } else { self.state };
                 return Poll::Pending;
             }
         }
         if leaves && self.state == StreamState::Live && !self.subscription.is_fetching() {
-            // It has all that there is, and perhaps nobody reads it.
+            // The client may be gone: end the stream after all that has been published.
             self.subscription.control().end(EndReason::ClientGone);
             self.state = StreamState::Over;
         }
@@ -141,13 +141,13 @@ impl EventStream {
         }
     }
 
-    /// Whether the client may take the end of the stream for what it looks like.
+    /// Returns whether a clean end would be true: always, unless the stream is bare.
     fn ends_well(&self) -> bool {
         !self.format.is_bare() || self.bare.ends_well()
     }
 
-    /// Ends the stream, or breaks it off: then the connection is closed at once, so it waits until
-    /// that has written all that it was given.
+    /// Ends the stream, or breaks it off. As that closes the connection at once, it waits until the
+    /// connection has written all its bytes.
     fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
         if self.ends_well() {
             return Poll::Ready(None);
@@ -164,26 +164,26 @@ impl EventStream {
         }
     }
 
-    /// The first bytes go out at once, so that proxies and clients who wait for a sign of life have
-    /// it; where there are none to begin with, a heartbeat does.
+    /// Writes the opening at once, as proxies and clients wait for first bytes; if it is empty, a
+    /// heartbeat is sent instead.
     fn open(&mut self, piece: &mut BodyPiece) {
         self.state = StreamState::Replay;
         let (opening, start) = (self.subscription.opening(), self.subscription.start());
         self.format.push_opening(&self.egress.config, opening, start, &mut piece.bytes);
     }
 
-    /// Asks for no turn while there is nothing that it could be used for.
+    /// Withdraws the request for a turn while nothing could be done in one.
     fn withdraw(&mut self) {
         if let Some(turns) = &mut self.turns {
             turns.withdraw();
         }
     }
 
-    /// Takes what is ready, in a turn if that can wait.
+    /// Fills a piece with what is ready, in a turn if that can wait.
     fn poll_fill(&mut self, piece: &mut BodyPiece, cx: &mut Context<'_>) -> Poll<()> {
         let many = self.subscription.is_many();
         if many && self.state == StreamState::Live && self.window.coalesce().is_immediate() {
-            // To look for nothing is not worth a turn.
+            // To find nothing is not worth a turn.
             if !self.subscription.poll_news(cx) {
                 return Poll::Ready(());
             }
@@ -198,8 +198,8 @@ impl EventStream {
         Poll::Ready(())
     }
 
-    /// Takes what is ready, up to the limit of a piece, and to that of what is looked at for it:
-    /// what is merged, or left out, is work as well.
+    /// Fills a piece with what is ready, up to its limit and to a limit on the bytes examined:
+    /// events that are merged or left out cost work as well.
     fn fill(&mut self, piece: &mut BodyPiece, cx: &mut Context<'_>) {
         let mut looked = 0;
         while piece.bytes.len() < piece.room && looked < MAX_BATCH_BYTES {
@@ -241,12 +241,12 @@ impl EventStream {
     fn hand_over(&mut self, mut piece: BodyPiece) -> Handed {
         self.window.handed_over(self.state == StreamState::Live && piece.events > 0);
         self.egress.metrics.delivered(piece.events, piece.bytes.len() as u64);
-        // The client may leave it there for long.
+        // The client may leave it unread for long.
         piece.bytes.shrink_to_fit();
         self.watch.hand_over(Bytes::from(piece.bytes))
     }
 
-    /// Only what came while the subscriber was waiting says how long delivery takes.
+    /// Observes the delivery latency of events that arrived while the subscriber was waiting.
     fn observe_latency(&self, step: &Step) {
         if let (StreamState::Live, Step::Events { batch, .. }) = (self.state, step)
             && let Some(oldest) = batch.entries().next()

@@ -1,4 +1,4 @@
-//! How a subscriber comes to a shard, and what it is told first.
+//! Attaching a subscriber to a shard, and the first bytes that it is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::hub::{ChannelTicket, Coalesce, Presence, TicketHead};
 use crate::lease::AccessLease;
 use crate::sse;
 
-/// As far as a shard's clock tells one moment from another: some three weeks.
+/// The longest delay that a shard's 32-bit clock can represent, less a margin: some 24 days.
 const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
@@ -33,7 +33,7 @@ impl Reactor {
         if registered.is_err() {
             return self.count_detached();
         }
-        // Its end is counted when it is dismissed.
+        // Counted down from now on by the shard, in `detach`.
         counted.release();
         let heartbeat = Interval::of(heartbeat, self.config.heartbeat);
         let due = self.wheel.put(key as u32, heartbeat.millis(self.config.heartbeat));
@@ -65,12 +65,14 @@ impl Reactor {
         if let Some(over) = self.over(key) {
             self.say_goodbye(key, over.into());
         } else {
-            // Not at once: with a crowd, others would wait for all of them.
+            // Not written here: after an attach of many, those already attached would wait for all
+            // of them.
             self.queue_for_catch_up(key);
         }
     }
 
-    /// The head of the response and the first chunk, which says where the subscription begins.
+    /// Returns the head of the response and the first chunk, which says where the subscription
+    /// begins.
     fn first_bytes(&self, begin: &TicketHead, head: Vec<u8>) -> Vec<u8> {
         let mut text = Vec::new();
         let format = StreamFormat::EventStream;
@@ -131,7 +133,7 @@ impl Reactor {
     }
 }
 
-/// How long the events wait for each other.
+/// Returns the time for which events are gathered before a sweep.
 fn window(coalesce: Coalesce) -> Duration {
     match coalesce {
         Coalesce::Window(window) => window,
@@ -139,13 +141,14 @@ fn window(coalesce: Coalesce) -> Duration {
     }
 }
 
-/// When its lease expires or its age is reached, whatever comes first; zero for never.
+/// Returns the moment at which the lease expires or the maximum age is reached; zero for never.
 fn lifetime(config: &Config, lease: &AccessLease, now: u32) -> u32 {
     let age = policy::max_age(config);
-    // After it, as the shard's clock is cut off to milliseconds: when it is looked, it is over.
+    // The shard's clock is cut off to milliseconds: when the moment passes there, the lease is
+    // over.
     let margin = Duration::from_millis(2);
     let rest = lease.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
-    // The shard's clock does not reach further; nobody stays that long without coming back.
+    // The shard's clock represents nothing later; a client reconnects more often than that.
     let ends = age.into_iter().chain(rest).min().map(|ends| ends.min(FURTHEST));
     ends.map_or(0, |ends| after(now, ends))
 }

@@ -1,4 +1,4 @@
-//! How a subscriber leaves a shard: by itself, at the end of its time, or because the hub drains.
+//! Detaching a subscriber: it left, it passed a limit, or the hub drains.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +25,7 @@ impl Reactor {
         if let Some(moved) = local.members.get(subscriber.index as usize) {
             self.subscribers[*moved as usize].index = subscriber.index;
         }
-        // Whoever stood last may have missed this sweep by taking the place of the one who left.
+        // `swap_remove` moves the last member to an index that the sweep may have visited already.
         if let Some(sweep) = &mut local.sweep {
             sweep.again = true;
         }
@@ -34,7 +34,7 @@ impl Reactor {
         }
     }
 
-    /// One socket less.
+    /// Counts one socket less, and reports it.
     pub(super) fn count_detached(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);
         (self.on_detach)();
@@ -81,12 +81,12 @@ impl Reactor {
         }
     }
 
-    /// Why a subscriber may no longer stay, if that is so.
+    /// Returns why a subscriber's lease has ended, if it has.
     pub(super) fn over(&self, key: usize) -> Option<LeaseEnd> {
         self.subscribers.get(key)?.lease.end(Instant::now())
     }
 
-    /// Sends a subscriber away, with a proper end if its socket takes it.
+    /// Ends a subscription, with an end event if the socket takes it at once.
     pub(super) fn say_goodbye(&mut self, key: usize, reason: EndReason) {
         let now = self.now();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
@@ -107,7 +107,7 @@ impl Reactor {
     }
 }
 
-/// A moment by the shard's clock.
+/// Converts a moment to the shard's clock.
 pub(super) fn by_clock(now: u32, moment: Instant) -> u32 {
     after(now, moment.saturating_duration_since(Instant::now()))
 }

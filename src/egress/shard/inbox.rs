@@ -1,4 +1,4 @@
-//! How others reach a shard: messages, and notifiers that say which channels have something new.
+//! The inbox of a shard: messages, and the channels whose notifiers have fired.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,21 +14,21 @@ use crate::egress::Drain;
 use crate::hub::{ChannelListener, ChannelTicket, Coalesce};
 use crate::lease::AccessLease;
 
-/// A subscriber's socket on its way to a shard.
+/// A subscriber's socket, for a shard to attach.
 pub(in crate::egress) struct NewSubscriber {
     pub(in crate::egress) tcp: TcpStream,
     pub(in crate::egress) ticket: ChannelTicket,
-    /// The head of the response, which is written first.
+    /// The head of the response, written first.
     pub(in crate::egress) head: Vec<u8>,
-    /// When events are merged.
+    /// The merging of deltas that the client asked for.
     pub(in crate::egress) coalesce: Coalesce,
-    /// After how long without a write it is sent a heartbeat.
+    /// The time without a write after which a heartbeat is sent.
     pub(in crate::egress) heartbeat: Duration,
-    /// What the subscription may go on by.
+    /// The access lease of the subscription.
     pub(in crate::egress) lease: AccessLease,
 }
 
-/// What a shard is told.
+/// A message to a shard.
 pub(super) enum ShardMessage {
     Attach(Box<NewSubscriber>),
     Drain(Drain),
@@ -36,11 +36,11 @@ pub(super) enum ShardMessage {
     Stop,
 }
 
-/// See the module.
+/// The messages and channels that a shard has not yet taken, and its waker.
 pub(super) struct Inbox {
     messages: Mutex<Vec<ShardMessage>>,
     dirty: Mutex<Vec<usize>>,
-    /// The shard is awake, or on its way: nobody else needs to wake it.
+    /// The shard is awake, or has been woken: another wake-up would be wasted.
     awake: AtomicBool,
     waker: Waker,
 }
@@ -60,12 +60,13 @@ impl Inbox {
         std::mem::take(&mut self.messages.lock())
     }
 
-    /// Moves the channels whose notifiers have fired into the list.
+    /// Appends the channels whose notifiers have fired, and forgets them.
     pub(super) fn take_dirty(&self, channels: &mut Vec<usize>) {
         channels.append(&mut self.dirty.lock());
     }
 
-    /// Whether the shard may sleep: nothing has come since it said that it would.
+    /// Announces that the shard sleeps. Returns false if something has arrived, so that it must
+    /// not.
     pub(super) fn may_sleep(&self) -> bool {
         self.awake.store(false, Ordering::SeqCst);
         let empty = self.messages.lock().is_empty() && self.dirty.lock().is_empty();
@@ -81,19 +82,19 @@ impl Inbox {
 
     fn wake(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
-            // It fails only if the shard is gone.
+            // Fails only if the shard is gone.
             let _ = self.waker.wake();
         }
     }
 }
 
-/// Hangs at a channel, and rings for all subscribers that the shard has there.
+/// The listener that a shard has at a channel, one for all its subscribers there.
 pub(super) struct ChannelNotifier {
     channel: usize,
     shard: Weak<Mutex<Reactor>>,
-    /// It has fired, and the shard has not yet begun to sweep.
+    /// Set by an append, cleared when the shard begins to sweep.
     latch: AtomicBool,
-    /// When it fired, on the steady clock.
+    /// The time at which the latch was set, on the steady clock.
     dirty_since: AtomicU64,
     inbox: Arc<Inbox>,
 }
@@ -109,8 +110,8 @@ impl ChannelNotifier {
         }
     }
 
-    /// The shard is about to read the channel's tail: whatever comes later marks it dirty again.
-    /// Says when it fired, if it did.
+    /// Clears the latch before the shard reads the channel's tail: a later append sets it again.
+    /// Returns the time at which it was set, if it was.
     pub(super) fn clear(&self) -> Option<Micros> {
         let dirty_since = self.dirty_since.load(Ordering::Relaxed);
         self.latch.swap(false, Ordering::SeqCst).then_some(dirty_since)
@@ -122,7 +123,7 @@ impl ChannelListener for ChannelNotifier {
         true
     }
 
-    /// If nobody holds the shard, and it is little work.
+    /// Delivers inline, unless the shard's lock is taken or there is too much to write.
     fn deliver(&self) -> bool {
         let Some(shard) = self.shard.upgrade() else { return false };
         shard.try_lock().is_some_and(|mut shard| shard.deliver_inline(self.channel))

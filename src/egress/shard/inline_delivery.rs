@@ -1,9 +1,9 @@
 //! Inline delivery by the publisher: where a channel has few subscribers, writing to them takes
 //! less time than waking the shard's thread does.
 //!
-//! It does only what is simple: subscribers who stand at the tail get the new events. All else is
-//! left to the thread, whose sweep finds everybody as they were. Should the channel have been
-//! closed meanwhile, and its number be another's, that one is given what it would have got anyway.
+//! It handles only the simple case, new events for subscribers at the tail, and leaves the rest to
+//! the thread's next sweep. If the channel was closed meanwhile and its key reused, the channel
+//! that has the key now is delivered its own new events, which does no harm.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use super::reactor::Reactor;
 use super::subscriber::Subscriber;
 use super::sweep::{Moved, SweepProgress, advance_inline};
 
-/// Subscribers up to which a publisher delivers itself: what it delays is the publisher's reply.
+/// Subscribers up to which a publisher delivers inline: the writes delay its response.
 const FEW: usize = 16;
 
-/// A channel to which events come faster than this is swept by the thread: events pile up
+/// Interval between events below which the thread sweeps the channel instead: events pile up
 /// meanwhile, and several cost one write.
 const PACE: Duration = Duration::from_millis(1);
 
 impl Reactor {
-    /// Writes what is new to those who wait for it. Returns whether nothing is left to do.
+    /// Writes new events to the subscribers of a channel. Returns whether no sweep is needed.
     pub(super) fn deliver_inline(&mut self, key: usize) -> bool {
         let came = Instant::now();
         let Some(local) = self.channels.get_mut(key) else { return false };
@@ -45,7 +45,7 @@ impl Reactor {
         let (mut complete, mut shared) = (true, None);
         let Some(local) = self.channels.get(key) else { return false };
         for member in &local.members {
-            // One whose socket takes nothing is brought forward when it does.
+            // A blocked subscriber is advanced when its socket becomes writable.
             let free = |subscriber: &&mut Subscriber| !subscriber.is_blocked();
             let Some(subscriber) = self.subscribers.get_mut(*member as usize).filter(free) else {
                 continue;

@@ -32,11 +32,11 @@ use self::reactor::Thread;
 use super::{Config, Drain};
 use crate::hub::{Channel, Hub};
 
-/// Subscribers up to which a channel is small: writing to so many takes less time than waking
-/// another thread for half of them saves.
+/// Subscribers up to which a channel is small: one thread writes to all of them in less time than
+/// it takes to wake a second thread.
 const SMALL_CHANNEL: usize = 64;
 
-/// What is called when a shard has closed a socket.
+/// Called when a shard has closed a socket.
 pub(super) type OnDetach = Arc<dyn Fn() + Send + Sync>;
 
 /// All shards of a hub.
@@ -74,15 +74,15 @@ impl Shards {
         self.inboxes[shard].send(ShardMessage::Attach(Box::new(new)));
     }
 
-    /// Ends the subscriptions whose lease was revoked.
+    /// Ends the subscriptions whose lease has been revoked.
     pub(super) fn recheck(&self) {
         for inbox in &self.inboxes {
             inbox.send(ShardMessage::Recheck);
         }
     }
 
-    /// The few subscribers of a small channel lie on one shard, so that an event wakes one thread;
-    /// those of a hot one lie on all, so that all share the work.
+    /// Chooses a shard. Subscribers of a small channel share one, so that an event wakes one
+    /// thread; those of a large one are spread over all.
     fn choose(&self, channel: &Channel) -> usize {
         if channel.subscribers() > SMALL_CHANNEL {
             return self.next.fetch_add(1, Ordering::Relaxed);
@@ -92,14 +92,14 @@ impl Shards {
         hasher.finish() as usize
     }
 
-    /// Ends all subscriptions, and those that come later, each at its own moment.
+    /// Ends all subscriptions, present and future, each at its own moment of the drain.
     pub(super) fn drain(&self, drain: Drain) {
         for inbox in &self.inboxes {
             inbox.send(ShardMessage::Drain(drain));
         }
     }
 
-    /// Subscribers whose sockets the shards have.
+    /// Returns the number of sockets that the shards own.
     pub(super) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
@@ -111,7 +111,7 @@ impl Drop for Shards {
             inbox.send(ShardMessage::Stop);
         }
         for thread in self.threads.lock().drain(..) {
-            // A shard that panicked has said so already.
+            // The panic of a shard has been reported already.
             let _ = thread.join();
         }
     }

@@ -1,8 +1,8 @@
-//! A shard: what it holds, what its thread waits for, and in which order it does what has come.
+//! A shard's state, and the loop of its thread.
 //!
-//! The thread holds the shard's lock whenever it does not wait, and nobody else ever waits for that
-//! lock: a publisher who finds it free may deliver by its own hand (see `handover`), and leaves the
-//! work to the thread if not.
+//! The thread holds the shard's lock except while it polls. No other thread waits for that lock: a
+//! publisher that finds it free may deliver inline (see `inline_delivery`), and otherwise leaves
+//! the work to the thread.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -25,18 +25,18 @@ use crate::egress::policy::Drain;
 use crate::egress::{Config, LAG_SAMPLED_EVERY};
 use crate::hub::{Bounds, EndReason, Hub};
 
-/// The token of the inbox; sockets have those below.
+/// The token of the inbox; those of sockets are slab keys.
 const INBOX: Token = Token(usize::MAX);
 
-/// Sockets' events that are taken at a time.
+/// Socket events taken per poll.
 const EVENTS: usize = 1024;
 
-/// How often bounds are looked at.
+/// The longest interval between two checks for slow consumers.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// The state of a shard, shared by its thread and by publishers that deliver inline.
 pub(super) struct Reactor {
-    /// For the notifier, whose publishers may deliver.
+    /// For the notifiers, through which publishers deliver inline.
     pub(super) me: Weak<Mutex<Reactor>>,
     pub(super) hub: Hub,
     pub(super) config: Arc<Config>,
@@ -47,31 +47,31 @@ pub(super) struct Reactor {
     pub(super) inbox: Arc<Inbox>,
     pub(super) subscribers: Slab<Subscriber>,
     pub(super) channels: Slab<LocalChannel>,
-    /// Rooms by the address of their channel, which they keep alive, and their window.
+    /// Local channels by the address of their channel, which they keep alive, and their window.
     pub(super) by_channel: HashMap<(usize, Duration), usize>,
-    /// Rooms that have something to sweep, in turn.
+    /// Local channels that wait for a sweep, in turn.
     pub(super) queue: VecDeque<usize>,
     /// Subscribers who have more to catch up with than one turn allows.
     pub(super) catching_up: VecDeque<u32>,
-    /// Rooms that will have something to sweep when they have rested.
+    /// Local channels with something to sweep when their pause ends.
     pub(super) resting: BinaryHeap<Reverse<(Instant, usize)>>,
     pub(super) wheel: Wheel,
-    /// Subscribers whose sockets took nothing when last asked.
+    /// Subscribers whose last write blocked.
     pub(super) blocked: Vec<u32>,
     pub(super) scratch: Box<[u8; SCRATCH]>,
     pub(super) began: Instant,
-    /// When the bounds are looked at next, in milliseconds.
+    /// The time of the next check for slow consumers, in milliseconds.
     pub(super) check_at: u64,
-    /// When the lag of subscribers is sampled next, in milliseconds.
+    /// The time of the next lag sample, in milliseconds.
     pub(super) sample_at: u64,
     pub(super) drain: Option<Drain>,
     pub(super) stopping: bool,
 }
 
-/// Bytes that a client who should only listen may send at a time; they are thrown away.
+/// Size of the buffer into which a subscriber's input is read, to be discarded.
 const SCRATCH: usize = 16 * 1024;
 
-/// What a shard's thread is started with.
+/// The thread of a shard: its poll, its inbox and its state.
 pub(super) struct Thread {
     poll: Poll,
     pub(super) inbox: Arc<Inbox>,
@@ -117,7 +117,7 @@ impl Thread {
         Ok(Self { poll, inbox, reactor })
     }
 
-    /// Serves until it is told to stop.
+    /// Runs until it receives [`ShardMessage::Stop`].
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         let mut timeout = Duration::ZERO;
@@ -144,7 +144,7 @@ impl Thread {
 }
 
 impl Reactor {
-    /// Does what has come. Returns how long to wait for more; nothing if it is over.
+    /// Does one round of work. Returns the time to wait for more; nothing if the shard stops.
     fn work(&mut self, events: &Events) -> Option<Duration> {
         self.read_inbox();
         for event in events.iter().filter(|event| event.token() != INBOX) {
@@ -157,7 +157,7 @@ impl Reactor {
         (!self.stopping).then(|| self.timeout())
     }
 
-    /// How long the thread may wait. With work at hand it only looks.
+    /// Returns how long the thread may wait: not at all while there is work.
     fn timeout(&self) -> Duration {
         let busy = !self.queue.is_empty() || !self.catching_up.is_empty();
         if busy || !self.inbox.may_sleep() {
@@ -184,7 +184,7 @@ impl Reactor {
         }
     }
 
-    /// The time by the shard's clock: see [`since`].
+    /// Returns the time of the shard's clock: see [`since`].
     pub(super) fn now(&self) -> u32 {
         (millis(self.began.elapsed()) as u32).max(1)
     }
@@ -214,7 +214,7 @@ impl Reactor {
         }
     }
 
-    /// A quarter of the shortest time that is kept, within reason.
+    /// `write_timeout / 4`, clamped to 10-100 ms.
     fn check_interval(&self) -> Duration {
         (self.config.write_timeout / 4).clamp(Duration::from_millis(10), CHECK_INTERVAL)
     }
@@ -224,18 +224,18 @@ pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long ago a moment of a shard's clock was. The clock has 32 bits and wraps every 49 days;
-/// what is told with it lies at most half as far apart.
+/// Returns the milliseconds since a moment of a shard's clock. The clock has 32 bits and wraps
+/// every 49 days; moments that are compared are at most half of that apart.
 pub(super) fn since(now: u32, then: u32) -> u64 {
     u64::from(now.wrapping_sub(then))
 }
 
-/// Whether a moment of a shard's clock has come.
+/// Returns whether a moment of a shard's clock has been reached.
 pub(super) fn has_come(now: u32, moment: u32) -> bool {
     now.wrapping_sub(moment) <= u32::MAX / 2
 }
 
-/// A moment of a shard's clock, so long after another; never zero, which stands for never.
+/// Adds a delay to a moment of a shard's clock; never zero, which stands for never.
 pub(super) fn after(now: u32, delay: Duration) -> u32 {
     now.wrapping_add(millis(delay) as u32).max(1)
 }

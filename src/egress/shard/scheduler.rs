@@ -1,5 +1,4 @@
-//! Whose turn it is: sockets that can be written to, channels that have something new, and pauses
-//! between sweeps.
+//! The order of a shard's work: writable sockets, channels with new events, pauses between sweeps.
 
 use std::cmp::Reverse;
 use std::io::{self, Read};
@@ -18,25 +17,25 @@ use crate::hub::EndReason;
 use crate::limits::MAX_HEARD_BYTES;
 use crate::store::Missing;
 
-/// Subscribers of one channel that are written to before others have their turn.
+/// Subscribers of one channel written to per turn, before other channels have theirs.
 const TURN: usize = 256;
 
-/// Subscribers who are behind and are written to before sweeps have their turn: half a megabyte at
+/// Subscribers written to per round of catching up, before sweeps continue: half a megabyte at
 /// most, a fraction of a millisecond.
 const CATCHING_UP: usize = 8;
 
-/// A sweep that takes this long is followed by a pause, in which events pile up: several then cost
-/// one write. Shorter ones gain nothing from it.
+/// Duration of a sweep after which a pause follows, in which events pile up: several then cost one
+/// write. Shorter sweeps gain nothing from it.
 const LONG_SWEEP: Duration = Duration::from_micros(500);
 
-/// The pause, in times of the sweep before it: short while each write carries an event or two, so
-/// that nothing waits; long where events come faster, which is where many to a write pay.
+/// The pause, as a multiple of the sweep before it: short at an event or two per write, so that
+/// nothing waits; long where events come faster, which is where many per write pay.
 const PAUSE_SHARE: (u32, u32) = (1, 6);
 
-/// Events to a write from which they come fast.
+/// Events per write from which the long pause applies.
 const FAST: u64 = 4;
 
-/// Bytes that a client sent are counted in these: there is a byte for the count.
+/// Unit in which bytes from a client are counted, so that the count fits into a byte.
 const HEARD_UNIT: usize = MAX_HEARD_BYTES / u8::MAX as usize;
 
 impl Reactor {
@@ -56,15 +55,16 @@ impl Reactor {
         }
     }
 
-    /// Reads away what a client sends who should only listen; tells whether it is gone, or has to
-    /// go: nobody who only listens sends so much, and to read it takes time from all others here.
+    /// Reads and discards what a subscriber's client sends. Returns whether the client has hung up,
+    /// or has sent more than allowed: reading it takes time from all others on the shard.
     fn hung_up(&mut self, key: usize) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return false };
         for first in iter::once(true).chain(iter::repeat(false)) {
             match subscriber.tcp.read(&mut self.scratch[..]) {
                 Ok(0) => return true,
                 Ok(count) => {
-                    // A few bytes now and then are no harm, but whoever is read again sends fast.
+                    // A few bytes now and then are harmless; a client with more to read at once
+                    // sends fast.
                     let units = (count / HEARD_UNIT).max(usize::from(!first));
                     let units = u8::try_from(units).ok();
                     match units.and_then(|units| subscriber.heard.checked_add(units)) {
@@ -83,8 +83,8 @@ impl Reactor {
         false
     }
 
-    /// The client has closed its side, and may have left altogether. If it still reads, it is given
-    /// what there is; if not, the next write fails.
+    /// Marks a subscriber whose client has closed its side. A client that still reads gets the rest
+    /// of the log; if it has left, the next write fails.
     fn let_leave(&mut self, key: usize) {
         let Some(subscriber) =
             self.subscribers.get_mut(key).filter(|subscriber| !subscriber.leaves)
@@ -97,7 +97,7 @@ impl Reactor {
         }
     }
 
-    /// Brings one subscriber forward, outside of a sweep.
+    /// Advances one subscriber, outside of a sweep.
     pub(super) fn advance_one(&mut self, key: usize) {
         let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
         let moved = self.advance(key, &mut shared, &mut done, now);
@@ -124,7 +124,7 @@ impl Reactor {
         moved
     }
 
-    /// Does what a subscriber's step asks for.
+    /// Acts on the result of an advance.
     fn settle(&mut self, key: usize, moved: Moved) {
         let leaves = self.subscribers.get(key).is_some_and(|subscriber| subscriber.leaves);
         match moved {
@@ -137,7 +137,7 @@ impl Reactor {
         }
     }
 
-    /// Puts a subscriber in line who has more to be written than one turn allows.
+    /// Queues a subscriber that has more to be written than one turn allows.
     pub(super) fn queue_for_catch_up(&mut self, key: usize) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         if !subscriber.catching_up {
@@ -146,14 +146,14 @@ impl Reactor {
         }
     }
 
-    /// Gives some of those who are behind a turn. Sweeps come in between: whoever is live does not
-    /// wait for a crowd that catches up.
+    /// Advances some of the subscribers that lag. Sweeps are interleaved, so that live subscribers
+    /// do not wait for a crowd that catches up.
     pub(super) fn catch_up(&mut self) {
         let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
         for _ in 0..CATCHING_UP {
             let Some(key) = self.catching_up.pop_front() else { break };
             let key = key as usize;
-            // It may have left, and another may have its number.
+            // It may have left, and another may have its key.
             let Some(subscriber) =
                 self.subscribers.get_mut(key).filter(|subscriber| subscriber.catching_up)
             else {
@@ -165,13 +165,13 @@ impl Reactor {
         }
         self.count(&done);
         if done.bytes > 0 {
-            // Publishers need a processor, too, and the system lets a busy thread go on for some
-            // milliseconds.
+            // Publishers need a processor, too, and the system preempts a busy thread only after
+            // some milliseconds.
             thread::yield_now();
         }
     }
 
-    /// The channel has something new: it is swept, when it has rested.
+    /// Queues a channel with new events for a sweep, after its pause.
     pub(super) fn mark_dirty(&mut self, key: usize) {
         let Some(local) = self.channels.get_mut(key) else { return };
         if let Some(sweep) = &mut local.sweep {
@@ -194,7 +194,7 @@ impl Reactor {
         }
     }
 
-    /// Puts a channel in line for a sweep; one that is being swept is swept again.
+    /// Queues a channel for a sweep; one that is being swept is swept again.
     fn enqueue(&mut self, key: usize) {
         let Some(local) = self.channels.get_mut(key) else { return };
         match &mut local.sweep {
@@ -207,7 +207,7 @@ impl Reactor {
         }
     }
 
-    /// Puts those channels in line that have rested.
+    /// Queues the channels whose pause has ended.
     pub(super) fn end_rests(&mut self) {
         let now = Instant::now();
         while let Some(Reverse((until, key))) = self.resting.peek().copied()
@@ -216,19 +216,19 @@ impl Reactor {
             self.resting.pop();
             if let Some(local) = self.channels.get_mut(key) {
                 local.waits = false;
-                // It may have been swept meanwhile, and rest again.
+                // It may have been swept meanwhile, and be in another pause.
                 self.mark_dirty(key);
             }
         }
     }
 
-    /// Gives the first channel in line a turn.
+    /// Gives the first queued channel a turn.
     pub(super) fn sweep_next(&mut self) {
         let Some(key) = self.queue.pop_front() else { return };
         let Some(local) = self.channels.get_mut(key) else { return };
         let Some(mut sweep) = local.sweep else { return };
         if sweep.visited == 0 {
-            // Before anything is read: what comes later marks it dirty again.
+            // Cleared before the tail is read: a later append marks the channel dirty again.
             sweep.dirty_since = local.notifier.clear();
             sweep.news_from = std::mem::replace(&mut local.swept, local.channel.end().byte);
         }
@@ -243,8 +243,8 @@ impl Reactor {
         self.end_turn(key, began.elapsed(), &done);
     }
 
-    /// Writes what is new, from this byte on, to all whose turn it is. Those who have something to
-    /// catch up with before that get in line for it: a piece from disk may come for hundreds.
+    /// Writes the events from byte `news_from` on to the subscribers of a turn. Those with older
+    /// ones to read are queued to catch up: a piece loaded from disk may wake hundreds of them.
     fn visit(&mut self, turn: &[u32], news_from: u64) -> SweepProgress {
         let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
         for key in turn {

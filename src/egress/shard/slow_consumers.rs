@@ -1,4 +1,4 @@
-//! What a shard looks at from time to time: heartbeats that fall due, and subscribers who are slow.
+//! The periodic checks of a shard: heartbeats, slow consumers, and samples of the lag.
 
 use super::reactor::{Reactor, millis, since};
 use super::sweep::lag;
@@ -20,14 +20,14 @@ impl Reactor {
         self.jump(key, tail, GapReason::Lagged);
     }
 
-    /// Moves a subscriber forward, after a gap.
+    /// Moves a subscriber forward, after a gap event.
     pub(super) fn jump(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         let Some(local) = self.channels.get(subscriber.channel as usize) else { return };
         let (channel, from) = (&local.channel, subscriber.at.byte());
-        // Its socket can be written to again, or it would not be here.
+        // Only a subscriber whose socket is writable gets to this line.
         subscriber.blocked = 0;
-        // If all that is left is the end, nothing is passed over.
+        // If only the end is left, no event is skipped.
         if to.position.byte > from {
             let lagged = reason == GapReason::Lagged;
             let requested = lagged.then(|| self.hub.position_before(channel, from));
@@ -43,8 +43,8 @@ impl Reactor {
         self.advance_one(key);
     }
 
-    /// Has the gap written, and the event after it: retention may go on before the socket takes
-    /// anything, and there must not be a second gap after the first.
+    /// Queues a gap event together with the event after it: retention may trim more before the
+    /// socket takes anything, and a second gap must not follow the first.
     fn tell_gap(&mut self, key: usize, gap: &Gap) {
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
         self.push_gap(gap, &mut text);
@@ -135,15 +135,15 @@ impl Reactor {
         let Some(local) = self.channels.get(subscriber.channel as usize) else {
             return Verdict::Leave;
         };
-        // One that may skip does so when its socket can be written to again.
+        // With `on_lag = skip`, the skip happens when the socket becomes writable.
         let reason = policy::lag_verdict(&self.bounds, lag(subscriber, &local.channel));
         reason.map_or(Verdict::Watch, Verdict::End)
     }
 }
 
-/// What is to become of a subscriber whose socket takes nothing.
+/// Action for a blocked subscriber.
 enum Verdict {
-    /// It is not blocked any more.
+    /// The subscriber is no longer blocked, or no longer there.
     Leave,
     Watch,
     End(EndReason),

@@ -1,4 +1,4 @@
-//! One subscriber of a shard: a socket and a place in a log, in about 64 bytes.
+//! One subscriber of a shard: a socket and a cursor, in about 64 bytes.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,43 +10,43 @@ use socket2::SockRef;
 use super::reactor::millis;
 use crate::lease::AccessLease;
 
-/// See the module. Times are in milliseconds since the shard began; zero stands for never.
+/// A subscriber of a shard. Times are in milliseconds since the shard began; zero means never.
 pub(super) struct Subscriber {
     pub(super) tcp: TcpStream,
-    /// What is written next: always the edge of a frame.
+    /// The position of the next event to write: always the edge of a frame.
     pub(super) at: Cursor,
     /// The end of the log when the subscription began.
     pub(super) joined: u64,
-    /// Bytes of its own that go out before any of the log.
+    /// Bytes for this subscriber only, written before any of the log.
     pub(super) own: Option<Box<Own>>,
     pub(super) channel: u32,
-    /// Where it stands among the members of its channel.
+    /// Index in `LocalChannel::members`.
     pub(super) index: u32,
     pub(super) last_write: u32,
-    /// Since when its socket takes nothing.
+    /// The time since which the socket has taken nothing.
     pub(super) blocked: u32,
-    /// When it is to end.
+    /// The time at which the subscription ends.
     pub(super) ends: u32,
-    /// What it may stay by.
+    /// The access lease of the subscription.
     pub(super) lease: AccessLease,
     /// The tick of the wheel at which its heartbeat is due.
     pub(super) due: u32,
-    /// How often it is sent a heartbeat.
+    /// The interval between heartbeats.
     pub(super) heartbeat: Interval,
-    /// What piles up while its socket takes nothing is merged.
+    /// Deltas that pile up while the socket is blocked are merged.
     pub(super) adaptive: bool,
-    /// Its socket was full, and it has not caught up since.
+    /// The socket was blocked, and the subscriber has not caught up since.
     pub(super) lags: bool,
-    /// It stands in line with those who have much to catch up with, and no sweep visits it.
+    /// It is queued to catch up, and no sweep visits it.
     pub(super) catching_up: bool,
-    /// How much its client has sent, who should only listen.
+    /// Bytes received from the client, in `HEARD_UNIT`s.
     pub(super) heard: u8,
-    /// Its client has closed its side, or has left: it is given what there is, and then its end.
+    /// The client has closed its side: it gets the rest of the log, and then the end.
     pub(super) leaves: bool,
 }
 
-/// How often a subscriber is sent a heartbeat, in a byte: in quarters of a second, rounded down;
-/// zero for as often as the setting says.
+/// An interval between heartbeats, in a byte: in quarters of a second, rounded down; zero for the
+/// configured interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Interval(u8);
 
@@ -79,26 +79,26 @@ impl Cursor {
     }
 }
 
-/// A subscriber's own bytes, such as the rest of a frame that its socket took in part.
+/// A subscriber's own bytes, such as the rest of a partly written frame.
 pub(super) struct Own {
     bytes: Bytes,
-    /// Nothing follows: close the connection.
+    /// The connection is closed after these bytes.
     last: bool,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrote {
-    /// All of it was taken.
+    /// All of it was written.
     All,
-    /// So much was taken; the rest must wait until the socket can be written again.
+    /// Bytes written before the socket blocked.
     Part(usize),
     /// The client is gone.
     Gone,
 }
 
 impl Subscriber {
-    /// Whether what it is given is to be merged, because it has been slow.
+    /// Returns whether deltas are merged for it, because it has been slow.
     pub(super) fn is_catching_up(&self) -> bool {
         self.adaptive && self.lags
     }
@@ -107,7 +107,7 @@ impl Subscriber {
         self.blocked != 0
     }
 
-    /// Writes, and notes whether the socket takes it.
+    /// Writes to the socket, and records progress or that it is blocked.
     pub(super) fn write(&mut self, bytes: &[u8], now: u32) -> Wrote {
         let wrote = write_all(&mut self.tcp, bytes);
         match wrote {
@@ -120,7 +120,7 @@ impl Subscriber {
         wrote
     }
 
-    /// Writes what there is of its own. Returns what became of it, and whether that was the last.
+    /// Writes its own bytes. Returns the result, and whether nothing follows them.
     pub(super) fn write_own(&mut self, now: u32) -> (Wrote, bool) {
         let Some(mut own) = self.own.take() else { return (Wrote::All, false) };
         let wrote = self.write(&own.bytes, now);
@@ -132,7 +132,7 @@ impl Subscriber {
         (wrote, last)
     }
 
-    /// Puts bytes of its own in line; `last` if nothing follows them.
+    /// Queues bytes of its own; `last` if nothing follows them.
     pub(super) fn say(&mut self, bytes: impl Into<Bytes>, last: bool) {
         let bytes = bytes.into();
         let bytes = match self.own.take() {
@@ -142,13 +142,13 @@ impl Subscriber {
         self.own = Some(Box::new(Own { bytes, last }));
     }
 
-    /// Whether exactly these bytes of its own are in line.
+    /// Returns whether exactly these bytes of its own are queued.
     #[cfg(test)]
     pub(super) fn owes(&self, bytes: &[u8], last: bool) -> bool {
         self.own.as_ref().is_some_and(|own| own.bytes == bytes && own.last == last)
     }
 
-    /// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
+    /// Sets the socket to be reset on close: the kernel keeps none of the bytes that are not read.
     pub(super) fn reset(&self) {
         let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
     }
@@ -176,8 +176,8 @@ mod tests {
 
     #[test]
     fn a_subscriber_is_about_a_cache_line() {
-        // In builds for debugging, the library's socket is larger than its descriptor, which has
-        // room in what the other fields leave of the last word.
+        // In debug builds, mio's socket is larger than its descriptor, which fits into the padding
+        // of the other fields.
         let beside = size_of::<Subscriber>() - size_of::<TcpStream>();
         assert!(beside <= 64, "{beside}");
     }

@@ -1,4 +1,4 @@
-//! Bringing subscribers forward: their own bytes first, then the log's.
+//! Advancing subscribers: their own bytes first, then the log's.
 
 use bytes::Bytes;
 
@@ -9,36 +9,36 @@ use crate::limits::MAX_BATCH_BYTES;
 use crate::sse;
 use crate::store::{LogPosition, Missing};
 
-/// What became of a subscriber.
+/// The result of advancing a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// It stands at the tail.
+    /// It is at the tail.
     CaughtUp,
     /// There is more to write.
     More,
-    /// Its socket takes no more for now.
+    /// Its socket is blocked.
     Blocked,
-    /// What it would be given next will not come.
+    /// The events after its cursor are missing.
     Overtaken(Missing),
-    /// It can be written to again, and is further after than it may be.
+    /// It is writable again, and its lag exceeds its limit.
     Lagging,
-    /// It has ended.
+    /// The subscription has ended.
     Ended(EndReason),
 }
 
-/// A piece of the log that the subscribers who stand at the same byte share.
+/// A piece of the log, shared by the subscribers with the same cursor.
 pub(super) struct SharedRead {
     from: u64,
-    /// Its deltas are merged.
+    /// Neighbouring deltas are merged.
     merged: bool,
-    /// The frames, and after them what ends the body if nothing follows.
+    /// The frames; if the channel has ended, also the last chunk of the body.
     bytes: Bytes,
     batch: MergedBatch,
     more: bool,
     last: bool,
 }
 
-/// What a sweep has done, for the metrics.
+/// Counts of a sweep, for the metrics.
 #[derive(Default)]
 pub(super) struct SweepProgress {
     pub(super) events: u64,
@@ -46,7 +46,7 @@ pub(super) struct SweepProgress {
     pub(super) bytes: u64,
 }
 
-/// Writes what the subscriber can be given in this turn.
+/// Writes to a subscriber what fits into one turn.
 pub(super) fn advance(
     subscriber: &mut Subscriber,
     local: &LocalChannel,
@@ -73,8 +73,8 @@ pub(super) fn advance(
     }
 }
 
-/// Writes to a subscriber that waits at the tail what is new there, if it is all plain: no end, and
-/// no more than one piece. Nothing if it is not, and nothing was written.
+/// Writes new events to a subscriber at the tail, if they are a single piece without an end.
+/// Returns nothing if a sweep must do the rest.
 pub(super) fn advance_inline(
     subscriber: &mut Subscriber,
     channel: &Channel,
@@ -96,7 +96,7 @@ pub(super) fn advance_inline(
     }
 }
 
-/// What the subscriber is given next: the piece at hand, if it stands where that begins.
+/// Returns the next piece for a subscriber: the shared one, if it begins at the cursor.
 fn piece_for<'s>(
     subscriber: &Subscriber,
     channel: &Channel,
@@ -126,7 +126,7 @@ fn write_piece(
             match (piece.last, piece.more) {
                 (true, _) => Moved::Ended(EndReason::Closed),
                 (false, true) => Moved::More,
-                // What has come meanwhile has rung, and is for the next sweep.
+                // A later append has set the latch, and is for the next sweep.
                 (false, false) => Moved::CaughtUp,
             }
         }
@@ -137,12 +137,12 @@ fn write_piece(
     }
 }
 
-/// The bound that the subscriber has passed, if any.
+/// Returns the lag of a subscriber, not counting what was published before it joined.
 pub(super) fn lag(subscriber: &Subscriber, channel: &Channel) -> LogPosition {
     channel.lag_at_byte(subscriber.at.byte().max(subscriber.joined))
 }
 
-/// Writes the subscriber's own bytes; nothing if it may go on with the log.
+/// Writes the subscriber's own bytes; returns nothing if the log may follow.
 fn say_own(subscriber: &mut Subscriber, now: u32) -> Option<Moved> {
     match subscriber.write_own(now) {
         (Wrote::Gone, _) => Some(Moved::Ended(EndReason::ClientGone)),
@@ -152,8 +152,8 @@ fn say_own(subscriber: &mut Subscriber, now: u32) -> Option<Moved> {
     }
 }
 
-/// The socket took a part: the rest of the frame in which it stopped is the subscriber's own now,
-/// so that it stands at the edge of a frame whatever becomes of the log.
+/// Handles a partial write: the rest of the frame becomes the subscriber's own bytes, so that its
+/// cursor is at the edge of a frame even if the log is trimmed.
 fn part_written(
     subscriber: &mut Subscriber,
     piece: &SharedRead,
@@ -162,7 +162,7 @@ fn part_written(
 ) {
     let edge = |events| piece.batch.bytes_of(events);
     let whole = piece.batch.events_within(count);
-    // What ends the body stands after the last event, and is nobody's.
+    // The last chunk of the body comes after the last event, and belongs to no event.
     let begun = (whole + usize::from(edge(whole) < count)).min(piece.batch.events.count());
     if piece.last && begun == piece.batch.events.count() {
         subscriber.say(piece.bytes.slice(count..), true);

@@ -1,6 +1,6 @@
-//! A wheel of heartbeats: whose turn has come is found without looking at anybody else.
+//! A timer wheel for heartbeats: due keys are found without a scan of the others.
 
-/// Turns of the wheel; a heartbeat is due at most once around.
+/// Slots of the wheel; a key is due within one rotation.
 const SLOTS: u64 = 64;
 
 /// Keys by the tick at which they are due.
@@ -8,32 +8,31 @@ pub(super) struct Wheel {
     slots: Vec<Vec<u32>>,
     /// Milliseconds per tick.
     tick: u64,
-    /// Ticks that have been taken.
+    /// The last tick that was taken.
     taken: u64,
 }
 
 impl Wheel {
-    /// A wheel that goes around in a little more than `span` milliseconds.
+    /// Creates a wheel that rotates in a little more than `span` milliseconds.
     pub(super) fn new(span: u64) -> Self {
         let slots = (0..SLOTS).map(|_| Vec::new()).collect();
         Self { slots, tick: (span / (SLOTS - 4)).max(1), taken: 0 }
     }
 
-    /// Milliseconds per tick.
+    /// Returns the number of milliseconds per tick.
     pub(super) fn tick(&self) -> u64 {
         self.tick
     }
 
-    /// Puts a key where it is due in so many milliseconds. Returns a mark of that tick, which it
-    /// will be taken with.
+    /// Schedules a key after a delay in milliseconds. Returns the tick at which it is due, which
+    /// identifies it when it is taken.
     pub(super) fn put(&mut self, key: u32, delay: u64) -> u32 {
         let due = self.taken + 1 + (delay / self.tick).min(SLOTS - 2);
         self.slots[(due % SLOTS) as usize].push(key);
         due as u32
     }
 
-    /// Takes all keys that are due by this time, in milliseconds since the start, each with the
-    /// mark of its tick.
+    /// Takes all keys that are due at `now`, in milliseconds since the start, each with its tick.
     pub(super) fn take_due(&mut self, now: u64, due: &mut Vec<(u32, u32)>) {
         while self.taken < now / self.tick {
             self.taken += 1;
