@@ -1,6 +1,6 @@
 //! API keys: random texts for producers, of which only a hash is kept.
 //!
-//! A fast hash is right here, and only because the keys are random: nobody can try 2^128 of them.
+//! A fast hash is enough, because the keys are random: 2^128 of them cannot be tried.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,14 +13,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::error::AuthError;
 
-/// What the hub's own API keys begin with, so that scanners find one that leaks.
+/// The prefix of the hub's own API keys, by which scanners find a leaked one.
 const PREFIX: &str = "ffk_";
 
 /// The SHA-256 of an API key: `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ApiKeyHash([u8; 32]);
 
-/// The text is no hash of an API key.
+/// The text is not a hash of an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a hash is `sha256:` and 64 hexadecimal digits: `fanfare token key` makes a key and its hash"
@@ -28,7 +28,7 @@ pub struct ApiKeyHash([u8; 32]);
 pub struct InvalidApiKeyHash;
 
 impl ApiKeyHash {
-    /// The hash of a key.
+    /// Returns the hash of a key.
     #[must_use]
     pub fn of(key: &str) -> Self {
         let mut bytes = [0; 32];
@@ -36,7 +36,7 @@ impl ApiKeyHash {
         Self(bytes)
     }
 
-    /// Whether both are the same, in a time that does not tell where they differ.
+    /// Returns whether both are equal, in a time that does not depend on where they differ.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         verify_slices_are_equal(&self.0, &other.0).is_ok()
@@ -47,7 +47,7 @@ impl ApiKeyHash {
     }
 }
 
-/// The place of a key's hash among others. Looks at all of them, whichever it is.
+/// Returns the index of a key's hash. Compares with all of them, so that the time reveals nothing.
 pub(super) fn find<'a>(
     key: &str,
     hashes: impl Iterator<Item = &'a ApiKeyHash>,
@@ -59,10 +59,10 @@ pub(super) fn find<'a>(
     hashes.enumerate().fold(None, same).ok_or(AuthError::UnknownKey)
 }
 
-/// A new random API key of 256 bits, and its hash for the configuration.
+/// Returns a new random API key of 256 bits, and its hash for the configuration.
 ///
 /// # Errors
-/// The system has no randomness to give.
+/// The system's random number generator fails.
 pub fn generate_api_key() -> Result<(String, ApiKeyHash), aws_lc_rs::error::Unspecified> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes)?;
@@ -102,8 +102,8 @@ impl fmt::Debug for ApiKeyHash {
     }
 }
 
-/// Written out in full: `config show` gives back what was set, and a hash of 128 random bits or
-/// more is no secret.
+/// Written in full: `config show` has to show what was set, and a hash of 128 random bits or more
+/// is no secret.
 impl Serialize for ApiKeyHash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

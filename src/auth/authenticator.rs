@@ -1,4 +1,4 @@
-//! From what a client showed to who it is.
+//! Turns credentials into principals.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use super::token::Token;
 use super::{ANONYMOUS, Credential, Principal};
 use crate::limits::{MAX_TOKEN_BYTES, MAX_TRIED_KEYS};
 
-/// The issuer of those who show an API key.
+/// The issuer of principals with an API key.
 const API_KEY: &str = "api_key";
 
-/// The issuer of those who may do anything, as the hub asks nobody.
+/// The issuer of the principal that may do anything, in a hub without credentials.
 const EVERYONE: &str = "everyone";
 
-/// Tells principals by their credentials. What it trusts can be exchanged while it is at work.
+/// Authenticates credentials. Its trusted issuers and keys can be exchanged while it runs.
 pub struct Authenticator {
     state: RwLock<Arc<AuthenticatorState>>,
     fetcher: Option<Arc<dyn FetchKeys>>,
 }
 
-/// What is trusted, by one reading of the configuration.
+/// Trusted issuers and keys, as one reading of the configuration has them.
 struct AuthenticatorState {
     issuers: Vec<Issuer>,
     api_keys: Vec<ApiKey>,
-    /// Who those are who show nothing; nobody, unless there is a role for them.
+    /// The principal of a client without a credential; `None` if such a client is refused.
     unnamed: Option<Principal>,
     minter: Option<Minter>,
     leeway: Duration,
@@ -50,10 +50,10 @@ struct ApiKey {
     principal: Principal,
 }
 
-/// A refusal, and what may turn it.
+/// A refusal, and the missing key that may turn it into success.
 struct AuthRefusal {
     error: AuthError,
-    /// The name of the key that is missing, and the issuers that may have it by now.
+    /// The `kid` of the missing key, and the issuers that may have published it since.
     missing: Option<(Option<String>, Vec<usize>)>,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// An authenticator by this configuration. `fetcher` is needed only for keys at URLs.
+    /// Creates an authenticator. `fetcher` is needed only for keys at URLs.
     ///
     /// # Errors
     /// All that is wrong with the settings, and with the files and secrets that they name.
@@ -89,11 +89,11 @@ impl Authenticator {
         Ok(Self { state, fetcher })
     }
 
-    /// Goes over to another configuration, or to new keys in the files of the same one. Requests
-    /// that are being looked at are still answered by the old one.
+    /// Replaces the configuration, or reads the key files of the same one again. Requests that are
+    /// being authenticated use the old one to their end.
     ///
     /// # Errors
-    /// As [`Authenticator::new`]; then everything stays as it was.
+    /// As [`Authenticator::new`]; then the old configuration stays in force.
     pub fn reload(
         &self,
         config: &Config,
@@ -105,10 +105,10 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Tells who shows this credential, by the keys that are here.
+    /// Returns the principal of a credential, by the keys that are loaded.
     ///
     /// # Errors
-    /// Nobody who is known here.
+    /// The credential is refused.
     pub fn authenticate(
         &self,
         credential: Credential<'_>,
@@ -118,11 +118,11 @@ impl Authenticator {
         state.judge(credential, now).map_err(|refusal| refusal.error)
     }
 
-    /// As [`Authenticator::authenticate`]; if the key is not here, and was published since the
-    /// last look, it is fetched first.
+    /// Returns the principal of a credential. If its key is not loaded, and may have been published
+    /// since the last fetch, the key set is fetched first.
     ///
     /// # Errors
-    /// Nobody who is known here.
+    /// The credential is refused.
     pub async fn authenticate_fetching(
         &self,
         credential: Credential<'_>,
@@ -149,7 +149,7 @@ impl Authenticator {
         futures_util::future::join_all(flights).await;
         let judged = state.judge(credential, now);
         if judged.as_ref().is_err_and(|refusal| refusal.error == AuthError::UnknownKey) {
-            // A fetch that failed says nothing about what there is.
+            // A failed fetch does not show that no such key exists.
             let looked = issuers.iter().zip(before);
             for (issuer, _) in looked.filter(|(issuer, before)| fetched(issuer) != *before) {
                 issuer.keys.remember_unknown(kid.as_deref(), now);
@@ -158,8 +158,8 @@ impl Authenticator {
         judged.map_err(|refusal| refusal.error)
     }
 
-    /// Fetches the keys that are older than `auth.jwks_refresh`. To be called from time to time,
-    /// such as once a minute, and at the start.
+    /// Fetches the keys that are older than `auth.jwks_refresh`. Call it at the start, and then
+    /// periodically, such as once a minute.
     pub async fn refresh(&self, now: SystemTime) {
         let state = self.state.read().clone();
         let Some(fetcher) = &self.fetcher else { return };
@@ -167,11 +167,11 @@ impl Authenticator {
         futures_util::future::join_all(state.issuers.iter().filter_map(due)).await;
     }
 
-    /// Looks again at a principal whose connection is still there: as they are now, or why they
-    /// are no longer welcome.
+    /// Checks again a principal whose connection is still open. Returns the principal with its
+    /// current grants.
     ///
     /// # Errors
-    /// Their time is over, their key is gone, or there is no such role any more.
+    /// It has expired, its key was removed, or its role no longer exists.
     pub fn recheck(&self, principal: &Principal, now: SystemTime) -> Result<Principal, AuthError> {
         if principal.expires.is_some_and(|ends| now >= ends) {
             return Err(AuthError::Expired);
@@ -193,26 +193,26 @@ impl Authenticator {
         state.within_its_minter(principal)
     }
 
-    /// Who signs the hub's own tokens, if there is a key for it.
+    /// Returns the minter of the hub's own tokens, if `auth.signing_key` is set.
     #[must_use]
     pub fn minter(&self) -> Option<Minter> {
         self.state.read().minter.clone()
     }
 
-    /// Who everybody is, if the hub asks nobody.
+    /// Returns the principal of all clients, if no credentials are configured.
     #[must_use]
     pub fn everyone(&self) -> Option<Principal> {
         let state = self.state.read().clone();
         state.unnamed.clone().filter(|_| state.is_open())
     }
 
-    /// The cookie that may carry a token, if any may.
+    /// Returns the name of the cookie that may carry a token, if one is set.
     #[must_use]
     pub fn cookie(&self) -> Option<Arc<str>> {
         self.state.read().cookie.clone()
     }
 
-    /// Whether `?access_token=` may carry a token.
+    /// Returns whether `?access_token=` may carry a token.
     #[must_use]
     pub fn takes_query_tokens(&self) -> bool {
         self.state.read().query
@@ -267,7 +267,7 @@ impl AuthenticatorState {
 
     fn judge(&self, credential: Credential<'_>, now: SystemTime) -> Result<Principal, AuthRefusal> {
         match credential {
-            // Where nobody can prove anything, nothing that is shown is a proof of less.
+            // Without configured credentials all clients may do anything, also those that send one.
             _ if self.is_open() => Ok(self.unnamed.clone().ok_or(AuthError::Missing)?),
             Credential::Cookie(text) if self.cookie.is_some() => self.only_token(text, now),
             Credential::Query(text) if self.query => self.only_token(text, now),
@@ -275,7 +275,7 @@ impl AuthenticatorState {
             // A token has dots, and an API key has none.
             Credential::Bearer(text) if !text.contains('.') => Ok(self.api_key(text)?),
             Credential::Bearer(token) => self.token(token, now),
-            // What is switched off was not sent.
+            // A credential in a place that is switched off counts as not sent.
             Credential::None | Credential::Cookie(_) | Credential::Query(_) => {
                 Ok(self.unnamed.clone().ok_or(AuthError::Missing)?)
             }
@@ -297,7 +297,7 @@ impl AuthenticatorState {
         self.api_keys.get(place).map(|key| key.principal.clone()).ok_or(AuthError::UnknownKey)
     }
 
-    /// Where an API key is not taken: it would end up in logs and histories.
+    /// Refuses API keys: in a URL or a cookie they would end up in logs and histories.
     fn only_token(&self, text: &str, now: SystemTime) -> Result<Principal, AuthRefusal> {
         if text.contains('.') { self.token(text, now) } else { Err(AuthError::Misplaced.into()) }
     }
@@ -330,8 +330,8 @@ impl AuthenticatorState {
         Err(error.into())
     }
 
-    /// Holds a token that somebody has made to what they may do by now themselves: what they have
-    /// handed on goes with them.
+    /// Limits a minted token to what its minter may do now: the grants of its API key, or the
+    /// `at_most` of its issuer. When the minter loses a grant, so do its tokens.
     fn within_its_minter(&self, mut principal: Principal) -> Result<Principal, AuthError> {
         let own = *principal.issuer == *minter::ISSUER;
         let Some((issuer, name)) = principal.account.split_once('/').filter(|_| own) else {
@@ -356,7 +356,8 @@ impl AuthenticatorState {
         if principal.grants.is_empty() { Err(AuthError::NoGrants) } else { Ok(principal) }
     }
 
-    /// The issuers of this `iss`; if there are none, those that do not say what theirs is.
+    /// Returns the issuers with this `iss`, or, if there are none, those without a configured
+    /// `iss`.
     fn issuers_of(&self, iss: Option<&str>) -> Vec<usize> {
         let of = |wanted: Option<&str>| {
             let all = self.issuers.iter().enumerate();
@@ -367,8 +368,9 @@ impl AuthenticatorState {
         if named.is_empty() { of(None) } else { named }
     }
 
-    /// The keys that may have signed a token. One without a name may be any of its issuer's; a key
-    /// without a name is its issuer's only one, whatever the token calls it.
+    /// Returns the keys that may have signed a token. A token without a `kid` may be signed by any
+    /// key of its issuer; a key without a `kid` is the only one of its issuer, and matches every
+    /// `kid`.
     fn candidates(&self, places: &[usize], kid: Option<&str>) -> Vec<(&Issuer, Key)> {
         let mut found = Vec::new();
         for issuer in places.iter().filter_map(|place| self.issuers.get(*place)) {
@@ -397,7 +399,8 @@ impl ApiKey {
     }
 }
 
-/// Those who show nothing: a role of their own, or, where nobody can show anything, everybody.
+/// Returns the principal of clients without a credential: the anonymous role, or, if no credentials
+/// are configured at all, one that may do anything.
 fn unnamed(config: &Config) -> Option<Principal> {
     let (name, grants) = if !config.anonymous.is_empty() {
         (ANONYMOUS, config.anonymous.clone())

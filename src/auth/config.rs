@@ -14,16 +14,16 @@ use super::minter;
 use super::secret::SecretSource;
 use crate::limits::MAX_LEEWAY_SECONDS;
 
-/// Longest life of the hub's own tokens: past a year, an API key is meant.
+/// Longest lifetime of the hub's own tokens: for more than a year, an API key is better suited.
 const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Who is trusted, and what they may do. Secrets are named here, and are elsewhere.
+/// Trusted issuers and keys, with their grants. Secrets are only named here, and stored elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The claim of a token that has its grants.
+    /// The claim of a token that contains its grants.
     pub claim: String,
-    /// How far the clocks of issuers may be off.
+    /// The tolerated difference between the clocks of issuers and the hub's.
     #[serde(with = "humantime_serde")]
     pub leeway: Duration,
     /// The cookie that may carry a token; empty for none.
@@ -33,18 +33,18 @@ pub struct Config {
     /// The secret that signs the hub's own tokens; empty for none.
     #[serde(with = "optional_source")]
     pub signing_key: Option<SecretSource>,
-    /// The longest life of the hub's own tokens.
+    /// The longest lifetime of the hub's own tokens.
     #[serde(with = "humantime_serde")]
     pub max_token_ttl: Duration,
     /// Age at which keys of a JWKS URL are fetched again.
     #[serde(with = "humantime_serde")]
     pub jwks_refresh: Duration,
-    /// Time between two fetches of one JWKS URL at least, whatever tokens ask for.
+    /// Minimum time between two fetches of one JWKS URL, however many unknown keys tokens name.
     #[serde(with = "humantime_serde")]
     pub jwks_min_interval: Duration,
-    /// What those may do who show no credential.
+    /// Grants of clients without a credential.
     pub anonymous: Grants,
-    /// Whose tokens are trusted.
+    /// Trusted issuers.
     pub issuers: Vec<IssuerConfig>,
     /// Static keys, for producers.
     pub api_keys: Vec<ApiKeyConfig>,
@@ -68,36 +68,36 @@ impl Default for Config {
     }
 }
 
-/// One whose tokens are trusted.
+/// An issuer whose tokens are trusted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "a table such as { name = \"app\", keys = { jwks = \"/file\" } }"
 )]
 pub struct IssuerConfig {
-    /// What it is called in logs.
+    /// Its name in logs.
     pub name: String,
-    /// What `iss` is in its tokens; without it, any.
+    /// The `iss` of its tokens; without it, any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// What must be in `aud`; without it, tokens with an `aud` are refused.
+    /// The required `aud`; without it, tokens with an `aud` are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
-    /// The algorithm of keys that do not say theirs: HS256 for a secret and RS256 for an RSA key
-    /// by default; elliptic curves have but one each.
+    /// The algorithm of keys that do not name one: by default HS256 for a secret and RS256 for an
+    /// RSA key; an elliptic curve allows only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Algorithm>,
     /// Whether its tokens must expire.
     #[serde(default = "yes")]
     pub require_exp: bool,
-    /// Where its keys are.
+    /// The source of its keys.
     pub keys: KeySource,
-    /// The most that its tokens can grant; without it, anything.
+    /// The maximum that its tokens can grant; without it, anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_most: Option<Grants>,
 }
 
-/// Where the keys of an issuer are.
+/// The source of an issuer's keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeySource {
@@ -118,20 +118,20 @@ pub enum KeySource {
     expecting = "a table: { name = \"app\", hash = \"sha256:…\", grants = { … } }"
 )]
 pub struct ApiKeyConfig {
-    /// What its holder is called.
+    /// The name of its holder.
     pub name: String,
     /// Its hash.
     pub hash: ApiKeyHash,
-    /// What its holder may do.
+    /// The grants of its holder.
     pub grants: Grants,
 }
 
-/// A setting that is of the right type and still cannot be.
+/// A setting with a value of the right type that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidAuth {
     /// The setting.
     pub key: &'static str,
-    /// What is wrong, where in the setting, and what would be right.
+    /// The fault, its place in the setting, and a valid value.
     pub message: String,
 }
 
@@ -139,7 +139,7 @@ fn yes() -> bool {
     true
 }
 
-/// An optional source as text, so that the setting is there also when it is not set.
+/// An optional source as text, so that the setting is shown also when it is not set.
 mod optional_source {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -166,14 +166,14 @@ mod optional_source {
 }
 
 impl Config {
-    /// Whether anybody can prove who they are. If nobody can, the hub listens on loopback only,
-    /// unless told otherwise: see [`Exposure`](super::Exposure).
+    /// Returns whether any credential can be verified. If not, the hub listens on loopback only,
+    /// unless it is set to be insecure: see [`Exposure`](super::Exposure).
     #[must_use]
     pub fn has_credentials(&self) -> bool {
         !self.issuers.is_empty() || !self.api_keys.is_empty() || self.signing_key.is_some()
     }
 
-    /// Finds what is of the right type and still cannot be, without a look at files.
+    /// Finds values of the right type that are not valid, without reading files.
     #[must_use]
     pub fn validate(&self) -> Vec<InvalidAuth> {
         let mut found = Vec::new();
@@ -272,7 +272,7 @@ impl IssuerConfig {
     }
 }
 
-/// Names that tell principals apart in logs, and limits.
+/// Checks the names that distinguish principals in logs and limits.
 fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -292,12 +292,12 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
-/// What RFC 6265 allows in a cookie's name.
+/// Returns whether RFC 6265 allows the byte in a cookie's name.
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether keys may be fetched from there: nobody on the way can exchange them.
+/// Returns whether keys may be fetched from this URL: they cannot be exchanged in transit.
 fn is_safe_url(url: &str) -> bool {
     let (rest, plain) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (rest, false),

@@ -1,10 +1,10 @@
-//! Why a credential was refused.
+//! The reasons for which credentials are refused.
 
-/// Why a credential was refused. The sentences are meant for the client: they say nothing about
-/// keys, issuers or channels that it did not say itself.
+/// The reason for which a credential was refused. The messages are for the client: they reveal
+/// nothing about keys, issuers or channels that the client did not send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// Nothing was shown, and there is no anonymous role.
+    /// No credential, and there is no anonymous role.
     #[error("no credential: send `Authorization: Bearer` with a token or an API key")]
     Missing,
     /// Not a token.
@@ -13,46 +13,46 @@ pub enum AuthError {
          grants as an object of lists of patterns"
     )]
     Malformed,
-    /// Another scheme than `Bearer`.
+    /// A scheme other than `Bearer`.
     #[error("the scheme of `Authorization` must be `Bearer`, with a token or an API key behind it")]
     Scheme,
-    /// Something without the dots of a token, where only tokens are taken.
+    /// A text without the dots of a token, where only tokens are accepted.
     #[error(
         "not a token: in `access_token` and in the cookie only a JWT is taken; send an API key as \
          `Authorization: Bearer` or `X-API-Key`"
     )]
     Misplaced,
-    /// More bytes than any credential has.
+    /// More bytes than any valid credential has.
     #[error("the credential is larger than 8 KiB")]
     TooLarge,
     /// No key of that name, or no such API key.
     #[error("no key that is trusted here has signed this, or it is not a known API key")]
     UnknownKey,
-    /// The signature is not the key's.
+    /// The signature does not match the key.
     #[error("the signature is wrong")]
     WrongSignature,
-    /// The token names another algorithm than its key has, or none.
+    /// The token names another algorithm than that of its key, or none.
     #[error("the algorithm of the token is not that of its key")]
     Algorithm,
-    /// Its time is over.
+    /// The token has expired.
     #[error("the token has expired: come back with a new one")]
     Expired,
-    /// Its time has not come.
+    /// Its `nbf` is in the future.
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// Nobody here trusts whoever made the token.
+    /// The token's issuer is not trusted.
     #[error("the issuer of the token (`iss`) is not trusted here")]
     Issuer,
-    /// The token is for somebody else.
+    /// The token is for another audience.
     #[error("the token is for another audience (`aud`)")]
     Audience,
-    /// Valid, and of no use.
+    /// A valid token without grants here.
     #[error("the token grants nothing here")]
     NoGrants,
 }
 
 impl AuthError {
-    /// One cause of each code.
+    /// One value per code.
     pub const ALL: [Self; 11] = [
         Self::Missing,
         Self::Malformed,
@@ -67,7 +67,7 @@ impl AuthError {
         Self::NoGrants,
     ];
 
-    /// The stable code of the cause: for clients, logs and metrics.
+    /// Returns the stable code of the reason: for clients, logs and metrics.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {

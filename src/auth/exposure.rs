@@ -1,15 +1,15 @@
-//! Closed by default: where a hub without credentials may listen.
+//! Closed by default: the addresses at which a hub without credentials may listen.
 
 use std::net::SocketAddr;
 
-/// How a listener stands to the world.
+/// The exposure of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// Credentials are asked for.
+    /// Clients need credentials.
     Guarded,
     /// Only this machine can connect.
     Loopback,
-    /// Anybody who reaches it may do anything, and whoever started the hub has said so.
+    /// Any client may do anything, and the operator has allowed that explicitly.
     Insecure,
 }
 
@@ -23,7 +23,7 @@ pub enum Exposure {
 pub struct Exposed(pub SocketAddr);
 
 impl Exposure {
-    /// What the operator is to be told at every start, if anything.
+    /// Returns the warning to log at every start, if there is one.
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         (self == Self::Insecure).then_some(
@@ -32,10 +32,10 @@ impl Exposure {
         )
     }
 
-    /// How a listener at this address would stand.
+    /// Returns the exposure of a listener at this address.
     ///
     /// # Errors
-    /// It would be open to the world, and nobody has said that it should.
+    /// The address is public, no credentials are configured, and `insecure` is not set.
     pub fn of(address: SocketAddr, credentials: bool, insecure: bool) -> Result<Self, Exposed> {
         match (credentials, address.ip().to_canonical().is_loopback(), insecure) {
             (true, _, _) => Ok(Self::Guarded),

@@ -1,4 +1,4 @@
-//! What a principal may do, and to which channels.
+//! Grants: the operations of a principal, and the channels on which it may do them.
 
 use std::fmt;
 
@@ -11,18 +11,18 @@ use super::pattern;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_GRANTED_PATTERNS;
 
-/// What can be granted.
+/// An operation that can be granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Append events, and close.
     Publish,
-    /// Read events, live or replayed, and how a channel stands.
+    /// Read events, live or replayed, and the state of a channel.
     Subscribe,
-    /// Stop a generation, and hear of stops.
+    /// Stop a generation, and receive signals.
     Signal,
     /// Create, change, delete and list channels; it includes `Metrics`.
     Admin,
-    /// Read the metrics of the hub. It is about no channel: granted as a whole, or not.
+    /// Read the metrics of the hub. It has no channels: it is granted as a whole, or not.
     Metrics,
 }
 
@@ -34,7 +34,7 @@ impl Operation {
     pub const ALL: [Self; 5] =
         [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin, Self::Metrics];
 
-    /// The operation's name in tokens and settings.
+    /// Returns the operation's name in tokens and settings.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// For each operation, the channels it is granted for. Nothing by default.
+/// The channels on which each operation is granted. Empty by default.
 ///
 /// As JSON: `{"publish":["chat/*"],"subscribe":["chat/**"],"signal":[…],"admin":true}`, where
 /// `true` is short for `["**"]`. `metrics` is only ever `true`.
@@ -62,19 +62,19 @@ pub struct Grants {
     patterns: [Vec<ChannelPattern>; Operation::ALL.len()],
 }
 
-/// Grants that cannot be understood.
+/// The reason for which grants are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidGrants {
     /// Not a table of lists.
     #[error("grants are a table such as {{ publish = [\"chat/*\"], admin = true }}")]
     Shape,
-    /// A text that is no pattern.
+    /// A text that is not a pattern.
     #[error("`{0}` has an entry that is no channel pattern: {1}")]
     Pattern(Operation, crate::channel::InvalidChannelName),
     /// Too many patterns.
     #[error("`{0}` has more than {MAX_GRANTED_PATTERNS} patterns")]
     TooMany(Operation),
-    /// An operation that there is not.
+    /// An unknown operation.
     #[error(
         "grants are for `publish`, `subscribe`, `signal`, `admin` and `metrics`, and for nothing \
          else"
@@ -85,18 +85,18 @@ pub enum InvalidGrants {
     Metrics,
 }
 
-/// A wish that goes beyond what is granted.
+/// A request for more than is granted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{operation}` on `{pattern}` goes beyond the grants of whoever asks")]
 pub struct NotCovered {
-    /// What was to be done.
+    /// The requested operation.
     pub operation: Operation,
-    /// To which channels.
+    /// The requested channels.
     pub pattern: ChannelPattern,
 }
 
 impl Grants {
-    /// Everything, on every channel.
+    /// Returns grants for every operation on every channel.
     #[must_use]
     pub fn everything() -> Self {
         let mut grants = Self::default();
@@ -120,34 +120,34 @@ impl Grants {
         }
     }
 
-    /// The patterns of an operation.
+    /// Returns the patterns of an operation.
     #[must_use]
     pub fn patterns(&self, operation: Operation) -> &[ChannelPattern] {
         &self.patterns[operation as usize]
     }
 
-    /// Whether nothing is granted.
+    /// Returns whether nothing is granted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.patterns.iter().all(Vec::is_empty)
     }
 
-    /// Whether the operation is granted on this channel.
+    /// Returns whether the operation is granted on this channel.
     #[must_use]
     pub fn covers(&self, operation: Operation, name: &ChannelName) -> bool {
         self.patterns(operation).iter().any(|granted| granted.matches(name))
     }
 
-    /// Whether one of the operation's grants covers all that the pattern selects. Several grants
-    /// that do so only together do not count.
+    /// Returns whether one of the operation's grants covers all that the pattern selects. Several
+    /// grants that cover it only together do not count.
     #[must_use]
     pub fn covers_pattern(&self, operation: Operation, wanted: &ChannelPattern) -> bool {
         self.patterns(operation).iter().any(|granted| granted.contains(wanted))
             || (operation == Operation::Metrics && self.covers_all(Operation::Admin))
     }
 
-    /// Whether the operation is granted on every channel: what a route that is about no channel
-    /// in particular asks for.
+    /// Returns whether the operation is granted on every channel: what a route without a channel
+    /// requires.
     #[must_use]
     pub fn covers_all(&self, operation: Operation) -> bool {
         let all =
@@ -155,10 +155,10 @@ impl Grants {
         all(operation) || (operation == Operation::Metrics && all(Operation::Admin))
     }
 
-    /// The wished grants, if they do not go beyond these.
+    /// Returns the wanted grants, if these cover them.
     ///
     /// # Errors
-    /// Names the first that does.
+    /// The first wanted grant that is not covered.
     pub fn narrowed_to(&self, wanted: &Self) -> Result<Self, NotCovered> {
         for operation in Operation::ALL {
             let mut patterns = wanted.patterns(operation).iter();
@@ -169,7 +169,7 @@ impl Grants {
         Ok(wanted.clone())
     }
 
-    /// What these and others have in common.
+    /// Returns the intersection of two grants.
     #[must_use]
     pub fn within(&self, most: &Self) -> Self {
         let mut common = Self::default();
@@ -183,7 +183,7 @@ impl Grants {
                 }
             }
         }
-        // Either side may have it as a part of `admin`.
+        // Either side may have it through `admin`.
         let both = self.covers_all(Operation::Metrics) && most.covers_all(Operation::Metrics);
         if both && !common.covers_all(Operation::Metrics) {
             common.add_metrics();
@@ -191,7 +191,7 @@ impl Grants {
         common
     }
 
-    /// Reads the claim of a token. Operations that this hub does not know grant nothing.
+    /// Reads the claim of a token. Unknown operations grant nothing.
     ///
     /// # Errors
     /// It is not an object of lists of patterns.
@@ -230,7 +230,7 @@ impl Grants {
     }
 }
 
-/// What is usually granted on all channels at once, and then written as `true`.
+/// Operations that are usually granted on all channels, and are then written as `true`.
 const WHOLE: [Operation; 2] = [Operation::Admin, Operation::Metrics];
 
 impl Serialize for Grants {
@@ -249,7 +249,7 @@ impl Serialize for Grants {
     }
 }
 
-/// Settings are stricter than claims: a misspelt operation is told.
+/// Settings are stricter than claims: an unknown operation is an error.
 impl<'de> Deserialize<'de> for Grants {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;

@@ -1,4 +1,4 @@
-//! Issuers as they are at work: settings with their keys.
+//! Issuers with their keys, built from the settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use super::minter;
 use super::secret::{Environment, Secret, read_file};
 use crate::limits::MAX_KEY_SET_BYTES;
 
-/// Whose tokens are trusted, by which keys, and how far.
+/// A trusted issuer: its keys, and the limits of its tokens.
 pub(super) struct Issuer {
     pub(super) name: Arc<str>,
-    /// What `iss` must be; anything if nothing is set.
+    /// The required `iss`; without it, any.
     pub(super) issuer: Option<Box<str>>,
-    /// What must be in `aud`; if nothing is set, there must be no `aud`.
+    /// The required `aud`; without it, a token must have no `aud`.
     pub(super) audience: Option<Box<str>>,
-    /// The claim that has the grants.
+    /// The claim that contains the grants.
     pub(super) claim: Box<str>,
     pub(super) require_exp: bool,
-    /// The most that its tokens can grant.
+    /// The maximum that its tokens can grant.
     pub(super) at_most: Option<Grants>,
     pub(super) keys: Arc<KeySet>,
 }
 
 impl Issuer {
-    /// An issuer with its keys. One that fetches them goes on with the set that it had.
+    /// Builds an issuer with its keys. One that fetches them keeps the set that it already had.
     pub(super) fn build(
         config: &Config,
         issuer: &IssuerConfig,
@@ -47,17 +47,17 @@ impl Issuer {
         })
     }
 
-    /// Whether it is the hub itself.
+    /// Returns whether this is the hub itself.
     pub(super) fn is_own(&self) -> bool {
         &*self.name == minter::ISSUER
     }
 
-    /// How far its clock may be off: the hub's own is the one that is asked.
+    /// Returns the leeway for its clock: none for the hub, which is checked by its own clock.
     pub(super) fn leeway(&self, leeway: Duration) -> Duration {
         if self.is_own() { Duration::ZERO } else { leeway }
     }
 
-    /// The hub as the issuer of the tokens that it signs itself.
+    /// Creates the hub's own issuer, for the tokens that it signs.
     pub(super) fn own(secret: &Secret) -> Result<Self, String> {
         let key = Key::from_secret(secret, Algorithm::Hs256).map_err(|error| error.to_string())?;
         Ok(Self {

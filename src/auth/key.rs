@@ -1,4 +1,4 @@
-//! Keys, each with the one algorithm that it is used with.
+//! Keys, each with the single algorithm that it is used with.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::secret::Secret;
 use crate::limits::MAX_KEYS;
 
-/// How a token is signed.
+/// A signature algorithm of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Algorithm {
@@ -70,7 +70,7 @@ impl Algorithm {
         Self::EdDsa,
     ];
 
-    /// The algorithm's name (RFC 7518, section 3.1).
+    /// Returns the algorithm's name (RFC 7518, section 3.1).
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -99,13 +99,13 @@ impl Algorithm {
         }
     }
 
-    /// Whether both parties have the same key.
+    /// Returns whether both parties use the same key.
     #[must_use]
     pub fn is_symmetric(self) -> bool {
         self.family() == AlgorithmFamily::Hmac
     }
 
-    /// Bytes that a secret has at least: as many as the hash (RFC 7518, section 3.2).
+    /// Returns the minimum bytes of a secret: as many as the hash (RFC 7518, section 3.2).
     pub(super) fn least_secret(self) -> usize {
         match self {
             Self::Hs384 => 48,
@@ -114,13 +114,13 @@ impl Algorithm {
         }
     }
 
-    /// The library's name for it; ES512 it does not know.
+    /// Returns the library's name of the algorithm; the library lacks ES512.
     fn known(self) -> Option<jsonwebtoken::Algorithm> {
         self.as_str().parse().ok()
     }
 }
 
-/// The name is none of a known algorithm; `none` is such a one.
+/// The name is not that of a known algorithm; `none` is such a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a signature algorithm that is known here")]
 pub struct UnknownAlgorithm;
@@ -140,17 +140,17 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// Tells keys apart within one process, and says nothing about them: a salted hash.
+/// Distinguishes keys within one process, without revealing them: a salted hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 16]);
 
 impl KeyId {
-    /// The id of a key of these bytes.
+    /// Returns the id of a key with these bytes.
     pub(super) fn of(purpose: &str, material: &[&[u8]]) -> Self {
         static SALT: OnceLock<[u8; 32]> = OnceLock::new();
         let salt = SALT.get_or_init(|| {
             let mut salt = [0; 32];
-            // Without randomness the ids are unsalted: they still tell keys apart.
+            // Without randomness the ids are unsalted: they still distinguish keys.
             let _ = aws_lc_rs::rand::fill(&mut salt);
             salt
         });
@@ -179,7 +179,7 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// Why there is no key to be had from what was given.
+/// The reason for which no key can be read from the input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum KeyError {
     #[error("is not a public key in PEM: `-----BEGIN PUBLIC KEY-----` of RSA, EC or Ed25519")]
@@ -203,7 +203,7 @@ pub(super) enum KeyError {
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) id: KeyId,
-    /// The name by which tokens call it.
+    /// The `kid` by which tokens name it.
     pub(super) kid: Option<Box<str>>,
     pub(super) algorithm: Algorithm,
     verifier: DecodingKey,
@@ -216,13 +216,13 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// The key of a shared secret.
+    /// Creates a key from a shared secret.
     pub(super) fn from_secret(secret: &Secret, algorithm: Algorithm) -> Result<Self, KeyError> {
         Self::new(DecodingKey::from_secret(secret.expose()), None, Some(algorithm))
     }
 
-    /// A public key out of PEM. RSA keys are used with RS256 unless the configuration says
-    /// otherwise; the others leave no choice.
+    /// Reads a public key in PEM. RSA keys are used with RS256 unless the configuration says
+    /// otherwise; the other types allow one algorithm each.
     pub(super) fn from_pem(pem: &[u8], algorithm: Option<Algorithm>) -> Result<Self, KeyError> {
         if pem.windows(11).any(|window| window == b"PRIVATE KEY") {
             return Err(KeyError::Private);
@@ -259,7 +259,7 @@ impl Key {
         Ok(Self { id, kid: kid.map(Into::into), algorithm, verifier })
     }
 
-    /// Whether the key has signed this.
+    /// Returns whether the key has signed this message.
     pub(super) fn verifies(&self, message: &str, signature: &str) -> bool {
         if let Some(algorithm) = self.algorithm.known() {
             let (message, key) = (message.as_bytes(), &self.verifier);
@@ -276,7 +276,7 @@ impl Key {
     }
 }
 
-/// The algorithm that a key is for if nobody says otherwise; nothing if it is no sound key.
+/// Returns the default algorithm of a key, or `None` if the key is unusable.
 fn natural_algorithm(key: &DecodingKey) -> Option<Algorithm> {
     let bytes = match key.kind() {
         DecodingKeyKind::SecretOrDer(bytes) => bytes.as_slice(),
@@ -299,15 +299,15 @@ fn natural_algorithm(key: &DecodingKey) -> Option<Algorithm> {
     ParsedPublicKey::new(check, bytes).is_ok().then_some(algorithm)
 }
 
-/// Whether a JWK set may have secrets: one that comes over the network is for everybody to read.
+/// Whether a JWK set may contain secrets: one that is fetched over the network is public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
     Allowed,
     Ignored,
 }
 
-/// The keys of a JWK set that can verify tokens. What is for another use, or of a kind that is not
-/// known here, is passed over: providers add such keys without asking.
+/// Returns the keys of a JWK set that can verify tokens. Skips keys for another use, or of an
+/// unknown type: providers add such keys without notice.
 pub(super) fn from_jwks(
     text: &[u8],
     algorithm: Option<Algorithm>,
@@ -336,7 +336,7 @@ fn from_jwk(entry: &Value, otherwise: Option<Algorithm>, secrets: Secrets) -> Op
     }
     let algorithm = match entry.get("alg") {
         Some(name) => Some(name.as_str()?.parse().ok()?),
-        // What the configuration says is for keys of its kind; the others go by their own.
+        // The configured algorithm is for keys of its type; the others use their default.
         None => otherwise.filter(|algorithm| {
             natural_algorithm(&verifier).is_some_and(|natural| {
                 natural.family() == algorithm.family()

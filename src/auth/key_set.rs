@@ -1,10 +1,10 @@
-//! The keys of an issuer: read by every request, exchanged as a whole, and fetched where they are
-//! published.
+//! The keys of an issuer: read by every request, replaced as a whole, and fetched from the URL
+//! where they are published.
 //!
-//! A token may name a key that is not here yet. Then the set is fetched again, but: one fetch at a
-//! time, whoever else asks waits for it; not before the last one is some time ago, however many
-//! names are made up; and not for a name that was looked for in vain a moment ago. A fetch that
-//! fails changes nothing.
+//! A token may name a key that is not loaded. Then the set is fetched again, within three limits:
+//! one fetch runs at a time, and other requests wait for its result; a minimum interval lies
+//! between two fetches, however many key names a client invents; and a name that was not found is
+//! not fetched again for a while. A failed fetch changes nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,17 +20,17 @@ use parking_lot::{Mutex, RwLock};
 use super::key::{Algorithm, Key, KeyId, Secrets, from_jwks};
 use crate::limits::{MAX_KEY_SET_BYTES, MAX_UNKNOWN_KEYS, UNKNOWN_KEY_SECONDS};
 
-/// A fetch of a JWK set, under way.
+/// A running fetch of a JWK set.
 pub type FetchFuture = Pin<Box<dyn Future<Output = Result<Vec<u8>, FetchError>> + Send>>;
 
-/// Fetches JWK sets: the part that knows HTTP.
+/// Fetches JWK sets: the interface to HTTP.
 pub trait FetchKeys: Send + Sync {
-    /// Fetches what this URL has, at most `limit` bytes of it. Ends by itself, also when nobody
-    /// answers; follows no redirect to anything but `https`.
+    /// Fetches at most `limit` bytes from this URL. It has a timeout of its own, and follows
+    /// redirects only to `https`.
     fn fetch(&self, url: &str, limit: usize) -> FetchFuture;
 }
 
-/// Why a JWK set could not be fetched.
+/// The reason for which a JWK set could not be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FetchError(pub String);
@@ -38,13 +38,13 @@ pub struct FetchError(pub String);
 /// A fetch that any number of requests wait for.
 pub(super) type Flight = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
-/// The keys of one issuer, as they are now.
+/// The current keys of one issuer.
 pub struct KeySet {
     keys: RwLock<Arc<[Key]>>,
     remote: Option<Remote>,
 }
 
-/// Where keys are published, and how it went.
+/// The URL of a key set, and the progress of its fetches.
 struct Remote {
     url: Box<str>,
     algorithm: Option<Algorithm>,
@@ -54,11 +54,11 @@ struct Remote {
 #[derive(Default)]
 struct FetchProgress {
     flight: Option<Flight>,
-    /// When a fetch last began.
+    /// The time at which the last fetch began.
     tried: Option<SystemTime>,
-    /// When the set that is here was asked for.
+    /// The time at which the fetch of the loaded set began.
     fetched: Option<SystemTime>,
-    /// Names that no key has, hashed, each with the time at which it was looked for.
+    /// Hashes of key names that were not found, each with the time of its fetch.
     unknown: VecDeque<([u8; 32], SystemTime)>,
 }
 
@@ -70,41 +70,42 @@ impl fmt::Debug for KeySet {
 }
 
 impl KeySet {
-    /// A set of keys that are here.
+    /// Creates a set with fixed keys.
     pub(super) fn fixed(keys: Vec<Key>) -> Self {
         Self { keys: RwLock::new(keys.into()), remote: None }
     }
 
-    /// A set that is fetched. It has no keys until it was.
+    /// Creates a set that is fetched. It is empty until the first fetch has succeeded.
     pub(super) fn remote(url: &str, algorithm: Option<Algorithm>) -> Self {
         let remote = Remote { url: url.into(), algorithm, progress: Mutex::default() };
         Self { keys: RwLock::new([].into()), remote: Some(remote) }
     }
 
-    /// Whether this is the set of a URL, read in this way.
+    /// Returns whether this set belongs to the URL, and is read with the same algorithm.
     pub(super) fn is_of(&self, url: &str, algorithm: Option<Algorithm>) -> bool {
         let same = |remote: &Remote| &*remote.url == url && remote.algorithm == algorithm;
         self.remote.as_ref().is_some_and(same)
     }
 
-    /// The keys as they are now; a request goes on with those that it began with.
+    /// Returns the current keys; a request uses one version of them to its end.
     pub(super) fn keys(&self) -> Arc<[Key]> {
         self.keys.read().clone()
     }
 
-    /// Whether the set has this key.
+    /// Returns whether the set has this key.
     #[must_use]
     pub fn has(&self, id: KeyId) -> bool {
         self.keys().iter().any(|key| key.id == id)
     }
 
-    /// When the keys that are here were asked for, if they come from a URL and have come.
+    /// Returns when the fetch of the current keys began, if they were fetched.
     #[must_use]
     pub fn fetched(&self) -> Option<SystemTime> {
         self.remote.as_ref().and_then(|remote| remote.progress.lock().fetched)
     }
 
-    /// A fetch to wait for, as a token names a key that is not here; nothing if it is not worth it.
+    /// Returns a fetch to wait for, because a token names a key that is not loaded; `None` if the
+    /// limits forbid a fetch.
     pub(super) fn look_for(
         self: &Arc<Self>,
         kid: Option<&str>,
@@ -122,7 +123,7 @@ impl KeySet {
         self.join(&mut progress, fetcher, interval, now)
     }
 
-    /// A fetch to wait for, as the keys are older than they should be.
+    /// Returns a fetch to wait for, if the keys are older than `age`.
     pub(super) fn renew(
         self: &Arc<Self>,
         fetcher: &Arc<dyn FetchKeys>,
@@ -135,7 +136,7 @@ impl KeySet {
         if fresh { None } else { self.join(&mut progress, fetcher, interval, now) }
     }
 
-    /// The name was looked for, and no key has it.
+    /// Remembers that a fetch did not find the name.
     pub(super) fn remember_unknown(&self, kid: Option<&str>, now: SystemTime) {
         let Some(remote) = &self.remote else { return };
         let unknown = &mut remote.progress.lock().unknown;
@@ -148,7 +149,7 @@ impl KeySet {
         }
     }
 
-    /// The fetch that is under way, or a new one if the last one is long enough ago.
+    /// Returns the running fetch, or starts one if the minimum interval has passed.
     fn join(
         self: &Arc<Self>,
         progress: &mut FetchProgress,
@@ -176,7 +177,7 @@ impl KeySet {
         Some(flight)
     }
 
-    /// A fetch has ended.
+    /// Takes the result of a fetch.
     fn land(&self, answer: Result<Vec<u8>, FetchError>, asked: SystemTime) {
         let Some(remote) = &self.remote else { return };
         let read = answer.map_err(|error| error.to_string()).and_then(|text| {
@@ -200,13 +201,14 @@ impl KeySet {
     }
 }
 
-/// Whether so much time has passed since. A clock that was set back says yes: better one fetch too
-/// many than none for as long as it was set back.
+/// Returns whether `time` has passed since `since`. It is also true if the clock was set back: one
+/// fetch too many is better than none until the clock has caught up.
 fn is_past(since: SystemTime, time: Duration, now: SystemTime) -> bool {
     now.duration_since(since).map_or(true, |passed| passed >= time)
 }
 
-/// What is remembered of a key's name: names can be long. No name is a name, too.
+/// Returns the hash that is remembered of a key name, because names can be long. A missing name has
+/// one, too.
 fn name_of(kid: Option<&str>) -> [u8; 32] {
     let mut name = [0; 32];
     if let Some(kid) = kid {

@@ -1,4 +1,4 @@
-//! Tokens that the hub signs itself: scoped, short-lived, safe to hand to a browser.
+//! Tokens that the hub signs: scoped, short-lived, safe to give to a browser.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,11 +16,11 @@ use crate::limits::{MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES};
 /// `iss` and `aud` of the hub's own tokens, and the name of their issuer.
 pub(super) const ISSUER: &str = "fanfare";
 
-/// The claim that has their grants, whatever `auth.claim` is: the command line and the hub need not
-/// agree on a setting.
+/// The claim that contains their grants, independent of `auth.claim`: so the command line and the
+/// hub need not agree on a setting.
 pub(super) const CLAIM: &str = "fanfare";
 
-/// The claim that says for whom it was made, if that was a principal: as `issuer/name`.
+/// The claim with the principal that it was minted for, as `issuer/name`, if there was one.
 pub(super) const BY: &str = "by";
 
 /// Signs tokens with `auth.signing_key`.
@@ -36,12 +36,12 @@ impl fmt::Debug for Minter {
     }
 }
 
-/// A new token, and when it ends.
+/// A new token and its expiry time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Minted {
     /// The token.
     pub token: String,
-    /// When it expires.
+    /// The expiry time.
     pub expires: SystemTime,
 }
 
@@ -51,7 +51,7 @@ impl fmt::Debug for Minted {
     }
 }
 
-/// Why there is no new token.
+/// The reason for which no token was minted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
     /// The token would grant what its minter may not do.
@@ -60,13 +60,13 @@ pub enum MintError {
     /// The token would grant nothing.
     #[error("a token grants something: name a pattern to publish, subscribe, signal or admin")]
     NoGrants,
-    /// No time to live, or the minter's own time is over.
+    /// No time to live, or the minter has expired.
     #[error("a token lives for at least a second, and no longer than whoever asks for it")]
     NoTime,
     /// The subject is too long.
     #[error("a subject has at most {MAX_SUBJECT_BYTES} bytes")]
     Subject,
-    /// So many patterns that no header could carry the token.
+    /// More patterns than a header can carry.
     #[error("the token would be larger than {MAX_TOKEN_BYTES} bytes: grant fewer patterns")]
     TooLarge,
     /// Signing failed.
@@ -88,16 +88,16 @@ struct Claims<'a> {
 }
 
 impl Minter {
-    /// Bytes that its key has at least: as many as what it makes of them (RFC 7518, section 3.2).
+    /// Minimum bytes of its key: as many as the signature has (RFC 7518, section 3.2).
     pub const LEAST_KEY_BYTES: usize = 32;
 
-    /// A minter with this key, whose tokens live no longer than `max_ttl`.
+    /// Creates a minter with this key, whose tokens live no longer than `max_ttl`.
     #[must_use]
     pub fn new(key: &Secret, max_ttl: Duration) -> Self {
         Self { key: EncodingKey::from_secret(key.expose()), max_ttl }
     }
 
-    /// Signs a token for whoever holds the key: `fanfare token create`.
+    /// Signs a token for the holder of the key: `fanfare token create`.
     ///
     /// # Errors
     /// It would grant nothing, have no time to live, or be too large.
@@ -111,11 +111,11 @@ impl Minter {
         self.sign(grants, subject, None, now, now + ttl.min(self.max_ttl))
     }
 
-    /// Signs a token for a principal: it grants no more than they have, and ends no later than
-    /// they do. `POST /v1/tokens`.
+    /// Signs a token for a principal, which grants no more than the principal has, and expires no
+    /// later. For `POST /v1/tokens`.
     ///
     /// # Errors
-    /// It would go beyond its minter; see also [`Minter::mint`].
+    /// The token would exceed the minter's grants; see also [`Minter::mint`].
     pub fn mint_for(
         &self,
         minter: &Principal,

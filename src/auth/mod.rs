@@ -1,10 +1,9 @@
-//! Who may do what: credentials become principals, principals have grants.
+//! Authentication and authorization: credentials become principals, and principals have grants.
 //!
-//! It knows names, bytes and times, and nothing of requests. An [`Authenticator`] turns what a
-//! client showed into a [`Principal`], or into an [`AuthError`] with a stable code. What a
-//! principal may do is a question to its [`Grants`]. A key decides how it may be used: a token
-//! never chooses its own algorithm, and the keys of one issuer say nothing about the tokens of
-//! another.
+//! This module knows names, bytes and times, but no requests. An [`Authenticator`] turns a client's
+//! credential into a [`Principal`], or into an [`AuthError`] with a stable code. [`Grants`] decide
+//! what a principal may do. A key determines how it may be used: a token never chooses its own
+//! algorithm, and the keys of one issuer are never used for the tokens of another.
 
 mod api_key;
 mod authenticator;
@@ -36,48 +35,48 @@ pub use key_set::{FetchError, FetchFuture, FetchKeys, KeySet};
 pub use minter::{MintError, Minted, Minter};
 pub use secret::{Environment, Secret, SecretError, SecretSource};
 
-/// The issuer of those who show nothing.
+/// The issuer of the principal of clients without a credential.
 const ANONYMOUS: &str = "anonymous";
 
-/// Who makes a request, and what they may do.
+/// The identity of a client, with its grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// What they are called: the subject of the token, or the name of the API key.
+    /// The subject of the token, or the name of the API key.
     pub name: Arc<str>,
-    /// Who says so: the name of the issuer in the configuration, or `fanfare`, `api_key`,
-    /// `anonymous` or `everyone`.
+    /// The name of the issuer in the configuration, or `fanfare`, `api_key`, `anonymous` or
+    /// `everyone`.
     pub issuer: Arc<str>,
-    /// Whom they are counted as, as `issuer/name`: whoever made their token, if that was not an
-    /// issuer; or anybody could be many by making tokens.
+    /// The account that quotas are counted on, as `issuer/name`: the minter's, if a principal
+    /// minted the token. Otherwise a client could multiply its quotas by minting tokens.
     pub account: Arc<str>,
-    /// What they may do.
+    /// The operations that it may do, and the channels.
     pub grants: Arc<Grants>,
-    /// When that ends, if it does.
+    /// The expiry time, if there is one.
     pub expires: Option<SystemTime>,
-    /// The key that vouches for them, if one does.
+    /// The key that its credential was verified with, if there was one.
     pub key_id: Option<KeyId>,
 }
 
 impl Principal {
-    /// Whether they showed nothing, and have the role of those who do not.
+    /// Returns whether the client showed no credential, and has the anonymous role.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
         self.key_id.is_none() && &*self.issuer == ANONYMOUS
     }
 }
 
-/// What a client showed, and where.
+/// A client's credential, by the place where it was sent.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
     /// `Authorization: Bearer`: a token, or an API key.
     Bearer(&'a str),
-    /// A header of its own for API keys.
+    /// A header for API keys.
     ApiKey(&'a str),
     /// The cookie of the setting `auth.cookie`.
     Cookie(&'a str),
     /// The query parameter `access_token`.
     Query(&'a str),
-    /// Nothing.
+    /// No credential.
     None,
 }
 

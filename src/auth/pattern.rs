@@ -1,8 +1,8 @@
-//! What two channel patterns have in common, as sets of names.
+//! The intersection of two channel patterns, as sets of names.
 
 use crate::channel::ChannelPattern;
 
-/// The pattern of the names that both select; nothing if there are none.
+/// Returns the pattern of the names that both select, or `None` if there are none.
 pub(super) fn intersection(a: &ChannelPattern, b: &ChannelPattern) -> Option<ChannelPattern> {
     let mut a = a.as_str().split('/');
     let mut b = b.as_str().split('/');
@@ -25,7 +25,7 @@ pub(super) fn intersection(a: &ChannelPattern, b: &ChannelPattern) -> Option<Cha
             _ => return None,
         }
     }
-    // Too long for a pattern means too long for a name: nothing is in common then.
+    // A pattern that is too long selects only names that are too long: the intersection is empty.
     common.join("/").parse().ok()
 }
 
@@ -47,7 +47,7 @@ mod tests {
         )
     }
 
-    /// All names of up to five segments out of three words, one of which no pattern has.
+    /// Returns all names of up to five segments out of three words, one of which is in no pattern.
     fn names() -> Vec<ChannelName> {
         let mut names = Vec::new();
         let mut last = vec![String::new()];

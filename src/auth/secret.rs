@@ -1,4 +1,4 @@
-//! Secrets: named in the configuration, kept elsewhere, never shown.
+//! Secrets: named in the configuration, stored elsewhere, never shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Looks up an environment variable; whoever loads the configuration hands it in.
+/// Looks up an environment variable; the loader of the configuration provides it.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Bytes in a file with a secret: far more than any has.
+/// Maximum bytes in a file with a secret: far more than any secret has.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// Where a secret is: `env:NAME` or `file:/path`. The secret itself is in no configuration, so
-/// that nothing that shows the configuration can show it.
+/// The place of a secret: `env:NAME` or `file:/path`. The secret itself is not part of the
+/// configuration, so that showing the configuration cannot reveal it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     /// An environment variable.
@@ -22,8 +22,8 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
-/// Why a secret cannot be had. The messages never have what was given in place of a source: it may
-/// be the secret.
+/// The reason for which a secret cannot be read. The messages never contain the text that was given
+/// as a source: it may be the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// Not a source.
@@ -35,12 +35,12 @@ pub enum SecretError {
     /// A file that cannot be read.
     #[error("cannot read `{0}`: {1}")]
     Unreadable(String, String),
-    /// Fewer bytes than safe.
+    /// Fewer bytes than are safe.
     #[error("the secret has {given} bytes, and {least} are the least: `openssl rand -base64 48`")]
     TooShort {
-        /// Bytes that there are.
+        /// Bytes of the secret.
         given: usize,
-        /// Bytes that there should be.
+        /// Minimum bytes.
         least: usize,
     },
 }
@@ -82,7 +82,7 @@ impl SecretSource {
     /// Reads the secret.
     ///
     /// # Errors
-    /// It is not there, or has fewer than `least` bytes.
+    /// It does not exist, or has fewer than `least` bytes.
     pub fn read(&self, environment: Environment<'_>, least: usize) -> Result<Secret, SecretError> {
         let bytes = match self {
             Self::Env(name) => {
@@ -102,7 +102,7 @@ impl SecretSource {
     }
 }
 
-/// Reads a small file whole, and says in words why it cannot.
+/// Reads a small file, with the reason of a failure as text.
 pub(super) fn read_file(path: &std::path::Path, most: u64) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
@@ -114,12 +114,12 @@ pub(super) fn read_file(path: &std::path::Path, most: u64) -> Result<Vec<u8>, St
     Ok(bytes)
 }
 
-/// The bytes of a secret. It shows itself to nobody.
+/// The bytes of a secret. Its `Debug` output does not contain them.
 #[derive(Clone)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// The bytes, for whoever signs or verifies.
+    /// Returns the bytes, to sign or verify with.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0

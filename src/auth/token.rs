@@ -1,4 +1,4 @@
-//! Signed tokens (RFC 7519 in RFC 7515's compact form): read, and then believed or not.
+//! Signed tokens (RFC 7519, in the compact form of RFC 7515): parsed, then verified.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,14 +15,14 @@ use super::key::{Algorithm, Key};
 use super::minter::BY;
 use crate::limits::{MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES};
 
-/// The end of the year 9999: what a token says beyond is that.
+/// The end of the year 9999: later times in a token become this one.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// A token as it was sent: nothing of it is true yet.
+/// A parsed token: none of it is verified yet.
 pub(super) struct Token<'a> {
     message: &'a str,
     signature: &'a str,
-    /// What it says that it is signed with: only ever compared with what its key is for.
+    /// The algorithm that it names: only compared with that of its key, never used to choose one.
     pub(super) algorithm: Algorithm,
     /// The name of its key.
     pub(super) kid: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// Takes a token apart.
+    /// Parses a token.
     pub(super) fn parse(text: &'a str) -> Result<Self, AuthError> {
         if text.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::TooLarge);
@@ -38,7 +38,7 @@ impl<'a> Token<'a> {
         let (message, signature) = text.rsplit_once('.').ok_or(AuthError::Malformed)?;
         let (header, claims) = message.split_once('.').ok_or(AuthError::Malformed)?;
         let (header, claims) = (object(header)?, object(claims)?);
-        // What is critical must be understood, and nothing is.
+        // A header listed in `crit` must be understood, and the hub understands none.
         if header.contains_key("crit") {
             return Err(AuthError::Malformed);
         }
@@ -52,17 +52,17 @@ impl<'a> Token<'a> {
         Ok(Self { message, signature, algorithm, kid, claims })
     }
 
-    /// Who says that they made it.
+    /// Returns the `iss` that it claims.
     pub(super) fn issuer(&self) -> Result<Option<&str>, AuthError> {
         self.text("iss")
     }
 
-    /// Whether this key has signed it.
+    /// Returns whether this key has signed it.
     pub(super) fn is_signed_by(&self, key: &Key) -> bool {
         key.verifies(self.message, self.signature)
     }
 
-    /// Who shows it, given that the issuer's key has signed it.
+    /// Returns the principal of the token, whose signature by the issuer's key was verified.
     pub(super) fn principal(
         &self,
         issuer: &Issuer,
@@ -98,7 +98,7 @@ impl<'a> Token<'a> {
         })
     }
 
-    /// A token that names audiences is for them alone.
+    /// A token with audiences is valid only for these.
     fn check_audience(&self, expected: Option<&str>) -> Result<(), AuthError> {
         let is_it = |value: &Value| value.as_str().is_some_and(|name| Some(name) == expected);
         let fits = match self.claims.get("aud") {
@@ -109,8 +109,8 @@ impl<'a> Token<'a> {
         if fits { Ok(()) } else { Err(AuthError::Audience) }
     }
 
-    /// Returns when the token's principal ends. The leeway forgives a clock that is a little off
-    /// when a token is shown; a stream that runs when its token expires ends then.
+    /// Returns the expiry time of the token's principal. The leeway forgives a clock that is a
+    /// little off when a token is shown; a stream that already runs ends at `exp` itself.
     fn check_times(
         &self,
         require_exp: bool,
@@ -137,7 +137,7 @@ impl<'a> Token<'a> {
         }
     }
 
-    /// A time in seconds since the epoch; fractions are allowed, and cut off.
+    /// Reads a time in seconds since the epoch; fractions are allowed, and truncated.
     fn time(&self, claim: &str) -> Result<Option<SystemTime>, AuthError> {
         let Some(value) = self.claims.get(claim) else { return Ok(None) };
         let seconds = match (value.as_u64(), value.as_f64()) {
@@ -154,7 +154,7 @@ impl<'a> Token<'a> {
     }
 }
 
-/// One part of a token.
+/// Decodes one part of a token.
 fn object(part: &str) -> Result<Map<String, Value>, AuthError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| AuthError::Malformed)

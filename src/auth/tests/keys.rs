@@ -13,7 +13,7 @@ use crate::auth::{
     Algorithm, AuthError as E, Authenticator, Credential, FetchError, FetchFuture, FetchKeys,
 };
 
-/// Answers with what it was told to, when it was told to, and counts.
+/// A key server of tests: returns the set answer once it is open, and counts the fetches.
 struct Provider {
     answer: Mutex<Result<String, FetchError>>,
     fetches: AtomicUsize,
@@ -62,7 +62,7 @@ fn hub(provider: &Arc<Provider>) -> Authenticator {
     Authenticator::new(&config(&text()), &environment, Some(provider.clone())).unwrap()
 }
 
-/// Polls to the end; nothing here waits for anything but its own turn.
+/// Polls a future to its end; nothing here waits for I/O.
 fn run<T>(future: impl Future<Output = T>) -> T {
     let mut future = Box::pin(future);
     let mut turns = std::iter::repeat_with(|| future.as_mut().now_or_never()).take(100_000);

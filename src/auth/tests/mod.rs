@@ -1,4 +1,4 @@
-//! Tests of the whole: tokens, keys that come and go, what is minted.
+//! Tests of the whole module: tokens, keys that are added and removed, minting.
 
 mod keys;
 mod reload;

@@ -1,4 +1,4 @@
-//! Configurations that are wrong, that change, and what is minted under them.
+//! Invalid configurations, changes of the configuration, and minting under them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Keys made for a test, tokens signed with them, and authenticators that know them.
+//! Test keys, tokens signed with them, and authenticators that trust them.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -105,7 +105,7 @@ impl Signer {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// An honest token.
+    /// A valid token.
     pub(super) fn sign(&self, algorithm: Algorithm, kid: &str, claims: &Value) -> String {
         let header = json!({"typ": "JWT", "alg": algorithm.as_str(), "kid": kid});
         self.sign_as(algorithm, &header, claims)
@@ -148,7 +148,7 @@ pub(super) fn claims() -> Value {
            "fanfare": {"subscribe": ["chat/*"]}})
 }
 
-/// The claims with one of them changed; `null` takes it away.
+/// The claims with one of them changed; `null` removes it.
 pub(super) fn claims_with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     match value {
@@ -178,7 +178,7 @@ pub(super) fn authenticator(text: &str) -> Authenticator {
     Authenticator::new(&config(text), &environment, None).unwrap()
 }
 
-/// An authenticator that knows the tests' secret.
+/// An authenticator that trusts the tests' secret.
 pub(super) fn by_secret() -> Authenticator {
     authenticator(&issuer("keys = { secret = \"env:KEY\" }"))
 }

@@ -1,4 +1,4 @@
-//! Which tokens are believed.
+//! Tokens that are accepted and refused.
 
 use proptest::prelude::*;
 use serde_json::json;
