@@ -1,4 +1,4 @@
-//! Channel names and channel patterns: parsed once at the edge, impossible to hold invalid.
+//! Channel names and channel patterns: parsed once at the edge, so that no invalid one exists.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use crate::limits::MAX_CHANNEL_NAME_BYTES;
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -51,19 +51,19 @@ impl fmt::Display for ChannelName {
 pub struct ChannelPattern(Box<str>);
 
 impl ChannelPattern {
-    /// The pattern as text.
+    /// Returns the pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The one channel that this pattern names, if it has no wildcard.
+    /// Returns the channel that the pattern names, if it has no wildcard.
     #[must_use]
     pub fn exact(&self) -> Option<ChannelName> {
         self.0.parse().ok()
     }
 
-    /// Whether the pattern selects this channel.
+    /// Returns whether the pattern selects this channel.
     #[must_use]
     pub fn matches(&self, name: &ChannelName) -> bool {
         let mut wanted = self.0.split('/');
@@ -103,16 +103,16 @@ impl FromStr for ChannelPattern {
 }
 
 impl ChannelPattern {
-    /// Whether every name that the other pattern selects is selected by this one.
+    /// Returns whether this pattern selects every name that the other selects.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         let (mut outer, mut inner) = (self.0.split('/'), other.0.split('/'));
         loop {
             match (outer.next(), inner.next()) {
                 (None, None) => return true,
-                // One segment or more: so is whatever remains of the inner pattern.
+                // One segment or more: the rest of the inner pattern has at least one, too.
                 (Some("**"), Some(_)) => return true,
-                // One segment, whereas this may be many.
+                // One segment, whereas the inner pattern allows several.
                 (Some(_), Some("**")) => return false,
                 (Some("*"), Some(_)) => {}
                 (Some(one), Some(other)) if one == other => {}
@@ -121,7 +121,7 @@ impl ChannelPattern {
         }
     }
 
-    /// Whether some name is selected by both.
+    /// Returns whether some name is selected by both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut a, mut b) = (self.0.split('/'), other.0.split('/'));
@@ -156,7 +156,7 @@ impl<'de> serde::Deserialize<'de> for ChannelPattern {
     }
 }
 
-/// Why a text is neither a channel name nor a pattern. The sentences are meant for the client.
+/// The reason for which a text is not a channel name or pattern. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidChannelName {
     /// No text at all.
@@ -185,7 +185,7 @@ pub enum InvalidChannelName {
     NotUtf8,
 }
 
-/// What names and patterns have in common.
+/// Checks what names and patterns have in common.
 fn check_segments(text: &str) -> Result<(), InvalidChannelName> {
     if text.is_empty() {
         return Err(InvalidChannelName::Empty);

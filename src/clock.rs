@@ -1,7 +1,7 @@
 //! The clocks: the one place that reads the wall clock.
 //!
-//! The wall clock says which times are shown. It can be set, forwards and backwards, so no age is
-//! taken from it: ages come from the steady clock, which cannot be set.
+//! The wall clock provides the times that are shown. It can be set, forwards and backwards, so ages
+//! are taken from the steady clock, which cannot be set.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::limits::MAX_CLOCK_DRIFT;
 /// Time in microseconds: on the wall clock, since the Unix epoch.
 pub type Micros = u64;
 
-/// What the steady clock shows when the machine starts. It is far from zero, so that a moment long
-/// before the start has a number, too.
+/// The value of the steady clock when the machine starts. It is far from zero, so that a moment
+/// long before the start has a number, too.
 const STEADY_START: Micros = 1 << 52;
 
 /// One moment on both clocks.
 ///
-/// In files, and as JSON, it is the time of the wall clock alone: the steady clock of one start of
-/// the machine says nothing in the next.
+/// In files and in JSON it is only the time of the wall clock: the steady clock of one start of the
+/// machine means nothing in the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Micros", into = "Micros")]
 pub struct Moment {
@@ -33,45 +33,45 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This moment.
+    /// Returns the current moment.
     #[must_use]
     pub fn now() -> Self {
         Self { wall: now(), steady: steady() }
     }
 
-    /// The moment at which the wall clock showed this time, when it was so far ahead.
+    /// Returns the moment at which the wall clock showed this time, given how far it was ahead.
     #[must_use]
     pub fn of_wall(wall: Micros, ahead: i64) -> Self {
         Self { wall, steady: wall.saturating_add_signed(ahead.saturating_neg()) }
     }
 
-    /// How far the wall clock is ahead of the steady one. It changes when the wall clock is set.
+    /// Returns the wall clock minus the steady clock. It changes only when the wall clock is set.
     #[must_use]
     pub fn ahead(self) -> i64 {
         self.wall.wrapping_sub(self.steady) as i64
     }
 
-    /// Whether the wall clock was not set between this moment and the other.
+    /// Returns whether the wall clock was not set between the two moments.
     #[must_use]
     pub fn is_in_step_with(self, other: Self) -> bool {
         let drift = self.ahead().wrapping_sub(other.ahead()).unsigned_abs();
         Duration::from_micros(drift) <= MAX_CLOCK_DRIFT
     }
 
-    /// So many microseconds later, if the wall clock is not set meanwhile.
+    /// Returns the moment `by` microseconds later, if the wall clock is not set meanwhile.
     #[must_use]
     pub fn later(self, by: u32) -> Self {
         let later = |time: Micros| time.saturating_add(Micros::from(by));
         Self { wall: later(self.wall), steady: later(self.steady) }
     }
 
-    /// The time that has passed since.
+    /// Returns the time since `earlier`, by the steady clock.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.steady.saturating_sub(earlier.steady))
     }
 
-    /// The time on the steady clock so long before.
+    /// Returns the time on the steady clock `age` before this moment.
     #[must_use]
     pub fn steady_before(self, age: Duration) -> Micros {
         let age = Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX);
@@ -91,18 +91,18 @@ impl From<Moment> for Micros {
     }
 }
 
-/// Where a hub reads the time: from the machine, unless a test sets it.
+/// The time source of a hub: the machine's clocks, unless a test replaces them.
 #[derive(Clone, Default)]
 pub struct Clock(Option<Arc<dyn Fn() -> Moment + Send + Sync>>);
 
 impl Clock {
-    /// A clock that shows what this says.
+    /// Creates a clock that returns what `tell` returns.
     #[must_use]
     pub fn of(tell: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(tell)))
     }
 
-    /// This moment.
+    /// Returns the current moment.
     #[must_use]
     pub fn now(&self) -> Moment {
         self.0.as_ref().map_or_else(Moment::now, |tell| tell())
@@ -115,20 +115,20 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// It is no setting: two configurations are the same, whatever the time.
+/// Always equal: the time is not a setting, and does not make two configurations differ.
 impl PartialEq for Clock {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-/// What the wall clock shows.
+/// Returns the time of the wall clock.
 #[must_use]
 pub fn now() -> Micros {
     micros(SystemTime::now())
 }
 
-/// What the steady clock shows. It goes on while the machine sleeps.
+/// Returns the time of the steady clock, which also runs while the machine sleeps.
 #[must_use]
 pub fn steady() -> Micros {
     let passed = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
@@ -136,23 +136,23 @@ pub fn steady() -> Micros {
     STEADY_START.saturating_add(passed)
 }
 
-/// A time in microseconds since the Unix epoch.
+/// Converts a time into microseconds since the Unix epoch.
 #[must_use]
 pub fn micros(time: SystemTime) -> Micros {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A time as RFC 3339 text: UTC, with milliseconds.
+/// Formats a time as RFC 3339 text: UTC, with milliseconds.
 #[must_use]
 pub fn rfc3339(time: Micros) -> String {
-    // Text has room for the years up to 9999; what a clock says beyond is that year's end.
+    // Text has room for the years up to 9999; a later time becomes the end of that year.
     let last = Duration::from_secs(253_402_300_799);
     let since = Duration::from_micros(time).min(last);
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
-/// A time as a header carries it (RFC 9110, section 5.6.7).
+/// Formats a time for a header (RFC 9110, section 5.6.7).
 #[must_use]
 pub fn http_date(time: Micros) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(time))

@@ -1,4 +1,4 @@
-//! What travels: an event before it has a place, and how a channel can end.
+//! Events before they have an offset, and the states of a channel.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,10 +13,10 @@ pub const RESERVED_PREFIX: &str = "fanfare.";
 /// The type of the hub's event that opens a subscription at the tail, and has the id of the tail.
 pub const OPEN: &str = "fanfare.open";
 
-/// The type of the hub's event that says: the stream cannot be had now, come back later.
+/// The type of the hub's event that says: the stream is not available now, try again later.
 pub const BUSY: &str = "fanfare.busy";
 
-/// The type of the hub's event that says: here something is missing.
+/// The type of the hub's event that says: events are missing here.
 pub const GAP: &str = "fanfare.gap";
 
 /// The type of the hub's event that says: the channel has ended, and how.
@@ -25,8 +25,8 @@ pub const END: &str = "fanfare.end";
 /// The type of the hub's event that says what a generation adds up to so far.
 pub const SNAPSHOT: &str = "fanfare.snapshot";
 
-/// The type of the event that tells a subscriber to come back with another credential. It has no
-/// id, so that the last one stays.
+/// The type of the event that asks a subscriber to reconnect with another credential. It has no id,
+/// so that the client keeps the last one.
 pub const UNAUTHENTICATED: &str = "fanfare.unauthenticated";
 
 /// The SSE `event:` field of a published event: one line, not reserved, up to 128 bytes.
@@ -34,7 +34,7 @@ pub const UNAUTHENTICATED: &str = "fanfare.unauthenticated";
 pub struct EventType(Box<str>);
 
 impl EventType {
-    /// The type as text.
+    /// Returns the type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -64,7 +64,7 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Why a text is not the type of a published event.
+/// The reason for which a text is not the type of a published event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEventType {
     /// Too long.
@@ -73,12 +73,12 @@ pub enum InvalidEventType {
     /// Empty, or with a control character.
     #[error("the event type is empty or has a control character: give one line of text")]
     NotOneLine,
-    /// The hub's own.
+    /// One that is reserved for the hub.
     #[error("event types that begin with `fanfare.` are the hub's own: choose another")]
     Reserved,
 }
 
-/// An event that has no place yet: what a publisher sends.
+/// An event without an offset: what a publisher sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
     /// The SSE `event:` field; without one, browsers call it `message`.
@@ -92,7 +92,7 @@ pub struct NewEvent {
 pub struct Payload(Bytes);
 
 impl Payload {
-    /// Takes the bytes, if they are UTF-8; otherwise says up to where they are.
+    /// Wraps the bytes, if they are UTF-8.
     ///
     /// # Errors
     /// The index of the first byte that is not UTF-8.
@@ -103,13 +103,13 @@ impl Payload {
         }
     }
 
-    /// The same in memory of its own: what it was cut out of may be much larger.
+    /// Returns a copy in its own memory: the buffer that this one is a slice of may be much larger.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
     }
 
-    /// The bytes, which are UTF-8.
+    /// Returns the bytes, which are UTF-8.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -128,20 +128,20 @@ impl From<&'static str> for Payload {
     }
 }
 
-/// How a channel stands: open, or ended in one of these ways.
+/// The state of a channel: open, or ended in one of these ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelState {
     /// Events may follow.
     #[default]
     Open,
-    /// The publisher said that all is there.
+    /// The publisher has ended it as complete.
     Complete,
-    /// The publisher said that it failed.
+    /// The publisher has reported an error.
     Error,
-    /// Somebody stopped it.
+    /// A viewer has stopped it.
     Cancelled,
-    /// Its producer went away without a word, and did not come back in time.
+    /// Its producer disconnected without an end mark, and did not come back in time.
     Abandoned,
     /// An operator deleted it.
     Deleted,
@@ -152,7 +152,7 @@ impl ChannelState {
     pub const ENDS: [Self; 5] =
         [Self::Complete, Self::Error, Self::Cancelled, Self::Abandoned, Self::Deleted];
 
-    /// The word for the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -172,16 +172,16 @@ impl fmt::Display for ChannelState {
     }
 }
 
-/// Why a run of events is not contiguous with what the client had.
+/// The reason for which events are not contiguous with what the client had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapReason {
-    /// Retention has passed over the events after the requested id.
+    /// Retention has evicted the events after the requested id.
     Evicted,
     /// The id belongs to another life of the log.
     Epoch,
-    /// The id was never given out by this hub.
+    /// This hub never assigned the id.
     Unknown,
-    /// The subscriber was slower than its bounds allow, and was moved to the tail.
+    /// The subscriber exceeded its lag limits, and was moved to the tail.
     Lagged,
     /// The disk of the store has lost the events.
     Lost,
@@ -192,7 +192,7 @@ impl GapReason {
     pub const ALL: [Self; 5] =
         [Self::Evicted, Self::Epoch, Self::Unknown, Self::Lagged, Self::Lost];
 
-    /// The word for the wire and the metric label.
+    /// Returns the name on the wire, which is also the metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,60 +1,62 @@
-//! Bytes that come piece by piece, and are of use when all of them are there.
+//! A byte buffer for data that arrives piece by piece and is needed as a whole.
 //!
-//! One buffer that grows is copied each time, has its old and its new room at once, and up to twice
-//! the room that it uses. Here they are gathered in portions, which are copied once, at the end.
+//! One growing buffer is copied at each growth, needs its old and its new memory at once, and has
+//! up to twice the capacity that it uses. This one collects portions, which are copied once, at the
+//! end.
 
-/// Bytes of a portion.
+/// Bytes in a portion.
 const PORTION: usize = 32 * 1024;
 
-/// See the module.
+/// A byte buffer that collects portions, and returns them as one `Vec`.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// Portions without room.
+    /// Portions that are full.
     full: Vec<Vec<u8>>,
-    /// The one that has room. It grows up to a portion; bytes that come first are as they come.
+    /// The portion that is being filled. It grows up to `PORTION`; the first bytes are kept as
+    /// given.
     last: Vec<u8>,
     len: usize,
 }
 
 impl Gathered {
-    /// Nothing yet, and this room for it.
+    /// Creates an empty buffer that uses the capacity of `room`.
     #[must_use]
     pub fn within(mut room: Vec<u8>) -> Self {
         room.clear();
         Self { last: room, ..Self::default() }
     }
 
-    /// How many there are.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of memory that they take.
+    /// Returns the bytes of allocated memory.
     #[must_use]
     pub fn room(&self) -> usize {
         let full: usize = self.full.iter().map(Vec::capacity).sum();
         full + self.full.capacity() * size_of::<Vec<u8>>() + self.last.capacity()
     }
 
-    /// The one that came last.
+    /// Returns the last byte.
     #[must_use]
     pub fn last(&self) -> Option<u8> {
-        // A portion is begun when there is something for it.
+        // A portion is begun only when there are bytes for it.
         self.last.last().copied()
     }
 
-    /// Takes these as well.
+    /// Appends bytes.
     pub fn extend(&mut self, mut bytes: &[u8]) {
         self.len += bytes.len();
         if self.last.capacity() == 0 {
-            // All there is, as a rule.
+            // Usually these are all the bytes.
             return self.last = bytes.to_vec();
         }
         while !bytes.is_empty() {
@@ -73,7 +75,8 @@ impl Gathered {
         }
     }
 
-    /// All of them in one piece; none are left. What was copied is freed before more is.
+    /// Returns all bytes in one piece, and empties the buffer. A portion that was copied is freed
+    /// before the next is copied.
     #[must_use]
     pub fn take(&mut self) -> Vec<u8> {
         let Self { full, last, len } = std::mem::take(self);

@@ -1,4 +1,4 @@
-//! For how long somebody may stay: until a moment, or until whoever let them in takes it back.
+//! Access leases: how long a stream may run. A lease ends at a fixed time, or when it is revoked.
 
 use std::any::Any;
 use std::sync::{Arc, Weak};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Weak};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// What lets a stream go on: a cheap handle, shared by whoever serves it and whoever let it in. By
-/// default, one that nobody takes back.
+/// The permission to continue a stream: a cheap handle, shared by the stream and by the code that
+/// can revoke it. The default lease never ends.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLease(Option<Arc<LeaseState>>);
 
-/// Whether a lease is still in use, without keeping it.
+/// A weak reference to a lease, to check whether it is still in use.
 #[derive(Clone, Debug)]
 pub struct WeakLease(Weak<LeaseState>);
 
@@ -19,21 +19,21 @@ pub struct WeakLease(Weak<LeaseState>);
 struct LeaseState {
     expires: Option<Instant>,
     revoked: CancellationToken,
-    /// What is given back when nobody stays by it any more.
+    /// A guard that is dropped with the last handle.
     _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// Why a lease is over.
+/// The reason for which a lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEnd {
-    /// Its time is.
+    /// Its expiry time has passed.
     Expired,
-    /// It was taken back.
+    /// It was revoked.
     Revoked,
 }
 
 impl LeaseEnd {
-    /// For the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,33 +44,33 @@ impl LeaseEnd {
 }
 
 impl AccessLease {
-    /// A lease until this moment; without one, until it is revoked.
+    /// Creates a lease that ends at `expires`, or, without it, only when it is revoked.
     #[must_use]
     pub fn until(expires: Option<Instant>) -> Self {
         Self::holding(expires, None)
     }
 
-    /// The same; whatever it holds is dropped with its last handle.
+    /// Creates a lease that also keeps `held` until its last handle is dropped.
     #[must_use]
     pub fn holding(expires: Option<Instant>, held: Option<Box<dyn Any + Send + Sync>>) -> Self {
         let revoked = CancellationToken::new();
         Self(Some(Arc::new(LeaseState { expires, revoked, _held: held })))
     }
 
-    /// When it expires, if it does.
+    /// Returns the expiry time, if there is one.
     #[must_use]
     pub fn expires(&self) -> Option<Instant> {
         self.0.as_ref()?.expires
     }
 
-    /// Takes it back.
+    /// Revokes the lease.
     pub fn revoke(&self) {
         if let Some(shared) = &self.0 {
             shared.revoked.cancel();
         }
     }
 
-    /// Why it is over, if it is by now.
+    /// Returns why the lease has ended, or `None` while it is valid.
     #[must_use]
     pub fn end(&self, now: Instant) -> Option<LeaseEnd> {
         let shared = self.0.as_ref()?;
@@ -80,7 +80,7 @@ impl AccessLease {
         shared.expires.is_some_and(|expires| now >= expires).then_some(LeaseEnd::Expired)
     }
 
-    /// Resolves when it is over.
+    /// Waits until the lease ends; a default lease never does.
     pub async fn ended(&self) -> LeaseEnd {
         let Some(shared) = &self.0 else { return std::future::pending().await };
         let expired = async {
@@ -95,7 +95,7 @@ impl AccessLease {
         }
     }
 
-    /// A handle that does not keep it.
+    /// Returns a weak reference.
     #[must_use]
     pub fn downgrade(&self) -> WeakLease {
         WeakLease(self.0.as_ref().map(Arc::downgrade).unwrap_or_default())
@@ -103,13 +103,13 @@ impl AccessLease {
 }
 
 impl WeakLease {
-    /// The lease, if anybody still has it.
+    /// Returns the lease, if a handle of it is left.
     #[must_use]
     pub fn upgrade(&self) -> Option<AccessLease> {
         self.0.upgrade().map(|shared| AccessLease(Some(shared)))
     }
 
-    /// Whether anybody still has it.
+    /// Returns whether a handle of the lease is left.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         self.0.strong_count() > 0

@@ -3,19 +3,20 @@
 //!
 //! # Layout
 //!
-//! A house in floors: a module imports from lower floors only, and neighbours do not know each
-//! other. `tests/tidy.rs` holds the walls; `docs/ARCHITECTURE.md` has the drawing.
+//! A module imports from lower floors only. Modules of one floor do not import each other, except
+//! on floors 0 and 7, where a module may import those before it. `tests/tidy.rs` checks it;
+//! `docs/ARCHITECTURE.md` has a diagram.
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground | limits, clock, position, channel, event, shutdown, lease, telemetry, value |
-//! | 1 masonry | [`sse`]: the grammar; [`generation`]: the events of models; [`outbound`]: calls |
-//! | 2 cellars | [`store`]: where logs live; [`auth`]: who may do what; [`quota`]: how much |
-//! | 3 hall | [`hub`]: channels and subscriptions |
-//! | 4 doors | [`ingest`]: the only way in; [`egress`]: the only way out; [`hooks`]: calls out |
-//! | 5 corridor | [`http`]: connections, routes, problems |
-//! | 6 rooms | [`protocol`], [`admin`] |
-//! | 7 roof | [`config`], [`server`], [`cli`] |
+//! | 0 types | limits, clock, position, channel, event, gathered, shutdown, lease, telemetry, value |
+//! | 1 formats | [`sse`]: the grammar; [`generation`]: events of models; [`outbound`]: HTTP calls |
+//! | 2 services | [`store`]: logs; [`auth`]: permissions; [`quota`]: rates and shares |
+//! | 3 core | [`hub`]: channels and subscriptions |
+//! | 4 data paths | [`ingest`]: publishing; [`egress`]: delivery; [`hooks`]: outgoing calls |
+//! | 5 transport | [`http`]: connections, routes, problems |
+//! | 6 API | [`protocol`], [`admin`] |
+//! | 7 process | [`config`], [`server`], [`cli`] |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

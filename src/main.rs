@@ -1,4 +1,4 @@
-//! The process: parse what was typed, do it, say how it went.
+//! The process: parses the command line, runs the command, and reports the result.
 
 use std::process::ExitCode;
 
@@ -6,13 +6,13 @@ use clap::Parser;
 use fanfare::cli::{Cli, run};
 use fanfare::config::Inherited;
 
-/// It gives free memory back to the system within some ten seconds, by a thread of its own, so that
-/// an idle hub does, too. That of the C library keeps what lies between memory in use.
+/// jemalloc returns free memory to the system within some ten seconds, by a background thread, so
+/// that an idle hub does so, too. The C library's allocator keeps free memory between live blocks.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    // Here, where there is no other thread yet: see there.
+    // Before any other thread exists: `Inherited::from_environment` requires it.
     let inherited = Inherited::from_environment();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run(cli, inherited));
-    // Whatever still runs was told to end, and had its time.
+    // Tasks that still run have been signalled, and have had their time.
     runtime.shutdown_background();
     code
 }

@@ -1,4 +1,4 @@
-//! The HTTP client for calls out: HTTP/1.1, over TLS where the URL says so, no redirects.
+//! The HTTP client for outgoing calls: HTTP/1.1, over TLS where the URL says so, no redirects.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -27,11 +27,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::limits::{MAX_HOOK_CALLS, MAX_HOOK_RESPONSE_BYTES};
 
-/// How long a connection is kept for the next call: shorter than most servers keep theirs, so that
-/// few calls meet one that is just being closed.
+/// Time for which an idle connection is kept: shorter than most servers keep theirs, so that few
+/// calls use a connection that is just being closed.
 const KEPT_IDLE: Duration = Duration::from_secs(15);
 
-/// Sends requests: a cheap handle, whose connections are kept and used again.
+/// Sends requests: a cheap handle, whose connections are reused.
 #[derive(Clone)]
 pub struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
@@ -40,28 +40,28 @@ pub struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 #[error("no CA certificates: install ca-certificates, or set SSL_CERT_FILE: {0}")]
 pub struct NoCertificates(#[from] rustls::Error);
 
-/// Why a call did not succeed.
+/// The reason for which a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Another answer than 2xx.
+    /// A status other than 2xx.
     #[error("the receiver answered {0}")]
     Status(StatusCode),
-    /// No answer in time.
+    /// No response in time.
     #[error("the receiver did not answer in time")]
     Timeout,
     /// No connection, or none that spoke HTTP.
     #[error("the receiver could not be reached: {0}")]
     Transport(String),
-    /// The request could not be made: a defect, which a test would show.
+    /// The request could not be built: a defect, which a test would show.
     #[error("the request could not be made: {0}")]
     Request(#[from] http::Error),
-    /// The hub had to leave.
+    /// The hub is shutting down.
     #[error("the hub is leaving")]
     Leaving,
 }
 
 impl Client {
-    /// Trusts what this machine trusts; looks that up only if there is a need for `tls`.
+    /// Creates a client. For `tls` it loads the certificate authorities that this machine trusts.
     pub fn new(tls: bool) -> Result<Self, NoCertificates> {
         let trusting = trusting(tls)?;
         let mut tcp = HttpConnector::new();
@@ -94,10 +94,11 @@ impl Client {
     }
 }
 
-/// How to tell whom to trust: by what this machine trusts, which is looked up only for `tls`.
+/// Creates a TLS configuration that trusts this machine's certificate authorities, which are loaded
+/// only for `tls`.
 ///
 /// # Errors
-/// It trusts nobody.
+/// The machine has no certificate authority.
 pub fn trusting(tls: bool) -> Result<ClientConfig, NoCertificates> {
     let trusting = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
@@ -110,7 +111,7 @@ pub fn trusting(tls: bool) -> Result<ClientConfig, NoCertificates> {
     Ok(trusting.with_no_client_auth())
 }
 
-/// The same by the certificates of a file in PEM, and by nothing else.
+/// Creates a TLS configuration that trusts only the certificates of a PEM file.
 ///
 /// # Errors
 /// The file cannot be read, or has no certificate.
@@ -138,13 +139,13 @@ pub fn trusting_file(path: &Path) -> Result<ClientConfig, InvalidCertificates> {
     Ok(trusting.with_no_client_auth())
 }
 
-/// Why the certificates of a file cannot be trusted.
+/// The reason for which the certificates of a file cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidCertificates {
-    /// No file, or no PEM.
+    /// The file is missing, or is not PEM.
     #[error("cannot read {0}: {1}")]
     Unreadable(PathBuf, pem::Error),
-    /// PEM of something else.
+    /// PEM without a certificate.
     #[error("{0} has no certificate: give a file in PEM with `-----BEGIN CERTIFICATE-----`")]
     None(PathBuf),
     /// A certificate that cannot be used.
@@ -153,7 +154,7 @@ pub enum InvalidCertificates {
 }
 
 /// Trusts what the named certificates have signed, and these themselves: `openssl req -x509` makes
-/// a self-signed certificate that is also one of an authority, which by the rules no server shows.
+/// a self-signed certificate that is also a CA, which a server must not present by the rules.
 #[derive(Debug)]
 struct Named {
     by_issuer: Arc<WebPkiServerVerifier>,
@@ -204,8 +205,8 @@ impl ServerCertVerifier for Named {
     }
 }
 
-/// Reads what nobody wants to know, so that the connection can be used again; not too much of it,
-/// and not for too long.
+/// Reads and discards the rest of a body, up to a number of bytes and until the deadline, so that
+/// the connection can be reused.
 pub async fn read_away(mut body: Incoming, deadline: Instant) {
     let mut bytes = 0;
     while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
@@ -216,7 +217,7 @@ pub async fn read_away(mut body: Incoming, deadline: Instant) {
     }
 }
 
-/// An error with all that caused it: the client's own words say little.
+/// Returns an error with its causes: the client's own message alone says little.
 fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

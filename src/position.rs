@@ -1,31 +1,31 @@
-//! Where an event stands: offset, epoch, and the event id that carries both over the wire.
+//! Offset, epoch, and the event id that carries both over the wire.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::limits::MAX_EVENT_ID_BYTES;
 
-/// An event's place in the hub's one order: strictly increasing over all channels, never assumed
-/// to step by one. `Offset::ZERO` stands before every event.
+/// An event's place in the single order of the hub: strictly increasing over all channels, not
+/// necessarily by one. `Offset::ZERO` is before every event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(pub u64);
 
 impl Offset {
-    /// The place before the first event.
+    /// The offset before the first event.
     pub const ZERO: Self = Self(0);
 }
 
-/// How long the largest offset is, written down.
+/// Digits of the largest offset.
 const OFFSET_DIGITS: usize = 20;
 
-/// One life of the hub's log. Another epoch means: what you remember is gone.
+/// One life of the hub's log. After a change of epoch, a client's event ids are void.
 ///
 /// Letters `a-z` and digits only, so that an event id needs no CORS preflight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(Box<str>);
 
 impl Epoch {
-    /// A new epoch, drawn at random: 31 bits in base 36.
+    /// Returns a new random epoch: 31 bits in base 36.
     #[must_use]
     pub fn random() -> Self {
         const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -33,13 +33,13 @@ impl Epoch {
         Self(text.collect())
     }
 
-    /// The epoch as it stands in an event id.
+    /// Returns the epoch as written in an event id.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The id of the event with this offset, as its [`Position`] is written.
+    /// Returns the event id of this offset, in the text form of [`Position`].
     #[must_use]
     pub fn event_id(&self, offset: Offset) -> String {
         let mut id = String::new();
@@ -47,7 +47,7 @@ impl Epoch {
         id
     }
 
-    /// The same, after what stands in `id`.
+    /// Appends the event id of this offset to `id`.
     pub fn write_event_id(&self, offset: Offset, id: &mut String) {
         id.reserve(self.0.len() + 1 + OFFSET_DIGITS);
         id.push_str(&self.0);
@@ -79,7 +79,7 @@ impl fmt::Display for Epoch {
 pub struct Position {
     /// The life of the log that the offset belongs to.
     pub epoch: Epoch,
-    /// The place in that life.
+    /// The offset in that life.
     pub offset: Offset,
 }
 
@@ -108,20 +108,19 @@ impl FromStr for Position {
 #[error("not an event id: expected `<epoch>-<offset>`, as the hub wrote it in `id:`")]
 pub struct InvalidEventId;
 
-/// Where a subscription begins.
+/// The point at which a subscription begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartFrom {
-    /// With the next event that is published.
+    /// At the next event that is published.
     Tail,
-    /// With the earliest event that is retained.
+    /// At the earliest retained event.
     Earliest,
-    /// With what the events so far add up to, and then with the next.
+    /// With a snapshot of the events so far, followed by the next event.
     Snapshot,
-    /// With the last `n` retained events.
+    /// At the last `n` retained events.
     Last(u64),
-    /// After the event with this id, as the client sent it: not yet parsed, because an id that
-    /// cannot be understood is answered with a gap, not with an error that would end an
-    /// `EventSource` for good.
+    /// After the event with this id, as the client sent it: not yet parsed, because an invalid id
+    /// is answered with a gap, and not with an error that would end an `EventSource` for good.
     After(Box<str>),
 }
 

@@ -1,4 +1,4 @@
-//! Leaving politely: the signal in its two stages, and the tasks that are waited for.
+//! Graceful shutdown: a signal in two stages, and the tasks to wait for.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-/// Tells everyone that the hub is going down, and knows when all have gone: a cheap handle.
+/// Signals the shutdown to all parts of the hub, and waits for their tasks: a cheap handle.
 ///
-/// It comes in two stages. *Draining*: nothing new begins, what runs may end. *Stopping*: what
-/// still runs says goodbye now.
+/// It has two stages. *Draining*: nothing new begins, running work may finish. *Stopping*: what
+/// still runs ends now.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown(Arc<ShutdownState>);
 
@@ -22,7 +22,7 @@ struct ShutdownState {
     tasks: TaskTracker,
 }
 
-/// A stage that begins once. Every request looks whether it has, so that takes no lock.
+/// A stage that begins once. Every request checks it, so the check takes no lock.
 #[derive(Debug, Default)]
 struct Stage {
     has_begun: AtomicBool,
@@ -40,7 +40,7 @@ impl Stage {
     }
 
     async fn begun(&self) {
-        // Hears of whatever comes from here on: nothing is missed between looking and waiting.
+        // Registered before the check, so that a begin between check and wait is not missed.
         let begins = self.begins.notified();
         if !self.has_begun() {
             begins.await;
@@ -60,29 +60,29 @@ impl Shutdown {
         self.0.stopping.begin();
     }
 
-    /// Whether the first stage has begun.
+    /// Returns whether the first stage has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.draining.has_begun()
     }
 
-    /// Whether the second stage has begun.
+    /// Returns whether the second stage has begun.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.has_begun()
     }
 
-    /// Resolves when the first stage begins.
+    /// Waits until the first stage begins.
     pub async fn draining(&self) {
         self.0.draining.begun().await;
     }
 
-    /// Resolves when the second stage begins.
+    /// Waits until the second stage begins.
     pub async fn stopping(&self) {
         self.0.stopping.begun().await;
     }
 
-    /// Runs a task that is waited for, in this runtime.
+    /// Spawns a task on this runtime that [`Self::all_gone`] waits for.
     pub fn spawn_on<F>(&self, task: F, runtime: &Handle)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -90,7 +90,7 @@ impl Shutdown {
         self.0.tasks.spawn_on(task, runtime);
     }
 
-    /// Resolves when all tasks have ended.
+    /// Waits until all tasks have ended.
     pub async fn all_gone(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
