@@ -9,7 +9,8 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 types | limits, clock, position, channel, event, gathered, shutdown, lease, telemetry, value |
+//! | 0 types | limits, clock, position, channel, event, gathered |
+//! | 0 utilities | shutdown, lease, telemetry, value |
 //! | 1 formats | [`sse`]: the grammar; [`generation`]: events of models; [`outbound`]: HTTP calls |
 //! | 2 services | [`store`]: logs; [`auth`]: permissions; [`quota`]: rates and shares |
 //! | 3 core | [`hub`]: channels and subscriptions |
