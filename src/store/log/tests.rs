@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Moment;
 
-/// The steady clock shows this.
+/// A moment at which the steady clock shows `steady`.
 fn at(steady: u64) -> Moment {
     Moment { wall: 1_000_000 + steady, steady }
 }
@@ -220,7 +220,7 @@ mod stored {
         }
     }
 
-    /// Whatever is asked is answered as the model would, or has to be fetched.
+    /// Checks that each read returns what the model has, or has to be loaded.
     fn check(log: &mut Log, model: &Model, lost: &[bool]) {
         assert_eq!((log.start(), log.end()), (model.mark(model.start), model.mark(lost.len())));
         let events = model.all.iter().zip(lost).enumerate().skip(model.start);

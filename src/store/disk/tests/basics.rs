@@ -1,4 +1,4 @@
-//! What is handed in is there: read back, and after opening anew.
+//! Stored events are read back, before and after the store is opened again.
 
 use super::support::*;
 use crate::position::Offset;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use Durability::{Async, Sync};
 
-/// Two streams with events in turn, each event a record. Returns the end of the first.
+/// Writes two streams with alternating events, one per record. Returns the end of the first.
 fn fill(
     disk: &crate::store::disk::Disk,
     offsets: std::ops::Range<u64>,
@@ -229,7 +229,7 @@ fn offsets_that_were_given_out_never_come_again() {
     let (disk, _) = open(directory.path());
     assert_eq!(disk.first_offset(), Offset(1));
     disk.note_offset(Offset(900));
-    // After the renewal, which the writer does before it writes this.
+    // The writer renews the reservation before it writes this.
     write(&disk, begin(disk.new_stream(), "a"), Sync).unwrap();
     let crashed = copy(directory.path());
     let (again, _) = open(crashed.path());
@@ -245,7 +245,7 @@ fn copy(from: &std::path::Path) -> tempfile::TempDir {
     to
 }
 
-/// Where the machine does not name its starts, two of them look alike.
+/// Without names, two boots of a machine look the same.
 #[test]
 fn a_start_of_the_machine_that_has_no_name_may_be_another() {
     let directory = tempfile::tempdir().unwrap();

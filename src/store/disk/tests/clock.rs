@@ -1,5 +1,4 @@
-//! A wall clock that is set, and a machine that is started again: what is stored keeps its times
-//! and its age.
+//! Changes of the wall clock and reboots: stored events keep their times and their age.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,14 +21,14 @@ use crate::store::{Batch, Entry, LogPosition, Retention};
 const SECOND: u64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND as i64;
 
-/// A machine, whose real time nobody on it can read.
+/// A machine whose clocks do not show the real time.
 #[derive(Clone, Default)]
 struct Machine(Arc<Mutex<Times>>);
 
 #[derive(Clone, Copy, Default)]
 struct Times {
     real: u64,
-    /// By how much the wall clock was set.
+    /// The sum of changes of the wall clock.
     set: i64,
     started: u64,
 }
@@ -88,7 +87,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What was written of a stream: the real time and the shown time of each event.
+/// The events of a stream: the real time and the wall clock time of each.
 #[derive(Default)]
 struct Written {
     end: LogPosition,
@@ -117,7 +116,7 @@ fn check_times(disk: &Disk, at: usize, written: &Written) {
     assert_eq!(seq, written.end.seq);
 }
 
-/// Of each age, what goes is older, and what stays is in a block whose last event is not.
+/// Trims at each age: trimmed events are older, and the last event of the next block is not.
 fn check_ages(disk: &Disk, machine: &Machine, at: usize, written: &Written) {
     let age = |seq: u64| machine.real() - written.events[seq as usize].0;
     let mut ages: Vec<u64> = (0..written.end.seq).map(age).collect();
@@ -164,7 +163,7 @@ proptest! {
                     if too {
                         machine.restart();
                     } else {
-                        // The hub is not there to see it.
+                        // The hub does not run at that moment.
                         machine.set(DAY);
                     }
                     disk = machine.open(&files, Duration::MAX).0;
@@ -173,7 +172,7 @@ proptest! {
                 Op::Maintain => maintenance::run_once(disk.engine()).unwrap(),
             }
         }
-        // All of it is written.
+        // A record after which all others are written.
         write(&disk, LogRecord::Receipt(receipt("last")), Durability::Async).unwrap();
         machine.pass(1);
         for (at, written) in written.iter().enumerate() {
@@ -196,7 +195,7 @@ fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
         machine.set(back);
         let hour =
             Retention { max_events: 99, max_bytes: 1 << 20, max_age: Duration::from_secs(3600) };
-        // It is set right, and the hub is started again and again.
+        // The clock is corrected, and the hub restarted several times.
         for passes in [900, 900, 900] {
             let disk = machine.open(&files, Duration::MAX).0;
             machine.pass(passes);
@@ -220,7 +219,7 @@ fn a_receipt_is_remembered_for_its_window_however_the_wall_clock_is_set() {
             let window = Duration::from_secs(300);
             let mut disk = machine.open(&files, window).0;
             let keep = |disk: &Disk, offset, key| {
-                // Of the event that was published with it.
+                // The event that was published with the receipt.
                 disk.note_offset(Offset(offset));
                 let kept = StoredReceipt { time: machine.now(), ..receipt(key) };
                 write(disk, LogRecord::Receipt(kept), Durability::Async).unwrap();

@@ -15,7 +15,7 @@ fn start(files: &FakeDisk) -> (Disk, Recovered) {
     Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap()
 }
 
-/// Three streams of which each has `count` events, in turn, all of them synced.
+/// Writes three streams with `count` alternating events each, all synced.
 fn filled(count: u64) -> (FakeDisk, Disk) {
     let files = FakeDisk::new();
     let (disk, _) = start(&files);
@@ -33,7 +33,7 @@ fn filled(count: u64) -> (FakeDisk, Disk) {
     (files, disk)
 }
 
-/// The offsets that stream has which `filled` gave it.
+/// Returns the offsets that [`filled`] gave a stream.
 fn offsets(at: usize, count: u64) -> Vec<u64> {
     (1..=count * 3).filter(|offset| (offset % 3) as usize == at).collect()
 }
@@ -56,9 +56,9 @@ fn a_torn_end_costs_the_blocks_that_are_torn_and_no_others() {
             }
         })
         .collect();
-    // What was prepared after the last block says nothing.
+    // Without the prepared zeros after the last block.
     whole.truncate(*ends.last().unwrap());
-    // The last block knew of the sync of the one before it: only its own bytes may be torn.
+    // The last block records the sync of the one before it: only its own bytes may be torn.
     let synced = ends[ends.len() - 2];
     for length in synced..whole.len() {
         for fill in [0, whole.len() - length] {
@@ -81,7 +81,8 @@ fn a_torn_end_costs_the_blocks_that_are_torn_and_no_others() {
     }
 }
 
-/// Flips one bit in each of some bytes of a file, and looks what of all streams is left.
+/// Flips one bit in every `step`-th byte of a file, and checks that at most one stream loses
+/// events.
 fn flip_each(left: &FakeDisk, name: &str, count: u64, step: usize) {
     let whole = left.bytes(name);
     for at in (0..whole.len()).step_by(step) {
@@ -110,7 +111,7 @@ fn a_flipped_bit_in_a_journal_costs_at_most_its_stream() {
     names.retain(|name| name.ends_with(".log"));
     assert!(names.len() > 1);
     for name in names {
-        // The first blocks are what the streams are; broken, the stream is not known any more.
+        // The first blocks have the names of the streams. If one is broken, its stream is unknown.
         flip_each(&files, &name, 12, 3);
     }
 }

@@ -1,4 +1,4 @@
-//! A disk that fails, or loses what was not synced, at the n-th change that is made to it.
+//! A disk that fails, or loses unsynced bytes, at the n-th change.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,14 +9,14 @@ use rustix::io::Errno;
 
 use crate::store::disk::files::{File, Files};
 
-/// What happens at the n-th change.
+/// The fault at the n-th change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nothing reaches the disk any more, and nobody is told.
+    /// From then on, no change reaches the disk, and none fails.
     Crash,
     /// That one operation fails.
     Fails,
-    /// That one finds no room.
+    /// That one operation, if it is a write, finds the disk full.
     Full,
 }
 
@@ -27,21 +27,21 @@ pub(crate) struct Disk(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     names: BTreeMap<String, usize>,
-    /// The names as a power cut leaves them.
+    /// The names that survive a power cut.
     synced_names: BTreeMap<String, usize>,
     contents: Vec<Content>,
     changes: u64,
     fate: Option<(u64, Fate)>,
     crashed: bool,
     free: u64,
-    /// No file can be made, for this reason.
+    /// The error of every attempt to create a file.
     no_files: Option<Errno>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Content {
     bytes: Vec<u8>,
-    /// How much of it a power cut leaves.
+    /// Number of bytes that survive a power cut.
     synced: usize,
     unreadable: Option<std::ops::Range<u64>>,
 }
@@ -53,7 +53,7 @@ enum Change {
 }
 
 impl State {
-    /// Counts a change. `Ok(false)`: nothing is to happen.
+    /// Counts a change. `Ok(false)` means that it is lost.
     fn change(&mut self, change: Change) -> io::Result<bool> {
         self.changes += 1;
         if let Some((at, fate)) = self.fate
@@ -77,7 +77,7 @@ impl Disk {
         disk
     }
 
-    /// At the n-th change from now on, this happens.
+    /// Sets the fault of the n-th change from now on.
     pub(crate) fn fate(&self, changes: u64, fate: Fate) {
         let mut state = self.0.lock();
         state.fate = Some((state.changes + changes, fate));
@@ -91,7 +91,7 @@ impl Disk {
         self.0.lock().changes
     }
 
-    /// No file can be made, for this reason, or for none.
+    /// Sets or clears the error of every attempt to create a file.
     pub(crate) fn make_no_files(&self, why: Option<Errno>) {
         self.0.lock().no_files = why;
     }
@@ -125,15 +125,15 @@ impl Disk {
         state.contents[at].unreadable = Some(bytes);
     }
 
-    /// The disk as the process's death leaves it: everything that was written is there.
+    /// Returns the disk as a killed process leaves it, with everything written.
     pub(crate) fn after_kill(&self) -> Self {
         let state = self.0.lock();
         let (names, contents) = (state.names.clone(), state.contents.clone());
         Self::of(names, contents)
     }
 
-    /// The disk as a power cut leaves it: of what was not synced, any part may be there, or there
-    /// in length only. `chance` decides.
+    /// Returns the disk as a power cut leaves it: any part of the unsynced bytes, or only their
+    /// length, may survive. `chance` decides.
     pub(crate) fn after_power_cut(&self, chance: &mut fastrand::Rng) -> Self {
         let state = self.0.lock();
         let names = if chance.bool() { &state.names } else { &state.synced_names };
@@ -242,7 +242,7 @@ impl File for Opened {
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.0.lock();
         let outcome = state.change(Change::Write);
-        // A write that fails may have written a part.
+        // A failed write may have written a part.
         let written = if outcome.is_err() { bytes.len() / 2 } else { bytes.len() };
         if !matches!(outcome, Ok(false)) {
             let content = &mut state.contents[self.at].bytes;

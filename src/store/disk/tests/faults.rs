@@ -14,15 +14,15 @@ use crate::store::{LogPosition, Retention};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a hub knows of its streams. What it is told after a crash does not count: nobody lived to
-/// hear it.
+/// The expectations of a hub. Acknowledgements after a crash do not count, as no client received
+/// them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hub {
     pub(super) files: FakeDisk,
     ends: BTreeMap<u64, LogPosition>,
     pub(super) offered: BTreeMap<u64, Offered>,
     next: u64,
-    /// The same, when last somebody lived to hear of it.
+    /// The value of `next` before the crash, if there was one.
     given: u64,
     epoch: Option<Epoch>,
 }
@@ -36,15 +36,15 @@ pub(super) enum Told {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Offered {
-    /// Whether it was acknowledged that the stream has begun.
+    /// Whether the beginning of the stream was acknowledged.
     begun: bool,
-    /// Offsets that were handed in, and what was told of them.
+    /// Submitted offsets and their acknowledgements.
     events: Vec<(u64, Told)>,
-    /// Whether it was given up, and that was acknowledged.
+    /// If the stream was deleted: whether that was acknowledged.
     gone: Option<bool>,
-    /// Retention has passed over all up to here.
+    /// The offset through which retention has trimmed.
     trimmed: Offset,
-    /// Whether its end was handed in, and that was acknowledged as synced.
+    /// If the end was submitted: whether that was acknowledged as synced.
     ended: Option<bool>,
 }
 
@@ -53,7 +53,7 @@ impl Hub {
         Self { files: files.clone(), ..Self::default() }
     }
 
-    /// Lives on with a disk that was left over.
+    /// Continues on a disk that was left over.
     pub(super) fn on(&self, files: &FakeDisk) -> Self {
         Self { files: files.clone(), ..self.clone() }
     }
@@ -73,7 +73,7 @@ impl Hub {
         self.hand_in(disk, stream, count, how, None);
     }
 
-    /// The last event of a stream, with which it ends.
+    /// Publishes the last event of a stream, with which it ends.
     pub(super) fn end(&mut self, disk: &Disk, stream: u64) {
         let told = self.hand_in(disk, stream, 1, Durability::Sync, Some("complete".into()));
         if let Some(offered) = self.offered.get_mut(&stream) {
@@ -115,7 +115,7 @@ impl Hub {
             Ok(()) => Told::Written,
         };
         if told == Told::Synced {
-            // What was written before it is synced with it.
+            // A sync covers everything written before it.
             let written = offered.iter_mut().filter(|(_, told)| *told == Told::Written);
             written.for_each(|(_, told)| *told = Told::Synced);
         }
@@ -136,7 +136,7 @@ impl Hub {
     }
 }
 
-/// A life with all that can happen in a first one.
+/// A first life that exercises everything.
 pub(super) fn life(disk: &Disk, hub: &mut Hub) {
     hub.next = hub.next.max(disk.first_offset().0);
     hub.epoch = Some(disk.epoch());
@@ -161,7 +161,7 @@ pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Recovered)> {
     Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).ok()
 }
 
-/// What must hold of a directory that was left over, whatever happened.
+/// Checks the invariants of a directory that was left over.
 pub(super) fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
     nothing_is_damaged(files, what);
     let (disk, found) = start(files).unwrap_or_else(|| panic!("{what}: it opens"));
@@ -199,14 +199,14 @@ pub(super) fn examine(files: &FakeDisk, hub: &Hub, what: &str) {
     if hub.epoch == Some(disk.epoch()) {
         assert!(disk.first_offset().0 >= hub.given, "{what}: offsets go on");
     }
-    // It goes on as if nothing had happened.
+    // A new stream works as usual.
     let mut after = Hub { next: disk.first_offset().0, ..Hub::default() };
     let stream = after.begin(&disk, "after").unwrap();
     after.publish(&disk, stream, 3, Durability::Sync);
     assert_eq!(read_all(&disk, StreamId(stream), 0).0.len(), 3, "{what}");
 }
 
-/// Whatever a crash has left, `fanfare store check` calls it no damage, and leaves it as it is.
+/// Checks that `fanfare store check` finds no damage after a crash, and changes nothing.
 fn nothing_is_damaged(files: &FakeDisk, what: &str) {
     if !files.names().iter().any(|name| name == "fanfare.store") {
         return;
@@ -219,7 +219,7 @@ fn nothing_is_damaged(files: &FakeDisk, what: &str) {
     assert!(contents().eq(before), "{what}: checking changes nothing");
 }
 
-/// How many changes a whole life makes.
+/// Returns the number of changes in a whole life.
 fn changes() -> u64 {
     let files = FakeDisk::new();
     let mut hub = Hub::default();
@@ -232,7 +232,7 @@ fn changes() -> u64 {
     files.changes()
 }
 
-/// Lives a life in which the fate comes at the n-th change.
+/// Runs a life in which the fate comes at the n-th change.
 fn live(files: &FakeDisk) -> Hub {
     let mut hub = Hub { files: files.clone(), ..Hub::default() };
     if let Some((disk, _)) = start(files) {

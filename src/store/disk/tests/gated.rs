@@ -1,4 +1,4 @@
-//! A disk that can be held up, and a store on it, for tests of those that are built on the store.
+//! A disk whose syncs can be held up, and a store on it, for tests of the layers above.
 
 use std::io;
 use std::ops::Range;
@@ -19,10 +19,10 @@ use crate::store::disk::{
     Config, Disk, Durability, OpenOptions, Recovered, Seek, StreamId, maintenance,
 };
 
-/// Longer than anything takes that is to happen.
+/// Longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// See the module.
+/// A disk in memory whose syncs can be held up.
 #[derive(Clone, Debug)]
 pub(crate) struct Gated {
     pub(crate) disk: fake::Disk,
@@ -31,9 +31,9 @@ pub(crate) struct Gated {
 
 #[derive(Debug, Default)]
 struct Gate {
-    /// No sync comes through.
+    /// Syncs are held up.
     shut: bool,
-    /// How many syncs stand there.
+    /// Number of syncs at the gate.
     waiting: usize,
 }
 
@@ -42,18 +42,18 @@ impl Gated {
         Self { disk: fake::Disk::new(), gate: Arc::default() }
     }
 
-    /// Whatever is synced from now on waits.
+    /// Holds up later syncs.
     pub(crate) fn shut(&self) {
         self.gate.0.lock().shut = true;
     }
 
-    /// What waits goes on.
+    /// Lets waiting syncs continue.
     pub(crate) fn open_up(&self) {
         self.gate.0.lock().shut = false;
         self.gate.1.notify_all();
     }
 
-    /// A sync stands at the auth filter: what it is for is written.
+    /// Waits until a sync is at the gate: the records for it are written.
     pub(crate) fn until_a_sync_waits(&self) {
         let mut gate = self.gate.0.lock();
         while gate.waiting == 0 {
@@ -61,17 +61,17 @@ impl Gated {
         }
     }
 
-    /// What the death of the process leaves, under another gate.
+    /// Returns the disk as a killed process leaves it, with another gate.
     pub(crate) fn after_kill(&self) -> Self {
         Self { disk: self.disk.after_kill(), gate: Arc::default() }
     }
 
-    /// A store on this disk, which has put its directory in order.
+    /// Opens a store on this disk, and runs maintenance once.
     pub(crate) fn store(&self, config: &Config, terms: OpenOptions) -> (Disk, Recovered) {
         self.store_of_boot(config, terms, "this one")
     }
 
-    /// The same, with the name of a start of the machine.
+    /// Opens a store as in the boot with this name.
     pub(crate) fn store_of_boot(
         &self,
         config: &Config,
@@ -86,7 +86,7 @@ impl Gated {
         (disk, found)
     }
 
-    /// Breaks the last block of events, whatever file has it.
+    /// Breaks the last block of events in any file.
     pub(crate) fn break_last_block(&self) {
         let names = self.disk.names().into_iter().rev();
         let last = |name: &String| last_events(&self.disk.bytes(name));
@@ -111,18 +111,18 @@ impl Gated {
     }
 }
 
-/// As the tests of the store itself have it: nothing is synced for its age.
+/// The configuration of the store's own tests: nothing is synced for its age.
 pub(crate) fn store_config(durability: Durability) -> Config {
     Config { durability, min_free: ByteSize(1000), ..config() }
 }
 
-/// The store looks now whether there is room, and not when its time comes.
+/// Checks the free space now, as a round of maintenance does.
 pub(crate) fn check_free_space(disk: &Disk) {
     maintenance::check_free_space(disk.engine());
     disk.engine().look_after_offsets();
 }
 
-/// The end of the last block of events of a file.
+/// Returns the end of the last block of events of a file.
 fn last_events(bytes: &[u8]) -> Option<usize> {
     let end = |part: &ScannedPart<'_>| match part {
         ScannedPart::Whole { position, block } if block.header.kind == Kind::Events => {
@@ -133,7 +133,7 @@ fn last_events(bytes: &[u8]) -> Option<usize> {
     scan(bytes).iter().rev().find_map(end)
 }
 
-/// Where each whole block of a file is.
+/// Returns the byte range of each whole block of a file.
 pub(crate) fn blocks_of(bytes: &[u8]) -> Vec<Range<usize>> {
     let whole = |part: ScannedPart<'_>| match part {
         ScannedPart::Whole { position, block } => Some(position..position + block.header.length()),
@@ -142,7 +142,7 @@ pub(crate) fn blocks_of(bytes: &[u8]) -> Vec<Range<usize>> {
     scan(bytes).into_iter().filter_map(whole).collect()
 }
 
-/// All that was to be read by now has been read.
+/// Waits until all reads submitted so far are done.
 pub(crate) fn until_all_is_read(disk: &Disk) {
     let (tell, told) = mpsc::channel();
     disk.read(StreamId(u64::MAX), Seek::Seq(0), Box::new(move |_| tell.send(()).unwrap()));

@@ -1,4 +1,4 @@
-//! A directory that version 1 of the store has written; `tests/real/golden.rs` says how.
+//! A directory written by version 1 of the store; `tests/real/golden.rs` describes how.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn open(config: &Config) -> Result<(Disk, Vec<StoredStream>, usize), OpenError> 
     Ok((disk, found.streams, found.receipts.len()))
 }
 
-/// All frames of a stream, as one text.
+/// Returns all frames of a stream as one text.
 fn text(disk: &Disk, stream: &StoredStream) -> String {
     let (mut text, mut at) = (String::new(), LogPosition::default());
     while let DiskRead::Batch(batch) = read(disk, stream.id, Seek::Seq(at.seq)) {

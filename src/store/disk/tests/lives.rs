@@ -1,5 +1,5 @@
-//! Crashes that come later than in a first life: while a directory is opened again, in the life
-//! after that, and between what many streams have handed in at once.
+//! Crashes after a first life: while a directory is opened again, in the life after that, and
+//! between interleaved records of several streams.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::{Disk, Durability, LogRecord, StoredReceipt, StreamId, maintenance};
 
-/// What is left of the disk: as the death of the process leaves it, and some ways of a power cut.
+/// Returns the disk as left by a killed process, and as left by three power cuts.
 fn left_over(files: &FakeDisk, seed: u64) -> Vec<FakeDisk> {
     let cut = |chance| files.after_power_cut(&mut fastrand::Rng::with_seed(seed * 10 + chance));
     std::iter::once(files.after_kill()).chain((0..3).map(cut)).collect()
 }
 
-/// A first life that ended in a crash, at one of its changes.
+/// Runs a first life that crashes at this change.
 fn crashed(at: u64) -> Hub {
     let files = FakeDisk::new();
     files.fate(at, Fate::Crash);
@@ -30,7 +30,7 @@ fn crashed(at: u64) -> Hub {
 
 #[test]
 fn a_crash_while_it_is_opened_again_is_like_any_other() {
-    // Some moments of the first life, so that torn ends and unfinished files are met.
+    // A sample of the first life, with torn ends and unfinished files.
     for first in (1..120).step_by(7) {
         let hub = crashed(first);
         for (way, left) in left_over(&hub.files, first).iter().enumerate() {
@@ -54,15 +54,15 @@ fn a_crash_while_it_is_opened_again_is_like_any_other() {
     }
 }
 
-/// A directory in which a first life has left journals and sorted files, and its hub.
+/// Returns a hub whose directory has the journals and sorted files of a first life.
 fn lived() -> Hub {
     let hub = crashed(u64::MAX);
     let files = hub.files.after_kill();
     hub.on(&files)
 }
 
-/// A life in a directory that is there: retention passes over events, a stream ends, another is
-/// gone, and files are rewritten and deleted.
+/// A life in an existing directory: events are trimmed, one stream ends, another is deleted, and
+/// files are rewritten and deleted.
 fn second_life(disk: &Disk, hub: &mut Hub) {
     let old = *hub.offered.keys().next().unwrap();
     let young = hub.begin(disk, "young").unwrap_or_default();
@@ -87,7 +87,7 @@ fn second_life(disk: &Disk, hub: &mut Hub) {
     let _ = maintenance::run_once(disk.engine());
 }
 
-/// Lives a second life in which the fate comes at the n-th change.
+/// Runs a second life in which the fate comes at the n-th change.
 fn live_again(first: &Hub, n: u64, fate: Fate) -> Hub {
     let files = first.files.after_kill();
     let mut hub = first.on(&files);
@@ -130,7 +130,7 @@ fn after_an_error_in_a_second_life_all_that_was_acknowledged_is_there() {
     }
 }
 
-/// A channel that comes back, because the note that it is gone was not synced, comes back whole.
+/// If the note of a deletion was not synced, the channel comes back whole.
 #[test]
 fn what_is_gone_is_given_up_only_when_that_is_synced() {
     let hub = lived();
@@ -153,9 +153,8 @@ fn what_is_gone_is_given_up_only_when_that_is_synced() {
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
-/// Publishes that each have events in several streams and a receipt after them, many of them in
-/// one write. Returns all offsets in the order in which they were handed in, and how many of them
-/// were by each receipt.
+/// Publishes events of several streams with a receipt after each three, many in one write. Returns
+/// all offsets in the order of submission, and the number of offsets before each receipt.
 fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
     let (mut offsets, mut receipts, mut ends) =
         (Vec::new(), Vec::new(), [LogPosition::default(); 3]);
@@ -164,7 +163,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
         told.push(hand_in(disk, begin(*stream, name), Durability::Async));
     }
     for group in 0..12 {
-        // The writer cannot go on meanwhile: what comes after the first is one write.
+        // Holds up the writer: what comes after the first record is one write.
         let index = disk.engine().index.lock();
         for step in 0..9 {
             let at = step % 3;
@@ -172,11 +171,11 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
             let batch = run(ends[at], &[offset]);
             ends[at] = batch.end();
             offsets.push(offset);
-            // Of each three, the last brings the receipt for all.
+            // The last of each three has the receipt for all.
             let receipt = (at == 2).then(|| {
                 receipts.push(offsets.len());
                 let outcome = receipts.len().to_string().into();
-                // None is forgotten because it is old.
+                // The receipt is too young to be dropped.
                 StoredReceipt {
                     outcome,
                     time: moment(u64::MAX),
@@ -190,15 +189,15 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
         }
         disk.note_offset(Offset(offsets.len() as u64));
         drop(index);
-        // After a crash, whatever is told is no matter.
+        // After a crash, the results do not matter.
         told.drain(..).for_each(|told| assert!(told.recv().is_ok()));
         let _ = maintenance::run_once(disk.engine());
     }
     (offsets, receipts)
 }
 
-/// What is there of it is what was handed in first, over all streams; and each receipt that is
-/// there has what it speaks of.
+/// Checks that the disk has a prefix of the submitted events over all streams, and only receipts
+/// whose events it has.
 fn examine_interleaved(left: &FakeDisk, offsets: &[u64], receipts: &[usize], what: &str) {
     let (disk, found) = start(left).unwrap();
     let mut all = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Random lives of a store, held against a map of lists.
+//! Random lives of a store, compared with a map of lists.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::store::{LogPosition, Retention};
 #[derive(Clone, Debug)]
 enum Step {
     Begin,
-    /// So many events, to one of the streams; perhaps its end.
+    /// Stream, number of events, whether they are synced, and whether the stream ends.
     Publish(usize, u64, bool, bool),
     Trim(usize, u64),
     Gone(usize),
@@ -133,7 +133,7 @@ impl Life {
         self.next = self.disk.first_offset().0;
         let all = Retention { max_events: 9999, max_bytes: u64::MAX, max_age: Duration::MAX };
         for (stream, known) in &mut self.streams {
-            // What was trimmed may be back, but nothing that was not.
+            // Trimmed events may be back, but no others may be missing.
             let trim_point = self.disk.trim(StreamId(*stream), &all, moment(0)).trim_point;
             assert!(trim_point.position <= known.trim_point.position, "{trim_point:?} {known:?}");
             known.trim_point = trim_point;

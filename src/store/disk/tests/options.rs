@@ -1,5 +1,5 @@
-//! What the store promises besides that events are there: offsets that are never given out twice,
-//! receipts that speak of nothing that was refused, and names that it knows all about.
+//! Other promises of the store: offsets are unique, receipts refer to no refused record, and the
+//! history of durable names is known.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
         Err(WriteError::Full),
         "of the same publish"
     );
-    // A write that fails takes all with it that was to be written at once.
+    // If a write fails, all its records do.
     let chain = WriteDependency::new();
     files.fate(1, Fate::Full);
     let record = dependent(a, LogPosition::default(), 3, &chain);
@@ -69,7 +69,7 @@ fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() 
     let (disk, _) = opened();
     let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
     for key in &keys {
-        // Used again and again, it is the youngest each time.
+        // A key that is used repeatedly has the youngest receipt.
         for key in ["often", key] {
             let receipt = StoredReceipt { time: moment(u64::MAX), ..receipt(key) };
             write(&disk, LogRecord::Receipt(receipt), Durability::Async).unwrap();
@@ -92,7 +92,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     let stream = disk.new_stream();
     write(&disk, begin(stream, "a"), Durability::Async).unwrap();
     maintenance::run_once(disk.engine()).unwrap();
-    // The zeros ahead, the event, the sync.
+    // The third change: after the prepared zeros and the event comes the sync.
     files.fate(3, Fate::Fails);
     let record = events(stream, run(LogPosition::default(), &[1]));
     assert_eq!(write(&disk, record, Durability::Sync), Err(WriteError::Failed));

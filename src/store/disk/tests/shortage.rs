@@ -1,4 +1,4 @@
-//! Moments in which something is short, and what must not be given up for them.
+//! Shortages of space and descriptors, and the data that must survive them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     write(&disk, begin(stream, "c"), Async).unwrap();
     files.disk.make_no_files(Some(Errno::MFILE));
     let (mut end, mut refused, mut offset) = (LogPosition::default(), 0, 0);
-    // Until the journal is at its end, and the next one cannot be made.
+    // Until the journal is full, and the next one cannot be created.
     while refused == 0 {
         offset += 1;
         assert!(offset < 1000, "the journal has no end");
@@ -58,7 +58,7 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     assert_eq!(write(&disk, events(stream, run(end, &[refused])), Async), Ok(()));
 }
 
-/// All that is on the disk is in the journal that is written to.
+/// Everything on the disk is in the current journal.
 #[test]
 fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     let files = FakeDisk::new();
@@ -83,7 +83,7 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     assert_eq!(write(&disk, LogRecord::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
         maintenance::go_round(disk.engine());
-        // After what the maintenance thread has asked for.
+        // Runs after the requests of the maintenance thread.
         write(&disk, events(stays, run(LogPosition::default(), &[101])), Async).unwrap_err();
     }
     assert!(!files.names().contains(&first), "{:?}", files.names());
@@ -128,7 +128,8 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
     }
 }
 
-/// The oldest file goes, and the first block after it is broken, before anybody has looked.
+/// The oldest file is deleted, and the first block after it is broken, before a reader has seen
+/// either.
 #[test]
 fn what_can_be_read_is_not_given_up() {
     let files = Gated::new();
@@ -150,7 +151,7 @@ fn what_can_be_read_is_not_given_up() {
         let (_, blocks) = index.blocks_of(next).remove(0);
         assert!(index.lose(stream, &blocks[0]));
     }
-    // First what retention took, and then what is lost: else nobody knows where that begins.
+    // First the trimmed events, and then the loss, which starts at the trim point.
     let DiskRead::Trimmed(trim_point) = read(&disk, stream, Seek::Seq(0)) else {
         panic!("not trimmed")
     };

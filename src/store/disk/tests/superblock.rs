@@ -10,7 +10,7 @@ use crate::store::disk::{Disk, Durability, OpenError};
 
 const IDENTITY: &str = "fanfare.store";
 
-/// A directory that was closed.
+/// Returns a directory that was closed cleanly.
 fn closed() -> FakeDisk {
     let files = FakeDisk::new();
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
@@ -20,7 +20,7 @@ fn closed() -> FakeDisk {
     files
 }
 
-/// What a hub says that is to open it, and what `store check` finds.
+/// Returns the result of opening, and the number of damages that `store check` finds.
 fn opened(files: &FakeDisk) -> (Result<(), OpenError>, usize) {
     let path = Path::new("/fake");
     let checked = Looked::into(Arc::new(files.after_kill()), path).unwrap().check(path).unwrap();

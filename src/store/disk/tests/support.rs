@@ -1,5 +1,4 @@
-//! What the tests share: a hub in small, which hands in numbered events and knows what became of
-//! them.
+//! Helpers of the tests: numbered events, records, and reads that wait.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ pub(super) fn tiny() -> Tuning {
         batch_bytes: 4096,
         read_bytes: 600,
         reserve: 1000,
-        // Tests put the directory in order themselves.
+        // Tests run maintenance themselves.
         maintenance_interval: Duration::from_secs(3600),
     }
 }
@@ -59,7 +58,7 @@ pub(super) fn try_open(path: &Path) -> Result<(Disk, Recovered), OpenError> {
     Disk::with(setup(Arc::new(Directory::take(path)?), path))
 }
 
-/// The frame of the event with this offset: longer for some than for others.
+/// Returns the frame of the event with this offset. Lengths differ.
 pub(super) fn frame(offset: u64) -> Vec<u8> {
     format!("event {offset} {}\n", ".".repeat((offset * 7 % 40) as usize)).into_bytes()
 }
@@ -74,13 +73,13 @@ pub(super) fn run(start: LogPosition, offsets: &[u64]) -> Batch {
     Batch::rewritten(start, events.iter().map(|(entry, frame)| (*entry, &frame[..])))
 }
 
-/// Hands something in and waits for the answer.
+/// Submits a record and waits for its result.
 pub(super) fn write(
     disk: &Disk,
     record: LogRecord,
     durability: Durability,
 ) -> Result<(), WriteError> {
-    // A store that is closed tells nobody.
+    // A closed store drops the completion.
     hand_in(disk, record, durability).recv().unwrap_or(Err(WriteError::Failed))
 }
 
@@ -90,7 +89,7 @@ pub(super) fn hand_in(
     durability: Durability,
 ) -> mpsc::Receiver<Result<(), WriteError>> {
     let (tell, told) = mpsc::channel();
-    // Not everybody waits for the answer.
+    // Some tests ignore the result.
     disk.write(
         record,
         durability,
@@ -108,10 +107,10 @@ pub(super) fn events(stream: StreamId, batch: Batch) -> LogRecord {
     LogRecord::Events { stream, batch, state: None, receipt: None }
 }
 
-/// When all of it happens.
+/// The time at which all tests run.
 const NOW: u64 = 1 << 52;
 
-/// Both clocks show this: the wall clock is not set.
+/// Both clocks show the same: the wall clock was not set.
 pub(super) fn moment(time: u64) -> Moment {
     Moment { wall: time, steady: time }
 }
@@ -134,8 +133,8 @@ pub(super) fn read(disk: &Disk, stream: StreamId, seek: Seek) -> DiskRead {
     told.recv().unwrap_or(DiskRead::Nothing)
 }
 
-/// All offsets that can be read of a stream from a place on, each frame compared with what it was,
-/// and how many holes there were.
+/// Reads a stream from a position on, and compares each frame. Returns the offsets and the number
+/// of holes.
 pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, usize) {
     let (mut offsets, mut holes, mut seq) = (Vec::new(), 0, from);
     loop {
