@@ -1,8 +1,7 @@
-//! Neighbouring deltas of a generation become one event: fewer writes for those who do not look
-//! that fast, and fewer events for those who cannot keep up.
+//! Merging of neighbouring deltas: fewer writes, and fewer events for slow consumers.
 //!
-//! It is a way of reading. The log keeps every event, so every position stays a place to resume
-//! from, whatever was merged for whom. A merged event carries the id and the time of its last one.
+//! Events are merged when they are read. The log keeps every event, so that a client can resume
+//! from every position. A merged event has the id and the time of its last one.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,25 +14,25 @@ use crate::limits::MAX_COALESCE_SECONDS;
 use crate::sse::{self, Frame, Frames};
 use crate::store::{Batch, BatchBuilder, Entry, LogPosition};
 
-/// When events are merged for a subscriber.
+/// The merging of events for a subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Coalesce {
     /// Never.
     #[default]
     Off,
-    /// What comes within this time goes out together; the first event after a pause at once.
+    /// Events within this time are sent together; the first event after a pause is sent at once.
     Window(Duration),
-    /// What piled up while the subscriber's connection took nothing.
+    /// Events that gathered while the subscriber's connection took nothing are merged.
     Adaptive,
 }
 
-/// The text says nothing of when to merge.
+/// The text is no valid merging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `off`, `adaptive` or a duration from `1ms` to `{MAX_COALESCE_SECONDS}s`")]
 pub struct InvalidCoalesce;
 
 impl Coalesce {
-    /// Whether nothing waits for a window to end.
+    /// Returns whether events are sent without waiting for a window to end.
     #[must_use]
     pub fn is_immediate(self) -> bool {
         !matches!(self, Self::Window(_))
@@ -77,14 +76,14 @@ impl<'de> Deserialize<'de> for Coalesce {
     }
 }
 
-/// Consecutive events of a log as they are to be written, merged or not.
+/// Consecutive events of a log as they are written, merged or not.
 #[derive(Clone, Debug)]
 pub struct MergedBatch {
     /// The events to write.
     pub events: Batch,
-    /// The place in the log after the last of them.
+    /// The position in the log after the last of them.
     pub end: LogPosition,
-    /// The byte of the log after each event; nothing if they are written as they stand there.
+    /// The byte of the log after each event; `None` if they are unchanged.
     ends: Option<Arc<[u64]>>,
 }
 
@@ -95,7 +94,7 @@ impl From<Batch> for MergedBatch {
 }
 
 impl MergedBatch {
-    /// The same events, with neighbouring deltas merged.
+    /// Merges the neighbouring deltas of a batch.
     pub(super) fn merged(batch: &Batch, format: Format) -> Self {
         let bytes = batch.bytes();
         let mut merging = Merging { format, frames: Vec::new(), ends: Vec::new(), open: None };
@@ -113,19 +112,19 @@ impl MergedBatch {
         Self { events: merged.finish(), end: batch.end(), ends: Some(merging.ends.into()) }
     }
 
-    /// How many of the events end within so many bytes of what is written.
+    /// Returns the number of events that end within this many written bytes.
     #[must_use]
     pub fn events_within(&self, bytes: usize) -> usize {
         self.events.ending_by_byte(self.events.start().byte + bytes as u64)
     }
 
-    /// How many bytes the first `events` are when they are written.
+    /// Returns the number of bytes of the first `events` as they are written.
     #[must_use]
     pub fn bytes_of(&self, events: usize) -> usize {
         (self.events.byte_after(events) - self.events.start().byte) as usize
     }
 
-    /// The byte of the log after the first `events`.
+    /// Returns the byte of the log after the first `events`.
     #[must_use]
     pub fn byte_after(&self, events: usize) -> u64 {
         match (&self.ends, events.checked_sub(1)) {
@@ -139,13 +138,13 @@ impl MergedBatch {
 struct Event<'a> {
     frame: Frame<'a>,
     entry: Entry,
-    /// The frame with its framing.
+    /// The frame as it is in the log.
     raw: &'a [u8],
-    /// The byte of the log after it.
+    /// The byte of the log after the event.
     end: u64,
 }
 
-/// A stretch in the making.
+/// A merged batch that is being built.
 struct Merging<'a> {
     format: Format,
     frames: Vec<(Entry, Vec<u8>)>,
@@ -153,7 +152,7 @@ struct Merging<'a> {
     open: Option<OpenMerge<'a>>,
 }
 
-/// Some deltas that may yet be joined by others.
+/// Merged deltas that the next event may join.
 struct OpenMerge<'a> {
     merge: Merge,
     last: Event<'a>,
@@ -195,7 +194,7 @@ impl<'a> Merging<'a> {
     }
 }
 
-/// Whether an event is a publisher's, and not the hub's own.
+/// Returns whether an event is a publisher's, and not the hub's own.
 pub(super) fn is_published(frame: Frame<'_>) -> bool {
     !frame.event_type().is_some_and(|name| name.starts_with(crate::event::RESERVED_PREFIX))
 }

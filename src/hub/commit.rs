@@ -1,4 +1,4 @@
-//! What the hub has the store keep for it, as text, and the wait until it is kept.
+//! Commit acknowledgements, and the metadata of channels in the store.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
@@ -9,63 +9,63 @@ use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::store::disk::WriteError;
 
-/// Resolves when something is as durable as its channel asks for.
+/// Resolves when a write is as durable as its channel asks for.
 #[derive(Debug, Default)]
 pub struct CommitAck {
     source: Option<AckSource>,
-    /// What has to be stored besides; rarely anything.
+    /// Further writes to wait for; rarely any.
     more: Vec<AckSource>,
 }
 
-/// Where it is told how it went.
+/// The source of a write's result.
 #[derive(Debug)]
 enum AckSource {
-    /// To whoever handed it in.
+    /// For the caller that submitted the write.
     Once(oneshot::Receiver<Result<(), WriteError>>),
-    /// To all who have come to wait for it.
+    /// For all that wait for the same write.
     Shared(CommitOutcome),
 }
 
-/// What becomes of something that more than one may wait for, once that is known.
+/// The result of a write that several callers may wait for; `None` until it is known.
 pub(super) type CommitOutcome = watch::Receiver<Option<Result<(), WriteError>>>;
 
 impl CommitAck {
-    /// There is nothing to wait for.
+    /// Returns an acknowledgement that is resolved.
     pub(super) fn ready() -> Self {
         Self::default()
     }
 
-    /// It is to be waited for, until somebody says how it went.
+    /// Returns an acknowledgement and the function that resolves it.
     pub(super) fn pending() -> (Self, impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         let (tell, source) = oneshot::channel();
         let tell = move |outcome| {
-            // Nobody need be waiting.
+            // The receiver may be gone.
             let _ = tell.send(outcome);
         };
         (Self { source: Some(AckSource::Once(source)), more: Vec::new() }, tell)
     }
 
-    /// Somebody else has handed it in, and knows when it is known how it went.
+    /// Returns an acknowledgement of a write that another caller has submitted.
     pub(super) fn shared(outcome: CommitOutcome) -> Self {
         Self { source: Some(AckSource::Shared(outcome)), more: Vec::new() }
     }
 
-    /// This, and the other as well.
+    /// Returns an acknowledgement that waits for both.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.more.extend(other.source.into_iter().chain(other.more));
         self
     }
 
-    /// Whether it is still to be waited for.
+    /// Returns whether it is still to be waited for.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.source.is_some() || !self.more.is_empty()
     }
 
-    /// Waits.
+    /// Waits for all writes.
     ///
     /// # Errors
-    /// It is not kept.
+    /// A write failed: its content is not stored.
     pub async fn wait(&mut self) -> Result<(), WriteError> {
         let mut outcome = Ok(());
         while let Some(source) = self.source.take().or_else(|| self.more.pop()) {
@@ -79,7 +79,7 @@ impl AckSource {
     async fn wait(self) -> Result<(), WriteError> {
         let source = match self {
             Self::Once(source) => source.await.ok(),
-            // Boxed: it is rare, and all others would keep room for it.
+            // Boxed: it is rare, and would enlarge every other future.
             Self::Shared(mut outcome) => {
                 Box::pin(async move {
                     outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
@@ -87,28 +87,28 @@ impl AckSource {
                 .await
             }
         };
-        // A store that has gone without a word has kept nothing that anybody could rely on.
+        // A store that was dropped without a result has stored nothing reliably.
         source.unwrap_or(Err(WriteError::Failed))
     }
 }
 
-/// What a channel is, besides its events.
+/// The metadata of a channel in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ChannelMetadata {
-    /// The settings of its own.
+    /// The options set on the channel itself.
     #[serde(default)]
     pub(super) options: ChannelOptions,
-    /// A producer has begun it as a generation: without an end it will be abandoned.
+    /// Whether a producer has begun a generation: without an end it is abandoned.
     #[serde(default)]
     pub(super) produced: bool,
-    /// How far the events of its predecessors reached.
+    /// The last offset of earlier channels of this name.
     #[serde(default)]
     pub(super) inherited: u64,
 }
 
 impl ChannelMetadata {
     pub(super) fn to_text(self) -> String {
-        // Numbers and short texts: there is nothing that could fail.
+        // Numbers and short texts: this cannot fail.
         serde_json::to_string(&self).unwrap_or_default()
     }
 
@@ -117,7 +117,7 @@ impl ChannelMetadata {
     }
 }
 
-/// How a channel has ended.
+/// The end of a channel in the store.
 #[derive(Serialize, Deserialize)]
 struct EndMetadata {
     state: ChannelState,
@@ -131,7 +131,7 @@ impl End {
         serde_json::to_string(&end).unwrap_or_default()
     }
 
-    /// The end, and whether somebody had stopped the channel.
+    /// Returns the end, and whether it was a stop.
     pub(super) fn from_text(channel: &ChannelName, text: &str) -> Option<(Self, bool)> {
         let EndMetadata { state, reason, stopped } = serde_json::from_str(text).ok()?;
         Some((Self { channel: channel.clone(), state, reason }, stopped))

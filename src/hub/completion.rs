@@ -1,9 +1,8 @@
-//! Where the store's answers are given: on the thread that asked.
+//! Runs the completions of the store on the thread that submitted the writes.
 //!
-//! If the threads of the store called back themselves, each answer would wake a task of another
-//! thread by a system call, and one thread would free what another has allocated. So each thread
-//! that serves requests has a completion queue, and the store puts there at once all that is for
-//! it.
+//! If the threads of the store ran them, each completion would wake a task of another thread by a
+//! system call, and one thread would free what another has allocated. So each thread that serves
+//! requests has a completion queue, and the store delivers all completions for it at once.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::store::disk::{Completion, CompletionQueue};
 
-/// The completion queue of a thread that runs tasks. How much may lie there is bounded by what is
-/// handed in.
+/// The completion queue of a thread that runs tasks. Its length is bounded by the writes submitted
+/// to the store.
 #[derive(Debug)]
 pub struct ThreadCompletions(UnboundedSender<Vec<Completion>>);
 
@@ -22,7 +21,7 @@ thread_local! {
 }
 
 impl ThreadCompletions {
-    /// The completion queue of this thread, if it has one.
+    /// Returns the completion queue of this thread, if it has one.
     pub(super) fn here() -> Option<Arc<dyn CompletionQueue>> {
         HERE.with_borrow(|here| {
             here.clone().map(|completions| completions as Arc<dyn CompletionQueue>)
@@ -49,8 +48,8 @@ impl CompletionQueue for ThreadCompletions {
     }
 }
 
-/// A completion queue that is served. When it closes, nothing is left lying: somebody counts on
-/// every answer.
+/// The receiver of a completion queue. When it is dropped, it runs what is left: every completion
+/// has a waiter.
 struct CompletionReceiver(UnboundedReceiver<Vec<Completion>>);
 
 impl Drop for CompletionReceiver {

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::store::Retention;
 use crate::store::disk::Durability;
 
-/// What channels keep, and for how long.
+/// Retention and limits of channels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -26,12 +26,13 @@ pub struct Config {
     /// Time without subscribers and publishes after which an open channel is evicted.
     #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "above_zero")]
     pub idle_timeout: Duration,
-    /// How long a generation waits for a producer who left without an end: then it is abandoned.
+    /// Time for which a generation waits for a producer that left without an end; then it is
+    /// abandoned.
     #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "up_to_a_day")]
     pub producer_grace: Duration,
-    /// How events are merged for subscribers who do not say.
+    /// Merging of events for subscribers that do not choose one.
     pub coalesce: Coalesce,
-    /// What becomes of a generation that nobody watches; nothing by default.
+    /// Action for a generation without viewers; none by default.
     pub when_unwatched: Option<WhenUnwatched>,
     /// Memory of all channels together; past it, the oldest events of the hub are evicted.
     pub memory_budget: ByteSize,
@@ -39,11 +40,11 @@ pub struct Config {
     pub max_channels: usize,
     /// Overrides by channel pattern: the first that matches applies.
     pub rules: Vec<Rule>,
-    /// How long a client waits that comes back after an end: part of each end, and a setting of
-    /// those who are told of it. Zero says nothing.
+    /// Reconnect delay that each end event carries, for clients that reconnect after it; a setting
+    /// of the subscriptions' section. Zero omits it.
     #[serde(skip)]
     pub end_reconnect_delay: Duration,
-    /// Where times and ages come from.
+    /// Clock of the hub's times and ages.
     #[serde(skip)]
     pub clock: Clock,
 }
@@ -71,18 +72,18 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "RuleTable")]
 pub struct Rule {
-    /// Which channels.
+    /// The channels that the rule applies to.
     pub pattern: ChannelPattern,
-    /// What of them survives what; as `store.durability` says, if this does not.
+    /// Their durability; `store.durability` if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
-    /// What differs for them.
+    /// The settings that replace the general ones.
     #[serde(flatten)]
     pub options: ChannelOptions,
 }
 
-/// A rule as it is written. Flattened options would be read without their names, and an error
-/// could not say which of them is wrong.
+/// A rule as it is written. Flattened options would be read without their names, and an error could
+/// not name the wrong one.
 #[derive(Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -161,31 +162,31 @@ pub struct ChannelOptions {
     pub when_unwatched: Option<WhenUnwatched>,
 }
 
-/// What becomes of a generation whose producer is connected and which nobody watches.
+/// Action for a generation whose producer is connected and that has no viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table: { after = \"30s\", signal = \"stop\" }")]
 pub struct WhenUnwatched {
-    /// For so long.
+    /// Time without a viewer.
     #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "up_to_a_day")]
     pub after: Duration,
-    /// What the producer is sent.
+    /// The signal to the producer.
     pub signal: Signal,
 }
 
-/// What can be said to a producer.
+/// A signal to a producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Signal {
-    /// Nobody needs the rest.
+    /// The rest is not needed.
     Stop,
 }
 
-/// As a number: with a unit it would be rounded.
+/// Serializes a size as a number: with a unit it would be rounded.
 fn in_bytes<S: Serializer>(size: &Option<ByteSize>, serializer: S) -> Result<S::Ok, S::Error> {
     size.map(|size| size.as_u64()).serialize(serializer)
 }
 
-/// The longest time for which a channel waits for somebody: past it, it is only forgotten.
+/// Maximum of the times for which a channel waits for a producer or a viewer.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn above_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -224,7 +225,7 @@ fn perhaps_up_to_a_day<'de, D: Deserializer<'de>>(
     Ok(Option::<UpToADay>::deserialize(deserializer)?.map(|UpToADay(duration)| duration))
 }
 
-/// A channel that kept no event would have nothing but gaps for those who are live.
+/// Rejects zero: a channel that kept no event would send live subscribers nothing but gaps.
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     match Option::deserialize(deserializer)? {
         Some(0) => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"at least 1")),
@@ -235,20 +236,20 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
 /// The settings in force for one channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// How much is kept.
+    /// The retention of the channel.
     pub retention: Retention,
-    /// How long an unused channel lives.
+    /// Time after which an unused channel is evicted.
     pub idle_timeout: Duration,
-    /// How long a producer may be away.
+    /// Time for which a producer may be away.
     pub producer_grace: Duration,
-    /// How events are merged for those who do not say.
+    /// Merging of events for subscribers that do not choose one.
     pub coalesce: Coalesce,
-    /// What becomes of a generation that nobody watches.
+    /// Action for a generation without viewers.
     pub when_unwatched: Option<WhenUnwatched>,
 }
 
 impl Settings {
-    /// What would have to be named to have these settings, where the others are the rule.
+    /// Returns the options that lead from `rule` to these settings.
     #[must_use]
     pub fn beyond(&self, rule: &Self) -> ChannelOptions {
         fn unless<T: PartialEq>(own: T, rule: &T) -> Option<T> {
@@ -266,7 +267,7 @@ impl Settings {
         }
     }
 
-    /// These settings, but for what the options name.
+    /// Returns these settings, with those that the options name replaced.
     #[must_use]
     pub fn with(self, options: &ChannelOptions) -> Self {
         let Self { retention, idle_timeout, producer_grace, coalesce, when_unwatched } = self;
@@ -285,7 +286,7 @@ impl Settings {
 }
 
 impl ChannelOptions {
-    /// These options, but for what the others name.
+    /// Returns these options, with those that the others name replaced.
     #[must_use]
     pub fn with(self, others: &Self) -> Self {
         Self {
@@ -301,7 +302,7 @@ impl ChannelOptions {
 }
 
 impl Config {
-    /// Whether every channel that the pattern selects is durable; perhaps not even if it says no.
+    /// Returns whether every channel that the pattern selects is known to be durable.
     pub(super) fn is_durable(&self, pattern: &ChannelPattern, otherwise: Durability) -> bool {
         for rule in self.rules.iter().filter(|rule| rule.pattern.overlaps(pattern)) {
             if rule.durability.unwrap_or(otherwise) == Durability::Memory {
@@ -314,13 +315,13 @@ impl Config {
         otherwise != Durability::Memory
     }
 
-    /// Tells which names are durable: if two of these texts are the same, it is the same names.
+    /// Returns a text for the set of durable names: equal texts mean equal sets.
     #[must_use]
     pub fn durable_names(&self, otherwise: Durability) -> String {
         let is_durable = |rule: &Rule| rule.durability.unwrap_or(otherwise) != Durability::Memory;
         let otherwise_too = otherwise != Durability::Memory;
         let mut rules = &self.rules[..];
-        // After the last one that makes a difference, rules speak of other things.
+        // After the last rule that makes a difference, rules are about other settings.
         while let [before @ .., last] = rules
             && is_durable(last) == otherwise_too
         {
@@ -337,7 +338,7 @@ impl Config {
         text
     }
 
-    /// The settings for a channel of this name.
+    /// Returns the settings for a channel of this name.
     #[must_use]
     pub fn settings_for(&self, name: &ChannelName) -> Settings {
         let general = Settings {

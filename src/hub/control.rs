@@ -1,4 +1,4 @@
-//! The part of a subscription that others may touch: wake it, end it, and see how far behind it is.
+//! The part of a subscription that others may use: to wake it, to end it, and to see its lag.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -12,28 +12,28 @@ use super::channel::{Channel, ChannelListener};
 use crate::lease::LeaseEnd;
 use crate::store::LogPosition;
 
-/// Why a subscription ended. Every one is a metric label.
+/// The reason why a subscription ended. Each is a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// Its channels have ended.
+    /// All its channels have ended.
     Closed,
     /// The client went away.
     ClientGone,
-    /// More events behind than allowed.
+    /// The lag in events is over the limit.
     LaggedEvents,
-    /// More bytes behind than allowed.
+    /// The lag in bytes is over the limit.
     LaggedBytes,
-    /// No progress in writing for too long.
+    /// The connection took nothing for too long.
     WriteTimeout,
-    /// The hub is going down.
+    /// The hub is draining.
     Draining,
-    /// Older than a subscription may become.
+    /// The maximum lifetime of a subscription has passed.
     Lifetime,
     /// Its patterns select more channels than allowed.
     TooManyChannels,
-    /// The token that it was let in by is over.
+    /// The token of the client has expired.
     Expired,
-    /// What it was let in by is no longer trusted.
+    /// The credential of the client was revoked.
     Revoked,
 }
 
@@ -61,7 +61,7 @@ impl EndReason {
         Self::Revoked,
     ];
 
-    /// The metric label.
+    /// Returns the metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl EndReason {
         }
     }
 
-    /// Why whoever was let in must show something new before they come back, if that is so.
+    /// Returns why the client needs a new credential before it reconnects, if it does.
     #[must_use]
     pub fn over(self) -> Option<LeaseEnd> {
         match self {
@@ -89,11 +89,11 @@ impl EndReason {
     }
 }
 
-/// See the module.
+/// The control block of a subscription.
 #[derive(Default)]
 pub struct SubscriptionControl {
     reason: OnceLock<EndReason>,
-    /// Set by whoever wakes, cleared by the reader before it reads: one wake-up per read.
+    /// Set by a wake-up, cleared by the reader before it reads: one wake-up per read.
     latch: AtomicBool,
     waker: AtomicWaker,
     reads: AtomicU64,
@@ -101,24 +101,24 @@ pub struct SubscriptionControl {
 }
 
 impl SubscriptionControl {
-    /// Ends the subscription, for this reason unless it has ended already.
+    /// Ends the subscription for this reason, unless it has ended already.
     pub fn end(&self, reason: EndReason) {
         let _ = self.reason.set(reason);
         self.waker.wake();
     }
 
-    /// Why the subscription ended, if it did.
+    /// Returns why the subscription ended, if it did.
     #[must_use]
     pub fn ended(&self) -> Option<EndReason> {
         self.reason.get().copied()
     }
 
-    /// Lets the reader be polled, whatever its channels do.
+    /// Wakes the reader, whether or not its channels have changed.
     pub fn wake(&self) {
         self.waker.wake();
     }
 
-    /// How far the reader is behind what was published since it began.
+    /// Returns the number of events and bytes published since the subscription began and not read.
     #[must_use]
     pub fn lag(&self) -> LogPosition {
         let cursors = self.cursors.lock();
@@ -127,13 +127,13 @@ impl SubscriptionControl {
         })
     }
 
-    /// Whether something lies ahead of the reader that must not wait until a window ends.
+    /// Returns whether an unread event must not wait for a window to end.
     pub(super) fn must_flush(&self) -> bool {
         let cursors = self.cursors.lock().clone();
         cursors.iter().any(|cursor| cursor.channel.must_flush(cursor.position().byte))
     }
 
-    /// How far the reader is behind all that there is to read.
+    /// Returns the number of unread events, replay included.
     #[must_use]
     pub fn unread(&self) -> u64 {
         self.cursors
@@ -143,19 +143,20 @@ impl SubscriptionControl {
             .sum()
     }
 
-    /// How often the reader has read something.
+    /// Returns the number of reads that returned something.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// The reader is about to read, and will sleep on this waker if there is nothing.
+    /// Registers the waker that is used if the next read finds nothing.
     pub(super) fn listen(&self, waker: &Waker) {
         self.waker.register(waker);
         self.latch.store(false, Ordering::SeqCst);
     }
 
-    /// Whether it has been woken since it last read, or has ended; wakes it when it is.
+    /// Returns whether the subscription was woken since the last read, or has ended. Registers the
+    /// waker.
     pub(super) fn has_news(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
         self.latch.load(Ordering::SeqCst) || self.ended().is_some()
@@ -182,7 +183,7 @@ impl ChannelListener for SubscriptionControl {
     }
 }
 
-/// Where a reader stands in one channel.
+/// The cursor of a reader in one channel.
 pub(super) struct ChannelCursor {
     pub(super) channel: Arc<Channel>,
     seq: AtomicU64,
@@ -204,13 +205,14 @@ impl ChannelCursor {
         }
     }
 
-    /// Moves forward to the mark. A reader never goes back.
+    /// Moves forward to the position. A cursor never goes back.
     pub(super) fn move_to(&self, position: LogPosition) {
         self.seq.fetch_max(position.seq, Ordering::Relaxed);
         self.byte.fetch_max(position.byte, Ordering::Relaxed);
     }
 
-    /// What was published before the reader joined is no lag: it replays that at its own pace.
+    /// Returns the lag. Events from before the reader joined do not count: it replays them at its
+    /// own pace.
     fn lag(&self) -> LogPosition {
         let position = self.position();
         let from = LogPosition {

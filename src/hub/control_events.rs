@@ -1,4 +1,4 @@
-//! The hub's own events: what a subscriber is told besides what was published.
+//! The hub's own events: what a subscriber gets in addition to published events.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,28 +14,28 @@ use crate::limits::MAX_NAMED_CHANNELS;
 use crate::position::Position;
 use crate::telemetry::Metrics;
 
-/// A subscription begins at the tail.
+/// The data of `fanfare.open`: a subscription begins at the tail.
 #[derive(Serialize)]
 pub(super) struct OpeningEvent<'a> {
     /// The channel; `None` for a subscription to many.
     channel: Option<&'a str>,
     state: &'a str,
-    /// What a subscription to many asked for; the first of it.
+    /// The first patterns of a subscription to many channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<Vec<&'a str>>,
-    /// How many it asked for beyond those.
+    /// Number of further patterns.
     #[serde(skip_serializing_if = "Option::is_none")]
     more: Option<usize>,
 }
 
 impl<'a> OpeningEvent<'a> {
-    /// Of one channel, in this state.
+    /// Returns the opening event for one channel, in this state.
     pub(super) fn of_one(channel: &'a ChannelName, state: ChannelState) -> Self {
         let (channel, state) = (Some(channel.as_str()), state.as_str());
         Self { channel, state, channels: None, more: None }
     }
 
-    /// Of what these patterns select.
+    /// Returns the opening event for the channels that these patterns select.
     pub(super) fn of_many(patterns: &'a [ChannelPattern]) -> Self {
         let named = patterns.iter().take(MAX_NAMED_CHANNELS).map(ChannelPattern::as_str);
         let more = patterns.len().checked_sub(MAX_NAMED_CHANNELS).filter(|more| *more > 0);
@@ -43,22 +43,22 @@ impl<'a> OpeningEvent<'a> {
         Self { channel: None, state, channels: Some(named.collect()), more }
     }
 
-    /// The data of the event, as JSON.
+    /// Returns the data of the event, as JSON.
     pub(super) fn data(&self) -> String {
         json(self)
     }
 }
 
-/// Here something is missing, and why.
+/// A place where events are missing, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// The channel; `None` if it concerns all channels of a subscription to many.
     pub channel: Option<ChannelName>,
-    /// Why.
+    /// The reason why events are missing.
     pub reason: GapReason,
-    /// The id after which the subscriber would have gone on.
+    /// The id after which the subscriber asked to read.
     pub requested: Option<Box<str>>,
-    /// The position after which it goes on.
+    /// The position after which it reads on.
     pub resumed: Position,
 }
 
@@ -72,7 +72,7 @@ struct GapData<'a> {
 }
 
 impl Gap {
-    /// The data of the event, as JSON.
+    /// Returns the data of the event, as JSON.
     #[must_use]
     pub fn data(&self) -> String {
         let message = match self.reason {
@@ -92,14 +92,14 @@ impl Gap {
     }
 }
 
-/// A channel has ended, and how.
+/// The end of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// The channel.
     pub channel: ChannelName,
-    /// How.
+    /// The state in which it ended.
     pub state: ChannelState,
-    /// Why, in words, if somebody said.
+    /// The reason in words, if one was given.
     pub reason: Option<Box<str>>,
 }
 
@@ -111,12 +111,12 @@ struct EndData<'a> {
 }
 
 impl End {
-    /// How a channel ends that is closed like this.
+    /// Returns the end of a channel that is closed like this.
     pub(super) fn of(channel: &ChannelName, close: &Close) -> Self {
         Self { channel: channel.clone(), state: close.state, reason: close.reason.clone() }
     }
 
-    /// The data of the event, as JSON.
+    /// Returns the data of the event, as JSON.
     #[must_use]
     pub fn data(&self) -> String {
         json(&EndData {
@@ -127,24 +127,24 @@ impl End {
     }
 }
 
-/// A channel has ended: what a hook tells.
+/// The end of a channel, as it is sent to a hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
     /// The channel.
     pub channel: ChannelName,
-    /// How.
+    /// The state in which it ended.
     pub state: ChannelState,
-    /// Why, in words, if somebody said.
+    /// The reason in words, if one was given.
     pub reason: Option<Box<str>>,
-    /// What its events are, if that is known.
+    /// The format of its events, if it is known.
     pub format: Option<&'static str>,
-    /// The text of its events, if that is known.
+    /// The text of its events, if their format is known.
     pub text: Option<String>,
-    /// What it cost, as JSON, if the producer said.
+    /// The usage as JSON, if the producer sent it.
     pub usage: Option<String>,
-    /// Its events had content that is not in the text, such as an image.
+    /// Whether its events had content that is not in the text, such as an image.
     pub incomplete: bool,
-    /// How many events it had.
+    /// Number of events in the channel.
     pub events: u64,
     /// The time from the first to the last of them.
     pub duration: Duration,
@@ -152,11 +152,11 @@ pub struct Ended {
     pub first_id: Option<String>,
     /// The id of the last event.
     pub last_id: Option<String>,
-    /// When it ended.
+    /// The time of the end.
     pub time: Micros,
 }
 
-/// Who is told of the ends of channels, and of which.
+/// The queue for the ends of channels, and the filter that selects them.
 pub(super) struct OnEnd {
     filter: Box<dyn Fn(&ChannelName) -> bool + Send + Sync>,
     queue: mpsc::Sender<Ended>,
@@ -174,7 +174,7 @@ impl OnEnd {
         (self.filter)(channel)
     }
 
-    /// Never waits: what does not fit is dropped and counted.
+    /// Queues the end. Does not block: an end that does not fit is dropped and counted.
     pub(super) fn tell(&self, ended: Ended, metrics: &Metrics) {
         if self.queue.try_send(ended).is_err() {
             metrics.hook_dropped();
@@ -189,6 +189,6 @@ impl fmt::Debug for OnEnd {
 }
 
 fn json<T: Serialize>(data: &T) -> String {
-    // Strings and options of strings: there is nothing that could fail.
+    // Strings and options of strings: this cannot fail.
     serde_json::to_string(data).unwrap_or_default()
 }

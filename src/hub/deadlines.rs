@@ -1,4 +1,4 @@
-//! Channels that are to be looked at when a time has come: one timer for all of them.
+//! The deadlines of channels, with one timer for all of them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::channel::ChannelName;
 
-/// A channel is in it once, with the earliest of its times: whoever looks at it then says when to
-/// look again.
+/// The next deadline of each channel: one per channel, the earliest. After it, the channel sets the
+/// next one.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     times: Mutex<Times>,
@@ -23,7 +23,7 @@ struct Times {
 }
 
 impl Deadlines {
-    /// The channel is to be looked at by then.
+    /// Sets a deadline for the channel, unless it has an earlier one.
     pub(super) fn set(&self, at: Instant, name: &ChannelName) {
         let mut times = self.times.lock();
         match times.by_name.get(name).copied() {
@@ -39,7 +39,7 @@ impl Deadlines {
         self.changed.notify_one();
     }
 
-    /// The channels whose time has come, when it has.
+    /// Waits for the next deadline, and returns the channels that are due.
     pub(super) async fn next(&self) -> Vec<ChannelName> {
         loop {
             let changed = self.changed.notified();

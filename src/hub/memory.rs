@@ -1,4 +1,4 @@
-//! The hub's one memory budget, and the gauge that shows it.
+//! The hub's memory budget, and its gauge.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ impl Memory {
         Self { budget: Budget::new(budget), metrics }
     }
 
-    /// Somebody's share was `before` bytes and is `after` bytes now.
+    /// Replaces a share of `before` bytes by one of `after` bytes.
     pub(super) fn replace(&self, before: usize, after: usize) {
         self.budget.replace(before, after);
         self.metrics.retained(self.budget.used());
     }
 
-    /// The budget itself.
+    /// Returns the budget.
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
     }

@@ -1,20 +1,19 @@
 //! One subscription over many channels: their events in the hub's one order, with one cursor.
 //!
-//! Each channel is a member with a place of its own. A heap holds, for every member with something
-//! to read, the offset of what it reads next. The smallest is taken as long as it lies below the
+//! Each channel is a member with a position of its own. A heap holds, for every member with
+//! something to read, the offset of its next event. The smallest is read while it is below the
 //! watermark (see [`Sequencer`](super::sequencer::Sequencer)).
 //!
-//! Why nothing smaller can turn up later: a channel puts its members on the list of those to be
-//! looked at before it takes an offset, and it takes offsets under its lock. So whoever notes the
-//! watermark, then empties the list, then looks at those members (which waits for their locks) has
-//! seen every offset below the watermark.
+//! No smaller offset can appear later: a channel adds its members to the ready list before it takes
+//! an offset, and takes offsets under its lock. A reader that notes the watermark, then empties the
+//! list, then checks those members (which waits for their locks) has seen every offset below the
+//! watermark.
 //!
-//! An event of a durable channel has its offset before it is stored, and is read when it is. So an
-//! id is given out only up to the last offset before the first that is on its way to the disk: see
-//! [`settled`].
+//! An event of a durable channel has its offset before it is stored, and is read after. So an id is
+//! sent only if it is below the first offset that is not stored yet: see [`settled`].
 //!
-//! The members that are to be looked at, and the watermark that was noted before, are a round. One
-//! call does a bounded part of a round, and the next goes on with it.
+//! A round is a watermark with the members to check before anything below it is read. One call does
+//! a bounded part of a round, and the next call continues it.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -38,7 +37,7 @@ use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS, MAX
 use crate::position::{Offset, Position};
 use crate::store::{Batch, LogRead, Missing, disk};
 
-/// See the module.
+/// The reader of a subscription to many channels: a merge of their logs by offset.
 pub(super) struct MergedReader {
     core: Arc<Core>,
     patterns: Vec<ChannelPattern>,
@@ -48,25 +47,25 @@ pub(super) struct MergedReader {
     /// Members by the address of their channel, which they keep alive.
     known: HashMap<usize, usize>,
     heap: BinaryHeap<Reverse<(Offset, Item)>>,
-    /// Channels that are gone and of which something is missing; `None` for those whose names are
-    /// forgotten.
+    /// Evicted channels of which events are missing; `None` for those whose names are forgotten.
     vanished: Vec<Option<ChannelName>>,
-    /// What is told before anything else.
+    /// Steps to return before any event.
     notices: VecDeque<Step>,
     round: Round,
-    /// Bytes of the events after gaps that members have.
+    /// Bytes of the members' [`after_gap`](Member::after_gap) batches.
     behind_gaps: usize,
     cursor: Offset,
-    /// What is missing up to here is known to the subscriber, or was never asked for.
+    /// The offset up to which missing events cause no gap: the subscriber knows of them, or never
+    /// asked for them.
     excused: Offset,
-    /// Reads until its lag is looked at again.
+    /// Number of reads until the lag is checked again.
     lag_due_in: usize,
 }
 
-/// What must be looked at before anything below a watermark is read.
+/// A watermark, and what must be checked before anything below it is read.
 #[derive(Default)]
 struct Round {
-    /// It was noted before the rest was gathered.
+    /// Noted before the lists were emptied.
     watermark: Offset,
     appeared: VecDeque<Arc<Channel>>,
     ready: VecDeque<usize>,
@@ -78,7 +77,7 @@ impl Round {
     }
 }
 
-/// What stands in the heap, by its key.
+/// An item in the heap, by its key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Item {
     Member(usize),
@@ -88,21 +87,21 @@ enum Item {
 struct Member {
     cursor: Arc<ChannelCursor>,
     listener: Arc<MemberListener>,
-    /// It stands in the heap.
+    /// Whether it is in the heap.
     queued: bool,
-    /// It stands there with the least offset that it can have, and cannot be read yet: what is next
-    /// is on disk, or on its way there.
+    /// Whether its offset in the heap is only a lower bound: its next event is on disk, or not
+    /// stored yet.
     waits: bool,
-    /// Where it begins is not known yet.
+    /// Whether its start position must still be read from disk.
     unresolved: bool,
-    /// Retention has passed over the cursor, through this offset.
+    /// Retention has passed the cursor, up to this offset.
     missing: Option<Offset>,
-    /// The event after the gap that was told last of it, in memory of its own.
+    /// The event after its last gap, copied out of its segment.
     after_gap: Option<Batch>,
     _attachment: Attachment,
 }
 
-/// What others leave for the reader.
+/// The lists that channels and the registry fill for the reader.
 struct Mailbox {
     control: Arc<SubscriptionControl>,
     appeared: Mutex<Vec<Arc<Channel>>>,
@@ -116,10 +115,10 @@ impl Watcher for Mailbox {
     }
 }
 
-/// Listens to one member's channel.
+/// The listener at one member's channel.
 struct MemberListener {
     member: usize,
-    /// It stands on the list.
+    /// Set while the member is in the ready list.
     latch: AtomicBool,
     mailbox: Arc<Mailbox>,
 }
@@ -137,21 +136,22 @@ impl ChannelListener for MemberListener {
     }
 }
 
-/// Where a subscription to many channels begins.
+/// The start of a subscription to many channels.
 pub(super) struct MergeStart {
-    /// It reads what is after this offset.
+    /// Events after this offset are read.
     pub(super) cursor: Offset,
-    /// What is missing up to here is known to the subscriber, or was never asked for.
+    /// The offset up to which missing events cause no gap: the subscriber knows of them, or never
+    /// asked for them.
     pub(super) excused: Offset,
-    /// What is told first.
+    /// The first step, if events are missing.
     pub(super) gap: Option<Gap>,
-    /// Whether it is told, after that, which of the channels that were named had ended before.
+    /// Whether the ends of named channels that ended before the cursor are sent next.
     pub(super) tell_ends: bool,
 }
 
 impl MergedReader {
-    /// Begins to read the channels of these patterns, those there are and those to come. Where it
-    /// begins may depend on the offset after which lies all that they may still give.
+    /// Begins to read the channels that these patterns select, now and later. `origin` returns the
+    /// start for the patterns and the [`settled`] offset.
     pub(super) fn new(
         core: Arc<Core>,
         patterns: Vec<ChannelPattern>,
@@ -163,7 +163,7 @@ impl MergedReader {
             ready: Mutex::default(),
         });
         let watcher: Arc<dyn Watcher> = mailbox.clone();
-        // First: a channel that is made later has larger offsets.
+        // Noted first: a channel that is made later has larger offsets.
         let watermark = core.shared.sequencer.watermark();
         let selected = core.registry.watch(&patterns, &watcher);
         let names = patterns.iter().filter_map(ChannelPattern::exact);
@@ -188,7 +188,7 @@ impl MergedReader {
         };
         let ends = merge.adopt_named()?;
         for channel in &selected {
-            // What a wildcard selects and has ended before is none of the subscriber's business.
+            // The subscriber did not name it, so an end from before the subscription is not sent.
             merge.adopt(channel);
         }
         merge.remember_gone();
@@ -213,26 +213,26 @@ impl MergedReader {
         self.cursor
     }
 
-    /// Whether all channels were named, and there is nothing more to tell of any.
+    /// Returns whether all channels were named, and nothing is left to send of any.
     pub(super) fn is_over(&self) -> bool {
         let exact = self.patterns.iter().all(|pattern| pattern.exact().is_some());
         exact && self.members.is_empty() && self.notices.is_empty()
     }
 
-    /// Whether something must be told before anything else, or the event after a gap.
+    /// Returns whether a notice, or the event after a gap, is waiting.
     pub(super) fn has_notices(&self) -> bool {
         !self.notices.is_empty() || self.behind_gaps > 0
     }
 
-    /// Whether its lag should be looked at, which takes longer the more channels there are: so this
-    /// is seldom then, and each read takes as long as ever.
+    /// Returns whether to check the lag. The check takes longer with more channels, so it is then
+    /// rarer, and the mean cost of a read stays the same.
     pub(super) fn lag_is_due(&mut self) -> bool {
         let due = self.lag_due_in == 0;
         self.lag_due_in = if due { self.members.len() / 8 } else { self.lag_due_in - 1 };
         due
     }
 
-    /// The next events, gap, or end.
+    /// Returns the next events, gap, or end.
     pub(super) fn next(&mut self, max_bytes: usize) -> Next {
         let mut looks = MAX_MERGE_LOOKS;
         while looks > 0 {
@@ -250,7 +250,7 @@ impl MergedReader {
             let Some(Reverse((offset, item))) = self.heap.peek().copied() else {
                 return if self.is_over() { Next::Finished } else { Next::Pending };
             };
-            // An offset that was taken after the watermark was noted lies below the next one.
+            // An offset that was taken after the watermark was noted is below the next one.
             if offset < watermark {
                 if self.must_wait(item) {
                     return Next::Pending;
@@ -264,7 +264,7 @@ impl MergedReader {
         Next::Again
     }
 
-    /// Moves all members to the tail, after one gap. Ends that are passed over are told after it.
+    /// Moves all members to the tail, after one gap. Ends that are skipped are sent after it.
     pub(super) fn skip(&mut self, max_bytes: usize) -> Next {
         let requested = self.position(self.cursor);
         let watermark = self.core.shared.sequencer.watermark();
@@ -273,7 +273,7 @@ impl MergedReader {
         let appeared = appeared.iter().chain(&self.round.appeared);
         let last = settled(watermark, members.chain(appeared));
         if last <= self.cursor {
-            // What comes next is on its way to the disk: there is nothing that could be skipped.
+            // The next events are not stored yet: there is nothing to skip.
             return self.next(max_bytes);
         }
         (self.cursor, self.excused) = (last, last);
@@ -310,14 +310,15 @@ impl MergedReader {
         self.notices.extend(steps);
     }
 
-    /// Takes in the channels that were named; they are made if they are not there.
+    /// Adds the named channels, and makes those that do not exist. Returns the ends before the
+    /// cursor.
     fn adopt_named(&mut self) -> Result<Vec<End>, SubscribeError> {
         let mut names: Vec<_> = self.patterns.iter().filter_map(ChannelPattern::exact).collect();
         names.sort_unstable();
         names.dedup();
         let mut ends = Vec::new();
         for name in names {
-            // One that leaves memory in between is made anew.
+            // A channel that leaves memory in between is made again.
             while let channel = self.core.registry.get_or_create(&name)?
                 && !self.knows(&channel)
             {
@@ -331,7 +332,7 @@ impl MergedReader {
         Ok(ends)
     }
 
-    /// Takes in a channel. Returns how it ended, if all of it lies before the cursor.
+    /// Adds a channel. Returns its end, if all of it is before the cursor.
     fn adopt(&mut self, channel: &Arc<Channel>) -> Option<End> {
         if self.knows(channel) {
             return None;
@@ -372,8 +373,8 @@ impl MergedReader {
         None
     }
 
-    /// What retention has taken from a channel that joins. What its predecessors left was theirs to
-    /// tell, or is noted when the subscription begins.
+    /// Returns the offset up to which retention has trimmed a channel that joins. Events of earlier
+    /// channels of the name are noted when the subscription begins.
     fn taken(&self, start: &Start) -> Option<Offset> {
         let through = start.last_before;
         let known = self.excused.max(start.inherited);
@@ -381,8 +382,8 @@ impl MergedReader {
     }
 
     /// Notes what is missing of channels that left memory after the cursor, whether or not they
-    /// have come back. Those that came and went since the watch began are in the mailbox: of them
-    /// only what they inherited is missing.
+    /// exist again. Those that were made since the watch began are in the mailbox: of them only
+    /// what they inherited is missing.
     fn remember_gone(&mut self) {
         let after = self.cursor.max(self.excused);
         let mut missing: HashMap<Option<ChannelName>, Offset> = HashMap::new();
@@ -393,12 +394,12 @@ impl MergedReader {
         let members = self.members.iter().map(|(_, member)| &member.cursor.channel);
         let mut lives: Vec<_> =
             members.chain(&appeared).map(|c| (c.inherited(), c.name())).collect();
-        // The eldest life of a name last: it decides.
+        // The oldest channel of a name last: it decides.
         lives.sort_unstable_by(|a, b| b.cmp(a));
         for (inherited, name) in lives {
             missing.insert(Some(name.clone()), inherited);
         }
-        // What retention took is told by the member, and covers what was inherited.
+        // Events that retention trimmed are reported by the member, and include what was inherited.
         for (_, member) in self.members.iter().filter(|(_, member)| member.missing.is_some()) {
             missing.remove(&Some(member.cursor.channel.name().clone()));
         }
@@ -412,23 +413,24 @@ impl MergedReader {
         self.known.contains_key(&address(channel))
     }
 
-    /// A channel that was named stays in memory; one that a wildcard selects does not for that.
+    /// Returns whether a pattern is exactly this name: such a channel is held in memory, and one
+    /// that a wildcard selects is not.
     fn names(&self, name: &ChannelName) -> bool {
         self.patterns.iter().any(|pattern| pattern.as_str() == name.as_str())
     }
 
     fn begin_round(&mut self) {
-        // In this order: see the module.
+        // The watermark first, then the lists: see the proof at the top of this file.
         let watermark = self.core.shared.sequencer.watermark();
         let mut appeared = std::mem::take(&mut *self.mailbox.appeared.lock());
-        // One that several patterns select is announced for each of them.
+        // A channel that several patterns select is announced for each of them.
         let mut seen = HashSet::new();
         appeared.retain(|channel| seen.insert(address(channel)));
         let ready = std::mem::take(&mut *self.mailbox.ready.lock());
         self.round = Round { watermark, appeared: appeared.into(), ready: ready.into() };
     }
 
-    /// Looks at this many members of the round at most. Returns at how many it has.
+    /// Checks at most this many members of the round. Returns the number checked.
     fn look_around(&mut self, most: usize) -> usize {
         for looked in 0..most {
             if let Some(channel) = self.round.appeared.pop_front() {
@@ -436,7 +438,7 @@ impl MergedReader {
                 self.tell(end.into_iter().collect());
             } else if let Some(key) = self.round.ready.pop_front() {
                 let Some(member) = self.members.get(key) else { continue };
-                // Cleared before the look ahead: whatever comes later is noted again.
+                // Cleared before the check: a later change lists the member again.
                 member.listener.latch.store(false, Ordering::SeqCst);
                 self.queue(key);
             } else {
@@ -446,7 +448,8 @@ impl MergedReader {
         most
     }
 
-    /// Notes what the member reads next; a member that has nothing left for ever goes.
+    /// Puts the member's next offset into the heap. A member that has nothing left for ever is
+    /// removed.
     fn queue(&mut self, key: usize) {
         let Some(member) = self.members.get_mut(key).filter(|member| !member.queued) else {
             return;
@@ -463,7 +466,7 @@ impl MergedReader {
             (Some(missing), _) => missing,
             (None, PeekResult::Missing(missing)) => missing.to.last_trimmed,
             (None, PeekResult::Event(offset) | PeekResult::Coming(offset)) => offset,
-            // All up to the cursor was read.
+            // Everything up to the cursor was read.
             (None, PeekResult::OnDisk) => Offset(self.cursor.0 + 1),
             (None, PeekResult::Nothing) => return,
             (None, PeekResult::Over | PeekResult::Retired) => return self.dismiss(key),
@@ -472,7 +475,7 @@ impl MergedReader {
         self.heap.push(Reverse((offset, Item::Member(key))));
     }
 
-    /// Whether what is first in the heap is to be fetched from disk.
+    /// Returns whether the first item in the heap must be read from disk.
     pub(super) fn is_fetching(&self) -> bool {
         let Some(Reverse((_, Item::Member(key)))) = self.heap.peek() else { return false };
         let member = self.members.get(*key).filter(|member| member.waits);
@@ -482,8 +485,8 @@ impl MergedReader {
         })
     }
 
-    /// Whether what is first in the heap is still to come from the disk, or to get there. If it has
-    /// come, or never will, its member gets the place that is right now.
+    /// Returns whether the first item in the heap waits for a read from disk or a write to it.
+    /// Resolves the member's start once that is read.
     fn must_wait(&mut self, item: Item) -> bool {
         let Item::Member(key) = item else { return false };
         let Some(member) = self.members.get_mut(key).filter(|member| member.waits) else {
@@ -515,7 +518,7 @@ impl MergedReader {
         self.control().remove_cursor(&member.cursor);
     }
 
-    /// Takes what was first in the heap, at this offset.
+    /// Takes the item that was first in the heap, at this offset.
     fn take(
         &mut self,
         offset: Offset,
@@ -555,13 +558,14 @@ impl MergedReader {
         match (member.missing.take(), read) {
             (None, LogRead::CaughtUp | LogRead::OnDisk) => None,
             (None, LogRead::Batch(mut batch)) => {
-                // An id of other channels may lie after what was on its way to the disk here.
+                // The cursor may be past events of this channel that were not stored when it moved
+                // on.
                 batch.skip_through(self.cursor);
                 member.cursor.move_to(batch.start());
-                // What stands in the heap at the same offset only waits, and has a larger one.
+                // An item at the same offset only waits, and its event has a larger one.
                 let next = self.heap.peek().map_or(watermark, |Reverse((offset, _))| *offset);
                 batch.truncate(next.max(Offset(at.0 + 1)).min(watermark), MAX_MERGE_EVENTS);
-                // Perhaps nothing: its place in the heap was the least that it could have.
+                // Empty if the offset in the heap was only a lower bound.
                 let last = batch.entries().next_back()?;
                 member.cursor.move_to(batch.end());
                 self.cursor = last.offset;
@@ -570,7 +574,7 @@ impl MergedReader {
             (_, LogRead::Missing(Missing { to, reason })) => {
                 member.cursor.move_to(to.position);
                 if to.last_trimmed > at {
-                    // Retention went on since: the gap has its place further after.
+                    // Retention has passed this offset since: the gap moves to a later one.
                     member.missing = Some(to.last_trimmed);
                     return None;
                 }
@@ -580,9 +584,9 @@ impl MergedReader {
         }
     }
 
-    /// Tells of a gap, and keeps the event after it: retention may go on before the reader comes
-    /// to that, and must not make a second gap. What is kept is bounded; where many channels have
-    /// large events there may be two.
+    /// Returns a gap, and keeps a copy of the event after it: retention may pass that event before
+    /// it is read, and would cause a second gap. The copies are bounded; with large events in many
+    /// channels there may be two gaps.
     fn gap_of(&mut self, key: usize, through: Offset, reason: GapReason) -> Option<Step> {
         let member = self.members.get_mut(key)?;
         let channel = member.cursor.channel.clone();
@@ -606,8 +610,8 @@ impl MergedReader {
 
     fn gap(&mut self, channel: Option<ChannelName>, through: Offset, reason: GapReason) -> Step {
         let requested = Some(self.position(self.cursor).to_string().into());
-        // Of what the disk has lost, the last offset is not known: this one may be the offset of
-        // another channel's event, which is still to come. Its id must not be given out before it.
+        // The last offset that the disk has lost is not known: this one may be the offset of
+        // another channel's event that is still to be sent. Its id must not be sent before it.
         let next = self.heap.peek().map(|Reverse((offset, _))| *offset);
         let taken = next == Some(through) && through > self.cursor;
         self.cursor = if taken { Offset(through.0 - 1) } else { through };
@@ -626,15 +630,15 @@ impl Drop for MergedReader {
     }
 }
 
-/// The offset after which lies all that these channels may still give a reader: below the
-/// watermark, which was noted before they were gathered, and below all that is on its way to the
-/// disk.
+/// Returns the offset after which lies all that these channels may still give a reader: below the
+/// watermark, which was noted before the channels were gathered, and below every event that is not
+/// stored yet.
 fn settled<'a>(watermark: Offset, channels: impl Iterator<Item = &'a Arc<Channel>>) -> Offset {
     let coming = channels.filter_map(|channel| channel.coming());
     Offset(coming.fold(watermark, Offset::min).0 - 1)
 }
 
-/// What tells one life of a channel from another of the same name.
+/// Identifies one life of a channel among others of the same name.
 fn address(channel: &Arc<Channel>) -> usize {
     Arc::as_ptr(channel) as usize
 }

@@ -1,5 +1,5 @@
-//! The hub: channels, and subscriptions that read them. It knows no HTTP, not who a client is,
-//! and not where events come from.
+//! The hub: channels, and subscriptions that read them. It is independent of HTTP, of who a client
+//! is, and of where events come from.
 
 mod channel;
 mod coalesce;
@@ -66,19 +66,19 @@ use crate::quota::Account;
 use crate::store::disk::{self, Disk, Durability, TrimPoint, WriteError};
 use crate::telemetry::Metrics;
 
-/// The running engine: a cheap handle.
+/// A cheap handle to the running engine.
 #[derive(Clone)]
 pub struct Hub(Arc<Core>);
 
-/// What the handles share.
+/// State that the handles share.
 pub(crate) struct Core {
     registry: Registry,
     shared: Arc<ChannelContext>,
-    /// Held by whoever evicts for the memory budget: one is enough.
+    /// Held while evicting for a budget: one thread at a time is enough.
     evicting: parking_lot::Mutex<()>,
 }
 
-/// Which channels a subscription reads.
+/// The channels that a subscription reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// One channel.
@@ -87,50 +87,50 @@ pub enum Selection {
     Many(Vec<ChannelPattern>),
 }
 
-/// The answer to a wish to subscribe.
+/// The result of opening a subscription.
 pub enum Opened<T> {
     /// There is something to read, or there may be.
     Live(T),
     /// The subscriber has seen the end of all that it asks for.
     Over,
-    /// Where it begins must be read from disk first: ask again then.
+    /// The start must be read from disk first: open again after that.
     Later(Later),
 }
 
-/// Something is read from disk.
+/// Pending reads from disk.
 pub struct Later(Vec<oneshot::Receiver<()>>);
 
 impl Later {
-    /// Resolves when it has been read.
+    /// Resolves when all of it has been read.
     pub async fn over(self) {
         for read_cache in self.0 {
-            // A channel that has gone tells nobody: whoever asks again learns it.
+            // A channel that is gone sends nothing: opening again finds that out.
             let _ = read_cache.await;
         }
     }
 }
 
-/// Where a start leads: to a place in each channel, and perhaps over a gap.
+/// A start in each channel, with a gap if the requested one cannot be used.
 struct ResolvedStart {
     begin: StartAt,
     gap: Option<(GapReason, Box<str>)>,
 }
 
 impl Core {
-    /// An offset of this hub's epoch as a position.
+    /// Returns the position of an offset in this hub's epoch.
     fn position(&self, offset: Offset) -> Position {
         self.shared.sequencer.position(offset)
     }
 }
 
 impl Hub {
-    /// A hub that begins a new epoch, and keeps all in memory.
+    /// Creates a hub with a new epoch, in memory only.
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
         Self::build(config, metrics, Sequencer::new(Epoch::random()), 0, None)
     }
 
-    /// A hub that goes on where the ones before it ended that had this store.
+    /// Creates a hub that continues the epoch and the channels of a store.
     #[must_use]
     pub fn resume(
         config: Config,
@@ -181,39 +181,39 @@ impl Hub {
         Self(Arc::new(Core { registry, shared, evicting: parking_lot::Mutex::new(()) }))
     }
 
-    /// How the store is, if there is one.
+    /// Returns the health of the store, if there is one.
     #[must_use]
     pub fn store_health(&self) -> disk::Health {
         self.0.registry.store().map_or_else(Default::default, |store| store.disk.health())
     }
 
-    /// Whether some channels outlive the process.
+    /// Returns whether some channels outlive the process.
     #[must_use]
     pub fn has_store(&self) -> bool {
         self.0.registry.store().is_some()
     }
 
-    /// Whether what is published to this channel is to outlive the process.
+    /// Returns whether events of this channel outlive the process.
     #[must_use]
     pub fn is_durable(&self, name: &ChannelName) -> bool {
         self.0.registry.durability(name) != Durability::Memory
     }
 
-    /// Where the hub's times come from.
+    /// Returns the clock of the hub.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.0.shared.clock
     }
 
-    /// The hub's metrics.
+    /// Returns the hub's metrics.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.shared.metrics
     }
 
-    /// Puts the end of each channel that the filter wants into this queue, unless that is full; a
-    /// deletion is no end. Only the first call counts. The filter is asked when a channel comes
-    /// into memory, and again by [`hooks_changed`](Self::hooks_changed).
+    /// Sends the end of each channel that the filter selects to this queue, and drops it if that is
+    /// full; a deletion is no end. Only the first call counts. The filter is called when a channel
+    /// comes into memory, and again by [`hooks_changed`](Self::hooks_changed).
     pub fn on_end(
         &self,
         filter: impl Fn(&ChannelName) -> bool + Send + Sync + 'static,
@@ -231,7 +231,7 @@ impl Hub {
         self.evict_for_memory();
     }
 
-    /// The filter of [`on_end`](Self::on_end) wants other channels from now on.
+    /// Applies the filter of [`on_end`](Self::on_end) again to all channels.
     pub fn hooks_changed(&self) {
         let Some(on_end) = self.0.shared.on_end.get() else { return };
         for channel in self.0.registry.all() {
@@ -239,29 +239,29 @@ impl Hub {
         }
     }
 
-    /// An offset of this hub's epoch as a position.
+    /// Returns the position of an offset in this hub's epoch.
     #[must_use]
     pub fn position(&self, offset: Offset) -> Position {
         self.0.position(offset)
     }
 
-    /// The id of the event with this offset.
+    /// Returns the id of the event with this offset.
     #[must_use]
     pub fn event_id(&self, offset: Offset) -> String {
         self.0.shared.sequencer.epoch().event_id(offset)
     }
 
-    /// The position after everything that has been published so far.
+    /// Returns the position after all events published so far.
     #[must_use]
     pub fn tail(&self) -> Position {
         self.position(Offset(self.0.shared.sequencer.watermark().0 - 1))
     }
 
-    /// Appends events to a channel, which is made if it is not there, and closes it if asked to.
+    /// Appends events to a channel, which is made if it does not exist, and closes it if asked to.
     ///
     /// # Errors
-    /// The channel is closed, there are too many channels, or the store takes nothing; nothing was
-    /// appended.
+    /// The channel is closed, there are too many channels, or the store takes no writes; nothing
+    /// was appended.
     pub fn append(
         &self,
         name: &ChannelName,
@@ -271,10 +271,11 @@ impl Hub {
         self.append_with(name, events, close, None)
     }
 
-    /// The same. If the channel is durable, the receipt is kept with the events, or neither is.
+    /// Appends events as [`append`](Self::append) does. In a durable channel, the receipt is stored
+    /// with the events in one write.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// As for [`append`](Self::append).
     pub fn append_with(
         &self,
         name: &ChannelName,
@@ -295,10 +296,10 @@ impl Hub {
     }
 
     /// Creates a channel, or changes its settings. Returns its description, whether it is new, and
-    /// when that counts.
+    /// the acknowledgement.
     ///
     /// # Errors
-    /// There are too many channels, or the store takes nothing.
+    /// There are too many channels, or the store takes no writes.
     pub fn configure(
         &self,
         name: &ChannelName,
@@ -317,34 +318,35 @@ impl Hub {
         }
     }
 
-    /// Ends a channel's subscriptions with `deleted` and frees its name. Says when that counts;
-    /// nothing if there was no such channel, and nothing is left of one on disk.
+    /// Ends a channel's subscriptions with `deleted` and frees its name. Returns the
+    /// acknowledgement; `None` if there was no such channel, in memory or on disk.
     #[must_use]
     pub fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
         self.0.registry.delete(name)
     }
 
-    /// When the end counts for which an append to this channel was refused; nothing if it does
-    /// already. If it never will, the append is worth another try.
+    /// Returns the acknowledgement of the end for which an append was refused; `None` if the
+    /// channel has ended. If that end fails, the append can be tried again.
     #[must_use]
     pub fn coming_end(&self, name: &ChannelName) -> Option<CommitAck> {
         let channel = self.0.registry.get(name);
         channel.map_or_else(|| Some(CommitAck::ready()), |channel| channel.coming_end())
     }
 
-    /// How a channel stands; nothing if nobody has published to it or created it.
+    /// Returns a channel's state; `None` until the first publish or the channel's creation.
     #[must_use]
     pub fn describe(&self, name: &ChannelName) -> Option<Description> {
         self.0.registry.get(name)?.describe()
     }
 
-    /// The settings in which a channel differs from what the configuration says for its name.
+    /// Returns the settings in which a channel differs from the configuration for its name.
     #[must_use]
     pub fn own_settings(&self, channel: &Description) -> ChannelOptions {
         channel.settings.beyond(&self.0.registry.settings_for(&channel.name))
     }
 
-    /// The channels whose names begin with the prefix, by name, after `after`, at most `limit`.
+    /// Returns at most `limit` channels whose names begin with `prefix` and follow `after`, by
+    /// name.
     #[must_use]
     pub fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Description> {
         let wanted = |name: &str| name.starts_with(prefix) && name > after;
@@ -354,7 +356,7 @@ impl Hub {
         channels.iter().filter_map(|channel| channel.describe()).take(limit).collect()
     }
 
-    /// Opens a subscription, and reads it here: see [`open`](Self::open).
+    /// Opens a subscription and reads it in this task: see [`open`](Self::open).
     ///
     /// # Errors
     /// There are too many channels, or the patterns select too many.
@@ -371,7 +373,7 @@ impl Hub {
         })
     }
 
-    /// Opens a subscription. It is counted, and begins here; who reads it is not decided yet.
+    /// Opens a subscription. It is counted and its start is fixed; the ticket decides who reads it.
     ///
     /// # Errors
     /// There are too many channels, or the patterns select too many.
@@ -475,7 +477,7 @@ impl Hub {
                 requested: Some(requested),
                 resumed: self.position(cursor),
             });
-            // Whoever resumes has seen the ends that lie before the cursor; nobody else has.
+            // A resumed subscription has had the ends before the cursor; any other has not.
             MergeStart { cursor, excused, gap, tell_ends: !matches!(begin, StartAt::After(_)) }
         };
         let resumes = matches!(begin, StartAt::After(_));
@@ -488,7 +490,7 @@ impl Hub {
         Ok(Opened::Live(Ticket(TicketKind::Many(Box::new(ticket)))))
     }
 
-    /// The offset after which the last `count` events of all these channels begin.
+    /// Returns the offset after which the last `count` events of all these channels begin.
     fn before_last(&self, patterns: &[ChannelPattern], count: u64) -> Offset {
         let selected = |channel: &&Arc<Channel>| {
             patterns.iter().any(|pattern| pattern.matches(channel.name()))
@@ -501,14 +503,14 @@ impl Hub {
         offsets.get(skipped).map_or(Offset::ZERO, |first| Offset(first.0 - 1))
     }
 
-    /// Where the tail of a channel is, before its end if it has ended.
+    /// Returns the tail of a channel, before its end event if it has ended.
     #[must_use]
     pub fn tail_of(&self, channel: &Channel) -> TrimPoint {
         let Start { position: mark, last_before: after, .. } = channel.begin(StartAt::Tail);
         TrimPoint { position: mark, last_trimmed: after }
     }
 
-    /// The position of the last event before this byte of a channel's log.
+    /// Returns the position of the last event before this byte of a channel's log.
     #[must_use]
     pub fn position_before(&self, channel: &Channel, byte: u64) -> Position {
         self.position(channel.offset_before(byte))
@@ -518,7 +520,7 @@ impl Hub {
         let begin = |begin| ResolvedStart { begin, gap: None };
         let text = match from {
             StartFrom::Tail => return begin(StartAt::Tail),
-            // What a snapshot is of is told by the channel, once the subscription is attached.
+            // The channel knows the position of its snapshot, once the subscription is attached.
             StartFrom::Earliest | StartFrom::Snapshot => return begin(StartAt::Earliest),
             StartFrom::Last(count) => return begin(StartAt::Last(*count)),
             StartFrom::After(text) => text,
@@ -531,13 +533,12 @@ impl Hub {
             }
             _ => GapReason::Unknown,
         };
-        // Cut to a sane length, because it is sent back.
+        // Truncated, because it is sent back.
         let requested = text.chars().take(crate::limits::MAX_EVENT_ID_BYTES).collect::<String>();
         ResolvedStart { begin: StartAt::Earliest, gap: Some((reason, requested.into())) }
     }
 
-    /// Brings the memory of all logs under the budget, by evicting the oldest events of the hub.
-    /// Something was appended to this channel.
+    /// Applies the memory budget, and the quota of the channel's owner, after an append to it.
     fn keep_budgets(&self, channel: &Channel) {
         self.evict_for_memory();
         if let Some(owner) = channel.owner_in_excess() {
@@ -550,19 +551,19 @@ impl Hub {
         if !budget.is_exceeded() {
             return;
         }
-        // Somebody is at it already: they will see what this publish added.
+        // Another thread is evicting, and will see what this publish added.
         let Some(_evicting) = self.0.evicting.try_lock() else {
             return;
         };
         sweeper::evict_oldest(&self.0, budget, |_| true);
     }
 
-    /// Makes the channel for this account, unless somebody has published to it already. It is
-    /// counted there until it is gone, and so is what it retains. One that nobody uses may be gone
-    /// before it is used: what is made then is nobody's.
+    /// Makes the channel for this account, unless it was published to before. The channel and what
+    /// it retains count for the account until it is gone. An unused channel may be evicted before
+    /// its first use; the one that is made then belongs to no account.
     ///
     /// # Errors
-    /// The account has as many channels as it may, or the hub has.
+    /// The account, or the hub, has as many channels as it may.
     pub fn claim(
         &self,
         name: &ChannelName,
@@ -572,7 +573,7 @@ impl Hub {
         self.0.registry.claim(name, account, why)
     }
 
-    /// Evicts the oldest of what this account retains, if that is more than it may.
+    /// Evicts the oldest of what this account retains, if that is more than its quota.
     fn evict_for(&self, account: &Arc<Account>) {
         let budget = account.retained();
         if !budget.is_exceeded() {
@@ -585,44 +586,44 @@ impl Hub {
         sweeper::evict_oldest(&self.0, budget, |channel| channel.is_owned_by(account));
     }
 
-    /// Evicts by age and idleness, and does what is due, for ever: the hub's housekeeping.
+    /// Runs the hub's housekeeping for ever: evicts by age and idleness, and does what is due.
     pub async fn sweep(self) {
         tokio::join!(sweeper::run(&self.0), sweeper::keep_time(&self.0));
     }
 }
 
-/// Why a publish failed.
+/// The reason why a publish failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The channel has ended.
     #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
     Closed(crate::event::ChannelState),
-    /// Somebody has stopped it, and perhaps said why.
+    /// The channel was stopped, with an optional reason.
     #[error("the channel was stopped: nobody wants the rest")]
     Stopped(Option<Box<str>>),
     /// Its generation has a producer already.
     #[error("another request with `close=auto` is streaming into this channel: one at a time")]
     Busy,
-    /// No room for another channel.
+    /// The limit of channels is reached.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
-    /// The store takes nothing.
+    /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
 }
 
-/// Why a channel has no other settings.
+/// The reason why a channel's settings were not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigureError {
-    /// No room for another channel.
+    /// The limit of channels is reached.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
-    /// The store takes nothing.
+    /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
 }
 
-/// What a publisher is told of a refusal; nothing if the channel is to be looked up again.
+/// Returns the error for the publisher; `Ok` if the channel must be looked up again.
 fn refused(error: AppendError) -> Result<(), SubmitError> {
     match error {
         AppendError::Retired => Ok(()),
@@ -633,10 +634,10 @@ fn refused(error: AppendError) -> Result<(), SubmitError> {
     }
 }
 
-/// Why a subscription could not begin.
+/// The reason why a subscription could not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// No room for another channel.
+    /// The limit of channels is reached.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
     /// A snapshot is of one channel.

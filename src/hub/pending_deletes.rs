@@ -1,7 +1,7 @@
-//! Channels that are gone, and of which the store does not know that yet.
+//! Deleted channels whose deletion the store has not confirmed.
 //!
-//! The store may refuse to know: there is no room. What it still has of the channel would then come
-//! back with the next start. So it is told again, until it has taken it.
+//! A full store refuses the deletion, and the events on disk would be restored at the next start.
+//! So the deletion is submitted again until it is stored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use super::completion::ThreadCompletions;
 use crate::channel::ChannelName;
 use crate::store::disk::{Disk, Durability, LogRecord, StreamId};
 
-/// At most as many as the store has streams. A name may have more than one: it was free again when
-/// the hub gave up the channel.
+/// The streams of deleted channels by name; at most as many as the store has. A name may have
+/// several, because it is free again at once.
 #[derive(Debug, Default)]
 pub(super) struct PendingDeletes(Mutex<HashMap<ChannelName, Vec<PendingDelete>>>);
 
@@ -22,12 +22,12 @@ pub(super) struct PendingDeletes(Mutex<HashMap<ChannelName, Vec<PendingDelete>>>
 struct PendingDelete {
     id: StreamId,
     durability: Durability,
-    /// The store was told, and has not answered.
+    /// Whether a write is pending.
     asked: bool,
 }
 
 impl PendingDeletes {
-    /// The channel is gone, and with it this stream. Says when the store knows.
+    /// Notes the deletion of a channel and submits it. Returns the acknowledgement.
     pub(super) fn submit(
         self: &Arc<Self>,
         disk: &Disk,
@@ -40,14 +40,14 @@ impl PendingDeletes {
         self.resubmit(disk, name).unwrap_or_else(CommitAck::ready)
     }
 
-    /// Tells the store of all that is left of this name, and says when it knows; nothing if nothing
-    /// is left. What was told already does no harm when it is told again.
+    /// Submits the pending deletions of this name, and returns the acknowledgement; `None` if there
+    /// are none. A repeated deletion does no harm.
     pub(super) fn resubmit(self: &Arc<Self>, disk: &Disk, name: &ChannelName) -> Option<CommitAck> {
         let streams = self.0.lock().get(name).cloned()?;
         streams.iter().map(|stream| self.send(disk, name, stream)).reduce(CommitAck::and)
     }
 
-    /// Tells the store again of what it has refused.
+    /// Submits the deletions again that the store has refused.
     pub(super) fn resubmit_refused(self: &Arc<Self>, disk: &Disk) {
         let left: Vec<_> = {
             let left = self.0.lock();

@@ -8,7 +8,7 @@ use super::control::EndReason;
 use super::read::{Start, StartAt};
 use crate::telemetry::Metrics;
 
-/// Subscribers that are counted at a channel, as a rule one, until this is dropped.
+/// Subscribers that are counted at a channel until this is dropped; usually one.
 pub struct Presence {
     core: Arc<Core>,
     channel: Arc<Channel>,
@@ -28,7 +28,7 @@ impl Presence {
         Self { core: core.clone(), channel: channel.clone(), holds, count: 1 }
     }
 
-    /// The channel.
+    /// Returns the channel.
     #[must_use]
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel
@@ -103,8 +103,8 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Counts the start of a subscription. Unless another reason is set, its client is gone when it
-    /// ends.
+    /// Counts the start of a subscription. Unless another reason is set, it ends because its client
+    /// is gone.
     pub(super) fn start(metrics: &Arc<Metrics>, resumed: bool) -> Self {
         metrics.subscription_started(resumed);
         Self { metrics: metrics.clone(), reason: Some(EndReason::ClientGone) }

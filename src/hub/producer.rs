@@ -1,7 +1,7 @@
-//! The way back to the producer: stop, and how many are watching.
+//! The handle of a producer: it appends to a channel, and reads the channel's signals.
 //!
-//! A channel has a producer handle on which its present signals stand, once somebody has asked for
-//! it. Producers and feeds look at the producer handle; only its last state counts.
+//! A channel posts its signals once the first handle asks for them. Producers and feeds read only
+//! the latest state.
 
 use std::sync::Arc;
 
@@ -17,32 +17,32 @@ use crate::generation::{Format, Recogniser};
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 
-/// Looks at a channel's board, and keeps the channel in memory meanwhile.
+/// A producer's hold on a channel: it reads the signals, and keeps the channel in memory.
 pub struct ProducerHandle {
     core: Arc<Core>,
     channel: Arc<Channel>,
     signals: watch::Receiver<Signals>,
     sole: bool,
-    /// Why the sole producer leaves, once it says so.
+    /// The reason why the sole producer leaves, once it gives one.
     why: Option<Box<str>>,
 }
 
 impl ProducerHandle {
-    /// What stands there now.
+    /// Returns the current signals.
     #[must_use]
     pub fn read(&mut self) -> Signals {
         self.signals.borrow_and_update().clone()
     }
 
-    /// Resolves when something else stands there.
+    /// Resolves when the signals have changed.
     pub async fn changed(&mut self) {
         if self.signals.changed().await.is_err() {
-            // The board lives as long as the channel, which this holds.
+            // The sender lives as long as the channel, which this holds.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Resolves when the channel has ended: what whoever publishes there is told.
+    /// Resolves when the channel has ended, with the error that an append would return.
     pub async fn refused(&mut self) -> SubmitError {
         loop {
             let signals = self.read();
@@ -53,10 +53,10 @@ impl ProducerHandle {
         }
     }
 
-    /// Appends to this channel, and no other that may come to have its name.
+    /// Appends to this channel, never to a later one of the same name.
     ///
     /// # Errors
-    /// The channel has ended, or the store takes nothing; nothing was appended.
+    /// The channel has ended, or the store takes no writes; nothing was appended.
     pub fn append(
         &self,
         events: &[NewEvent],
@@ -70,27 +70,27 @@ impl ProducerHandle {
             }
             Err(error) => {
                 refused(error)?;
-                // While it is held, only a deletion takes it out of memory.
+                // While the channel is held, only a deletion removes it from memory.
                 Err(SubmitError::Closed(ChannelState::Deleted))
             }
         }
     }
 
-    /// When the end counts for which an append was refused; nothing if it does already. If it
-    /// never will, the append is worth another try.
+    /// Returns the acknowledgement of the end for which an append was refused; `None` if the
+    /// channel has ended. If that end fails, the append can be tried again.
     #[must_use]
     pub fn coming_end(&self) -> Option<CommitAck> {
         self.channel.coming_end()
     }
 
-    /// What the channel's events have told of their format.
+    /// Returns the recogniser, after it has read the channel's events.
     #[must_use]
     pub fn recogniser(&self) -> Recogniser {
         self.channel.recogniser()
     }
 
-    /// Notes why the producer leaves: what viewers read if it does not come back. One that is gone
-    /// without this was lost.
+    /// Notes why the producer leaves: viewers read this if it does not come back. A producer that
+    /// is dropped without a reason counts as lost.
     pub fn leave(&mut self, why: &str) {
         self.why = Some(why[..why.floor_char_boundary(MAX_REASON_BYTES)].into());
     }
@@ -113,7 +113,7 @@ impl Drop for ProducerHandle {
 }
 
 impl Hub {
-    /// The board of a channel, for whoever only looks.
+    /// Returns a handle that only reads the channel's signals.
     ///
     /// # Errors
     /// There are too many channels.
@@ -132,7 +132,7 @@ impl Hub {
         }
     }
 
-    /// Begins to produce into a channel. What is known of the events' format is noted.
+    /// Begins to produce into a channel. `format` is noted, if it is known.
     ///
     /// # Errors
     /// The channel has ended or has a producer already, or there are too many channels.
@@ -154,8 +154,8 @@ impl Hub {
         }
     }
 
-    /// Stops a channel: it ends as cancelled. One to which nobody has published yet ends before it
-    /// has begun, so that its producer is told when it comes. Says when it counts.
+    /// Stops a channel: it ends as cancelled. A stop before the first publish ends the channel at
+    /// once, so that its producer is refused. Returns the acknowledgement.
     ///
     /// # Errors
     /// `generation` is an event id of another life of the channel; or there are too many channels.

@@ -1,4 +1,4 @@
-//! What readers ask of a channel, and what they are told.
+//! The requests of a reader to its channel, and their results.
 
 use super::coalesce::MergedBatch;
 use crate::event::ChannelState;
@@ -6,7 +6,7 @@ use crate::position::Offset;
 use crate::store::disk::Seek;
 use crate::store::{LogPosition, Missing};
 
-/// Which place of a log a subscription begins at.
+/// The place in a log at which a subscription begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum StartAt {
     Tail,
@@ -16,61 +16,61 @@ pub(super) enum StartAt {
     After(Offset),
 }
 
-/// Where a subscription begins.
+/// The start of a subscription in a channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Start {
     pub(super) position: LogPosition,
-    /// The mark cannot be known before this is fetched: nothing else of it counts.
+    /// The read from disk that must come first; if set, no other field is valid.
     pub(super) on_disk: Option<Seek>,
-    /// The offset of the last event before the mark, retained or not.
+    /// The offset of the last event before the position, retained or not.
     pub(super) last_before: Offset,
-    /// No event lies between the mark and the tail; an end may.
+    /// Whether no event is between the position and the tail; an end may be.
     pub(super) at_tail: bool,
-    /// How the channel stands.
+    /// The state of the channel.
     pub(super) state: ChannelState,
-    /// Retention has passed over events that should have come.
+    /// Whether retention has trimmed events that were asked for.
     pub(super) trimmed: bool,
-    /// The events of predecessors reach through here, in whatever state they were left.
+    /// The last offset of earlier channels of this name.
     pub(super) inherited: Offset,
-    /// The channel has ended, and all of it lies before the mark.
+    /// Whether the channel has ended, and all of it is before the position.
     pub(super) over: bool,
-    /// The channel has left memory: nothing will be added.
+    /// Whether the channel has left memory, so that nothing will be added.
     pub(super) retired: bool,
 }
 
-/// What a reader that counts bytes finds.
+/// The result of a read by byte.
 #[derive(Debug)]
 pub enum ReadResult {
     /// At least one frame.
     Frames {
         /// The frames.
         batch: MergedBatch,
-        /// More was there when they were read.
+        /// Whether more was in the log at the time of the read.
         more: bool,
-        /// The channel has ended, and nothing follows.
+        /// Whether the channel has ended, and nothing follows.
         last: bool,
     },
     /// No event yet.
     Nothing,
-    /// What the reader wants will not come.
+    /// The next events are lost or trimmed.
     Missing(Missing),
 }
 
-/// What lies ahead of a reader.
+/// The result of a look at the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeekResult {
     /// An event.
     Event(Offset),
-    /// Nothing yet.
+    /// No event yet.
     Nothing,
-    /// Nothing any more: the channel has ended.
+    /// No more events: the channel has ended.
     Over,
-    /// Nothing any more: the channel has left memory.
+    /// No more events: the channel has left memory.
     Retired,
-    /// Nothing yet, but an event with this offset is being stored.
+    /// No event yet, but one with this offset is being stored.
     Coming(Offset),
-    /// An event that is to be fetched.
+    /// An event that must be read from disk.
     OnDisk,
-    /// What the reader wants will not come.
+    /// The next events are lost or trimmed.
     Missing(Missing),
 }

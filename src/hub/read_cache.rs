@@ -1,4 +1,4 @@
-//! What was read from disk for those who replay: shared by all of them, within one budget.
+//! The batches read from disk for replay: shared by all readers, within one budget.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use super::channel::Channel;
 use crate::store::{Batch, LogPosition};
 
-/// The pieces that channels hold, in the order in which they came: the oldest goes first, as each
-/// is wanted soon after it was fetched, or not at all.
+/// The batches in the order of their loading. The oldest is dropped first, since each is read soon
+/// after it was loaded, or not at all.
 #[derive(Default)]
 pub(super) struct ReadCache {
     max_bytes: usize,
@@ -27,7 +27,7 @@ impl ReadCache {
         Self { max_bytes, pieces: Mutex::default() }
     }
 
-    /// Notes that the channel holds this piece, and makes room for it.
+    /// Notes that the channel holds this batch, and drops the oldest ones over the budget.
     pub(super) fn add(&self, channel: &Arc<Channel>, piece: &Batch) {
         let bytes = piece.bytes().len();
         let mut past = Vec::new();
@@ -35,7 +35,7 @@ impl ReadCache {
             let mut pieces = self.pieces.lock();
             pieces.queue.push_back((Arc::downgrade(channel), piece.start(), bytes));
             pieces.bytes += bytes;
-            // The newest stays, however large: somebody is waiting for it.
+            // The newest is kept, however large: a reader waits for it.
             while pieces.bytes > self.max_bytes
                 && pieces.queue.len() > 1
                 && let Some((channel, first, bytes)) = pieces.queue.pop_front()
@@ -44,7 +44,7 @@ impl ReadCache {
                 past.push((channel, first));
             }
         }
-        // With no lock held: a channel has one of its own.
+        // With no lock held: the channel takes its own.
         for (channel, first) in past {
             if let Some(channel) = channel.upgrade() {
                 channel.cool_down(first);

@@ -1,5 +1,4 @@
-//! All channels by name, those who wait for names that match, and what is remembered of channels
-//! that are gone.
+//! All channels by name, the watchers of patterns, and the tombstones of removed channels.
 //!
 //! Locks are taken in this order: a shard of the map, a channel, then the rest.
 
@@ -19,17 +18,17 @@ use crate::position::Offset;
 use crate::quota::Account;
 use crate::store::disk::{Disk, Durability, StoredStream};
 
-/// Wants to hear of new channels.
+/// A watcher that is notified of new channels.
 pub(super) trait Watcher: Send + Sync {
-    /// A channel that one of the watcher's patterns selects has come into memory.
+    /// Notifies that a channel was made which one of the watcher's patterns selects.
     fn channel_appeared(&self, channel: &Arc<Channel>);
 }
 
 /// The channels of a hub.
 pub(super) struct Registry {
-    /// What the hub was started with: which names are durable does not change.
+    /// The configuration at the start: it decides which names are durable.
     config: Config,
-    /// What is in force for everything else: a reload exchanges it.
+    /// The configuration in force for everything else: a reload replaces it.
     live: RwLock<Arc<Config>>,
     shared: Arc<ChannelContext>,
     store: Option<StoreContext>,
@@ -38,41 +37,41 @@ pub(super) struct Registry {
     tombstones: Mutex<Tombstones>,
 }
 
-/// There are as many channels as the hub may hold.
+/// The hub has as many channels as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
 pub struct TooManyChannels(pub usize);
 
-/// What a channel is claimed for.
+/// The purpose of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimPurpose {
-    /// To publish to it, or to give it settings.
+    /// To publish to the channel, or to give it settings.
     ToPublish,
-    /// To wait for what somebody will publish.
+    /// To subscribe to the channel.
     ToWait,
 }
 
-/// Why a channel was not made for an account.
+/// The reason why a channel was not made for an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// The hub has as many as it may.
+    /// The hub has as many channels as it may.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
-    /// The account has.
+    /// The account has as many channels as it may.
     #[error("{0} channels are yours, as many as `quotas.max_channels` allows")]
     OverQuota(usize),
 }
 
-/// Where durable channels are kept.
+/// The store of durable channels.
 pub(super) struct StoreContext {
     pub(super) disk: Disk,
-    /// How durable channels are that no rule says it of.
+    /// The durability of channels for which no rule sets one.
     pub(super) durability: Durability,
-    /// Bytes of each that stay in memory.
+    /// Bytes of each channel that are kept in memory.
     pub(super) window: u64,
-    /// How far events of lives before reached: of those that were in memory nothing is left.
+    /// The last offset before this start: nothing is left of the channels in memory from before it.
     pub(super) before: Offset,
-    /// The same of durable channels that are gone.
+    /// The last offset among durable channels that were removed before this start.
     pub(super) gone: Offset,
 }
 
@@ -101,12 +100,12 @@ impl Registry {
         }
     }
 
-    /// What the configuration says for a channel of this name.
+    /// Returns the settings from the configuration for a channel of this name.
     pub(super) fn settings_for(&self, name: &ChannelName) -> super::config::Settings {
         self.live.read().settings_for(name)
     }
 
-    /// Goes over to these settings, for the channels that are there, too.
+    /// Applies these settings, also to existing channels.
     pub(super) fn reconfigure(&self, config: Config) {
         *self.live.write() = Arc::new(config);
         for channel in self.all() {
@@ -118,7 +117,7 @@ impl Registry {
         self.channels.get(name).map(|channel| channel.clone())
     }
 
-    /// The channel of this name, which is made if it is not there.
+    /// Returns the channel of this name, which is made if it does not exist.
     pub(super) fn get_or_create(
         &self,
         name: &ChannelName,
@@ -129,8 +128,8 @@ impl Registry {
         }
     }
 
-    /// Makes the channel for this account, unless it is there already; then it is handed over to
-    /// who publishes to it first.
+    /// Makes the channel for this account. An existing channel that was only subscribed to moves to
+    /// the account of its first publisher.
     pub(super) fn claim(
         &self,
         name: &ChannelName,
@@ -155,7 +154,7 @@ impl Registry {
         Ok(made.map(drop)?)
     }
 
-    /// Makes the channel, unless somebody else was faster. Says whether it did.
+    /// Makes the channel, unless it exists by then. Returns whether it was made.
     fn create(
         &self,
         name: &ChannelName,
@@ -173,7 +172,8 @@ impl Registry {
                 let target = self.store.as_ref().and_then(|store| store.target(durability));
                 let channel = self.make(name, owner, target);
                 entry.insert(channel.clone());
-                // Still under the shard's lock: nobody can append before the watchers know.
+                // Under the shard's lock: nothing can be appended before the watchers know the
+                // channel.
                 self.watchers.read().announce(&channel);
                 Ok((channel, true))
             }
@@ -201,15 +201,15 @@ impl Registry {
         })
     }
 
-    /// What of this channel survives what.
+    /// Returns the durability of a channel of this name.
     pub(super) fn durability(&self, name: &ChannelName) -> Durability {
         let Some(store) = &self.store else { return Durability::Memory };
         let rule = self.config.rules.iter().find(|rule| rule.pattern.matches(name));
         rule.and_then(|rule| rule.durability).unwrap_or(store.durability)
     }
 
-    /// Brings back the channel that a stream was. One that is to be kept in memory by now stays
-    /// where it is until its retention has passed.
+    /// Restores a channel from its stream. If the configuration now keeps it in memory only, its
+    /// stored events stay until their retention has passed.
     pub(super) fn restore(&self, stream: &StoredStream, store: &StoreContext, power_cut: bool) {
         let durability = self.durability(&stream.name).max(Durability::Async);
         let channel = self.make(&stream.name, None, store.target(durability));
@@ -225,7 +225,7 @@ impl Registry {
         self.store.as_ref()
     }
 
-    /// Removes the channel if nobody needs it. Returns whether it did.
+    /// Removes the channel if it is unused. Returns whether it did.
     pub(super) fn evict_if_unused(&self, name: &ChannelName) -> bool {
         let bury = |channel: &Arc<Channel>| {
             let Some(tail) = channel.retire_if_unused() else {
@@ -237,8 +237,8 @@ impl Registry {
         self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
     }
 
-    /// Ends and removes the channel. Says when that counts; nothing if there was none, and the
-    /// store has nothing of one that is gone.
+    /// Ends and removes the channel. Returns the acknowledgement; `None` if there was no channel,
+    /// and no deletion of one is pending.
     pub(super) fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
         let mut deleted = None;
         self.channels.remove_if(name, |_, channel| {
@@ -252,21 +252,20 @@ impl Registry {
         deleted.or_else(|| self.shared.pending_deletes.resubmit(&self.store.as_ref()?.disk, name))
     }
 
-    /// Tells the store again of channels that are gone, if it has refused to know and takes
-    /// something now.
+    /// Submits refused deletions again, if the store takes writes now.
     pub(super) fn resubmit_deletes(&self) {
         if let Some(store) = self.store.as_ref().filter(|store| store.disk.check().is_ok()) {
             self.shared.pending_deletes.resubmit_refused(&store.disk);
         }
     }
 
-    /// Whether the channel of this name was deleted, and its end had this offset.
+    /// Returns whether the channel of this name was deleted with its end at this offset.
     pub(super) fn was_deleted_at(&self, name: &ChannelName, offset: Offset) -> bool {
         self.tombstones.lock().deleted_at(name) == Some(offset)
     }
 
-    /// Adds a watcher. Returns the channels that its wildcards select now; those that come later,
-    /// and perhaps some of these, it is told of.
+    /// Adds a watcher. Returns the channels that its wildcards select now. It is notified of later
+    /// ones, and perhaps of some of these.
     pub(super) fn watch(
         &self,
         patterns: &[ChannelPattern],
@@ -286,8 +285,8 @@ impl Registry {
         channels
     }
 
-    /// What these wildcards would have selected after the offset, had it not left memory: how far
-    /// it reached, and its name if that is still known.
+    /// Returns the tails after `after` of removed channels that these wildcards select, each with
+    /// its name if that is still known.
     pub(super) fn gone(
         &self,
         patterns: &[ChannelPattern],
@@ -312,8 +311,8 @@ impl Registry {
         gone
     }
 
-    /// How far events of lives before reached that these patterns may have selected and of which
-    /// nothing is left.
+    /// Returns the last offset, from before this start, of channels that these patterns may have
+    /// selected and of which nothing is left.
     fn before(&self, patterns: &[ChannelPattern]) -> Offset {
         let Some(store) = &self.store else { return Offset::ZERO };
         let wild = patterns.iter().filter(|pattern| pattern.exact().is_none());
@@ -329,13 +328,13 @@ impl Registry {
         }
     }
 
-    /// All channels; no lock is held when they are used.
+    /// Returns all channels; no lock is held when they are used.
     pub(super) fn all(&self) -> Vec<Arc<Channel>> {
         self.channels.iter().map(|channel| channel.clone()).collect()
     }
 }
 
-/// Who waits for which names.
+/// The watchers by name and by pattern.
 #[derive(Default)]
 struct Watchers {
     by_name: HashMap<ChannelName, Vec<Arc<dyn Watcher>>>,
@@ -372,8 +371,8 @@ impl Watchers {
     }
 }
 
-/// How far the events of channels that are gone reached: a bounded memory. What it forgets is
-/// folded into a floor, so that it may say "something is missing" too often, but never too seldom.
+/// The tails of removed channels, in bounded memory. A forgotten one raises `floor`: a gap may then
+/// be reported that is none, but none is missed.
 #[derive(Default)]
 struct Tombstones {
     by_name: HashMap<ChannelName, Tombstone>,
@@ -389,7 +388,7 @@ struct Tombstone {
 
 impl Tombstones {
     fn add(&mut self, name: &ChannelName, tail: Offset, deleted: bool) {
-        // A channel that has only been waited for since has no later end than its grave.
+        // A later channel of this name without events of its own has no later tail.
         if tail <= self.trimmed_through(name) {
             return;
         }
@@ -404,7 +403,7 @@ impl Tombstones {
         let Some((name, tail)) = self.order.pop_front() else {
             return;
         };
-        // A name that was buried again has a younger grave, which stays.
+        // A name that was removed again has a newer tombstone, which is kept.
         if self.by_name.get(&name).is_some_and(|tombstone| tombstone.tail == tail) {
             self.by_name.remove(&name);
             self.floor = self.floor.max(tail);

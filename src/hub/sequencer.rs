@@ -1,41 +1,41 @@
 //! The one order of the hub.
 //!
-//! An offset is taken while its channel's lock is held, and the lock is kept until the event is
-//! in the log. So whoever first notes the [`watermark`](Sequencer::watermark) and then locks a
+//! An offset is taken while its channel's lock is held, and the lock is kept until the event is in
+//! the log. A reader that first notes the [`watermark`](Sequencer::watermark) and then locks a
 //! channel finds there every event below the watermark: it waits for exactly those writers that
-//! have taken such an offset and not yet appended. A reader of many channels that stays below the
-//! watermark can therefore never find a smaller offset later, and writers of different channels
-//! never wait for each other.
+//! have taken such an offset and not yet appended. So a reader of many channels that stays below
+//! the watermark never finds a smaller offset later, and writers of different channels never wait
+//! for each other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::position::{Epoch, Offset, Position};
 use crate::store::disk::{Disk, WriteError};
 
-/// Gives out offsets, each once, in increasing order over all channels.
+/// Assigns offsets, each once, in increasing order over all channels.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     epoch: Epoch,
     next: AtomicU64,
-    /// Sees to it that no later life gives out the same offsets, if there is to be one.
+    /// The store that keeps a restart from assigning the same offsets; `None` in memory only.
     disk: Option<Disk>,
 }
 
 impl Sequencer {
-    /// A new life of the hub.
+    /// Creates a sequencer for a new epoch.
     #[must_use]
     pub(super) fn new(epoch: Epoch) -> Self {
         Self { epoch, next: AtomicU64::new(1), disk: None }
     }
 
-    /// A life that goes on where the ones before it ended.
+    /// Creates a sequencer that continues the store's epoch.
     #[must_use]
     pub(super) fn resumed(disk: Disk) -> Self {
         let next = AtomicU64::new(disk.first_offset().0);
         Self { epoch: disk.epoch(), next, disk: Some(disk) }
     }
 
-    /// Whether offsets can be taken.
+    /// Returns whether offsets can be taken.
     pub(super) fn check(&self) -> Result<(), WriteError> {
         self.disk.as_ref().map_or(Ok(()), Disk::check_offsets)
     }
@@ -49,19 +49,19 @@ impl Sequencer {
         Offset(first)
     }
 
-    /// The smallest offset that nobody has taken yet.
+    /// Returns the smallest offset that has not been taken.
     #[must_use]
     pub(super) fn watermark(&self) -> Offset {
         Offset(self.next.load(Ordering::SeqCst))
     }
 
-    /// The life of the hub.
+    /// Returns the epoch.
     #[must_use]
     pub(super) fn epoch(&self) -> &Epoch {
         &self.epoch
     }
 
-    /// An offset as a position of this life.
+    /// Returns the position of an offset in this epoch.
     #[must_use]
     pub(super) fn position(&self, offset: Offset) -> Position {
         Position { epoch: self.epoch.clone(), offset }

@@ -1,42 +1,42 @@
-//! What can be said on the way back to the producer, and what became of it.
+//! The signals from a channel to its producer.
 
 use super::control_events::End;
 use super::registry::TooManyChannels;
 use crate::event::ChannelState;
 
-/// What stands on a channel's board.
+/// The state of a channel for its producer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
     /// Subscribers now.
     pub viewers: usize,
-    /// How the channel ended, if it did.
+    /// The end, if the channel has ended.
     pub end: Option<End>,
-    /// It ended because somebody stopped it.
+    /// Whether it was ended by a stop.
     pub stopped: bool,
 }
 
-/// What became of a stop.
+/// The result of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
     /// The channel has ended as cancelled.
     Now,
-    /// The channel had ended before, like this.
+    /// The channel had ended before, in this state.
     Before(ChannelState),
 }
 
-/// The stop was meant for a generation that is over: its event id belongs to a former life of the
-/// channel, or to none.
+/// The stop was meant for a generation that is over: its event id is of an earlier life of the
+/// channel, or of none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`generation` is no event id of the channel's present generation: that one is over")]
 pub struct GenerationOver;
 
-/// Why nothing was stopped.
+/// The reason why nothing was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopError {
     /// Another generation was meant.
     #[error(transparent)]
     Over(#[from] GenerationOver),
-    /// No room for another channel.
+    /// The limit of channels is reached.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
 }

@@ -17,29 +17,29 @@ use crate::position::{Offset, Position};
 use crate::store::disk::TrimPoint;
 use crate::store::{Batch, LogPosition, LogRead, Missing};
 
-/// What becomes of a subscriber that lags too far.
+/// Action for a subscriber whose lag exceeds its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLag {
-    /// It is ended; it may resume by id.
+    /// The subscription ends; the client may resume by id.
     Disconnect,
-    /// It is moved to the tail, after one gap event.
+    /// The subscription moves to the tail, after one gap event.
     Skip,
 }
 
-/// How far a subscriber may lag, and what happens then.
+/// The limits of a subscriber's lag, and the action when it exceeds one.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Events published since it began.
+    /// Maximum unread events published since the subscription began.
     pub max_lag_events: u64,
-    /// Bytes published since it began.
+    /// Maximum unread bytes published since the subscription began.
     pub max_lag_bytes: u64,
-    /// What happens then.
+    /// The action when the lag exceeds a limit.
     pub on_lag: OnLag,
 }
 
 impl Step {
-    /// Bytes of the log that it stands for, or that are in it.
+    /// Returns the bytes of the events or of the snapshot in the step.
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
@@ -51,14 +51,14 @@ impl Step {
 }
 
 impl Bounds {
-    /// The bound that the subscriber has passed, if any.
+    /// Returns the limit that the subscriber exceeds, if any.
     #[must_use]
     pub fn passed(&self, control: &SubscriptionControl) -> Option<EndReason> {
         self.passed_by(control.lag())
     }
 
-    /// The bound that a lag passes, if any. A single event is no lag, however large: whoever is
-    /// given it has not been slow.
+    /// Returns the limit that a lag exceeds, if any. A single event is no lag, however large: its
+    /// subscriber was not slow.
     #[must_use]
     pub fn passed_by(&self, lag: LogPosition) -> Option<EndReason> {
         if lag.seq > self.max_lag_events {
@@ -71,7 +71,7 @@ impl Bounds {
     }
 }
 
-/// What a subscriber is given next.
+/// The next item for a subscriber.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Events of one channel.
@@ -81,34 +81,34 @@ pub enum Step {
         /// Its next events.
         batch: Batch,
     },
-    /// What the events up to this position add up to.
+    /// The fold of the events up to this position.
     Snapshot {
         /// The snapshot.
         snapshot: Arc<Snapshot>,
         /// The id of its last event.
         position: Position,
     },
-    /// Something is missing here.
+    /// Events are missing here.
     Gap(Gap),
-    /// A channel had ended before a subscription to many began; its end is in no run.
+    /// A channel that had ended before a subscription to many began; this end is in no batch.
     Ended {
-        /// How it ended.
+        /// The end.
         end: End,
-        /// The id of this notice: where the subscription begins.
+        /// The id of this notice: the start of the subscription.
         position: Position,
     },
 }
 
-/// What there is at the moment.
+/// The result of one read.
 #[derive(Debug)]
 pub enum Next {
-    /// Something.
+    /// The next item.
     Step(Step),
     /// Nothing yet.
     Pending,
-    /// Nothing was found in as much work as may be done at a time: ask again.
+    /// Nothing was found within the work that one call may do: call again.
     Again,
-    /// Nothing any more.
+    /// No more items: the subscription is over.
     Finished,
 }
 
@@ -118,12 +118,12 @@ pub struct Subscription {
     control: Arc<SubscriptionControl>,
     bounds: Bounds,
     start: Position,
-    /// The data of the event that says that it begins at the tail, if it does.
+    /// The data of `fanfare.open`, if the subscription begins at the tail.
     opening: Option<Box<str>>,
     counted: Counted,
-    /// Neighbouring deltas are merged.
+    /// Whether neighbouring deltas are merged.
     merging: bool,
-    /// Bytes of the log that are read at a time, or one event.
+    /// Maximum bytes of the log per read; at least one event is read.
     max_bytes: usize,
     pub(super) source: SubscriptionSource,
 }
@@ -161,32 +161,32 @@ impl Subscription {
         Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
-    /// The handle that others may hold.
+    /// Returns the control block.
     #[must_use]
     pub fn control(&self) -> &Arc<SubscriptionControl> {
         &self.control
     }
 
-    /// The bounds it is held to.
+    /// Returns the limits of the lag.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    /// The position after which it began.
+    /// Returns the position after which the subscription began.
     #[must_use]
     pub fn start(&self) -> &Position {
         &self.start
     }
 
-    /// If it begins at the tail, so that its client has no id yet: the data of the event that
-    /// carries the id of its [`start`](Self::start).
+    /// Returns the data of `fanfare.open` if the subscription begins at the tail: the event gives
+    /// the client its first id, that of the [`start`](Self::start).
     #[must_use]
     pub fn opening(&self) -> Option<&str> {
         self.opening.as_deref()
     }
 
-    /// The channel, if it reads one.
+    /// Returns the channel, if the subscription reads only one.
     #[must_use]
     pub fn channel(&self) -> Option<&Channel> {
         match &self.source {
@@ -195,29 +195,30 @@ impl Subscription {
         }
     }
 
-    /// Has neighbouring deltas merged from now on, or not any more.
+    /// Sets whether neighbouring deltas are merged from now on.
     pub fn set_merging(&mut self, merging: bool) {
         self.merging = merging;
     }
 
-    /// Has this many bytes of the log read at a time from now on, or one event; where events are
-    /// merged, as many as ever: what is handed over is less.
+    /// Sets the maximum bytes of the log per read; at least one event is read. While events are
+    /// merged, the full batch size is read, because less of it is sent.
     pub fn read_at_most(&mut self, bytes: usize) {
         self.max_bytes = if self.merging { MAX_BATCH_BYTES } else { bytes.min(MAX_BATCH_BYTES) };
     }
 
-    /// Whether it reads many channels.
+    /// Returns whether the subscription reads many channels.
     #[must_use]
     pub fn is_many(&self) -> bool {
         matches!(self.source, SubscriptionSource::Many(_))
     }
 
-    /// Whether something has come since it last found nothing; wakes when something comes.
+    /// Returns whether something was published since the last read found nothing; registers the
+    /// waker.
     pub fn poll_news(&self, cx: &Context<'_>) -> bool {
         self.control.has_news(cx.waker())
     }
 
-    /// Whether what it reads next is there and must be fetched from disk.
+    /// Returns whether the next event must be read from disk.
     #[must_use]
     pub fn is_fetching(&self) -> bool {
         match &self.source {
@@ -228,13 +229,13 @@ impl Subscription {
         }
     }
 
-    /// Whether something has come that must not wait until a window ends; wakes when more comes.
+    /// Returns whether an unread event must not wait for a window to end; registers the waker.
     pub fn poll_urgent(&mut self, cx: &mut Context<'_>) -> bool {
         self.control.listen(cx.waker());
         self.control.ended().is_some() || self.control.must_flush()
     }
 
-    /// The next step, as a future would give it; `None` at the end.
+    /// Polls for the next step; `None` at the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
         self.control.listen(cx.waker());
         match self.try_next() {
@@ -248,7 +249,7 @@ impl Subscription {
         }
     }
 
-    /// The next step, if it is there.
+    /// Returns the next step, without a waker.
     pub fn try_next(&mut self) -> Next {
         if self.control.ended().is_some() {
             return Next::Finished;
@@ -275,7 +276,7 @@ impl Subscription {
 
     fn read(&mut self) -> Next {
         let may_skip = self.bounds.on_lag == OnLag::Skip;
-        // What must be told first is told before anything is passed over.
+        // Notices come before a skip.
         let looks = match &mut self.source {
             SubscriptionSource::One(one) => may_skip && !one.has_notices(),
             SubscriptionSource::Many(merge) => {
@@ -305,11 +306,11 @@ pub(super) struct One {
     cursor: Arc<ChannelCursor>,
     /// The offset of the last event before the cursor.
     last_offset: Offset,
-    /// What it must be told first.
+    /// The gap that comes before any event.
     gap: Option<Box<Gap>>,
-    /// What it begins with.
+    /// The snapshot that the subscription begins with.
     snapshot: Option<(Arc<Snapshot>, Position)>,
-    /// The event after the gap that it was told last.
+    /// The event after the last gap.
     after_gap: Option<Box<Batch>>,
     _attachment: Attachment,
 }
@@ -333,7 +334,7 @@ impl One {
         }
     }
 
-    /// Whether something must be told before anything else, or the event after a gap.
+    /// Returns whether a notice, or the event after a gap, is waiting.
     fn has_notices(&self) -> bool {
         self.gap.is_some() || self.snapshot.is_some() || self.after_gap.is_some()
     }
@@ -348,7 +349,7 @@ impl One {
         Next::Step(Step::Events { channel: self.cursor.channel.clone(), batch })
     }
 
-    /// Moves to the tail, unless what is left is only the end, which nobody may miss.
+    /// Moves to the tail, unless only the end is left, which is never skipped.
     fn skip(&mut self, core: &Core, max_bytes: usize) -> Next {
         let Start { position, last_before, on_disk, .. } = self.cursor.channel.begin(StartAt::Tail);
         if position.seq <= self.cursor.position().seq || on_disk.is_some() {
@@ -361,7 +362,7 @@ impl One {
         let requested = core.position(self.last_offset).to_string().into();
         self.cursor.move_to(to.position);
         self.last_offset = to.last_trimmed;
-        // Retention may go on before the reader comes again: it must not find a second gap.
+        // Retention may pass this event before the next read, and would cause a second gap.
         if let LogRead::Batch(batch) = self.cursor.channel.read(to.position, 1) {
             self.after_gap = Some(Box::new(batch));
         }

@@ -1,4 +1,4 @@
-//! Housekeeping at its own pace: eviction by age, of idle channels, and for the memory budget.
+//! Periodic housekeeping: eviction by age, of idle channels, and for the memory budget.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,10 +11,10 @@ use super::Core;
 use super::channel::Channel;
 use crate::quota::Budget;
 
-/// How often channels are looked at. An event may outlive its age by this much.
+/// Interval between two checks of all channels. An event may outlive its age by this much.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Channels that are looked at before others get the thread.
+/// Number of channels checked before the task yields.
 const STRIDE: usize = 256;
 
 pub(super) async fn run(core: &Arc<Core>) {
@@ -33,7 +33,7 @@ pub(super) async fn run(core: &Arc<Core>) {
     }
 }
 
-/// Looks at channels when their time has come.
+/// Handles the deadlines of channels.
 pub(super) async fn keep_time(core: &Arc<Core>) {
     let deadlines = &core.shared.deadlines;
     loop {

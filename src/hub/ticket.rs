@@ -1,8 +1,8 @@
-//! A subscription that has been opened and that no engine reads yet: where it begins, as plain
-//! data.
+//! A subscription that has been opened and that no engine reads yet: its start, as plain data.
 //!
-//! It holds its channel and is counted there. What the connection is decides who reads: the ticket
-//! becomes a [`Subscription`], or a shard takes the [`ChannelTicket`] and reads by byte.
+//! The subscription is counted at its channel and holds it. The kind of connection decides who
+//! reads: the ticket becomes a [`Subscription`], or a shard takes the [`ChannelTicket`] and reads
+//! by byte.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::subscription::{Bounds, Subscription};
 use crate::position::{Offset, Position};
 use crate::store::LogPosition;
 
-/// What [`Hub::open`](super::Hub::open) returns. Dropping it ends the subscription.
+/// A subscription that [`Hub::open`](super::Hub::open) has opened. A drop ends it.
 pub struct Ticket(pub(super) TicketKind);
 
 pub(super) enum TicketKind {
@@ -23,35 +23,36 @@ pub(super) enum TicketKind {
     Many(Box<ManyTicket>),
 }
 
-/// Where a subscription to one channel begins.
+/// The start of a subscription to one channel.
 pub struct ChannelTicket {
     /// The subscriber, counted at its channel.
     pub presence: Presence,
     /// The subscription in the metrics.
     pub counted: Counted,
-    /// The place of the log with which reading begins.
+    /// The position in the log at which reading begins.
     pub position: LogPosition,
-    /// The end of the log when the subscription was opened: what lies before it is no lag.
+    /// The end of the log when the subscription was opened: events before it are no lag.
     pub joined: LogPosition,
-    /// What is sent first.
+    /// The part that is sent first.
     pub head: TicketHead,
-    /// The offset of the last event before the mark.
+    /// The offset of the last event before the position.
     pub(super) last_before: Offset,
 }
 
-/// What a subscriber is sent before any event.
+/// The part of a subscription that is sent before any event.
 pub struct TicketHead {
     /// The position after which the subscription begins.
     pub start: Position,
     /// The data of `fanfare.open`, if the subscription begins at the tail.
     pub opening: Option<Box<str>>,
-    /// What is missing.
+    /// The gap, if events are missing at the start.
     pub gap: Option<Gap>,
-    /// What the events before add up to, and the position of the last of them.
+    /// The fold of the events before the start, and the position of the last of them.
     pub snapshot: Option<(Arc<Snapshot>, Position)>,
 }
 
-/// A subscription to many channels: they are joined, since what it begins with depends on all.
+/// A subscription to many channels. Their reader is made at once, since the start depends on all of
+/// them.
 pub(super) struct ManyTicket {
     pub(super) merge: MergedReader,
     pub(super) counted: Counted,
@@ -60,7 +61,7 @@ pub(super) struct ManyTicket {
 }
 
 impl Ticket {
-    /// Has the subscription read here. `bounds` say how far it may lag.
+    /// Makes a subscription that is read in this task. `bounds` limit its lag.
     #[must_use]
     pub fn subscribe(self, bounds: Bounds) -> Subscription {
         match self.0 {
@@ -69,13 +70,13 @@ impl Ticket {
         }
     }
 
-    /// Returns whether it is for one channel.
+    /// Returns whether the ticket is for one channel.
     #[must_use]
     pub fn is_one(&self) -> bool {
         matches!(self.0, TicketKind::One(_))
     }
 
-    /// Returns the ticket for one channel, if it is one.
+    /// Returns the ticket for one channel, if this is one.
     #[must_use]
     pub fn into_one(self) -> Option<ChannelTicket> {
         match self.0 {
@@ -84,13 +85,13 @@ impl Ticket {
         }
     }
 
-    /// Returns whether it begins with the first event that its channel ever had.
+    /// Returns whether the subscription begins with the first event that its channel ever had.
     #[must_use]
     pub fn begins_whole(&self) -> bool {
         matches!(&self.0, TicketKind::One(ticket) if ticket.position == LogPosition::default())
     }
 
-    /// Returns how events are merged where the subscriber does not say.
+    /// Returns the merging for a subscriber that does not choose one.
     #[must_use]
     pub fn default_coalesce(&self) -> Coalesce {
         match &self.0 {
@@ -101,7 +102,7 @@ impl Ticket {
 }
 
 impl ChannelTicket {
-    /// The channel.
+    /// Returns the channel.
     #[must_use]
     pub fn channel(&self) -> &Arc<Channel> {
         self.presence.channel()

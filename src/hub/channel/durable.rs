@@ -1,8 +1,8 @@
-//! The side of a channel that is on disk: what is handed in and not stored yet, what is fetched.
+//! The durable part of a channel: staged writes, and reads from disk.
 //!
-//! Whatever is appended to a durable channel is first handed to the store, and becomes visible when
-//! the store has it. So nobody can have seen what a restart does not know. The store calls back in
-//! the order in which it was handed in.
+//! A batch for a durable channel is first written to the store, and is appended to the log in
+//! memory only when it is stored. So no reader sees an event that a restart would lose. The store
+//! completes writes in the order of their submission.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -22,57 +22,57 @@ use crate::store::disk::{
 };
 use crate::store::{Batch, BatchBuilder, Entry, Log, LogPosition};
 
-/// See the module.
+/// The durable part of a channel's state: its store, its staged batches, and its pending reads.
 pub(super) struct Durable {
     pub(super) disk: Disk,
     pub(super) stream: StreamId,
     durability: Durability,
     /// Bytes that stay in memory.
     pub(super) window: u64,
-    /// Handed in, and not stored yet; oldest first.
+    /// Batches submitted to the store and not stored yet, oldest first.
     staged: VecDeque<Staged>,
-    /// Where the store answers for all that is staged.
+    /// The queue that runs the completions of all staged writes.
     completions: Option<Arc<dyn CompletionQueue>>,
-    /// What the store was told that the channel is.
+    /// The metadata that the store has, or is about to have.
     known_as: Option<ChannelMetadata>,
-    /// The store has been told of the channel at all, whether it took that or not.
+    /// Whether the channel's metadata was ever submitted, even if the store refused it.
     told: bool,
-    /// Whoever reads on is still to be told that something may be missing.
+    /// Whether a `fanfare.gap` for a possible loss is still to be written.
     owes_notice: bool,
-    /// What the disk gives up next ends here.
+    /// The end of the block that the disk deletes next.
     goes_next: Option<LogPosition>,
-    /// Who waits for which piece.
+    /// Pending reads by their seek, with the waiters of each.
     waiting: HashMap<Seek, Vec<oneshot::Sender<()>>>,
     me: Weak<Channel>,
 }
 
-/// What will be appended when it is stored.
+/// A batch that is appended when it is stored.
 struct Staged {
     batch: Batch,
     end: Option<ComingEnd>,
-    /// It tells of a loss, and of nothing that was published.
+    /// Whether it is a notice of a loss, and holds no published event.
     notice: bool,
 }
 
-/// An end that is on its way to the disk.
+/// An end that is not stored yet.
 pub(super) struct ComingEnd {
     pub(super) end: End,
     pub(super) stopped: bool,
-    /// What becomes of it.
+    /// The result of the write, for all that wait for it.
     committed: CommitOutcome,
 }
 
 impl ComingEnd {
-    /// When it counts.
+    /// Returns an acknowledgement that resolves when the end is stored.
     pub(super) fn ack(&self) -> CommitAck {
         CommitAck::shared(self.committed.clone())
     }
 }
 
-/// What makes a publish safe to repeat, once its place is known.
+/// Makes the stored receipt of a publish from its offsets, which makes the publish safe to repeat.
 pub type ReceiptFn<'a> = &'a dyn Fn(&Appended) -> disk::StoredReceipt;
 
-/// What a durable channel is made with.
+/// The store of a durable channel, with its durability and its window in memory.
 pub(in crate::hub) struct StoreTarget {
     pub(in crate::hub) disk: Disk,
     pub(in crate::hub) durability: Durability,
@@ -98,27 +98,27 @@ impl Durable {
         }
     }
 
-    /// The end that is on its way to the disk.
+    /// Returns the end that is not stored yet.
     pub(super) fn coming_end(&self) -> Option<&ComingEnd> {
         self.staged.back()?.end.as_ref()
     }
 
-    /// Whether whoever reads on is still to be told that something may be missing.
+    /// Returns whether a notice of a possible loss is still to be written.
     pub(super) fn owes_notice(&self) -> bool {
         self.owes_notice
     }
 
-    /// The offset of the first event that is handed in and not stored.
+    /// Returns the offset of the first event that is submitted and not stored.
     pub(super) fn coming(&self) -> Option<Offset> {
         self.staged.front()?.batch.entries().next().map(|entry| entry.offset)
     }
 
-    /// The offset of the earliest event on disk.
+    /// Returns the offset of the earliest event on disk.
     pub(super) fn earliest(&self) -> Option<Offset> {
         self.disk.earliest(self.stream)
     }
 
-    /// Whether something is on its way to the disk.
+    /// Returns whether a write has not completed.
     pub(super) fn is_busy(&self) -> bool {
         !self.staged.is_empty()
     }
@@ -127,7 +127,7 @@ impl Durable {
         self.disk.write(record, self.durability, self.completions.clone(), Box::new(tell));
     }
 
-    /// Tells the store what the channel is, unless it knows.
+    /// Writes the channel's metadata to the store, unless the store has it.
     pub(super) fn describe(&mut self, channel: &Channel, metadata: &ChannelMetadata) -> CommitAck {
         if self.known_as.as_ref() == Some(metadata) {
             return CommitAck::ready();
@@ -135,7 +135,8 @@ impl Durable {
         self.describe_again(channel, metadata)
     }
 
-    /// The same, whatever the store knows: for whoever is to be told when that is stored.
+    /// Writes the channel's metadata, even if the store has it: the acknowledgement is for this
+    /// write.
     pub(super) fn describe_again(
         &mut self,
         channel: &Channel,
@@ -153,7 +154,7 @@ impl Durable {
             if outcome.is_err()
                 && let Some(channel) = me.upgrade()
             {
-                // It is told again with whatever comes next.
+                // Written again with the next append.
                 channel.note_unnotified();
             }
             tell(outcome);
@@ -161,7 +162,7 @@ impl Durable {
         ack
     }
 
-    /// The channel is gone, with all that it holds.
+    /// Deletes the stream from the store, if it was ever submitted.
     pub(super) fn forget(&self, channel: &Channel) -> CommitAck {
         if !self.told {
             return CommitAck::ready();
@@ -172,7 +173,7 @@ impl Durable {
 }
 
 impl Channel {
-    /// What the store held of the channel when the hub was started.
+    /// Restores the channel from what the store held when the hub was started.
     pub(in crate::hub) fn restore(&self, found: &disk::StoredStream, metadata: &ChannelMetadata) {
         let mut inner = self.inner.lock();
         let last_trimmed = found.trim_point.last_trimmed.max(Offset(metadata.inherited));
@@ -190,21 +191,21 @@ impl Channel {
             inner.ended_at = found.span.map_or(Moment::default(), |(_, last)| last.time);
             (inner.end, inner.stopped) = (Some(end), stopped);
         } else if metadata.produced {
-            // Whoever was at it when the hub went down is away now.
+            // A producer from before the restart is no longer connected.
             inner.producer = super::Producer::Away { since: tokio::time::Instant::now() };
         }
         if let Some(durable) = &mut inner.durable {
             durable.stream = found.id;
             (durable.known_as, durable.told) = (Some(*metadata), true);
         }
-        // Floors are kept for a while only: what was trimmed before may be there again.
+        // Trim points are stored for a limited time only: events trimmed before that may be back.
         let _ = inner.trim_stored(self.shared.clock.now());
         self.publish_end(&inner);
         self.account(&mut inner);
         self.set_clocks(&mut inner);
     }
 
-    /// Hands events, and perhaps the channel's end, to the store.
+    /// Stages events, and optionally the channel's end, for the store.
     pub(super) fn stage(
         &self,
         inner: &mut ChannelInner,
@@ -229,7 +230,7 @@ impl Channel {
         appended
     }
 
-    /// Hands this in. Who waits for the end that is in it, if there is one, is told as well.
+    /// Submits a batch. `tell_others` resolves the acknowledgements that wait for an end in it.
     fn hand_in(
         &self,
         inner: &mut ChannelInner,
@@ -263,7 +264,7 @@ impl Channel {
         ack
     }
 
-    /// The last moments before a power cut may be missing: whoever reads on is told, once.
+    /// Writes one notice that events from just before a power cut may be missing.
     pub(in crate::hub) fn tell_of_loss(&self) {
         let mut inner = self.inner.lock();
         if inner.end.is_some() || inner.log.end().seq == 0 {
@@ -275,8 +276,8 @@ impl Channel {
         self.stage_notice(&mut inner);
     }
 
-    /// Hands in the notice of a loss, if it is owed: before anything else, for it stands where
-    /// something is missing.
+    /// Submits the notice of a loss, if one is due: before any other event, at the place of the
+    /// loss.
     pub(super) fn stage_notice(&self, inner: &mut ChannelInner) {
         let owed = inner.durable.as_mut().map(|durable| std::mem::take(&mut durable.owes_notice));
         if owed != Some(true) {
@@ -298,7 +299,7 @@ impl Channel {
         drop(self.hand_in(inner, staged, None, None));
     }
 
-    /// The events, and the channel's end, with the offsets that they have from now on.
+    /// Renders the events, and the channel's end, and takes their offsets.
     fn render(
         &self,
         start: LogPosition,
@@ -321,14 +322,14 @@ impl Channel {
         (batch.finish(), offsets)
     }
 
-    /// The store has not taken what the channel is.
+    /// The store has refused the channel's metadata: the next append writes it again.
     fn note_unnotified(&self) {
         if let Some(durable) = &mut self.inner.lock().durable {
             durable.known_as = None;
         }
     }
 
-    /// What was handed in first is stored, or never will be.
+    /// Applies the result of the oldest staged write.
     fn settle(&self, outcome: Result<(), WriteError>) {
         let ended = {
             let mut inner = self.inner.lock();
@@ -337,7 +338,7 @@ impl Channel {
                 self.note_refused(&mut inner, staged, why);
             }
             let Some(staged) = staged.filter(|_| outcome.is_ok() && !inner.retired) else {
-                // Whoever merges channels waits for an event that will not come.
+                // A merged reader waits for an event that will not come: let it read on.
                 drop(inner);
                 return self.notify();
             };
@@ -353,7 +354,7 @@ impl Channel {
         }
     }
 
-    /// Something was not stored. What the hub itself owes is tried again.
+    /// Handles a write that failed. The hub's own events are tried again.
     fn note_refused(&self, inner: &mut ChannelInner, staged: &Staged, why: WriteError) {
         if let Some(durable) = &mut inner.durable {
             durable.owes_notice |= staged.notice;
@@ -380,17 +381,17 @@ impl Channel {
         self.publish_end(inner);
     }
 
-    /// Fetches what is at this place from disk; those who listen are told when it is here.
+    /// Reads the batch at a seek from disk. Listeners are notified when it is in memory.
     pub(super) fn fetch(&self, inner: &mut ChannelInner, seek: Seek) {
         self.wait_for(inner, seek, None);
     }
 
-    /// Fetches what is at this place, unless that is under way.
+    /// Reads the batch at a seek from disk, unless that read is pending.
     pub(in crate::hub) fn want(&self, seek: Seek) {
         self.fetch(&mut self.inner.lock(), seek);
     }
 
-    /// Resolves when what is at this place has been fetched.
+    /// Resolves when the read for this seek has completed.
     pub(in crate::hub) fn fetched(&self, seek: Seek) -> oneshot::Receiver<()> {
         let (tell, fetched) = oneshot::channel();
         self.wait_for(&mut self.inner.lock(), seek, Some(tell));
@@ -422,7 +423,7 @@ impl Channel {
                 DiskRead::Trimmed(trim_point) => drop(inner.log.trim_stored(*trim_point)),
                 DiskRead::Nothing => {}
             }
-            // Whoever wants what will not come would ask for it for ever.
+            // Without this, a reader would ask again for ever.
             if !matches!(piece, DiskRead::Batch(_)) {
                 inner.log.give_up(seek);
             }
@@ -439,7 +440,7 @@ impl Channel {
         self.notify();
     }
 
-    /// Lets go of a piece that was fetched.
+    /// Drops a batch that was loaded from disk.
     pub(in crate::hub) fn cool_down(&self, first: LogPosition) {
         let mut inner = self.inner.lock();
         if inner.log.unload(first) {
@@ -453,25 +454,25 @@ impl Channel {
 }
 
 impl ChannelInner {
-    /// The place after all that was handed in.
+    /// Returns the position after all staged batches.
     fn staged_end(&self) -> LogPosition {
         let staged = self.durable.as_ref().and_then(|durable| durable.staged.back());
         staged.map_or(self.log.end(), |staged| staged.batch.end())
     }
 
-    /// What the store keeps of the channel besides its events.
+    /// Returns the metadata that the store keeps with the channel's events.
     pub(super) fn metadata(&self) -> ChannelMetadata {
         let (options, produced, inherited) = (self.options, self.produced, self.inherited.0);
         ChannelMetadata { options, produced, inherited }
     }
 
-    /// Whether the store takes anything at the moment.
+    /// Returns whether the store takes writes now.
     pub(super) fn check_stored(&self) -> Result<(), WriteError> {
         self.durable.as_deref().map_or(Ok(()), |durable| durable.disk.check())
     }
 
-    /// Lets the disk give up what is beyond the retention, and memory what is beyond the window.
-    /// Returns how many events went.
+    /// Trims the disk to the channel's retention and memory to its window. Returns the number of
+    /// trimmed events.
     pub(super) fn trim_stored(&mut self, now: Moment) -> u64 {
         let Some(durable) = &mut self.durable else { return 0 };
         let retention = &self.settings.retention;
@@ -482,8 +483,8 @@ impl ChannelInner {
         trimmed
     }
 
-    /// The same after an append, which may have been the one too many: as a rule it was not, and
-    /// the store, which all channels share, is not asked.
+    /// Applies retention after an append. Skips the store, which all channels share, unless the
+    /// block that is deleted next is due. Returns the number of trimmed events.
     pub(super) fn trim_grown(&mut self, now: Moment) -> u64 {
         let Some(durable) = &self.durable else { return 0 };
         let retention = &self.settings.retention;

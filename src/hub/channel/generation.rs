@@ -1,8 +1,7 @@
-//! What a channel knows of the generation that it carries: the format of its events, what they add
-//! up to, and which of them must not wait.
+//! The generation in a channel: its format, its fold, and which of its events must not wait.
 //!
-//! It follows the log at a small distance, under the channel's lock, so that what retention takes
-//! away has been folded before.
+//! A `Generation` follows the log at a small distance, under the channel's lock, so that events are
+//! folded before retention trims them.
 
 use std::sync::Arc;
 
@@ -16,35 +15,36 @@ use crate::position::Offset;
 use crate::sse::Frames;
 use crate::store::{Batch, Log, LogPosition, LogRead};
 
-/// See the module.
+/// The format and the fold of a channel's events, up to a position in its log.
 pub(super) struct Generation {
-    /// Knows no format if the events are JSON of an unknown shape, so far.
+    /// Has no format while the events are JSON of an unknown shape.
     recogniser: Recogniser,
-    /// The place after the last event that the recogniser has looked at.
+    /// The position after the last event that the recogniser has read.
     looked: LogPosition,
-    /// The recogniser has seen every event since the first.
+    /// Whether the recogniser has read every event since the first.
     whole: bool,
-    /// Nothing if there is nothing to fold, or it became too large, or retention was faster.
+    /// `None` if the format is unknown, the fold became too large, or events were trimmed before
+    /// they were folded.
     fold: Option<Fold>,
-    /// The place after the last event that is folded, and that event's offset.
+    /// The position after the last folded event, and that event's offset.
     folded: (LogPosition, Offset),
-    /// Published events that are folded.
+    /// Number of published events that are folded.
     events: u64,
     snapshot: Option<Arc<Snapshot>>,
-    /// The place after the last event that [`flushes_behind`](Self::flushes_behind) looked at.
+    /// The position after the last event that [`flushes_after`](Self::flushes_after) has read.
     sorted: LogPosition,
     /// The byte of the log after the last event that must not wait for a window to end.
     flush: u64,
 }
 
-/// What a generation adds up to, up to a place in its log.
+/// The fold of a generation as an event, up to a position in its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The data of the event, as JSON.
     pub data: Box<str>,
-    /// The offset of the last event that is in it.
+    /// The offset of the last event in the fold.
     pub(in crate::hub) through: Offset,
-    /// The place in the log after that event.
+    /// The position in the log after that event.
     pub(in crate::hub) mark: LogPosition,
     state: ChannelState,
 }
@@ -59,8 +59,8 @@ struct SnapshotData<'a> {
 }
 
 impl Generation {
-    /// A generation whose events are in the log. If the first of them are gone, nobody can say what
-    /// they all add up to.
+    /// Creates the generation of the events in the log. If the first of them are trimmed, there is
+    /// no fold.
     pub(super) fn new(recogniser: Recogniser, log: &Log) -> Self {
         let whole = log.start().seq == 0;
         let mut generation = Self {
@@ -78,7 +78,7 @@ impl Generation {
         generation
     }
 
-    /// Looks at what has come, until the format is final.
+    /// Reads new events, until the format is final.
     pub(super) fn look(&mut self, log: &mut Log) {
         let mut changed = false;
         while !self.recogniser.is_settled() && self.looked != log.end() {
@@ -98,8 +98,8 @@ impl Generation {
         }
     }
 
-    /// Begins to fold. What retention has taken away by now told nothing of the format, and adds
-    /// nothing to it.
+    /// Begins the fold. Events that are trimmed by then did not tell the format, and add nothing to
+    /// the fold.
     fn begin(&mut self, log: &Log) {
         self.fold = self.format().filter(|_| self.whole).map(Fold::new);
         self.folded = (log.start(), log.trimmed_through());
@@ -115,24 +115,24 @@ impl Generation {
         self.recogniser.format()
     }
 
-    /// The bytes of memory that it holds.
+    /// Returns the bytes of memory that the generation holds.
     pub(super) fn weight(&self) -> usize {
         let fold = self.fold.as_ref().map_or(0, Fold::weight);
         let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.data.len());
         size_of::<Self>() + fold + snapshot
     }
 
-    /// Whether giving it up would give memory back.
+    /// Returns whether [`shrink`](Self::shrink) could free memory.
     pub(super) fn is_heavy(&self) -> bool {
         self.fold.is_some() || self.snapshot.is_some()
     }
 
-    /// Whether so much lies ahead of the fold that it should follow.
+    /// Returns whether enough events are not folded that the fold should follow.
     pub(super) fn is_due(&self, log: &Log) -> bool {
         self.folded.0.distance_to(log.end()).seq >= MAX_UNFOLDED_EVENTS
     }
 
-    /// Folds what has come. A fold that grows past the limit is given up.
+    /// Folds new events. A fold that grows past the limit is dropped.
     pub(super) fn follow(&mut self, log: &mut Log, max_bytes: u64) {
         let Some(fold) = &mut self.fold else { return };
         loop {
@@ -158,13 +158,13 @@ impl Generation {
         self.give_up();
     }
 
-    /// The fold is too large, or retention has taken away what is not folded.
+    /// Drops the fold: it is too large, or events were trimmed before they were folded.
     fn give_up(&mut self) {
         (self.fold, self.snapshot) = (None, None);
     }
 
-    /// What the events add up to; nothing if that is not known. It may be a few events old: what
-    /// came since is in the log.
+    /// Returns the fold as an event, if there is one. It may be a few events old: the later ones
+    /// are in the log.
     pub(super) fn snapshot(
         &mut self,
         log: &mut Log,
@@ -182,7 +182,7 @@ impl Generation {
         self.follow(log, max_bytes);
         let fold = self.fold.as_ref().filter(|_| self.events > 0)?;
         let data = SnapshotData { channel, state: state.as_str(), events: self.events, fold };
-        // Strings and numbers: there is nothing that could fail.
+        // Strings and numbers: this cannot fail.
         let data = serde_json::to_string(&data).unwrap_or_default().into();
         let (mark, through) = self.folded;
         let mark = if state == ChannelState::Open { mark } else { log.position_of_last(1).ok()? };
@@ -191,14 +191,14 @@ impl Generation {
         Some(snapshot)
     }
 
-    /// What it all adds up to.
+    /// Returns the fold of all events, if there is one.
     pub(super) fn folded(&mut self, log: &mut Log, max_bytes: u64) -> Option<&Fold> {
         self.follow(log, max_bytes);
         self.fold.as_ref()
     }
 
-    /// Whether an event after this byte of the log must not wait: one that is no mere delta. Each
-    /// event is looked at once, whoever asks.
+    /// Returns whether after this byte of the log is an event that must not wait: one that cannot
+    /// be merged. Each event is checked once, for all readers.
     pub(super) fn flushes_after(&mut self, byte: u64, log: &mut Log) -> bool {
         self.sorted = self.sorted.max(log.position_near_byte(byte)).max(log.resident_from());
         while let LogRead::Batch(batch) = log.read(self.sorted, MAX_BATCH_BYTES) {
@@ -214,7 +214,7 @@ impl Generation {
         self.flush > byte || byte < log.resident_from().byte
     }
 
-    /// Gives memory back: the rendered snapshot, and the fold if its events have gone as well.
+    /// Frees memory: the rendered snapshot, and the fold if its events are evicted as well.
     pub(super) fn shrink(&mut self, log: &Log, keep: u64) {
         self.snapshot = None;
         if log.start().distance_to(log.end()).seq <= keep {
@@ -223,7 +223,7 @@ impl Generation {
     }
 }
 
-/// The format that the first events in the log tell.
+/// Returns the format that the first events in the log tell.
 pub(super) fn apparent(log: &mut Log) -> Option<Format> {
     let LogRead::Batch(batch) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
     let mut recogniser = Recogniser::new();
@@ -231,7 +231,7 @@ pub(super) fn apparent(log: &mut Log) -> Option<Format> {
     recogniser.format()
 }
 
-/// Looks at published events, until the format is final. Returns whether it has changed.
+/// Reads published events, until the format is final. Returns whether the format has changed.
 fn look_at(recogniser: &mut Recogniser, batch: &Batch) -> bool {
     let (bytes, before) = (batch.bytes(), recogniser.format());
     for frame in Frames::new(&bytes).filter(|frame| is_published(*frame)) {

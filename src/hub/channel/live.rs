@@ -1,4 +1,4 @@
-//! The live side of a channel: who produces it, who watches, and what both are told.
+//! The producer and the viewers of a channel: signals, deadlines, and the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,23 +20,23 @@ use crate::position::Position;
 use crate::store::disk::WriteError;
 use crate::store::{Batch, Entry};
 
-/// How a producer holds its channel.
+/// The way in which a producer holds its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// Beside others.
+    /// Among other producers.
     Shared,
-    /// As the producer of the generation: there is one at a time, and when it leaves without an end
-    /// the channel is abandoned after the grace.
+    /// As the producer of the generation: there is at most one at a time, and if it leaves without
+    /// an end the channel is abandoned after the grace.
     Sole,
 }
 
-/// Why a generation is abandoned whose producer said nothing when it left.
+/// The reason of an abandoned generation whose producer gave none when it left.
 const LOST: &str = "the connection of the producer was lost";
 
-/// Why a generation is stopped that nobody watches.
+/// The reason of a stop for lack of viewers.
 const UNWATCHED: &str = "unwatched";
 
-/// Who has not come in time.
+/// The condition whose deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overdue {
     Producer,
@@ -45,12 +45,12 @@ enum Overdue {
     Notice,
 }
 
-/// How long after something was refused that is due it is tried again. For room, the store itself
-/// looks as often.
+/// Interval between tries of a due write that the store has refused. The store checks its free
+/// space as often.
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Channel {
-    /// Keeps the channel in memory until [`let_go`](Self::let_go); nothing if it has left already.
+    /// Keeps the channel in memory until [`let_go`](Self::let_go). `None` if it has left already.
     pub(in crate::hub) fn hold(&self) -> Option<watch::Receiver<Signals>> {
         {
             let mut inner = self.inner.lock();
@@ -66,7 +66,8 @@ impl Channel {
     }
 
     /// Ends what [`hold`](Self::hold) began, for the sole producer as well. Returns whether the
-    /// channel now serves nobody and never held anything. `why` is what the producer says.
+    /// channel is now unused: not held, and never published to or created. `why` is the reason that
+    /// the producer gave.
     pub(in crate::hub) fn let_go(&self, sole: bool, why: Option<Box<str>>) -> bool {
         let mut inner = self.inner.lock();
         inner.holders -= 1;
@@ -89,7 +90,7 @@ impl Channel {
         format: Option<Format>,
     ) -> Result<(), AppendError> {
         let mut inner = self.inner.lock();
-        // An end on its way to the disk may still be refused: the first append waits for it.
+        // An end that is not stored yet may still be refused: the first append waits for it.
         inner.check_open()?;
         inner.check_stored()?;
         if let Some(format) = format {
@@ -105,7 +106,7 @@ impl Channel {
             self.shared.metrics.producer_came();
             let metadata = inner.metadata();
             if let Some(durable) = &mut inner.durable {
-                // What comes first of it is stored after this.
+                // The first events are stored after the metadata.
                 drop(durable.describe(self, &metadata));
             }
             if self.subscribers() == 0 {
@@ -115,7 +116,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Ends the channel as cancelled, and says when that counts. Nothing if it has left memory.
+    /// Ends the channel as cancelled, and returns the acknowledgement. `None` if it has left
+    /// memory.
     pub(in crate::hub) fn stop(
         &self,
         reason: Option<Box<str>>,
@@ -145,7 +147,7 @@ impl Channel {
         self.end_now(inner, &Close { state: ChannelState::Cancelled, reason }, true)
     }
 
-    /// Ends the channel, at once or when that is stored.
+    /// Appends the end: in memory at once, in a durable channel when it is stored.
     fn end_now(&self, inner: &mut ChannelInner, close: &Close, stopped: bool) -> CommitAck {
         self.forewarn();
         if inner.durable.is_some() {
@@ -157,7 +159,8 @@ impl Channel {
         CommitAck::ready()
     }
 
-    /// The channel has ended, unless that is still to be stored.
+    /// Notifies the listeners, and reports the end if the channel has ended: a durable one may not
+    /// have yet.
     fn tell_of_end_now(&self) {
         let ended = self.inner.lock().end.is_some();
         self.notify();
@@ -166,7 +169,7 @@ impl Channel {
         }
     }
 
-    /// Whether an event id is one of those that this channel has given out, its end's included.
+    /// Returns whether an event id is one that this channel has assigned, its end's included.
     fn is_of_this_life(&self, inner: &ChannelInner, position: &Position) -> bool {
         let tail = inner.log.tail();
         let first = match inner.span {
@@ -177,7 +180,7 @@ impl Channel {
             && first.is_some_and(|first| (first..=tail).contains(&position.offset))
     }
 
-    /// Does what is due by now. Returns when to look again, if there is something to wait for.
+    /// Does what is due. Returns the time of the next deadline, if there is one.
     pub(in crate::hub) fn look_at_the_clock(&self) -> Option<Instant> {
         {
             let mut inner = self.inner.lock();
@@ -208,7 +211,7 @@ impl Channel {
         None
     }
 
-    /// Nobody watches any more, or yet.
+    /// Notes that the channel has no viewers.
     pub(super) fn note_unwatched(&self, inner: &mut ChannelInner) {
         if let Producer::Streaming { unwatched } = &mut inner.producer {
             *unwatched = Some(Instant::now());
@@ -216,21 +219,21 @@ impl Channel {
         }
     }
 
-    /// Sees to it that somebody looks when something is due.
+    /// Sets the timer for the channel's next deadline.
     pub(super) fn set_clocks(&self, inner: &mut ChannelInner) {
         if let Some((at, _)) = inner.due() {
             self.shared.deadlines.set(at, &self.name);
         }
     }
 
-    /// The store has refused something: if anything is due by then, it is tried again.
+    /// Sets a timer to try again what the store has refused, if it is still due then.
     pub(super) fn look_again(&self, inner: &mut ChannelInner, why: WriteError) {
         if let (Some((due, _)), Some(again)) = (inner.due(), try_again(why)) {
             self.shared.deadlines.set(due.max(again), &self.name);
         }
     }
 
-    /// Puts on the producer handle what there is to know.
+    /// Publishes the channel's viewers and end to its producer handles.
     pub(super) fn post(&self) {
         let Some(signals) = self.signals.get() else { return };
         signals.send_if_modified(|signals| {
@@ -245,7 +248,7 @@ impl Channel {
         });
     }
 
-    /// The channel has ended: tells those who look at the producer handle, and hooks.
+    /// Reports the end of the channel to its producer handles and to hooks.
     pub(super) fn tell_of_end(&self) {
         self.post();
         if let Some(on_end) = self.shared.on_end.get()
@@ -255,7 +258,7 @@ impl Channel {
         }
     }
 
-    /// Whether somebody is to be told of its end.
+    /// Sets whether a hook wants the end of the channel.
     pub(in crate::hub) fn set_hooked(&self, hooked: bool) {
         self.inner.lock().hooked = hooked;
     }
@@ -292,13 +295,13 @@ impl Channel {
         })
     }
 
-    /// The format of its events, as its producer said or they tell.
+    /// Returns the format of the events: as the producer gave it, or as recognised.
     #[must_use]
     pub fn format(&self) -> Option<Format> {
         self.inner.lock().known_format()
     }
 
-    /// What its events have told of their format.
+    /// Returns the recogniser, after it has read the events in the log.
     pub(in crate::hub) fn recogniser(&self) -> Recogniser {
         let mut inner = self.inner.lock();
         inner.known_format();
@@ -306,12 +309,12 @@ impl Channel {
         generation.map(|generation| generation.recogniser().clone()).unwrap_or_default()
     }
 
-    /// How events are merged for those who do not say.
+    /// Returns the merging for subscribers that do not choose one.
     pub(in crate::hub) fn coalesce(&self) -> Coalesce {
         self.inner.lock().settings.coalesce
     }
 
-    /// Where a subscription to the snapshot begins; as at the earliest event if there is none.
+    /// Returns the start of a subscription to the snapshot; without a snapshot, the earliest event.
     pub(in crate::hub) fn begin_with_snapshot(&self) -> (Start, Option<Arc<Snapshot>>) {
         let mut inner = self.inner.lock();
         inner.last_used = Instant::now();
@@ -322,14 +325,13 @@ impl Channel {
         (inner.begin(StartAt::At(snapshot.mark)), Some(snapshot))
     }
 
-    /// Events as they are to be written to those who want them merged; as they stand in the log if
-    /// nobody knows what they mean.
+    /// Returns the events with neighbouring deltas merged, or unchanged if their format is unknown.
     pub(in crate::hub) fn merge_batch(&self, batch: Batch) -> MergedBatch {
         let format = self.inner.lock().known_format();
         format.map_or_else(|| batch.clone().into(), |format| self.merge(&batch, format))
     }
 
-    /// Merges, unless it was just done for somebody else.
+    /// Merges the batch, or returns the last merged batch if it has the same range.
     pub(super) fn merge(&self, batch: &Batch, format: Format) -> MergedBatch {
         let mut known = self.merged.lock();
         if let Some((start, merged)) = &*known
@@ -339,13 +341,14 @@ impl Channel {
             return merged.clone();
         }
         let merged = MergedBatch::merged(batch, format);
-        // What those who replay are given is each one's own, and large.
+        // Larger batches are for replay, whose readers seldom share a range.
         *known = (batch.bytes().len() <= MAX_SHARED_MERGE_BYTES)
             .then(|| (batch.start(), merged.clone()));
         merged
     }
 
-    /// Whether after this byte of the log lies an event that must not wait until a window ends.
+    /// Returns whether after this byte of the log is an event that must not wait for a window to
+    /// end.
     #[must_use]
     pub fn must_flush(&self, byte: u64) -> bool {
         let mut inner = self.inner.lock();
@@ -356,33 +359,33 @@ impl Channel {
     }
 }
 
-/// When to try again what was refused. A store that has failed takes nothing before a restart,
-/// which then finds what is due.
+/// Returns the time to try again what the store has refused. A store that has failed takes no
+/// writes before a restart, which then finds what is due.
 fn try_again(why: WriteError) -> Option<Instant> {
     (why != WriteError::Failed).then(|| Instant::now() + TRIED_AGAIN)
 }
 
 impl ChannelInner {
-    /// Who produces it; one that has ended is produced by nobody.
+    /// Returns the producer; `None` if the channel has ended.
     pub(super) fn producer(&self) -> Producer {
         if self.end.is_some() { Producer::None } else { self.producer }
     }
 
-    /// A producer that is away has been heard of.
+    /// Restarts the grace of a producer that is away: something was published.
     pub(super) fn note_progress(&mut self) {
         if let Producer::Away { since } = &mut self.producer {
             *since = Instant::now();
         }
     }
 
-    /// Somebody watches.
+    /// Notes that the channel has a viewer.
     pub(super) fn watched(&mut self) {
         if let Producer::Streaming { unwatched } = &mut self.producer {
             *unwatched = None;
         }
     }
 
-    /// How it has ended, or will have when that is stored.
+    /// Returns the state of the end, stored or not, and its acknowledgement.
     fn ending(&self) -> Option<(ChannelState, CommitAck)> {
         let coming = || self.durable.as_ref().and_then(|durable| durable.coming_end());
         match &self.end {
@@ -391,7 +394,7 @@ impl ChannelInner {
         }
     }
 
-    /// Who is waited for, and until when.
+    /// Returns the next deadline and its condition.
     fn due(&self) -> Option<(Instant, Overdue)> {
         match (self.producer, self.settings.when_unwatched) {
             _ if self.ending().is_some() || self.retired => None,
@@ -408,8 +411,8 @@ impl ChannelInner {
         }
     }
 
-    /// The events are of this format, as their producer says. The first one's word counts, before
-    /// what events tell that is not final.
+    /// Sets the format that the producer names, unless one is final: the first producer's counts,
+    /// and overrides what events tell that is not final.
     fn expect_format(&mut self, format: Format) {
         let Self { generation, log, .. } = self;
         if generation.as_ref().is_none_or(|known| !known.recogniser().is_settled()) {
@@ -417,7 +420,7 @@ impl ChannelInner {
         }
     }
 
-    /// Lets the generation take in all that there is, before something of it goes.
+    /// Folds all events, before some of them are trimmed.
     pub(super) fn catch_up(&mut self) {
         let max_bytes = self.settings.retention.max_bytes;
         let Self { generation, log, .. } = self;
@@ -426,7 +429,7 @@ impl ChannelInner {
         }
     }
 
-    /// The format, which is not remembered if nobody else wants to know.
+    /// Returns the format, without keeping the recogniser for the sake of a description.
     pub(super) fn apparent_format(&mut self) -> Option<Format> {
         match &self.generation {
             Some(_) => self.known_format(),
@@ -434,7 +437,7 @@ impl ChannelInner {
         }
     }
 
-    /// The format, which the events may tell.
+    /// Returns the format, after the recogniser has read the events in the log.
     pub(super) fn known_format(&mut self) -> Option<Format> {
         let Self { generation, log, .. } = self;
         if generation.is_none() && log.start() != log.end() {
@@ -452,7 +455,7 @@ impl ChannelInner {
         generation.as_mut()?.snapshot(log, channel, state, max_bytes)
     }
 
-    /// Lets the generation follow the log, before retention takes anything away.
+    /// Lets the fold follow the log, before retention trims it.
     pub(super) fn follow_generation(&mut self) {
         let retention = self.settings.retention;
         if self.producer != Producer::None || self.hooked || self.generation.is_some() {
@@ -469,9 +472,9 @@ impl ChannelInner {
         }
     }
 
-    /// How long the end of the channel is kept.
+    /// Returns the time for which the end of the channel is kept.
     pub(super) fn kept_after_end(&self) -> Duration {
-        // There never was anything but the end: a stop that came before the producer.
+        // The log has only the end: a stop that came before the producer.
         let stopped_early = self.stopped && self.log.end().seq == 1;
         let kept = self.settings.retention.max_age;
         if stopped_early { kept.min(Duration::from_secs(STOP_KEPT_SECONDS)) } else { kept }

@@ -43,28 +43,28 @@ use crate::store::disk::{Seek, StreamId, TrimPoint, WriteError};
 use crate::store::{BatchBuilder, Entry, Log, LogPosition, LogRead};
 use crate::telemetry::Metrics;
 
-/// Wants to hear that a channel has something new to read.
+/// A listener that is notified when a channel has something new to read.
 pub trait ChannelListener: Send + Sync {
-    /// The channel has changed: read its tail after clearing whatever latch this call sets.
+    /// Notifies that the channel has changed. Clear the latch before reading the tail.
     fn channel_changed(&self);
 
-    /// Whether it can be asked to [`deliver`](Self::deliver).
+    /// Returns whether the listener takes [`deliver`](Self::deliver) calls.
     fn can_deliver(&self) -> bool {
         false
     }
 
-    /// Brings what is new to its readers, on the publisher's own thread and with no lock held.
-    /// Returns whether nothing is left to do; if not, it is told that the channel has changed.
+    /// Delivers new events to its readers, on the publisher's thread and with no lock held. Returns
+    /// whether all was delivered; if not, [`channel_changed`](Self::channel_changed) is called.
     fn deliver(&self) -> bool {
         false
     }
 
-    /// The channel is about to change: its lock is held, and no offset has been taken yet. Whoever
-    /// merges channels must know of this one before its offset counts for the watermark.
+    /// Notifies that the channel is about to change: its lock is held, and no offset has been taken
+    /// yet. A merged reader must list this channel before the offset counts for the watermark.
     fn channel_changing(&self) {}
 }
 
-/// What all channels of a hub share.
+/// State that all channels of a hub share.
 #[derive(Debug)]
 pub(in crate::hub) struct ChannelContext {
     pub(in crate::hub) sequencer: Sequencer,
@@ -74,115 +74,116 @@ pub(in crate::hub) struct ChannelContext {
     pub(in crate::hub) on_end: OnceLock<OnEnd>,
     pub(in crate::hub) read_cache: ReadCache,
     pub(in crate::hub) pending_deletes: Arc<PendingDeletes>,
-    /// What an end says of how long to wait before coming back.
+    /// The reconnect delay in an end event.
     pub(in crate::hub) end_retry: Duration,
     pub(in crate::hub) clock: Clock,
 }
 
-/// A named, ordered log of events, and those who listen to it.
+/// A named, ordered log of events, and its listeners.
 pub struct Channel {
     name: ChannelName,
     shared: Arc<ChannelContext>,
     inner: Mutex<ChannelInner>,
-    /// The log's end, for whoever asks how far a reader is behind.
+    /// The log's end, which the lag of readers is measured against.
     end_seq: AtomicU64,
     end_byte: AtomicU64,
     listeners: RwLock<Slab<Arc<dyn ChannelListener>>>,
     subscribers: AtomicUsize,
-    /// Its owner retains more than they may.
+    /// Set when the channel's owner retains more than its quota.
     in_excess: AtomicBool,
-    /// For those who want to know of signals, once there is somebody.
+    /// Signals for producer handles; set by the first of them.
     signals: OnceLock<watch::Sender<Signals>>,
-    /// What a reader who wants events merged was last given, and from where to where it goes.
+    /// The last merged batch, with its start: readers at the same position share it.
     merged: Mutex<Option<(LogPosition, MergedBatch)>>,
 }
 
-/// What the channel's lock protects.
+/// State that the channel's lock protects.
 struct ChannelInner {
     log: Log,
-    /// Where it is on disk, if it is.
+    /// The durable part, unless the channel is in memory only.
     durable: Option<Box<Durable>>,
-    /// Where it is counted: by whoever has published to it or created it, or else waits for it.
+    /// The account that the channel is counted for: of its publisher or creator, or else of its
+    /// first subscriber.
     owner: Option<Arc<Account>>,
-    /// How it ended, if it did.
+    /// The end event, if the channel has ended.
     end: Option<End>,
-    /// It ended because somebody stopped it.
+    /// Whether the channel was ended by a stop.
     stopped: bool,
-    /// When it ended.
+    /// The time of the end.
     ended_at: Moment,
-    /// Its first and its last event, whether they are retained or not.
+    /// The first and the last event ever appended, retained or not.
     span: Option<(Entry, Entry)>,
-    /// Somebody is to be told of its end, and what its events add up to.
+    /// Whether a hook wants the end of the channel, with its fold.
     hooked: bool,
-    /// What its events add up to, if anybody wanted to know.
+    /// The format and the fold of the events; set when first needed.
     generation: Option<Box<Generation>>,
     producer: Producer,
-    /// Why the producer is away.
+    /// The reason that the producer gave when it left.
     left: Option<Box<str>>,
-    /// It has had a sole producer.
+    /// Whether the channel ever had a sole producer.
     produced: bool,
-    /// The settings of its own.
+    /// The options set on the channel itself.
     options: ChannelOptions,
     settings: Settings,
-    /// Somebody has published, or has created the channel on purpose.
+    /// Whether the channel was ever published to, created or stopped.
     known: bool,
-    /// Out of the registry: whoever still holds the channel must look its name up again.
+    /// Removed from the registry: a caller that holds the channel must look up its name again.
     retired: bool,
-    /// What was missing when the channel was made: the events of its predecessors.
+    /// The last offset of earlier channels of this name, whose events are missing.
     inherited: Offset,
-    /// Subscriptions that keep the channel in memory: those that named it.
+    /// Number of subscriptions and handles that keep the channel in memory.
     holders: usize,
     last_used: Instant,
-    /// What the memory budget was last told.
+    /// The number of bytes last reported to the memory budget.
     footprint: usize,
 }
 
-/// Who produces the channel's generation.
+/// The producer of a channel's generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Producer {
-    /// Nobody in particular.
+    /// There is no sole producer.
     None,
-    /// Somebody who is connected.
+    /// A producer is connected.
     Streaming {
-        /// Since when nobody has been watching, if that is so.
+        /// The time since which there has been no viewer, if there is none.
         unwatched: Option<Instant>,
     },
-    /// Somebody who left without an end.
+    /// A producer left without an end.
     Away {
-        /// When, or when something was last published.
+        /// When it left, or when something was last published.
         since: Instant,
     },
 }
 
-/// How a publisher closes a channel.
+/// The state and the reason to close a channel with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     /// The state to end in.
     pub state: ChannelState,
-    /// Why, in words.
+    /// The reason, in words.
     pub reason: Option<Box<str>>,
 }
 
-/// What an append did.
+/// The result of an append.
 #[derive(Debug)]
 pub struct Appended {
     /// The offsets of the first and the last event, if there was any.
     pub offsets: Option<(Offset, Offset)>,
     /// Subscribers at that moment.
     pub subscribers: usize,
-    /// The state afterwards.
+    /// The channel's state after the append.
     pub state: ChannelState,
-    /// When it counts: in a durable channel nothing is seen of it before.
+    /// Resolves when the append is committed; before that, no reader of a durable channel sees it.
     pub ack: CommitAck,
 }
 
-/// Why nothing was appended.
+/// The reason why nothing was appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The channel has ended.
     #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
     Closed(ChannelState),
-    /// Somebody has stopped the channel, and perhaps said why.
+    /// The channel was stopped, with an optional reason.
     #[error("the channel was stopped")]
     Stopped(Option<Box<str>>),
     /// The channel's generation has a producer already.
@@ -191,7 +192,7 @@ pub enum AppendError {
     /// The channel has left memory since it was looked up.
     #[error("the channel was evicted")]
     Retired,
-    /// The store takes nothing.
+    /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
 }
@@ -202,12 +203,12 @@ impl AppendError {
     }
 }
 
-/// How a channel stands.
+/// The state of a channel at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     /// The channel.
     pub name: ChannelName,
-    /// Open, or how it ended.
+    /// Open, or the state in which it ended.
     pub state: ChannelState,
     /// The earliest retained event.
     pub earliest: Option<Position>,
@@ -221,7 +222,7 @@ pub struct Description {
     pub subscribers: usize,
     /// The format of its generation, if it is known.
     pub format: Option<&'static str>,
-    /// Who produces it.
+    /// The producer of its generation.
     pub producer: Producer,
     /// The settings in force.
     pub settings: Settings,
@@ -294,11 +295,12 @@ impl Channel {
         &self.name
     }
 
-    /// Appends events, then closes the channel if asked to, in one step: nobody else's event
-    /// comes between. Wakes the listeners.
+    /// Appends events, then closes the channel if asked to, in one step: no other event comes
+    /// between. Notifies the listeners.
     ///
     /// # Errors
-    /// The channel is closed or has left memory, or the store takes nothing; nothing was appended.
+    /// The channel is closed or has left memory, or the store takes no writes; nothing was
+    /// appended.
     pub fn append(
         &self,
         events: &[NewEvent],
@@ -335,10 +337,11 @@ impl Channel {
         Ok(appended)
     }
 
-    /// Makes the channel known and gives it settings of its own.
+    /// Creates the channel if it is not known, and sets its own options. Returns whether it was
+    /// created, and the acknowledgement.
     ///
     /// # Errors
-    /// The channel has left memory.
+    /// The channel has left memory, or the store takes no writes.
     pub fn configure(&self, options: &ChannelOptions) -> Result<(bool, CommitAck), AppendError> {
         let mut inner = self.inner.lock();
         if inner.retired {
@@ -357,7 +360,7 @@ impl Channel {
         Ok((created, ack.unwrap_or_else(CommitAck::ready)))
     }
 
-    /// The configuration says this of the channel from now on.
+    /// Applies the settings of a new configuration, under the channel's own options.
     pub(in crate::hub) fn follow_configuration(&self, configured: Settings) {
         let mut inner = self.inner.lock();
         let settings = configured.with(&inner.options);
@@ -369,7 +372,7 @@ impl Channel {
         self.set_clocks(&mut inner);
     }
 
-    /// How the channel stands; nothing if nobody has published to it or created it.
+    /// Returns the channel's state; `None` until the first publish or the channel's creation.
     #[must_use]
     pub fn describe(&self) -> Option<Description> {
         let mut inner = self.inner.lock();
@@ -391,7 +394,8 @@ impl Channel {
         })
     }
 
-    /// When the end counts that is on its way to the disk; nothing if the channel has ended.
+    /// Returns the acknowledgement of an end that is not stored yet; `None` if the channel has
+    /// ended.
     pub(in crate::hub) fn coming_end(&self) -> Option<CommitAck> {
         let inner = self.inner.lock();
         let coming = || inner.durable.as_ref().and_then(|durable| durable.coming_end());
@@ -399,18 +403,18 @@ impl Channel {
         (inner.end.is_none() && !inner.retired).then(ack)
     }
 
-    /// How it ended, if it did.
+    /// Returns the end, if the channel has ended.
     pub(in crate::hub) fn ended(&self) -> Option<End> {
         self.inner.lock().end.clone()
     }
 
-    /// Subscribers now.
+    /// Returns the number of subscribers.
     #[must_use]
     pub fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
     }
 
-    /// The events at the mark, up to `max_bytes` of them but at least one.
+    /// Returns the events at a position, up to `max_bytes` of them but at least one.
     #[must_use]
     pub fn read(&self, at: LogPosition, max_bytes: usize) -> LogRead {
         let mut inner = self.inner.lock();
@@ -421,16 +425,16 @@ impl Channel {
         read
     }
 
-    /// The frames from this byte of the log on, which is the edge of a frame: for a reader that
-    /// counts bytes because its socket does.
+    /// Returns the frames from this byte of the log on, which is the edge of a frame: for a reader
+    /// that counts bytes because its socket does.
     #[must_use]
     pub fn read_at_byte(&self, byte: u64, max_bytes: usize, merge: bool) -> ReadResult {
         let mut inner = self.inner.lock();
         let batch = match inner.log.read_from_byte(byte, max_bytes) {
             LogRead::Batch(batch) => batch,
             LogRead::Missing(missing) => return ReadResult::Missing(missing),
-            // Its last event cannot be read any more, or the reader was told a gap that reaches
-            // after it: there is nothing but the end.
+            // The last event cannot be read any more, or the reader's gap reaches after it: only
+            // the end is left.
             LogRead::CaughtUp if inner.end.is_some() => {
                 let merged = BatchBuilder::new(inner.log.end()).finish().into();
                 return ReadResult::Frames { batch: merged, more: false, last: true };
@@ -452,14 +456,14 @@ impl Channel {
         ReadResult::Frames { batch: merged, more, last }
     }
 
-    /// How many events, and bytes, are after this byte of the log.
+    /// Returns the number of events and bytes after this byte of the log.
     #[must_use]
     pub fn lag_at_byte(&self, byte: u64) -> LogPosition {
         let inner = self.inner.lock();
         inner.log.position_near_byte(byte).distance_to(inner.log.end())
     }
 
-    /// The offset of the last event before this byte of the log.
+    /// Returns the offset of the last event before this byte of the log.
     pub(in crate::hub) fn offset_before(&self, byte: u64) -> Offset {
         let inner = self.inner.lock();
         let last = inner.log.position_near_byte(byte).seq.checked_sub(1);
@@ -467,17 +471,17 @@ impl Channel {
         entry.map_or(inner.log.trimmed_through(), |entry| entry.offset)
     }
 
-    /// Adds a listener that is no subscriber.
+    /// Adds a listener that is not counted as a subscriber.
     pub fn add_listener(&self, listener: Arc<dyn ChannelListener>) -> usize {
         self.listeners.write().insert(listener)
     }
 
-    /// Removes a listener that is no subscriber.
+    /// Removes a listener that is not counted as a subscriber.
     pub fn remove_listener(&self, key: usize) {
         self.listeners.write().remove(key);
     }
 
-    /// The place after the last event, without taking the channel's lock.
+    /// Returns the position after the last event, without taking the channel's lock.
     #[must_use]
     pub fn end(&self) -> LogPosition {
         LogPosition {
@@ -486,12 +490,12 @@ impl Channel {
         }
     }
 
-    /// The offset of the first event that is on its way to the disk.
+    /// Returns the offset of the first event that is not stored yet.
     pub(in crate::hub) fn coming(&self) -> Option<Offset> {
         self.inner.lock().durable.as_ref()?.coming()
     }
 
-    /// What a reader at the mark has come to.
+    /// Returns what a reader at this position would read next.
     pub(in crate::hub) fn look(&self, at: LogPosition) -> PeekResult {
         let inner = self.inner.lock();
         let coming = inner.durable.as_ref().and_then(|durable| durable.coming());
@@ -505,12 +509,12 @@ impl Channel {
         }
     }
 
-    /// How far the events of its predecessors reached.
+    /// Returns the last offset of earlier channels of this name.
     pub(in crate::hub) fn inherited(&self) -> Offset {
         self.inner.lock().inherited
     }
 
-    /// Adds a listener and says where its reading begins, in one step.
+    /// Adds a subscriber with its listener and returns where its reading begins, in one step.
     pub(in crate::hub) fn attach(
         &self,
         begin: StartAt,
@@ -525,7 +529,7 @@ impl Channel {
         (beginning, key)
     }
 
-    /// Counts a subscriber without a listener, and holds the channel. Returns where its reading
+    /// Adds a subscriber without a listener, and holds the channel. Returns where its reading
     /// begins.
     pub(in crate::hub) fn join(&self, begin: StartAt) -> Start {
         let mut inner = self.inner.lock();
@@ -543,8 +547,8 @@ impl Channel {
         inner.begin(begin)
     }
 
-    /// Counts a subscriber no longer. Returns whether the channel now has none and never had
-    /// anything.
+    /// Removes a subscriber. Returns whether the channel is now unused: not held, never published
+    /// to and never created.
     pub(in crate::hub) fn leave(&self, held: bool) -> bool {
         let left = self.subscribers.fetch_sub(1, Ordering::Relaxed) - 1;
         let unused = {
@@ -561,14 +565,14 @@ impl Channel {
         unused
     }
 
-    /// Where a reading that attaches to nothing begins.
+    /// Returns where a read without a subscriber begins.
     pub(in crate::hub) fn begin(&self, begin: StartAt) -> Start {
         let mut inner = self.inner.lock();
         inner.last_used = Instant::now();
         inner.begin(begin)
     }
 
-    /// The offsets of the last `count` events, oldest first.
+    /// Returns the offsets of the last `count` events, oldest first.
     pub(in crate::hub) fn last_offsets(&self, count: u64) -> Vec<Offset> {
         let inner = self.inner.lock();
         let end = inner.log.end().seq;
@@ -610,7 +614,7 @@ impl Channel {
         self.publish_end(inner);
     }
 
-    /// The channel has ended now. One that had ended before, and is deleted, counts once.
+    /// Sets the channel's end. A closed channel that is deleted counts as one end in the metrics.
     fn note_end(&self, inner: &mut ChannelInner, end: End) {
         if inner.end.is_none() {
             self.shared.metrics.channel_ended(end.state, inner.stopped);
@@ -639,8 +643,8 @@ impl Channel {
                 listener.channel_changed();
             }
         }
-        // They read the channel, so the list of listeners must be free: whoever subscribes holds
-        // the channel and waits for the list.
+        // They read the channel, so the list must be unlocked: a new subscriber holds the channel's
+        // lock and waits for the list.
         for listener in delivering.into_iter().filter(|listener| !listener.deliver()) {
             listener.channel_changed();
         }
@@ -648,14 +652,14 @@ impl Channel {
 }
 
 impl ChannelInner {
-    /// Whether events may follow on what is in the log, and on what is on its way there.
+    /// Returns whether events may follow on the log and on the staged batches.
     fn check_writable(&self) -> Result<(), AppendError> {
         self.check_open()?;
         let coming = self.durable.as_ref().and_then(|durable| durable.coming_end());
         coming.map_or(Ok(()), |coming| Err(AppendError::ended(&coming.end, coming.stopped)))
     }
 
-    /// Whether the channel is there, and has not ended.
+    /// Returns whether the channel is in memory, and has not ended.
     fn check_open(&self) -> Result<(), AppendError> {
         match &self.end {
             _ if self.retired => Err(AppendError::Retired),
@@ -664,7 +668,7 @@ impl ChannelInner {
         }
     }
 
-    /// The offset of the earliest retained event, wherever that is.
+    /// Returns the offset of the earliest retained event, in memory or on disk.
     fn earliest(&self) -> Option<Offset> {
         let ack = || self.durable.as_ref().and_then(|durable| durable.earliest());
         self.log.earliest().map(|entry| entry.offset).or_else(ack)
@@ -702,7 +706,7 @@ impl ChannelInner {
     }
 }
 
-/// Renders the events of one append, each once.
+/// Renders the frames of one append.
 struct FrameWriter<'a> {
     epoch: &'a Epoch,
     id: String,

@@ -1,4 +1,4 @@
-//! What a channel keeps, for whom that counts, what goes, and when the channel itself does.
+//! Retention, eviction, accounting and removal of a channel.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use crate::position::Offset;
 use crate::quota::Account;
 
 impl Channel {
-    /// Evicts what has become too old.
+    /// Evicts events that are older than the retention.
     pub(in crate::hub) fn expire(&self) {
         let (mut inner, now) = (self.inner.lock(), self.shared.clock.now());
         if inner.log.is_stored() {
@@ -28,8 +28,7 @@ impl Channel {
         self.account(&mut inner);
     }
 
-    /// Evicts the oldest segment, and with the last of them what they added up to. Returns whether
-    /// memory was given back.
+    /// Evicts the oldest segment, and with the last one the fold. Returns whether memory was freed.
     pub(in crate::hub) fn evict_oldest(&self) -> bool {
         let mut inner = self.inner.lock();
         let (keep, before) = (inner.kept_at_end(), inner.footprint);
@@ -44,8 +43,8 @@ impl Channel {
         inner.footprint < before
     }
 
-    /// The offset of the earliest event that could be evicted, or of the last one if what they
-    /// added up to is all that is left of them.
+    /// Returns the offset of the earliest event that can be evicted, or of the last one if only the
+    /// fold is left to evict.
     pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
         let inner = self.inner.lock();
         let in_memory = inner.log.resident_from();
@@ -56,9 +55,9 @@ impl Channel {
         folded.then(|| inner.log.tail())
     }
 
-    /// Takes the channel out of service if nobody needs it. Returns the offset of its last event
-    /// when it did; the caller must remove it from the registry in the same step. If a crash comes
-    /// before the store knows, the next hub finds it unused, too.
+    /// Retires the channel if it is unused. Returns the offset of its last event if it did; the
+    /// caller must remove it from the registry in the same step. After a crash before the store has
+    /// the deletion, the next hub finds the channel unused, too.
     pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
@@ -70,14 +69,14 @@ impl Channel {
             drop(self.retire(&mut inner));
             inner.log.tail()
         };
-        // Those who read it by a pattern let go of it.
+        // Readers that selected it by a pattern drop it.
         self.notify();
         self.post();
         Some(tail)
     }
 
-    /// Ends the channel with state deleted and takes it out of service. Returns the offset of its
-    /// end, and when the store knows; nothing if there was nothing to delete.
+    /// Ends the channel as deleted and retires it. Returns the offset of its end, and the
+    /// acknowledgement of the deletion; `None` if there was nothing to delete.
     pub(in crate::hub) fn delete(&self) -> Option<(Offset, CommitAck)> {
         let deleted = {
             let mut inner = self.inner.lock();
@@ -95,9 +94,9 @@ impl Channel {
         Some(deleted)
     }
 
-    /// The owner, if they retain more than they may and nobody has been told yet.
+    /// Returns the owner, if it retains more than its quota and was not returned for that before.
     pub(in crate::hub) fn owner_in_excess(&self) -> Option<Arc<Account>> {
-        // The flag first: who is within their share, as most are, is not to pay for a lock.
+        // The flag first: most owners are within their quota, and need no lock.
         let told =
             self.in_excess.load(Ordering::Relaxed) && self.in_excess.swap(false, Ordering::Relaxed);
         told.then(|| self.inner.lock().owner.clone()).flatten()
@@ -107,8 +106,8 @@ impl Channel {
         self.inner.lock().owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, account))
     }
 
-    /// Counts the channel for whoever is about to publish to it, if it has only been waited for.
-    /// Returns whether there is room for it there.
+    /// Moves the channel to the account of its first publisher, if it was only subscribed to
+    /// before. Returns whether the account may have another channel.
     pub(in crate::hub) fn hand_over(&self, to: &Arc<Account>) -> bool {
         let mut inner = self.inner.lock();
         let same = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, to));
@@ -127,7 +126,7 @@ impl Channel {
 
     pub(super) fn retire(&self, inner: &mut ChannelInner) -> CommitAck {
         inner.retired = true;
-        // Readers may still finish what is there; the budget no longer counts it.
+        // Readers may still finish the log; the budget no longer counts it.
         let footprint = std::mem::take(&mut inner.footprint);
         self.shared.memory.replace(footprint, 0);
         if let Some(owner) = &inner.owner {
@@ -146,7 +145,7 @@ impl Channel {
         let keep = inner.kept_at_end();
         let retention = inner.settings.retention;
         let by_events = inner.log.trim_events(retention.max_events, keep);
-        // The newest event stays, however large: those who are live must get it.
+        // The newest event is kept, however large: live subscribers must get it.
         let by_bytes = inner.log.trim_bytes(retention.max_bytes, keep.max(1));
         self.count_evicted("events", by_events);
         self.count_evicted("bytes", by_bytes);
@@ -183,7 +182,8 @@ impl Channel {
 }
 
 impl ChannelInner {
-    /// The end of a channel outlives all eviction: late viewers must learn it.
+    /// Returns the number of events at the end that are never evicted: late viewers must get the
+    /// end.
     pub(super) fn kept_at_end(&self) -> u64 {
         u64::from(self.end.is_some())
     }
@@ -196,9 +196,10 @@ impl ChannelInner {
             (1.., _, _) => false,
             (0, _, _) if busy => false,
             (0, false, _) => true,
-            // What is stored is kept until its retention has passed, whether it is used or not.
+            // Stored events are kept until their retention has passed, whether they are used or
+            // not.
             (0, true, None) => !keeps && idle >= self.settings.idle_timeout,
-            // Closed stays closed until its retention has passed, the end's included.
+            // A closed channel stays closed until the retention of its end has passed.
             (0, true, Some(_)) => now.since(self.ended_at) >= self.kept_after_end(),
         }
     }

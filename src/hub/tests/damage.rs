@@ -1,4 +1,4 @@
-//! Damage on disk, of any kind: every reader comes to an end, and has each event at most once, in
+//! Damage on disk, of any kind: every reader comes to an end, and gets each event at most once, in
 //! order, with one gap where events are missing.
 
 use std::collections::BTreeMap;
@@ -16,21 +16,21 @@ use crate::store::disk::{Config as StoreConfig, Durability};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
 
-/// What a reader is given.
+/// An item that a reader gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Event(u64),
     Gap,
 }
 
-/// A directory before it is damaged, and the offsets of what was published.
+/// A directory before it is damaged, and the offsets of the published events.
 struct Whole {
     files: Gated,
     config: StoreConfig,
     published: BTreeMap<&'static str, Vec<u64>>,
 }
 
-/// A directory with sorted files, journals and catalogs.
+/// Creates a directory with segments, journals and checkpoints.
 async fn whole() -> Whole {
     let mut stage = Stage::new(Durability::Async);
     let mut published: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
@@ -57,14 +57,14 @@ async fn whole() -> Whole {
 }
 
 impl Whole {
-    /// A hub on a copy of the directory with this damage.
+    /// Starts a hub on a damaged copy of the directory.
     fn damaged(&self, damage: impl FnOnce(&Gated)) -> Stage {
         let files = self.files.after_kill();
         damage(&files);
         Stage::of(files, self.config.clone(), Config::default())
     }
 
-    /// The files that hold what was published.
+    /// Returns the names of the files that hold events.
     fn names(&self) -> Vec<String> {
         let names = self.files.disk.names().into_iter();
         names.filter(|name| name != "fanfare.store").collect()
@@ -138,7 +138,8 @@ impl Whole {
         }
     }
 
-    /// Each event at most once and in order; where some are missing, one gap, and no other gap.
+    /// Checks that each event comes at most once and in order, with one gap where some are missing,
+    /// and no other gap.
     fn check(&self, channel: &str, since: Option<usize>, fresh: u64, seen: &[Seen], what: &str) {
         let mut published = self.published[channel].clone();
         published.push(fresh);
@@ -156,7 +157,7 @@ impl Whole {
             let at = published.binary_search(offset);
             let at = at.unwrap_or_else(|_| panic!("{offset} was never published: {}", told()));
             assert!(at >= next, "{offset} again: {}", told());
-            // What is retained begins after what was lost there.
+            // Retained events begin after the lost ones.
             assert!(gaps == usize::from(at > next) || !begun, "before {offset}: {}", told());
             (next, gaps, begun) = (at + 1, 0, true);
         }
@@ -174,7 +175,7 @@ impl Reader {
         let mut events = |channel: &str, batch: &Batch| {
             let bytes = batch.bytes();
             for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
-                // A loss that was found at the start stands in the log.
+                // The notice of a loss that was found at the start is in the log.
                 let gap = frame.event_type() == Some(GAP);
                 saw(channel, if gap { Seen::Gap } else { Seen::Event(entry.offset.0) });
             }
@@ -225,7 +226,7 @@ async fn one_block_or_two_neighbours_are_one_hole() {
         let pairs = blocks.windows(2).chain(blocks.chunks(1));
         for broken in pairs {
             for byte in [0, 100] {
-                // The header, or what is after it.
+                // In the header, or after it.
                 let damage = |files: &Gated| {
                     edit(files, file, |bytes| {
                         broken.iter().for_each(|block| {
@@ -267,7 +268,7 @@ async fn a_file_may_be_cut_emptied_gone_copied_or_swapped() {
     }
 }
 
-/// Some damage of some kind, at some place.
+/// Damages a random place of a random file in a random way.
 fn damage_at_random(files: &Gated, names: &[String], chance: &mut Rng) {
     let name = &names[chance.usize(..names.len())];
     let other = files.disk.bytes(&names[chance.usize(..names.len())]);

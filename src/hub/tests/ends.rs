@@ -1,4 +1,4 @@
-//! Ends that wait for the disk, and what is due when the disk takes nothing.
+//! Ends that wait for the disk, and deadlines while the disk takes nothing.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn a_second_stop_is_told_that_the_first_was_refused() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    // What the journal was grown by holds it up: a sync is under way.
+    // The growth of the journal is being synced, which blocks the next write.
     let mut before = stage.hub.append(&name("c"), &[event("y")], None).unwrap();
     stage.files.until_a_sync_waits();
     let (_, mut ack) = stage.hub.stop(&name("c"), None, None).unwrap();
@@ -88,7 +88,7 @@ async fn a_producer_may_begin_while_a_stop_is_being_stored_and_is_told_of_it() {
     drop(producer);
 }
 
-/// A hub whose clock runs, with a generation in `c` that has one event.
+/// Creates a hub whose clock runs, with a generation in `c` that has one event.
 async fn with_generation(stage: &Stage) -> crate::hub::ProducerHandle {
     tokio::task::spawn_local(ThreadCompletions::serve());
     tokio::task::spawn_local(stage.hub.clone().sweep());
@@ -143,7 +143,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
     tasks
         .run_until(async {
             let mut producer = with_generation(&stage).await;
-            // Time flies while the disk is at work: meanwhile somebody watches.
+            // Time passes while the disk is busy, and a viewer comes meanwhile.
             let viewer = stage.subscribe("c", &StartFrom::Tail).await;
             let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
             assert_eq!(ack.wait().await, Ok(()));
@@ -159,7 +159,7 @@ async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it()
         .await;
 }
 
-/// A hub after a power cut, in which the store refuses the next write.
+/// Creates a hub after a power cut, whose store refuses the next write.
 async fn after_a_power_cut() -> Stage {
     let stage = Stage::new(Async);
     assert_eq!(stage.append("c", "x").await, Ok(()));
@@ -190,7 +190,7 @@ async fn whoever_reads_on_is_told_of_a_power_cut_also_if_the_disk_was_full_then(
 async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
     let stage = after_a_power_cut().await;
     let hub = &stage.hub;
-    // Answers of one channel keep their order: after this one, the refusal is known.
+    // Completions of one channel keep their order: after this one, the refusal is known.
     let (_, _, mut ack) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
     assert_eq!(ack.wait().await, Ok(()));
     let mut appended = hub.append(&name("c"), &[event("y")], None).unwrap();

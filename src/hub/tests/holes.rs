@@ -1,4 +1,4 @@
-//! What the disk has lost: reading goes on, and comes to an end.
+//! Reads of logs of which the disk has lost events: they continue, and come to an end.
 
 use super::support::{Stage, name};
 use crate::event::ChannelState;
@@ -17,7 +17,7 @@ async fn the_last_events_are_asked_for_in_a_hole_and_reading_begins_somewhere() 
     files.break_last_block();
     let stage = Stage::of(files, config, crate::hub::Config::default());
     for from in [StartFrom::Earliest, StartFrom::Last(2), StartFrom::Last(1)] {
-        // It says so itself if it never begins.
+        // If the subscription never begins, this fails by itself.
         let _ = stage.subscribe("c", &from).await;
     }
 }
@@ -31,13 +31,13 @@ async fn a_body_ends_whose_channel_has_lost_its_last_event() {
     assert_eq!(appended.ack.wait().await, Ok(()));
     let stage = stage.restart();
     assert!(stage.found.streams[0].state.is_some());
-    // It goes bad when the store has looked at it already.
+    // The block is damaged after the store has checked it.
     stage.files.break_last_block();
     let ticket = stage.open_one("c", &StartFrom::Earliest).await;
     assert!(comes_to_the_end(&stage, &ticket), "its subscriber at a shard waits for ever");
 }
 
-/// Whether a shard would end the body.
+/// Returns whether a shard would end the body.
 fn comes_to_the_end(stage: &Stage, ticket: &ChannelTicket) -> bool {
     let mut byte = ticket.position.byte;
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! The one order of many channels, some of whose events are on their way to the disk.
+//! The one order of many channels, some of whose events are not stored yet.
 
 use super::support::{Stage, bounds, event, name};
 use crate::channel::ChannelPattern;
@@ -9,7 +9,7 @@ use crate::position::{Offset, StartFrom};
 use crate::store::disk::Durability;
 use crate::store::disk::tests::gated::{self, Gated, until_all_is_read};
 
-/// `d/*` is synced before anybody sees it; all else is in memory.
+/// Creates a stage on which `d/*` is synced before it is visible, and all else is in memory.
 fn stage() -> Stage {
     let mut channels = Config::default();
     channels.rules.push(Rule {
@@ -28,7 +28,7 @@ fn many(stage: &Stage, patterns: &[&str], from: &StartFrom, bounds: Bounds) -> S
     }
 }
 
-/// Appends an event that is not stored yet, or at once if its channel is in memory.
+/// Appends an event; in a durable channel it is not stored yet.
 fn append(stage: &Stage, channel: &str) -> u64 {
     let appended = stage.hub.append(&name(channel), &[event("x")], None).unwrap();
     appended.offsets.unwrap().0.0
@@ -40,7 +40,7 @@ fn append_so_many(stage: &Stage, channel: &str, events: usize) {
     }
 }
 
-/// The offsets of all that can be read now; of a gap, where it resumes.
+/// Returns the offsets of all that can be read now; of a gap, where it resumes.
 fn read(stage: &Stage, subscription: &mut Subscription) -> Vec<u64> {
     let (mut seen, mut idle) = (Vec::new(), 0);
     while idle < 3 {
@@ -86,7 +86,7 @@ async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
             let seen = [early, read(&stage, &mut tail)].concat();
             assert!(seen.is_sorted(), "ids go back: {seen:?}");
             assert!([coming, last].iter().all(|offset| seen.contains(offset)), "{seen:?}");
-            // Whoever resumes after any id that was seen gets the rest, and nothing else.
+            // A subscription resumed after any id that was seen gets exactly the rest.
             for at in 0..=seen.len() {
                 let id = at.checked_sub(1).map_or(start, |at| Offset(seen[at]));
                 let id = stage.hub.position(id).to_string();

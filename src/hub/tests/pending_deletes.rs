@@ -1,4 +1,4 @@
-//! A channel that is gone does not come back, also if the store would not hear of it at first.
+//! A deleted channel does not come back, even if the store refused the deletion at first.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::store::disk::{Durability, WriteError};
 
 use Durability::Sync;
 
-/// A hub on whose disk is a channel that was deleted, which the store has refused.
+/// Creates a hub whose disk has a channel of which the store has refused the deletion.
 async fn with_remains() -> Stage {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "secret").await, Ok(()));

@@ -1,4 +1,4 @@
-//! What the store refuses leaves nothing, and what was acknowledged is stored.
+//! A refused write leaves nothing, and an acknowledged one is stored.
 
 use super::support::{Stage, event, name};
 use crate::hub::{ChannelOptions, SubmitError};
@@ -16,7 +16,7 @@ fn seven_events() -> ChannelOptions {
 #[tokio::test]
 async fn a_channel_whose_first_publish_found_no_room_takes_events_when_there_is_room_again() {
     let stage = Stage::new(Async);
-    // Taken by the channel, and refused by the store.
+    // Accepted by the channel, and refused by the store.
     stage.files.disk.fate(1, Fate::Full);
     assert!(stage.append("c", "x").await.is_err());
     check_free_space(&stage.disk);
@@ -59,7 +59,7 @@ async fn what_waits_for_a_disk_that_hangs_is_bounded() {
     stage.files.shut();
     let (text, mut taken) = ("x".repeat(1 << 20), 0);
     let refused = loop {
-        // Its client leaves: nobody waits until it counts.
+        // The client leaves without waiting for the commit.
         match stage.hub.append(&name("c"), &[event(&text)], None) {
             Ok(_) => taken += text.len(),
             Err(error) => break error,

@@ -1,4 +1,5 @@
-//! What channels give up, and when, and what their readers are told: nobody sweeps here.
+//! Trimming of channels, and the gaps that their readers get. The sweeper does not run in these
+//! tests.
 
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ fn retention_that_goes_on_after_a_gap_of_many_channels_makes_no_second_one() {
     let (hub, mut subscription) = slow_reader(2);
     let mut last: [Option<Step>; 2] = [None, None];
     for _ in 0..20 {
-        // Faster than it reads.
+        // Faster than the reader.
         append(&hub, 0, 5);
         append(&hub, 1, 5);
         let Next::Step(step) = subscription.try_next() else { panic!("there is more") };
@@ -70,7 +71,7 @@ fn retention_that_goes_on_after_a_gap_of_many_channels_makes_no_second_one() {
 fn one_read_of_many_channels_looks_at_a_bounded_number_of_them() {
     const CHANNELS: usize = 3 * MAX_MERGE_LOOKS;
     let (hub, mut subscription) = slow_reader(CHANNELS);
-    // What each of them was to give first is gone: that is found one by one.
+    // The first events of each channel are evicted: the reader finds that one by one.
     (0..CHANNELS).for_each(|channel| append(&hub, channel, 3));
     let (mut again, mut gaps, mut events) = (0, 0, 0);
     loop {
@@ -85,7 +86,7 @@ fn one_read_of_many_channels_looks_at_a_bounded_number_of_them() {
     }
     assert_eq!((gaps, events), (CHANNELS, 3 * CHANNELS));
     assert!(again >= 2, "{again} pauses");
-    // All of them at once have something new.
+    // All channels have something new at once.
     (0..CHANNELS).for_each(|channel| append(&hub, channel, 1));
     assert!(matches!(subscription.try_next(), Next::Again), "it has looked at all of them");
 }

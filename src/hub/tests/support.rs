@@ -1,4 +1,4 @@
-//! What the tests share: a hub on a disk that can be held up, and what is seen of it.
+//! Shared by the tests: a hub on a disk that can be blocked, and helpers that observe it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::store::disk::{
 };
 use crate::telemetry::Metrics;
 
-/// Longer than anything takes that is to happen.
+/// Time-out for a condition; longer than any of them takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A hub, its store and its disk.
 pub(crate) struct Stage {
-    /// Goes first: a test that fails while syncs are held up must come to its end.
+    /// Dropped first: a test that fails while syncs are blocked must come to its end.
     opener: Opener,
     pub(crate) files: Gated,
     pub(crate) config: StoreConfig,
@@ -49,7 +49,7 @@ impl Stage {
         Self::on(files, config, channels, disk, found)
     }
 
-    /// On a store that is open.
+    /// Creates a hub on an open store.
     pub(crate) fn on(
         files: Gated,
         config: StoreConfig,
@@ -61,13 +61,13 @@ impl Stage {
         Self { opener: Opener(files.clone()), files, config, disk, hub, found }
     }
 
-    /// The same disk under another hub.
+    /// Starts another hub on the same disk.
     pub(crate) fn restart(self) -> Self {
         let (files, config) = self.shut_down();
         Self::of(files, config, Config::default())
     }
 
-    /// The process dies, and another is started.
+    /// Starts another hub on the disk as a killed process leaves it.
     pub(crate) fn kill(self, config: StoreConfig, channels: Config) -> Self {
         Self::of(self.files.after_kill(), config, channels)
     }
@@ -80,26 +80,26 @@ impl Stage {
         (files, config)
     }
 
-    /// The disk has no room from now on. Whoever hands in learns it when that is to be written.
+    /// Leaves no free space on the disk. A publisher gets the error when its event is written.
     pub(crate) fn fill(&self) {
         self.files.disk.set_free(10);
     }
 
-    /// The disk has no room, and the store knows.
+    /// Leaves no free space on the disk, and waits until the store has noticed.
     pub(crate) fn fill_up(&self) {
         self.fill();
         gated::check_free_space(&self.disk);
         assert_eq!(self.disk.check(), Err(WriteError::Full));
     }
 
-    /// It has room again, and the store knows.
+    /// Frees space on the disk, and waits until the store has noticed.
     pub(crate) fn make_room(&self) {
         self.files.disk.set_free(u64::MAX);
         gated::check_free_space(&self.disk);
         assert_eq!(self.disk.check(), Ok(()));
     }
 
-    /// Appends an event and waits until it counts.
+    /// Appends an event and waits for the commit.
     pub(crate) async fn append(&self, channel: &str, text: &str) -> Result<(), String> {
         let appended = self.hub.append(&name(channel), &[event(text)], None);
         let mut appended = appended.map_err(|error| error.to_string())?;
@@ -126,7 +126,7 @@ impl Stage {
         panic!("it asks for the same for ever");
     }
 
-    /// All that can be seen now.
+    /// Returns all events that can be read now.
     pub(crate) fn seen(&self, subscription: &mut Subscription) -> Vec<String> {
         let (mut seen, mut idle) = (Vec::new(), 0);
         while idle < 2 {
@@ -142,7 +142,7 @@ impl Stage {
                 }
                 Next::Again => {}
                 Next::Pending => {
-                    // Perhaps it has only asked for what is on disk.
+                    // The read may only have started a read from disk.
                     until_all_is_read(&self.disk);
                     idle += 1;
                     continue;
@@ -153,7 +153,7 @@ impl Stage {
         seen
     }
 
-    /// The offset of the first event of a channel.
+    /// Returns the offset of the first event of a channel.
     pub(crate) fn first(&self, channel: &str) -> u64 {
         self.hub.describe(&name(channel)).unwrap().earliest.unwrap().offset.0
     }
@@ -167,13 +167,13 @@ pub(crate) fn event(text: &str) -> NewEvent {
     NewEvent { event_type: None, data: text.to_owned().into() }
 }
 
-/// Waits until it is so, and says of what nothing came if it is not.
+/// Waits for a condition, and names it if it does not come true.
 pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..PATIENCE.as_millis() {
         if is_so() {
             return;
         }
-        // A clock that tests have stopped goes on, and the disk has time that nobody can stop.
+        // A paused clock advances, and the disk, whose time cannot be paused, gets some.
         tokio::time::sleep(Duration::from_millis(5)).await;
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,4 +1,4 @@
-//! Nobody sees what is not stored, and everybody what is.
+//! An event is visible when it is stored, and not before.
 
 use super::support::{Stage, event, name};
 use crate::event::ChannelState;
@@ -66,7 +66,7 @@ async fn a_snapshot_outlives_what_memory_has_of_the_events() {
     let stage = Stage::new(Async);
     let producer = stage.hub.produce(&name("c"), Hold::Sole, Some(Format::Text)).unwrap();
     let text = "x".repeat(60_000);
-    // Three times the window, and fewer events than a fold may be behind.
+    // Three times the window, and fewer events than the fold may lag.
     for _ in 0..63 {
         let mut appended = producer.append(&[event(&text)], None, None).unwrap();
         assert_eq!(appended.ack.wait().await, Ok(()));
