@@ -1,4 +1,5 @@
-//! The kinds of body, as decoders: pieces in, events out. One decoder holds at most one event.
+//! The kinds of body, as decoders: they turn chunks into events. One decoder holds at most one
+//! event.
 
 use bytes::Bytes;
 use memchr::memchr;
@@ -9,28 +10,28 @@ use crate::generation;
 use crate::limits::{MAX_OPENING_BYTES, MAX_QUOTED_CHARS};
 use crate::sse;
 
-/// How a body is to be read.
+/// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyKind {
     /// An event stream: event by event.
     EventStream,
     /// NDJSON: line by line, each valid JSON.
     Ndjson,
-    /// Text: piece by piece, as it arrives.
+    /// Text: one event per chunk, as it arrives.
     Text,
     /// The data of one event.
     Single,
 }
 
 impl BodyKind {
-    /// Whether events are published while the body arrives.
+    /// Returns whether events are published while the body arrives.
     #[must_use]
     pub fn is_streamed(self) -> bool {
         self != Self::Single
     }
 }
 
-/// Why a body cannot be read further.
+/// The reason why a body cannot be read further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEvent {
     /// Larger than the limit in bytes.
@@ -45,10 +46,10 @@ pub enum InvalidEvent {
     /// An unusable event type.
     #[error(transparent)]
     EventType(#[from] InvalidEventType),
-    /// The body is none of its kind.
+    /// The body is not of its kind.
     #[error(transparent)]
     Foreign(Box<Foreign>),
-    /// An event stream with fields, and not one event.
+    /// An event stream with fields, but without an event.
     #[error(
         "the body has no whole event, and begins with `{0}`: an event is lines of `data:` and an \
          empty line"
@@ -56,19 +57,19 @@ pub enum InvalidEvent {
     NoEvent(Box<str>),
 }
 
-/// A body that is something else than it should be, such as an error document.
+/// A body that is not of its declared kind, such as an error document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} begins with `{begins}`: {right}")]
 pub struct Foreign {
     what: &'static str,
     right: &'static str,
     begins: Box<str>,
-    /// The message in it, if it is an error as providers and proxies report them.
+    /// The error message in it, if it has the form of providers' and proxies' errors.
     pub said: Option<Box<str>>,
 }
 
 impl Foreign {
-    /// Why a generation failed of which this came instead.
+    /// Returns the reason for a generation that fails because of this body.
     pub(super) fn reason(&self) -> Box<str> {
         let said = self.said.clone();
         said.unwrap_or_else(|| format!("no stream came, but `{}`", self.begins).into())
@@ -79,7 +80,7 @@ impl Foreign {
 #[derive(Default)]
 struct BodyOpening {
     bytes: Vec<u8>,
-    /// An event has come.
+    /// Whether the body has had an event.
     is_over: bool,
 }
 
@@ -93,7 +94,7 @@ impl BodyOpening {
         *self = Self { bytes: Vec::new(), is_over: true };
     }
 
-    /// The first characters, without line ends and other control characters.
+    /// Returns the first characters, without line ends and other control characters.
     fn quoted(&self) -> Box<str> {
         let text = String::from_utf8_lossy(&self.bytes);
         let text = text.trim_start_matches('\u{feff}').trim();
@@ -119,7 +120,7 @@ impl BodyOpening {
     }
 }
 
-/// Reads a body of any kind.
+/// A decoder for a body of any kind.
 pub(super) struct Decoder {
     grammar: Grammar,
     opening: BodyOpening,
@@ -133,8 +134,8 @@ enum Grammar {
 }
 
 impl Decoder {
-    /// A decoder for this kind. `event_type` is that of events which do not name their own. A
-    /// single event is `optional` if an empty body is to mean "no event".
+    /// Creates a decoder for this kind. `event_type` is for events that do not name their own. A
+    /// single event is `optional` if an empty body means "no event".
     pub(super) fn new(
         kind: BodyKind,
         event_type: Option<EventType>,
@@ -155,10 +156,10 @@ impl Decoder {
         Self { grammar, opening: BodyOpening::default() }
     }
 
-    /// Reads a piece, and appends the events that it completes.
+    /// Reads a chunk, and appends the events that it completes.
     ///
     /// # Errors
-    /// An event is invalid; those before it were appended.
+    /// An event is invalid; the events before it were appended.
     pub(super) fn feed(
         &mut self,
         piece: &Bytes,
@@ -177,12 +178,12 @@ impl Decoder {
         fed.map_err(|error| self.explained(error))
     }
 
-    /// Bytes of memory that is taken by what is no event yet.
+    /// Returns the bytes of memory held for an incomplete event.
     pub(super) fn held(&self) -> usize {
         self.grammar.held() + self.opening.bytes.capacity()
     }
 
-    /// The number of the line that was taken last, of a body of lines.
+    /// Returns the number of the last line read, if the body has lines.
     pub(super) fn line(&self) -> Option<u64> {
         match &self.grammar {
             Grammar::Ndjson { lines, .. } => Some(lines.taken()),
@@ -194,11 +195,11 @@ impl Decoder {
         matches!(self.grammar, Grammar::EventStream { .. })
     }
 
-    /// The body is complete: appends what it still held. `is_end` says of what an event stream
-    /// ended in whether it is an event all the same. Returns the bytes that are none.
+    /// Ends the body, and appends its last event. `is_end` decides whether an event stream's last
+    /// event without its empty line counts. Returns the number of bytes that belong to no event.
     ///
     /// # Errors
-    /// The last event is invalid, or the body had something in it and no event.
+    /// The last event is invalid, or the body is not empty and has no event.
     pub(super) fn finish(
         &mut self,
         events: &mut Vec<NewEvent>,
@@ -226,7 +227,8 @@ impl Decoder {
         Err(InvalidEvent::NoEvent(self.opening.quoted()))
     }
 
-    /// What is no JSON where the first line should be is quoted, and may say what is wrong.
+    /// Replaces the error of a first line that is no JSON by one that quotes the body, which may be
+    /// an error document.
     fn explained(&self, error: InvalidEvent) -> InvalidEvent {
         match error {
             InvalidEvent::NotJson if !self.opening.is_over => {
@@ -239,7 +241,7 @@ impl Decoder {
 }
 
 impl Grammar {
-    /// Whether something else may come instead, such as an error document.
+    /// Returns whether an error document may arrive in place of such a body.
     fn has_openings(&self) -> bool {
         matches!(self, Self::EventStream { .. } | Self::Ndjson { .. })
     }
@@ -335,7 +337,7 @@ fn text_event(event_type: Option<&EventType>, data: String) -> NewEvent {
     NewEvent { event_type: event_type.cloned(), data: data.into() }
 }
 
-/// Cuts a text as it arrives: between characters, and not within a line's end.
+/// Cuts a text where its chunks end, but not within a character or a line end.
 pub(super) struct TextPieces {
     max_bytes: usize,
     partial: Vec<u8>,
@@ -357,14 +359,14 @@ impl TextPieces {
                 return Err(InvalidEvent::NotUtf8);
             }
         };
-        // The second half of a line's end may follow.
+        // The second half of a line end may follow.
         let whole = whole - usize::from(self.partial[..whole].ends_with(b"\r"));
         let rest = self.partial.split_off(whole);
         self.give(rest, take)
     }
 
     fn finish(&mut self, take: impl FnMut(String)) -> Result<(), InvalidEvent> {
-        // What is whole is published, also where a character breaks off after it.
+        // Complete characters are published, even if an incomplete one follows.
         let valid = str::from_utf8(&self.partial).map_or_else(|e| e.valid_up_to(), str::len);
         let is_whole = valid == self.partial.len();
         self.partial.truncate(valid);
@@ -377,7 +379,7 @@ impl TextPieces {
         let text = String::from_utf8(whole).map_err(|_| InvalidEvent::NotUtf8)?;
         let mut left = text.as_str();
         while !left.is_empty() {
-            // At least one character, however small the limit; and no line's end becomes two.
+            // At least one character, however small the limit, and no line end is split.
             let cut = left.floor_char_boundary(self.max_bytes.max(4));
             let within = left[..cut].ends_with('\r') && left[cut..].starts_with('\n');
             let (piece, more) = left.split_at(cut - usize::from(within));
@@ -391,16 +393,16 @@ impl TextPieces {
 /// A byte order mark in UTF-8.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Cuts a body into lines; blank ones are passed over.
+/// Splits a body into lines and skips blank ones.
 pub(super) struct LineSplitter {
     max_bytes: usize,
     partial: Gathered,
-    /// Lines taken so far, blank ones included.
+    /// Number of lines read so far, blank ones included.
     taken: u64,
 }
 
 impl LineSplitter {
-    /// Bytes of memory that the line takes whose end has not come yet.
+    /// Returns the bytes of memory held for an incomplete line.
     pub(super) fn held(&self) -> usize {
         self.partial.room()
     }
@@ -409,7 +411,7 @@ impl LineSplitter {
         Self { max_bytes, partial: Gathered::default(), taken: 0 }
     }
 
-    /// The number of the line that was taken last, from one.
+    /// Returns the number of the last line read, counted from one.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
@@ -454,14 +456,16 @@ impl LineSplitter {
         self.taken += 1;
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         self.check(text.strip_suffix(b"\r").unwrap_or(text).len())?;
-        // Windows tools begin a file with a byte order mark, which is no part of its first line.
+        // Windows tools begin a file with a byte order mark, which does not belong to the first
+        // line.
         let text = line.strip_prefix(BOM).filter(|_| self.taken == 1).unwrap_or(&line);
         let line = line.slice_ref(text.trim_ascii());
         if line.is_empty() { Ok(()) } else { take(line) }
     }
 
-    /// The space around a line counts, as it does while the line's end has not come: or it would
-    /// matter where the body is cut. Its end does not count, nor what may be the half of one.
+    /// Checks the length of a line. Space around it counts, because it also counts while the line
+    /// is incomplete: the result must not depend on chunk borders. Its line end, or half of one,
+    /// does not count.
     fn check(&self, bytes: usize) -> Result<(), InvalidEvent> {
         let fits = bytes <= self.max_bytes;
         if fits { Ok(()) } else { Err(InvalidEvent::TooLarge(self.max_bytes)) }

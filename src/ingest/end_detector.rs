@@ -1,14 +1,14 @@
-//! When a generation's events say that it has ended.
+//! Detection of the end of a generation in its events.
 
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Ending, Format, Mark, Recogniser};
 use crate::hub::Close;
 
-/// Looks for the mark among the events of one body.
+/// Looks for the end mark in the events of one body.
 #[derive(Debug)]
 pub(super) struct EndDetector {
     recogniser: Recogniser,
-    /// The generation has ended, but a last word may follow.
+    /// An ending that a later event may still replace.
     nearly: Option<Ending>,
 }
 
@@ -17,22 +17,22 @@ impl EndDetector {
         Self { recogniser, nearly: None }
     }
 
-    /// What the events have told so far.
+    /// Returns the recogniser, which has read the events so far.
     pub(super) fn recogniser(&self) -> &Recogniser {
         &self.recogniser
     }
 
-    /// The format of the events, as far as it is known.
+    /// Returns the format of the events, as far as it is known.
     pub(super) fn format(&self) -> Option<Format> {
         self.recogniser.format()
     }
 
-    /// Looks at the next events. Says how many of them there are until the generation has ended for
-    /// good, and how.
+    /// Reads the next events. Returns the number of events up to the final end mark, and how to
+    /// close the channel, if the mark is among them.
     pub(super) fn look(&mut self, events: &[NewEvent]) -> Option<(usize, Close)> {
         for (number, event) in events.iter().enumerate() {
             match mark(&mut self.recogniser, event) {
-                // The recogniser remembers that the model has stopped.
+                // The recogniser notes that the model has stopped.
                 None | Some(Mark::Finished) => {}
                 Some(Mark::Nearly(ending)) => self.note(ending),
                 Some(Mark::Last(ending)) => {
@@ -44,7 +44,7 @@ impl EndDetector {
         None
     }
 
-    /// The first ending counts, but an error that follows what seemed complete does, too.
+    /// Keeps the first ending, but an error replaces one that seemed complete.
     fn note(&mut self, ending: Ending) {
         match (&self.nearly, &ending) {
             (None, _) | (Some(Ending::Complete), Ending::Error(_)) => self.nearly = Some(ending),
@@ -52,14 +52,15 @@ impl EndDetector {
         }
     }
 
-    /// The body is over: how the generation has ended, if it has.
+    /// Returns how to close the channel at the end of the body, if the generation has ended.
     pub(super) fn at_end(&mut self) -> Option<Close> {
         let finished = self.recogniser.has_finished().then_some(Ending::Complete);
         self.nearly.take().or(finished).map(close)
     }
 
-    /// The body broke off: how the generation had ended, if it had. Where more than the stop of the
-    /// model was due, its text is whole, but its producer may come back with the rest.
+    /// Returns how to close the channel after the body broke off, if the generation had ended. If
+    /// more was expected than the stop of the model, the text is complete, but the producer may
+    /// send the rest.
     pub(super) fn at_break(&mut self) -> Option<Close> {
         if self.format() == Some(Format::Gemini) {
             return self.at_end();
@@ -68,19 +69,19 @@ impl EndDetector {
     }
 }
 
-/// Looks at the next event.
+/// Reads the next event.
 fn mark(recogniser: &mut Recogniser, event: &NewEvent) -> Option<Mark> {
     let data = str::from_utf8(event.data.as_bytes()).unwrap_or_default();
     recogniser.mark(event.event_type.as_ref().map(EventType::as_str), data)
 }
 
-/// Whether the generation ends with this event.
+/// Returns whether the generation ends with this event.
 pub(super) fn ends_with(recogniser: &Recogniser, event: &NewEvent) -> bool {
     mark(&mut recogniser.clone(), event).is_some()
 }
 
-/// Whether an event without its empty line is an end all the same. It is if nothing can be missing
-/// of it: that is so of `[DONE]` and of whole JSON.
+/// Returns whether an event without its empty line is an end mark nevertheless: nothing can be
+/// missing from `[DONE]` or from complete JSON.
 pub(super) fn is_whole_end(recogniser: &Recogniser, event: &NewEvent) -> bool {
     let data = event.data.as_bytes().trim_ascii();
     let is_whole = || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();

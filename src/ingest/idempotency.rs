@@ -1,8 +1,8 @@
-//! What is remembered of publish requests that carry an `Idempotency-Key`.
+//! The receipts of publish requests with an `Idempotency-Key`.
 //!
 //! A key belongs to a scope: the channel that is published to. While its request runs, the key is
-//! taken. When the request ends well, its receipt is kept and given again. When it breaks off, what
-//! is kept is which events were published: a retry passes over those and publishes the rest.
+//! claimed. When the request succeeds, its receipt is kept and returned to retries. When it breaks
+//! off, the published events are noted: a retry skips those and publishes the rest.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
@@ -46,7 +46,7 @@ impl FromStr for IdempotencyKey {
 
 /// All keys of scopes `S` within the window, with their receipts `R`.
 pub(super) struct Ledger<S, R> {
-    /// What tells its scopes from those of other ledgers.
+    /// The prefix that separates its scopes in the store from those of other ledgers.
     kind: &'static str,
     window: Duration,
     max_keys: usize,
@@ -59,52 +59,52 @@ pub(super) struct Ledger<S, R> {
 #[derive(Default)]
 struct KeyEntries {
     by_key: HashMap<Fingerprint, KeyEntry>,
-    /// Keys by the time at which they were last settled; some of them have been settled again.
+    /// Keys by the time at which they were last settled; outdated entries included.
     order: VecDeque<(Instant, Fingerprint)>,
 }
 
-/// What a key and its scope are known by: two hashes, by secrets of the process. Keys are of any
-/// length, and there are many.
+/// Two hashes of a key and its scope, with random seeds of the process: keys may be long, and there
+/// are many.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Fingerprint([u64; 2]);
 
 struct KeyEntry {
     settled: Option<Instant>,
-    /// The outcome as JSON, as the store has it; nothing while the request runs. Texts of their own
-    /// would each take more.
+    /// The outcome as JSON, as in the store; `None` while the request runs. One text takes less
+    /// memory than the parsed outcome.
     outcome: Option<Box<str>>,
 }
 
-/// What has become of a key's request.
+/// The state of a key's request.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum KeyOutcome<R> {
-    /// Nothing yet.
+    /// The request has no outcome yet.
     #[serde(skip)]
     Running,
-    /// So much is published.
+    /// This much is published.
     Partial(Tally),
-    /// It has ended well.
+    /// The request has succeeded.
     Done(R),
 }
 
-/// What a key's request finds.
+/// The result of a claim.
 #[allow(clippy::large_enum_variant)] // it is taken apart at once
 pub(super) enum Claimed<S: Scope, R: Kept> {
-    /// It may run; so much was published under this key before.
+    /// The request may run; this much was published under its key before.
     Run(KeyClaim<S, R>, Tally),
-    /// It has run.
+    /// An earlier request has succeeded, with this receipt.
     Replay(R),
-    /// It runs.
+    /// An earlier request is still running.
     Running,
 }
 
-/// What a key belongs to.
+/// The scope of a key.
 pub(super) trait Scope: Clone + Eq + Hash + Display {}
 
 impl<S: Clone + Eq + Hash + Display> Scope for S {}
 
-/// What is kept of a request that has ended well.
+/// The receipt of a request that has succeeded.
 pub(super) trait Kept: Clone + Serialize + DeserializeOwned {}
 
 impl<R: Clone + Serialize + DeserializeOwned> Kept for R {}
@@ -120,8 +120,8 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
         Self { kind, window, max_keys, metrics, hashers, entries, of: PhantomData }
     }
 
-    /// Takes back what the store has kept. Returns whether it was of this ledger. What cannot be
-    /// understood is forgotten: it was written by another version.
+    /// Restores an entry from the store. Returns whether it belongs to this ledger. An entry that
+    /// cannot be parsed was written by another version, and is dropped.
     pub(super) fn restore(&self, kept: &disk::StoredReceipt, now: Moment) -> bool
     where
         S: for<'a> TryFrom<&'a str>,
@@ -133,7 +133,7 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
             serde_json::from_str::<KeyOutcome<R>>(&kept.outcome),
         ) {
             let instant = Instant::now();
-            // Where no instant is so early, the key is remembered for longer.
+            // If the clock has no instant so early, the key is kept for longer.
             let settled = instant.checked_sub(now.since(kept.time)).unwrap_or(instant);
             let outcome = Some(kept.outcome.clone());
             let entry = KeyEntry { settled: Some(settled), outcome };
@@ -142,7 +142,7 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
         true
     }
 
-    /// Takes a key for a request.
+    /// Claims a key for a request.
     pub(super) fn claim(&self, scope: S, key: IdempotencyKey) -> Claimed<S, R> {
         let fingerprint = self.fingerprint(&scope, &key);
         let mut entries = self.entries.lock();
@@ -173,7 +173,7 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
 impl KeyEntry {
     fn outcome<R: Kept>(&self) -> KeyOutcome<R> {
         let Some(outcome) = &self.outcome else { return KeyOutcome::Running };
-        // It was written here, or read before it was taken.
+        // It was written here, or was parsed when it was restored.
         serde_json::from_str(outcome).unwrap_or_else(|_| KeyOutcome::Partial(Tally::default()))
     }
 }
@@ -184,11 +184,11 @@ impl KeyEntries {
         self.order.push_back((now, fingerprint));
     }
 
-    /// Forgets what is after the window, and makes room. Returns whether a key that is not after
-    /// the window had to go.
+    /// Removes the keys that are older than the window, and the oldest over `max_keys`. Returns
+    /// whether a key within the window was removed.
     fn forget(&mut self, now: Instant, window: Duration, max_keys: usize) -> bool {
         let mut early = false;
-        // A key that is settled again and again leaves a note each time: only its last one counts.
+        // A key that is settled repeatedly leaves an entry each time: only its last one counts.
         if self.order.len() >= max_keys.saturating_mul(2).max(2) {
             let Self { by_key, order } = self;
             order.retain(|(settled, key)| {
@@ -210,7 +210,8 @@ impl KeyEntries {
     }
 }
 
-/// A key that is taken by a request. Dropped without a receipt, it remembers how far that came.
+/// A key that a request has claimed. Dropped without a receipt, it keeps the progress of the
+/// request.
 pub(super) struct KeyClaim<S: Scope, R: Kept> {
     kind: &'static str,
     entries: Arc<Mutex<KeyEntries>>,
@@ -218,17 +219,18 @@ pub(super) struct KeyClaim<S: Scope, R: Kept> {
     scope: S,
     key: IdempotencyKey,
     outcome: KeyOutcome<R>,
-    /// What the store is to keep speaks of what came before.
+    /// Makes a stored outcome fail if an earlier one of this request has failed: it includes that
+    /// one.
     dependency: disk::WriteDependency,
 }
 
 impl<S: Scope, R: Kept> KeyClaim<S, R> {
-    /// So much has been published under the key.
+    /// Notes what has been published under the key.
     pub(super) fn note(&mut self, published: &Tally) {
         self.outcome = KeyOutcome::Partial(published.clone());
     }
 
-    /// What the store is to keep of this outcome, which is of this moment.
+    /// Returns the stored form of this outcome, with the current time.
     pub(super) fn to_keep(&self, outcome: &KeyOutcome<R>, now: Moment) -> disk::StoredReceipt {
         disk::StoredReceipt {
             scope: format!("{}{}", self.kind, self.scope).into(),
@@ -240,7 +242,7 @@ impl<S: Scope, R: Kept> KeyClaim<S, R> {
         }
     }
 
-    /// The request ended well.
+    /// Keeps the receipt of a request that has succeeded.
     pub(super) fn complete(mut self, receipt: &R) {
         self.outcome = KeyOutcome::Done(receipt.clone());
     }
@@ -248,7 +250,7 @@ impl<S: Scope, R: Kept> KeyClaim<S, R> {
 
 impl<R: Kept> KeyOutcome<R> {
     fn to_json(&self) -> Box<str> {
-        // Numbers and texts: there is nothing that could fail.
+        // Numbers and texts: this cannot fail.
         serde_json::to_string(self).unwrap_or_default().into()
     }
 }

@@ -1,7 +1,7 @@
-//! The only way in: bodies become events, events become receipts.
+//! Publishing: turns bodies of requests into events, and events into receipts.
 //!
-//! It knows bytes and channels, and nothing of routes and headers. A [`Publish`] is fed the pieces
-//! of a body as they come, and publishes what they complete before the next piece is awaited.
+//! It is independent of routes and headers. A [`Publish`] is fed the chunks of a body as they
+//! arrive, and publishes the events that a chunk completes before it takes the next one.
 
 mod body;
 mod end_detector;
@@ -40,16 +40,16 @@ use crate::telemetry::Metrics;
 pub struct Config {
     /// Bytes of data in one event.
     pub max_event_bytes: ByteSize,
-    /// How long the receipt of a request with an `Idempotency-Key` is kept.
+    /// Time for which the receipt of a request with an `Idempotency-Key` is kept.
     #[serde(with = "humantime_serde")]
     pub idempotency_window: Duration,
-    /// Keys that are remembered; past it, the oldest are forgotten.
+    /// Maximum number of remembered keys; the oldest are forgotten first.
     pub max_idempotency_keys: usize,
-    /// Publish requests that run at the same time.
+    /// Maximum number of publish requests at a time.
     pub max_streams: usize,
-    /// Bytes of all bodies together that have not become events yet.
+    /// Maximum bytes of all bodies together that are not events yet.
     pub max_unfinished: ByteSize,
-    /// How long a streamed body may send nothing at all; comments count.
+    /// Maximum time for which a streamed body may send nothing; comments count as data.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
 }
@@ -67,7 +67,7 @@ impl Default for Config {
     }
 }
 
-/// Takes publish requests: a cheap handle.
+/// Accepts publish requests; a cheap handle.
 #[derive(Clone)]
 pub struct Ingest(Arc<IngestState>);
 
@@ -81,7 +81,7 @@ struct IngestState {
 }
 
 impl Ingest {
-    /// Publishes into this hub.
+    /// Creates a handle that publishes into this hub.
     #[must_use]
     pub fn new(hub: Hub, config: Config) -> Self {
         let (window, keys) = (config.idempotency_window, config.max_idempotency_keys);
@@ -92,7 +92,7 @@ impl Ingest {
         Self(Arc::new(IngestState { hub, config, receipts, multi_receipts, running, unfinished }))
     }
 
-    /// Takes back the receipts that the store has kept, oldest first.
+    /// Restores the receipts that the store has kept, oldest first.
     pub fn restore(&self, kept: &[disk::StoredReceipt]) {
         let now = self.0.hub.clock().now();
         for receipt in kept {
@@ -101,28 +101,27 @@ impl Ingest {
         }
     }
 
-    /// The memory that bodies take whose content has not become events yet.
+    /// Returns the budget of body bytes that are not events yet.
     fn unfinished(&self) -> &Budget {
         &self.0.unfinished
     }
 
-    /// How long a streamed body may send nothing.
+    /// Returns the time for which a streamed body may send nothing.
     #[must_use]
     pub fn idle_timeout(&self) -> Duration {
         self.0.config.idle_timeout
     }
 
-    /// The hub's metrics.
+    /// Returns the hub's metrics.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.0.hub.metrics()
     }
 
-    /// Begins a publish to one channel.
+    /// Begins a publish to one channel. If its key has a receipt, that is returned.
     ///
     /// # Errors
-    /// Too many run already, the key's first request still runs, or (a kind of success) the key
-    /// has a receipt, which is given again.
+    /// Too many publishes run already, or the key's first request still runs.
     pub fn publish(
         &self,
         channel: ChannelName,
@@ -135,7 +134,7 @@ impl Ingest {
     /// Begins a publish to many channels.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    /// As for [`publish`](Self::publish).
     pub fn publish_many(
         &self,
         sender: Sender,
@@ -144,7 +143,7 @@ impl Ingest {
         MultiPublish::begin(self.admit()?, sender, key)
     }
 
-    /// Publish requests that are under way.
+    /// Returns the number of publish requests that run.
     #[must_use]
     pub fn active(&self) -> usize {
         self.0.running.load(Ordering::Relaxed)
@@ -152,7 +151,7 @@ impl Ingest {
 
     fn admit(&self) -> Result<Running, PublishError> {
         let others = self.0.running.fetch_add(1, Ordering::Relaxed);
-        // Made in any case: what was counted is discounted.
+        // Made in any case: its drop reverts the count.
         let running = Running { ingest: self.clone() };
         if others >= self.0.config.max_streams {
             self.metrics().limit_hit("publish.max_streams");
@@ -170,7 +169,7 @@ impl Ingest {
     }
 }
 
-/// What a publish that runs works with: it counts for as long as this is there.
+/// A publish that runs: it is counted until this is dropped.
 struct Running {
     ingest: Ingest,
 }

@@ -30,9 +30,9 @@ struct Line<'a> {
 /// The reply to a publish to many channels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MultiReceipt {
-    /// How many events are in logs.
+    /// Number of events of this body that are in logs.
     pub events: u64,
-    /// In how many channels.
+    /// Number of their channels.
     pub channels: usize,
     /// The id of the first event.
     pub first_id: Option<String>,
@@ -42,31 +42,31 @@ pub struct MultiReceipt {
     pub subscribers: usize,
 }
 
-/// Why a line was not published.
+/// The reason why a line was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLine {
-    /// The line has no such form.
+    /// The line does not have this form.
     #[error("expected `{{\"channel\": …, \"event\": …, \"data\": …}}`: {0}")]
     Form(String),
-    /// The channel's name.
+    /// The name of the channel is invalid.
     #[error(transparent)]
     Channel(#[from] InvalidChannelName),
 }
 
-/// Whether a channel may be published to.
+/// Returns whether a channel may be published to.
 pub type CanPublish = Box<dyn Fn(&ChannelName) -> bool + Send>;
 
-/// Who publishes to many channels.
+/// The publisher of a body for many channels.
 pub struct Sender {
-    /// What tells them from others: their idempotency keys are their own.
+    /// The name of the publisher: idempotency keys belong to it.
     pub name: Arc<str>,
-    /// What they may publish to.
+    /// The grants of the publisher.
     pub may: CanPublish,
-    /// Where channels are counted that they make.
+    /// The account that new channels are counted for.
     pub account: Option<Arc<Account>>,
 }
 
-/// A publish to many channels that is under way.
+/// A publish to many channels whose body is being read.
 pub struct MultiPublish {
     ingest: Running,
     lines: LineSplitter,
@@ -75,18 +75,18 @@ pub struct MultiPublish {
     sender: Sender,
 }
 
-/// How far a publish has come.
+/// The progress of a publish.
 struct MultiProgress {
-    /// Lines that were taken, also those that an earlier request has published.
+    /// Number of lines read, including those that an earlier request has published.
     lines: u64,
-    /// What counts.
+    /// The lines that are committed.
     tally: Tally,
-    /// What will count if all is stored that was handed in.
+    /// The lines that are committed if all submitted writes succeed.
     ahead: Tally,
-    /// What of that is to be waited for, in order, with its line.
+    /// The writes to wait for, in order, each with its line.
     storing: Vec<(u64, Offset, CommitAck)>,
     subscribers: HashMap<ChannelName, usize>,
-    /// Bytes of the names in it.
+    /// Bytes of the names in `subscribers`.
     name_bytes: usize,
 }
 
@@ -103,7 +103,7 @@ impl MultiPublish {
             Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
             Some(Claimed::Running) => return Err(PublishError::StillRunning),
         };
-        // JSON may need six bytes for one of the data, and names its fields.
+        // JSON may need six bytes for one byte of the data, and names its fields.
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
         let progress = MultiProgress {
             lines: 0,
@@ -117,7 +117,7 @@ impl MultiPublish {
         Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender }))
     }
 
-    /// Publishes the lines that a piece of the body completes.
+    /// Publishes the lines that a chunk of the body completes.
     ///
     /// # Errors
     /// A line is invalid or its channel refuses; the lines before it are published.
@@ -128,10 +128,10 @@ impl MultiPublish {
         self.note(ack, fed)
     }
 
-    /// Publishes the last line, if it lacked its end.
+    /// Publishes the last line, if it had no line end.
     ///
     /// # Errors
-    /// As [`feed`](Self::feed).
+    /// As for [`feed`](Self::feed).
     pub async fn finish(mut self) -> Result<MultiReceipt, Failure> {
         let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
         let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
@@ -147,14 +147,14 @@ impl MultiPublish {
         Ok(receipt)
     }
 
-    /// What was published so far, for whoever has to break off.
+    /// Returns what was published so far.
     #[must_use]
     pub fn kept(&self) -> &Tally {
         &self.progress.tally
     }
 
-    /// Bytes of memory that the body takes: of the line that is no event yet, and of the names of
-    /// its channels, which its receipt counts.
+    /// Returns the bytes of memory that the body holds: its incomplete line, and the names of its
+    /// channels, which the receipt counts.
     #[must_use]
     pub fn held(&self) -> usize {
         self.lines.held() + self.progress.held()
@@ -169,7 +169,7 @@ impl MultiPublish {
             claim.note(&self.progress.tally);
         }
         let failure = |error, place| Failure { error, kept: self.progress.tally.clone(), place };
-        // What is not stored is learnt when other lines have been taken since.
+        // A write that failed is known only after later lines were read: it has no line number.
         ack.map_err(|error| failure(error, None))?;
         taken.map_err(|error| failure(error, Some(ErrorPlace::Line(self.lines.taken()))))
     }
@@ -224,11 +224,11 @@ impl MultiProgress {
         self.name_bytes + self.subscribers.capacity() * each + beyond * size_of::<u64>()
     }
 
-    /// Waits until all that was handed in counts, or will not. After one that is not stored others
-    /// may be: a retry publishes exactly those that are not.
+    /// Waits for all submitted writes. Later lines may be stored although an earlier one is not: a
+    /// retry publishes exactly the missing ones.
     async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
         let mut outcome = Ok(());
-        // Taken: the room for a piece of many lines is not kept.
+        // Taken, so that the capacity for a chunk of many lines is freed.
         for (line, offset, mut ack) in std::mem::take(&mut self.storing) {
             match ack.wait().await {
                 Ok(()) => self.tally.count(line, ingest.hub().event_id(offset)),
@@ -239,12 +239,12 @@ impl MultiProgress {
     }
 }
 
-/// A text is published as it is; any other JSON as it stands in the line.
+/// Returns a JSON string as its text, and any other JSON as it is written in the line.
 fn text_of(json: &str) -> Result<String, InvalidLine> {
     if !json.starts_with('"') {
         return Ok(json.to_owned());
     }
-    // Half of a surrogate pair is JSON and still no text.
+    // Half of a surrogate pair is valid JSON, but no text.
     serde_json::from_str(json).map_err(|error| InvalidLine::Form(format!("`data`: {error}")))
 }
 

@@ -1,4 +1,4 @@
-//! One publish to one channel, from the first piece of its body to its receipt.
+//! One publish to one channel, from the first chunk of its body to its receipt.
 
 use std::fmt;
 
@@ -15,64 +15,64 @@ use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
 use crate::hub::{self, Appended, Close, CommitAck, Hold, ProducerHandle};
 
-/// What a publisher asks for besides its events.
+/// The options of a publish.
 #[derive(Clone, Debug, Default)]
 pub struct PublishOptions {
     /// The type of events that do not name their own.
     pub event_type: Option<EventType>,
-    /// Close the channel.
+    /// When to close the channel; not at all if `None`.
     pub close: Option<Closing>,
-    /// What the events are, if the publisher says.
+    /// The format of the events, if the publisher names it.
     pub format: Option<Format>,
-    /// Makes a retry safe.
+    /// The key that makes a retry safe.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
-/// When a publish closes its channel.
+/// The moment at which a publish closes its channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closing {
     /// After the body.
     AtEnd(Close),
-    /// When the events say that the generation has ended.
+    /// After the end mark of the generation.
     Auto,
 }
 
-/// Whether a publish wants more of its body.
+/// Whether a publish needs more of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fed {
-    /// It does.
+    /// More is needed.
     More,
-    /// The generation has ended: what follows is of no use.
+    /// The generation has ended: the rest of the body is not needed.
     Ended,
 }
 
-/// What was published so far.
+/// The events that were published so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Events.
+    /// Number of events.
     pub events: u64,
-    /// The id of the first.
+    /// The id of the first event.
     pub first_id: Option<String>,
-    /// The id of the last.
+    /// The id of the last event.
     pub last_id: Option<String>,
-    /// Lines, counted from zero, that are among these events although one before them is not: it
-    /// was refused while they, of other channels, were on their way.
+    /// Lines, counted from zero, that are published although an earlier line is not: it was refused
+    /// while these, of other channels, were being written.
     #[serde(default, skip_serializing_if = "<[u64]>::is_empty")]
     pub beyond: Box<[u64]>,
 }
 
 impl Tally {
-    /// How many lines are published before the first that is not.
+    /// Returns the number of lines before the first that is not published.
     fn prefix(&self) -> u64 {
         self.events.saturating_sub(self.beyond.len() as u64)
     }
 
-    /// Whether the line is published.
+    /// Returns whether the line is published.
     pub(super) fn has(&self, line: u64) -> bool {
         line < self.prefix() || self.beyond.binary_search(&line).is_ok()
     }
 
-    /// The line is published by now, with this id.
+    /// Notes that the line is published, with this id.
     pub(super) fn count(&mut self, line: u64, id: String) {
         self.first_id.get_or_insert_with(|| id.clone());
         self.last_id = Some(id);
@@ -83,76 +83,76 @@ impl Tally {
         }
         let mut beyond = std::mem::take(&mut self.beyond).into_vec();
         beyond.insert(beyond.partition_point(|other| *other < line), line);
-        // Those that nothing before is missing of: its own line, perhaps, and what joins it.
+        // Lines that follow the prefix without a hole now belong to it.
         let joins = beyond.iter().zip(from..).take_while(|(line, next)| *line == next);
         beyond.drain(..joins.count());
         self.beyond = beyond.into();
     }
 }
 
-/// The true reply to a publish.
+/// The reply to a publish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The channel.
     pub channel: String,
-    /// How many events of this body are in the log.
+    /// Number of events of this body that are in the log.
     pub events: u64,
     /// The id of the first of them.
     pub first_id: Option<String>,
     /// The id of the last of them.
     pub last_id: Option<String>,
-    /// Subscribers when the last was appended.
+    /// Number of subscribers when the last was appended.
     pub subscribers: usize,
-    /// The channel's state afterwards.
+    /// The channel's state after the publish.
     pub state: ChannelState,
-    /// Bytes at the end of the body that are none of these events: one that broke off.
+    /// Bytes at the end of the body that are no complete event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discarded_bytes: Option<u64>,
-    /// What the publisher may have expected, and did not get.
+    /// Why the channel did not close, where the publisher may have expected it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<Box<str>>,
 }
 
-/// The producer left, and the stream of its generation had no end.
+/// The reason for a producer whose stream had no end mark.
 const NO_MARK: &str = "the producer left without an end mark";
 
-/// The same, in the middle of an event.
+/// The reason for a producer whose stream broke off within an event.
 const WITHIN: &str = "the producer's stream ended within an event";
 
-/// Why a publish failed.
+/// The reason why a publish failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// The body has an event that cannot be published.
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
-    /// A line of a publish to many channels cannot be understood.
+    /// A line of a publish to many channels cannot be parsed.
     #[error(transparent)]
     Line(#[from] InvalidLine),
-    /// The hub did not take it.
+    /// The hub refused it.
     #[error(transparent)]
     Hub(#[from] hub::SubmitError),
-    /// The first request with this key has not ended.
+    /// The first request with this key is still running.
     #[error("a request with this `Idempotency-Key` is still running: wait for its end")]
     StillRunning,
-    /// Whoever publishes may not publish to this channel.
+    /// The publisher has no `publish` grant for this channel.
     #[error("`publish` on this channel is not granted")]
     Forbidden,
-    /// The channel could not be made.
+    /// The channel could not be created.
     #[error(transparent)]
     Claim(#[from] hub::ClaimError),
-    /// As many publishes run as may.
+    /// The limit of concurrent publishes is reached.
     #[error("as many publish requests run as `publish.max_streams` allows: try again")]
     Overloaded,
 }
 
-/// A publish that failed, and what it had done by then.
+/// A publish that failed, and what it had published before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Why.
+    /// The error.
     pub error: PublishError,
-    /// What is in the log all the same.
+    /// The events that are in the log nevertheless.
     pub kept: Tally,
-    /// Where in the body, if it can be said.
+    /// The place of the error in the body, if it is known.
     pub place: Option<ErrorPlace>,
 }
 
@@ -175,16 +175,16 @@ pub enum ErrorPlace {
     Event(u64),
 }
 
-/// How a publish `P` with a receipt `R` begins.
+/// The beginning of a publish `P` with a receipt `R`.
 pub enum Begun<P, R> {
-    /// Feed it.
+    /// The publish runs: feed it the body.
     Publish(P),
     /// It was done before, with this receipt; the body need not be read.
     Replay(R),
 }
 
 impl<P, R> Begun<P, R> {
-    /// With what is needed besides to go on.
+    /// Adds a value that the publish needs, and a replay does not.
     pub fn with<T>(self, besides: T) -> Begun<(P, T), R> {
         match self {
             Self::Publish(publish) => Begun::Publish((publish, besides)),
@@ -193,19 +193,19 @@ impl<P, R> Begun<P, R> {
     }
 }
 
-/// Events whose room is kept from one piece of a body to the next.
+/// Capacity, in events, that is kept between chunks of a body.
 const USUAL_EVENTS: usize = 64;
 
-/// Bytes of a last event that is kept: an end mark, as a rule.
+/// Maximum bytes of a last event that is kept: most end marks are shorter.
 const KEPT_EVENT: usize = 1024;
 
-/// The last event of a body, as far as it may be an end mark.
+/// The last event of a body, to check it for an end mark.
 enum LastEvent {
-    /// The event, in memory of its own. What comes with it may tell the format.
+    /// A copy of the event. Events published at the same time may tell the format.
     Kept(NewEvent),
-    /// It is too large to be kept, and was looked at when it came.
+    /// The event was too large to keep, and was checked when it came.
     Seen {
-        /// It is an end mark.
+        /// Whether it is an end mark.
         is_end: bool,
     },
 }
@@ -226,26 +226,26 @@ impl LastEvent {
     }
 }
 
-/// A publish that is under way.
+/// A publish whose body is being read.
 pub struct Publish {
     ingest: Running,
     channel: ChannelName,
     decoder: Decoder,
     close: Option<Close>,
-    /// Looks for the generation's end, if that is to close the channel.
+    /// Looks for the end mark, if that is to close the channel.
     end_detector: Option<EndDetector>,
-    /// Tells of a stop, to a publish that goes on for a while.
+    /// Signals a stop to a publish that streams.
     producer: Option<ProducerHandle>,
     claim: Option<KeyClaim<ChannelName, Receipt>>,
-    /// Events at the start of the body that an earlier request has published.
+    /// Number of events at the start of the body that an earlier request has published.
     skip: u64,
-    /// Events decoded so far, those that were skipped included.
+    /// Number of events decoded so far, skipped ones included.
     decoded: u64,
     tally: Tally,
     events: Vec<NewEvent>,
     /// The last event of a body whose end mark closes nothing.
     last_event: Option<LastEvent>,
-    /// Bytes at the end of the body that are no event.
+    /// Bytes at the end of the body that are no complete event.
     discarded: u64,
     last: Option<Appended>,
 }
@@ -273,7 +273,8 @@ impl Publish {
         let producer = produces.then(produce).transpose()?;
         let (close, end_detector) = match close {
             Some(Closing::Auto) => {
-                // One that goes on begins in the middle, where nothing may tell the format.
+                // A continued generation begins in the middle, where events may not tell the
+                // format.
                 let known =
                     || producer.as_ref().map(ProducerHandle::recogniser).unwrap_or_default();
                 (None, Some(EndDetector::new(format.map_or_else(known, Recogniser::named))))
@@ -299,25 +300,25 @@ impl Publish {
         })))
     }
 
-    /// Publishes the events that a piece of the body completes.
+    /// Publishes the events that a chunk of the body completes.
     ///
     /// # Errors
-    /// An event is invalid or the channel refuses; what came before it is published.
+    /// An event is invalid, or the channel refuses; the events before it are published.
     pub async fn feed(&mut self, piece: &Bytes) -> Result<Fed, Failure> {
         let decoded = self.decoder.feed(piece, &mut self.events);
         let close = self.look_for_end();
         let fed = if close.is_some() { Fed::Ended } else { Fed::More };
-        // What stands after the end does no harm, whatever it is.
+        // Anything after the end mark is ignored, valid or not.
         let decoded = if fed == Fed::Ended { Ok(()) } else { decoded };
         let appended = self.append(decoded, close.as_ref(), fed == Fed::Ended).await;
         self.give_up_after(appended).await?;
         Ok(fed)
     }
 
-    /// Publishes what the body still held, and closes the channel if that was asked for.
+    /// Publishes the rest of the body, and closes the channel if the options say so.
     ///
     /// # Errors
-    /// As [`feed`](Self::feed), or the body has something in it and not one event.
+    /// As for [`feed`](Self::feed), or the body is not empty and has no event.
     pub async fn finish(mut self: Box<Self>) -> Result<Receipt, Failure> {
         let recogniser = match (&self.end_detector, &self.producer) {
             (Some(end_detector), _) => Some(end_detector.recogniser().clone()),
@@ -341,33 +342,34 @@ impl Publish {
         Ok(self.into_receipt())
     }
 
-    /// Notes what has become of the producer if its publish has failed. Where something else came
-    /// instead of a stream, the generation has failed as well, and nobody waits for more.
+    /// Notes why the producer leaves, if its publish has failed. If the body was no stream of
+    /// events, the generation ends as an error, because no more will come.
     async fn give_up_after(&mut self, published: Result<(), Failure>) -> Result<(), Failure> {
         let Err(failure) = &published else { return Ok(()) };
         if let PublishError::Invalid(InvalidEvent::Foreign(foreign)) = &failure.error
             && self.end_detector.is_some()
         {
             let close = Close { state: ChannelState::Error, reason: Some(foreign.reason()) };
-            // If it is refused, the grace of the producer ends it.
+            // If this is refused, the channel ends after the producer's grace.
             let _ = self.hand_in(Some(&close), false).await;
         }
         self.leave(&format!("a publish was refused: {failure}"));
         published
     }
 
-    /// Notes why the producer leaves, for those who watch if it does not come back.
+    /// Notes why the producer leaves: viewers see this if it does not come back.
     fn leave(&mut self, why: &str) {
         if let Some(producer) = &mut self.producer {
             producer.leave(why);
         }
     }
 
-    /// What a generation that has ended by its mark has come to: the rest of the body is of no use.
+    /// Returns the receipt of a generation that has ended by its mark, without the rest of the
+    /// body.
     #[must_use]
     pub fn into_receipt(mut self) -> Receipt {
         let receipt = self.take_receipt();
-        // A generation without its end is to be continued under the same key.
+        // A generation without an end may be continued with the same key.
         let whole = self.is_whole(receipt.state);
         if let Some(claim) = self.claim.take().filter(|_| whole) {
             claim.complete(&receipt);
@@ -375,8 +377,8 @@ impl Publish {
         receipt
     }
 
-    /// The body broke off, or is cut off for this reason. If the generation had ended all the same,
-    /// so does the channel.
+    /// Ends a publish whose body broke off, or was cut off for this reason. If the generation had
+    /// ended before that, the channel is closed.
     #[must_use]
     pub async fn break_off(mut self: Box<Self>, why: &str) -> Tally {
         let kept = self.tally.clone();
@@ -385,13 +387,14 @@ impl Publish {
             && let Ok(appended) = self.hand_in(Some(&close), true).await
         {
             self.last = Some(appended);
-            // Whoever comes back with the key gets the receipt that was due.
+            // A retry with the key gets the receipt.
             let _ = self.into_receipt();
         }
         kept
     }
 
-    /// Resolves when somebody else has ended the channel: what the next append would be told.
+    /// Resolves when another client has ended the channel, with the error that an append would
+    /// return.
     pub async fn refused(&mut self) -> PublishError {
         match &mut self.producer {
             Some(producer) => producer.refused().await.into(),
@@ -399,19 +402,19 @@ impl Publish {
         }
     }
 
-    /// What was published so far, for whoever has to break off.
+    /// Returns what was published so far.
     #[must_use]
     pub fn kept(&self) -> &Tally {
         &self.tally
     }
 
-    /// Bytes of memory that the body takes and that are no event yet.
+    /// Returns the bytes of memory held for an incomplete event.
     #[must_use]
     pub fn held(&self) -> usize {
         self.decoder.held()
     }
 
-    /// Appends the decoded events, and only then complains about what could not be decoded.
+    /// Appends the decoded events, then reports the decoding error, if there was one.
     async fn append(
         &mut self,
         decoded: Result<(), InvalidEvent>,
@@ -433,15 +436,15 @@ impl Publish {
         decoded.map_err(|error| self.failure(error.into(), true))
     }
 
-    /// Cuts the events off after the generation's end, and says how it has ended, if it has.
+    /// Drops the events after the end mark, and returns how the generation has ended, if it has.
     fn look_for_end(&mut self) -> Option<Close> {
         let (count, close) = self.end_detector.as_mut()?.look(&self.events)?;
         self.events.truncate(count);
         Some(close)
     }
 
-    /// Appends to the channel that the publish began with, or to the one that has its name, and
-    /// waits until that counts. What is appended is the `last` of the body.
+    /// Appends to the producer's channel, or to the one of this name, and waits for the commit.
+    /// `last` says that the body ends with these events.
     async fn hand_in(
         &self,
         close: Option<&Close>,
@@ -455,7 +458,7 @@ impl Publish {
                 }
                 Err(error) => error,
             };
-            // An end that is not stored yet may still be refused: then there is none.
+            // An end that is not stored yet may still be refused: then the append is tried again.
             let Some(mut coming) = self.coming_end(&refused) else { return Err(refused) };
             coming.wait().await?;
         }
@@ -478,7 +481,7 @@ impl Publish {
         }
     }
 
-    /// What is to be waited for before it is said that the channel has ended.
+    /// Returns the acknowledgement to await before the channel is reported as ended.
     fn coming_end(&self, refused: &hub::SubmitError) -> Option<CommitAck> {
         match refused {
             hub::SubmitError::Closed(_) | hub::SubmitError::Stopped(_) => match &self.producer {
@@ -489,7 +492,7 @@ impl Publish {
         }
     }
 
-    /// What is to be said to whoever comes back with the key when this was appended.
+    /// Returns the outcome to store with the key for a retry, if this append succeeds.
     fn outcome_after(&self, appended: &Appended, last: bool) -> KeyOutcome<Receipt> {
         let tally = self.tally_after(appended);
         if last && self.is_whole(appended.state) {
@@ -500,7 +503,8 @@ impl Publish {
         }
     }
 
-    /// Whether a generation has ended; whatever is none is whole when its body ends.
+    /// Returns whether the publish is complete: a generation is when it has ended, any other body
+    /// is at its end.
     fn is_whole(&self, state: ChannelState) -> bool {
         self.end_detector.is_none() || state != ChannelState::Open
     }
@@ -526,7 +530,7 @@ impl Publish {
     fn count(&mut self, appended: Appended) {
         self.tally = self.tally_after(&appended);
         self.events.clear();
-        // One piece may have had thousands.
+        // One chunk may have had thousands of events.
         self.events.shrink_to(USUAL_EVENTS);
         self.last = Some(appended);
         if let Some(claim) = &mut self.claim {
@@ -554,7 +558,7 @@ impl Publish {
         Receipt { channel, events, first_id, last_id, subscribers, state, discarded_bytes, hint }
     }
 
-    /// A word for those whose channel stays open, where they may not expect it.
+    /// Returns a hint for a publisher that may not expect its channel to stay open.
     fn hint(&self, events: u64, state: ChannelState) -> Option<&'static str> {
         if state != ChannelState::Open {
             return None;

@@ -1,53 +1,53 @@
-//! What bodies of requests take of memory before they are events, against one budget.
+//! The memory of request bodies that are not events yet, counted against one budget.
 
 use std::sync::Arc;
 
 use super::Ingest;
 use crate::limits::{MAX_READ_BYTES, MAX_SMALL_BODY_BYTES};
 
-/// The setting that bounds it.
+/// The setting of the budget.
 const MAX_UNFINISHED: &str = "publish.max_unfinished";
 
-/// What one body takes. Dropped, it is given back. `N` is what has the way in, and what whoever
-/// reads the body holds anyway.
+/// The memory of one body; a drop frees it. `N` gives access to the [`Ingest`], and is what the
+/// reader of the body holds anyway.
 pub struct Share<N: AsRef<Ingest>> {
     home: Arc<N>,
     taken: usize,
-    /// Bytes that have come, as far as they say how large the buffer is that they come through.
+    /// Bytes received, up to a limit: an estimate of the connection's read buffer.
     read: usize,
 }
 
-/// There is no room for so much of a body.
+/// The budget is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("as much of unfinished bodies waits as `publish.max_unfinished` allows")]
 pub struct NoRoom;
 
 impl NoRoom {
-    /// The setting that says how much there is.
+    /// The name of the setting that limits the memory.
     pub const LIMIT: &'static str = MAX_UNFINISHED;
 }
 
 impl<N: AsRef<Ingest>> Share<N> {
-    /// Nothing yet.
+    /// Creates a share of zero bytes.
     pub fn new(home: Arc<N>) -> Self {
         Self { home, taken: 0, read: 0 }
     }
 
-    /// What has the way in.
+    /// Returns the value that gives access to the [`Ingest`].
     pub fn home(&self) -> &Arc<N> {
         &self.home
     }
 
-    /// So many bytes have come.
+    /// Notes that bytes were received.
     pub fn note_read(&mut self, bytes: usize) {
         self.read = self.read.saturating_add(bytes).min(MAX_READ_BYTES);
     }
 
-    /// Notes how much memory is taken by what has come and is of no use yet. When there is no room
-    /// for all, those go who hold much: whoever sends events of the usual size does not notice.
+    /// Sets the memory held by an incomplete event. Over the budget, bodies that hold much are
+    /// refused; events of the usual size are not.
     ///
     /// # Errors
-    /// There is no room for so much.
+    /// The budget is used up.
     pub fn hold(&mut self, held: usize) -> Result<(), NoRoom> {
         self.take(held + self.read);
         let ingest = self.home.as_ref().as_ref();

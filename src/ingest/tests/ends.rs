@@ -1,4 +1,4 @@
-//! What publishers are told while the store is at work.
+//! The results that publishers get while the store is writing.
 
 use std::future::Future;
 use std::pin::pin;

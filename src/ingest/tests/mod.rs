@@ -1,4 +1,4 @@
-//! Tests of publishing on the real store, on a disk that holds things up and refuses them.
+//! Tests of publishing on the real store, whose disk blocks and refuses writes.
 
 mod ends;
 mod refusals;

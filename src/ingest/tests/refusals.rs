@@ -11,7 +11,7 @@ use crate::position::{Offset, StartFrom};
 use crate::store::disk::tests::gated::{Gated, store_config};
 use crate::store::disk::{Durability, OpenOptions};
 
-/// A hub that keeps what is below `d/`, and all else in memory.
+/// A hub that stores what is below `d/`, and keeps all else in memory.
 struct Kept {
     stage: Stage,
     ingest: Ingest,
@@ -28,13 +28,13 @@ impl Kept {
         Self { stage, ingest }
     }
 
-    /// The process dies, and another is started.
+    /// Starts another hub on the disk as a killed process leaves it.
     fn kill(self) -> Self {
         let config = self.stage.config.clone();
         Self::on(self.stage.kill(config, channels()))
     }
 
-    /// Publishes one line to each of these channels, under one key. The body comes in pieces;
+    /// Publishes one line to each of these channels, under one key. The body comes in chunks;
     /// before one of them the disk is full.
     async fn scatter_filling(
         &self,
@@ -85,7 +85,7 @@ async fn a_retry_publishes_the_lines_that_were_refused_and_no_other() {
     let failure = kept.scatter(&lines).await.unwrap_err();
     assert_eq!(kept.held(["m/1", "m/2", "d/a"]), [1, 2, 0]);
     assert_eq!((failure.kept.events, failure.place), (3, None), "{failure:?}");
-    // Still no room: now it is refused at once.
+    // The disk is still full: the publish is now refused at once.
     assert!(kept.scatter(&lines).await.is_err());
     kept.stage.make_room();
     let receipt = kept.scatter(&lines).await.unwrap();
@@ -110,7 +110,7 @@ async fn what_the_store_keeps_of_a_key_is_what_is_published() {
     assert_eq!(kept.held(["m"]), [0], "it went with the memory of the hub, and was seen before");
 }
 
-/// Who resumes with an id of a channel that was kept in memory, and is durable by now.
+/// A client resumes with an id from when the channel was in memory; it is durable now.
 #[tokio::test]
 async fn events_of_a_name_that_was_not_durable_are_not_gone_in_silence() {
     let mut stage = Stage::new(Durability::Memory);
