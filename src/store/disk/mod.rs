@@ -270,8 +270,8 @@ pub enum DiskRead {
 pub struct Trimmed {
     /// The start of the retained events.
     pub trim_point: TrimPoint,
-    /// The end of the block that is trimmed next, if there is one: until it exceeds the retention,
-    /// only age trims anything.
+    /// The end of the block that is trimmed next, if there is one: until the events after it reach
+    /// a limit of the retention, only age trims it.
     pub next: Option<LogPosition>,
 }
 
