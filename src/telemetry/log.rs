@@ -36,13 +36,13 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::OFF),
 ];
 
-/// What writes to the log: the hub, and those of its libraries that do.
+/// Crates that write to the log: the hub, and some of its libraries.
 const CRATES: [&str; 5] = ["fanfare", "h2", "hyper_util", "mio", "rustls_platform_verifier"];
 
-/// The list of the hub's modules, for a look at whether a target exists.
+/// The source of the list of the hub's modules, to check that a log target exists.
 const MODULES: &str = include_str!("../lib.rs");
 
-/// Why a text is not a log level. A name that does not exist would silence the log without a word.
+/// The reason for which a text is not a log level. An unknown name would silence the log unnoticed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLevel {
     /// Neither a level nor a directive.
@@ -60,7 +60,7 @@ pub enum InvalidLevel {
 }
 
 impl Config {
-    /// The level as the filter that it stands for.
+    /// Returns the filter that the level describes.
     ///
     /// # Errors
     /// The text is not a level or a directive.
@@ -98,16 +98,16 @@ fn known_target(target: &str) -> Result<&str, InvalidLevel> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Readable text.
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// Starts logging, for the life of the process; a second call changes nothing.
+/// Starts logging for the lifetime of the process; a second call changes nothing.
 ///
 /// # Errors
-/// The level cannot be understood.
+/// The level is invalid.
 pub fn init(config: &Config) -> Result<(), InvalidLevel> {
     let filter = config.filter()?;
     let ansi = std::io::stderr().is_terminal();
@@ -116,7 +116,7 @@ pub fn init(config: &Config) -> Result<(), InvalidLevel> {
         LogFormat::Text => lines.with_filter(filter).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
-    // It fails only where a subscriber is set already, which then stays.
+    // This fails only if a subscriber is set already, which then stays.
     let _ = tracing_subscriber::registry().with(layer).try_init();
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Every metric of the hub, one method per fact. Labels have few values; a channel is never one.
+//! Every metric of the hub, with one method per event. Labels have few values; a channel is never
+//! one.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
@@ -11,10 +12,10 @@ use prometheus::{
 use super::process::Process;
 use crate::event::{ChannelState, GapReason};
 
-/// The outcome of a publish, or of a reload, that went well.
+/// The outcome of a successful publish or reload.
 const OK: &str = "ok";
 
-/// The outcome of a reload that changed nothing.
+/// The outcome of a reload that was rejected.
 const FAILED: &str = "failed";
 
 /// The buckets of delivery latency, in seconds.
@@ -28,7 +29,8 @@ const LATENCIES: [f64; 16] = [
 pub struct Metrics {
     registry: Registry,
     publishes: IntCounterVec,
-    /// One of these, kept at hand: looking for it takes a lock that all threads share.
+    /// The counter of the label `ok`, kept here because a look-up takes a lock that all threads
+    /// share.
     publishes_ok: IntCounter,
     events_published: IntCounter,
     bytes_published: IntCounter,
@@ -55,7 +57,7 @@ pub struct Metrics {
     store: StoreMetrics,
 }
 
-/// Those of the hub's course: what it serves, what ended, and what it was told.
+/// Metrics of the hub's state: generations, reloads, readiness, the certificate.
 #[derive(Debug)]
 struct Course {
     channels_ended: IntCounterVec,
@@ -64,7 +66,7 @@ struct Course {
     ready: IntGauge,
     reloads: IntCounterVec,
     last_reload: IntGaugeVec,
-    /// Only there once there is a certificate: zero would be one that expired in 1970.
+    /// Registered only once there is a certificate: zero would mean one that expired in 1970.
     certificate_expiry: OnceLock<IntGauge>,
 }
 
@@ -100,7 +102,7 @@ impl Course {
     }
 }
 
-/// Those of the store on disk.
+/// Metrics of the store on disk.
 #[derive(Debug)]
 struct StoreMetrics {
     bytes: IntGauge,
@@ -148,7 +150,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics at zero, registered beside those of the process.
+    /// Registers all metrics, at zero, with those of the process.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
@@ -219,22 +221,22 @@ impl Metrics {
         metrics
     }
 
-    /// These are the reasons for which subscriptions end: each is there from the start, at zero.
+    /// Registers the reasons for which subscriptions end, each at zero.
     pub fn declare_ends<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
         at_zero(&self.subscriptions_ended, reasons);
     }
 
-    /// Names the reasons for which requests may be refused, so that each is there from the start.
+    /// Registers the reasons for which requests are refused, each at zero.
     pub fn declare_refusals<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
         at_zero(&self.auth_refused, reasons);
     }
 
-    /// A request was not let in, for this reason.
+    /// Counts a request that was refused for this reason.
     pub fn refused(&self, reason: &str) {
         self.auth_refused.with_label_values(&[reason]).inc();
     }
 
-    /// A publish request ended well, or with a problem of this code.
+    /// Counts a publish request that succeeded, or that failed with a problem of this code.
     pub fn publish_ended(&self, problem: Option<&str>) {
         match problem {
             None => self.publishes_ok.inc(),
@@ -242,24 +244,25 @@ impl Metrics {
         }
     }
 
-    /// Events were appended, with so many bytes of data.
+    /// Counts appended events, and the bytes of their data.
     pub fn published(&self, events: u64, bytes: u64) {
         self.events_published.inc_by(events);
         self.bytes_published.inc_by(bytes);
     }
 
-    /// Events were handed to one subscriber's connection.
+    /// Counts events that were passed to one subscriber's connection.
     pub fn delivered(&self, events: u64, bytes: u64) {
         self.events_delivered.inc_by(events);
         self.bytes_delivered.inc_by(bytes);
     }
 
-    /// A batch was handed to a live subscriber, so long after its oldest event was appended.
+    /// Observes the time from the append of a batch's oldest event to its delivery to a live
+    /// subscriber.
     pub fn delivery_took(&self, latency: Duration) {
         self.delivery_latency.observe(latency.as_secs_f64());
     }
 
-    /// A subscription began; with an id to resume from or without.
+    /// Counts a subscription that began, with an id to resume from or without.
     pub fn subscription_started(&self, resumed: bool) {
         self.subscriptions.inc();
         self.subscriptions_started.inc();
@@ -268,23 +271,23 @@ impl Metrics {
         }
     }
 
-    /// A subscription ended.
+    /// Counts a subscription that ended for this reason.
     pub fn subscription_ended(&self, reason: &str) {
         self.subscriptions.dec();
         self.subscriptions_ended.with_label_values(&[reason]).inc();
     }
 
-    /// A gap was sent.
+    /// Counts a gap that was sent for this reason.
     pub fn gap(&self, reason: &str) {
         self.gaps.with_label_values(&[reason]).inc();
     }
 
-    /// A subscription was seen to lag by so many events.
+    /// Observes the lag of one subscription, in events.
     pub fn lag_seen(&self, events: u64) {
         self.lag_events.observe(events as f64);
     }
 
-    /// So many subscriptions were seen to be at the tail.
+    /// Observes that this number of subscriptions had no lag.
     pub fn no_lag_seen(&self, subscriptions: usize) {
         let seen = self.lag_events.local();
         for _ in 0..subscriptions {
@@ -293,7 +296,7 @@ impl Metrics {
         seen.flush();
     }
 
-    /// A channel has ended; because somebody stopped it, or not.
+    /// Counts the end of a channel; `stopped` is whether a viewer stopped it.
     pub fn channel_ended(&self, state: ChannelState, stopped: bool) {
         self.course.channels_ended.with_label_values(&[state.as_str()]).inc();
         if stopped {
@@ -301,143 +304,143 @@ impl Metrics {
         }
     }
 
-    /// A producer has begun to stream a generation.
+    /// Counts a producer that began to stream a generation.
     pub fn producer_came(&self) {
         self.course.producers.inc();
     }
 
-    /// A producer has left.
+    /// Counts a producer that disconnected.
     pub fn producer_left(&self) {
         self.course.producers.dec();
     }
 
-    /// Whether the hub takes new work.
+    /// Sets whether the hub accepts new work.
     pub fn ready(&self, ready: bool) {
         self.course.ready.set(ready.into());
     }
 
-    /// The configuration was read again, and is in force or not.
+    /// Counts a reload of the configuration, successful or not.
     pub fn reloaded(&self, went_well: bool) {
         let outcome = if went_well { OK } else { FAILED };
         self.course.reloads.with_label_values(&[outcome]).inc();
         self.course.last_reload.with_label_values(&[outcome]).set(unix(SystemTime::now()));
     }
 
-    /// New connections are shown a certificate that expires then.
+    /// Sets the expiry time of the certificate that new connections get.
     pub fn certificate_expires(&self, at: SystemTime) {
         let help = "When the certificate of the public listener expires.";
         let gauge = || Maker(&self.registry).gauge("certificate_expiry_timestamp_seconds", help);
         self.course.certificate_expiry.get_or_init(gauge).set(unix(at));
     }
 
-    /// A channel came into memory.
+    /// Counts a channel that was created or loaded.
     pub fn channel_created(&self) {
         self.channels.inc();
     }
 
-    /// A channel left memory.
+    /// Counts a channel that was removed from memory.
     pub fn channel_removed(&self) {
         self.channels.dec();
     }
 
-    /// The logs hold so many bytes.
+    /// Sets the bytes that the logs hold in memory.
     pub fn retained(&self, bytes: usize) {
         self.retained_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Bodies of subscribers hold so many bytes that clients have not taken.
+    /// Sets the bytes in subscribers' HTTP bodies that clients have not read.
     pub fn unwritten(&self, bytes: usize) {
         self.unwritten_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Retention evicted events.
+    /// Counts events that retention evicted for this reason.
     pub fn evicted(&self, reason: &str, events: u64) {
         self.events_evicted.with_label_values(&[reason]).inc_by(events);
     }
 
-    /// A connection was accepted.
+    /// Counts an accepted connection.
     pub fn connection_opened(&self) {
         self.connections.inc();
     }
 
-    /// A connection is gone.
+    /// Counts a closed connection.
     pub fn connection_closed(&self) {
         self.connections.dec();
     }
 
-    /// Somebody met a limit; the label is one of `LIMITS`.
+    /// Counts a client that reached a limit; the label is one of `LIMITS`.
     pub fn limit_hit(&self, limit: &str) {
         self.limit_hits.with_label_values(&[limit]).inc();
     }
 
-    /// A connection, or what a proxy said, could not be understood; the reason is one of
+    /// Counts a connection or a proxy header that is invalid; the reason is one of
     /// `TRANSPORT_ERRORS`.
     pub fn transport_error(&self, reason: &str) {
         self.transport_errors.with_label_values(&[reason]).inc();
     }
 
-    /// A hook is called; perhaps not for the first time.
+    /// Counts an attempt to call a hook.
     pub fn hook_attempted(&self) {
         self.hook_attempts.inc();
     }
 
-    /// A hook's receiver knows of a channel's end.
+    /// Counts a delivered hook call.
     pub fn hook_delivered(&self) {
         self.hooks.with_label_values(&["delivered"]).inc();
     }
 
-    /// A hook was given up.
+    /// Counts a hook call that was given up.
     pub fn hook_failed(&self) {
         self.hooks.with_label_values(&["failed"]).inc();
     }
 
-    /// There was no room to queue what a hook was to be told.
+    /// Counts a hook call that was dropped because the queue was full.
     pub fn hook_dropped(&self) {
         self.hooks.with_label_values(&["dropped"]).inc();
     }
 
-    /// The store's files with events have so many bytes.
+    /// Sets the bytes of the store's files with events.
     pub fn store_holds(&self, bytes: u64) {
         self.store.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// So many bytes were written to a journal.
+    /// Counts bytes that were written to a journal.
     pub fn store_wrote(&self, bytes: u64) {
         self.store.written.inc_by(bytes);
     }
 
-    /// So many bytes were read for somebody who replays.
+    /// Counts bytes that were read for replays.
     pub fn store_read(&self, bytes: u64) {
         self.store.read.inc_by(bytes);
     }
 
-    /// A sync of the journal took so long.
+    /// Observes the duration of a sync of the journal.
     pub fn store_synced(&self, took: Duration) {
         self.store.syncs.inc();
         self.store.sync_latency.observe(took.as_secs_f64());
     }
 
-    /// A record was not stored, for this reason.
+    /// Counts a record that was not stored for this reason.
     pub fn store_refused(&self, reason: &str) {
         self.store.refused.with_label_values(&[reason]).inc();
     }
 
-    /// A block on disk could not be read.
+    /// Counts a block on disk that could not be read.
     pub fn store_block_broken(&self) {
         self.store.corrupt_blocks.inc();
     }
 }
 
-/// All metrics in the Prometheus text format, version 0.0.4.
+/// Encodes all metrics in the Prometheus text format, version 0.0.4.
 #[must_use]
 pub fn encode(metrics: &Metrics) -> Vec<u8> {
     let mut text = Vec::new();
-    // Writing to memory cannot fail, and a family that the encoder refuses is simply not there.
+    // Writing to memory cannot fail, and a family that the encoder refuses is left out.
     let _ = TextEncoder::new().encode(&metrics.registry.gather(), &mut text);
     text
 }
 
-/// The limits that are counted when somebody meets them: by their settings, if they have one.
+/// The limits that are counted when a client reaches them, by the names of their settings.
 const LIMITS: [&str; 31] = [
     "accept",
     "channels.max_channels",
@@ -472,25 +475,26 @@ const LIMITS: [&str; 31] = [
     "subscribers.write_timeout",
 ];
 
-/// What is wrong below requests: a handshake; a PROXY header; a connection that should have begun
-/// with one and is from somebody who may not send it; a header that says who is behind a proxy.
+/// Failures of connections: a TLS handshake; a PROXY header; a connection that must begin with one
+/// but comes from an untrusted peer; a header with the client's address that is invalid.
 const TRANSPORT_ERRORS: [&str; 4] =
     ["forwarded", "proxy_header", "tls_handshake", "untrusted_proxy"];
 
-/// A family without any child is not shown: a dashboard must see it before the first hit.
+/// Registers the label values: a family without a child is not exported, and dashboards need it
+/// before the first count.
 fn at_zero<'a>(family: &IntCounterVec, values: impl IntoIterator<Item = &'a str>) {
     for value in values {
         family.with_label_values(&[value]);
     }
 }
 
-/// Seconds since 1970.
+/// Returns seconds since 1970.
 fn unix(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Makes metrics with the hub's prefix and registers them.
+/// Creates metrics with the hub's prefix, and registers them.
 struct Maker<'a>(&'a Registry);
 
 #[allow(
@@ -519,7 +523,7 @@ impl Maker<'_> {
         self.register(IntGaugeVec::new(opts(name, help), &[label]).expect("a valid name"))
     }
 
-    /// What this binary is.
+    /// Registers the metric with version and platform of this binary.
     fn build_info(&self) {
         let opts = opts("build_info", "What the hub is: always 1.")
             .const_label("version", env!("CARGO_PKG_VERSION"))

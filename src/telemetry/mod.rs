@@ -1,4 +1,4 @@
-//! What the hub tells its operator: logs and metrics.
+//! Logs and metrics.
 
 mod log;
 mod metrics;

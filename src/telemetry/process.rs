@@ -1,4 +1,5 @@
-//! The metrics of the process, with what the library tells too coarsely, or not in a sandbox.
+//! The metrics of the process. Two of them are replaced, because the library's are too coarse, or
+//! are missing in a sandbox.
 
 use std::time::SystemTime;
 
@@ -7,10 +8,10 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Counter, Gauge, MetricFamily};
 use rustix::time::{ClockId, clock_gettime};
 
-/// See the module.
+/// The collector of process metrics.
 pub(super) struct Process {
     collector: ProcessCollector,
-    /// In seconds since 1970.
+    /// Start time in seconds since 1970.
     began: f64,
 }
 
@@ -38,7 +39,7 @@ impl Collector for Process {
                         counter.set_value(cpu_seconds());
                         metric.set_counter(counter);
                     }
-                    // It reads when the machine started, which a sandbox may hide.
+                    // The library reads the boot time of the machine, which a sandbox may hide.
                     "process_start_time_seconds" if metric.get_gauge().get_value() == 0.0 => {
                         let mut gauge = Gauge::default();
                         gauge.set_value(self.began);
@@ -52,7 +53,7 @@ impl Collector for Process {
     }
 }
 
-/// What all threads of the process have used so far.
+/// Returns the CPU time of all threads of the process, in seconds.
 fn cpu_seconds() -> f64 {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
