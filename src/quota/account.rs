@@ -1,11 +1,11 @@
-//! What one principal holds: subscriptions, channels, and what is retained in these.
+//! Account of a principal: its subscriptions, its channels, and the bytes that these retain.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::budget::Budget;
 
-/// See the module. By default, one that may hold anything.
+/// Counts what one principal holds. The default account has no limits.
 #[derive(Debug)]
 pub struct Account {
     max_channels: AtomicUsize,
@@ -14,7 +14,7 @@ pub struct Account {
     retained: Budget,
 }
 
-/// A subscription's place. Dropped, it is free again.
+/// A permit for one subscription, released when it is dropped.
 #[derive(Debug)]
 pub struct SubscriptionPermit(Arc<Account>);
 
@@ -25,7 +25,7 @@ impl Default for Account {
 }
 
 impl Account {
-    /// With room for so many channels and bytes; zero is any number.
+    /// Creates an account with these limits; zero is no limit.
     #[must_use]
     pub fn new(max_channels: usize, max_retained: usize) -> Self {
         Self {
@@ -36,31 +36,31 @@ impl Account {
         }
     }
 
-    /// Has room for so many channels and bytes from now on. What is too much goes by itself.
+    /// Changes the limits. Retention evicts the excess later.
     pub(super) fn resize(&self, max_channels: usize, max_retained: usize) {
         self.max_channels.store(any(max_channels), Ordering::Relaxed);
         self.retained.resize(any(max_retained));
     }
 
-    /// Takes a place for a channel; nothing if there is none.
+    /// Takes a permit for a channel; returns false if there is none left.
     #[must_use]
     pub fn take_channel(&self) -> bool {
         increase(&self.channels, self.max_channels())
     }
 
-    /// The most channels.
+    /// Returns the maximum number of channels.
     #[must_use]
     pub fn max_channels(&self) -> usize {
         self.max_channels.load(Ordering::Relaxed)
     }
 
-    /// A channel is gone, with the bytes that it still had.
+    /// Releases a channel, with the bytes that it still retained.
     pub fn free_channel(&self, bytes: usize) {
         self.channels.fetch_sub(1, Ordering::Relaxed);
         self.retained.replace(bytes, 0);
     }
 
-    /// What its channels retain.
+    /// Returns the budget of retained bytes.
     #[must_use]
     pub fn retained(&self) -> &Budget {
         &self.retained
@@ -70,14 +70,14 @@ impl Account {
         increase(&self.subscriptions, any(most)).then(|| SubscriptionPermit(self.clone()))
     }
 
-    /// Whether it holds nothing.
+    /// Returns whether the account holds nothing.
     pub(super) fn is_empty(&self) -> bool {
         let none = |count: &AtomicUsize| count.load(Ordering::Relaxed) == 0;
         none(&self.channels) && none(&self.subscriptions)
     }
 }
 
-/// Zero is any number.
+/// Returns the limit, in which zero means none.
 fn any(most: usize) -> usize {
     if most == 0 { usize::MAX } else { most }
 }

@@ -1,8 +1,8 @@
-//! A token bucket in one number: the moment at which it will be full again.
+//! A token bucket as a single number: the time at which it will be full again.
 //!
-//! That is the generic cell rate algorithm (ITU-T I.371). Own code, of a few lines, because what is
-//! asked of it is not what crates offer: a debt that is taken up after the fact, and a look
-//! without taking.
+//! This is the generic cell rate algorithm (ITU-T I.371). It is implemented here, in a few lines,
+//! because crates lack two operations: a charge that may go into debt, and a check without a
+//! charge.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::config::Rate;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// When the bucket is full again, in nanoseconds since the quotas began. New ones are full.
+/// The time at which the bucket is full, in nanoseconds since the quotas began. A new one is full.
 #[derive(Debug, Default)]
 pub(super) struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes so many, or nothing and says how long to wait for them.
+    /// Takes `count` units, or takes nothing and returns the time until they are available.
     pub(super) fn take(&self, rate: Rate, count: u64, now: u64) -> Result<(), Duration> {
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
             let next = full_at.max(now).saturating_add(rate.time_for(count));
@@ -25,14 +25,14 @@ impl Bucket {
         taken.map(drop).map_err(|_| self.look(rate, count, now))
     }
 
-    /// Takes so many, also if there are not as many. Says how long until the debt is paid.
+    /// Takes `count` units, even if that leaves a debt. Returns the time until the debt is paid.
     pub(super) fn charge(&self, rate: Rate, count: u64, now: u64) -> Duration {
         let charge = |full_at: u64| Some(full_at.max(now).saturating_add(rate.time_for(count)));
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge);
         self.look(rate, 0, now)
     }
 
-    /// How long until so many could be taken; of none, until there is no debt.
+    /// Returns the time until `count` units are available; for 0, the time until there is no debt.
     pub(super) fn look(&self, rate: Rate, count: u64, now: u64) -> Duration {
         let next = self.0.load(Ordering::Relaxed).max(now).saturating_add(rate.time_for(count));
         Duration::from_nanos(wait(rate, next, now))
@@ -43,13 +43,13 @@ impl Bucket {
     }
 }
 
-/// How long until a bucket that is full at a moment has nothing less than nothing.
+/// Returns the nanoseconds until a bucket that is full at `full_at` has no debt.
 fn wait(rate: Rate, full_at: u64, now: u64) -> u64 {
     full_at.saturating_sub(now).saturating_sub(rate.time_for(rate.burst))
 }
 
 impl Rate {
-    /// Nanoseconds in which so many come. Rounded up, so that none is given away.
+    /// Returns the nanoseconds in which `count` units accrue, rounded up in favour of the limit.
     fn time_for(self, count: u64) -> u64 {
         let nanos = u128::from(count) * u128::from(SECOND);
         let time = nanos.div_ceil(u128::from(self.per_second.max(1)));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle is a bucket as one draws it: a level that rises with time up to the burst.
+        /// The reference is the usual model: a level that rises with time up to the burst.
         #[test]
         fn it_takes_what_a_bucket_with_a_level_would(
             per_second in 1u64..1000, burst in 1u64..50,
@@ -89,7 +89,7 @@ mod tests {
                 let more = pause as f64 / SECOND as f64 * per_second as f64;
                 level = (level + more).min(burst as f64);
                 let enough = level - count as f64;
-                // Where rounding decides, either answer is right.
+                // If rounding decides, either result is right.
                 prop_assume!(enough.abs() > 1e-3);
                 prop_assert_eq!(bucket.take(rate, count, now).is_ok(), enough > 0.0);
                 if enough > 0.0 {

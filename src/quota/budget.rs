@@ -1,4 +1,4 @@
-//! A budget of bytes that is kept by evicting.
+//! A budget of bytes that is enforced by eviction.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Budget {
     budget: AtomicUsize,
     used: AtomicUsize,
-    /// What was used when nothing could be evicted: it is not worth looking again until this much
-    /// and a little more is used.
+    /// Bytes in use when nothing could be evicted: another search is worthwhile only above this.
     futile: AtomicUsize,
 }
 
 impl Budget {
-    /// So many bytes.
+    /// Creates a budget of this many bytes.
     #[must_use]
     pub fn new(budget: usize) -> Self {
         Self {
@@ -24,7 +23,7 @@ impl Budget {
         }
     }
 
-    /// So many bytes from now on.
+    /// Changes the budget.
     pub fn resize(&self, budget: usize) {
         self.budget.store(budget, Ordering::Relaxed);
         self.futile.store(0, Ordering::Relaxed);
@@ -34,43 +33,43 @@ impl Budget {
         self.budget.load(Ordering::Relaxed)
     }
 
-    /// Somebody's share was `before` bytes and is `after` bytes now.
+    /// Replaces one share of `before` bytes with one of `after` bytes.
     pub fn replace(&self, before: usize, after: usize) {
         match after.cmp(&before) {
             Greater => self.used.fetch_add(after - before, Ordering::Relaxed),
             Less => self.used.fetch_sub(before - after, Ordering::Relaxed),
-            // As most shares do most of the time; all threads count here.
+            // Most shares are unchanged most of the time; a write would contend with all threads.
             Equal => return,
         };
     }
 
-    /// Bytes in use.
+    /// Returns the bytes in use.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether something should go, and there may be something that can.
+    /// Returns whether the budget is exceeded, and something evictable may exist.
     #[must_use]
     pub fn is_exceeded(&self) -> bool {
         let used = self.used();
         used > self.budget() && used > self.futile.load(Ordering::Relaxed)
     }
 
-    /// Everything that could go has gone.
+    /// Notes that a search has evicted all that it could.
     pub fn note_search(&self) {
         let more = if self.is_relieved() { 0 } else { self.used() + self.budget() / 100 };
         self.futile.store(more, Ordering::Relaxed);
     }
 
-    /// Bytes that must go until eviction rests.
+    /// Returns the bytes to evict before eviction stops.
     #[must_use]
     pub fn excess(&self) -> usize {
         self.used().saturating_sub(self.budget() - self.budget() / 10)
     }
 
-    /// Below this, eviction rests: a tenth of the budget goes at a time, so that the search for
-    /// the oldest events is paid once per many publishes.
+    /// Returns whether eviction can stop: it evicts a tenth of the budget at a time, so that the
+    /// search for the oldest events is paid once per many publishes.
     #[must_use]
     pub fn is_relieved(&self) -> bool {
         self.excess() == 0

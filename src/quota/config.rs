@@ -1,4 +1,4 @@
-//! The settings of the section `quotas`.
+//! Settings of the section `quotas`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,19 +8,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::meter::{Limit, Rates};
 
-/// Seconds of a rate that are given at once, where no burst is named.
+/// Seconds of a rate in its burst, if no burst is named.
 const BURST_SECONDS: u64 = 10;
 
-/// So many a second, and so many at once.
+/// A rate per second, and a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Units a second, at least one.
+    /// Units per second, at least one.
     pub per_second: u64,
-    /// Units at once, at least one.
+    /// Units in a burst, at least one.
     pub burst: u64,
 }
 
-/// Not a rate.
+/// The text is not a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a rate is \"100/s\", \"100/s, burst 500\", \"1MiB/s\" or \"off\", and at least one a second"
@@ -31,35 +31,35 @@ pub struct InvalidRate;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalRate(pub Option<Rate>);
 
-/// How much one may have.
+/// The quotas of principals and addresses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Requests to publish, by principal.
     pub publishes: OptionalRate,
-    /// Events published, by principal.
+    /// Published events, by principal.
     pub events: OptionalRate,
-    /// Bytes published, by principal.
+    /// Published bytes, by principal.
     pub bytes: OptionalRate,
     /// Signals, by principal.
     pub signals: OptionalRate,
-    /// Tokens made, by principal.
+    /// Minted tokens, by principal.
     pub tokens: OptionalRate,
-    /// Subscriptions that a principal may have open; zero for any number.
+    /// Subscriptions that a principal may have open; zero for no limit.
     pub max_subscriptions: usize,
-    /// Channels that a principal may have made; zero for any number.
+    /// Channels that a principal may have created; zero for no limit.
     pub max_channels: usize,
-    /// Bytes that these may retain; past it, the oldest are evicted. Zero for any number.
+    /// Bytes that these may retain; above this the oldest are evicted. Zero for no limit.
     pub max_retained: ByteSize,
     /// Requests to publish, by address.
     pub address_publishes: OptionalRate,
-    /// Events published, by address.
+    /// Published events, by address.
     pub address_events: OptionalRate,
-    /// Bytes published, by address.
+    /// Published bytes, by address.
     pub address_bytes: OptionalRate,
     /// New connections, by address.
     pub address_connections: OptionalRate,
-    /// Credentials that were refused, by address.
+    /// Refused credentials, by address.
     pub address_refusals: OptionalRate,
 }
 
@@ -141,7 +141,7 @@ impl FromStr for OptionalRate {
     }
 }
 
-/// A number, or a size.
+/// Reads a number or a size, which must not be zero.
 fn amount(text: &str) -> Result<u64, InvalidRate> {
     let amount = text.trim().parse::<ByteSize>().map_err(|_| InvalidRate)?.as_u64();
     if amount == 0 { Err(InvalidRate) } else { Ok(amount) }

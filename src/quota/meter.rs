@@ -1,4 +1,4 @@
-//! What each principal, or each address, has used of late.
+//! Meters: the recent usage of each principal and each address.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::bucket::Bucket;
 use super::config::Rate;
 use crate::limits::MAX_METERS;
 
-/// The rates that all of a kind have.
+/// The rates of one kind of key: principals, or addresses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rates {
     pub(super) publishes: Limit,
@@ -31,7 +31,7 @@ pub(super) struct Limit {
     pub(super) rate: Option<Rate>,
 }
 
-/// What one of them has used.
+/// The usage of one principal or address.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     pub(super) publishes: Bucket,
@@ -44,7 +44,7 @@ pub(super) struct Meter {
     pub(super) account: Arc<Account>,
 }
 
-/// All of a kind.
+/// All meters of one kind.
 pub(super) struct Meters<K> {
     by_key: DashMap<K, Arc<Meter>>,
 }
@@ -83,8 +83,8 @@ impl<K: Eq + Hash + Clone> Meters<K> {
         self.by_key.iter().for_each(|meter| does(&meter));
     }
 
-    /// The meter of this key. When there are more keys than can be kept, a newcomer gets one that
-    /// nobody remembers: better than to count strangers together, or to refuse them.
+    /// Returns the meter of this key. Above the maximum number of keys, a new key gets a meter that
+    /// is not stored: counting strangers together, or refusing them, would be worse.
     pub(super) fn of(&self, key: K, account: impl FnOnce() -> Account) -> Arc<Meter> {
         if let Some(meter) = self.by_key.get(&key) {
             return meter.clone();
@@ -96,7 +96,7 @@ impl<K: Eq + Hash + Clone> Meters<K> {
         self.by_key.entry(key).or_insert_with(new).clone()
     }
 
-    /// Drops the meters that say nothing.
+    /// Drops the meters that are unused and without recent usage.
     pub(super) fn forget(&self, now: u64) {
         self.by_key.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_blank(now));
     }

@@ -1,9 +1,8 @@
-//! How much one may have of a hub that all share: rates, by principal and by address, and what a
-//! principal may hold.
+//! Quotas of a shared hub: rates, by principal and by address, and what a principal may hold.
 //!
-//! It knows names, addresses and numbers, and nothing of requests or channels. A [`Payer`] pays for
-//! what a request does: before it does it where that can be refused, and after it where that comes
-//! piece by piece. Whoever is in debt then waits, or is refused until it is paid.
+//! This module knows names, addresses and numbers, but no requests or channels. A [`Payer`] is
+//! charged for each operation: before it, where it can be refused, and after it, where its cost
+//! arrives piece by piece. A payer in debt has to wait, or is refused until the debt is paid.
 
 mod account;
 mod bucket;
@@ -24,23 +23,23 @@ pub use config::{Config, InvalidRate, Rate};
 
 use meter::{Meter, Meters, Rates};
 
-/// Principals and addresses between two looks for those who have gone.
+/// Time between two removals of unused meters.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
-/// Bits of an IPv6 address that are somebody's network: whoever has one address has them all.
+/// Prefix length of an IPv6 network: a client with one of its addresses usually has them all.
 const NETWORK_V6: u32 = 64;
 
-/// A limit that was met.
+/// A limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{limit}` is used up: come back in {retry_after:?}")]
 pub struct Exceeded {
     /// The setting.
     pub limit: &'static str,
-    /// When there will be some of it again.
+    /// The time until it can be used again.
     pub retry_after: Duration,
 }
 
-/// All rates and shares of a hub.
+/// All meters of a hub.
 pub struct Quotas {
     terms: RwLock<Arc<QuotaTerms>>,
     began: Instant,
@@ -49,7 +48,7 @@ pub struct Quotas {
     forgot: Mutex<Instant>,
 }
 
-/// What is in force: a reload exchanges it.
+/// The settings in force: a reload replaces them.
 struct QuotaTerms {
     config: Config,
     principal: Rates,
@@ -63,7 +62,7 @@ impl QuotaTerms {
     }
 }
 
-/// Who pays for a request: a principal, an address, both, or nobody.
+/// The payer of a request: a principal, an address, both, or none.
 #[derive(Clone, Default)]
 pub struct Payer {
     quotas: Option<Arc<Quotas>>,
@@ -72,7 +71,7 @@ pub struct Payer {
 }
 
 impl Quotas {
-    /// Quotas by these settings.
+    /// Creates the meters for these settings.
     #[must_use]
     pub fn new(config: Config) -> Self {
         let began = Instant::now();
@@ -85,7 +84,7 @@ impl Quotas {
         }
     }
 
-    /// Goes over to these settings. What has been used of the ones before counts.
+    /// Replaces the settings. Past usage still counts.
     pub fn exchange(&self, config: Config) {
         let (channels, retained) = (config.max_channels, config.max_retained());
         *self.terms.write() = QuotaTerms::of(config);
@@ -96,9 +95,9 @@ impl Quotas {
         self.terms.read().clone()
     }
 
-    /// Who pays for what comes from this address, as this principal if it is one in particular.
-    /// This machine itself pays nothing as an address: everything in front of the hub would share
-    /// one purse.
+    /// Returns the payer for a request of this principal, if it is a known one, from this address.
+    /// The loopback address is not charged: all clients of a proxy on this machine would share one
+    /// meter.
     #[must_use]
     pub fn payer(self: &Arc<Self>, principal: Option<Arc<str>>, address: IpAddr) -> Payer {
         let account = || {
@@ -114,33 +113,33 @@ impl Quotas {
         Payer { quotas: Some(self.clone()), principal, address }
     }
 
-    /// Takes a new connection from this address.
+    /// Charges a new connection to this address.
     ///
     /// # Errors
-    /// It has had too many of late.
+    /// The address has opened too many recently.
     pub fn connect(&self, address: IpAddr) -> Result<(), Exceeded> {
         let Some(meter) = self.address(address) else { return Ok(()) };
         self.forget();
         self.terms().address.connections.take(&meter.connections, 1, self.now())
     }
 
-    /// Whether this address may show a credential: not if too many were refused of late.
+    /// Checks that not too many credentials from this address were refused recently.
     ///
     /// # Errors
-    /// It must wait.
+    /// It has to wait.
     pub fn may_try(&self, address: IpAddr) -> Result<(), Exceeded> {
         let Some(meter) = self.address(address) else { return Ok(()) };
         self.terms().address.refusals.look(&meter.refusals, 1, self.now())
     }
 
-    /// A credential from this address was refused.
+    /// Charges a refused credential to this address.
     pub fn refused(&self, address: IpAddr) {
         if let Some(meter) = self.address(address) {
             self.terms().address.refusals.charge(&meter.refusals, 1, self.now());
         }
     }
 
-    /// The most subscriptions that a principal may have; zero for any number.
+    /// Returns the maximum number of subscriptions of a principal; zero for no limit.
     #[must_use]
     pub fn max_subscriptions(&self) -> usize {
         self.terms().config.max_subscriptions
@@ -151,12 +150,12 @@ impl Quotas {
         (!network.is_loopback()).then(|| self.addresses.of(network, Account::default))
     }
 
-    /// Nanoseconds since the quotas began.
+    /// Returns the nanoseconds since the quotas began.
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Drops those who are owed nothing and owe nothing: they would begin anew as they are.
+    /// Drops the meters that are full and hold nothing: a new meter would be the same.
     fn forget(&self) {
         let Some(mut forgot) = self.forgot.try_lock() else { return };
         if forgot.elapsed() < FORGET_EVERY {
@@ -169,7 +168,7 @@ impl Quotas {
     }
 }
 
-/// What an address is counted as.
+/// Returns the key under which an address is counted.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -182,10 +181,10 @@ pub fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Payer {
-    /// Pays for one request to publish. Whoever still owes for events or bytes must wait.
+    /// Charges one request to publish. A payer that is in debt for events or bytes has to wait.
     ///
     /// # Errors
-    /// It cannot be paid now; nothing was taken.
+    /// It cannot be paid now; nothing was charged.
     pub fn publish(&self) -> Result<(), Exceeded> {
         self.each(|rates, meter, now| {
             rates.events.look(&meter.events, 0, now)?;
@@ -194,7 +193,7 @@ impl Payer {
         self.each(|rates, meter, now| rates.publishes.take(&meter.publishes, 1, now))
     }
 
-    /// Pays for what was published, if need be by a debt: how long to wait until it is paid.
+    /// Charges what was published, if need be as a debt. Returns the limit with the longest debt.
     #[must_use]
     pub fn charge(&self, events: u64, bytes: u64) -> Option<Exceeded> {
         let mut longest: Option<Exceeded> = None;
@@ -213,7 +212,7 @@ impl Payer {
         longest
     }
 
-    /// Pays for a signal.
+    /// Charges a signal.
     ///
     /// # Errors
     /// It cannot be paid now.
@@ -221,7 +220,7 @@ impl Payer {
         self.each(|rates, meter, now| rates.signals.take(&meter.signals, 1, now))
     }
 
-    /// Pays for a token.
+    /// Charges a token.
     ///
     /// # Errors
     /// It cannot be paid now.
@@ -229,18 +228,17 @@ impl Payer {
         self.each(|rates, meter, now| rates.tokens.take(&meter.tokens, 1, now))
     }
 
-    /// Takes a place for a subscription, which is free again when the guard is dropped. Nothing
-    /// for a payer who may have any number.
+    /// Takes a permit for a subscription. `None` if the payer has no limit.
     ///
     /// # Errors
-    /// The principal has as many as it may; names the setting.
+    /// The setting, if the principal has as many subscriptions as it may.
     pub fn subscribe(&self) -> Result<Option<SubscriptionPermit>, &'static str> {
         let (Some(quotas), Some(meter)) = (&self.quotas, &self.principal) else { return Ok(None) };
         let place = meter.account.subscribe(quotas.max_subscriptions());
         place.map(Some).ok_or("quotas.max_subscriptions")
     }
 
-    /// The account of the principal, whose channels are counted there.
+    /// Returns the account of the principal, on which its channels are counted.
     #[must_use]
     pub fn account(&self) -> Option<&Arc<Account>> {
         self.principal.as_ref().map(|meter| &meter.account)
