@@ -1,9 +1,10 @@
-//! For operators and their machines:
+//! Routes for operators and monitoring:
 //!
 //! - `GET /healthz`: the process answers. On both listeners.
-//! - `GET /readyz`: the hub takes work; 503 while it drains, and when its store has failed. On both
+//! - `GET /readyz`: the hub accepts work; 503 while it drains, and when its store has failed. On
+//!   both listeners.
+//! - `GET /openapi.yaml`, `GET /openapi-3.1.yaml`: the description of the whole API. On both
 //!   listeners.
-//! - `GET /openapi.yaml`, `GET /openapi-3.1.yaml`: the whole API, described. On both listeners.
 //! - `GET /metrics`: Prometheus text. On the admin listener.
 //! - `GET /v1/channels?prefix=&after=&limit=`: channels by name. On the admin listener.
 
@@ -24,7 +25,7 @@ use crate::telemetry;
 
 const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
 
-/// The same for tools that do not know OpenAPI 3.2. Of what the document uses, 3.1 lacks only
+/// The API description for tools without support of OpenAPI 3.2. Of what it uses, 3.1 lacks only
 /// `itemSchema`: there a stream is a text, and its content has that schema.
 static OPENAPI_3_1: LazyLock<String> = LazyLock::new(|| {
     let line = |line: &str| match line.split_once("itemSchema: ") {
@@ -37,15 +38,15 @@ static OPENAPI_3_1: LazyLock<String> = LazyLock::new(|| {
     text.replacen("openapi: 3.2.0", "openapi: 3.1.2", 1)
 });
 
-/// Channels in a list for which no `limit` was asked.
+/// Channels in a list if no `limit` is given.
 const DEFAULT_LISTED_CHANNELS: usize = 100;
 
-/// What the handlers work with: cheap handles.
+/// The state of the handlers: cheap handles.
 #[derive(Clone)]
 pub struct Admin {
-    /// The channels.
+    /// The hub, with its channels.
     pub hub: Hub,
-    /// Whether the hub is going down.
+    /// Signals whether the hub is shutting down.
     pub shutdown: Shutdown,
 }
 
@@ -62,13 +63,13 @@ struct List<'a> {
 struct Listed<'a> {
     #[serde(flatten)]
     channel: ChannelDocument<'a>,
-    /// In what it differs from its configuration, as `PUT` takes it: whoever keeps a copy of the
-    /// channel can give another the same.
+    /// The settings that differ from the channel's configuration, as `PUT` takes them: a client can
+    /// copy them to another channel.
     settings: ChannelOptions,
 }
 
 impl Admin {
-    /// The routes that every listener has.
+    /// Returns the routes of both listeners.
     #[must_use]
     pub fn common_routes(&self) -> Vec<Route> {
         vec![
@@ -79,7 +80,7 @@ impl Admin {
         ]
     }
 
-    /// Whether the hub takes new work.
+    /// Checks whether the hub accepts new work.
     fn check_ready(&self) -> Result<(), Problem> {
         if self.shutdown.is_draining() {
             return Err(Problem::new(ErrorCode::Draining, "the hub is going down"));
@@ -90,7 +91,7 @@ impl Admin {
         Ok(())
     }
 
-    /// The routes that only the admin listener has.
+    /// Returns the routes of the admin listener only.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
         let (metrics_access, list_access) =

@@ -1,3 +1,3 @@
-//! The protocols that the hub speaks, each a room of its own. Today one.
+//! The protocols of the hub, each a module. There is one today.
 
 pub mod native;

@@ -1,5 +1,5 @@
-//! The body of a publish as it comes in: piece by piece, for as long as its sender may go on, and
-//! as fast as it has paid for.
+//! The body of a publish request: read piece by piece, within its deadline and its access lease,
+//! and no faster than the publisher's quota allows.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -16,58 +16,58 @@ use crate::http::{Caller, ErrorCode, Problem, broke_off, late, let_finish};
 use crate::ingest::{Share, Tally};
 use crate::lease::{AccessLease, LeaseEnd};
 
-/// See the module.
+/// Reads the body of a publish request.
 pub(super) struct BodyReader {
-    /// The hub, and what the body takes of its memory.
+    /// The hub, and the memory that the body uses.
     share: Share<Native>,
     caller: Caller,
     body: Incoming,
     deadline: Deadline,
-    /// Nothing is read until then: what was read is not paid for.
+    /// Nothing is read until then: what was already read is a debt.
     paused_until: Option<Instant>,
-    /// Events that are paid for.
+    /// Number of events that are paid for.
     paid: u64,
-    /// Resolves when the sender may no longer go on; nothing if that never happens. This and the
-    /// next are kept from piece to piece: there are many, and none is to set a clock of its own.
+    /// Resolves when the sender's access ends; `None` if that cannot happen. This and `alarm` are
+    /// kept from piece to piece, because setting a timer for each of many pieces is expensive.
     over: Option<Pin<Box<dyn Future<Output = LeaseEnd> + Send>>>,
-    /// Goes off no later than when it is too late; by then, something may have come. Whoever is
-    /// never waited for has none.
+    /// Fires no later than the deadline; a piece that arrived meanwhile may have moved the
+    /// deadline. `None` until the reader has to wait.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-/// Whose a body is, and for how long it may come.
+/// The caller of a request, and the limits of reading its body.
 pub(super) struct ReadPolicy {
     caller: Caller,
     deadline: Deadline,
     lease: Option<AccessLease>,
 }
 
-/// How long a body is waited for.
+/// The deadline of a body.
 #[derive(Clone, Copy)]
 enum Deadline {
-    /// It is a document, and all of it must be there by then.
+    /// Of a document: all of it must arrive by then.
     Absolute(Instant),
-    /// It is a stream, which may go on, but not fall silent: when something last came.
+    /// Of a stream, which may last, but not be silent: the time of the last piece.
     Idle(Instant),
 }
 
 impl ReadPolicy {
-    /// It goes on for as long as its sender likes, and as the lease lets it.
+    /// The policy of a stream, which lasts as long as its sender and its lease allow.
     pub(super) fn stream(caller: Caller, lease: AccessLease) -> Self {
         Self { caller, deadline: Deadline::Idle(Instant::now()), lease: Some(lease) }
     }
 
-    /// It is over in a moment, and so needs no pass.
+    /// The policy of a document, which is too short for a lease to matter.
     pub(super) fn document(caller: Caller, deadline: Instant) -> Self {
         Self { caller, deadline: Deadline::Absolute(deadline), lease: None }
     }
 }
 
-/// What comes next.
+/// The result of one read.
 pub(super) enum BodyRead {
     Data(Bytes),
     End,
-    /// There is an end to it, before its own: it broke off, is late, or may not go on.
+    /// The body ended early: the connection broke, it was too slow, or the sender's access ended.
     BrokenOff(Problem),
     Stopping,
 }
@@ -88,7 +88,7 @@ impl BodyReader {
         }
     }
 
-    /// Lets the sender come to the end of it, if they are answered earlier.
+    /// Reads the rest in the background, so that the sender gets to read an early response.
     pub(super) fn let_finish(self) {
         let_finish(self.body);
     }
@@ -97,7 +97,7 @@ impl BodyReader {
         self.share.home()
     }
 
-    /// The next piece; can be cancelled without loss.
+    /// Reads the next piece. Cancel safe.
     pub(super) async fn next(&mut self) -> BodyRead {
         if let Some(until) = self.paused_until
             && let Some(instead) = Box::pin(self.pause(until)).await
@@ -110,7 +110,7 @@ impl BodyReader {
         loop {
             let late = self.deadline();
             let Self { share, body, over, alarm, .. } = self;
-            // The alarm is set last, by those alone who must wait.
+            // The alarm is set last, and only by readers that have to wait.
             tokio::select! {
                 biased;
                 over = over_or_never(over) => return BodyRead::BrokenOff(Problem::over(over)),
@@ -129,8 +129,9 @@ impl BodyReader {
         }
     }
 
-    /// What comes next, if that need not be waited for: as a rule, for then nobody has to be told
-    /// who waits. In this order, or whoever never rests would never be told that it is over.
+    /// Returns the next result if it is available without waiting, which is the usual case and
+    /// saves registering wakers. The checks come first: otherwise they would never run for a sender
+    /// that is always ready.
     fn take_ready(&mut self) -> Option<BodyRead> {
         if let Some(over) = over_or_never(&mut self.over).now_or_never() {
             return Some(BodyRead::BrokenOff(Problem::over(over)));
@@ -143,7 +144,7 @@ impl BodyReader {
         Some(piece)
     }
 
-    /// Waits until what was read is paid for, or something else comes first.
+    /// Waits until the debt is paid. Returns a result if the body ends before that.
     async fn pause(&mut self, until: Instant) -> Option<BodyRead> {
         tokio::select! {
             () = sleep_until(until) => {
@@ -163,28 +164,28 @@ impl BodyReader {
         }
     }
 
-    /// Something came. Whoever sends a document has their time in any case.
+    /// Moves the deadline of a stream; a document's is fixed.
     fn touch(&mut self) {
         if let Deadline::Idle(last) = &mut self.deadline {
             *last = Instant::now();
         }
     }
 
-    /// Notes how much memory is taken by what waits to become an event.
+    /// Accounts for the memory of data that is not an event yet.
     ///
     /// # Errors
-    /// There is no room for so much.
+    /// The memory limit is reached.
     pub(super) fn hold(&mut self, held: usize) -> Result<(), Problem> {
         Ok(self.share.hold(held)?)
     }
 
-    /// These events were paid for by an earlier request with the same key.
+    /// Skips payment for the events that an earlier request with the same key has paid for.
     pub(super) fn begin_after(&mut self, kept: &Tally) {
         self.paid = kept.events;
     }
 
-    /// Pays for a piece, by all events so far. Past what its sender may, a stream is read more
-    /// slowly; whoever sends documents meets the debt with the next.
+    /// Charges a piece, given the total number of events so far. A stream in debt is read more
+    /// slowly; a document's sender meets the debt at its next request.
     pub(super) fn pay(&mut self, events: u64, bytes: usize) {
         self.share.note_read(bytes);
         let more = events.saturating_sub(self.paid);
@@ -221,7 +222,7 @@ async fn next_data(body: &mut Incoming) -> BodyRead {
         match body.frame().await {
             None => return BodyRead::End,
             Some(Err(_)) => return BodyRead::BrokenOff(broke_off()),
-            // Trailers say nothing that a publish needs.
+            // Trailers are ignored: a publish needs none.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     return BodyRead::Data(data);

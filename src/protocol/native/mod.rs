@@ -20,7 +20,7 @@ use crate::hub::{ClaimPurpose, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
 
-/// What NDJSON is called: the name that the hub prefers, then the others.
+/// The media types of NDJSON: the preferred one, then its aliases.
 const NDJSON: [&str; 9] = [
     "application/x-ndjson",
     "application/ndjson",
@@ -33,15 +33,15 @@ const NDJSON: [&str; 9] = [
     "application/x-ldjson",
 ];
 
-/// What the handlers work with.
+/// The state of the handlers.
 pub struct Native {
-    /// The channels.
+    /// The hub, with its channels.
     pub hub: Hub,
-    /// The way in.
+    /// The part that publishes.
     pub ingest: Ingest,
-    /// The way out.
+    /// The part that delivers.
     pub egress: Egress,
-    /// Whether the hub is going down.
+    /// Signals whether the hub is shutting down.
     pub shutdown: Shutdown,
 }
 
@@ -52,11 +52,12 @@ impl AsRef<Ingest> for Native {
 }
 
 impl Native {
-    /// Every route of this protocol.
+    /// Returns every route of this protocol.
     #[must_use]
     pub fn routes(self) -> Vec<Route> {
         use Operation::{Admin, Publish, Signal, Subscribe};
-        // One handle for each request, and not one of each part: threads share their counts.
+        // One handle per request, and not one of each part, because threads share their reference
+        // counts.
         let me = &Arc::new(self);
         let channel = vec![
             (Method::GET, Access::OnChannel(&[Subscribe]), handler(me, subscribe::one)),
@@ -76,7 +77,7 @@ impl Native {
             Route { path: "/v1/signals/{*name}", methods: signals.clone() },
             Route { path: "/v1/signals/", methods: signals },
             Route { path: "/v1/channels/{*name}", methods: channel.clone() },
-            // A name that is empty is a bad name, not a path that is not there.
+            // An empty name is an invalid name, and not an unknown path.
             Route { path: "/v1/channels/", methods: channel },
             Route { path: "/v1/events", methods: vec![events] },
             Route { path: "/v1/publish", methods: vec![publish] },
@@ -85,7 +86,7 @@ impl Native {
     }
 }
 
-/// Counts a channel that is about to be used by this caller as theirs, if it is not there yet.
+/// Counts a channel towards its creator's quota, if this request is going to create it.
 fn claim(
     native: &Native,
     caller: &Caller,
@@ -102,8 +103,8 @@ fn channel_name(path: &str) -> Result<ChannelName, Problem> {
     Ok(decode_path(path)?.parse()?)
 }
 
-/// How often a subscriber wants a heartbeat: as the setting says, or more often, because some
-/// clients give up sooner.
+/// Returns a subscriber's heartbeat interval: that of the setting, or a shorter one that it asked
+/// for, because some clients give up sooner.
 fn heartbeat(native: &Native, query: &Query) -> Result<Duration, Problem> {
     let config = native.egress.config();
     let Some(text) = query.get("heartbeat") else { return Ok(config.heartbeat) };

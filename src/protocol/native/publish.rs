@@ -1,4 +1,4 @@
-//! `POST /v1/channels/{name}` and `POST /v1/publish`: bodies in, receipts out, while they arrive.
+//! `POST /v1/channels/{name}` and `POST /v1/publish`: publish a body while it arrives.
 
 use std::future::ready;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -27,10 +27,10 @@ use crate::ingest::{
 use crate::limits::MAX_REASON_BYTES;
 use crate::sse;
 
-/// What the query of a publish may have.
+/// Query parameters of a publish.
 const PARAMETERS: &[&str] = &["event", "close", "reason", "format"];
 
-/// Makes a retry safe.
+/// The header that makes a retry safe.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderWay {
@@ -57,12 +57,12 @@ pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> Unde
     })
 }
 
-/// A publish under way. It is large: in a box, it is not moved from one future to the next.
+/// The future of a publish. It is large: boxed, it is not moved from one future to the next.
 type UnderWay = Pin<Box<dyn Future<Output = PublishOutcome> + Send>>;
 
 type PublishOutcome = Result<Response, Problem>;
 
-/// Goes on with what has begun, or answers at once.
+/// Reads the body of a publish that has begun, or responds at once.
 fn under_way<P, R: Serialize>(
     native: Arc<Native>,
     body: Incoming,
@@ -80,13 +80,13 @@ fn under_way<P, R: Serialize>(
     Box::pin(ready(count(&native, outcome)))
 }
 
-/// Whether what it sends may be on its way to the disk and has a key, which must learn what became
-/// of it. Whatever the rules say of it now: it may have been durable in another life of the hub.
+/// Returns whether the publish has a key and may write to disk, so that its result must be recorded
+/// under the key. Independent of today's rules: an earlier process may have stored it as durable.
 fn keeps(native: &Native, head: &Parts) -> bool {
     native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY)
 }
 
-/// Goes on when the client leaves, if it `keeps` something.
+/// Runs a publish to its end even if the client disconnects, if it `keeps` a result.
 fn to_its_end(
     publish: impl Future<Output = PublishOutcome> + Send + 'static,
     keeps: bool,
@@ -101,7 +101,7 @@ fn to_its_end(
     })
 }
 
-/// Counts how it has ended, and lets its sender come to the end as well.
+/// Counts the outcome, and reads the rest of the body in the background.
 fn end(reader: BodyReader, outcome: PublishOutcome) -> PublishOutcome {
     let outcome = count(reader.native(), outcome);
     reader.let_finish();
@@ -175,7 +175,7 @@ async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> P
     Err(problem.keeping(&kept))
 }
 
-/// What the head of a request asks for.
+/// Reads the head of a request.
 fn wanted(
     native: &Native,
     head: &Parts,
@@ -224,10 +224,10 @@ async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> 
     }
 }
 
-/// Who publishes to many channels, as the way in knows them.
+/// Returns the identity of a publisher to many channels, as the ingest module needs it.
 fn sender(caller: &Caller) -> Sender {
     let Principal { account: owner, name, grants, .. } = caller.principal().clone();
-    // Two who may do different things are two, whatever those who made their tokens called them.
+    // Different grants are different senders, whichever names the minters of their tokens chose.
     let mut hasher = DefaultHasher::new();
     grants.hash(&mut hasher);
     let name = format!("{owner}/{name}/{:x}", hasher.finish()).into();

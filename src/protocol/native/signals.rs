@@ -1,4 +1,4 @@
-//! `POST /v1/signals/{name}` and `GET /v1/signals/{name}`: the way back to the producer.
+//! `POST /v1/signals/{name}` and `GET /v1/signals/{name}`: from viewers to the producer.
 
 use std::sync::Arc;
 
@@ -18,20 +18,21 @@ use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 use crate::sse;
 
-/// Who may follow a channel's signals: its producer, and whoever may stop it.
+/// Operations that permit reading a channel's signals: for its producer, and for viewers that may
+/// stop it.
 pub(super) const FEED: &[Operation] = &[Operation::Publish, Operation::Signal];
 
-/// What a viewer sends.
+/// The document that a viewer sends.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SignalDocument {
     signal: Signal,
     reason: Option<String>,
-    /// An event id of the generation that is meant.
+    /// An event id of the generation that is to be stopped.
     generation: Option<String>,
 }
 
-/// What became of it.
+/// The response to a signal.
 #[derive(Serialize)]
 struct SignalOutcome<'a> {
     channel: &'a str,
@@ -96,7 +97,7 @@ fn parse(document: &[u8]) -> Result<SignalDocument, Problem> {
     Ok(parsed)
 }
 
-/// What was never an event id is none of this generation either.
+/// A text that is not an event id cannot belong to this generation.
 fn position(text: &str) -> Result<Position, Problem> {
     text.parse().map_err(|_| StopError::from(GenerationOver).into())
 }

@@ -23,17 +23,17 @@ use crate::sse;
 
 const JSON: &str = "application/json";
 
-/// Events in a page for which no `limit` was asked.
+/// Events in a page if no `limit` is given.
 const DEFAULT_PAGE_EVENTS: usize = 100;
 
-/// The longest that a long poll waits: proxies cut idle requests at a minute.
+/// The longest wait of a long poll: proxies cut idle requests at a minute.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// What the query of a subscription may have.
+/// Query parameters of a subscription to one channel.
 const PARAMETERS: &[&str] =
     &["from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare", "heartbeat"];
 
-/// The same, of one to many channels.
+/// Query parameters of a subscription to one or more channels.
 const PARAMETERS_OF_MANY: &[&str] =
     &["channel", "from", LAST_EVENT_ID, "limit", "wait", "coalesce", "bare", "heartbeat"];
 
@@ -121,8 +121,8 @@ async fn subscribe(
     }
 }
 
-/// Opens a subscription; nothing if its client has seen the end. Where it begins may have to be
-/// read from disk.
+/// Opens a subscription; `None` if its client has already received the end. The start may have to
+/// be read from disk.
 async fn open(
     native: &Native,
     selection: Selection,
@@ -130,7 +130,7 @@ async fn open(
 ) -> Result<Option<Ticket>, Problem> {
     let many = matches!(selection, Selection::Many(_));
     loop {
-        // What the patterns select is looked through, and each channel that is found joined.
+        // All channels are matched against the patterns, and each match is joined: expensive.
         let turn = if many { Some(native.egress.turn().await) } else { None };
         let opened = native.hub.open(selection.clone(), from)?;
         drop(turn);
@@ -159,8 +159,8 @@ fn format(media_type: &str, many: bool) -> StreamFormat {
     }
 }
 
-/// The format of a bare stream, if that is asked for, whatever the client says that it accepts: it
-/// does not know that it speaks to a hub.
+/// Returns the format of a bare stream, if one is asked for. `Accept` is ignored: the client of a
+/// bare stream does not know that it talks to a hub.
 fn bare(query: &Query, many: bool) -> Result<Option<StreamFormat>, Problem> {
     let Some(asked) = query.get("bare") else { return Ok(None) };
     match asked {
@@ -176,12 +176,12 @@ fn coalesce(text: &str) -> Result<Coalesce, Problem> {
         .map_err(|error: InvalidCoalesce| Problem::parameter("coalesce", text, &error.to_string()))
 }
 
-/// Where the client wants to begin. An id comes first, because it is what a reconnect sends; what
-/// is wrong with the rest is told all the same.
+/// Returns the start of a subscription. An event id has priority, because a reconnect sends it; the
+/// other parameters are validated all the same.
 fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
     let begin = begin(query)?;
     let header = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
-    // A client that reconnects adds what it has seen after what its page began with.
+    // A client that reconnects appends its last id to the URL that its page began with.
     let asked = query.all(LAST_EVENT_ID).chain(header.as_deref());
     if let Some(id) = asked.filter(|id| !id.is_empty()).last() {
         return Ok(StartFrom::After(id.into()));
@@ -189,7 +189,7 @@ fn start(headers: &HeaderMap, query: &Query) -> Result<StartFrom, Problem> {
     Ok(begin)
 }
 
-/// Where a client begins that has no id.
+/// Returns the start of a subscription without an event id.
 fn begin(query: &Query) -> Result<StartFrom, Problem> {
     let from = query.get("from").unwrap_or("tail");
     match (from, from.strip_prefix("last:").map(str::parse)) {
@@ -212,7 +212,7 @@ fn live(egress: Egress, open: OpenStream, media_type: &'static str) -> Response 
     response
 }
 
-/// The client has seen the end: 204 tells an `EventSource` not to come back.
+/// Responds to a client that has received the end: 204 makes an `EventSource` stop reconnecting.
 fn over() -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);
     not_stored(response.headers_mut());
@@ -259,7 +259,7 @@ async fn answer_page(
     Ok(response)
 }
 
-/// Resolves when nothing more comes from the client, which may have left.
+/// Waits until the client sends nothing more, or has disconnected.
 async fn input_end(link: Option<&Link>) {
     match link {
         Some(link) => link.input_end().await,
@@ -267,7 +267,7 @@ async fn input_end(link: Option<&Link>) {
     }
 }
 
-/// After the end there is no other place to go on from than the one that was asked for.
+/// Returns the id that a page after the end repeats, as there is no later one to continue from.
 fn asked_id(from: &StartFrom) -> String {
     match from {
         StartFrom::After(id) => id.to_string(),

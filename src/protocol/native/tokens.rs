@@ -1,4 +1,4 @@
-//! `POST /v1/tokens`: a scoped, expiring token, safe to hand to a browser.
+//! `POST /v1/tokens`: mints a scoped, expiring token, safe to give to a browser.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,10 @@ use crate::http::{
 use crate::ingest::Share;
 use crate::limits::MAX_GRANTED_PATTERNS;
 
-/// The life of a token for which none was asked.
+/// The lifetime of a token if none is given.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 
-/// What a token is to grant, to whom, and for how long.
+/// The document that asks for a token: its grants, subject and lifetime.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenRequest {
@@ -62,7 +62,7 @@ pub(super) async fn mint(
     let subject = document.subject.as_deref().unwrap_or(&caller.principal().name);
     let ttl = document.ttl.unwrap_or(DEFAULT_TTL);
     if caller.principal().key_id.is_none() {
-        // What anybody can have, nobody needs a token for.
+        // Its grants are those of every client, which needs no token for them.
         return Err(Problem::unauthenticated(AuthError::Missing));
     }
     let now = SystemTime::now();
