@@ -1,8 +1,9 @@
-//! Fifteen thousand subscribers come, get an event and leave, ten times over: what the hub holds
-//! does not grow from crowd to crowd, and is close to what it was before the first.
+//! Fifteen thousand subscribers connect, get an event and leave, ten times: the memory of the hub
+//! does not grow from crowd to crowd, and stays close to that before the first.
 //!
-//! A test binary of its own, because it needs the machine for itself. The hub is a process, and so
-//! is each crowd (`fanfare bench`): their descriptors are counted apart, and each raises its limit.
+//! A separate test binary, because it needs the machine for itself. The hub is a process, and so is
+//! each crowd (`fanfare bench`): their descriptors are counted separately, and each raises its
+//! limit.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 mod process;
@@ -18,24 +19,24 @@ use process::{FANFARE, Hub, PATIENCE};
 const CROWDS: usize = 10;
 const SUBSCRIBERS: u64 = 15_000;
 
-/// The crowd after which nothing may grow any more: by then everything has had its largest size.
+/// The crowd after which nothing may grow any more: every structure has its largest size then.
 const SETTLED: usize = 2;
 
-/// What the last crowd may leave after beyond that one: 14 bytes for each subscriber that came in
-/// between. About half of it is used: heartbeats that are no longer due (4 bytes for each who came
-/// in the last 15 seconds), and where the allocator happens to find room.
+/// The growth allowed after that crowd, in bytes: 14 for each subscriber since. About half of it is
+/// used: heartbeats that are no longer due (4 bytes for each subscriber of the last 15 seconds),
+/// and fragmentation of the allocator.
 const GROWTH: u64 = SUBSCRIBERS * (CROWDS - SETTLED) as u64 * 14;
 
-/// What all of them may leave after, in bytes. Nearly all of it is free, and kept by the allocator:
-/// what the HTTP library had for the connections that were opened at the same time. A crowd of a
+/// The growth allowed by all crowds, in bytes. Nearly all of it is free memory kept by the
+/// allocator, which the HTTP library used for connections opened at the same time. A crowd of a
 /// thousand leaves most of it already.
 const REST: u64 = 8 << 20;
 
-/// A hub, and the crowds that come to it.
+/// A hub to which crowds connect.
 struct Venue(Hub);
 
 impl Venue {
-    /// So many come, all get one event, all leave.
+    /// Connects this many subscribers, sends all one event, and disconnects them.
     fn receive(&self, subscribers: u64) {
         let output = Command::new(FANFARE)
             .args(["bench", "--json", "--quiet", "--url", &format!("http://{}", self.0.addr)])
@@ -55,7 +56,7 @@ impl Venue {
         loop {
             let gauges = ["fanfare_subscriptions", "fanfare_connections"];
             let left = gauges.map(|name| self.0.gauge(name));
-            // The connection is the one that asks.
+            // The remaining connection is that of this request.
             if left == [0, 1] {
                 return;
             }

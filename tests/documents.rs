@@ -1,4 +1,4 @@
-//! What the documents list is what there is: settings with their defaults, metrics, links.
+//! The lists in the documents are complete: settings with their defaults, metrics, links.
 #![allow(clippy::unwrap_used)] // a test may: what cannot be read cannot be checked
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +10,8 @@ use fanfare::config::{Config, DEFAULT};
 const SETTINGS: &str = include_str!("../docs/configuration.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 
-/// Settings that are lists of tables, and where the keys of these tables are told. A setting that
-/// has no default is told as such.
+/// Settings that are lists of tables, and the section with the keys of these tables. A setting
+/// without a default is listed without one.
 const TABLES: [(&str, &str); 4] = [
     ("channels.rules", "rules"),
     ("hooks", "hooks"),
@@ -20,7 +20,7 @@ const TABLES: [(&str, &str); 4] = [
 ];
 const NO_DEFAULT: [&str; 1] = ["channels.when_unwatched"];
 
-/// The sections of a document by their heading, of any level.
+/// Returns the sections of a document by their heading, of any level.
 fn sections(text: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::<String, String>::new();
     let mut heading = String::new();
@@ -44,7 +44,7 @@ fn outside_of_fences(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Every setting but lists of tables, as `section.key`, with its default as a file writes it.
+/// Returns every setting but lists of tables, as `section.key`, with its default in TOML.
 fn settings() -> BTreeMap<String, Option<toml::Value>> {
     let defaults: toml::Table = toml::from_str(DEFAULT).unwrap();
     let all = toml::Table::try_from(Config::default()).unwrap();
@@ -61,7 +61,7 @@ fn settings() -> BTreeMap<String, Option<toml::Value>> {
     found
 }
 
-/// The settings that a section tells: what is after `- **` at the beginning of a line.
+/// Returns the settings in a section: the text after `- **` at the beginning of a line.
 fn told(section: &str) -> impl Iterator<Item = (&str, &str)> {
     section.lines().filter_map(|line| line.strip_prefix("- **`")?.split_once("`**"))
 }
@@ -82,7 +82,7 @@ fn every_setting_is_told_with_its_default_and_no_other_is() {
                     assert_eq!(value["it"], default, "the default of {name}");
                 }
                 Some(None) => assert!(rest.starts_with(", not set"), "{name} has no default"),
-                // Keys of tables in lists are looked at below.
+                // Keys of tables in lists are checked below.
                 None => assert!(
                     TABLES.iter().any(|(table, place)| *place == section && has_key(table, key)),
                     "{name} is told twice, or is no setting"
@@ -109,7 +109,7 @@ fn every_key_of_rules_hooks_issuers_and_api_keys_is_told_and_in_the_commented_fi
     }
 }
 
-/// The keys of a table in a list: those that an error names.
+/// Returns the keys of a table in a list: those that an error names.
 fn keys_of(table: &str) -> Vec<String> {
     let error = Config::from_toml(&format!("[[{table}]]\nnonsense = 1")).unwrap_err().to_string();
     let (_, known) = error.split_once("expected one of ").unwrap_or_else(|| panic!("{error}"));
@@ -142,7 +142,7 @@ fn every_metric_is_told_and_no_other_is() {
     assert!(invented.is_empty(), "in docs/operations.md, and no metric: {invented:?}");
 }
 
-/// The documents: all Markdown of the repository.
+/// Returns the documents: all Markdown files of the repository.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     collect(Path::new("."), &mut found);
@@ -163,7 +163,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The anchors of a document's headings, as GitHub makes them.
+/// Returns the anchors of a document's headings, in GitHub's form.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for heading in outside_of_fences(text).filter(|line| line.starts_with('#')) {
@@ -177,7 +177,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// Where a document's links lead.
+/// Returns the targets of a document's links.
 fn links(text: &str) -> Vec<String> {
     let text: Vec<_> = outside_of_fences(text).collect();
     let text = text.join("\n");

@@ -1,6 +1,6 @@
-//! A hundred thousand quiet channels are cheap, and are gone when nobody needs them any more.
+//! A hundred thousand quiet channels use little memory, and are evicted when no client uses them.
 //!
-//! A test binary of its own: what it measures is the whole process.
+//! A separate test binary, because it measures the whole process.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use fanfare::telemetry::{self, Metrics};
 const CHANNELS: usize = 100_000;
 const EVENTS: usize = 20;
 
-/// What the channels may take, in bytes.
+/// The memory limit of the channels, in bytes.
 const ROOM: usize = 400 << 20;
 
-/// Far more than the housekeeping takes.
+/// The time limit of the housekeeping.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -31,7 +31,7 @@ fn name(number: usize) -> ChannelName {
     format!("chat/{number}").parse().unwrap()
 }
 
-/// Twenty events of forty bytes, as one publisher sends them: one after the other.
+/// Publishes twenty events of forty bytes, one after the other, like one publisher.
 fn fill(hub: &Hub, channel: &ChannelName) {
     for number in 0..EVENTS {
         let data = format!("token {number:2} of what somebody has to say...");

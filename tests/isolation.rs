@@ -1,8 +1,8 @@
-//! What some clients do is not paid by others: those who do not read, or read a great deal, or send
-//! what is refused, cost a bounded amount of memory and of the threads that serve publishes.
+//! Clients do not affect others: those that do not read, or read a great deal, or send refused
+//! requests, cost a bounded amount of memory and of the threads that serve publishes.
 //!
-//! A test binary of its own, because it needs the machine for itself. The hub is a process, whose
-//! memory is counted alone.
+//! A separate test binary, because it needs the machine for itself. The hub is a process, whose
+//! memory is counted separately.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 mod process;
@@ -19,15 +19,15 @@ use tokio::time::Instant;
 
 use process::{PATIENCE, ask};
 
-/// What all channels together have, for whoever begins at the earliest event: more than kernels and
+/// The content of all channels together, for readers from the earliest event: more than kernels and
 /// libraries buffer for a client that does not read.
 const CHANNELS: usize = 10;
 const EVENTS: usize = 800;
 
-/// Each of these wants the processors for itself.
+/// Serialises the tests, each of which needs the processors for itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A hub whose clients are many, and what they send is much.
+/// A hub with many clients and large bodies.
 struct Hub(process::Hub);
 
 impl Hub {
@@ -56,10 +56,10 @@ impl Hub {
         ask(self.0.addr, &[head.as_bytes(), body.as_bytes()].concat())
     }
 
-    /// A client that sends this, and reads nothing.
+    /// Opens a client that sends this request, and reads nothing.
     fn unread(&self, request: &[u8]) -> TcpStream {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        // What the kernel keeps for it is of no interest.
+        // The kernel's buffer is not part of the measurement.
         socket.set_recv_buffer_size(1024).expect("a small buffer");
         socket.connect(&self.0.addr.into()).expect("a connection");
         let mut tcp = TcpStream::from(socket);
@@ -79,7 +79,7 @@ impl Hub {
         }
     }
 
-    /// The memory that is the process's alone, once it stays as it is.
+    /// Returns the anonymous memory of the process, once it is stable.
     fn settled(&self) -> u64 {
         let mut last = self.0.anonymous();
         loop {
@@ -97,7 +97,7 @@ fn get(to: &str, accept: &str) -> Vec<u8> {
     format!("GET {to} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n").into_bytes()
 }
 
-/// How many bytes each of these clients costs the hub.
+/// Returns the memory that each of these clients costs the hub, in bytes.
 fn cost_of_each(hub: &Hub, streams: u64, clients: impl Iterator<Item = Vec<u8>>) -> u64 {
     let before = hub.settled();
     let clients: Vec<TcpStream> = clients.map(|request| hub.unread(&request)).collect();
@@ -128,7 +128,7 @@ fn a_subscriber_that_does_not_read_costs_little_in_every_form() {
     }
 }
 
-/// A connection of HTTP/2 that opens so many streams, and lets nothing be sent on any.
+/// Encodes an HTTP/2 connection that opens this many streams with a flow-control window of zero.
 fn without_window(streams: u32) -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
@@ -188,7 +188,7 @@ fn what_clients_do_not_read_has_a_budget_and_those_who_read_nothing_for_longest_
         assert!(Instant::now() < deadline, "{} bytes", hub.gauge("fanfare_unwritten_bytes"));
         sleep(Duration::from_millis(20));
     }
-    // Others are served meanwhile.
+    // Other clients are served meanwhile.
     let page = ask(
         hub.0.addr,
         b"GET /v1/channels/m/2?from=earliest&limit=3 HTTP/1.1\r\nHost: localhost\r\n\
@@ -201,7 +201,7 @@ fn what_clients_do_not_read_has_a_budget_and_those_who_read_nothing_for_longest_
 fn a_publish_waits_for_no_crowd_that_reads_many_channels() {
     const READERS: usize = 300;
     const PUBLISHES: usize = 40;
-    /// All of them together. A crowd that is given its turn before each takes many times as long.
+    /// All of them together. Clients served one after the other take many times as long.
     const MOST: Duration = Duration::from_secs(5);
     let _alone = ALONE.lock();
     let hub = Hub::start(&[]);
@@ -222,7 +222,7 @@ fn a_publish_waits_for_no_crowd_that_reads_many_channels() {
     drop(readers);
 }
 
-/// The most memory that a hub has meanwhile, and what else comes of it.
+/// Returns the peak memory of the hub during a function, and the function's result.
 fn peak<T>(hub: &Hub, meanwhile: impl FnOnce() -> T) -> (u64, T) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -240,7 +240,7 @@ fn peak<T>(hub: &Hub, meanwhile: impl FnOnce() -> T) -> (u64, T) {
     })
 }
 
-/// The head of a request whose body never comes to its end.
+/// Returns the head of a request with an endless body.
 fn endless(line: &str, kind: &str) -> Vec<u8> {
     format!(
         "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
@@ -250,7 +250,8 @@ fn endless(line: &str, kind: &str) -> Vec<u8> {
 }
 
 impl Hub {
-    /// Clients that each send this, as far as the hub lets them: a refusal ends the sending.
+    /// Opens clients that each send this request, as far as the hub accepts it: a refusal ends the
+    /// sending.
     fn send_all(&self, clients: usize, request: &[u8]) -> Vec<TcpStream> {
         let connect = || TcpStream::connect(self.0.addr).expect("a connection");
         let mut clients: Vec<TcpStream> = (0..clients).map(|_| connect()).collect();
@@ -262,7 +263,7 @@ impl Hub {
         clients
     }
 
-    /// Waits until no more than this memory is in use.
+    /// Waits until the memory in use is below this limit.
     fn wait_until_given_back(&self, most: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.0.anonymous() > most {
@@ -277,7 +278,7 @@ impl Hub {
 fn unfinished_bodies_take_little_more_than_their_budget_and_all_is_given_back() {
     const CLIENTS: usize = 200;
     const BUDGET: u64 = 32 << 20;
-    /// Connections and their tasks, what is read away after refusals, and free memory.
+    /// Connections and their tasks, discarded bytes of refused requests, and free memory.
     const BESIDE: u64 = 28 << 20;
     const LEFT: u64 = 16 << 20;
     let _alone = ALONE.lock();
@@ -292,7 +293,7 @@ fn unfinished_bodies_take_little_more_than_their_budget_and_all_is_given_back() 
         let hub = Hub::start(&[("FANFARE_PUBLISH__MAX_UNFINISHED", "32MiB")]);
         let start = hub.settled();
         let request = [&endless(&format!("POST {to}"), kind), body.as_bytes()].concat();
-        // What is left of the first time is room for the second.
+        // The second time reuses the memory of the first.
         for _ in 0..2 {
             let (peak, clients) = peak(&hub, || {
                 let clients = hub.send_all(CLIENTS, &request);
@@ -332,7 +333,7 @@ fn what_a_publisher_has_sent_and_is_published_takes_no_memory_of_its_stream() {
             hub.wait_for("fanfare_events_published_total", events as u64);
             clients
         };
-        // The log has its largest size, and each thread its own memory.
+        // Now the log has its largest size, and each thread its own memory.
         let _first = send(FIRST, 0);
         let before = hub.settled();
         let _clients = send(CLIENTS, FIRST);
@@ -382,7 +383,7 @@ fn documents_that_are_not_there_yet_count_as_unfinished_bodies() {
         let hub = Hub::start(&settings);
         let request = [endless(line, "application/json"), vec![b' '; 40_000]].concat();
         let clients = hub.send_all(60, &request);
-        // Some had to go: one of them is answered.
+        // Some were refused: one of them has an answer.
         let deadline = Instant::now() + PATIENCE;
         let mut answered = clients.iter().cycle().filter_map(|mut tcp| {
             assert!(Instant::now() < deadline, "{line}: nobody is answered");

@@ -1,6 +1,6 @@
-//! What an idempotency key costs that is remembered.
+//! The memory cost of a stored idempotency key.
 //!
-//! A test binary of its own: what it measures is the whole process.
+//! A separate test binary, because it measures the whole process.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use fanfare::telemetry::Metrics;
 
 const KEYS: usize = 100_000;
 
-/// Bytes for each: two hashes, two times and a receipt as text, in tables that are partly empty.
+/// Bytes per key: two hashes, two times and a receipt as text, in tables that are partly empty.
 const MOST: usize = 400;
 
-/// The resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -23,7 +23,7 @@ fn resident() -> usize {
 }
 
 async fn publish(ingest: &Ingest, number: usize, with_key: bool) -> bool {
-    // As long as keys may be, nearly.
+    // Nearly the maximum length of a key.
     let key = with_key.then(|| format!("{number:0200}").parse().unwrap());
     let options = PublishOptions { idempotency_key: key, ..PublishOptions::default() };
     let channel = format!("chat/{}", number % 100).parse().unwrap();
@@ -48,7 +48,7 @@ async fn a_hundred_thousand_idempotency_keys_take_some_300_bytes_each() {
         Hub::new(config, metrics),
         Config { max_idempotency_keys: 2 * KEYS, ..Config::default() },
     );
-    // The channels have their largest size.
+    // Fills the channels to their largest size.
     for number in 0..20_000 {
         assert!(!publish(&ingest, number, false).await);
     }

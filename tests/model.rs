@@ -1,11 +1,11 @@
-//! Promise 2, held against a model: "a subscriber sees a contiguous run of events, or exactly one
+//! Promise 2, compared with a model: "a subscriber sees a contiguous run of events, or exactly one
 //! `fanfare.gap` event that says what is missing and why. Never silence, never a duplicate."
 //!
-//! Random lives of a hub are lived twice: by the hub, and by an oracle that is no more than a list
-//! of everything that was ever published. What a subscriber is given, step by step, must be what
-//! lies in the list after its start; what is not, must be gone, and announced, once, before any
-//! id is seen that lies after it. So resuming from every id, of an event, a gap or an end, gives
-//! exactly the rest. Threads come in `model/threads.rs`.
+//! A random plan is applied twice: to the hub, and to an oracle that is a list of everything that
+//! was ever published. A subscriber must get, step by step, the entries of the list after its
+//! start; an entry that it does not get must be gone, and announced, once, before any later id is
+//! seen. So resuming from every id, of an event, a gap or an end, gives exactly the rest.
+//! `model/threads.rs` adds threads.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 #[path = "model/oracle.rs"]

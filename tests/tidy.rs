@@ -1,12 +1,12 @@
-//! The house rules, checked by `cargo test`. If a rule matters, it lives here.
+//! The rules of the repository, checked by `cargo test`.
 #![allow(clippy::unwrap_used)] // a test may: what cannot be read cannot be checked
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who lives on which floor. A module imports from lower floors; on the ground and under the roof,
-/// also from neighbours that stand before it.
+/// The layers of the modules. A module imports from lower layers; in the lowest and the highest
+/// layer, also from modules listed before it.
 const FLOORS: &[&[&str]] = &[
     &[
         "limits",
@@ -29,10 +29,11 @@ const FLOORS: &[&[&str]] = &[
     &["config", "server", "cli", "main"],
 ];
 
-/// Floors whose neighbours may know those before them.
+/// Layers whose modules may import those listed before them.
 const ORDERED: &[usize] = &[0, 7];
 
-/// What a module may not name although it lies below it: text that must not stand in its files.
+/// Imports that a module must not have although they are below it: text that its files must not
+/// contain.
 const NEVER: &[(&str, &[&str], &str)] = &[
     ("hub", &["hyper", "http::", "http_body"], "the hub knows no HTTP"),
     ("ingest", &["hyper", "http::", "http_body"], "the way in knows bytes, not requests"),
@@ -57,14 +58,14 @@ impl Source {
         self.path.display().to_string()
     }
 
-    /// The module of `src/` that the file belongs to.
+    /// Returns the module of `src/` that the file belongs to.
     fn module(&self) -> String {
         let inside = self.path.strip_prefix("src").unwrap();
         let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
         first.trim_end_matches(".rs").to_owned()
     }
 
-    /// The lines that are code: comments, and all after the tests, left out.
+    /// Returns the lines of code, without comments and without everything after the tests begin.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate().map(|(number, line)| (number + 1, line));
         lines
@@ -108,7 +109,7 @@ fn may_import(from: &str, to: &str) -> bool {
         || (to_floor == from_floor && ORDERED.contains(&to_floor) && to_seat < from_seat)
 }
 
-/// The modules that a line names after `crate::`, also those of `crate::{a, b}`.
+/// Returns the modules that a line names after `crate::`, also those of `crate::{a, b}`.
 fn imports(line: &str) -> Vec<String> {
     let mut found = Vec::new();
     for rest in line.split("crate::").skip(1) {

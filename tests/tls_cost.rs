@@ -1,5 +1,5 @@
-//! What a subscriber costs the hub over TLS, beside a plain one: memory that stays and processor
-//! time for each event. A measurement, and not a test: `docs/tls.md` has its numbers, made with
+//! The cost of a subscriber over TLS, compared with a plain one: resident memory and processor time
+//! for each event. A measurement, and not a test: `docs/tls.md` has its numbers, made with
 //!
 //! ```sh
 //! cargo test --release --test tls_cost -- --ignored --nocapture
@@ -28,7 +28,7 @@ use tokio_rustls::TlsConnector;
 /// Subscribers of one channel.
 const SUBSCRIBERS: usize = 1000;
 
-/// Events that each of them gets, one every few milliseconds, as tokens come.
+/// Events for each of them, one every few milliseconds, like tokens.
 const EVENTS: usize = 300;
 
 /// The pause between two events.
@@ -37,10 +37,10 @@ const PACE: Duration = Duration::from_millis(10);
 /// Subscribers that share one connection of HTTP/2.
 const STREAMS: usize = 50;
 
-/// Handshakes, to be measured alone.
+/// Handshakes, measured separately.
 const HANDSHAKES: usize = 500;
 
-/// A hub as a process; what it uses can be read.
+/// A hub as a process, whose resource use can be read.
 struct Hub {
     child: Child,
     addr: SocketAddr,
@@ -70,14 +70,14 @@ impl Hub {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 
-    /// Bytes of memory that are its own.
+    /// Returns the private memory of the process, in bytes.
     fn memory(&self) -> usize {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
     }
 
-    /// Processor time so far; the kernel counts in hundredths of a second.
+    /// Returns the processor time so far; the kernel counts in hundredths of a second.
     fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
         let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -93,7 +93,7 @@ impl Drop for Hub {
     }
 }
 
-/// How a subscriber comes.
+/// A transport of subscribers.
 #[derive(Clone)]
 struct Way {
     name: &'static str,
@@ -102,7 +102,7 @@ struct Way {
     settings: Vec<(&'static str, String)>,
 }
 
-/// Both in one.
+/// An object-safe combination of both traits.
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
@@ -128,9 +128,9 @@ impl Way {
                 let request = hyper::Request::get("https://localhost/v1/channels/c");
                 let request = request.body(Full::<Bytes>::default()).unwrap();
                 let mut body = sender.clone().send_request(request).await.unwrap().into_body();
-                // From the first bytes on, nothing is missed.
+                // After the first bytes, no event is missed.
                 body.frame().await.unwrap().unwrap();
-                // Without its sender the connection would end.
+                // The connection would end if its sender were dropped.
                 tokio::spawn(read(body, seen.clone(), sender.clone()));
             }
             return;
@@ -160,7 +160,7 @@ async fn read(mut body: Incoming, seen: Arc<AtomicUsize>, _open: impl Send) {
     }
 }
 
-/// Each event has one `@` in it, and nothing else has.
+/// Counts events: each has one `@` in it, and no other byte is one.
 fn count(bytes: &[u8], seen: &AtomicUsize) {
     seen.fetch_add(bytes.iter().filter(|byte| **byte == b'@').count(), Ordering::Relaxed);
 }
@@ -272,7 +272,7 @@ async fn what_a_subscriber_costs() {
     for way in &ways[..3] {
         measure(way, way, &mut table).await;
     }
-    // Its publisher speaks HTTP/1.1 like the others: only the subscribers differ.
+    // Its publisher uses HTTP/1.1 like the others: only the subscribers differ.
     measure(&ways[3], &ways[2], &mut table).await;
     println!("{table}");
     let mut table = String::new();

@@ -1,6 +1,6 @@
-//! A thousand subscribers come back at the same time, thousands of events after, while publishing
-//! goes on: all catch up, each without a gap, and the hub does not take the log into memory for
-//! each of them.
+//! A thousand subscribers reconnect at the same time, thousands of events behind the tail, while
+//! events are published: all catch up, each without a gap, and the hub does not read the log into
+//! memory once for each subscriber.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::wire::{Client, Event, Request, Stream, Upload};
 
 const SUBSCRIBERS: usize = 1000;
 
-/// What is in the log before the kill, and how much of it each subscriber has not seen.
+/// The number of events before the kill, and the number that each subscriber has not seen.
 const BEFORE: u64 = 10_000;
 const BEHIND: u64 = 5_000;
 
-/// So many events are published every 20 milliseconds: 500 in a second, or fewer where a machine is
-/// too busy with reading what a thousand subscribers are sent.
+/// Events published every 20 milliseconds: 500 in a second, or fewer where a machine is too busy
+/// with reading what a thousand subscribers receive.
 const EVENTS_A_TICK: u64 = 10;
 const TICK: Duration = Duration::from_millis(20);
 
-/// What is published at least while they catch up.
+/// The minimum number of events published while they catch up.
 const MEANWHILE: u64 = 1_000;
 
-/// The hub's memory at any moment, in bytes. A copy of what they are after for each of them would
-/// be more than a gigabyte.
+/// The limit of the hub's memory, in bytes. A copy of the backlog for each subscriber would be more
+/// than a gigabyte.
 const BOUND: u64 = 400 << 20;
 
 const CHANNEL: &str = "logs/busy";
@@ -45,17 +45,17 @@ fn number(event: &Event) -> u64 {
     number.unwrap_or_else(|| panic!("neither gap nor anything else, but numbers: {event:?}"))
 }
 
-/// What subscribers have done, all together.
+/// Counters of all subscribers together.
 #[derive(Default)]
 struct Tally {
-    /// Those who have seen everything that was there before the kill.
+    /// Subscribers that have seen every event from before the kill.
     caught_up: AtomicUsize,
-    /// Those who came again because their stream was cut.
+    /// Reconnects of subscribers whose stream was cut.
     resumed: AtomicU64,
 }
 
-/// Reads a contiguous run of events from after this one to the end of the channel, and says which
-/// was the last.
+/// Reads a contiguous run of events from this one to the end of the channel, and returns the last
+/// number.
 async fn follow(addr: SocketAddr, start: Seen, from: u64, tally: Arc<Tally>) -> u64 {
     let path = format!("/v1/channels/{CHANNEL}");
     let (epoch, mut last) = halves(&start.id);
@@ -77,12 +77,12 @@ async fn follow(addr: SocketAddr, start: Seen, from: u64, tally: Arc<Tally>) -> 
                 tally.caught_up.fetch_add(1, Ordering::Relaxed);
             }
         }
-        // It lagged too far for the hub's bounds, and comes back as it is told to.
+        // It lagged beyond the hub's limit, which ended the stream: it resumes.
         tally.resumed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Publishes until nobody is after any more, closes the channel, and says which event was last.
+/// Publishes until no subscriber lags behind, closes the channel, and returns the last number.
 async fn publish(addr: SocketAddr, tally: Arc<Tally>) -> u64 {
     let path = format!("/v1/channels/{CHANNEL}?close=complete");
     let request = Request::new("POST", &path).header("Content-Type", TYPE);
@@ -140,7 +140,7 @@ async fn many_reconnect_far_behind_while_publishing_goes_on() {
     let publisher = tokio::spawn(publish(addr, Arc::clone(&tally)));
     let subscribers: Vec<_> = (0..SUBSCRIBERS as u64)
         .map(|subscriber| {
-            // Not all after the very same event: nobody's pieces begin where another's do.
+            // The start varies, so that subscribers do not read the same pieces.
             let from = BEFORE - BEHIND - subscriber % 50;
             let start = log[from as usize - 1].clone();
             tokio::spawn(follow(addr, start, from, Arc::clone(&tally)))

@@ -1,6 +1,6 @@
-//! Files that are damaged while no hub runs: whatever a hub finds when it starts, each reader comes
-//! to its end. It gets each event at most once, in order, with one gap where events are missing,
-//! and it gets no more bytes than there were.
+//! Files that are damaged while no hub runs: each reader reaches its end, however the files are
+//! damaged. It gets each event at most once, in order, with one gap where events are missing, and
+//! it gets no more bytes than there were.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,17 +23,17 @@ channels.max_events = 100000
 
 const CHANNELS: [&str; 2] = ["a", "b"];
 
-/// How many stores are damaged by chance.
+/// The number of stores that are damaged at random.
 const SEEDS: u64 = 60;
 
-/// How many hubs run at a time.
+/// The number of hubs that run at a time.
 const HUBS: usize = 4;
 
 /// Bytes of an event on the wire beside its data, at most; and of the opening and a gap.
 const FRAME: usize = 64;
 const NOTICE: usize = 256;
 
-/// What a directory had before it was damaged.
+/// The content of a directory before it was damaged.
 struct Whole {
     folder: tempfile::TempDir,
     events: BTreeMap<&'static str, Vec<Seen>>,
@@ -79,7 +79,8 @@ impl Whole {
         self.folder.path()
     }
 
-    /// A hub over a copy of the directory with this damage; reads all and publishes more.
+    /// Starts a hub over a copy of the directory with this damage; reads everything and publishes
+    /// more.
     async fn try_with(&self, damage: &Damage) {
         let mut hub = Hub::stopped(SETTINGS);
         fs::create_dir(hub.directory()).expect("a folder");
@@ -109,7 +110,7 @@ impl Whole {
         self.check(&seen, &CHANNELS[..1], &fresh, &what);
     }
 
-    /// All pages of a channel, from the first on.
+    /// Reads all pages of a channel, from the first on.
     async fn pages(&self, hub: &Hub, channel: &str, what: &str) -> Vec<Step> {
         let (mut client, mut steps) = (Client::new(hub.addr()), Vec::<Step>::new());
         let mut from = "from=earliest".to_owned();
@@ -128,7 +129,8 @@ impl Whole {
         }
     }
 
-    /// Each event at most once and in order; where some are missing, one gap, and no other gap.
+    /// Asserts that each event occurs at most once and in order, with one gap where some are
+    /// missing, and no other gap.
     fn check(&self, steps: &[Step], channels: &[&str], fresh: &BTreeMap<&str, String>, what: &str) {
         let ids = steps.iter().map(|step| halves(&step.id).1);
         assert!(ids.is_sorted(), "{what}: ids go back: {steps:?}");
@@ -151,7 +153,7 @@ impl Whole {
                 let (at, event) = found
                     .unwrap_or_else(|| panic!("{what}: {} comes again, or from nowhere", step.id));
                 assert_eq!(&event.text, text, "{what}: {}", step.id);
-                // What is retained begins after what was lost there.
+                // Retention begins after a loss at the front, so one more gap is allowed there.
                 let missing = usize::from(at > before);
                 let right = gaps == missing || (!begun && gaps < 2);
                 assert!(right, "{what}: {gaps} gaps before event {at}, behind {end:?}");
@@ -162,7 +164,7 @@ impl Whole {
     }
 }
 
-/// What a reader is given: an event, or a gap, which has no text.
+/// One element of a stream: an event, or a gap, which has no text.
 #[derive(Debug)]
 struct Step {
     channel: String,
@@ -176,7 +178,7 @@ impl Step {
         if own {
             assert_eq!(event.name, "fanfare.gap", "{what}: {event:?}");
             let gap = event.json();
-            // Where a channel lost its first events, what is retained begins after them.
+            // The retained events begin after those that the channel lost at its front.
             assert!(
                 ["lost", "evicted"].iter().any(|reason| gap["reason"] == *reason),
                 "{what}: {gap}"
@@ -209,7 +211,8 @@ impl Reader {
         };
         let mut request = Request::new("GET", &path);
         if !takeover {
-            // Such a request is not taken over: its client may still be owed something.
+            // A request with this header is not taken over, because its client may still wait for a
+            // 100.
             request = request.header("Expect", "100-continue");
         }
         let what = format!("{path}, takeover {takeover}, {damage}");
@@ -225,7 +228,7 @@ impl Reader {
             most += event.text.len() + FRAME;
         }
         let blocks = whole.events.len() * 12;
-        most = 2 * most + blocks * NOTICE; // an envelope escapes and names what it has
+        most = 2 * most + blocks * NOTICE; // an envelope adds escapes and the channel's name
         let mut missing: BTreeSet<&str> = self.channels.iter().copied().collect();
         while !missing.is_empty() {
             let next = within(&self.what, self.stream.next()).await.expect("a stream that goes on");
@@ -254,14 +257,14 @@ impl Reader {
     }
 }
 
-/// What happens to the files of a directory.
+/// The damage to the files of a directory.
 #[derive(Clone, Debug)]
 enum Damage {
     /// One byte of each of these blocks.
     Blocks(PathBuf, Vec<Range<usize>>),
     /// The journal ends here, and the checkpoint is gone, or a copy of another.
     End { journal: PathBuf, at: usize, catalog: PathBuf, copied: Option<PathBuf> },
-    /// Things that this seed decides.
+    /// Damage chosen by this seed.
     Random(u64, Vec<PathBuf>),
 }
 
@@ -291,7 +294,7 @@ impl Damage {
     }
 }
 
-/// Damage of some kind at some place.
+/// Returns random damage at a random place.
 fn something(directory: &Path, files: &[PathBuf], rng: &mut Rng) {
     let path = directory.join(&files[rng.usize(..files.len())]);
     let other = directory.join(&files[rng.usize(..files.len())]);
@@ -311,7 +314,7 @@ fn something(directory: &Path, files: &[PathBuf], rng: &mut Rng) {
             fs::write(&other, mine).expect("written");
         }
         _ => {
-            // The same again, as an earlier file of the store.
+            // A copy of it, as an earlier file of the store.
             let copy = directory.join(format!("{:016}", rng.u64(0..3)));
             let ending = path.extension().expect("an ending");
             fs::write(copy.with_extension(ending), mine).expect("written");
@@ -325,7 +328,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).expect("written");
 }
 
-/// The names of the files that end so.
+/// Returns the names of the files with this ending.
 fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("a directory");
     let names = entries.map(|entry| entry.expect("an entry").file_name());
@@ -341,7 +344,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Where the blocks of events are: each begins with four bytes that no event has.
+/// Returns the ranges of the blocks of events: each begins with four bytes that no event has.
 fn blocks(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut starts: Vec<usize> =
         (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&[0xff, b'F', b'B', 0xfe])).collect();
@@ -350,7 +353,7 @@ fn blocks(bytes: &[u8]) -> Vec<Range<usize>> {
     ranges.filter(|block| bytes[block.start + 4] == 1).collect()
 }
 
-/// Tries all of these, some at a time.
+/// Tries all of these, a few at a time.
 async fn try_all(whole: Whole, damages: Vec<Damage>) {
     let (whole, mut damages) = (Arc::new(whole), damages.into_iter());
     let mut running = tokio::task::JoinSet::new();
@@ -406,7 +409,8 @@ async fn whatever_is_damaged_each_connection_has_each_event_at_most_once() {
     let (journals, catalogs) = (names(".log"), names(".cat"));
     let damages = (0..SEEDS).map(|seed| {
         let mut names = [names(".seg"), journals.clone(), catalogs.clone()].concat();
-        // How far a channel went is in the last journal and in the last checkpoint: one of them stays.
+        // The end of a channel is in the last journal and in the last checkpoint: one of them is
+        // kept.
         let stays = if seed % 2 == 0 { journals.last() } else { catalogs.last() };
         names.retain(|name| Some(name) != stays);
         Damage::Random(seed, names)

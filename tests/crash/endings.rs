@@ -1,4 +1,4 @@
-//! How channels end, and what they were told to be, over a kill: promise 6 of durable channels.
+//! The ends of channels, and their states, over a kill: promise 6 of durable channels.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ async fn open(hub: &Hub, path: &str, after: Option<&str>) -> Stream {
     opened.expect("an answer").expect("a stream, and not its end")
 }
 
-/// Everything to the proper end of a subscription to a channel.
+/// Reads to the end of a subscription to a channel.
 async fn view(hub: &Hub, channel: &str, after: Option<&str>) -> Vec<Event> {
     let path = format!("/v1/channels/{channel}?from=earliest");
     let mut stream = open(hub, &path, after).await;
@@ -66,7 +66,7 @@ async fn a_closed_channel_stays_closed_and_its_options_stay() {
     }
 }
 
-/// Who comes back after the end is told that there is nothing more.
+/// Asserts that a client that resumes after the end gets a 204.
 async fn assert_over(hub: &Hub, channel: &str, end: &str) {
     let path = format!("/v1/channels/{channel}");
     let opened = Stream::open(hub.addr(), &path, Some(end), None);
@@ -149,7 +149,7 @@ async fn a_deleted_channel_stays_deleted_and_its_old_ids_are_told_so() {
         hub.head("gone").await.expect(404);
         hub.head("stays").await.expect(200);
 
-        // Whoever is behind what is gone is told at once, not when somebody publishes.
+        // A subscriber whose position was dropped gets the gap at once, not at the next publish.
         let mut waiting = open(&hub, "/v1/channels/gone", Some(&old)).await;
         let gap = within("a gap for the old id", waiting.next()).await.expect("a stream");
         gap.expect("a gap").assert_gap("evicted", &old);
@@ -201,7 +201,7 @@ async fn a_generation_whose_producer_died_with_the_hub_is_abandoned_after_its_gr
         let head = hub.head("chat/1").await.expect(200);
         assert_eq!(head.header("fanfare-state"), Some("abandoned"), "{durability}");
 
-        // And that is an end like any other.
+        // The end outlives a restart like any other.
         hub.restart();
         let all = view(&hub, "chat/1", None).await;
         assert_eq!((all.len(), all.last()), (3, seen.last()), "{durability}: {all:?}");
@@ -225,7 +225,7 @@ async fn a_generation_whose_producer_comes_back_in_time_goes_on() {
         assert_eq!(head.header("fanfare-state"), Some("open"), "{durability}: {head:?}");
         assert_eq!(head.header("fanfare-producer"), Some("away"), "{durability}: {head:?}");
 
-        // The whole answer once more, by the same key: what is published is passed over.
+        // The whole answer again, under the same key: the hub skips the events that it has.
         let whole = ["one", "two", "three", "four"].map(token).concat() + "data: [DONE]\n\n";
         let again = Client::new(hub.addr()).send(&request.clone().text(&whole)).await;
         let receipt = again.expect("an answer").expect(200).json();
@@ -238,7 +238,7 @@ async fn a_generation_whose_producer_comes_back_in_time_goes_on() {
         assert_eq!(texts[2], "[DONE]");
         missed[3].assert_end("complete");
 
-        // It is done with that, also for a hub that only read of it.
+        // The key is done, also for a hub that only read it from disk.
         hub.restart();
         let replay = hub.ask(&request.text(&whole)).await.expect(200);
         assert_eq!(replay.header("idempotency-replayed"), Some("true"), "{replay:?}");

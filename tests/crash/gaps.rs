@@ -1,4 +1,4 @@
-//! Who is told that something is missing after a kill, and who is not.
+//! The subscribers that get a gap after a kill, and those that do not.
 
 use super::support::{Hub, within};
 use super::wire::{Event, Stream};
@@ -29,14 +29,14 @@ async fn next(stream: &mut Stream) -> Event {
     next.expect("a stream that has not ended")
 }
 
-/// A subscription that has come as far as its first id, and that id.
+/// A subscription that has its first id, and that id.
 async fn settled(hub: &Hub, path: &str) -> String {
     let mut stream = open(hub, path, None).await;
     within("the first id", stream.settle()).await.expect("a stream");
     stream.last_id.expect("an id")
 }
 
-/// Everything up to the event with this data, which is in there.
+/// Reads up to the event that `is_last` accepts.
 async fn until(stream: &mut Stream, is_last: impl Fn(&Event) -> bool) -> Vec<Event> {
     let mut events = vec![next(stream).await];
     while !events.last().is_some_and(&is_last) {
@@ -50,7 +50,7 @@ async fn channels_in_memory_are_told_missing_and_durable_ones_are_not() {
     let mut hub = Hub::start(RULES);
     let mut read = Vec::new();
     for channel in CHANNELS {
-        // One who has seen the first of two events, and one who came to wait for the third.
+        // One has seen the first of two events, and one waits for the third.
         let first =
             hub.publish(channel, "one").await["last_id"].as_str().expect("an id").to_owned();
         hub.publish(channel, "two").await;
@@ -105,7 +105,7 @@ async fn many_durable_channels_on_one_connection_resume_without_a_gap() {
     let waiting = settled(&hub, PATH).await;
     let mut first = None;
     for number in 0..3 {
-        // The hub's last id is one of a channel that nobody here has asked for.
+        // The hub's last id belongs to a channel that no subscriber here has selected.
         for channel in ["durable/a", "written/a", "durable/b", "memory/a"] {
             let receipt = hub.publish(channel, &number.to_string()).await;
             first.get_or_insert(receipt["last_id"].as_str().expect("an id").to_owned());
@@ -129,7 +129,7 @@ async fn many_durable_channels_on_one_connection_resume_without_a_gap() {
         assert_eq!(seen.iter().map(envelope).collect::<Vec<_>>(), expected, "behind {id}");
         last = seen.last().map(|last| last.id.clone());
     }
-    // Who has seen all of it is told nothing but what is new.
+    // A viewer that has seen everything gets only new events.
     let mut viewer = open(&hub, PATH, last.as_deref()).await;
     hub.publish("durable/b", "new").await;
     assert_eq!(envelope(&next(&mut viewer).await), ("durable/b".into(), "new".into()));

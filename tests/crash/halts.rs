@@ -1,5 +1,6 @@
-//! `async` channels, over some kills: what was acknowledged is there, and what is there is the
-//! beginning of what was sent, without a hole. Nobody retries here, so the end may be missing.
+//! `async` channels, over some kills: acknowledged events are kept, and the kept events are the
+//! beginning of what was sent, without a hole. No publisher retries here, so the end may be
+//! missing.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,17 +18,17 @@ use super::wire::{Client, Request, Upload};
 const ROUNDS: u64 = 20;
 const PUBLISHERS: usize = 4;
 
-/// How long after publishing began the hub is killed at the latest, in milliseconds.
+/// The maximum time from the first publish to the kill, in milliseconds.
 const LONGEST_LIFE: u64 = 120;
 
-/// Where everybody publishes; the others have one publisher each.
+/// The channel of all publishers; the others have one publisher each.
 const SHARED: &str = "halts/shared";
 
 fn own(publisher: usize) -> String {
     format!("halts/{publisher}")
 }
 
-/// How far a publisher has come in one channel, in events of all rounds.
+/// The progress of a publisher in one channel, in events of all rounds.
 #[derive(Clone, Copy, Default)]
 struct Progress {
     sent: u64,
@@ -36,7 +37,7 @@ struct Progress {
 
 type Channels = HashMap<String, Progress>;
 
-/// Publishes for one life of the hub, and says how far it came.
+/// Publishes during one life of the hub, and records its progress.
 struct Publisher {
     name: usize,
     addr: SocketAddr,
@@ -107,7 +108,7 @@ impl Publisher {
     }
 }
 
-/// What is kept, by channel, and what its publishers know of it.
+/// The kept events by channel, and the progress of their publishers.
 struct Ledger {
     publishers: Vec<Channels>,
     logs: HashMap<String, Vec<Seen>>,
@@ -122,7 +123,7 @@ impl Ledger {
         Self { publishers, logs: HashMap::new(), lost: 0, kept_unheard: 0 }
     }
 
-    /// Reads what there is after what was there before, and holds it against what was sent.
+    /// Reads the events since the last check, and compares them with those sent.
     async fn check(&mut self, hub: &Hub) {
         for channel in (0..PUBLISHERS).map(own).chain([SHARED.to_owned()]) {
             let log = self.logs.entry(channel.clone()).or_default();
@@ -179,7 +180,7 @@ async fn an_async_channel_keeps_what_was_acknowledged_when_the_process_is_killed
         ledger.check(&hub).await;
     }
 
-    // Read at one go, it is what was read piece by piece; and what viewers saw of it.
+    // Read at once, the log equals what was read piece by piece, and what the viewers saw.
     for (channel, log) in &ledger.logs {
         assert_same(channel, &hub.read_all(channel).await, log);
     }

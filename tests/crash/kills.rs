@@ -1,6 +1,6 @@
-//! Promise 5 in `sync` channels, over many kills: what was acknowledged is there, once, in order,
-//! and each subscriber has seen each event once. Publishers retry with their `Idempotency-Key`
-//! until they are answered, so nothing is missing at all.
+//! Promise 5 in `sync` channels, over many kills: each acknowledged event is there, once, in order,
+//! and each subscriber has seen it once. Publishers retry with their `Idempotency-Key` until they
+//! get an answer, so nothing is missing at all.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,10 +21,10 @@ use super::wire::{Answer, Client, Request};
 const ROUNDS: u64 = 200;
 const PUBLISHERS: usize = 4;
 
-/// How long after publishing began the hub is killed at the latest, in milliseconds.
+/// The maximum time from the first publish to the kill, in milliseconds.
 const LONGEST_LIFE: u64 = 120;
 
-/// One start in so many is killed, too, before it is done.
+/// One start in this many is killed, too, before it is finished.
 const KILLED_STARTS: u64 = 8;
 
 const SHARED: &str = "crash/shared";
@@ -49,13 +49,13 @@ pub(crate) fn numbers(log: &[Seen], publisher: usize) -> Vec<u64> {
     own.map(|(_, number)| number.parse().expect("a number")).collect()
 }
 
-/// What publishers have done, all together.
+/// Counters of all publishers together.
 #[derive(Default)]
 struct Tally {
     begun: watch::Sender<u64>,
     acknowledged: AtomicU64,
     unanswered: AtomicU64,
-    /// Receipts that were asked for once more, by a hub that had not written the first.
+    /// Receipts that were requested again, from a hub that did not write the first.
     repeated: AtomicU64,
     stop: AtomicBool,
     failed: AtomicBool,
@@ -70,7 +70,7 @@ struct Operation {
     request: Request,
 }
 
-/// What the hub has acknowledged.
+/// An operation and its receipt.
 struct Entry {
     operation: Operation,
     receipt: Value,
@@ -108,7 +108,7 @@ impl Publisher {
         std::mem::take(&mut self.ledger)
     }
 
-    /// An event, a few lines, or a body that is sent while it is made.
+    /// Returns an event, a few lines, or a body that is sent piece by piece.
     fn operation(&mut self) -> Operation {
         let channel = if self.rng.bool() { own(self.name) } else { SHARED.to_owned() };
         let next = self.next.entry(channel.clone()).or_default();
@@ -134,7 +134,7 @@ impl Publisher {
         Operation { channel, first, count, request }
     }
 
-    /// Sends it again and again, until the hub lives long enough to answer.
+    /// Repeats the request until the hub lives long enough to answer.
     async fn until_acknowledged(&mut self, operation: &Operation) -> Value {
         let what = format!("a receipt for {}", operation.request.line());
         within(&what, async {
@@ -148,7 +148,7 @@ impl Publisher {
         .await
     }
 
-    /// Asks once more for what was acknowledged before the kill: it is answered as it was.
+    /// Repeats the request acknowledged before the kill and expects the same receipt.
     async fn repeat_the_last(&mut self) {
         let Some(Entry { operation, receipt }) = self.ledger.last() else { return };
         let (request, receipt) = (operation.request.clone(), receipt.clone());
@@ -161,7 +161,7 @@ impl Publisher {
         }
     }
 
-    /// The answer, unless the hub is killed meanwhile, or away.
+    /// Returns the answer, or `None` if the hub is killed meanwhile or is down.
     async fn attempt(&mut self, request: &Request) -> Option<Answer> {
         if self.client.connect().await.is_err() {
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -182,12 +182,12 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.tally.failed.store(true, Ordering::Relaxed);
-            self.tally.begun.send_modify(|begun| *begun += 1); // nobody waits for it any longer
+            self.tally.begun.send_modify(|begun| *begun += 1); // ends the wait of the killer
         }
     }
 }
 
-/// Kills the hub, again and again, at some moment after somebody began to publish.
+/// Kills the hub repeatedly, each time at a random moment after publishing began.
 async fn live_and_die(hub: &mut Hub, rng: &mut fastrand::Rng, tally: &Tally, viewers: &[Viewer]) {
     let mut begun = tally.begun.subscribe();
     for round in 0..rounds(ROUNDS) {
@@ -211,7 +211,7 @@ async fn live_and_die(hub: &mut Hub, rng: &mut fastrand::Rng, tally: &Tally, vie
     within("publishers who are not disturbed any more", more).await.expect("publishers");
 }
 
-/// In the log is all that was acknowledged, and nothing else, each event once and in order.
+/// Asserts that the log has all acknowledged events and no others, each once and in order.
 fn assert_kept(ledgers: &[Vec<Entry>], log: &[Seen], channel: &str) {
     let places: HashMap<_, _> = log.iter().enumerate().map(|(at, seen)| (&*seen.id, at)).collect();
     for (publisher, ledger) in ledgers.iter().enumerate() {
@@ -234,7 +234,8 @@ fn assert_kept(ledgers: &[Vec<Entry>], log: &[Seen], channel: &str) {
     }
 }
 
-/// What a publisher sent later has greater ids, whatever the channel and whatever came between.
+/// Asserts that later events of a publisher have greater ids, across channels and with other events
+/// between.
 fn assert_ids_of_receipts_grow(ledger: &[Entry]) {
     let id = |entry: &Entry, key: &str| halves(entry.receipt[key].as_str().expect("an id")).1;
     for pair in ledger.windows(2) {
@@ -288,7 +289,7 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
     report(&tally, all.len());
 }
 
-/// Says what the kills met, and asserts that they met something.
+/// Prints the effects of the kills, and asserts that there were some.
 fn report(tally: &Tally, events: usize) {
     let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
     let (acknowledged, unanswered) = (count(&tally.acknowledged), count(&tally.unanswered));

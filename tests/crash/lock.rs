@@ -1,11 +1,11 @@
-//! One directory, one hub.
+//! Two hubs cannot use one directory.
 
 use std::process::{Child, Command, Output, Stdio};
 
 use super::support::{Hub, eventually};
 use super::wire::Request;
 
-/// A process that is killed, should it not end by itself.
+/// A process that is killed if it does not end by itself.
 struct Guard(Option<Child>);
 
 impl Drop for Guard {
@@ -17,7 +17,7 @@ impl Drop for Guard {
     }
 }
 
-/// What a program says that must end by itself.
+/// Returns the output of a program, which must end by itself.
 async fn ended(mut program: Command) -> Output {
     let child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut guard = Guard(Some(child.expect("a process")));
@@ -56,7 +56,7 @@ async fn two_hubs_never_share_a_directory() {
     hub.publish("a", "two").await;
     assert_works(&hub, &["one", "two"]).await;
 
-    // The lock of a hub that was killed is no lock, and what both did is no harm.
+    // The lock of a killed hub does not count, and neither process did harm.
     hub.restart();
     hub.publish("a", "three").await;
     assert_works(&hub, &["one", "two", "three"]).await;

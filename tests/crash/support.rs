@@ -1,5 +1,5 @@
-//! The hub as a process that is killed and started again over one directory, and waiting for what
-//! must come.
+//! The hub as a process that is killed and restarted over one directory, and waits with a time
+//! limit.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};
@@ -20,10 +20,10 @@ use super::wire::{Answer, Client, Request};
 /// The program under test.
 const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
 
-/// As long as a machine that is busy may need for anything.
+/// The time limit of any wait, generous for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is kept of the hub's own warnings, in bytes, to be shown when a test fails.
+/// The kept bytes of the hub's log, which are printed when a test fails.
 const LOG: usize = 4 << 10;
 
 /// Tests that need the machine for themselves take turns.
@@ -46,7 +46,7 @@ impl Hub {
         hub
     }
 
-    /// A hub whose process is still to be started: its directory can be filled before.
+    /// A hub whose process is not started yet, so that its directory can be filled before.
     pub(crate) fn stopped(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("hub.toml"), settings).expect("a file");
@@ -63,14 +63,14 @@ impl Hub {
         self.child = Some(child);
         let (tell, told) = mpsc::channel();
         let log = Arc::clone(&self.log);
-        // Whoever writes to a pipe that nobody reads stops.
+        // A process that writes to a full pipe would block.
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let listens = line.contains("listening");
                 if listens {
                     let _ = tell.send(());
                 }
-                // Two hundred starts say the same two hundred times.
+                // Hundreds of starts log the same lines.
                 if !line.contains(" INFO ") {
                     keep(&log, &line);
                 }
@@ -107,7 +107,7 @@ impl Hub {
         self.start_again();
     }
 
-    /// A start that is killed itself, so long after it began.
+    /// Starts the process and kills it after this time.
     pub(crate) async fn start_and_kill(&self, after: Duration) {
         let mut program = self.program(self.addr, self.admin);
         let mut child = program.stderr(Stdio::null()).spawn().expect("the hub starts");
@@ -116,7 +116,7 @@ impl Hub {
         child.wait().expect("the end");
     }
 
-    /// Another process with the same settings at other addresses, which has not begun yet.
+    /// Returns the command of another process with the same settings at other addresses.
     pub(crate) fn second(&self) -> Command {
         self.program(free_address(), free_address())
     }
@@ -146,12 +146,12 @@ impl Hub {
         self.addr
     }
 
-    /// Whether the process has not ended by itself.
+    /// Returns whether the process still runs.
     pub(crate) fn lives(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("a status").is_none())
     }
 
-    /// The memory that the process has in use, in bytes.
+    /// Returns the resident memory of the process, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let pid = self.child.as_ref().expect("a process").id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
@@ -160,7 +160,7 @@ impl Hub {
         kibibytes << 10
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on its own connection.
     pub(crate) async fn ask(&self, request: &Request) -> Answer {
         let mut client = Client::new(self.addr);
         match within(request.line(), client.send(request)).await {
@@ -179,7 +179,7 @@ impl Hub {
         self.ask(&Request::new("HEAD", &format!("/v1/channels/{channel}"))).await
     }
 
-    /// All that is retained of an open channel that nobody publishes to at the moment.
+    /// Reads all retained events of an open channel that has no publisher at the moment.
     pub(crate) async fn read_all(&self, channel: &str) -> Vec<Seen> {
         let log = self.read(channel, None).await;
         let head = self.head(channel).await.expect(200);
@@ -189,7 +189,7 @@ impl Hub {
         log
     }
 
-    /// What is retained of an open channel after this id, or from the first event on.
+    /// Reads the retained events of an open channel after this id, or from the first event on.
     pub(crate) async fn read(&self, channel: &str, after: Option<&str>) -> Vec<Seen> {
         let (mut client, mut seen) = (Client::new(self.addr), Vec::<Seen>::new());
         loop {
@@ -225,7 +225,7 @@ impl Drop for Hub {
     }
 }
 
-/// An event, as a reader has it.
+/// An event as a reader receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) id: String,
@@ -233,13 +233,13 @@ pub(crate) struct Seen {
     pub(crate) text: String,
 }
 
-/// The two halves of an id, which no client would look at.
+/// Splits an id, which is opaque to clients, into its epoch and its offset.
 pub(crate) fn halves(id: &str) -> (&str, u64) {
     let (epoch, offset) = id.rsplit_once('-').unwrap_or_else(|| panic!("no id: {id:?}"));
     (epoch, offset.parse().unwrap_or_else(|_| panic!("no id: {id:?}")))
 }
 
-/// Asserts that all ids are of one epoch, which is returned, and that they grow.
+/// Asserts that all ids are of one epoch, which is returned, and that they increase.
 pub(crate) fn assert_ids_grow(seen: &[Seen]) -> Option<&str> {
     for pair in seen.windows(2) {
         let (first, second) = (halves(&pair[0].id), halves(&pair[1].id));
@@ -249,7 +249,7 @@ pub(crate) fn assert_ids_grow(seen: &[Seen]) -> Option<&str> {
     seen.first().map(|first| halves(&first.id).0)
 }
 
-/// Asserts that both have the same events, and shows where they part if they do not.
+/// Asserts that both have the same events, and prints the first difference.
 pub(crate) fn assert_same(what: &str, seen: &[Seen], log: &[Seen]) {
     let parting = seen.iter().zip(log).position(|(seen, logged)| seen != logged);
     if let Some(at) = parting {
@@ -265,7 +265,7 @@ pub(crate) fn assert_same(what: &str, seen: &[Seen], log: &[Seen]) {
     );
 }
 
-/// Waits for a future, but not for ever.
+/// Waits for a future, with a time limit.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,
@@ -273,7 +273,7 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Looks again and again, until there is something to see.
+/// Polls until there is a value.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     within(what, async {
         loop {
@@ -286,14 +286,14 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     .await
 }
 
-/// The source of all chance in a test, which says how to repeat it.
+/// Returns the random source of a test, and prints how to repeat it.
 pub(crate) fn chance() -> fastrand::Rng {
     let seed = number("FANFARE_CRASH_SEED").unwrap_or_else(|| fastrand::u64(..));
     eprintln!("FANFARE_CRASH_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }
 
-/// How many rounds to go.
+/// Returns the number of rounds.
 pub(crate) fn rounds(usual: u64) -> u64 {
     number("FANFARE_CRASH_ROUNDS").unwrap_or(usual)
 }
@@ -304,12 +304,12 @@ fn number(name: &str) -> Option<u64> {
     Some(number.unwrap_or_else(|| panic!("{name} is not a number: {text:?}")))
 }
 
-/// A moment between nothing and this many milliseconds.
+/// Returns a random duration below this many milliseconds.
 pub(crate) fn moment(rng: &mut fastrand::Rng, milliseconds: u64) -> Duration {
     Duration::from_micros(rng.u64(0..=milliseconds * 1000))
 }
 
-/// Adds a line, and drops the oldest when there are too many.
+/// Adds a line, and drops the oldest beyond the limit.
 fn keep(log: &Mutex<String>, line: &str) {
     let mut log = log.lock();
     log.push_str(line);
@@ -320,9 +320,9 @@ fn keep(log: &Mutex<String>, line: &str) {
     }
 }
 
-/// An address of this machine that nobody listens at. It must still be free when the hub comes
-/// back, so it is none that the kernel would give to an outgoing connection; and each process that
-/// runs these tests begins to look at another.
+/// Returns a free address of this machine. It must still be free when the hub restarts, so it is
+/// outside the range that the kernel uses for outgoing connections; and each process that runs
+/// these tests begins at another port.
 fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = (std::process::id() % 200) as u16 * 64;

@@ -1,5 +1,5 @@
-//! A subscriber that comes back, as an `EventSource` does: after the last id that it was given,
-//! as often as its hub is killed. A gap, or an end that nobody asked for, is a panic.
+//! A subscriber that reconnects, as an `EventSource` does, after its last id, whenever its hub is
+//! killed. A gap, or an end without a close, is a panic.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use super::support::{Seen, eventually, moment};
 use super::wire::{Event, Stream};
 
-/// How long a viewer waits before it comes back. An `EventSource` waits longer.
+/// The delay of a viewer before it reconnects. An `EventSource` waits longer.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What somebody watches, and how fast.
+/// A subscriber of a channel or a pattern, and its speed.
 pub(crate) struct Viewer {
     what: String,
     shared: Arc<Shared>,
@@ -33,7 +33,7 @@ struct Shared {
 struct Watch {
     addr: SocketAddr,
     path: String,
-    /// The channel, if it is one. On `/v1/events` each envelope says it.
+    /// The channel, if it is one. On `/v1/events` each envelope names it.
     channel: Option<String>,
     slow: Option<fastrand::Rng>,
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ impl Viewer {
         Self::start(addr, path, Some(channel), None)
     }
 
-    /// The same, reading as if it could hardly follow.
+    /// Watches one channel from its first event on, reading slowly.
     pub(crate) fn slow(addr: SocketAddr, channel: &str, rng: fastrand::Rng) -> Self {
         let path = format!("/v1/channels/{channel}?from=earliest");
         Self::start(addr, path, Some(channel), Some(rng))
@@ -71,23 +71,23 @@ impl Viewer {
         Self { what, shared, task: tokio::spawn(watch.for_ever()) }
     }
 
-    /// Whether it has given up, which only a failure makes it do.
+    /// Returns whether it has given up, which it does only after a failure.
     pub(crate) fn has_failed(&self) -> bool {
         self.task.is_finished()
     }
 
-    /// Which viewer it is.
+    /// Returns the name of this viewer for messages.
     pub(crate) fn what(&self) -> &str {
         &self.what
     }
 
-    /// How often it has subscribed.
+    /// Returns the number of its subscriptions.
     pub(crate) fn subscribed(&self) -> usize {
         self.shared.subscribed.load(Ordering::Relaxed)
     }
 
-    /// All that it has seen, as soon as the event with the last of these ids is among it. Who was
-    /// slow hurries now.
+    /// Returns all events that it has seen, as soon as the event with the last of these ids is
+    /// among them. A slow viewer reads at full speed from now on.
     pub(crate) async fn all(mut self, log: &[Seen]) -> Vec<Seen> {
         self.shared.hurry.store(true, Ordering::Relaxed);
         let last = &log.last().expect("events").id;
@@ -115,7 +115,7 @@ impl Watch {
     async fn for_ever(mut self) {
         let mut last_id = None;
         loop {
-            // Killed hubs break connections. Whatever else may go wrong is a panic.
+            // Killed hubs break connections. Any other failure is a panic.
             let _broken = self.once(&mut last_id).await;
             tokio::time::sleep(PAUSE).await;
         }

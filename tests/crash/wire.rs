@@ -1,5 +1,5 @@
-//! HTTP and event streams as a client sees them whose hub may vanish at any byte: whatever breaks
-//! is an `io::Error`, and whatever is not as it should be a panic.
+//! HTTP and event streams for a client whose hub may be killed at any byte: a broken connection is
+//! an `io::Error`, and a violation of the protocol is a panic.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// A request, which can be sent again and is the same.
+/// A request that can be repeated unchanged.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     method: &'static str,
@@ -47,7 +47,7 @@ impl Request {
         self
     }
 
-    /// Method and path.
+    /// Returns method and path.
     pub(crate) fn line(&self) -> &str {
         &self.line
     }
@@ -57,7 +57,7 @@ impl Request {
     }
 }
 
-/// A client that keeps its connection from request to request.
+/// A client that keeps its connection between requests.
 pub(crate) struct Client {
     addr: SocketAddr,
     tcp: Option<BufReader<TcpStream>>,
@@ -68,7 +68,7 @@ impl Client {
         Self { addr, tcp: None }
     }
 
-    /// Connects, if it has not; then the next request has somebody to go to.
+    /// Connects, if it is not connected, so that the next request has a connection.
     pub(crate) async fn connect(&mut self) -> io::Result<()> {
         if self.tcp.is_none() {
             let tcp = TcpStream::connect(self.addr).await?;
@@ -78,7 +78,7 @@ impl Client {
         Ok(())
     }
 
-    /// One request. Without an answer, nobody knows what has become of it.
+    /// Sends one request. Without an answer, its effect is unknown.
     pub(crate) async fn send(&mut self, request: &Request) -> io::Result<Answer> {
         self.connect().await?;
         let mut tcp = self.tcp.take().expect("a connection");
@@ -108,7 +108,7 @@ impl Client {
     }
 }
 
-/// A request whose body goes on as long as its sender likes.
+/// A request with a body of open length.
 pub(crate) struct Upload(BufReader<TcpStream>);
 
 impl Upload {
@@ -169,14 +169,14 @@ impl Answer {
         Ok(Self { status, headers, body: String::new() })
     }
 
-    /// The answer again, which must have this status.
+    /// Returns the answer, which must have this status.
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         self
     }
 
-    /// The answer again, which must be this problem.
+    /// Returns the answer, which must be this problem.
     #[track_caller]
     pub(crate) fn expect_problem(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
@@ -195,7 +195,7 @@ impl Answer {
     }
 }
 
-/// A line without its end.
+/// Reads a line without its end.
 async fn line(tcp: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut line = String::new();
     tcp.read_line(&mut line).await?;
@@ -205,7 +205,7 @@ async fn line(tcp: &mut BufReader<TcpStream>) -> io::Result<String> {
     }
 }
 
-/// An event, as its block on the wire had it.
+/// An event as its block on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -244,30 +244,30 @@ impl Event {
 
 enum Block {
     Event(Event),
-    /// An id and nothing else: where to resume.
+    /// An id and nothing else: the position to resume from.
     Position(String),
 }
 
-/// A subscription on one connection. The events of a stream that breaks off are given out first.
+/// A subscription on one connection. The events of a stream that breaks off are returned first.
 pub(crate) struct Stream {
     tcp: BufReader<TcpStream>,
-    /// What of the present chunk is still to come, its line end included.
+    /// The remaining bytes of the current chunk, its line end included.
     chunk: usize,
     ended: bool,
-    /// Bytes of lines that are not whole yet.
+    /// Bytes of incomplete lines.
     rest: Vec<u8>,
     block: Event,
     has_data: bool,
     ready: VecDeque<Block>,
-    /// How many bytes have come, without heads and the sizes of chunks.
+    /// The number of received bytes, without heads and the sizes of chunks.
     pub(crate) received: usize,
-    /// What a browser would send as `Last-Event-ID`.
+    /// The value that a browser would send as `Last-Event-ID`.
     pub(crate) last_id: Option<String>,
 }
 
 impl Stream {
-    /// Subscribes, after this id if there is one; `None` is a 204: nothing more is to come. A
-    /// small `buffer` makes the kernel hold little for a reader that is slow.
+    /// Subscribes, after this id if there is one; `None` is a 204: the channel is over. A small
+    /// `buffer` limits the kernel's backlog for a slow reader.
     pub(crate) async fn open(
         addr: SocketAddr,
         path: &str,
@@ -282,7 +282,7 @@ impl Stream {
         Ok(stream.map(|stream| Self { last_id: after.map(str::to_owned), ..stream }))
     }
 
-    /// Sends a request that has an event stream as its answer, or 204.
+    /// Sends a request whose answer is an event stream, or 204.
     pub(crate) async fn ask(
         addr: SocketAddr,
         request: Request,
@@ -321,7 +321,7 @@ impl Stream {
         }))
     }
 
-    /// The next event, or `None` at the proper end of the stream.
+    /// Returns the next event, or `None` at the proper end of the stream.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Event>> {
         loop {
             match self.ready.pop_front() {
@@ -336,7 +336,7 @@ impl Stream {
         }
     }
 
-    /// Reads until there is an id to resume after: from here on nothing is missed.
+    /// Reads until there is an id to resume after: from this point on nothing is missed.
     pub(crate) async fn settle(&mut self) -> io::Result<()> {
         while self.last_id.is_none() {
             match self.ready.pop_front() {
@@ -369,7 +369,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads all lines that are whole. The hub ends each with a line feed.
+    /// Parses all complete lines. The hub ends each with a line feed.
     fn lines(&mut self) {
         let rest = std::mem::take(&mut self.rest);
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -383,7 +383,7 @@ impl Stream {
     fn line(&mut self, line: &str) {
         if line.is_empty() {
             let event = std::mem::take(&mut self.block);
-            // The opening is there for its id.
+            // Only the id of the opening matters.
             if std::mem::take(&mut self.has_data) && event.name != "fanfare.open" {
                 assert!(!event.id.is_empty(), "an event without an id: {event:?}");
                 self.ready.push_back(Block::Event(event));

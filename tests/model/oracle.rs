@@ -1,5 +1,5 @@
-//! The oracle: a plain list of everything that was ever published, in the hub's order, and what
-//! the settings say of it is still retained.
+//! The oracle: a plain list of everything that was ever published, in the hub's order, and the part
+//! of it that is still retained by the settings.
 
 use fanfare::channel::ChannelName;
 use fanfare::event::{ChannelState, END};
@@ -14,21 +14,22 @@ pub(crate) struct Entry {
     pub(crate) life: usize,
     pub(crate) event_type: Option<String>,
     pub(crate) data: String,
-    /// The bytes that its frame takes.
+    /// The bytes of its frame.
     pub(crate) bytes: u64,
     /// It is the end of its channel.
     pub(crate) end: Option<(ChannelState, Option<String>)>,
-    /// The deletion of a channel that had ended: who has seen the end need not see this too.
+    /// The deletion of a channel that had ended: a subscriber that has seen the end need not see
+    /// this too.
     pub(crate) optional: bool,
 }
 
 /// One life of a channel: from its creation to its eviction or deletion.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
-    /// Its entries, as places in [`Oracle::history`] of the channel.
+    /// Its entries, as indexes in [`Oracle::history`] of the channel.
     pub(crate) from: usize,
     pub(crate) to: usize,
-    /// The place of the earliest retained entry.
+    /// The index of the earliest retained entry.
     pub(crate) kept_from: usize,
     pub(crate) ended: bool,
     pub(crate) dead: bool,
@@ -36,33 +37,33 @@ pub(crate) struct Life {
     pub(crate) max_bytes: u64,
     /// The retention by age is zero: a sweep evicts all.
     pub(crate) ages: bool,
-    /// The idle timeout is zero: a sweep evicts the channel if nobody holds it.
+    /// The idle timeout is zero: a sweep evicts the channel if no reader holds it.
     pub(crate) idles: bool,
 }
 
-/// What one channel has been through.
+/// The history of one channel.
 pub(crate) struct Past {
     pub(crate) name: ChannelName,
     pub(crate) history: Vec<Entry>,
     /// Its current life, if it has one.
     pub(crate) life: Option<usize>,
-    /// Somebody has waited for the channel since it was last deleted or evicted.
+    /// A subscriber has waited for the channel since it was last deleted or evicted.
     pub(crate) awaited: bool,
 }
 
-/// See the module.
+/// The model of a hub: its channels, their entries and their lives.
 pub(crate) struct Oracle {
     pub(crate) channels: Vec<Past>,
     pub(crate) lives: Vec<Life>,
     pub(crate) epoch: String,
     pub(crate) tail: u64,
-    /// The memory budget is so tight that anything but an end may be evicted at any time.
+    /// The memory budget is so small that anything but an end may be evicted at any time.
     pub(crate) cramped: bool,
     pub(crate) max_events: u64,
     pub(crate) max_bytes: u64,
 }
 
-/// What is published.
+/// An event to publish.
 #[derive(Clone, Debug)]
 pub(crate) struct Text {
     pub(crate) event_type: Option<&'static str>,
@@ -70,7 +71,7 @@ pub(crate) struct Text {
 }
 
 impl Oracle {
-    /// The channel's current life, which begins now if it has none.
+    /// Returns the channel's current life, which begins now if it has none.
     pub(crate) fn live(&mut self, channel: usize) -> usize {
         let past = &mut self.channels[channel];
         *past.life.get_or_insert_with(|| {
@@ -147,7 +148,7 @@ impl Oracle {
         });
     }
 
-    /// Evicts what the channel's retention does not cover; an end stays.
+    /// Evicts entries beyond the channel's retention; an end stays.
     pub(crate) fn retain(&mut self, channel: usize) {
         let Some(life) = self.channels[channel].life else {
             return;
@@ -158,14 +159,14 @@ impl Oracle {
         let by_events = life.to.saturating_sub(life.max_events as usize).min(last);
         life.kept_from = life.kept_from.max(by_events);
         let bytes = |from: usize| history[from..life.to].iter().map(|e| e.bytes).sum::<u64>();
-        // Bytes alone never evict the newest: those who are live must get it.
+        // Bytes alone never evict the newest event: live subscribers must get it.
         while life.kept_from + 1 < life.to && bytes(life.kept_from) > life.max_bytes {
             life.kept_from += 1;
         }
     }
 
-    /// Compares what is retained with what the hub says, and takes over what only the hub can
-    /// know: what the memory budget evicted, and, after a sweep, which channels are gone.
+    /// Compares the retained entries with those of the hub, and adopts what only the hub can know:
+    /// evictions by the memory budget, and, after a sweep, evicted channels.
     pub(crate) fn observe(&mut self, hub: &Hub, swept: bool) {
         for channel in 0..self.channels.len() {
             let Some(life) = self.channels[channel].life else {
@@ -213,19 +214,19 @@ impl Oracle {
         }
     }
 
-    /// The place in the channel's history of its first entry after the offset.
+    /// Returns the index of the channel's first entry after the offset.
     pub(crate) fn after(&self, channel: usize, offset: u64) -> usize {
         let history = &self.channels[channel].history;
         history.partition_point(|entry| entry.offset <= offset)
     }
 
-    /// The place of the earliest entry that somebody who subscribes now can be given.
+    /// Returns the index of the earliest entry that a new subscriber can get.
     pub(crate) fn kept_from(&self, channel: usize) -> usize {
         let past = &self.channels[channel];
         past.life.map_or(past.history.len(), |life| self.lives[life].kept_from)
     }
 
-    /// The end of a channel's life, as somebody must or may be told.
+    /// Returns the end of a channel's life, of which a subscriber must or may be informed.
     pub(crate) fn untold(&self, channel: usize, life: usize, must: bool) -> Untold {
         let past = &self.channels[channel];
         let life = &self.lives[life];
@@ -237,7 +238,8 @@ impl Oracle {
         }
     }
 
-    /// Whether the channel has ended, at or before this offset, and has been silent since.
+    /// Returns whether the channel has ended, at or before this offset, and was not published to
+    /// since.
     pub(crate) fn ended_by(&self, channel: usize, offset: u64) -> bool {
         let past = &self.channels[channel];
         let Some(last) = past.history.last().filter(|_| self.is_over(channel)) else {
@@ -248,7 +250,7 @@ impl Oracle {
         entries.any(|entry| entry.end.is_some() && entry.offset <= offset)
     }
 
-    /// Whether the channel has ever ended, and is not open again.
+    /// Returns whether the channel has ever ended, and is not open again.
     pub(crate) fn is_over(&self, channel: usize) -> bool {
         let past = &self.channels[channel];
         let open = past.life.is_some_and(|life| !self.lives[life].ended);
@@ -256,7 +258,7 @@ impl Oracle {
     }
 }
 
-/// The bytes of an event on the wire: its text, as one HTTP/1.1 chunk.
+/// Returns the bytes of an event on the wire: its text, as one HTTP/1.1 chunk.
 fn frame_bytes(id: &str, event_type: Option<&str>, data: &str) -> u64 {
     let event_type = event_type.map_or(String::new(), |text| format!("event: {text}\n"));
     let data: String = data.split('\n').map(|line| format!("data: {line}\n")).collect();

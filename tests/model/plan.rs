@@ -1,4 +1,4 @@
-//! What may happen to a hub: the operations of the model, and how proptest draws them.
+//! The operations of the model, and their proptest strategies.
 
 use fanfare::event::ChannelState;
 use fanfare::hub::OnLag;
@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use super::oracle::Text;
 
-/// The channels that take part.
+/// The channels of the model.
 pub(crate) const CHANNELS: [&str; 4] = ["a", "b", "logs/x", "logs/y"];
 
-/// What a subscription may ask for: one channel, or (from 4 on) many.
+/// The selections of subscriptions: one channel, or (from 4 on) many.
 pub(crate) const SELECTIONS: [&[&str]; 13] = [
     &["a"],
     &["b"],
@@ -29,16 +29,16 @@ pub(crate) const SELECTIONS: [&[&str]; 13] = [
 /// The first selection of many channels.
 pub(crate) const FIRST_OF_MANY: usize = CHANNELS.len();
 
-/// The hub that a case begins with.
+/// The initial configuration of a hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) max_events: u64,
     pub(crate) max_bytes: u64,
-    /// The memory budget; roomy if there is none.
+    /// The memory budget; large if there is none.
     pub(crate) budget: Option<u64>,
 }
 
-/// One thing that happens.
+/// One operation.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Publish {
@@ -60,36 +60,36 @@ pub(crate) enum Op {
         from: From,
         bounds: Lag,
     },
-    /// So many steps; the viewer sleeps if there are no more and it waits.
+    /// Reads this many steps; the viewer sleeps if there are no more and it waits.
     Read {
         viewer: usize,
         steps: usize,
         waits: bool,
     },
     Leave(usize),
-    /// Leaves and comes back with the last id it has seen, perhaps to other channels.
+    /// Leaves and resumes after the last id it has seen, perhaps with other channels.
     Resume {
         viewer: usize,
         selection: Option<usize>,
     },
 }
 
-/// Where a subscription begins.
+/// The start of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) enum From {
     Tail,
     Earliest,
     Last(u64),
-    /// Any id that anybody has ever seen.
+    /// Any id that any viewer has seen.
     Seen(usize),
-    /// Any offset that was ever given out.
+    /// Any offset that was ever assigned.
     Any(usize),
     Foreign(usize),
     Future(u64),
     Garbage(usize),
 }
 
-/// The bounds of a subscription.
+/// The lag limits of a subscription.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lag {
     pub(crate) events: u64,
@@ -193,12 +193,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A hub's life.
+/// A sequence of operations.
 pub(crate) fn plan() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op(), 1..60)
 }
 
-/// A hub that keeps all, or little, of each channel.
+/// A hub that retains all, or little, of each channel.
 pub(crate) fn roomy() -> impl Strategy<Value = Setup> {
     let max_events = prop_oneof![Just(1000u64), 0u64..8];
     let max_bytes = prop_oneof![3 => Just(1u64 << 20), 1 => 0u64..900];
@@ -209,7 +209,7 @@ pub(crate) fn roomy() -> impl Strategy<Value = Setup> {
     })
 }
 
-/// A hub with next to no memory.
+/// A hub with a minimal memory budget.
 pub(crate) fn cramped() -> impl Strategy<Value = Setup> {
     (500u64..12_000).prop_map(|budget| Setup {
         max_events: 1000,

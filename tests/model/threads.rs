@@ -1,7 +1,7 @@
-//! The same promise while threads race: publishers on different channels, readers in between.
+//! The same promise while threads race: publishers on different channels, concurrent readers.
 //!
-//! The number of events is fixed, so that every test ends by itself; a deadline is there for the
-//! hub that forgets to wake somebody.
+//! The number of events is fixed, so that every test ends by itself; a deadline catches a hub that
+//! misses a wake-up.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -24,13 +24,13 @@ use fanfare::store::disk::{self, Disk, Durability, OpenOptions};
 use fanfare::telemetry::Metrics;
 use parking_lot::Mutex;
 
-/// Far more than any of this takes.
+/// The time limit of any wait.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const PATIENT: Bounds =
     Bounds { max_lag_events: 1 << 40, max_lag_bytes: 1 << 40, on_lag: OnLag::Disconnect };
 
-/// An event as it was seen: its offset, its channel, its data.
+/// A received event: its offset, its channel, its data.
 type Seen = (u64, String, String);
 
 fn hub() -> Hub {
@@ -71,7 +71,7 @@ fn publish(hub: &Hub, channel: &str, events: usize, pauses: bool) {
     hub.append(&channel, &[], Some(&close)).unwrap();
 }
 
-/// Lets the others run, at random: not at all, a little, or long enough for them to fall asleep.
+/// Yields to other threads for a random time: none, short, or long enough for readers to sleep.
 fn pause() {
     match fastrand::u8(..16) {
         0 => thread::sleep(Duration::from_micros(fastrand::u64(..300))),
@@ -108,7 +108,7 @@ fn read_when_woken(mut subscription: Subscription) -> Vec<Seen> {
     seen
 }
 
-/// Every channel's events are there, each once, in order, and its end.
+/// Asserts that every channel's events are there, each once, in order, and its end.
 fn check_complete(seen: &[Seen], channels: &[String], events: usize) {
     let mut count: HashMap<&str, usize> = HashMap::new();
     for (_, channel, data) in seen {
@@ -121,7 +121,7 @@ fn check_complete(seen: &[Seen], channels: &[String], events: usize) {
     }
 }
 
-/// What a subscription gives that begins there, all of which is already published.
+/// Returns the events of a subscription from this offset on, all of which are already published.
 fn rest(hub: &Hub, selection: Selection, offset: u64) -> Vec<Seen> {
     let from = StartFrom::After(hub.position(fanfare::position::Offset(offset)).to_string().into());
     let mut seen = Vec::new();
@@ -166,7 +166,7 @@ fn race(channels: usize, events: usize, pauses: bool, wildcard: bool) {
     });
 }
 
-/// A pattern never ends by itself.
+/// Reads a fixed number of events, because a pattern never ends by itself.
 fn read_so_many(mut subscription: Subscription, total: usize) -> Vec<Seen> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut seen = Vec::new();
@@ -181,9 +181,9 @@ fn read_so_many(mut subscription: Subscription, total: usize) -> Vec<Seen> {
     seen
 }
 
-/// After every id that was seen comes exactly the rest.
+/// Asserts that resuming after every seen id gives exactly the rest.
 fn check_resumes(hub: &Hub, selection: &impl Fn() -> Selection, seen: &[Seen]) {
-    // The whole rest after some, which costs the square; the next step after all of them.
+    // The whole rest for some ids, because its cost is quadratic; the next step for all ids.
     let stride = seen.len() / 40 + 1;
     for (at, (offset, channel, _)) in seen.iter().enumerate() {
         if at % stride == 0 {
@@ -224,7 +224,7 @@ fn a_reader_that_sleeps_is_woken_for_everything() {
     race(1, 2_000, true, true);
 }
 
-/// A reader that asks again and again must never see offset n when n - 1 is still to come.
+/// A reader that polls continuously must never see offset n when n - 1 is still to come.
 #[test]
 fn a_reader_that_never_sleeps_sees_the_one_order() {
     let hub = hub();
@@ -254,14 +254,14 @@ fn a_reader_that_never_sleeps_sees_the_one_order() {
         done.store(true, Ordering::SeqCst);
         let seen = reader.join().unwrap();
         check_complete(&seen, &channels, events);
-        // Offsets are dense when nobody else publishes: so nothing came late.
+        // Offsets are dense when only these channels are published to, so no event came late.
         let offsets: Vec<u64> = seen.iter().map(|(offset, ..)| *offset).collect();
         assert!(offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]));
     });
     assert_eq!(hub.tail().offset.0 as usize, publishers * (events + 1));
 }
 
-/// Two who wait for the same channel, which nobody has published to: one leaves as one comes.
+/// Two subscribers wait for the same unpublished channel: one leaves as the other subscribes.
 #[test]
 fn who_waits_for_a_channel_that_others_leave_stays() {
     let hub = hub();
@@ -290,7 +290,7 @@ fn who_waits_for_a_channel_that_others_leave_stays() {
     });
 }
 
-/// Channels come and go while a pattern is read: it hears of every one.
+/// Channels are created and evicted while a pattern is read, which gets every event of them.
 #[test]
 fn channels_that_come_and_go_are_all_heard_of() {
     let hub = hub();
@@ -318,8 +318,8 @@ fn channels_that_come_and_go_are_all_heard_of() {
     });
 }
 
-/// A waker for a reader that watches a flag instead of sleeping: it loses no time in waking up,
-/// so that publishers meet it in every instant of its reading.
+/// A waker for a reader that polls a flag instead of sleeping: it wakes up without delay, so that
+/// publishers race with every instant of its reading.
 #[derive(Default)]
 struct Flag(AtomicBool);
 
@@ -329,7 +329,7 @@ impl Wake for Flag {
     }
 }
 
-/// Waits until the condition holds; returns whether it came to hold in time.
+/// Waits until the condition holds; returns false after the time limit.
 fn wait_until(condition: impl Fn() -> bool) -> bool {
     let begun = tokio::time::Instant::now();
     for round in 1u64.. {
@@ -346,8 +346,8 @@ fn wait_until(condition: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Two events, close together, then none until both are read: whoever is not woken for the second
-/// has nobody who wakes it later.
+/// Two events, close together, then none until both are read: a reader that misses the second
+/// wake-up is not woken later.
 fn pairs(selection: Selection, channels: [&str; 2], rounds: usize) {
     let hub = hub();
     let mut subscription = subscribe(&hub, selection, &StartFrom::Tail);
@@ -393,8 +393,8 @@ fn nobody_sleeps_through_the_last_event_of_one_channel() {
     pairs(Selection::One(name("a")), ["a", "a"], 4_000);
 }
 
-/// Somebody resumes, again and again, in the midst of channels that come and go: of every offset
-/// after the id there is the entry, or a gap that covers it, and never both.
+/// A subscriber resumes repeatedly while channels are created and evicted: for every offset after
+/// the id there is the entry, or a gap that covers it, and never both.
 #[test]
 fn who_resumes_while_channels_come_and_go_misses_nothing() {
     let hub = hub();
@@ -449,8 +449,8 @@ fn read_until(subscription: &mut Subscription, channel: &str, data: &str) -> Vec
     seen
 }
 
-/// Channels on disk and in memory are published to while subscriptions begin at the tail: of none
-/// is the first id ahead of what follows, and resuming after any id gives exactly the rest.
+/// Channels on disk and in memory are published to while subscriptions begin at the tail: in none
+/// is the first id ahead of the next event, and resuming after any id gives exactly the rest.
 #[test]
 fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
     let folder = tempfile::tempdir().unwrap();
@@ -484,7 +484,7 @@ fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
         tails.collect::<Vec<_>>()
     });
     let last = || NewEvent { event_type: None, data: "last".into() };
-    // In a durable channel: when it has come, so has all that was handed to the disk before.
+    // In a durable channel: its arrival implies that all earlier writes were completed.
     hub.append(&name("race/0"), &[last()], None).unwrap();
     for mut tail in begun {
         let start = tail.start().clone();
@@ -503,7 +503,7 @@ fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
     disk.close();
 }
 
-/// Notes what can be read of a channel whenever it is told something.
+/// Records the readable end of a channel at each notification.
 struct Witness {
     channel: Arc<Channel>,
     warned: Mutex<Vec<u64>>,

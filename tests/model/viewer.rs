@@ -1,4 +1,4 @@
-//! One subscriber, and what it must see: every step is held against the oracle.
+//! One subscriber, and the entries that it must see: every step is compared with the oracle.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use fanfare::store::Batch;
 use super::oracle::{Entry, Oracle};
 use super::plan::{FIRST_OF_MANY, Lag};
 
-/// Remembers that it was woken.
+/// A waker that records a wake-up.
 #[derive(Default)]
 pub(crate) struct Bell(AtomicBool);
 
@@ -25,47 +25,47 @@ impl Wake for Bell {
     }
 }
 
-/// An end that a viewer learns beside the log.
+/// An end that a viewer learns outside the log.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Untold {
     pub(crate) channel: ChannelName,
-    /// How it ended; if it was deleted after its end, either will do.
+    /// Its possible states: two if the channel was deleted after its end.
     pub(crate) ends: Vec<(ChannelState, Option<String>)>,
-    /// It must be told, and not only may.
+    /// The viewer must be informed, and not only may be.
     pub(crate) must: bool,
 }
 
-/// See the module.
+/// A subscription, and the steps that the oracle expects of it.
 pub(crate) struct Viewer {
     subscription: Subscription,
     pub(crate) selection: usize,
-    /// The channels that the selection selects, and those that it names.
+    /// The channels that the selection matches, and those that it names.
     selected: Vec<usize>,
     named: Vec<usize>,
     lag: Lag,
-    /// For every channel the place in its history of what is due next.
+    /// For every channel, the index in its history of the next due entry.
     next: HashMap<usize, usize>,
-    /// The first place that counts as lag.
+    /// The first index that counts as lag.
     joined: HashMap<usize, usize>,
     /// The life of the one channel that it reads, once there is one.
     bound: Option<usize>,
-    /// Lives that it has met alive: of these it is owed whatever was retained when they ended.
+    /// Lives that it has met before their end: it must get everything retained at their end.
     owed: BTreeSet<usize>,
-    /// Ends that it must be told beside the log.
+    /// Ends outside the log of which it must be informed.
     untold: Vec<Untold>,
-    /// It asked for what the hub does not know: the gap that must come first.
+    /// It requested an id that the hub does not know: the gap that must come first.
     refused: Option<(GapReason, String)>,
     /// The offset of the last id that it has seen.
     pub(crate) cursor: Option<u64>,
-    /// What comes next comes whatever the lag: a gap for what was gone when it subscribed, or the
-    /// event after a gap.
+    /// The next step comes at any lag: a gap for what was dropped when it subscribed, or the event
+    /// after a gap.
     noticed: bool,
     finished: bool,
     parked: bool,
     bell: Arc<Bell>,
 }
 
-/// What a new viewer begins with.
+/// The expected start of a new viewer.
 pub(crate) struct Ticket {
     pub(crate) selection: usize,
     pub(crate) selected: Vec<usize>,
@@ -116,7 +116,7 @@ impl Viewer {
         self.lag
     }
 
-    /// A reader of one channel stays with the first life that it meets.
+    /// Binds a reader of one channel to the first life that it meets.
     pub(crate) fn bind(&mut self, oracle: &Oracle) {
         if self.is_one() && self.bound.is_none() {
             self.bound = oracle.channels[self.selected[0]].life;
@@ -124,7 +124,7 @@ impl Viewer {
         }
     }
 
-    /// Whether it still names and holds this channel in memory.
+    /// Returns whether it still names this channel and holds it in memory.
     pub(crate) fn holds(&self, channel: usize, oracle: &Oracle) -> bool {
         let life = oracle.channels[channel].life;
         !self.finished
@@ -133,14 +133,14 @@ impl Viewer {
             && (oracle.is_open(channel) || self.due(channel, oracle).is_some())
     }
 
-    /// The channel's next entry that is due, and that was published in a life it can see.
+    /// Returns the channel's next due entry that was published in a life it can see.
     fn due<'a>(&self, channel: usize, oracle: &'a Oracle) -> Option<&'a Entry> {
         let entry = oracle.channels[channel].history.get(self.next[&channel])?;
         let visible = self.bound.is_none_or(|bound| entry.life <= bound);
         visible.then_some(entry)
     }
 
-    /// The same, past a second end that it need not see.
+    /// Returns the channel's next due entry, without a second end that it need not see.
     fn due_surely<'a>(&self, channel: usize, oracle: &'a Oracle) -> Option<&'a Entry> {
         let due = self.due(channel, oracle)?;
         if !due.optional {
@@ -151,7 +151,7 @@ impl Viewer {
         visible.then_some(entry)
     }
 
-    /// The offset through which entries of the channel are gone for this viewer.
+    /// Returns the offset through which entries of the channel are gone for this viewer.
     fn gone_through(&self, channel: usize, oracle: &Oracle) -> u64 {
         let history = &oracle.channels[channel].history;
         let gone = |at: &usize| {
@@ -171,7 +171,8 @@ impl Viewer {
         self.parked = false;
         let must_skip = self.must_skip(oracle);
         let next = if waits {
-            // Before: a reading that evicts a channel may ring it, and is then to be repeated.
+            // Before the read, because a read that evicts a channel may wake the viewer, and is
+            // then to be repeated.
             self.bell.0.store(false, Ordering::SeqCst);
             let waker = Waker::from(self.bell.clone());
             match self.subscription.poll_next(&mut Context::from_waker(&waker)) {
@@ -194,7 +195,8 @@ impl Viewer {
                 assert!(!self.finished, "a step behind the end");
                 let is_gap = matches!(step, Step::Gap(_));
                 self.check(step, oracle);
-                // The event after a gap is held for the reader, so that retention makes no second gap.
+                // The event after a gap is kept for the reader, so that retention makes no second
+                // gap.
                 self.noticed = is_gap && self.due(self.selected[0], oracle).is_some();
                 return true;
             }
@@ -215,7 +217,7 @@ impl Viewer {
         false
     }
 
-    /// A sleeping viewer must have been woken if there is something to read.
+    /// Asserts that a sleeping viewer was woken if there is something to read.
     pub(crate) fn check_woken(&self, oracle: &Oracle) {
         let mut selected = self.selected.iter();
         if self.parked && selected.any(|channel| self.due_surely(*channel, oracle).is_some()) {
@@ -250,7 +252,7 @@ impl Viewer {
                 let place = self.untold.iter().position(is_it);
                 let place = place.unwrap_or_else(|| panic!("{told:?} not in {:?}", self.untold));
                 self.untold.swap_remove(place);
-                // Two lives that ended alike may be told of as one.
+                // Two lives with the same end may be reported once.
                 for untold in self.untold.iter_mut().filter(|untold| is_it(untold)) {
                     untold.must = false;
                 }
@@ -283,7 +285,7 @@ impl Viewer {
         }
     }
 
-    /// The viewer has seen this id: whoever resumes after it must miss nothing.
+    /// Records that the viewer has seen this id: resuming after it must miss nothing.
     fn advance(&mut self, seen: u64, oracle: &Oracle) {
         assert!(self.cursor.is_none_or(|cursor| cursor < seen), "an id behind a larger one");
         self.cursor = Some(seen);
@@ -291,7 +293,7 @@ impl Viewer {
             let Some(due) = self.due_surely(*channel, oracle) else {
                 continue;
             };
-            // What is gone may be announced later, as long as its end is still to come.
+            // A lost entry may be announced later, as long as its end is still to come.
             assert!(
                 due.offset > seen || self.gone_through(*channel, oracle) > seen,
                 "{} is due before {seen}, in {channel}",
@@ -344,7 +346,7 @@ impl Viewer {
         self.advance(through, oracle);
     }
 
-    /// After a gap for an id that the hub cannot understand comes everything that is retained.
+    /// After a gap for an unknown id, everything retained follows.
     fn begin_again(&mut self, gap: &Gap, oracle: &Oracle) {
         let resumed = gap.resumed.offset.0;
         assert_eq!(gap.resumed.epoch.as_str(), oracle.epoch);
@@ -360,12 +362,12 @@ impl Viewer {
         self.cursor = Some(resumed);
     }
 
-    /// A single event is no lag, however large.
+    /// Returns whether a lag is over the limit. A single event is no lag, however large.
     fn passes(&self, events: u64, bytes: u64) -> bool {
         events > self.lag.events || (bytes > self.lag.bytes && events > 1)
     }
 
-    /// What is due of that which was published since it subscribed: events and bytes.
+    /// Returns the due entries that were published since it subscribed: events and bytes.
     fn after(&self, oracle: &Oracle) -> (u64, u64) {
         let unread = self.selected.iter().flat_map(|channel| {
             let from = self.next[channel].max(self.joined[channel]);
@@ -377,15 +379,15 @@ impl Viewer {
         unread.fold((0, 0), |sum, entry| (sum.0 + 1, sum.1 + entry.bytes))
     }
 
-    /// Its lag is bounded: beyond it nothing comes but the gap. (Told of one channel, where the
-    /// oracle knows exactly what the hub counts.)
+    /// Returns whether the lag is over its limit, so that only the gap may come. Decided only for
+    /// one channel, where the oracle knows exactly what the hub counts.
     fn must_skip(&self, oracle: &Oracle) -> bool {
         let Some(life) = self.bound.filter(|_| self.lag.on_lag == OnLag::Skip) else {
             return false;
         };
         let due = self.due(self.selected[0], oracle);
         let (events, bytes) = self.after(oracle);
-        // Notices and gaps go first; an end is never skipped.
+        // Notices and gaps come first; an end is never skipped.
         self.refused.is_none()
             && !self.noticed
             && due.is_some_and(|due| due.life == life && due.end.is_none())

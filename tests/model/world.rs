@@ -18,17 +18,17 @@ use super::oracle::{Oracle, Past, Text};
 use super::plan::{CHANNELS, FIRST_OF_MANY, From, GARBAGE, Lag, Op, SELECTIONS, Setup};
 use super::viewer::{Ticket, Viewer};
 
-/// Viewers at a time.
+/// The limit of concurrent viewers.
 const MAX_VIEWERS: usize = 8;
 
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
 
-/// See the module.
+/// The state of one run of the model.
 pub(crate) struct World {
     hub: Hub,
     oracle: Oracle,
     viewers: Vec<Viewer>,
-    /// Every offset that anybody has seen in an id.
+    /// Every offset that a viewer has seen in an id.
     seen: Vec<u64>,
     runtime: Runtime,
 }
@@ -61,7 +61,7 @@ impl World {
         Self { hub, oracle, viewers: Vec::new(), seen: vec![0], runtime: runtime.unwrap() }
     }
 
-    /// Does all of it, then lets every viewer read to the end.
+    /// Applies all operations, then lets every viewer read to the end.
     pub(crate) fn live(mut self, plan: &[Op]) {
         for op in plan {
             self.apply(op);
@@ -175,12 +175,13 @@ impl World {
         self.oracle.retain(channel);
     }
 
-    /// One round of the housekeeping, and no more.
+    /// Runs one sweep of the housekeeping.
     fn sweep(&mut self) {
         let holds = |channel: &usize| self.viewers.iter().any(|v| v.holds(*channel, &self.oracle));
         let held: Vec<usize> = (0..CHANNELS.len()).filter(holds).collect();
         let before: Vec<_> = held.iter().map(|at| self.describe(*at).is_some()).collect();
-        // A round looks at so few channels in one go: when the canary is gone, it is over.
+        // A sweep handles this few channels without a pause: when the canary is evicted, it is
+        // over.
         let idle = ChannelOptions { idle_timeout: Some(Duration::ZERO), ..Default::default() };
         let canary = "canary".parse().unwrap();
         self.hub.configure(&canary, &idle).unwrap();
@@ -279,7 +280,7 @@ impl World {
         self.viewers.push(Viewer::new(subscription, ticket, &self.oracle));
     }
 
-    /// The offset after which the start begins; an error if the hub cannot know it.
+    /// Returns the offset after which the start begins; an error if the hub cannot know it.
     fn offset_of(&self, from: &StartFrom) -> Result<u64, Option<(GapReason, String)>> {
         let StartFrom::After(text) = from else {
             return Err(None);
@@ -293,7 +294,7 @@ impl World {
         }
     }
 
-    /// What is due to whom begins so.
+    /// Fills the ticket with the entries that are due after this start.
     fn fill(
         &self,
         ticket: &mut Ticket,
@@ -342,7 +343,7 @@ impl World {
         }
     }
 
-    /// Where a subscription to many channels begins.
+    /// Checks the start position of a subscription to many channels.
     fn check_start(&self, ticket: &Ticket, from: &StartFrom, start: u64) {
         let entries = ticket.selected.iter().flat_map(|at| {
             let history = &self.oracle.channels[*at].history;
