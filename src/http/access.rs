@@ -1,30 +1,30 @@
-//! What a route asks of whoever calls it. Each method of each route says so, or is none.
+//! The access that a route requires. Every method of every route states one.
 
 use super::problem::{ErrorCode, Problem};
 use super::query::decode_path;
 use crate::auth::{Grants, Operation};
 use crate::channel::ChannelName;
 
-/// What a route asks of whoever calls it.
+/// The access that a route requires of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: neither who they are, nor by what name they call the hub.
+    /// None. The host name by which the hub is called is not checked either.
     Health,
-    /// Nothing: not even who they are.
+    /// None: no credential is asked for.
     Free,
     /// One of these operations, on the channel that the path names.
     OnChannel(&'static [Operation]),
-    /// One of these operations, on some channel. The handler asks about each that it meets.
+    /// One of these operations, on any channel. The handler checks each channel that it uses.
     OnSome(&'static [Operation]),
     /// The operation, on every channel.
     OnAll(Operation),
 }
 
 impl Access {
-    /// Checks the grants against what is asked. `rest` is what the path's `{*…}` stood for.
+    /// Checks the grants against the required access. `rest` is the text that matched `{*…}`.
     ///
     /// # Errors
-    /// `forbidden`, whether or not there is such a channel; or the name is none.
+    /// `forbidden`, whether or not the channel exists; or the name is invalid.
     pub fn check(self, grants: &Grants, rest: &str) -> Result<(), Problem> {
         match self {
             Self::Health | Self::Free => Ok(()),
@@ -48,7 +48,7 @@ impl Access {
     }
 }
 
-/// Says what is not granted, and nothing about whether it is there.
+/// Names the operation that is not granted, without revealing whether the channel exists.
 fn one_of(
     operations: &[Operation],
     place: &str,

@@ -1,4 +1,4 @@
-//! Who is let in: from a request to its caller, or to the problem that says why not.
+//! Authenticates and authorizes requests, and checks open streams again.
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -21,16 +21,16 @@ use crate::lease::{AccessLease, WeakLease};
 use crate::quota::{Exceeded, Payer, Quotas, SubscriptionPermit, network};
 use crate::telemetry::Metrics;
 
-/// What a refusal is counted as beside the reasons of credentials: it was good for something else.
+/// The reason under which a refusal is counted whose credential was valid for something else.
 const FORBIDDEN: &str = "forbidden";
 
-/// And this: it came from a page that may not send it.
+/// The reason under which a refusal is counted that came from a page that may not send it.
 const ORIGIN: &str = "origin";
 
-/// And this: it called the hub by a name that is not the hub's.
+/// The reason under which a refusal is counted that called the hub by a name that is not its own.
 const HOST: &str = "host";
 
-/// Lets requests in: a cheap handle.
+/// Authenticates and authorizes requests. A clone is a cheap handle.
 #[derive(Clone)]
 pub struct AuthFilter(Arc<AuthFilterState>);
 
@@ -39,43 +39,43 @@ struct AuthFilterState {
     quotas: Arc<Quotas>,
     /// Origins whose pages may use cookies.
     cors: Cors,
-    /// By what names the hub may be called, where nobody is asked who they are.
+    /// Names by which the hub may be called, if it asks for no credentials.
     hosts: Hosts,
-    /// Who everybody is, where nobody is asked. That does not change.
+    /// The principal of all requests, if the hub asks for no credentials. That does not change.
     everyone: Option<Arc<Principal>>,
     admitted: Mutex<Vec<AdmittedStream>>,
     metrics: Arc<Metrics>,
 }
 
-/// What the auth filter says to a request at once.
+/// The first result for a request, before its credential is checked.
 pub(super) enum Admission {
-    /// It is let in.
+    /// The request may go to its handler.
     Granted(Request),
-    /// It is not.
+    /// The request is refused.
     Denied(RefusedRequest),
-    /// Its caller has to show who they are.
+    /// The request needs a credential.
     Unauthenticated(UnauthenticatedRequest),
 }
 
-/// Why a request is not let in, and its body.
+/// The problem of a refused request, and its body.
 pub(super) type RefusedRequest = (Problem, Incoming);
 
-/// A request whose caller is not known yet.
+/// A request whose caller is not authenticated yet.
 pub(super) struct UnauthenticatedRequest {
     request: Request,
-    /// The one that stood in the query.
+    /// The token from the query.
     token: Option<String>,
     access: Access,
 }
 
 impl UnauthenticatedRequest {
-    /// What they ask for.
+    /// Returns the request.
     pub(super) fn request(&self) -> &Request {
         &self.request
     }
 }
 
-/// A stream that goes on, and what it may go on by.
+/// An open stream, with its lease and the right that it was opened by.
 struct AdmittedStream {
     lease: WeakLease,
     principal: Arc<Principal>,
@@ -88,7 +88,7 @@ struct Right {
     channels: Vec<ChannelPattern>,
 }
 
-/// Who calls; handlers find it among the request's extensions.
+/// The caller of a request; handlers find it among the request's extensions.
 #[derive(Clone)]
 pub struct Caller {
     principal: Arc<Principal>,
@@ -97,8 +97,8 @@ pub struct Caller {
 }
 
 impl AuthFilter {
-    /// Asks this authenticator, and lets nobody have more than these quotas. Cookies are taken
-    /// from pages of the hub's own origin and of those that CORS names.
+    /// Creates a filter. Cookies are accepted from pages of the hub's own origin and of those that
+    /// CORS names.
     #[must_use]
     pub fn new(
         authenticator: Arc<Authenticator>,
@@ -116,17 +116,17 @@ impl AuthFilter {
         Self(Arc::new(shared))
     }
 
-    /// Who is asked.
+    /// Returns the authenticator.
     #[must_use]
     pub fn authenticator(&self) -> &Arc<Authenticator> {
         &self.0.authenticator
     }
 
-    /// Why the hub may not be called by the name that this request calls it by, if that is so. Only
-    /// where nobody is asked who they are: elsewhere a page under a false name has no credential.
+    /// Returns a problem if the hub may not be called by the name in this request. Checked only if
+    /// the hub asks for no credentials: elsewhere a page under a false name has no credential.
     pub(super) fn misdirected(&self, request: &Request) -> Option<Problem> {
         self.0.everyone.as_ref()?;
-        // Programs of old say no name at all; browsers always do.
+        // HTTP/1.0 programs send no name; browsers always do.
         let host = called(request)?;
         if self.0.hosts.allow(host) {
             return None;
@@ -140,8 +140,8 @@ impl AuthFilter {
         Some(Problem::new(ErrorCode::MisdirectedRequest, detail).with("setting", "server.hosts"))
     }
 
-    /// Lets a request in, or not, if that can be said at once: where nobody is asked who they are,
-    /// nobody has to wait for the answer either.
+    /// Decides about a request, as far as that needs no credential. If the hub asks for none, no
+    /// request has to wait for an asynchronous check.
     pub(super) fn admit(&self, access: Access, mut request: Request) -> Admission {
         let token = take_query_token(request.uri_mut());
         if matches!(access, Access::Health | Access::Free) {
@@ -157,11 +157,10 @@ impl AuthFilter {
         Admission::Granted(self.with_caller(everyone.clone(), payer, request))
     }
 
-    /// Lets a request in whose caller shows who they are, or not. `rest` is what the path's `{*…}`
-    /// stood for.
+    /// Authenticates and authorizes a request. `rest` is the text that matched `{*…}`.
     ///
     /// # Errors
-    /// `unauthenticated`, `forbidden`, or the path names no channel.
+    /// `unauthenticated`, `forbidden`, an exceeded quota, or the path names no channel.
     pub(super) async fn admit_by_token(
         &self,
         unauthenticated: UnauthenticatedRequest,
@@ -174,7 +173,7 @@ impl AuthFilter {
         }
     }
 
-    /// The caller stands among the request's extensions from now on.
+    /// Adds the caller to the request's extensions.
     fn with_caller(
         &self,
         principal: Arc<Principal>,
@@ -203,8 +202,8 @@ impl AuthFilter {
         Ok((Arc::new(principal), payer))
     }
 
-    /// Counts that something is not granted. To those who have shown nothing, the way to get it is
-    /// said.
+    /// Counts an operation that is not granted. An anonymous caller is answered `unauthenticated`,
+    /// so that it shows a credential.
     fn not_granted(&self, principal: &Principal, problem: Problem) -> Problem {
         if principal.is_anonymous() {
             self.0.metrics.refused(AuthError::Missing.code());
@@ -237,7 +236,7 @@ impl AuthFilter {
         let token = token.filter(|_| authenticator.takes_query_tokens());
         let refused = |error: AuthError| {
             self.0.metrics.refused(error.code());
-            // Who shows nothing, or what was good a moment ago, does not guess.
+            // A missing credential, or one that has just expired, is not an attempt to guess one.
             if !matches!(error, AuthError::Missing | AuthError::Expired) {
                 self.0.quotas.refused(address);
             }
@@ -253,7 +252,8 @@ impl AuthFilter {
         authenticator.authenticate_fetching(credential, now).await.map_err(refused)
     }
 
-    /// What was trusted has changed: whoever is here by it and would not be let in again goes.
+    /// Revokes the leases of open streams that would not be admitted with the present
+    /// configuration.
     pub fn recheck(&self) {
         let now = SystemTime::now();
         for admitted in &*self.0.admitted.lock() {
@@ -280,7 +280,7 @@ impl AuthFilter {
         let held = place.map(|place| Box::new(place) as Box<dyn Any + Send + Sync>);
         let lease = AccessLease::holding(lives.map(|lives| Instant::now() + lives), held);
         let mut admitted = self.0.admitted.lock();
-        // Whenever there is no room left, those who have gone make some: no work on leaving.
+        // Ended streams are removed when the list is full, so that leaving costs nothing.
         if admitted.len() == admitted.capacity() {
             admitted.retain(|admitted| admitted.lease.is_in_use());
             let count = admitted.len();
@@ -288,7 +288,7 @@ impl AuthFilter {
         }
         let newcomer =
             AdmittedStream { lease: lease.downgrade(), principal: principal.clone(), by };
-        // What was trusted may have changed since they were let in.
+        // The configuration may have changed since the request was authenticated.
         if !newcomer.is_still_admitted(&self.0.authenticator, SystemTime::now()) {
             lease.revoke();
         }
@@ -297,13 +297,13 @@ impl AuthFilter {
     }
 }
 
-/// Where a request comes from, as far as anybody says.
+/// Returns the address that a request came from, or the loopback address if it is not known.
 fn address_of(request: &Request) -> IpAddr {
     let client = request.extensions().get::<ClientInfo>();
     client.map_or(IpAddr::from([127, 0, 0, 1]), |client| client.peer.ip())
 }
 
-/// By what name somebody is counted. Those who are nobody in particular are told apart by address.
+/// Returns the name that quotas count under. Without an API key, it includes the network.
 fn name_of(principal: &Principal, address: IpAddr) -> Arc<str> {
     match principal.key_id {
         Some(_) => principal.account.clone(),
@@ -317,7 +317,7 @@ impl AdmittedStream {
         let (now, then) = (&principal.grants, &self.principal.grants);
         let Right { operations, channels } = &self.by;
         if channels.is_empty() {
-            // It may be about any of those that were granted.
+            // It may concern any channel that was granted, so all grants must still hold.
             return now.narrowed_to(then).is_ok();
         }
         let granted = |channel: &ChannelPattern| {
@@ -328,31 +328,31 @@ impl AdmittedStream {
 }
 
 impl Caller {
-    /// Who makes this request.
+    /// Returns the caller of a request.
     ///
     /// # Errors
-    /// Nobody was let in with it: a defect of the hub.
+    /// The request did not pass the auth filter: a defect of the hub.
     pub fn of(extensions: &Extensions) -> Result<Self, Problem> {
         let caller = extensions.get::<Self>().cloned();
         caller.ok_or_else(|| Problem::new(ErrorCode::Internal, "the route lets nobody in"))
     }
 
-    /// Who it is.
+    /// Returns the principal.
     #[must_use]
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// Who is asked about callers.
+    /// Returns the authenticator.
     #[must_use]
     pub fn authenticator(&self) -> &Arc<Authenticator> {
         self.filter.authenticator()
     }
 
-    /// Asks for an operation on all channels that a pattern selects.
+    /// Requires an operation on all channels that a pattern selects.
     ///
     /// # Errors
-    /// It is not granted.
+    /// The operation is not granted.
     pub fn require(&self, operation: Operation, wanted: &ChannelPattern) -> Result<(), Problem> {
         if self.principal.grants.covers_pattern(operation, wanted) {
             return Ok(());
@@ -361,28 +361,27 @@ impl Caller {
         Err(self.forbidden(operation, &detail))
     }
 
-    /// What it wants is not granted.
+    /// Returns the problem of an operation that is not granted.
     #[must_use]
     pub fn forbidden(&self, operation: Operation, detail: &str) -> Problem {
         let problem = Problem::new(ErrorCode::Forbidden, detail);
         self.filter.not_granted(&self.principal, problem.with("operation", operation.as_str()))
     }
 
-    /// Who pays for what it does.
+    /// Returns the account that this caller's usage is counted in.
     #[must_use]
     pub fn payer(&self) -> &Payer {
         &self.payer
     }
 
-    /// What it does has met a quota.
+    /// Returns the problem of an exceeded quota, and counts it.
     #[must_use]
     pub fn exceeded(&self, exceeded: &Exceeded) -> Problem {
         self.filter.exceeded(exceeded)
     }
 
-    /// For how long a stream of this caller may go on: as long as they are granted one of the
-    /// operations on each of the channels. Without a channel, as long as nothing of what they were
-    /// granted is taken away.
+    /// Issues a lease for a stream of this caller. It lasts as long as one of the operations is
+    /// granted on each of the channels; without a channel, until a grant is taken away.
     #[must_use]
     pub fn lease(
         &self,
@@ -392,11 +391,11 @@ impl Caller {
         self.filter.issue(&self.principal, Right { operations, channels }, None)
     }
 
-    /// The same for a stream out of the hub, which takes a place among those that the principal may
+    /// Issues a lease for a subscription, which counts among the streams that the principal may
     /// have.
     ///
     /// # Errors
-    /// It has as many as it may.
+    /// The principal has as many streams open as it may.
     pub fn subscribe(
         &self,
         operations: &'static [Operation],

@@ -1,4 +1,4 @@
-//! The bodies of responses, and of those requests that are documents and not streams.
+//! The bodies of responses, and of requests that are one document.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,11 +19,11 @@ use crate::gathered::Gathered;
 use crate::ingest::{Ingest, Share};
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
 
-/// How long, and how much, is still read from a client who was answered early: a connection
+/// Time and bytes for which the hub reads on from a client that was answered early: a connection
 /// that is closed on unread data loses the answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
 
-/// Those who are read so at a time: each has a buffer meanwhile, and they count in no budget.
+/// Bounds the bodies that are read so at a time: each has a buffer, which no budget counts.
 static LINGERING: Semaphore = Semaphore::const_new(MAX_LINGERING);
 
 /// The body of a response.
@@ -32,7 +32,7 @@ pub enum Body {
     Full(Full<Bytes>),
     /// A live stream that is open, and not served yet.
     Open(Box<(Egress, OpenStream)>),
-    /// A live stream that is served here.
+    /// A live stream that is served as this body.
     Stream(Box<EventStream>),
     /// A feed of signals.
     Signals(SignalFeed),
@@ -51,7 +51,7 @@ impl<T: Into<Bytes>> From<T> for Body {
 }
 
 impl Body {
-    /// Serves a stream here, if this is one that is not served yet.
+    /// Turns an open stream into one that is served as this body.
     #[must_use]
     pub fn serve(self) -> Self {
         match self {
@@ -101,10 +101,10 @@ impl http_body::Body for Body {
     }
 }
 
-/// Reads a request body that is a document. What has come of it counts among unfinished bodies.
+/// Reads a request body that is one document. Its bytes count among unfinished bodies.
 ///
 /// # Errors
-/// It is too large, does not come in time, or broke off; or there is no room for it.
+/// It is too large, arrives late, or broke off; or there is no room for it.
 pub async fn read_document<N: AsRef<Ingest>>(
     request: Request,
     share: Share<N>,
@@ -114,8 +114,8 @@ pub async fn read_document<N: AsRef<Ingest>>(
     document.unwrap_or_else(|_| Err(late()))
 }
 
-/// A piece that is kept keeps the buffer that it came through, which is much larger than what comes
-/// byte by byte: so each is copied.
+/// Copies each piece: a piece that is kept would keep the buffer that it was read into, which is
+/// much larger if the body arrives byte by byte.
 async fn gather<N: AsRef<Ingest>>(
     mut body: Incoming,
     mut share: Share<N>,
@@ -135,28 +135,28 @@ async fn gather<N: AsRef<Ingest>>(
     Ok(document.take())
 }
 
-/// The body of a request has no end of its own.
+/// Returns the problem of a request body that broke off.
 #[must_use]
 pub fn broke_off() -> Problem {
     Problem::new(ErrorCode::InvalidEvent, "the request body broke off")
 }
 
-/// When the body of this request must be there, if it is a document.
+/// Returns the time by which the body of this request must have arrived, if it is one document.
 #[must_use]
 pub fn deadline(extensions: &Extensions) -> Instant {
     let timeout = extensions.get::<ClientInfo>().map(|client| client.body_timeout);
     Instant::now() + timeout.unwrap_or_default()
 }
 
-/// The body of a request was not there in time.
+/// Returns the problem of a request body that did not arrive in time.
 #[must_use]
 pub fn late() -> Problem {
     let detail = "the request body did not arrive within `server.body_timeout`";
     Problem::new(ErrorCode::RequestTimeout, detail).with("limit", "server.body_timeout")
 }
 
-/// Lets a client who is answered before the end of its body come to read the answer, unless too
-/// many do that: then its connection is closed on what it still sends.
+/// Reads the rest of the body of a request that was answered early, so that its client can read
+/// the answer. With too many such bodies, the connection is closed on unread data.
 pub fn let_finish(body: Incoming) {
     if !body.is_end_stream()
         && let Ok(place) = LINGERING.try_acquire()
@@ -165,7 +165,7 @@ pub fn let_finish(body: Incoming) {
     }
 }
 
-/// Reads what the client still sends.
+/// Reads what the client still sends, up to the limits of `LINGER`.
 async fn linger(mut body: Incoming, _place: SemaphorePermit<'static>) {
     let (time, most) = LINGER;
     let rest = async {

@@ -1,8 +1,7 @@
-//! How an event stream is refused that can be had later.
+//! Refusals of an event stream that can be had later.
 //!
-//! An `EventSource` that meets any status but 200 gives up for good. So it gets 200, an event that
-//! says why, the time after which it is to come back, and the end of the stream: as when the hub
-//! goes down.
+//! An `EventSource` that gets any status but 200 gives up for good. So it gets 200, an event with
+//! the reason, the delay after which to reconnect, and the end of the stream, as in a drain.
 
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use super::{Problem, Response, document, negotiate, not_stored};
 use crate::event::BUSY;
 use crate::sse;
 
-/// Whether the client reads an event stream of the hub's, and says so itself: `*/*` is what scripts
-/// and health checks send, which go by the status. Nor a bare one: that would be an answer.
+/// Returns whether the client explicitly accepts an event stream with the hub's own events. `*/*`
+/// is what scripts and health checks send, which go by the status; a bare stream cannot carry it.
 pub(super) fn reads_stream<B>(request: &Request<B>) -> bool {
     let offers = [sse::MEDIA_TYPE, "application/x-ndjson", "application/json"];
     let query = request.uri().query().unwrap_or_default();
@@ -32,9 +31,9 @@ fn names_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The problem as an event stream that ends with it.
+/// Returns the problem as an event stream that ends with it.
 pub(super) fn stream_of(problem: &Problem, retry_after: u64) -> Response {
-    // Spread, so that those who were refused together do not come back together.
+    // Spread, so that clients that were refused together do not reconnect together.
     let delay = Duration::from_secs(retry_after).mul_f64(0.75 + 0.5 * fastrand::f64());
     let (code, detail) = (problem.code().as_str(), problem.detail());
     let data = json!({"code": code, "detail": detail, "retry_after": retry_after}).to_string();

@@ -1,5 +1,5 @@
 //! One connection, from its first byte to its last: HTTP/1.1, or HTTP/2 by prior knowledge; over
-//! TLS whichever both sides agreed on.
+//! TLS the protocol that both sides agreed on.
 
 use std::convert::Infallible;
 use std::io;
@@ -28,86 +28,86 @@ use super::{Body, Config, Cors, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
-/// What HTTP/2 begins with (RFC 9113, section 3.4); no HTTP/1 request begins like it.
+/// The first bytes of HTTP/2 (RFC 9113, section 3.4); no HTTP/1 request begins with them.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The setting that ends a connection whose request does not come.
+/// The setting that limits the time until a request has arrived.
 const HEADER_TIMEOUT: &str = "server.header_timeout";
 
-/// The least that the library reads and gathers.
+/// The smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 
-/// Header lines up to which a head is waited for: more than browsers and proxies send.
+/// Header lines up to which a whole head is awaited: more than browsers and proxies send.
 const LOOKED_AT_HEADERS: usize = 128;
 
-/// Who is at the other end; handlers find it among the request's extensions.
+/// The client of a request; handlers find it among the request's extensions.
 #[derive(Clone, Debug)]
 pub struct ClientInfo {
-    /// The address that the request came from: that of the connection, or what a trusted proxy
-    /// said. The port is zero where a proxy did not say it.
+    /// The address that the request came from: that of the connection, or the one that a trusted
+    /// proxy forwarded. The port is zero if the proxy did not send it.
     pub peer: SocketAddr,
     /// The client speaks TLS: with the hub, or with a trusted proxy that said so.
     pub secure: bool,
-    /// The connection, as far as a subscription may know it; in HTTP/2, the request's stream.
+    /// The link of the connection; in HTTP/2, of the request's stream.
     pub link: Arc<Link>,
-    /// How long a body that is a document may take.
+    /// Time in which a body that is one document must arrive.
     pub body_timeout: Duration,
 }
 
 impl ClientInfo {
-    /// The connection of a request, as far as a subscription may know it.
+    /// Returns the link of a request's connection.
     #[must_use]
     pub fn link_of(extensions: &Extensions) -> Option<Arc<Link>> {
         extensions.get::<Self>().map(|client| client.link.clone())
     }
 }
 
-/// What serves the connections of a listener: cheap handles.
+/// The parts that serve the connections of a listener: cheap handles.
 #[derive(Clone)]
 pub struct Serving {
-    /// What answers requests.
+    /// The application, which answers requests.
     pub app: App,
     /// The listener's settings.
     pub config: Arc<Config>,
-    /// Whether the hub is going down.
+    /// Signals that the hub drains or stops.
     pub shutdown: Shutdown,
-    /// Who may take sockets over.
+    /// Serves streams, and takes sockets over.
     pub egress: Egress,
     /// The listener's TLS, if it speaks it.
     pub tls: Option<Tls>,
-    /// Who may say for whom it speaks.
+    /// The proxies that are trusted to forward the client's address.
     pub proxies: Proxies,
-    /// Whose pages may read what is answered.
+    /// The pages that may read responses.
     pub cors: Cors,
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionOutcome {
-    /// By itself, or because the hub stops.
+    /// It ended by itself, or because the hub stops.
     Over,
-    /// By a limit: the setting.
+    /// It exceeded the limit of this setting.
     Limit(&'static str),
-    /// Not at all: its socket is somebody else's now.
+    /// It is still open: a shard has taken over its socket.
     TakenOver,
 }
 
 /// Serves a connection until it ends, is cut or taken over, or the hub stops.
 pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) -> ConnectionOutcome {
-    // Without it, an event waits for the acknowledgement of the one before.
+    // Otherwise an event waits for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
-    // A publisher whose machine has gone without a word would hold its channel for ever.
+    // Otherwise a publisher whose machine is lost would hold its channel for ever.
     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive());
     accept(tcp, peer, serving).await.unwrap_or_else(|early| early)
 }
 
-/// All that comes before the first request has one deadline; an error is how it ended before.
+/// Does all that comes before the first request, with one deadline. An error is an early end.
 async fn accept(
     mut tcp: TcpStream,
     peer: SocketAddr,
     serving: Serving,
 ) -> Result<ConnectionOutcome, ConnectionOutcome> {
-    // Spread, so that those who came together are not cut together: each has its time at least.
+    // Spread upwards, so that clients that connected together are not cut together.
     let spread = 1.0 + 0.2 * fastrand::f64();
     let deadline = Instant::now() + serving.config.header_timeout.mul_f64(spread);
     let peer = with_deadline(deadline, serving.proxies.opener(&mut tcp, peer)).await?;
@@ -116,7 +116,7 @@ async fn accept(
         let mut socket = ProgressIo::new(tcp);
         let (origin, link) = (Origin { peer, secure: false }, serving.egress.link(socket.tcp()));
         socket.track(link.clone());
-        // Boxed: whoever has asked nothing yet needs no room for it.
+        // Boxed: a connection that has not sent anything yet needs no room for it.
         let context = ConnectionContext { origin, link, serving, deadline };
         return Ok(Box::pin(serve_connection(socket, context, http2)).await);
     };
@@ -143,21 +143,21 @@ async fn with_deadline<T>(
     }
 }
 
-/// Some 30 seconds of silence, and three questions without an answer.
+/// Returns keepalive options that notice a lost peer after 30 s of silence and three probes.
 fn keepalive() -> TcpKeepalive {
     let pause = Duration::from_secs(10);
     TcpKeepalive::new().with_time(3 * pause).with_interval(pause).with_retries(3)
 }
 
-/// Waits for what HTTP/2 begins with, or for the whole head of a first request: before, nothing of
-/// the conversation is made.
+/// Waits for the first bytes of HTTP/2, or for the whole head of a first request, before hyper's
+/// state for the connection is created.
 async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
     peek(tcp, |seen| {
         let common = seen.len().min(PREFACE.len());
         if seen[..common] == PREFACE[..common] {
             return Ok((common == PREFACE.len()).then_some(true));
         }
-        // What is wrong, or too long to be looked at, is the library's to answer.
+        // hyper answers a head that is wrong, or too long to be peeked at.
         let mut headers = [httparse::EMPTY_HEADER; LOOKED_AT_HEADERS];
         let parsed = httparse::Request::new(&mut headers).parse(seen);
         let waits = parsed.is_ok_and(|parsed| parsed.is_partial()) && seen.len() < ROOM;
@@ -166,12 +166,12 @@ async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
     .await
 }
 
-/// A connection whose first request may come.
+/// A connection that is ready for its first request.
 struct ConnectionContext {
     origin: Origin,
     link: Arc<Link>,
     serving: Serving,
-    /// When the first request must have come.
+    /// The time by which the first request must have arrived.
     deadline: Instant,
 }
 
@@ -203,7 +203,7 @@ async fn serve_http1<W: Transport>(
 ) -> hyper::Result<ConnectionOutcome> {
     let (link, shutdown) = (context.link.clone(), context.serving.shutdown.clone());
     let (config, cors) = (context.serving.config.clone(), context.serving.cors.clone());
-    // Only what the kernel sends as it is can be somebody else's.
+    // A shard can write only to a plain socket.
     let handoff = context.serving.tls.is_none().then(|| Arc::new(Handoff::new()));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
     let service = http1_service(RequestService::new(context), handoff.clone());
@@ -212,8 +212,8 @@ async fn serve_http1<W: Transport>(
         .header_read_timeout(config.header_timeout)
         .max_headers(config.max_headers)
         .max_header_size(max_header)
-        // What is read at a time, and what is gathered before it is written: the library would keep
-        // as much for each connection.
+        // The buffer for reads, and for writes that are gathered: hyper would keep as much for each
+        // connection.
         .max_buf_size(max_header.max(MIN_BUFFER))
         // Events are small: copying them into one buffer beats a vector of many parts.
         .writev(false)
@@ -245,7 +245,7 @@ async fn serve_http1<W: Transport>(
     }
 }
 
-/// Resolves when the request that is being answered, if there is one, is the last.
+/// Resolves when no request may follow the present one.
 async fn stop_requests(shutdown: &Shutdown, link: &Link) {
     tokio::select! {
         () = shutdown.stopping() => {}
@@ -253,7 +253,7 @@ async fn stop_requests(shutdown: &Shutdown, link: &Link) {
     }
 }
 
-/// Resolves when a response has been left there; never, where none can be.
+/// Resolves when a response has been offered for takeover; never, where none can be.
 async fn taken_over(handoff: Option<&Handoff>) -> &Handoff {
     match handoff {
         Some(handoff) => {
@@ -270,7 +270,7 @@ fn take_over(handoff: &Handoff, transport: impl Transport) -> ConnectionOutcome 
             handoff.hand_on(tcp);
             ConnectionOutcome::TakenOver
         }
-        // The runtime could not let go of the socket, which is closed by now.
+        // tokio could not release the socket, and has closed it.
         Some(Err(_)) | None => ConnectionOutcome::Over,
     }
 }
@@ -291,7 +291,7 @@ async fn serve_http2<W: Transport>(
         tokio::select! {
             served = &mut connection => return served.map(|()| ConnectionOutcome::Over),
             () = link.cut() => return Ok(ConnectionOutcome::Over),
-            // The library waits for a first request for ever.
+            // hyper waits for a first request for ever.
             () = &mut first, if !looked => {
                 looked = true;
                 if !asked.load(Ordering::Relaxed) {
@@ -308,7 +308,7 @@ async fn serve_http2<W: Transport>(
 
 type BoxedAnswer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-/// Where the requests of a connection are taken in.
+/// Adds the client to the requests of a connection, and calls the application.
 struct RequestService {
     app: App,
     proxies: Proxies,
@@ -325,7 +325,7 @@ impl RequestService {
         Self { app, proxies, origin, link, body_timeout: config.body_timeout }
     }
 
-    /// Has the application answer; the client stands among the request's extensions.
+    /// Calls the application, with the client among the request's extensions.
     fn call(&self, mut request: Request, link: Arc<Link>) -> ResponseFuture {
         let Origin { peer, secure } = self.proxies.origin(self.origin, request.headers());
         let body_timeout = self.body_timeout;
@@ -334,8 +334,8 @@ impl RequestService {
     }
 }
 
-/// The application as hyper wants it for HTTP/1.1. It is asked at once: what was boxed before is
-/// not boxed again.
+/// Returns the application as a hyper service for HTTP/1.1. It is called outside of the future,
+/// which then holds the application's boxed future instead of the request.
 fn http1_service(
     service: RequestService,
     handoff: Option<Arc<Handoff>>,
@@ -356,7 +356,8 @@ fn http1_service(
     })
 }
 
-/// And for HTTP/2, where it is asked from the task of each stream. Notes whether it was.
+/// Returns the application as a hyper service for HTTP/2, called by the task of each stream. Sets
+/// `asked` at the first request.
 fn http2_service(
     service: Arc<RequestService>,
     asked: Arc<AtomicBool>,
@@ -371,14 +372,14 @@ fn http2_service(
     })
 }
 
-/// No answer is anything else than what it says, whatever a browser makes of it.
+/// Forbids browsers to guess another media type than the response states.
 fn set_nosniff(mut response: Response) -> Response {
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 
-/// Closes without waiting for what the client does not read: the kernel keeps nothing of it.
+/// Sets the socket to be reset on close: the kernel keeps none of the bytes that are not read.
 fn reset(transport: &impl Transport) {
     let _ = transport.tcp().set_zero_linger();
 }

@@ -1,4 +1,4 @@
-//! How many connections may be open, and how many are.
+//! The limit on open connections, and their count.
 
 use std::sync::Arc;
 
@@ -6,28 +6,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::telemetry::Metrics;
 
-/// The places for connections of one listener: a cheap handle.
+/// The permits for connections of one listener. A clone is a cheap handle.
 #[derive(Clone)]
 pub struct ConnectionLimit {
     free: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
-/// One connection's place. Dropped, it is free again.
+/// The permit of one connection, released when dropped.
 pub(super) struct ConnectionPermit {
     limit: ConnectionLimit,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl ConnectionLimit {
-    /// So many places.
+    /// Creates a limit of `max_connections`.
     #[must_use]
     pub fn new(max_connections: usize, metrics: Arc<Metrics>) -> Self {
         let free = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         Self { free, metrics }
     }
 
-    /// Frees the place of a connection that was handed over.
+    /// Releases the permit of a connection that was taken over.
     pub fn release(&self) {
         self.free.add_permits(1);
         self.metrics.connection_closed();
@@ -41,7 +41,7 @@ impl ConnectionLimit {
 }
 
 impl ConnectionPermit {
-    /// The connection goes on elsewhere: its place stays taken until it is given back.
+    /// Keeps the permit taken for a socket that is taken over, until [`ConnectionLimit::release`].
     pub(super) fn transfer(mut self) {
         if let Some(permit) = self.permit.take() {
             permit.forget();

@@ -1,4 +1,4 @@
-//! Which web pages may talk to the hub from the browser.
+//! The web pages that may use the hub from a browser.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -50,7 +50,7 @@ impl Config {
     }
 
     fn layer(&self) -> CorsLayer {
-        // Only pages that are named may send cookies, and read what is said for them.
+        // Only pages that are named may send cookies and read the responses to them.
         let named = !self.allow_origins.iter().any(|origin| origin == "*");
         let allow_origin = match self.allow_origins.as_slice() {
             [all] if all == "*" => AllowOrigin::any(),
@@ -67,7 +67,7 @@ impl Config {
                 HeaderName::from_static("idempotency-key"),
                 HeaderName::from_static("last-event-id"),
                 HeaderName::from_static("x-api-key"),
-                // What tools for tracing add to each request of a page.
+                // Added to each request of a page by tracing tools.
                 HeaderName::from_static("traceparent"),
                 HeaderName::from_static("tracestate"),
                 HeaderName::from_static("baggage"),
@@ -90,11 +90,11 @@ impl Config {
     }
 }
 
-/// The pages that may use the hub, which a reload exchanges: a cheap handle.
+/// The pages that may use the hub; a reload exchanges them. A clone is a cheap handle.
 #[derive(Clone)]
 pub struct Cors(Arc<RwLock<Allowed>>);
 
-/// See [`Cors`].
+/// The origins and the layer of a [`Cors`].
 pub(super) struct Allowed {
     /// The origins as browsers write them.
     pub(super) origins: Vec<String>,
@@ -107,7 +107,7 @@ impl Allowed {
     }
 }
 
-/// No pages of other origins.
+/// Allows no pages of other origins.
 impl Default for Cors {
     fn default() -> Self {
         Self::new(&Config::default())
@@ -115,13 +115,13 @@ impl Default for Cors {
 }
 
 impl Cors {
-    /// The pages that these settings name.
+    /// Allows the pages that these settings name.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(RwLock::new(Allowed::by(config))))
     }
 
-    /// Goes over to the pages that these settings name.
+    /// Replaces the allowed pages by those that these settings name.
     pub fn exchange(&self, config: &Config) {
         *self.0.write() = Allowed::by(config);
     }
@@ -130,8 +130,8 @@ impl Cors {
         self.0.read()
     }
 
-    /// The response with what a page of this origin needs to read it: for requests that are
-    /// answered before there is a request.
+    /// Adds the CORS headers that a page of this origin needs to read a response whose request
+    /// could not be parsed.
     pub(super) async fn mark(&self, origin: Option<HeaderValue>, response: Response) -> Response {
         let layer = {
             let allowed = self.allowed();
@@ -149,7 +149,7 @@ impl Cors {
         response
     }
 
-    /// The application with preflights answered and responses marked.
+    /// Wraps an application: answers preflights, and adds CORS headers to responses.
     #[must_use]
     pub fn wrap(&self, app: App) -> App {
         let plain = app.clone();
@@ -159,7 +159,7 @@ impl Cors {
         });
         let cors = self.clone();
         Arc::new(move |request: Request| {
-            // Only browsers say an origin, and all others need not wait for what is for them.
+            // Only browsers send `Origin`; other requests skip the layer.
             let answer = if request.headers().contains_key(header::ORIGIN) {
                 let answer = cors.allowed().layer.layer(inner.clone()).oneshot(request);
                 Box::pin(answer.map(|Ok(response)| response))
@@ -168,7 +168,7 @@ impl Cors {
             };
             Box::pin(async move {
                 let mut response = answer.await;
-                // One header, whatever else the answer varies by.
+                // `Vary` has one value, which a handler may have set already.
                 let origin = HeaderValue::from_static("Origin");
                 response.headers_mut().entry(header::VARY).or_insert(origin);
                 response

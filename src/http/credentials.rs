@@ -1,4 +1,4 @@
-//! Where a request may carry a credential, and when a browser's cookie is not one.
+//! The places where a request may carry a credential, and the pages that may use a cookie.
 
 use http::{HeaderMap, HeaderName, Method, Request, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -12,14 +12,14 @@ const QUERY_TOKEN: &str = "access_token";
 /// The header for API keys, beside `Authorization`.
 const API_KEY: &str = "x-api-key";
 
-/// Where the page stands that a browser sends a request for (Fetch Metadata).
+/// The relation of the page to the hub for which a browser sends a request (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Finds what a request shows. The first place that has anything decides; whatever stands there is
-/// never passed over for something better.
+/// Finds the credential of a request. The first place that has anything decides: a wrong one there
+/// is never skipped for a better one elsewhere.
 ///
 /// # Errors
-/// It is in no form that a credential has.
+/// The first place holds something that is not a credential.
 pub(super) fn find<'a>(
     headers: &'a HeaderMap,
     cookie: Option<&str>,
@@ -37,7 +37,7 @@ pub(super) fn find<'a>(
     Ok(query.map_or(Credential::None, Credential::Query))
 }
 
-/// The value of a header that must stand there once.
+/// Returns the value of a header that must be there exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, AuthError> {
     let mut values = headers.get_all(name).iter();
     match (values.next().map(|value| value.to_str()), values.next()) {
@@ -46,7 +46,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, AuthError> {
     }
 }
 
-/// RFC 6750, section 2.1; schemes know no case (RFC 9110, section 11.1).
+/// Returns the token (RFC 6750, section 2.1). The scheme ignores case (RFC 9110, section 11.1).
 fn bearer(text: &str) -> Result<&str, AuthError> {
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
@@ -61,12 +61,12 @@ fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().trim_matches('"'))
 }
 
-/// Whether a cookie may speak for whoever sends this request. A browser adds cookies to what any
-/// page asks for: only the hub's own pages and those of `allowed` origins may use them. What tells
-/// is what no page can forge: `Origin` and `Sec-Fetch-Site`.
+/// Returns whether the cookie of a request counts. A browser adds cookies to the requests of any
+/// page: only those of the hub's own pages and of `allowed` origins count. `Origin` and
+/// `Sec-Fetch-Site` tell them apart, as no page can forge them.
 pub(super) fn may_use_cookie<B>(request: &Request<B>, allowed: &[String]) -> bool {
     let headers = request.headers();
-    // Sandboxed pages of anybody call themselves null, and every page is not one page.
+    // Any site's sandboxed page has the origin `null`, and `*` names no page.
     let allowed = allowed.iter().filter(|origin| !["null", "*"].contains(&origin.as_str()));
     let site = headers.get(SEC_FETCH_SITE).and_then(|value| value.to_str().ok());
     let same_site = matches!(site, Some("same-origin" | "none"));
@@ -78,14 +78,14 @@ pub(super) fn may_use_cookie<B>(request: &Request<B>, allowed: &[String]) -> boo
                 || site == Some("same-origin")
         }),
         (None, Some(_)) => same_site,
-        // No browser of today, or none at all: reading is harmless, as nobody else can see it.
+        // An old browser, or none: reading is harmless, as no other page can see the response.
         (None, None) => matches!(*request.method(), Method::GET | Method::HEAD),
     }
 }
 
-/// Whether a request to a hub that asks nobody who they are may come from where it does. Browsers
-/// let any page send what it could not read: that a hub of a machine's own is not reached from
-/// elsewhere does not keep it from the pages that are open on that machine.
+/// Returns whether a request to a hub without credentials may come from its page. Browsers let any
+/// page send requests whose response it cannot read: a hub that only its own machine can reach is
+/// still reached by the pages that are open on that machine.
 pub(super) fn may_write<B>(request: &Request<B>, allowed: &[String]) -> bool {
     let headers = request.headers();
     let from_page = headers.contains_key(header::ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
@@ -93,8 +93,8 @@ pub(super) fn may_write<B>(request: &Request<B>, allowed: &[String]) -> bool {
     reads || !from_page || allowed.iter().any(|all| all == "*") || may_use_cookie(request, allowed)
 }
 
-/// Whether the page came from the host that it speaks to. The scheme is not compared: a proxy may
-/// have ended TLS. A proxy may also write the port that goes without saying.
+/// Returns whether the page came from the host that it calls. The scheme is not compared, as a
+/// proxy may have ended TLS. Default ports are dropped, as a proxy may have added them.
 fn is_own<B>(origin: &str, request: &Request<B>) -> bool {
     let (Some((scheme, page)), Some(host)) = (origin.split_once("://"), called(request)) else {
         return false;
@@ -102,7 +102,7 @@ fn is_own<B>(origin: &str, request: &Request<B>) -> bool {
     without_default_port(scheme, page).eq_ignore_ascii_case(without_default_port(scheme, host))
 }
 
-/// A host and port, without a port that the scheme implies.
+/// Returns a host and port, without a port that the scheme implies.
 pub(super) fn without_default_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
     let port = match scheme {
         "https" => ":443",
@@ -112,14 +112,14 @@ pub(super) fn without_default_port<'a>(scheme: &str, authority: &'a str) -> &'a 
     authority.strip_suffix(port).unwrap_or(authority)
 }
 
-/// By what name and port the client calls the hub: in the request's target, which HTTP/2 always and
-/// HTTP/1.1 rarely has, or in `Host`.
+/// Returns the host and port by which the client calls the hub: from the request's target, which
+/// HTTP/2 always and HTTP/1.1 rarely has, or from `Host`.
 pub(super) fn called<B>(request: &Request<B>) -> Option<&str> {
     let target = request.uri().authority().map(|authority| authority.as_str());
     target.or_else(|| request.headers().get(header::HOST)?.to_str().ok())
 }
 
-/// Takes the token out of the query, so that nothing after this sees it, and no log.
+/// Removes the token from the query, so that no later code and no log sees it.
 pub(super) fn take_query_token(uri: &mut Uri) -> Option<String> {
     let query = uri.query().filter(|query| query.contains(QUERY_TOKEN))?;
     let is_token = |pair: &&str| pair.split('=').next() == Some(QUERY_TOKEN);
@@ -214,7 +214,7 @@ mod tests {
             ("POST", Some("null"), Some("cross-site"), false),
             ("POST", Some("https://hub.example:4100"), None, true),
             ("POST", Some("https://hub.example:4100"), Some("same-origin"), true),
-            // A browser that says so knows better than a host that looks alike.
+            // `Sec-Fetch-Site` overrides a host that looks the same.
             ("POST", Some("https://hub.example:4100"), Some("cross-site"), false),
             ("POST", Some("https://hub.example"), None, false),
             ("POST", Some("https://hub.example:443"), None, false),

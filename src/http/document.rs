@@ -1,4 +1,4 @@
-//! Responses that are documents: whole, of one media type, and of the moment.
+//! Responses that are documents: whole, of one media type, and not cached.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -9,15 +9,15 @@ use super::{Body, ErrorCode, Problem, Response};
 use crate::hub::Description;
 use crate::value::{Given, Wrong};
 
-/// Bytes of the usual document: a receipt. Larger ones grow.
+/// Initial capacity, in bytes: enough for a receipt.
 const USUAL_BYTES: usize = 256;
 
-/// Reads a JSON object; a field that is wrong is named.
+/// Reads a JSON object; the problem names a field that is wrong.
 ///
 /// # Errors
-/// It is no such object; `right` shows one.
+/// The document is no such object; `right` describes one.
 pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result<T, Problem> {
-    // Through a map: a list, too, could be read as the fields in order.
+    // Through a map, because serde would also read a list as the fields in order.
     let problem = |detail| Problem::new(ErrorCode::InvalidParameter, detail);
     let value: Value = serde_json::from_slice(document)
         .map_err(|error| problem(format!("not JSON ({error}): write {right}")))?;
@@ -29,7 +29,7 @@ pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result
         if let Wrong::Key { .. } = wrong {
             return problem(format!("{wrong}. Write {right}")).with("parameter", path);
         }
-        // What is missing at the top has no place.
+        // A missing field at the top level has no path.
         if path == "." {
             return problem(format!("{wrong}. Write {right}"));
         }
@@ -37,7 +37,7 @@ pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result
     })
 }
 
-/// A document of this media type, which no cache may keep.
+/// Returns a document of this media type, which no cache may keep.
 #[must_use]
 pub fn document(media_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
@@ -47,7 +47,7 @@ pub fn document(media_type: &'static str, body: impl Into<Body>) -> Response {
     response
 }
 
-/// A value as a JSON document.
+/// Returns a value as a JSON document.
 ///
 /// # Errors
 /// The value cannot be JSON: a defect.
@@ -60,7 +60,7 @@ pub fn json<T: Serialize>(value: &T) -> Result<Response, Problem> {
     Ok(document("application/json", json))
 }
 
-/// How a channel stands, as JSON.
+/// The state of a channel, as JSON.
 #[derive(Serialize)]
 pub struct ChannelDocument<'a> {
     channel: &'a str,
@@ -86,7 +86,7 @@ impl<'a> From<&'a Description> for ChannelDocument<'a> {
     }
 }
 
-/// A response without a body.
+/// Returns a response without a body.
 #[must_use]
 pub fn empty(status: StatusCode) -> Response {
     let mut response = Response::default();
@@ -94,7 +94,7 @@ pub fn empty(status: StatusCode) -> Response {
     response
 }
 
-/// No cache may keep it, no proxy may change or hold it back.
+/// Sets headers so that no cache keeps the response, and no proxy changes or delays it.
 pub fn not_stored(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

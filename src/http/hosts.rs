@@ -1,7 +1,7 @@
-//! By which names a hub may be called that asks nobody who they are.
+//! The names by which a hub without credentials may be called.
 //!
-//! A browser lets a page speak to its own host, and the page's owner decides to which address that
-//! name leads: also to this machine (DNS rebinding). The name is what such a request cannot hide.
+//! A browser lets a page call its own host, and the page's owner decides which address that name
+//! resolves to: also to this machine (DNS rebinding). Such a request cannot hide the name.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Hosts(Vec<String>);
 
-/// A text that is no host name.
+/// Error for a text that is not a host name.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`{0}` is not a host name: write `hub.example.org` without scheme and port, `*.example.org` \
@@ -23,8 +23,8 @@ pub struct Hosts(Vec<String>);
 pub struct InvalidHost(String);
 
 impl Hosts {
-    /// Whether the hub may be called so: `authority` is a host, with or without a port. Addresses
-    /// and the names of this machine itself always may: no name server answers for them.
+    /// Returns whether the hub may be called so: `authority` is a host, with or without a port.
+    /// Addresses and the names of this machine always may: no name server answers for them.
     pub(super) fn allow(&self, authority: &str) -> bool {
         let Ok(authority) = Authority::from_str(authority) else { return false };
         let host = authority.host().to_ascii_lowercase();
@@ -40,7 +40,7 @@ impl Hosts {
 fn covers(name: &str, host: &str) -> bool {
     match name.strip_prefix('*') {
         Some("") => true,
-        // With its dot, and something in front of it.
+        // The parent keeps its dot, and must have a label before it.
         Some(parent) => host.len() > parent.len() && host.ends_with(parent),
         None => name == host,
     }

@@ -1,4 +1,4 @@
-//! Fetches the keys of issuers from where they are published.
+//! Fetches the keys of issuers from their URLs.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio::time::{Instant, timeout_at};
 use crate::auth::{FetchError, FetchFuture, FetchKeys};
 use crate::outbound::{Client, NoCertificates};
 
-/// How long a fetch may take. Requests whose key is not known yet wait for it.
+/// Time limit of a fetch. Requests whose key is not known yet wait for it.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Fetches JWK sets (RFC 7517) by GET. Redirects are not followed: keys come from where the
-/// configuration says, and from nowhere else.
+/// Fetches JWK sets (RFC 7517) by GET. Redirects are not followed: keys come only from the URL in
+/// the configuration.
 #[derive(Default)]
 pub struct KeyFetcher(OnceLock<Result<Client, NoCertificates>>);
 
 impl FetchKeys for KeyFetcher {
     fn fetch(&self, url: &str, limit: usize) -> FetchFuture {
-        // Whoever has no such URL needs no certificates.
+        // Created at the first use: without such a URL, no certificates are needed.
         let client = match self.0.get_or_init(|| Client::new(true)) {
             Ok(client) => client.clone(),
             Err(error) => {

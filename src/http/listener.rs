@@ -1,5 +1,5 @@
-//! Accepts connections, as many as may be, deals them out to the workers, and goes on when it
-//! cannot.
+//! Accepts connections up to the limits, distributes them among the workers, and recovers from
+//! errors of `accept`.
 
 use std::fs::File;
 use std::io;
@@ -20,16 +20,16 @@ use super::{ErrorCode, Problem, Workers, connection};
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
-/// Connections that are told that there are too many, at a time; past it they are just closed.
+/// Connections that are refused with a response at a time; past it they are just closed.
 const MAX_REFUSALS: usize = 256;
 
-/// How long a refused connection may take to say what it wanted.
+/// Time in which a refused connection must send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long accepting rests when the process has no descriptor left.
+/// Pause before the next `accept` after an error.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// A listening socket, and what answers there.
+/// A listening socket, and the parts that serve its connections.
 pub struct Listener {
     tcp: TcpListener,
     serving: Serving,
@@ -38,14 +38,14 @@ pub struct Listener {
     metrics: Arc<Metrics>,
     refusals: Arc<Semaphore>,
     workers: Workers,
-    /// Whether the socket goes on listening without the hub.
+    /// Whether the socket stays open without the hub.
     outlived: bool,
-    /// A descriptor to give up when there is no other, so that a client can be told.
+    /// A descriptor to close when the process has no other left, so that a client can be refused.
     reserve: Option<File>,
 }
 
 impl Listener {
-    /// Serves the connections of this socket, as many as there are slots.
+    /// Creates a listener that serves the connections of this socket, up to the limit.
     #[must_use]
     pub fn new(
         tcp: TcpListener,
@@ -60,14 +60,14 @@ impl Listener {
         Self { tcp, serving, limit, quotas, metrics, refusals, workers, outlived, reserve }
     }
 
-    /// Leaves whoever comes during a drain to the next hub: somebody else has this socket as well,
-    /// and keeps it open until then.
+    /// Stops accepting when a drain begins: another process also has this socket, and keeps new
+    /// connections in its queue for the next hub.
     #[must_use]
     pub fn outlived(self) -> Self {
         Self { outlived: true, ..self }
     }
 
-    /// The address that was bound.
+    /// Returns the address that was bound.
     ///
     /// # Errors
     /// The socket has none.
@@ -83,7 +83,7 @@ impl Listener {
         });
         loop {
             tokio::select! {
-                // In this order: nobody may be taken from the queue who could wait there.
+                // In this order: a connection that can wait in the queue must not be taken from it.
                 biased;
                 () = &mut over => return,
                 accepted = self.tcp.accept() => match accepted {
@@ -95,7 +95,7 @@ impl Listener {
     }
 
     fn admit(&self, tcp: TcpStream, peer: SocketAddr) {
-        // What comes through a proxy is many people's.
+        // A trusted proxy's connections are those of many clients.
         let of_proxy = self.serving.proxies.trust(peer.ip());
         if let Err(exceeded) = self.quotas.connect(peer.ip())
             && !of_proxy
@@ -125,7 +125,7 @@ impl Listener {
         });
     }
 
-    /// Gives a connection to the worker whose turn it is. One that cannot be moved is closed.
+    /// Gives a connection to the next worker. One that cannot be moved is closed.
     fn dispatch<F>(&self, tcp: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send,
@@ -158,7 +158,8 @@ impl Listener {
         });
     }
 
-    /// A client that is gone already concerns nobody; anything else would come back at once.
+    /// Handles an error of `accept`: ignores a client that has left, and pauses after any other,
+    /// which would return at once.
     async fn recover(&mut self, error: &io::Error) {
         use io::ErrorKind as Kind;
         if matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset) {
@@ -167,7 +168,7 @@ impl Listener {
         self.metrics.limit_hit("accept");
         tracing::warn!(%error, "cannot accept connections");
         if is_out_of_descriptors(error) && self.reserve.take().is_some() {
-            // Refused is better than left waiting: the client can go elsewhere, or come back.
+            // A refusal is better than a wait: the client can try another hub, or later.
             if let Ok(Ok((tcp, peer))) = tokio::time::timeout(BACK_OFF, self.tcp.accept()).await {
                 self.refuse_over_limit(tcp, peer);
             }

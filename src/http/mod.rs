@@ -1,4 +1,4 @@
-//! The corridor between connections and protocols: it accepts, routes, and words problems. It does
+//! The layer between connections and protocols: it accepts, routes, and formats problems. It does
 //! not know which protocols exist.
 
 mod access;
@@ -56,23 +56,23 @@ pub use workers::Workers;
 /// A request as handlers get it.
 pub type Request = http::Request<hyper::body::Incoming>;
 
-/// A response as handlers give it.
+/// A response as handlers return it.
 pub type Response = http::Response<Body>;
 
 /// Settings of the section `server`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where publishers and subscribers connect.
+    /// The address that publishers and subscribers connect to.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// Where operators connect: metrics and channel lists.
+    /// The address that operators connect to, for metrics and channel lists.
     #[serde(deserialize_with = "address")]
     pub admin_listen: SocketAddr,
-    /// Whether the hub may listen to the world and ask nobody who they are.
+    /// Whether the hub may listen on a public address without asking for credentials.
     pub insecure: bool,
-    /// Names by which the hub may be called as long as it asks for no credentials, beside addresses
-    /// and `localhost`.
+    /// Names by which the hub may be called as long as it asks for no credentials, in addition to
+    /// addresses and `localhost`.
     pub hosts: Hosts,
     /// Open connections on the public listener.
     pub max_connections: usize,
@@ -90,9 +90,9 @@ pub struct Config {
     pub max_h2_streams: u32,
     /// Threads that serve requests; zero for one per core.
     pub workers: usize,
-    /// Proxies that may say for whom they speak.
+    /// Proxies that are trusted to forward the client's address.
     pub trusted_proxies: Networks,
-    /// The header in which they say it.
+    /// The header in which they forward it.
     pub forwarded_header: ForwardedHeader,
     /// Whether connections to the public listener begin with a PROXY header.
     pub proxy_protocol: bool,
@@ -119,7 +119,7 @@ impl Default for Config {
     }
 }
 
-/// Where to listen. Of names, `localhost` is known: what any other stands for can change.
+/// Reads a listening address. Of names, only `localhost` is known: others can change their address.
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());

@@ -1,4 +1,4 @@
-//! What the client accepts (RFC 9110, section 12.5.1).
+//! Content negotiation by the `Accept` header (RFC 9110, section 12.5.1).
 
 use http::{HeaderMap, header};
 
@@ -9,8 +9,8 @@ struct Accepted {
     weight: f32,
 }
 
-/// Of the media types on offer, in our order of preference, the one that the client likes best.
-/// Without an `Accept` header, the first. Nothing if it accepts none.
+/// Returns the offered media type that the client prefers; of equal ones, the first. Without an
+/// `Accept` header, returns the first. Returns nothing if the client accepts none.
 #[must_use]
 pub fn negotiate<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str> {
     let accepted: Vec<Accepted> = headers
@@ -41,7 +41,7 @@ impl Accepted {
         Some(Self { range, weight })
     }
 
-    /// How closely the range describes the media type: 3 by name, 2 by family, 1 for all.
+    /// Returns how closely the range describes the media type: 3 by name, 2 by family, 1 for all.
     fn closeness(&self, media_type: &str) -> Option<u8> {
         let family = self.range.strip_suffix('*').filter(|family| family.ends_with('/'));
         match (self.range == media_type, self.range.as_str(), family) {
@@ -53,10 +53,10 @@ impl Accepted {
     }
 }
 
-/// How much a client likes a media type: its weight, then how closely it named it.
+/// A client's preference for a media type: its weight, then the closeness of its range.
 type Liking = (f32, u8);
 
-/// The liking by the range that describes the media type most closely.
+/// Returns the preference by the range that describes the media type most closely.
 fn liking(accepted: &[Accepted], media_type: &str) -> Liking {
     let close = |range: &Accepted| Some((range.weight, range.closeness(media_type)?));
     let ranges = accepted.iter().filter_map(close);

@@ -1,4 +1,4 @@
-//! Networks of addresses: who is trusted to say for whom it speaks.
+//! Networks of addresses, such as those of trusted proxies.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Networks(Vec<IpNet>);
 
-/// A text that is no network.
+/// Error for a text that is not a network.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8")]
 pub struct InvalidNetwork(String);
 
 impl Networks {
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the address is in one of them. An IPv4 address in the clothes of an IPv6 one is
-    /// taken for what it is.
+    /// Returns whether the address is in one of the networks. An IPv4-mapped IPv6 address counts as
+    /// IPv4.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

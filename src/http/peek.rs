@@ -1,7 +1,7 @@
-//! Looking at what a connection begins with, without taking it from the socket.
+//! Reads the first bytes of a connection without taking them from the socket.
 //!
-//! What is not whole yet waits in the kernel: a client that stops in the middle has none of the
-//! buffers of a conversation, and nobody looks again before it sends more.
+//! Incomplete data waits in the kernel: a client that stops in the middle costs no buffers of
+//! hyper, and no work until it sends more.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,26 +10,26 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Bytes that can be looked at: as much as the head of a request may have by default.
+/// Bytes that can be peeked at: as many as the head of a request may have by default.
 pub(super) const ROOM: usize = 32 * 1024;
 
 thread_local! {
-    /// Where connections are looked at, one at a time: none of them needs room of its own.
+    /// The thread's buffer for peeking, one connection at a time: none needs a buffer of its own.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM].into());
 }
 
-/// Looks, whenever there is more to see, until `decide` has seen enough. Whoever calls this bounds
-/// its time.
+/// Peeks each time more bytes have arrived, until `decide` returns a result. The caller limits the
+/// time.
 ///
 /// # Errors
-/// No more will come, or `decide` says so.
+/// The client closed its side, or `decide` fails.
 pub(super) async fn peek<T>(
     tcp: &TcpStream,
     decide: impl Fn(&[u8]) -> io::Result<Option<T>>,
 ) -> io::Result<T> {
     loop {
         let ready = tcp.ready(Interest::READABLE).await?;
-        // To the runtime, what is not enough is nothing: it waits until something is added to it.
+        // `WouldBlock` makes tokio wait until more bytes arrive.
         let looked = tcp.try_io(Interest::READABLE, || {
             look(tcp, &decide)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
         });

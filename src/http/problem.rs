@@ -1,4 +1,4 @@
-//! What went wrong, as `application/problem+json` (RFC 9457), from one table of codes.
+//! Errors as `application/problem+json` (RFC 9457), from one table of codes.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
@@ -17,20 +17,20 @@ use crate::store::disk::WriteError;
 /// The setting that bounds the channels of a principal.
 const MAX_CHANNELS: &str = "quotas.max_channels";
 
-/// Every code that a client may meet. Stable: clients act on them. Keep this alphabetical.
+/// The error codes that clients may get. Stable: clients act on them. Keep this alphabetical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
     /// The channel has ended.
     ChannelClosed,
-    /// Somebody has stopped the channel.
+    /// A viewer has stopped the channel.
     ChannelStopped,
     /// The hub is going down.
     Draining,
     /// An event has more data than allowed.
     EventTooLarge,
-    /// Not granted to whoever asks.
+    /// The caller, or the page that sent the request, may not do this.
     Forbidden,
-    /// Another generation was meant than the present one.
+    /// The request names another generation than the present one.
     GenerationOver,
     /// The head of the request is larger than allowed.
     HeadTooLarge,
@@ -42,15 +42,15 @@ pub enum ErrorCode {
     InvalidEvent,
     /// A query parameter, header or field cannot be understood.
     InvalidParameter,
-    /// The request is not one by the rules of HTTP.
+    /// The request breaks the rules of HTTP.
     InvalidRequest,
-    /// The path knows other methods.
+    /// The path does not have this method.
     MethodNotAllowed,
     /// The hub is not called by that name.
     MisdirectedRequest,
-    /// No representation that the client accepts.
+    /// The client accepts no representation that there is.
     NotAcceptable,
-    /// Nothing there.
+    /// There is no such path or channel.
     NotFound,
     /// A limit of the whole hub is reached.
     Overloaded,
@@ -58,24 +58,24 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// The first request with this idempotency key still runs.
     PublishInProgress,
-    /// Whoever asks has as much as they may.
+    /// The caller has as many channels or streams as its quota allows.
     QuotaExceeded,
-    /// Too much of late.
+    /// The caller has exceeded a rate.
     RateLimited,
-    /// The request did not come to its end in time.
+    /// The request did not arrive completely in time.
     RequestTimeout,
     /// The disk of the store has failed.
     StoreFailed,
     /// The disk of the store is full.
     StoreFull,
-    /// Nobody who is known here.
+    /// The request has no valid credential.
     Unauthenticated,
     /// The body is in a form that the hub does not read.
     UnsupportedMediaType,
 }
 
 impl ErrorCode {
-    /// Every code.
+    /// All codes.
     pub const ALL: [Self; 26] = [
         Self::ChannelClosed,
         Self::ChannelStopped,
@@ -105,7 +105,8 @@ impl ErrorCode {
         Self::UnsupportedMediaType,
     ];
 
-    /// The table: code, status, whether the same request may succeed later, title.
+    /// Returns the row of the table: code, status, whether the same request may succeed later,
+    /// title.
     fn row(self) -> (&'static str, StatusCode, bool, &'static str) {
         use StatusCode as S;
         match self {
@@ -177,32 +178,32 @@ impl ErrorCode {
         }
     }
 
-    /// The code for the wire.
+    /// Returns the code as it is sent.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     #[must_use]
     pub fn status(self) -> StatusCode {
         self.row().1
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         self.row().2
     }
 
-    /// Whether the answer says when to come back.
+    /// Returns whether the response has a default `Retry-After`.
     fn says_when(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
             || matches!(self, Self::PublishInProgress | Self::QuotaExceeded | Self::StoreFull)
     }
 }
 
-/// An error as a client gets it.
+/// An error as it is sent to a client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     code: ErrorCode,
@@ -212,13 +213,13 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of this code; the detail says what was wrong and what would be right.
+    /// Creates a problem. The detail says what is wrong and what would be right.
     #[must_use]
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), more: Map::new(), headers: Vec::new() }
     }
 
-    /// A wrong query parameter, header or field.
+    /// Returns the problem of a wrong query parameter, header or field.
     #[must_use]
     pub fn parameter(name: &str, given: &str, right: &str) -> Self {
         let given: String = given.chars().take(100).flat_map(char::escape_default).collect();
@@ -227,14 +228,15 @@ impl Problem {
         problem.with("parameter", name)
     }
 
-    /// The path knows only these methods.
+    /// Returns the problem of a method that the path does not have; `allow` lists those that it
+    /// has.
     #[must_use]
     pub fn method_not_allowed(allow: &str) -> Self {
         let detail = format!("this path knows {allow}");
         Self::new(ErrorCode::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
     }
 
-    /// Nobody who is known here.
+    /// Returns the problem of a request without a valid credential.
     #[must_use]
     pub fn unauthenticated(error: AuthError) -> Self {
         let detail = error.to_string();
@@ -243,7 +245,7 @@ impl Problem {
         problem.with_header(header::WWW_AUTHENTICATE, &challenge)
     }
 
-    /// Too much of late: says when to come back.
+    /// Returns the problem of an exceeded rate, with the time until the next try.
     #[must_use]
     pub fn exceeded(exceeded: &Exceeded) -> Self {
         let seconds = exceeded.retry_after.as_secs_f64().ceil().max(1.0);
@@ -252,13 +254,13 @@ impl Problem {
         problem.with_header(header::RETRY_AFTER, &format!("{seconds:.0}"))
     }
 
-    /// Whoever asks has as much as they may.
+    /// Returns the problem of a caller that has as much as its quota allows.
     #[must_use]
     pub fn over_quota(limit: &str, detail: impl Into<String>) -> Self {
         Self::new(ErrorCode::QuotaExceeded, detail).with("limit", limit)
     }
 
-    /// The lease of whoever made the request is over.
+    /// Returns the problem of a caller whose lease has ended.
     #[must_use]
     pub fn over(over: LeaseEnd) -> Self {
         let detail = match over {
@@ -269,28 +271,29 @@ impl Problem {
         problem.with_header(header::WWW_AUTHENTICATE, &challenge(Some(over.as_str())))
     }
 
-    /// The same with one more member.
+    /// Adds a member.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         self.more.insert(member.to_owned(), value.into());
         self
     }
 
-    /// The same with one more header.
+    /// Adds a header.
     #[must_use]
     pub(super) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
         self
     }
 
-    /// The same, saying what was published before it went wrong.
+    /// Adds the events that were published before the error.
     #[must_use]
     pub fn keeping(self, kept: &Tally) -> Self {
         let Tally { events, first_id, last_id, .. } = kept.clone();
         self.with("events", events).with("first_id", first_id).with("last_id", last_id)
     }
 
-    /// The same, saying why the channel was stopped, if it was, or what the provider said.
+    /// Adds the reason why the channel was stopped, or the message of the provider, if there is
+    /// one.
     fn giving_reason(self, error: &PublishError) -> Self {
         match error {
             PublishError::Invalid(InvalidEvent::Foreign(foreign)) if foreign.said.is_some() => {
@@ -303,19 +306,20 @@ impl Problem {
         }
     }
 
-    /// What was wrong, and what would be right.
+    /// Returns the detail: what is wrong, and what would be right.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The code.
+    /// Returns the code.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         self.code
     }
 
-    /// The problem as a response: to whoever reads a stream and can have it later, as a stream.
+    /// Returns the problem as a response. For the reader of an event stream, one that is over a
+    /// limit is an event stream.
     pub(super) fn answer(self, reads_stream: bool) -> Response {
         use ErrorCode::{Overloaded, QuotaExceeded, RateLimited};
         if reads_stream && matches!(self.code, Overloaded | QuotaExceeded | RateLimited) {
@@ -324,13 +328,13 @@ impl Problem {
         self.into_response()
     }
 
-    /// Seconds after which the client may come back.
+    /// Returns the number of seconds until the next try.
     fn retry_after(&self) -> u64 {
         let said = self.headers.iter().find(|(name, _)| name == header::RETRY_AFTER);
         said.and_then(|(_, value)| value.to_str().ok()?.parse().ok()).unwrap_or(1)
     }
 
-    /// The problem as a response.
+    /// Returns the problem as a response.
     #[must_use]
     pub fn into_response(self) -> Response {
         let (code, status, retryable, title) = self.code.row();
@@ -354,7 +358,7 @@ impl Problem {
     }
 }
 
-/// What to show, and what was wrong with what was shown (RFC 6750, section 3).
+/// Returns the challenge: the scheme, and why the credential is invalid (RFC 6750, section 3).
 fn challenge(wrong: Option<&str>) -> String {
     let mut challenge = "Bearer realm=\"fanfare\"".to_owned();
     if let Some(wrong) = wrong {

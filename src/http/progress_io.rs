@@ -1,5 +1,4 @@
-//! The sockets of connections: one that notes whether writing makes progress, and what a
-//! connection needs of it whether there is TLS above it or not.
+//! The transport of a connection: a socket that records write progress, plain or below TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,34 +11,34 @@ use tokio_rustls::server::TlsStream;
 
 use crate::egress::Link;
 
-/// Bytes that are read at a time. The library doubles its buffer when a read has filled it, and
-/// keeps that for as long as the connection lives: so it stays at 16 KiB.
+/// Bytes per read. hyper doubles its buffer when a read has filled it, and keeps that for as long
+/// as the connection lives: so it stays at 16 KiB.
 const MAX_READ: u64 = 16 * 1024 - 1;
 
-/// What HTTP is spoken over.
+/// The stream that HTTP is spoken over.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// The socket below.
+    /// Returns the socket below.
     fn tcp(&self) -> &TcpStream;
 
-    /// The socket itself, if what stands in it is what was written here.
+    /// Returns the socket, if its bytes are those that were written here, and not TLS.
     fn into_plain(self) -> Option<TcpStream>;
 }
 
-/// A socket that notes in the link, once there is one, whether writing makes progress.
+/// A socket that records write progress in a link, once there is one.
 ///
-/// It stands below TLS: what matters is what the client takes, and not what has been encrypted.
+/// It is below TLS: progress is what the client takes, and not what has been encrypted.
 pub(super) struct ProgressIo {
     tcp: Take<TcpStream>,
     link: Option<Arc<Link>>,
 }
 
 impl ProgressIo {
-    /// A socket of which nothing is noted yet.
+    /// Wraps a socket, without a link yet.
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self { tcp: tcp.take(0), link: None }
     }
 
-    /// Notes in this link from now on.
+    /// Sets the link in which progress is recorded.
     pub(super) fn track(&mut self, link: Arc<Link>) {
         self.link = Some(link);
     }
@@ -95,7 +94,7 @@ impl AsyncWrite for ProgressIo {
         self.note(written)
     }
 
-    /// TLS hands over all records that wait at once.
+    /// Called by TLS with all records that wait.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,8 +108,8 @@ impl AsyncWrite for ProgressIo {
         self.tcp.get_ref().is_write_vectored()
     }
 
-    /// The library flushes when all that it had has been written, and TLS passes that on when all
-    /// of its records have been.
+    /// Called by hyper when it has written all that it had; TLS passes that on when it has written
+    /// all of its records.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(self.tcp.get_mut()).poll_flush(cx);
         if let (Some(link), Poll::Ready(Ok(()))) = (&self.link, &flushed) {

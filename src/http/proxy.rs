@@ -1,7 +1,7 @@
-//! Who is behind a proxy: what a trusted one says of the client, and nobody else.
+//! The client's address, as forwarded by trusted proxies.
 //!
-//! A load balancer says it once for a connection, in front of everything else (the PROXY protocol,
-//! versions 1 and 2). An HTTP proxy says it with each request, in a header.
+//! A load balancer sends it once per connection, before everything else (the PROXY protocol,
+//! versions 1 and 2). An HTTP proxy sends it with each request, in a header.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,14 +18,14 @@ use super::networks::Networks;
 use super::peek::peek;
 use crate::telemetry::Metrics;
 
-/// Bytes of a PROXY header, extensions and all. Nothing that is known comes near it.
+/// Bytes of a PROXY header, with its extensions. No known one is nearly as long.
 const MAX_PROXY_HEADER: usize = 4 * 1024;
 
 /// Bytes of a header of version 1, which is a line of text.
 const MAX_PROXY_LINE: usize = 107;
 
-/// Which header HTTP proxies say it in. Only that one is read: the other may come from the client,
-/// through a proxy that does not know it.
+/// The header in which HTTP proxies forward the client's address. The other one is not read: it
+/// may come from the client, through a proxy that does not know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedHeader {
@@ -36,7 +36,7 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
-/// Whom the hub believes, and what: a cheap handle.
+/// The proxies that are trusted, and how they forward the client. A clone is a cheap handle.
 #[derive(Clone)]
 pub struct Proxies {
     trusted: Arc<Networks>,
@@ -46,17 +46,17 @@ pub struct Proxies {
     metrics: Arc<Metrics>,
 }
 
-/// Where a request comes from, as far as it can be known.
+/// The client that a connection or request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The client. The port is zero where a header did not say it.
+    /// The client's address. The port is zero if a header did not have it.
     pub(super) peer: SocketAddr,
     /// The client speaks TLS, with the hub or with a proxy that said so.
     pub(super) secure: bool,
 }
 
 impl Proxies {
-    /// Believes these, if they say it in this header, or at the beginning of each connection.
+    /// Trusts these networks, in this header or in the PROXY header of each connection.
     #[must_use]
     pub fn new(
         trusted: Networks,
@@ -67,22 +67,22 @@ impl Proxies {
         Self { trusted: Arc::new(trusted), protocol, header, metrics }
     }
 
-    /// Believes nobody.
+    /// Trusts no proxy.
     #[must_use]
     pub fn none(metrics: Arc<Metrics>) -> Self {
         Self::new(Networks::default(), false, ForwardedHeader::default(), metrics)
     }
 
-    /// Whether what comes from here may be somebody else's.
+    /// Returns whether a connection from this address may be a proxy's.
     pub(super) fn trust(&self, address: IpAddr) -> bool {
         self.trusted.contain(address)
     }
 
-    /// Who has opened this connection; reads the PROXY header, if there must be one. Whoever calls
-    /// this bounds its time.
+    /// Returns the client that opened the connection. Reads the PROXY header, if there must be one.
+    /// The caller limits the time.
     ///
     /// # Errors
-    /// There is none, or nobody who may send one.
+    /// The PROXY header is missing or invalid, or the peer is not trusted.
     pub(super) async fn opener(
         &self,
         tcp: &mut TcpStream,
@@ -103,7 +103,7 @@ impl Proxies {
         Ok(read?.unwrap_or(peer))
     }
 
-    /// Who sent a request with these headers, over a connection from here.
+    /// Returns the client that sent a request with these headers, over this connection.
     pub(super) fn origin(&self, connection: Origin, headers: &HeaderMap) -> Origin {
         if self.trusted.is_empty() || !self.trusted.contain(connection.peer.ip()) {
             return connection;
@@ -114,8 +114,8 @@ impl Proxies {
         {
             found.secure = secure;
         }
-        // Each proxy appends whom it was called by. So the way goes from the right, for as long as
-        // those who wrote it are trusted: what is left of them is the client's own invention.
+        // Each proxy appends its peer's address. So the list is read from the right, for as long as
+        // the addresses are trusted: what is left of them may be forged by the client.
         for element in elements(headers, self.header.name()) {
             let Ok(hop) = Hop::parse(self.header, element) else {
                 self.metrics.transport_error("forwarded");
@@ -132,10 +132,10 @@ impl Proxies {
     }
 }
 
-/// What proxies say of the scheme, beside `X-Forwarded-For`.
+/// The header for the scheme, next to `X-Forwarded-For`.
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What most proxies write.
+/// The header that most proxies write.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl ForwardedHeader {
@@ -147,15 +147,15 @@ impl ForwardedHeader {
     }
 }
 
-/// Reads exactly the header: what follows it is the client's.
+/// Reads exactly the header: the next byte is the client's.
 async fn read_header(tcp: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
     let (source, length) = peek(tcp, parse_header).await?;
     tcp.read_exact(&mut vec![0; length]).await?;
     Ok(source)
 }
 
-/// The client that the header names, if it names one, and the length of the header; nothing as
-/// long as it is not whole.
+/// Returns the client that the header names, if any, and the length of the header; nothing while
+/// the header is incomplete.
 fn parse_header(bytes: &[u8]) -> io::Result<Option<(Option<SocketAddr>, usize)>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let (header, length) = match ProxyHeader::parse(bytes, ParseConfig::default()) {
@@ -169,15 +169,15 @@ fn parse_header(bytes: &[u8]) -> io::Result<Option<(Option<SocketAddr>, usize)>>
     match header.proxied_address() {
         Some(proxied) if proxied.protocol != Protocol::Stream => Err(invalid()),
         Some(proxied) => Ok(Some((Some(canonical(proxied.source)), length))),
-        // A health check of the proxy's own, or a client whose address is none of the Internet.
+        // The proxy's own health check, or a client without an Internet address.
         None => Ok(Some((None, length))),
     }
 }
 
-/// The elements of all lines of the header, from the right.
+/// Returns the elements of all lines of the header, from the right.
 ///
-/// A comma always separates, also within quotes: no address has one, and whoever could open a
-/// quote on the left would hide what trusted proxies write on the right.
+/// A comma always separates, also within quotes: no address has one, and a client that could open
+/// a quote on the left would hide what trusted proxies write on the right.
 fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).into_iter().rev();
     lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','))
@@ -195,15 +195,15 @@ fn scheme(text: Option<&str>) -> Option<bool> {
     text.eq_ignore_ascii_case("http").then_some(false)
 }
 
-/// What one proxy said of whoever called it.
+/// One proxy's statement about its peer.
 #[derive(Debug, PartialEq, Eq)]
 struct Hop {
-    /// Nothing, if it would not say.
+    /// Nothing, if the proxy hides it.
     address: Option<SocketAddr>,
     secure: Option<bool>,
 }
 
-/// A text that cannot be understood.
+/// Error for a text that cannot be parsed.
 #[derive(Debug, PartialEq, Eq)]
 struct Malformed;
 
@@ -217,7 +217,7 @@ impl Hop {
         }
     }
 
-    /// One `forwarded-element`: pairs of a name and a token or a quoted string.
+    /// Parses one `forwarded-element`: pairs of a name and a token or a quoted string.
     fn forwarded(element: &str) -> Result<Self, Malformed> {
         let (mut of, mut secure) = (None, None);
         for pair in element.split(';') {
@@ -236,7 +236,7 @@ impl Hop {
     }
 }
 
-/// The text without its quotes. Addresses need no escapes.
+/// Returns the text without its quotes. Addresses need no escapes.
 fn unquoted(text: &str) -> Result<&str, Malformed> {
     let inner = match text.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"').ok_or(Malformed)?,
@@ -245,8 +245,8 @@ fn unquoted(text: &str) -> Result<&str, Malformed> {
     if inner.contains(['"', '\\']) { Err(Malformed) } else { Ok(inner) }
 }
 
-/// An address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`,
-/// `[2001:db8::1]:80`.
+/// Parses an address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`,
+/// `[2001:db8::1]`, `[2001:db8::1]:80`.
 fn address(text: &str) -> Result<SocketAddr, Malformed> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = SocketAddr::from_str(text);
@@ -254,7 +254,7 @@ fn address(text: &str) -> Result<SocketAddr, Malformed> {
     found.map(canonical).map_err(|_| Malformed)
 }
 
-/// An IPv4 address in the clothes of an IPv6 one as what it is.
+/// Returns an IPv4-mapped IPv6 address as IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -298,7 +298,7 @@ mod tests {
             ("[2001:db8::1]:7", "[2001:db8::1]:7"),
             ("::ffff:192.0.2.1", "192.0.2.1:0"),
             ("10.0.0.3, 10.0.0.2", "10.0.0.3:0"),
-            // What cannot be understood ends the way: it is not the client.
+            // An element that cannot be parsed ends the list: it is not the client.
             ("192.0.2.1, rubbish", PROXY),
             ("192.0.2.1, rubbish, 10.0.0.2", "10.0.0.2:0"),
             ("", PROXY),
@@ -317,7 +317,7 @@ mod tests {
             ("for=192.0.2.43, for=198.51.100.17;proto=https", "198.51.100.17:0 secure"),
             ("for=192.0.2.43;proto=https, for=10.0.0.2;proto=http", "192.0.2.43:0 secure"),
             ("for=\"192.0.2.43:80\"", "192.0.2.43:80"),
-            // Nobody says who it was: then it is the last who is known.
+            // No client is named: the last known proxy counts as the client.
             ("for=192.0.2.43, for=unknown", PROXY),
             ("for=192.0.2.43, for=\"_hidden\", for=10.0.0.2", "10.0.0.2:0"),
             // A quote that the client opened does not swallow what the proxy has written.

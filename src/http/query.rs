@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 use super::{ErrorCode, Problem};
 use crate::channel::InvalidChannelName;
 
-/// Where a subscription goes on. Clients that cannot set the header name it in many ways, and
-/// agree on the words: each spelling of it is taken.
+/// The id after which a subscription resumes. Clients that cannot set the header spell its name in
+/// many ways: each spelling of these words is accepted.
 pub const LAST_EVENT_ID: &str = "last_event_id";
 
 /// The parameters of a query string that a handler knows, in order.
@@ -16,10 +16,10 @@ pub const LAST_EVENT_ID: &str = "last_event_id";
 pub struct Query(Vec<(&'static str, String)>);
 
 impl Query {
-    /// Reads a query string, as forms encode it (WHATWG URL, section 5.1), but strictly: bytes that
-    /// are not UTF-8 would otherwise become another text than was meant. Parameters that are not
-    /// `known` are ignored: tracking and cache busters are everywhere. One that is nearly known is
-    /// a typing error, and ignored it would do something else than was asked for.
+    /// Parses a query string as forms encode it (WHATWG URL, section 5.1), but strictly: bytes that
+    /// are not UTF-8 would otherwise become another text. Parameters that are not `known` are
+    /// ignored, as tracking and cache busters are common. A name that is nearly known is a typing
+    /// error, which is refused: ignored, it would do something else than was asked for.
     ///
     /// # Errors
     /// The bytes are not UTF-8, or a parameter is nearly one that is known.
@@ -36,16 +36,16 @@ impl Query {
         Ok(Self(parameters))
     }
 
-    /// The first parameter of this name.
+    /// Returns the first parameter of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The number that `limit` asks for, from 1 to `most`.
+    /// Returns the number in `limit`, from 1 to `most`.
     ///
     /// # Errors
-    /// It is none, or out of these bounds.
+    /// It is not a number, or out of these bounds.
     pub fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
         let Some(text) = self.get("limit") else { return Ok(default) };
         match text.parse() {
@@ -54,13 +54,13 @@ impl Query {
         }
     }
 
-    /// All parameters of this name.
+    /// Returns all parameters of this name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.0.iter().filter(move |(key, _)| *key == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Which of the parameters this is; nothing if it is none.
+/// Returns the known parameter that a name means; nothing if it is unknown.
 fn recognise(name: &str, known: &[&'static str]) -> Result<Option<&'static str>, Problem> {
     if let Some(known) = known.iter().find(|known| **known == name) {
         return Ok(Some(known));
@@ -71,7 +71,7 @@ fn recognise(name: &str, known: &[&'static str]) -> Result<Option<&'static str>,
     }
     let mistakes = |known: &&'static str| {
         let (right, most) = (self::plain(known), mistakes_in(known));
-        // Compared only if they can be that close.
+        // The distance is computed only if the lengths allow it.
         let near = right.len().abs_diff(plain.len()) <= most;
         let mistakes = near.then(|| strsim::osa_distance(&plain, &right))?;
         (mistakes <= most).then_some((mistakes, *known))
@@ -83,14 +83,14 @@ fn recognise(name: &str, known: &[&'static str]) -> Result<Option<&'static str>,
     Err(Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", name))
 }
 
-/// A name without what distinguishes spellings of the same words.
+/// Returns a name without the differences between spellings of the same words.
 fn plain(name: &str) -> String {
     let plain = name.chars().filter(|letter| !matches!(letter, '-' | '_'));
     plain.map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
-/// How many letters a typing error of a name has at most: wrong, missing, too many, or exchanged.
-/// In a short name two make another word.
+/// Returns the number of letters up to which a name is mistyped: wrong, missing, too many, or
+/// exchanged. In a short name, two make another word.
 fn mistakes_in(name: &str) -> usize {
     match name.len() {
         0..=3 => 0,
@@ -99,7 +99,7 @@ fn mistakes_in(name: &str) -> usize {
     }
 }
 
-/// A path, or the rest of one, percent-decoded.
+/// Percent-decodes a path, or the rest of one.
 ///
 /// # Errors
 /// The bytes are not UTF-8.
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    /// What pages, proxies and trackers add to a URL that is not theirs.
+    /// Parameters that pages, proxies and trackers add to the URLs of others.
     #[test]
     fn other_parameters_are_ignored() {
         for name in "_ t v x r q p n cb ts ms to at for id ids key uid sid pid cid ref src url uri \

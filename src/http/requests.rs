@@ -1,10 +1,10 @@
-//! Requests of HTTP/1, seen before the HTTP library reads them.
+//! Checks the requests of HTTP/1 before hyper reads them.
 //!
-//! The library is lenient where it should not be: it cuts a target at `#`, takes requests without
-//! `Host`, and reads a body by `Transfer-Encoding` whatever stands beside it. And it gives up a
-//! request whose client has closed its side, though that client can still read the answer. So it
-//! is given one message at a time, whose head is right, and is not told that no other follows: the
-//! connection's [`Link`] is.
+//! hyper is lenient where it should not be: it cuts a target at `#`, accepts requests without
+//! `Host`, and reads a body by `Transfer-Encoding` even next to a `Content-Length`. It also drops a
+//! request whose client has closed its side, though that client can still read the response. So it
+//! gets one message at a time, with a valid head, and does not see the end of the input: the
+//! connection's [`Link`] does.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -27,59 +27,59 @@ use super::{Config, Cors, ErrorCode, Problem, Response};
 use crate::clock;
 use crate::egress::Link;
 
-/// Bytes of a message that are looked at ahead, where the one before is not answered yet.
+/// Bytes that are read ahead of a message that has not been answered yet.
 const AHEAD: usize = 4 * 1024;
 
-/// How long, and how much, is still read from a client whose request was refused: a connection that
-/// is closed on unread data loses the answer.
+/// Time and bytes for which the hub reads on from a client whose request was refused: a connection
+/// that is closed on unread data loses the response.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
-/// See the module.
+/// A transport whose reader gets valid requests only, one at a time.
 pub(super) struct RequestReader<W> {
     transport: W,
     link: Arc<Link>,
     max_head: usize,
     max_headers: usize,
-    /// Where in a message the next byte is that has not been looked at.
+    /// The part of a message to which the next unchecked byte belongs.
     place: Framing,
-    /// What was read and not passed on.
+    /// Bytes that were read and not yet passed on.
     held: BytesMut,
-    /// Bytes at the beginning of these that may be passed on.
+    /// Bytes at the beginning of `held` that may be passed on.
     cleared: usize,
     /// The client has closed its side.
     ended: bool,
     refusal: Option<Box<HeadRefusal>>,
 }
 
-/// A request that is none, and what the client is told.
+/// A request with an invalid head, and the problem that answers it.
 pub(super) struct HeadRefusal {
     problem: Problem,
-    /// The page that sent it, as far as its head can be read.
+    /// The origin of the page that sent it, if its head can be parsed.
     origin: Option<HeaderValue>,
     limit: Option<&'static str>,
-    /// It asks for a head alone: then the answer has no body (RFC 9110, section 9.3.2).
+    /// The method is HEAD: the response has no body (RFC 9110, section 9.3.2).
     head_only: bool,
 }
 
-/// What comes next in a message.
+/// The next part of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
     /// A head.
     Head,
-    /// So many bytes of a body.
+    /// The rest of a body, in bytes.
     Body(u64),
     /// A body in chunks.
     Chunks(Chunks),
 }
 
-/// What comes next in a body of chunks. What is wrong with it is the library's to find.
+/// The next part of a body in chunks. hyper finds what is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunks {
-    /// A digit of a size, after those that make this number.
+    /// A digit of a chunk's size, with the value of those before it.
     Size(u64),
     /// The rest of the line of a size.
     Extension(u64),
-    /// So many bytes of data.
+    /// The rest of a chunk's data, in bytes.
     Data(u64),
     /// The line end after data.
     DataEnd,
@@ -95,13 +95,13 @@ impl<W> RequestReader<W> {
         Self { transport, link, max_head, max_headers, place, held, cleared, ended, refusal }
     }
 
-    /// The socket, and the refusal of what it has sent, if that is how its requests have ended.
+    /// Returns the transport and the refusal, if the last request was refused.
     pub(super) fn into_refused(self) -> Option<(W, HeadRefusal)> {
         self.refusal.map(|refusal| (self.transport, *refusal))
     }
 
-    /// How many of these bytes the library may have now: the rest of the present message, or all
-    /// of the next, once its head is there. Nothing if more is needed.
+    /// Returns the number of bytes that hyper may have now: the rest of the present message, or all
+    /// of the next, once its head is complete. Zero if more are needed.
     fn clear(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         if self.place == Framing::Head {
@@ -136,7 +136,7 @@ impl<W> RequestReader<W> {
         }
     }
 
-    /// The length of the head, and what follows it; nothing as long as it is not whole.
+    /// Returns the length of the head, and the part after it; nothing while it is incomplete.
     fn read_head(&self, bytes: &[u8]) -> Result<Option<(usize, Framing)>, Box<HeadRefusal>> {
         let mut headers = vec![EMPTY_HEADER; self.max_headers];
         let mut request = httparse::Request::new(&mut headers);
@@ -170,10 +170,10 @@ impl<W> RequestReader<W> {
     }
 }
 
-/// What follows a head. What RFC 9112 wants refused is refused (sections 3.2, 6.1 and 6.3).
+/// Returns the part after a head. Refuses what RFC 9112 (sections 3.2, 6.1 and 6.3) wants refused.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
+/// Says what is wrong, and what would be right.
 fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
     let is_1_1 = request.version == Some(1);
     if request.path.unwrap_or_default().contains('#') {
@@ -216,13 +216,13 @@ fn values<'a>(headers: &[Header<'a>], name: &str) -> Vec<&'a [u8]> {
     of_name.map(|header| header.value.trim_ascii()).collect()
 }
 
-/// Whether it is a host with or without a port, or empty, as for a target without an authority.
+/// Returns whether it is a host, with or without a port, or empty: the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     value.is_empty() || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
 }
 
 impl Chunks {
-    /// Goes over these bytes. How many belong to the body, and whether it is over.
+    /// Advances over these bytes. Returns how many belong to the body, and whether it ends there.
     fn pass_over(&mut self, bytes: &[u8]) -> (usize, bool) {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
@@ -256,13 +256,13 @@ impl Chunks {
 }
 
 impl<W: AsyncRead + Unpin> RequestReader<W> {
-    /// Reads more than is for the library yet, if the client has sent more.
+    /// Reads more of the client's bytes than hyper may have yet.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.held.reserve(AHEAD);
         Poll::Ready(ended(ready!(poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.held))))
     }
 
-    /// No more comes from the client. In the middle of a body, the library has to know.
+    /// Handles the end of the input. In the middle of a body, hyper has to see it.
     fn end(&mut self) -> Poll<io::Result<()>> {
         self.ended = true;
         if self.place != Framing::Head {
@@ -273,8 +273,8 @@ impl<W: AsyncRead + Unpin> RequestReader<W> {
     }
 }
 
-/// A client that breaks off TLS has closed its side as well: whether a message is whole is told by
-/// the message itself.
+/// Maps an end without TLS `close_notify` to an end of the input: the message itself shows whether
+/// it is complete.
 fn ended(read: io::Result<usize>) -> io::Result<usize> {
     match read {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
@@ -301,7 +301,7 @@ impl<W: AsyncRead + Unpin> AsyncRead for RequestReader<W> {
                 me.held.advance(some);
                 me.cleared -= some;
                 if me.held.is_empty() {
-                    // Idle connections keep no room for it.
+                    // Idle connections keep no buffer.
                     me.held = BytesMut::new();
                 }
                 return Poll::Ready(Ok(()));
@@ -360,7 +360,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for RequestReader<W> {
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
-    /// After the answers of the library, the refusal has still to be written.
+    /// Flushes instead if there is a refusal, which has still to be written.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.refusal {
             Some(_) => Pin::new(&mut self.transport).poll_flush(cx),
@@ -390,21 +390,21 @@ impl HeadRefusal {
     fn too_large(limit: &'static str) -> Self {
         let detail = format!("the head of the request is larger than `{limit}` allows");
         let problem = Problem::new(ErrorCode::HeadTooLarge, detail).with("limit", limit);
-        // Counted as one, whichever it is.
+        // Both limits are counted under one name.
         Self { problem, origin: None, limit: Some("server.max_header_bytes"), head_only: false }
     }
 
-    /// Answers, and ends the connection.
+    /// Sends the refusal, and ends the connection.
     pub(super) async fn answer(self, transport: impl Transport, cors: &Cors) -> ConnectionOutcome {
         let response = cors.mark(self.origin, self.problem.into_response()).await;
         let (time, most) = LINGER;
-        // Whoever does not read the answer has no need of it.
+        // A client that does not read the response in time does not need it.
         let _ = tokio::time::timeout(time, say(transport, response, self.head_only, most)).await;
         self.limit.map_or(ConnectionOutcome::Over, ConnectionOutcome::Limit)
     }
 }
 
-/// Writes the response, or its head alone, and reads away what the client still sends.
+/// Writes the response, or its head alone, and discards what the client still sends.
 async fn say(
     mut transport: impl Transport,
     response: Response,

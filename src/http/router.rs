@@ -1,4 +1,4 @@
-//! Method and path to handler, past the auth filter; what is not there is answered in one place.
+//! Routes a request by path and method, through the auth filter, to its handler.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -15,16 +15,16 @@ use super::body::let_finish;
 use super::busy::reads_stream;
 use super::{ErrorCode, Problem, Request, Response, empty};
 
-/// A response in the making.
+/// The future of a response.
 pub(super) type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// What answers all requests of a listener.
+/// Answers all requests of a listener.
 pub type App = Arc<dyn Fn(Request) -> ResponseFuture + Send + Sync>;
 
-/// What answers a request. The text is what the path's `{*…}` stood for, still encoded.
+/// Answers a request. The text is the one that matched `{*…}` in the path, still encoded.
 pub type Handler = Arc<dyn Fn(Request, String) -> ResponseFuture + Send + Sync>;
 
-/// Makes a handler of a function with some state. A problem becomes its response.
+/// Makes a handler of a function and its state. A problem becomes its response.
 pub fn handler<S, F, R>(state: &S, answer: F) -> Handler
 where
     S: Clone + Send + Sync + 'static,
@@ -42,12 +42,12 @@ where
     })
 }
 
-/// One path, and what answers each of its methods.
+/// One path, and the handler of each of its methods.
 #[derive(Clone)]
 pub struct Route {
     /// The path; a last `{*name}` stands for the rest of it.
     pub path: &'static str,
-    /// The methods, and what each asks of its caller. `OPTIONS` is answered for all.
+    /// The methods, and the access that each requires. `OPTIONS` is answered for all.
     pub methods: Vec<(Method, Access, Handler)>,
 }
 
@@ -59,15 +59,15 @@ pub struct Router {
     elsewhere: Option<Arc<Elsewhere>>,
 }
 
-/// What another listener has.
+/// The paths of another listener.
 struct Elsewhere {
     paths: matchit::Router<()>,
-    /// Which listener, and its setting.
+    /// The listener, and its setting.
     listener: &'static str,
 }
 
 impl Router {
-    /// A router of these routes, each after the auth filter.
+    /// Creates a router of these routes, each after the auth filter.
     ///
     /// # Errors
     /// Two routes collide.
@@ -79,7 +79,7 @@ impl Router {
         Ok(Self { routes: Arc::new(paths), filter, elsewhere: None })
     }
 
-    /// The same, telling whoever asks here for one of these paths which listener has it.
+    /// Adds the paths of another listener, which is named to a client that asks for one here.
     ///
     /// # Errors
     /// Two paths collide.
@@ -95,14 +95,14 @@ impl Router {
         Ok(Self { elsewhere: Some(Arc::new(Elsewhere { paths, listener })), ..self })
     }
 
-    /// The router as an application.
+    /// Returns the router as an application.
     #[must_use]
     pub fn into_app(self) -> App {
         Arc::new(move |request| self.answer(request))
     }
 
-    /// Nothing of what is large is in a future of its own here: it would be moved from one to the
-    /// next.
+    /// Answers a request. No future here holds anything large, which would be moved from one future
+    /// to the next.
     fn answer(&self, request: Request) -> ResponseFuture {
         let found = self.routes.at(request.uri().path()).ok();
         let is_health = found.as_ref().is_some_and(|found| found.value.is_health());
@@ -130,7 +130,7 @@ impl Router {
         Problem::new(ErrorCode::NotFound, detail)
     }
 
-    /// Past the auth filter, to the handler.
+    /// Passes a request through the auth filter to its handler.
     fn admit(
         &self,
         access: Access,
@@ -174,7 +174,7 @@ impl Route {
     }
 }
 
-/// To the handler, unless the body is in a form that none of them reads.
+/// Calls the handler, unless the body is in a form that no handler reads.
 fn enter(handler: &Handler, request: Request, rest: String) -> ResponseFuture {
     match unreadable(&request) {
         None => handler(request, rest),
@@ -182,7 +182,7 @@ fn enter(handler: &Handler, request: Request, rest: String) -> ResponseFuture {
     }
 }
 
-/// What is wrong with the form of the body, if there is a body.
+/// Returns what is wrong with the form of the body, if there is a body.
 fn unreadable(request: &Request) -> Option<Problem> {
     if request.body().is_end_stream() {
         return None;

@@ -1,8 +1,8 @@
-//! Taking a socket back from hyper, so that a shard can have it.
+//! Takes a socket back from hyper, for a shard.
 //!
 //! The service does not answer a request whose stream a shard can serve: it leaves the response
 //! here and waits for ever. The connection's task finds it, takes the connection apart, which frees
-//! all that hyper had for it, and hands the socket on.
+//! all of hyper's state for it, and passes the socket to the shard.
 //!
 //! That is possible only where hyper owes the client nothing: for the first request of a
 //! connection, without a body, in HTTP/1.1. Any other is answered with an ordinary body.
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{Body, Request, Response};
 use crate::clock;
 
-/// Where one connection's service leaves a response whose stream a shard is to serve.
+/// Passes a response whose stream a shard is to serve from the service to the connection's task.
 pub(super) struct Handoff {
     /// The connection has had a request.
     used: AtomicBool,
@@ -34,7 +34,7 @@ impl Handoff {
         Self { used, closes, response, left }
     }
 
-    /// Whether the answer to this request may leave hyper.
+    /// Returns whether a shard may send the response to this request.
     pub(super) fn is_open_to(&self, request: &Request) -> bool {
         let first = !self.used.swap(true, Ordering::Relaxed);
         let headers = request.headers();
@@ -47,7 +47,7 @@ impl Handoff {
             && !headers.contains_key(header::EXPECT)
     }
 
-    /// Leaves the response here, and never returns; or gives it back, if no shard can serve it.
+    /// Leaves the response here and never returns; returns it if no shard can serve it.
     pub(super) async fn offer(&self, response: Response) -> Response {
         match response.body() {
             Body::Open(open) if open.0.can_take_over(&open.1) => {}
@@ -63,7 +63,7 @@ impl Handoff {
         self.left.notified().await;
     }
 
-    /// Hands the socket on, with the response that was left here.
+    /// Gives the socket to a shard, with the response that was left here.
     pub(super) fn hand_on(&self, tcp: TcpStream) {
         let Some(response) = self.response.lock().take() else { return };
         let head = head(&response, self.closes.load(Ordering::Relaxed));
@@ -74,15 +74,15 @@ impl Handoff {
     }
 }
 
-/// Whether the client wants no more than one answer on this connection.
+/// Returns whether the client wants the connection closed after the response.
 fn asks_to_close(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::CONNECTION).iter().filter_map(|it| it.to_str().ok());
     values.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
 }
 
-/// The head of the response, as it goes onto the socket. The body is chunked, and nothing follows.
-/// That is said only to those who want it so: of an answer that ends with its connection, some
-/// clients cannot tell the end from a cut.
+/// Returns the head of the response, with a chunked body. No request follows, but `Connection:
+/// close` is sent only if the client asked for it: some clients cannot tell the end of such a
+/// response from a cut.
 fn head(response: &Response, closes: bool) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     let mut push = |name: &[u8], value: &[u8]| {

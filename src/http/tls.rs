@@ -1,5 +1,4 @@
-//! TLS of the public listener: which certificate it shows, and how that is exchanged while
-//! connections go on.
+//! TLS of the public listener, with a certificate that is exchanged while connections stay open.
 
 use std::fmt;
 use std::io;
@@ -22,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use super::progress_io::ProgressIo;
 use crate::telemetry::Metrics;
 
-/// What a client and the hub may speak over TLS, the better one first.
+/// The protocols over TLS, the preferred one first.
 const PROTOCOLS: [&[u8]; 2] = [H2, b"http/1.1"];
 
 /// The name of HTTP/2 in the handshake (RFC 9113, section 3.2).
@@ -30,38 +29,38 @@ const H2: &[u8] = b"h2";
 
 /// Bytes of one record on the wire. A client can read nothing of a record before it has all of it,
 /// and the hub keeps a record until the socket has taken it: small ones are early and cheap. Most
-/// events fit into one; the rest of a longer write pays 22 bytes for each.
+/// events fit into one; each further record of a longer write costs 22 bytes.
 const RECORD: usize = 4 * 1024;
 
-/// Bytes that may wait, encrypted, for a client that does not read. What is after them stays in
-/// the log, where all share it.
+/// Encrypted bytes that may wait for a client that does not read. The rest stays in the log, where
+/// all subscribers share it.
 const UNSENT: usize = 16 * 1024;
 
 /// Settings of the section `tls`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The certificate and those that vouch for it, in PEM, the hub's own first; empty for no TLS.
+    /// The certificate chain, in PEM, the hub's own certificate first; empty for no TLS.
     pub cert: PathBuf,
     /// The private key of the certificate, in PEM; empty for no TLS.
     pub key: PathBuf,
 }
 
 impl Config {
-    /// Whether there is to be TLS.
+    /// Returns whether TLS is on.
     #[must_use]
     pub fn is_on(&self) -> bool {
         !self.cert.as_os_str().is_empty()
     }
 
-    /// Whether both files are named, or neither.
+    /// Returns whether both files are named, or neither.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.cert.as_os_str().is_empty() == self.key.as_os_str().is_empty()
     }
 }
 
-/// Why a certificate cannot be used. The message names the setting and the file.
+/// Error for a certificate that cannot be used. The message names the setting and the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -71,22 +70,22 @@ pub enum TlsError {
         setting: &'static str,
         /// Its value.
         file: PathBuf,
-        /// Why.
+        /// The error of the read.
         source: io::Error,
     },
-    /// A file has not what it should have.
+    /// A file does not have the expected content.
     #[error("{} (`{setting}`) has no {wanted} that could be read: {source}", file.display())]
     Pem {
         /// The setting.
         setting: &'static str,
         /// Its value.
         file: PathBuf,
-        /// What should be there.
+        /// The expected content.
         wanted: &'static str,
-        /// What is wrong.
+        /// The error of the parser.
         source: pem::Error,
     },
-    /// The two do not belong together, or are of a kind that is not known.
+    /// The two do not belong together, or are of an unknown kind.
     #[error(
         "the key in {} (`tls.key`) cannot be used with the certificate in {} (`tls.cert`): \
          {source}",
@@ -97,15 +96,15 @@ pub enum TlsError {
         cert: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// Why.
+        /// The error of rustls.
         source: rustls::Error,
     },
-    /// The cryptography does not work: a defect, which a test would show.
+    /// The cryptography cannot be set up: a defect, which a test would show.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
 }
 
-/// The listener's side of TLS: a cheap handle.
+/// The listener's side of TLS. A clone is a cheap handle.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
@@ -130,10 +129,10 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// TLS 1.2 and 1.3 with the certificate of these files.
+    /// Sets up TLS 1.2 and 1.3 with the certificate of these files.
     ///
     /// # Errors
-    /// A file cannot be read, is not what it should be, or the two do not belong together.
+    /// A file cannot be read or parsed, or the two do not belong together.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificate = Arc::new(read(config, &provider)?);
@@ -145,16 +144,16 @@ impl Tls {
             .with_cert_resolver(shown.clone());
         server.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         server.max_fragment_size = Some(RECORD);
-        // A client that comes back saves the costly half of the handshake. What it needs for that
-        // it keeps itself, sealed by keys that change every six hours: the hub remembers nobody.
+        // A returning client saves the costly half of the handshake by a ticket, which it keeps
+        // itself, sealed by keys that change every six hours: the hub stores no sessions.
         server.ticketer = aws_lc_rs::Ticketer::new()?;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 1;
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), shown, metrics })
     }
 
-    /// Reads the files again: whoever connects from now on is shown the new certificate. Who is
-    /// connected notices nothing. If a file is wrong, the old certificate stays.
+    /// Reads the files again: new connections are shown the new certificate, open ones are not
+    /// affected. If a file is wrong, the old certificate stays.
     ///
     /// # Errors
     /// As for [`Tls::new`].
@@ -166,16 +165,16 @@ impl Tls {
         Ok(())
     }
 
-    /// The handshake. Whoever calls this bounds its time.
+    /// Does the handshake. The caller limits the time.
     ///
     /// # Errors
-    /// The client left, or there was nothing that both understood.
+    /// The client left, or the two sides have no protocol or cipher in common.
     pub(super) async fn accept(&self, tcp: ProgressIo) -> io::Result<TlsStream<ProgressIo>> {
         let bounded = |session: &mut rustls::ServerConnection| {
             session.set_buffer_limit(Some(UNSENT));
         };
         let accepted = self.acceptor.accept_with(tcp, bounded).await;
-        // Whoever connects and leaves, such as a health check, has not failed at anything.
+        // A client that connects and leaves, such as a health check, is not an error.
         accepted.inspect_err(|error| {
             if error.kind() != io::ErrorKind::UnexpectedEof {
                 self.metrics.transport_error("tls_handshake");
@@ -185,7 +184,7 @@ impl Tls {
     }
 }
 
-/// Whether both sides agreed on HTTP/2. A client that names no protocol speaks HTTP/1.1.
+/// Returns whether both sides agreed on HTTP/2. A client that names no protocol speaks HTTP/1.1.
 pub(super) fn is_http2(stream: &TlsStream<ProgressIo>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(H2)
 }
@@ -220,8 +219,9 @@ fn tell_expiry(key: &CertifiedKey, metrics: &Metrics) {
     }
 }
 
-/// When a certificate expires (RFC 5280, section 4.1): the first sequence of two times in it is its
-/// validity. Nothing if that cannot be read, which is no reason not to show it.
+/// Returns the time at which a certificate expires (RFC 5280, section 4.1): the first sequence of
+/// two times in it is its validity. Nothing if it cannot be parsed, which does not keep the
+/// certificate from being used.
 fn expiry(certificate: &[u8]) -> Option<SystemTime> {
     let blocks = from_der(certificate).ok()?;
     let Some(ASN1Block::Sequence(_, signed)) = blocks.first() else { return None };

@@ -1,7 +1,8 @@
 //! The threads that serve connections: one per core, each with a runtime of its own, so that a
-//! request is served by the thread that its socket woke, and by no other.
+//! request is served by the thread that its socket woke.
 //!
 //! A runtime that shares its tasks among threads wakes a second one whenever there might be work
+//! for it: with small requests that costs more than it gains. Connections are distributed in turn.
 //! for it: with small requests that costs more than it gains. Connections are dealt out in turn.
 
 use std::io;
@@ -14,10 +15,10 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-/// How often each thread looks up by itself: sooner than deadlines of connections are, as a rule.
+/// Interval at which each thread wakes up: typically shorter than the deadlines of connections.
 const TICK: Duration = Duration::from_millis(500);
 
-/// See the module. When the last handle is dropped, what still runs is dropped too.
+/// The pool of threads. When the last handle is dropped, tasks that still run are dropped too.
 #[derive(Clone)]
 pub struct Workers(Arc<Pool>);
 
@@ -29,10 +30,10 @@ struct Pool {
 }
 
 impl Workers {
-    /// Starts the threads; zero for one per core. Each begins with this task.
+    /// Starts the threads, or one per core for zero. Each begins with the task of `on_each`.
     ///
     /// # Errors
-    /// They cannot be started.
+    /// The threads cannot be started.
     pub fn start<T>(count: usize, on_each: impl Fn() -> T) -> io::Result<Self>
     where
         T: Future<Output = ()> + Send + 'static,
@@ -56,16 +57,16 @@ impl Workers {
         Ok(Self(Arc::new(pool)))
     }
 
-    /// Whose turn it is.
+    /// Returns the runtime of the next worker, round robin.
     pub(super) fn next(&self) -> &Handle {
         let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
         &self.0.handles[turn % self.0.handles.len()]
     }
 }
 
-/// Keeps a timer that goes off before those of connections. To a thread that waits for none sooner,
-/// the runtime announces each new one by a system call, even if it is the thread itself that has
-/// set it (tokio 1.54, `runtime/time/mod.rs`, `reregister`): that is, for each request.
+/// Keeps a timer that expires before those of connections. If a thread has no earlier timer, tokio
+/// announces each new one by a system call, even from the thread itself (tokio 1.54,
+/// `runtime/time/mod.rs`, `reregister`): that is, for each request.
 async fn tick() {
     let mut ticks = interval(TICK);
     loop {
@@ -78,7 +79,7 @@ impl Drop for Pool {
         self.stop.cancel();
         let me = std::thread::current().id();
         for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != me) {
-            // One that panicked has said so already.
+            // The panic of a worker has been reported already.
             let _ = thread.join();
         }
     }
