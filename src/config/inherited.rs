@@ -1,7 +1,8 @@
-//! Sockets that listened before the hub was there, and go on when it has left: whoever starts the
-//! hub may hand them to it, as systemd does (sd_listen_fds(3)).
+//! Inherited sockets: they listened before the hub was started, and stay open after it has left.
+//! The parent process passes them, as systemd does (sd_listen_fds(3)).
 //!
-//! Here, because it is the environment that tells of them, and nobody else reads that.
+//! They are part of this module because they are described by environment variables, which are read
+//! only here.
 
 use std::io;
 use std::net::TcpListener;
@@ -11,45 +12,45 @@ use socket2::SockRef;
 
 use super::variable;
 
-/// Where the names of the sockets stand, between colons.
+/// The variable with the names of the sockets, separated by colons.
 const NAMES: &str = "LISTEN_FDNAMES";
 
-/// What a socket is called by those who hand over sockets and no names.
+/// Names that a parent process gives to sockets without a name.
 const NAMELESS: [&str; 2] = ["", "unknown"];
 
-/// What the names of systemd's units for sockets end with.
+/// The suffix of systemd's socket units.
 const UNIT: &str = ".socket";
 
 /// The listening sockets that the process was started with.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// The one for `server.listen`.
+    /// The socket for `server.listen`.
     pub public: Option<TcpListener>,
-    /// The one for `server.admin_listen`.
+    /// The socket for `server.admin_listen`.
     pub admin: Option<TcpListener>,
 }
 
-/// Why a hub cannot serve on what it was started with.
+/// The reason for which a hub cannot serve on its inherited sockets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InheritError {
-    /// More than there are listeners.
+    /// More sockets than listeners.
     #[error(
         "{0} sockets were inherited, and a hub has two listeners: hand over one socket named \
          `public`, one named `admin`, or both"
     )]
     TooMany(usize),
-    /// It cannot be told which is which.
+    /// The sockets cannot be assigned to the listeners.
     #[error(
         "{NAMES} must name each of the {sockets} inherited sockets, as in `public:admin`, and \
          names {names}"
     )]
     Names {
-        /// How many there are.
+        /// Number of sockets.
         sockets: usize,
-        /// How many of them have a name.
+        /// Number of names.
         names: usize,
     },
-    /// A name that says nothing to a hub.
+    /// A name that is not known.
     #[error(
         "an inherited socket is named `{0}`: set FileDescriptorName=public if it is for \
          `server.listen`, or FileDescriptorName=admin if it is for `server.admin_listen`"
@@ -67,20 +68,20 @@ pub enum InheritError {
          FileDescriptorName=public in one unit, and FileDescriptorName=admin in the other"
     )]
     NoOrder(String, String),
-    /// Nothing that a connection could come from.
+    /// Not a listening TCP socket.
     #[error(
         "the inherited socket for `{key}` is {found}: hand over a TCP socket that listens, by \
          ListenStream= with an address and a port, and Accept=no"
     )]
     WrongKind {
-        /// The setting that it stands in for.
+        /// The setting that the socket replaces.
         key: &'static str,
-        /// What it is.
+        /// The kind of the socket.
         found: String,
     },
 }
 
-/// The listeners of a hub.
+/// A listener of the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ListenerPlace {
     Public,
@@ -88,7 +89,7 @@ enum ListenerPlace {
 }
 
 impl ListenerPlace {
-    /// In the order in which sockets without a name are taken.
+    /// In the order in which sockets without a name are assigned.
     const ALL: [Self; 2] = [Self::Public, Self::Admin];
 
     fn name(self) -> &'static str {
@@ -107,16 +108,16 @@ impl ListenerPlace {
 }
 
 impl Inherited {
-    /// Takes over the sockets that were meant for this process: none, as a rule. Nothing that it
-    /// starts will get them, or be told of them.
+    /// Takes over the sockets that were passed to this process: usually none. Its child processes
+    /// inherit neither the sockets nor the variables that announce them.
     ///
-    /// Call it while the process has a single thread: it takes variables out of the environment.
+    /// Call it while the process has a single thread: it removes environment variables.
     ///
     /// # Errors
-    /// There are sockets, and they are not what a hub can serve on.
+    /// There are sockets that a hub cannot serve on.
     pub fn from_environment() -> Result<Self, InheritError> {
         let names = variable(NAMES);
-        // Of the variables, that with the names stays. Without the others it says nothing.
+        // The variable with the names is not removed. Without the others it has no effect.
         let mut sockets = ListenFd::from_env();
         let places = places(sockets.len(), names.as_deref())?;
         let mut inherited = Self::default();
@@ -131,7 +132,7 @@ impl Inherited {
     }
 }
 
-/// Which socket is for what.
+/// Assigns the sockets to listeners.
 fn places(sockets: usize, names: Option<&str>) -> Result<Vec<ListenerPlace>, InheritError> {
     if sockets > ListenerPlace::ALL.len() {
         return Err(InheritError::TooMany(sockets));
@@ -165,7 +166,7 @@ fn places(sockets: usize, names: Option<&str>) -> Result<Vec<ListenerPlace>, Inh
     }
 }
 
-/// A socket that is given no name has that of its unit.
+/// Returns whether the socket has no name of its own: systemd then uses that of the unit.
 fn is_nameless(name: &str) -> bool {
     NAMELESS.contains(&name) || name.ends_with(UNIT)
 }
@@ -187,7 +188,7 @@ fn take(
     }
 }
 
-/// What it is, if not a TCP socket.
+/// Returns the kind of a socket that is not a TCP listener.
 fn kind(sockets: &mut ListenFd, index: usize, error: &io::Error) -> String {
     if sockets.take_udp_socket(index).is_ok() {
         "a UDP socket".into()

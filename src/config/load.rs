@@ -1,4 +1,4 @@
-//! Defaults < file < environment < flags. Every error says which source and which key.
+//! Defaults < file < environment < flags. Every error names the source and the key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,23 +10,23 @@ use serde_path_to_error::{Path as Place, Segment};
 use super::{Config, DEFAULT};
 use crate::value::{Given, Wrong, nearest};
 
-/// Where a file is looked for when none is named.
+/// Paths that are tried if no file is named.
 const USUAL_FILES: [&str; 2] = ["fanfare.toml", "/etc/fanfare/fanfare.toml"];
 
-/// What environment variables of the hub begin with.
+/// The prefix of the hub's environment variables.
 const PREFIX: &str = "FANFARE";
 
-/// What the environment is called as a source.
+/// The name of the environment as a source.
 const ENVIRONMENT: &str = "environment";
 
-/// Settings that are lists: in the environment, their items stand between commas.
+/// Settings that are lists: in the environment, their items are separated by commas.
 const LISTS: [&str; 3] = ["cors.allow_origins", "server.hosts", "server.trusted_proxies"];
 
-/// Settings that are lists of tables, and that are tables: a single text cannot spell them.
+/// Settings that are lists of tables, or tables: they cannot be written as one text.
 const TABLE_LISTS: [&str; 4] = ["auth.api_keys", "auth.issuers", "channels.rules", "hooks"];
 const TABLES: [&str; 2] = ["auth.anonymous", "channels.when_unwatched"];
 
-/// A configuration, and where each setting that is no default came from.
+/// A configuration, and the source of each setting that is not a default.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The settings.
@@ -37,17 +37,17 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
 }
 
-/// What the clients of the command line read: no settings of the hub.
+/// Variables that the command line clients read, which are not settings of the hub.
 const OF_CLIENTS: [&str; 2] = ["token", "url"];
 
-/// An environment variable: where secrets may be, which the configuration only names.
+/// Returns an environment variable. Secrets may be there, which the configuration only names.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads the environment")]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Everything that is wrong with a configuration.
+/// All errors of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError(Vec<String>);
 
@@ -59,13 +59,13 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// One source with its settings, each whole section deep: `server.listen`.
+/// One source with its settings, by key, such as `server.listen`.
 struct Layer {
     source: String,
     settings: Vec<(String, Value)>,
 }
 
-/// A setting as its source spells it.
+/// Returns a setting's name as it is written in the source.
 fn spelled(source: &str, key: &str) -> String {
     if source == ENVIRONMENT {
         format!("{PREFIX}_{}", key.replace('.', "__").to_uppercase())
@@ -74,11 +74,11 @@ fn spelled(source: &str, key: &str) -> String {
     }
 }
 
-/// Loads the configuration: a file, which is looked for if none is named, the environment, and
-/// what was set by flags.
+/// Loads the configuration from a file, the environment and the flags. If no file is named, the
+/// usual paths are tried.
 ///
 /// # Errors
-/// All that is wrong, one line each: source, key, and what would be right.
+/// All that is wrong, one line each: the source, the key, and a valid value.
 pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, LoadError> {
     let mut layers = Vec::new();
     let file = file.map(PathBuf::from).or_else(usual_file);
@@ -105,7 +105,7 @@ fn file_layer(path: &Path) -> Result<Layer, LoadError> {
     Ok(Layer { source: name, settings: flatten(table) })
 }
 
-/// A message of the TOML parser quotes the line that it cannot read: not if that is a secret.
+/// Hides secrets in a message of the TOML parser, which quotes the line that it cannot parse.
 fn without_secrets(message: &str) -> String {
     let hidden = |line: &str| match line.split_once('|') {
         Some((number, quoted)) if quoted.contains("secret") => {
@@ -132,8 +132,8 @@ fn environment_layer() -> Result<Layer, LoadError> {
     Ok(Layer { source: ENVIRONMENT.into(), settings: flatten(table) })
 }
 
-/// What Kubernetes tells each pod of a Service that is called `fanfare`: `FANFARE_PORT`,
-/// `FANFARE_PORT_4100_TCP`, `FANFARE_SERVICE_HOST` and so on.
+/// Returns whether Kubernetes sets the variable in each pod, for a Service named `fanfare`:
+/// `FANFARE_PORT`, `FANFARE_PORT_4100_TCP`, `FANFARE_SERVICE_HOST` and so on.
 fn is_of_kubernetes(key: &str) -> bool {
     key == "port" || ["port_", "service_"].iter().any(|start| key.starts_with(start))
 }
@@ -144,7 +144,7 @@ fn flag_layer(flags: &[(&str, String)]) -> Layer {
     Layer { source: "command line".into(), settings }
 }
 
-/// The sections' tables as one list: a section is the only level that there is.
+/// Flattens the tables of the sections into one list: sections are the only level of nesting.
 fn flatten(table: Map<String, Value>) -> Vec<(String, Value)> {
     let mut settings = Vec::new();
     for (section, value) in table {
@@ -194,7 +194,7 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
     }
 }
 
-/// A configuration of these settings; what is not among them has its default.
+/// Builds a configuration from these settings, and defaults for the others.
 fn build(settings: &[(&str, &Value)]) -> Result<Config, Misfit> {
     let mut whole = Map::<String, Value>::new();
     for (key, value) in settings {
@@ -210,12 +210,12 @@ fn build(settings: &[(&str, &Value)]) -> Result<Config, Misfit> {
         }
     }
     let whole = Value::new(None, ValueKind::Table(whole)).try_deserialize::<serde_json::Value>();
-    let whole = whole.unwrap_or_default(); // it has nothing that JSON has not
+    let whole = whole.unwrap_or_default(); // it has nothing that JSON lacks
     serde_path_to_error::deserialize(Given::spelled(&whole))
         .map_err(|error| Misfit { place: error.path().clone(), wrong: error.into_inner() })
 }
 
-/// A value that its setting cannot have, and where in the configuration it is.
+/// A value that its setting cannot have, and its path in the configuration.
 struct Misfit {
     place: Place,
     wrong: Wrong,
@@ -228,12 +228,12 @@ impl fmt::Display for Misfit {
 }
 
 impl Misfit {
-    /// What is wrong with the value of `key`, and what would be right.
+    /// Returns the error message for the value of `key`, with a valid value.
     fn told(self, layer: &Layer, key: &str, value: &Value) -> String {
         let mut place = self.place.to_string();
         let mut wrong = self.wrong;
         if let Wrong::Key { found, .. } = &wrong {
-            // It is named anyway, and is no place that there is.
+            // The unknown key is in the message already, and is not a valid path.
             place.truncate(place.strip_suffix(&format!(".{found}")).unwrap_or(&place).len());
         }
         if is_secret(&place) {
@@ -264,13 +264,13 @@ impl Misfit {
     }
 }
 
-/// Whether what is at this place must not be shown.
+/// Returns whether the value at this path is a secret.
 fn is_secret(place: &str) -> bool {
     let name = place.rsplit('.').next().unwrap_or_default();
     name.contains("secret") || name.contains("key")
 }
 
-/// What a table in a list is known by: the pattern of a rule or a hook, the name of an issuer.
+/// Returns the name of a table in a list: the pattern of a rule or a hook, the name of an issuer.
 fn name_of_entry(list: &Value, index: usize) -> Option<&str> {
     let ValueKind::Array(items) = &list.kind else { return None };
     let ValueKind::Table(table) = &items.get(index)?.kind else { return None };
@@ -280,7 +280,7 @@ fn name_of_entry(list: &Value, index: usize) -> Option<&str> {
     }
 }
 
-/// How a setting is written that a single text cannot spell.
+/// Returns how to write a setting that cannot be one text.
 fn in_a_file(key: &str) -> Option<String> {
     if TABLE_LISTS.contains(&key) {
         Some(format!("it is a list of tables: write `[[{key}]]`, in a file"))
@@ -289,7 +289,7 @@ fn in_a_file(key: &str) -> Option<String> {
     }
 }
 
-/// The default as the commented file writes it; nothing for what is empty.
+/// Returns the default as the commented file has it; `None` if it is empty.
 fn default_of(key: &str) -> Option<toml::Value> {
     let (section, name) = key.split_once('.')?;
     let value = toml::from_str::<toml::Table>(DEFAULT).ok()?.get(section)?.get(name)?.clone();
@@ -302,7 +302,7 @@ fn default_of(key: &str) -> Option<toml::Value> {
     (!is_empty).then_some(value)
 }
 
-/// Every setting there is; of a section that can stand several times, its name.
+/// Returns all settings; of a section that can be repeated, its name.
 fn known_keys() -> Vec<String> {
     let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
     let mut known = Vec::new();
@@ -312,12 +312,12 @@ fn known_keys() -> Vec<String> {
             None => known.push(section.clone()),
         }
     }
-    // What has no default is not among the defaults.
+    // It has no default, and so is not in the loop above.
     known.push("channels.when_unwatched".to_owned());
     known
 }
 
-/// What is said of a key that is none of the settings.
+/// Returns the error message for an unknown key.
 fn unknown(layer: &Layer, key: &str, known: &[String]) -> String {
     let (section, name) = key.split_once('.').unwrap_or((key, ""));
     let place = spelled(&layer.source, key);
@@ -380,7 +380,7 @@ mod tests {
         of_file(text).map_or_else(|error| error.to_string(), |_| "no error".into())
     }
 
-    /// What variables of these names would do.
+    /// Returns the errors of these environment variables.
     fn of_environment(variables: &[(&str, &str)]) -> String {
         let text = |text: &str| Value::new(None, ValueKind::String(text.to_owned()));
         let settings = variables.iter().map(|(key, value)| ((*key).to_owned(), text(value)));
@@ -618,14 +618,14 @@ mod tests {
         ),
     ];
 
-    /// Values of every shape, none of which is right for any setting.
+    /// Returns values of every type, each invalid for every setting.
     fn wrong_values() -> Vec<toml::Value> {
         let table = toml::Table::from_iter([("zzz".to_owned(), 1.into()), ("a".into(), 2.into())]);
         let list = toml::Value::Array(vec![toml::Value::Array(Vec::new())]);
         vec![true.into(), (-1).into(), 1.5.into(), "\u{1}".into(), list, table.into()]
     }
 
-    /// Every setting with every such value, also in the tables of lists.
+    /// Returns files with each setting set to each such value, also in the tables of lists.
     fn wrong_files() -> Vec<toml::Table> {
         let mut files = Vec::new();
         for (key, value) in known_keys()

@@ -1,5 +1,5 @@
-//! All settings: a struct of the parts' own. Only `server` and `cli` see the whole. And what else
-//! the hub is started with: sockets.
+//! All settings: a struct of the settings of each module, which only `server` and `cli` see as a
+//! whole. It also has the sockets that the hub is started with.
 
 mod inherited;
 mod load;
@@ -19,7 +19,7 @@ use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
 /// The commented default configuration: the manual of all settings.
 pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -27,27 +27,27 @@ pub struct Config {
     pub server: http::Config,
     /// The certificate of the public listener.
     pub tls: TlsConfig,
-    /// What channels keep.
+    /// Retention and limits of channels.
     pub channels: hub::Config,
-    /// Where durable channels are kept.
+    /// The store of durable channels.
     pub store: disk::Config,
-    /// What subscribers get.
+    /// Delivery to subscribers.
     pub subscribers: egress::Config,
-    /// What publishers may do.
+    /// Limits of publishing.
     pub publish: ingest::Config,
-    /// Who is told when channels end.
+    /// HTTP calls when channels end.
     pub hooks: hooks::Config,
-    /// Who may do what.
+    /// Authentication and authorization.
     pub auth: auth::Config,
-    /// How much one may have.
+    /// Rates and shares of principals and addresses.
     pub quotas: quota::Config,
-    /// Which web pages may use the hub.
+    /// Web pages that may use the hub.
     pub cors: CorsConfig,
-    /// How the hub goes down.
+    /// Shutdown.
     pub drain: DrainConfig,
     /// Logs.
     pub log: telemetry::Config,
-    /// Where times and ages come from; no setting.
+    /// The source of times and ages; not a setting.
     #[serde(skip)]
     pub clock: Clock,
 }
@@ -56,7 +56,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DrainConfig {
-    /// The time over which subscribers are sent away when the hub goes down.
+    /// Time over which subscribers are disconnected when the hub shuts down.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
 }
@@ -67,30 +67,30 @@ impl Default for DrainConfig {
     }
 }
 
-/// Whether a reload exchanges the settings of this section.
+/// Returns whether a reload applies the settings of this section.
 fn is_reloaded(section: &str) -> bool {
     ["auth", "channels", "cors", "hooks", "quotas", "tls"].contains(&section)
 }
 
-/// A value that is of the right type and still cannot be.
+/// A value of the right type that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidSetting {
     /// The setting.
     pub key: &'static str,
-    /// What is wrong, and what would be right.
+    /// The fault, and a valid value.
     pub message: String,
 }
 
 impl Config {
-    /// Reads a whole configuration from TOML; what is not named has its default.
+    /// Reads a whole configuration from TOML; a missing setting has its default.
     ///
     /// # Errors
-    /// It is not TOML, has an unknown key or a bad value.
+    /// The text is not TOML, or has an unknown key or an invalid value.
     pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
 
-    /// The settings in which the other configuration differs and that only a restart changes.
+    /// Returns the settings that differ from the other configuration and need a restart.
     #[must_use]
     pub fn beyond_reload(&self, other: &Self) -> Vec<String> {
         let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
@@ -110,7 +110,7 @@ impl Config {
         found
     }
 
-    /// Counts and sizes of which none would be of no use.
+    /// Returns the counts and sizes that must not be zero.
     fn not_zero(&self) -> [(&'static str, u64); 12] {
         [
             ("server.max_connections", self.server.max_connections as u64),
@@ -128,7 +128,7 @@ impl Config {
         ]
     }
 
-    /// Finds the values that are of the right type and still cannot be.
+    /// Finds values of the right type that are not valid.
     #[must_use]
     pub fn validate(&self) -> Vec<InvalidSetting> {
         let mut found = Vec::new();
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(Config::from_toml(DEFAULT).unwrap(), Config::default());
         let named: toml::Table = toml::from_str(DEFAULT).unwrap();
         let all: toml::Table = toml::Table::try_from(Config::default()).unwrap();
-        // Lists of tables are examples among the comments: empty lists would collide with them.
+        // Lists of tables are shown as comments: empty lists would collide with the examples.
         let lists = ["rules", "issuers", "api_keys"];
         for (section, settings) in all.iter().filter(|(section, _)| *section != "hooks") {
             let named = named[section].as_table().unwrap();

@@ -1,4 +1,4 @@
-//! Who is trusted: read at the start, read again on demand, and kept up to date.
+//! Authentication of the server: read at the start and at each reload, and kept up to date.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::hub::Hub;
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
-/// How often it is looked whether keys at URLs are old.
+/// Interval of the check whether keys from URLs are old.
 const PACE: Duration = Duration::from_secs(30);
 
 /// Builds the auth filter.
@@ -29,20 +29,20 @@ pub(super) fn auth_filter(
     Ok(AuthFilter::new(authenticator, quotas.clone(), cors.clone(), hosts, metrics))
 }
 
-/// Reads who is trusted.
+/// Reads the trusted issuers and keys.
 pub(super) fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
     let fetcher = Arc::new(KeyFetcher::default());
     Authenticator::new(&config.auth, &variable, Some(fetcher)).map_err(StartError::Auth)
 }
 
-/// Refuses to open a hub to the world that asks nobody who they are, or says what that means.
+/// Refuses public listeners without credentials, or logs a warning if that is allowed.
 pub(super) fn check_exposure(config: &Config) -> Result<(), StartError> {
     let server = &config.server;
     check_listener("`server.listen`", server.listen, config)?;
     check_listener("`server.admin_listen`", server.admin_listen, config)
 }
 
-/// The same for one listener.
+/// Checks the exposure of one listener.
 pub(super) fn check_listener(
     listener: &str,
     address: SocketAddr,
@@ -56,10 +56,10 @@ pub(super) fn check_listener(
     Ok(())
 }
 
-/// Exchanges what can be while the hub is at work: a cheap handle.
+/// Applies the settings that can change while the hub runs: a cheap handle.
 #[derive(Clone)]
 pub struct Reloader {
-    /// What the hub was started with.
+    /// The configuration at the start.
     pub(super) started_with: Arc<Config>,
     pub(super) auth_filter: AuthFilter,
     pub(super) egress: Egress,
@@ -71,18 +71,18 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Counts a reload that went well, or did not.
+    /// Counts a reload, successful or not.
     pub fn count(&self, went_well: bool) {
         self.hub.metrics().reloaded(went_well);
     }
 
-    /// Goes over to what of this configuration can be exchanged: `auth`, `tls`, `cors`, `channels`,
-    /// `hooks` and `quotas`, and what is in their files by now. Streams of those who would not be
-    /// let in any more end; nobody else notices. Returns the settings that differ from those in
-    /// force and need a restart.
+    /// Applies the settings that can change at run time: `auth`, `tls`, `cors`, `channels`, `hooks`
+    /// and `quotas`, with the current contents of their files. Streams that are no longer
+    /// authorized end; others continue. Returns the settings that differ from those in force and
+    /// need a restart.
     ///
     /// # Errors
-    /// Something is wrong with it; then everything stays as it was.
+    /// Something in it is invalid; then nothing changes.
     pub async fn reload(&self, config: &Config) -> Result<Vec<String>, Reload> {
         let asks = self.auth_filter.authenticator().everyone().is_none();
         if config.auth.has_credentials() != asks || config.tls.is_on() != self.tls.is_some() {
@@ -90,14 +90,15 @@ impl Reloader {
         }
         let beyond = self.started_with.beyond_reload(config);
         let (reloader, config) = (self.clone(), config.clone());
-        // Files may be slow, and hang where they are on a network.
+        // Files may be slow, and may hang on a network.
         let read = tokio::task::spawn_blocking(move || reloader.exchange(&config));
         read.await.unwrap_or(Ok(()))?;
         self.recheck();
         Ok(beyond)
     }
 
-    /// All or nothing: what would not do for a start does not come half into force.
+    /// Applies all or nothing: a configuration that could not be started with is not applied in
+    /// part.
     fn exchange(&self, config: &Config) -> Result<(), Reload> {
         super::check(config)?;
         let hooks = Ready::new(&config.hooks, &variable).map_err(StartError::Hooks)?;
@@ -105,7 +106,7 @@ impl Reloader {
             tls.reload(&config.tls)?;
         }
         self.auth_filter.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)?;
-        // Nothing of this can fail.
+        // From here on nothing can fail.
         self.cors.exchange(&config.cors);
         self.quotas.exchange(config.quotas.clone());
         self.hub.reconfigure(config.channels.clone());
@@ -118,7 +119,7 @@ impl Reloader {
         self.egress.recheck();
     }
 
-    /// Fetches keys when they are old, for ever.
+    /// Fetches keys again when they are old, without end.
     pub(super) async fn keep_keys(self) {
         loop {
             self.auth_filter.authenticator().refresh(SystemTime::now()).await;
@@ -128,7 +129,7 @@ impl Reloader {
     }
 }
 
-/// All that is wrong, one line each.
+/// Returns all errors, one line each.
 pub(super) fn lines(wrong: &[InvalidAuth]) -> String {
     let line = |invalid: &InvalidAuth| format!("{}: {}", invalid.key, invalid.message);
     wrong.iter().map(line).collect::<Vec<_>>().join("\n")

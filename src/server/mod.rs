@@ -1,4 +1,4 @@
-//! All wiring, on one page: a configuration in, a running hub out, and a polite end.
+//! The wiring: builds a running hub from a configuration, and shuts it down.
 
 mod auth_setup;
 mod sockets;
@@ -35,10 +35,10 @@ use crate::shutdown::Shutdown;
 use crate::store::disk::{Disk, OpenError, OpenOptions, Recovered, files_in};
 use crate::telemetry::Metrics;
 
-/// How long connections may take to end after the drain.
+/// Time for connections to close after the drain.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How often a drain looks whether everyone has gone.
+/// Interval of the check whether a drain has finished.
 const DRAIN_PACE: Duration = Duration::from_millis(20);
 
 /// A hub whose listeners are bound.
@@ -61,7 +61,7 @@ pub struct Server {
     admin_addr: SocketAddr,
 }
 
-/// Why a hub could not start.
+/// The reason for which a hub could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
@@ -71,33 +71,33 @@ pub enum StartError {
         key: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The sockets that it was started with are no good.
+    /// The inherited sockets cannot be used.
     #[error(transparent)]
     Inherited(#[from] InheritError),
-    /// The threads that own sockets cannot be started.
+    /// The shard threads cannot be started.
     #[error("cannot start the shards (`subscribers.shards`): {0}")]
     Shards(io::Error),
     /// The certificate cannot be used.
     #[error("cannot serve TLS: {0}")]
     Tls(TlsError),
-    /// The threads that serve requests cannot be started.
+    /// The worker threads cannot be started.
     #[error("cannot start the workers (`server.workers`): {0}")]
     Workers(io::Error),
     /// A hook cannot be called or signed.
     #[error(transparent)]
     Hooks(#[from] HookError),
-    /// Who is trusted cannot be read.
+    /// The trusted issuers and keys cannot be read.
     #[error("{}", auth_setup::lines(.0))]
     Auth(Vec<InvalidAuth>),
-    /// The hub would be open to the world.
+    /// The hub would be open to the world without credentials.
     #[error("{listener}: {source}")]
     Exposed {
         /// The setting, or the socket in its place.
         listener: String,
-        /// What is wrong with it.
+        /// The fault.
         source: Exposed,
     },
     /// The directory of the store, or a file in it, cannot be written.
@@ -105,11 +105,11 @@ pub enum StartError {
         "store.path: {} cannot be written by user {user}: {why}; {}", path.display(), advice(why)
     )]
     StorePath {
-        /// The directory, or what there is of the way to it; or the file.
+        /// The directory, or the nearest one above it that exists; or the file.
         path: PathBuf,
-        /// Who tried.
+        /// The user id of the process.
         user: u32,
-        /// Why.
+        /// The cause.
         why: io::Error,
     },
     /// The store cannot be opened.
@@ -120,7 +120,7 @@ pub enum StartError {
     Routes(String),
 }
 
-/// Looks at all that a start needs beside the settings: keys and secrets can be read.
+/// Checks what a start needs in addition to the settings: keys and secrets can be read.
 ///
 /// # Errors
 /// The start would fail.
@@ -131,8 +131,8 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     tls(config, &Arc::new(Metrics::new())).map(drop)
 }
 
-/// Whether the directory of the store, with its files, can be read and written, or made, by the
-/// user that runs this. It changes nothing.
+/// Checks, without changing anything, that the user of this process can read and write the
+/// directory of the store and its files, or create it.
 ///
 /// # Errors
 /// It cannot.
@@ -150,14 +150,14 @@ pub fn check_store(config: &Config) -> Result<(), StartError> {
     if there != path {
         return Ok(());
     }
-    // Files of another user: of a hub that was tried as root, or that were copied.
+    // Files may belong to another user: of a hub that was run as root, or because they were copied.
     for file in files_in(path).map_err(|why| not_writable(path, why))? {
         access(&file, read | write).map_err(|why| not_writable(&file, why.into()))?;
     }
     Ok(())
 }
 
-/// The path, or the nearest directory above it that exists.
+/// Returns the path, or the nearest directory above it that exists.
 fn what_is_there_of(mut path: &Path) -> &Path {
     while !path.exists()
         && let Some(parent) = path.parent()
@@ -171,7 +171,7 @@ fn not_writable(path: &Path, why: io::Error) -> StartError {
     StartError::StorePath { path: path.to_owned(), user: geteuid().as_raw(), why }
 }
 
-/// What to do about a store that cannot be written.
+/// Returns advice on a store that cannot be written.
 fn advice(why: &io::Error) -> &'static str {
     match why.kind() {
         io::ErrorKind::NotADirectory => "the store needs a directory",
@@ -185,25 +185,25 @@ fn advice(why: &io::Error) -> &'static str {
     }
 }
 
-/// Why a hub goes on by what it had.
+/// The reason for which a reload was rejected, and the hub keeps its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum Reload {
-    /// A hub could not start with it.
+    /// A hub could not start with the configuration.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Who is trusted cannot be read.
+    /// The trusted issuers and keys cannot be read.
     #[error("{}", auth_setup::lines(.0))]
     Auth(Vec<InvalidAuth>),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// From asking nobody to asking everybody, or from plain to TLS, or back.
+    /// Turns credentials, or TLS, on or off.
     #[error("whether the hub asks for credentials, and whether it speaks TLS, needs a restart")]
     Restart,
 }
 
 impl StartError {
-    /// Whether the configuration is what is wrong.
+    /// Returns whether the fault is in the configuration.
     #[must_use]
     pub fn is_of_configuration(&self) -> bool {
         match self {
@@ -225,7 +225,7 @@ impl Server {
         Self::with_sockets(config, Inherited::default()).await
     }
 
-    /// Builds a hub on these sockets, and binds the listeners that have none among them.
+    /// Builds a hub on these sockets, and binds the listeners that are not among them.
     ///
     /// # Errors
     /// An address cannot be listened on, or must not be.
@@ -270,7 +270,7 @@ impl Server {
         let inside = (None, Proxies::none(metrics.clone()), Cors::default());
         let public = listener(public_socket.tcp, public_app, public_limit, outside);
         let public = if public_socket.inherited { public.outlived() } else { public };
-        // Operators are answered during a drain, too, whoever has bound this one.
+        // Operators get responses during a drain, too, also on an inherited socket.
         let admin = listener(admin_socket.tcp, admin_app, admin_limit, inside);
         let hooks = Hooks::start(ready, &hub, &shutdown);
         Ok(Self {
@@ -293,19 +293,19 @@ impl Server {
         })
     }
 
-    /// Where publishers and subscribers connect.
+    /// Returns the address for publishers and subscribers.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where operators connect.
+    /// Returns the address for operators.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
-    /// Exchanges what can be while the hub is at work.
+    /// Returns a handle that applies changed settings while the hub runs.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader {
@@ -337,9 +337,9 @@ impl Server {
             ended = tasks.join_next() => tracing::error!(?ended, "a part of the hub has ended"),
         }
         drain(&ingest, &egress, &hooks, &shutdown, config.drain.window).await;
-        // Waits until the listeners are closed: whoever comes back must find the ports free.
+        // Waits until the listeners are closed, so that the next process finds the ports free.
         tasks.shutdown().await;
-        // Connections that would not end are cut with their threads.
+        // Connections that have not ended are closed with their threads.
         drop(self.workers);
         if let Some(store) = self.store {
             store.close();
@@ -347,14 +347,14 @@ impl Server {
     }
 }
 
-/// Opens the store, if there is to be one.
+/// Opens the store, if one is configured.
 fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Recovered)>, StartError> {
     if !config.store.is_on() {
         return Ok(None);
     }
     let options = OpenOptions {
         receipts_window: config.publish.idempotency_window,
-        // Those of publishes to one channel, and of publishes to many.
+        // Of publishes to one channel, and of publishes to many.
         max_receipts: config.publish.max_idempotency_keys.saturating_mul(2),
         durable_names: Some(config.channels.durable_names(config.store.durability).into()),
         clock: config.clock.clone(),
@@ -372,7 +372,7 @@ fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Recovered)
     }
 }
 
-/// What routes are made of.
+/// The parts that routes are made of.
 #[derive(Clone, Copy)]
 struct Parts<'a> {
     hub: &'a Hub,
@@ -404,7 +404,7 @@ fn apps(cors: &Cors, parts: Parts<'_>, auth_filter: &AuthFilter) -> Result<(App,
     Ok((cors.wrap(outside), inside))
 }
 
-/// Every route of the public and of the admin listener.
+/// Returns every route of the public and of the admin listener.
 fn routes(parts: Parts<'_>) -> (Vec<Route>, Vec<Route>) {
     let Parts { hub, ingest, egress, shutdown } = parts;
     let (hub, ingest, egress) = (hub.clone(), ingest.clone(), egress.clone());
@@ -417,7 +417,7 @@ fn routes(parts: Parts<'_>) -> (Vec<Route>, Vec<Route>) {
     (with_common(native.routes()), with_common(admin.routes()))
 }
 
-/// Sends everyone away, each at a moment of its own, and waits for them.
+/// Disconnects all clients, each at a random moment of the window, and waits for them.
 async fn drain(
     ingest: &Ingest,
     egress: &Egress,
@@ -428,10 +428,10 @@ async fn drain(
     let ends = Instant::now() + window;
     let (subscriptions, publishes) = (egress.active(), ingest.active());
     tracing::info!(subscriptions, publishes, ?window, "draining");
-    // In this order: who hears of the drain finds its moments.
+    // In this order: a task that reacts to the drain needs the moments to exist.
     egress.drain(window);
     shutdown.drain();
-    // In this order: what is published last may end a channel that a hook is to be told of.
+    // In this order: the last publish may end a channel that a hook matches.
     let busy = || egress.active() > 0 || ingest.active() > 0 || !hooks.is_idle();
     while busy() && Instant::now() < ends {
         tokio::time::sleep(DRAIN_PACE).await;
@@ -447,7 +447,8 @@ mod tests {
 
     use super::*;
 
-    /// The paths and methods of the document, by its indentation: `  /path:`, then `    method:`.
+    /// Returns the paths and methods of the document, by its indentation:
+    /// `  /path:`, then `    method:`.
     fn documented() -> BTreeSet<(String, String)> {
         let mut found = BTreeSet::new();
         let mut path = String::new();
@@ -480,7 +481,7 @@ mod tests {
             let path = route.path.replace("{*name}", "{name}");
             let document = !path.contains('{');
             let known = route.methods.into_iter().map(|(method, ..)| method.to_string());
-            // Any document that can be had can be asked for its head; only channels answer more.
+            // Every GET route of a document also serves HEAD; only a channel's HEAD returns more.
             known
                 .filter(move |method| !(document && method == "HEAD"))
                 .map(move |m| (path.clone(), m))

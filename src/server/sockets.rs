@@ -1,4 +1,4 @@
-//! The listening sockets: inherited, or bound here.
+//! The listening sockets: inherited, or bound by the hub.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use crate::config::{Config, Inherited};
 /// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
 const BACKLOG: u32 = 4096;
 
-/// A socket that listens.
+/// A listening socket.
 pub(super) struct Socket {
     pub(super) tcp: TcpListener,
     pub(super) addr: SocketAddr,
-    /// Whether somebody else has it as well.
+    /// Whether another process has it open as well.
     pub(super) inherited: bool,
 }
 
-/// The public one and the admin's.
+/// Opens the public and the admin socket.
 pub(super) fn open(config: &Config, inherited: Inherited) -> Result<(Socket, Socket), StartError> {
     let server = &config.server;
     let public = one("server.listen", server.listen, inherited.public, config)?;
