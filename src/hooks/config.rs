@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::secret::SecretSetting;
 use crate::channel::{ChannelName, ChannelPattern};
 
-/// What `timeout` may be: an answer takes some time, and a slow receiver holds a place that long.
+/// Valid range of `timeout`: a response takes some time, and a slow receiver holds a call that
+/// long.
 const TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(300);
 
-/// What `attempts` may be: a hundred span an hour and a half.
+/// Valid range of `attempts`: a hundred span an hour and a half.
 const ATTEMPTS: std::ops::RangeInclusive<u32> = 1..=100;
 
 /// All hooks.
@@ -21,24 +22,24 @@ const ATTEMPTS: std::ops::RangeInclusive<u32> = 1..=100;
 #[serde(transparent)]
 pub struct Config(pub Vec<Hook>);
 
-/// One section `[[hooks]]`: whom to tell of which channels.
+/// One section `[[hooks]]`: a URL to call when a matching channel ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "a table such as { pattern = \"chat/**\", url = \"https://app.example/ended\" }"
 )]
 pub struct Hook {
-    /// Which channels.
+    /// Channels whose end is reported.
     pub pattern: ChannelPattern,
-    /// Who is told.
+    /// The URL to call.
     pub url: HookUrl,
-    /// What calls are signed with; without one they are not.
+    /// The secret that signs calls; without it they are not signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretSetting>,
-    /// How long one call may take.
+    /// Timeout of one attempt.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub timeout: Duration,
-    /// How often it is tried to tell of one end.
+    /// Maximum number of attempts per call.
     #[serde(default = "default_attempts")]
     pub attempts: u32,
 }
@@ -51,7 +52,7 @@ fn default_attempts() -> u32 {
     5
 }
 
-/// A hook with a value that is of the right type and still cannot be.
+/// A hook with a value of the right type that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{setting}` of the hook for `{pattern}` must be {right}")]
 pub struct InvalidHook {
@@ -61,7 +62,7 @@ pub struct InvalidHook {
 }
 
 impl Config {
-    /// Finds the values that are of the right type and still cannot be.
+    /// Finds values of the right type that are not valid.
     #[must_use]
     pub fn validate(&self) -> Vec<InvalidHook> {
         let mut found = Vec::new();
@@ -77,20 +78,20 @@ impl Config {
         found
     }
 
-    /// Whether there is an `https` URL among them.
+    /// Returns whether one of the URLs is `https`.
     pub(super) fn needs_tls(&self) -> bool {
         self.0.iter().any(|hook| hook.url.is_https())
     }
 }
 
 impl Hook {
-    /// Whether this hook is told of the channel's end.
+    /// Returns whether this hook is called when the channel ends.
     pub(super) fn wants(&self, channel: &ChannelName) -> bool {
         self.pattern.matches(channel)
     }
 }
 
-/// Where a hook calls: an `http` or `https` URL with a host, and without credentials.
+/// The URL of a hook: `http` or `https`, with a host, and without credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct HookUrl(Uri);
@@ -100,7 +101,7 @@ impl HookUrl {
         &self.0
     }
 
-    /// The host, for logs: paths and queries of such URLs are often secrets.
+    /// Returns the host, for logs: the path and query of such a URL are often secret.
     pub(super) fn host(&self) -> &str {
         self.0.host().unwrap_or_default()
     }
@@ -140,15 +141,16 @@ impl Serialize for HookUrl {
     }
 }
 
-/// Why a text is not the URL of a hook. It is not repeated, because it may hold a secret.
+/// The reason for which a text is not the URL of a hook. It does not contain the text, which may
+/// hold a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHookUrl {
-    /// Something else.
+    /// Not an HTTP URL.
     #[error(
         "`url` must begin with http:// or https:// and a host, such as https://app.example/ended"
     )]
     NotHttp,
-    /// A name or a password in it, which would not be sent.
+    /// A user name or password in it, which would not be sent.
     #[error("`url` must be without credentials: calls are signed with `secret`")]
     Credentials,
 }

@@ -1,4 +1,4 @@
-//! What a hook is told: one JSON document, and the id that all attempts to deliver it share.
+//! The message to a hook: a JSON document, and the id that all attempts to deliver it share.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::channel::ChannelName;
 use crate::clock::rfc3339;
 use crate::hub::Ended;
 
-/// One channel's end, ready to be sent to whoever wants it.
+/// The message about one channel's end.
 pub(super) struct HookMessage {
     /// The `webhook-id`.
     pub(super) id: String,
@@ -53,7 +53,7 @@ impl HookMessage {
             last_id: ended.last_id.as_deref(),
             time: rfc3339(ended.time),
         };
-        // Text and numbers under names that are text: there is nothing that could fail.
+        // A struct of strings and numbers always serialises.
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let id = format!("msg_{:032x}", fastrand::u128(..));
         Self { id, channel: ended.channel.clone(), body: body.into() }

@@ -1,9 +1,9 @@
-//! Calls out when a channel has ended: each hook whose pattern matches is told by HTTP.
+//! Outgoing HTTP calls when a channel ends, one to each hook whose pattern matches.
 //!
-//! A channel that ends puts one [`Ended`] into a bounded queue, and forgets about it. From there it
-//! is dealt out to the hooks, each of which has a worker with a queue, a bound on its memory and
-//! calls of its own: a receiver that is slow or down costs neither the hub nor other receivers
-//! anything. What does not fit is dropped and counted.
+//! A channel that ends puts one [`Ended`] into a bounded queue, and does not wait. From there it is
+//! distributed to the hooks, each of which has a worker with its own queue, memory limit and calls:
+//! a receiver that is slow or down affects neither the hub nor other receivers. What does not fit
+//! is dropped and counted.
 
 mod config;
 mod message;
@@ -35,26 +35,26 @@ use crate::shutdown::Shutdown;
 pub struct Hooks {
     hub: Hub,
     shutdown: Shutdown,
-    /// Where workers run.
+    /// The runtime of the workers.
     runtime: Handle,
     queue: mpsc::Sender<Ended>,
-    /// Something may be out of the queue, and with no worker yet.
+    /// Whether an end may have left the queue without having reached a worker.
     dealing: Arc<AtomicBool>,
     workers: Arc<RwLock<Vec<Arc<Worker>>>>,
-    /// Workers of hooks that a reload has removed, as long as they have something to deliver.
+    /// Workers of hooks that a reload has removed, until they have delivered their calls.
     retired: Arc<Mutex<Vec<Weak<Worker>>>>,
 }
 
-/// Hooks that can be started: their secrets are read.
+/// Hooks that can be started: their secrets are loaded.
 pub struct Ready {
     hooks: Vec<(Hook, Option<HookSecret>)>,
     client: Client,
 }
 
-/// Why hooks cannot be started.
+/// The reason for which hooks cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// There is an `https` hook, and no certificate to trust its receiver by.
+    /// There is an `https` hook, and no CA certificate to verify its receiver.
     #[error("cannot call `https` hooks (`hooks`): {0}")]
     NoCertificates(#[from] NoCertificates),
     /// The secret of a hook cannot be read.
@@ -62,7 +62,7 @@ pub enum HookError {
     Secret {
         /// Its pattern.
         pattern: String,
-        /// Why.
+        /// The cause.
         error: InvalidSecret,
     },
 }
@@ -71,7 +71,7 @@ impl Ready {
     /// Reads the secrets of these hooks.
     ///
     /// # Errors
-    /// A secret cannot be read, or there is no certificate to trust receivers by.
+    /// A secret cannot be read, or there is no CA certificate to verify receivers.
     pub fn new(config: &Config, environment: Environment<'_>) -> Result<Self, HookError> {
         let client = Client::new(config.needs_tls())?;
         let read = |hook: &Hook| {
@@ -86,8 +86,8 @@ impl Ready {
 }
 
 impl Hooks {
-    /// Begins to call out for the channels of this hub, until it stops. Must be called within a
-    /// runtime, which does the work.
+    /// Starts the workers for the channels of this hub, until it stops. Must be called within a
+    /// runtime, on which they run.
     #[must_use]
     pub fn start(ready: Ready, hub: &Hub, shutdown: &Shutdown) -> Self {
         let (queue, ended) = mpsc::channel(MAX_QUEUED_HOOKS);
@@ -109,8 +109,8 @@ impl Hooks {
         hooks
     }
 
-    /// Goes over to these hooks. Those that are the same go on with what they have to deliver;
-    /// those that are gone deliver what they have, and end.
+    /// Replaces the hooks. Workers of unchanged hooks continue with their queues; those of removed
+    /// hooks deliver what they have, and end.
     pub fn exchange(&self, ready: Ready) {
         let Ready { hooks, client } = ready;
         let mut workers = self.workers.write();
@@ -138,10 +138,10 @@ impl Hooks {
         Worker::start((hook, secret), client.clone(), metrics, shutdown, &self.runtime)
     }
 
-    /// Whether nobody waits to be told of anything.
+    /// Returns whether no call is queued or running.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        // In the order in which an end passes through them, so that none is overlooked.
+        // In the order in which an end passes through them, so that none is missed.
         self.queue.capacity() == self.queue.max_capacity()
             && !self.dealing.load(Ordering::SeqCst)
             && self.workers.read().iter().all(|worker| worker.is_idle())
@@ -158,14 +158,14 @@ impl Hooks {
                 () = shutdown.stopping() => break,
             }
         }
-        // What came too late is counted by the workers, who no longer take it.
+        // Late ends are passed on to be counted: the workers refuse them.
         ended.close();
         while let Ok(ended) = ended.try_recv() {
             self.tell(&ended);
         }
     }
 
-    /// The next end; from before it leaves the queue on, `dealing` is set.
+    /// Returns the next end. `dealing` is set before it leaves the queue.
     async fn next(&self, ended: &mut mpsc::Receiver<Ended>) -> Option<Ended> {
         poll_fn(|context| {
             self.dealing.store(true, Ordering::SeqCst);
@@ -180,7 +180,7 @@ impl Hooks {
 
     fn tell(&self, ended: &Ended) {
         let message = Arc::new(HookMessage::new(ended));
-        // Under the lock, so that no worker is retired before it has what is for it.
+        // Under the lock, so that no worker is retired before it has its messages.
         let workers = self.workers.read();
         for worker in workers.iter().filter(|worker| worker.wants(&ended.channel)) {
             worker.take(message.clone());

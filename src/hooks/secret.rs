@@ -1,4 +1,4 @@
-//! What calls are signed with, as Standard Webhooks has it: HMAC-SHA256 over `id.timestamp.body`.
+//! Signatures of calls, as in Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,30 +11,30 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::auth::{Environment, SecretError, SecretSource};
 
-/// What a secret in base64 begins with.
+/// The prefix of a secret in base64.
 const PREFIX: &str = "whsec_";
 
-/// Bytes that a secret has at least: fewer can be guessed.
+/// Minimum bytes of a secret: shorter ones can be guessed.
 const MIN_SECRET_BYTES: usize = 16;
 
-/// Base64 as people paste it: with its padding, or without.
+/// Base64 with or without padding, as users paste it.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The setting `secret`: the key itself, or where it is.
+/// The setting `secret`: the key itself, or its source.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum SecretSetting {
     /// The key itself. It is never shown.
     Key(HookSecret),
-    /// A file or an environment variable that has it.
+    /// The file or environment variable with the key.
     Elsewhere(SecretSource),
 }
 
 impl SecretSetting {
-    /// The key, read from where it is.
+    /// Returns the key, read from its source.
     ///
     /// # Errors
     /// It cannot be read, or is not a key.
@@ -59,7 +59,7 @@ impl FromStr for SecretSetting {
         if text.starts_with("env:") || text.starts_with("file:") {
             return text.parse().map(Self::Elsewhere).map_err(InvalidSecret::Unreadable);
         }
-        // A key that everyone can guess who knows where keys usually are would be no key.
+        // A path or URL used as the key itself could be guessed.
         if looks_like_a_place(text) {
             return Err(InvalidSecret::Place);
         }
@@ -75,7 +75,7 @@ impl TryFrom<String> for SecretSetting {
     }
 }
 
-/// Shows where the key is, and never the key. Too short to be read back as a secret.
+/// Shows the source of a key, and never the key. `(hidden)` is too short to be read as a secret.
 impl Serialize for SecretSetting {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -85,7 +85,7 @@ impl Serialize for SecretSetting {
     }
 }
 
-/// Whether the text begins like a path, a URL, another `scheme:`, or a variable of a shell.
+/// Returns whether the text begins like a path, a URL, another `scheme:`, or a shell variable.
 fn looks_like_a_place(text: &str) -> bool {
     let scheme = |(scheme, _): (&str, &str)| {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
@@ -95,12 +95,12 @@ fn looks_like_a_place(text: &str) -> bool {
         || text.split_once(':').is_some_and(scheme)
 }
 
-/// The key that a hook and its receiver share. It is never shown.
+/// The key that a hook shares with its receiver. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HookSecret(Box<[u8]>);
 
 impl HookSecret {
-    /// The `webhook-signature` of a message that is sent at this Unix time.
+    /// Returns the `webhook-signature` of a message that is sent at this Unix time.
     pub(super) fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         let mut context = hmac::Context::with_key(&key);
@@ -132,25 +132,25 @@ impl fmt::Debug for HookSecret {
     }
 }
 
-/// Why a text is not a secret. It is not repeated.
+/// The reason for which a text is not a secret. It does not contain the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
-    /// The prefix promises base64, and something else follows.
+    /// The prefix of base64, without base64 after it.
     #[error("`secret` is not base64 after `whsec_`")]
     NotBase64,
     /// Too few bytes.
     #[error("`secret` is too short: it must have at least 16 bytes, also after `whsec_`")]
     TooShort,
-    /// It names a place, in a way that is not known here.
+    /// A source in an unknown notation.
     #[error(
         "`secret` looks like a path, a URL or a variable: write \"file:/path\" or \"env:NAME\", or \
          the key itself, in base64 after `whsec_`"
     )]
     Place,
-    /// It cannot be read from where it is.
+    /// The source cannot be read.
     #[error("`secret`: {0}")]
     Unreadable(SecretError),
-    /// What was read is not text.
+    /// The content of the source is not text.
     #[error("`secret` is not text: `whsec_` and the key in base64 are")]
     NotText,
 }
@@ -159,7 +159,7 @@ pub enum InvalidSecret {
 mod tests {
     use super::*;
 
-    /// The example that the libraries of Standard Webhooks are tested with.
+    /// The test vector of the Standard Webhooks libraries.
     #[test]
     fn a_signature_is_that_of_standard_webhooks() {
         let secret: HookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();

@@ -1,4 +1,4 @@
-//! One hook at work: a queue, a few calls at a time, and patience with the receiver.
+//! The worker of a hook: a queue, a few concurrent calls, and retries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,21 +22,21 @@ use crate::outbound::{CallError, Client, read_away};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
-/// The pause before the second attempt; each further one is twice as long, up to the longest.
+/// The pause before the second attempt; each further one is twice as long, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause: a receiver that is back should not be left waiting.
+/// The longest pause: a receiver that has recovered should be called soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How far pauses are spread, so that calls that failed together do not come back together.
+/// Random spread of pauses, so that calls that failed together are not retried together.
 const JITTER: f64 = 0.25;
 
-/// The unit in which the memory of a queue is counted.
+/// Unit in which the memory of a queue is counted, in bytes.
 const ROOM_UNIT: usize = 1024;
 
 const USER_AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 
-/// See the module.
+/// Delivers the messages of one hook.
 pub(super) struct Worker {
     hook: Hook,
     secret: Option<HookSecret>,
@@ -44,20 +44,20 @@ pub(super) struct Worker {
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     queue: mpsc::Sender<Job>,
-    /// What messages that are not done with may take of the memory.
+    /// Memory permits for messages that are not delivered yet.
     room: Arc<Semaphore>,
-    /// The hook is gone: nothing more comes.
+    /// Notified when the hook is removed: no more messages follow.
     retired: Notify,
 }
 
-/// A message on its way to one hook.
+/// A message for one hook, with its memory permit.
 struct Job {
     message: Arc<HookMessage>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Worker {
-    /// Begins to work in this runtime, until the hub stops or the hook is gone.
+    /// Starts a worker on this runtime, which runs until the hub stops or the hook is removed.
     pub(super) fn start(
         hook: (Hook, Option<HookSecret>),
         client: Client,
@@ -82,27 +82,27 @@ impl Worker {
         (Arc::new(Self { hook, secret, client, metrics, shutdown, queue, room, retired }), jobs)
     }
 
-    /// Whether this is the worker of such a hook.
+    /// Returns whether this is the worker of such a hook.
     pub(super) fn is_for(&self, hook: &Hook, secret: Option<&HookSecret>) -> bool {
         self.hook == *hook && self.secret.as_ref() == secret
     }
 
-    /// The hook is gone: delivers what there is, and ends.
+    /// Marks the hook as removed: the worker delivers what is queued, and ends.
     pub(super) fn retire(&self) {
         self.retired.notify_one();
     }
 
-    /// Whether the hook is told of this channel's end.
+    /// Returns whether the hook is called when this channel ends.
     pub(super) fn wants(&self, channel: &ChannelName) -> bool {
         self.hook.wants(channel)
     }
 
-    /// Whether there is nothing to do.
+    /// Returns whether no message is queued or being delivered.
     pub(super) fn is_idle(&self) -> bool {
         self.room.available_permits() == MAX_HOOK_QUEUE_BYTES / ROOM_UNIT
     }
 
-    /// Queues a message, if there is room for it.
+    /// Queues a message, if the memory limit allows it.
     pub(super) fn take(&self, message: Arc<HookMessage>) {
         let Some(room) = self.room_for(&message) else {
             return self.metrics.hook_dropped();
@@ -114,7 +114,7 @@ impl Worker {
         }
     }
 
-    /// A message that is larger than all the room there is takes all of it.
+    /// Takes the memory permit of a message. One that exceeds the whole limit takes all of it.
     fn room_for(&self, message: &HookMessage) -> Option<OwnedSemaphorePermit> {
         let units = (message.body.len() / ROOM_UNIT + 1).min(MAX_HOOK_QUEUE_BYTES / ROOM_UNIT);
         self.room.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
@@ -132,7 +132,7 @@ impl Worker {
                 () = self.shutdown.stopping() => break,
             }
         }
-        // Those that run see it too, and end by themselves.
+        // Running calls see the shutdown, too, and end by themselves.
         while calls.join_next().await.is_some() {}
         jobs.close();
         while let Ok(job) = jobs.try_recv() {
@@ -140,8 +140,8 @@ impl Worker {
         }
     }
 
-    /// Tells the receiver, again and again if need be. Once the hub drains there is one attempt
-    /// more, at once. The job is held until then, with the room that it takes.
+    /// Calls the receiver until it succeeds or gives up. Once the hub drains, one last attempt is
+    /// made at once. The job and its memory permit are held until then.
     async fn deliver(self: Arc<Self>, job: Job) {
         let message = &*job.message;
         for attempt in 1.. {
@@ -179,7 +179,7 @@ impl Worker {
         if head.status.is_success() { Ok(()) } else { Err(CallError::Status(head.status)) }
     }
 
-    /// A request of this moment: receivers refuse what was signed long ago.
+    /// Builds a request with the current time: receivers refuse old signatures.
     fn request(&self, message: &HookMessage) -> Result<Request<Full<Bytes>>, http::Error> {
         let timestamp = (now() / 1_000_000).to_string();
         let mut request = Request::post(self.hook.url.uri())
@@ -202,12 +202,12 @@ impl Worker {
     }
 }
 
-/// Whether another attempt would be in vain: the receiver is gone for good, or the hub is.
+/// Returns whether a retry is useless: the receiver is gone for good, or the hub is stopping.
 fn is_final(error: &CallError) -> bool {
     matches!(error, CallError::Status(StatusCode::GONE) | CallError::Leaving)
 }
 
-/// How long to wait after so many attempts.
+/// Returns the pause after this number of attempts.
 fn pause_after(attempts: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(16));
     let spread = 1.0 - JITTER + 2.0 * JITTER * fastrand::f64();
@@ -221,7 +221,7 @@ mod tests {
     use crate::hub::Ended;
     use crate::telemetry::encode;
 
-    /// A worker that does not work, so that its queue fills up.
+    /// A worker that is not running, so that its queue fills up.
     fn idle_worker() -> (Arc<Worker>, mpsc::Receiver<Job>, Arc<Metrics>) {
         let hook = toml::from_str("pattern = \"**\"\nurl = \"http://127.0.0.1:9/\"").unwrap();
         let metrics = Arc::new(Metrics::new());
