@@ -1,10 +1,10 @@
-//! Events into bytes. Encoders cannot fail: what they are given was checked when it was made.
+//! Encodes events. Encoders cannot fail: their input was validated when it was created.
 
 use std::time::Duration;
 
 use memchr::memchr2;
 
-/// The fields of one event, as the encoder wants them.
+/// The fields of one event.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
     /// The `id:` field, one line; a publisher's event has none.
@@ -16,8 +16,8 @@ pub struct Text<'a> {
 }
 
 /// Appends the event as one HTTP/1.1 chunk (RFC 9112, section 7.1): the size of its text in
-/// hexadecimal, the text, each followed by CRLF. A socket that speaks chunked can be given these
-/// bytes as they are; everybody else takes the text, which is a sub-slice.
+/// hexadecimal, the text, each followed by CRLF. A chunked HTTP/1.1 body can be sent these bytes as
+/// they are; other framings use the text, which is a sub-slice.
 pub fn encode(out: &mut Vec<u8>, event: &Text<'_>) {
     let size = text_len(event);
     out.reserve(size + 20);
@@ -29,7 +29,7 @@ pub fn encode(out: &mut Vec<u8>, event: &Text<'_>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What ends a chunked body.
+/// The end of a chunked body.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Appends text as one HTTP/1.1 chunk.
@@ -40,7 +40,7 @@ pub fn chunk(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the event's text alone, for an event that is one subscriber's and in no log.
+/// Appends only the event's text, for an event to one subscriber that is in no log.
 ///
 /// The id is the last field. Some clients resume after an id as soon as they have read its line:
 /// if it came first, a connection that breaks within the event would cost them the event.
@@ -57,13 +57,13 @@ pub fn event_text(out: &mut Vec<u8>, event: &Text<'_>) {
     out.push(b'\n');
 }
 
-/// Appends a heartbeat: a comment line. No blank line follows, because a blank line dispatches,
-/// and a client that dispatches whatever has an id would take it for an empty event.
+/// Appends a heartbeat: a comment line. No blank line follows, because it would dispatch an event,
+/// and some clients dispatch an empty one if an id is set.
 pub fn comment(out: &mut Vec<u8>) {
     out.extend_from_slice(b":\n");
 }
 
-/// Appends the reconnect delay. It belongs to the block of whatever event comes next.
+/// Appends the reconnect delay. It is part of the block of the next event.
 pub fn retry(out: &mut Vec<u8>, delay: Duration) {
     let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
     out.extend_from_slice(b"retry: ");
@@ -71,8 +71,8 @@ pub fn retry(out: &mut Vec<u8>, delay: Duration) {
     out.push(b'\n');
 }
 
-/// Appends how long a client waits that comes back after an end; nothing for zero, so that it
-/// waits as usual.
+/// Appends the reconnect delay of a client after an end; nothing for zero, so that it waits as
+/// usual.
 pub fn end_retry(out: &mut Vec<u8>, delay: Duration) {
     if !delay.is_zero() {
         retry(out, delay);
@@ -98,7 +98,7 @@ fn push_hex(out: &mut Vec<u8>, number: usize) {
     out.extend((0..nibbles).rev().map(|at| DIGITS[(number >> (4 * at)) & 0xf]));
 }
 
-/// The lines of a text, divided by CR, LF or CRLF as the grammar does.
+/// Iterates over the lines of a text, separated by CR, LF or CRLF as in the grammar.
 struct Lines<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Lines<'a> {

@@ -1,5 +1,5 @@
-//! Takes apart what [`encode`](super::encode) wrote: for the framings that are not an HTTP/1.1
-//! socket's, and for the readers that want fields instead of text.
+//! Decodes what [`encode`](super::encode) wrote: for framings other than HTTP/1.1 chunks, and for
+//! readers that need fields instead of text.
 
 use std::borrow::Cow;
 
@@ -8,13 +8,13 @@ use std::borrow::Cow;
 pub struct Frame<'a>(&'a [u8]);
 
 impl<'a> Frame<'a> {
-    /// The event as event-stream text, its blank line included.
+    /// Returns the event as event-stream text, including its blank line.
     #[must_use]
     pub fn text(self) -> &'a [u8] {
         self.0
     }
 
-    /// The event id.
+    /// Returns the event id.
     #[must_use]
     pub fn id(self) -> &'a str {
         let last = self.0.strip_suffix(b"\n\n").and_then(|text| text.rsplit(is_line_end).next());
@@ -24,13 +24,13 @@ impl<'a> Frame<'a> {
         id.unwrap_or_default()
     }
 
-    /// The `event:` field.
+    /// Returns the `event:` field.
     #[must_use]
     pub fn event_type(self) -> Option<&'a str> {
         self.field(b"event: ")
     }
 
-    /// The data, its lines joined by `\n`.
+    /// Returns the data, its lines joined by `\n`.
     #[must_use]
     pub fn data(self) -> Cow<'a, str> {
         let mut lines = self.lines().filter_map(|line| line.strip_prefix(b"data: "));
@@ -61,12 +61,13 @@ fn is_line_end(byte: &u8) -> bool {
     *byte == b'\n'
 }
 
-/// The events of a run of chunks, in order.
+/// Iterates over the events of consecutive chunks.
 #[derive(Clone, Debug)]
 pub struct Frames<'a>(&'a [u8]);
 
 impl<'a> Frames<'a> {
-    /// Reads a run that begins and ends at a chunk's edge, as the log hands it out.
+    /// Reads chunks, from the beginning of the first to the end of the last, as the log returns
+    /// them.
     #[must_use]
     pub fn new(run: &'a [u8]) -> Self {
         Self(run)

@@ -1,8 +1,8 @@
-//! Bytes into events: an incremental parser of event streams that holds at most one event.
+//! An incremental parser of event streams, which holds at most one event.
 //!
-//! It follows the WHATWG HTML standard, section 9.2.6 ("Interpreting an event stream"), but for
-//! bytes that are not UTF-8, which are an error instead of U+FFFD. What a hub owes its publishers
-//! besides is told apart: [`Parser::finish`] says what the stream broke off in, and a parser
+//! It follows the WHATWG HTML standard, section 9.2.6 ("Interpreting an event stream"), except that
+//! bytes that are not UTF-8 are an error instead of U+FFFD. Two additions serve publishers:
+//! [`Parser::finish`] returns the event in which the stream broke off, and a parser
 //! [of a publisher](Parser::of_publisher) reads the `error` field that some servers write.
 
 use std::time::Duration;
@@ -11,16 +11,16 @@ use memchr::memchr2;
 
 use crate::gathered::Gathered;
 
-/// What a line may have besides its share of the event: the field's name, a colon, a space.
+/// Bytes of a line in addition to its part of the event: the field's name, a colon, a space.
 const FIELD_OVERHEAD: usize = 64;
 
 /// The fields of an event stream.
 const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
 
-/// Bytes of a line whose room is kept for the next: a stream goes on for long after a large event.
+/// Bytes of a line's buffer that are kept for the next: a stream may last long after a large event.
 const KEPT_LINE: usize = 4 * 1024;
 
-/// One event as its stream carried it.
+/// One event as received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedEvent {
     /// The last event id in force when the event was dispatched; `None` if there never was one.
@@ -31,7 +31,7 @@ pub struct ParsedEvent {
     pub data: String,
 }
 
-/// Why a stream cannot be read further.
+/// The reason for which a stream cannot be parsed further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// An event, or a line, is larger than the limit in bytes.
@@ -42,31 +42,31 @@ pub enum ParseError {
     NotUtf8,
 }
 
-/// What a stream ended in: an event without its blank line.
+/// The incomplete event at the end of a stream: one without its blank line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rest {
-    /// What the event would have been; nothing if it has no data, or breaks off in a character.
+    /// The event if it were complete; `None` if it has no data, or ends within a character.
     pub event: Option<ParsedEvent>,
     /// Bytes of its lines.
     pub bytes: usize,
 }
 
-/// Reads an event stream piece by piece, wherever the pieces were cut.
+/// Parses an event stream piece by piece, wherever the pieces are cut.
 #[derive(Debug)]
 pub struct Parser {
     max_event_bytes: usize,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line that is not complete yet.
     line: Gathered,
-    /// The last piece ended with CR: a LF at the start of the next belongs to it.
+    /// Whether the last piece ended with CR: then a LF at the start of the next belongs to it.
     skip_lf: bool,
     at_start: bool,
-    /// The stream is a publisher's.
+    /// Whether the stream is a publisher's.
     of_publisher: bool,
-    /// A line was none of an event stream.
+    /// Whether a line was not valid in an event stream.
     is_foreign: bool,
-    /// A field has come, of whatever name.
+    /// Whether a field was read, of any name.
     has_fields: bool,
-    /// Bytes of the fields of the event that has not ended yet.
+    /// Bytes of the fields of the current event.
     block: usize,
     data: Option<Gathered>,
     event_type: Option<Box<str>>,
@@ -76,7 +76,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Bytes of memory that lines and events take whose end has not come.
+    /// Returns the bytes of memory of incomplete lines and events.
     #[must_use]
     pub fn held(&self) -> usize {
         let data = self.data.as_ref().map_or(0, Gathered::room);
@@ -85,7 +85,7 @@ impl Parser {
         self.line.room() + data + texts.sum::<usize>()
     }
 
-    /// A parser for events of up to `max_event_bytes` of data.
+    /// Creates a parser for events of up to `max_event_bytes` of data.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
@@ -105,27 +105,27 @@ impl Parser {
         }
     }
 
-    /// A parser for the stream of a publisher: an `error:` line, as llama.cpp writes it, is an
-    /// event of the type `error`, which the standard would have ignored; and ids are, because the
-    /// hub gives its own.
+    /// Creates a parser for a publisher's stream. An `error:` line, as llama.cpp writes it, becomes
+    /// an event of the type `error`, although the standard ignores it; ids are ignored, because the
+    /// hub assigns its own.
     #[must_use]
     pub fn of_publisher(max_event_bytes: usize) -> Self {
         Self { of_publisher: true, ..Self::new(max_event_bytes) }
     }
 
-    /// Whether a line was of no event stream: no comment, and no field that one has.
+    /// Returns whether a line was neither a comment nor a known field of an event stream.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         self.is_foreign
     }
 
-    /// Whether there was anything but comments.
+    /// Returns whether the stream had anything but comments.
     #[must_use]
     pub fn has_fields(&self) -> bool {
         self.has_fields
     }
 
-    /// Reads a piece, and appends the events that it completes.
+    /// Parses a piece, and appends the events that it completes.
     ///
     /// # Errors
     /// The stream is not UTF-8 or an event is too large; the events before it were appended.
@@ -149,7 +149,7 @@ impl Parser {
         self.check_line(self.line.len())
     }
 
-    /// Ends the stream, and says what it ended in. By the standard, that is no event.
+    /// Ends the stream, and returns the incomplete event, which the standard discards.
     pub fn finish(&mut self) -> Rest {
         let mut events = Vec::new();
         let line = self.line.take();
@@ -162,19 +162,19 @@ impl Parser {
         Rest { event: events.pop().filter(|_| read.is_ok()), bytes }
     }
 
-    /// The last event id that the stream has set, also by a block without data.
+    /// Returns the last event id that the stream has set, also by a block without data.
     #[must_use]
     pub fn last_event_id(&self) -> Option<&str> {
         self.last_event_id.as_deref()
     }
 
-    /// The reconnect delay that the stream has set.
+    /// Returns the reconnect delay that the stream has set.
     #[must_use]
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// A line has ended: `end` is its last part, after what earlier pieces brought.
+    /// Ends a line: `end` is its last part, after those of earlier pieces.
     fn end_line(&mut self, end: &[u8], events: &mut Vec<ParsedEvent>) -> Result<(), ParseError> {
         if self.line.is_empty() {
             self.check_line(end.len())?;
@@ -222,7 +222,7 @@ impl Parser {
                 self.push_data(value)?;
                 self.dispatch(events)?;
             }
-            // Comments have an empty field name; what is unknown is ignored, says the standard.
+            // Comments have an empty field name; the standard says that unknown fields are ignored.
             "" | "id" | "retry" => {}
             _ => self.is_foreign = true,
         }
@@ -249,7 +249,7 @@ impl Parser {
         }
         let event_type = self.event_type.take();
         if let Some(mut data) = self.data.take() {
-            // Whole lines, each of which is.
+            // Its lines are complete, and each was checked to be UTF-8.
             let data = String::from_utf8(data.take()).map_err(|_| ParseError::NotUtf8)?;
             events.push(ParsedEvent { id: self.last_event_id.clone(), event_type, data });
         }

@@ -1,6 +1,6 @@
-//! Reading a value as a setting, or as a field of a document. A value that does not fit is an error
-//! that says what was found and what would be right, in words of those who wrote it and not of the
-//! types of this program.
+//! Deserialises a value as a setting, or as a field of a document. The error for a value that does
+//! not fit says what was found and what is valid, in the words of the user and not of the Rust
+//! types.
 
 mod near;
 
@@ -13,31 +13,31 @@ use serde_json::Value;
 
 pub use near::nearest;
 
-/// Why a value does not fit.
+/// The reason for which a value does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// It is something else than what is expected.
+    /// It is not what is expected.
     Value {
-        /// What it is.
+        /// A description of the value.
         found: String,
-        /// What would be right.
+        /// A description of valid values.
         expected: String,
     },
-    /// A table has a key that is none of its keys.
+    /// A table has an unknown key.
     Key {
         /// The key.
         found: String,
-        /// Those that there are.
+        /// The known keys.
         known: &'static [&'static str],
     },
     /// A table lacks a key.
     Missing(&'static str),
-    /// What the type says itself.
+    /// A message of the type itself.
     Said(String),
 }
 
 impl Wrong {
-    /// The same without the value, which may be a secret.
+    /// Returns the error without the value, which may be a secret.
     #[must_use]
     pub fn without_value(self) -> Self {
         match self {
@@ -67,7 +67,7 @@ impl Wrong {
     }
 }
 
-/// A value as it would be written, or what it is if that may be long.
+/// Returns a value as it is written, or its type if that may be long.
 fn shown(found: &Unexpected<'_>) -> String {
     match found {
         Unexpected::Bool(value) => value.to_string(),
@@ -136,7 +136,7 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// A value that is to be read.
+/// A value to deserialise.
 #[derive(Clone, Copy, Debug)]
 pub struct Given<'v> {
     value: &'v Value,
@@ -144,14 +144,14 @@ pub struct Given<'v> {
 }
 
 impl<'v> Given<'v> {
-    /// A value that is what it is.
+    /// Wraps a value that has its type.
     #[must_use]
     pub fn exact(value: &'v Value) -> Self {
         Self { value, spelled: false }
     }
 
-    /// A value of a source that has texts only, such as the environment: a text is also the number
-    /// or the boolean that it spells, and these are also texts.
+    /// Wraps a value of a source that has only texts, such as the environment: a text can also be
+    /// the number or the boolean that it spells, and the other way round.
     #[must_use]
     pub fn spelled(value: &'v Value) -> Self {
         Self { value, spelled: true }
@@ -161,7 +161,7 @@ impl<'v> Given<'v> {
         Self { value, ..self }
     }
 
-    /// The text, if it may be taken for something else.
+    /// Returns the text, if it may be read as another type.
     fn spelling(self) -> Option<&'v str> {
         self.value.as_str().filter(|_| self.spelled)
     }
@@ -211,7 +211,7 @@ impl<'v> Given<'v> {
 type Entries<'de, 'v> =
     MapDeserializer<'de, Box<dyn Iterator<Item = (&'v str, Given<'v>)> + 'v>, Wrong>;
 
-/// Texts that are booleans: those of a shell, too.
+/// Reads a text as a boolean; also those of shells.
 fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Some(true),

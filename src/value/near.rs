@@ -1,13 +1,13 @@
-//! Which name was probably meant.
+//! Suggestions for misspelt names.
 
-/// Letters that a name must have to be taken for a part of another.
+/// Minimum letters of a name that counts as a part of another.
 const PART: usize = 4;
 
-/// Letters that may be wrong, at most.
+/// Maximum number of wrong letters.
 const MISTAKES: usize = 2;
 
-/// The one of the names that is near to this one: a few letters differ, or words are left out.
-/// None, if it would be a guess.
+/// Returns the known name nearest to this one: a few letters differ, or words are left out. `None`
+/// if it would be a guess.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = letters(name);
@@ -21,7 +21,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     known.filter_map(distance).min_by_key(|(mistakes, _)| *mistakes).map(|(_, known)| known)
 }
 
-/// A name without what separates its words.
+/// Returns a name without its word separators, in lower case.
 fn letters(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).flat_map(char::to_lowercase).collect()
 }
