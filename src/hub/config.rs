@@ -40,8 +40,8 @@ pub struct Config {
     pub max_channels: usize,
     /// Overrides by channel pattern: the first that matches applies.
     pub rules: Vec<Rule>,
-    /// Reconnect delay that each end event carries, for clients that reconnect after it; a setting
-    /// of the subscriptions' section. Zero omits it.
+    /// Reconnect delay that each end event carries: `subscribers.end_reconnect_delay`. Zero omits
+    /// it.
     #[serde(skip)]
     pub end_reconnect_delay: Duration,
     /// Clock of the hub's times and ages.

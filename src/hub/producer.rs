@@ -132,7 +132,7 @@ impl Hub {
         }
     }
 
-    /// Begins to produce into a channel. `format` is noted, if it is known.
+    /// Begins to produce into a channel. `format` is the format of its events, if it is known.
     ///
     /// # Errors
     /// The channel has ended or has a producer already, or there are too many channels.

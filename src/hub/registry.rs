@@ -71,7 +71,8 @@ pub(super) struct StoreContext {
     pub(super) window: u64,
     /// The last offset before this start: nothing is left of the channels in memory from before it.
     pub(super) before: Offset,
-    /// The last offset among durable channels that were removed before this start.
+    /// The last offset that is gone of durable channels: of deleted ones, and of names that were
+    /// not durable before.
     pub(super) gone: Offset,
 }
 
@@ -388,7 +389,7 @@ struct Tombstone {
 
 impl Tombstones {
     fn add(&mut self, name: &ChannelName, tail: Offset, deleted: bool) {
-        // A later channel of this name without events of its own has no later tail.
+        // A later channel of this name that had no events has no later tail.
         if tail <= self.trimmed_through(name) {
             return;
         }

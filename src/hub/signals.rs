@@ -7,7 +7,7 @@ use crate::event::ChannelState;
 /// The state of a channel for its producer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// Subscribers now.
+    /// Number of subscribers.
     pub viewers: usize,
     /// The end, if the channel has ended.
     pub end: Option<End>,
@@ -33,7 +33,7 @@ pub struct GenerationOver;
 /// The reason why nothing was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopError {
-    /// Another generation was meant.
+    /// The stop was meant for another generation.
     #[error(transparent)]
     Over(#[from] GenerationOver),
     /// The limit of channels is reached.

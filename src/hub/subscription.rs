@@ -104,7 +104,7 @@ pub enum Step {
 pub enum Next {
     /// The next item.
     Step(Step),
-    /// Nothing yet.
+    /// No item yet.
     Pending,
     /// Nothing was found within the work that one call may do: call again.
     Again,

@@ -27,7 +27,7 @@ pub(super) struct Durable {
     pub(super) disk: Disk,
     pub(super) stream: StreamId,
     durability: Durability,
-    /// Bytes that stay in memory.
+    /// Number of bytes at the end of the log that are kept in memory.
     pub(super) window: u64,
     /// Batches submitted to the store and not stored yet, oldest first.
     staged: VecDeque<Staged>,

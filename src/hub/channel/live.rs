@@ -36,7 +36,7 @@ const LOST: &str = "the connection of the producer was lost";
 /// The reason of a stop for lack of viewers.
 const UNWATCHED: &str = "unwatched";
 
-/// The condition whose deadline has passed.
+/// The condition that a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overdue {
     Producer,
@@ -45,8 +45,7 @@ enum Overdue {
     Notice,
 }
 
-/// Interval between tries of a due write that the store has refused. The store checks its free
-/// space as often.
+/// Delay before a refused write is tried again. The store checks its free space as often.
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Channel {
@@ -412,7 +411,7 @@ impl ChannelInner {
     }
 
     /// Sets the format that the producer names, unless one is final: the first producer's counts,
-    /// and overrides what events tell that is not final.
+    /// and replaces a format that was recognised and is not final.
     fn expect_format(&mut self, format: Format) {
         let Self { generation, log, .. } = self;
         if generation.as_ref().is_none_or(|known| !known.recogniser().is_settled()) {

@@ -169,7 +169,7 @@ pub struct Close {
 pub struct Appended {
     /// The offsets of the first and the last event, if there was any.
     pub offsets: Option<(Offset, Offset)>,
-    /// Subscribers at that moment.
+    /// Number of subscribers at the time of the append.
     pub subscribers: usize,
     /// The channel's state after the append.
     pub state: ChannelState,
@@ -208,17 +208,17 @@ impl AppendError {
 pub struct Description {
     /// The channel.
     pub name: ChannelName,
-    /// Open, or the state in which it ended.
+    /// Whether it is open, or the state in which it ended.
     pub state: ChannelState,
     /// The earliest retained event.
     pub earliest: Option<Position>,
     /// The last event that was ever appended.
     pub tail: Position,
-    /// Retained events.
+    /// Number of retained events.
     pub events: u64,
-    /// Retained bytes.
+    /// Number of retained bytes.
     pub bytes: u64,
-    /// Subscribers now.
+    /// Number of subscribers.
     pub subscribers: usize,
     /// The format of its generation, if it is known.
     pub format: Option<&'static str>,

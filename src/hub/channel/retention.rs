@@ -107,7 +107,7 @@ impl Channel {
     }
 
     /// Moves the channel to the account of its first publisher, if it was only subscribed to
-    /// before. Returns whether the account may have another channel.
+    /// before. Returns `false` if the account may have no further channel.
     pub(in crate::hub) fn hand_over(&self, to: &Arc<Account>) -> bool {
         let mut inner = self.inner.lock();
         let same = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, to));
