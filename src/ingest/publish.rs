@@ -201,7 +201,7 @@ const KEPT_EVENT: usize = 1024;
 
 /// The last event of a body, to check it for an end mark.
 enum LastEvent {
-    /// A copy of the event, checked only when the events before it have told the format.
+    /// A copy of the event, checked at the end of the body, when the format is best known.
     Kept(NewEvent),
     /// The event was too large to keep, and was checked when it came.
     Seen {
