@@ -391,8 +391,7 @@ impl Caller {
         self.filter.issue(&self.principal, Right { operations, channels }, None)
     }
 
-    /// Issues a lease for a subscription, which counts among the streams that the principal may
-    /// have.
+    /// Issues a lease for a subscription, which counts as one of the principal's streams.
     ///
     /// # Errors
     /// The principal has as many streams open as it may.

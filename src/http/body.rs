@@ -23,7 +23,7 @@ use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
 /// that is closed on unread data loses the answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
 
-/// Bounds the bodies that are read so at a time: each has a buffer, which no budget counts.
+/// Bounds the number of bodies that are read on so: each has a buffer, which no budget counts.
 static LINGERING: Semaphore = Semaphore::const_new(MAX_LINGERING);
 
 /// The body of a response.

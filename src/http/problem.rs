@@ -105,8 +105,7 @@ impl ErrorCode {
         Self::UnsupportedMediaType,
     ];
 
-    /// Returns the row of the table: code, status, whether the same request may succeed later,
-    /// title.
+    /// Returns code, status, whether the same request may succeed later, and title.
     fn row(self) -> (&'static str, StatusCode, bool, &'static str) {
         use StatusCode as S;
         match self {
@@ -228,8 +227,7 @@ impl Problem {
         problem.with("parameter", name)
     }
 
-    /// Returns the problem of a method that the path does not have; `allow` lists those that it
-    /// has.
+    /// Returns the problem of a method that the path does not have; `allow` lists its methods.
     #[must_use]
     pub fn method_not_allowed(allow: &str) -> Self {
         let detail = format!("this path knows {allow}");
@@ -292,8 +290,7 @@ impl Problem {
         self.with("events", events).with("first_id", first_id).with("last_id", last_id)
     }
 
-    /// Adds the reason why the channel was stopped, or the message of the provider, if there is
-    /// one.
+    /// Adds the reason why the channel was stopped, or the provider's message, if any.
     fn giving_reason(self, error: &PublishError) -> Self {
         match error {
             PublishError::Invalid(InvalidEvent::Foreign(foreign)) if foreign.said.is_some() => {

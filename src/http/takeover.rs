@@ -80,9 +80,8 @@ fn asks_to_close(headers: &HeaderMap) -> bool {
     values.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
 }
 
-/// Returns the head of the response, with a chunked body. No request follows, but `Connection:
-/// close` is sent only if the client asked for it: some clients cannot tell the end of such a
-/// response from a cut.
+/// Returns the head of the response, with a chunked body. No request follows, but the head says so
+/// only if the client asked for it: some clients cannot tell the end of such a response from a cut.
 fn head(response: &Response, closes: bool) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     let mut push = |name: &[u8], value: &[u8]| {

@@ -3,7 +3,6 @@
 //!
 //! A runtime that shares its tasks among threads wakes a second one whenever there might be work
 //! for it: with small requests that costs more than it gains. Connections are distributed in turn.
-//! for it: with small requests that costs more than it gains. Connections are dealt out in turn.
 
 use std::io;
 use std::sync::Arc;

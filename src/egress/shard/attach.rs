@@ -33,7 +33,7 @@ impl Reactor {
         if registered.is_err() {
             return self.count_detached();
         }
-        // Counted down from now on by the shard, in `detach`.
+        // From here on, `detach` counts its end.
         counted.release();
         let heartbeat = Interval::of(heartbeat, self.config.heartbeat);
         let due = self.wheel.put(key as u32, heartbeat.millis(self.config.heartbeat));
@@ -65,8 +65,7 @@ impl Reactor {
         if let Some(over) = self.over(key) {
             self.say_goodbye(key, over.into());
         } else {
-            // Not written here: after an attach of many, those already attached would wait for all
-            // of them.
+            // Not written here: a crowd that attaches would keep the others waiting.
             self.queue_for_catch_up(key);
         }
     }
@@ -141,11 +140,11 @@ fn window(coalesce: Coalesce) -> Duration {
     }
 }
 
-/// Returns the moment at which the lease expires or the maximum age is reached; zero for never.
+/// Returns the earlier of the lease's end and the maximum age, by the shard's clock; zero means
+/// never.
 fn lifetime(config: &Config, lease: &AccessLease, now: u32) -> u32 {
     let age = policy::max_age(config);
-    // The shard's clock is cut off to milliseconds: when the moment passes there, the lease is
-    // over.
+    // The shard's clock is cut off to milliseconds: the lease must be over when it is checked.
     let margin = Duration::from_millis(2);
     let rest = lease.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
     // The shard's clock represents nothing later; a client reconnects more often than that.

@@ -86,7 +86,7 @@ impl Reactor {
         self.subscribers.get(key)?.lease.end(Instant::now())
     }
 
-    /// Ends a subscription, with an end event if the socket takes it at once.
+    /// Ends a subscription, with the end of the body if the socket takes it at once.
     pub(super) fn say_goodbye(&mut self, key: usize, reason: EndReason) {
         let now = self.now();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };

@@ -32,8 +32,8 @@ use self::reactor::Thread;
 use super::{Config, Drain};
 use crate::hub::{Channel, Hub};
 
-/// Subscribers up to which a channel is small: one thread writes to all of them in less time than
-/// it takes to wake a second thread.
+/// Subscribers up to which a channel is small: waking a second thread for half of them takes more
+/// time than it saves.
 const SMALL_CHANNEL: usize = 64;
 
 /// Called when a shard has closed a socket.

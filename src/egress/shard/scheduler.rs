@@ -63,8 +63,7 @@ impl Reactor {
             match subscriber.tcp.read(&mut self.scratch[..]) {
                 Ok(0) => return true,
                 Ok(count) => {
-                    // A few bytes now and then are harmless; a client with more to read at once
-                    // sends fast.
+                    // A few bytes now and then are harmless; a second read means a fast sender.
                     let units = (count / HEARD_UNIT).max(usize::from(!first));
                     let units = u8::try_from(units).ok();
                     match units.and_then(|units| subscriber.heard.checked_add(units)) {
