@@ -1,8 +1,8 @@
-//! Errors as providers, gateways and proxies report them: in a stream, in whatever format it is,
-//! or instead of one.
+//! Errors as providers, gateways and proxies report them: in a stream of any format, or in place of
+//! a stream.
 //!
-//! An error of one dialect may come in the stream of another: a gateway translates the events that
-//! it knows and passes on the rest, or reports a failure of its own in its own way.
+//! A stream of one dialect may contain an error of another: a gateway translates the events that it
+//! knows and forwards the rest, or reports a failure of its own in its own format.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use memchr::memmem;
 use super::json::{Fields, Json};
 use super::mark::Ending;
 
-/// How deep a message is looked for.
+/// Maximum depth at which a message is searched.
 const MAX_DEPTH: u32 = 5;
 
-/// Where a message is, the best place first.
+/// Fields that may have the message, the best first.
 const MESSAGES: [&str; 10] = [
     "message",
     "errorText",
@@ -28,10 +28,10 @@ const MESSAGES: [&str; 10] = [
     "title",
 ];
 
-/// What an error object says if it has no message.
+/// Fields that replace a missing message of an error object.
 const CODES: [&str; 4] = ["code", "status", "type", "name"];
 
-/// Fields that stand beside an `error` which is the whole event.
+/// Fields that may accompany an `error` which is the whole event.
 const BESIDE: [&str; 18] = [
     "error",
     "errors",
@@ -53,13 +53,13 @@ const BESIDE: [&str; 18] = [
     "timestamp",
 ];
 
-/// Whether an event of this SSE type is an error, whatever its data is.
+/// Returns whether an event of this SSE type is an error, with any data.
 pub(super) fn is_error_type(event_type: &str) -> bool {
     event_type.eq_ignore_ascii_case("error")
 }
 
-/// How the generation ends if this event is an error. In a stream whose format is not `known`, an
-/// `error` beside other fields may be that of an item.
+/// Returns the ending, if this event is an error. In a stream of unknown format, an `error` with
+/// other fields may be that of an item.
 pub(super) fn failure(event_type: Option<&str>, data: &str, known: bool) -> Option<Ending> {
     if event_type.is_some_and(is_error_type) {
         let text = || Json::parse(data.trim()).and_then(Json::text);
@@ -76,7 +76,7 @@ pub(super) fn failure(event_type: Option<&str>, data: &str, known: bool) -> Opti
     Some(Ending::failed(&said(what).unwrap_or_default()))
 }
 
-/// What a provider says in a body that is no stream: a JSON document, or a page.
+/// Returns the error message in a body that is not a stream: a JSON document, or an HTML page.
 #[must_use]
 pub fn complaint(body: &str) -> Option<Cow<'_, str>> {
     let body = body.trim();
@@ -91,7 +91,8 @@ pub fn complaint(body: &str) -> Option<Cow<'_, str>> {
     MESSAGES.iter().find_map(|name| said(fields.get(name)?))
 }
 
-/// Whether the event may be one of a stream of unknown JSON, and its `error` that of an item.
+/// Returns whether the event may be one of a stream of unknown JSON, and its `error` that of an
+/// item.
 pub(super) fn is_doubtful(event: &Fields<'_>) -> bool {
     let Some(error) = event.get("error").filter(|error| is_error(*error)) else { return false };
     let says = error.fields().text("message").is_some();
@@ -99,10 +100,10 @@ pub(super) fn is_doubtful(event: &Fields<'_>) -> bool {
     !says && !is_known && event.present().any(|(name, _)| !BESIDE.contains(&name))
 }
 
-/// The part of an event that reports an error.
+/// Returns the part of an event that reports an error.
 fn what_failed<'a>(event: &Fields<'a>) -> Option<Json<'a>> {
     if let Some(error) = event.get("error").filter(|error| is_error(*error)) {
-        // Where the error is only a word, the sentence is beside it.
+        // If the error is only a code, the message is the field next to it.
         let beside = event.get("message").filter(|message| message.is_string());
         return Some(beside.filter(|_| error.is_scalar()).unwrap_or(error));
     }
@@ -128,7 +129,7 @@ fn what_failed<'a>(event: &Fields<'a>) -> Option<Json<'a>> {
     })
 }
 
-/// Not the `""`, `false`, `0`, `{}` or `[]` of a server that always has the field.
+/// Excludes the `""`, `false`, `0`, `{}` or `[]` of a server that always sends the field.
 fn is_error(error: Json<'_>) -> bool {
     let empty = |value: Json<'_>| matches!(value.raw().get(), "\"\"" | "false" | "0" | "[]" | "{}");
     match error.is_object() {
@@ -137,7 +138,7 @@ fn is_error(error: Json<'_>) -> bool {
     }
 }
 
-/// The message in an error of any shape.
+/// Returns the message in an error of any shape.
 pub(super) fn said(error: Json<'_>) -> Option<Cow<'_, str>> {
     said_within(error, MAX_DEPTH)
 }
@@ -159,8 +160,8 @@ fn said_within(error: Json<'_>, depth: u32) -> Option<Cow<'_, str>> {
     message.or_else(|| CODES.iter().find_map(code))
 }
 
-/// Whether the JSON has the word `error`, `errors` or `errorText` as a name or a whole string: most
-/// events have not, and are not parsed. Inside a longer string a quote is written `\"`.
+/// Returns whether the JSON has `error`, `errors` or `errorText` as a name or a whole string: most
+/// events do not, and are not parsed. Inside a longer string a quote is written `\"`.
 fn names_error(data: &str) -> bool {
     let bytes = data.as_bytes();
     memmem::find_iter(bytes, "\"error").any(|at| {
@@ -170,7 +171,7 @@ fn names_error(data: &str) -> bool {
     })
 }
 
-/// The title of a page, or its first heading.
+/// Returns the title of a page, or its first heading.
 fn title(page: &str) -> Option<&str> {
     let lower = page.to_ascii_lowercase();
     let text = |name: &str| {

@@ -1,4 +1,4 @@
-//! A generation so far: its deltas added up to parts.
+//! The fold of a generation: its deltas added up to parts.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,10 +10,10 @@ use super::Format;
 use super::json::{Fields, Json, ScanProgress, decode};
 use super::partial::PartialArguments;
 
-/// How many of the last parts are searched for a call that is named by its id alone.
+/// Number of the last parts that are searched for a call that is named by its id alone.
 const MAX_SEARCHED_PARTS: usize = 64;
 
-/// What the events of a generation add up to.
+/// The sum of a generation's events.
 ///
 /// Serialised, it is an object with `format`, `text`, `parts`, `model` and `usage` if they are
 /// known, and `incomplete` if events had content that is not in the parts.
@@ -21,17 +21,17 @@ const MAX_SEARCHED_PARTS: usize = 64;
 pub struct Fold {
     format: Format,
     parts: Vec<Part>,
-    /// Where the part is that an event may add to.
+    /// Index of the part that the events of an address add to.
     places: HashMap<Address<'static>, usize>,
-    /// How many parts there were when the current step began.
+    /// Number of parts when the current step began.
     step: usize,
     model: Option<Box<str>>,
     usage: Option<Box<RawValue>>,
-    /// Events had content that the fold did not take.
+    /// Whether events had content that the fold skipped.
     incomplete: bool,
-    /// The call whose arguments come value by value.
+    /// The call whose arguments arrive value by value.
     partial: Option<Box<PartialArguments>>,
-    /// What the parts, their addresses, the model and the usage take.
+    /// Bytes of the parts, their addresses, the model and the usage.
     held: usize,
 }
 
@@ -40,37 +40,37 @@ pub struct Fold {
 pub struct Part {
     /// The number of the choice, or candidate, that it belongs to; 0 where there is only one.
     pub choice: u32,
-    /// What it is.
+    /// Its kind.
     pub kind: PartKind,
-    /// Its text; that of a tool call is its arguments, JSON as far as it has come.
+    /// Its text; that of a tool call is its arguments, a prefix of JSON.
     pub text: String,
-    /// The first half of a character whose second has not come yet.
+    /// The first half of a surrogate pair whose second half has not arrived.
     half: Option<u16>,
-    /// How far the arguments of a call have come, where calls are told apart by it.
+    /// Scan state of a call's arguments, which shows where some servers' calls end.
     progress: ScanProgress,
-    /// The arguments stood in the event that began the call: deltas take their place.
+    /// The arguments came in the event that began the call: deltas replace them.
     provisional: bool,
 }
 
-/// What a part is.
+/// The kind of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartKind {
     /// The answer.
     Text,
-    /// What the model thought, or a summary of it.
+    /// The model's reasoning, or a summary of it.
     Reasoning,
-    /// Why the model does not answer.
+    /// The model's reason for not answering.
     Refusal,
     /// A call of a tool.
     ToolCall {
-        /// What the tool's result has to name.
+        /// The id that the tool's result has to name.
         id: Option<Box<str>>,
         /// The tool.
         name: Option<Box<str>>,
     },
 }
 
-/// How events name the part that they add to.
+/// The key by which events name the part that they add to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address<'a> {
     pub(super) choice: u32,
@@ -78,18 +78,18 @@ pub(super) struct Address<'a> {
     pub(super) key: PartKey<'a>,
 }
 
-/// The kind of part, as far as a delta tells it.
+/// The kind of part, as far as a delta determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
     Text,
     Reasoning,
-    /// A summary of the reasoning, which may come beside it.
+    /// A summary of the reasoning, which may be sent in addition to it.
     Summary,
     Refusal,
     Tool,
 }
 
-/// What tells parts of one choice and lane from each other.
+/// Distinguishes parts of one choice and lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PartKey<'a> {
     /// The number of an item, and of a piece of it.
@@ -98,13 +98,13 @@ pub(super) enum PartKey<'a> {
     Id(Cow<'a, str>),
 }
 
-/// The address of a choice's last call, where each comes in one piece.
+/// Returns the address of a choice's last call, for formats that send each call in one piece.
 pub(super) fn call_address(choice: u32) -> Address<'static> {
     Address { choice, lane: Lane::Tool, key: PartKey::Index(0, 0) }
 }
 
 impl Fold {
-    /// Nothing yet.
+    /// Creates an empty fold.
     #[must_use]
     pub fn new(format: Format) -> Self {
         Self {
@@ -120,18 +120,18 @@ impl Fold {
         }
     }
 
-    /// Adds the next event; one that is not understood adds nothing.
+    /// Adds the next event; an unknown one adds nothing.
     pub fn push(&mut self, event_type: Option<&str>, data: &str) {
         self.format.provider().fold(event_type, data, self);
     }
 
-    /// The format of the events.
+    /// Returns the format of the events.
     #[must_use]
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// All text of the first choice, without reasoning, refusals and tool calls.
+    /// Returns all text of the first choice, without reasoning, refusals and tool calls.
     #[must_use]
     pub fn text(&self) -> String {
         let parts = self.parts.iter();
@@ -141,44 +141,44 @@ impl Fold {
             .collect()
     }
 
-    /// The parts, in the order in which they began.
+    /// Returns the parts, in the order in which they began.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// The last usage that was reported, as the provider wrote it.
+    /// Returns the last usage that was reported, as the provider wrote it.
     #[must_use]
     pub fn usage(&self) -> Option<&RawValue> {
         self.usage.as_deref()
     }
 
-    /// The model that answers.
+    /// Returns the name of the model.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
 
-    /// Whether events had content that is not in the parts, such as an image.
+    /// Returns whether events had content that is not in the parts, such as an image.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
     }
 
-    /// How many bytes it holds.
+    /// Returns the bytes of memory of the fold.
     #[must_use]
     pub fn weight(&self) -> usize {
         let partial = self.partial.as_ref().map_or(0, |partial| partial.weight());
         size_of::<Self>() + self.held + partial
     }
 
-    /// An event has content that is not taken.
+    /// Notes that an event has content that is skipped.
     pub(super) fn skip(&mut self) {
         self.incomplete = true;
     }
 
-    /// Adds a delta's string to the part at this address. A delta that is no string is skipped,
-    /// but for arguments, which are then written as they stand.
+    /// Adds a delta's string to the part at this address. A delta that is not a string is skipped,
+    /// except for arguments, which are then added as written.
     pub(super) fn append(&mut self, address: Address<'_>, delta: Json<'_>) {
         let Some(contents) = delta.contents() else {
             if address.lane != Lane::Tool {
@@ -200,21 +200,21 @@ impl Fold {
         }
     }
 
-    /// What comes for this address from now on is a new part.
+    /// Makes later events with this address begin a new part.
     pub(super) fn part_ends(&mut self, address: &Address<'_>) {
         if self.places.remove(&address.clone().into_owned()).is_some() {
             self.held -= address.weight();
         }
     }
 
-    /// A text as a whole, which says nothing new where deltas came.
+    /// Sets the whole text of a part, unless deltas have already added it.
     pub(super) fn set_text(&mut self, address: Address<'_>, text: Json<'_>) {
         if self.at(&address).is_none_or(|part| part.text.is_empty()) {
             self.append(address, text);
         }
     }
 
-    /// A tool call is named.
+    /// Sets the id and the name of a tool call, unless they are set.
     pub(super) fn name_call(
         &mut self,
         address: Address<'_>,
@@ -236,7 +236,7 @@ impl Fold {
         self.held += grown;
     }
 
-    /// The arguments of a tool call as a whole, which say nothing new where deltas came.
+    /// Sets the whole arguments of a tool call, unless deltas have already added them.
     pub(super) fn set_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
         let part = self.part(address.clone());
         if part.text.is_empty() || part.provisional {
@@ -244,7 +244,7 @@ impl Fold {
         }
     }
 
-    /// Arguments in the event that begins a call: they count if no deltas follow.
+    /// Sets the arguments of the event that begins a call: deltas replace them.
     pub(super) fn begin_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
         let part = self.part(address.clone());
         if part.text.is_empty() || part.provisional {
@@ -255,7 +255,7 @@ impl Fold {
         }
     }
 
-    /// The next piece of a call's arguments, of which a whole object may be told from a part.
+    /// Adds a piece of a call's arguments, and scans it for the end of the JSON value.
     pub(super) fn append_arguments(&mut self, address: Address<'_>, arguments: Json<'_>) {
         let mut goes_on = false;
         self.grow(address, |part| {
@@ -270,7 +270,7 @@ impl Fold {
         self.incomplete |= goes_on;
     }
 
-    /// The address is that of the call with this id, if one of the last parts is.
+    /// Makes the address that of the call with this id, if one of the last parts has it.
     pub(super) fn find_call(&mut self, address: &Address<'_>, id: &str) {
         let parts = self.parts.iter().enumerate().rev().take(MAX_SEARCHED_PARTS);
         let mut calls = parts.filter(|(_, part)| part.choice == address.choice);
@@ -282,17 +282,17 @@ impl Fold {
         }
     }
 
-    /// The part that an event at this address adds to.
+    /// Returns the part that an event with this address adds to.
     pub(super) fn at(&self, address: &Address<'_>) -> Option<&Part> {
         self.places.get(address).and_then(|place| self.parts.get(*place))
     }
 
-    /// How many parts of this kind there are.
+    /// Returns the number of parts of this lane.
     pub(super) fn count(&self, lane: Lane) -> usize {
         self.places.keys().filter(|address| address.lane == lane).count()
     }
 
-    /// A tool call that comes in one piece.
+    /// Adds a tool call that is sent in one piece.
     pub(super) fn add_call(
         &mut self,
         choice: u32,
@@ -308,12 +308,12 @@ impl Fold {
         }
     }
 
-    /// A call begins whose arguments come value by value.
+    /// Begins a call whose arguments arrive value by value.
     pub(super) fn begin_partial(&mut self, address: Address<'static>) {
         self.partial = Some(Box::new(PartialArguments::new(address)));
     }
 
-    /// Some values of the arguments of the call that was begun last.
+    /// Adds values to the arguments of the call that was begun last.
     pub(super) fn add_partial(&mut self, choice: u32, values: &[Json<'_>], ends: bool) {
         let Some(mut partial) = self.partial.take_if(|partial| partial.address().choice == choice)
         else {
@@ -331,7 +331,7 @@ impl Fold {
         self.partial = Some(partial);
     }
 
-    /// The model, of which the first name counts.
+    /// Sets the name of the model, unless it is set.
     pub(super) fn set_model(&mut self, model: Option<Cow<'_, str>>) {
         if let (None, Some(model)) = (&self.model, model.filter(|model| !model.is_empty())) {
             self.held += model.len();
@@ -339,14 +339,14 @@ impl Fold {
         }
     }
 
-    /// The whole usage.
+    /// Sets the whole usage.
     pub(super) fn set_usage(&mut self, usage: Option<Json<'_>>) {
         if let Some(usage) = usage.filter(|usage| usage.is_object() && !usage.is_empty()) {
             self.hold_usage(usage.raw().to_owned());
         }
     }
 
-    /// A part of the usage: fields that are not in it stay as they were.
+    /// Updates the usage: fields that are missing keep their values.
     pub(super) fn update_usage(&mut self, usage: Fields<'_>) {
         if usage.is_empty() {
             return;
@@ -361,12 +361,12 @@ impl Fold {
         }
     }
 
-    /// A step begins: it can be taken back.
+    /// Begins a step, which can be undone.
     pub(super) fn begin_step(&mut self) {
         self.step = self.parts.len();
     }
 
-    /// Takes back the parts of the current step.
+    /// Removes the parts of the current step.
     pub(super) fn take_back_step(&mut self) {
         for part in self.parts.drain(self.step.min(self.parts.len())..) {
             self.held -= part.weight();
@@ -382,7 +382,7 @@ impl Fold {
         self.usage = Some(usage);
     }
 
-    /// Writes to the part at this address.
+    /// Writes to the part of this address.
     fn grow(&mut self, address: Address<'_>, write: impl FnOnce(&mut Part)) {
         let part = self.part(address);
         part.begin_deltas();
@@ -392,7 +392,7 @@ impl Fold {
         self.held += grown;
     }
 
-    /// The part at this address, which is new if nothing has come for it yet.
+    /// Returns the part of this address, and creates it if there is none.
     fn part(&mut self, address: Address<'_>) -> &mut Part {
         let place = if let Some(place) = self.places.get(&address) {
             *place
@@ -425,7 +425,7 @@ impl Part {
         }
     }
 
-    /// A delta comes: what was only there for want of it goes.
+    /// Discards provisional arguments, because a delta follows.
     fn begin_deltas(&mut self) {
         if self.provisional {
             self.text.clear();
@@ -433,7 +433,7 @@ impl Part {
         }
     }
 
-    /// Whether a delta that is addressed to this call begins another one.
+    /// Returns whether a delta with the address of this call begins another one.
     pub(super) fn is_followed(
         &self,
         id: Option<&str>,
@@ -451,7 +451,8 @@ impl Part {
             return true;
         }
         if is_other(known_id, id) {
-            // Some servers make up an id for every delta: the call goes on as long as it has to.
+            // Some servers invent an id for every delta: the call continues until its JSON is
+            // complete.
             return whole || (name.is_some() && !self.progress.is_partial());
         }
         let same_id = id.is_some() && known_id.as_deref() == id;
@@ -485,7 +486,7 @@ impl Address<'_> {
         Address { choice: self.choice, lane: self.lane, key }
     }
 
-    /// With its place.
+    /// Returns the bytes of the address and its index.
     fn weight(&self) -> usize {
         let id = if let PartKey::Id(id) = &self.key { id.len() } else { 0 };
         size_of::<(Address<'static>, usize)>() + id

@@ -1,7 +1,7 @@
-//! JSON that is looked at where it lies: a value is a slice of the event's data, so that it can be
-//! passed on, compared and cut out byte for byte.
+//! JSON that is read in place: a value is a slice of the event's data, so that it can be forwarded,
+//! compared and cut out byte for byte.
 //!
-//! Nothing here fails. A value that is not what was expected has no fields, no items and no text.
+//! Accessors do not fail: a value of another type has no fields, no items and no text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,12 +17,12 @@ use serde_json::value::RawValue;
 pub(super) struct Json<'a>(&'a RawValue);
 
 impl<'a> Json<'a> {
-    /// The value, if the text is one.
+    /// Parses the text, if it is one value.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok().map(Self)
     }
 
-    /// The value as it was written.
+    /// Returns the value as written.
     pub(super) fn raw(self) -> &'a RawValue {
         self.0
     }
@@ -47,7 +47,7 @@ impl<'a> Json<'a> {
         self.first_byte() == Some(b'n')
     }
 
-    /// Null, an empty string, or an array or object with nothing in it.
+    /// Returns whether it is null, an empty string, an empty array or an empty object.
     pub(super) fn is_empty(self) -> bool {
         let text = self.0.get();
         match self.first_byte() {
@@ -57,7 +57,8 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// A string, an array or an object that is not empty: a number or a flag is no content.
+    /// Returns whether it is a non-empty string, array or object: a number or a flag is not
+    /// content.
     pub(super) fn is_content(self) -> bool {
         matches!(self.first_byte(), Some(b'"' | b'[' | b'{')) && !self.is_empty()
     }
@@ -66,23 +67,23 @@ impl<'a> Json<'a> {
         self.first_byte() == Some(b't')
     }
 
-    /// A string, a number, true, false or null.
+    /// Returns whether it is a string, a number, true, false or null.
     pub(super) fn is_scalar(self) -> bool {
         !self.is_object() && !self.is_array()
     }
 
-    /// The fields of an object.
+    /// Returns the fields of an object.
     pub(super) fn fields(self) -> Fields<'a> {
         Fields::parse(self.0.get()).unwrap_or_default()
     }
 
-    /// The items of an array.
+    /// Returns the items of an array.
     pub(super) fn items(self) -> Vec<Self> {
         let items: Vec<&RawValue> = serde_json::from_str(self.0.get()).unwrap_or_default();
         items.into_iter().map(Self).collect()
     }
 
-    /// The item of an array that has one.
+    /// Returns the item of an array with exactly one.
     pub(super) fn only_item(self) -> Option<Self> {
         match self.items()[..] {
             [item] => Some(item),
@@ -90,12 +91,12 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// What stands between the quotes of a string, its escapes included.
+    /// Returns the bytes between the quotes of a string, with its escapes.
     pub(super) fn contents(self) -> Option<&'a str> {
         self.0.get().strip_prefix('"')?.strip_suffix('"')
     }
 
-    /// The text of a string.
+    /// Returns the text of a string.
     pub(super) fn text(self) -> Option<Cow<'a, str>> {
         let contents = self.contents()?;
         if memchr(b'\\', contents.as_bytes()).is_none() {
@@ -106,60 +107,60 @@ impl<'a> Json<'a> {
         Some(Cow::Owned(text))
     }
 
-    /// Where the value stands in the text that it was parsed from.
+    /// Returns the position of the value in the text that it was parsed from.
     pub(super) fn span_in(self, data: &str) -> Range<usize> {
         let start = self.0.get().as_ptr().addr().wrapping_sub(data.as_ptr().addr());
         start..start.wrapping_add(self.0.get().len())
     }
 }
 
-/// An object's fields, in order.
+/// The fields of an object, in order.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
 impl<'a> Fields<'a> {
-    /// The fields, if the text is an object.
+    /// Parses the text, if it is an object.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    /// The fields that are not null: providers write null for what is not there.
+    /// Returns the fields that are not null: providers write null for what is missing.
     pub(super) fn present(&self) -> impl Iterator<Item = (&str, Json<'a>)> {
         let present = self.0.iter().filter(|(_, value)| !value.is_null());
         present.map(|(name, value)| (name.as_ref(), *value))
     }
 
-    /// Each field with its name, also those that are null.
+    /// Returns each field with its name, including those that are null.
     pub(super) fn all(&self) -> &[(Cow<'a, str>, Json<'a>)] {
         &self.0
     }
 
-    /// The field, unless it is null.
+    /// Returns the field, unless it is null.
     pub(super) fn get(&self, name: &str) -> Option<Json<'a>> {
         self.present().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
-    /// The text of a field that is a string.
+    /// Returns the text of a field that is a string.
     pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
         self.get(name)?.text()
     }
 
-    /// A field that is a small number without sign, such as an index.
+    /// Returns a field that is a small unsigned number, such as an index.
     pub(super) fn number(&self, name: &str) -> Option<u32> {
         self.get(name)?.raw().get().parse().ok()
     }
 
-    /// The fields of a field that is an object.
+    /// Returns the fields of a field that is an object.
     pub(super) fn object(&self, name: &str) -> Self {
         self.get(name).map(Json::fields).unwrap_or_default()
     }
 
-    /// The items of a field that is an array.
+    /// Returns the items of a field that is an array.
     pub(super) fn items(&self, name: &str) -> Vec<Json<'a>> {
         self.get(name).map(Json::items).unwrap_or_default()
     }
 
-    /// These fields, and after them those of `others` that are not among them.
+    /// Returns these fields, followed by those of `others` that are missing here.
     pub(super) fn or(mut self, others: Self) -> Self {
         let missing = others.0.into_iter().filter(|(name, _)| self.get(name).is_none());
         let missing: Vec<_> = missing.collect();
@@ -168,12 +169,12 @@ impl<'a> Fields<'a> {
         self
     }
 
-    /// The fields with one of these names.
+    /// Returns the fields with one of these names.
     pub(super) fn only(&self, names: &[&str]) -> Self {
         Self(self.0.iter().filter(|(name, _)| names.contains(&name.as_ref())).cloned().collect())
     }
 
-    /// The fields whose names are not among those.
+    /// Returns the fields without those for whose names `is_one` is true.
     pub(super) fn without(mut self, is_one: impl Fn(&str) -> bool) -> Self {
         self.0.retain(|(name, _)| !is_one(name));
         self
@@ -218,8 +219,8 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// The text with `null` for each number that JSON does not have, as some servers in Python write
-/// them; `None` if there is none.
+/// Replaces each number that JSON does not have, as some Python servers write them, by `null`;
+/// `None` if there is none.
 pub(super) fn without_nan(text: &str) -> Option<String> {
     const NUMBERS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
     let (mut mended, mut copied) = (String::new(), 0);
@@ -245,19 +246,19 @@ pub(super) fn without_nan(text: &str) -> Option<String> {
     (copied > 0).then_some(mended)
 }
 
-/// How far the JSON of a tool call's arguments has come.
+/// Scan state of the JSON in a tool call's arguments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ScanProgress {
     depth: u32,
     quoted: bool,
     escaped: bool,
     whole: bool,
-    /// After the whole value another one has begun.
+    /// Whether another value has begun after the whole one.
     again: bool,
 }
 
 impl ScanProgress {
-    /// The next piece of the text.
+    /// Scans the next piece of the text.
     pub(super) fn read(&mut self, text: &str) {
         for byte in text.bytes() {
             if self.quoted {
@@ -279,26 +280,26 @@ impl ScanProgress {
         }
     }
 
-    /// An object or an array has begun and not ended.
+    /// Returns whether an object or an array has begun and not ended.
     pub(super) fn is_partial(self) -> bool {
         self.depth > 0
     }
 
-    /// An object or an array has ended.
+    /// Returns whether an object or an array has ended.
     pub(super) fn is_whole(self) -> bool {
         self.whole
     }
 
-    /// After the whole value another one has begun.
+    /// Returns whether another value has begun after the whole one.
     pub(super) fn goes_on(self) -> bool {
         self.again
     }
 }
 
-/// Appends the text that a string's contents stand for.
+/// Appends the text that a string literal's contents encode.
 ///
 /// A character beyond U+FFFF is two escapes, and a provider may cut between them: `half` keeps the
-/// first until the second comes. A half that stays alone becomes U+FFFD.
+/// first until the second arrives. An unpaired half becomes U+FFFD.
 pub(super) fn decode(contents: &str, half: &mut Option<u16>, text: &mut String) {
     let mut rest = contents;
     while !rest.is_empty() {
@@ -313,7 +314,7 @@ pub(super) fn decode(contents: &str, half: &mut Option<u16>, text: &mut String) 
     }
 }
 
-/// Appends what the escape at the beginning stands for, and returns the rest.
+/// Appends the character of the escape at the beginning, and returns the rest.
 fn decode_escape<'a>(escape: &'a str, half: &mut Option<u16>, text: &mut String) -> &'a str {
     let kind = escape.as_bytes().get(1).copied().unwrap_or_default();
     if kind == b'u' {

@@ -1,4 +1,4 @@
-//! How a generation ends, and what the providers' end marks have in common.
+//! The ends of generations, and what the end marks of the providers have in common.
 
 use std::borrow::Cow;
 
@@ -8,38 +8,38 @@ use super::failure::said;
 use super::json::{Fields, Json};
 use super::{DONE, Format};
 
-/// A provider's error message longer than this is cut.
+/// Maximum bytes of a provider's error message; a longer one is cut.
 const MAX_MESSAGE_BYTES: usize = 256;
 
-/// An event that says that the generation has ended.
+/// The meaning of an event that ends the generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// The stream ends with this event.
     Last(Ending),
     /// The generation has ended, but an event such as `[DONE]` may follow.
     Nearly(Ending),
-    /// The model has stopped: the generation is complete if the stream ends without another word.
+    /// The model has stopped: the generation is complete if the stream ends without another event.
     Finished,
 }
 
-/// How a generation ended.
+/// The end of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The provider says that all is there.
+    /// The provider reports that it is complete.
     Complete,
-    /// Somebody stopped it.
+    /// It was stopped.
     Cancelled,
-    /// It failed, and this is what the provider says about it: up to 256 bytes.
+    /// It failed, with the provider's message: up to 256 bytes.
     Error(Box<str>),
 }
 
 impl Ending {
-    /// A failure, with what an `error` field says.
+    /// Returns a failure, with the message of an `error` field.
     pub(super) fn error(error: Option<Json<'_>>) -> Self {
         Self::failed(&error.and_then(said).unwrap_or_default())
     }
 
-    /// How a generation has ended whose model stopped for this reason.
+    /// Returns the ending of a generation whose model stopped for this reason.
     pub(super) fn of_reason(reason: &str) -> Self {
         match reason.to_ascii_lowercase().as_str() {
             "failed" | "failure" | "insufficient_system_resource" => Self::stopped_by(reason),
@@ -53,29 +53,29 @@ impl Ending {
         Self::failed(&format!("the model stopped with `{reason}`"))
     }
 
-    /// The mark of an event that says only why the model has stopped.
+    /// Returns the mark of an event that only has the reason for which the model stopped.
     pub(super) fn into_stop(self) -> Mark {
         if self == Self::Complete { Mark::Finished } else { Mark::Nearly(self) }
     }
 
-    /// A failure, with this message.
+    /// Returns a failure with this message.
     pub(super) fn failed(message: &str) -> Self {
         let message = if message.is_empty() { "the provider reported an error" } else { message };
         Self::Error(message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)].into())
     }
 }
 
-/// The choices of a generation: each of them ends by itself.
+/// The choices of a generation: each of them ends separately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choices {
-    /// A bit for each that an event was of.
+    /// A bit for each choice that has had an event.
     seen: u128,
-    /// A bit for each that has ended.
+    /// A bit for each choice that has ended.
     done: u128,
 }
 
 impl Choices {
-    /// Notes whose an event is, and whether it is their last. Returns whether a choice has ended.
+    /// Notes the choices of an event, and which of them end. Returns whether a choice has ended.
     pub(super) fn note(&mut self, format: Format, data: &str) -> bool {
         let (list, reason) = match format {
             Format::OpenAiChat => ("choices", "finish_reason"),
@@ -83,7 +83,7 @@ impl Choices {
             _ => return false,
         };
         let ends = has_value(data, reason);
-        // Nearly all events are of the first choice, and are not parsed.
+        // Nearly all events belong to the first choice, and are not parsed.
         if !ends && !names_other_index(data) {
             if self.seen & 1 == 0 {
                 self.seen |= u128::from(mentions(data, list));
@@ -108,27 +108,27 @@ impl Choices {
     }
 }
 
-/// Whether the data is what ends a stream of OpenAI's making.
+/// Returns whether the data is `[DONE]`.
 pub(super) fn is_done(data: &str) -> bool {
     data.len() < 64 && data.trim() == DONE
 }
 
-/// Whether a field says why the model has stopped: some servers always have it.
+/// Returns whether a field has the reason for which the model stopped: some servers always send it.
 pub(super) fn is_reason(field: Option<Json<'_>>) -> bool {
     field.is_some_and(|reason| !matches!(reason.raw().get(), "\"\"" | "\"null\""))
 }
 
-/// Whether this name has a value somewhere in the JSON that is neither null nor empty.
+/// Returns whether this name has a value anywhere in the JSON that is neither null nor empty.
 pub(super) fn has_value(data: &str, name: &str) -> bool {
     values(data, name).any(|value| !value.starts_with(b"null") && !value.starts_with(b"\"\""))
 }
 
-/// Whether an `index` in the JSON is not zero.
+/// Returns whether an `index` in the JSON is not zero.
 fn names_other_index(data: &str) -> bool {
     values(data, "index").any(|value| matches!(value.first(), Some(b'1'..=b'9')))
 }
 
-/// What follows this name in the JSON, wherever it is.
+/// Returns the bytes after each occurrence of this name in the JSON.
 fn values<'a>(data: &'a str, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let bytes = data.as_bytes();
     memmem::find_iter(bytes, name.as_bytes()).filter_map(move |at| {
@@ -138,10 +138,10 @@ fn values<'a>(data: &'a str, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     })
 }
 
-/// Whether the word is a name or a whole string somewhere in the JSON.
+/// Returns whether the word is a name or a whole string anywhere in the JSON.
 ///
-/// It is what keeps most events from being parsed. The same word inside a longer string has not
-/// both quotes: there, a quote is written `\"`.
+/// This check saves parsing most events. The same word inside a longer string does not have both
+/// quotes: there, a quote is written `\"`.
 pub(super) fn mentions(data: &str, word: &str) -> bool {
     let bytes = data.as_bytes();
     memmem::find_iter(bytes, word).any(|at| {
@@ -150,10 +150,10 @@ pub(super) fn mentions(data: &str, word: &str) -> bool {
     })
 }
 
-/// The type and the fields of an event, if its type is one of these.
+/// Returns the type and the fields of an event, if its type is one of these.
 ///
-/// The data's `type` decides, as it does in the providers' own clients; only data without one is
-/// what its SSE type says.
+/// The data's `type` decides, as in the providers' own clients; the SSE type counts only for data
+/// without one.
 pub(super) fn typed<'a>(
     event_type: Option<&'a str>,
     data: &'a str,
@@ -161,7 +161,7 @@ pub(super) fn typed<'a>(
 ) -> Option<(Cow<'a, str>, Fields<'a>)> {
     let possible = match event_type {
         Some(name) if types.contains(&name) => true,
-        // The data says the same, as a rule near its beginning: another type, and soon known.
+        // The data usually has the same type near its beginning, so it is ruled out cheaply.
         Some(name) if mentions(data, name) => false,
         _ => types.iter().any(|name| mentions(data, name)),
     };

@@ -1,32 +1,33 @@
-//! Neighbouring deltas into one event.
+//! Merges neighbouring deltas into one event.
 //!
-//! Nothing is written anew. An [`Outline`] says where in an event's data the delta's text stands,
-//! and which fields are free: those that say nothing of the text, such as an id or the usage so
-//! far, and those that are empty. Two events join if all their other bytes are equal, and then so
-//! is the place that the delta has in the JSON, the index of its part, and everything else; and if
-//! the second has all free fields that the first has, so that nothing is lost. The merged event is
-//! the last one, with the texts of all in the place of its own. Texts are joined as they are
-//! written, escapes included: what stands between two pairs of quotes can stand between one.
+//! Events are not re-encoded. An [`Outline`] has the position of the delta's text in an event's
+//! data, and the fields that are free: those that do not affect the text, such as an id or the
+//! usage so far, and those that are empty. Two events join under two conditions. All their other
+//! bytes are equal, and so is the delta's position in the JSON, the index of its part, and
+//! everything else. And the second has all free fields that the first has, so that nothing is lost.
+//! The merged event is the last one, with the joined texts of all in place of its own. Texts are
+//! joined as written, with their escapes: two string literals joined are the literal of the joined
+//! string.
 
 use std::ops::Range;
 
 use super::json::{Fields, Json};
 use super::{DONE, Format};
 
-/// Some neighbouring events that are going out as one.
+/// Neighbouring events that are merged into one.
 #[derive(Clone, Debug)]
 pub struct Merge {
     format: Format,
     event_type: Option<Box<str>>,
-    /// The last event's data, and its outline.
+    /// The last event's data, with its outline.
     last: String,
     outline: Outline,
-    /// The deltas' texts, as written.
+    /// The joined texts of the deltas, as written.
     joined: String,
 }
 
 impl Merge {
-    /// Begins with an event; `None` if it is not a mere delta and can be no part of a merge.
+    /// Begins with an event; `None` if it is not a mere delta and cannot be merged.
     #[must_use]
     pub fn begin(format: Format, event_type: Option<&str>, data: &str) -> Option<Self> {
         let outline = outline(format, event_type, data)?;
@@ -39,7 +40,7 @@ impl Merge {
         })
     }
 
-    /// Adds the next event, if it differs from the one before in its delta's text only.
+    /// Adds the next event, if it differs from the one before only in its delta's text.
     #[must_use = "an event that was not added must go out by itself"]
     pub fn try_add(&mut self, event_type: Option<&str>, data: &str) -> bool {
         if self.event_type.as_deref() != event_type {
@@ -61,27 +62,27 @@ impl Merge {
         true
     }
 
-    /// The merged event's data; that of a single event is unchanged.
+    /// Returns the merged event's data; that of a single event is unchanged.
     #[must_use]
     pub fn finish(mut self) -> String {
         self.last.replace_range(self.outline.delta(), &self.joined);
         self.last
     }
 
-    /// How many bytes [`finish`](Self::finish) would return.
+    /// Returns the number of bytes that [`finish`](Self::finish) would return.
     #[must_use]
     pub fn len(&self) -> usize {
         self.last.len() - self.outline.delta().len() + self.joined.len()
     }
 
-    /// Whether the merged event's data is empty, as that of an empty piece of text is.
+    /// Returns whether the merged event's data is empty, as that of an empty piece of text is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The text of an event that is equal up to and from its delta, and plain in between: so it
-    /// has the same outline, and nothing has to be parsed.
+    /// Returns the text of an event that is equal before and after its delta, and has no quotes,
+    /// escapes or control characters in it: its outline is the same, so it needs no parsing.
     fn simple_delta<'a>(&self, data: &'a str) -> Option<&'a str> {
         let delta = self.outline.delta();
         let text = data.strip_prefix(&self.last[..delta.start])?;
@@ -90,7 +91,7 @@ impl Merge {
         (self.format != Format::Text && text.bytes().all(plain)).then_some(text)
     }
 
-    /// Pieces of text must not become an end mark that none of them was.
+    /// Joins a text, unless the pieces would become an end mark that none of them was.
     fn join(&mut self, text: &str) -> bool {
         if self.format == Format::Text
             && DONE.strip_prefix(self.joined.trim_start()) == Some(text.trim_end())
@@ -102,9 +103,9 @@ impl Merge {
     }
 }
 
-/// Nothing if the event must go out as it is.
+/// Returns the outline of an event; `None` if it must not be merged.
 fn outline(format: Format, event_type: Option<&str>, data: &str) -> Option<Outline> {
-    // Of the other formats, no delta is a mark.
+    // In the other formats, no delta is a mark.
     let ends = format == Format::Text && format.mark(event_type, data).is_some();
     if event_type == Some("error") || data == DONE || ends {
         return None;
@@ -114,18 +115,18 @@ fn outline(format: Format, event_type: Option<&str>, data: &str) -> Option<Outli
     outline.settle()
 }
 
-/// What a field is to a merge.
+/// The role of a field in a merge.
 pub(super) enum Field {
     /// It is equal in both events.
     Fixed,
-    /// It may differ, and the last event's is kept: one of [`FREE`].
+    /// It may differ, and the last event's value is kept: one of [`FREE`].
     Free,
-    /// It can have the delta's text. Where several could, as the content beside a thought is `""`,
-    /// the one that is not empty has it.
+    /// It can contain the delta's text. If several can, such as the `""` content next to a thought,
+    /// the one that is not empty does.
     Delta,
 }
 
-/// The fields that may differ. An event that has one does not merge into one that has not.
+/// Fields that may differ. An event with one of them does not merge into one without it.
 const FREE: [&str; 22] = [
     "CreatedAt",
     "citations",
@@ -151,29 +152,29 @@ const FREE: [&str; 22] = [
     "x_groq",
 ];
 
-/// Where in an event's data stands what may differ between two events that join.
+/// The positions in an event's data of what may differ between two events that join.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outline {
     delta: Option<Delta>,
-    /// The fields that are free, and those that have or could have the delta; each with the comma
-    /// before it, or after it at the beginning of an object. In order, once it is settled.
+    /// The fields that are free, and those that may contain the delta; each with the comma before
+    /// it, or after it at the beginning of an object. Sorted once it is settled.
     free: Vec<Range<usize>>,
-    /// Which of [`FREE`] there are.
+    /// A bit for each of [`FREE`] that is present.
     has: u32,
 }
 
-/// The field that has the delta.
+/// The position of the delta.
 #[derive(Clone, Debug, Default)]
 struct Delta {
     name: Range<usize>,
     text: Range<usize>,
-    /// How many bytes before it are not free.
+    /// Number of bytes before it that are not free.
     depth: usize,
 }
 
 impl Outline {
-    /// Looks at the fields of an object. `look` says what each is, and looks into those that it
-    /// has to; `None` if a field has anything that a merge would lose.
+    /// Adds the fields of an object. `look` returns the role of each, and descends into nested
+    /// objects; `None` if a field has anything that a merge would lose.
     pub(super) fn walk<'a>(
         &mut self,
         object: &Fields<'a>,
@@ -209,7 +210,7 @@ impl Outline {
         Some(())
     }
 
-    /// The whole data is the delta's text.
+    /// Makes the whole data the delta's text.
     pub(super) fn set_all(&mut self, data: &str) {
         self.delta = Some(Delta { text: 0..data.len(), ..Delta::default() });
         self.free.push(0..data.len());
@@ -217,7 +218,7 @@ impl Outline {
 
     fn set_delta(&mut self, name: Range<usize>, value: Json<'_>, data: &str) -> Option<()> {
         if value.contents().is_none() {
-            return value.is_empty().then_some(()); // an empty list in the place of a text
+            return value.is_empty().then_some(()); // an empty list in place of a text
         }
         let span = value.span_in(data);
         let text = span.start + 1..span.end - 1;
@@ -244,8 +245,8 @@ impl Outline {
         self.delta.as_ref().map(|delta| delta.text.clone()).unwrap_or_default()
     }
 
-    /// Whether these events' data are equal but for what is free, with the delta in the same place,
-    /// and all that is free in the first is there in the other as well.
+    /// Returns whether the data of both events is equal except for what is free, with the delta in
+    /// the same position, and whether the other has all free fields of this one.
     fn is_followed_by(&self, data: &str, other: &Self, other_data: &str) -> bool {
         let (Some(delta), Some(next)) = (&self.delta, &other.delta) else {
             return false;
@@ -256,7 +257,7 @@ impl Outline {
             && is_same_text(self.fixed(data), other.fixed(other_data))
     }
 
-    /// The bytes that are not free.
+    /// Returns the bytes that are not free.
     fn fixed<'a>(&'a self, data: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let starts = std::iter::once(0).chain(self.free.iter().map(|span| span.end));
         let ends = self.free.iter().map(|span| span.start).chain([data.len()]);
@@ -264,7 +265,7 @@ impl Outline {
     }
 }
 
-/// Whether these pieces are one text, wherever each is cut.
+/// Returns whether the pieces are the same text, wherever each is cut.
 fn is_same_text<'a>(
     mut one: impl Iterator<Item = &'a [u8]>,
     mut other: impl Iterator<Item = &'a [u8]>,
@@ -289,7 +290,7 @@ fn is_same_text<'a>(
     }
 }
 
-/// Where a field's name stands; nothing if it is written with escapes, and so not in the data.
+/// Returns the position of a field's name; `None` if it is written with escapes.
 fn name_in(name: &str, data: &str) -> Option<Range<usize>> {
     let start = name.as_ptr().addr().checked_sub(data.as_ptr().addr())?;
     let end = start.checked_add(name.len())?;

@@ -1,32 +1,31 @@
-//! What the events of a model provider's stream mean: which format they are in, which of them ends
-//! the generation, what text they add up to, and which neighbours can become one.
+//! Interprets the events of model providers' streams: detects their format and the end of the
+//! generation, folds them into text, and merges neighbouring deltas.
 //!
 //! An event is its SSE type, if it has one, and its data; a line of NDJSON is data without a type.
-//! Nothing here keeps the events or moves them. What is not understood is left alone: an unknown
-//! event marks nothing, adds nothing and merges with nothing; but a fold that skipped content says
-//! so.
+//! This module neither stores nor forwards events. What it does not understand is left unchanged:
+//! an unknown event marks nothing, adds nothing and merges with nothing; but a fold that skipped
+//! content reports it.
 //!
 //! # How a format is recognised
 //!
-//! By the first event that tells it, with the first row that fits:
+//! By the first event that determines it, with the first row that fits:
 //!
 //! | the data | format |
 //! |---|---|
-//! | nothing, `[DONE]`; or the SSE type is `ping`, `heartbeat` or the like | the next event tells |
+//! | nothing, `[DONE]`; or the SSE type is `ping`, `heartbeat` or similar | next event decides |
 //! | no JSON object or array: a bare `{`, a number, a quoted string | `text`, but see below |
-//! | `type` begins with `response.`; or is `error`, beside a `message` | `openai-responses` |
-//! | `type` is of the Messages API; or is `error`, beside an `error` object | `anthropic` |
+//! | `type` begins with `response.`; or is `error`, with a `message` | `openai-responses` |
+//! | `type` is of the Messages API; or is `error`, with an `error` object | `anthropic` |
 //! | `type` is of the UI message stream, with the fields that it must have | `ai-sdk` |
 //! | `candidates`, `promptFeedback`, `usageMetadata`; or an `error` with a `status` | `gemini` |
 //! | `model` and `done`; or an `error` that is a string | `ollama` |
 //! | `choices` with a `delta`, or none of them yet; or an `error` object | `openai-chat` |
-//! | any other object, and any array | the next event tells |
+//! | any other object, and any array | next event decides |
 //!
-//! A stream that looked like text becomes one of another format with an event that adds to that
-//! format, as long as only a few events came before it.
+//! A stream that looked like text changes to another format at an event that adds to that format,
+//! if only a few events came before it.
 //!
-//! `formats` has a file for each provider, with all that is known of it. `docs/formats.md` says the
-//! same for users.
+//! `formats` has a file for each provider. `docs/formats.md` describes the same for users.
 
 use std::fmt;
 use std::str::FromStr;
@@ -50,7 +49,7 @@ pub use recogniser::Recogniser;
 
 use formats::Provider;
 
-/// What ends a stream of OpenAI's making, and of many others since.
+/// The end of a stream of OpenAI's APIs, and of many compatible ones.
 const DONE: &str = "[DONE]";
 
 /// The shape of a generation's events.
@@ -72,7 +71,7 @@ pub enum Format {
     UiMessage,
 }
 
-/// A name that no format has.
+/// A name that is not that of a format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "there is no format `{0}`: give one of text, openai-chat, openai-responses, anthropic, \
@@ -92,7 +91,7 @@ impl Format {
         Self::UiMessage,
     ];
 
-    /// In this order, because the later ones ask for less.
+    /// In this order, because the later ones require less.
     const SNIFFED: [Self; 6] = [
         Self::OpenAiResponses,
         Self::Anthropic,
@@ -102,7 +101,7 @@ impl Format {
         Self::OpenAiChat,
     ];
 
-    /// The name for the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -116,13 +115,13 @@ impl Format {
         }
     }
 
-    /// The format that an event with this data tells by itself, if it tells one.
+    /// Returns the format that an event with this data determines by itself, if it does.
     #[must_use]
     pub fn sniff(data: &str) -> Option<Self> {
         recogniser::sniff(data)
     }
 
-    /// Whether the generation ends with this event, and how.
+    /// Returns the mark of this event, if the generation ends with it.
     #[must_use]
     pub fn mark(self, event_type: Option<&str>, data: &str) -> Option<Mark> {
         if self != Self::Text && mark::is_done(data) {
@@ -132,7 +131,7 @@ impl Format {
         if let Some(Mark::Last(_) | Mark::Nearly(_)) = own {
             return own;
         }
-        // In a text, JSON is text.
+        // In the text format, JSON is text.
         let is_text = self == Self::Text && !event_type.is_some_and(failure::is_error_type);
         let failure = if is_text { None } else { failure::failure(event_type, data, true) };
         failure.map(Mark::Nearly).or(own)

@@ -1,24 +1,24 @@
-//! Arguments of a tool call that come value by value, each with the path of its place, as Gemini on
-//! Vertex sends them: written as the JSON that they add up to.
+//! Arguments of a tool call that arrive value by value, each with its path, as Gemini on Vertex
+//! sends them: writes the JSON that they add up to.
 //!
-//! Values come in the order of the JSON, so each is written after the one before it. A path that
-//! goes back is not taken.
+//! Values arrive in the order of the JSON, so each is written after the one before it. A path that
+//! goes back is rejected.
 
 use super::fold::Address;
 use super::json::{Fields, Json};
 
-/// The deepest path.
+/// Maximum steps of a path.
 const MAX_STEPS: usize = 64;
 
-/// See the module.
+/// Writes the arguments of one tool call.
 #[derive(Clone, Debug)]
 pub(super) struct PartialArguments {
     address: Address<'static>,
-    /// Where the last value is.
+    /// Path of the last value.
     path: Vec<PathStep>,
-    /// The last value is a string, and its closing quote is not written.
+    /// Whether the last value is a string whose closing quote is not written yet.
     open: bool,
-    /// The length of the text without what closes it, once the call has ended.
+    /// Length of the text without the closing brackets, once the call has ended.
     unclosed: Option<usize>,
 }
 
@@ -37,7 +37,7 @@ impl PartialArguments {
         self.address.clone()
     }
 
-    /// How many bytes it holds.
+    /// Returns the bytes of memory it holds.
     pub(super) fn weight(&self) -> usize {
         let named = self.path.iter().map(|step| match step {
             PathStep::Name(name) => name.len(),
@@ -46,7 +46,7 @@ impl PartialArguments {
         size_of::<Self>() + self.path.capacity() * size_of::<PathStep>() + named.sum::<usize>()
     }
 
-    /// Writes one value, or the next piece of a string; false if it has no place here.
+    /// Writes one value, or the next piece of a string; returns false if it does not fit here.
     pub(super) fn add(&mut self, value: &Fields<'_>, text: &mut String) -> bool {
         let path = value.text("jsonPath").and_then(|path| steps(&path));
         let Some(path) = path.filter(|path| matches!(path.first(), Some(PathStep::Name(_)))) else {
@@ -72,7 +72,7 @@ impl PartialArguments {
         true
     }
 
-    /// The call has ended.
+    /// Ends the call: closes what is open.
     pub(super) fn end(&mut self, text: &mut String) {
         if self.unclosed.is_none() {
             self.unclosed = Some(text.len());
@@ -83,7 +83,7 @@ impl PartialArguments {
         }
     }
 
-    /// Writes all that stands between the last value and the one at this path.
+    /// Writes the text between the last value and the one at this path.
     fn go_to(&mut self, path: Vec<PathStep>, text: &mut String) -> bool {
         let shared = self.path.iter().zip(&path).take_while(|(one, other)| one == other).count();
         let follows = match (self.path.get(shared), path.get(shared)) {
@@ -115,14 +115,14 @@ impl PartialArguments {
     }
 }
 
-/// Ends the objects and arrays that the steps lead into, from the last.
+/// Closes the objects and arrays that the steps lead into, the innermost first.
 fn close(steps: &[PathStep], text: &mut String) {
     for step in steps.iter().rev() {
         text.push(if let PathStep::Name(_) = step { '}' } else { ']' });
     }
 }
 
-/// The value in whichever field is for its type.
+/// Returns the value in the field for its type.
 fn written<'a>(value: &Fields<'a>) -> Option<Json<'a>> {
     let names = ["stringValue", "numberValue", "boolValue", "value"];
     let said = names.iter().find_map(|name| value.get(name));
@@ -132,7 +132,7 @@ fn written<'a>(value: &Fields<'a>) -> Option<Json<'a>> {
     said
 }
 
-/// The steps of a path such as `$.places[0]['zip code']`.
+/// Parses a path such as `$.places[0]['zip code']`.
 fn steps(path: &str) -> Option<Vec<PathStep>> {
     let mut rest = path.strip_prefix('$')?;
     let mut steps = Vec::new();

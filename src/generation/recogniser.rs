@@ -1,19 +1,19 @@
-//! Which format a stream is in, and whether it has ended, event by event.
+//! Detects the format of a stream, and its end, event by event.
 //!
-//! The format is decided by the first event that tells one. Heartbeats, empty data, `[DONE]` and
-//! JSON of an unknown shape tell nothing. Data that is no JSON tells text, but only after several
-//! such events for good: a provider may begin with a line of text, and so an event that adds to
-//! another format still decides.
+//! The first event that determines a format decides. Heartbeats, empty data, `[DONE]` and JSON of
+//! an unknown shape determine none. Data that is not JSON suggests text, which is final only after
+//! several such events: a provider may begin with a line of text, so an event that adds to another
+//! format still decides.
 
 use super::failure::{self, failure};
 use super::json::{Fields, Json};
 use super::mark::{Choices, Ending, Mark, is_done};
 use super::{Fold, Format};
 
-/// Events like text after which a stream is text for good.
+/// Events like text after which the format is text for good.
 const MAX_DOUBTFUL_EVENTS: u16 = 8;
 
-/// Events of unknown JSON after which no other is looked at.
+/// Events of unknown JSON after which detection stops.
 const MAX_UNKNOWN_EVENTS: u16 = 1024;
 
 /// SSE types of events that only keep a connection alive.
@@ -24,54 +24,54 @@ const HEARTBEATS: [&str; 8] =
 #[derive(Clone, Debug, Default)]
 pub struct Recogniser {
     format: Option<Format>,
-    /// The format is final.
+    /// Whether the format is final.
     settled: bool,
     /// Events that looked like text.
     doubtful: u16,
-    /// Events of JSON that no format has.
+    /// Events of JSON that belongs to no format.
     unknown: u16,
-    /// An event said that the model has stopped.
+    /// Whether an event has reported that the model has stopped.
     stopped: bool,
     choices: Choices,
 }
 
-/// What the data of one event tells of the format.
+/// The format that the data of one event suggests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evidence {
     Nothing,
-    /// It is JSON that no format has.
+    /// JSON that belongs to no format.
     Unknown,
-    /// It is no JSON.
+    /// Not JSON.
     Text,
     Format(Format),
 }
 
 impl Recogniser {
-    /// For a stream whose format is not known.
+    /// Creates a recogniser for a stream of unknown format.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// For a stream whose format was named.
+    /// Creates a recogniser for a stream whose format is given.
     #[must_use]
     pub fn named(format: Format) -> Self {
         Self { format: Some(format), settled: true, ..Self::default() }
     }
 
-    /// The format, as far as the events have told it.
+    /// Returns the format, if it is known so far.
     #[must_use]
     pub fn format(&self) -> Option<Format> {
         self.format
     }
 
-    /// Whether no event can change the format.
+    /// Returns whether the format is final.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled
     }
 
-    /// Looks at the next event for the format. Returns whether it has changed.
+    /// Uses the next event to detect the format. Returns whether the format has changed.
     pub fn look(&mut self, event_type: Option<&str>, data: &str) -> bool {
         if self.settled {
             return false;
@@ -95,7 +95,7 @@ impl Recogniser {
         self.format != before
     }
 
-    /// Looks at the next event for the format and for the end of the generation.
+    /// Uses the next event to detect the format, and returns its mark.
     pub fn mark(&mut self, event_type: Option<&str>, data: &str) -> Option<Mark> {
         self.look(event_type, data);
         let Some(format) = self.format else {
@@ -107,15 +107,15 @@ impl Recogniser {
         mark
     }
 
-    /// Whether the model has stopped, with all of its choices: the generation is complete if its
-    /// stream ends here.
+    /// Returns whether the model has stopped, with all of its choices: the generation is complete
+    /// if its stream ends here.
     #[must_use]
     pub fn has_finished(&self) -> bool {
         self.stopped && self.choices.are_done()
     }
 
-    /// What looked like text so far may have been something else, and text may hold JSON: an
-    /// event decides between them by what it adds.
+    /// Returns whether the event is of this format rather than text. A stream that looked like text
+    /// may be another format, and text may contain JSON: what the event adds to a fold decides.
     fn is_no_text(&self, format: Format, event_type: Option<&str>, data: &str) -> bool {
         if self.format != Some(Format::Text) {
             return true;
@@ -161,7 +161,7 @@ fn is_heartbeat(event_type: &str) -> bool {
     HEARTBEATS.iter().any(|name| event_type.eq_ignore_ascii_case(name))
 }
 
-/// The format that this one event tells.
+/// Returns the format that this event determines.
 pub(super) fn sniff(data: &str) -> Option<Format> {
     match told(None, data) {
         Evidence::Nothing | Evidence::Unknown => None,

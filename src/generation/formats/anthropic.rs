@@ -8,10 +8,10 @@ use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, has_value, typed};
 use crate::generation::merge::{Field, Outline};
 
-/// See the module.
+/// The format `anthropic`.
 pub(in crate::generation) struct Anthropic;
 
-/// Those that tell the format: other protocols have a `ping`, too.
+/// Types that determine the format. `ping` is not one: other protocols have it, too.
 const EVENTS: [&str; 6] = [
     "message_start",
     "content_block_start",
@@ -21,7 +21,7 @@ const EVENTS: [&str; 6] = [
     "message_stop",
 ];
 
-/// What a block or a delta has that nobody can read.
+/// Encrypted fields of a block or a delta, which are not content.
 const UNSAID: [&str; 1] = ["data"]; // of thinking that is redacted
 
 impl Provider for Anthropic {
@@ -66,7 +66,7 @@ impl Provider for Anthropic {
                     fold_start(index, &block.fields(), fold);
                 }
             }
-            // What it counts is the whole so far, but it does not count everything.
+            // Each count is a total so far, but the event does not have every count.
             "message_delta" => {
                 fold.update_usage(event.object("delta").object("usage"));
                 fold.update_usage(event.object("usage"));
@@ -101,7 +101,7 @@ fn address(lane: Lane, index: u32) -> Address<'static> {
     Address { choice: 0, lane, key: PartKey::Index(index, 0) }
 }
 
-/// The text of a delta, and what it adds to. Signatures and citations are no text.
+/// Returns the text of a delta, and its lane. Signatures and citations are not text.
 fn delta<'a>(delta: &Fields<'a>) -> Option<(Lane, Json<'a>)> {
     let texts = [
         ("text_delta", Lane::Text, "text"),
@@ -121,13 +121,13 @@ fn fold_text(address: Address<'_>, text: Json<'_>, fold: &mut Fold) {
     }
 }
 
-/// A block begins, as a rule empty.
+/// Begins a block, which is usually empty.
 fn fold_start(index: u32, block: &Fields<'_>, fold: &mut Fold) {
     let (lane, name) = match block.text("type").as_deref().unwrap_or_default() {
         "text" => (Lane::Text, "text"),
         "thinking" => (Lane::Reasoning, "thinking"),
         name if name.ends_with("tool_use") => (Lane::Tool, "input"),
-        // What a tool of the provider's found is not the answer.
+        // The result of a provider's own tool is not part of the answer.
         name if name.ends_with("tool_result") => return,
         _ => return skip_unknown(block, |name| UNSAID.contains(&name), fold),
     };

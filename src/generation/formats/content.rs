@@ -1,5 +1,5 @@
-//! What the providers' contents have in common: a text or a list of pieces with types, many names
-//! for reasoning, and a notion of what is content at all.
+//! Content as the providers have it in common: a text or a list of typed pieces, the names of
+//! reasoning fields, and the distinction of content and metadata.
 
 use std::borrow::Cow;
 
@@ -7,11 +7,11 @@ use crate::generation::DONE;
 use crate::generation::fold::{Address, Fold, Lane};
 use crate::generation::json::{Fields, Json, without_nan};
 
-/// How deep pieces may lie in pieces: a thought is a list of texts.
+/// Maximum nesting of pieces: a thought is a list of texts.
 const MAX_DEPTH: u32 = 6;
 
-/// The names of reasoning in a delta or a message, of which the first that is not empty counts: a
-/// server that has several says the same under each.
+/// The names of reasoning in a delta or a message. The first that is not empty counts: a server
+/// that sends several repeats the same text in each.
 pub(super) const REASONING: [&str; 7] = [
     "reasoning_content",
     "reasoning",
@@ -22,7 +22,7 @@ pub(super) const REASONING: [&str; 7] = [
     "thinking_blocks",
 ];
 
-/// What has content in an event of an unknown type.
+/// Fields that have content in an event of an unknown type.
 const CONTENT: [&str; 15] = [
     "answer",
     "audio",
@@ -41,7 +41,7 @@ const CONTENT: [&str; 15] = [
     "transcript",
 ];
 
-/// What is said about an answer, and is no part of it.
+/// Fields with metadata about an answer, which are not part of it.
 const METADATA: [&str; 34] = [
     "annotations",
     "cache_control",
@@ -79,11 +79,11 @@ const METADATA: [&str; 34] = [
     "videoMetadata",
 ];
 
-/// The same for names that end in this way.
+/// Suffixes of the names of metadata fields.
 const METADATA_ENDS: [&str; 9] =
     ["_id", "_ids", "Id", "_metadata", "Metadata", "_reason", "_signature", "_tokens", "_at"];
 
-/// Adds a content: a text, or pieces with types.
+/// Adds a content: a text, or typed pieces.
 pub(super) fn fold_content(address: &Address<'_>, content: Json<'_>, fold: &mut Fold) {
     fold_piece(address, content, MAX_DEPTH, fold);
 }
@@ -108,11 +108,11 @@ fn fold_piece(address: &Address<'_>, piece: Json<'_>, depth: u32, fold: &mut Fol
     } else if piece.is_object() {
         fold_typed(address, &piece.fields(), depth, fold);
     } else if !piece.is_empty() {
-        fold.skip(); // a number or a flag in the place of a text
+        fold.skip(); // a number or a flag in place of a text
     }
 }
 
-/// Adds a piece that says what it is.
+/// Adds a piece with a type.
 fn fold_typed(address: &Address<'_>, piece: &Fields<'_>, depth: u32, fold: &mut Fold) {
     let (lane, names): (_, &[&str]) = match piece.text("type").as_deref().unwrap_or_default() {
         "" | "text" | "output_text" | "text_delta" => {
@@ -140,7 +140,7 @@ fn fold_typed(address: &Address<'_>, piece: &Fields<'_>, depth: u32, fold: &mut 
     }
 }
 
-/// Says that something is skipped, if the object has content in a field that is not known.
+/// Notes skipped content, if the object has content in an unknown field.
 pub(super) fn skip_unknown(object: &Fields<'_>, is_known: impl Fn(&str) -> bool, fold: &mut Fold) {
     let mut content = object.present().filter(|(_, value)| value.is_content());
     if content.any(|(name, _)| !is_known(name) && !is_metadata(name)) {
@@ -148,7 +148,7 @@ pub(super) fn skip_unknown(object: &Fields<'_>, is_known: impl Fn(&str) -> bool,
     }
 }
 
-/// Says that something is skipped, if an event of an unknown type has content.
+/// Notes skipped content, if an event of an unknown type has any.
 pub(super) fn skip_event(event: &Fields<'_>, fold: &mut Fold) {
     let is_error = event.get("error").is_some_and(Json::is_content);
     let has_content = |name: &&str| event.get(name).is_some_and(Json::is_content);
@@ -161,9 +161,9 @@ fn is_metadata(name: &str) -> bool {
     METADATA.contains(&name) || METADATA_ENDS.iter().any(|end| name.ends_with(end))
 }
 
-/// Adds an event that is no object of JSON: one with a number that JSON does not have, or several
-/// objects, a line each, where a server has parted its events by one line end. Other JSON is
-/// skipped, and text means nothing.
+/// Adds an event that is not a JSON object: one with a number that JSON does not have, or several
+/// objects, one per line, from a server that separates its events by a single line end. Other JSON
+/// is skipped, and text adds nothing.
 pub(super) fn fold_odd(
     data: &str,
     fold: &mut Fold,

@@ -10,10 +10,10 @@ use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, is_reason, mentions};
 use crate::generation::merge::{Field, Outline};
 
-/// See the module.
+/// The format `gemini`.
 pub(in crate::generation) struct Gemini;
 
-/// The fields of a part that are taken, or are of the provider's own tools.
+/// The fields of a part that are folded, or belong to the provider's own tools.
 const PART: [&str; 8] = [
     "text",
     "thought",
@@ -58,7 +58,7 @@ impl Provider for Gemini {
     }
 
     fn fold_event(&self, _: Option<&str>, event: &Fields<'_>, fold: &mut Fold) {
-        // Some of Google's own endpoints have the whole in a `response`.
+        // Some of Google's endpoints wrap the event in a `response`.
         let inner = event.object("response");
         let event = if inner.is_empty() { event } else { &inner };
         fold.set_model(event.text("modelVersion"));
@@ -85,7 +85,7 @@ impl Provider for Gemini {
                     outline_candidate(&value.only_item()?.fields(), data, outline)?;
                     Field::Fixed
                 }
-                // It counts everything so far, so the last one says it all.
+                // It counts everything so far, so the last one is enough.
                 "usageMetadata" | "responseId" | "createTime" | "traceId" => Field::Free,
                 "error" => return None,
                 _ if value.is_scalar() => Field::Fixed,
@@ -112,7 +112,7 @@ fn fold_part(choice: u32, part: &Fields<'_>, fold: &mut Fold) {
     skip_unknown(part, |name| PART.contains(&name), fold);
 }
 
-/// A call in one piece; or, where arguments are streamed, one that begins, goes on or ends.
+/// Folds a call in one piece, or, where arguments are streamed, its beginning, middle or end.
 fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
     let values = call.items("partialArgs");
     let goes_on = call.get("willContinue").is_some_and(Json::is_true);
@@ -121,7 +121,7 @@ fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
         || (!goes_on && values.is_empty() && name.is_some())
     {
         if !values.is_empty() {
-            fold.skip(); // nobody knows where they would go
+            fold.skip(); // their place in the arguments is unknown
         }
         return fold.add_call(choice, call.text("id"), name, args);
     }
@@ -135,7 +135,7 @@ fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
 fn outline_candidate(candidate: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
     outline.walk(candidate, data, |outline, name, value| {
         Some(match name {
-            // What filters found is the same for both, or they do not join.
+            // Results of filters must be equal in both, or the events do not join.
             "index" | "safetyRatings" => Field::Fixed,
             "content" => {
                 outline.walk(&value.fields(), data, |outline, name, value| match name {

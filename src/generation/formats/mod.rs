@@ -1,4 +1,4 @@
-//! What is known of each provider's events: a file for each.
+//! The formats of the providers, with a file for each.
 
 mod anthropic;
 mod content;
@@ -22,17 +22,17 @@ use super::json::Fields;
 use super::mark::Mark;
 use super::merge::Outline;
 
-/// What a provider's file answers.
+/// The interface of a format.
 pub(super) trait Provider {
-    /// Whether this event is the provider's, in a stream of which nothing is known.
+    /// Returns whether this event belongs to the format, in a stream about which nothing is known.
     fn recognises(&self, event: &Fields<'_>) -> bool;
 
-    /// Whether the generation ends with this event, and how; `[DONE]` and errors in the dialect of
-    /// others are looked for elsewhere. It is asked for every event, so it looks for a word before
-    /// it parses anything.
+    /// Returns the mark of this event, if the generation ends with it. `[DONE]` and errors of other
+    /// dialects are detected elsewhere. It is called for every event, so it searches for a word
+    /// before it parses anything.
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark>;
 
-    /// Adds what the event brings.
+    /// Adds the event to the fold.
     fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
         match Fields::parse(data) {
             Some(event) => self.fold_event(event_type, &event, fold),
@@ -42,11 +42,11 @@ pub(super) trait Provider {
         }
     }
 
-    /// Adds what the event brings, of a format whose events are objects. What it leaves out that is
-    /// content is skipped.
+    /// Adds an event to the fold, in a format whose events are objects. Content that it does not
+    /// know is noted as skipped.
     fn fold_event(&self, event_type: Option<&str>, event: &Fields<'_>, fold: &mut Fold);
 
-    /// Marks out the delta and what varies without meaning; `None` as soon as the event has
-    /// anything else that a merge would lose.
+    /// Outlines the delta and the fields that may differ; `None` as soon as the event has anything
+    /// else that a merge would lose.
     fn outline(&self, data: &str, outline: &mut Outline) -> Option<()>;
 }

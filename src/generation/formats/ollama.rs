@@ -11,10 +11,10 @@ use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
 use crate::generation::merge::{Field, Outline};
 
-/// See the module.
+/// The format `ollama`.
 pub(in crate::generation) struct Ollama;
 
-/// What the last line counts: Ollama has no object for it.
+/// The counts of the last line, for which Ollama has no object.
 const USAGE: [&str; 6] = [
     "total_duration",
     "load_duration",
@@ -34,7 +34,7 @@ impl Provider for Ollama {
     }
 
     fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
-        // Every line says whether it is done, so `true` has to be looked for as well.
+        // Every line has a `done`, so `true` is searched as well.
         let is_true = || memmem::find(data.as_bytes(), b"true").is_some();
         let may_end = mentions(data, "error") || (is_true() && mentions(data, "done"));
         if !may_end {

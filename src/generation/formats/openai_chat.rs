@@ -14,7 +14,7 @@ use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, has_value, is_reason};
 use crate::generation::merge::{Field, Outline};
 
-/// See the module.
+/// The format `openai-chat`.
 pub(in crate::generation) struct OpenAiChat;
 
 impl Provider for OpenAiChat {
@@ -45,7 +45,7 @@ impl Provider for OpenAiChat {
         let endings = reasons.iter().flatten().filter_map(|reason| reason.text());
         let mut endings = endings.map(|reason| Ending::of_reason(&reason));
         if let Some(bad) = endings.find(|ending| *ending != Ending::Complete) {
-            // Beside it, or in it, there may be more about it.
+            // The event may have details of the error.
             let said = failure(None, data, true).filter(|_| bad != Ending::Cancelled);
             return Some(Mark::Nearly(said.unwrap_or(bad)));
         }
@@ -89,10 +89,10 @@ impl Provider for OpenAiChat {
     }
 }
 
-/// The fields of a delta that are taken.
+/// The fields of a delta that are folded.
 const TAKEN: [&str; 4] = ["content", "refusal", "tool_calls", "function_call"];
 
-/// The fields of a call that are taken.
+/// The fields of a call that are folded.
 const CALL: [&str; 4] = ["function", "custom", "arguments", "input"];
 
 fn fold_choice(choice: &Fields<'_>, fold: &mut Fold) {
@@ -102,7 +102,7 @@ fn fold_choice(choice: &Fields<'_>, fold: &mut Fold) {
         if let Some(text) = choice.get("text") {
             fold_content(&at(Lane::Text), text, fold);
         } else if let Some(message) = choice.get("message") {
-            // The whole answer, which says nothing new where deltas came.
+            // The whole answer, which is skipped where deltas came.
             let has = |lane| fold.at(&at(lane)).is_some();
             let calls = fold.count(Lane::Tool) > 0;
             let message = message.fields().without(|name| match name {
@@ -136,7 +136,7 @@ fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
         fold_call(choice, position, &call.fields(), fold);
     }
     if let Some(call) = delta.get("function_call").filter(|call| !call.is_empty()) {
-        // What there was before tools: one call, without an id.
+        // The predecessor of tools: one call, without an id.
         let key = PartKey::Id("function_call".into());
         let address = Address { choice, lane: Lane::Tool, key };
         let call = call.fields();
@@ -146,8 +146,8 @@ fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
     skip_unknown(delta, |name| TAKEN.contains(&name) || REASONING.contains(&name), fold);
 }
 
-/// A piece of a call, or a call. Servers that do not number them send each in one piece, as a rule,
-/// in lists of which each begins at 0.
+/// Folds a piece of a call, or a whole call. Servers that do not number them usually send each in
+/// one piece, in lists in which each begins at 0.
 fn fold_call(choice: u32, position: u32, call: &Fields<'_>, fold: &mut Fold) {
     let number = call.number("index");
     let key = PartKey::Index(number.unwrap_or(position), 0);
@@ -162,7 +162,7 @@ fn fold_call(choice: u32, position: u32, call: &Fields<'_>, fold: &mut Fold) {
     if let Some(input) = custom.get("input").or(call.get("input")) {
         begin_call(&address, id.as_deref(), name.as_deref(), true, fold);
         fold.name_call(address.clone(), id, name);
-        fold.append(address, input); // it is no JSON
+        fold.append(address, input); // not JSON
         return;
     }
     let arguments = function.get("arguments").or(call.get("arguments"));
@@ -184,7 +184,7 @@ fn add_to_call(
         fold.name_call(address.clone(), id, name);
     }
     match arguments {
-        // Some servers have it in the place of `""` before the deltas.
+        // Some servers send it instead of `""` before the deltas.
         Some(arguments) if is_named && ["{}", "\"{}\""].contains(&arguments.raw().get()) => {
             fold.begin_arguments(address, arguments);
         }
@@ -209,7 +209,7 @@ fn outline_choice(choice: &Fields<'_>, data: &str, outline: &mut Outline) -> Opt
     let delta = choice.object("delta");
     outline.walk(choice, data, |outline, name, value| {
         Some(match name {
-            // What Azure's filters found is the same for both, or they do not join.
+            // Results of Azure's filters must be equal in both, or the events do not join.
             "index" | "content_filter_results" => Field::Fixed,
             "usage" => Field::Free,
             "text" => Field::Delta,
@@ -217,7 +217,7 @@ fn outline_choice(choice: &Fields<'_>, data: &str, outline: &mut Outline) -> Opt
                 outline_delta(&value.fields(), data, outline)?;
                 Field::Fixed
             }
-            // All that was said so far; but not what the delta says as well.
+            // The whole text so far; it is merged unless the delta is the same text.
             "message" => {
                 let said = value.fields().get("content")?.contents()?;
                 if delta.get("content")?.contents()? == said {
@@ -245,7 +245,7 @@ fn outline_delta(delta: &Fields<'_>, data: &str, outline: &mut Outline) -> Optio
     })
 }
 
-/// A call that is named here begins here, and does not merge.
+/// Outlines a call. An event with its name begins it, and does not merge.
 fn outline_call(call: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
     outline.walk(call, data, |outline, name, value| {
         Some(match name {

@@ -13,7 +13,7 @@ use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
 use crate::generation::merge::{Field, Outline};
 
-/// See the module.
+/// The format `openai-responses`.
 pub(in crate::generation) struct OpenAiResponses;
 
 const ENDS: [&str; 5] = [
@@ -24,10 +24,10 @@ const ENDS: [&str; 5] = [
     "error",
 ];
 
-/// The items that are calls.
+/// Items that are calls.
 const CALLS: [&str; 4] = ["function_call", "mcp_call", "custom_tool_call", "code_interpreter_call"];
 
-/// The items of tools that the provider runs itself, and of its own affairs.
+/// Items of tools that the provider runs itself, and of its internals.
 const OWN_TOOLS: [&str; 7] = [
     "web_search_call",
     "file_search_call",
@@ -73,7 +73,7 @@ impl Provider for OpenAiResponses {
             "completed" | "incomplete" | "failed" | "cancelled" | "done" => {
                 fold_response(event, true, fold);
             }
-            // What an item has at its beginning comes again, in deltas or as a whole.
+            // The content of a new item is repeated, in deltas or as a whole.
             "output_item.added" => fold_item(index, &event.object("item"), false, fold),
             "output_item.done" => fold_item(index, &event.object("item"), true, fold),
             "content_part.done" | "reasoning_part.done" | "reasoning_summary_part.done" => {
@@ -112,8 +112,8 @@ impl Provider for OpenAiResponses {
     }
 }
 
-/// What the deltas of this name add to. Of the others, some are no text: sound is base64, of which
-/// two pieces are not one.
+/// Returns the lane of the deltas with this name. Others may not be text: audio is base64, of which
+/// two pieces cannot be concatenated.
 fn lane(name: &str) -> Option<Lane> {
     Some(match name {
         "output_text" | "text" => Lane::Text,
@@ -128,7 +128,7 @@ fn lane(name: &str) -> Option<Lane> {
     })
 }
 
-/// The text of a piece, and what it is.
+/// Returns the text of a piece, and its lane.
 fn text_of<'a>(piece: &Fields<'a>) -> Option<(Lane, Json<'a>)> {
     let (lane, name) = match piece.text("type")?.as_ref() {
         "output_text" | "text" => (Lane::Text, "text"),
@@ -140,7 +140,7 @@ fn text_of<'a>(piece: &Fields<'a>) -> Option<(Lane, Json<'a>)> {
     Some((lane, piece.get(name)?))
 }
 
-/// Where an event's text or arguments go. One that has no index is told by the id of its item.
+/// Returns the address of an event. Without an index, the id of its item is used.
 fn address<'a>(event: &Fields<'a>, lane: Lane, fold: &Fold) -> Address<'a> {
     let piece = event.number("content_index").or(event.number("summary_index")).unwrap_or(0);
     place(event.number("output_index"), piece, event.text("item_id"), lane, fold)
@@ -168,7 +168,7 @@ fn place<'a>(
     }
 }
 
-/// A delta, or the whole that comes after the deltas; `None` if it is neither.
+/// Folds a delta, or the whole text after the deltas; `None` if it is neither.
 fn fold_delta(name: &str, event: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     let (name, what) = name.rsplit_once('.')?;
     let lane = lane(name)?;
@@ -191,7 +191,7 @@ fn fold_delta(name: &str, event: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     Some(())
 }
 
-/// A response as it is now. At its end it has everything, which matters where no deltas came.
+/// Folds a response. At its end it has everything, which matters where no deltas came.
 fn fold_response(event: &Fields<'_>, ends: bool, fold: &mut Fold) {
     let response = event.object("response");
     fold.set_model(response.text("model"));
@@ -213,12 +213,12 @@ fn fold_response(event: &Fields<'_>, ends: bool, fold: &mut Fold) {
     }
 }
 
-/// An item that begins or ends.
+/// Folds the beginning or the end of an item.
 fn fold_item(index: Option<u32>, item: &Fields<'_>, ends: bool, fold: &mut Fold) {
     fold_item_of(index, item, ends, |_| true, fold);
 }
 
-/// As much of an item as is wanted.
+/// Folds the wanted lanes of an item.
 fn fold_item_of(
     index: Option<u32>,
     item: &Fields<'_>,
@@ -245,13 +245,13 @@ fn fold_item_of(
                 }
             }
         }
-        // What a tool of the provider's does and finds is not the answer.
+        // The work and the results of a provider's own tool are not part of the answer.
         name if OWN_TOOLS.contains(&name) || name.ends_with("_output") => {}
         _ => skip_unknown(item, |name| name == "encrypted_content", fold),
     }
 }
 
-/// The texts of a message or of reasoning: what each is, its number, and the text.
+/// Returns the texts of a message or of reasoning, each with its lane and number.
 fn pieces<'a>(item: &Fields<'a>) -> impl Iterator<Item = (Lane, u32, Json<'a>)> + use<'a> {
     let lists = ["content", "summary"].map(|name| (0..).zip(item.items(name)));
     let texts = lists.into_iter().flatten().filter_map(|(number, piece)| {

@@ -7,7 +7,7 @@ use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark};
 use crate::generation::merge::Outline;
 
-/// See the module.
+/// The format `text`.
 pub(in crate::generation) struct TextFormat;
 
 fn is_done(event_type: Option<&str>, data: &str) -> bool {

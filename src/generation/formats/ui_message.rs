@@ -8,14 +8,14 @@ use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark, typed};
 use crate::generation::merge::{Field, Outline};
 
-/// See the module.
+/// The format `ai-sdk`.
 pub(in crate::generation) struct UiMessage;
 
 impl Provider for UiMessage {
     fn recognises(&self, first: &Fields<'_>) -> bool {
         let has = |name: &str| first.get(name).is_some();
         match first.text("type").as_deref().unwrap_or_default() {
-            // Other protocols have a `start` as well; this one has nothing else in it.
+            // Other protocols have a `start`, too; this one has no other fields.
             "start" => {
                 let known = ["type", "messageId", "messageMetadata"];
                 first.present().all(|(name, _)| known.contains(&name))
@@ -48,7 +48,7 @@ impl Provider for UiMessage {
             "reset-step" => fold.take_back_step(),
             "start" | "finish" | "finish-step" | "message-metadata" => fold_usage(chunk, fold),
             "file" | "reasoning-file" => fold.skip(),
-            // What the application says beside the answer, and what its tools found.
+            // Data of the application, sources and tool results are not part of the answer.
             name if ["data-", "source-", "tool-output-", "tool-approval-"]
                 .iter()
                 .any(|beginning| name.starts_with(beginning)) => {}
@@ -72,7 +72,7 @@ impl Provider for UiMessage {
     }
 }
 
-/// There is no field for it: applications put it into the metadata of the message.
+/// Folds the usage, which has no field: applications put it into the metadata of the message.
 fn fold_usage(chunk: &Fields<'_>, fold: &mut Fold) {
     let metadata = chunk.object("messageMetadata");
     for object in [chunk, &metadata] {
@@ -80,7 +80,7 @@ fn fold_usage(chunk: &Fields<'_>, fold: &mut Fold) {
     }
 }
 
-/// What a part of this name is, and which fields have its id and its deltas.
+/// Returns the lane of a part with this name, and the fields with its id and its deltas.
 fn part_named(name: &str) -> Option<(Lane, &'static str, &'static str)> {
     Some(match name {
         "text" => (Lane::Text, "id", "delta"),
@@ -90,7 +90,7 @@ fn part_named(name: &str) -> Option<(Lane, &'static str, &'static str)> {
     })
 }
 
-/// A part begins, grows, ends or is there as a whole; `None` if it is no part.
+/// Folds the beginning, a delta, the end or the whole of a part; `None` if it is not a part.
 fn fold_part(name: &str, chunk: &Fields<'_>, fold: &mut Fold) -> Option<()> {
     let (part, what) = name.rsplit_once('-')?;
     let (lane, id, text) = part_named(part)?;

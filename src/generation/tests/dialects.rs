@@ -1,4 +1,4 @@
-//! What servers send that speak a provider's format in their own way, or a part of it that is rare.
+//! Dialects: servers that deviate from a provider's format, and rare events of the formats.
 
 use serde_json::{Value, json};
 
@@ -140,7 +140,7 @@ fn calls_without_ids_are_told_apart_by_their_names_and_their_ends() {
         let apart: Vec<_> = apart.iter().map(String::as_str).collect();
         assert_calls(&chat(&apart), &two);
         assert_calls(&chat(&[&format!(r#"{{"tool_calls":[{f},{g}]}}"#)]), &two);
-        // The same tool again.
+        // A second call of the same tool.
         let again = format!(r#"{{"tool_calls":[{f}]}}"#);
         assert_calls(&chat(&[&again, &again]), &[two[0], two[0]]);
         // In deltas, the first of which has the name.
@@ -355,7 +355,7 @@ fn arguments_that_come_value_by_value_are_one_call() {
     assert_calls(&gemini(&parts), &[("f", f), ("g", "{}"), ("h", r#"{"a":1}"#), ("h", "")]);
     parts.truncate(2);
     assert_calls(&gemini(&parts), &[("f", r#"{"city":"Neu \""#)]);
-    // A server that says of nothing that it goes on.
+    // A server that never sends `willContinue`.
     let all = [
         call(r#""name":"f","partialArgs":[{"jsonPath":"$.a","stringValue":"x"}]"#),
         call(r#""partialArgs":[{"jsonPath":"$.a","stringValue":"y"}]"#),

@@ -1,4 +1,4 @@
-//! What holds for every stream: random generations, cut into random deltas, merged at random.
+//! Properties of all streams: random generations, cut into random deltas, merged at random.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::generation::json::Fields;
 use crate::generation::{Ending, Fold, Format, Mark, Merge};
 
-/// Something that a model says in one go.
+/// A unit of a model's output.
 #[derive(Clone, Debug)]
 enum Run {
     Text(String),
@@ -15,7 +15,7 @@ enum Run {
 }
 
 impl Run {
-    /// Arguments that are more than one object: they cannot be those of one call.
+    /// Returns whether arguments are more than one object: they cannot be those of one call.
     fn is_odd_call(&self) -> bool {
         matches!(self, Self::Call(text) if text.matches(['{', '[']).count() > 1)
     }
@@ -35,13 +35,13 @@ struct Event {
     part: Option<String>,
 }
 
-/// A stream that is being written.
+/// Writes a stream.
 struct Writer {
     format: Format,
     events: Vec<Event>,
     /// Whether characters beyond ASCII are written as escapes.
     escaped: bool,
-    /// Which of the fields that say nothing of the text each event has.
+    /// A bit for each optional field without meaning, by which events have it or not.
     noise: u32,
 }
 
@@ -57,7 +57,7 @@ impl Writer {
         self.put(None, data.to_string());
     }
 
-    /// Fields of a chunk that differ from one to the next, or come and go.
+    /// Returns fields of a chunk that differ between chunks, or are in some of them only.
     fn noise(&self) -> (String, &'static str) {
         let (now, bits) = (self.now(), self.noise >> (self.events.len() % 24));
         let mut fields = String::new();
@@ -77,12 +77,12 @@ impl Writer {
         (fields, delta[bits as usize >> 5 & 3])
     }
 
-    /// How many events there are: a number that varies.
+    /// Returns a number that grows with each event.
     fn now(&self) -> usize {
         self.events.len() * 37
     }
 
-    /// A JSON string, cut between UTF-16 units if it is escaped.
+    /// Returns the pieces of a JSON string, cut between UTF-16 units if it is escaped.
     fn literals(&self, text: &str, cuts: &[usize]) -> Vec<String> {
         let mut pieces = Vec::new();
         let mut rest: Vec<String> = if self.escaped {
@@ -108,7 +108,7 @@ fn write_run(writer: &mut Writer, number: usize, run: &Run, cuts: &[usize]) {
             for cut in cuts.iter().copied().chain([usize::MAX]) {
                 let tail = rest.split_off(cut.min(rest.len()));
                 let piece: String = rest.iter().collect();
-                let mark = if piece == "[DONE]" { "." } else { "" }; // or it would be one
+                let mark = if piece == "[DONE]" { "." } else { "" }; // or it would be a mark
                 writer.put(Some("text".to_owned()), piece + mark);
                 rest = tail;
             }
@@ -243,7 +243,7 @@ fn write_ui(writer: &mut Writer, number: usize, run: &Run, cuts: &[usize]) {
         Run::Call(_) => ("tool-input", "toolCallId", "inputTextDelta"),
     };
     let start = format!("{name}-start");
-    // Ids are used again, as they are by steps.
+    // Ids are reused, as by steps.
     writer.other(&json!({"type": start, id: number % 2, "toolName": "f"}));
     writer.other(&json!({"type": start, id: (number % 2).to_string(), "toolName": "f"}));
     for literal in writer.literals(run.text(), cuts) {
@@ -306,7 +306,7 @@ fn pairs(events: &[Event]) -> impl Iterator<Item = (Option<&str>, &str)> {
     events.iter().map(|event| (event.event_type.as_deref(), event.data.as_str()))
 }
 
-/// Merges neighbours as long as `joins` says so; panics if a merge crosses from part to part.
+/// Merges neighbours as long as `joins` is true; panics if events of different parts merge.
 fn merge(format: Format, events: &[Event], joins: &[bool]) -> Vec<Event> {
     let mut merged: Vec<Event> = Vec::new();
     let mut current: Option<(Merge, &Event)> = None;
@@ -337,7 +337,7 @@ fn finish((merge, first): (Merge, &Event)) -> Event {
     Event { data, ..first.clone() }
 }
 
-/// Texts with what could be taken for something else.
+/// Texts that could be mistaken for something else.
 fn any_text() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         4 => "[a-z ]{0,6}".boxed(),
@@ -421,7 +421,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Calls everything; nothing may panic.
+/// Calls every function; none may panic.
 fn try_all(format: Format, events: &[Event]) {
     for event in events {
         let _ = Format::sniff(&event.data);
@@ -464,7 +464,7 @@ proptest! {
         prop_assert_eq!(ends(&events), ends(&merged));
     }
 
-    /// `merge` panics where a merge crosses from part to part: here they come in any order.
+    /// `merge` panics if events of different parts merge: here they come in any order.
     #[test]
     fn deltas_of_different_parts_do_not_merge(
         format in any_format(),
@@ -533,7 +533,7 @@ proptest! {
             Some(Mark::Last(Ending::Complete) | Mark::Nearly(Ending::Complete) | Mark::Finished)
         ));
         prop_assert!(events[end..].iter().all(|event| event.part.is_none()), "it ended early");
-        // Nor is an event that was cut itself.
+        // A truncated event does not count either.
         let event = &events[end];
         let cut = &event.data[..event.data.floor_char_boundary(kept.index(event.data.len()))];
         prop_assert_eq!(format.mark(event.event_type.as_deref(), cut), None);

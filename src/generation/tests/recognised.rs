@@ -1,4 +1,4 @@
-//! Streams as they are met in the field: what comes before the first event that tells the format,
+//! Streams as servers send them: what comes before the first event that determines the format,
 //! errors in any dialect, and ends without the last frame.
 
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ type Event<'a> = (Option<&'a str>, &'a str);
 const CHUNK: &str = r#"{"choices":[{"index":0,"delta":{"content":"Hi"}}]}"#;
 const STOP: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
 
-/// A first event of each format that is sniffed, and how its stream ends.
+/// A first event of each format that is detected, and the end of its stream.
 const STREAMS: [(Format, &str, &str); 6] = [
     (Format::OpenAiChat, CHUNK, "[DONE]"),
     (
@@ -36,7 +36,7 @@ const STREAMS: [(Format, &str, &str); 6] = [
     (Format::UiMessage, r#"{"type":"text-delta","id":"a","delta":"Hi"}"#, "[DONE]"),
 ];
 
-/// What tells nothing of a format.
+/// Events that determine no format.
 const NOTHING: [Event<'_>; 20] = [
     (None, ""),
     (None, " "),

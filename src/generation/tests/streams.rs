@@ -22,7 +22,7 @@ pub(super) fn fold(format: Format, events: &[(Option<String>, String)]) -> Value
     serde_json::to_value(&fold).unwrap()
 }
 
-/// Merges as much as goes.
+/// Merges as many events as possible.
 pub(super) fn merge(format: Format, events: &[(Option<String>, String)]) -> Vec<String> {
     let (mut merged, mut current) = (Vec::new(), None::<Merge>);
     for (event_type, data) in events {
@@ -228,7 +228,7 @@ fn openai_chat_errors_and_other_servers() {
     ] {
         assert_eq!(format.mark(None, data), None, "{data}");
     }
-    // OpenRouter repeats the role, and has an empty content beside its reasoning.
+    // OpenRouter repeats the role, and sends an empty content with its reasoning.
     let events = [
         chat(r#"{"role":"assistant","content":"","reasoning":"a"}"#, ""),
         chat(r#"{"role":"assistant","content":"","reasoning":"b"}"#, ""),
@@ -366,7 +366,7 @@ fn anthropic() {
     let merged = merge(format, &events);
     assert_eq!(merged.len(), 14);
     assert_eq!(merged[3], events[3].1.replace("Well", "Well\\u2026"));
-    // An SSE type of the publisher's own changes nothing.
+    // A publisher's own SSE type has no effect.
     assert_eq!(format.mark(Some("chunk"), &events[18].1), Some(Mark::Last(Ending::Complete)));
     assert_eq!(format.mark(Some("message_stop"), &events[8].1), None);
     let error =
