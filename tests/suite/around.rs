@@ -1,4 +1,5 @@
-//! Around the stream: HEAD, PUT, DELETE, CORS, problems, health, metrics and the admin list.
+//! The routes other than streams: HEAD, PUT, DELETE, CORS, problems, health, metrics and the admin
+//! list.
 
 use serde_json::{Value, json};
 
@@ -196,7 +197,7 @@ async fn the_openapi_document_is_served_in_two_versions_that_differ_in_the_schem
     assert_eq!(new.lines().count(), old.lines().count());
 }
 
-/// A preflight from this origin, for what an application in a browser sends.
+/// Sends a preflight from this origin, for the headers of a web application.
 async fn preflight(hub: &TestHub, to: &str, origin: &str) -> Response {
     let headers = [
         ("Origin", origin),

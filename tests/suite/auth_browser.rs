@@ -1,4 +1,4 @@
-//! What a web page can do with the credential of whoever looks at it: no more than it may.
+//! A web page can use the credential of its user only as far as its origin may.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::{Response, TestHub, Wire, assert_problem, page_texts};
 const APP: &str = "https://app.example.com";
 const EVIL: &str = "https://evil.example";
 
-/// A hub that takes cookies, and the pages of one application.
+/// A hub that accepts cookies, and the origins of one application.
 const SETTINGS: &str =
     "auth.cookie = \"session\"\ncors.allow_origins = [\"https://app.example.com\"]\n";
 
@@ -16,7 +16,7 @@ fn cookie(keys: &Keys) -> String {
     format!("theme=dark; session={}", keys.token("viewer", &all_on("a"), 600))
 }
 
-/// Headers of a request, those that are there.
+/// Returns the headers of a request that have a value.
 fn headers<'a>(
     cookie: &'a str,
     origin: Option<&'a str>,
@@ -101,12 +101,12 @@ async fn auth_what_a_foreign_page_asks_for_is_not_done_whatever_its_cookie_is() 
     assert_foreign(&hub.request("POST", "/v1/signals/a", &evil, stop).await, "a signal");
     let page = root.page("a", "from=earliest").await;
     assert_eq!((page_texts(&page), &page["state"]), (vec!["before"], &json!("open")));
-    // Whether the cookie is good is not told either.
+    // Nor does the answer reveal whether the cookie is valid.
     let bad = headers("session=not.a.token", Some(EVIL), None);
     assert_foreign(&hub.get("/v1/channels/a", &bad).await, "a bad cookie");
     let refused = hub.metric("fanfare_auth_refused_total{reason=\"origin\"}").await;
     assert_eq!(refused, 4.0);
-    // What a page must know to send it is its own, wherever it is from.
+    // A page may send a credential that it must know itself, from any origin.
     let token = format!("Bearer {}", keys.token("viewer", &all_on("a"), 600));
     let own = [("Authorization", token.as_str()), ("Origin", EVIL), ("Cookie", &cookie)];
     assert_eq!(hub.request("POST", "/v1/channels/a", &own, "mine").await.status(), 200);
@@ -138,7 +138,7 @@ async fn auth_every_page_is_not_a_page_that_may_use_a_cookie() {
     assert_eq!(preflight.header("access-control-allow-origin"), Some("*"));
     assert_eq!(preflight.header("access-control-allow-credentials"), None);
     assert_allows(&preflight, "access-control-allow-headers", &["authorization", "x-api-key"]);
-    // Cookies are off where none is named.
+    // Cookies are off where none is configured.
     let hub = keys.hub("").await;
     let answer = hub.get("/v1/channels/a", &headers(&cookie, None, Some("same-origin"))).await;
     assert_eq!(assert_problem(&answer, 401, "unauthenticated", "")["reason"], "missing");
@@ -215,7 +215,7 @@ async fn auth_answers_are_shown_to_pages_of_named_origins_with_their_cookies_and
     }
 }
 
-/// One answer of each kind that there is.
+/// Returns one answer of each kind.
 async fn one_of_each(hub: &TestHub) -> Vec<(String, Response)> {
     let root = key("root");
     let mut answers = Vec::new();
@@ -271,7 +271,7 @@ async fn auth_no_answer_is_a_page_whatever_was_asked() {
     let answers = one_of_each(&hub).await;
     for (what, answer) in &answers {
         let what = format!("{what} {}", answer.status());
-        // A preflight has nothing to show.
+        // A preflight has no content.
         if !what.starts_with("OPTIONS") {
             assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
         }

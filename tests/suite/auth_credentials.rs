@@ -1,4 +1,4 @@
-//! Who is asking: each place for a credential, which of them decides, and each way to be refused.
+//! Authentication: each place for a credential, their precedence, and each reason for a refusal.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::support::{Response, TestHub, Wire, assert_problem};
 
 const EVERY_PLACE: &str = "auth.cookie = \"session\"\nauth.query_token = true\n";
 
-/// A request that shows credentials: headers, and what is added to the query.
+/// The credentials of a request: headers and query parameters.
 #[derive(Clone, Default)]
 struct Shown {
     headers: Vec<(&'static str, String)>,
@@ -26,14 +26,14 @@ impl Shown {
         Self { headers: Vec::new(), query: format!("&access_token={token}") }
     }
 
-    /// What is shown in all of these places.
+    /// Combines the credentials of both.
     fn and(mut self, other: Self) -> Self {
         self.headers.extend(other.headers);
         self.query.push_str(&other.query);
         self
     }
 
-    /// Reads the channel `a` and more, with the credentials.
+    /// Reads the channel with the credentials.
     async fn reads(&self, hub: &TestHub, channel: &str) -> Response {
         let headers: Vec<_> = self.headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
         let to = format!("/v1/channels/{channel}?from=earliest{}", self.query);
@@ -41,8 +41,8 @@ impl Shown {
     }
 }
 
-/// Each place, in the order in which they are looked at: with a good credential, and with a bad
-/// one and the reason for which it is refused.
+/// Returns each place, in the order of precedence: with a good credential, and with a bad one and
+/// its refusal reason.
 fn places() -> Vec<(Shown, Shown, &'static str)> {
     let good = token(&claims());
     let bad = token(&claims_with("exp", json!(1)));
@@ -63,7 +63,7 @@ fn places() -> Vec<(Shown, Shown, &'static str)> {
     ]
 }
 
-/// A hub with something to read in `a`, that knows an issuer by [`SECRET`] and the operator.
+/// A hub with events in `a`, which trusts an issuer by [`SECRET`] and the operator.
 async fn hub(folder: &Folder, settings: &str) -> TestHub {
     let known = issuer("id", &folder.secret(), "");
     let hub = TestHub::with(&format!("{settings}{known}{}", operator())).await;
@@ -71,7 +71,7 @@ async fn hub(folder: &Folder, settings: &str) -> TestHub {
     hub
 }
 
-/// Publishes something on each channel, so that reading it is no wait.
+/// Publishes an event on each channel, so that reading it does not wait.
 async fn fill(hub: &TestHub, channels: &[&str]) {
     for channel in channels {
         let to = format!("/v1/channels/{channel}");
@@ -79,7 +79,7 @@ async fn fill(hub: &TestHub, channels: &[&str]) {
     }
 }
 
-/// Whether a token is accepted.
+/// Reads with a token.
 async fn reads(hub: &TestHub, token: &str) -> Response {
     Shown::header("Authorization", bearer(token)).reads(hub, "a").await
 }
@@ -92,7 +92,7 @@ async fn each_place_is_read() {
         good.reads(&hub, "a").await.ok();
         assert_refused(&bad.reads(&hub, "a").await, reason);
     }
-    // An API key as a bearer token; schemes know no case.
+    // An API key as a bearer token; schemes are case-insensitive.
     for scheme in ["Bearer", "bearer", "BEARER"] {
         let shown = Shown::header("Authorization", format!("{scheme} {OPERATOR}"));
         shown.reads(&hub, "a").await.ok();
@@ -135,7 +135,7 @@ async fn places_that_are_switched_off_are_not_looked_at() {
         shown.reads(&lax, "a").await.ok();
         bad.reads(&lax, "a").await.ok();
     }
-    // Another cookie is none, whatever it has.
+    // A cookie with another name is ignored, even if its value is a good token.
     let other = hub(&folder, EVERY_PLACE).await;
     let cookie = format!("my-session={0}; session2={0}; Session={0}", token(&claims()));
     assert_refused(&Shown::header("Cookie", cookie).reads(&other, "a").await, "missing");
@@ -149,7 +149,7 @@ async fn cookies_and_queries_carry_tokens_only() {
     for shown in [cookie, Shown::query(OPERATOR)] {
         assert_refused(&shown.reads(&hub, "a").await, "malformed");
     }
-    // And a header for API keys no tokens.
+    // A header for API keys accepts no tokens.
     let shown = Shown::header("X-API-Key", token(&claims()));
     assert_refused(&shown.reads(&hub, "a").await, "unknown_key");
 }
@@ -186,7 +186,7 @@ async fn what_is_no_credential_is_malformed() {
     assert_refused(&twice.reads(&hub, "a").await, "malformed");
     let keys = Shown::header("X-API-Key", OPERATOR);
     assert_refused(&keys.clone().and(keys).reads(&hub, "a").await, "malformed");
-    // No UTF-8.
+    // Invalid UTF-8.
     let mut wire = Wire::connect(hub.addr()).await;
     wire.send(b"GET /v1/channels/a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer \xff\r\n\r\n")
         .await;
@@ -249,7 +249,7 @@ async fn a_token_that_is_not_believed_is_refused_for_what_is_wrong_with_it() {
         let before = refused_total(&hub, reason).await;
         assert_refused(&reads(&hub, &token(&claims)).await, reason);
         assert_eq!(refused_total(&hub, reason).await, before + 1.0, "{reason}");
-        // Whoever signed it decides before what it says.
+        // The signature is checked before the claims.
         let forged =
             Signer::Secret(b"another secret that nobody here knows").sign("HS256", &claims);
         let expected = if reason == "issuer" { reason } else { "wrong_signature" };
@@ -289,9 +289,9 @@ async fn the_key_and_not_the_token_says_what_the_algorithm_is() {
             assert_refused(&reads(&hub, &token).await, "algorithm");
         }
     }
-    // A secret of 384 bits is no secret of 256.
+    // A secret of 384 bits does not count for an algorithm of 256.
     assert_refused(&reads(&hub, &secret.sign("HS384", &claims())).await, "algorithm");
-    // A public key is no secret, in whatever form it is used as one.
+    // A public key cannot be used as a secret, in any encoding.
     let theirs = claims_with("iss", json!("https://rsa.example"));
     let pem: &'static str = rsa.pem().leak();
     let jwk: &'static str = rsa.jwk("k", "RS256").to_string().leak();
@@ -301,7 +301,7 @@ async fn the_key_and_not_the_token_says_what_the_algorithm_is() {
             assert_refused(&reads(&hub, &forged).await, "algorithm");
         }
     }
-    // And a secret is no public key; a key for RS256 is none for PS256.
+    // And a secret is no public key; a key for RS256 does not verify PS256.
     assert_refused(&reads(&hub, &rsa.sign("RS256", &claims())).await, "algorithm");
     assert_refused(&reads(&hub, &rsa.sign("PS256", &theirs)).await, "algorithm");
     assert_refused(&reads(&hub, &rsa.sign("RS512", &theirs)).await, "algorithm");
@@ -339,14 +339,14 @@ async fn each_algorithm_is_understood_and_issuers_do_not_mix_their_keys() {
         let theirs = claims_with("iss", json!(format!("https://{name}.example")));
         reads(&hub, &signer.sign(algorithm, &theirs)).await.ok();
         reads(&hub, &signer.sign_by(algorithm, name, &theirs)).await.ok();
-        // A key that no one has: but for a key that has no name itself, as the only one.
+        // An unknown key id is refused, except where the only key has no id.
         let unknown = reads(&hub, &signer.sign_by(algorithm, "unknown", &theirs)).await;
         if name.ends_with("jwks") {
             assert_refused(&unknown, "unknown_key");
         } else {
             unknown.ok();
         }
-        // The token of each, signed by every other one that has another key.
+        // The token of each issuer, signed by every other that has another key.
         for (_, other, by) in &signers {
             let same = algorithm == other
                 && (other.starts_with("HS") || other.starts_with("RS") || other.starts_with("PS"));
@@ -461,7 +461,7 @@ async fn an_api_key_is_all_of_its_text() {
         let shown = Shown::header("Authorization", bearer(wrong));
         assert_refused(&shown.reads(&hub, "b").await, "unknown_key");
     }
-    // Its hash is in the configuration, and no key.
+    // The configured hash of a key does not work as a key.
     let hash = settings.split('"').find(|text| text.starts_with("sha256:")).expect("a hash");
     for text in [hash, &hash["sha256:".len()..]] {
         assert_refused(&Shown::header("X-API-Key", text).reads(&hub, "b").await, "unknown_key");

@@ -1,4 +1,4 @@
-//! What each route asks of whoever calls it: no more than the contract says, and no less.
+//! The grants that each route requires: exactly those of the contract.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ const NDJSON: &str = "application/x-ndjson";
 
 const ALL: [&str; 4] = ["publish", "subscribe", "signal", "admin"];
 
-/// What a route asks for.
+/// The grants that a route requires.
 enum Needs {
     Nothing,
     /// One of these, on the channel `team/a`.
@@ -30,7 +30,7 @@ struct Row {
     method: &'static str,
     path: &'static str,
     needs: Needs,
-    /// After the path, so that the answer comes to its end.
+    /// The query, chosen so that the answer ends.
     query: &'static str,
     body: &'static str,
 }
@@ -39,7 +39,7 @@ const fn row(method: &'static str, path: &'static str, needs: Needs) -> Row {
     Row { method, path, needs, query: "", body: "" }
 }
 
-/// Every route that the document has, and what the contract asks there.
+/// Every route of the document, and the grants that the contract requires.
 const TABLE: [Row; 24] = [
     Row { body: "x", ..row("POST", "/v1/channels/{name}", OnChannel(&["publish"])) },
     row("GET", "/v1/channels/{name}", OnChannel(&["subscribe"])),
@@ -82,7 +82,7 @@ impl Row {
         matches!(self.needs, Operator | Metrics)
     }
 
-    /// Calls the route. A stream is asked for as a page; a feed of signals is not read to its end.
+    /// Calls the route. A stream is requested as a page; a feed of signals is not read to its end.
     async fn call(&self, hub: &TestHub, client: &Client<'_>) -> Response {
         let headers = [("Accept", "application/json"), ("Content-Type", self.kind())];
         let headers = client.headers(&headers);
@@ -106,7 +106,8 @@ impl Row {
     }
 }
 
-/// The paths and methods of the document, by its indentation: `  /path:`, then `    method:`.
+/// Returns the paths and methods of the document, by its indentation: `  /path:`, then `
+/// method:`.
 fn documented() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     let mut path = String::new();
@@ -139,7 +140,7 @@ fn assert_forbidden(response: &Response, what: &str) {
     }
 }
 
-/// The operation that would be right; of a line, see below.
+/// Asserts that the refusal names the missing operation; that of a line is checked below.
 #[track_caller]
 fn assert_says_what_is_missing(response: &Response, row: &Row, operations: &[&str]) {
     if row.method != "HEAD" && row.path != "/v1/publish" {
@@ -338,7 +339,7 @@ async fn auth_those_who_show_nothing_have_the_anonymous_role_and_nobody_else_has
         "unauthenticated",
         "no credential",
     );
-    // Whoever shows something is that, and falls back to nothing.
+    // A request with a credential never falls back to anonymous.
     let to = "/v1/channels/public/news?from=earliest";
     let narrow = Client::key(&hub, "narrow").get(to, &[]).await;
     assert_forbidden(&narrow, "a key has its own grants only");

@@ -1,5 +1,5 @@
-//! Keys that are fetched from where they are published: rotation without a restart, and a
-//! publisher who is slow, broken or gone.
+//! Key sets fetched over HTTP: rotation without a restart, and a key server that is slow, broken or
+//! down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,20 +15,20 @@ use crate::support::tokens::{
 };
 use crate::support::{Response, TestHub, eventually, within};
 
-/// What the publisher of keys answers.
+/// The answer of the key server.
 #[derive(Clone)]
 enum Answers {
     /// A reply of this status with this body.
     With(u16, Vec<u8>),
     /// A key set, once the gate is opened.
     Later(Vec<u8>, watch::Receiver<bool>),
-    /// Nothing, and the connection stays.
+    /// No answer, on an open connection.
     Nothing,
     /// Another address.
     Redirect(String),
 }
 
-/// An HTTP server that publishes keys and counts who asks.
+/// An HTTP server that publishes keys and counts requests.
 struct Publisher {
     url: String,
     answers: Arc<Mutex<Answers>>,
@@ -95,7 +95,7 @@ fn text_of(keys: &[Value]) -> Vec<u8> {
     json!({"keys": keys}).to_string().into_bytes()
 }
 
-/// A key of the publisher.
+/// A key of the key server.
 struct Key {
     kid: String,
     signer: Signer,
@@ -115,7 +115,7 @@ impl Key {
     }
 }
 
-/// A hub that trusts the publisher, with something to read in `a`, whose first fetch is over.
+/// A hub that trusts the key server, with events in `a`, whose first fetch is over.
 async fn hub(publisher: &Publisher, interval: &str) -> TestHub {
     let settings = format!(
         "auth.jwks_min_interval = \"{interval}\"\nauth.jwks_refresh = \"1h\"\n{}{}",
@@ -134,7 +134,7 @@ async fn reads(hub: &TestHub, token: &str) -> Response {
     get_as(hub.addr(), "/v1/channels/a?from=earliest", &headers).await
 }
 
-/// Waits until the token is accepted; asked again and again, as a client would.
+/// Repeats a request until the token is accepted.
 async fn until_accepted(hub: &TestHub, token: &str) {
     eventually("the key to be fetched", async || reads(hub, token).await.status() == 200).await;
 }
@@ -175,7 +175,7 @@ async fn those_who_come_with_a_new_key_at_the_same_time_wait_for_one_fetch() {
     until_accepted(&hub, &old.token()).await;
     let (open, gate) = watch::channel(false);
     publisher.answer(Answers::Later(text_of(&[old.jwk(), new.jwk()]), gate));
-    // Names made up, until the interval is over and one of them is looked for.
+    // Unknown key ids, until the interval is over and one of them starts a fetch.
     let before = publisher.fetches();
     let probing = {
         let (hub, fetches) = (hub.clone(), publisher.fetches.clone());
@@ -193,9 +193,9 @@ async fn those_who_come_with_a_new_key_at_the_same_time_wait_for_one_fetch() {
             tokio::spawn(async move { reads(&hub, &token).await.status() })
         })
         .collect();
-    // Those whose key is here do not wait for anybody.
+    // A token whose key is cached does not wait for the fetch.
     reads(&hub, &old.token()).await.ok();
-    // Each of the fifty has its connection by the time at which the set is sent.
+    // All fifty requests are connected when the set is sent.
     eventually("all to have come", async || {
         let page = get_as(hub.admin_addr(), "/metrics", &[("X-API-Key", OPERATOR)]).await.ok();
         let page = page.text();
@@ -299,7 +299,7 @@ async fn a_publisher_who_hangs_keeps_nobody_waiting_but_those_with_a_new_key() {
     for _ in 0..20 {
         reads(&hub, &old.token()).await.ok();
     }
-    // It is given up in the end, and the next one may be better.
+    // The fetch times out, and the next one succeeds.
     within("the fetch to be given up", waiting).await.expect("refused");
     publisher.answer(set(&[new.jwk()]));
     until_accepted(&hub, &new.token()).await;

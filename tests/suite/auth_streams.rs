@@ -1,4 +1,4 @@
-//! A stream goes on for as long as its credential does: how each kind of it ends, and goes on.
+//! A stream lasts as long as its credential: how each kind ends, and resumes.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::support::{
 const SSE: &str = "text/event-stream";
 const NDJSON: &str = "application/x-ndjson";
 
-/// Tokens end on the second.
+/// Makes tokens end on the second.
 const NO_LEEWAY: &str = "auth.leeway = \"0s\"\n";
 
-/// Seconds: long enough to begin with, even where many tests run at once.
+/// Seconds: long enough for the start of a test, even where many run at once.
 const SHORT: u64 = 4;
 
-/// What a viewer and a producer of `team/…` may do.
+/// The grants of a viewer and a producer of `team/…`.
 const TEAM: &str = "{ publish = [\"team/**\"], subscribe = [\"team/**\"], signal = [\"team/**\"] }";
 
 #[track_caller]
@@ -29,7 +29,7 @@ fn assert_over(event: &SseEvent, reason: &str) {
     assert_eq!(event.json(), json!({ "reason": reason }));
 }
 
-/// Everything that an event stream still has; its last words are the reason.
+/// Reads the remaining events of a stream, the last of which must have this reason.
 async fn until_over(stream: &mut SseClient, reason: &str) -> Vec<SseEvent> {
     let mut events = stream.rest().await;
     stream.assert_eof().await;
@@ -61,12 +61,12 @@ async fn assert_broken_off(mut wire: Wire) {
     }
 }
 
-/// Begins to publish as this client, a body that stays open.
+/// Begins to publish as this client, with a body that stays open.
 async fn begin(hub: &TestHub, client: &Client<'_>, to: &str, kind: &str) -> Publisher {
     Publisher::begin(hub, to, kind, &client.headers(&[])).await
 }
 
-/// All kinds of streams of one client on `team/a`, and how each of them ends.
+/// All kinds of streams of one client on `team/a`.
 struct Streams {
     one: SseClient,
     many: SseClient,
@@ -108,7 +108,7 @@ impl Streams {
             body,
             scattered,
         };
-        // All of them are there: whoever is not let in at all is told so in another way.
+        // All streams are open: a refused one would not be counted.
         hub.until_metric("fanfare_subscriptions_started_total", begun + 7.0).await;
         streams
     }
@@ -155,7 +155,7 @@ async fn auth_every_stream_ends_with_its_token_as_its_kind_does() {
     let streams = Streams::open(&hub, &Client::token(&hub, &token)).await;
     streams.assert_over(&root, "expired").await;
     hub.until_metric("fanfare_subscriptions_ended_total{reason=\"expired\"}", 6.0).await;
-    // A token of the same subject that lasts is another.
+    // Another token of the same subject does not end.
     root.publish("team/a", "still here").await;
     assert_eq!(other.next().await.data, "still here");
     let late = Client::token(&hub, &token).get("/v1/channels/team/a", &[]).await;
@@ -164,7 +164,7 @@ async fn auth_every_stream_ends_with_its_token_as_its_kind_does() {
 
 #[tokio::test]
 async fn auth_no_stream_goes_without_last_words_however_its_moment_falls() {
-    // The hub looks often, and each of these at moments of its own: some just before the token ends.
+    // The hubs check often and at different times: some just before the token ends.
     let often = format!("{NO_LEEWAY}subscribers.write_timeout = \"40ms\"\n");
     let keys = Keys::new(&[]);
     let mut hubs = Vec::new();
@@ -332,10 +332,10 @@ async fn auth_tokens_end_with_the_key_that_signed_them_and_by_no_mistake_of_the_
     let token = keys.token("viewer", &all_on("a"), 600);
     let (root, viewer) = (Client::key(&hub, "root"), Client::token(&hub, &token));
     let mut stream = viewer.subscribe("a").await;
-    // What cannot be read changes nothing.
+    // An unreadable secret changes nothing.
     let wrong = hub.reload("auth.signing_key = \"file:/nowhere/at/all\"\n").await;
     assert!(wrong.unwrap_err().contains("signing_key"));
-    // Nor does the same once more, nor that nobody is to be asked any more.
+    // Nor does a reload of the same settings, and one without authentication is refused.
     hub.reload(&keys.settings()).await.expect("a reload");
     assert!(hub.reload("").await.is_err(), "opened by a reload");
     root.publish("a", "still here").await;
@@ -365,7 +365,7 @@ async fn auth_the_anonymous_role_can_be_taken_back() {
     assert_eq!(nobody.get("/v1/channels/public/a", &[]).await.status(), 401);
 }
 
-/// Reads with tokens that end, one after the other, and begins each time where it had come to.
+/// Reads with tokens that end, one after the other, and resumes each time.
 async fn read_by_turns(hub: &TestHub, keys: &Keys, to: &str, accept: &str) -> Vec<SseEvent> {
     let mut events: Vec<SseEvent> = Vec::new();
     for turn in 0..3 {

@@ -1,4 +1,4 @@
-//! `POST /v1/tokens`: the hub's own tokens, which never go beyond whoever asks for them.
+//! `POST /v1/tokens`: the hub's own tokens, which never exceed the grants of their creator.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,10 +12,10 @@ use crate::support::tokens::{
 };
 use crate::support::{Response, TestHub, assert_problem};
 
-/// Seconds that the clock may go on between a request and a look at its answer.
+/// Seconds allowed between a request and the check of its answer.
 const SLACK: u64 = 120;
 
-/// A hub that signs, and knows an issuer and the operator; with something to read in some channels.
+/// A hub that signs tokens and trusts an issuer and the operator, with events in some channels.
 async fn hub(folder: &Folder, settings: &str) -> TestHub {
     let hub = TestHub::with(&format!(
         "auth.signing_key = \"file:{}\"\n{settings}{}{}",
@@ -37,7 +37,7 @@ async fn ask(hub: &TestHub, credential: &str, document: impl AsRef<[u8]>) -> Res
     hub.request("POST", "/v1/tokens", &headers, document).await
 }
 
-/// Asks for a token, which must be given; with the time of its end.
+/// Requests a token, which must succeed; returns it with its expiry.
 async fn minted(hub: &TestHub, credential: &str, document: &Value) -> (String, u64) {
     let reply = ask(hub, credential, document.to_string()).await;
     assert_eq!(reply.status(), 201, "{}", reply.text());
@@ -70,7 +70,7 @@ async fn publishes(hub: &TestHub, token: &str, channel: &str) -> Response {
     hub.request("POST", &to, &[("Authorization", &bearer(token))], "x").await
 }
 
-/// Asserts that the end is so many seconds from when the request was sent.
+/// Asserts that the expiry is this many seconds after the request.
 #[track_caller]
 fn assert_ttl(expires: u64, asked: u64, seconds: u64) {
     let ends = asked + seconds;

@@ -1,4 +1,4 @@
-//! Bad input: each kind is answered with its own code and a sentence that helps.
+//! Bad input: each kind is answered with its own code and a helpful message.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Bounds: what a slow or dead subscriber may cost, and that it costs nobody else anything.
+//! Limits: a slow or dead subscriber costs a bounded amount, and costs other subscribers nothing.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::support::{
 
 const SSE: &str = "text/event-stream";
 
-/// Bounds so wide that only the one under test can be met, and retention that keeps everything.
+/// Limits so high that only the tested one can be reached, and retention that keeps everything.
 const WIDE: &str = "channels.max_events = 10000000\n\
                     channels.max_bytes = \"1GiB\"\n\
                     channels.memory_budget = \"2GiB\"\n";
 
-/// More than any kernel buffers on the way to one subscriber that does not read.
+/// More than any kernel buffers for one subscriber that does not read.
 const FLOOD: usize = 24 * 1024 * 1024;
 
-/// A subscriber at the tail that will not read until it is asked to.
+/// A subscriber at the tail that does not read until it is asked to.
 async fn stalled(hub: &TestHub, channel: &str) -> SseClient {
     let mut wire = Wire::connect_narrow(hub.addr()).await;
     wire.send_head("GET", &format!("/v1/channels/{channel}"), &[]).await;
@@ -29,7 +29,7 @@ fn heavy(n: usize, bytes: usize) -> String {
     format!("{n} {}", "x".repeat(bytes))
 }
 
-/// The number of a heavy event.
+/// Returns the number of a heavy event.
 fn number(event: &SseEvent) -> usize {
     event.data.split(' ').next().unwrap().parse().expect("a numbered event")
 }
@@ -91,8 +91,8 @@ async fn a_subscriber_that_never_reads_is_ended_by_its_deadline_while_publishing
     let _dead = stalled(&hub, "c").await;
     let body = event_stream((0..64).map(|n| heavy(n, 128 * 1024)));
     hub.post("/v1/channels/c", SSE, body).await.ok();
-    // From here on the kernel's buffers are full, and there is an event every few milliseconds:
-    // far more often than the deadline, so that a clock which publishing re-arms never rings.
+    // Now the kernel's buffers are full, and there is an event every few milliseconds: far more
+    // often than the deadline, so that a timer that each publish rearmed would never fire.
     let reason = "fanfare_subscriptions_ended_total{reason=\"write_timeout\"}";
     eventually("the deadline", async || {
         hub.publish("c", "on and on").await;
@@ -322,7 +322,7 @@ async fn pages_that_nobody_reads_hold_no_connection_for_ever() {
     let mut tcp = tokio::net::TcpStream::connect(hub.addr()).await.unwrap();
     let page = "GET /v1/channels/c?from=earliest&limit=1000 HTTP/1.1\r\nHost: hub\r\n\
                 Accept: application/json\r\n\r\n";
-    // Far more answers than the kernel holds for a client that reads none of them.
+    // Far more answers than the kernel buffers for a client that reads none.
     tokio::io::AsyncWriteExt::write_all(&mut tcp, page.repeat(30).as_bytes()).await.unwrap();
     let hit = "fanfare_limit_hits_total{limit=\"subscribers.write_timeout\"}";
     hub.until_metric(hit, 1.0).await;

@@ -1,4 +1,5 @@
-//! A wall clock that is set: events and keys keep their real age, and times are what it said.
+//! A wall clock that is set: events and keys keep their real age, and event times are those of the
+//! wall clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
@@ -12,20 +13,20 @@ use crate::support::{TestHub, assert_ascending, eventually, page_ids, page_texts
 const YEAR: i64 = 365 * DAY;
 const DAY: i64 = 86_400;
 
-/// What the steady clock shows when a machine starts.
+/// The steady clock at the start of a machine, in microseconds.
 const STEADY_START: u64 = 1 << 52;
 
-/// The clocks of a machine: the test sets the wall clock, and lets time pass.
+/// The clocks of a machine: the test sets the wall clock, and advances time.
 #[derive(Clone, Default)]
 struct Machine(Arc<Times>);
 
 #[derive(Default)]
 struct Times {
-    /// By how many seconds the wall clock was set.
+    /// The seconds by which the wall clock was set.
     set: AtomicI64,
-    /// Seconds that have passed besides those that have.
+    /// Simulated seconds, in addition to the real ones.
     passed: AtomicU64,
-    /// What the steady clock showed when the machine was started again.
+    /// The steady clock at the last restart of the machine.
     started: AtomicU64,
 }
 
@@ -52,19 +53,19 @@ impl Machine {
         self.0.passed.fetch_add(time.as_secs(), SeqCst);
     }
 
-    /// The steady clock begins again, a second ago.
+    /// Restarts the steady clock, as of a second ago.
     fn restart(&self) {
         let runs = self.now().steady - STEADY_START;
         self.0.started.fetch_add(runs - 1_000_000, SeqCst);
     }
 
-    /// The date that the wall clock shows.
+    /// Returns the date of the wall clock.
     fn date(&self) -> String {
         fanfare::clock::rfc3339(self.now().wall)[..10].to_owned()
     }
 }
 
-/// A machine, and a directory on it. Channels `d/…` are durable, all others are not.
+/// A machine with a directory. Channels `d/…` are durable, all others are not.
 struct Place {
     machine: Machine,
     folder: tempfile::TempDir,
@@ -86,7 +87,7 @@ impl Place {
         TestHub::with_clock(&settings, self.machine.clock()).await
     }
 
-    /// Another hub in place of this one.
+    /// Starts another hub in place of this one.
     async fn restart(&self, mut hub: TestHub) -> TestHub {
         self.stop(&mut hub).await;
         self.hub().await
@@ -97,7 +98,7 @@ impl Place {
         hub.stopped().await;
     }
 
-    /// The directory is as it is after the machine was started again.
+    /// Changes the directory as a restart of the machine would.
     fn note_restart(&self) {
         self.machine.restart();
         let path = self.folder.path().join("fanfare.store");
@@ -115,7 +116,7 @@ async fn retained(hub: &TestHub, channel: &str) -> Vec<String> {
     page_texts(&page).into_iter().map(str::to_owned).collect()
 }
 
-/// Waits until the hub has looked at the age of everything.
+/// Waits until the hub has checked the age of every event.
 async fn swept(hub: &TestHub, machine: &Machine) {
     static SWEEPS: AtomicU64 = AtomicU64::new(0);
     let channel = format!("sweep/{}", SWEEPS.fetch_add(1, SeqCst));
@@ -124,7 +125,7 @@ async fn swept(hub: &TestHub, machine: &Machine) {
     machine.pass(Duration::from_secs(5));
     let gone = async || retained(hub, &channel).await.is_empty();
     eventually("a sweep", gone).await;
-    // One that had begun is over, too.
+    // A second round, because the first sweep may have begun before the call.
     hub.publish(&channel, "old").await;
     machine.pass(Duration::from_secs(5));
     eventually("a sweep", gone).await;
@@ -138,7 +139,7 @@ async fn publish_everywhere(hub: &TestHub, data: &str) {
 
 #[tokio::test]
 async fn events_leave_at_their_real_age_and_show_what_the_wall_clock_said() {
-    // Forward, back, and forward by mistake for a while.
+    // Forward, back, and forward temporarily.
     for jumps in [[YEAR, 0], [-DAY, 0], [YEAR, -YEAR], [-3 * YEAR, 2 * YEAR]] {
         let place = Place::new();
         let (hub, machine) = (place.hub().await, &place.machine);
@@ -186,7 +187,7 @@ async fn stored_events_keep_their_real_age_over_a_restart() {
         let hub = place.restart(hub).await;
         swept(&hub, machine).await;
         assert_eq!(retained(&hub, "d/1").await, ["0", "1"], "{jump}");
-        // Of a machine that was started a moment ago, a clock that is right again.
+        // A restart of the machine, and a corrected clock.
         let mut hub = hub;
         place.stop(&mut hub).await;
         place.note_restart();
@@ -197,7 +198,7 @@ async fn stored_events_keep_their_real_age_over_a_restart() {
         machine.pass(Duration::from_secs(1200));
         let mut hub = place.restart(hub).await;
         assert_eq!(retained(&hub, "d/1").await, ["0", "1"], "{jump}");
-        // It is set while no hub is there to see it.
+        // The clock is set while no hub runs.
         place.stop(&mut hub).await;
         machine.set(jump);
         let hub = place.hub().await;
@@ -234,7 +235,7 @@ async fn a_key_is_good_for_its_window_and_no_longer_however_the_clock_is_set() {
         let mut hub = place.restart(hub).await;
         publish(&hub).await;
         assert_eq!(retained(&hub, "d/1").await, ["x"], "{jump}");
-        // The machine was started less than the window ago.
+        // The machine was restarted within the window.
         place.stop(&mut hub).await;
         place.note_restart();
         let hub = place.hub().await;

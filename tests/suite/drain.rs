@@ -1,4 +1,4 @@
-//! Leaving politely: subscribers are sent away one by one, publishers may finish, then it goes.
+//! Drain: subscriptions are ended one by one, publishes may finish, then the hub stops.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::support::{Piece, Publisher, TestHub, Wire, assert_problem, eventually, within};
 
-/// Waits until the hub says that it is leaving.
+/// Waits until the hub is not ready.
 async fn until_not_ready(hub: &TestHub) {
     eventually("the hub to be unready", async || hub.get("/readyz", &[]).await.status() == 503)
         .await;
@@ -107,7 +107,8 @@ async fn a_new_publish_is_sent_elsewhere_and_a_new_subscriber_is_asked_to_wait()
     hub.stopped().await;
 }
 
-/// Comes back at once whenever its stream ends, until nobody is there; returns how often.
+/// Reconnects at once whenever its stream ends, until the hub is gone; returns the number of
+/// connections.
 async fn comes_back_at_once(hub: &TestHub, to: &str) -> usize {
     let mut times = 0;
     while let Ok(tcp) = tokio::net::TcpStream::connect(hub.addr()).await {
@@ -225,7 +226,7 @@ async fn a_hub_without_clients_leaves_and_frees_its_ports() {
     hub.publish("c", "x").await;
     hub.drain();
     hub.stopped().await;
-    // Another test's hub may have been given the port since; it does not know the channel.
+    // The port may belong to another test's hub since; it does not know the channel.
     if tokio::net::TcpStream::connect(hub.addr()).await.is_ok() {
         assert_eq!(hub.head("c").await.status(), 404, "nobody listens any more");
     }

@@ -1,6 +1,6 @@
-//! Channels that outlive their hub: what a restart keeps, and replay from disk.
+//! Durable channels: the state after a restart, and replay from disk.
 //!
-//! Here hubs leave politely; `tests/crash` kills them.
+//! Here hubs are stopped by a drain; `tests/crash` kills them.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ impl Place {
         TestHub::with(&self.settings()).await
     }
 
-    /// Leaves the directory as a hub does whose machine has lost its power.
+    /// Leaves the directory in the state after a power cut.
     fn cut_the_power(&self) {
         let path = self.folder.path().join("fanfare.store");
         let mut identity: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -38,7 +38,7 @@ impl Place {
         std::fs::write(&path, identity.to_string()).unwrap();
     }
 
-    /// Another hub in place of this one.
+    /// Starts another hub in place of this one.
     async fn restart(&self, mut hub: TestHub) -> TestHub {
         hub.drain();
         hub.stopped().await;
@@ -53,7 +53,7 @@ fn numbers(from: usize, to: usize) -> Vec<String> {
     (from..to).map(|number| number.to_string()).collect()
 }
 
-/// Publishes numbered events in one request, padded so that they take some room.
+/// Publishes numbered events in one request, padded to a certain size.
 async fn publish_numbers(hub: &TestHub, channel: &str, from: usize, to: usize) {
     let lines: String =
         (from..to).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}\n", "x".repeat(150))).collect();
@@ -61,7 +61,7 @@ async fn publish_numbers(hub: &TestHub, channel: &str, from: usize, to: usize) {
     hub.post(&to, "application/x-ndjson", lines).await.ok();
 }
 
-/// The numbers of the next events of a stream.
+/// Returns the numbers of the next events of a stream.
 async fn take_numbers(client: &mut SseClient, count: usize) -> Vec<u64> {
     let events = client.take(count).await;
     events.iter().map(|event| event.json()["n"].as_u64().expect("a number")).collect()
@@ -318,7 +318,7 @@ async fn without_room_on_the_disk_only_durable_channels_take_nothing() {
     let hub = place.hub().await;
     let id = hub.publish("kept/a", "1").await;
     let hub = {
-        // More than any disk has.
+        // More than any disk has free.
         let full = place.settings().replace("\"1MiB\"", "\"4EiB\"");
         let mut hub = hub;
         hub.drain();
@@ -364,8 +364,8 @@ async fn whoever_reads_on_after_a_power_cut_is_told_that_something_may_be_missin
     assert_eq!(synced.next().await.data, "2", "nothing can be missing there");
 }
 
-/// An event of the largest size that the defaults allow, with tokens around it, reaches everyone:
-/// live and late, whichever engine sends it, from memory and from disk.
+/// An event of the largest default size, with tokens around it, reaches all subscribers: live and
+/// late, over either engine, from memory and from disk.
 #[tokio::test]
 async fn an_event_of_the_largest_size_reaches_subscribers_with_default_bounds() {
     let place = Place::new("[[channels.rules]]\npattern = \"d/*\"\ndurability = \"async\"\n");

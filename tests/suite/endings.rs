@@ -1,4 +1,4 @@
-//! Endings: a channel that ends says how, to those who watch and to those who come late.
+//! The ends of channels: live and late subscribers get the state of a closed channel.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! HTTP/2 clients who mean ill, frame by frame: each is stopped, and others go on.
+//! Malicious HTTP/2 clients, frame by frame: each is stopped, and others are not affected.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,7 +31,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The fields of a request, with the table that every client begins with.
+/// Encodes the fields of a request, with the initial table of every client.
 fn fields(method: u8, path: &str) -> Vec<u8> {
     let mut fields = vec![method, 0x86]; // :method, :scheme http
     for (index, value) in [(0x04, path), (0x01, "hub.test")] {
@@ -45,12 +45,12 @@ fn fields(method: u8, path: &str) -> Vec<u8> {
 const GET: u8 = 0x82;
 const POST: u8 = 0x83;
 
-/// The `n`th stream of a client.
+/// Returns the `n`th stream id of a client.
 fn stream(n: u32) -> u32 {
     2 * n + 1
 }
 
-/// A connection on which frames are written by hand.
+/// A connection on which a test writes frames itself.
 struct Raw {
     tcp: TcpStream,
     unread: Vec<u8>,
@@ -65,7 +65,7 @@ struct Frame {
 }
 
 impl Frame {
-    /// The reason in a `RST_STREAM` or a `GOAWAY`.
+    /// Returns the error code of a `RST_STREAM` or a `GOAWAY`.
     fn reason(&self) -> u32 {
         let at = if self.kind == GO_AWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().expect("a reason"))
@@ -73,7 +73,7 @@ impl Frame {
 }
 
 impl Raw {
-    /// Past the preface; the client's settings are these.
+    /// Opens a connection and sends the preface and these settings.
     async fn open(hub: &TestHub, settings: &[u8]) -> Self {
         let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
         let begin = [PREFACE, &frame(SETTINGS, 0, 0, settings)].concat();
@@ -81,12 +81,12 @@ impl Raw {
         Self { tcp, unread: Vec::new() }
     }
 
-    /// Sends these bytes; whether the hub still took them.
+    /// Sends these bytes; returns whether the hub accepted them.
     async fn send(&mut self, bytes: &[u8]) -> bool {
         within("a write", self.tcp.write_all(bytes)).await.is_ok()
     }
 
-    /// The next frame, as long as the hub has not closed.
+    /// Returns the next frame, or `None` when the hub has closed.
     async fn next(&mut self) -> Option<Frame> {
         loop {
             if self.unread.len() >= 9 {
@@ -107,7 +107,7 @@ impl Raw {
         }
     }
 
-    /// The next frame of this kind.
+    /// Returns the next frame of this kind.
     async fn next_of(&mut self, kind: u8) -> Frame {
         loop {
             let frame = self.next().await.expect("a frame, not the end");
@@ -117,7 +117,7 @@ impl Raw {
         }
     }
 
-    /// Reads to the end of the connection; the reason, if the hub gave one.
+    /// Reads to the end of the connection; returns the error code, if the hub sent one.
     async fn end(&mut self) -> Option<u32> {
         let mut reason = None;
         while let Some(frame) = self.next().await {
@@ -129,7 +129,7 @@ impl Raw {
     }
 }
 
-/// Somebody else, who must notice nothing.
+/// Another client, which must not be affected.
 struct Bystander {
     client: SseClient,
     published: usize,
@@ -148,7 +148,7 @@ impl Bystander {
     }
 }
 
-/// Sends until the hub closes, and asserts that it does before so many bytes have been sent.
+/// Sends until the hub closes, and asserts that fewer than `most` bytes were sent.
 async fn flood(raw: &mut Raw, piece: &[u8], most: usize) {
     let mut sent = 0;
     while raw.send(piece).await {
@@ -182,11 +182,11 @@ async fn streams_that_are_reset_as_soon_as_they_are_opened_end_the_connection() 
 async fn a_head_without_end_ends_the_connection() {
     let hub = TestHub::start().await;
     let mut bystander = Bystander::of(&hub).await;
-    // Empty, small, and as large as may be: the hub's own limit is 32 KiB.
+    // Empty, small, and as large as allowed: the hub's own limit is 32 KiB.
     for size in [0, 10, 16_000] {
         let mut raw = Raw::open(&hub, b"").await;
         raw.send(&frame(HEADERS, END_STREAM, 1, &fields(GET, "/healthz"))).await;
-        // A field that is new each time: `x: …`, not to be kept.
+        // A literal field without indexing: `x: …`.
         let mut field = vec![0x00, 1, b'x', 0x7f];
         let mut rest = size;
         if size > 0 {
@@ -255,7 +255,7 @@ async fn a_publisher_of_single_bytes_is_slow_and_welcome() {
     for bytes in text.as_bytes().chunks(100) {
         let frames: Vec<u8> = bytes.iter().flat_map(|byte| frame(DATA, 0, 1, &[*byte])).collect();
         assert!(raw.send(&frames).await);
-        // Not faster than the hub reads: that is the bound.
+        // No faster than the hub reads: that is the limit.
         raw.send(&frame(PING, 0, 0, b"are you?")).await;
         raw.next_of(PING).await;
     }
@@ -297,9 +297,10 @@ async fn questions_without_end_from_a_client_that_does_not_read_are_cut() {
     let mut bystander = Bystander::of(&hub).await;
     for question in [frame(PING, 0, 0, b"12345678"), frame(SETTINGS, 0, 0, b"")] {
         let mut raw = Raw::open(&hub, b"").await;
-        // So that it is no client without a request.
+        // A request, so that the limit of connections without one does not apply.
         raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields(GET, "/healthz"))).await;
-        // It fills the buffers of both kernels with questions and answers, and then it is stuck.
+        // Fills the buffers of both kernels with requests and answers, until the connection is
+        // stuck.
         flood(&mut raw, &question.repeat(4000), 1 << 30).await;
         bystander.is_well(&hub).await;
     }
@@ -323,7 +324,7 @@ async fn a_subscriber_with_a_window_of_nothing_is_ended() {
     let ended = "fanfare_subscriptions_ended_total{reason=\"write_timeout\"}";
     hub.until_metric(ended, 1.0).await;
     bystander.is_well(&hub).await;
-    // The stream is reset; the connection and what else is on it go on.
+    // The stream is reset; the connection and its other streams are not affected.
     let reset = raw.next_of(RESET).await;
     assert_eq!(reset.stream, 1);
     raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &fields(GET, "/healthz"))).await;

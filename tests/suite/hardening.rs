@@ -1,4 +1,4 @@
-//! What would bring a hub down, or make it say what is not so, and does not.
+//! Attempts to crash a hub, or to make it report something false.
 
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ async fn texts_of_generations_that_are_over_make_room_for_those_who_are_live() {
     for n in 0..40 {
         let to = format!("/v1/channels/chat/{n}?close=auto");
         hub.post(&to, SSE, event_stream(&events)).await.ok();
-        // A viewer who has come late makes the hub keep the text itself as well.
+        // A late viewer makes the hub keep the text itself as well.
         hub.page(&format!("chat/{n}"), "from=snapshot").await;
     }
     let mut viewer = hub.subscribe("live").await;
@@ -159,7 +159,7 @@ async fn whoever_leaves_in_the_middle_of_a_request_leaves_nothing() {
 #[tokio::test]
 async fn what_is_no_request_is_told_so_before_it_is_whole() {
     let hub = TestHub::with("server.header_timeout = \"1h\"").await;
-    // The beginning of TLS, for a listener that does not speak it; and no method that there is.
+    // The beginning of TLS, on a listener without TLS; and an unknown method.
     for start in ["\x16\x03\x01\x02\0\x01\0\x01", "what is this?\r\n"] {
         let mut wire = Wire::connect(hub.addr()).await;
         wire.send(start).await;
@@ -178,7 +178,7 @@ async fn a_client_that_only_listens_and_sends_without_end_is_ended_and_another_i
     let request = b"GET /v1/channels/c HTTP/1.1\r\nHost: hub.test\r\n\r\n";
     loud.write_all(request).await.expect("a request");
     hub.until_metric("fanfare_subscriptions", 2.0).await;
-    // A request that came too early is no harm.
+    // A request that is sent early does no harm.
     loud.write_all(request).await.expect("another");
     let id = hub.publish("c", "one").await;
     assert_eq!(quiet.next().await.id(), id);

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::support::generation::{Format, Generation, Ledger, Viewer, page_events};
 use crate::support::{TestHub, within};
 
-/// Polls from this start until the channel has ended; returns what was seen and how often it asked.
+/// Polls from this start until the channel has ended; returns the viewer and the number of
+/// requests.
 async fn poll(hub: &TestHub, format: Format, start: &str, more: &str) -> (Viewer, usize) {
     let mut viewer = Viewer::of(format);
     let mut query = start.to_owned();

@@ -1,7 +1,7 @@
-//! The black-box suite: what `docs/API.md` promises, seen from the other end of a socket.
+//! The black-box suite: the promises of `docs/API.md`, tested over a socket.
 //!
-//! Every test starts a hub of its own on a free port and talks to it as a client would. The
-//! clients are this suite's own (`support`), so that they are an oracle and not an echo of `src`.
+//! Every test starts its own hub on a free port and is an ordinary client of it. The clients are
+//! this suite's own (`support`), so that they are an independent oracle of `src`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 mod support;

@@ -1,8 +1,8 @@
-//! The model: random publishes, subscriptions, resumes, evictions and ends, seen through sockets.
+//! The model: random publishes, subscriptions, resumes, evictions and ends, over sockets.
 //!
-//! The oracle is the second promise: a contiguous run of events, or exactly one gap that says
-//! what is missing. Everything that the hub accepts is remembered here, and each event that a
-//! viewer gets is held against it.
+//! The oracle is the second promise: a contiguous run of events, or exactly one gap that says what
+//! is missing. The test records every accepted event, and compares each event that a viewer gets
+//! with that record.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use futures_util::future::{join, join_all};
 
 use crate::support::{SseClient, SseEvent, TestHub, event_stream, offset};
 
-/// What each channel retains in these tests.
+/// The number of events that each channel retains in these tests.
 const KEEPS: usize = 8;
 
-/// Dice that fall the same way for the same seed.
+/// A random source with a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -25,14 +25,14 @@ impl Dice {
     }
 }
 
-/// All that a channel was ever given.
+/// Everything that was published to a channel.
 struct Book {
     channel: String,
     events: Vec<(u64, String)>,
 }
 
 impl Book {
-    /// Publishes so many events in one request.
+    /// Publishes this many events in one request.
     async fn publish(&mut self, hub: &TestHub, many: usize) {
         let begin = self.events.len();
         let data: Vec<String> = (begin..begin + many).map(|n| format!("event-{n}")).collect();
@@ -46,7 +46,7 @@ impl Book {
         self.events.extend(ids.iter().map(|id| offset(id)).zip(data));
     }
 
-    /// The index of the first event after this place.
+    /// Returns the index of the first event after this offset.
     fn after(&self, place: u64) -> usize {
         self.events.partition_point(|(offset, _)| *offset <= place)
     }
@@ -56,7 +56,7 @@ impl Book {
     }
 }
 
-/// A subscriber and where it stands: overall, and in each of its channels.
+/// A subscriber and its position: overall, and in each of its channels.
 struct Viewer {
     client: SseClient,
     which: Vec<usize>,
@@ -73,7 +73,7 @@ impl Viewer {
         Self { client, which, last, cursors }
     }
 
-    /// Loses its connection, and resumes by the last id it has seen.
+    /// Disconnects, and resumes after the last id it has seen.
     async fn resume(&mut self, hub: &TestHub, books: &[Book]) {
         let place = offset(&self.last);
         for (cursor, &book) in self.cursors.iter_mut().zip(&self.which) {
@@ -85,7 +85,7 @@ impl Viewer {
         self.client = hub.stream(&target(books, &self.which), &headers).await;
     }
 
-    /// Reads up to the tail of all its channels, and holds each event against the books.
+    /// Reads up to the tail of all its channels, and compares each event with the books.
     async fn read(&mut self, books: &[Book]) {
         while (0..self.which.len()).any(|at| self.cursors[at] < books[self.which[at]].tail()) {
             let event = self.client.next().await;
@@ -134,7 +134,7 @@ fn target(books: &[Book], which: &[usize]) -> String {
     }
 }
 
-/// One story of so many steps.
+/// Runs this many random steps.
 async fn play(hub: &TestHub, seed: u64, steps: usize) {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let name = |n: usize| Book { channel: format!("model/{seed}/{n}"), events: Vec::new() };
@@ -190,7 +190,7 @@ async fn every_viewer_of_durable_channels_sees_a_contiguous_run_or_exactly_one_g
     }
 }
 
-/// Channels on disk, and how many events each is given.
+/// The number of channels on disk, and of events in each.
 const ON_DISK: usize = 12;
 const EVENTS: usize = 40;
 const ALL: &str = "/v1/events?channel=k/*&channel=m/*";
@@ -222,7 +222,7 @@ async fn whoever_comes_while_events_are_being_stored_can_resume_after_any_id() {
         let viewers = async {
             let mut viewers = Vec::new();
             for _ in 0..30 {
-                // At any moment; nothing depends on which.
+                // A random moment; the assertions do not depend on it.
                 tokio::time::sleep(Duration::from_micros(fastrand::u64(..3000))).await;
                 viewers.push(hub.stream(ALL, &[]).await.settled().await);
             }

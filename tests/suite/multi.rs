@@ -7,14 +7,14 @@ use crate::support::{
     keys, page_ids, page_texts, within,
 };
 
-/// `(channel, data)` of an envelope.
+/// Returns `(channel, data)` of an envelope.
 fn opened(event: &SseEvent) -> (String, String) {
     let envelope = event.json();
     let text = |key: &str| envelope[key].as_str().unwrap_or_default().to_owned();
     (text("channel"), text("data"))
 }
 
-/// `channel:data` of each envelope.
+/// Returns `channel:data` of each envelope.
 fn brief(events: &[SseEvent]) -> Vec<String> {
     events.iter().map(opened).map(|(channel, data)| format!("{channel}:{data}")).collect()
 }

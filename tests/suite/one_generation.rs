@@ -1,5 +1,5 @@
-//! One generation, as it is in life: viewers from the first token, viewers who come late, viewers
-//! who lose their connection, one who cannot keep up. All of them end with the same text.
+//! One generation with all kinds of viewers: from the first token, late, disconnected, and too
+//! slow. All of them end with the same text.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::support::{SseClient, TestHub, Wire, within};
 
 const TOKENS: usize = 2000;
 
-/// The pace of the producer: so many tokens, and then a pause.
+/// The pace of the producer: the tokens of one burst, and the pause after it.
 const AT_ONCE: usize = 10;
 const PAUSE: Duration = Duration::from_millis(15);
 
-/// Small buffers on the way to a subscriber, so that the backlog of the slow one is the hub's.
+/// Small buffers on the way to a subscriber, so that the backlog of the slow one is in the hub.
 const SETTINGS: &str = "subscribers.send_buffer = \"16KiB\"\n";
 
-/// Waits until the producer has sent so many chunks.
+/// Waits until the producer has sent this many chunks.
 async fn until_sent(sent: &mut watch::Receiver<usize>, chunks: usize) {
     let what = format!("{chunks} chunks to be sent");
     within(&what, sent.wait_for(|now| *now >= chunks)).await.expect("a producer");
@@ -34,7 +34,7 @@ fn watching(format: Format, mut client: SseClient) -> JoinHandle<Viewer> {
     })
 }
 
-/// Comes when so many chunks are sent, from this place.
+/// Subscribes from this start when this many chunks are sent.
 fn late(
     hub: &Arc<TestHub>,
     format: Format,
@@ -49,7 +49,7 @@ fn late(
     })
 }
 
-/// Loses its connection whenever it has seen so many events more, and resumes.
+/// Disconnects after each run of this many events, and resumes.
 fn killed(
     hub: &Arc<TestHub>,
     format: Format,
@@ -71,7 +71,7 @@ fn killed(
     })
 }
 
-/// Does not read before so many chunks are sent.
+/// Does not read before this many chunks are sent.
 fn slow(
     format: Format,
     mut client: SseClient,
@@ -141,7 +141,7 @@ async fn all_viewers_of_a_long_generation_end_with_the_same_text() {
     ledger.assert_follows(format, None, &slow.seen);
     let most = slow.seen.iter().map(|event| event.data.len()).max().unwrap_or_default();
     if std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_some() {
-        return; // the kernel's own send buffer holds all of it: nothing piled up in the hub
+        return; // the kernel's send buffer holds the whole generation: the hub has no backlog
     }
     assert!(slow.seen.len() < all * 3 / 4, "fewer events: {} of {all}", slow.seen.len());
     assert!(most > 1024, "larger events: {most}");

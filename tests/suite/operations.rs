@@ -1,4 +1,4 @@
-//! What operators see and set: metrics, the right to read them, and reloads.
+//! Operations: metrics, the grant to read them, and reloads.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ async fn channels_are_counted_once_by_the_state_in_which_they_ended() {
         hub.publish(state, "x").await;
         hub.close(state, state).await;
     }
-    // One that is deleted after its end has ended once.
+    // A channel that is deleted after its end counts as one end.
     hub.request("DELETE", "/v1/channels/complete", &[], "").await;
     hub.publish("gone", "x").await;
     hub.request("DELETE", "/v1/channels/gone", &[], "").await;
@@ -102,7 +102,7 @@ async fn auth_the_metrics_have_a_grant_of_their_own() {
         let answer = hub.admin_request("GET", "/v1/channels", &show).await;
         assert_eq!(answer.status(), list, "{name}: {}", answer.text());
     }
-    // Who may do everything can hand the right on; who has nothing of it cannot.
+    // An operator can grant `metrics` to others; a client without it cannot.
     let wanted = json!({"metrics": true}).to_string();
     for (name, status) in [("operator", 201), ("prometheus", 201), ("team", 403)] {
         let secret = keys::key(name);
@@ -157,7 +157,7 @@ async fn a_reload_exchanges_pages_rules_and_quotas_and_names_what_needs_a_restar
     let page = [("Origin", "https://new.example")];
     let allowed = hub.get("/healthz", &page).await;
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://new.example"));
-    // Channels that are there follow the rule, but for options of their own.
+    // Existing channels adopt the rule, except for their own options.
     let events = hub.page("logs/1", "from=earliest").await;
     assert_eq!(crate::support::page_texts(&events).len(), 2, "{events}");
     let listed = hub.admin_get("/v1/channels?prefix=logs/2").await.ok().json();
@@ -174,7 +174,7 @@ async fn a_reload_calls_new_hooks_and_no_longer_those_that_are_gone() {
     assert_eq!(new.call().await.channel(), "c");
     hub.until_metric("fanfare_hooks_total{outcome=\"delivered\"}", 1.0).await;
     old.assert_no_other();
-    // What cannot be changes nothing.
+    // An invalid configuration changes nothing.
     let wrong = new.hook("**", "secret = \"file:/nowhere/at/all\"");
     let error = hub.reload(&wrong).await.unwrap_err();
     assert!(error.contains("/nowhere/at/all"), "{error}");

@@ -1,4 +1,4 @@
-//! Who is behind a proxy: the PROXY protocol, and the headers of proxies that are trusted.
+//! Client addresses from proxies: the PROXY protocol, and the headers of trusted proxies.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::support::{SseClient, TestHub, Wire, within};
 
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A listener that answers each request with where it takes it to be from.
+/// A listener that answers each request with the client address it determined.
 struct Mirror {
     addr: SocketAddr,
     metrics: Arc<Metrics>,
@@ -59,7 +59,7 @@ impl Mirror {
         Self { addr, metrics, shutdown }
     }
 
-    /// What it answers to a request after these bytes.
+    /// Returns the answer to a request after these bytes.
     async fn ask(&self, before: &[u8], headers: &[(&str, &str)]) -> String {
         let mut wire = Wire::connect(self.addr).await;
         wire.send(before).await;
@@ -80,7 +80,7 @@ impl Drop for Mirror {
     }
 }
 
-/// A header of version 2, of a TCP connection from this IPv4 address, with extensions.
+/// Encodes a header of version 2, of a TCP connection from this IPv4 address, with extensions.
 fn version_2(from: [u8; 4], port: u16, extensions: &[u8]) -> Vec<u8> {
     let length = u16::try_from(12 + extensions.len()).expect("a length");
     let mut header = [V2, b"\x21\x11", &length.to_be_bytes(), &from, &[10, 0, 0, 9]].concat();
@@ -101,11 +101,11 @@ async fn both_versions_of_the_proxy_protocol_say_who_the_client_is() {
     let extensions = [b"\x05\x04\0".as_slice(), &[7; 1024]].concat();
     let long = version_2([192, 0, 2, 8], 78, &extensions);
     assert_eq!(mirror.ask(&long, &[]).await, "192.0.2.8:78 false");
-    // Whoever came that way is not trusted with headers, unless it is a proxy too.
+    // The address in the header must be a trusted proxy for `X-Forwarded-For` to count.
     let claim = [("X-Forwarded-For", "1.1.1.1")];
     assert_eq!(mirror.ask(&version_2([192, 0, 2, 7], 77, b""), &claim).await, "192.0.2.7:77 false");
     assert_eq!(mirror.ask(&version_2([127, 0, 0, 5], 77, b""), &claim).await, "1.1.1.1:0 false");
-    // A health check of the proxy itself has no client.
+    // A health check of the proxy itself has no client address.
     let local = [V2, b"\x20\0\0\0"].concat();
     assert!(mirror.ask(&local, &[]).await.starts_with("127.0.0.1:"));
     assert!(mirror.ask(b"PROXY UNKNOWN\r\n", &[]).await.starts_with("127.0.0.1:"));
@@ -134,7 +134,7 @@ async fn a_connection_without_a_proxy_header_is_closed_and_counted() {
         &b"GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n"[..],
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"PROXY TCP4 here there 1 2\r\nGET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n",
-        // A header of version 2 that says it is longer than any may be.
+        // A header of version 2 with a length over the limit.
         &[V2, b"\x21\x11\xff\xff", &[0; 8000]].concat(),
     ]
     .iter()
@@ -146,7 +146,7 @@ async fn a_connection_without_a_proxy_header_is_closed_and_counted() {
         let counted = "fanfare_transport_errors_total{reason=\"proxy_header\"}";
         hub.until_metric(counted, n as f64 + 1.0).await;
     }
-    // Half a header, or none, is cut in time.
+    // An incomplete or missing header is cut off by its deadline.
     for half in [&b"PROXY TCP4 192.0.2.1 10."[..], V2, b""] {
         let mut wire = Wire::connect(hub.addr()).await;
         wire.send(half).await;
@@ -172,7 +172,7 @@ async fn with_a_proxy_header_all_is_as_ever_taken_over_sockets_http2_and_tls() {
     let proxied = "server.proxy_protocol = true\nserver.trusted_proxies = [\"127.0.0.1\"]\n";
     let header = b"PROXY TCP4 192.0.2.1 10.0.0.9 5100 443\r\n";
     let hub = TestHub::with(proxied).await;
-    // In pieces, as a network may have it.
+    // In pieces, as a network may deliver it.
     let mut wire = Wire::connect(hub.addr()).await;
     for piece in header.chunks(7) {
         wire.send(piece).await;

@@ -1,4 +1,4 @@
-//! What one may have of a hub that all share, and that nobody else has less for it.
+//! Quotas: the share of one principal, which does not reduce that of others.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn two() -> Keys {
     Keys::new(&[("alice", EVERYTHING), ("bob", EVERYTHING)])
 }
 
-/// Does it again and again until it is refused for the rate; returns how often it was not.
+/// Repeats the request until it is refused for its rate; returns the number of successes.
 async fn until_refused(limit: &str, mut request: impl AsyncFnMut() -> Response) -> usize {
     for done in 0..500 {
         let answer = request().await;
@@ -53,7 +53,7 @@ async fn quota_who_publishes_too_often_waits_and_nobody_else_does() {
     let line = "{\"channel\":\"a\",\"data\":\"x\"}\n";
     let by_lines = async || alice.post("/v1/publish", NDJSON, line).await;
     until_refused("quotas.publishes", by_lines).await;
-    // What was refused is not there, and what was not is; later there is more.
+    // Refused events were not published, and the others were; later the quota refills.
     let texts = bob.page("a", "from=earliest&limit=1000").await;
     assert!(page_texts(&texts).contains(&"of bob"));
     eventually("a rate to come back", async || alice.try_publish("a", "y").await.status() == 200)
@@ -83,7 +83,7 @@ async fn quota_signals_and_tokens_have_rates_of_their_own() {
 #[tokio::test]
 async fn quota_a_stream_past_its_rate_is_read_more_slowly_and_loses_nothing() {
     for (rate, least) in [
-        // 60 events, of which 10 are given: 50 at 40 a second, but for what the last one owes.
+        // 60 events with a burst of 10: 50 at 40 a second, minus the debt of the last one.
         ("quotas.events = \"40/s, burst 10\"\n", Duration::from_millis(1200)),
         // 60 events of 1 KiB.
         ("quotas.bytes = \"40KiB/s, burst 10KiB\"\n", Duration::from_millis(1200)),
@@ -96,12 +96,12 @@ async fn quota_a_stream_past_its_rate_is_read_more_slowly_and_loses_nothing() {
         let mut body = Publisher::begin(&hub, "/v1/channels/a", SSE, &alice.headers(&[])).await;
         for text in &texts {
             body.send(event_stream([text])).await;
-            // One by one, so that the hub reads them so.
+            // One by one, so that the hub reads them separately.
             assert_eq!(&viewer.next().await.data, text);
         }
         let receipt = body.finish().await.ok().json();
         assert_eq!(receipt["events"], 60);
-        // No faster than it may: the one thing that a clock can say for certain.
+        // Only the minimum duration can be asserted reliably.
         assert!(began.elapsed() >= least, "{rate}: {:?}", began.elapsed());
         let limit = rate.split(' ').next().unwrap();
         assert!(hub.metric(&format!("fanfare_limit_hits_total{{limit=\"{limit}\"}}")).await >= 1.0);
@@ -160,7 +160,7 @@ async fn quota_channels_are_counted_by_who_made_them_and_given_back() {
     assert_eq!((&refused.json()["line"], &refused.json()["events"]), (&json!(3), &json!(2)));
     let listed = hub.admin_get("/v1/channels").await.ok().text();
     assert!(!listed.contains("\"c\""), "{listed}");
-    // Others have their own, and what is there is there for all.
+    // Others have their own quota, and existing channels are open to all.
     bob.publish("c", "x").await;
     alice.publish("c", "x").await;
     alice.publish("a", "x").await;
@@ -168,7 +168,7 @@ async fn quota_channels_are_counted_by_who_made_them_and_given_back() {
     assert_eq!(alice.delete("a").await.status(), 204);
     alice.publish("d", "x").await;
     assert_over_quota(&alice.try_publish("e", "x").await, limit);
-    // Somebody else's deletion gives it back as well.
+    // A deletion by another principal also frees the quota of the channel's creator.
     assert_eq!(bob.delete("b").await.status(), 204);
     alice.publish("e", "x").await;
 }
@@ -230,7 +230,7 @@ async fn quota_streams_are_counted_while_they_last() {
         })
         .await;
     }
-    // A page takes a place for no longer than it lasts.
+    // A page holds a subscription only while it is read.
     for _ in 0..5 {
         eventually("a place", async || {
             alice.get("/v1/channels/a", &[("Accept", JSON)]).await.status() == 200
@@ -257,7 +257,7 @@ async fn quota_half_a_document_is_not_waited_for() {
         assert_eq!(problem["limit"], "server.body_timeout", "{method} {to}");
     }
     assert_eq!(page_texts(&hub.page("a", "from=earliest").await), [""; 0]);
-    // A stream is no document, and may take its time.
+    // A stream has no total time limit.
     let mut body = Publisher::events(&hub, "a").await;
     for n in 0..8 {
         body.send(event_stream([n])).await;
@@ -277,7 +277,7 @@ async fn quota_a_stream_that_falls_silent_ends_and_one_that_says_so_does_not() {
     alive.send("data: 1\n\n").await;
     let silence = async { tokio::join!(silent.early_reply(), lines.early_reply()) };
     tokio::pin!(silence);
-    // Says that it is there for as long as it takes the others to be given up.
+    // Sends comments until the others have timed out.
     let (silent, lines) = loop {
         tokio::select! {
             answers = &mut silence => break answers,

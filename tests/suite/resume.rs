@@ -1,4 +1,4 @@
-//! Resuming: exactly after the event that was seen last, or one gap that says why not.
+//! Resuming: exactly after the last seen event, or one gap that says why not.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use crate::support::{
     Publisher, SseClient, TestHub, event_stream, offset, page_ids, page_texts, texts, within,
 };
 
-/// An id of the same epoch, this far behind (or, if negative, before) another.
+/// Returns an id of the same epoch, this far after (or, if negative, before) another.
 fn moved(id: &str, by: i64) -> String {
     let (epoch, _) = id.rsplit_once('-').expect("an id");
     format!("{epoch}-{}", offset(id).checked_add_signed(by).expect("a place"))
 }
 
-/// An id of an epoch that this hub never had.
+/// Returns an id of an epoch that this hub never had.
 fn of_another_epoch(id: &str) -> String {
     let (epoch, offset) = id.rsplit_once('-').expect("an id");
     format!("0other{epoch}-{offset}")
@@ -115,7 +115,7 @@ async fn an_id_seen_on_another_channel_is_a_place_in_the_hubs_one_order() {
     assert_eq!(client.next().await.data, "a2");
 }
 
-/// The gap that a resume is answered with, and the data of the `n` events after it.
+/// Returns the gap that answers a resume, and the data of the `n` events after it.
 async fn gap_then(client: &mut SseClient, reason: &str, n: usize) -> (Value, Vec<String>) {
     let gap = client.next().await.assert_gap(reason);
     let events = client.take(n).await;
@@ -263,7 +263,7 @@ async fn a_hub_that_was_restarted_says_that_its_memory_is_another() {
     assert_eq!(events, ["new"]);
 }
 
-/// Reads 500 events over many connections: each is dropped after some events, the next resumes.
+/// Reads 500 events over many connections: each is closed after some events, the next resumes.
 async fn come_and_go(hub: &TestHub, seed: usize) -> Vec<String> {
     let mut seen = Vec::new();
     let mut id: Option<String> = None;

@@ -1,4 +1,4 @@
-//! Retention: how much a channel keeps, who says so, and that the hub keeps to its budget.
+//! Retention: the limits of a channel, their precedence, and the hub's memory budget.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{TestHub, assert_problem, event_stream, eventually, keys, pa
 
 const SSE: &str = "text/event-stream";
 
-/// The data of all that the channel retains.
+/// Returns the data of all retained events of the channel.
 async fn retained(hub: &TestHub, channel: &str) -> Vec<String> {
     let page = hub.page(channel, "from=earliest&limit=1000").await;
     page_texts(&page).into_iter().map(str::to_owned).collect()

@@ -1,4 +1,5 @@
-//! Signals: a stop reaches the producer wherever it is, and a producer learns who watches.
+//! Signals: a stop reaches the producer over each of its connections, and a producer gets the
+//! number of viewers.
 
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ async fn signal(hub: &TestHub, channel: &str, body: &Value) -> Response {
     hub.post(&format!("/v1/signals/{channel}"), JSON, body.to_string()).await
 }
 
-/// Presses the stop button.
+/// Sends the stop signal.
 async fn stop(hub: &TestHub, channel: &str) -> Value {
     signal(hub, channel, &json!({"signal":"stop","reason":"user"})).await.ok().json()
 }
 
-/// The feed of a channel's signals.
+/// Opens the feed of a channel's signals.
 async fn feed(hub: &TestHub, channel: &str) -> SseClient {
     let client = hub.stream(&format!("/v1/signals/{channel}"), &[]).await;
     assert_eq!(client.head.status, 200, "{:?}", client.head);
@@ -32,14 +33,14 @@ async fn feed(hub: &TestHub, channel: &str) -> SseClient {
     client
 }
 
-/// The next signal, without an id, as the feed has it.
+/// Returns the next signal of the feed, which must have no id.
 async fn next_signal(feed: &mut SseClient) -> (String, Value) {
     let SseEvent { id, event, data } = feed.next().await;
     assert_eq!(id, None, "a feed of signals cannot be resumed");
     (event.expect("a type"), serde_json::from_str(&data).expect("JSON"))
 }
 
-/// Reads on until so many viewers are told of; all that comes before tells of viewers too.
+/// Reads until the number of viewers is `wanted`; only counts of viewers may precede it.
 async fn until_viewers(feed: &mut SseClient, wanted: u64) {
     loop {
         let (event, data) = next_signal(feed).await;
@@ -51,7 +52,7 @@ async fn until_viewers(feed: &mut SseClient, wanted: u64) {
     }
 }
 
-/// Reads on until something else than a count of viewers comes.
+/// Returns the next signal that is no count of viewers.
 async fn after_viewers(feed: &mut SseClient) -> (String, Value) {
     loop {
         let (event, data) = next_signal(feed).await;
@@ -199,7 +200,7 @@ async fn a_late_stop_does_not_end_the_next_generation() {
         assert_problem(&reply, 409, "generation_over", "generation");
     }
     for garbage in ["garbage", "", "zzzzzz-7", "7"] {
-        // No event id, or one of another life of the hub: refused in any case.
+        // Not an event id, or one of another epoch: refused in any case.
         let reply = signal(&hub, "c", &json!({"signal":"stop","generation":garbage})).await;
         let code = reply.json()["code"].clone();
         assert!(code == "generation_over" || code == "invalid_parameter", "{}", reply.text());
@@ -470,7 +471,7 @@ async fn a_viewer_who_comes_back_in_time_keeps_the_generation_alive() {
     .await;
     let mut back = hub.resume("c", &id).await;
     let left = Instant::now();
-    // Twelve beats of a tenth of a second: longer than the channel may be unwatched.
+    // Twelve heartbeats of a tenth of a second: longer than the channel may be without viewers.
     back.raw_until("many heartbeats", |raw| raw.matches(":\n").count() >= 12).await;
     assert!(left.elapsed() > Duration::from_secs(1));
     assert_eq!(state(&hub, "c").await, "open");

@@ -1,4 +1,4 @@
-//! Snapshots: a late viewer gets the text so far in one event, and then goes on live.
+//! Snapshots: a late viewer gets the text so far in one event, and then live events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::{SseClient, TestHub, assert_problem, event_stream, keys, tex
 const SSE: &str = "text/event-stream";
 const JOIN: &str = "/v1/channels/c?from=snapshot";
 
-/// Asserts that the viewer saw all of it, in a snapshot and after it, and nothing twice.
+/// Asserts that the viewer saw everything, in a snapshot and after it, and nothing twice.
 #[track_caller]
 fn assert_joined(ledger: &Ledger, generation: &Generation, viewer: &Viewer) {
     viewer.assert_complete(generation);
@@ -361,7 +361,7 @@ async fn a_snapshot_still_has_all_the_text_when_retention_has_taken_the_beginnin
         let mut early = Viewer::of(format);
         let mut producer = generation.producer(&hub, channel).await;
         let mut joined: Option<(Viewer, SseClient)> = None;
-        // In small steps, so that nothing is evicted that a viewer has not seen.
+        // In small steps, so that no event is evicted before a viewer has seen it.
         for from in (0..generation.chunks.len()).step_by(5) {
             if from == 120 {
                 let mut client = hub.stream(&to, &[]).await;

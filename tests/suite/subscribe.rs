@@ -1,4 +1,4 @@
-//! Subscribing: what is on the wire, in each of the formats, from each of the starts.
+//! Subscribing: the bytes on the wire, in each format, from each start.
 
 use std::time::Duration;
 
@@ -219,7 +219,7 @@ async fn a_subscriber_that_leaves_is_noticed_and_counted() {
     assert_eq!(hub.metric("fanfare_subscriptions").await, 0.0);
 }
 
-/// The next line of an NDJSON stream, without its line end.
+/// Returns the next line of an NDJSON stream, without its line end.
 async fn line(wire: &mut Wire, read: &mut String) -> String {
     loop {
         if let Some(at) = read.find('\n') {
@@ -261,7 +261,7 @@ async fn ndjson_is_a_line_for_each_event() {
     assert!(matches!(within("the end", wire.piece()).await, Piece::End));
 }
 
-/// The first bytes of a stream's body.
+/// Returns the first bytes of a stream's body.
 async fn first_bytes(hub: &TestHub, to: &str, accept: &str) -> String {
     let mut wire = hub.open(to, &[("Accept", accept)]).await;
     wire.head().await;
@@ -278,7 +278,7 @@ async fn the_first_bytes_come_at_once_in_a_form_that_the_clients_of_the_format_s
     assert_eq!(first_bytes(&hub, "/v1/channels/c?from=earliest", ndjson).await, "\n");
     let resumed = format!("/v1/channels/c?last_event_id={}", hub.publish("x", "y").await);
     assert_eq!(first_bytes(&hub, &resumed, ndjson).await, "\n");
-    // Nobody knows yet who will read it.
+    // The reader's format is not known yet.
     assert_eq!(first_bytes(&hub, "/v1/channels/empty?bare", "*/*").await, "\n");
     assert_eq!(first_bytes(&hub, "/v1/channels/empty?bare=lines", "*/*").await, " ");
     for (format, beat) in [
@@ -314,7 +314,8 @@ async fn the_first_bytes_come_at_once_in_a_form_that_the_clients_of_the_format_s
     assert_eq!(first_bytes(&hub, "/v1/channels/declared?bare", "*/*").await, "\n");
 }
 
-/// Waits until so many of this heartbeat, and nothing else, have come after the head.
+/// Waits for several of this heartbeat after the head, and nothing else; returns the time they
+/// took.
 async fn beats(hub: &TestHub, to: &str, accept: &str, beat: &str) -> Duration {
     let mut wire = hub.open(to, &[("Accept", accept)]).await;
     assert_eq!(wire.head().await.status, 200, "{to}");
@@ -513,7 +514,7 @@ async fn a_long_poll_answers_when_something_happens() {
     for text in ["1", "2", "3"] {
         let to = format!("/v1/channels/c?last_event_id={next}&wait=60s");
         let mut wire = hub.open(&to, &accept).await;
-        // The page before the polls is one as well.
+        // The page before the polls counts as well.
         let started = 1.0 + text.parse::<f64>().unwrap();
         hub.until_metric("fanfare_subscriptions_started_total", started).await;
         let id = hub.publish("c", text).await;

@@ -1,5 +1,5 @@
-//! TLS: both protocols, certificates that change while streams live on, and clients who do not
-//! finish what they begin.
+//! TLS: both protocols, certificates that are replaced while streams are open, and clients with
+//! incomplete handshakes.
 
 use fanfare::config::Config;
 use fanfare::server::Server;
@@ -82,7 +82,7 @@ async fn a_new_certificate_is_shown_to_whoever_comes_and_streams_live_on() {
     let stranger = Identity::new();
     let refused = stranger.client("h2").try_connect(hub.addr()).await;
     assert!(refused.is_err(), "a client that trusts another certificate");
-    // A file that is broken changes nothing, whichever it is.
+    // A broken file changes nothing, whichever it is.
     for (file, setting) in [(identity.cert(), "tls.cert"), (identity.key(), "tls.key")] {
         let good = std::fs::read(&file).expect("a file");
         for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA", "nothing of the kind"] {
@@ -130,12 +130,12 @@ async fn who_comes_back_saves_half_of_the_handshake_and_the_hub_remembers_nothin
         for resumed in [false, true] {
             let mut stream = client.connect(hub.addr()).await;
             assert_eq!(was_resumed(&stream), resumed, "{version:?}");
-            // The ticket comes after the handshake: it is there when an answer is.
+            // The ticket follows the handshake: it has arrived when an answer has.
             stream.write_all(b"HEAD /healthz HTTP/1.1\r\nHost: hub\r\n\r\n").await.unwrap();
             let mut answer = [0; 100];
             assert!(within("an answer", stream.read(&mut answer)).await.unwrap() > 0);
         }
-        // Tickets are good beyond a reload: nobody has to pay twice for a new certificate.
+        // Tickets stay valid over a reload: no client needs a full handshake for a new certificate.
         identity.renew();
         hub.reload(&identity.settings()).await.expect("the new certificate");
         assert!(was_resumed(&client.connect(hub.addr()).await), "{version:?}");
@@ -147,7 +147,7 @@ async fn half_a_handshake_is_cut_and_so_is_a_whole_one_without_a_request() {
     let identity = Identity::new();
     let hub =
         TestHub::with(&format!("server.header_timeout = \"300ms\"\n{}", identity.settings())).await;
-    // A record that is announced and does not come, and nothing at all.
+    // An incomplete record, and no record.
     for begun in [&b"\x16\x03\x01\x02\x00\x01\x00\x01"[..], b""] {
         let mut tcp = TcpStream::connect(hub.addr()).await.unwrap();
         tcp.write_all(begun).await.unwrap();
@@ -167,7 +167,7 @@ async fn half_a_handshake_is_cut_and_so_is_a_whole_one_without_a_request() {
         let _reset = within("the cut", stream.read_to_end(&mut rest)).await;
     }
     hub.until_metric("fanfare_limit_hits_total{limit=\"server.header_timeout\"}", 4.0).await;
-    // A connection with a stream on it is not cut, however long it says nothing.
+    // A connection with a stream on it is not cut, even if the client stays silent.
     let mut requests = identity.client("h2").requests(hub.addr()).await;
     let mut stream = requests.subscribe("c", &[]).await;
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
@@ -227,7 +227,8 @@ async fn a_subscriber_that_does_not_read_is_cut_over_tls_too() {
             let head = b"GET /v1/channels/c HTTP/1.1\r\nHost: localhost\r\n\r\n";
             stream.write_all(head).await.unwrap();
         } else {
-            // The library reads the socket, but nobody reads the stream: its window fills.
+            // The library reads the socket, but the test does not read the stream: its window
+            // fills.
             let mut requests = identity.client("h2").requests(hub.addr()).await;
             other = Some((requests.subscribe("c", &[]).await, requests));
         }

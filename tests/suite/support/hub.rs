@@ -1,4 +1,4 @@
-//! A real hub on free ports, in a runtime of its own, gone when the value is dropped.
+//! A real hub on free ports, in its own runtime, stopped when the value is dropped.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -13,7 +13,7 @@ use fanfare::store::disk::Durability;
 
 use super::{Response, SseClient, Wire, within};
 
-/// A configuration to go over to, and where to say how that went.
+/// A new configuration, and the sender for the result of the reload.
 type Reload = (Config, oneshot::Sender<Result<Vec<String>, String>>);
 
 /// A running hub.
@@ -24,7 +24,7 @@ pub(crate) struct TestHub {
     kill: Option<oneshot::Sender<()>>,
     stopped: Option<oneshot::Receiver<()>>,
     reloads: mpsc::Sender<Reload>,
-    /// The API key that is shown to the admin listener.
+    /// The API key for requests to the admin listener.
     operator: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl TestHub {
         Self::with_clock(settings, Clock::default()).await
     }
 
-    /// The same, by this clock.
+    /// A hub with these settings and this clock.
     pub(crate) async fn with_clock(settings: &str, clock: Clock) -> Self {
         let mut config = Config { clock, ..read(settings) };
         // The whole suite runs once for each engine: see scripts/test.
@@ -85,42 +85,42 @@ impl TestHub {
         Self { addr, admin, drain, kill, stopped, reloads, operator: None }
     }
 
-    /// Shows this API key to the admin listener from now on.
+    /// Sends this API key to the admin listener from now on.
     pub(crate) fn operated_by(mut self, key: &str) -> Self {
         self.operator = Some(key.to_owned());
         self
     }
 
-    /// Goes over to these settings, as on SIGHUP. Returns those that need a restart.
+    /// Reloads with these settings, as on SIGHUP. Returns those that need a restart.
     pub(crate) async fn reload(&self, settings: &str) -> Result<Vec<String>, String> {
         let (done, how) = oneshot::channel();
         assert!(self.reloads.send((read(settings), done)).await.is_ok(), "the hub has left");
         within("a reload", how).await.expect("a hub that is there")
     }
 
-    /// Where the public listener is.
+    /// Returns the address of the public listener.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where the admin listener is.
+    /// Returns the address of the admin listener.
     pub(crate) fn admin_addr(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Tells the hub to leave politely.
+    /// Starts the drain of the hub.
     pub(crate) fn drain(&mut self) {
         let sent = self.drain.take().expect("drain once").send(());
         assert!(sent.is_ok(), "the hub had left before it was asked to");
     }
 
-    /// Waits until the hub has left.
+    /// Waits until the hub has stopped.
     pub(crate) async fn stopped(&mut self) {
         let stopped = self.stopped.take().expect("wait once");
         within("the hub to leave", stopped).await.expect("a proper end");
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on its own connection.
     pub(crate) async fn request(
         &self,
         method: &str,
@@ -131,18 +131,18 @@ impl TestHub {
         request(self.addr, method, to, headers, body.as_ref()).await
     }
 
-    /// A `GET` on the public listener.
+    /// Sends a `GET` to the public listener.
     pub(crate) async fn get(&self, to: &str, headers: &[(&str, &str)]) -> Response {
         self.request("GET", to, headers, "").await
     }
 
-    /// A `GET` on the admin listener.
+    /// Sends a `GET` to the admin listener.
     pub(crate) async fn admin_get(&self, to: &str) -> Response {
         let key = self.operator.as_deref().map(|key| ("X-API-Key", key));
         request(self.admin, "GET", to, key.as_slice(), &[]).await
     }
 
-    /// One request to the admin listener.
+    /// Sends one request to the admin listener.
     pub(crate) async fn admin_request(
         &self,
         method: &str,
@@ -167,7 +167,7 @@ impl TestHub {
         ids
     }
 
-    /// A `POST` with this content type.
+    /// Sends a `POST` with this content type.
     pub(crate) async fn post(&self, to: &str, kind: &str, body: impl AsRef<[u8]>) -> Response {
         self.request("POST", to, &[("Content-Type", kind)], body).await
     }
@@ -184,19 +184,19 @@ impl TestHub {
         self.post(&to, "text/event-stream", "").await.ok()
     }
 
-    /// A JSON page; `query` such as `from=earliest`.
+    /// Requests a JSON page; `query` such as `from=earliest`.
     pub(crate) async fn page(&self, channel: &str, query: &str) -> Value {
         self.get_json(&format!("/v1/channels/{channel}?{query}")).await
     }
 
-    /// A `GET` of JSON.
+    /// Sends a `GET` for JSON.
     pub(crate) async fn get_json(&self, to: &str) -> Value {
         let response = self.get(to, &[("Accept", "application/json")]).await.ok();
         assert_eq!(response.header("content-type"), Some("application/json"));
         response.json()
     }
 
-    /// A `HEAD` of the channel.
+    /// Sends a `HEAD` for the channel.
     pub(crate) async fn head(&self, channel: &str) -> Response {
         let to = format!("/v1/channels/{channel}");
         let mut wire = Wire::connect(self.addr).await;
@@ -204,7 +204,7 @@ impl TestHub {
         wire.response_to(true).await
     }
 
-    /// Subscribes at the tail; nothing that is published from now on is missed.
+    /// Subscribes at the tail; no later event is missed.
     pub(crate) async fn subscribe(&self, channel: &str) -> SseClient {
         self.stream(&format!("/v1/channels/{channel}"), &[]).await.settled().await
     }
@@ -214,20 +214,20 @@ impl TestHub {
         self.stream(&format!("/v1/channels/{channel}"), &[("Last-Event-ID", id)]).await
     }
 
-    /// Asks for an event stream.
+    /// Requests an event stream.
     pub(crate) async fn stream(&self, to: &str, headers: &[(&str, &str)]) -> SseClient {
         SseClient::read(self.open(to, headers).await).await
     }
 
-    /// Sends a `GET` and leaves the reply to be read.
+    /// Sends a `GET` without reading the reply.
     pub(crate) async fn open(&self, to: &str, headers: &[(&str, &str)]) -> Wire {
         let mut wire = Wire::connect(self.addr).await;
         wire.send_head("GET", to, headers).await;
         wire
     }
 
-    /// The value of a metric, such as `fanfare_gaps_total{reason="epoch"}`: the sum over all of
-    /// its series that have the given labels. A series that is not there counts as zero.
+    /// Returns the value of a metric, such as `fanfare_gaps_total{reason="epoch"}`: the sum over
+    /// all of its series that have the given labels. A missing series counts as zero.
     pub(crate) async fn metric(&self, metric: &str) -> f64 {
         let page = self.admin_get("/metrics").await.ok().text();
         let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
@@ -254,8 +254,8 @@ impl Drop for TestHub {
     }
 }
 
-/// Puts all channels on disk, if the whole run is to be like that; but not those of tests that say
-/// what memory is to keep.
+/// Puts all channels on disk if the whole run has that option, except for tests that set what
+/// memory keeps.
 fn make_durable(settings: &str, config: &mut Config) -> Option<tempfile::TempDir> {
     std::env::var_os("FANFARE_TEST_DURABLE").filter(|_| !settings.contains("store."))?;
     let usual = Config::default();
@@ -268,10 +268,10 @@ fn make_durable(settings: &str, config: &mut Config) -> Option<tempfile::TempDir
     Some(folder)
 }
 
-/// Settings, on ports that are free.
+/// Parses settings, with free ports.
 fn read(settings: &str) -> Config {
     let free = "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n";
-    // What the clients of the suite call it.
+    // The host names that the clients of the suite use.
     let named = settings.contains("server.hosts");
     let hosts = if named { "" } else { "server.hosts = [\"hub.test\", \"hub\"]\n" };
     Config::from_toml(&format!("{free}{hosts}{settings}")).expect("the settings")

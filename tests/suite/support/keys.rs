@@ -1,4 +1,5 @@
-//! Hubs that ask who is there: API keys with grants, tokens that end, and clients that show them.
+//! Hubs with authentication: API keys with grants, tokens that expire, and clients with
+//! credentials.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -10,29 +11,29 @@ use fanfare::auth::{ApiKeyHash, Grants, Minter, Secret};
 
 use super::{Response, SseClient, TestHub, Wire};
 
-/// What the hub of a test signs its tokens with.
+/// The secret with which the hub of a test signs its tokens.
 const SECRET: &[u8] = b"a secret of a test, of thirty-two bytes and some more";
 
-/// Who is trusted by a hub.
+/// The credentials that a hub accepts.
 pub(crate) struct Keys {
     signing_key: NamedTempFile,
     keys: Vec<(String, String)>,
 }
 
-/// Somebody who talks to a hub, and always shows the same credential.
+/// A client that always sends the same credential.
 #[derive(Clone)]
 pub(crate) struct Client<'a> {
     hub: &'a TestHub,
     headers: Vec<(String, String)>,
 }
 
-/// The API key of this name.
+/// Returns the API key of this name.
 pub(crate) fn key(name: &str) -> String {
     format!("ffk_key-of-{name}")
 }
 
 impl Keys {
-    /// These API keys, by name and grants in TOML, and `root`, who may do everything.
+    /// Creates these API keys, by name and grants in TOML, and `root`, which may do everything.
     pub(crate) fn new(keys: &[(&str, &str)]) -> Self {
         let mut signing_key = NamedTempFile::new().expect("a file");
         signing_key.write_all(SECRET).expect("a file to write to");
@@ -42,25 +43,25 @@ impl Keys {
         Self { signing_key, keys }
     }
 
-    /// Takes a key away.
+    /// Removes a key.
     pub(crate) fn remove(&mut self, name: &str) {
         self.keys.retain(|(key, _)| key != name);
     }
 
-    /// Gives a key other grants.
+    /// Replaces the grants of a key.
     pub(crate) fn grant(&mut self, name: &str, grants: &str) {
         self.remove(name);
         self.keys.push((name.to_owned(), grants.to_owned()));
     }
 
-    /// Signs with another secret from now on: what was signed before is worth nothing.
+    /// Changes the signing secret, which invalidates all earlier tokens.
     pub(crate) fn sign_anew(&mut self) {
         self.signing_key = NamedTempFile::new().expect("a file");
         let other = SECRET.repeat(2);
         self.signing_key.write_all(&other).expect("a file to write to");
     }
 
-    /// The settings of a hub that trusts them.
+    /// Returns the settings of a hub that trusts them.
     pub(crate) fn settings(&self) -> String {
         let key = |(name, grants): &(String, String)| {
             let hash = ApiKeyHash::of(&key(name));
@@ -72,12 +73,12 @@ impl Keys {
         format!("auth.signing_key = \"file:{path}\"\nauth.api_keys = [{keys}]\n")
     }
 
-    /// A hub that trusts them, with more settings.
+    /// Starts a hub that trusts them, with more settings.
     pub(crate) async fn hub(&self, more: &str) -> TestHub {
         TestHub::with(&format!("{}{more}", self.settings())).await.operated_by(&key("root"))
     }
 
-    /// A token of the hub's own with these grants, as JSON, that ends so many seconds from now.
+    /// Returns a token of the hub's own with these grants, as JSON, and this lifetime in seconds.
     pub(crate) fn token(&self, subject: &str, grants: &Value, seconds: u64) -> String {
         let (grants, ttl) =
             (Grants::from_claim(grants).expect("grants"), Duration::from_secs(seconds));
@@ -87,22 +88,22 @@ impl Keys {
 }
 
 impl<'a> Client<'a> {
-    /// One who shows nothing.
+    /// A client without a credential.
     pub(crate) fn nobody(hub: &'a TestHub) -> Self {
         Self { hub, headers: Vec::new() }
     }
 
-    /// One who shows the API key of this name.
+    /// A client with the API key of this name.
     pub(crate) fn key(hub: &'a TestHub, name: &str) -> Self {
         Self { hub, headers: vec![("X-API-Key".to_owned(), key(name))] }
     }
 
-    /// One who shows this token.
+    /// A client with this token.
     pub(crate) fn token(hub: &'a TestHub, token: &str) -> Self {
         Self { hub, headers: vec![("Authorization".to_owned(), format!("Bearer {token}"))] }
     }
 
-    /// What is shown, and these headers.
+    /// Returns the credential's headers and these.
     pub(crate) fn headers<'b>(&'b self, more: &[(&'b str, &'b str)]) -> Vec<(&'b str, &'b str)> {
         let mine = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         mine.chain(more.iter().copied()).collect()
@@ -135,18 +136,18 @@ impl<'a> Client<'a> {
         self.request("DELETE", &format!("/v1/channels/{channel}"), &[], "").await
     }
 
-    /// Publishes a text, and has its answer.
+    /// Publishes a text and returns the answer.
     pub(crate) async fn try_publish(&self, channel: &str, data: &str) -> Response {
         self.post(&format!("/v1/channels/{channel}"), "text/plain", data).await
     }
 
-    /// Publishes a text, and has its id.
+    /// Publishes a text and returns its id.
     pub(crate) async fn publish(&self, channel: &str, data: &str) -> String {
         let receipt = self.try_publish(channel, data).await.ok();
         receipt.json()["last_id"].as_str().expect("an id").to_owned()
     }
 
-    /// A JSON page; `query` such as `from=earliest`.
+    /// Requests a JSON page; `query` such as `from=earliest`.
     pub(crate) async fn page(&self, channel: &str, query: &str) -> Value {
         let to = format!("/v1/channels/{channel}?{query}");
         self.get(&to, &[("Accept", "application/json")]).await.ok().json()
@@ -158,7 +159,7 @@ impl<'a> Client<'a> {
         self.post(&to, "text/event-stream", "").await.ok();
     }
 
-    /// Sends a `GET` and leaves the reply to be read.
+    /// Sends a `GET` without reading the reply.
     pub(crate) async fn open(&self, to: &str, headers: &[(&str, &str)]) -> Wire {
         self.hub.open(to, &self.headers(headers)).await
     }
@@ -167,13 +168,13 @@ impl<'a> Client<'a> {
         SseClient::read(self.open(to, headers).await).await
     }
 
-    /// Subscribes at the tail; nothing that is published from now on is missed.
+    /// Subscribes at the tail; no later event is missed.
     pub(crate) async fn subscribe(&self, channel: &str) -> SseClient {
         self.stream(&format!("/v1/channels/{channel}"), &[]).await.settled().await
     }
 }
 
-/// Grants of all four operations on this pattern, for a token.
+/// Returns grants of all four operations on this pattern, for a token.
 pub(crate) fn all_on(pattern: &str) -> Value {
     json!({"publish": [pattern], "subscribe": [pattern], "signal": [pattern], "admin": [pattern]})
 }

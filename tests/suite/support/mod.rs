@@ -1,4 +1,4 @@
-//! What the tests are written in: a hub to talk to, clients to talk with, and patience.
+//! Support of the tests: a hub, clients, and waits with a time limit.
 
 pub(crate) mod generation;
 mod hub;
@@ -21,10 +21,10 @@ pub(crate) use receiver::{Answer, Receiver};
 pub(crate) use sse::{SseClient, SseEvent, opening_text};
 pub(crate) use wire::{Head, Piece, Response, Wire};
 
-/// How long a condition may take before the test gives up. Generous: the machine is shared.
+/// The time limit of a condition. Generous, because the machine is shared.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Awaits, but not for ever.
+/// Awaits a future, with a time limit.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -32,7 +32,7 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     }
 }
 
-/// Asks again until the answer is yes.
+/// Polls until the answer is true.
 pub(crate) async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bool) {
     within(what, async {
         while !question().await {
@@ -42,7 +42,7 @@ pub(crate) async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bo
     .await;
 }
 
-/// Asserts that this is a problem document with the given status and code, whose sentence says
+/// Asserts that this is a problem document with the given status and code, whose message contains
 /// `hint`, and returns the document.
 #[track_caller]
 pub(crate) fn assert_problem(response: &Response, status: u16, code: &str, hint: &str) -> Value {
@@ -62,7 +62,7 @@ pub(crate) fn assert_problem(response: &Response, status: u16, code: &str, hint:
     problem
 }
 
-/// The place in the hub's order that an event id stands for.
+/// Returns the offset in an event id.
 #[track_caller]
 pub(crate) fn offset(id: &str) -> u64 {
     let (epoch, offset) = id.rsplit_once('-').unwrap_or_else(|| panic!("not an event id: {id}"));
@@ -72,7 +72,7 @@ pub(crate) fn offset(id: &str) -> u64 {
     offset.parse().unwrap_or_else(|_| panic!("not an event id: {id}"))
 }
 
-/// Asserts that the ids only ever grow.
+/// Asserts that the ids increase.
 #[track_caller]
 pub(crate) fn assert_ascending<'a>(ids: impl IntoIterator<Item = &'a str>) {
     let mut before = None;
@@ -91,26 +91,26 @@ pub(crate) fn assert_time(value: &Value) {
     assert_eq!(shape, "0000-00-00T00:00:00.000Z", "{text}");
 }
 
-/// The data of each event.
+/// Returns the data of each event.
 pub(crate) fn texts(events: &[SseEvent]) -> Vec<&str> {
     events.iter().map(|event| event.data.as_str()).collect()
 }
 
-/// The `data` of each event of a JSON page.
+/// Returns the `data` of each event of a JSON page.
 #[track_caller]
 pub(crate) fn page_texts(page: &Value) -> Vec<&str> {
     let events = page["events"].as_array().unwrap_or_else(|| panic!("not a page: {page}"));
     events.iter().map(|event| event["data"].as_str().expect("data is a string")).collect()
 }
 
-/// The `id` of each event of a JSON page.
+/// Returns the `id` of each event of a JSON page.
 #[track_caller]
 pub(crate) fn page_ids(page: &Value) -> Vec<String> {
     let events = page["events"].as_array().unwrap_or_else(|| panic!("not a page: {page}"));
     events.iter().map(|event| event["id"].as_str().expect("an id").to_owned()).collect()
 }
 
-/// The names of an object's members, sorted.
+/// Returns the names of an object's members, sorted.
 pub(crate) fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> =
         value.as_object().expect("an object").keys().map(String::as_str).collect();
@@ -118,7 +118,7 @@ pub(crate) fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-/// An event stream of these events, each of one line.
+/// Encodes an event stream of these events, each of one line.
 pub(crate) fn event_stream(data: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     data.into_iter().map(|data| format!("data: {data}\n\n")).collect()
 }

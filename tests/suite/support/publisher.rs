@@ -1,4 +1,4 @@
-//! A producer whose request body is written while the test watches.
+//! A producer with a streamed request body.
 
 use super::{Response, TestHub, Wire};
 
@@ -51,6 +51,6 @@ impl Publisher {
         self.wire.response().await
     }
 
-    /// Hangs up in the middle of the body.
+    /// Closes the connection in the middle of the body.
     pub(crate) fn break_off(self) {}
 }

@@ -1,4 +1,4 @@
-//! A receiver of hooks: an HTTP server that answers as it was told, and keeps what it was sent.
+//! A receiver of hooks: an HTTP server with configured answers, which records its requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use tokio::sync::mpsc;
 
 use super::within;
 
-/// What a receiver says to a call.
+/// The answer to a call.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// An empty answer with this status.
     Status(u16),
     /// A redirect to this URL.
     MovedTo(String),
-    /// Nothing at all.
+    /// No answer.
     Silence,
     /// 200, and a body that never ends.
     Endless,
 }
 
-/// See the module. It is gone when the test is over.
+/// A receiver of hook calls. Its server stops at the end of the test.
 pub(crate) struct Receiver {
     addr: SocketAddr,
     calls: mpsc::Receiver<Call>,
 }
 
-/// One call as it was received.
+/// A call that was received.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) request_line: String,
@@ -39,12 +39,12 @@ pub(crate) struct Call {
 }
 
 impl Receiver {
-    /// A receiver that says yes to everything.
+    /// A receiver that answers every call with a success.
     pub(crate) async fn start() -> Self {
         Self::answering([Answer::Status(204)]).await
     }
 
-    /// A receiver that gives these answers one after the other, and the last one for ever.
+    /// A receiver that sends these answers one after the other, and repeats the last one.
     pub(crate) async fn answering(answers: impl Into<Vec<Answer>>) -> Self {
         let (answers, given) = (Arc::new(answers.into()), Arc::new(AtomicUsize::new(0)));
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -58,17 +58,17 @@ impl Receiver {
         Self { addr, calls }
     }
 
-    /// Where it is.
+    /// Returns the URL of the receiver.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/ended?from=hub", self.addr)
     }
 
-    /// The settings of a hook for this pattern that calls here.
+    /// Returns the settings of a hook for this pattern that calls this receiver.
     pub(crate) fn hook(&self, pattern: &str, more: &str) -> String {
         format!("[[hooks]]\npattern = \"{pattern}\"\nurl = \"{}\"\n{more}\n", self.url())
     }
 
-    /// The next call.
+    /// Returns the next call.
     pub(crate) async fn call(&mut self) -> Call {
         within("a call", self.calls.recv()).await.expect("the receiver runs")
     }
@@ -83,7 +83,7 @@ impl Receiver {
 }
 
 impl Call {
-    /// The one value of the header.
+    /// Returns the only value of the header.
     #[track_caller]
     pub(crate) fn header(&self, name: &str) -> &str {
         self.try_header(name).unwrap_or_else(|| panic!("no {name}: {:?}", self.headers))
@@ -101,7 +101,7 @@ impl Call {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
-    /// The channel that it tells of.
+    /// Returns the channel of the call.
     #[track_caller]
     pub(crate) fn channel(&self) -> String {
         self.json()["channel"].as_str().expect("a channel").to_owned()

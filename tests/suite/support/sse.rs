@@ -1,4 +1,4 @@
-//! A subscriber: reads an event stream as a browser does, and keeps every byte for inspection.
+//! A subscriber: parses an event stream like a browser, and keeps every byte for inspection.
 //!
 //! The parser follows the HTML standard, section 9.2.6, and shares nothing with `src/sse`.
 
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use super::{Head, Piece, Wire, within};
 
-/// An event, as the block on the wire had it.
+/// An event as its block on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SseEvent {
-    /// The `id:` in this very block, not one remembered from before.
+    /// The `id:` in this block, not one from an earlier block.
     pub(crate) id: Option<String>,
     pub(crate) event: Option<String>,
     pub(crate) data: String,
 }
 
 impl SseEvent {
-    /// The id, which every event of a hub has.
+    /// Returns the id, which every event of a hub has.
     #[track_caller]
     pub(crate) fn id(&self) -> &str {
         self.id.as_deref().unwrap_or_else(|| panic!("an event without an id: {self:?}"))
@@ -50,8 +50,8 @@ impl SseEvent {
     }
 }
 
-/// What stands on the wire before anything else, if a subscription to this channel begins at the
-/// tail and the tail has this id.
+/// Returns the first bytes of a subscription to this channel that begins at the tail, if the tail
+/// has this id.
 pub(crate) fn opening_text(channel: &str, id: &str) -> String {
     format!(
         "retry: 3000\nevent: fanfare.open\n\
@@ -66,15 +66,15 @@ pub(crate) struct SseClient {
     parser: Parser,
     raw: Vec<u8>,
     ready: VecDeque<SseEvent>,
-    /// The `fanfare.open` of a subscription that begins at the tail. It tells nothing of what was
-    /// published, so it is not among the events.
+    /// The `fanfare.open` of a subscription that begins at the tail. It is no published event, so
+    /// it is not among the events.
     opening: Option<SseEvent>,
-    /// `Some(true)`: the stream came to its proper end. `Some(false)`: it broke off.
+    /// `Some(true)`: the stream ended properly. `Some(false)`: it broke off.
     ended: Option<bool>,
 }
 
 impl SseClient {
-    /// Takes over a connection on which a subscription has just been asked for.
+    /// Reads a subscription that was just requested on this connection.
     pub(crate) async fn read(mut wire: Wire) -> Self {
         let head = wire.head().await;
         Self {
@@ -88,12 +88,12 @@ impl SseClient {
         }
     }
 
-    /// The `fanfare.open` with which the stream began, if it did.
+    /// Returns the `fanfare.open` at the beginning of the stream, if there was one.
     pub(crate) fn opening(&self) -> Option<&SseEvent> {
         self.opening.as_ref()
     }
 
-    /// The next event; the stream may not end before it.
+    /// Returns the next event; the stream may not end before it.
     pub(crate) async fn next(&mut self) -> SseEvent {
         match self.maybe_next().await {
             Some(event) => event,
@@ -101,9 +101,9 @@ impl SseClient {
         }
     }
 
-    /// The next event, or `None` when the stream ends first.
+    /// Returns the next event, or `None` when the stream ends first.
     pub(crate) async fn maybe_next(&mut self) -> Option<SseEvent> {
-        // One deadline for the event: heartbeats are no progress.
+        // One deadline for the event, because heartbeats are no progress.
         let waiting = async {
             while self.ready.is_empty() && self.ended.is_none() {
                 self.advance().await;
@@ -115,7 +115,7 @@ impl SseClient {
         self.ready.pop_front()
     }
 
-    /// The next `n` events.
+    /// Returns the next `n` events.
     pub(crate) async fn take(&mut self, n: usize) -> Vec<SseEvent> {
         let mut events = Vec::with_capacity(n);
         while events.len() < n {
@@ -124,7 +124,7 @@ impl SseClient {
         events
     }
 
-    /// Everything up to the end of the stream.
+    /// Returns everything up to the end of the stream.
     pub(crate) async fn rest(&mut self) -> Vec<SseEvent> {
         let mut events = Vec::new();
         while let Some(event) = self.maybe_next().await {
@@ -133,7 +133,7 @@ impl SseClient {
         events
     }
 
-    /// Everything up to and with the event that has this data.
+    /// Returns everything up to and including the event that has this data.
     pub(crate) async fn until(&mut self, data: &str) -> Vec<SseEvent> {
         let mut events = vec![self.next().await];
         while events.last().is_some_and(|event| event.data != data) {
@@ -142,7 +142,7 @@ impl SseClient {
         events
     }
 
-    /// Asserts that the stream comes to its proper end now.
+    /// Asserts that the stream ends properly now.
     pub(crate) async fn assert_eof(&mut self) {
         let more = self.maybe_next().await;
         assert_eq!(more, None, "the end of the stream");
@@ -163,8 +163,8 @@ impl SseClient {
         .await
     }
 
-    /// Waits for the preamble of a subscription that starts at the tail: from here on, nothing
-    /// that is published is missed.
+    /// Waits for the preamble of a subscription that starts at the tail: after it, no published
+    /// event is missed.
     pub(crate) async fn settled(mut self) -> Self {
         assert_eq!(self.head.status, 200, "{:?}", self.head);
         while self.parser.last_id.is_none() && self.ended.is_none() {
@@ -173,22 +173,22 @@ impl SseClient {
         self
     }
 
-    /// Asks for something else on the same connection, without waiting for the end of the stream.
+    /// Sends another request on the same connection, without waiting for the end of the stream.
     pub(crate) async fn ask_again(&mut self, to: &str) {
         self.wire.send_head("GET", to, &[]).await;
     }
 
-    /// What an `EventSource` would send as `Last-Event-ID`.
+    /// Returns the value that an `EventSource` would send as `Last-Event-ID`.
     pub(crate) fn last_id(&self) -> Option<&str> {
         self.parser.last_id.as_deref()
     }
 
-    /// The reconnection time that was last asked for, in milliseconds.
+    /// Returns the last reconnect delay that the hub set, in milliseconds.
     pub(crate) fn retry(&self) -> Option<u64> {
         self.parser.retry
     }
 
-    /// How many comment lines there were.
+    /// Returns the number of comment lines.
     pub(crate) fn comments(&self) -> usize {
         self.parser.comments
     }

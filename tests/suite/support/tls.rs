@@ -1,4 +1,4 @@
-//! Certificates that are their own authority, and clients that trust nothing else.
+//! Self-signed certificates, and clients that trust only them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::within;
 
-/// A certificate and its key in files, which are gone when the value is dropped.
+/// A certificate and its key in files, which are deleted when the value is dropped.
 pub(crate) struct Identity {
     folder: tempfile::TempDir,
     certificate: CertificateDer<'static>,
@@ -32,7 +32,7 @@ impl Identity {
         identity
     }
 
-    /// Another certificate, in the same files.
+    /// Replaces the certificate, in the same files.
     pub(crate) fn renew(&mut self) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
         let made = made.expect("a certificate");
@@ -49,17 +49,17 @@ impl Identity {
         self.folder.path().join("key.pem")
     }
 
-    /// The settings of a hub that shows it.
+    /// Returns the settings of a hub that uses it.
     pub(crate) fn settings(&self) -> String {
         settings(&self.cert(), &self.key())
     }
 
-    /// A client that trusts it, and nobody else, and speaks this protocol: `h2` or `http/1.1`.
+    /// Returns a client that trusts only it, and speaks this protocol: `h2` or `http/1.1`.
     pub(crate) fn client(&self, protocol: &str) -> TlsClient {
         self.client_of(protocol, rustls::ALL_VERSIONS)
     }
 
-    /// The same, with these versions of TLS.
+    /// Returns a client that trusts only it, with this protocol and these versions of TLS.
     pub(crate) fn client_of(
         &self,
         protocol: &str,
@@ -78,19 +78,19 @@ impl Identity {
     }
 }
 
-/// The settings of a hub with these files.
+/// Returns the settings of a hub with these files.
 pub(crate) fn settings(cert: &std::path::Path, key: &std::path::Path) -> String {
     format!("tls.cert = \"{}\"\ntls.key = \"{}\"\n", cert.display(), key.display())
 }
 
-/// See [`Identity::client`]. It remembers sessions.
+/// A TLS client of [`Identity::client`], which caches sessions.
 pub(crate) struct TlsClient {
     protocol: String,
     config: Arc<ClientConfig>,
 }
 
 impl TlsClient {
-    /// A connection, or why there is none.
+    /// Opens a connection, or returns why it failed.
     pub(crate) async fn try_connect(
         &self,
         to: SocketAddr,
@@ -111,7 +111,7 @@ impl TlsClient {
         within("a handshake", connector.connect(name, tcp)).await
     }
 
-    /// A connection that speaks the protocol.
+    /// Opens a connection that speaks the protocol.
     pub(crate) async fn connect(&self, to: SocketAddr) -> TlsStream<TcpStream> {
         let stream = self.try_connect(to).await.expect("a handshake");
         let agreed = stream.get_ref().1.alpn_protocol();
@@ -119,24 +119,24 @@ impl TlsClient {
         stream
     }
 
-    /// A connection for requests.
+    /// Opens a connection for requests.
     pub(crate) async fn requests(&self, to: SocketAddr) -> Requests {
         Requests::over(self.connect(to).await, &self.protocol).await
     }
 
-    /// A connection for requests, with these bytes before the handshake.
+    /// Opens a connection for requests, with these bytes before the handshake.
     pub(crate) async fn requests_after(&self, header: &[u8], to: SocketAddr) -> Requests {
         let stream = self.try_connect_after(header, to).await.expect("a handshake");
         Requests::over(stream, &self.protocol).await
     }
 }
 
-/// Whether the handshake was a short one.
+/// Returns whether the handshake was abbreviated.
 pub(crate) fn was_resumed(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
-/// One connection, over which requests go.
+/// A connection for requests.
 pub(crate) enum Requests {
     One(http1::SendRequest<Full<Bytes>>),
     Two(http2::SendRequest<Full<Bytes>>),
@@ -192,7 +192,7 @@ impl Requests {
         receipt["last_id"].as_str().expect("an id").to_owned()
     }
 
-    /// Subscribes, and waits until nothing is missed any more.
+    /// Subscribes, and waits until no published event is missed.
     pub(crate) async fn subscribe(&mut self, channel: &str, headers: &[(&str, &str)]) -> Stream {
         let answer = self.ask("GET", &format!("/v1/channels/{channel}"), headers, "").await;
         assert_eq!(answer.status(), 200);
@@ -210,7 +210,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Reads until the text so far has this in it.
+    /// Reads until the text so far contains this.
     pub(crate) async fn until(&mut self, wanted: &str) {
         while !self.text.contains(wanted) {
             let more = self.more().await;

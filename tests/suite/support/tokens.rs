@@ -1,4 +1,4 @@
-//! Keys made for a test, tokens signed with them, and settings that trust them.
+//! Keys of a test, tokens signed with them, and settings that trust them.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -19,7 +19,7 @@ use super::{Response, TestHub, Wire, assert_problem};
 pub(crate) const SECRET: &str =
     "a secret of more than sixty-four bytes, as HS512 wants it to have, and then some";
 
-/// The API key of those who may do everything: see [`operator`].
+/// The API key of [`operator`], which may do everything.
 pub(crate) const OPERATOR: &str = "ffk_the-operator-who-may-do-everything";
 
 /// A private key.
@@ -32,7 +32,7 @@ pub(crate) enum Signer {
 }
 
 impl Signer {
-    /// A key for the algorithm: a new one, but of RSA always the same, as they take long.
+    /// Returns a key for the algorithm: a new one, except for RSA, whose keys are slow to create.
     pub(crate) fn new(algorithm: &str) -> Self {
         static RSA: OnceLock<RsaKeyPair> = OnceLock::new();
         let curve = match algorithm {
@@ -45,12 +45,12 @@ impl Signer {
         Self::Ec(leak(EcdsaKeyPair::generate(curve).expect("a key")))
     }
 
-    /// An RSA key that nobody else has.
+    /// Returns another RSA key.
     pub(crate) fn other_rsa() -> Self {
         Self::Rsa(leak(new_rsa()))
     }
 
-    /// The public half in PEM.
+    /// Returns the public half in PEM.
     pub(crate) fn pem(self) -> String {
         let der = match self {
             Self::Secret(_) => panic!("a secret has no public half"),
@@ -63,7 +63,7 @@ impl Signer {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 
-    /// The half that verifies, as a JWK.
+    /// Returns the verifying half, as a JWK.
     pub(crate) fn jwk(self, kid: &str, algorithm: &str) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match self {
@@ -88,7 +88,7 @@ impl Signer {
         jwk
     }
 
-    /// A token with exactly this header and these claims, signed as the algorithm says.
+    /// Returns a token with exactly this header and these claims, signed with the algorithm.
     pub(crate) fn sign_as(self, algorithm: &str, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(header), part(claims));
@@ -96,12 +96,12 @@ impl Signer {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// An honest token whose key has no name.
+    /// Returns a valid token without a key id.
     pub(crate) fn sign(self, algorithm: &str, claims: &Value) -> String {
         self.sign_as(algorithm, &json!({"typ": "JWT", "alg": algorithm}), claims)
     }
 
-    /// An honest token that names its key.
+    /// Returns a valid token with a key id.
     pub(crate) fn sign_by(self, algorithm: &str, kid: &str, claims: &Value) -> String {
         self.sign_as(algorithm, &json!({"typ": "JWT", "alg": algorithm, "kid": kid}), claims)
     }
@@ -147,18 +147,19 @@ fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-/// Seconds since the epoch.
+/// Returns the seconds since the Unix epoch.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
 }
 
-/// Claims that the issuer `id` of [`issuer`] is believed: may read and write everything.
+/// Returns claims that the hub accepts from the issuer `id` of [`issuer`]: read and write
+/// everything.
 pub(crate) fn claims() -> Value {
     json!({"iss": "https://id.example", "aud": "hub", "sub": "ann", "exp": now() + 600,
            "fanfare": {"subscribe": ["**"], "publish": ["**"]}})
 }
 
-/// The claims with one of them changed; `null` takes it away.
+/// Returns the claims with one of them changed; `null` removes it.
 pub(crate) fn claims_with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     match value {
@@ -168,7 +169,7 @@ pub(crate) fn claims_with(name: &str, value: Value) -> Value {
     claims
 }
 
-/// A token by [`SECRET`] with these claims.
+/// Returns a token by [`SECRET`] with these claims.
 pub(crate) fn token(claims: &Value) -> String {
     Signer::new("HS256").sign("HS256", claims)
 }
@@ -188,24 +189,24 @@ impl Folder {
         path.to_str().expect("a path in UTF-8").to_owned()
     }
 
-    /// The setting of keys that are a secret in a file.
+    /// Returns the setting of keys that are a secret in a file.
     pub(crate) fn secret(&self) -> String {
         format!("secret = \"file:{}\"", self.file("secret", SECRET))
     }
 
-    /// The setting of keys that are a public key in PEM.
+    /// Returns the setting of keys that are a public key in PEM.
     pub(crate) fn pem(&self, name: &str, signer: Signer) -> String {
         format!("pem = \"{}\"", self.file(name, signer.pem()))
     }
 
-    /// The setting of keys that are a JWK set.
+    /// Returns the setting of keys that are a JWK set.
     pub(crate) fn jwks(&self, name: &str, keys: &[Value]) -> String {
         format!("jwks = \"{}\"", self.file(name, json!({"keys": keys}).to_string()))
     }
 }
 
-/// An issuer `https://NAME.example` for the audience `hub`, in TOML. `keys` such as
-/// [`Folder::secret`] returns; `more` is further settings of it.
+/// Returns an issuer `https://NAME.example` for the audience `hub`, in TOML. `keys` is a return
+/// value such as that of [`Folder::secret`]; `more` is further settings of it.
 pub(crate) fn issuer(name: &str, keys: &str, more: &str) -> String {
     format!(
         "\n[[auth.issuers]]\nname = \"{name}\"\nissuer = \"https://{name}.example\"\n\
@@ -213,7 +214,7 @@ pub(crate) fn issuer(name: &str, keys: &str, more: &str) -> String {
     )
 }
 
-/// An API key, in TOML: `grants` such as `publish = ["a"]`.
+/// Returns an API key, in TOML: `grants` such as `publish = ["a"]`.
 pub(crate) fn api_key(name: &str, key: &str, grants: &str) -> String {
     let hash = digest::digest(&digest::SHA256, key.as_bytes());
     let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -223,12 +224,12 @@ pub(crate) fn api_key(name: &str, key: &str, grants: &str) -> String {
     )
 }
 
-/// The API key [`OPERATOR`].
+/// Returns the setting of the API key [`OPERATOR`].
 pub(crate) fn operator() -> String {
     api_key("operator", OPERATOR, "publish = true, subscribe = true, signal = true, admin = true")
 }
 
-/// A `GET` on a listener, with a credential.
+/// Sends a `GET` to a listener, with a credential.
 pub(crate) async fn get_as(addr: SocketAddr, to: &str, headers: &[(&str, &str)]) -> Response {
     let mut wire = Wire::connect(addr).await;
     let mut all = vec![("Connection", "close"), ("Accept", "application/json")];
@@ -237,7 +238,7 @@ pub(crate) async fn get_as(addr: SocketAddr, to: &str, headers: &[(&str, &str)])
     wire.response().await
 }
 
-/// How many were refused for this reason. The hub must know the [`operator`].
+/// Returns the number of refusals for this reason. The hub must know the [`operator`].
 pub(crate) async fn refused_total(hub: &TestHub, reason: &str) -> f64 {
     let page = get_as(hub.admin_addr(), "/metrics", &[("X-API-Key", OPERATOR)]).await.ok().text();
     let series = format!("fanfare_auth_refused_total{{reason=\"{reason}\"}} ");
@@ -245,12 +246,12 @@ pub(crate) async fn refused_total(hub: &TestHub, reason: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().expect("a number"))
 }
 
-/// `Authorization: Bearer`, for a list of headers.
+/// Returns an `Authorization: Bearer` header.
 pub(crate) fn bearer(text: &str) -> String {
     format!("Bearer {text}")
 }
 
-/// Asserts that this is a 401 as all are, for this reason, and returns the document.
+/// Asserts that this is a regular 401, for this reason, and returns the document.
 #[track_caller]
 pub(crate) fn assert_refused(reply: &Response, reason: &str) -> Value {
     let problem = assert_problem(reply, 401, "unauthenticated", "");
@@ -265,7 +266,7 @@ pub(crate) fn assert_refused(reply: &Response, reason: &str) -> Value {
         let begins = "Bearer realm=\"fanfare\", error=\"invalid_token\", error_description=\"";
         let said = challenge.strip_prefix(begins).and_then(|rest| rest.strip_suffix('"'));
         let said = said.unwrap_or_else(|| panic!("{challenge}"));
-        // RFC 6750, section 3: nothing that a quoted string would have to escape.
+        // RFC 6750, section 3: no character that a quoted string would have to escape.
         let plain = |byte: u8| matches!(byte, 0x20..=0x21 | 0x23..=0x5B | 0x5D..=0x7E);
         assert!(!said.is_empty() && said.bytes().all(plain), "{challenge}");
     }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: sends exactly the bytes it is given, reads heads and bodies as they come.
+//! HTTP/1.1 by hand: sends exactly the given bytes, reads heads and bodies as they arrive.
 
 use std::net::SocketAddr;
 
@@ -8,14 +8,14 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::within;
 
-/// A connection, and what has been read from it but not yet understood.
+/// A connection, and the bytes read from it but not yet parsed.
 pub(crate) struct Wire {
     stream: TcpStream,
     unread: Vec<u8>,
     framing: Framing,
 }
 
-/// How the end of the body is told.
+/// The framing of a body.
 #[derive(Clone, Copy, Debug)]
 enum Framing {
     Nothing,
@@ -41,7 +41,7 @@ impl Wire {
         Self::new(stream)
     }
 
-    /// A connection with a small receive buffer: the end of a subscriber who will be slow.
+    /// Opens a connection with a small receive buffer, for a slow subscriber.
     pub(crate) async fn connect_narrow(to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("socket");
         socket.set_recv_buffer_size(16 * 1024).expect("SO_RCVBUF");
@@ -54,12 +54,12 @@ impl Wire {
         Self { stream, unread: Vec::new(), framing: Framing::Nothing }
     }
 
-    /// Sends these bytes. A peer who has hung up is noticed when reading.
+    /// Sends these bytes. A closed connection is noticed when reading.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _hung_up = within("a write", self.stream.write_all(bytes.as_ref())).await;
     }
 
-    /// Closes this side, and reads on.
+    /// Closes the client's side, and reads on.
     pub(crate) async fn close_side(&mut self) {
         let _hung_up = within("the end of what is sent", self.stream.shutdown()).await;
     }
@@ -74,7 +74,7 @@ impl Wire {
         self.send(head).await;
     }
 
-    /// Reads the head of the reply. `None` when the peer hung up instead.
+    /// Reads the head of the reply. `None` when the peer closed the connection instead.
     pub(crate) async fn try_head(&mut self, to_head: bool) -> Option<Head> {
         let end = loop {
             if let Some(at) = find(&self.unread, b"\r\n\r\n") {
@@ -119,7 +119,7 @@ impl Wire {
         Response { head, body }
     }
 
-    /// The next part of the body, as soon as there is any.
+    /// Returns the next part of the body, as soon as there is any.
     pub(crate) async fn piece(&mut self) -> Piece {
         match self.framing {
             Framing::Nothing | Framing::Length(0) => Piece::End,
@@ -169,7 +169,7 @@ impl Wire {
         Piece::Data(data)
     }
 
-    /// Waits until the peer hangs up; what it says until then is returned.
+    /// Waits until the peer closes the connection; returns the bytes until then.
     pub(crate) async fn hang_up(&mut self) -> Vec<u8> {
         while within("the peer to hang up", self.fill()).await {}
         std::mem::take(&mut self.unread)
@@ -207,7 +207,7 @@ impl Head {
         Self { status, headers: lines.map(pair).collect() }
     }
 
-    /// The value of the header, several joined by commas.
+    /// Returns the value of the header, several joined by commas.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let name = name.to_ascii_lowercase();
         let values: Vec<&str> =
@@ -240,7 +240,7 @@ impl Response {
         self.head.status
     }
 
-    /// The one value of the header.
+    /// Returns the only value of the header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.head.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         let value = found.next().map(|(_, value)| value.as_str());
@@ -258,7 +258,7 @@ impl Response {
             .unwrap_or_else(|error| panic!("not JSON ({error}): {} {}", self.status(), self.text()))
     }
 
-    /// The reply, if it is a 200; otherwise the test ends here.
+    /// Returns the reply, if it is a 200; otherwise fails the test.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.status(), 200, "{}", self.text());
