@@ -1,4 +1,4 @@
-//! The clocks: the one place that reads the wall clock.
+//! The clocks: the only module that reads the wall clock.
 //!
 //! The wall clock provides the times that are shown. It can be set, forwards and backwards, so ages
 //! are taken from the steady clock, which cannot be set.

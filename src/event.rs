@@ -13,16 +13,16 @@ pub const RESERVED_PREFIX: &str = "fanfare.";
 /// The type of the hub's event that opens a subscription at the tail, and has the id of the tail.
 pub const OPEN: &str = "fanfare.open";
 
-/// The type of the hub's event that says: the stream is not available now, try again later.
+/// The type of the hub's event for a stream that is not available now: the client retries later.
 pub const BUSY: &str = "fanfare.busy";
 
-/// The type of the hub's event that says: events are missing here.
+/// The type of the hub's event in place of missing events.
 pub const GAP: &str = "fanfare.gap";
 
-/// The type of the hub's event that says: the channel has ended, and how.
+/// The type of the hub's event that reports the end of a channel, and how it ended.
 pub const END: &str = "fanfare.end";
 
-/// The type of the hub's event that says what a generation adds up to so far.
+/// The type of the hub's event with a generation so far, folded into one.
 pub const SNAPSHOT: &str = "fanfare.snapshot";
 
 /// The type of the event that asks a subscriber to reconnect with another credential. It has no id,

@@ -1,5 +1,5 @@
-//! Fanfare: an SSE hub. Producers publish events into named channels over HTTP; the hub fans each
-//! channel out to as many viewers as care to watch, live and from where they left off.
+//! Fanfare: an SSE hub. Producers publish events into named channels over HTTP; the hub delivers
+//! each channel to any number of viewers, live and from where they left off.
 //!
 //! # Layout
 //!

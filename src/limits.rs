@@ -1,6 +1,6 @@
-//! Every fixed cap in the system, on one page, each with its reason.
+//! Every fixed limit of the hub, with its reason.
 //!
-//! What an operator may want to change is a setting of the part that it bounds (see
+//! Limits that an operator may want to change are settings of the part that they bound (see
 //! `deploy/fanfare.toml`). A limit here is a property of the protocol, or a guard that no honest
 //! client reaches.
 
@@ -60,15 +60,15 @@ pub const MAX_MERGE_LOOKS: usize = 512;
 /// Events of `last:N` over many channels: their positions are gathered and sorted at once.
 pub const MAX_LAST_EVENTS: u64 = 10_000;
 
-/// Channels and patterns that `fanfare.open` repeats of what was asked for: enough to tell
-/// subscriptions apart.
+/// Channels and patterns of a request that `fanfare.open` repeats: enough to distinguish
+/// subscriptions.
 pub const MAX_NAMED_CHANNELS: usize = 16;
 
 /// Channels that the patterns of one subscription may select: each costs it a listener.
 pub const MAX_MATCHED_CHANNELS: usize = 10_000;
 
 /// Remembered ends of channels that were dropped, so that a resume after one gets a gap and not
-/// silence. 16 bytes each; when the table is full, the oldest is merged into one lower bound.
+/// silence. Some 64 bytes and the name each; when full, the oldest is merged into one lower bound.
 pub const MAX_TOMBSTONES: usize = 65_536;
 
 /// Bytes of a request body that is a document and not a stream (`PUT`).
@@ -165,5 +165,5 @@ pub const MAX_SUBJECT_BYTES: usize = 255;
 /// Seconds of leeway in the times of a token: more than this is not clock skew.
 pub const MAX_LEEWAY_SECONDS: u64 = 300;
 
-/// Principals, and addresses, whose use is remembered: some 300 bytes each.
+/// Principals and addresses whose usage is remembered: some 300 bytes each.
 pub const MAX_METERS: usize = 100_000;

@@ -275,7 +275,7 @@ impl AuthenticatorState {
             // A token has dots, and an API key has none.
             Credential::Bearer(text) if !text.contains('.') => Ok(self.api_key(text)?),
             Credential::Bearer(token) => self.token(token, now),
-            // A credential in a place that is switched off counts as not sent.
+            // A cookie or query token that is switched off counts as not sent.
             Credential::None | Credential::Cookie(_) | Credential::Query(_) => {
                 Ok(self.unnamed.clone().ok_or(AuthError::Missing)?)
             }

@@ -131,7 +131,7 @@ pub struct ApiKeyConfig {
 pub struct InvalidAuth {
     /// The setting.
     pub key: &'static str,
-    /// The fault, its place in the setting, and a valid value.
+    /// The fault, where it is in the setting, and a valid value.
     pub message: String,
 }
 

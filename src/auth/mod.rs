@@ -65,7 +65,7 @@ impl Principal {
     }
 }
 
-/// A client's credential, by the place where it was sent.
+/// A client's credential, by the part of the request that had it.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
     /// `Authorization: Bearer`: a token, or an API key.

@@ -12,7 +12,7 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Maximum bytes in a file with a secret: far more than any secret has.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// The place of a secret: `env:NAME` or `file:/path`. The secret itself is not part of the
+/// The source of a secret: `env:NAME` or `file:/path`. The secret itself is not part of the
 /// configuration, so that showing the configuration cannot reveal it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {

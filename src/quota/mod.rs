@@ -126,7 +126,7 @@ impl Quotas {
     /// Checks that not too many credentials from this address were refused recently.
     ///
     /// # Errors
-    /// It has to wait.
+    /// The address has to wait.
     pub fn may_try(&self, address: IpAddr) -> Result<(), Exceeded> {
         let Some(meter) = self.address(address) else { return Ok(()) };
         self.terms().address.refusals.look(&meter.refusals, 1, self.now())
@@ -184,7 +184,7 @@ impl Payer {
     /// Charges one request to publish. A payer that is in debt for events or bytes has to wait.
     ///
     /// # Errors
-    /// It cannot be paid now; nothing was charged.
+    /// A rate is exceeded; nothing was charged.
     pub fn publish(&self) -> Result<(), Exceeded> {
         self.each(|rates, meter, now| {
             rates.events.look(&meter.events, 0, now)?;
@@ -215,7 +215,7 @@ impl Payer {
     /// Charges a signal.
     ///
     /// # Errors
-    /// It cannot be paid now.
+    /// The rate is exceeded.
     pub fn signal(&self) -> Result<(), Exceeded> {
         self.each(|rates, meter, now| rates.signals.take(&meter.signals, 1, now))
     }
@@ -223,7 +223,7 @@ impl Payer {
     /// Charges a token.
     ///
     /// # Errors
-    /// It cannot be paid now.
+    /// The rate is exceeded.
     pub fn token(&self) -> Result<(), Exceeded> {
         self.each(|rates, meter, now| rates.tokens.take(&meter.tokens, 1, now))
     }

@@ -135,7 +135,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// directory of the store and its files, or create it.
 ///
 /// # Errors
-/// It cannot.
+/// The directory or a file cannot be accessed, or not be created.
 pub fn check_store(config: &Config) -> Result<(), StartError> {
     if !config.store.is_on() {
         return Ok(());
@@ -228,7 +228,7 @@ impl Server {
     /// Builds a hub on these sockets, and binds the listeners that are not among them.
     ///
     /// # Errors
-    /// An address cannot be listened on, or must not be.
+    /// An address cannot be listened on, or must not be without credentials.
     pub async fn with_sockets(config: Config, inherited: Inherited) -> Result<Self, StartError> {
         auth_setup::check_exposure(&config)?;
         let metrics = Arc::new(Metrics::new());
@@ -428,10 +428,10 @@ async fn drain(
     let ends = Instant::now() + window;
     let (subscriptions, publishes) = (egress.active(), ingest.active());
     tracing::info!(subscriptions, publishes, ?window, "draining");
-    // In this order: a task that reacts to the drain needs the moments to exist.
+    // In this order: tasks that react to the drain read their moments, which must exist.
     egress.drain(window);
     shutdown.drain();
-    // In this order: the last publish may end a channel that a hook matches.
+    // Hooks are checked last: the last publish may end a channel that a hook matches.
     let busy = || egress.active() > 0 || ingest.active() > 0 || !hooks.is_idle();
     while busy() && Instant::now() < ends {
         tokio::time::sleep(DRAIN_PACE).await;

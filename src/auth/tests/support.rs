@@ -40,7 +40,7 @@ impl Signer {
         Self::Secret(SECRET.into())
     }
 
-    /// A new key that can be used with the algorithm.
+    /// Creates a key that can be used with the algorithm.
     pub(super) fn new(algorithm: Algorithm) -> Self {
         use Algorithm as A;
         let curve = match algorithm {
@@ -54,7 +54,7 @@ impl Signer {
         Self::Ec(Box::new(EcdsaKeyPair::generate(curve).unwrap()))
     }
 
-    /// The public half in PEM.
+    /// Returns the public key in PEM.
     pub(super) fn pem(&self) -> String {
         let der = match self {
             Self::Secret(_) => panic!("a secret has no public half"),
@@ -67,7 +67,7 @@ impl Signer {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 
-    /// The half that verifies, as a JWK.
+    /// Returns the verifying key as a JWK.
     pub(super) fn jwk(&self, kid: &str, algorithm: Algorithm) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match self {
@@ -97,7 +97,7 @@ impl Signer {
         jwk
     }
 
-    /// A token with this header and these claims, signed as the algorithm says.
+    /// Returns a token with this header and these claims, signed with the algorithm.
     pub(super) fn sign_as(&self, algorithm: Algorithm, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(header), part(claims));
@@ -105,7 +105,7 @@ impl Signer {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// A valid token.
+    /// Returns a valid token.
     pub(super) fn sign(&self, algorithm: Algorithm, kid: &str, claims: &Value) -> String {
         let header = json!({"typ": "JWT", "alg": algorithm.as_str(), "kid": kid});
         self.sign_as(algorithm, &header, claims)
@@ -148,7 +148,7 @@ pub(super) fn claims() -> Value {
            "fanfare": {"subscribe": ["chat/*"]}})
 }
 
-/// The claims with one of them changed; `null` removes it.
+/// Returns the claims with one of them changed; `null` removes it.
 pub(super) fn claims_with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     match value {
@@ -158,7 +158,7 @@ pub(super) fn claims_with(name: &str, value: Value) -> Value {
     claims
 }
 
-/// The configuration of one issuer with these keys, in TOML.
+/// Returns the configuration of one issuer with these keys, in TOML.
 pub(super) fn issuer(keys: &str) -> String {
     format!(
         "[[issuers]]\nname = \"id\"\nissuer = \"https://id.example\"\naudience = \"hub\"\n{keys}\n"
@@ -178,7 +178,7 @@ pub(super) fn authenticator(text: &str) -> Authenticator {
     Authenticator::new(&config(text), &environment, None).unwrap()
 }
 
-/// An authenticator that trusts the tests' secret.
+/// Returns an authenticator that trusts the tests' secret.
 pub(super) fn by_secret() -> Authenticator {
     authenticator(&issuer("keys = { secret = \"env:KEY\" }"))
 }

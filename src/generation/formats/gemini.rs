@@ -1,6 +1,6 @@
 //! Gemini's `streamGenerateContent?alt=sse`: every event is a whole response, with the next parts
-//! of its candidates and the usage so far. Nothing says that it was the last one; the last has a
-//! `finishReason`, and some older models write one into every event.
+//! of its candidates and the usage so far. There is no end mark but the `finishReason` of the last
+//! event, and some older models write one into every event.
 
 use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};

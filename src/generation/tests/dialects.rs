@@ -16,7 +16,7 @@ fn fold_all(format: Format, data: &[&str]) -> Value {
     fold(format, &events(data))
 }
 
-/// Chat chunks with these deltas.
+/// Returns chat chunks with these deltas.
 fn deltas(deltas: &[&str]) -> Vec<String> {
     let chunk = |delta| format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#);
     deltas.iter().map(chunk).collect()
@@ -27,7 +27,7 @@ fn chat(all: &[&str]) -> Value {
     fold_all(CHAT, &chunks.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The calls, each as its name and arguments.
+/// Returns the calls, each as its name and arguments.
 fn calls(folded: &Value) -> Vec<(String, String)> {
     let parts = folded["parts"].as_array().unwrap().iter();
     let text = |part: &Value, key: &str| part[key].as_str().unwrap_or_default().to_owned();
@@ -143,7 +143,7 @@ fn calls_without_ids_are_told_apart_by_their_names_and_their_ends() {
         // A second call of the same tool.
         let again = format!(r#"{{"tool_calls":[{f}]}}"#);
         assert_calls(&chat(&[&again, &again]), &[two[0], two[0]]);
-        // In deltas, the first of which has the name.
+        // In deltas, of which the first has the name.
         let begin = |name| format!(r#"{{"tool_calls":[{{{rest}"function":{}}}]}}"#, call(name, ""));
         let more = |text| {
             format!(r#"{{"tool_calls":[{{{rest}"function":{}}}]}}"#, json!({"arguments": text}))

@@ -45,9 +45,9 @@ pub(super) struct ReadPolicy {
 /// The deadline of a body.
 #[derive(Clone, Copy)]
 enum Deadline {
-    /// Of a document: all of it must arrive by then.
+    /// Deadline of a document, by which all of it must arrive.
     Absolute(Instant),
-    /// Of a stream, which may last, but not be silent: the time of the last piece.
+    /// Time of the last piece of a stream, which may last, but not be silent.
     Idle(Instant),
 }
 
