@@ -1,4 +1,4 @@
-//! The hub as a process of its own, whose memory is counted alone.
+//! The hub as a process, whose memory is measured separately.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub(crate) const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
 
-/// Far more than anything takes that is waited for.
+/// The time limit of any wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A hub that is a process. Dropped, it is killed.
@@ -23,9 +23,9 @@ impl Hub {
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(FANFARE)
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            // Each thread has a store of free memory: as many of them on every machine.
+            // Each thread caches free memory: the same number of threads on every machine.
             .envs([("TOKIO_WORKER_THREADS", "2"), ("FANFARE_SERVER__WORKERS", "2")])
-            // Free memory is given back soon.
+            // Returns free memory to the system soon.
             .envs([("_RJEM_MALLOC_CONF", "dirty_decay_ms:500")])
             .envs(settings.iter().copied())
             .stderr(Stdio::piped())
@@ -37,13 +37,13 @@ impl Hub {
             line.clear();
             assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
         }
-        // Whoever writes to a pipe that nobody reads stops.
+        // A process that writes to a full pipe would block.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         let (addr, admin) = (address(&line, " addr="), address(&line, " admin_addr="));
         Self { child, addr, admin }
     }
 
-    /// One value of the metrics.
+    /// Returns one value of the metrics.
     pub(crate) fn gauge(&self, name: &str) -> u64 {
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let page = ask(self.admin, request.as_bytes());
@@ -51,8 +51,8 @@ impl Hub {
         line.expect("the metric").parse().expect("a count")
     }
 
-    /// The memory that is the process's alone: no pages of the program's file, which come in as
-    /// they are used and which the system takes back.
+    /// Returns the anonymous memory of the process: not the pages of the program's file, which are
+    /// loaded as they are used and which the system reclaims.
     pub(crate) fn anonymous(&self) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.child.id());
         let text = fs::read_to_string(path).expect("the hub is there");
@@ -73,7 +73,7 @@ fn address(line: &str, field: &str) -> SocketAddr {
     rest.split_whitespace().next().unwrap().parse().expect("an address")
 }
 
-/// Sends this, and gives all that is answered.
+/// Sends this request, and returns the whole answer.
 pub(crate) fn ask(to: SocketAddr, request: &[u8]) -> String {
     let mut tcp = TcpStream::connect(to).expect("a connection");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a time-out");

@@ -1,4 +1,4 @@
-//! Credentials on the command line, and a hub that is told to read them again.
+//! Credentials on the command line, and reloads of a hub's credentials.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::support::{FANFARE, eventually, free_address, request};
 
 const OPERATOR: &str = "grants = { publish = [\"**\"], subscribe = [\"**\"], admin = [\"**\"] }";
 
-/// A hub with a configuration file that can be changed, and a log that can be read.
+/// A hub with a configuration file that can be changed, and a readable log.
 struct Hub {
     child: Child,
     addr: SocketAddr,
@@ -19,7 +19,7 @@ struct Hub {
 }
 
 impl Hub {
-    /// A hub with this section `auth`.
+    /// Starts a hub with this section `auth`.
     async fn start(auth: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (addr, admin) = (free_address(), free_address());
@@ -47,7 +47,7 @@ impl Hub {
         eventually(text, async || self.log().contains(text).then_some(())).await;
     }
 
-    /// Has the configuration read again.
+    /// Reloads the configuration with this section `auth`.
     fn reload(&self, auth: &str) {
         let path = self.folder.path().join("hub.toml");
         std::fs::write(path, configuration(self.addr, self.admin, auth)).expect("written");
@@ -99,14 +99,14 @@ fn fanfare(words: &[&str], environment: &[(&str, &str)]) -> Output {
         .expect("fanfare")
 }
 
-/// What the program printed, if all went well.
+/// Returns the output of a successful program.
 #[track_caller]
 fn printed(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// A new API key, and the configuration that lets its holder do everything.
+/// Creates an API key, and the configuration that grants it everything.
 fn new_key(name: &str) -> (String, String) {
     let output = fanfare(&["token", "key", "--name", name], &[]);
     let key = printed(&output).trim().to_owned();

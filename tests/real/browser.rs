@@ -1,8 +1,8 @@
 //! The browser's own `EventSource`, in a headless Chromium and a headless Firefox, over cuts and a
 //! restart of the hub.
 //!
-//! The page tells what it sees by POST to a small server of the test, which also serves the page:
-//! from another origin than the hub's, as in life.
+//! The page reports its events by POST to a small server of the test, which also serves the page:
+//! from another origin than the hub's, as in production.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::support::{HubProcess, get, within};
 
-/// A page that follows a channel and tells everything, in order.
+/// A page that follows a channel and reports everything, in order.
 const PAGE: &str = r#"<!doctype html><title>viewer</title><script>
 let told = Promise.resolve();
 const tell = (text) => { told = told.then(() => fetch('/told', { method: 'POST', body: text })); };
@@ -28,8 +28,8 @@ source.addEventListener('fanfare.gap', (event) => tell('gap ' + event.data));
 source.addEventListener('fanfare.end', (event) => tell('end ' + event.data));
 </script>"#;
 
-/// A page with many event sources at once, which tells what each of them was told. It begins to
-/// tell when all are open.
+/// A page with many event sources at once, which reports the events of each. It begins to report
+/// when all are open.
 const MANY: &str = r#"<!doctype html><title>many viewers</title><script>
 let told = Promise.resolve();
 const tell = (text) => { told = told.then(() => fetch('/told', { method: 'POST', body: text })); };
@@ -42,7 +42,7 @@ for (let n = 0; n < COUNT; n++) {
 }
 </script>"#;
 
-/// A headless browser, without what a closed network would refuse it anyway.
+/// A headless browser, without the features that a closed network refuses.
 struct Browser {
     child: Child,
     _profile: tempfile::TempDir,
@@ -57,7 +57,7 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a folder");
         let mut firefox = Command::new("firefox-esr");
         firefox.args(["--headless", "--no-remote", "--profile"]).arg(profile.path()).arg(url);
-        // It keeps things in the home directory, too.
+        // It writes to the home directory, too.
         firefox.env("HOME", profile.path());
         Self::start(firefox, profile)
     }
@@ -69,7 +69,7 @@ impl Browser {
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
             .args(["--disable-component-update", "--disable-dev-shm-usage"])
-            // The test's own certificate, which nobody vouches for.
+            // The certificate of the test is not from a trusted authority.
             .arg("--ignore-certificate-errors")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(url);
@@ -90,14 +90,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // With all the processes that it has started.
+        // Includes all processes that it has started.
         let group = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// Serves the page, and hands on what it tells.
+/// Serves the page, and forwards its reports.
 struct PageServer {
     listener: TcpListener,
 }
@@ -176,7 +176,7 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_is_told_of_the_gap() 
     hub.publish("chat/42", "three").await;
     let gap = loop {
         let text = next(&mut told).await;
-        // It may try in vain a few times before the hub is back.
+        // It may fail a few times before the hub has restarted.
         if text != "error 0" && text != "open" {
             break text;
         }
@@ -188,12 +188,12 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_is_told_of_the_gap() 
     assert_eq!(next(&mut told).await, "message four");
     let end = next(&mut told).await;
     assert!(end.starts_with("end ") && end.contains(r#""state":"complete""#), "{end}");
-    // The stream ends, the page comes back once more, and 204 tells it to stay away.
+    // The stream ends, the page reconnects once more, and 204 stops it.
     assert_eq!(next(&mut told).await, "error 0");
     assert_eq!(next(&mut told).await, "error 2");
 }
 
-/// Between a page and the hub: passes bytes on, and cuts the first connection when it is told to.
+/// A relay between a page and the hub: forwards bytes, and cuts the first connection on request.
 async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("its address");
@@ -201,7 +201,7 @@ async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Sender<
     tokio::spawn(async move {
         while let Ok((mut page, _)) = listener.accept().await {
             let Ok(mut hub) = TcpStream::connect(to).await else { continue };
-            // Cut as a network that fails: without an end.
+            // Closes it like a network failure: without an end.
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut page, &mut hub) => {}
                 Some(()) = told.recv() => {}
@@ -211,8 +211,8 @@ async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Sender<
     (addr, cut)
 }
 
-/// A page that connects at the tail, is cut before its first event, and comes back: what was
-/// published meanwhile is there. Its `EventSource` has seen no event that it knows.
+/// A page that connects at the tail, is cut before its first event, and reconnects: it gets the
+/// events published meanwhile. Its `EventSource` has dispatched no event to a listener before.
 async fn loses_nothing_before_its_first_event(open: impl FnOnce(&str) -> Browser) {
     let server = PageServer::bind().await;
     let origin = server.origin();
@@ -225,7 +225,7 @@ async fn loses_nothing_before_its_first_event(open: impl FnOnce(&str) -> Browser
     let page = PAGE.replace("HUB", &format!("http://{between}")).replace("CHANNEL", "chat/42");
     let mut told = server.run(page);
     let _browser = open(&format!("{origin}/"));
-    // A browser that starts for the first time takes a while.
+    // The first start of a browser takes long.
     let first = tokio::time::timeout(Duration::from_secs(90), told.recv()).await;
     assert_eq!(first.expect("the browser to open the page").expect("the page"), "open");
     until_subscribed(&hub).await;
@@ -278,7 +278,7 @@ async fn fifty_event_sources_in_one_page_are_served_at_once_over_tls() {
     let mut told = server.run(page);
     let _browser = Browser::open(&format!("{origin}/"));
 
-    // With HTTP/1.1 this would never come: six would be open, and the others wait for them.
+    // This would never arrive over HTTP/1.1: six would be open, and the others would wait.
     assert_eq!(next(&mut told).await, "all open");
     publish_to_all(&hub, &folder.path().join("cert.pem"), COUNT).await;
     let mut seen = BTreeSet::new();
@@ -293,7 +293,7 @@ async fn fifty_event_sources_in_one_page_are_served_at_once_over_tls() {
     assert!(connections < 6, "{connections} connections for {COUNT} streams");
 }
 
-/// Publishes one event to each channel, over TLS, as any program would: with curl.
+/// Publishes one event to each channel over TLS, with curl.
 async fn publish_to_all(hub: &HubProcess, cert: &std::path::Path, count: usize) {
     let port = hub.addr().port();
     let mut curl = tokio::process::Command::new("curl");

@@ -1,7 +1,7 @@
-//! A real program's output, piped in for as long as it runs: a compiler's build.
+//! The output of a real program, piped in while it runs: a compiler's build.
 //!
-//! Ten subscribers come at different moments; half of them are killed at random and resumed by
-//! id. All must end up with exactly what the program wrote.
+//! Ten subscribers connect at different times; half of them are killed at random and resumed by id.
+//! All must receive exactly what the program wrote.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::support::{FANFARE, HubProcess, within};
 const CHANNEL: &str = "logs/build";
 const SUBSCRIBERS: usize = 10;
 
-/// A subscriber as a process, whose output goes to a file that outlives it.
+/// A subscriber process, whose output is written to a file that outlives it.
 struct Subscriber {
     url: String,
     output: PathBuf,
@@ -29,7 +29,7 @@ impl Subscriber {
         Self { url: hub.url(), output, child, times_killed: 0 }
     }
 
-    /// Kills the process, and starts another where its last whole line left off.
+    /// Kills the process, and starts another after its last complete line.
     fn kill_and_resume(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("the end");
@@ -45,7 +45,7 @@ impl Subscriber {
         };
     }
 
-    /// What was received, with ids, when the channel has ended.
+    /// Returns the received events, with ids, when the channel has ended.
     async fn finish(mut self) -> Vec<Value> {
         let ended = within("a subscriber to see the end", async {
             loop {
@@ -76,7 +76,7 @@ fn parse(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
 }
 
-/// Builds this crate's library from nothing, telling everything; what it tells is kept in `log`.
+/// Builds this crate's library from scratch with full output, which is kept in `log`.
 fn publish_build(hub: &HubProcess, target: &Path, log: &Path) -> Child {
     let script = format!(
         "cargo check -vv --lib --locked --offline 2>&1 | tee '{}' | \
@@ -128,7 +128,7 @@ async fn a_build_arrives_whole_at_ten_subscribers_half_of_them_killed_and_resume
     }
 }
 
-/// A number below `end`, from the clock: where a kill falls must not be the same in every run.
+/// A number below `end`, from the clock, so that kills vary between runs.
 fn fastrand_below(end: usize) -> usize {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.subsec_nanos() as usize / 7) % end.max(1)

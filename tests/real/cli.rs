@@ -1,4 +1,4 @@
-//! The command line as a newcomer uses it.
+//! The command line as a new user uses it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -67,7 +67,7 @@ async fn a_publish_that_is_stopped_says_so_with_an_exit_code_of_its_own() {
     .await;
     let stop = post(hub.addr(), "/v1/signals/chat/1", r#"{"signal":"stop","reason":"enough"}"#);
     assert!(stop.await.contains(r#""stopped":true"#));
-    // The keyboard is still open: it is the hub's early answer that ends the program.
+    // The input is still open: the hub's early answer ends the program.
     let ended = typing.wait_with_output().expect("publish");
     assert_eq!(ended.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("stopped"), "{ended:?}");

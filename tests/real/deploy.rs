@@ -1,5 +1,5 @@
-//! The hub as an unprivileged user, as the files of `deploy/` run it: its directory, and what it
-//! says where that cannot be written.
+//! The hub as an unprivileged user, as the files of `deploy/` run it: its directory, and its
+//! messages where that cannot be written.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -13,10 +13,10 @@ use super::support::{FANFARE, HubProcess, free_address, get};
 /// The user `nobody` of most systems.
 const NOBODY: u32 = 65534;
 
-/// A place that an unprivileged user can reach, with the program in it.
+/// A folder that an unprivileged user can reach, with the program in it.
 struct Place {
     folder: TempDir,
-    /// Who runs the program: this user, or `NOBODY` if this one may do everything.
+    /// The user that runs the program: the current one, or `NOBODY` if that is root.
     user: u32,
     privileged: bool,
 }
@@ -31,7 +31,7 @@ impl Place {
         Self { folder, user: if privileged { NOBODY } else { own }, privileged }
     }
 
-    /// A directory of that user.
+    /// Creates a directory of that user.
     fn directory(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         fs::create_dir(&path).expect("a directory");
@@ -46,8 +46,8 @@ impl Place {
         }
     }
 
-    /// The program, run by that user with the store in this directory, and with the umask of the
-    /// unit.
+    /// Returns the program, run by that user with the store in this directory, and with the umask
+    /// of the unit.
     fn program(&self, store: &Path) -> Command {
         let mut command = Command::new("setpriv");
         command.arg("--no-new-privs");
@@ -96,7 +96,7 @@ fn a_store_that_cannot_be_written_is_refused_with_the_path_the_user_and_what_to_
     set_mode(&locked, 0o500);
     let file = place.folder.path().join("file");
     fs::write(&file, "").expect("a file");
-    // As if the hub had been tried as root before: the directory is right, and a file is not.
+    // As if the hub was first run as root: the directory is right, and a file is not.
     let tried = place.directory("tried");
     let journal = tried.join("0000000000000001.log");
     for (name, mode) in [("lock", 0o600), ("0000000000000001.log", 0o400), ("notes", 0o400)] {
@@ -126,7 +126,7 @@ fn a_store_that_cannot_be_written_is_refused_with_the_path_the_user_and_what_to_
     assert!(run.status.success(), "files of others are no business of the hub: {run:?}");
 }
 
-/// The lines of a file of this repository that begin so, and what follows.
+/// Returns the rest of the lines of a file of this repository that begin with the key.
 fn values(file: &str, key: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let text = fs::read_to_string(&path).expect(file);

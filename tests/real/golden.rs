@@ -1,8 +1,8 @@
-//! Directories that an older Fanfare has written: what they hold is found by this one.
+//! Directories of an older Fanfare are readable.
 //!
-//! `tests/golden/store-v1` is written once for each version of the store and never again: by
-//! `cargo test --test real golden -- --ignored`, which says how it came about. The unit tests of the
-//! store open the same directory, without a hub.
+//! `tests/golden/store-v1` is written once for each version of the store and never again: by `cargo
+//! test --test real golden -- --ignored`, which shows how it was made. The unit tests of the store
+//! itself open the same directory, without a hub.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::support::{FANFARE, HubProcess, get, head, request};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1");
 
-/// A hub that has this directory, and retains whatever its age.
+/// Starts a hub with this directory, which retains events of any age.
 fn hub(path: &Path) -> HubProcess {
     HubProcess::start(&[
         ("FANFARE_STORE__PATH", path.to_str().expect("text")),
@@ -58,8 +58,8 @@ async fn texts(hub: &HubProcess, channel: &str) -> Vec<String> {
     texts.map(|text| text.expect("text").to_owned()).collect()
 }
 
-/// A first life, whose journal is sorted; and a second, whose journal is as it was written. It has
-/// options, a receipt, an end, a channel that is gone, and what of it is dead.
+/// A first life, whose journal is compacted; and a second, whose journal is as it was written. It
+/// has options, a receipt, an end, and a deleted channel with its dead bytes.
 #[tokio::test]
 #[ignore = "writes the directory anew: only for another version of the store"]
 async fn write_the_golden_directory() {
@@ -86,7 +86,7 @@ async fn write_the_golden_directory() {
     keep(&path);
 }
 
-/// Puts the directory in its place. Whose machine it was is nobody's business.
+/// Copies the directory to its place, without the boot id of the machine that wrote it.
 fn keep(path: &Path) {
     let _there_may_be_none = std::fs::remove_dir_all(GOLDEN);
     copy(path, Path::new(GOLDEN));
@@ -117,7 +117,7 @@ fn golden() -> (tempfile::TempDir, PathBuf) {
 #[tokio::test]
 async fn a_hub_serves_what_an_older_one_has_written() {
     let (_folder, path) = golden();
-    // Also after this one has rewritten what the other has left.
+    // Also after this version has compacted the files of the other.
     for compacted in [false, true] {
         if compacted {
             let mut compact = Command::new(FANFARE);
@@ -146,7 +146,7 @@ fn a_later_version_is_refused_and_left_as_it_is() {
     let identity = path.join("fanfare.store");
     let text = std::fs::read_to_string(&identity).expect("it");
     std::fs::write(&identity, text.replace("\"version\": 1", "\"version\": 2")).expect("written");
-    // A lock is all that a hub may have made.
+    // A hub may have created a lock only.
     std::fs::write(path.join("lock"), "").expect("written");
     let before = contents(&path);
     let path_text = path.to_str().expect("text");

@@ -1,4 +1,4 @@
-//! `fanfare store check`, `stat` and `compact`: what is said of a directory whose hub has stopped.
+//! `fanfare store check`, `stat` and `compact`: their reports on the directory of a stopped hub.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::support::{FANFARE, HubProcess, get, post, request};
 
-/// A directory, and the hub whose it is.
+/// The directory of a hub.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -34,7 +34,7 @@ impl Place {
         ])
     }
 
-    /// `fanfare store` on the directory: its exit code, and what it says.
+    /// Runs `fanfare store` on the directory; returns its exit code and its output.
     fn run(&self, command: &str, more: &[&str]) -> (Option<i32>, String) {
         run(&[&[command, "--path", self.path().to_str().expect("text")][..], more].concat())
     }
@@ -45,7 +45,7 @@ impl Place {
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// Every file and what is in it.
+    /// Returns every file and its content.
     fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let entries = std::fs::read_dir(self.path()).expect("the directory");
         let paths = entries.map(|entry| entry.expect("a file").path());
@@ -64,12 +64,13 @@ async fn stop(mut hub: HubProcess) {
     assert_eq!(hub.exit_code().await, Some(0));
 }
 
-/// Some 400 bytes.
+/// Returns some 400 bytes.
 fn text(number: u64) -> String {
     format!("{number} {}", "x".repeat(400))
 }
 
-/// A stopped hub's directory: `a` with 40 events, `b` ended with 20, `gone` deleted with 30.
+/// Creates a stopped hub's directory: `a` with 40 events, `b` ended with 20, `gone` deleted with
+/// 30.
 async fn filled() -> Place {
     let place = Place::new();
     let hub = place.hub();
@@ -103,7 +104,7 @@ fn journal(place: &Place) -> PathBuf {
     place.file("0000000000000001.log")
 }
 
-/// Where the text of an event is in a file.
+/// Returns the position of the text of an event in a file.
 fn find(bytes: &[u8], text: &str) -> usize {
     memchr::memmem::find(bytes, text.as_bytes()).expect("it is there")
 }
@@ -143,7 +144,7 @@ async fn one_flipped_bit_is_found_with_its_file_its_place_and_its_channel() {
     assert!(said.lines().last().expect("it").starts_with("1 place of damage: "), "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(place.contents() == before, "nothing has changed");
-    // The same place is given up by a hub, and nothing else.
+    // A hub drops the same place, and nothing else.
     let hub = place.hub();
     let left = texts(&hub, "a").await.len() + texts(&hub, "b").await.len();
     assert!(left >= 59, "{left}");
@@ -173,7 +174,7 @@ async fn a_torn_end_is_no_damage() {
     hub.kill();
     drop(hub);
     let mut bytes = std::fs::read(journal(&place)).expect("the journal");
-    // After its last block there are zeros, which were written ahead.
+    // After its last block there are preallocated zeros.
     let whole = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     bytes.truncate(whole);
     let torn = b"\xffFB\xfe\x01 the beginning of a block";
@@ -266,7 +267,7 @@ async fn compacting_gives_room_back_and_loses_nothing() {
     assert_eq!(texts(&hub, "a").await, expected(40));
     assert_eq!(texts(&hub, "b").await[..20], expected(20));
     stop(hub).await;
-    // A sorted file is written anew too, though most of it is alive.
+    // A compacted file is rewritten too, though most of it is alive.
     let hub = place.hub();
     let deleted = request(hub.addr(), "DELETE /v1/channels/b HTTP/1.1", "").await;
     assert!(deleted.starts_with("HTTP/1.1 204"), "{deleted}");
@@ -279,7 +280,7 @@ async fn compacting_gives_room_back_and_loses_nothing() {
     assert!(texts(&hub, "b").await.is_empty());
 }
 
-/// A hub has to find out that its machine went down: nobody may hide it.
+/// Only a hub may handle a power cut of its machine: `compact` must not hide it.
 #[tokio::test]
 async fn after_a_power_cut_the_hub_comes_first() {
     let place = filled().await;
@@ -296,7 +297,7 @@ async fn after_a_power_cut_the_hub_comes_first() {
     assert_eq!(place.run("check", &[]).0, Some(0), "looking is allowed");
 }
 
-/// Everything that is looked at can be looked at where nothing may be written.
+/// `check` and `stat` work on a read-only directory.
 #[tokio::test]
 async fn a_copy_that_cannot_be_written_is_looked_at() {
     let place = filled().await;
@@ -310,7 +311,7 @@ async fn a_copy_that_cannot_be_written_is_looked_at() {
     read_only(&place.path(), true);
     let checked = place.run("check", &[]);
     let counted = place.run("stat", &[]);
-    // Else nobody could remove it.
+    // Otherwise the directory could not be removed.
     read_only(&place.path(), false);
     assert_eq!(checked.0, Some(0), "{}", checked.1);
     assert_eq!(counted.0, Some(0), "{}", counted.1);

@@ -1,11 +1,12 @@
-//! A producer that is killed while it writes: its viewers learn how it ends, one way or the other.
+//! A producer that is killed while it writes: its viewers receive the end of the channel in any
+//! case.
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use super::support::{HubProcess, eventually, get, within};
 
-/// Pipes what it is given into a channel, like a provider's response.
+/// Pipes its input into a channel, like a provider's response.
 struct Producer(Child);
 
 impl Producer {
@@ -23,7 +24,7 @@ impl Producer {
         self.0.stdin.as_mut().expect("input").write_all(text.as_bytes()).expect("taken");
     }
 
-    /// As the kernel does when there is no memory left.
+    /// Kills the process, as the kernel does when memory runs out.
     fn kill(mut self) {
         self.0.kill().expect("killed");
         self.0.wait().expect("the end");
@@ -41,7 +42,7 @@ async fn until_published(hub: &HubProcess, channel: &str, text: &str) {
         .await;
 }
 
-/// What a viewer gets from the first event to the end of its stream.
+/// Reads a viewer's stream from the first event to its end.
 async fn view(hub: &HubProcess, channel: &str) -> String {
     let url = format!("{}/v1/channels/{channel}?from=earliest", hub.url());
     let viewer = tokio::process::Command::new("curl").args(["-sN", &url]).output();

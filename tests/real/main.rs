@@ -1,4 +1,5 @@
-//! With real parts: the hub as a process, a real browser, real programs whose output is published.
+//! Tests with real parts: the hub as a process, a real browser, real programs whose output is
+//! published.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 mod auth;

@@ -1,5 +1,5 @@
-//! What Prometheus and Grafana ask a hub for, by the files of `deploy/`: each metric, label and
-//! value is there. `tests/schema/monitoring.py` reads the queries.
+//! The queries of Prometheus and Grafana in `deploy/`: each metric, label and value exists.
+//! `tests/schema/monitoring.py` reads the queries.
 
 use super::schema::{SCHEMA, installed, run};
 use super::support::{HubProcess, get};

@@ -1,4 +1,4 @@
-//! The hub as a process: signals, exit codes, and what it says when it cannot start.
+//! The hub as a process: signals, exit codes, and messages of a failed start.
 
 use std::process::Command;
 
@@ -52,7 +52,7 @@ async fn without_a_descriptor_left_a_client_is_told_and_those_who_are_there_stay
     let hub = HubProcess::start_limited(80);
     let mut first = subscriber(&hub).await;
     let mut others = Vec::new();
-    // Whoever comes when there are no descriptors left is answered with the one in reserve.
+    // Without a free descriptor, a new client is answered on the reserved one.
     let refused = within("a refusal", async {
         loop {
             let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
@@ -182,7 +182,7 @@ async fn a_hangup_exchanges_the_certificate_and_a_broken_one_changes_nothing() {
         ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
         ("FANFARE_TLS__KEY", key.to_str().expect("text")),
     ]);
-    // Whoever trusts the certificate in this file, and no other, is answered.
+    // A client that trusts only the certificate in this file gets an answer.
     let trusts = async |file: &std::path::Path| {
         let url = format!("https://localhost:{}/healthz", hub.addr().port());
         let mut curl = tokio::process::Command::new("curl");

@@ -1,4 +1,4 @@
-//! `fanfare publish` over connections that break, hubs that go away, and inputs that are silent.
+//! `fanfare publish` over connections that break, hubs that stop, and idle inputs.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -40,7 +40,7 @@ impl Publisher {
     }
 }
 
-/// The data of all events of a channel, in order.
+/// Returns the data of all events of a channel, in order.
 async fn data_of(hub: &HubProcess, channel: &str) -> Vec<String> {
     let answer = get(hub.addr(), &format!("/v1/channels/{channel}?from=earliest&limit=1000")).await;
     let body = answer.split_once("\r\n\r\n").expect("a body").1;
@@ -59,7 +59,7 @@ async fn until_published(hub: &HubProcess, channel: &str, data: &str) {
     .await;
 }
 
-/// Settings of a hub whose channels are on disk, so that a restart keeps them.
+/// Returns the settings of a hub whose channels are on disk, so that a restart keeps them.
 fn durable(folder: &tempfile::TempDir) -> [(&'static str, String); 2] {
     let path = folder.path().to_str().expect("text").to_owned();
     [("FANFARE_STORE__PATH", path), ("FANFARE_STORE__DURABILITY", "sync".to_owned())]
@@ -89,7 +89,7 @@ async fn a_hub_that_is_killed_and_started_again_gets_each_line_once() {
         } else {
             hub.kill();
         }
-        // The program that writes goes on while the hub is away.
+        // The writing program continues while the hub is down.
         expected.push(format!("away {round}"));
         publisher.write(&format!("away {round}\n"));
         hub = HubProcess::start_at(addr, admin, &settings);
@@ -121,7 +121,7 @@ async fn a_silent_source_is_kept_alive_and_survives_a_hub_with_less_patience() {
     for ((_, seen, _, _), channel) in cases.iter().zip(["a", "b", "c"]) {
         until_published(&hub, channel, seen).await;
     }
-    // More than one time-out passes, and what comes then is published by the same command.
+    // More than one time-out passes, and later input is published by the same command.
     let hits = async || {
         let metrics = get(hub.admin(), "/metrics").await;
         metrics.lines().any(|line| line.contains("publish.idle_timeout")).then_some(())
@@ -173,7 +173,7 @@ async fn tee_passes_the_input_on_whatever_becomes_of_the_hub() {
     while !text.contains("trying again") {
         assert!(said.read_line(&mut text).expect("a line") > 0, "{text}");
     }
-    // The hub does not come back. The writer is not killed, and its output is still seen.
+    // The hub does not restart. The writer is not killed, and its output is still passed on.
     for n in 0..40 {
         publisher.write(&format!("after {n}\n"));
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -1,7 +1,7 @@
-//! `docs/openapi.yaml`, read by programs. It is valid, generators make clients of it, and every
-//! event that a hub sends is one that it has. And requests that a program makes up from it: good
-//! ones, bad ones, and of methods that are not there. Whatever it asks for, the answer is one that
-//! the document has. What these programs need to know besides is in `tests/schema`.
+//! `docs/openapi.yaml`, checked by programs. It is valid, client generators accept it, and it has
+//! every event that a hub sends. Requests generated from it, valid ones, invalid ones, and those
+//! with undefined methods, get only answers that the document has. The settings of these programs
+//! are in `tests/schema`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,17 @@ use tempfile::TempDir;
 
 use super::support::{HubProcess, get};
 
-/// Where its settings are.
+/// The folder of the programs and their settings.
 pub(super) const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema");
 
-/// The document, as the hub has it.
+/// The document, as the hub serves it.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml");
 
 /// The versions in which a hub serves it.
 const VERSIONS: [&str; 2] = ["openapi.yaml", "openapi-3.1.yaml"];
 
-/// A program of `tests/schema`, from one of the folders into which `scripts/test` installs them.
+/// Returns a program of `tests/schema`, from one of the folders into which `scripts/test` installs
+/// them.
 pub(super) fn installed(program: &str) -> Command {
     let path = format!("{SCHEMA}/{program}");
     assert!(Path::new(&path).exists(), "{path} is missing: run scripts/test");
@@ -49,10 +50,10 @@ async fn documents(hub: &HubProcess, folder: &Path) -> [PathBuf; 2] {
     paths.try_into().expect("two documents")
 }
 
-/// The variable in which a hub finds the key that it signs tokens with.
+/// The environment variable with the key that the hub signs tokens with.
 const SIGNING_KEY: (&str, &str) = ("HUB_SECRET", "a secret for this test, of more than 32 bytes");
 
-/// An API key that grants everything, and a folder with the configuration that knows it.
+/// Returns an API key that grants everything, and a folder with the configuration of it.
 fn hub_with_a_key(settings: &str) -> (String, TempDir) {
     let (key, hash) = fanfare::auth::generate_api_key().expect("randomness");
     let folder = tempfile::tempdir().expect("a folder");
@@ -65,9 +66,11 @@ fn hub_with_a_key(settings: &str) -> (String, TempDir) {
     (key, folder)
 }
 
-/// Checks a listener by the document, but for these paths. With an API key each request has it.
+/// Checks a listener against the document, except for these paths. With an API key each request has
+/// it.
 fn conforms(listener: SocketAddr, without: &[&str], key: Option<&str>) {
-    // A folder of its own: it keeps notes between runs, and each is to be as the first.
+    // A separate folder, because the program keeps notes between runs, and each is to be as the
+    // first.
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = installed(".venv/bin/schemathesis");
     command.args(["--config-file", &format!("{SCHEMA}/schemathesis.toml")]);

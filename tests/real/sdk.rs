@@ -1,21 +1,21 @@
-//! The official client libraries of LLM providers, as processes of their own: what they read from
-//! a channel must be what they read from the provider. The experiment is in `tests/sdk`.
+//! The official client libraries of LLM providers, as separate processes: they must read from a
+//! channel what they read from the provider. The experiment is in `tests/sdk`.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::support::HubProcess;
 
-/// Where the clients are.
+/// The folder of the clients.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk");
 
-/// Runs a program of `tests/sdk` against a hub; what it says is shown when it fails. The hub closes
+/// Runs a program of `tests/sdk` against a hub and prints its output if it fails. The hub closes
 /// the channels by the providers' own end marks, and the clients read them bare.
 fn passes(program: &str, arguments: &[&str], more: &[&str], needs: &str) {
     assert!(Path::new(SDK).join(needs).exists(), "tests/sdk/{needs} is missing: run scripts/test");
     let hub = HubProcess::start(&[
         ("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms"),
-        // Some prompts are silent for longer than three of them.
+        // Some prompts are silent for longer than three heartbeats.
         ("FANFARE_SUBSCRIBERS__HEARTBEAT", "250ms"),
     ]);
     let run = Command::new(program)

@@ -1,4 +1,4 @@
-//! Sockets that outlive the hub: handed over as systemd does it, and kept open by the test.
+//! Sockets that outlive the hub: passed in the way of systemd, and kept open by the test.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 
 use super::support::{FANFARE, HubProcess, eventually, free_address, get, post, within};
 
-/// A program with these sockets as its descriptors from 3 on, which are its as `LISTEN_PID` says:
-/// a shell knows the number of the process that it becomes. Up to two, and the first a third time.
+/// Returns a program with these sockets as its descriptors from 3 on, which belong to it by
+/// `LISTEN_PID`: a shell knows the id of the process that it becomes. At most two sockets, and the
+/// first a third time.
 fn with_sockets(program: &Path, sockets: &[&OwnedFd], names: Option<&str>) -> Command {
     let redirections = &["3<&0", "4<&1", "5<&0"][..sockets.len()].join(" ");
     let script = format!(
@@ -35,7 +36,7 @@ fn with_sockets(program: &Path, sockets: &[&OwnedFd], names: Option<&str>) -> Co
     shell
 }
 
-/// A socket that listens on a free port, and where that is.
+/// Opens a socket that listens on a free port, and returns its address.
 fn listening() -> (OwnedFd, SocketAddr) {
     listening_at(Ipv4Addr::LOCALHOST)
 }
@@ -46,7 +47,7 @@ fn listening_at(address: Ipv4Addr) -> (OwnedFd, SocketAddr) {
     (listener.into(), addr)
 }
 
-/// A hub on the first of these, and its admin listener on the second if there is one.
+/// Starts a hub on the first of these, and its admin listener on the second if there is one.
 fn hub_on(sockets: &[&OwnedFd], addr: SocketAddr, settings: &[(&str, &str)]) -> HubProcess {
     let names = ["public", "public:admin"][sockets.len() - 1];
     let mut program = with_sockets(Path::new(FANFARE), sockets, Some(names));
@@ -69,7 +70,7 @@ async fn refused(sockets: &[&OwnedFd], names: Option<&str>, settings: &[(&str, &
     error
 }
 
-/// Sends a publish, and leaves the answer to be read.
+/// Sends a publish without reading the answer.
 async fn begin_post(addr: SocketAddr, channel: &str, data: &str) -> TcpStream {
     let mut tcp = TcpStream::connect(addr).await.expect("a connection that is not refused");
     let head =
@@ -104,7 +105,7 @@ async fn a_restart_refuses_nobody_and_turns_nobody_away() {
     let ((public, addr), (operators, admin)) = (listening(), listening());
     let sockets = [&public, &operators];
     let mut first = hub_on(&sockets, addr, &[("FANFARE_DRAIN__WINDOW", "1h")]);
-    // A publish that goes on holds the drain open.
+    // An open publish delays the end of the drain.
     let mut publisher = TcpStream::connect(addr).await.expect("a connection");
     let head = "POST /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                 Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -114,7 +115,7 @@ async fn a_restart_refuses_nobody_and_turns_nobody_away() {
     eventually("the line", async || get(addr, path).await.contains("\\\"1\\\"").then_some(()))
         .await;
     first.signal("TERM");
-    // It is only the public listener that leaves whoever comes to the next hub.
+    // Only the public listener leaves new clients to the next hub.
     eventually("the hub to drain", async || {
         get(admin, "/readyz").await.starts_with("HTTP/1.1 503").then_some(())
     })
@@ -243,7 +244,7 @@ async fn a_hub_without_credentials_takes_no_socket_that_the_world_can_reach() {
     hub.publish("a", "on purpose").await;
 }
 
-/// Runs itself anew, as the process that gets a socket, and starts a child of its own.
+/// Runs this program again, as the process that inherits a socket, and starts a child from it.
 #[test]
 fn neither_sockets_nor_variables_are_handed_on_to_children() {
     if variable("LISTEN_FDS").is_none() {
@@ -261,7 +262,7 @@ fn neither_sockets_nor_variables_are_handed_on_to_children() {
     let child = Command::new("sh").args(["-c", "env; readlink /proc/$$/fd/*"]).output();
     let seen = String::from_utf8(child.expect("a shell").stdout).expect("text");
     assert!(seen.contains("PATH=") && seen.contains("pipe:"), "{seen}");
-    // Names of sockets that nobody hands over are not read.
+    // The child has neither the variables nor the socket.
     for gone in ["LISTEN_FDS=", "LISTEN_PID=", "socket:"] {
         assert!(!seen.lines().any(|line| line.starts_with(gone)), "{gone} {seen}");
     }

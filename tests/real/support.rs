@@ -1,4 +1,4 @@
-//! The hub as a process of its own, and waiting for what must come.
+//! The hub as a process, and waits with a time limit.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};
@@ -35,7 +35,7 @@ impl HubProcess {
         Self::launch(program, free_address(), free_address())
     }
 
-    /// Starts a hub that may open so many files.
+    /// Starts a hub that may open this many files.
     pub(crate) fn start_limited(files: usize) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), FANFARE]);
@@ -49,14 +49,14 @@ impl HubProcess {
         Self::launch(program, addr, admin)
     }
 
-    /// Starts a hub by this program, which gives it a socket that listens there.
+    /// Starts a hub by this program, which passes it a socket that listens there.
     pub(crate) fn start_by(program: Command, addr: SocketAddr) -> Self {
         let mut hub = Self::launch(program, free_address(), free_address());
         hub.addr = addr;
         hub
     }
 
-    /// Starts a hub by this program, and tells it to listen there.
+    /// Starts a hub by this program, and sets its addresses.
     pub(crate) fn launch(mut program: Command, addr: SocketAddr, admin: SocketAddr) -> Self {
         let mut child = program
             .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
@@ -69,7 +69,7 @@ impl HubProcess {
             line.clear();
             assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
         }
-        // Whoever writes to a pipe that nobody reads stops.
+        // A process that writes to a full pipe would block.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self { child, addr, admin }
     }
@@ -86,7 +86,7 @@ impl HubProcess {
         format!("http://{}", self.addr)
     }
 
-    /// The number of the process.
+    /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -104,7 +104,7 @@ impl HubProcess {
         self.child.wait().expect("the end");
     }
 
-    /// The exit code, when the hub has ended by itself.
+    /// Returns the exit code, when the hub has ended by itself.
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         eventually("the hub to end", async || self.child.try_wait().expect("status")).await.code()
     }
@@ -123,23 +123,23 @@ impl Drop for HubProcess {
     }
 }
 
-/// One request; the whole answer, head and all.
+/// Sends one request; returns the whole answer, including the head.
 pub(crate) async fn post(addr: SocketAddr, path: &str, body: &str) -> String {
     let length = body.len();
     request(addr, &format!("POST {path} HTTP/1.1\r\nContent-Length: {length}"), body).await
 }
 
-/// One request; the whole answer, head and all.
+/// Sends one request; returns the whole answer, including the head.
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> String {
     request(addr, &format!("GET {path} HTTP/1.1\r\nAccept: application/json"), "").await
 }
 
-/// The head of the answer.
+/// Returns the head of the answer.
 pub(crate) async fn head(addr: SocketAddr, path: &str) -> String {
     request(addr, &format!("HEAD {path} HTTP/1.1"), "").await
 }
 
-/// One request, by its head without `Host`; the whole answer, head and all.
+/// Sends one request, given its head without `Host`; returns the whole answer, including the head.
 pub(crate) async fn request(addr: SocketAddr, head: &str, body: &str) -> String {
     let mut tcp = TcpStream::connect(addr).await.expect("a connection");
     let request = format!("{head}\r\nHost: {addr}\r\nConnection: close\r\n\r\n{body}");
@@ -149,7 +149,7 @@ pub(crate) async fn request(addr: SocketAddr, head: &str, body: &str) -> String 
     answer
 }
 
-/// Waits for a future, but not for ever.
+/// Waits for a future, with a time limit.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(Duration::from_secs(60), future).await {
         Ok(output) => output,
@@ -157,7 +157,7 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Looks again and again, until there is something to see.
+/// Polls until there is a value.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     within(what, async {
         loop {
@@ -170,8 +170,8 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     .await
 }
 
-/// An address of this machine that nobody listens at. None that the kernel would give to an
-/// outgoing connection, of which there are many here, before the hub has it; and none twice.
+/// Returns a free address of this machine, each only once. It is outside the range that the kernel
+/// uses for outgoing connections, of which there are many here before the hub binds it.
 pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {

@@ -1,4 +1,5 @@
-//! The commands that talk to a hub over TLS: whom they trust, and what they say if they do not.
+//! The commands that connect to a hub over TLS: the certificates that they trust, and their errors
+//! for others.
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,8 @@ fn localhost() -> CertificateParams {
     CertificateParams::new(["localhost".to_owned()]).expect("a name")
 }
 
-/// Signed by its own key, perhaps as an authority, as `openssl req -x509` does it.
+/// A certificate signed by its own key, optionally as an authority, like that of `openssl req
+/// -x509`.
 fn self_signed(is_ca: IsCa) -> Identity {
     let key = KeyPair::generate().expect("a key");
     let mut params = localhost();
@@ -48,7 +50,7 @@ fn self_signed(is_ca: IsCa) -> Identity {
     Identity::new(&params.self_signed(&key).expect("a certificate").pem(), &key)
 }
 
-/// Publishes, and returns what the program says: a receipt or an error.
+/// Publishes, and returns the program's output: a receipt or an error.
 async fn publish(url: &str, cacert: Option<&Path>) -> (bool, String) {
     let mut program = tokio::process::Command::new(FANFARE);
     program.args(["publish", "c", "hello", "--url", url]);
@@ -110,7 +112,7 @@ async fn what_is_wrong_with_a_connection_is_said_in_words() {
             assert!(!error.contains(word), "{error}");
         }
     }
-    // It does not try for ever what cannot succeed.
+    // It does not retry for ever what cannot succeed.
     let mut subscriber = tokio::process::Command::new(FANFARE);
     subscriber.args(["subscribe", "c", "--url", &over("https", &tls)]);
     let output = within("its end", subscriber.output()).await.expect("the program");

@@ -1,4 +1,5 @@
-//! For crates that only parse: a request, its events, and the next request after the last id.
+//! For crates that only parse: sends a request, parses its events, and sends the next request after
+//! the last id.
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use sse_codec::Event as Decoded;
 use sse_stream::SseByteStream;
 
-/// Who reads the body.
+/// The crate that parses the body.
 #[derive(Clone, Copy)]
 pub enum Parser {
     EventsourceStream,
@@ -18,7 +19,7 @@ pub enum Parser {
     SseCodec,
 }
 
-/// Where to go on, and when.
+/// The position to resume from, and the reconnect delay.
 struct Place {
     id: String,
     retry: Duration,
@@ -39,7 +40,7 @@ pub async fn follow(url: &str, parser: Parser) -> Result<()> {
     Ok(())
 }
 
-/// One request, to the end of its body; false if there is nothing to come back for.
+/// Reads one response to its end; returns false if there is nothing to reconnect for.
 async fn connection(url: &str, parser: Parser, place: &mut Place) -> Result<bool> {
     let mut request = reqwest::Client::new().get(url).header("accept", "text/event-stream");
     if !place.id.is_empty() {
@@ -72,7 +73,7 @@ async fn connection(url: &str, parser: Parser, place: &mut Place) -> Result<bool
                 if let Some(id) = &event.id {
                     place.id.clone_from(id);
                 }
-                // It hands out every block; its documentation says which are events.
+                // It returns every block; its documentation says which are events.
                 if let Some(data) = &event.data {
                     tell(event.event.as_deref().unwrap_or("message"), data, event.id.as_deref());
                 }
@@ -103,14 +104,14 @@ pub fn tell(event: &str, data: &str, id: Option<&str>) {
     print(&json!({ "event": event, "data": data, "id": id, "t": now() }));
 }
 
-/// Prints what is no event.
+/// Prints a note that is no event.
 pub fn note(text: &str) {
     print(&json!({ "note": text, "t": now() }));
 }
 
 fn print(line: &Value) {
     let mut out = std::io::stdout().lock();
-    // Nobody reads any more: the test is over.
+    // A closed stdout means that the test is over.
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
     }

@@ -1,5 +1,5 @@
-//! Rust's SSE clients: `fanfare-clients CLIENT URL` follows the URL and prints each event as a line of
-//! JSON. What a library does not do itself, reconnecting and resuming, is in `follow`.
+//! Rust's SSE clients: `fanfare-clients CLIENT URL` follows the URL and prints each event as a line
+//! of JSON. Reconnecting and resuming, where a library lacks them, are in `follow`.
 
 mod follow;
 
@@ -31,7 +31,7 @@ async fn reqwest_eventsource(url: &str) -> Result<()> {
         match event {
             Ok(Event::Open) => note("open"),
             Ok(Event::Message(event)) => tell(&event.event, &event.data, Some(&event.id)),
-            // Its stream ends by itself after what cannot be retried.
+            // Its stream ends by itself after an error that cannot be retried.
             Err(error) => note(&error.to_string()),
         }
     }
