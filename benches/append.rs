@@ -1,5 +1,5 @@
-//! What publishing costs inside the hub, from events to a log that keeps what it should: no HTTP,
-//! and nobody who reads.
+//! The cost of publishing inside the hub, from events to a log with retention: without HTTP and
+//! without readers.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a benchmark may, as a test may
 
 use std::hint::black_box;
@@ -13,10 +13,10 @@ use fanfare::hub::{Bounds, Config, Hub, OnLag, Opened, Selection, Subscription};
 use fanfare::position::StartFrom;
 use fanfare::telemetry::Metrics;
 
-/// Many enough that the registry and the logs do not fit into any cache.
+/// Large enough that the registry and the logs exceed every cache.
 const CHANNELS: usize = 10_000;
 
-/// Who listens where somebody does.
+/// The number of listeners in the benchmark that has some.
 const LISTENERS: usize = 1000;
 
 fn hub() -> Hub {
@@ -27,7 +27,7 @@ fn name(number: usize) -> ChannelName {
     format!("chat/{number}").parse().unwrap()
 }
 
-/// Events of forty bytes, as tokens in JSON have.
+/// Events of forty bytes, the size of tokens in JSON.
 fn events(count: usize) -> Vec<NewEvent> {
     let event = |number| format!("token {number:4} of what somebody has to say");
     (0..count).map(|number| NewEvent { event_type: None, data: event(number).into() }).collect()
@@ -41,7 +41,7 @@ fn append(group: &mut BenchmarkGroup<'_, WallTime>, id: &str, hub: &Hub, count: 
     });
 }
 
-/// A subscription at the tail that nobody polls: from the second event on, its latch is set.
+/// A subscription at the tail that is never polled: from the second event on, its latch is set.
 fn listen(hub: &Hub) -> Subscription {
     let config = egress::Config::default();
     let bounds = Bounds {

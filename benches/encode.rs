@@ -1,4 +1,4 @@
-//! What rendering one event costs: fields to the bytes that lie in the log, chunk framing included.
+//! The cost of rendering one event: from fields to the bytes in the log, chunk framing included.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a benchmark may, as a test may
 
 use std::hint::black_box;
@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use fanfare::sse::{Text, encode};
 
-/// As ids look when a hub has been up for a while.
+/// A typical id of a hub that has run for a while.
 const ID: &str = "k7q2xm-1234567";
 
 /// Data of `size` bytes without a line end.
@@ -14,7 +14,7 @@ fn plain(size: usize) -> String {
     "What somebody has to say, in so many words. ".chars().cycle().take(size).collect()
 }
 
-/// A kilobyte in short lines, as a program's output or a JSON text that was printed for people.
+/// A kilobyte in short lines, like a program's output or pretty-printed JSON.
 fn lines() -> String {
     (0..32).map(|number| format!("{number:3}: a line of 32 bytes, LF inc\n")).collect()
 }

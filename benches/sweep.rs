@@ -1,5 +1,5 @@
-//! What a sweep costs: one real shard that writes to sockets on loopback, from the append until the
-//! last reader has every byte.
+//! The cost of a sweep: one real shard that writes to sockets on loopback, from the append until
+//! the last reader has every byte.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a benchmark may, as a test may
 
 use std::io::{ErrorKind, Read as _};
@@ -22,7 +22,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How long bytes may take that must come.
+/// The time limit for bytes to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Subscribers of the one channel.
@@ -31,13 +31,13 @@ const AUDIENCES: [usize; 3] = [10, 100, 1000];
 /// Events that one sweep has to write to each of them.
 const PENDING: [usize; 2] = [1, 100];
 
-/// The response's head: whatever is given to the shard goes out first.
+/// The response's head: the shard sends these bytes first.
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
-/// What the readers' thread and the one that measures both look at.
+/// The counters shared by the readers' thread and the measuring thread.
 struct Tally {
     read: AtomicU64,
-    /// Bytes at which the one that measures is to be woken.
+    /// The number of bytes at which the measuring thread is woken.
     wanted: AtomicU64,
     stop: AtomicBool,
     waiting: Thread,
@@ -51,7 +51,7 @@ impl Tally {
         }
     }
 
-    /// Waits until so many bytes have been read, all together.
+    /// Waits until all readers together have read this many bytes.
     fn wait(&self, bytes: u64) {
         self.wanted.store(bytes, SeqCst);
         while self.read.load(SeqCst) < bytes {
@@ -65,7 +65,7 @@ impl Tally {
     }
 }
 
-/// A hub with one shard, and an audience that reads.
+/// A hub with one shard, and its readers.
 struct Hall {
     hub: Hub,
     channel: ChannelName,
@@ -83,7 +83,7 @@ impl Hall {
         let hub = Hub::new(hub::Config::default(), Arc::new(Metrics::new()));
         let config = Config {
             shards: 1,
-            // A pause after a long sweep would be measured with the next one.
+            // A pause after a long sweep would count into the next measurement.
             max_pause: Duration::ZERO,
             heartbeat: Duration::from_secs(3600),
             ..Config::default()
@@ -108,11 +108,11 @@ impl Hall {
         Self { hub, channel, events, audience, tally, expected, frames, readers, _egress: egress }
     }
 
-    /// Publishes, and waits until the last reader has it.
+    /// Publishes, and waits until the last reader has everything.
     fn round(&mut self) {
         let appended = self.hub.append(&self.channel, &self.events, None).unwrap();
         let (Offset(first), _) = appended.offsets.unwrap();
-        // What each reader is to get, worked out while the shard writes it.
+        // The expected bytes of each reader, computed while the shard writes them.
         self.frames.clear();
         for (offset, event) in (first..).zip(&self.events) {
             let id = self.hub.position(Offset(offset)).to_string();
@@ -134,7 +134,7 @@ impl Drop for Hall {
     }
 }
 
-/// Subscribes so many sockets, and gives their other ends to the shard. Each has read what comes
+/// Connects `audience` sockets, and passes their other ends to the shard. Each has read the bytes
 /// before the first event.
 fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> Vec<TcpStream> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -164,7 +164,7 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
     sockets
 }
 
-/// The head and the first chunk, which ends with a blank line of its own.
+/// Reads the head and the first chunk, which ends with a blank line.
 fn read_opening(near: &mut std::net::TcpStream) {
     near.set_read_timeout(Some(PATIENCE)).unwrap();
     let (mut seen, mut piece) = (Vec::new(), [0; 1024]);
@@ -175,7 +175,7 @@ fn read_opening(near: &mut std::net::TcpStream) {
     }
 }
 
-/// Reads whatever comes, until told to stop.
+/// Reads everything, until stopped.
 fn drain(mut sockets: Vec<TcpStream>, tally: &Tally) {
     let mut poll = Poll::new().unwrap();
     for (number, socket) in sockets.iter_mut().enumerate() {
@@ -214,7 +214,7 @@ fn sweeps(criterion: &mut Criterion) {
         for pending in PENDING {
             let id = format!("{audience} sockets, {pending} pending");
             group.throughput(Throughput::Elements((audience * pending) as u64));
-            // Opened when it is its turn: a filter on the command line opens nothing in vain.
+            // Opened on first use, so that a filter on the command line opens only what it selects.
             let mut hall = None;
             group.bench_function(id, |bencher| {
                 let hall = hall.get_or_insert_with(|| Hall::open(audience, pending));
@@ -225,7 +225,7 @@ fn sweeps(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Two descriptors for each socket: more than many a shell allows to begin with.
+/// Two descriptors for each socket: more than many a shell allows by default.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -1,16 +1,16 @@
-//! Names, patterns and grants: what a pattern selects, which pattern is within another, and what
-//! two have in common.
+//! Names, patterns and grants: the names that a pattern selects, patterns within other patterns,
+//! and the intersection of two.
 //!
-//! The input: lines. The first two are patterns; the rest are names, in which a `?` begins anew as
-//! the first pattern with each `*` a segment.
+//! The input: lines. The first two are patterns; the rest are names, in which a `?` is replaced by
+//! a name that the first pattern selects.
 
 use fanfare::auth::{Grants, Operation};
 use fanfare::channel::{ChannelName, ChannelPattern};
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let mut lines = text.split('\n');
@@ -33,7 +33,7 @@ pub fn check(input: &[u8]) {
     as_grants(&one, &other, &names);
 }
 
-/// What may stand in a name, said once more.
+/// A second implementation of the rule for names.
 fn is_name(text: &str) -> bool {
     let segment = |segment: &str| !matches!(segment, "" | "." | "..");
     text.len() <= 255

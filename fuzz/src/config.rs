@@ -1,5 +1,5 @@
-//! Configuration files: what is accepted can be written and read again, what is refused is told
-//! from where, and no secret is in what is told.
+//! Configuration files: an accepted one can be written and read again, the error of a refused one
+//! names its source, and no error contains a secret.
 //!
 //! The input: the file.
 
@@ -9,20 +9,20 @@ use std::sync::LazyLock;
 use bytesize::ByteSize;
 use fanfare::config::{Config, load};
 
-/// A line that keeps a secret, in whatever section it stands.
+/// Lines whose secret must not be printed, in any section.
 const KEPT: [&str; 2] = ["secret = \"hunter2\"", "secret = hunter2"];
 
-/// One file for all inputs, in memory where the machine has such a place.
+/// One file for all inputs, in memory where the machine has a memory file system.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
     let folder = if memory.is_dir() { memory } else { std::env::temp_dir() };
     folder.join(format!("fanfare-fuzz-{}.toml", std::process::id()))
 });
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     std::fs::write(&*FILE, text).expect("the file can be written");
@@ -32,7 +32,7 @@ pub fn check(input: &[u8]) {
         Ok(loaded) => {
             assert!(loaded.config.validate().is_empty(), "accepted, and not valid");
             let written = toml::to_string(&loaded.config).expect("a configuration is TOML");
-            // The secret of a hook is not written, so that another one stands in for it.
+            // The secret of a hook is not written, so another one is put in its place.
             let written = written.replace("\"(hidden)\"", "\"sixteen bytes, or more\"");
             let again = Config::from_toml(&written).expect("what was written is read");
             let [before, after] = [&loaded.config, &again]
@@ -43,7 +43,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// Whether two values say the same. A size is written with one digit after the point.
+/// Returns whether two values are equal. A size is written with one digit after the point.
 fn same(one: &toml::Value, other: &toml::Value) -> bool {
     use toml::Value as V;
     match (one, other) {
@@ -70,7 +70,7 @@ fn tells(text: &str, error: &str) {
     assert!(!error.is_empty(), "refused without a word");
     let sources = [file.as_str(), "default"];
     assert!(sources.iter().any(|source| error.starts_with(source)), "no source: {error}");
-    // Only where each line that has it is one that should keep it.
+    // Only where the secret is in no other kind of line.
     let mut lines = text.lines().filter(|line| line.contains("hunter2"));
     let kept = lines.all(|line| KEPT.contains(&line)) && !text.contains(['\'', '\\']);
     if kept && !text.contains("\"\"") {

@@ -1,20 +1,20 @@
-//! Bytes of any kind on a connection, in the pieces that the input says: whatever comes back is
-//! HTTP, with none of the statuses that stand for a defect, and the hub is there for the next.
+//! Arbitrary bytes on a connection, in pieces of sizes from the input: every answer is HTTP, with
+//! none of the statuses that stand for a defect, and the hub accepts the next connection.
 //!
-//! The input: a byte that says to which listener and in how many pieces, and the bytes.
+//! The input: a byte that selects the listener and the number of pieces, and the bytes.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use crate::hub::{self, HASTY, Look};
 
-/// What HTTP/2 begins with.
+/// The connection preface of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let Some((&how, bytes)) = input.split_first() else { return };
     let listener = if how & 0x80 == 0 { HASTY.public } else { HASTY.admin };
@@ -23,14 +23,14 @@ pub fn check(input: &[u8]) {
     for piece in bytes.chunks(bytes.len().div_ceil(pieces).max(1)) {
         hub::write(&mut tcp, piece);
     }
-    // Whoever sends no more gets what they are due, and then the end.
+    // A client that closes its side still gets its answer, and then the end.
     let _ = tcp.shutdown(Shutdown::Write);
     let mut answer = Vec::new();
     let began = Instant::now();
     loop {
         match hub::read(&mut tcp, &mut answer, Duration::from_millis(500)) {
             Look::End => break,
-            // Whoever sends no more can still read: a stream goes on to them.
+            // A client that closes its side can still read: its stream continues.
             Look::Nothing if is_stream(&answer) => break,
             Look::Bytes | Look::Nothing => {
                 assert!(began.elapsed() < hub::PATIENCE, "the hub does not let go");
@@ -51,11 +51,11 @@ fn is_stream(answer: &[u8]) -> bool {
         .any(|media_type| text.contains(&format!("content-type: {media_type}")))
 }
 
-/// HTTP/2: whole frames, and an end that names no defect of the hub.
+/// Checks HTTP/2: whole frames, and an error code that names no defect of the hub.
 fn frames(mut answer: &[u8]) {
     const GOAWAY: u8 = 7;
     const INTERNAL_ERROR: u32 = 2;
-    // Cut off, the last one may be a part.
+    // The last frame may be incomplete.
     while let Some((head, rest)) = answer.split_at_checked(9) {
         let size = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         assert!(head[3] <= 9, "no frame of HTTP/2 has type {}", head[3]);
@@ -68,7 +68,7 @@ fn frames(mut answer: &[u8]) {
     }
 }
 
-/// HTTP/1: a head, to begin with.
+/// Checks HTTP/1: the answer begins with a head.
 fn answers(answer: &[u8]) {
     if answer.is_empty() {
         return;

@@ -1,13 +1,13 @@
-//! Credentials: whoever has no key gets in by none of them, and whoever has one gets what its token
-//! says and no more.
+//! Credentials: without a key no credential is accepted, and a token grants exactly what it
+//! contains.
 //!
-//! The input: a byte that says what is tried, and what it is tried with.
+//! The input: a byte that selects the attempt, and its data.
 //!
 //! - `0`: the text itself, as every kind of credential.
-//! - `1`: a good credential that is damaged. A byte says which, two where, one how many bytes are
-//!   taken away, and the rest comes in their place.
-//! - `2`: a token of any making. A byte says what signs it; then a line with its header, and its
-//!   claims.
+//! - `1`: a valid credential that is damaged. A byte selects it, two give the position, one the
+//!   number of bytes to remove, and the rest is inserted in their place.
+//! - `2`: a token with arbitrary content. A byte selects the signing key; then a line with its
+//!   header, and its claims.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,17 +18,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanfare::auth::{ApiKeyHash, AuthError, Authenticator, Config, Credential, Grants, Principal};
 use serde_json::{Map, Value, json};
 
-/// When all of it happens.
+/// The time of all checks.
 const NOW: u64 = 1_780_000_000;
 
 const LEEWAY: u64 = 30;
 
-/// What one issuer signs with, the hub itself, and a stranger.
+/// The secrets of one issuer, of the hub itself, and of a stranger.
 const SECRET: &str = "the secret of an issuer, which has more than 32 bytes";
 const OWN: &str = "the secret of the hub itself, which has more than 32 bytes";
 const STRANGER: &str = "the secret of somebody else, which has more than 32 bytes";
 
-/// A public key, whose other half nobody has. Everybody may know it, and sign with its text.
+/// A public key whose private key is unknown. An attacker may know it, and sign with its text.
 const PUBLIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/keys/rsa.pem");
 
 const API_KEY: &str = "ffk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -75,7 +75,7 @@ fn hash() -> String {
     hash.as_str().expect("a hash is text").to_owned()
 }
 
-/// Good credentials: a token of the issuer, one of the hub's own, and an API key.
+/// Valid credentials: a token of the issuer, one of the hub's own, and an API key.
 static GOOD: LazyLock<[String; 3]> = LazyLock::new(|| {
     let header = r#"{"typ":"JWT","alg":"HS256"}"#;
     let claims = json!({"iss": "https://shared.example", "aud": "hub", "sub": "ann",
@@ -87,10 +87,10 @@ static GOOD: LazyLock<[String; 3]> = LazyLock::new(|| {
     [token, own, API_KEY.to_owned()]
 });
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     match input {
         [0, text @ ..] => stranger(&String::from_utf8_lossy(text)),
@@ -117,7 +117,7 @@ fn show(text: &str) -> [Result<Principal, AuthError>; 4] {
     [bearer, api_key, cookie, query]
 }
 
-/// Nobody can guess; and what is no token at all is told apart from what is forged.
+/// Checks that a guessed credential is refused, and that its error is one of the known reasons.
 fn stranger(text: &str) {
     if GOOD.iter().any(|good| good == text) {
         return;
@@ -190,7 +190,7 @@ fn signed(signer: u8, header: &str, claims: &str) {
     }
 }
 
-/// Neither expired nor early, by more than the leeway.
+/// Checks that a token is neither expired nor early, by more than the leeway.
 fn in_time(claims: &Map<String, Value>) {
     let ends = claims["exp"].as_f64().expect("it must expire");
     assert!(ends + LEEWAY as f64 > NOW as f64, "it has expired at {ends}");

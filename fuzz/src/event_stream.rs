@@ -1,20 +1,21 @@
-//! The event-stream parser: against a second reading of the standard, in pieces and as a whole, and
-//! with the encoder back to where it came from.
+//! The event-stream parser: compared with a second implementation of the standard, in pieces and as
+//! a whole, and in a round trip with the encoder.
 //!
-//! The input: a byte that says how the stream is cut and how large an event may be, and the stream.
+//! The input: a byte that selects the cuts of the stream and the size limit of an event, and the
+//! stream.
 
 use fanfare::sse::{Frames, ParseError, ParsedEvent, Parser, Text, encode};
 
-/// LocalChannel for any event that an input can have.
+/// A size limit above any event that an input can have.
 const AMPLE: usize = 1 << 20;
 
-/// The events of a stream, and why it was read no further.
+/// The events of a stream, and the error that stopped it.
 type Read = (Vec<ParsedEvent>, Option<ParseError>);
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let Some((&how, stream)) = input.split_first() else { return };
     let limit = if how & 0x80 == 0 { AMPLE } else { usize::from(how & 0x3f) };
@@ -26,7 +27,7 @@ pub fn check(input: &[u8]) {
     if limit == AMPLE {
         match std::str::from_utf8(stream) {
             Ok(text) => assert_eq!(whole, (by_the_standard(text), None)),
-            // What the stream ends in is not looked at.
+            // The end of the stream is not checked.
             Err(_) => assert!(matches!(whole.1, Some(ParseError::NotUtf8) | None)),
         }
         there_and_back(&whole.0);
@@ -46,18 +47,19 @@ fn read<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
     (events, None)
 }
 
-/// WHATWG HTML, section 9.2.6, word by word and with no thought of speed.
+/// WHATWG HTML, section 9.2.6, implemented literally without regard to speed.
 fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let (mut events, mut id_buffer) = (Vec::new(), None::<String>);
     let (mut data, mut event_type) = (String::new(), String::new());
-    // What is after the last line end is no line.
+    // Text after the last line end is not a line.
     let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
     for line in lines.split('\n').filter(|_| text.contains('\n')) {
         if line.is_empty() {
             let kind = std::mem::take(&mut event_type);
-            // Every `data` field has appended a line end, the last of which is none of the data.
+            // Every `data` field has appended a line end, the last of which is not part of the
+            // data.
             if let Some(data) = std::mem::take(&mut data).strip_suffix('\n') {
                 events.push(ParsedEvent {
                     id: id_buffer.as_deref().map(Box::from),
@@ -82,7 +84,7 @@ fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
     events
 }
 
-/// What was parsed can be encoded, taken apart, and parsed again.
+/// Checks that parsed events can be encoded, split, and parsed again.
 fn there_and_back(events: &[ParsedEvent]) {
     let mut run = Vec::new();
     for event in events {

@@ -1,19 +1,19 @@
-//! What events mean, in every format: neighbours merged at random add up to the same, and end in
-//! the same way.
+//! The fold of events, in every format: randomly merged neighbours have the same fold and the same
+//! end.
 //!
-//! The input: a byte for the format (or, if it is large, the format that the first event has), a
-//! byte that says which neighbours join, and events, one per line. A line that begins with `!` has
-//! an event type up to the first space.
+//! The input: a byte for the format (or, if it is large, the format is detected from the first
+//! event), a byte that selects the neighbours to merge, and events, one per line. A line that
+//! begins with `!` has an event type up to the first space.
 
 use fanfare::generation::{Fold, Format, Mark, Merge, PartKind};
 
 /// An event's type and data.
 type Event<'a> = (Option<&'a str>, String);
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let [format, joins, rest @ ..] = input else { return };
     let Ok(text) = std::str::from_utf8(rest) else { return };
@@ -84,7 +84,7 @@ fn marks(format: Format, events: &[Event<'_>]) -> Vec<Mark> {
 fn folded(fold: &Fold, events: &[Event<'_>]) {
     let held: usize = fold.parts().iter().map(|part| part.text.len()).sum();
     assert!(fold.weight() >= held, "{held} bytes weigh {}", fold.weight());
-    // A fold repeats what was said and adds nothing of its own: a character for an escape at most.
+    // A fold adds nothing to the text: at most a character for an escape.
     let said: usize = events.iter().map(|(_, data)| data.len()).sum();
     assert!(held <= 3 * said, "{said} bytes became {held}");
     let texts = fold.parts().iter().filter(|part| part.choice == 0 && part.kind == PartKind::Text);

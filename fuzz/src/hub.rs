@@ -1,5 +1,5 @@
-//! A hub on loopback, in this process: so a panic on any of its threads is the fuzzer's, and what
-//! its threads reach counts as covered.
+//! A hub on loopback, in this process: so the fuzzer sees a panic on any of its threads, and its
+//! threads count for coverage.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,10 +10,10 @@ use fanfare::config::Config;
 use fanfare::server::Server;
 use socket2::SockRef;
 
-/// Longer than any answer takes that is not told to wait.
+/// The time limit of an answer, unless the request asks to wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Settings that make limits and deadlines near enough to be met.
+/// Settings with limits and deadlines that inputs reach.
 const CONFIG: &str = r#"
 [server]
 listen = "127.0.0.1:0"
@@ -38,16 +38,16 @@ max_channels = 8
 allow_origins = ["https://app.example"]
 "#;
 
-/// The public address, and the admin's.
+/// The addresses of the public and the admin listener.
 pub(crate) struct Addresses {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
 
-/// A hub that waits for the head of a request longer than any machine is busy with other things.
+/// A hub that waits for the head of a request longer than any machine is busy.
 pub(crate) static PATIENT: LazyLock<Addresses> = LazyLock::new(|| start(Duration::from_secs(60)));
 
-/// A hub that soon cuts off whoever does not come to the end of a head.
+/// A hub with a short time limit for the head of a request.
 pub(crate) static HASTY: LazyLock<Addresses> = LazyLock::new(|| start(Duration::from_millis(300)));
 
 fn start(header_timeout: Duration) -> Addresses {
@@ -65,8 +65,8 @@ fn start(header_timeout: Duration) -> Addresses {
     told.recv().expect("the hub listens")
 }
 
-/// A connection that is gone without a trace when it is dropped: a fuzzer opens more of them in a
-/// minute than there are ports, which would otherwise rest for a while.
+/// Opens a connection that is reset when it is dropped: a fuzzer opens more of them in a minute
+/// than there are ports, which would otherwise remain in TIME_WAIT.
 pub(crate) fn connect(to: SocketAddr) -> TcpStream {
     let tcp = TcpStream::connect(to).expect("a connection");
     tcp.set_nodelay(true).expect("an option");
@@ -74,18 +74,18 @@ pub(crate) fn connect(to: SocketAddr) -> TcpStream {
     tcp
 }
 
-/// What one look at a connection brought.
+/// The result of one read.
 pub(crate) enum Look {
     Bytes,
     End,
     Nothing,
 }
 
-/// Reads what is there, waiting for it no longer than this.
+/// Reads the available bytes, waiting at most this long.
 pub(crate) fn read(tcp: &mut TcpStream, into: &mut Vec<u8>, wait: Duration) -> Look {
     tcp.set_read_timeout(Some(wait)).expect("an option");
     let mut piece = [0; 16 * 1024];
-    // libFuzzer looks at its clock by a signal, which ends whatever waits.
+    // libFuzzer checks its clock by a signal, which interrupts system calls.
     let read = loop {
         match tcp.read(&mut piece) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -101,12 +101,12 @@ pub(crate) fn read(tcp: &mut TcpStream, into: &mut Vec<u8>, wait: Duration) -> L
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Look::Nothing
         }
-        // Cut off is an end as well.
+        // A reset is an end as well.
         Err(_) => Look::End,
     }
 }
 
-/// Writes; whoever is cut off meanwhile has something to read.
+/// Writes the bytes. Errors are ignored: after a refusal there is an answer to read.
 pub(crate) fn write(tcp: &mut TcpStream, bytes: &[u8]) {
     let _ = tcp.write_all(bytes);
 }

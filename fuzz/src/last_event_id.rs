@@ -1,4 +1,4 @@
-//! What a client hands back to resume: an id of the hub, or anything else.
+//! The id that a client sends to resume: an id of the hub, or any other text.
 //!
 //! The input: the id as it is sent. Each `@` in it stands for the hub's own epoch, which no fuzzer
 //! guesses.
@@ -13,10 +13,10 @@ use fanfare::telemetry::Metrics;
 
 use crate::log::{self, Seen};
 
-/// Events in all: every other is of the other channel.
+/// The number of events, alternating between two channels.
 const EVENTS: u64 = 40;
 
-/// How many events a channel keeps.
+/// The number of events that a channel keeps.
 const KEPT: u64 = 8;
 
 struct World {
@@ -25,7 +25,7 @@ struct World {
     /// Of both channels.
     all: ChannelPattern,
     epoch: String,
-    /// The offsets that are retained, of one channel and of both.
+    /// The retained offsets, of one channel and of both.
     one: Vec<u64>,
     both: Vec<u64>,
 }
@@ -48,10 +48,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     World { hub, name, all, epoch, one, both }
 });
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let world = &*WORLD;
     let text = String::from_utf8_lossy(input).replace('@', &world.epoch);
@@ -67,8 +67,8 @@ pub fn check(input: &[u8]) {
     resumed(offset, &world.both[..2], &world.both, &log::read_many(&world.hub, &world.all, &from));
 }
 
-/// Whoever resumes gets all that is after the id, where something is missing a gap that says so
-/// first, and never silence. `first` has the first retained event of each channel.
+/// Checks that a resume gets all events after the id, and first a gap where events are missing.
+/// `first` has the first retained event of each channel.
 fn resumed(offset: Option<u64>, first: &[u64], retained: &[u64], seen: &Seen) {
     assert!(!seen.over, "nothing has ended");
     let given = offsets(seen);
@@ -76,7 +76,7 @@ fn resumed(offset: Option<u64>, first: &[u64], retained: &[u64], seen: &Seen) {
         Some(offset) => {
             let after = retained.iter().copied().filter(|at| *at > offset);
             assert_eq!(given, after.collect::<Vec<_>>(), "behind {offset}");
-            // The last event that a channel has lost is the one before its first, two back.
+            // The last lost event of a channel is the one before its first, two back.
             let lost = first.iter().filter(|first| offset + 2 < **first);
             assert_eq!(seen.gaps.len(), lost.count(), "gaps behind {offset}");
         }
@@ -92,7 +92,7 @@ fn offsets(seen: &Seen) -> Vec<u64> {
     seen.events.iter().map(|event| offset(&event.id)).collect()
 }
 
-/// `<epoch>-<offset>`, as the documents have it.
+/// Returns whether the text is `<epoch>-<offset>`, by the documents.
 fn is_id(text: &str) -> bool {
     let Some(dash) = text.rfind('-') else { return false };
     let (epoch, offset) = (&text[..dash], &text[dash + 1..]);

@@ -1,5 +1,5 @@
-//! What the fuzz targets hold the hub to, a module for each: bytes come in, and what does not hold
-//! panics. `README.md` says how they are run.
+//! The checks of the fuzz targets, a module for each: an input is bytes, and a violated property is
+//! a panic. `README.md` says how to run them.
 
 pub mod channel_pattern;
 pub mod config;

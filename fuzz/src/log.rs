@@ -1,4 +1,4 @@
-//! What a channel's log holds, read as a subscriber reads it.
+//! The content of a channel's log, read by a subscription.
 
 use fanfare::channel::{ChannelName, ChannelPattern};
 use fanfare::hub::{Bounds, Hub, Next, OnLag, Opened, Selection, Step};
@@ -13,22 +13,22 @@ pub(crate) struct Logged {
     pub(crate) data: String,
 }
 
-/// What a subscriber was given until there was no more.
+/// The events that a subscription returned until there were no more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// How many events were read before each gap.
+    /// The number of events before each gap.
     pub(crate) gaps: Vec<usize>,
     pub(crate) events: Vec<Logged>,
-    /// There was nothing to subscribe to any more.
+    /// There was nothing left to subscribe to.
     pub(crate) over: bool,
 }
 
-/// All of one channel from there.
+/// Reads a channel from this start.
 pub(crate) fn read(hub: &Hub, name: &ChannelName, from: &StartFrom) -> Seen {
     follow(hub, Selection::One(name.clone()), from)
 }
 
-/// All of the channels of a pattern from there.
+/// Reads the channels of a pattern from this start.
 pub(crate) fn read_many(hub: &Hub, pattern: &ChannelPattern, from: &StartFrom) -> Seen {
     follow(hub, Selection::Many(vec![pattern.clone()]), from)
 }

@@ -1,8 +1,8 @@
-//! Bodies of publishes, through the way in and into the log: NDJSON, event streams, text and single
-//! events to one channel, and the lines that name their own.
+//! Bodies of publishes, through ingest and into the log: NDJSON, event streams, text and single
+//! events to one channel, and lines that name their own channel.
 //!
-//! The input: a byte that says which kind of body it is, how it is cut and whether events may be
-//! large, and the body.
+//! The input: a byte that selects the kind of body, its cuts and whether events may be large, and
+//! the body.
 
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
@@ -20,7 +20,7 @@ use fanfare::telemetry::Metrics;
 
 use crate::log::{self, Logged};
 
-/// Bytes of an event where they are few: so few that inputs meet the limit.
+/// A size limit of events that inputs reach.
 const FEW: usize = 24;
 
 /// Two hubs: one for events of any size, and one for small ones.
@@ -33,19 +33,19 @@ static HUBS: LazyLock<[(Hub, Ingest); 2]> = LazyLock::new(|| {
     })
 });
 
-/// What became of a body.
+/// The result of a publish.
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    /// Type and data of what is in the log.
+    /// Type and data of the events in the log.
     events: Vec<(Option<String>, String)>,
-    /// Why it was read no further, and where.
+    /// The error that stopped the publish, and its place.
     failure: Option<(PublishError, Option<ErrorPlace>)>,
 }
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let Some((&how, body)) = input.split_first() else { return };
     let (hub, ingest) = &HUBS[usize::from(how >> 7)];
@@ -111,7 +111,7 @@ fn tell(ended: Result<Tally, Failure>) -> (Tally, Option<(PublishError, Option<E
     }
 }
 
-/// A first line that is no JSON is told with the beginning of the body.
+/// Removes the beginning of the body from the error of a first line that is no JSON.
 fn plain(error: PublishError) -> PublishError {
     match error {
         PublishError::Invalid(InvalidEvent::Foreign(_)) => InvalidEvent::NotJson.into(),
@@ -119,14 +119,15 @@ fn plain(error: PublishError) -> PublishError {
     }
 }
 
-/// What a publisher is told is what is in the log.
+/// Checks that a receipt agrees with the log.
 fn holds(tally: &Tally, logged: &[Logged]) {
     assert_eq!(tally.events, logged.len() as u64, "a receipt that is not true");
     assert_eq!(tally.first_id.as_ref(), logged.first().map(|event| &event.id));
     assert_eq!(tally.last_id.as_ref(), logged.last().map(|event| &event.id));
 }
 
-/// A text is published as it comes, so its cuts show; but it is the same text.
+/// Checks that a text is the same in pieces: each piece is published on arrival, so the events
+/// differ.
 fn same_text(body: &[u8], whole: &Outcome, cut: &Outcome) {
     let text = |outcome: &Outcome| -> String {
         outcome.events.iter().map(|(_, data)| data.as_str()).collect()
@@ -142,7 +143,7 @@ fn same_text(body: &[u8], whole: &Outcome, cut: &Outcome) {
     assert_eq!(whole.failure.is_some(), cut.failure.is_some());
 }
 
-/// What NDJSON is, said once more.
+/// A second implementation of NDJSON.
 fn by_lines(body: &[u8], most: usize) -> Outcome {
     let mut outcome = Outcome { events: Vec::new(), failure: None };
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
@@ -266,7 +267,7 @@ fn number(text: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// Into channels in memory, nothing has to be waited for.
+/// Polls once, because channels in memory never wait.
 fn at_once<T>(done: impl Future<Output = T>) -> T {
     let mut done = std::pin::pin!(done);
     match done.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -275,7 +276,7 @@ fn at_once<T>(done: impl Future<Output = T>) -> T {
     }
 }
 
-/// Lines that name their channel: whatever they are, no piece of them is published twice or lost.
+/// Lines that name their channel: no line is published twice or lost, however the body is cut.
 fn scatter(hub: &Hub, ingest: &Ingest, body: &Bytes, size: usize) {
     let whole = scatter_once(hub, ingest, body, usize::MAX);
     let cut = scatter_once(hub, ingest, body, size);

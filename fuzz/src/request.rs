@@ -1,11 +1,11 @@
-//! Whole requests to a live hub: each is answered, as the document says it is, and a refusal is a
-//! problem that says why.
+//! Whole requests to a live hub: each gets an answer that the document has, and a refusal is a
+//! problem with a reason.
 //!
 //! The input: up to eight requests, with a line `%%` between them. A request is a line with method
-//! and target, lines of headers, an empty line, and a body. Where the first line begins with `@` it
-//! goes to the admin listener; where it begins with `!`, onto a connection of its own. What says
-//! how long a body is, and what becomes of the connection, is written here and not taken from the
-//! input: see the target `connection` for those who lie about it.
+//! and target, lines of headers, an empty line, and a body. If the first line begins with `@`, it
+//! is sent to the admin listener; if with `!`, on its own connection. The headers for the length of
+//! the body and for the connection are written here and not taken from the input: the target
+//! `connection` covers false ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
@@ -17,20 +17,20 @@ use serde_json::Value;
 
 use crate::hub::{self, Look, PATIENT};
 
-/// RequestReader of one input.
+/// The maximum number of requests of one input.
 const MOST: usize = 8;
 
-/// Headers that are left out of what is sent.
+/// Headers of the input that are not sent.
 const FRAMING: [&str; 6] =
     ["connection", "content-length", "expect", "te", "transfer-encoding", "upgrade"];
 
-/// How long somebody is waited for who has been asked to wait.
+/// The time limit for the answer to a request that asks the hub to wait.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// The statuses of each operation, by path and method, as the document has them.
+/// The statuses of each operation, by path and method, in the document.
 type Operations = BTreeMap<String, BTreeMap<String, BTreeSet<u16>>>;
 
-/// By the document's indentation: `  /path:`, then `    method:`, then `        "status":`.
+/// Parsed by the document's indentation: `  /path:`, then `    method:`, then `        "status":`.
 static DOCUMENTED: LazyLock<Operations> = LazyLock::new(|| {
     let mut found = Operations::new();
     let (mut path, mut method) = (String::new(), String::new());
@@ -56,17 +56,17 @@ static DOCUMENTED: LazyLock<Operations> = LazyLock::new(|| {
     found
 });
 
-/// The document's paths that the admin listener has; it shares those of `health`.
+/// The document's paths on the admin listener; it shares those of `health`.
 const ADMIN: [&str; 2] = ["/metrics", "/v1/channels"];
 const BOTH: [&str; 3] = ["/healthz", "/readyz", "/openapi.yaml"];
 
 /// A connection to each listener, for as long as it lasts.
 static CONNECTIONS: [Mutex<Option<TcpStream>>; 2] = [Mutex::new(None), Mutex::new(None)];
 
-/// One input.
+/// Checks one input.
 ///
 /// # Panics
-/// If something does not hold.
+/// If a property does not hold.
 pub fn check(input: &[u8]) {
     let mut rest = Some(input);
     for _ in 0..MOST {
@@ -101,7 +101,7 @@ struct Request {
 struct Answer {
     status: u16,
     headers: BTreeMap<String, String>,
-    /// `None` if it is a stream, or its beginning was enough.
+    /// `None` for a stream, and for an answer whose head was enough.
     body: Option<Vec<u8>>,
 }
 
@@ -136,7 +136,7 @@ impl Request {
         Some(Self { admin, fresh, method: method.into(), target: target.into(), bytes })
     }
 
-    /// `None` if the hub was asked to wait, and does.
+    /// Returns the answer; `None` if the hub was asked to wait, and does.
     fn send(&self) -> Option<Answer> {
         let kept = &CONNECTIONS[usize::from(self.admin)];
         let mut kept = kept.lock().expect("nobody panicked");
@@ -154,9 +154,10 @@ impl Request {
                 }
                 Received::Begun(answer) => return Some(answer),
                 Received::Nothing => return None,
-                // A connection that nobody used for a while is closed.
+                // The hub closes an idle connection.
                 Received::Closed if was_used => {}
-                // WriteError before its body was read, and the refusal was overtaken by the end.
+                // The request was refused before its body was read, and the reset overtook the
+                // answer.
                 Received::Closed if !self.is_well_formed() => return None,
                 Received::Closed => {
                     panic!("closed without an answer: {:?}", String::from_utf8_lossy(&self.bytes))
@@ -184,7 +185,7 @@ impl Request {
         }
     }
 
-    /// Whether the HTTP library has no reason to refuse it.
+    /// Returns whether the HTTP library has no reason to refuse it.
     fn is_well_formed(&self) -> bool {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut head = httparse::Request::new(&mut headers);
@@ -192,7 +193,7 @@ impl Request {
         parsed && head.path.is_some_and(|target| target.parse::<http::Uri>().is_ok())
     }
 
-    /// Whether its head is one that RFC 9112 allows.
+    /// Returns whether RFC 9112 allows its head.
     fn is_by_the_standard(&self) -> bool {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
@@ -202,13 +203,13 @@ impl Request {
         parsed && one_host && head.path.is_some_and(|target| !target.contains('#'))
     }
 
-    /// Whether the hub is asked to wait before it answers, or may have understood it so.
+    /// Returns whether the request asks the hub to wait before it answers, or may be understood so.
     fn waits(&self) -> bool {
         let query = self.target.split_once('?').map_or("", |(_, query)| query);
         form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "wait")
     }
 
-    /// The answer, as far as it is there.
+    /// Parses the answer, as far as it has arrived.
     fn parse(&self, bytes: &[u8], end: bool) -> Option<Received> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Response::new(&mut headers);
@@ -238,7 +239,7 @@ impl Request {
             answer.body = (rest.len() == length).then(|| rest.to_vec());
             return answer.body.is_some().then_some(Received::Whole(answer));
         }
-        // Without a length the body goes on to its last chunk, or to the end.
+        // Without a length, the body ends with its last chunk, or with the connection.
         match (answer.header("transfer-encoding"), end) {
             (Some(_), _) if rest.ends_with(b"0\r\n\r\n") => Some(Received::Begun(answer)),
             (None, true) => {
@@ -249,7 +250,7 @@ impl Request {
         }
     }
 
-    /// The operation's statuses, if there is such an operation; `None` for a path that is not one.
+    /// Returns the operation's statuses, if there is such an operation; `None` for an unknown path.
     fn documented(&self) -> Option<Option<&BTreeSet<u16>>> {
         let path = self.target.split(['?', '#']).next().unwrap_or_default();
         let here =
@@ -260,7 +261,7 @@ impl Request {
         };
         let found = DOCUMENTED.iter().find(|(pattern, _)| here(pattern) && fits(pattern));
         found.map(|(pattern, methods)| match methods.get(&self.method) {
-            // Any document that can be had can be asked for its head.
+            // Every document also answers to HEAD.
             None if self.method == "HEAD" && !pattern.contains('{') => methods.get("GET"),
             known => known,
         })
@@ -287,7 +288,7 @@ impl Answer {
         matches!(self.media_type(), Some("text/event-stream" | "application/x-ndjson"))
     }
 
-    /// The HTTP library's own refusal, before the hub saw a request.
+    /// Returns whether it is a refusal by the HTTP library, before the hub saw a request.
     fn is_of_the_library(&self) -> bool {
         matches!(self.status, 400 | 414 | 431 | 505) && self.header("content-type").is_none()
     }
@@ -320,7 +321,7 @@ impl Answer {
 
     fn is_documented(&self, request: &Request) {
         let status = self.status;
-        // A head that is against HTTP is refused before its path is looked at.
+        // An invalid head is refused before its path is read.
         if (status == 400 && !request.is_by_the_standard()) || status == 431 {
             assert_eq!(self.header("connection"), Some("close"), "{self:?}");
         } else if !request.target.starts_with('/') || (request.method == "HEAD" && status == 400) {
