@@ -197,7 +197,7 @@ fn read_all(socket: &mut TcpStream, buffer: &mut [u8], tally: &Tally) {
             Ok(0) => panic!("the shard hung up"),
             Ok(count) => {
                 tally.add(count);
-                // A short read has emptied the socket; what comes after it is a new edge.
+                // A short read has emptied the socket; later data is a new edge.
                 if count < buffer.len() {
                     return;
                 }

@@ -18,9 +18,9 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum ConfigCommand {
-    /// Say whether the configuration is right: exit code 0 or 64
+    /// Check the configuration: exit code 0 or 64
     Check(ServeSettings),
-    /// Print every setting that is in force, and where it came from
+    /// Print every setting with its value and its source
     Show(ServeSettings),
     /// Print the commented default configuration
     Default,

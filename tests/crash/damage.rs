@@ -29,7 +29,7 @@ const SEEDS: u64 = 60;
 /// The number of hubs that run at a time.
 const HUBS: usize = 4;
 
-/// Bytes of an event on the wire beside its data, at most; and of the opening and a gap.
+/// Bytes of an event on the wire without its data, at most; and of the opening and a gap.
 const FRAME: usize = 64;
 const NOTICE: usize = 256;
 
@@ -262,7 +262,7 @@ impl Reader {
 enum Damage {
     /// One byte of each of these blocks.
     Blocks(PathBuf, Vec<Range<usize>>),
-    /// The journal ends here, and the checkpoint is gone, or a copy of another.
+    /// The journal ends at `at`, and the checkpoint is deleted, or a copy of another.
     End { journal: PathBuf, at: usize, catalog: PathBuf, copied: Option<PathBuf> },
     /// Damage chosen by this seed.
     Random(u64, Vec<PathBuf>),

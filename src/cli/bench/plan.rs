@@ -23,17 +23,17 @@ const RATE: f64 = 100.0;
 /// A scenario of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Scenario {
-    /// Events at a steady rate, to subscribers who are all there
+    /// Events at a steady rate, to connected subscribers
     Fanout,
-    /// Subscribers and no events: what they cost
+    /// Subscribers without events: their cost
     Idle,
-    /// Subscribers who join at once and have a history to catch up with
+    /// Subscribers that join at once and read a history
     Replay,
-    /// Subscribers who lose their connection, and all come back at once
+    /// Subscribers that lose their connection, and all reconnect at once
     Storm,
-    /// As many events as the server takes
+    /// As many events as the server accepts
     Ingest,
-    /// As many connections per second as the server takes
+    /// As many connections per second as the server accepts
     Connect,
 }
 

@@ -7,7 +7,7 @@ pub(super) enum Cue {
     Cut,
     /// C arrives and asks for the beginning.
     JoinEarliest,
-    /// D arrives and asks for what comes next.
+    /// D arrives and reads from the tail.
     JoinTail,
     /// B reconnects.
     Resume,

@@ -27,7 +27,7 @@ enum StoreCommand {
     Export(export::Args),
     /// Publish what `export` has written, to the same hub or another
     Import(import::Args),
-    /// Say whether every byte of a stopped hub's directory is what was written
+    /// Verify every byte of a stopped hub's directory
     Check(check::Args),
     /// Count what a stopped hub's directory holds, channel by channel
     Stat(stat::Args),
