@@ -1,4 +1,4 @@
-//! What an event of a generation costs: to fold it, and to merge it with its neighbours.
+//! The cost of an event of a generation: to fold it, and to merge it with its neighbours.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a benchmark may, as a test may
 
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use fanfare::generation::{Fold, Format, Merge};
 
 const EVENTS: usize = 1000;
 
-/// Chunks of a chat completion; with an id, a time and usage of their own, if so wished.
+/// A chunk of a chat completion; with its own id, time and usage, if `own`.
 fn chat(number: usize, own: bool) -> String {
     let (id, usage) = if own {
         (number, format!(r#"{{"prompt_tokens":9,"total_tokens":{number}}}"#))

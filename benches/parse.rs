@@ -1,5 +1,5 @@
-//! What reading a publisher's body costs: the event-stream parser alone, and both streamed kinds of
-//! body through ingest, which is decoder and append together.
+//! The cost of reading a publisher's body: the event-stream parser alone, and both streamed kinds
+//! of body through ingest, which is decoder and append together.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a benchmark may, as a test may
 
 use std::hint::black_box;
@@ -17,10 +17,10 @@ use futures_util::FutureExt;
 /// Events of one body: a long answer.
 const EVENTS: usize = 2000;
 
-/// How the network cuts a body: a slow producer, a fast one.
+/// The pieces of a body: of a slow producer, and of a fast one.
 const PIECES: [(&str, usize); 2] = [("1 KiB pieces", 1024), ("64 KiB pieces", 64 * 1024)];
 
-/// One token as language model providers send them.
+/// One token in the form of language model providers.
 fn chunk(number: usize) -> String {
     format!(
         "{{\"id\":\"chatcmpl-9fKq3xY7\",\"object\":\"chat.completion.chunk\",\
@@ -38,7 +38,7 @@ fn ndjson() -> Bytes {
     (0..EVENTS).map(|number| format!("{}\n", chunk(number))).collect::<String>().into()
 }
 
-/// The body as the network would bring it: pieces that share one allocation, cut anywhere.
+/// Splits the body like a network: into pieces that share one allocation, cut anywhere.
 fn cut(body: &Bytes, size: usize) -> Vec<Bytes> {
     (0..body.len()).step_by(size).map(|at| body.slice(at..body.len().min(at + size))).collect()
 }
@@ -75,7 +75,7 @@ fn through_ingest(group: &mut BenchmarkGroup<'_, WallTime>, kind: BodyKind, body
     }
 }
 
-/// Into channels in memory, nothing has to be waited for.
+/// Polls once, because channels in memory never wait.
 fn at_once<T>(done: impl Future<Output = T>) -> T {
     done.now_or_never().expect("channels in memory")
 }

@@ -1,4 +1,5 @@
-//! `fanfare store export` and `import`: what a hub has, written down, and given to another.
+//! `fanfare store export` and `import`: the content of a hub, written to a file, and published to
+//! another.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::support::{FANFARE, HubProcess, eventually, free_address, get, head, post, request};
 
-/// What a command came to.
+/// The result of a command.
 struct Ran {
     code: Option<i32>,
     out: String,
@@ -36,7 +37,7 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
-/// Runs it on a thread of its own: the test's may have to serve it.
+/// Runs it on a separate thread, because the test may have to serve it.
 async fn store(words: &[&str], input: &str) -> Ran {
     let mut command = Command::new(FANFARE);
     command.arg("store").args(words).env_remove("FANFARE_TOKEN");
@@ -66,7 +67,7 @@ async fn import(hub: &HubProcess, text: &str, words: &[&str]) -> Ran {
     store(&[&["import", "--url", &hub.url()][..], words].concat(), text).await
 }
 
-/// One request with a body of this type; it must succeed.
+/// Sends one request with a body of this type; it must succeed.
 async fn send(hub: &HubProcess, method: &str, path: &str, media_type: &str, body: &str) {
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nContent-Type: {media_type}");
@@ -80,7 +81,7 @@ async fn publish(hub: &HubProcess, lines: &[Value]) {
     send(hub, "POST", "/v1/publish", "application/x-ndjson", &body).await;
 }
 
-/// What a channel has: types and data, and how it ended.
+/// Returns the content of a channel: types and data, and its end.
 async fn seen(hub: &HubProcess, path: &str) -> Vec<(Value, Value)> {
     let to = format!("/v1/channels/{path}?from=earliest&limit=1000&coalesce=off");
     let answer = get(hub.addr(), &to).await;
@@ -90,7 +91,7 @@ async fn seen(hub: &HubProcess, path: &str) -> Vec<(Value, Value)> {
     events.map(|event| (event["event"].clone(), event["data"].clone())).collect()
 }
 
-/// The lines without what an import makes anew.
+/// Returns the lines without the members that an import replaces.
 fn timeless(mut lines: Vec<Value>) -> Vec<Value> {
     for line in lines.iter_mut().filter_map(Value::as_object_mut) {
         line.remove("id");
@@ -99,7 +100,7 @@ fn timeless(mut lines: Vec<Value>) -> Vec<Value> {
     lines
 }
 
-/// Data of every kind that may be lost on the way.
+/// Data of every kind that a conversion may lose.
 const DATA: &[&str] = &[
     "plain",
     "",
@@ -219,7 +220,7 @@ async fn settings_go_with_their_channel_and_do_not_change_what_is_exported() {
     let written = timeless(exported.lines());
     assert_eq!(written[0], json!({ "channel": "none", "options": {} }));
     assert_eq!(written[1], json!({ "channel": "own", "options": own }));
-    // The channel's readers are given "abc".
+    // The readers of the channel get "abc".
     let data: Vec<_> = written[2..].iter().map(|line| line["data"].clone()).collect();
     assert_eq!(data, ["a", "b", "c"]);
 
@@ -383,7 +384,7 @@ async fn a_channel_that_has_events_is_refused_unless_they_may_come_after_these()
     assert!(ended.said.contains("`done` has ended (complete)"), "{}", ended.said);
 }
 
-/// A way to the hub on which the first answer to a publish of a piece is lost.
+/// Starts a proxy of the hub which loses the first answer to the publish of a piece.
 fn lossy_way_to(hub: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -434,7 +435,7 @@ async fn a_piece_whose_receipt_was_lost_is_not_published_twice() {
     assert_eq!(data, ["0", "1", "2", "3", "4"]);
 }
 
-/// A hub that answers each request by what its line begins with.
+/// Starts a hub that answers each request by the beginning of its request line.
 fn scripted(answers: Vec<(&'static str, String)>) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -475,7 +476,7 @@ async fn what_is_lost_or_goes_away_meanwhile_is_told_and_the_rest_is_exported() 
         ("GET /v1/channels/gone?from=earliest", page(&[&event(3)], "e-3")),
         ("GET /v1/channels/gone?last_event_id=e-3", page(&[], "e-3")),
         ("GET /v1/channels/here?from=earliest", page(&[&event(9)], "e-9")),
-        // What comes behind the tail that was listed can wait: a publisher may never rest.
+        // Events after the listed tail can be left out, because a publisher may never pause.
         ("GET /v1/channels/here?last_event_id=e-9", page(&[&event(10)], "e-9")),
     ]);
     let exported = export_from(hub, hub, &[]).await;
@@ -513,7 +514,7 @@ async fn a_file_has_its_name_only_when_it_is_complete() {
     assert!(failed.code == Some(1) && failed.said.contains("cannot reach"), "{}", failed.said);
     assert_eq!((text(), files()), (complete.clone(), 1));
 
-    // Interrupted while it waits for a hub that says nothing.
+    // An interrupt while it waits for a hub that does not answer.
     let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let url = format!("http://{}", silent.local_addr().expect("its address"));
     let admin = format!("http://{}", hub.admin());

@@ -1,4 +1,4 @@
-//! Whoever has no grant on a channel cannot find out whether it is there.
+//! A client without a grant on a channel cannot find out whether the channel exists.
 
 use serde_json::json;
 
@@ -7,15 +7,15 @@ use crate::support::{Piece, Response, TestHub, keys as members, page_texts, with
 
 const NDJSON: &str = "application/x-ndjson";
 
-/// All four grants in a place of its own.
+/// All four grants on the team's own channels.
 const TEAM_A: &str = "{ publish = [\"team-a/**\"], subscribe = [\"team-a/**\"], signal = [\"team-a/**\"], \
      admin = [\"team-a/**\"] }";
 
-/// Channels of another team: in every state that a channel can be in.
+/// Channels of another team: one in every state of a channel.
 const OTHERS: [&str; 5] =
     ["team-b/open", "team-b/done", "team-b/gone", "team-b/none", "team-b/live"];
 
-/// A hub where the channels of `OTHERS` are what they are called.
+/// A hub where the channels of `OTHERS` are in the state that their name says.
 async fn hub_of_two(keys: &Keys) -> TestHub {
     let hub = keys.hub("publish.max_event_bytes = \"1KiB\"").await;
     let root = Client::key(&hub, "root");
@@ -27,7 +27,8 @@ async fn hub_of_two(keys: &Keys) -> TestHub {
     hub
 }
 
-/// All that an answer says; the time is no secret, and the name was in the question.
+/// Returns everything that an answer reveals, without the date, and without the channel's name,
+/// which was in the request.
 fn said(answer: &Response, channel: &str) -> (u16, Vec<(String, String)>, String) {
     let headers = answer.head.headers.iter().filter(|(name, _)| name != "date").cloned().collect();
     (answer.head.status, headers, answer.text().replace(channel, "{channel}"))
@@ -88,7 +89,7 @@ async fn auth_no_route_tells_whether_a_channel_of_others_is_there() {
             assert_eq!(answer, &answers[0], "{method} {to}: {channel} is told apart");
         }
     }
-    // Nor did any of it do anything there.
+    // Nor did any of the requests have an effect there.
     assert_eq!(page_texts(&root.page("team-b/open", "from=earliest").await), ["secret"]);
     assert_eq!(root.page("team-b/open", "").await["state"], "open");
     assert_eq!(root.page("team-b/live", "").await["state"], "open");
@@ -130,7 +131,7 @@ async fn auth_a_pattern_shows_what_is_granted_and_nothing_of_others() {
     let accept = [("Accept", "application/json")];
     let page = a.get("/v1/events?channel=team-a/**&from=earliest", &accept).await.ok().json();
     assert_eq!(page_texts(&page), ["one"]);
-    // After an id of the others, which is a place in the order that all share.
+    // The id of another team's event, which is a position in the shared order.
     let id = root.publish("team-b/open", "three").await;
     a.publish("team-a/x", "four").await;
     let to = format!("/v1/events?channel=team-a/**&last_event_id={id}");
@@ -176,7 +177,7 @@ async fn auth_an_idempotency_key_belongs_to_whoever_sent_it() {
     let again = b.request("POST", "/v1/publish", &headers, line("team-b/x")).await.ok();
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(again.json(), first.json());
-    // A receipt of one channel is for those who may publish there.
+    // Only clients with `publish` on a channel get its receipt.
     let to = "/v1/channels/team-b/y";
     b.request("POST", to, &headers, "1\n").await.ok();
     let refused = a.request("POST", to, &headers, "1\n").await;

@@ -1,11 +1,12 @@
-//! `?bare`: what was published and nothing else, and an end that tells the truth.
+//! `?bare`: the published events and nothing else, and a body whose end shows whether the channel
+//! is complete.
 
 use crate::support::{Piece, Publisher, TestHub, Wire, assert_problem, event_stream, eventually};
 
 const TOKEN: &str = r#"{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}"#;
 const QUICK: &str = "channels.producer_grace = \"100ms\"";
 
-/// What a bare reader gets, and whether the body ended as it should.
+/// Returns the body of a bare stream, and whether it ended properly.
 async fn read(hub: &TestHub, to: &str) -> (String, bool) {
     let mut wire = hub.open(to, &[]).await;
     assert_eq!(wire.head().await.status, 200);

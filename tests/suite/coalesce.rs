@@ -1,4 +1,4 @@
-//! Coalescing: neighbouring deltas travel as one event, and nobody can tell from the text.
+//! Coalescing: neighbouring deltas are sent as one event, and the text is the same.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::support::{
 
 const SSE: &str = "text/event-stream";
 
-/// Bounds so wide that a reader who does not read for a while is kept.
+/// Limits so high that a reader that pauses for a while is kept.
 const WIDE: &str = "channels.max_events = 1000000\n\
                     channels.max_bytes = \"256MiB\"\n\
                     channels.memory_budget = \"512MiB\"\n\
                     subscribers.max_lag_events = 1000000\n\
                     subscribers.max_lag_bytes = \"256MiB\"\n";
 
-/// Asserts that the viewer saw all of it, at each id just what the channel says up to there, in
-/// so many events.
+/// Asserts that the viewer saw everything, at each id exactly the channel's text up to it, in a
+/// number of events in this range.
 #[track_caller]
 fn assert_merged(
     ledger: &Ledger,
@@ -37,8 +37,8 @@ fn assert_merged(
     assert_eq!(viewer.seen.last().unwrap().data, generation.chunks.last().unwrap().data);
 }
 
-/// Asserts that resuming after any of the events that were seen, with and without coalescing,
-/// gives exactly the rest.
+/// Asserts that resuming after any of the seen events, with and without coalescing, gives exactly
+/// the rest.
 async fn assert_resumable(hub: &TestHub, ledger: &Ledger, generation: &Generation, v: &Viewer) {
     for event in &v.seen {
         for query in ["", "?coalesce=40ms", "?coalesce=adaptive", "?coalesce=off"] {
@@ -80,7 +80,7 @@ async fn deltas_within_a_window_become_one_event_and_the_text_is_the_same() {
         assert_eq!(all.seen.len(), generation.chunks.len(), "each its own unless asked for");
         let ledger = Ledger::of(format, &all.seen);
         let around = generation.chunks.len() - 100;
-        // A machine that is busy cuts windows short, and lets them begin late.
+        // A busy machine ends windows early and begins them late.
         let windows = 2 * usize::try_from(took.as_millis() / 100).unwrap();
         assert_merged(&ledger, &generation, &few, around + 1..=around + 6 + windows);
     }
@@ -182,7 +182,7 @@ async fn the_first_token_goes_out_at_once_and_the_next_ones_wait_for_the_window(
     assert_eq!((merged.data.as_str(), merged.id()), (" two three four", last.as_str()));
     let waited = begun.elapsed();
     assert!(waited >= Duration::from_millis(900), "{waited:?}");
-    // Now a pause that is longer than the window: it is what the test is about.
+    // The tested pause, which is longer than the window.
     tokio::time::sleep(Duration::from_millis(1300)).await;
     let again = Instant::now();
     hub.publish("c", " five").await;
@@ -369,7 +369,7 @@ async fn adaptive_merges_nothing_while_the_reader_keeps_up() {
     viewer.assert_complete(&generation);
 }
 
-/// A subscriber at the tail who takes little before it is asked to read.
+/// A subscriber at the tail with small buffers, which does not read until asked.
 async fn narrow(hub: &TestHub, to: &str) -> SseClient {
     let mut wire = Wire::connect_narrow(hub.addr()).await;
     wire.send_head("GET", to, &[]).await;
@@ -379,7 +379,7 @@ async fn narrow(hub: &TestHub, to: &str) -> SseClient {
 #[tokio::test]
 async fn adaptive_merges_what_piled_up_while_the_reader_did_not_read() {
     let hub = TestHub::with(WIDE).await;
-    // Some MB, more than the kernels hold, also where the hub does not set its send buffer.
+    // Some MB, more than the kernels buffer, also where the hub does not set its send buffer.
     let tokens = (0..5000).map(|n| format!(" {n}{}", "x".repeat(2000)));
     let generation = Generation::of(Format::OpenaiChat, tokens);
     let mut slow = narrow(&hub, "/v1/channels/c?coalesce=adaptive").await;
@@ -404,7 +404,7 @@ async fn adaptive_merges_what_piled_up_while_the_reader_did_not_read() {
     assert!(count < after * 3 / 4, "fewer events: {count} of {after}");
     let longest = viewer.seen.iter().map(|event| event.data.len()).max().unwrap();
     assert!(longest > 8 * 1024, "larger events: {longest}");
-    // Once it has caught up, everything is its own event again.
+    // Once the reader has caught up, events are no longer merged.
     for n in 0..10 {
         let id = hub.publish("c", &generation.chunks[n + 1].data).await;
         let event = slow.next().await;

@@ -1,4 +1,4 @@
-//! Generations: a provider's stream goes in as it is, and the hub knows how it ended.
+//! Generations: a provider's stream is published unchanged, and the hub detects its end.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn until_producer(hub: &TestHub, channel: &str, wanted: Option<&str>) {
     .await;
 }
 
-/// The data of `fanfare.end` after everything that the channel retains.
+/// Returns the data of `fanfare.end`, which follows the retained events of a channel.
 async fn end_of(hub: &TestHub, channel: &str) -> Value {
     let page = hub.page(channel, "from=earliest&limit=1000").await;
     let end = page_events(&page).pop().expect("an end");
@@ -39,7 +39,7 @@ async fn end_of(hub: &TestHub, channel: &str) -> Value {
     end.json()
 }
 
-/// A generation of two tokens, and instead of its end mark these events.
+/// A generation of two tokens, with these events instead of its end mark.
 fn ending(format: Format, marks: &[(Option<&'static str>, &str)]) -> Generation {
     let mut generation = Generation::of(format, ["one", " two"]);
     generation.chunks.truncate(generation.mark());
@@ -334,7 +334,7 @@ async fn while_a_producer_streams_no_grace_runs_out() {
     assert_eq!(reply.json()["state"], "open");
     let mut second = generation.producer(&hub, "c").await;
     until_producer(&hub, "c", Some("streaming")).await;
-    // The other channel's grace begins later than the one of `c` did, and so it ends later.
+    // The grace of the other channel began later than that of `c`, so it ends later.
     generation.post(&hub, "clock", &generation.wire(0..3)).await.ok();
     until_state(&hub, "clock", "abandoned").await;
     assert_eq!(state(&hub, "c").await, "open");
@@ -432,7 +432,8 @@ async fn head_tells_of_the_format_and_of_the_producer() {
     assert_eq!(hub.head("named").await.header("fanfare-format"), Some("anthropic"));
 }
 
-/// Publishes with a key, as often as it takes for the hub to notice that an earlier try is gone.
+/// Publishes with a key, repeatedly until the hub has noticed that an earlier attempt is
+/// disconnected.
 async fn publish_with_key(
     hub: &TestHub,
     channel: &str,
@@ -664,7 +665,7 @@ fn stream(events: &[(Option<&str>, &str)]) -> String {
     events.iter().map(event).collect()
 }
 
-/// Publishes a body with `close=auto`; the answer's status and document.
+/// Publishes a body with `close=auto`; returns the status and the document of the answer.
 async fn close_auto(hub: &TestHub, channel: &str, kind: &str, body: &str) -> (u16, Value) {
     let reply = hub.post(&format!("/v1/channels/{channel}?close=auto"), kind, body).await;
     (reply.status(), reply.json())

@@ -1,4 +1,4 @@
-//! Whoever asked to be told of a channel's end is told, and nobody else notices.
+//! Hooks are called at the end of each matching channel, and do not affect other clients.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -18,7 +18,7 @@ async fn end(hub: &TestHub, channel: &str) -> Value {
     hub.post(&to, "text/event-stream", event_stream(["1", "2"])).await.ok().json()
 }
 
-/// How many ends had this outcome.
+/// Returns the number of calls with this outcome.
 async fn outcomes(hub: &TestHub, outcome: &str) -> f64 {
     hub.metric(&format!("fanfare_hooks_total{{outcome=\"{outcome}\"}}")).await
 }
@@ -210,7 +210,7 @@ async fn a_receiver_that_never_answers_delays_neither_viewers_nor_publishers_nor
     channels.sort();
     assert_eq!(told, channels);
     until_outcome(&hub, "delivered", 40.0).await;
-    // The silent one has as many calls open as it may, and not one more.
+    // The silent receiver has the maximum of open calls, and not one more.
     for _ in 0..16 {
         silent.call().await;
     }
@@ -242,7 +242,7 @@ async fn who_waits_for_another_attempt_has_it_at_once_when_the_hub_drains() {
         receiver.call().await;
     }
     hub.drain();
-    // Long before the window has passed: there is one attempt more, and then nothing to wait for.
+    // Long before the window has passed: after one more attempt there is nothing to wait for.
     hub.stopped().await;
     receiver.call().await;
     receiver.assert_no_other();
@@ -281,7 +281,7 @@ async fn a_receiver_that_never_answers_does_not_keep_the_hub() {
 #[tokio::test]
 async fn a_generation_is_told_with_its_text_and_what_it_cost() {
     let mut receiver = Receiver::start().await;
-    // Retention takes most of it away before it ends.
+    // Retention trims most of the channel before it ends.
     let settings = format!("channels.max_events = 3\n{}", receiver.hook("chat/*", ""));
     let hub = TestHub::with(&settings).await;
     let token = |text: &str| {

@@ -1,4 +1,4 @@
-//! The rules of HTTP/1: requests that are none, and clients that close their side.
+//! The rules of HTTP/1: malformed requests, and clients that close their side.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{
 
 const POST: &str = "POST /v1/channels/c HTTP/1.1\r\n";
 
-/// Sends this as it is; the answer, and whether the connection was closed after it.
+/// Sends this text unchanged; returns the answer, and whether the connection was closed after it.
 async fn say(hub: &TestHub, text: &str) -> crate::support::Response {
     let mut wire = Wire::connect(hub.addr()).await;
     wire.send(text).await;
@@ -72,7 +72,7 @@ async fn a_request_against_the_rules_is_refused_and_its_connection_closed() {
         assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
     }
     assert_eq!(hub.head("c").await.status(), 404, "nothing was published");
-    // What the rules allow goes on.
+    // Valid forms are accepted.
     for text in [
         "GET /healthz HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n".to_owned(),
         format!("{POST}{host}Connection: close\r\nTransfer-Encoding: Chunked\r\n\r\n{chunked}"),
@@ -169,7 +169,7 @@ async fn a_page_can_read_why_its_request_is_none() {
     assert_eq!(response.header("access-control-allow-origin"), Some("https://app.example.com"));
 }
 
-/// Sends a request and closes the client's side at once; the answer.
+/// Sends a request and closes the client's side at once; returns the answer.
 async fn half_closed(hub: &TestHub, text: &str) -> (Head, Vec<u8>) {
     let mut wire = Wire::connect(hub.addr()).await;
     wire.send(text).await;
@@ -254,7 +254,7 @@ async fn a_live_stream_of_a_client_that_closes_its_side_ends_when_all_is_said() 
         eventually("nobody to be there", async || hub.metric("fanfare_subscriptions").await == 0.0)
             .await;
     }
-    // A bare stream has no other way to say that this is not the end of the generation.
+    // A bare stream can only break off to show that this is not the end of the generation.
     let mut wire = hub.open("/v1/channels/c?from=earliest&bare", &[]).await;
     wire.close_side().await;
     wire.head().await;

@@ -1,8 +1,8 @@
-//! Mistakes that a new user makes with `curl`, and what the hub says.
+//! Mistakes of new users of `curl`, and the hub's answers.
 
 use crate::support::{TestHub, assert_problem};
 
-/// A request, and what its answer must say.
+/// A request, and the required text of its answer.
 struct Mistake {
     method: &'static str,
     target: &'static str,

@@ -1,4 +1,4 @@
-//! Publishing: the three kinds of body, while they arrive; receipts that are true; safe retries.
+//! Publishing: the three kinds of streamed body, accurate receipts, and safe retries.
 
 use serde_json::{Value, json};
 
@@ -10,14 +10,14 @@ use crate::support::{
 const SSE: &str = "text/event-stream";
 const NDJSON: &str = "application/x-ndjson";
 
-/// `(event, data)` of all that the channel retains.
+/// Returns `(event, data)` of all retained events of the channel.
 async fn retained(hub: &TestHub, channel: &str) -> Vec<(Value, String)> {
     let page = hub.page(channel, "from=earliest&limit=1000").await;
     let events = page["events"].as_array().expect("events").iter();
     events.map(|e| (e["event"].clone(), e["data"].as_str().unwrap().to_owned())).collect()
 }
 
-/// The data of all that the channel retains.
+/// Returns the data of all retained events of the channel.
 async fn retained_texts(hub: &TestHub, channel: &str) -> Vec<String> {
     retained(hub, channel).await.into_iter().map(|(_, data)| data).collect()
 }
@@ -452,7 +452,7 @@ async fn a_key_is_forgotten_after_its_window() {
 
 #[tokio::test]
 async fn a_long_stream_arrives_whole_and_in_order() {
-    // A reader on a busy machine may fall behind a publisher that nothing holds back.
+    // A reader on a busy machine may fall behind an unthrottled publisher.
     let bounds = "channels.max_events = 100000\nsubscribers.max_lag_events = 100000";
     let hub = TestHub::with(bounds).await;
     let mut watcher = hub.subscribe("c").await;
@@ -485,8 +485,7 @@ async fn what_was_published_is_counted() {
     assert_eq!(hub.metric("fanfare_publishes_total").await, 2.0);
 }
 
-/// Whoever publishes may deliver by its own hand while others come and go: nobody may wait for the
-/// other for ever.
+/// Inline delivery while subscribers attach and detach must not deadlock.
 #[tokio::test]
 async fn publishers_and_those_who_come_and_go_do_not_lock_each_other_out() {
     let hub = std::sync::Arc::new(TestHub::start().await);
@@ -549,7 +548,7 @@ async fn ndjson_has_several_names_and_may_begin_with_a_byte_order_mark() {
         assert!(page.text().starts_with("{\"id\":"), "{}", page.text());
         assert_eq!(page_texts(&hub.page(&format!("c/{n}"), "from=earliest").await)[0], "{\"a\":1}");
     }
-    // Only there: in the middle it is no white space.
+    // A byte order mark is skipped only there: in the middle it is no white space.
     let reply = hub.post("/v1/channels/d", "application/jsonl", "1\n\u{feff}2\n").await;
     assert_problem(&reply, 400, "invalid_event", "line 2");
     let lines = "\u{feff}{\"channel\":\"e\",\"data\":\"x\"}\n";

@@ -1,12 +1,12 @@
-//! What is refused, and in which words: names that are not the hub's, bodies in other forms, paths
-//! of the other listener, requests without a credential.
+//! Refusals and their messages: foreign host names, encoded bodies, paths of the other listener,
+//! requests without a credential.
 
 use serde_json::json;
 
 use crate::support::keys::{Client, Keys, key};
 use crate::support::{Response, TestHub, Wire, assert_problem};
 
-/// A request by hand that calls the hub by this name.
+/// Sends a request with this `Host` header.
 async fn called(hub: &TestHub, line: &str, host: &str) -> crate::support::Response {
     let mut wire = Wire::connect(hub.addr()).await;
     let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\n\r\nx");
@@ -104,7 +104,7 @@ async fn a_body_in_a_coding_is_refused_by_name() {
         let headers = [("Content-Encoding", coding)];
         hub.request("POST", "/v1/channels/c", &headers, "x").await.ok();
     }
-    // Without a body, there is nothing that could be in a coding.
+    // Without a body, its encoding does not matter.
     let headers = [("Content-Encoding", "gzip"), ("Accept", "application/json")];
     hub.get("/v1/channels/c?from=earliest", &headers).await.ok();
 }
@@ -195,7 +195,7 @@ const EVENT_SOURCE: (&str, &str) = ("Accept", "text/event-stream");
 const ORIGIN: (&str, &str) = ("Origin", "https://app.example.com");
 const CORS: &str = "cors.allow_origins = [\"https://app.example.com\"]\n";
 
-/// Asserts that this is a stream that was refused for now, and that the page may read it.
+/// Asserts that a stream was refused temporarily, with an answer that a web page may read.
 #[track_caller]
 fn assert_busy(reply: &Response, code: &str, hint: &str) {
     let text = reply.text();

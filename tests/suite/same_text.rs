@@ -1,5 +1,5 @@
-//! Whoever joins a generation, when and however, ends with the same text: random formats, parts,
-//! splits of the body, places to join, and coalescing, over a real server.
+//! All viewers of a generation end with the same text, whenever and however they join: random
+//! formats, parts, splits of the body, positions to join, and coalescing, over a real server.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use proptest::sample::{Index, select};
 use crate::support::generation::{Format, Generation, Ledger, Part, Viewer};
 use crate::support::{TestHub, within};
 
-/// One who joins.
+/// A viewer that joins.
 #[derive(Clone, Debug)]
 struct Joiner {
-    /// After which piece of the body.
+    /// The piece of the body after which it joins.
     when: Index,
     from: &'static str,
     coalesce: &'static str,
 }
 
-/// How a generation is made and watched.
+/// A generation and its viewers.
 #[derive(Clone, Debug)]
 struct Story {
     format: Format,
     parts: Vec<Part>,
-    /// Where the body is cut.
+    /// The positions at which the body is cut.
     cuts: Vec<Index>,
     joiners: Vec<Joiner>,
 }
 
-/// Tokens with everything that is hard in a text, but line ends that SSE would not keep.
+/// Tokens with all difficult characters, except line ends that SSE would not keep.
 fn tokens() -> impl Strategy<Value = Vec<String>> {
     let token = prop_oneof![
         4 => "[ a-z]{1,8}",
@@ -53,7 +53,7 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
         1 => tokens().prop_map(Part::Reasoning),
         1 => arguments.prop_map(Part::Call),
     ];
-    // One call at most: the oracle tells calls apart no more than it must.
+    // At most one call, because the oracle does not distinguish several.
     vec(part, 1..4).prop_map(|mut parts| {
         let mut called = false;
         parts.retain(|part| {
@@ -83,7 +83,7 @@ fn story() -> impl Strategy<Value = Story> {
     story.prop_map(|(format, parts, cuts, joiners)| Story { format, parts, cuts, joiners })
 }
 
-/// Lives the story on a channel of its own.
+/// Publishes the generation to its own channel and checks the viewers.
 async fn live(hub: &Arc<TestHub>, channel: &str, story: &Story) {
     let generation = Generation::with(story.format, &story.parts);
     let body = generation.whole().into_bytes();

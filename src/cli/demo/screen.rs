@@ -1,4 +1,4 @@
-//! The stage, drawn: boxes side by side, redrawn in place.
+//! Draws the stage: boxes side by side, redrawn in place.
 
 use std::io::{self, Write as _};
 
@@ -6,26 +6,26 @@ use super::stage::{B, DemoStage, PARTS, Shade, Status, Viewer};
 use crate::cli::ansi;
 use crate::cli::terminal::{Paint, count};
 
-/// The narrowest and the widest picture.
+/// The minimum and the maximum width of the picture.
 const WIDTH: std::ops::RangeInclusive<usize> = 78..=108;
 
-/// The fewest and the most lines of text in a box.
+/// The minimum and the maximum number of lines of text in a box.
 const TEXT_ROWS: std::ops::RangeInclusive<usize> = 3..=8;
 
-/// Lines of a picture besides the text in its boxes.
+/// Lines of a picture without the text in its boxes.
 const FIXED_ROWS: usize = 15;
 
-/// Whether a terminal of this size has room for the picture.
+/// Returns whether a terminal of this size has room for the picture.
 pub(super) fn fits((columns, rows): (usize, usize)) -> bool {
     columns > *WIDTH.start() && rows > FIXED_ROWS + 2 * TEXT_ROWS.start()
 }
 
-/// A picture on the terminal. While it is held, the cursor is hidden.
+/// A picture on the terminal. The cursor is hidden until it is dropped.
 #[derive(Debug)]
 pub(super) struct Screen {
     paint: Paint,
     size: (usize, usize),
-    /// Lines of the picture that stands there now.
+    /// The number of lines on the screen that the next picture replaces.
     drawn: usize,
 }
 
@@ -35,8 +35,8 @@ impl Screen {
         Self { paint, size, drawn: 0 }
     }
 
-    /// The terminal has another size now. What stands there may have been wrapped anew, so the
-    /// next picture begins on a clear screen.
+    /// Changes the terminal size. The terminal may have rewrapped the picture, so the next one
+    /// begins on a clear screen.
     pub(super) fn resize(&mut self, size: (usize, usize)) {
         if size != self.size {
             self.size = size;
@@ -45,7 +45,7 @@ impl Screen {
         }
     }
 
-    /// Replaces the picture, in one write that terminals show as one.
+    /// Replaces the picture, in one write, which terminals show without flicker.
     pub(super) fn draw(&mut self, stage: &DemoStage) {
         let lines = picture(stage, self.size, self.paint);
         let mut out = String::from("\x1b[?2026h\r");
@@ -68,14 +68,14 @@ impl Drop for Screen {
     }
 }
 
-/// A terminal that is gone will end us by its signal; until then there is nothing to do about it.
+/// Writes to the terminal. Errors are ignored: if the terminal is gone, SIGHUP ends the process.
 fn put(text: &str) {
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes());
     let _ = stdout.flush();
 }
 
-/// The lines of the whole picture.
+/// Returns the lines of the whole picture.
 fn picture(stage: &DemoStage, (columns, rows): (usize, usize), paint: Paint) -> Vec<String> {
     let width = (columns - 1).clamp(*WIDTH.start(), *WIDTH.end());
     let room = rows.saturating_sub(FIXED_ROWS + 1) / 2;
@@ -112,8 +112,7 @@ fn headline(stage: &DemoStage, width: usize, paint: Paint) -> String {
     )
 }
 
-/// The request line, and the last tokens that went down it, divided so that they can be told
-/// apart.
+/// Formats the request line and the last published tokens, with separators between them.
 fn publisher_line(stage: &DemoStage, width: usize, paint: Paint) -> String {
     let request = format!("POST /v1/channels/{}", stage.channel);
     let mut room = width.saturating_sub(request.chars().count() + 3);
@@ -152,7 +151,7 @@ fn legend(paint: Paint) -> String {
     format!("  {live}   {replayed}   {}", paint.with(ansi::DIM, "╌╌ not there"))
 }
 
-/// Which parts of the whole a viewer has, and how they came.
+/// Draws the parts of the text that a viewer has, live or replayed.
 fn ribbon(viewer: &Viewer, width: usize, total: usize, paint: Paint) -> String {
     let parts = viewer.ribbon(width, total);
     let paint_run = |run: &[Option<Shade>]| {
@@ -166,7 +165,7 @@ fn ribbon(viewer: &Viewer, width: usize, total: usize, paint: Paint) -> String {
     parts.chunk_by(|a, b| a == b).map(paint_run).collect()
 }
 
-/// One viewer: a frame with its name and state above, its text inside, its numbers below.
+/// Draws one viewer: a frame with its name and state above, its text inside, its numbers below.
 fn viewer_box(
     stage: &DemoStage,
     seat: usize,
@@ -233,7 +232,7 @@ fn lower_edge(stage: &DemoStage, seat: usize, width: usize, edge: &str, paint: P
     format!("{} {} {}", paint.with(edge, "╰─"), paint.with(ansi::DIM, note), paint.with(edge, tail))
 }
 
-/// The end of what a viewer has, as lines of exactly this width.
+/// Returns the end of a viewer's text, as lines of exactly this width.
 fn text_rows(viewer: &Viewer, width: usize, rows: usize, paint: Paint) -> Vec<String> {
     let mut text = viewer.text.clone();
     let live = viewer.status == Status::Live;
@@ -243,7 +242,7 @@ fn text_rows(viewer: &Viewer, width: usize, rows: usize, paint: Paint) -> Vec<St
     let mut wrapped = wrap(&text, width);
     let kept = wrapped.len().saturating_sub(rows);
     wrapped.drain(..kept);
-    // The newest event is the brightest while it is news.
+    // The newest event is the brightest.
     let newest_from = if live { viewer.text.len() - viewer.newest } else { usize::MAX };
     let dim = viewer.status == Status::Cut;
     let mut lines: Vec<_> =
@@ -252,11 +251,10 @@ fn text_rows(viewer: &Viewer, width: usize, rows: usize, paint: Paint) -> Vec<St
     lines
 }
 
-/// A character, how it came, and its place in the whole text.
+/// A character, its delivery, and its index in the whole text.
 type Cell = (char, Shade, usize);
 
-/// Breaks a text at spaces into lines of at most this width; long words are broken where they
-/// must be.
+/// Breaks a text at spaces into lines of at most this width; longer words are split.
 fn wrap(text: &[(char, Shade)], width: usize) -> Vec<Vec<Cell>> {
     let mut lines = vec![Vec::new()];
     let mut word: Vec<Cell> = Vec::new();
@@ -288,7 +286,7 @@ fn wrap(text: &[(char, Shade)], width: usize) -> Vec<Vec<Cell>> {
     lines
 }
 
-/// Runs of one colour, padded to the width.
+/// Colours the runs of a line and pads it to the width.
 fn paint_line(line: &[Cell], newest_from: usize, dim: bool, width: usize, paint: Paint) -> String {
     let style = |(c, shade, at): &Cell| match shade {
         _ if *c == '▌' => Some(ansi::ACCENT),

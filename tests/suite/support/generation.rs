@@ -1,7 +1,7 @@
-//! Generations as their providers stream them, and what a viewer makes of them.
+//! Generations as their providers stream them, and a viewer that folds them.
 //!
 //! An oracle: the chunks follow the providers' published schemas, and nothing here is shared with
-//! `src/generation`, neither the reading of a format nor the writing.
+//! `src/generation`, neither the parser of a format nor the encoder.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Piece, Publisher, Response, SseClient, SseEvent, TestHub, Wire, offset, within};
 
-/// What the events of a channel are.
+/// The format of a channel's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
@@ -32,7 +32,7 @@ impl Format {
         Self::AiSdk,
     ];
 
-    /// As `?format=` and the hub's own documents say it.
+    /// Returns the name in `?format=` and in the hub's own documents.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -52,7 +52,7 @@ impl Format {
         }
     }
 
-    /// The chunk as this provider puts it on the wire.
+    /// Encodes the chunk in this provider's wire format.
     pub(crate) fn wire(self, chunk: &Chunk) -> String {
         if self == Self::Ollama {
             return format!("{}\n", chunk.data);
@@ -65,23 +65,23 @@ impl Format {
     }
 }
 
-/// An event that a provider sends.
+/// An event of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) event: Option<&'static str>,
     pub(crate) data: String,
 }
 
-/// A part of an answer, in the pieces in which the model makes it.
+/// A part of an answer, in the pieces of the model.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
     Text(Vec<String>),
     Reasoning(Vec<String>),
-    /// The arguments of a call of `get_weather`, together an object of JSON.
+    /// The arguments of a call of `get_weather`, together a JSON object.
     Call(Vec<String>),
 }
 
-/// All that a viewer was told, of each kind.
+/// The text of each kind that a viewer has received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) text: String,
@@ -102,7 +102,7 @@ impl Told {
         }
     }
 
-    /// Adds the text that the data of one event has.
+    /// Adds the text in the data of one event.
     fn add(&mut self, format: Format, data: &str) {
         if format == Format::Text {
             self.text.push_str(if data == "[DONE]" { "" } else { data });
@@ -157,7 +157,7 @@ impl Told {
         }
     }
 
-    /// What a snapshot says.
+    /// Parses a snapshot.
     #[track_caller]
     pub(crate) fn of_snapshot(snapshot: &Value) -> Self {
         let mut told = Self::default();
@@ -183,25 +183,25 @@ impl Told {
 pub(crate) struct Generation {
     pub(crate) format: Format,
     pub(crate) chunks: Vec<Chunk>,
-    /// How many chunks at the end are the end mark and what follows it.
+    /// The number of chunks of the end mark and what follows it.
     pub(crate) marks: usize,
-    /// What it says, all in all.
+    /// Its whole text, of each kind.
     pub(crate) told: Told,
 }
 
 impl Generation {
-    /// The tokens, as one text.
+    /// A generation of these tokens, as one text.
     pub(crate) fn of<T: ToString>(format: Format, tokens: impl IntoIterator<Item = T>) -> Self {
         let tokens = tokens.into_iter().map(|token| token.to_string()).collect();
         Self::with(format, &[Part::Text(tokens)])
     }
 
-    /// So many tokens, each different.
+    /// A generation of this many different tokens.
     pub(crate) fn numbered(format: Format, tokens: usize) -> Self {
         Self::of(format, (0..tokens).map(|n| format!(" tok{n}")))
     }
 
-    /// Some of everything that the format can say.
+    /// A generation with every kind of part of the format.
     pub(crate) fn rich(format: Format) -> Self {
         let pieces = |text: &str| text.split_inclusive(' ').map(str::to_owned).collect();
         let mut parts = vec![
@@ -215,7 +215,7 @@ impl Generation {
         Self::with(format, &parts)
     }
 
-    /// These parts, one after the other.
+    /// A generation of these parts, one after the other.
     pub(crate) fn with(format: Format, parts: &[Part]) -> Self {
         let mut script = Script { format, chunks: Vec::new(), part: 0 };
         script.open();
@@ -252,22 +252,23 @@ impl Generation {
         Self { format, chunks: script.chunks, marks, told }
     }
 
-    /// Where the end mark is.
+    /// Returns the index of the end mark.
     pub(crate) fn mark(&self) -> usize {
         self.chunks.len() - self.marks
     }
 
-    /// Some of it, as it stands on the wire.
+    /// Encodes a range of chunks.
     pub(crate) fn wire(&self, range: Range<usize>) -> String {
         self.chunks[range].iter().map(|chunk| self.format.wire(chunk)).collect()
     }
 
-    /// All of it.
+    /// Encodes all chunks.
     pub(crate) fn whole(&self) -> String {
         self.wire(0..self.chunks.len())
     }
 
-    /// Where the model says that it has stopped, which is an end mark if nothing follows.
+    /// Returns the index of the chunk in which the model stops, which is an end mark if nothing
+    /// follows.
     pub(crate) fn stop(&self) -> usize {
         let before = match self.format {
             Format::OpenaiChat => 2,
@@ -277,24 +278,24 @@ impl Generation {
         self.mark() - before
     }
 
-    /// All that stands before the model stops.
+    /// Encodes all chunks before the model stops.
     pub(crate) fn truncated(&self) -> String {
         self.wire(0..self.stop())
     }
 
-    /// Begins to publish into the channel, which closes with the end mark.
+    /// Begins to publish into the channel, which closes at the end mark.
     pub(crate) async fn producer(&self, hub: &TestHub, channel: &str) -> Publisher {
         let to = format!("/v1/channels/{channel}?close=auto");
         Publisher::begin(hub, &to, self.format.content_type(), &[]).await
     }
 
-    /// Publishes this body into the channel, which closes if there is an end mark in it.
+    /// Publishes this body into the channel, which closes at an end mark.
     pub(crate) async fn post(&self, hub: &TestHub, channel: &str, body: &str) -> Response {
         let to = format!("/v1/channels/{channel}?close=auto");
         hub.post(&to, self.format.content_type(), body).await
     }
 
-    /// Publishes all of it.
+    /// Publishes the whole generation.
     pub(crate) async fn publish(&self, hub: &TestHub, channel: &str) -> Value {
         let receipt = self.post(hub, channel, &self.whole()).await.ok().json();
         assert_eq!(receipt["state"], "complete", "{receipt}");
@@ -302,7 +303,7 @@ impl Generation {
     }
 }
 
-/// Puts the values in the places of `$0`, `$1`, …
+/// Replaces `$0`, `$1`, … with the values.
 fn fill(template: &str, values: &[&str]) -> String {
     let mut pieces = template.split('$');
     let mut text = pieces.next().unwrap_or_default().to_owned();
@@ -314,7 +315,7 @@ fn fill(template: &str, values: &[&str]) -> String {
     text
 }
 
-/// The text as a string of JSON.
+/// Encodes the text as a JSON string.
 fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -327,8 +328,8 @@ struct Script {
 }
 
 impl Script {
-    /// Adds an event; `template` has its data, in which `#` is the number of the event and `@`
-    /// that of the part.
+    /// Adds an event; in `template`, its data, `#` is replaced with the number of the event and `@`
+    /// with that of the part.
     fn add(&mut self, event: Option<&'static str>, template: &str, values: &[&str]) {
         let template = template
             .replace('#', &self.chunks.len().to_string())
@@ -336,7 +337,7 @@ impl Script {
         self.chunks.push(Chunk { event, data: fill(&template, values) });
     }
 
-    /// Adds events whose type stands in their data, and on the wire beside it or not.
+    /// Adds an event with its type in its data, and in some formats also on the wire.
     fn typed(&mut self, template: &str, values: &[&str]) {
         let rest = template.strip_prefix("{\"type\":\"").expect("the type comes first");
         let name = rest.split('"').next().unwrap_or_default();
@@ -639,7 +640,7 @@ impl Script {
         }
     }
 
-    /// Adds the end; returns how many chunks are the end mark and what follows it.
+    /// Adds the end; returns the number of chunks of the end mark and what follows it.
     fn close(&mut self) -> usize {
         match self.format {
             Format::Text => self.add(None, "[DONE]", &[]),
@@ -693,7 +694,7 @@ impl Script {
     }
 }
 
-/// The types that stand in an event's data and on the wire beside it.
+/// The event types that are both in the data and on the wire.
 const TYPES: &[&str] = &[
     "response.output_item.added",
     "response.content_part.added",
@@ -713,12 +714,12 @@ const TYPES: &[&str] = &[
     "message_stop",
 ];
 
-/// One who watches a generation, and what that one has been told.
+/// A subscriber of a generation, and the text that it has received.
 #[derive(Debug)]
 pub(crate) struct Viewer {
     format: Format,
     pub(crate) told: Told,
-    /// The events of the generation that were seen.
+    /// The received events of the generation.
     pub(crate) seen: Vec<SseEvent>,
     pub(crate) snapshot: Option<Value>,
     /// The id of the snapshot.
@@ -733,7 +734,7 @@ impl Viewer {
         Self { format, told, seen, snapshot: None, joined: None, end: None }
     }
 
-    /// Takes in one event.
+    /// Processes one event.
     #[track_caller]
     pub(crate) fn see(&mut self, event: &SseEvent) {
         assert_eq!(self.end, None, "nothing comes behind the end: {event:?}");
@@ -755,7 +756,7 @@ impl Viewer {
         }
     }
 
-    /// Takes in everything up to the end of the stream, which has to be that of the channel.
+    /// Processes everything up to the end of the stream, which has to be that of the channel.
     pub(crate) async fn follow(&mut self, client: &mut SseClient) {
         for event in client.rest().await {
             self.see(&event);
@@ -764,7 +765,7 @@ impl Viewer {
         client.assert_eof().await;
     }
 
-    /// Takes in everything up to an event that this is true of.
+    /// Processes events until `is` returns true.
     pub(crate) async fn until(&mut self, client: &mut SseClient, is: impl Fn(&Viewer) -> bool) {
         while !is(self) {
             self.see(&client.next().await);
@@ -779,7 +780,7 @@ impl Viewer {
         viewer
     }
 
-    /// Asserts that it was all of the generation, and that it is complete.
+    /// Asserts that it received the whole generation, and that it is complete.
     #[track_caller]
     pub(crate) fn assert_complete(&self, generation: &Generation) {
         assert_eq!(self.told, generation.told, "{}", generation.format.name());
@@ -788,7 +789,7 @@ impl Viewer {
     }
 }
 
-/// What the channel says up to each of its events, from a viewer to whom nothing was merged.
+/// The text of the channel up to each of its events, read without coalescing.
 pub(crate) struct Ledger {
     whole: Told,
     places: Vec<(u64, [usize; 3])>,
@@ -805,7 +806,7 @@ impl Ledger {
         Self { whole, places }
     }
 
-    /// Reads the channel page by page; retention must have left everything.
+    /// Reads the channel page by page; retention must have kept everything.
     pub(crate) async fn read(hub: &TestHub, format: Format, channel: &str) -> Self {
         let mut events = Vec::new();
         let mut to = "from=earliest".to_owned();
@@ -822,25 +823,25 @@ impl Ledger {
         }
     }
 
-    /// How many events there are, up to and with this one.
+    /// Returns the number of events up to and including this one.
     #[track_caller]
     pub(crate) fn count(&self, id: &str) -> usize {
         let place = self.places.binary_search_by_key(&offset(id), |(offset, _)| *offset);
         place.unwrap_or_else(|_| panic!("{id} is no event's id")) + 1
     }
 
-    /// All that was said up to and with this event.
+    /// Returns the text up to and including this event.
     #[track_caller]
     pub(crate) fn up_to(&self, id: &str) -> Told {
         self.whole.up_to(self.places[self.count(id) - 1].1)
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Asserts that this snapshot says what the channel says up to the event with its id.
+    /// Asserts that this snapshot equals the channel's text up to the event with its id.
     #[track_caller]
     pub(crate) fn assert_snapshot(&self, viewer: &Viewer) {
         let snapshot = viewer.snapshot.as_ref().expect("a snapshot");
@@ -849,8 +850,8 @@ impl Ledger {
         assert_eq!(snapshot["events"], self.count(id), "{snapshot}");
     }
 
-    /// Asserts that a viewer who saw these events, merged or not, had at each id just what the
-    /// channel says up to there; it had seen nothing, or all up to `from`.
+    /// Asserts that a viewer that received these events, merged or not, had at each id exactly the
+    /// channel's text up to there; before them it had seen nothing, or everything up to `from`.
     #[track_caller]
     pub(crate) fn assert_follows(&self, format: Format, from: Option<&str>, seen: &[SseEvent]) {
         let mut told = from.map(|id| self.up_to(id)).unwrap_or_default();
@@ -861,14 +862,14 @@ impl Ledger {
     }
 }
 
-/// The events of a JSON page.
+/// Parses the events of a JSON page.
 #[track_caller]
 pub(crate) fn page_events(page: &Value) -> Vec<SseEvent> {
     let events = page["events"].as_array().unwrap_or_else(|| panic!("not a page: {page}"));
     events.iter().map(json_event).collect()
 }
 
-/// An event of a page, or of an NDJSON stream.
+/// Parses an event of a page, or of an NDJSON stream.
 #[track_caller]
 pub(crate) fn json_event(event: &Value) -> SseEvent {
     SseEvent {
@@ -878,7 +879,7 @@ pub(crate) fn json_event(event: &Value) -> SseEvent {
     }
 }
 
-/// All events of an NDJSON stream, up to its end.
+/// Reads all events of an NDJSON stream, up to its end.
 pub(crate) async fn lines(wire: &mut Wire) -> Vec<SseEvent> {
     let mut text = Vec::new();
     let reading = async {

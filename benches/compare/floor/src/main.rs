@@ -40,7 +40,7 @@ struct Channel {
     members: Vec<(usize, Arc<TcpStream>)>,
 }
 
-/// What the threads share.
+/// The state that the threads share.
 #[derive(Default)]
 struct Hub {
     channels: RwLock<HashMap<Vec<u8>, Arc<Mutex<Channel>>>>,
@@ -75,15 +75,15 @@ impl Hub {
     }
 }
 
-/// A connection, in the hands of the thread that reads it.
+/// A connection, owned by the thread that reads it.
 struct Connection {
     stream: Arc<TcpStream>,
-    /// What was read and is not yet a whole request. Of a subscriber: empty, without memory.
+    /// Bytes of an incomplete request. Empty for a subscriber, without memory.
     unread: Vec<u8>,
     subscribed: Option<Arc<Mutex<Channel>>>,
 }
 
-/// Where a thread takes connections from another.
+/// The queue of connections from another thread.
 struct Seat {
     registry: Registry,
     sender: Sender<(usize, Arc<TcpStream>)>,
@@ -117,7 +117,7 @@ impl Worker {
         }
     }
 
-    /// Takes all that waits, and deals it out in turn.
+    /// Accepts all waiting connections, and distributes them in turn.
     fn accept(&mut self) {
         while let Ok((mut stream, _)) = self.listener.accept() {
             let _ = stream.set_nodelay(true);
@@ -136,7 +136,7 @@ impl Worker {
                 .insert(number, Connection { stream, unread: Vec::new(), subscribed: None });
         }
         let Some(connection) = self.connections.get_mut(&number) else {
-            // Registered a moment ago, still on its way here; or gone, and this was its last event.
+            // Registered just now and still in the queue; or closed, and this was its last event.
             if let Ok((sent, stream)) =
                 self.receiver.recv_timeout(std::time::Duration::from_millis(1))
             {
@@ -149,7 +149,7 @@ impl Worker {
         let open = loop {
             match (&*connection.stream).read(&mut self.scratch) {
                 Ok(0) => break false,
-                Ok(_) if connection.subscribed.is_some() => {} // a subscriber has nothing to say
+                Ok(_) if connection.subscribed.is_some() => {} // its input is ignored
                 Ok(count) => {
                     connection.unread.extend_from_slice(&self.scratch[..count]);
                     if !requests(&self.hub, number, connection, &mut self.event) {
@@ -167,7 +167,7 @@ impl Worker {
     }
 }
 
-/// Answers every whole request that was read. False: the connection ends.
+/// Answers every complete request. Returns false if the connection ends.
 fn requests(hub: &Hub, number: usize, connection: &mut Connection, event: &mut Vec<u8>) -> bool {
     let mut done = 0;
     while let Some(length) = find(&connection.unread[done..], b"\r\n\r\n") {
@@ -192,7 +192,8 @@ fn requests(hub: &Hub, number: usize, connection: &mut Connection, event: &mut V
     true
 }
 
-/// Makes the connection a subscriber. The head goes out under the lock, so that no event gets before it.
+/// Makes the connection a subscriber. The head is sent under the lock, so that no event precedes
+/// it.
 fn join(number: usize, connection: &mut Connection, channel: Arc<Mutex<Channel>>) -> bool {
     let mut list = channel.lock();
     if (&*connection.stream).write(SUBSCRIBED).is_err() {
@@ -213,7 +214,7 @@ fn leave(number: usize, connection: &Connection) {
     }
 }
 
-/// Method, channel (the last segment of the path) and length of the body.
+/// Parses the method, the channel (the last segment of the path) and the length of the body.
 fn head(head: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let mut lines = head.split(|byte| *byte == b'\n');
     let mut words = lines.next()?.split(|byte| *byte == b' ');
