@@ -48,6 +48,62 @@ const NEVER: &[(&str, &[&str], &str)] = &[
     ("egress", &["hyper", "http::", "HeaderMap"], "the way out knows a body, not a request"),
 ];
 
+/// Words that no comment has: `docs/STYLE.md` says what to write in their place.
+const IDIOMS: &[&str] = &[
+    "whoever",
+    "whosoever",
+    "nobody",
+    "somebody",
+    "anybody",
+    "everybody",
+    "anew",
+    "handed in",
+    "hands in",
+    "of late",
+    "is told",
+    "are told",
+    "was told",
+    "be told",
+    "becomes of",
+    "became of",
+    "as a rule",
+    "in vain",
+    "for want of",
+    "so many",
+    "goes on",
+    "go on",
+    "behind",
+    "stands",
+    "stand",
+    "see the module",
+    "the same, but",
+    "the same as",
+];
+
+/// Where a word of [`IDIOMS`] is the right one.
+const PLAIN: &[&str] = &[
+    "lags behind",
+    "lag behind",
+    "lagging behind",
+    "falls behind",
+    "fall behind",
+    "fell behind",
+    "far behind",
+    "is behind",
+    "are behind",
+    "be behind",
+    "more events behind",
+    "more bytes behind",
+    "behind another",
+    "bytes behind",
+    "events behind",
+    "behind the tail",
+    "behind a proxy",
+    "behind a trusted proxy",
+    "stands for",
+    "stand for",
+];
+
 struct Source {
     path: PathBuf,
     text: String,
@@ -244,5 +300,88 @@ fn nothing_is_left_for_later_without_saying_so() {
             let left = later.iter().any(|word| line.contains(word.as_str()));
             assert!(!left, "{}:{} leaves something for later", source.name(), number + 1);
         }
+    }
+}
+
+/// The words of a comment line, in lower case and single-spaced; code in backquotes is left out.
+fn words_of_comment(line: &str) -> String {
+    let Some(comment) = line.trim_start().strip_prefix("//") else { return String::new() };
+    let outside = comment.split('`').step_by(2).collect::<Vec<_>>().join(" ` ");
+    let letters = outside.to_lowercase().replace(|c: char| !c.is_alphanumeric() && c != '`', " ");
+    letters.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The first word of the list in a text, of which `and` is what the next line begins with.
+fn idiom_in(text: &str, and: &str) -> Option<&'static str> {
+    let mut text = format!(" {text} ");
+    let next = format!("{text}{} ", and.split(' ').next().unwrap_or_default());
+    for plain in PLAIN {
+        let whole = format!(" {plain} ");
+        if next.contains(&whole) && !text.contains(&whole) {
+            // Broken over two lines: the word at the end of this one is part of it.
+            text =
+                text.trim_end().rsplit_once(' ').map_or_else(String::new, |(text, _)| text.into());
+            text.push(' ');
+        }
+        text = text.replace(&whole, " ");
+    }
+    IDIOMS.iter().copied().find(|idiom| {
+        let whole = format!(" {idiom} ");
+        text.contains(&whole) || (idiom.contains(' ') && next.contains(&whole))
+    })
+}
+
+#[test]
+fn comments_are_plain_english() {
+    let mut found = Vec::new();
+    for source in sources("src").iter().chain(&sources("tests")).chain(&sources("benches")) {
+        let lines: Vec<_> = source.text.lines().map(words_of_comment).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let following = lines.get(at + 1).map_or("", String::as_str);
+            if let Some(idiom) = idiom_in(line, following) {
+                found.push(format!("{}:{}: `{idiom}`", source.name(), at + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "see docs/STYLE.md:\n{}", found.join("\n"));
+}
+
+#[test]
+fn an_idiom_is_seen_and_a_plain_word_is_not() {
+    let found = |line: &str| idiom_in(&words_of_comment(line), "").is_some();
+    for line in [
+        "/// Whoever reads",
+        "// so that it is told.",
+        "/// behind the last",
+        "//! See the module.",
+    ] {
+        assert!(found(line), "{line}");
+    }
+    for line in ["/// lags behind", "let behind = 1;", "// `behind`", "/// `0` stands for none"] {
+        assert!(!found(line), "{line}");
+    }
+    assert_eq!(idiom_in("how it is", "told"), Some("is told"));
+}
+
+#[test]
+fn every_file_is_on_the_code_map() {
+    let map = fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
+    let rows: Vec<_> = map.lines().filter(|line| line.starts_with("| `")).collect();
+    for source in sources("src") {
+        let folder = source.path.parent().unwrap();
+        let file = source.path.file_name().unwrap().to_str().unwrap();
+        let is_test = source.path.components().any(|part| part.as_os_str() == "tests");
+        if is_test || file == "tests.rs" {
+            continue;
+        }
+        let folder = format!("{}/", folder.display());
+        let of_folder = |row: &&str| row.contains(&folder);
+        // A row names its first file with its folder, and the others in short.
+        let named = |row: &str| {
+            row.contains(&format!("`{folder}{file}`")) || row.contains(&format!("`{file}`"))
+        };
+        let is_facade = file == "mod.rs" && map.contains(&format!("`{folder}`"));
+        let found = is_facade || rows.iter().copied().filter(of_folder).any(named);
+        assert!(found, "{} is not on the code map of docs/ARCHITECTURE.md", source.name());
     }
 }

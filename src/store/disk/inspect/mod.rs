@@ -29,7 +29,7 @@ use untouched::Untouched;
 pub(super) struct Looked {
     files: Arc<dyn Files>,
     superblock: Superblock,
-    /// The fault of the superblock, in which case `superblock` is a stand-in.
+    /// The fault of the superblock, in which case `superblock` is a default.
     damaged: Option<String>,
     /// The result of recovery.
     recovered: RecoveredFiles,
