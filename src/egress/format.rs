@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Config;
+use super::config::Config;
 use super::policy::Drain;
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Config;
+use super::config::Config;
 use crate::hub::{Bounds, EndReason, OnLag};
 use crate::store::LogPosition;
 

@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::config::{Config, LAG_SAMPLED_EVERY};
+use super::link::{Handed, Link};
 use super::policy::{self, Drain};
-use super::{Config, Handed, LAG_SAMPLED_EVERY, Link};
 use crate::hub::{Bounds, EndReason, SubscriptionControl};
 use crate::lease::AccessLease;
 use crate::limits::MAX_PIECE_BYTES;

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::reactor::{Reactor, after, has_come};
+use super::clock::{after, has_come};
+use super::reactor::Reactor;
 use super::subscriber::Subscriber;
 use crate::egress::StreamFormat;
 use crate::egress::policy::Drain;

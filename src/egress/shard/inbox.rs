@@ -1,17 +1,14 @@
 //! The inbox of a shard: messages, and the channels whose notifiers have fired.
 
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::Waker;
 use parking_lot::Mutex;
 
-use super::reactor::Reactor;
-use crate::clock::{self, Micros};
-use crate::egress::Drain;
-use crate::hub::{ChannelListener, ChannelTicket, Coalesce};
+use crate::egress::policy::Drain;
+use crate::hub::{ChannelTicket, Coalesce};
 use crate::lease::AccessLease;
 
 /// A subscriber's socket, for a shard to attach.
@@ -80,60 +77,16 @@ impl Inbox {
         self.awake.store(true, Ordering::SeqCst);
     }
 
+    /// Adds a channel that has new events.
+    pub(super) fn add_dirty(&self, channel: usize) {
+        self.dirty.lock().push(channel);
+        self.wake();
+    }
+
     fn wake(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             // Fails only if the shard is gone.
             let _ = self.waker.wake();
-        }
-    }
-}
-
-/// The listener that a shard has at a channel, one for all its subscribers there.
-pub(super) struct ChannelNotifier {
-    channel: usize,
-    shard: Weak<Mutex<Reactor>>,
-    /// Set by an append, cleared when the shard begins to sweep.
-    latch: AtomicBool,
-    /// The time at which the latch was set, on the steady clock.
-    dirty_since: AtomicU64,
-    inbox: Arc<Inbox>,
-}
-
-impl ChannelNotifier {
-    pub(super) fn new(local: usize, shard: Weak<Mutex<Reactor>>, inbox: Arc<Inbox>) -> Self {
-        Self {
-            channel: local,
-            shard,
-            latch: AtomicBool::new(false),
-            dirty_since: AtomicU64::new(0),
-            inbox,
-        }
-    }
-
-    /// Clears the latch before the shard reads the channel's tail: a later append sets it again.
-    /// Returns the time at which it was set, if it was.
-    pub(super) fn clear(&self) -> Option<Micros> {
-        let dirty_since = self.dirty_since.load(Ordering::Relaxed);
-        self.latch.swap(false, Ordering::SeqCst).then_some(dirty_since)
-    }
-}
-
-impl ChannelListener for ChannelNotifier {
-    fn can_deliver(&self) -> bool {
-        true
-    }
-
-    /// Delivers inline, unless the shard's lock is taken or there is too much to write.
-    fn deliver(&self) -> bool {
-        let Some(shard) = self.shard.upgrade() else { return false };
-        shard.try_lock().is_some_and(|mut shard| shard.deliver_inline(self.channel))
-    }
-
-    fn channel_changed(&self) {
-        if !self.latch.swap(true, Ordering::SeqCst) {
-            self.dirty_since.store(clock::steady(), Ordering::Relaxed);
-            self.inbox.dirty.lock().push(self.channel);
-            self.inbox.wake();
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::notifier::DeliverInline;
 use super::reactor::Reactor;
 use super::subscriber::Subscriber;
 use super::sweep::{Moved, SweepProgress, advance_inline};
@@ -20,9 +21,8 @@ const FEW: usize = 16;
 /// meanwhile, and several cost one write.
 const PACE: Duration = Duration::from_millis(1);
 
-impl Reactor {
-    /// Writes new events to the subscribers of a channel. Returns whether no sweep is needed.
-    pub(super) fn deliver_inline(&mut self, key: usize) -> bool {
+impl DeliverInline for Reactor {
+    fn deliver_inline(&mut self, key: usize) -> bool {
         let came = Instant::now();
         let Some(local) = self.channels.get_mut(key) else { return false };
         let fast = local.delivered_inline.is_some_and(|last| came.duration_since(last) < PACE);
@@ -39,7 +39,9 @@ impl Reactor {
         }
         complete
     }
+}
 
+impl Reactor {
     /// Returns whether every subscriber took all of it.
     fn write_inline(&mut self, key: usize, now: u32, done: &mut SweepProgress) -> bool {
         let (mut complete, mut shared) = (true, None);

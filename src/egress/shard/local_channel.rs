@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::inbox::ChannelNotifier;
+use super::notifier::ChannelNotifier;
 use crate::clock::Micros;
 use crate::hub::{Channel, Presence};
 

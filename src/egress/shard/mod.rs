@@ -7,10 +7,12 @@
 //! batching that costs no latency when idle and grows by itself under load.
 
 mod attach;
+mod clock;
 mod detach;
 mod inbox;
 mod inline_delivery;
 mod local_channel;
+mod notifier;
 mod reactor;
 mod scheduler;
 mod slow_consumers;
@@ -28,16 +30,14 @@ use parking_lot::Mutex;
 
 pub(super) use self::inbox::NewSubscriber;
 use self::inbox::{Inbox, ShardMessage};
-use self::reactor::Thread;
-use super::{Config, Drain};
+use self::reactor::{OnDetach, Thread};
+use super::config::Config;
+use super::policy::Drain;
 use crate::hub::{Channel, Hub};
 
 /// Subscribers up to which a channel is small: waking a second thread for half of them takes more
 /// time than it saves.
 const SMALL_CHANNEL: usize = 64;
-
-/// Called when a shard has closed a socket.
-pub(super) type OnDetach = Arc<dyn Fn() + Send + Sync>;
 
 /// All shards of a hub.
 pub(super) struct Shards {

@@ -16,13 +16,13 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::OnDetach;
+use super::clock::millis;
 use super::inbox::{Inbox, ShardMessage};
 use super::local_channel::LocalChannel;
 use super::subscriber::Subscriber;
 use super::wheel::Wheel;
+use crate::egress::config::{Config, LAG_SAMPLED_EVERY};
 use crate::egress::policy::Drain;
-use crate::egress::{Config, LAG_SAMPLED_EVERY};
 use crate::hub::{Bounds, EndReason, Hub};
 
 /// The token of the inbox; those of sockets are slab keys.
@@ -33,6 +33,9 @@ const EVENTS: usize = 1024;
 
 /// The longest interval between two checks for slow consumers.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Called when a shard has closed a socket.
+pub(super) type OnDetach = Arc<dyn Fn() + Send + Sync>;
 
 /// The state of a shard, shared by its thread and by publishers that deliver inline.
 pub(super) struct Reactor {
@@ -218,24 +221,4 @@ impl Reactor {
     fn check_interval(&self) -> Duration {
         (self.config.write_timeout / 4).clamp(Duration::from_millis(10), CHECK_INTERVAL)
     }
-}
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Returns the milliseconds since a moment of a shard's clock. The clock has 32 bits and wraps
-/// every 49 days; moments that are compared are at most half of that apart.
-pub(super) fn since(now: u32, then: u32) -> u64 {
-    u64::from(now.wrapping_sub(then))
-}
-
-/// Returns whether a moment of a shard's clock has been reached.
-pub(super) fn has_come(now: u32, moment: u32) -> bool {
-    now.wrapping_sub(moment) <= u32::MAX / 2
-}
-
-/// Adds a delay to a moment of a shard's clock; never zero, which stands for never.
-pub(super) fn after(now: u32, delay: Duration) -> u32 {
-    now.wrapping_add(millis(delay) as u32).max(1)
 }

@@ -1,6 +1,7 @@
 //! The periodic checks of a shard: heartbeats, slow consumers, and samples of the lag.
 
-use super::reactor::{Reactor, millis, since};
+use super::clock::{millis, since};
+use super::reactor::Reactor;
 use super::sweep::lag;
 use crate::egress::{StreamFormat, policy};
 use crate::event::GapReason;

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use super::reactor::millis;
+use super::clock::millis;
 use crate::lease::AccessLease;
 
 /// A subscriber of a shard. Times are in milliseconds since the shard began; zero means never.
