@@ -350,9 +350,12 @@ fn unknown(layer: &Layer, key: &str, known: &[String]) -> String {
     if !settings.is_empty() {
         return format!("{place}: unknown setting; those of `{section}` are {settings}");
     }
-    let near = near_section.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    let there_are = match near_section {
+        Some(near) => format!("did you mean `{near}`? There are"),
+        None => "there are".into(),
+    };
     let place = spelled(&layer.source, section);
-    format!("{place}: unknown section; {near}There are {}", sections.join(", "))
+    format!("{place}: unknown section; {there_are} {}", sections.join(", "))
 }
 
 fn sections(known: &[String]) -> Vec<&str> {

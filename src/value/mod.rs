@@ -89,10 +89,11 @@ impl fmt::Display for Wrong {
             Self::Value { found, expected } => write!(f, "found {found}, expected {expected}"),
             Self::Key { found, known } => {
                 write!(f, "unknown key `{found}`; ")?;
-                if let Some(likely) = nearest(found, known.iter().copied()) {
-                    write!(f, "did you mean `{likely}`? ")?;
+                match nearest(found, known.iter().copied()) {
+                    Some(likely) => write!(f, "did you mean `{likely}`? There are ")?,
+                    None => f.write_str("there are ")?,
                 }
-                write!(f, "There are {}", known.join(", "))
+                f.write_str(&known.join(", "))
             }
             Self::Missing(key) => write!(f, "`{key}` is missing"),
             Self::Said(text) => f.write_str(text),
