@@ -207,7 +207,7 @@ impl AuthFilter {
     fn not_granted(&self, principal: &Principal, problem: Problem) -> Problem {
         if principal.is_anonymous() {
             self.0.metrics.refused(AuthError::Missing.code());
-            return Problem::unauthenticated(AuthError::Missing);
+            return Problem::unauthenticated(AuthError::Missing).with_members_of(problem);
         }
         self.0.metrics.refused(FORBIDDEN);
         problem
@@ -366,6 +366,16 @@ impl Caller {
     pub fn forbidden(&self, operation: Operation, detail: &str) -> Problem {
         let problem = Problem::new(ErrorCode::Forbidden, detail);
         self.filter.not_granted(&self.principal, problem.with("operation", operation.as_str()))
+    }
+
+    /// Counts the problem if an operation is not granted. Returns the problem; for an anonymous
+    /// caller, `unauthenticated` with its members.
+    #[must_use]
+    pub fn refused(&self, problem: Problem) -> Problem {
+        match problem.code() {
+            ErrorCode::Forbidden => self.filter.not_granted(&self.principal, problem),
+            _ => problem,
+        }
     }
 
     /// Returns the account that this caller's usage is counted in.

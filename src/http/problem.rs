@@ -276,6 +276,14 @@ impl Problem {
         self
     }
 
+    /// Adds the members of another problem, unless they are there.
+    pub(super) fn with_members_of(mut self, other: Self) -> Self {
+        for (name, value) in other.more {
+            self.more.entry(name).or_insert(value);
+        }
+        self
+    }
+
     /// Adds a header.
     #[must_use]
     pub(super) fn with_header(mut self, name: HeaderName, value: &str) -> Self {

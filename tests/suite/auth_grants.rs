@@ -301,6 +301,17 @@ async fn auth_a_line_for_a_channel_that_is_not_granted_ends_the_body_there() {
 }
 
 #[tokio::test]
+async fn auth_a_line_that_the_anonymous_role_may_not_publish_asks_for_a_credential() {
+    let hub = Keys::new(&[]).hub("auth.anonymous = { publish = [\"open/*\"] }\n").await;
+    let lines =
+        "{\"channel\":\"open/a\",\"data\":\"1\"}\n{\"channel\":\"team/a\",\"data\":\"2\"}\n";
+    let reply = Client::nobody(&hub).post("/v1/publish", "application/x-ndjson", lines).await;
+    let problem = assert_problem(&reply, 401, "unauthenticated", "no credential");
+    assert_eq!((&problem["line"], &problem["events"]), (&json!(2), &json!(1)), "{problem}");
+    assert_eq!(hub.metric("fanfare_auth_refused_total{reason=\"missing\"}").await, 1.0);
+}
+
+#[tokio::test]
 async fn auth_those_who_show_nothing_have_the_anonymous_role_and_nobody_else_has() {
     let keys = Keys::new(&[("narrow", "{ publish = [\"team/a\"] }")]);
     let hub = keys.hub("auth.anonymous = { subscribe = [\"public/**\"] }\n").await;

@@ -93,6 +93,10 @@ impl BodyReader {
         let_finish(self.body);
     }
 
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     pub(super) fn native(&self) -> &Native {
         self.share.home()
     }

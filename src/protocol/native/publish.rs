@@ -51,6 +51,7 @@ pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> Unde
     under_way(native, body, begun, |publish, mut reader| {
         let publish = async move {
             let outcome = publish_to_many(publish, &mut reader).await;
+            let outcome = outcome.map_err(|problem| reader.caller().refused(problem));
             end(reader, outcome)
         };
         to_its_end(publish, keeps)
@@ -112,10 +113,8 @@ fn count(native: &Native, outcome: PublishOutcome) -> PublishOutcome {
     let problem = outcome.as_ref().err().map(Problem::code);
     let metrics = native.ingest.metrics();
     metrics.publish_ended(problem.map(ErrorCode::as_str));
-    match problem {
-        Some(code @ ErrorCode::Forbidden) => metrics.refused(code.as_str()),
-        Some(ErrorCode::EventTooLarge) => metrics.limit_hit("publish.max_event_bytes"),
-        _ => {}
+    if problem == Some(ErrorCode::EventTooLarge) {
+        metrics.limit_hit("publish.max_event_bytes");
     }
     outcome
 }
