@@ -148,6 +148,7 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
         let opened = hub.open(selection, &StartFrom::Tail).unwrap();
         let Opened::Live(ticket) = opened else { panic!("the channel is open") };
         let open = OpenStream {
+            egress: egress.clone(),
             ticket,
             format: StreamFormat::EventStream,
             coalesce: Coalesce::Off,
@@ -155,8 +156,8 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
             link: None,
             lease: AccessLease::default(),
         };
-        assert!(egress.can_take_over(&open), "a shard serves it");
-        egress.take_over(far, open, HEAD.to_vec());
+        assert!(open.can_be_attached(), "a shard serves it");
+        open.attach(far, HEAD.to_vec());
         read_opening(&mut near);
         near.set_nonblocking(true).unwrap();
         sockets.push(TcpStream::from_std(near));

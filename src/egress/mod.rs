@@ -97,16 +97,6 @@ impl Egress {
         self.config.bounds()
     }
 
-    /// Serves a stream as a response body, until its lease ends.
-    #[must_use]
-    pub fn stream(&self, open: OpenStream) -> EventStream {
-        let OpenStream { ticket, format, coalesce, heartbeat, link, lease } = open;
-        let bounds = self.bounds();
-        let subscription = ticket.subscribe(bounds);
-        let watch = self.reaper.watch(subscription.control(), bounds, heartbeat, link, lease);
-        EventStream::new(self.clone(), subscription, format, coalesce, watch)
-    }
-
     /// Ends the shards' subscriptions whose lease has been revoked, before the next periodic check.
     pub fn recheck(&self) {
         self.shards.recheck();
@@ -132,19 +122,10 @@ impl Egress {
         self.reaper.watch_link(link)
     }
 
-    /// Returns whether a shard can serve this stream, if its connection is a plain socket.
-    #[must_use]
-    pub fn can_take_over(&self, open: &OpenStream) -> bool {
-        // A shard writes the log's bytes unchanged, of one channel.
-        self.config.takeover && open.format == StreamFormat::EventStream && open.ticket.is_one()
-    }
-
-    /// Attaches a stream and its socket to a shard. `head` is written first.
-    pub fn take_over(&self, tcp: TcpStream, open: OpenStream, head: Vec<u8>) {
-        let OpenStream { ticket, coalesce, heartbeat, lease, .. } = open;
-        let Some(ticket) = ticket.into_one() else { return };
-        tune(&tcp, &self.config);
-        self.shards.attach(NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease });
+    /// Gives a subscriber's socket to a shard.
+    fn attach(&self, subscriber: NewSubscriber) {
+        tune(&subscriber.tcp, &self.config);
+        self.shards.attach(subscriber);
     }
 
     /// Checks all subscriptions at a fixed interval, for ever.

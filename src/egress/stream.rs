@@ -5,6 +5,7 @@
 //! not move. Subscriptions that lag, or read many channels, take turns.
 
 use std::future::Future;
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,6 +20,7 @@ use super::bare::Bare;
 use super::coalescing::CoalescingWindow;
 use super::link::{Handed, Link};
 use super::reaper::WatchGuard;
+use super::shard::NewSubscriber;
 use super::{Egress, StreamFormat};
 use crate::hub::{Coalesce, EndReason, Step, Subscription, Ticket};
 use crate::lease::AccessLease;
@@ -30,6 +32,8 @@ const FLUSH: Duration = Duration::from_millis(5);
 /// A live stream that is open and not yet served: as a response body by its connection, or by a
 /// shard that gets its socket.
 pub struct OpenStream {
+    /// What serves it.
+    pub egress: Egress,
     /// The subscription.
     pub ticket: Ticket,
     /// The encoding of the stream.
@@ -42,6 +46,33 @@ pub struct OpenStream {
     pub link: Option<Arc<Link>>,
     /// The access lease of the subscription.
     pub lease: AccessLease,
+}
+
+impl OpenStream {
+    /// Serves the stream as a response body, until its lease ends.
+    #[must_use]
+    pub fn serve(self) -> EventStream {
+        let Self { egress, ticket, format, coalesce, heartbeat, link, lease } = self;
+        let bounds = egress.bounds();
+        let subscription = ticket.subscribe(bounds);
+        let watch = egress.reaper.watch(subscription.control(), bounds, heartbeat, link, lease);
+        EventStream::new(egress, subscription, format, coalesce, watch)
+    }
+
+    /// Returns whether a shard can serve the stream, if its connection is a plain socket: a shard
+    /// writes the log's bytes unchanged, of one channel.
+    #[must_use]
+    pub fn can_be_attached(&self) -> bool {
+        let plain = self.format == StreamFormat::EventStream && self.ticket.is_one();
+        plain && self.egress.config.takeover
+    }
+
+    /// Attaches the stream and its socket to a shard. `head` is written first.
+    pub fn attach(self, tcp: TcpStream, head: Vec<u8>) {
+        let Self { egress, ticket, coalesce, heartbeat, lease, .. } = self;
+        let Some(ticket) = ticket.into_one() else { return };
+        egress.attach(NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease });
+    }
 }
 
 /// A live subscription as a response body.
@@ -85,7 +116,7 @@ struct BodyPiece {
 }
 
 impl EventStream {
-    pub(super) fn new(
+    fn new(
         egress: Egress,
         subscription: Subscription,
         format: StreamFormat,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::problem::{ErrorCode, Problem};
 use super::{ClientInfo, Request};
-use crate::egress::{BrokenOff, Egress, EventStream, Handed, OpenStream, SignalFeed};
+use crate::egress::{BrokenOff, EventStream, Handed, OpenStream, SignalFeed};
 use crate::gathered::Gathered;
 use crate::ingest::{Ingest, Share};
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
@@ -31,7 +31,7 @@ pub enum Body {
     /// A document.
     Full(Full<Bytes>),
     /// A live stream that is open, and not served yet.
-    Open(Box<(Egress, OpenStream)>),
+    Open(Box<OpenStream>),
     /// A live stream that is served as this body.
     Stream(Box<EventStream>),
     /// A feed of signals.
@@ -55,7 +55,7 @@ impl Body {
     #[must_use]
     pub fn serve(self) -> Self {
         match self {
-            Self::Open(open) => Self::Stream(Box::new(open.0.stream(open.1))),
+            Self::Open(open) => Self::Stream(Box::new(open.serve())),
             body => body,
         }
     }

@@ -50,7 +50,7 @@ impl Handoff {
     /// Leaves the response here and never returns; returns it if no shard can serve it.
     pub(super) async fn offer(&self, response: Response) -> Response {
         match response.body() {
-            Body::Open(open) if open.0.can_take_over(&open.1) => {}
+            Body::Open(open) if open.can_be_attached() => {}
             _ => return response,
         }
         *self.response.lock() = Some(response);
@@ -68,8 +68,7 @@ impl Handoff {
         let Some(response) = self.response.lock().take() else { return };
         let head = head(&response, self.closes.load(Ordering::Relaxed));
         if let Body::Open(open) = response.into_body() {
-            let (egress, open) = *open;
-            egress.take_over(tcp, open, head);
+            open.attach(tcp, head);
         }
     }
 }

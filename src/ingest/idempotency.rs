@@ -89,7 +89,7 @@ pub(super) enum KeyOutcome<R> {
 }
 
 /// The result of a claim.
-#[allow(clippy::large_enum_variant)] // it is matched at once
+#[expect(clippy::large_enum_variant, reason = "matched at once")]
 pub(super) enum Claimed<S: Scope, R: Kept> {
     /// The request may run; this much was published under its key before.
     Run(KeyClaim<S, R>, Tally),

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{NDJSON, Native, channel_name, claim, heartbeat};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
-use crate::egress::{Egress, Link, OpenStream, Page, StreamFormat, page};
+use crate::egress::{Link, OpenStream, Page, StreamFormat, page};
 use crate::event::ChannelState;
 use crate::http::{
     Body, Caller, ClientInfo, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty,
@@ -115,8 +115,9 @@ async fn subscribe(
                 return Err(Problem::new(ErrorCode::NotFound, detail));
             }
             let coalesce = coalesce.unwrap_or_else(|| ticket.default_coalesce());
-            let open = OpenStream { ticket, format, coalesce, heartbeat, link, lease };
-            Ok(live(native.egress.clone(), open, media_type))
+            let egress = native.egress.clone();
+            let open = OpenStream { egress, ticket, format, coalesce, heartbeat, link, lease };
+            Ok(live(open, media_type))
         }
     }
 }
@@ -204,8 +205,8 @@ fn begin(query: &Query) -> Result<StartFrom, Problem> {
     }
 }
 
-fn live(egress: Egress, open: OpenStream, media_type: &'static str) -> Response {
-    let mut response = Response::new(Body::Open(Box::new((egress, open))));
+fn live(open: OpenStream, media_type: &'static str) -> Response {
+    let mut response = Response::new(Body::Open(Box::new(open)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     not_stored(headers);
