@@ -4,10 +4,12 @@
 //! ```sh
 //! cargo test --release --test tls_cost -- --ignored --nocapture
 //! ```
-#![allow(clippy::unwrap_used)] // a measurement may
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a measurement may
+
+#[path = "process/listening.rs"]
+mod listening;
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use listening::until_listening;
 
 /// Subscribers of one channel.
 const SUBSCRIBERS: usize = 1000;
@@ -56,13 +60,7 @@ impl Hub {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("listening") {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the hub ended at once");
-        }
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        until_listening(&mut child);
         Self { child, addr }
     }
 

@@ -28,7 +28,7 @@ const trials = [];
 for (const [scenario, run] of Object.entries({ ...SCENARIOS, ...GENERATIONS })) {
   if (options.scenario && !options.scenario.includes(scenario)) continue;
   for (const client of clients) {
-    const [applies] = [client.dialect ? scenario in GENERATIONS : scenario in SCENARIOS];
+    const applies = client.dialect ? scenario in GENERATIONS : scenario in SCENARIOS;
     if (applies) trials.push({ client, scenario, run });
   }
 }

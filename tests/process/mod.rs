@@ -1,10 +1,14 @@
 //! The hub as a process, whose memory is measured separately.
 
+mod listening;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use listening::until_listening;
 
 pub(crate) const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
 
@@ -31,14 +35,7 @@ impl Hub {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the hub starts");
-        let mut log = BufReader::new(child.stderr.take().expect("a log"));
-        let mut line = String::new();
-        while !line.contains("listening") {
-            line.clear();
-            assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
-        }
-        // A process that writes to a full pipe would block.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let line = until_listening(&mut child);
         let (addr, admin) = (address(&line, " addr="), address(&line, " admin_addr="));
         Self { child, addr, admin }
     }

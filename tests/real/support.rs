@@ -1,7 +1,9 @@
 //! The hub as a process, and waits with a time limit.
 
+#[path = "../process/listening.rs"]
+mod listening;
+
 use std::future::Future;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use listening::until_listening;
 
 /// The program under test.
 pub(crate) const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
@@ -63,14 +67,7 @@ impl HubProcess {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the hub starts");
-        let mut log = BufReader::new(child.stderr.take().expect("a log"));
-        let mut line = String::new();
-        while !line.contains("listening") {
-            line.clear();
-            assert!(log.read_line(&mut line).expect("a log") > 0, "the hub ended at once");
-        }
-        // A process that writes to a full pipe would block.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        until_listening(&mut child);
         Self { child, addr, admin }
     }
 
