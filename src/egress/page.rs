@@ -56,6 +56,8 @@ pub async fn page(
             }
             Next::Pending if page.events.is_empty() => {
                 let next = tokio::select! {
+                    // What was published meanwhile comes before the end of the wait.
+                    biased;
                     next = poll_fn(|cx| subscription.poll_next(cx)) => next,
                     () = &mut enough => None,
                 };

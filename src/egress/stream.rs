@@ -153,7 +153,7 @@ impl EventStream {
                 return Poll::Pending;
             }
         }
-        if leaves && self.state == StreamState::Live && !self.subscription.is_fetching() {
+        if leaves && self.state == StreamState::Live && self.has_read_all(cx) {
             // The client may be gone: end the stream after all that has been published.
             self.subscription.control().end(EndReason::ClientGone);
             self.state = StreamState::Over;
@@ -170,6 +170,12 @@ impl EventStream {
             }
             (false, _) => Poll::Ready(Some(Ok(self.hand_over(piece)))),
         }
+    }
+
+    /// Returns whether everything that was published has been read. What is on disk has not, nor
+    /// what a read has left for the next call.
+    fn has_read_all(&self, cx: &Context<'_>) -> bool {
+        self.subscription.control().unread() == 0 && !self.subscription.poll_news(cx)
     }
 
     /// Returns whether a clean end would be true: always, unless the stream is bare.

@@ -136,11 +136,7 @@ impl SubscriptionControl {
     /// Returns the number of unread events, replay included.
     #[must_use]
     pub fn unread(&self) -> u64 {
-        self.cursors
-            .lock()
-            .iter()
-            .map(|cursor| cursor.position().distance_to(cursor.channel.end()).seq)
-            .sum()
+        self.cursors.lock().iter().map(|cursor| cursor.unread()).sum()
     }
 
     /// Returns the number of reads that returned something.
@@ -203,6 +199,15 @@ impl ChannelCursor {
             seq: self.seq.load(Ordering::Relaxed),
             byte: self.byte.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns the number of events after the cursor.
+    fn unread(&self) -> u64 {
+        self.position().distance_to(self.channel.end()).seq
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread() > 0
     }
 
     /// Moves forward to the position. A cursor never goes back.

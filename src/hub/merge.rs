@@ -344,10 +344,10 @@ impl MergedReader {
         }
         let key = self.members.vacant_key();
         let (latch, mailbox) = (AtomicBool::new(false), self.mailbox.clone());
-        let signal = Arc::new(MemberListener { member: key, latch, mailbox });
+        let listener = Arc::new(MemberListener { member: key, latch, mailbox });
         let (begin, holds) = (StartAt::After(self.cursor), self.names(channel.name()));
         let (start, attachment) =
-            Attachment::new(&self.core, channel, begin, holds, signal.clone());
+            Attachment::new(&self.core, channel, begin, holds, listener.clone());
         if start.over {
             return channel.ended();
         }
@@ -357,16 +357,8 @@ impl MergedReader {
         let (queued, waits, unresolved) = (false, false, start.on_disk.is_some());
         let _attachment = attachment;
         let after_gap = None;
-        let member = Member {
-            cursor,
-            listener: signal,
-            queued,
-            waits,
-            unresolved,
-            missing,
-            after_gap,
-            _attachment,
-        };
+        let member =
+            Member { cursor, listener, queued, waits, unresolved, missing, after_gap, _attachment };
         self.members.insert(member);
         self.known.insert(address(channel), key);
         self.queue(key);
@@ -475,14 +467,12 @@ impl MergedReader {
         self.heap.push(Reverse((offset, Item::Member(key))));
     }
 
-    /// Returns whether the first item in the heap must be read from disk.
+    /// Returns whether the first item in the heap is on disk, or was there at the last read and is
+    /// loaded now.
     pub(super) fn is_fetching(&self) -> bool {
         let Some(Reverse((_, Item::Member(key)))) = self.heap.peek() else { return false };
         let member = self.members.get(*key).filter(|member| member.waits);
-        member.is_some_and(|member| {
-            let cursor = &member.cursor;
-            member.unresolved || cursor.channel.look(cursor.position()) == PeekResult::OnDisk
-        })
+        member.is_some_and(|member| member.unresolved || member.cursor.has_unread())
     }
 
     /// Returns whether the first item in the heap waits for a read from disk or a write to it.

@@ -218,13 +218,11 @@ impl Subscription {
         self.control.has_news(cx.waker())
     }
 
-    /// Returns whether the next event must be read from disk.
+    /// Returns whether the next event is on disk, or was there at the last read and is loaded now.
     #[must_use]
     pub fn is_fetching(&self) -> bool {
         match &self.source {
-            SubscriptionSource::One(one) => {
-                one.cursor.channel.look(one.cursor.position()) == PeekResult::OnDisk
-            }
+            SubscriptionSource::One(one) => one.cursor.has_unread(),
             SubscriptionSource::Many(merge) => merge.is_fetching(),
         }
     }

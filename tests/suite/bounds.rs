@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Publisher, SseClient, SseEvent, TestHub, Wire, assert_problem, event_stream, eventually, texts,
-    within,
+    Piece, Publisher, SseClient, SseEvent, TestHub, Wire, assert_problem, event_stream, eventually,
+    texts, within,
 };
 
 const SSE: &str = "text/event-stream";
@@ -101,6 +101,25 @@ async fn a_subscriber_that_never_reads_is_ended_by_its_deadline_while_publishing
     .await;
     assert_eq!(hub.metric("fanfare_subscriptions").await, 0.0);
     assert_eq!(hub.head("c").await.header("fanfare-subscribers"), Some("0"));
+}
+
+#[tokio::test]
+async fn a_slow_client_that_closes_its_side_is_sent_the_events_of_very_many_channels() {
+    let hub = TestHub::with(WIDE).await;
+    let mut wire = Wire::connect_narrow(hub.addr()).await;
+    wire.send_head("GET", "/v1/events?channel=m/*", &[]).await;
+    assert_eq!(wire.head().await.status, 200);
+    let body = event_stream((0..64).map(|n| heavy(n, 128 * 1024)));
+    hub.post("/v1/channels/m/heavy", SSE, body).await.ok();
+    // More new channels than one read checks.
+    let lines = (0..2000).map(|n| format!("{{\"channel\":\"m/{n}\",\"data\":\"light\"}}\n"));
+    hub.post("/v1/publish", "application/x-ndjson", lines.collect::<String>()).await.ok();
+    wire.close_side().await;
+    let mut body = Vec::new();
+    while let Piece::Data(data) = within("the end of a stream", wire.piece()).await {
+        body.extend(data);
+    }
+    assert_eq!(String::from_utf8(body).unwrap().matches("light").count(), 2000);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    SseClient, SseEvent, TestHub, event_stream, offset, page_ids, page_texts, texts,
+    Piece, SseClient, SseEvent, TestHub, event_stream, offset, page_ids, page_texts, texts, within,
 };
 
 /// A directory for a hub, and settings for it.
@@ -128,6 +128,31 @@ async fn what_no_memory_holds_is_replayed_from_disk_and_goes_over_to_live() {
     publish_numbers(&hub, "c", 3500, 3510).await;
     let mut resumed = hub.resume("c", &middle).await;
     assert_eq!(take_numbers(&mut resumed, 10).await, (3500..3510).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_is_sent_what_only_the_disk_holds() {
+    let place = Place::new(&format!("{SYNC}store.window = \"4KiB\"\n"));
+    let mut hub = place.hub().await;
+    publish_numbers(&hub, "c", 0, 3000).await;
+    for (to, accept) in [
+        ("/v1/channels/c?from=earliest", "text/event-stream"),
+        ("/v1/channels/c?from=earliest&coalesce=10s", "text/event-stream"),
+        ("/v1/channels/c?from=earliest", "application/x-ndjson"),
+        ("/v1/events?channel=c&from=earliest", "text/event-stream"),
+        ("/v1/events?channel=c&from=earliest", "application/x-ndjson"),
+    ] {
+        hub = place.restart(hub).await;
+        let mut wire = hub.open(to, &[("Accept", accept)]).await;
+        wire.close_side().await;
+        assert_eq!(wire.head().await.status, 200, "{to}");
+        let mut body = Vec::new();
+        while let Piece::Data(data) = within("the end of a stream", wire.piece()).await {
+            body.extend(data);
+        }
+        let events = String::from_utf8(body).unwrap().matches(&"x".repeat(150)).count();
+        assert_eq!(events, 3000, "{to} as {accept}");
+    }
 }
 
 #[tokio::test]

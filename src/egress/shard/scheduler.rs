@@ -125,15 +125,25 @@ impl Reactor {
 
     /// Acts on the result of an advance.
     fn settle(&mut self, key: usize, moved: Moved) {
-        let leaves = self.subscribers.get(key).is_some_and(|subscriber| subscriber.leaves);
         match moved {
-            Moved::CaughtUp if leaves => self.say_goodbye(key, EndReason::ClientGone),
+            Moved::CaughtUp if self.leaves_now(key) => self.say_goodbye(key, EndReason::ClientGone),
             Moved::CaughtUp | Moved::Blocked => {}
             Moved::More => self.queue_for_catch_up(key),
             Moved::Overtaken(Missing { to, reason }) => self.jump(key, to, reason),
             Moved::Lagging => self.skip(key),
             Moved::Ended(reason) => self.detach(key, reason),
         }
+    }
+
+    /// Returns whether a subscriber's client has closed its side, and was sent all of the log. One
+    /// that waits for a read from disk was not: the channel is swept when that is complete.
+    fn leaves_now(&self, key: usize) -> bool {
+        let Some(subscriber) = self.subscribers.get(key).filter(|subscriber| subscriber.leaves)
+        else {
+            return false;
+        };
+        let local = self.channels.get(subscriber.channel as usize);
+        local.is_none_or(|local| subscriber.at.byte() >= local.channel.end().byte)
     }
 
     /// Queues a subscriber that has more to be written than one turn allows.

@@ -12,7 +12,7 @@ use crate::store::{LogPosition, Missing};
 /// The result of advancing a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// It is at the tail.
+    /// It is at the tail, or its next event is being read from disk.
     CaughtUp,
     /// There is more to write.
     More,
@@ -74,7 +74,7 @@ pub(super) fn advance(
 }
 
 /// Writes new events to a subscriber at the tail, if they are a single piece without an end.
-/// Returns nothing if a sweep must do the rest.
+/// Returns nothing if a sweep must do the rest, such as the end of a stream whose client leaves.
 pub(super) fn advance_inline(
     subscriber: &mut Subscriber,
     channel: &Channel,
@@ -82,7 +82,7 @@ pub(super) fn advance_inline(
     done: &mut SweepProgress,
     now: u32,
 ) -> Option<Moved> {
-    if subscriber.own.is_some() {
+    if subscriber.own.is_some() || subscriber.leaves {
         return None;
     }
     match piece_for(subscriber, channel, false, shared) {
