@@ -189,6 +189,34 @@ async fn auth_no_stream_goes_without_last_words_however_its_moment_falls() {
 }
 
 #[tokio::test]
+async fn auth_a_drain_lets_no_stream_outlast_its_token() {
+    let keys = Keys::new(&[]);
+    let mut hub = keys.hub(&format!("{NO_LEEWAY}drain.window = \"60s\"\n")).await;
+    let token = keys.token("somebody", &all_on("a"), SHORT);
+    let (mut early, mut late) = (Vec::new(), Vec::new());
+    let kinds = ["/v1/channels/a", "/v1/events?channel=a"];
+    for to in kinds.iter().cycle().take(12) {
+        early.push(Client::token(&hub, &token).stream(to, &[]).await.settled().await);
+    }
+    hub.drain();
+    eventually("a drain", async || hub.admin_get("/readyz").await.status() == 503).await;
+    for to in kinds {
+        // Its moment in the drain is long after the end of the token.
+        late.push(Client::token(&hub, &token).stream(to, &[]).await.settled().await);
+    }
+    let mut expired = [0, 0];
+    for (n, stream) in early.iter_mut().enumerate() {
+        let events = stream.rest().await;
+        expired[n % 2] += events.len();
+        events.iter().for_each(|event| assert_over(event, "expired"));
+    }
+    assert!(expired.iter().all(|count| *count > 0), "{expired:?} of six each");
+    for stream in &mut late {
+        until_over(stream, "expired").await;
+    }
+}
+
+#[tokio::test]
 async fn auth_every_stream_ends_with_the_key_that_was_taken_away() {
     let mut keys = Keys::new(&[("leaver", TEAM), ("stayer", TEAM)]);
     let hub = keys.hub("").await;

@@ -7,13 +7,11 @@ use mio::{Interest, Token};
 use tokio::time::Instant;
 
 use super::clock::after;
-use super::detach::by_clock;
 use super::inbox::NewSubscriber;
 use super::local_channel::LocalChannel;
 use super::notifier::ChannelNotifier;
 use super::reactor::Reactor;
 use super::subscriber::{Cursor, Interval, Subscriber};
-use crate::egress::config::Config;
 use crate::egress::format::StreamFormat;
 use crate::egress::policy;
 use crate::hub::{ChannelTicket, Coalesce, Presence, TicketHead};
@@ -26,10 +24,10 @@ const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 impl Reactor {
     pub(super) fn attach(&mut self, new: NewSubscriber) {
         let NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease } = new;
-        let ChannelTicket { presence, counted, position: mark, joined, head: begin, .. } = ticket;
-        let own = self.first_bytes(&begin, head);
+        let ChannelTicket { presence, counted, position: mark, joined, head: opening, .. } = ticket;
+        let own = self.first_bytes(&opening, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
-        let now = self.now();
+        let (now, rest) = (self.now(), self.rest());
         let entry = self.subscribers.vacant_entry();
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -50,10 +48,7 @@ impl Reactor {
             index: 0,
             last_write: now,
             blocked: 0,
-            ends: self.drain.map_or_else(
-                || lifetime(&self.config, &lease, now),
-                |drain| by_clock(now, drain.late_moment()),
-            ),
+            ends: ends(rest, &lease, now),
             lease,
             due,
             heartbeat,
@@ -74,16 +69,25 @@ impl Reactor {
         }
     }
 
+    /// Returns the time that a subscription which begins now has, if that is limited: until its
+    /// moment in a drain, or up to the maximum age.
+    fn rest(&self) -> Option<Duration> {
+        match self.drain {
+            Some(drain) => Some(drain.late_moment().saturating_duration_since(Instant::now())),
+            None => policy::max_age(&self.config),
+        }
+    }
+
     /// Returns the head of the response and the first chunk, which says where the subscription
     /// begins.
-    fn first_bytes(&self, begin: &TicketHead, head: Vec<u8>) -> Vec<u8> {
+    fn first_bytes(&self, opening: &TicketHead, head: Vec<u8>) -> Vec<u8> {
         let mut text = Vec::new();
         let format = StreamFormat::EventStream;
-        format.push_opening(&self.config, begin.opening.as_deref(), &begin.start, &mut text);
-        if let Some(gap) = &begin.gap {
+        format.push_opening(&self.config, opening.opening.as_deref(), &opening.start, &mut text);
+        if let Some(gap) = &opening.gap {
             self.push_gap(gap, &mut text);
         }
-        if let Some((snapshot, position)) = &begin.snapshot {
+        if let Some((snapshot, position)) = &opening.snapshot {
             format.push_snapshot(snapshot, position, &mut text);
         }
         let mut bytes = head;
@@ -144,14 +148,13 @@ fn window(coalesce: Coalesce) -> Duration {
     }
 }
 
-/// Returns the earlier of the lease's end and the maximum age, by the shard's clock; zero means
-/// never.
-fn lifetime(config: &Config, lease: &AccessLease, now: u32) -> u32 {
-    let age = policy::max_age(config);
+/// Returns when a subscription with this time left ends: after it or with its lease, whichever
+/// comes first, by the shard's clock; zero means never.
+pub(super) fn ends(rest: Option<Duration>, lease: &AccessLease, now: u32) -> u32 {
     // The shard's clock is cut off to milliseconds: the lease must be over when it is checked.
     let margin = Duration::from_millis(2);
-    let rest = lease.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
+    let valid = lease.expires().map(|at| at.saturating_duration_since(Instant::now()) + margin);
     // The shard's clock represents nothing later; a client reconnects more often than that.
-    let ends = age.into_iter().chain(rest).min().map(|ends| ends.min(FURTHEST));
+    let ends = rest.into_iter().chain(valid).min().map(|ends| ends.min(FURTHEST));
     ends.map_or(0, |ends| after(now, ends))
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::clock::{after, has_come};
+use super::attach::ends;
+use super::clock::has_come;
 use super::reactor::Reactor;
 use super::subscriber::Subscriber;
 use crate::egress::StreamFormat;
@@ -51,7 +52,8 @@ impl Reactor {
         let now = self.now();
         self.drain = Some(drain);
         for (_, subscriber) in &mut self.subscribers {
-            subscriber.ends = by_clock(now, drain.moment());
+            let rest = drain.moment().saturating_duration_since(Instant::now());
+            subscriber.ends = ends(Some(rest), &subscriber.lease, now);
         }
     }
 
@@ -64,10 +66,10 @@ impl Reactor {
             .map(|(key, _)| key)
             .collect();
         for key in keys {
-            let reason = match self.over(key) {
-                _ if self.drain.is_some() => EndReason::Draining,
-                Some(over) => over.into(),
-                None => EndReason::Lifetime,
+            let reason = match (self.over(key), self.drain) {
+                (Some(over), _) => over.into(),
+                (None, Some(_)) => EndReason::Draining,
+                (None, None) => EndReason::Lifetime,
             };
             self.say_goodbye(key, reason);
         }
@@ -106,9 +108,4 @@ impl Reactor {
         let _ = subscriber.write_own(now);
         self.detach(key, reason);
     }
-}
-
-/// Converts a moment to the shard's clock.
-pub(super) fn by_clock(now: u32, moment: Instant) -> u32 {
-    after(now, moment.saturating_duration_since(Instant::now()))
 }
