@@ -25,6 +25,8 @@ pub struct Link {
     began: Instant,
     /// Milliseconds after `began`, plus one, since which a write has been waiting; zero if none.
     blocked: AtomicU64,
+    /// The value of `blocked` that was last noted as a timeout.
+    timed_out: AtomicU64,
     /// The connection, if this is one stream of several on it (HTTP/2).
     carrier: Option<Arc<Link>>,
     cut: CancellationToken,
@@ -55,6 +57,7 @@ impl Link {
         Self {
             began: Instant::now(),
             blocked: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
             carrier,
             cut,
             unwritten: AtomicUsize::new(0),
@@ -176,6 +179,14 @@ impl Link {
             self.cut.cancel();
         }
         stuck
+    }
+
+    /// Notes that the blocked write of the connection has timed out. Returns whether this is the
+    /// first time, so that one write is not counted for its subscription and for its connection.
+    pub(super) fn note_timeout(&self) -> bool {
+        let connection = self.connection();
+        let blocked = connection.blocked.load(Ordering::Relaxed);
+        connection.timed_out.swap(blocked, Ordering::Relaxed) != blocked
     }
 
     /// Cuts the connection, or only this stream of it.

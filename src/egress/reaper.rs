@@ -170,11 +170,11 @@ impl Reaper {
         }
     }
 
-    /// Cuts stuck connections. A stuck subscription has been ended already, a second before.
+    /// Cuts stuck connections. A subscription on one has been ended before, and counted.
     fn cut_stuck_links(&self) {
         let deadline = self.config.write_timeout + GOODBYE;
         for (_, link) in self.links.lock().iter() {
-            if link.cut_if_stuck(deadline) {
+            if link.cut_if_stuck(deadline) && link.note_timeout() {
                 self.metrics.limit_hit("subscribers.write_timeout");
             }
         }
@@ -193,6 +193,9 @@ impl Reaper {
         if let Some(reason) = self.verdict(watched, now) {
             if let Some(setting) = policy::exceeded_setting(reason) {
                 self.metrics.limit_hit(setting);
+            }
+            if let (EndReason::WriteTimeout, Some(link)) = (reason, &watched.link) {
+                let _ = link.note_timeout();
             }
             return watched.control.end(reason);
         }

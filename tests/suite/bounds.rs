@@ -104,6 +104,21 @@ async fn a_subscriber_that_never_reads_is_ended_by_its_deadline_while_publishing
 }
 
 #[tokio::test]
+async fn a_stuck_connection_and_its_subscription_count_as_one_timeout() {
+    let hub = TestHub::with(&format!("{WIDE}subscribers.write_timeout = \"1s\"")).await;
+    let before = hub.metric("fanfare_connections").await;
+    let mut wire = Wire::connect_narrow(hub.addr()).await;
+    let lines = [("Accept", "application/x-ndjson")];
+    wire.send_head("GET", "/v1/channels/c", &lines).await;
+    assert_eq!(wire.head().await.status, 200);
+    hub.post("/v1/channels/c", SSE, event_stream((0..64).map(|n| heavy(n, 128 * 1024)))).await.ok();
+    hub.until_metric("fanfare_subscriptions_ended_total{reason=\"write_timeout\"}", 1.0).await;
+    eventually("the cut", async || hub.metric("fanfare_connections").await <= before).await;
+    let hits = "fanfare_limit_hits_total{limit=\"subscribers.write_timeout\"}";
+    assert_eq!(hub.metric(hits).await, 1.0);
+}
+
+#[tokio::test]
 async fn a_slow_client_that_closes_its_side_is_sent_the_events_of_very_many_channels() {
     let hub = TestHub::with(WIDE).await;
     let mut wire = Wire::connect_narrow(hub.addr()).await;

@@ -14,6 +14,7 @@ const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
@@ -306,6 +307,25 @@ async fn questions_without_end_from_a_client_that_does_not_read_are_cut() {
     }
     let cut = hub.metric("fanfare_limit_hits_total{limit=\"subscribers.write_timeout\"}").await;
     assert!(cut >= 2.0, "{cut}");
+}
+
+#[tokio::test]
+async fn a_connection_with_a_stuck_subscriber_counts_as_one_timeout() {
+    let hub = TestHub::with("subscribers.write_timeout = \"1s\"").await;
+    let before = hub.metric("fanfare_connections").await;
+    let mut raw = Raw::open(&hub, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+    raw.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0])).await;
+    let head = fields(GET, "/v1/channels/c");
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &head)).await;
+    assert_eq!(raw.next_of(HEADERS).await.stream, 1);
+    // From here on the client reads nothing, and the buffers of both kernels fill up.
+    for _ in 0..15 {
+        hub.publish("c", &"x".repeat(1_000_000)).await;
+    }
+    hub.until_metric("fanfare_subscriptions_ended_total{reason=\"write_timeout\"}", 1.0).await;
+    eventually("the cut", async || hub.metric("fanfare_connections").await <= before).await;
+    let hits = "fanfare_limit_hits_total{limit=\"subscribers.write_timeout\"}";
+    assert_eq!(hub.metric(hits).await, 1.0);
 }
 
 #[tokio::test]
