@@ -204,7 +204,7 @@ pub(super) fn each_record(step: &Step, name_channel: bool, mut take: impl FnMut(
 /// Appends, as event-stream text, the event that asks a client for another credential. It has no
 /// id: the client resumes after the last that it saw. The delay is for a client that does not know
 /// the event, and reconnects with the same credential.
-pub(super) fn push_over(over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
+fn push_over(over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
     sse::end_retry(out, retry);
     let data = over_data(over);
     let event_type = Some(UNAUTHENTICATED);

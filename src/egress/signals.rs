@@ -9,11 +9,10 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::format::push_over;
-use super::{Config, Egress, Link};
+use super::{Config, Egress, Link, StreamFormat};
 use crate::channel::ChannelName;
 use crate::clock::{now, rfc3339};
-use crate::hub::{End, ProducerHandle, Signals};
+use crate::hub::{End, EndReason, ProducerHandle, Signals};
 use crate::lease::LeaseEnd;
 use crate::sse;
 
@@ -84,15 +83,13 @@ impl Egress {
             Some(drain)
         };
         let task = async move {
-            let mut text = Vec::new();
-            tokio::select! {
+            let (reason, drain) = tokio::select! {
                 _ = filling => return,
-                over = over => push_over(over, config.end_reconnect_delay, &mut text),
-                drain = leaving => if let Some(drain) = drain {
-                    sse::retry(&mut text, drain.return_delay(config.reconnect_delay));
-                    text.push(b'\n');
-                },
-            }
+                over = over => (EndReason::from(over), None),
+                drain = leaving => (EndReason::Draining, drain),
+            };
+            let mut text = Vec::new();
+            StreamFormat::EventStream.push_farewell(&config, reason, drain.as_ref(), &mut text);
             // A reader that takes nothing does not get it: the task must not wait.
             let _ = goodbye.try_send(text.into());
             drop(counted);
@@ -131,12 +128,18 @@ impl Feed {
             }
             tokio::select! {
                 () = producer.changed() => {}
-                _ = beat.tick() => self.send(b":\n".to_vec()).await?,
+                _ = beat.tick() => self.beat().await?,
                 () = self.pieces.closed() => return Err(Gone),
                 // The reader has been sent all signals that there are.
                 () = self.input_end() => return Ok(()),
             }
         }
+    }
+
+    async fn beat(&self) -> Result<(), Gone> {
+        let mut text = Vec::new();
+        sse::comment(&mut text);
+        self.send(text).await
     }
 
     async fn input_end(&self) {

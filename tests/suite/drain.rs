@@ -95,12 +95,18 @@ async fn a_new_publish_is_sent_elsewhere_and_a_new_subscriber_is_asked_to_wait()
     assert!(reply.header("retry-after").is_some());
     let reply = hub.post("/v1/publish", "application/x-ndjson", "{\"channel\":\"c\"}").await;
     assert_problem(&reply, 503, "draining", "");
-    let mut client = hub.stream("/v1/channels/c", &[]).await;
-    assert_eq!(client.head.status, 200);
-    client.assert_eof().await;
-    assert!(client.retry().is_some(), "a time to come back");
-    let raw = client.raw_until("all of it", |_| true).await;
-    assert!(!raw.ends_with("\n\n"), "a block would be an event to some clients: {raw}");
+    let mut clients = Vec::new();
+    for to in ["/v1/channels/c", "/v1/events?channel=c", "/v1/signals/c"] {
+        clients.push((to, hub.stream(to, &[]).await));
+    }
+    for (to, client) in &mut clients {
+        assert_eq!(client.head.status, 200);
+        client.rest().await;
+        client.assert_eof().await;
+        assert!(client.retry().is_some_and(|delay| delay != 3000), "{to}: a time to come back");
+        let raw = client.raw_until("all of it", |_| true).await;
+        assert!(!raw.ends_with("\n\n"), "{to}: a block would be an event to some clients: {raw}");
+    }
     producer.send("data: 2\n\n").await;
     let receipt = producer.finish().await.ok().json();
     assert_eq!(receipt["events"], 2, "a publish that runs may finish");
