@@ -5,7 +5,7 @@
 //! event), a byte that selects the neighbours to merge, and events, one per line. A line that
 //! begins with `!` has an event type up to the first space.
 
-use fanfare::generation::{Fold, Format, Mark, Merge, PartKind};
+use fanfare::generation::{Fold, Format, Mark, Merge, PartKind, Recogniser};
 
 /// An event's type and data.
 type Event<'a> = (Option<&'a str>, String);
@@ -18,8 +18,12 @@ pub fn check(input: &[u8]) {
     let [format, joins, rest @ ..] = input else { return };
     let Ok(text) = std::str::from_utf8(rest) else { return };
     let events: Vec<Event<'_>> = text.split('\n').map(event).collect();
-    let sniffed = Format::sniff(&events[0].1);
-    let Some(format) = Format::ALL.get(usize::from(*format)).copied().or(sniffed) else { return };
+    let mut recogniser = Recogniser::new();
+    recogniser.look(None, &events[0].1);
+    let Some(format) = Format::ALL.get(usize::from(*format)).copied().or(recogniser.format())
+    else {
+        return;
+    };
     let merged = merge(format, &events, *joins);
     assert!(merged.len() <= events.len(), "a merge made more of it");
     let (before, after) = (fold(format, &events), fold(format, &merged));

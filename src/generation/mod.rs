@@ -115,12 +115,6 @@ impl Format {
         }
     }
 
-    /// Returns the format that an event with this data determines by itself, if it does.
-    #[must_use]
-    pub fn sniff(data: &str) -> Option<Self> {
-        recogniser::sniff(data)
-    }
-
     /// Returns the mark of this event, if the generation ends with it.
     #[must_use]
     pub fn mark(self, event_type: Option<&str>, data: &str) -> Option<Mark> {

@@ -160,12 +160,3 @@ fn told_by(fields: &Fields<'_>) -> Evidence {
 fn is_heartbeat(event_type: &str) -> bool {
     HEARTBEATS.iter().any(|name| event_type.eq_ignore_ascii_case(name))
 }
-
-/// Returns the format that this event determines.
-pub(super) fn sniff(data: &str) -> Option<Format> {
-    match told(None, data) {
-        Evidence::Nothing | Evidence::Unknown => None,
-        Evidence::Text => Some(Format::Text),
-        Evidence::Format(format) => Some(format),
-    }
-}

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::streams::shown;
 use crate::generation::json::Fields;
 use crate::generation::{Ending, Fold, Format, Mark, Merge};
 
@@ -424,7 +425,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// Calls every function; none may panic.
 fn try_all(format: Format, events: &[Event]) {
     for event in events {
-        let _ = Format::sniff(&event.data);
+        let _ = shown(&event.data);
         let _ = format.mark(event.event_type.as_deref(), &event.data);
     }
     let fold = fold(format, pairs(events));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::generation::{Ending, Fold, Format, Mark, Merge};
+use crate::generation::{Ending, Fold, Format, Mark, Merge, Recogniser};
 
 /// An event whose SSE type is its data's `type`.
 pub(super) fn named(data: &str) -> (Option<String>, String) {
@@ -48,8 +48,16 @@ fn marks(format: Format, events: &[(Option<String>, String)]) -> Vec<(usize, Mar
         .collect()
 }
 
-fn sniffed(events: &[(Option<String>, String)]) -> Option<Format> {
-    Format::sniff(&events[0].1)
+/// Returns the format that an event with this data determines by itself.
+pub(super) fn shown(data: &str) -> Option<Format> {
+    let mut recogniser = Recogniser::new();
+    recogniser.look(None, data);
+    recogniser.format()
+}
+
+/// Returns the format that the first event determines by itself.
+fn shown_first(events: &[(Option<String>, String)]) -> Option<Format> {
+    shown(&events[0].1)
 }
 
 fn failed(message: &str) -> Ending {
@@ -70,7 +78,7 @@ fn names_are_read_as_they_are_written() {
 #[test]
 fn what_is_no_object_is_text() {
     for data in ["Hello", "{", "[", "42", "\"hi\"", "null", "{} and more", "[DONE] is"] {
-        assert_eq!(Format::sniff(data), Some(Format::Text), "{data}");
+        assert_eq!(shown(data), Some(Format::Text), "{data}");
     }
     for data in [
         "",
@@ -86,7 +94,7 @@ fn what_is_no_object_is_text() {
         r#"{"type":"start","engine":1}"#,
         r#"{"error":null}"#,
     ] {
-        assert_eq!(Format::sniff(data), None, "{data}");
+        assert_eq!(shown(data), None, "{data}");
     }
 }
 
@@ -107,7 +115,7 @@ fn a_first_event_that_is_an_error_is_recognised_by_its_shape() {
         (r#"{"type":"error","errorText":"no"}"#, Format::UiMessage),
     ];
     for (data, format) in cases {
-        assert_eq!(Format::sniff(data), Some(format), "{data}");
+        assert_eq!(shown(data), Some(format), "{data}");
         let mark = format.mark(None, data).unwrap();
         assert!(
             matches!(mark, Mark::Last(Ending::Error(_)) | Mark::Nearly(Ending::Error(_))),
@@ -119,7 +127,7 @@ fn a_first_event_that_is_an_error_is_recognised_by_its_shape() {
 #[test]
 fn text() {
     let events = ["One ", "{", "\"", "[DONE] is", " [DONE]", "\n", "[DONE]"].map(unnamed);
-    assert_eq!(sniffed(&events), Some(Format::Text));
+    assert_eq!(shown_first(&events), Some(Format::Text));
     assert_eq!(marks(Format::Text, &events), [(6, Mark::Last(Ending::Complete))]);
     assert_eq!(Format::Text.mark(Some("token"), "[DONE]"), None);
     let whole = "One {\"[DONE] is [DONE]\n";
@@ -183,8 +191,8 @@ fn openai_chat() {
         unnamed(r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9}}"#),
         unnamed("[DONE]"),
     ];
-    assert_eq!(sniffed(&events), Some(Format::OpenAiChat));
-    assert_eq!(sniffed(&events[1..]), Some(Format::OpenAiChat));
+    assert_eq!(shown_first(&events), Some(Format::OpenAiChat));
+    assert_eq!(shown_first(&events[1..]), Some(Format::OpenAiChat));
     let ends = [(12, Mark::Finished), (14, Mark::Last(Ending::Complete))];
     assert_eq!(marks(Format::OpenAiChat, &events), ends);
     let folded = fold(Format::OpenAiChat, &events);
@@ -244,7 +252,7 @@ fn openai_chat_errors_and_other_servers() {
         ))
     };
     let events = [old("a"), old("b")];
-    assert_eq!(sniffed(&events), Some(format));
+    assert_eq!(shown_first(&events), Some(format));
     assert_eq!(merge(format, &events), [old("ab").1]);
     assert_eq!(fold(format, &events)["text"], "ab");
 }
@@ -294,7 +302,7 @@ fn openai_chat_choices_are_told_apart() {
 fn openai_responses() {
     let events: Vec<_> = include_str!("openai-responses.jsonl").lines().map(named).collect();
     let format = Format::OpenAiResponses;
-    assert_eq!(sniffed(&events), Some(format));
+    assert_eq!(shown_first(&events), Some(format));
     assert_eq!(marks(format, &events), [(12, Mark::Last(Ending::Complete))]);
     let unnamed: Vec<_> = events.iter().map(|(_, data)| (None, data.clone())).collect();
     assert_eq!(marks(format, &unnamed), marks(format, &events));
@@ -343,8 +351,8 @@ fn openai_responses_ends() {
 fn anthropic() {
     let events: Vec<_> = include_str!("anthropic.jsonl").lines().map(named).collect();
     let format = Format::Anthropic;
-    assert_eq!(sniffed(&events), Some(format));
-    assert_eq!(sniffed(&events[1..]), None, "others have a ping as well");
+    assert_eq!(shown_first(&events), Some(format));
+    assert_eq!(shown_first(&events[1..]), None, "others have a ping as well");
     let ends = [(17, Mark::Finished), (18, Mark::Last(Ending::Complete))];
     assert_eq!(marks(format, &events), ends);
     let unnamed: Vec<_> = events.iter().map(|(_, data)| (None, data.clone())).collect();
@@ -408,7 +416,7 @@ fn gemini() {
         event(r#"{"text": ""}"#, r#","finishReason": "STOP","index": 0"#, 8),
     ];
     let format = Format::Gemini;
-    assert_eq!(sniffed(&events), Some(format));
+    assert_eq!(shown_first(&events), Some(format));
     assert_eq!(marks(format, &events), [(7, Mark::Finished)]);
     assert_eq!(
         fold(format, &events),
@@ -429,7 +437,7 @@ fn gemini() {
     assert_eq!(merged.len(), 6);
     assert_eq!(merged[0], events[1].1.replace("\"ing\"", "\"Thinking\""));
     let blocked = r#"{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{}}"#;
-    assert_eq!(Format::sniff(blocked), Some(format));
+    assert_eq!(shown(blocked), Some(format));
     let ending = failed("the prompt was blocked: SAFETY");
     assert_eq!(format.mark(None, blocked), Some(Mark::Nearly(ending)));
     let half = r#"{"candidates":[{"finishReason":"STOP"},{"index":1}]}"#;
@@ -459,7 +467,7 @@ fn ollama() {
         ),
     ];
     let format = Format::Ollama;
-    assert_eq!(sniffed(&events), Some(format));
+    assert_eq!(shown_first(&events), Some(format));
     assert_eq!(marks(format, &events), [(5, Mark::Last(Ending::Complete))]);
     assert_eq!(
         fold(format, &events),
@@ -479,7 +487,7 @@ fn ollama() {
     assert_eq!(merged.len(), 4);
     assert_eq!(merged[0], line(r#""content":"","thinking":"Let me""#, "2").1);
     let generate = r#"{"model":"q","created_at":"2025","response":"Hi","done":false}"#;
-    assert_eq!(Format::sniff(generate), Some(format));
+    assert_eq!(shown(generate), Some(format));
     assert!(Merge::begin(format, None, generate).is_some());
     let spaced = r#"{"model": "q", "response": "", "done": true}"#;
     assert_eq!(format.mark(None, spaced), Some(Mark::Last(Ending::Complete)));
@@ -491,7 +499,7 @@ fn ollama() {
 fn ui_message() {
     let events: Vec<_> = include_str!("ai-sdk.jsonl").lines().map(unnamed).collect();
     let format = Format::UiMessage;
-    assert_eq!(sniffed(&events), Some(format));
+    assert_eq!(shown_first(&events), Some(format));
     assert_eq!(
         marks(format, &events),
         [(24, Mark::Nearly(Ending::Complete)), (25, Mark::Last(Ending::Complete))]
@@ -558,7 +566,7 @@ fn deep_json_is_looked_at_without_descending() {
             format!(r#"{{"choices":{deep},"usage":{{"a":{deep}}},"done":true}}"#),
             format!(r#"{{"type":"message_delta","usage":{{"a":{deep}}},"candidates":{deep}}}"#),
         ] {
-            let _ = (Format::sniff(&data), format.mark(None, &data));
+            let _ = (shown(&data), format.mark(None, &data));
             let mut fold = Fold::new(format);
             fold.push(None, &data);
             assert!(fold.weight() < 3 * data.len());
