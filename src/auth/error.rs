@@ -14,7 +14,7 @@ pub enum AuthError {
     )]
     Malformed,
     /// A scheme other than `Bearer`.
-    #[error("the scheme of `Authorization` must be `Bearer`, with a token or an API key behind it")]
+    #[error("the scheme of `Authorization` must be `Bearer`, with a token or an API key after it")]
     Scheme,
     /// A text without the dots of a token, where only tokens are accepted.
     #[error(

@@ -58,7 +58,7 @@ impl fmt::Display for SourceStart {
             Self::Tail => f.write_str("tail"),
             Self::Earliest => f.write_str("earliest"),
             Self::Last(n) => write!(f, "last:{n}"),
-            Self::After(id) => write!(f, "behind {id}"),
+            Self::After(id) => write!(f, "after {id}"),
         }
     }
 }

@@ -225,7 +225,7 @@ fn connected(args: &Args, id: Option<&str>) -> String {
     let names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
     let names = names.join(", ");
     match id {
-        Some(id) => format!("connected to {}: {names}, resuming behind {id}", args.hub.url),
+        Some(id) => format!("connected to {}: {names}, resuming after {id}", args.hub.url),
         None => format!("connected to {}: {names}, from {}", args.hub.url, args.from),
     }
 }

@@ -7,7 +7,7 @@
 
 use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
-use crate::generation::{Format as Shape, Mark};
+use crate::generation::{Format, Mark};
 use crate::hub::{Step, Subscription};
 use crate::sse::{self, Frame, Frames};
 
@@ -16,7 +16,7 @@ use crate::sse::{self, Frame, Frames};
 pub(super) struct Bare {
     /// Lines, as Ollama sends them, instead of an event stream.
     lines: bool,
-    shape: Option<Shape>,
+    format: Option<Format>,
     /// An end mark has been written.
     marked: bool,
     /// The channel has ended as complete.
@@ -46,11 +46,11 @@ impl Bare {
     /// format. In lines of JSON it is a space before the next line: an empty line would be no JSON.
     pub(super) fn heartbeat(&self, subscription: &Subscription) -> &'static [u8] {
         let channel = subscription.channel();
-        let shape = self.shape.or_else(|| channel?.format());
+        let format = self.format.or_else(|| channel?.format());
         let empty = channel.is_none_or(|channel| channel.end().seq == 0);
-        match shape {
+        match format {
             _ if self.lines => b" ",
-            Some(Shape::Gemini) => b"\n",
+            Some(Format::Gemini) => b"\n",
             None if empty => b"\n",
             _ => b":\n",
         }
@@ -62,7 +62,7 @@ impl Bare {
             self.holed |= matches!(step, Step::Gap(_));
             return 0;
         };
-        self.shape = channel.format();
+        self.format = channel.format();
         let (bytes, mut count) = (batch.bytes(), 0);
         for frame in Frames::new(&bytes) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
@@ -84,9 +84,9 @@ impl Bare {
 
     fn push(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
         let (event_type, data) = (frame.event_type(), frame.data());
-        let mark = |shape: Shape| shape.mark(event_type, &data);
-        let marks = |shape| matches!(mark(shape), Some(Mark::Last(_) | Mark::Nearly(_)));
-        self.marked |= self.shape.is_some_and(marks);
+        let mark = |format: Format| format.mark(event_type, &data);
+        let marks = |format| matches!(mark(format), Some(Mark::Last(_) | Mark::Nearly(_)));
+        self.marked |= self.format.is_some_and(marks);
         if self.lines {
             push_line(&data, out);
         } else {

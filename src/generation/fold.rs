@@ -552,7 +552,7 @@ mod tests {
         let mut fold = Fold::new(format);
         for data in events {
             fold.push(None, data);
-            assert_eq!(fold.held, counted(&fold), "behind {data}");
+            assert_eq!(fold.held, counted(&fold), "after {data}");
         }
         assert!(fold.weight() > size_of::<Fold>());
     }

@@ -158,7 +158,9 @@ impl ErrorCode {
             Self::QuotaExceeded => {
                 ("quota_exceeded", S::TOO_MANY_REQUESTS, true, "As much as you may have")
             }
-            Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, true, "Too much of late"),
+            Self::RateLimited => {
+                ("rate_limited", S::TOO_MANY_REQUESTS, true, "Too many requests in a short time")
+            }
             Self::RequestTimeout => {
                 ("request_timeout", S::REQUEST_TIMEOUT, true, "The request did not end in time")
             }

@@ -76,7 +76,7 @@ impl Gap {
     #[must_use]
     pub fn data(&self) -> String {
         let message = match self.reason {
-            GapReason::Evicted => "events behind the requested id are no longer retained",
+            GapReason::Evicted => "events after the requested id are no longer retained",
             GapReason::Epoch => "the requested id is from another life of the hub's log",
             GapReason::Unknown => "the requested id was never given out by this hub",
             GapReason::Lagged => "the subscriber was too slow and was moved to the tail",

@@ -53,7 +53,7 @@ pub(super) struct MergedReader {
     notices: VecDeque<Step>,
     round: Round,
     /// Bytes of the members' [`after_gap`](Member::after_gap) batches.
-    behind_gaps: usize,
+    after_gap_bytes: usize,
     cursor: Offset,
     /// The offset up to which missing events cause no gap: the subscriber knows of them, or never
     /// asked for them.
@@ -181,7 +181,7 @@ impl MergedReader {
             vanished: Vec::new(),
             notices: gap.map(Step::Gap).into_iter().collect(),
             round: Round::default(),
-            behind_gaps: 0,
+            after_gap_bytes: 0,
             cursor,
             excused,
             lag_due_in: 0,
@@ -221,7 +221,7 @@ impl MergedReader {
 
     /// Returns whether a notice, or the event after a gap, is waiting.
     pub(super) fn has_notices(&self) -> bool {
-        !self.notices.is_empty() || self.behind_gaps > 0
+        !self.notices.is_empty() || self.after_gap_bytes > 0
     }
 
     /// Returns whether to check the lag. The check takes longer with more channels, so it is then
@@ -539,7 +539,7 @@ impl MergedReader {
         member.queued = false;
         let channel = member.cursor.channel.clone();
         if let Some(batch) = member.after_gap.take() {
-            self.behind_gaps -= batch.bytes().len();
+            self.after_gap_bytes -= batch.bytes().len();
             member.cursor.move_to(batch.end());
             self.cursor = batch.entries().next_back()?.offset;
             return Some(Step::Events { channel, batch });
@@ -583,9 +583,9 @@ impl MergedReader {
         match channel.read(member.cursor.position(), 1) {
             LogRead::Batch(batch) => {
                 let bytes = batch.bytes().len();
-                if self.behind_gaps == 0 || self.behind_gaps + bytes <= MAX_BATCH_BYTES {
+                if self.after_gap_bytes == 0 || self.after_gap_bytes + bytes <= MAX_BATCH_BYTES {
                     member.after_gap = Some(batch.detached());
-                    self.behind_gaps += bytes;
+                    self.after_gap_bytes += bytes;
                 }
             }
             LogRead::Missing(Missing { to, .. }) if to.last_trimmed > through => {

@@ -103,9 +103,9 @@ pub struct Later(Vec<oneshot::Receiver<()>>);
 impl Later {
     /// Resolves when all of it has been read.
     pub async fn over(self) {
-        for read_cache in self.0 {
+        for read in self.0 {
             // A channel that is gone sends nothing: opening again finds that out.
-            let _ = read_cache.await;
+            let _ = read.await;
         }
     }
 }
@@ -506,8 +506,8 @@ impl Hub {
     /// Returns the tail of a channel, before its end event if it has ended.
     #[must_use]
     pub fn tail_of(&self, channel: &Channel) -> TrimPoint {
-        let Start { position: mark, last_before: after, .. } = channel.begin(StartAt::Tail);
-        TrimPoint { position: mark, last_trimmed: after }
+        let Start { position, last_before, .. } = channel.begin(StartAt::Tail);
+        TrimPoint { position, last_trimmed: last_before }
     }
 
     /// Returns the position of the last event before this byte of a channel's log.

@@ -55,6 +55,6 @@ impl ReadCache {
 
 impl std::fmt::Debug for ReadCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fetched").field("max_bytes", &self.max_bytes).finish_non_exhaustive()
+        f.debug_struct("ReadCache").field("max_bytes", &self.max_bytes).finish_non_exhaustive()
     }
 }

@@ -38,18 +38,6 @@ pub struct Bounds {
     pub on_lag: OnLag,
 }
 
-impl Step {
-    /// Returns the bytes of the events or of the snapshot in the step.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Events { batch, .. } => batch.bytes().len(),
-            Self::Snapshot { snapshot, .. } => snapshot.data.len(),
-            Self::Gap(_) | Self::Ended { .. } => 0,
-        }
-    }
-}
-
 impl Bounds {
     /// Returns the limit that the subscriber exceeds, if any.
     #[must_use]
@@ -97,6 +85,18 @@ pub enum Step {
         /// The id of this notice: the start of the subscription.
         position: Position,
     },
+}
+
+impl Step {
+    /// Returns the bytes of the events or of the snapshot in the step.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Events { batch, .. } => batch.bytes().len(),
+            Self::Snapshot { snapshot, .. } => snapshot.data.len(),
+            Self::Gap(_) | Self::Ended { .. } => 0,
+        }
+    }
 }
 
 /// The result of one read.

@@ -124,8 +124,8 @@ impl MultiPublish {
     pub async fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
         let Self { ingest, lines, progress, claim, sender, .. } = self;
         let fed = lines.feed(piece, |line| progress.publish(ingest, sender, claim.as_ref(), &line));
-        let ack = progress.settle(ingest).await;
-        self.note(ack, fed)
+        let committed = progress.settle(ingest).await;
+        self.note(committed, fed)
     }
 
     /// Publishes the last line, if it had no line end.
@@ -135,8 +135,8 @@ impl MultiPublish {
     pub async fn finish(mut self) -> Result<MultiReceipt, Failure> {
         let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
         let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
-        let ack = progress.settle(ingest).await;
-        self.note(ack, finished)?;
+        let committed = progress.settle(ingest).await;
+        self.note(committed, finished)?;
         let MultiProgress { tally, subscribers, .. } = self.progress;
         let Tally { events, first_id, last_id, .. } = tally;
         let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
@@ -162,7 +162,7 @@ impl MultiPublish {
 
     fn note(
         &mut self,
-        ack: Result<(), PublishError>,
+        committed: Result<(), PublishError>,
         taken: Result<(), PublishError>,
     ) -> Result<(), Failure> {
         if let Some(claim) = &mut self.claim {
@@ -170,7 +170,7 @@ impl MultiPublish {
         }
         let failure = |error, place| Failure { error, kept: self.progress.tally.clone(), place };
         // A write that failed is known only after later lines were read: it has no line number.
-        ack.map_err(|error| failure(error, None))?;
+        committed.map_err(|error| failure(error, None))?;
         taken.map_err(|error| failure(error, Some(ErrorPlace::Line(self.lines.taken()))))
     }
 }

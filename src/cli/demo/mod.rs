@@ -223,7 +223,7 @@ impl Director {
             Happening::Closed => {
                 self.stage.cut(seat);
                 let id = self.stage.viewers[seat].id_at_cut();
-                self.say(format!("B's TCP connection is closed, behind {id}."))?;
+                self.say(format!("B's TCP connection is closed, after {id}."))?;
             }
             Happening::Ended(state) => {
                 self.stage.end(seat, &state);

@@ -217,7 +217,7 @@ fn lower_edge(stage: &DemoStage, seat: usize, width: usize, edge: &str, paint: P
         Status::Cut => format!("{events} · last id {}", viewer.id_at_cut()),
         _ if seat == B && viewer.connections > 1 => {
             let (before, id) = (viewer.seen_at_cut(), viewer.id_at_cut());
-            format!("{before} + {} behind {id}", viewer.events.len() - before)
+            format!("{before} + {} after {id}", viewer.events.len() - before)
         }
         _ if viewer.replayed > 0 => format!("{events} · {} replayed", viewer.replayed),
         _ if viewer.events.is_empty() => "connected".into(),

@@ -60,7 +60,7 @@ const PLAY: &[(&str, Option<Cue>)] = &[
         Some(Cue::Resume),
     ),
     (
-        " B names the last id it saw and is given everything behind it, no event twice and \
+        " B names the last id it saw and is given everything after it, no event twice and \
          none missing. Nobody waited for anybody. Live is replay that has caught up: that is \
          the whole idea.",
         None,

@@ -146,7 +146,7 @@ impl DemoStage {
         let said = match seat {
             _ if !good => format!("{all}, {} characters: NOT what was published", text.len()),
             B => format!(
-                "{all}: {} before the cut, {} behind {}, no gap",
+                "{all}: {} before the cut, {} after {}, no gap",
                 viewer.seen_at_cut,
                 received - viewer.seen_at_cut,
                 viewer.id_at_cut(),
@@ -290,7 +290,7 @@ mod tests {
         assert!(stage.is_over());
         let verdicts: Vec<_> = (0..4).map(|seat| stage.verdict(seat)).collect();
         assert!(verdicts.iter().all(|verdict| verdict.good), "{verdicts:?}");
-        assert!(verdicts[B].said.contains("1 before the cut, 3 behind e-0"), "{verdicts:?}");
+        assert!(verdicts[B].said.contains("1 before the cut, 3 after e-0"), "{verdicts:?}");
         assert!(verdicts[C].said.contains("2 replayed"), "{verdicts:?}");
         assert!(verdicts[D].said.starts_with("2 of 4 events"), "{verdicts:?}");
     }

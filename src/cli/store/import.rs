@@ -213,7 +213,7 @@ impl Import {
         if events != "0" && !self.append {
             return Err(anyhow!(
                 "`{channel}` has events already ({events}): delete it first, import into another \
-                 hub, or give --append to publish behind them"
+                 hub, or give --append to publish after them"
             ));
         }
         self.seen.insert(channel.clone());

@@ -84,7 +84,7 @@ fn what_tells_nothing_does_not_decide_the_format() {
             let (recogniser, end) = ending([nothing, (None, first), (None, last)]);
             assert_eq!(recogniser.format(), Some(format), "{nothing:?}");
             let complete = end == Some(Ending::Complete) || recogniser.has_finished();
-            assert!(complete, "{format} behind {nothing:?}: {end:?}");
+            assert!(complete, "{format} after {nothing:?}: {end:?}");
         }
     }
     let (recogniser, _) = ending(NOTHING.map(|(event_type, data)| (event_type, data)));
@@ -217,7 +217,7 @@ fn done_is_an_end_in_every_format_and_in_none() {
     for first in STREAMS.map(|(_, first, _)| first).into_iter().chain([r#"{"a":1}"#]) {
         for done in ["[DONE]", "[DONE] ", " [DONE]\n"] {
             let end = ending([(None, first), (None, done)]).1;
-            assert_eq!(end, Some(Ending::Complete), "{done:?} behind {first}");
+            assert_eq!(end, Some(Ending::Complete), "{done:?} after {first}");
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Durable {
     /// The metadata that the store has, or is about to have.
     known_as: Option<ChannelMetadata>,
     /// Whether the channel's metadata was ever submitted, even if the store refused it.
-    told: bool,
+    submitted: bool,
     /// Whether a `fanfare.gap` for a possible loss is still to be written.
     owes_notice: bool,
     /// The end of the block that the disk deletes next.
@@ -90,7 +90,7 @@ impl Durable {
             staged: VecDeque::new(),
             completions: None,
             known_as: None,
-            told: false,
+            submitted: false,
             owes_notice: false,
             goes_next: None,
             waiting: HashMap::new(),
@@ -147,7 +147,7 @@ impl Durable {
             name: channel.name.clone(),
             options: metadata.to_text().into(),
         };
-        (self.known_as, self.told) = (Some(*metadata), true);
+        (self.known_as, self.submitted) = (Some(*metadata), true);
         let (ack, tell) = CommitAck::pending();
         let me = self.me.clone();
         self.write(record, move |outcome| {
@@ -155,7 +155,7 @@ impl Durable {
                 && let Some(channel) = me.upgrade()
             {
                 // Written again with the next append.
-                channel.note_unnotified();
+                channel.note_metadata_refused();
             }
             tell(outcome);
         });
@@ -164,7 +164,7 @@ impl Durable {
 
     /// Deletes the stream from the store, if it was ever submitted.
     pub(super) fn forget(&self, channel: &Channel) -> CommitAck {
-        if !self.told {
+        if !self.submitted {
             return CommitAck::ready();
         }
         let pending_deletes = &channel.shared.pending_deletes;
@@ -196,7 +196,7 @@ impl Channel {
         }
         if let Some(durable) = &mut inner.durable {
             durable.stream = found.id;
-            (durable.known_as, durable.told) = (Some(*metadata), true);
+            (durable.known_as, durable.submitted) = (Some(*metadata), true);
         }
         // Trim points are stored for a limited time only: events trimmed before that may be back.
         let _ = inner.trim_stored(self.shared.clock.now());
@@ -323,7 +323,7 @@ impl Channel {
     }
 
     /// The store has refused the channel's metadata: the next append writes it again.
-    fn note_unnotified(&self) {
+    fn note_metadata_refused(&self) {
         if let Some(durable) = &mut self.inner.lock().durable {
             durable.known_as = None;
         }

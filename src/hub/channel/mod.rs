@@ -670,8 +670,8 @@ impl ChannelInner {
 
     /// Returns the offset of the earliest retained event, in memory or on disk.
     fn earliest(&self) -> Option<Offset> {
-        let ack = || self.durable.as_ref().and_then(|durable| durable.earliest());
-        self.log.earliest().map(|entry| entry.offset).or_else(ack)
+        let on_disk = || self.durable.as_ref().and_then(|durable| durable.earliest());
+        self.log.earliest().map(|entry| entry.offset).or_else(on_disk)
     }
 
     fn state(&self) -> ChannelState {

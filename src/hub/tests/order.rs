@@ -77,7 +77,7 @@ async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
             append(&stage, "m/b");
             let mut tail = many(&stage, &patterns, &from, bounds());
             let start = tail.start().offset;
-            assert!(start < Offset(coming), "{from:?}: {start:?} is behind {coming}");
+            assert!(start < Offset(coming), "{from:?}: {start:?} is after {coming}");
             assert!(start >= Offset(before) || matches!(from, StartFrom::Last(1)));
             let early = read(&stage, &mut tail);
             let last = append(&stage, "m/b");
@@ -92,7 +92,7 @@ async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
                 let id = stage.hub.position(id).to_string();
                 let from = StartFrom::After(id.into());
                 let mut resumed = many(&stage, &patterns, &from, bounds());
-                assert_eq!(read(&stage, &mut resumed), seen[at..], "behind {at} of {seen:?}");
+                assert_eq!(read(&stage, &mut resumed), seen[at..], "after {at} of {seen:?}");
             }
         }
     }
@@ -108,7 +108,7 @@ async fn whoever_is_moved_to_the_tail_still_gets_what_was_on_its_way_to_the_disk
     let coming = append(&stage, "d/a");
     append_so_many(&stage, "m/b", 5);
     let early = read(&stage, &mut slow);
-    assert!(early.iter().all(|seen| *seen < coming), "an id behind {coming}: {early:?}");
+    assert!(early.iter().all(|seen| *seen < coming), "an id after {coming}: {early:?}");
     stage.files.open_up();
     assert_eq!(stage.append("d/a", "more").await, Ok(()));
     let late = read(&stage, &mut slow);
@@ -128,5 +128,5 @@ async fn an_id_of_other_channels_does_not_bring_events_that_lie_before_it() {
     let last = append(&stage, "d/a");
     stage.files.open_up();
     assert_eq!(stage.append("d/c", "more").await, Ok(()));
-    assert_eq!(read(&stage, &mut resumed), [last], "behind {seen}, and not {coming}");
+    assert_eq!(read(&stage, &mut resumed), [last], "after {seen}, and not {coming}");
 }

@@ -99,7 +99,7 @@ pub(super) async fn delete(
 }
 
 fn unknown() -> Problem {
-    let detail = "nobody has published to this channel, or created it with PUT";
+    let detail = "nothing was published to this channel, and it was not created with PUT";
     Problem::new(ErrorCode::NotFound, detail)
 }
 

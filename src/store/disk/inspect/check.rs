@@ -155,7 +155,7 @@ impl Check<'_> {
             self.damage(CheckedPlace { file: &name, offset: 0, bytes: size }, None, what);
         } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| after_first(&bytes)) {
             let (offset, bytes) = (extra as u64, size - extra as u64);
-            let what = "there is something behind the checkpoint".to_owned();
+            let what = "there is something after the checkpoint".to_owned();
             self.damage(CheckedPlace { file: &name, offset, bytes }, None, what);
         }
         Ok(())
@@ -344,7 +344,7 @@ impl Check<'_> {
         }
         if end.seq < stream.end.seq {
             let (what, last) =
-                (missing(stream.end.seq - end.seq, "behind this block"), links.last());
+                (missing(stream.end.seq - end.seq, "after this block"), links.last());
             match last {
                 Some(last) => self.damage_at(stream, &last.block, what),
                 None => self.damage(CheckedPlace::default(), Some(stream.name.clone()), what),

@@ -159,6 +159,6 @@ fn what_can_be_read_is_not_given_up() {
     let DiskRead::Lost { from, to } = lost else { panic!("{lost:?}") };
     assert_eq!(from, trim_point);
     let (offsets, holes) = read_all(&disk, stream, to.position.seq);
-    assert_eq!((offsets.last(), holes), (Some(&200), 0), "what lies behind is read");
+    assert_eq!((offsets.last(), holes), (Some(&200), 0), "what lies after is read");
     assert!(offsets.len() > 100);
 }
