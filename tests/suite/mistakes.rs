@@ -31,7 +31,7 @@ const MISTAKES: &[Mistake] = &[
     mistake(["GET", "/metrics", "", ""], 404, ["not_found", "`server.admin_listen`"]),
     mistake(["PATCH", X, "", ""], 405, ["method_not_allowed", "GET, HEAD, POST, PUT, DELETE"]),
     mistake(["GET", X, "Accept: text/html", ""], 406, ["not_acceptable", "text/event-stream"]),
-    mistake(["DELETE", X, "", ""], 404, ["not_found", "or created it with PUT"]),
+    mistake(["DELETE", X, "", ""], 404, ["not_found", "it was not created with PUT"]),
     mistake(["POST", "/v1/channels/x?evnet=a", "", "hi"], 400, [PARAMETER, "`event` is meant"]),
     mistake(["POST", "/v1/channels/x?close=done", "", "hi"], 400, [PARAMETER, "`complete`, `error`"]),
     mistake(["GET", "/v1/channels/x?form=earliest", "", ""], 400, [PARAMETER, "`from` is meant"]),
