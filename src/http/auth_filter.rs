@@ -11,10 +11,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::access::Access;
+use super::app::Request;
+use super::client_info::ClientInfo;
+use super::cors::Cors;
 use super::credentials::{called, find, may_use_cookie, may_write, take_query_token};
 use super::hosts::Hosts;
 use super::problem::{ErrorCode, Problem};
-use super::{ClientInfo, Cors, Request};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::lease::{AccessLease, WeakLease};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Extensions, HeaderValue, header};
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,14 +17,18 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::app::{App, Request, Response, ResponseFuture};
+use super::body::Body;
+use super::client_info::ClientInfo;
+use super::config::Config;
+use super::cors::Cors;
+use super::http2;
 use super::peek::{ROOM, peek};
 use super::progress_io::{ProgressIo, Transport};
 use super::proxy::{Origin, Proxies};
 use super::requests::RequestReader;
-use super::router::{App, ResponseFuture};
 use super::takeover::Handoff;
 use super::tls::{self, Tls};
-use super::{Body, Config, Cors, Request, Response, http2};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;
 
@@ -39,28 +43,6 @@ const MIN_BUFFER: usize = 8 * 1024;
 
 /// Header lines up to which a whole head is awaited: more than browsers and proxies send.
 const LOOKED_AT_HEADERS: usize = 128;
-
-/// The client of a request; handlers find it among the request's extensions.
-#[derive(Clone, Debug)]
-pub struct ClientInfo {
-    /// The address that the request came from: that of the connection, or the one that a trusted
-    /// proxy forwarded. The port is zero if the proxy did not send it.
-    pub peer: SocketAddr,
-    /// The client speaks TLS: with the hub, or with a trusted proxy that said so.
-    pub secure: bool,
-    /// The link of the connection; in HTTP/2, of the request's stream.
-    pub link: Arc<Link>,
-    /// Time in which a body that is one document must arrive.
-    pub body_timeout: Duration,
-}
-
-impl ClientInfo {
-    /// Returns the link of a request's connection.
-    #[must_use]
-    pub fn link_of(extensions: &Extensions) -> Option<Arc<Link>> {
-        extensions.get::<Self>().map(|client| client.link.clone())
-    }
-}
 
 /// The parts that serve the connections of a listener: cheap handles.
 #[derive(Clone)]
@@ -224,7 +206,8 @@ async fn serve_http1<W: Transport>(
             served = &mut connection => {
                 return match connection.into_parts().io.into_inner().into_refused() {
                     Some((transport, refusal)) => {
-                        Ok(Box::pin(refusal.answer(transport, &cors)).await)
+                        let limit = Box::pin(refusal.answer(transport, &cors)).await;
+                        Ok(limit.map_or(ConnectionOutcome::Over, ConnectionOutcome::Limit))
                     }
                     None => served.map(|()| ConnectionOutcome::Over),
                 };

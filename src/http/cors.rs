@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use super::app::{App, Request, Response};
 use super::credentials::without_default_port;
-use super::router::App;
-use super::{Request, Response};
 
 /// Settings of the section `cors`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

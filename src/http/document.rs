@@ -5,7 +5,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Body, ErrorCode, Problem, Response};
+use super::app::Response;
+use super::body::Body;
+use super::problem::{ErrorCode, Problem};
 use crate::hub::Description;
 use crate::value::{Given, Wrong};
 

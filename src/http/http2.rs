@@ -37,7 +37,7 @@ use hyper::server::conn::http2::Builder;
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::config::Config;
 use crate::egress::Link;
 
 /// Bytes that wait in one stream for a client that does not read. The rest stays in the log, where

@@ -12,11 +12,13 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::busy::reads_stream;
+use super::app::App;
+use super::connection;
 use super::connection::{ConnectionOutcome, Serving};
 use super::connection_limit::{ConnectionLimit, ConnectionPermit};
-use super::router::App;
-use super::{ErrorCode, Problem, Workers, connection};
+use super::error_response::reads_stream;
+use super::problem::{ErrorCode, Problem};
+use super::workers::Workers;
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 

@@ -1,10 +1,8 @@
-//! Errors as `application/problem+json` (RFC 9457), from one table of codes.
+//! Errors as problems (RFC 9457), from one table of codes.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
-use super::busy::stream_of;
-use super::{Response, document};
 use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
@@ -106,7 +104,7 @@ impl ErrorCode {
     ];
 
     /// Returns code, status, whether the same request may succeed later, and title.
-    fn row(self) -> (&'static str, StatusCode, bool, &'static str) {
+    pub(super) fn row(self) -> (&'static str, StatusCode, bool, &'static str) {
         use StatusCode as S;
         match self {
             Self::ChannelClosed => ("channel_closed", S::CONFLICT, false, "The channel is closed"),
@@ -198,7 +196,7 @@ impl ErrorCode {
     }
 
     /// Returns whether the response has a default `Retry-After`.
-    fn says_when(self) -> bool {
+    pub(super) fn says_when(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
             || matches!(self, Self::PublishInProgress | Self::QuotaExceeded | Self::StoreFull)
     }
@@ -207,10 +205,10 @@ impl ErrorCode {
 /// An error as it is sent to a client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    code: ErrorCode,
-    detail: String,
-    more: Map<String, Value>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) code: ErrorCode,
+    pub(super) detail: String,
+    pub(super) more: Map<String, Value>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -323,45 +321,6 @@ impl Problem {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         self.code
-    }
-
-    /// Returns the problem as a response. For the reader of an event stream, one that is over a
-    /// limit is an event stream.
-    pub(super) fn answer(self, reads_stream: bool) -> Response {
-        use ErrorCode::{Overloaded, QuotaExceeded, RateLimited};
-        if reads_stream && matches!(self.code, Overloaded | QuotaExceeded | RateLimited) {
-            return stream_of(&self, self.retry_after());
-        }
-        self.into_response()
-    }
-
-    /// Returns the number of seconds until the next try.
-    fn retry_after(&self) -> u64 {
-        let said = self.headers.iter().find(|(name, _)| name == header::RETRY_AFTER);
-        said.and_then(|(_, value)| value.to_str().ok()?.parse().ok()).unwrap_or(1)
-    }
-
-    /// Returns the problem as a response.
-    #[must_use]
-    pub fn into_response(self) -> Response {
-        let (code, status, retryable, title) = self.code.row();
-        let mut members = Map::new();
-        members.insert("type".into(), format!("urn:fanfare:problem:{code}").into());
-        members.insert("title".into(), title.into());
-        members.insert("status".into(), status.as_u16().into());
-        members.insert("code".into(), code.into());
-        members.insert("detail".into(), self.detail.into());
-        members.insert("retryable".into(), retryable.into());
-        members.extend(self.more);
-        let text = format!("{}\n", Value::Object(members));
-        let mut response = document("application/problem+json", text);
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        if self.code.says_when() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        headers.extend(self.headers);
-        response
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use super::{ErrorCode, Problem};
+use super::problem::{ErrorCode, Problem};
 use crate::channel::InvalidChannelName;
 
 /// The id after which a subscription resumes. Clients that cannot set the header spell its name in

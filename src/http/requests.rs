@@ -21,9 +21,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::connection::ConnectionOutcome;
+use super::app::Response;
+use super::config::Config;
+use super::cors::Cors;
+use super::problem::{ErrorCode, Problem};
 use super::progress_io::Transport;
-use super::{Config, Cors, ErrorCode, Problem, Response};
 use crate::clock;
 use crate::egress::Link;
 
@@ -394,13 +396,17 @@ impl HeadRefusal {
         Self { problem, origin: None, limit: Some("server.max_header_bytes"), head_only: false }
     }
 
-    /// Sends the refusal, and ends the connection.
-    pub(super) async fn answer(self, transport: impl Transport, cors: &Cors) -> ConnectionOutcome {
+    /// Sends the refusal, and ends the connection. Returns the setting that the head exceeded.
+    pub(super) async fn answer(
+        self,
+        transport: impl Transport,
+        cors: &Cors,
+    ) -> Option<&'static str> {
         let response = cors.mark(self.origin, self.problem.into_response()).await;
         let (time, most) = LINGER;
         // A client that does not read the response in time does not need it.
         let _ = tokio::time::timeout(time, say(transport, response, self.head_only, most)).await;
-        self.limit.map_or(ConnectionOutcome::Over, ConnectionOutcome::Limit)
+        self.limit
     }
 }
 

@@ -1,7 +1,6 @@
 //! Routes a request by path and method, through the auth filter, to its handler.
 
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -10,16 +9,12 @@ use http::{HeaderValue, StatusCode, header};
 use hyper::body::Body as _;
 
 use super::access::Access;
+use super::app::{App, Request, Response, ResponseFuture};
 use super::auth_filter::{Admission, AuthFilter, RefusedRequest};
-use super::body::let_finish;
-use super::busy::reads_stream;
-use super::{ErrorCode, Problem, Request, Response, empty};
-
-/// The future of a response.
-pub(super) type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
-
-/// Answers all requests of a listener.
-pub type App = Arc<dyn Fn(Request) -> ResponseFuture + Send + Sync>;
+use super::document::empty;
+use super::error_response::reads_stream;
+use super::problem::{ErrorCode, Problem};
+use super::request_body::let_finish;
 
 /// Answers a request. The text is the one that matched `{*…}` in the path, still encoded.
 pub type Handler = Arc<dyn Fn(Request, String) -> ResponseFuture + Send + Sync>;

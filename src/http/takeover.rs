@@ -14,7 +14,8 @@ use http::{HeaderMap, Method, Version, header};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Body, Request, Response};
+use super::app::{Request, Response};
+use super::body::Body;
 use crate::clock;
 
 /// Passes a response whose stream a shard is to serve from the service to the connection's task.

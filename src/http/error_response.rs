@@ -1,14 +1,18 @@
-//! Refusals of an event stream that can be had later.
+//! Problems as responses: as `application/problem+json`, or as an event stream.
 //!
-//! An `EventSource` that gets any status but 200 gives up for good. So it gets 200, an event with
-//! the reason, the delay after which to reconnect, and the end of the stream, as in a drain.
+//! An `EventSource` that gets any status but 200 gives up for good. So a stream that can be had
+//! later is refused with 200, an event with the reason, the delay after which to reconnect, and the
+//! end of the stream, as in a drain.
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, header};
-use serde_json::json;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use serde_json::{Map, Value, json};
 
-use super::{Problem, Response, document, negotiate, not_stored};
+use super::app::Response;
+use super::document::{document, not_stored};
+use super::negotiate::negotiate;
+use super::problem::{ErrorCode, Problem};
 use crate::event::BUSY;
 use crate::sse;
 
@@ -31,8 +35,49 @@ fn names_stream(headers: &HeaderMap) -> bool {
     })
 }
 
+impl Problem {
+    /// Returns the problem as a response. For the reader of an event stream, one that is over a
+    /// limit is an event stream.
+    pub(super) fn answer(self, reads_stream: bool) -> Response {
+        use ErrorCode::{Overloaded, QuotaExceeded, RateLimited};
+        if reads_stream && matches!(self.code, Overloaded | QuotaExceeded | RateLimited) {
+            return stream_of(&self, self.retry_after());
+        }
+        self.into_response()
+    }
+
+    /// Returns the number of seconds until the next try.
+    fn retry_after(&self) -> u64 {
+        let said = self.headers.iter().find(|(name, _)| name == header::RETRY_AFTER);
+        said.and_then(|(_, value)| value.to_str().ok()?.parse().ok()).unwrap_or(1)
+    }
+
+    /// Returns the problem as a response.
+    #[must_use]
+    pub fn into_response(self) -> Response {
+        let (code, status, retryable, title) = self.code.row();
+        let mut members = Map::new();
+        members.insert("type".into(), format!("urn:fanfare:problem:{code}").into());
+        members.insert("title".into(), title.into());
+        members.insert("status".into(), status.as_u16().into());
+        members.insert("code".into(), code.into());
+        members.insert("detail".into(), self.detail.into());
+        members.insert("retryable".into(), retryable.into());
+        members.extend(self.more);
+        let text = format!("{}\n", Value::Object(members));
+        let mut response = document("application/problem+json", text);
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        if self.code.says_when() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        headers.extend(self.headers);
+        response
+    }
+}
+
 /// Returns the problem as an event stream that ends with it.
-pub(super) fn stream_of(problem: &Problem, retry_after: u64) -> Response {
+fn stream_of(problem: &Problem, retry_after: u64) -> Response {
     // Spread, so that clients that were refused together do not reconnect together.
     let delay = Duration::from_secs(retry_after).mul_f64(0.75 + 0.5 * fastrand::f64());
     let (code, detail) = (problem.code().as_str(), problem.detail());
@@ -48,8 +93,6 @@ pub(super) fn stream_of(problem: &Problem, retry_after: u64) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
