@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 types | limits, clock, position, channel, event, gathered |
+//! | 0 types | limits, clock, position, channel, event |
 //! | 0 utilities | shutdown, lease, telemetry, value |
 //! | 1 formats | [`sse`]: the grammar; [`generation`]: events of models; [`outbound`]: HTTP calls |
 //! | 2 services | [`store`]: logs; [`auth`]: permissions; [`quota`]: rates and shares |
@@ -21,6 +21,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+/// The grammar of event streams, a crate of its own.
+pub use fanfare_sse as sse;
+
 pub mod admin;
 pub mod auth;
 pub mod channel;
@@ -29,7 +32,6 @@ pub mod clock;
 pub mod config;
 pub mod egress;
 pub mod event;
-pub mod gathered;
 pub mod generation;
 pub mod hooks;
 pub mod http;
@@ -43,7 +45,6 @@ pub mod protocol;
 pub mod quota;
 pub mod server;
 pub mod shutdown;
-pub mod sse;
 pub mod store;
 pub mod telemetry;
 pub mod value;

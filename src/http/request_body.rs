@@ -14,9 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use super::app::Request;
 use super::client_info::ClientInfo;
 use super::problem::{ErrorCode, Problem};
-use crate::gathered::Gathered;
 use crate::ingest::{Ingest, Share};
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
+use crate::sse::Gathered;
 
 /// Time and bytes for which the hub reads on from a client that was answered early: a connection
 /// that is closed on unread data loses the answer.

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use memchr::memchr;
 
 use crate::event::{EventType, InvalidEventType, NewEvent, Payload};
-use crate::gathered::Gathered;
 use crate::generation;
 use crate::limits::{MAX_OPENING_BYTES, MAX_QUOTED_CHARS};
 use crate::sse;
+use crate::sse::Gathered;
 
 /// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -91,8 +91,8 @@ impl<'a> Iterator for Frames<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Parser, Text, encode};
     use super::*;
+    use crate::{Parser, Text, encode};
 
     fn normalised(data: &str) -> String {
         data.replace("\r\n", "\n").replace('\r', "\n")

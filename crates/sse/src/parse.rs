@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use memchr::memchr2;
 
-use crate::gathered::Gathered;
+use crate::Gathered;
 
 /// Bytes of a line in addition to its part of the event: the field's name, a colon, a space.
 const FIELD_OVERHEAD: usize = 64;

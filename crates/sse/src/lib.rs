@@ -1,15 +1,19 @@
 //! The event-stream grammar (WHATWG HTML, section 9.2): bytes in, bytes out.
 //!
-//! No other module knows the field names of an event stream. [`encode`] renders an event once, when
+//! No other crate knows the field names of an event stream. [`encode`] renders an event once, when
 //! it is appended, as an HTTP/1.1 chunk; [`Frames`] decodes such chunks; [`Parser`] reads the
 //! streams of other programs.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
 mod encode;
 mod frame;
+mod gathered;
 mod parse;
 
 pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, end_retry, event_text, retry};
 pub use frame::{Frame, Frames};
+pub use gathered::Gathered;
 pub use parse::{ParseError, ParsedEvent, Parser, Rest};
 
 /// The media type of an event stream.
