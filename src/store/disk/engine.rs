@@ -1,5 +1,6 @@
 //! The state shared by the threads of the store, and how it is opened and closed.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,8 +104,6 @@ pub(super) struct Engine {
     /// Maximum age of receipts.
     pub(super) receipts_window: Duration,
     pub(super) clock: Clock,
-    /// The time at which the store was opened.
-    pub(super) opened: Moment,
     pub(super) health: StoreHealth,
     pub(super) index: Mutex<BlockIndex>,
     pub(super) inbox: WorkQueue<WriterMessage>,
@@ -147,7 +146,7 @@ impl Engine {
         index.date(&superblock.clock, opened);
         index.receipts.forget_before(opened.steady_before(options.receipts_window));
         let mut found = recovered.found(power_cut);
-        let (engine, journal) = Self::begin(setup, superblock, recovered, (first, opened))?;
+        let (engine, journal) = Self::begin(setup, superblock, recovered, first)?;
         engine.start(journal).map_err(|error| {
             // Ends the threads that were started.
             engine.close();
@@ -161,7 +160,7 @@ impl Engine {
         setup: Setup,
         mut superblock: Superblock,
         recovered: RecoveredFiles,
-        (first, opened): (u64, Moment),
+        first: u64,
     ) -> Result<(Arc<Self>, Journal), OpenError> {
         let Setup { files, directory, boot, config, tuning, options, metrics } = setup;
         let failed = |fault: IoError| fault.in_directory(&directory);
@@ -182,7 +181,6 @@ impl Engine {
             first_offset: Offset(first),
             receipts_window: options.receipts_window,
             clock: options.clock,
-            opened,
             health: StoreHealth::default(),
             next_stream: AtomicU64::new(index.next_stream.max(1)),
             inbox: WorkQueue::new(),
@@ -316,15 +314,32 @@ impl Engine {
         self.offsets.renew_at.store(again, Ordering::Relaxed);
     }
 
-    /// Records the difference between the wall clock and the steady clock from this offset on.
-    pub(super) fn note_step(&self, from: u64, time: Moment) -> Result<(), WriteError> {
-        let mut superblock = self.superblock.lock();
-        superblock.clock.note(from, time);
-        match superblock.save(&*self.files).map_err(|fault| self.trouble(fault, 0)) {
-            // Saved with the next change.
-            Err(WriteError::Full) => Ok(()),
-            saved => saved,
+    /// Saves a change of the wall clock that no event shows yet: after a power cut, the next start
+    /// would take the change for the time that the machine was down, and trim all events.
+    pub(super) fn look_at_clock(&self) {
+        if !self.health.has_failed() {
+            let now = self.clock.now();
+            // An error is in the health of the store; the next round tries again.
+            let _ = self.save_steps(std::iter::once((self.noted_offset().saturating_add(1), now)));
         }
+    }
+
+    /// Saves the changes of the wall clock that these moments show, each from its offset on.
+    pub(super) fn save_steps(
+        &self,
+        moments: impl Iterator<Item = (u64, Moment)>,
+    ) -> Result<(), WriteError> {
+        let mut superblock = self.superblock.lock();
+        let mut changed = Cow::Borrowed(&*superblock);
+        for (from, time) in moments {
+            if !changed.clock.agree(from, time) {
+                changed.to_mut().clock.observe(from, time);
+            }
+        }
+        let Cow::Owned(changed) = changed else { return Ok(()) };
+        changed.save(&*self.files).map_err(|fault| self.trouble(fault, 0))?;
+        *superblock = changed;
+        Ok(())
     }
 
     /// Returns the last offset that was given out.

@@ -75,6 +75,7 @@ pub(super) fn run(engine: &Engine) {
 pub(super) fn go_round(engine: &Engine) {
     check_free_space(engine);
     engine.look_after_offsets();
+    engine.look_at_clock();
     if let Err(fault) = run_once(engine).and_then(|()| look_for_files(engine)) {
         engine.trouble(fault, 0);
     }

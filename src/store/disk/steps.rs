@@ -40,19 +40,24 @@ impl Steps {
         self.observe(first, opened);
     }
 
-    /// Compares the clocks, and adds a step at offset `next` if they have diverged.
-    pub(super) fn observe(&mut self, next: u64, now: Moment) {
-        let known = self.0.last().map(|(_, ahead)| Moment::of_wall(now.wall, *ahead));
-        if known.is_none_or(|known| !now.is_in_step_with(known)) {
-            self.note(next, now);
-        }
+    /// Returns whether the clocks differ at this offset as much as in `time`.
+    pub(super) fn agree(&self, offset: u64, time: Moment) -> bool {
+        let known = self.at(offset).map(|ahead| Moment::of_wall(time.wall, ahead));
+        known.is_some_and(|known| time.is_in_step_with(known))
     }
 
-    /// Adds a step: the wall clock is as far ahead as in `time` from this offset on.
-    pub(super) fn note(&mut self, from: u64, time: Moment) {
+    /// Compares the clocks, and adds a step if they have diverged: the wall clock is as far ahead
+    /// as in `time` from this offset on.
+    pub(super) fn observe(&mut self, from: u64, time: Moment) {
+        if self.agree(from, time) {
+            return;
+        }
         // Two channels may write their offsets out of order.
-        let at = self.0.partition_point(|(known, _)| *known <= from);
-        self.0.insert(at, (from, time.ahead()));
+        let at = self.0.partition_point(|(known, _)| *known < from);
+        match self.0.get_mut(at).filter(|(known, _)| *known == from) {
+            Some((_, ahead)) => *ahead = time.ahead(),
+            None => self.0.insert(at, (from, time.ahead())),
+        }
         if self.0.len() > MAX_CLOCK_STEPS {
             self.0.remove(0);
         }
@@ -66,8 +71,12 @@ impl Steps {
     }
 
     fn on_steady_clock(&self, offset: Offset, time: Moment) -> Micros {
-        let after = self.0.partition_point(|(from, _)| *from <= offset.0);
-        let step = self.0.get(after.saturating_sub(1));
-        Moment::of_wall(time.wall, step.map_or(0, |(_, ahead)| *ahead)).steady
+        Moment::of_wall(time.wall, self.at(offset.0).unwrap_or_default()).steady
+    }
+
+    /// Returns how far the wall clock was ahead at this offset.
+    fn at(&self, offset: u64) -> Option<i64> {
+        let after = self.0.partition_point(|(from, _)| *from <= offset);
+        self.0.get(after.saturating_sub(1)).map(|(_, ahead)| *ahead)
     }
 }

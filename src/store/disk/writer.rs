@@ -124,14 +124,11 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     /// The time of the last check that found free space.
     had_room: Option<Duration>,
-    /// A time since which the wall clock is not known to have been set.
-    in_step: Moment,
 }
 
 impl Writer {
     pub(super) fn new(engine: Arc<Engine>, journal: Journal) -> Self {
-        let in_step = engine.opened;
-        Self { engine, journal, buffer: Vec::new(), had_room: None, in_step }
+        Self { engine, journal, buffer: Vec::new(), had_room: None }
     }
 
     /// Writes records until the store is closed.
@@ -245,7 +242,8 @@ impl Writer {
         if group.parts.is_empty() {
             return Ok(());
         }
-        self.note_steps(group)?;
+        // Saved before the records: a later start would give them a wrong age.
+        self.engine.save_steps(group.parts.iter().filter_map(GroupPart::begins_at))?;
         let synced = self.engine.commits.synced().saturating_sub(self.journal.begin);
         self.buffer.clear();
         let blocks = group.encode(synced, &mut self.buffer);
@@ -265,17 +263,6 @@ impl Writer {
         drop(index);
         self.engine.tell_bytes();
         self.buffer.shrink_to(2 * self.engine.tuning.batch_bytes);
-        Ok(())
-    }
-
-    /// Saves changes of the wall clock before records with times after the change are written.
-    fn note_steps(&mut self, group: &Group) -> Result<(), WriteError> {
-        for (offset, time) in group.parts.iter().filter_map(GroupPart::begins_at) {
-            if !time.is_in_step_with(self.in_step) {
-                self.engine.note_step(offset, time)?;
-                self.in_step = time;
-            }
-        }
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use crate::clock::{Clock, Moment};
 use crate::position::Offset;
 use crate::store::disk::engine::Setup;
 use crate::store::disk::{
-    Disk, DiskRead, Durability, LogRecord, OpenOptions, Recovered, Seek, StoredReceipt, StreamId,
-    maintenance,
+    Disk, DiskRead, Durability, Health, LogRecord, OpenOptions, Recovered, Seek, StoredReceipt,
+    StreamId, maintenance,
 };
 use crate::store::{Batch, Entry, LogPosition, Retention};
 
@@ -69,10 +69,16 @@ impl Machine {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Write { streams: Vec<usize> },
+    Write {
+        streams: Vec<usize>,
+    },
     Pass(u64),
     Set(i64),
-    Restart { machine: bool },
+    /// The hub is closed, or killed after a round of maintenance.
+    Restart {
+        machine: bool,
+        killed: bool,
+    },
     Maintain,
 }
 
@@ -82,7 +88,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => prop::collection::vec(0usize..2, 1..12).prop_map(|streams| Op::Write { streams }),
         3 => (1u64..5000).prop_map(Op::Pass),
         2 => jump.prop_map(Op::Set),
-        1 => any::<bool>().prop_map(|machine| Op::Restart { machine }),
+        1 => any::<(bool, bool)>().prop_map(|(machine, killed)| Op::Restart { machine, killed }),
         1 => Just(Op::Maintain),
     ]
 }
@@ -142,7 +148,7 @@ proptest! {
     fn stored_events_keep_their_times_and_their_age_however_the_wall_clock_is_set(
         ops in prop::collection::vec(op(), 1..40),
     ) {
-        let (machine, files) = (Machine::default(), FakeDisk::new());
+        let (machine, mut files) = (Machine::default(), FakeDisk::new());
         let mut disk = machine.open(&files, Duration::MAX).0;
         let mut written = [Written::default(), Written::default()];
         for name in ["a", "b"] {
@@ -157,7 +163,14 @@ proptest! {
                 },
                 Op::Pass(seconds) => machine.pass(seconds),
                 Op::Set(by) => machine.set(by),
-                Op::Restart { machine: too } => {
+                Op::Restart { machine: too, killed } => {
+                    if killed {
+                        // A record after which all others are written.
+                        let last = begin(disk.new_stream(), "last");
+                        write(&disk, last, Durability::Async).unwrap();
+                        maintenance::go_round(disk.engine());
+                        files = files.after_kill();
+                    }
                     disk.close();
                     machine.pass(60);
                     if too {
@@ -169,7 +182,7 @@ proptest! {
                     disk = machine.open(&files, Duration::MAX).0;
                     offset = offset.max(disk.first_offset().0);
                 }
-                Op::Maintain => maintenance::run_once(disk.engine()).unwrap(),
+                Op::Maintain => maintenance::go_round(disk.engine()),
             }
         }
         // A record after which all others are written.
@@ -209,6 +222,59 @@ fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
         machine.pass(901);
         assert_eq!(disk.trim(stream, &hour, machine.now()).trim_point.position.seq, 1, "{back}");
     }
+}
+
+#[test]
+fn a_wrong_date_that_was_corrected_makes_no_event_old_after_a_power_cut() {
+    for wrong in [-30 * 365 * DAY, -DAY] {
+        let (machine, files) = (Machine::default(), FakeDisk::new());
+        let window = Duration::from_secs(3600);
+        let disk = machine.open(&files, window).0;
+        let (stream, mut written) = (disk.new_stream(), Written::default());
+        write(&disk, begin(stream, "a"), Durability::Async).unwrap();
+        write_one(&disk, &machine, 0, &mut written, 1);
+        let kept = StoredReceipt { time: machine.now(), offset: 1, ..receipt("kept") };
+        write(&disk, LogRecord::Receipt(kept), Durability::Async).unwrap();
+        disk.close();
+        machine.restart();
+        machine.set(wrong);
+        let disk = machine.open(&files, window).0;
+        machine.set(-wrong);
+        maintenance::go_round(disk.engine());
+        let changes = files.changes();
+        maintenance::go_round(disk.engine());
+        assert_eq!(files.changes(), changes, "it is saved once");
+        let left = files.after_kill();
+        machine.restart();
+        let (disk, found) = machine.open(&left, window);
+        let hour = Retention { max_events: 99, max_bytes: 1 << 20, max_age: window };
+        assert_eq!(disk.trim(stream, &hour, machine.now()).trim_point.position.seq, 0, "{wrong}");
+        assert_eq!(found.receipts.len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn a_change_of_the_wall_clock_that_finds_no_room_is_saved_later() {
+    let (machine, files) = (Machine::default(), FakeDisk::new());
+    let disk = machine.open(&files, Duration::MAX).0;
+    let (stream, mut written) = (disk.new_stream(), Written::default());
+    write(&disk, begin(stream, "a"), Durability::Async).unwrap();
+    write_one(&disk, &machine, 0, &mut written, 1);
+    write(&disk, begin(disk.new_stream(), "b"), Durability::Sync).unwrap();
+    maintenance::go_round(disk.engine());
+    machine.set(365 * DAY);
+    files.make_no_files(Some(rustix::io::Errno::MFILE));
+    maintenance::go_round(disk.engine());
+    assert_eq!(disk.health(), Health::Full);
+    files.make_no_files(None);
+    maintenance::go_round(disk.engine());
+    assert_eq!(disk.health(), Health::Good);
+    let left = files.after_kill();
+    machine.restart();
+    let disk = machine.open(&left, Duration::MAX).0;
+    let day = Duration::from_secs(86_400);
+    let day = Retention { max_events: 99, max_bytes: 1 << 20, max_age: day };
+    assert_eq!(disk.trim(stream, &day, machine.now()).trim_point.position.seq, 0);
 }
 
 #[test]
