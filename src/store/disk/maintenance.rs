@@ -122,7 +122,12 @@ fn look_for_files(engine: &Engine) -> Result<(), IoError> {
         Err(_) => return Ok(()),
     };
     let mut needed = needed.iter().map(String::as_str).chain([SUPERBLOCK]);
-    let Some(gone) = needed.find(|name| !there.contains(*name)) else {
+    // A name that is replaced while the directory is read may be missing in the list.
+    let is_gone = |name: &&str| {
+        let opened = (!there.contains(*name)).then(|| engine.files.open(name));
+        opened.and_then(Result::err).is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let Some(gone) = needed.find(is_gone) else {
         return Ok(());
     };
     let why = "it was deleted or moved while the hub runs, and the next start will not find it";

@@ -36,6 +36,8 @@ struct State {
     free: u64,
     /// The error of every attempt to create a file.
     no_files: Option<Errno>,
+    /// The name that is missing in every list.
+    unlisted: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -94,6 +96,11 @@ impl Disk {
     /// Sets or clears the error of every attempt to create a file.
     pub(crate) fn make_no_files(&self, why: Option<Errno>) {
         self.0.lock().no_files = why;
+    }
+
+    /// Leaves a name out of every list: a list may miss a file that is replaced meanwhile.
+    pub(crate) fn leave_out(&self, name: &str) {
+        self.0.lock().unlisted = Some(name.to_owned());
     }
 
     pub(crate) fn set_free(&self, free: u64) {
@@ -158,7 +165,8 @@ impl Disk {
 
 impl Files for Disk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.names())
+        let (names, unlisted) = (self.names(), self.0.lock().unlisted.clone());
+        Ok(names.into_iter().filter(|name| Some(name) != unlisted.as_ref()).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {

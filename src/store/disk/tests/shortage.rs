@@ -128,6 +128,17 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
     }
 }
 
+#[test]
+fn a_file_that_a_list_misses_while_it_is_replaced_is_not_taken_for_deleted() {
+    let files = FakeDisk::new();
+    let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
+    for name in files.names() {
+        files.leave_out(&name);
+        maintenance::go_round(disk.engine());
+        assert_eq!(disk.health(), Health::Good, "{name}");
+    }
+}
+
 /// The oldest file is deleted, and the first block after it is broken, before a reader has seen
 /// either.
 #[test]
