@@ -92,8 +92,10 @@ pub(super) fn check_free_space(engine: &Engine) {
     let least = engine.config.min_free.as_u64();
     match engine.health.needed() {
         None if free < least => {
-            engine.health.fill(0);
-            tracing::warn!(free, least, "the store takes nothing until there is room");
+            // A store that has failed takes nothing any more, with room or without.
+            if engine.health.fill(0) {
+                tracing::warn!(free, least, "the store takes nothing until there is room");
+            }
         }
         Some(needed) if free >= least.saturating_add(needed.max(least / 4)) => {
             engine.health.clear();
