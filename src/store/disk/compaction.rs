@@ -36,8 +36,10 @@ pub(super) fn compact_file(
 ) -> Result<Option<CompactedFile>, IoError> {
     let name = name(number, Role::Sorted);
     let unfinished = unfinished(&name);
-    let sorted = write(engine, number, &unfinished);
-    let sorted = sorted.and_then(|sorted| before().map(|may_go| sorted.filter(|_| may_go)));
+    let sorted = match write(engine, number, &unfinished) {
+        Ok(Some(sorted)) => before().map(|may_go| may_go.then_some(sorted)),
+        none => none,
+    };
     if !matches!(sorted, Ok(Some(_))) {
         // If it cannot be deleted now, the next start deletes it.
         let _ = engine.files.remove(&unfinished);

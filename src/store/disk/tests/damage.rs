@@ -7,7 +7,10 @@ use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::LogPosition;
 use crate::store::disk::block::{ScannedPart, scan};
-use crate::store::disk::{Disk, DiskRead, Durability, Recovered, Seek, StreamId, maintenance};
+use crate::store::disk::checkpoint::parse_name;
+use crate::store::disk::{
+    Disk, DiskRead, Durability, Recovered, Seek, StreamId, compaction, maintenance,
+};
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
@@ -36,6 +39,18 @@ fn filled(count: u64) -> (FakeDisk, Disk) {
 /// Returns the offsets that [`filled`] gave a stream.
 fn offsets(at: usize, count: u64) -> Vec<u64> {
     (1..=count * 3).filter(|offset| (offset % 3) as usize == at).collect()
+}
+
+#[test]
+fn a_file_that_cannot_be_rewritten_costs_no_sync_and_no_checkpoint() {
+    let (files, disk) = filled(4);
+    let number = parse_name(JOURNAL).unwrap().0;
+    files.make_unreadable(JOURNAL, 0..10_000);
+    for number in [number, 999] {
+        let before = || panic!("{number} is not replaced");
+        let compacted = compaction::compact_file(disk.engine(), number, before);
+        assert!(compacted.unwrap().is_none(), "{number}");
+    }
 }
 
 const JOURNAL: &str = "0000000000000001.log";
