@@ -49,8 +49,7 @@ pub(super) fn compact_file(
     };
     engine.files.rename(&unfinished, &name).map_err(IoError::of(&name))?;
     engine.files.sync().map_err(IoError::of(&name))?;
-    let file = IndexedFile { name, file, sorted: true, bytes, live: 0, born: 0, damaged: false };
-    Ok(Some(CompactedFile { file, blocks }))
+    Ok(Some(CompactedFile { file: IndexedFile::new(name, file, true, bytes), blocks }))
 }
 
 type Written = (Arc<dyn File>, u64, Blocks);

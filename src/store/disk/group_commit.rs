@@ -80,11 +80,10 @@ impl CommitQueue {
             since: None,
             closed: false,
         };
-        let (wake, settled) = (Condvar::new(), Condvar::new());
         Self {
             state: Mutex::new(state),
-            wake,
-            synced_changed: settled,
+            wake: Condvar::new(),
+            synced_changed: Condvar::new(),
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -112,7 +111,7 @@ impl CommitQueue {
         state.wanted = state.wanted.max(up_to);
         self.wake.notify_one();
         while state.synced < up_to {
-            if engine.health.check() == Err(WriteError::Failed) {
+            if engine.health.has_failed() {
                 return false;
             }
             self.synced_changed.wait(&mut state);
@@ -171,7 +170,7 @@ impl CommitQueue {
     fn next(&self, engine: &Engine) -> CommitStep {
         let mut state = self.state.lock();
         loop {
-            let failed = engine.health.check() == Err(WriteError::Failed);
+            let failed = engine.health.has_failed();
             if let Some(step) = state.step(failed, engine.config.sync_interval) {
                 return step;
             }

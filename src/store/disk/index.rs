@@ -291,10 +291,7 @@ impl StreamIndex {
     /// Raises the trim point to the first block: the events before it were deleted with their
     /// file, or are broken.
     fn raise_trim_point(&mut self) {
-        let trim_point = self.trim_point_at(0);
-        if trim_point.position > self.trim_point.position {
-            self.trim_point = trim_point;
-        }
+        self.raise_to(self.trim_point_at(0));
     }
 
     /// Returns the range of blocks in this file.
@@ -340,6 +337,13 @@ pub(super) struct IndexedFile {
     pub(super) born: u64,
     /// Part of the file cannot be read: it is not rewritten, to keep the rest readable.
     pub(super) damaged: bool,
+}
+
+impl IndexedFile {
+    /// Describes a file of which no block is in the index yet.
+    pub(super) fn new(name: String, file: Arc<dyn File>, sorted: bool, bytes: u64) -> Self {
+        Self { name, file, sorted, bytes, live: 0, born: 0, damaged: false }
+    }
 }
 
 /// The latest receipt of each key: a long request leaves many.
@@ -574,7 +578,7 @@ impl BlockIndex {
         self.streams.iter().map(|(id, stream)| (*id, stream.summary())).collect()
     }
 
-    pub(super) fn raise_floors(&mut self) {
+    pub(super) fn raise_trim_points(&mut self) {
         self.streams.values_mut().for_each(StreamIndex::raise_trim_point);
     }
 

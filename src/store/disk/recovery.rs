@@ -76,7 +76,7 @@ impl Recovery<'_> {
             self.read_file(number, role)?;
         }
         self.forget_namesakes();
-        self.index.raise_floors();
+        self.index.raise_trim_points();
         let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
         Ok(RecoveredFiles {
             index: std::mem::take(&mut self.index),
@@ -158,15 +158,7 @@ impl Recovery<'_> {
         let file = self.setup.files.open(&name).map_err(IoError::of(&name))?;
         let bytes = file.size().map_err(IoError::of(&name))?;
         let sorted = role == Role::Sorted;
-        let indexed = IndexedFile {
-            name: name.clone(),
-            file: file.clone(),
-            sorted,
-            bytes,
-            live: 0,
-            born: 0,
-            damaged: false,
-        };
+        let indexed = IndexedFile::new(name.clone(), file.clone(), sorted, bytes);
         self.index.files.insert(number, indexed);
         let known = number < self.since;
         let footer = if sorted && known { read_footer(&*file, number) } else { None };

@@ -1,8 +1,8 @@
 //! The superblock: the identity of the store, how it was closed, and which offsets were given out.
 //!
 //! A wrong one would make ids repeat or run out, so its last line is a checksum of the lines
-//! before it. Earlier versions wrote none: their file is accepted if it has all fields and no
-//! others, and gets a checksum at the start.
+//! before it. Earlier versions wrote none: their file is accepted if it has no unknown field, and
+//! gets a checksum at the start.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ pub(super) struct Superblock {
     pub(super) clock: Steps,
 }
 
-/// The fields of files without a checksum.
+/// The known fields: a file without a checksum has no others.
 const FIELDS: [&str; 8] =
     ["version", "epoch", "boot", "clean", "next_offset", "durable_names", "in_memory", "clock"];
 

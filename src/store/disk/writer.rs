@@ -72,15 +72,7 @@ impl Journal {
     }
 
     pub(super) fn to_indexed(&self) -> IndexedFile {
-        IndexedFile {
-            name: self.name.clone(),
-            file: self.file.clone(),
-            sorted: false,
-            bytes: 0,
-            live: 0,
-            born: 0,
-            damaged: false,
-        }
+        IndexedFile::new(self.name.clone(), self.file.clone(), false, 0)
     }
 
     /// Returns the bytes written since the store was opened.

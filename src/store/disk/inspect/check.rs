@@ -108,7 +108,7 @@ impl Check<'_> {
     fn run(&mut self) -> Result<(), IoError> {
         if let Some(why) = &self.looked.damaged {
             let place = CheckedPlace { file: SUPERBLOCK, ..CheckedPlace::default() };
-            self.damage(place, None, format!("what the directory is cannot be told: {why}"));
+            self.damage(place, None, format!("the superblock is damaged: {why}"));
         }
         let (mut events, mut checkpoints) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
         for name in self.looked.files.list().map_err(IoError::of(""))? {
@@ -290,9 +290,8 @@ impl Check<'_> {
         // If everything before the loss is gone, the trim point was raised past it.
         let (count, offset) = (header.count, header.base.offset.0);
         let dead = if stream.is_none() { "; they were dead already" } else { "" };
-        let at_floor =
-            if alive || stream.is_none() { "" } else { "; none before them is retained" };
-        format!("a broken block: {count} events from offset {offset} on are lost{dead}{at_floor}")
+        let first = if alive || stream.is_none() { "" } else { "; none before them is retained" };
+        format!("a broken block: {count} events from offset {offset} on are lost{dead}{first}")
     }
 
     /// Compares the footer of a sorted file with its blocks.

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::disk::inspect::Looked;
+use crate::store::disk::superblock::SUPERBLOCK;
 use crate::store::disk::{Disk, Durability, OpenError};
-
-const IDENTITY: &str = "fanfare.store";
 
 /// Returns a directory that was closed cleanly.
 fn closed() -> FakeDisk {
@@ -39,33 +38,33 @@ fn is_refused(files: &FakeDisk, what: &str) {
 #[test]
 fn no_byte_of_it_can_change_without_being_noticed() {
     let files = closed();
-    let whole = files.bytes(IDENTITY);
+    let whole = files.bytes(SUPERBLOCK);
     assert!(matches!(opened(&files), (Ok(()), 0)));
     for at in 0..whole.len() {
         for mask in [1, 2, 4, 8, 0x20, 0xff] {
             let mut bytes = whole.clone();
             bytes[at] ^= mask;
-            files.set_bytes(IDENTITY, bytes);
+            files.set_bytes(SUPERBLOCK, bytes);
             is_refused(&files, &format!("byte {at}, mask {mask:x}"));
         }
-        files.set_bytes(IDENTITY, whole[..at].to_vec());
+        files.set_bytes(SUPERBLOCK, whole[..at].to_vec());
         is_refused(&files, &format!("cut to {at}"));
     }
-    files.lose(IDENTITY);
+    files.lose(SUPERBLOCK);
     is_refused(&files, "no superblock");
 }
 
 #[test]
 fn one_without_a_checksum_is_taken_once_if_it_can_be_right() {
     let files = closed();
-    let text = String::from_utf8(files.bytes(IDENTITY)).unwrap();
+    let text = String::from_utf8(files.bytes(SUPERBLOCK)).unwrap();
     let (fields, _) = text.split_once(",\n  \"checksum\"").unwrap();
     let old = format!("{fields}\n}}");
-    files.set_bytes(IDENTITY, old.clone().into_bytes());
+    files.set_bytes(SUPERBLOCK, old.clone().into_bytes());
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
     disk.close();
-    assert!(files.bytes(IDENTITY).ends_with(b"\"\n}"), "it has a checksum now");
-    assert!(String::from_utf8(files.bytes(IDENTITY)).unwrap().contains("\"checksum\": "));
+    assert!(files.bytes(SUPERBLOCK).ends_with(b"\"\n}"), "it has a checksum now");
+    assert!(String::from_utf8(files.bytes(SUPERBLOCK)).unwrap().contains("\"checksum\": "));
     let next = old.split_once("\"next_offset\": ").unwrap().1.split(',').next().unwrap();
     for (from, to) in [
         (format!("\"next_offset\": {next}"), format!("\"next_offset\": {}", u64::MAX)),
@@ -75,7 +74,7 @@ fn one_without_a_checksum_is_taken_once_if_it_can_be_right() {
         ("next_offset".to_owned(), "nextXoffset".to_owned()),
     ] {
         assert!(old.contains(&from), "{old}");
-        files.set_bytes(IDENTITY, old.replace(&from, &to).into_bytes());
+        files.set_bytes(SUPERBLOCK, old.replace(&from, &to).into_bytes());
         is_refused(&files, &to);
     }
 }
