@@ -1,4 +1,4 @@
-//! The clocks: the only module that reads the wall clock.
+//! The clocks of events and of the store; credentials and metrics read `SystemTime` themselves.
 //!
 //! The wall clock provides the times that are shown. It can be set, forwards and backwards, so ages
 //! are taken from the steady clock, which cannot be set.
@@ -19,6 +19,13 @@ pub type Micros = u64;
 /// long before the start has a number, too.
 const STEADY_START: Micros = 1 << 52;
 
+/// Maximum microseconds between the two readings of a moment. A pause between them would look like
+/// a wall clock that was set.
+const MAX_APART: Micros = MAX_CLOCK_DRIFT.as_micros() as Micros / 2;
+
+/// Maximum number of readings for one moment.
+const MAX_READINGS: usize = 8;
+
 /// One moment on both clocks.
 ///
 /// In files and in JSON it is only the time of the wall clock: the steady clock of one start of the
@@ -36,7 +43,21 @@ impl Moment {
     /// Returns the current moment.
     #[must_use]
     pub fn now() -> Self {
-        Self { wall: now(), steady: steady() }
+        Self::read(now, steady)
+    }
+
+    /// Reads both clocks again after a pause between the readings.
+    fn read(wall: impl Fn() -> Micros, steady: impl Fn() -> Micros) -> Self {
+        let mut moment = Self { wall: 0, steady: steady() };
+        for _ in 0..MAX_READINGS {
+            moment.wall = wall();
+            let after = steady();
+            if after.saturating_sub(moment.steady) <= MAX_APART {
+                break;
+            }
+            moment.steady = after;
+        }
+        moment
     }
 
     /// Returns the moment at which the wall clock showed this time, given how far it was ahead.
@@ -160,6 +181,8 @@ pub fn http_date(time: Micros) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -167,6 +190,27 @@ mod tests {
         assert_eq!(rfc3339(951_827_696_789_999), "2000-02-29T12:34:56.789Z");
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn a_pause_between_the_readings_does_not_look_like_a_clock_that_is_set() {
+        for pauses in 0..MAX_READINGS {
+            // The n-th reading comes after a pause of a minute.
+            let (readings, time) = (Cell::new(0), Cell::new(0));
+            let tick = || {
+                let pause = if readings.get() == pauses { 60_000_000 } else { 1 };
+                readings.set(readings.get() + 1);
+                time.set(time.get() + pause);
+                time.get()
+            };
+            let moment = Moment::read(tick, || STEADY_START + tick());
+            let exact = Moment { wall: 0, steady: STEADY_START };
+            assert!(moment.is_in_step_with(exact), "{pauses}: {moment:?}");
+        }
+        let paused = Cell::new(0);
+        let tick = || paused.replace(paused.get() + 60_000_000);
+        Moment::read(tick, tick);
+        assert!(paused.get() < 60_000_000 * 3 * MAX_READINGS as u64, "the readings are bounded");
     }
 
     #[test]
