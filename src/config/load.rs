@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use serde_json::{Number, Value as Json};
 use serde_path_to_error::{Path as Place, Segment};
 
 use super::{Config, DEFAULT};
@@ -85,7 +86,7 @@ pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, Loa
     if let Some(path) = &file {
         layers.push(file_layer(path)?);
     }
-    layers.push(environment_layer()?);
+    layers.push(environment_layer(Environment::with_prefix(PREFIX))?);
     layers.push(flag_layer(flags));
     Ok(Loaded { file, ..merge(&layers)? })
 }
@@ -116,20 +117,26 @@ fn without_secrets(message: &str) -> String {
     message.lines().map(hidden).collect::<Vec<_>>().join("\n")
 }
 
-fn environment_layer() -> Result<Layer, LoadError> {
-    let mut source = Environment::with_prefix(PREFIX)
-        .prefix_separator("_")
-        .separator("__")
-        .ignore_empty(true)
-        .try_parsing(true)
-        .list_separator(",");
-    for key in LISTS {
-        source = source.with_list_parse_key(key);
-    }
+/// Reads the variables of the hub. Each is a text, also one that looks like a number: `007`.
+fn environment_layer(environment: Environment) -> Result<Layer, LoadError> {
+    let source = environment.prefix_separator("_").separator("__").ignore_empty(true);
     let mut table =
         source.collect().map_err(|error| LoadError(vec![format!("environment: {error}")]))?;
     table.retain(|key, _| !OF_CLIENTS.contains(&key.as_str()) && !is_of_kubernetes(key));
-    Ok(Layer { source: ENVIRONMENT.into(), settings: flatten(table) })
+    let mut settings = flatten(table);
+    for (key, value) in &mut settings {
+        if LISTS.contains(&key.as_str())
+            && let ValueKind::String(text) = &value.kind
+        {
+            value.kind =
+                ValueKind::Array(text.split(',').map(|item| text_value(item.trim())).collect());
+        }
+    }
+    Ok(Layer { source: ENVIRONMENT.into(), settings })
+}
+
+fn text_value(text: &str) -> Value {
+    Value::new(None, ValueKind::String(text.to_owned()))
 }
 
 /// Returns whether Kubernetes sets the variable in each pod, for a Service named `fanfare`:
@@ -139,8 +146,7 @@ fn is_of_kubernetes(key: &str) -> bool {
 }
 
 fn flag_layer(flags: &[(&str, String)]) -> Layer {
-    let value = |text: &String| Value::new(None, ValueKind::String(text.clone()));
-    let settings = flags.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+    let settings = flags.iter().map(|(key, text)| ((*key).to_owned(), text_value(text))).collect();
     Layer { source: "command line".into(), settings }
 }
 
@@ -196,23 +202,40 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
 
 /// Builds a configuration from these settings, and defaults for the others.
 fn build(settings: &[(&str, &Value)]) -> Result<Config, Misfit> {
-    let mut whole = Map::<String, Value>::new();
+    let mut whole = serde_json::Map::new();
     for (key, value) in settings {
         let Some((section, name)) = key.split_once('.') else {
-            whole.insert((*key).to_owned(), (*value).clone());
+            whole.insert((*key).to_owned(), to_json(value));
             continue;
         };
-        let empty = || Value::new(None, ValueKind::Table(Map::new()));
-        if let ValueKind::Table(table) =
-            &mut whole.entry(section.to_owned()).or_insert_with(empty).kind
-        {
-            table.insert(name.to_owned(), (*value).clone());
+        let section = whole.entry(section).or_insert_with(|| Json::Object(serde_json::Map::new()));
+        if let Json::Object(table) = section {
+            table.insert(name.to_owned(), to_json(value));
         }
     }
-    let whole = Value::new(None, ValueKind::Table(whole)).try_deserialize::<serde_json::Value>();
-    let whole = whole.unwrap_or_default(); // it has nothing that JSON lacks
-    serde_path_to_error::deserialize(Given::spelled(&whole))
+    serde_path_to_error::deserialize(Given::spelled(&Json::Object(whole)))
         .map_err(|error| Misfit { place: error.path().clone(), wrong: error.into_inner() })
+}
+
+/// Converts a value. A number that JSON lacks becomes its text, which is refused where a number is
+/// expected; `null` would be accepted as the default.
+fn to_json(value: &Value) -> Json {
+    match &value.kind {
+        ValueKind::Nil => Json::Null,
+        ValueKind::Boolean(value) => (*value).into(),
+        ValueKind::I64(value) => (*value).into(),
+        ValueKind::U64(value) => (*value).into(),
+        ValueKind::Float(value) => {
+            Number::from_f64(*value).map_or_else(|| value.to_string().into(), Json::Number)
+        }
+        ValueKind::I128(value) => value.to_string().into(),
+        ValueKind::U128(value) => value.to_string().into(),
+        ValueKind::String(text) => text.as_str().into(),
+        ValueKind::Table(table) => {
+            table.iter().map(|(key, value)| (key.clone(), to_json(value))).collect()
+        }
+        ValueKind::Array(items) => items.iter().map(to_json).collect(),
+    }
 }
 
 /// A value that its setting cannot have, and its path in the configuration.
@@ -267,7 +290,7 @@ impl Misfit {
 /// Returns whether the value at this path is a secret.
 fn is_secret(place: &str) -> bool {
     let name = place.rsplit('.').next().unwrap_or_default();
-    name.contains("secret") || name.contains("key")
+    name.contains("secret") || matches!(name, "signing_key" | "hash" | "keys" | "api_keys")
 }
 
 /// Returns the name of a table in a list: the pattern of a rule or a hook, the name of an issuer.
@@ -385,10 +408,17 @@ mod tests {
 
     /// Returns the errors of these environment variables.
     fn of_environment(variables: &[(&str, &str)]) -> String {
-        let text = |text: &str| Value::new(None, ValueKind::String(text.to_owned()));
-        let settings = variables.iter().map(|(key, value)| ((*key).to_owned(), text(value)));
-        let layer = Layer { source: ENVIRONMENT.into(), settings: settings.collect() };
-        merge(&[layer]).map_or_else(|error| error.to_string(), |_| "no error".into())
+        loaded(variables).map_or_else(|error| error.to_string(), |_| "no error".into())
+    }
+
+    /// Loads these environment variables, given by the keys of their settings.
+    fn loaded(variables: &[(&str, &str)]) -> Result<Loaded, LoadError> {
+        let variables = variables
+            .iter()
+            .map(|(key, value)| (spelled(ENVIRONMENT, key), (*value).to_owned()))
+            .collect();
+        let environment = Environment::with_prefix(PREFIX).source(Some(variables));
+        merge(&[environment_layer(environment)?])
     }
 
     #[test]
@@ -454,6 +484,32 @@ mod tests {
             ]),
             "no error"
         );
+    }
+
+    #[test]
+    fn a_text_of_the_environment_stays_as_it_is_written() {
+        for path in ["007", "1e3", "true", "TRUE", "inf", "a,b"] {
+            let config = loaded(&[("store.path", path)]).unwrap().config;
+            assert_eq!(config.store.path.to_str(), Some(path));
+        }
+        let hosts =
+            |text| loaded(&[("server.hosts", text)]).map(|loaded| loaded.config.server.hosts);
+        let both = of_file("[server]\nhosts = [\"7\", \"a.test\"]").unwrap().config.server.hosts;
+        assert_eq!(hosts("7,a.test"), Ok(both.clone()));
+        assert_eq!(hosts("7, a.test"), Ok(both));
+        let one = of_file("[server]\nhosts = [\"7\"]").unwrap().config.server.hosts;
+        assert_eq!(hosts("7"), Ok(one), "a list of one item that looks like a number");
+    }
+
+    #[test]
+    fn only_a_secret_is_left_out_of_an_error() {
+        for (text, found) in [
+            ("[publish]\nmax_idempotency_keys = \"many\"", "found \"many\""),
+            ("[tls]\nkey = [\"a.pem\"]", "found a list"),
+        ] {
+            let error = message(text);
+            assert!(error.contains(found), "{error}");
+        }
     }
 
     #[test]
@@ -565,6 +621,21 @@ mod tests {
              \"250ms\", \"15s\" or \"1h\"",
         ),
         ("[[channels.rules]]\nmax_events = 3", "channels.rules[0]: `pattern` is missing"),
+        (
+            "[[channels.rules]]\npattern = \"a\"\nmax_events = inf",
+            "channels.rules[0].max_events, of `a`: found \"inf\", expected a whole number without \
+             a sign",
+        ),
+        (
+            "[[channels.rules]]\npattern = \"a\"\nmax_age = -inf",
+            "channels.rules[0].max_age, of `a`: found \"-inf\", expected a duration such as \
+             \"250ms\", \"15s\" or \"1h\"",
+        ),
+        (
+            "[channels]\nwhen_unwatched = nan",
+            "channels.when_unwatched: found \"NaN\", expected a table: { after = \"30s\", \
+             signal = \"stop\" }; it is a table: write it in a file",
+        ),
         (
             "[[channels.rules]]\npattern = \"a\"\ndurability = \"disk\"",
             "channels.rules[0].durability, of `a`: found \"disk\", expected \"memory\", \
