@@ -21,6 +21,7 @@ use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::lease::{AccessLease, WeakLease};
 use crate::quota::{Exceeded, Payer, Quotas, SubscriptionPermit, network};
+use crate::value::excerpt;
 use crate::telemetry::Metrics;
 
 /// The reason under which a refusal is counted whose credential was valid for something else.
@@ -136,8 +137,9 @@ impl AuthFilter {
         self.0.metrics.refused(HOST);
         let host: String = host.chars().take(100).flat_map(char::escape_default).collect();
         let detail = format!(
-            "`{host}` is not a name of this hub, which asks for no credentials: add the name to \
-             `server.hosts`, or call the hub by address or as `localhost`"
+            "`{}` is not a name of this hub, which asks for no credentials: add the name to \
+             `server.hosts`, or call the hub by address or as `localhost`",
+            excerpt(host).escape_default()
         );
         Some(Problem::new(ErrorCode::MisdirectedRequest, detail).with("setting", "server.hosts"))
     }

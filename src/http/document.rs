@@ -9,7 +9,7 @@ use super::app::Response;
 use super::body::Body;
 use super::problem::{ErrorCode, Problem};
 use crate::hub::Description;
-use crate::value::{Given, Wrong};
+use crate::value::{Given, Wrong, excerpt};
 
 /// Initial capacity, in bytes: enough for a receipt.
 const USUAL_BYTES: usize = 256;
@@ -27,7 +27,8 @@ pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result
         return Err(problem(format!("not a JSON object: write {right}")));
     }
     serde_path_to_error::deserialize(Given::exact(&value)).map_err(|error| {
-        let (path, wrong) = (error.path().to_string(), error.inner());
+        let path = error.path().to_string();
+        let (path, wrong) = (excerpt(&path), error.inner());
         if let Wrong::Key { .. } = wrong {
             return problem(format!("{wrong}. Write {right}")).with("parameter", path);
         }

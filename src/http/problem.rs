@@ -11,6 +11,7 @@ use crate::ingest::{ErrorPlace, Failure, InvalidEvent, InvalidLine, NoRoom, Publ
 use crate::lease::LeaseEnd;
 use crate::quota::Exceeded;
 use crate::store::disk::WriteError;
+use crate::value::excerpt;
 
 /// The setting that bounds the channels of a principal.
 const MAX_CHANNELS: &str = "quotas.max_channels";
@@ -221,8 +222,7 @@ impl Problem {
     /// Returns the problem of a wrong query parameter, header or field.
     #[must_use]
     pub fn parameter(name: &str, given: &str, right: &str) -> Self {
-        let given: String = given.chars().take(100).flat_map(char::escape_default).collect();
-        let detail = format!("`{name}` is `{given}`: {right}");
+        let detail = format!("`{name}` is `{}`: {right}", excerpt(given).escape_default());
         let problem = Self::new(ErrorCode::InvalidParameter, detail);
         problem.with("parameter", name)
     }

@@ -13,6 +13,15 @@ use serde_json::Value;
 
 pub use near::nearest;
 
+/// Maximum number of characters of a wrong value that an error repeats.
+const MAX_EXCERPT: usize = 100;
+
+/// Returns the beginning of a text that an error repeats: it may be as long as its document.
+#[must_use]
+pub fn excerpt(text: &str) -> &str {
+    text.char_indices().nth(MAX_EXCERPT).map_or(text, |(end, _)| &text[..end])
+}
+
 /// The reason for which a value does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -74,7 +83,7 @@ fn shown(found: &Unexpected<'_>) -> String {
         Unexpected::Unsigned(value) => value.to_string(),
         Unexpected::Signed(value) => value.to_string(),
         Unexpected::Float(value) => value.to_string(),
-        Unexpected::Str(text) => format!("{text:?}"),
+        Unexpected::Str(text) => format!("{:?}", excerpt(text)),
         Unexpected::Unit => "nothing".into(),
         Unexpected::Seq => "a list".into(),
         Unexpected::Map => "a table".into(),
@@ -88,7 +97,7 @@ impl fmt::Display for Wrong {
         match self {
             Self::Value { found, expected } => write!(f, "found {found}, expected {expected}"),
             Self::Key { found, known } => {
-                write!(f, "unknown key `{found}`; ")?;
+                write!(f, "unknown key `{}`; ", excerpt(found))?;
                 match nearest(found, known.iter().copied()) {
                     Some(likely) => write!(f, "did you mean `{likely}`? There are ")?,
                     None => f.write_str("there are ")?,

@@ -13,9 +13,13 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     let name = letters(name);
     let distance = |known: &'a str| {
         let right = letters(known);
-        let mistakes = strsim::osa_distance(&name, &right);
         let is_part = name.len() >= PART && right.contains(&name);
         let most = (right.len().min(name.len()) / 3).min(MISTAKES);
+        // The name may be of any length, and the cost of a comparison is the product of both.
+        if !is_part && name.len().abs_diff(right.len()) > most {
+            return None;
+        }
+        let mistakes = strsim::osa_distance(&name, &right);
         (is_part || mistakes <= most).then_some((mistakes, known))
     };
     known.filter_map(distance).min_by_key(|(mistakes, _)| *mistakes).map(|(_, known)| known)
