@@ -13,6 +13,7 @@ mod cors;
 mod credentials;
 mod document;
 mod error_response;
+mod head;
 mod hosts;
 mod http2;
 mod jwks;

@@ -24,9 +24,9 @@ use tokio_util::io::poll_read_buf;
 use super::app::Response;
 use super::config::Config;
 use super::cors::Cors;
+use super::head;
 use super::problem::{ErrorCode, Problem};
 use super::progress_io::Transport;
-use crate::clock;
 use crate::egress::Link;
 
 /// Bytes that are read ahead of a message that has not been answered yet.
@@ -417,22 +417,15 @@ async fn say(
     head_only: bool,
     most: usize,
 ) -> io::Result<()> {
-    let (head, body) = response.into_parts();
+    let (parts, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    let date = clock::http_date(clock::now());
     let length = body.len().to_string();
-    let framing: [(&str, &[u8]); 4] = [
-        (header::X_CONTENT_TYPE_OPTIONS.as_str(), b"nosniff"),
-        (header::CONNECTION.as_str(), b"close"),
-        (header::CONTENT_LENGTH.as_str(), length.as_bytes()),
-        (header::DATE.as_str(), date.as_bytes()),
+    let framing = [
+        (header::X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff"),
+        (header::CONNECTION.as_str(), "close"),
+        (header::CONTENT_LENGTH.as_str(), &length),
     ];
-    let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    for (name, value) in headers.chain(framing) {
-        bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
-    }
-    bytes.extend_from_slice(b"\r\n");
+    let mut bytes = head::encode(parts.status, &parts.headers, &framing);
     if !head_only {
         bytes.extend_from_slice(&body);
     }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::app::{Request, Response};
 use super::body::Body;
-use crate::clock;
+use super::head;
 
 /// Passes a response whose stream a shard is to serve from the service to the connection's task.
 pub(super) struct Handoff {
@@ -83,21 +83,7 @@ fn asks_to_close(headers: &HeaderMap) -> bool {
 /// Returns the head of the response, with a chunked body. No request follows, but the head says so
 /// only if the client asked for it: some clients cannot tell the end of such a response from a cut.
 fn head(response: &Response, closes: bool) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    let mut push = |name: &[u8], value: &[u8]| {
-        head.extend_from_slice(name);
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value);
-        head.extend_from_slice(b"\r\n");
-    };
-    for (name, value) in response.headers() {
-        push(name.as_str().as_bytes(), value.as_bytes());
-    }
-    push(b"date", clock::http_date(clock::now()).as_bytes());
-    if closes {
-        push(b"connection", b"close");
-    }
-    push(b"transfer-encoding", b"chunked");
-    head.extend_from_slice(b"\r\n");
-    head
+    let framing = [("transfer-encoding", "chunked"), ("connection", "close")];
+    let framing = if closes { &framing[..] } else { &framing[..1] };
+    head::encode(response.status(), response.headers(), framing)
 }
