@@ -52,5 +52,5 @@ pub use proxy::{ForwardedHeader, Proxies};
 pub use query::{LAST_EVENT_ID, Query, decode_path};
 pub use request_body::{broke_off, deadline, late, let_finish, read_document};
 pub use router::{Handler, Method, Route, Router, handler};
-pub use tls::{Config as TlsConfig, Tls, TlsError};
+pub use tls::{Certificate, Config as TlsConfig, Tls, TlsError};
 pub use workers::Workers;

@@ -112,6 +112,10 @@ pub struct Tls {
     metrics: Arc<Metrics>,
 }
 
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct Certificate(Arc<CertifiedKey>);
+
 /// The certificate that new connections are shown.
 #[derive(Debug)]
 struct Shown(RwLock<Arc<CertifiedKey>>);
@@ -152,17 +156,19 @@ impl Tls {
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), shown, metrics })
     }
 
-    /// Reads the files again: new connections are shown the new certificate, open ones are not
-    /// affected. If a file is wrong, the old certificate stays.
+    /// Reads the files again, for [`Tls::exchange`].
     ///
     /// # Errors
-    /// As for [`Tls::new`].
-    pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
+    /// A file cannot be read or parsed, or the two do not belong together.
+    pub fn read(&self, config: &Config) -> Result<Certificate, TlsError> {
         let provider = self.acceptor.config().crypto_provider();
-        let fresh = Arc::new(read(config, provider)?);
-        tell_expiry(&fresh, &self.metrics);
-        *self.shown.0.write() = fresh;
-        Ok(())
+        read(config, provider).map(Arc::new).map(Certificate)
+    }
+
+    /// Exchanges the certificate: new connections are shown this one, open ones are not affected.
+    pub fn exchange(&self, certificate: Certificate) {
+        tell_expiry(&certificate.0, &self.metrics);
+        *self.shown.0.write() = certificate.0;
     }
 
     /// Does the handshake. The caller limits the time.

@@ -102,11 +102,13 @@ impl Reloader {
     fn exchange(&self, config: &Config) -> Result<(), Reload> {
         super::check(config)?;
         let hooks = Ready::new(&config.hooks, &variable).map_err(StartError::Hooks)?;
-        if let Some(tls) = &self.tls {
-            tls.reload(&config.tls)?;
-        }
+        let tls = self.tls.as_ref().map(|tls| Ok::<_, Reload>((tls, tls.read(&config.tls)?)));
+        let tls = tls.transpose()?;
         self.auth_filter.authenticator().reload(&config.auth, &variable).map_err(Reload::Auth)?;
-        // From here on nothing can fail.
+        // From here on nothing can fail. A file that changed after `check` has been read above.
+        if let Some((tls, certificate)) = tls {
+            tls.exchange(certificate);
+        }
         self.cors.exchange(&config.cors);
         self.quotas.exchange(config.quotas.clone());
         self.hub.reconfigure(config.channels.clone());
