@@ -3,12 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
-
-use super::body::Body;
+use super::body::{Body, RequestBody};
 
 /// A request as handlers get it.
-pub type Request = http::Request<Incoming>;
+pub type Request = http::Request<RequestBody>;
 
 /// A response as handlers return it.
 pub type Response = http::Response<Body>;

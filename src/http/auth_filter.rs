@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::Extensions;
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -21,8 +20,8 @@ use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
 use crate::channel::ChannelPattern;
 use crate::lease::{AccessLease, WeakLease};
 use crate::quota::{Exceeded, Payer, Quotas, SubscriptionPermit, network};
-use crate::value::excerpt;
 use crate::telemetry::Metrics;
+use crate::value::excerpt;
 
 /// The reason under which a refusal is counted whose credential was valid for something else.
 const FORBIDDEN: &str = "forbidden";
@@ -55,13 +54,10 @@ pub(super) enum Admission {
     /// The request may go to its handler.
     Granted(Request),
     /// The request is refused.
-    Denied(RefusedRequest),
+    Denied(Problem),
     /// The request needs a credential.
     Unauthenticated(UnauthenticatedRequest),
 }
-
-/// The problem of a refused request, and its body.
-pub(super) type RefusedRequest = (Problem, Incoming);
 
 /// A request whose caller is not authenticated yet.
 pub(super) struct UnauthenticatedRequest {
@@ -135,7 +131,6 @@ impl AuthFilter {
             return None;
         }
         self.0.metrics.refused(HOST);
-        let host: String = host.chars().take(100).flat_map(char::escape_default).collect();
         let detail = format!(
             "`{}` is not a name of this hub, which asks for no credentials: add the name to \
              `server.hosts`, or call the hub by address or as `localhost`",
@@ -155,7 +150,7 @@ impl AuthFilter {
             return Admission::Unauthenticated(UnauthenticatedRequest { request, token, access });
         };
         if !may_write(&request, &self.0.cors.allowed().origins) {
-            return Admission::Denied((self.foreign_origin(), request.into_body()));
+            return Admission::Denied(self.foreign_origin());
         }
         let payer = self.0.quotas.payer(None, address_of(&request));
         Admission::Granted(self.with_caller(everyone.clone(), payer, request))
@@ -169,12 +164,10 @@ impl AuthFilter {
         &self,
         unauthenticated: UnauthenticatedRequest,
         rest: &str,
-    ) -> Result<Request, RefusedRequest> {
+    ) -> Result<Request, Problem> {
         let UnauthenticatedRequest { request, token, access } = unauthenticated;
-        match self.identify(&request, token.as_deref(), access, rest).await {
-            Ok((principal, payer)) => Ok(self.with_caller(principal, payer, request)),
-            Err(problem) => Err((problem, request.into_body())),
-        }
+        let (principal, payer) = self.identify(&request, token.as_deref(), access, rest).await?;
+        Ok(self.with_caller(principal, payer, request))
     }
 
     /// Adds the caller to the request's extensions.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, header};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::app::{App, Request, Response, ResponseFuture};
-use super::body::Body;
+use super::body::{Body, RequestBody};
 use super::client_info::ClientInfo;
 use super::config::Config;
 use super::cors::Cors;
@@ -289,6 +290,9 @@ async fn serve_http2<W: Transport>(
     }
 }
 
+/// A request as hyper passes it.
+type HyperRequest = http::Request<Incoming>;
+
 type BoxedAnswer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// Adds the client to the requests of a connection, and calls the application.
@@ -322,8 +326,9 @@ impl RequestService {
 fn http1_service(
     service: RequestService,
     handoff: Option<Arc<Handoff>>,
-) -> impl Service<Request, Response = Response, Error = Infallible, Future = BoxedAnswer> {
-    service_fn(move |request: Request| {
+) -> impl Service<HyperRequest, Response = Response, Error = Infallible, Future = BoxedAnswer> {
+    service_fn(move |request: HyperRequest| {
+        let request = request.map(RequestBody::from);
         let handoff = handoff.as_ref().filter(|handoff| handoff.is_open_to(&request)).cloned();
         let answer = service.call(request, service.link.clone());
         // Boxed: the connection keeps room for this future for as long as it lives.
@@ -344,8 +349,9 @@ fn http1_service(
 fn http2_service(
     service: Arc<RequestService>,
     asked: Arc<AtomicBool>,
-) -> impl Service<Request, Response = Response, Error = Infallible, Future = BoxedAnswer> {
-    service_fn(move |request: Request| {
+) -> impl Service<HyperRequest, Response = Response, Error = Infallible, Future = BoxedAnswer> {
+    service_fn(move |request: HyperRequest| {
+        let request = request.map(RequestBody::from);
         asked.store(true, Ordering::Relaxed);
         let service = service.clone();
         Box::pin(async move {

@@ -10,11 +10,10 @@ use hyper::body::Body as _;
 
 use super::access::Access;
 use super::app::{App, Request, Response, ResponseFuture};
-use super::auth_filter::{Admission, AuthFilter, RefusedRequest};
+use super::auth_filter::{Admission, AuthFilter};
 use super::document::empty;
 use super::error_response::reads_stream;
 use super::problem::{ErrorCode, Problem};
-use super::request_body::let_finish;
 
 /// Answers a request. The text is the one that matched `{*…}` in the path, still encoded.
 pub type Handler = Arc<dyn Fn(Request, String) -> ResponseFuture + Send + Sync>;
@@ -102,7 +101,7 @@ impl Router {
         let found = self.routes.at(request.uri().path()).ok();
         let is_health = found.as_ref().is_some_and(|found| found.value.is_health());
         if !is_health && let Some(problem) = self.filter.misdirected(&request) {
-            return at_once(refused((problem, request.into_body())));
+            return at_once(problem.into_response());
         }
         let Some(found) = found else {
             return at_once(self.not_here(request.uri().path()).into_response());
@@ -135,17 +134,14 @@ impl Router {
     ) -> ResponseFuture {
         match self.filter.admit(access, request) {
             Admission::Granted(request) => enter(handler, request, rest),
-            Admission::Denied(refusal) => at_once(refused(refusal)),
+            Admission::Denied(problem) => at_once(problem.into_response()),
             Admission::Unauthenticated(unauthenticated) => {
                 let (filter, handler) = (self.filter.clone(), handler.clone());
                 let reads_stream = reads_stream(unauthenticated.request());
                 Box::pin(async move {
                     match filter.admit_by_token(unauthenticated, &rest).await {
                         Ok(request) => enter(&handler, request, rest).await,
-                        Err((problem, body)) => {
-                            let_finish(body);
-                            problem.answer(reads_stream)
-                        }
+                        Err(problem) => problem.answer(reads_stream),
                     }
                 })
             }
@@ -173,7 +169,7 @@ impl Route {
 fn enter(handler: &Handler, request: Request, rest: String) -> ResponseFuture {
     match unreadable(&request) {
         None => handler(request, rest),
-        Some(problem) => at_once(refused((problem, request.into_body()))),
+        Some(problem) => at_once(problem.into_response()),
     }
 }
 
@@ -207,11 +203,6 @@ fn unreadable(request: &Request) -> Option<Problem> {
 
 fn at_once(response: Response) -> ResponseFuture {
     Box::pin(ready(response))
-}
-
-fn refused((problem, body): RefusedRequest) -> Response {
-    let_finish(body);
-    problem.into_response()
 }
 
 fn options(route: &Route) -> Response {

@@ -2,9 +2,11 @@
 //! requests without a credential.
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::support::keys::{Client, Keys, key};
-use crate::support::{Response, TestHub, Wire, assert_problem};
+use crate::support::{Response, TestHub, Wire, assert_problem, within};
 
 /// Sends a request with this `Host` header.
 async fn called(hub: &TestHub, line: &str, host: &str) -> crate::support::Response {
@@ -257,4 +259,53 @@ async fn limits_of_the_hub_and_of_a_principal_send_event_sources_away_in_the_sam
     assert_busy(&over, "quota_exceeded", "streams");
     let plain = page.get("/v1/channels/c", &[("Accept", "*/*")]).await;
     assert_problem(&plain, 429, "quota_exceeded", "");
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_still_sends_its_body() {
+    let hub = TestHub::start().await;
+    // More than the buffers of two sockets, and less than the hub reads on.
+    let body = vec![b'x'; 12 << 20];
+    for (method, to, status, code) in [
+        ("PUT", "/v1/channels/c", 413, "payload_too_large"),
+        ("POST", "/v1/signals/c", 413, "payload_too_large"),
+        ("POST", "/v1/tokens", 413, "payload_too_large"),
+        ("PUT", "/v1/channels/a//b", 400, "invalid_channel_name"),
+        ("POST", "/v1/signals/a//b", 400, "invalid_channel_name"),
+        ("DELETE", "/v1/channels/c", 404, "not_found"),
+        ("POST", "/nowhere", 404, "not_found"),
+        ("PATCH", "/v1/channels/c", 405, "method_not_allowed"),
+    ] {
+        let mut stream = TcpStream::connect(hub.addr()).await.unwrap();
+        let length = body.len();
+        let head = format!("{method} {to} HTTP/1.1\r\nHost: hub.test\r\nContent-Length: {length}");
+        let request = [head.as_bytes(), b"\r\n\r\n", &body].concat();
+        // A reset would fail the write, and on other systems lose the answer.
+        within("the whole request", stream.write_all(&request)).await.expect(to);
+        assert_problem(&Wire::new(stream).response().await, status, code, "");
+    }
+}
+
+#[tokio::test]
+async fn an_error_repeats_only_the_beginning_of_a_long_text() {
+    let hub = TestHub::start().await;
+    let long = "x".repeat(30_000);
+    let mut documents = vec![
+        ("PUT", "/v1/channels/c", json!({ &long: 1 })),
+        ("PUT", "/v1/channels/c", json!({"when_unwatched": { &long: 1 }})),
+        ("PUT", "/v1/channels/c", json!({"when_unwatched": {"after": "1s", "signal": long}})),
+        ("POST", "/v1/signals/c", json!({ &long: 1 })),
+        ("POST", "/v1/signals/c", json!({"signal": long})),
+        ("POST", "/v1/tokens", json!({ &long: 1 })),
+        ("POST", "/v1/tokens", json!({"ttl": long})),
+    ];
+    for field in ["max_events", "max_bytes", "max_age", "producer_grace", "coalesce"] {
+        documents.push(("PUT", "/v1/channels/c", json!({ field: long })));
+    }
+    for (method, to, document) in documents {
+        let reply = hub.request(method, to, &[], document.to_string()).await;
+        let problem = assert_problem(&reply, 400, "invalid_parameter", "");
+        assert!(reply.body.len() < 1000, "{} bytes: {method} {to}", reply.body.len());
+        assert!(problem["parameter"].as_str().is_none_or(|name| name.len() <= 100), "{problem}");
+    }
 }

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Native;
-use crate::http::{Caller, ErrorCode, Problem, broke_off, late, let_finish};
+use crate::http::{Caller, ErrorCode, Problem, RequestBody, broke_off, late};
 use crate::ingest::{Share, Tally};
 use crate::lease::{AccessLease, LeaseEnd};
 
@@ -21,7 +20,7 @@ pub(super) struct BodyReader {
     /// The hub, and the memory that the body uses.
     share: Share<Native>,
     caller: Caller,
-    body: Incoming,
+    body: RequestBody,
     deadline: Deadline,
     /// Nothing is read until then: what was already read is a debt.
     paused_until: Option<Instant>,
@@ -73,8 +72,8 @@ pub(super) enum BodyRead {
 }
 
 impl BodyReader {
-    pub(super) fn new(native: Arc<Native>, body: Incoming, terms: ReadPolicy) -> Self {
-        let ReadPolicy { caller, deadline, lease } = terms;
+    pub(super) fn new(native: Arc<Native>, body: RequestBody, policy: ReadPolicy) -> Self {
+        let ReadPolicy { caller, deadline, lease } = policy;
         let over = |lease: AccessLease| Box::pin(async move { lease.ended().await }) as Pin<Box<_>>;
         Self {
             share: Share::new(native),
@@ -86,11 +85,6 @@ impl BodyReader {
             over: lease.map(over),
             alarm: None,
         }
-    }
-
-    /// Reads the rest in the background, so that the sender gets to read an early response.
-    pub(super) fn let_finish(self) {
-        let_finish(self.body);
     }
 
     pub(super) fn caller(&self) -> &Caller {
@@ -221,7 +215,7 @@ async fn over_or_never(over: &mut Option<impl Future<Output = LeaseEnd> + Unpin>
     }
 }
 
-async fn next_data(body: &mut Incoming) -> BodyRead {
+async fn next_data(body: &mut RequestBody) -> BodyRead {
     loop {
         match body.frame().await {
             None => return BodyRead::End,

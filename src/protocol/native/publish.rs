@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::body_reader::{BodyRead, BodyReader, ReadPolicy};
@@ -17,7 +16,7 @@ use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, UnknownFormat};
 use crate::http::{
-    Caller, ErrorCode, Problem, Query, Request, Response, deadline, json, let_finish,
+    Caller, ErrorCode, Problem, Query, Request, RequestBody, Response, deadline, json,
 };
 use crate::hub::{ClaimPurpose, Close};
 use crate::ingest::{
@@ -39,7 +38,7 @@ pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderW
     under_way(native, body, begun, |publish, mut reader| {
         let publish = async move {
             let outcome = publish_to_one(publish, &mut reader).await;
-            end(reader, outcome)
+            count(reader.native(), outcome)
         };
         to_its_end(publish, keeps)
     })
@@ -52,7 +51,7 @@ pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> Unde
         let publish = async move {
             let outcome = publish_to_many(publish, &mut reader).await;
             let outcome = outcome.map_err(|problem| reader.caller().refused(problem));
-            end(reader, outcome)
+            count(reader.native(), outcome)
         };
         to_its_end(publish, keeps)
     })
@@ -66,18 +65,17 @@ type PublishOutcome = Result<Response, Problem>;
 /// Reads the body of a publish that has begun, or responds at once.
 fn under_way<P, R: Serialize>(
     native: Arc<Native>,
-    body: Incoming,
+    body: RequestBody,
     begun: Result<Begun<(P, ReadPolicy), R>, Problem>,
     go_on: impl FnOnce(P, BodyReader) -> UnderWay,
 ) -> UnderWay {
     let outcome = match begun {
-        Ok(Begun::Publish((publish, terms))) => {
-            return go_on(publish, BodyReader::new(native, body, terms));
+        Ok(Begun::Publish((publish, policy))) => {
+            return go_on(publish, BodyReader::new(native, body, policy));
         }
         Ok(Begun::Replay(receipt)) => replay(&receipt),
         Err(problem) => Err(problem),
     };
-    let_finish(body);
     Box::pin(ready(count(&native, outcome)))
 }
 
@@ -102,13 +100,6 @@ fn to_its_end(
     })
 }
 
-/// Counts the outcome, and reads the rest of the body in the background.
-fn end(reader: BodyReader, outcome: PublishOutcome) -> PublishOutcome {
-    let outcome = count(reader.native(), outcome);
-    reader.let_finish();
-    outcome
-}
-
 fn count(native: &Native, outcome: PublishOutcome) -> PublishOutcome {
     let problem = outcome.as_ref().err().map(Problem::code);
     let metrics = native.ingest.metrics();
@@ -128,13 +119,13 @@ fn begin_one(
     let caller = Caller::of(&head.extensions)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     claim(native, &caller, &name, ClaimPurpose::ToPublish)?;
-    let terms = if kind.is_streamed() {
+    let policy = if kind.is_streamed() {
         let lease = caller.lease(&[Operation::Publish], vec![(&name).into()]);
         ReadPolicy::stream(caller, lease)
     } else {
         ReadPolicy::document(caller, deadline(&head.extensions))
     };
-    Ok(native.ingest.publish(name, kind, options)?.with(terms))
+    Ok(native.ingest.publish(name, kind, options)?.with(policy))
 }
 
 async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> PublishOutcome {

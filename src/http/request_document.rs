@@ -1,29 +1,16 @@
-//! The bodies of requests: those that are one document, and the rest of those that were answered
-//! early.
+//! Requests whose body is one document.
 
-use std::time::Duration;
-
-use bytes::Bytes;
 use http::Extensions;
-use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::app::Request;
+use super::body::RequestBody;
 use super::client_info::ClientInfo;
 use super::problem::{ErrorCode, Problem};
 use crate::ingest::{Ingest, Share};
-use crate::limits::{MAX_DOCUMENT_BYTES, MAX_LINGERING};
+use crate::limits::MAX_DOCUMENT_BYTES;
 use crate::sse::Gathered;
-
-/// Time and bytes for which the hub reads on from a client that was answered early: a connection
-/// that is closed on unread data loses the answer.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 * 1024 * 1024);
-
-/// Bounds the number of bodies that are read on so: each has a buffer, which no budget counts.
-static LINGERING: Semaphore = Semaphore::const_new(MAX_LINGERING);
 
 /// Reads a request body that is one document. Its bytes count among unfinished bodies.
 ///
@@ -41,7 +28,7 @@ pub async fn read_document<N: AsRef<Ingest>>(
 /// Copies each piece: a piece that is kept would keep the buffer that it was read into, which is
 /// much larger if the body arrives byte by byte.
 async fn gather<N: AsRef<Ingest>>(
-    mut body: Incoming,
+    mut body: RequestBody,
     mut share: Share<N>,
 ) -> Result<Vec<u8>, Problem> {
     let mut document = Gathered::default();
@@ -77,28 +64,4 @@ pub fn deadline(extensions: &Extensions) -> Instant {
 pub fn late() -> Problem {
     let detail = "the request body did not arrive within `server.body_timeout`";
     Problem::new(ErrorCode::RequestTimeout, detail).with("limit", "server.body_timeout")
-}
-
-/// Reads the rest of the body of a request that was answered early, so that its client can read
-/// the answer. With too many such bodies, the connection is closed on unread data.
-pub fn let_finish(body: Incoming) {
-    if !body.is_end_stream()
-        && let Ok(place) = LINGERING.try_acquire()
-    {
-        tokio::spawn(linger(body, place));
-    }
-}
-
-/// Reads what the client still sends, up to the limits of `LINGER`.
-async fn linger(mut body: Incoming, _place: SemaphorePermit<'static>) {
-    let (time, most) = LINGER;
-    let rest = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await
-            && read < most
-        {
-            read += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    let _ = tokio::time::timeout(time, rest).await;
 }
