@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pass_is_over_at_its_time_or_before() {
+    async fn a_lease_ends_at_its_time_or_when_it_is_revoked() {
         let began = Instant::now();
         let later = began + Duration::from_secs(60);
         let (long, short) = (AccessLease::until(Some(later)), AccessLease::until(None));

@@ -142,12 +142,8 @@ impl<'a> Token<'a> {
         let Some(value) = self.claims.get(claim) else { return Ok(None) };
         let seconds = match (value.as_u64(), value.as_f64()) {
             (Some(whole), _) => whole.min(LAST_SECOND),
-            (None, Some(real)) => {
-                // Within these bounds the number is one of whole seconds.
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                let whole = real.clamp(0.0, LAST_SECOND as f64) as u64;
-                whole
-            }
+            // Within these bounds the number is one of whole seconds.
+            (None, Some(real)) => real.clamp(0.0, LAST_SECOND as f64) as u64,
             (None, None) => return Err(AuthError::Malformed),
         };
         Ok(Some(UNIX_EPOCH + Duration::from_secs(seconds)))

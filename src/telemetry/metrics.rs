@@ -497,7 +497,7 @@ fn unix(time: SystemTime) -> i64 {
 /// Creates metrics with the hub's prefix, and registers them.
 struct Maker<'a>(&'a Registry);
 
-#[allow(
+#[expect(
     clippy::expect_used,
     reason = "names and buckets are the constants above; a test makes them all"
 )]
