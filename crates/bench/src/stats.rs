@@ -11,10 +11,10 @@ const MAX_COMPLETIONS: usize = 4_000_000;
 
 /// A histogram of nanoseconds, from one to ten minutes, with three digits.
 #[derive(Clone, Debug)]
-pub(super) struct LatencyTimes(Histogram<u64>);
+pub(crate) struct LatencyTimes(Histogram<u64>);
 
 impl LatencyTimes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         match Histogram::new_with_bounds(1, 600 * SECOND, 3) {
             Ok(histogram) => Self(histogram),
             Err(_) => unreachable!("the bounds are constants, and in bounds"),
@@ -22,16 +22,16 @@ impl LatencyTimes {
     }
 
     #[inline]
-    pub(super) fn record(&mut self, nanoseconds: u64) {
+    pub(crate) fn record(&mut self, nanoseconds: u64) {
         self.0.saturating_record(nanoseconds);
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         let _ = self.0.add(&other.0); // both have the same bounds
     }
 
     /// Returns the quantiles in that unit; `None` if nothing was recorded.
-    pub(super) fn quantiles(&self, unit: u64) -> Option<Quantiles> {
+    pub(crate) fn quantiles(&self, unit: u64) -> Option<Quantiles> {
         let at = |q: f64| rounded(self.0.value_at_quantile(q) as f64 / unit as f64);
         (!self.0.is_empty()).then(|| Quantiles {
             p50: at(0.5),
@@ -45,12 +45,12 @@ impl LatencyTimes {
 
 /// Quantiles of a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Quantiles {
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    pub(super) p999: f64,
-    pub(super) max: f64,
+pub(crate) struct Quantiles {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
 }
 
 fn rounded(value: f64) -> f64 {
@@ -60,7 +60,7 @@ fn rounded(value: f64) -> f64 {
 /// The time of the last delivery of each event, by channel and number; zero if it was not
 /// delivered.
 #[derive(Clone, Debug)]
-pub(super) struct Completions {
+pub(crate) struct Completions {
     last: Vec<Vec<u64>>,
     entries: usize,
 }
@@ -71,7 +71,7 @@ impl Completions {
     }
 
     #[inline]
-    pub(super) fn note(&mut self, channel: usize, seq: u32, now: u64) {
+    pub(crate) fn note(&mut self, channel: usize, seq: u32, now: u64) {
         let (row, seq) = (&mut self.last[channel], seq as usize);
         if seq >= row.len() {
             self.entries += seq + 1 - row.len();
@@ -95,7 +95,7 @@ impl Completions {
 
     /// Returns the time from the intended send to the last delivery, of events intended from `from`
     /// on.
-    pub(super) fn times(&self, schedule: &Schedule, from: u64) -> LatencyTimes {
+    pub(crate) fn times(&self, schedule: &Schedule, from: u64) -> LatencyTimes {
         let mut times = LatencyTimes::new();
         for (channel, row) in self.last.iter().enumerate() {
             for (seq, last) in row.iter().enumerate().filter(|(_, last)| **last > 0) {
@@ -111,27 +111,27 @@ impl Completions {
 
 /// The measurements of one subscriber thread; they are summed at the end.
 #[derive(Clone, Debug)]
-pub(super) struct Stats {
-    pub(super) delivered: u64,
-    pub(super) duplicates: u64,
-    pub(super) disorder: u64,
+pub(crate) struct Stats {
+    pub(crate) delivered: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) disorder: u64,
     /// Bytes after the response heads, framing included.
-    pub(super) bytes: u64,
-    pub(super) latency: LatencyTimes,
+    pub(crate) bytes: u64,
+    pub(crate) latency: LatencyTimes,
     /// The delay between readiness and handling of a socket in the load generator.
-    pub(super) lag: LatencyTimes,
+    pub(crate) lag: LatencyTimes,
     /// From the first connection until a subscriber has the whole history.
-    pub(super) catch_up: LatencyTimes,
-    pub(super) completions: Completions,
+    pub(crate) catch_up: LatencyTimes,
+    pub(crate) completions: Completions,
     /// By channel: the number of reading subscribers, and the events they received in total.
-    pub(super) readers: Vec<u64>,
-    pub(super) received: Vec<u64>,
+    pub(crate) readers: Vec<u64>,
+    pub(crate) received: Vec<u64>,
     /// The id of the last event by channel, where ids are watched.
-    pub(super) last_ids: Vec<Option<String>>,
+    pub(crate) last_ids: Vec<Option<String>>,
 }
 
 impl Stats {
-    pub(super) fn new(channels: usize) -> Self {
+    pub(crate) fn new(channels: usize) -> Self {
         Self {
             delivered: 0,
             duplicates: 0,
@@ -147,7 +147,7 @@ impl Stats {
         }
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.delivered += other.delivered;
         self.duplicates += other.duplicates;
         self.disorder += other.disorder;

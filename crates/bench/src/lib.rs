@@ -1,9 +1,11 @@
-//! `fanfare bench`: a load generator for any SSE server, which verifies what it receives.
+//! A load generator for any SSE server, which verifies what it receives.
 //!
 //! Subscribers are sockets in epoll loops (`subscribers`), publishers keep to a schedule of
 //! intended send times (`schedule`, `publishers`). Every event carries its number in its channel
 //! and its intended send time, so that loss, duplicates, disorder and the whole latency are
 //! measured even if the server stalls.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod clock;
 #[cfg(test)]
@@ -23,13 +25,9 @@ mod stats;
 mod subscribers;
 mod template;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-
-use super::client::DEFAULT_URL;
-use super::terminal;
 
 /// The arguments of `fanfare bench`.
 #[derive(Debug, clap::Args)]
@@ -47,13 +45,13 @@ warm-up; times, rates and processor time do not.
 
 Exit codes: 0 measured, 1 could not measure, 3 measured, but events were lost, repeated, out of
 order or never sent, connections failed, or the server is not healthy any more.")]
-pub(super) struct Args {
+pub struct Args {
     /// The scenario to measure
     #[arg(long, value_enum, default_value_t = plan::Scenario::Fanout)]
     scenario: plan::Scenario,
 
     /// The server's address
-    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4100")]
     url: String,
 
     /// The kind of server, which decides how requests are written
@@ -182,21 +180,27 @@ pub(super) struct Args {
     quiet: bool,
 }
 
-/// The exit code of a run that was measured and found a fault of the server.
-const EXIT_INCOMPLETE: u8 = 3;
+/// The result of a run.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// The report, as text or as one JSON object.
+    pub report: String,
+    /// Whether the server delivered every event once and in order, and is healthy.
+    pub is_complete: bool,
+}
 
-pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+/// Measures the server.
+///
+/// # Errors
+/// The arguments contradict each other, or the server cannot be measured.
+pub async fn run(args: Args) -> anyhow::Result<Measurement> {
     // The epoll loops block, so they run outside the async runtime.
     let measured = tokio::task::spawn_blocking(move || {
         let plan = plan::Plan::new(&args)?;
         scenario::run(&plan).map(|report| (report, args.json))
     });
     let (report, json) = measured.await.context("the measurement died")??;
-    if json {
-        terminal::print_line(serde_json::to_string(&report)?)?;
-    } else {
-        terminal::print_line(report.text())?;
-    }
-    let good = report.is_complete();
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(EXIT_INCOMPLETE) })
+    let is_complete = report.is_complete();
+    let report = if json { serde_json::to_string(&report)? } else { report.text() };
+    Ok(Measurement { report, is_complete })
 }

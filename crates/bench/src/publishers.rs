@@ -14,7 +14,7 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::sse;
+use fanfare_sse as sse;
 
 use super::clock::{self, Alarm, SECOND};
 use super::response::{self, ResponseHead};
@@ -39,7 +39,7 @@ const CLOSING_LIMIT: u64 = 60 * SECOND;
 
 /// The method of sending events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// One POST per event, on keep-alive connections
     Post,
     /// One long streamed body per channel
@@ -48,47 +48,47 @@ pub(super) enum Mode {
 
 /// The events to send and their destination.
 #[derive(Clone, Debug)]
-pub(super) struct PublishersSpec {
-    pub(super) address: SocketAddr,
-    pub(super) mode: Mode,
-    pub(super) schedule: Schedule,
+pub(crate) struct PublishersSpec {
+    pub(crate) address: SocketAddr,
+    pub(crate) mode: Mode,
+    pub(crate) schedule: Schedule,
     /// One publication per channel.
-    pub(super) publications: Vec<Publication>,
-    pub(super) size: usize,
+    pub(crate) publications: Vec<Publication>,
+    pub(crate) size: usize,
     /// The number of each channel's first event.
-    pub(super) first_seq: u64,
+    pub(crate) first_seq: u64,
     /// Only acknowledgements of events intended from this time on enter the latencies.
-    pub(super) measure_from: u64,
+    pub(crate) measure_from: u64,
     /// No event is started after this time, regardless of the schedule.
-    pub(super) halt_at: u64,
+    pub(crate) halt_at: u64,
 }
 
 /// Counters that are readable during the run.
 #[derive(Debug, Default)]
-pub(super) struct PublishProgress {
-    pub(super) sent: AtomicU64,
-    pub(super) acknowledged: AtomicU64,
+pub(crate) struct PublishProgress {
+    pub(crate) sent: AtomicU64,
+    pub(crate) acknowledged: AtomicU64,
     /// The time of the last delivery to a subscriber: a server that still delivers is not stalled.
-    pub(super) last_delivery: AtomicU64,
+    pub(crate) last_delivery: AtomicU64,
 }
 
 /// The result of a publishing run.
 #[derive(Clone, Debug)]
-pub(super) struct PublishersOutcome {
+pub(crate) struct PublishersOutcome {
     /// Events that the server acknowledged, per channel.
-    pub(super) acknowledged: Vec<u64>,
+    pub(crate) acknowledged: Vec<u64>,
     /// Events that were sent.
-    pub(super) sent: u64,
-    pub(super) failed: u64,
+    pub(crate) sent: u64,
+    pub(crate) failed: u64,
     /// From the intended send time to the acknowledgement; only with a POST per event.
-    pub(super) times: LatencyTimes,
+    pub(crate) times: LatencyTimes,
     /// The delay of sends on idle lanes, which the load generator itself caused.
-    pub(super) lag: LatencyTimes,
-    pub(super) first_error: Option<String>,
+    pub(crate) lag: LatencyTimes,
+    pub(crate) first_error: Option<String>,
 }
 
 impl PublishersOutcome {
-    pub(super) fn published(&self) -> u64 {
+    pub(crate) fn published(&self) -> u64 {
         self.acknowledged.iter().sum()
     }
 }
@@ -116,7 +116,7 @@ struct PublisherLane {
 
 /// The publishing thread.
 #[derive(Debug)]
-pub(super) struct Press {
+pub(crate) struct Press {
     spec: PublishersSpec,
     progress: Arc<PublishProgress>,
     poll: Poll,
@@ -133,7 +133,7 @@ pub(super) struct Press {
 }
 
 impl Press {
-    pub(super) fn new(spec: PublishersSpec, progress: Arc<PublishProgress>) -> io::Result<Self> {
+    pub(crate) fn new(spec: PublishersSpec, progress: Arc<PublishProgress>) -> io::Result<Self> {
         let (poll, alarm) = (Poll::new()?, Alarm::new()?);
         poll.registry().register(&mut SourceFd(&alarm.fd()), ALARM, Interest::READABLE)?;
         let mut lanes = Vec::new();
@@ -165,7 +165,7 @@ impl Press {
         Ok(press)
     }
 
-    pub(super) fn run(mut self) -> io::Result<PublishersOutcome> {
+    pub(crate) fn run(mut self) -> io::Result<PublishersOutcome> {
         let mut events = Events::with_capacity(1024);
         loop {
             let now = clock::now();

@@ -6,19 +6,19 @@ use super::clock::{self, SECOND};
 
 /// Writes the progress of a run to stderr.
 #[derive(Debug)]
-pub(super) struct BenchProgress {
+pub(crate) struct BenchProgress {
     quiet: bool,
     terminal: bool,
     next: u64,
 }
 
 impl BenchProgress {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         Self { quiet, terminal: io::stderr().is_terminal(), next: clock::now() + SECOND }
     }
 
     /// Writes the text, at most once a second.
-    pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
         let now = clock::now();
         if self.quiet || now < self.next {
             return;

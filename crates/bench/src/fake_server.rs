@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 /// A fault of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FakeFault {
+pub(crate) enum FakeFault {
     None,
     /// Drops every tenth event.
     Loses,
@@ -33,7 +33,7 @@ struct FakeChannel {
 type FakeHub = Arc<Mutex<HashMap<String, FakeChannel>>>;
 
 /// Serves until the test process ends.
-pub(super) fn serve(fault: FakeFault) -> SocketAddr {
+pub(crate) fn serve(fault: FakeFault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let hub = FakeHub::default();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// The received event numbers of a channel.
 #[derive(Debug)]
-pub(super) struct SequenceCheck {
+pub(crate) struct SequenceCheck {
     next: u32,
     /// Numbers that were skipped and have not arrived; without a hole there is no allocation.
     #[allow(clippy::box_collection, reason = "8 bytes instead of 24, thousands of times")]
@@ -14,7 +14,7 @@ pub(super) struct SequenceCheck {
 
 /// The classification of a received event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SequenceVerdict {
+pub(crate) enum SequenceVerdict {
     /// New, and greater than all before.
     Fresh,
     /// New, but received after an event with a greater number.
@@ -24,23 +24,23 @@ pub(super) enum SequenceVerdict {
 
 impl SequenceCheck {
     /// Creates a check for a subscriber that should receive the events from `next` on.
-    pub(super) fn starting_at(next: u32) -> Self {
+    pub(crate) fn starting_at(next: u32) -> Self {
         Self { next, holes: None }
     }
 
     /// Returns the next expected number.
-    pub(super) fn next(&self) -> u32 {
+    pub(crate) fn next(&self) -> u32 {
         self.next
     }
 
     /// Returns the number of missing events below the next expected one.
-    pub(super) fn missing(&self) -> u64 {
+    pub(crate) fn missing(&self) -> u64 {
         let holes = self.holes.iter().flat_map(|holes| holes.iter());
         holes.map(|hole| u64::from(hole.end - hole.start)).sum()
     }
 
     #[inline]
-    pub(super) fn note(&mut self, seq: u32) -> SequenceVerdict {
+    pub(crate) fn note(&mut self, seq: u32) -> SequenceVerdict {
         if seq == self.next {
             self.next += 1;
             return SequenceVerdict::Fresh;

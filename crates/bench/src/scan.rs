@@ -12,17 +12,17 @@ const CAPACITY: usize = 44;
 
 /// A token whose end has not been read yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Carry {
+pub(crate) struct Carry {
     len: u8,
     bytes: [u8; CAPACITY],
 }
 
 impl Carry {
-    pub(super) const EMPTY: Self = Self { len: 0, bytes: [0; CAPACITY] };
+    pub(crate) const EMPTY: Self = Self { len: 0, bytes: [0; CAPACITY] };
 
     /// Calls `each` for each token that ends in this run; keeps the beginning of the last for the
     /// next run.
-    pub(super) fn tokens(&mut self, run: &[u8], mut each: impl FnMut(&[u8])) {
+    pub(crate) fn tokens(&mut self, run: &[u8], mut each: impl FnMut(&[u8])) {
         let mut start = 0;
         for end in memchr2_iter(b'\n', b'"', run) {
             let token = &run[start..end];
@@ -49,14 +49,14 @@ impl Carry {
 
 /// The number and the intended send time that an event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ScannedPayload {
-    pub(super) seq: u32,
+pub(crate) struct ScannedPayload {
+    pub(crate) seq: u32,
     /// The intended send time in nanoseconds.
-    pub(super) intended: u64,
+    pub(crate) intended: u64,
 }
 
 /// Parses the payload at the beginning of a token.
-pub(super) fn payload(token: &[u8]) -> Option<ScannedPayload> {
+pub(crate) fn payload(token: &[u8]) -> Option<ScannedPayload> {
     let text = match *token.first()? {
         b'd' => field(token, b"data")?,
         _ => token,
@@ -67,7 +67,7 @@ pub(super) fn payload(token: &[u8]) -> Option<ScannedPayload> {
 }
 
 /// Returns the value of the field, if the line has that name.
-pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(name)?.strip_prefix(b":")?;
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }

@@ -8,91 +8,91 @@ use super::stats::Quantiles;
 
 /// All measurements. Fields that a scenario does not use are null.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Report {
-    pub(super) scenario: String,
-    pub(super) template: String,
-    pub(super) channels: u64,
+pub(crate) struct Report {
+    pub(crate) scenario: String,
+    pub(crate) template: String,
+    pub(crate) channels: u64,
     /// Subscribers per channel.
-    pub(super) subscribers: u64,
+    pub(crate) subscribers: u64,
     /// Intended events per second over all channels; null: as fast as the server accepts them.
-    pub(super) rate: Option<f64>,
-    pub(super) size: u64,
-    pub(super) publish: String,
-    pub(super) duration_s: f64,
-    pub(super) warmup_s: f64,
+    pub(crate) rate: Option<f64>,
+    pub(crate) size: u64,
+    pub(crate) publish: String,
+    pub(crate) duration_s: f64,
+    pub(crate) warmup_s: f64,
     /// Events that the schedule intended; like all counts, this includes the warm-up.
-    pub(super) offered: u64,
+    pub(crate) offered: u64,
     /// Events that the server acknowledged.
-    pub(super) published: u64,
-    pub(super) publish_failed: u64,
+    pub(crate) published: u64,
+    pub(crate) publish_failed: u64,
     /// Events that were not sent because the server was too slow; they are in no latency.
-    pub(super) unsent: u64,
-    pub(super) expected: u64,
-    pub(super) delivered: u64,
-    pub(super) duplicates: u64,
-    pub(super) disorder: u64,
-    pub(super) lost: u64,
-    pub(super) connections: Connections,
-    pub(super) latency_us: Option<Quantiles>,
-    pub(super) completion_us: Option<Quantiles>,
-    pub(super) publish_us: Option<Quantiles>,
-    pub(super) server: Option<ServerFigures>,
-    pub(super) client: ClientFigures,
-    pub(super) deliveries_per_second: Option<f64>,
-    pub(super) events_per_second: Option<f64>,
-    pub(super) per_second: Option<f64>,
-    pub(super) bytes_per_event: Option<f64>,
-    pub(super) catch_up_ms: Option<Quantiles>,
-    pub(super) resumed_ms: Option<Quantiles>,
-    pub(super) healthy_after: bool,
+    pub(crate) unsent: u64,
+    pub(crate) expected: u64,
+    pub(crate) delivered: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) disorder: u64,
+    pub(crate) lost: u64,
+    pub(crate) connections: Connections,
+    pub(crate) latency_us: Option<Quantiles>,
+    pub(crate) completion_us: Option<Quantiles>,
+    pub(crate) publish_us: Option<Quantiles>,
+    pub(crate) server: Option<ServerFigures>,
+    pub(crate) client: ClientFigures,
+    pub(crate) deliveries_per_second: Option<f64>,
+    pub(crate) events_per_second: Option<f64>,
+    pub(crate) per_second: Option<f64>,
+    pub(crate) bytes_per_event: Option<f64>,
+    pub(crate) catch_up_ms: Option<Quantiles>,
+    pub(crate) resumed_ms: Option<Quantiles>,
+    pub(crate) healthy_after: bool,
     /// The first error, in words.
-    pub(super) first_error: Option<String>,
+    pub(crate) first_error: Option<String>,
 }
 
 /// The subscribers' connections.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Connections {
-    pub(super) opened: u64,
-    pub(super) failed: u64,
+pub(crate) struct Connections {
+    pub(crate) opened: u64,
+    pub(crate) failed: u64,
     /// Connections that the server closed during the run.
-    pub(super) closed: u64,
-    pub(super) per_second: f64,
+    pub(crate) closed: u64,
+    pub(crate) per_second: f64,
 }
 
 /// Resources used by the server process while events were measured.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct ServerFigures {
-    pub(super) cpu_seconds: f64,
-    pub(super) cpu_us_per_delivery: Option<f64>,
+pub(crate) struct ServerFigures {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) cpu_us_per_delivery: Option<f64>,
     /// Before the first subscriber, with all of them, and after they had left.
-    pub(super) rss_bytes_before: u64,
-    pub(super) rss_bytes: u64,
-    pub(super) rss_bytes_after: u64,
-    pub(super) pss_bytes: Option<u64>,
-    pub(super) rss_per_subscriber: Option<f64>,
+    pub(crate) rss_bytes_before: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_bytes_after: u64,
+    pub(crate) pss_bytes: Option<u64>,
+    pub(crate) rss_per_subscriber: Option<f64>,
 }
 
 /// Resources used by the load generator.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct ClientFigures {
-    pub(super) cpu_seconds: f64,
+pub(crate) struct ClientFigures {
+    pub(crate) cpu_seconds: f64,
     /// The delay between readiness and handling of a socket in the load generator: part of the
     /// latencies.
-    pub(super) loop_lag_us_p99: Option<f64>,
+    pub(crate) loop_lag_us_p99: Option<f64>,
     /// The delay of sends that the load generator itself caused: also part of the latencies.
-    pub(super) send_lag_us_p99: Option<f64>,
+    pub(crate) send_lag_us_p99: Option<f64>,
 }
 
 impl Report {
     /// Returns whether every subscriber received every event once and in order, and the server is
     /// still healthy.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         let wrong = self.lost + self.duplicates + self.disorder + self.connections.failed;
         wrong + self.publish_failed + self.unsent == 0 && self.healthy_after
     }
 
     /// Formats the table.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         let mut what =
             format!("{} x {} subscribers of {}", self.channels, self.subscribers, self.template);

@@ -15,7 +15,7 @@ use super::template::{From, Template, write_data};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Creates the channels, on servers that need a request for that.
-pub(super) fn create(template: &Template, channels: &[String]) -> anyhow::Result<()> {
+pub(crate) fn create(template: &Template, channels: &[String]) -> anyhow::Result<()> {
     for channel in channels {
         let Some(request) = template.create(channel) else { return Ok(()) };
         let (status, body) = exchange(template.publish_address(), &request)?;
@@ -27,7 +27,7 @@ pub(super) fn create(template: &Template, channels: &[String]) -> anyhow::Result
 }
 
 /// Checks that a new subscriber of a new channel receives an event.
-pub(super) fn is_healthy(template: &Template, channel: &str) -> anyhow::Result<()> {
+pub(crate) fn is_healthy(template: &Template, channel: &str) -> anyhow::Result<()> {
     create(template, &[channel.into()])?;
     let mut stream = connect(template.subscribe_address())?;
     stream.write_all(&template.subscription(channel, &From::Now))?;

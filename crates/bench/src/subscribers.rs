@@ -38,28 +38,28 @@ const TOLD_BYTES: usize = 200;
 
 /// The connections to open.
 #[derive(Clone, Debug)]
-pub(super) struct SubscribersSpec {
-    pub(super) address: SocketAddr,
+pub(crate) struct SubscribersSpec {
+    pub(crate) address: SocketAddr,
     /// Local addresses to connect from, in turn; empty: chosen by the kernel.
-    pub(super) sources: Vec<IpAddr>,
+    pub(crate) sources: Vec<IpAddr>,
     /// The subscription request of each channel.
-    pub(super) requests: Vec<Vec<u8>>,
-    pub(super) per_channel: usize,
-    pub(super) threads: usize,
+    pub(crate) requests: Vec<Vec<u8>>,
+    pub(crate) per_channel: usize,
+    pub(crate) threads: usize,
     /// Connections per second; zero: as fast as the server responds.
-    pub(super) ramp: u64,
+    pub(crate) ramp: u64,
     /// The number of subscribers that never read.
-    pub(super) slow: usize,
+    pub(crate) slow: usize,
     /// The number of the first event that each subscriber should receive.
-    pub(super) first_seq: u32,
+    pub(crate) first_seq: u32,
     /// A subscriber has caught up when this is its next expected number.
-    pub(super) caught_up_at: Option<u32>,
+    pub(crate) caught_up_at: Option<u32>,
     /// Whether to remember the last id of each channel.
-    pub(super) watch_ids: bool,
+    pub(crate) watch_ids: bool,
 }
 
 impl SubscribersSpec {
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.requests.len() * self.per_channel
     }
 
@@ -72,19 +72,19 @@ impl SubscribersSpec {
 
 /// Counters that are readable during the run.
 #[derive(Debug, Default)]
-pub(super) struct SubscribersState {
-    pub(super) opened: AtomicU64,
-    pub(super) failed: AtomicU64,
+pub(crate) struct SubscribersState {
+    pub(crate) opened: AtomicU64,
+    pub(crate) failed: AtomicU64,
     /// Connections that the server closed.
-    pub(super) closed: AtomicU64,
-    pub(super) delivered: AtomicU64,
-    pub(super) caught_up: AtomicU64,
+    pub(crate) closed: AtomicU64,
+    pub(crate) delivered: AtomicU64,
+    pub(crate) caught_up: AtomicU64,
     /// The time of the last response to a connection.
-    pub(super) last_opened: AtomicU64,
+    pub(crate) last_opened: AtomicU64,
     /// Events intended from this time on enter the latencies.
-    pub(super) measure_from: AtomicU64,
+    pub(crate) measure_from: AtomicU64,
     stop: AtomicBool,
-    pub(super) first_error: Mutex<Option<String>>,
+    pub(crate) first_error: Mutex<Option<String>>,
 }
 
 impl SubscribersState {
@@ -96,16 +96,16 @@ impl SubscribersState {
 
 /// The running subscriber threads.
 #[derive(Debug)]
-pub(super) struct Fleet {
-    pub(super) shared: Arc<SubscribersState>,
-    pub(super) total: u64,
+pub(crate) struct Fleet {
+    pub(crate) shared: Arc<SubscribersState>,
+    pub(crate) total: u64,
     /// The time of the first connection attempt.
-    pub(super) started: u64,
+    pub(crate) started: u64,
     threads: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
 impl Fleet {
-    pub(super) fn launch(spec: SubscribersSpec) -> anyhow::Result<Self> {
+    pub(crate) fn launch(spec: SubscribersSpec) -> anyhow::Result<Self> {
         let shared = Arc::new(SubscribersState::default());
         shared.measure_from.store(u64::MAX, Relaxed);
         let (total, started) = (spec.total() as u64, clock::now());
@@ -120,12 +120,12 @@ impl Fleet {
     }
 
     /// Returns the number of connections that have a response or have failed.
-    pub(super) fn settled(&self) -> u64 {
+    pub(crate) fn settled(&self) -> u64 {
         self.shared.opened.load(Relaxed) + self.shared.failed.load(Relaxed)
     }
 
     /// Closes all connections and sums the measurements.
-    pub(super) fn finish(self) -> anyhow::Result<Stats> {
+    pub(crate) fn finish(self) -> anyhow::Result<Stats> {
         self.shared.stop.store(true, Relaxed);
         let mut sum: Option<Stats> = None;
         for thread in self.threads {

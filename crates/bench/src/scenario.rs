@@ -40,7 +40,7 @@ const HISTORY_PATIENCE: u64 = 300 * SECOND;
 const BEFORE_STORM: u32 = 10;
 
 /// Runs the plan.
-pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let mut stage = ScenarioStage::new(plan)?;
     match plan.scenario {
         Scenario::Fanout => stage.fanout()?,
@@ -546,13 +546,13 @@ fn round(value: f64, parts: f64) -> f64 {
 mod tests {
     use clap::Parser;
 
-    use super::super::fake_server::{self, FakeFault};
     use super::*;
+    use crate::fake_server::{self, FakeFault};
 
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        args: super::super::Args,
+        args: crate::Args,
     }
 
     fn measured(fault: FakeFault, line: &str) -> anyhow::Result<Report> {

@@ -7,50 +7,50 @@ use super::clock::SECOND;
 
 /// The intended send times of a run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     /// The time at which event 0 is due.
-    pub(super) start: u64,
+    pub(crate) start: u64,
     /// Nanoseconds between two events; zero: as fast as they are accepted.
     interval: f64,
     /// The number of events.
-    pub(super) total: u64,
-    pub(super) channels: u32,
-    pub(super) lanes: u32,
+    pub(crate) total: u64,
+    pub(crate) channels: u32,
+    pub(crate) lanes: u32,
 }
 
 /// One scheduled event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ScheduleSlot {
+pub(crate) struct ScheduleSlot {
     /// Its number among all events.
-    pub(super) k: u64,
-    pub(super) channel: u32,
+    pub(crate) k: u64,
+    pub(crate) channel: u32,
     /// Its number in the channel.
-    pub(super) seq: u64,
+    pub(crate) seq: u64,
 }
 
 impl Schedule {
     /// A schedule of `rate` events per second over all channels.
-    pub(super) fn paced(start: u64, rate: f64, total: u64, channels: u32, lanes: u32) -> Self {
+    pub(crate) fn paced(start: u64, rate: f64, total: u64, channels: u32, lanes: u32) -> Self {
         let interval = SECOND as f64 / rate;
         Self { start, interval, total, channels, lanes: lanes.clamp(1, channels) }
     }
 
     /// A schedule of events that are all due from the start.
-    pub(super) fn unpaced(start: u64, total: u64, channels: u32, lanes: u32) -> Self {
+    pub(crate) fn unpaced(start: u64, total: u64, channels: u32, lanes: u32) -> Self {
         Self { start, interval: 0.0, total, channels, lanes: lanes.clamp(1, channels) }
     }
 
-    pub(super) fn is_paced(&self) -> bool {
+    pub(crate) fn is_paced(&self) -> bool {
         self.interval > 0.0
     }
 
     /// Returns the intended send time of event `k`.
-    pub(super) fn intended(&self, k: u64) -> u64 {
+    pub(crate) fn intended(&self, k: u64) -> u64 {
         self.start + (k as f64 * self.interval) as u64
     }
 
     /// Returns the number of events that are due.
-    pub(super) fn due(&self, now: u64) -> u64 {
+    pub(crate) fn due(&self, now: u64) -> u64 {
         if now < self.start {
             return 0;
         }
@@ -65,12 +65,12 @@ impl Schedule {
     }
 
     /// Returns the lane that sends event `k`.
-    pub(super) fn lane(&self, k: u64) -> u32 {
+    pub(crate) fn lane(&self, k: u64) -> u32 {
         self.channel(k) % self.lanes
     }
 
     /// Returns the `i`-th event of a lane; `None` after the last.
-    pub(super) fn nth(&self, lane: u32, i: u64) -> Option<ScheduleSlot> {
+    pub(crate) fn nth(&self, lane: u32, i: u64) -> Option<ScheduleSlot> {
         let own = u64::from((self.channels - lane).div_ceil(self.lanes));
         let channel = u64::from(lane) + i % own * u64::from(self.lanes);
         let seq = i / own;
@@ -80,7 +80,7 @@ impl Schedule {
     }
 
     /// Returns the intended send time of an event of a channel.
-    pub(super) fn intended_in(&self, channel: usize, seq: usize) -> u64 {
+    pub(crate) fn intended_in(&self, channel: usize, seq: usize) -> u64 {
         self.intended(seq as u64 * u64::from(self.channels) + channel as u64)
     }
 

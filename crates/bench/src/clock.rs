@@ -11,40 +11,40 @@ use rustix::time::{
 };
 
 /// Nanoseconds of a second.
-pub(super) const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 
 /// Nanoseconds of a millisecond.
-pub(super) const MILLISECOND: u64 = 1_000_000;
+pub(crate) const MILLISECOND: u64 = 1_000_000;
 
 /// Returns the time of CLOCK_MONOTONIC in nanoseconds.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * SECOND + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// Sleeps until that time.
-pub(super) fn sleep_until(then: u64) {
+pub(crate) fn sleep_until(then: u64) {
     let wait = then.saturating_sub(now());
     std::thread::sleep(std::time::Duration::from_nanos(wait));
 }
 
 /// A timer that an epoll loop can wait for, exact to microseconds.
 #[derive(Debug)]
-pub(super) struct Alarm(OwnedFd);
+pub(crate) struct Alarm(OwnedFd);
 
 impl Alarm {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self(timerfd_create(TimerfdClockId::Monotonic, flags)?))
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
     /// Arms the timer for that time, or for now if it has passed. Replaces the previous setting.
-    pub(super) fn set(&self, then: u64) -> io::Result<()> {
+    pub(crate) fn set(&self, then: u64) -> io::Result<()> {
         let then = then.max(1); // zero would disarm it
         let it_value = Timespec {
             tv_sec: i64::try_from(then / SECOND).unwrap_or(i64::MAX),

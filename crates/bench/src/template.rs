@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use anyhow::{Context as _, bail};
 
-use crate::sse;
+use fanfare_sse as sse;
 
 /// The placeholder for the name of a channel in a URL or a body.
 const CHANNEL: &str = "{channel}";
@@ -15,7 +15,7 @@ const DATA: &str = "{data}";
 
 /// The supported kinds of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum TemplateKind {
+pub(crate) enum TemplateKind {
     /// Fanfare's native API
     Fanfare,
     /// nginx with Nchan, at /pub/{channel} and /sub/{channel}
@@ -32,7 +32,7 @@ pub(super) enum TemplateKind {
 
 /// The start of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum From {
+pub(crate) enum From {
     Now,
     Earliest,
     /// After the event with this id.
@@ -62,20 +62,20 @@ struct UrlPlace {
 
 /// The command-line options about the server.
 #[derive(Clone, Debug)]
-pub(super) struct TemplateWanted {
-    pub(super) kind: TemplateKind,
-    pub(super) url: String,
-    pub(super) publish_url: Option<String>,
-    pub(super) subscribe_url: Option<String>,
-    pub(super) replay_url: Option<String>,
-    pub(super) publish_body: Option<String>,
-    pub(super) content_type: Option<String>,
-    pub(super) headers: Vec<String>,
+pub(crate) struct TemplateWanted {
+    pub(crate) kind: TemplateKind,
+    pub(crate) url: String,
+    pub(crate) publish_url: Option<String>,
+    pub(crate) subscribe_url: Option<String>,
+    pub(crate) replay_url: Option<String>,
+    pub(crate) publish_body: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) headers: Vec<String>,
 }
 
 /// Writes requests for one server.
 #[derive(Clone, Debug)]
-pub(super) struct Template {
+pub(crate) struct Template {
     kind: TemplateKind,
     publish: UrlPlace,
     subscribe: UrlPlace,
@@ -87,7 +87,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(wanted: &TemplateWanted) -> anyhow::Result<Self> {
+    pub(crate) fn new(wanted: &TemplateWanted) -> anyhow::Result<Self> {
         let (publish, subscribe) = default_paths(wanted.kind);
         let missing = wanted.publish_url.is_none() || wanted.subscribe_url.is_none();
         if wanted.kind == TemplateKind::Plain && missing {
@@ -129,21 +129,21 @@ impl Template {
         })
     }
 
-    pub(super) fn publish_address(&self) -> SocketAddr {
+    pub(crate) fn publish_address(&self) -> SocketAddr {
         self.publish.address
     }
 
-    pub(super) fn subscribe_address(&self) -> SocketAddr {
+    pub(crate) fn subscribe_address(&self) -> SocketAddr {
         self.subscribe.address
     }
 
     /// Returns whether the server accepts a streamed body of many events.
-    pub(super) fn can_stream(&self) -> bool {
+    pub(crate) fn can_stream(&self) -> bool {
         self.kind == TemplateKind::Fanfare || self.kind == TemplateKind::Plain
     }
 
     /// Returns the request that creates a channel, on servers that need one.
-    pub(super) fn create(&self, channel: &str) -> Option<Vec<u8>> {
+    pub(crate) fn create(&self, channel: &str) -> Option<Vec<u8>> {
         (self.kind == TemplateKind::Durable).then(|| {
             let mut request = self.head("PUT", &self.publish, channel);
             request.push_str("Content-Type: text/plain\r\nContent-Length: 0\r\n\r\n");
@@ -151,7 +151,7 @@ impl Template {
         })
     }
 
-    pub(super) fn subscription(&self, channel: &str, from: &From) -> Vec<u8> {
+    pub(crate) fn subscription(&self, channel: &str, from: &From) -> Vec<u8> {
         let mut place = self.subscribe.clone();
         let mut last_id = None;
         match (self.kind, from) {
@@ -178,7 +178,7 @@ impl Template {
     }
 
     /// Returns the invariant parts of publish requests to one channel.
-    pub(super) fn publication(&self, channel: &str) -> Publication {
+    pub(crate) fn publication(&self, channel: &str) -> Publication {
         let mut head = self.head("POST", &self.publish, channel);
         let stream = format!(
             "{head}Content-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -208,11 +208,11 @@ impl Template {
 
 /// The parts from which publish requests to one channel are assembled.
 #[derive(Clone, Debug)]
-pub(super) struct Publication {
+pub(crate) struct Publication {
     /// The head of a POST up to the value of Content-Length.
     post: Vec<u8>,
     /// The whole head of a streamed request.
-    pub(super) stream: Vec<u8>,
+    pub(crate) stream: Vec<u8>,
     before: Vec<u8>,
     after: Vec<u8>,
     /// The encoding of a space in the body.
@@ -221,7 +221,7 @@ pub(super) struct Publication {
 
 impl Publication {
     /// Appends a complete request that publishes one event.
-    pub(super) fn post(&self, out: &mut Vec<u8>, data: &[u8]) {
+    pub(crate) fn post(&self, out: &mut Vec<u8>, data: &[u8]) {
         out.extend_from_slice(&self.post);
         let length = self.before.len() + data.len() + self.after.len();
         out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
@@ -237,7 +237,7 @@ impl Publication {
 }
 
 /// Replaces the content of `out` with the data of an event.
-pub(super) fn write_data(out: &mut Vec<u8>, seq: u64, intended: u64, size: usize) {
+pub(crate) fn write_data(out: &mut Vec<u8>, seq: u64, intended: u64, size: usize) {
     out.clear();
     out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
     out.push(b' ');
@@ -247,7 +247,7 @@ pub(super) fn write_data(out: &mut Vec<u8>, seq: u64, intended: u64, size: usize
 }
 
 /// Appends a chunk to a streamed body.
-pub(super) fn write_chunk(out: &mut Vec<u8>, text: &[u8]) {
+pub(crate) fn write_chunk(out: &mut Vec<u8>, text: &[u8]) {
     let _ = write!(out, "{:x}\r\n", text.len()); // writing to a Vec cannot fail
     out.extend_from_slice(text);
     out.extend_from_slice(b"\r\n");

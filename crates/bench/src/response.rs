@@ -8,23 +8,23 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// The head of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ResponseHead {
-    pub(super) status: u16,
+pub(crate) struct ResponseHead {
+    pub(crate) status: u16,
     /// The server accepts no second request on this connection.
-    pub(super) close: bool,
+    pub(crate) close: bool,
     /// Bytes of the head itself.
-    pub(super) len: usize,
+    pub(crate) len: usize,
     /// The framing of the body.
-    pub(super) body: ResponseBody,
+    pub(crate) body: ResponseBody,
 }
 
 /// Bytes that are not an HTTP/1.x response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP/1.1")]
-pub(super) struct MalformedResponse;
+pub(crate) struct MalformedResponse;
 
 /// Parses the head of a response; `None` if it is incomplete.
-pub(super) fn head(bytes: &[u8]) -> Result<Option<ResponseHead>, MalformedResponse> {
+pub(crate) fn head(bytes: &[u8]) -> Result<Option<ResponseHead>, MalformedResponse> {
     let Some(end) = memmem::find(bytes, b"\r\n\r\n") else {
         let plausible = bytes.starts_with(&b"HTTP/1."[..bytes.len().min(7)]);
         return if plausible && bytes.len() <= MAX_HEAD_BYTES {
@@ -84,20 +84,20 @@ enum ResponseState {
 
 /// Removes the framing of a body, wherever reads have cut it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ResponseBody {
+pub(crate) struct ResponseBody {
     state: ResponseState,
     left: u64,
 }
 
 impl ResponseBody {
-    pub(super) const EMPTY: Self = Self { state: ResponseState::Done, left: 0 };
+    pub(crate) const EMPTY: Self = Self { state: ResponseState::Done, left: 0 };
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == ResponseState::Done
     }
 
     /// Removes and returns the next run of body bytes; empty when more must be read.
-    pub(super) fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
+    pub(crate) fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
         while !bytes.is_empty() {
             if matches!(self.state, ResponseState::Length | ResponseState::Chunk) {
                 let len = usize::try_from(self.left).map_or(bytes.len(), |n| n.min(bytes.len()));

@@ -22,7 +22,7 @@ const RATE: f64 = 100.0;
 
 /// A scenario of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Scenario {
+pub(crate) enum Scenario {
     /// Events at a steady rate, to connected subscribers
     Fanout,
     /// Subscribers without events: their cost
@@ -38,39 +38,39 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 }
 
 /// A checked run.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) scenario: Scenario,
-    pub(super) template: Template,
-    pub(super) template_name: String,
-    pub(super) channels: Vec<String>,
+pub(crate) struct Plan {
+    pub(crate) scenario: Scenario,
+    pub(crate) template: Template,
+    pub(crate) template_name: String,
+    pub(crate) channels: Vec<String>,
     /// A channel that only the health probe uses.
-    pub(super) probe_channel: String,
+    pub(crate) probe_channel: String,
     /// Subscribers per channel.
-    pub(super) subscribers: usize,
-    pub(super) rate: Option<f64>,
-    pub(super) size: usize,
-    pub(super) duration: u64,
-    pub(super) warmup: u64,
-    pub(super) mode: Mode,
-    pub(super) publishers: u32,
-    pub(super) slow_readers: usize,
-    pub(super) history: u32,
-    pub(super) ramp: u64,
-    pub(super) threads: usize,
-    pub(super) sources: Vec<IpAddr>,
-    pub(super) process: Option<Target>,
-    pub(super) quiet: bool,
+    pub(crate) subscribers: usize,
+    pub(crate) rate: Option<f64>,
+    pub(crate) size: usize,
+    pub(crate) duration: u64,
+    pub(crate) warmup: u64,
+    pub(crate) mode: Mode,
+    pub(crate) publishers: u32,
+    pub(crate) slow_readers: usize,
+    pub(crate) history: u32,
+    pub(crate) ramp: u64,
+    pub(crate) threads: usize,
+    pub(crate) sources: Vec<IpAddr>,
+    pub(crate) process: Option<Target>,
+    pub(crate) quiet: bool,
 }
 
 impl Plan {
-    pub(super) fn new(args: &Args) -> anyhow::Result<Self> {
+    pub(crate) fn new(args: &Args) -> anyhow::Result<Self> {
         let template = Template::new(&wanted(args))?;
         let template_name = format!("{:?}", args.template).to_lowercase();
         if args.publish == Mode::Stream && !template.can_stream() {

@@ -6,24 +6,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The resources used by a process, optionally with its children.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// User and system time of all its threads.
-    pub(super) cpu_seconds: f64,
-    pub(super) rss_bytes: u64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) rss_bytes: u64,
     /// PSS: RSS with each shared page divided by the number of its users.
-    pub(super) pss_bytes: Option<u64>,
+    pub(crate) pss_bytes: Option<u64>,
 }
 
 /// The process to measure.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target {
-    pub(super) pid: u32,
-    pub(super) with_children: bool,
+pub(crate) struct Target {
+    pub(crate) pid: u32,
+    pub(crate) with_children: bool,
 }
 
 impl Target {
     /// Returns the current usage, or `None` if there is no such process.
-    pub(super) fn usage(self) -> Option<Usage> {
+    pub(crate) fn usage(self) -> Option<Usage> {
         let mut sum = usage_of(self.pid)?;
         if self.with_children {
             for pid in descendants(self.pid) {
@@ -38,12 +38,12 @@ impl Target {
 }
 
 /// Returns the processor time of this process in seconds.
-pub(super) fn own_cpu_seconds() -> f64 {
+pub(crate) fn own_cpu_seconds() -> f64 {
     cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
 /// Raises the soft limit of open files to the hard limit and returns the resulting limit.
-pub(super) fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let highest = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let _ = setrlimit(Resource::Nofile, highest); // the resulting limit is read below
@@ -51,7 +51,7 @@ pub(super) fn raise_open_files() -> u64 {
 }
 
 /// Returns the number of local ports of one source address.
-pub(super) fn local_ports() -> u64 {
+pub(crate) fn local_ports() -> u64 {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut bounds = text.split_whitespace().filter_map(|number| number.parse::<u64>().ok());
     match (bounds.next(), bounds.next()) {
