@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::limits::MAX_EVENT_TYPE_BYTES;
+use crate::words::words;
 
 /// Event types that begin with this are the hub's own.
 pub const RESERVED_PREFIX: &str = "fanfare.";
@@ -128,42 +129,31 @@ impl From<&'static str> for Payload {
     }
 }
 
-/// The state of a channel: open, or ended in one of these ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChannelState {
-    /// Events may follow.
-    #[default]
-    Open,
-    /// The publisher has ended it as complete.
-    Complete,
-    /// The publisher has reported an error.
-    Error,
-    /// A viewer has stopped it.
-    Cancelled,
-    /// Its producer disconnected without an end mark, and did not come back in time.
-    Abandoned,
-    /// An operator deleted it.
-    Deleted,
+words! {
+    /// The state of a channel: open, or ended in one of these ways.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum ChannelState {
+        /// Events may follow.
+        #[default]
+        Open = "open",
+        /// The publisher has ended it as complete.
+        Complete = "complete",
+        /// The publisher has reported an error.
+        Error = "error",
+        /// A viewer has stopped it.
+        Cancelled = "cancelled",
+        /// Its producer disconnected without an end mark, and did not come back in time.
+        Abandoned = "abandoned",
+        /// An operator deleted it.
+        Deleted = "deleted",
+    }
 }
 
 impl ChannelState {
     /// The states in which a channel has ended.
     pub const ENDS: [Self; 5] =
         [Self::Complete, Self::Error, Self::Cancelled, Self::Abandoned, Self::Deleted];
-
-    /// Returns the name on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Complete => "complete",
-            Self::Error => "error",
-            Self::Cancelled => "cancelled",
-            Self::Abandoned => "abandoned",
-            Self::Deleted => "deleted",
-        }
-    }
 }
 
 impl fmt::Display for ChannelState {
@@ -172,36 +162,20 @@ impl fmt::Display for ChannelState {
     }
 }
 
-/// The reason for which events are not contiguous with what the client had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GapReason {
-    /// Retention has evicted the events after the requested id.
-    Evicted,
-    /// The id belongs to another life of the log.
-    Epoch,
-    /// This hub never assigned the id.
-    Unknown,
-    /// The subscriber exceeded its lag limits, and was moved to the tail.
-    Lagged,
-    /// The disk of the store has lost the events.
-    Lost,
-}
-
-impl GapReason {
-    /// Every reason, for the metrics.
-    pub const ALL: [Self; 5] =
-        [Self::Evicted, Self::Epoch, Self::Unknown, Self::Lagged, Self::Lost];
-
-    /// Returns the name on the wire, which is also the metric label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Evicted => "evicted",
-            Self::Epoch => "epoch",
-            Self::Unknown => "unknown",
-            Self::Lagged => "lagged",
-            Self::Lost => "lost",
-        }
+words! {
+    /// The reason for which events are not contiguous with what the client had.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum GapReason {
+        /// Retention has evicted the events after the requested id.
+        Evicted = "evicted",
+        /// The id belongs to another life of the log.
+        Epoch = "epoch",
+        /// This hub never assigned the id.
+        Unknown = "unknown",
+        /// The subscriber exceeded its lag limits, and was moved to the tail.
+        Lagged = "lagged",
+        /// The disk of the store has lost the events.
+        Lost = "lost",
     }
 }
 

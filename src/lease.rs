@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
+use crate::words::words;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -23,23 +24,14 @@ struct LeaseState {
     _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// The reason for which a lease has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseEnd {
-    /// Its expiry time has passed.
-    Expired,
-    /// It was revoked.
-    Revoked,
-}
-
-impl LeaseEnd {
-    /// Returns the name on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
+words! {
+    /// The reason for which a lease has ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum LeaseEnd {
+        /// Its expiry time has passed.
+        Expired = "expired",
+        /// It was revoked.
+        Revoked = "revoked",
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 types | limits, clock, position, channel, event |
+//! | 0 types | words, limits, clock, position, channel, event |
 //! | 0 utilities | shutdown, lease, telemetry, value |
 //! | 1 formats | [`sse`]: the grammar; [`generation`]: events of models; [`outbound`]: HTTP calls |
 //! | 2 services | [`store`]: logs; [`auth`]: permissions; [`quota`]: rates and shares |
@@ -48,3 +48,4 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod value;
+mod words;

@@ -9,7 +9,18 @@ use std::path::{Path, PathBuf};
 /// The layers of the modules. A module imports from lower layers; in the lowest and the highest
 /// layer, also from modules listed before it.
 const FLOORS: &[&[&str]] = &[
-    &["limits", "clock", "position", "channel", "event", "shutdown", "lease", "telemetry", "value"],
+    &[
+        "words",
+        "limits",
+        "clock",
+        "position",
+        "channel",
+        "event",
+        "shutdown",
+        "lease",
+        "telemetry",
+        "value",
+    ],
     &["sse", "generation", "outbound"],
     &["store", "auth", "quota"],
     &["hub"],

@@ -10,41 +10,28 @@ use serde_json::Value;
 use super::pattern;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_GRANTED_PATTERNS;
+use crate::words::words;
 
-/// An operation that can be granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// Append events, and close.
-    Publish,
-    /// Read events, live or replayed, and the state of a channel.
-    Subscribe,
-    /// Stop a generation, and receive signals.
-    Signal,
-    /// Create, change, delete and list channels; it includes `Metrics`.
-    Admin,
-    /// Read the metrics of the hub. It has no channels: it is granted as a whole, or not.
-    Metrics,
+words! {
+    /// An operation that can be granted.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Operation {
+        /// Append events, and close.
+        Publish = "publish",
+        /// Read events, live or replayed, and the state of a channel.
+        Subscribe = "subscribe",
+        /// Stop a generation, and receive signals.
+        Signal = "signal",
+        /// Create, change, delete and list channels; it includes `Metrics`.
+        Admin = "admin",
+        /// Read the metrics of the hub. It has no channels: it is granted as a whole, or not.
+        Metrics = "metrics",
+    }
 }
 
 impl Operation {
     /// The operations on channels.
     pub const ON_CHANNELS: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin];
-
-    /// Every operation.
-    pub const ALL: [Self; 5] =
-        [Self::Publish, Self::Subscribe, Self::Signal, Self::Admin, Self::Metrics];
-
-    /// Returns the operation's name in tokens and settings.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-            Self::Signal => "signal",
-            Self::Admin => "admin",
-            Self::Metrics => "metrics",
-        }
-    }
 }
 
 impl fmt::Display for Operation {

@@ -18,78 +18,44 @@ use serde_json::Value;
 
 use super::secret::Secret;
 use crate::limits::MAX_KEYS;
+use crate::words::words;
 
-/// A signature algorithm of tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Algorithm {
-    /// HMAC with SHA-256.
-    Hs256,
-    /// HMAC with SHA-384.
-    Hs384,
-    /// HMAC with SHA-512.
-    Hs512,
-    /// RSA, PKCS #1 v1.5, with SHA-256.
-    Rs256,
-    /// RSA, PKCS #1 v1.5, with SHA-384.
-    Rs384,
-    /// RSA, PKCS #1 v1.5, with SHA-512.
-    Rs512,
-    /// RSA, PSS, with SHA-256.
-    Ps256,
-    /// RSA, PSS, with SHA-384.
-    Ps384,
-    /// RSA, PSS, with SHA-512.
-    Ps512,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// ECDSA on P-384 with SHA-384.
-    Es384,
-    /// ECDSA on P-521 with SHA-512.
-    Es512,
-    /// Ed25519.
-    #[serde(rename = "EdDSA")]
-    EdDsa,
+words! {
+    /// A signature algorithm of tokens.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "UPPERCASE")]
+    pub enum Algorithm {
+        /// HMAC with SHA-256.
+        Hs256 = "HS256",
+        /// HMAC with SHA-384.
+        Hs384 = "HS384",
+        /// HMAC with SHA-512.
+        Hs512 = "HS512",
+        /// RSA, PKCS #1 v1.5, with SHA-256.
+        Rs256 = "RS256",
+        /// RSA, PKCS #1 v1.5, with SHA-384.
+        Rs384 = "RS384",
+        /// RSA, PKCS #1 v1.5, with SHA-512.
+        Rs512 = "RS512",
+        /// RSA, PSS, with SHA-256.
+        Ps256 = "PS256",
+        /// RSA, PSS, with SHA-384.
+        Ps384 = "PS384",
+        /// RSA, PSS, with SHA-512.
+        Ps512 = "PS512",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// ECDSA on P-384 with SHA-384.
+        Es384 = "ES384",
+        /// ECDSA on P-521 with SHA-512.
+        Es512 = "ES512",
+        /// Ed25519.
+        #[serde(rename = "EdDSA")]
+        EdDsa = "EdDSA",
+    }
 }
 
 impl Algorithm {
-    /// Every algorithm.
-    pub const ALL: [Self; 13] = [
-        Self::Hs256,
-        Self::Hs384,
-        Self::Hs512,
-        Self::Rs256,
-        Self::Rs384,
-        Self::Rs512,
-        Self::Ps256,
-        Self::Ps384,
-        Self::Ps512,
-        Self::Es256,
-        Self::Es384,
-        Self::Es512,
-        Self::EdDsa,
-    ];
-
-    /// Returns the algorithm's name (RFC 7518, section 3.1).
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Hs384 => "HS384",
-            Self::Hs512 => "HS512",
-            Self::Rs256 => "RS256",
-            Self::Rs384 => "RS384",
-            Self::Rs512 => "RS512",
-            Self::Ps256 => "PS256",
-            Self::Ps384 => "PS384",
-            Self::Ps512 => "PS512",
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::Es512 => "ES512",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-
     fn family(self) -> AlgorithmFamily {
         match self {
             Self::Hs256 | Self::Hs384 | Self::Hs512 => AlgorithmFamily::Hmac,

@@ -27,6 +27,7 @@
 //!
 //! `formats` has a file for each provider. `docs/formats.md` describes the same for users.
 
+use crate::words::words;
 use std::fmt;
 use std::str::FromStr;
 
@@ -52,23 +53,25 @@ use formats::Provider;
 /// The end of a stream of OpenAI's APIs, and of many compatible ones.
 const DONE: &str = "[DONE]";
 
-/// The shape of a generation's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Each event's data is the next piece of text.
-    Text,
-    /// OpenAI's chat completion chunks, which most other servers speak as well.
-    OpenAiChat,
-    /// The events of OpenAI's Responses API.
-    OpenAiResponses,
-    /// The events of Anthropic's Messages API.
-    Anthropic,
-    /// Gemini's `streamGenerateContent?alt=sse`.
-    Gemini,
-    /// The lines of Ollama's `/api/chat` and `/api/generate`.
-    Ollama,
-    /// The UI message stream of Vercel's AI SDK.
-    UiMessage,
+words! {
+    /// The shape of a generation's events.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Format {
+        /// Each event's data is the next piece of text.
+        Text = "text",
+        /// OpenAI's chat completion chunks, which most other servers speak as well.
+        OpenAiChat = "openai-chat",
+        /// The events of OpenAI's Responses API.
+        OpenAiResponses = "openai-responses",
+        /// The events of Anthropic's Messages API.
+        Anthropic = "anthropic",
+        /// Gemini's `streamGenerateContent?alt=sse`.
+        Gemini = "gemini",
+        /// The lines of Ollama's `/api/chat` and `/api/generate`.
+        Ollama = "ollama",
+        /// The UI message stream of Vercel's AI SDK.
+        UiMessage = "ai-sdk",
+    }
 }
 
 /// A name that is not that of a format.
@@ -80,17 +83,6 @@ pub enum Format {
 pub struct UnknownFormat(Box<str>);
 
 impl Format {
-    /// Every format.
-    pub const ALL: [Self; 7] = [
-        Self::Text,
-        Self::OpenAiChat,
-        Self::OpenAiResponses,
-        Self::Anthropic,
-        Self::Gemini,
-        Self::Ollama,
-        Self::UiMessage,
-    ];
-
     /// In this order, because the later ones require less.
     const SNIFFED: [Self; 6] = [
         Self::OpenAiResponses,
@@ -100,20 +92,6 @@ impl Format {
         Self::Ollama,
         Self::OpenAiChat,
     ];
-
-    /// Returns the name on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::OpenAiChat => "openai-chat",
-            Self::OpenAiResponses => "openai-responses",
-            Self::Anthropic => "anthropic",
-            Self::Gemini => "gemini",
-            Self::Ollama => "ollama",
-            Self::UiMessage => "ai-sdk",
-        }
-    }
 
     /// Returns the mark of this event, if the generation ends with it.
     #[must_use]

@@ -106,7 +106,7 @@ impl AuthFilter {
         hosts: Hosts,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let reasons = AuthError::ALL.map(AuthError::code);
+        let reasons = AuthError::ALL.map(AuthError::as_str);
         metrics.declare_refusals(reasons.into_iter().chain([FORBIDDEN, HOST, ORIGIN]));
         let everyone = authenticator.everyone().map(Arc::new);
         let admitted = Mutex::default();
@@ -203,7 +203,7 @@ impl AuthFilter {
     /// so that it shows a credential.
     fn not_granted(&self, principal: &Principal, problem: Problem) -> Problem {
         if principal.is_anonymous() {
-            self.0.metrics.refused(AuthError::Missing.code());
+            self.0.metrics.refused(AuthError::Missing.as_str());
             return Problem::unauthenticated(AuthError::Missing).with_members_of(problem);
         }
         self.0.metrics.refused(FORBIDDEN);
@@ -232,7 +232,7 @@ impl AuthFilter {
         let cookie = authenticator.cookie();
         let token = token.filter(|_| authenticator.takes_query_tokens());
         let refused = |error: AuthError| {
-            self.0.metrics.refused(error.code());
+            self.0.metrics.refused(error.as_str());
             // A missing credential, or one that has just expired, is not an attempt to guess one.
             if !matches!(error, AuthError::Missing | AuthError::Expired) {
                 self.0.quotas.refused(address);

@@ -153,7 +153,7 @@ mod tests {
             Ok(Credential::Cookie(text)) => format!("cookie {text}"),
             Ok(Credential::Query(text)) => format!("query {text}"),
             Ok(Credential::None) => "none".into(),
-            Err(error) => error.code().into(),
+            Err(error) => error.as_str().into(),
         }
     }
 

@@ -55,7 +55,8 @@ impl Problem {
     /// Returns the problem as a response.
     #[must_use]
     pub fn into_response(self) -> Response {
-        let (code, status, retryable, title) = self.code.row();
+        let code = self.code.as_str();
+        let (status, retryable, title) = self.code.row();
         let mut members = Map::new();
         members.insert("type".into(), format!("urn:fanfare:problem:{code}").into());
         members.insert("title".into(), title.into());

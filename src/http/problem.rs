@@ -12,188 +12,117 @@ use crate::lease::LeaseEnd;
 use crate::quota::Exceeded;
 use crate::store::disk::WriteError;
 use crate::value::excerpt;
+use crate::words::words;
 
 /// The setting that bounds the channels of a principal.
 const MAX_CHANNELS: &str = "quotas.max_channels";
 
-/// The error codes that clients may get. Stable: clients act on them. Keep this alphabetical.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorCode {
-    /// The channel has ended.
-    ChannelClosed,
-    /// A viewer has stopped the channel.
-    ChannelStopped,
-    /// The hub is going down.
-    Draining,
-    /// An event has more data than allowed.
-    EventTooLarge,
-    /// The caller, or the page that sent the request, may not do this.
-    Forbidden,
-    /// The request names another generation than the present one.
-    GenerationOver,
-    /// The head of the request is larger than allowed.
-    HeadTooLarge,
-    /// A defect of the hub.
-    Internal,
-    /// Not a channel name or pattern.
-    InvalidChannelName,
-    /// An event, or the body that carries it, cannot be understood.
-    InvalidEvent,
-    /// A query parameter, header or field cannot be understood.
-    InvalidParameter,
-    /// The request breaks the rules of HTTP.
-    InvalidRequest,
-    /// The path does not have this method.
-    MethodNotAllowed,
-    /// The hub is not called by that name.
-    MisdirectedRequest,
-    /// The client accepts no representation that there is.
-    NotAcceptable,
-    /// There is no such path or channel.
-    NotFound,
-    /// A limit of the whole hub is reached.
-    Overloaded,
-    /// A document is larger than allowed.
-    PayloadTooLarge,
-    /// The first request with this idempotency key still runs.
-    PublishInProgress,
-    /// The caller has as many channels or streams as its quota allows.
-    QuotaExceeded,
-    /// The caller has exceeded a rate.
-    RateLimited,
-    /// The request did not arrive completely in time.
-    RequestTimeout,
-    /// The disk of the store has failed.
-    StoreFailed,
-    /// The disk of the store is full.
-    StoreFull,
-    /// The request has no valid credential.
-    Unauthenticated,
-    /// The body is in a form that the hub does not read.
-    UnsupportedMediaType,
+words! {
+    /// The error codes that clients may get. Stable: clients act on them. Keep this alphabetical.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ErrorCode {
+        /// The channel has ended.
+        ChannelClosed = "channel_closed",
+        /// A viewer has stopped the channel.
+        ChannelStopped = "channel_stopped",
+        /// The hub is going down.
+        Draining = "draining",
+        /// An event has more data than allowed.
+        EventTooLarge = "event_too_large",
+        /// The caller, or the page that sent the request, may not do this.
+        Forbidden = "forbidden",
+        /// The request names another generation than the present one.
+        GenerationOver = "generation_over",
+        /// The head of the request is larger than allowed.
+        HeadTooLarge = "head_too_large",
+        /// A defect of the hub.
+        Internal = "internal",
+        /// Not a channel name or pattern.
+        InvalidChannelName = "invalid_channel_name",
+        /// An event, or the body that carries it, cannot be understood.
+        InvalidEvent = "invalid_event",
+        /// A query parameter, header or field cannot be understood.
+        InvalidParameter = "invalid_parameter",
+        /// The request breaks the rules of HTTP.
+        InvalidRequest = "invalid_request",
+        /// The path does not have this method.
+        MethodNotAllowed = "method_not_allowed",
+        /// The hub is not called by that name.
+        MisdirectedRequest = "misdirected_request",
+        /// The client accepts no representation that there is.
+        NotAcceptable = "not_acceptable",
+        /// There is no such path or channel.
+        NotFound = "not_found",
+        /// A limit of the whole hub is reached.
+        Overloaded = "overloaded",
+        /// A document is larger than allowed.
+        PayloadTooLarge = "payload_too_large",
+        /// The first request with this idempotency key still runs.
+        PublishInProgress = "publish_in_progress",
+        /// The caller has as many channels or streams as its quota allows.
+        QuotaExceeded = "quota_exceeded",
+        /// The caller has exceeded a rate.
+        RateLimited = "rate_limited",
+        /// The request did not arrive completely in time.
+        RequestTimeout = "request_timeout",
+        /// The disk of the store has failed.
+        StoreFailed = "store_failed",
+        /// The disk of the store is full.
+        StoreFull = "store_full",
+        /// The request has no valid credential.
+        Unauthenticated = "unauthenticated",
+        /// The body is in a form that the hub does not read.
+        UnsupportedMediaType = "unsupported_media_type",
+    }
 }
 
 impl ErrorCode {
-    /// All codes.
-    pub const ALL: [Self; 26] = [
-        Self::ChannelClosed,
-        Self::ChannelStopped,
-        Self::Draining,
-        Self::EventTooLarge,
-        Self::Forbidden,
-        Self::GenerationOver,
-        Self::HeadTooLarge,
-        Self::Internal,
-        Self::InvalidChannelName,
-        Self::InvalidEvent,
-        Self::InvalidParameter,
-        Self::InvalidRequest,
-        Self::MethodNotAllowed,
-        Self::MisdirectedRequest,
-        Self::NotAcceptable,
-        Self::NotFound,
-        Self::Overloaded,
-        Self::PayloadTooLarge,
-        Self::PublishInProgress,
-        Self::QuotaExceeded,
-        Self::RateLimited,
-        Self::RequestTimeout,
-        Self::StoreFailed,
-        Self::StoreFull,
-        Self::Unauthenticated,
-        Self::UnsupportedMediaType,
-    ];
-
-    /// Returns code, status, whether the same request may succeed later, and title.
-    pub(super) fn row(self) -> (&'static str, StatusCode, bool, &'static str) {
+    /// Returns status, whether the same request may succeed later, and title.
+    pub(super) fn row(self) -> (StatusCode, bool, &'static str) {
         use StatusCode as S;
         match self {
-            Self::ChannelClosed => ("channel_closed", S::CONFLICT, false, "The channel is closed"),
-            Self::ChannelStopped => {
-                ("channel_stopped", S::CONFLICT, false, "The channel was stopped")
-            }
-            Self::Draining => ("draining", S::SERVICE_UNAVAILABLE, true, "The hub is going down"),
-            Self::EventTooLarge => {
-                ("event_too_large", S::PAYLOAD_TOO_LARGE, false, "The event is too large")
-            }
-            Self::Forbidden => ("forbidden", S::FORBIDDEN, false, "Not granted"),
-            Self::GenerationOver => {
-                ("generation_over", S::CONFLICT, false, "Another generation was meant")
-            }
+            Self::ChannelClosed => (S::CONFLICT, false, "The channel is closed"),
+            Self::ChannelStopped => (S::CONFLICT, false, "The channel was stopped"),
+            Self::Draining => (S::SERVICE_UNAVAILABLE, true, "The hub is going down"),
+            Self::EventTooLarge => (S::PAYLOAD_TOO_LARGE, false, "The event is too large"),
+            Self::Forbidden => (S::FORBIDDEN, false, "Not granted"),
+            Self::GenerationOver => (S::CONFLICT, false, "Another generation was meant"),
             Self::HeadTooLarge => {
                 let status = S::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                ("head_too_large", status, false, "The head is too large")
+                (status, false, "The head is too large")
             }
-            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, true, "The hub has a defect"),
-            Self::InvalidChannelName => {
-                ("invalid_channel_name", S::BAD_REQUEST, false, "Not a channel name")
-            }
-            Self::InvalidEvent => {
-                ("invalid_event", S::BAD_REQUEST, false, "The event cannot be published")
-            }
-            Self::InvalidParameter => {
-                ("invalid_parameter", S::BAD_REQUEST, false, "A parameter is wrong")
-            }
-            Self::InvalidRequest => ("invalid_request", S::BAD_REQUEST, false, "Not valid HTTP"),
-            Self::MethodNotAllowed => {
-                ("method_not_allowed", S::METHOD_NOT_ALLOWED, false, "Wrong method")
-            }
-            Self::MisdirectedRequest => {
-                ("misdirected_request", S::MISDIRECTED_REQUEST, false, "Not a name of this hub")
-            }
-            Self::NotAcceptable => {
-                ("not_acceptable", S::NOT_ACCEPTABLE, false, "No acceptable representation")
-            }
-            Self::NotFound => ("not_found", S::NOT_FOUND, false, "Not found"),
-            Self::Overloaded => {
-                ("overloaded", S::SERVICE_UNAVAILABLE, true, "A limit of the hub is reached")
-            }
-            Self::PayloadTooLarge => {
-                ("payload_too_large", S::PAYLOAD_TOO_LARGE, false, "The document is too large")
-            }
-            Self::PublishInProgress => {
-                ("publish_in_progress", S::CONFLICT, true, "Another publish is under way")
-            }
-            Self::QuotaExceeded => {
-                ("quota_exceeded", S::TOO_MANY_REQUESTS, true, "As much as you may have")
-            }
-            Self::RateLimited => {
-                ("rate_limited", S::TOO_MANY_REQUESTS, true, "Too many requests in a short time")
-            }
-            Self::RequestTimeout => {
-                ("request_timeout", S::REQUEST_TIMEOUT, true, "The request did not end in time")
-            }
-            Self::StoreFailed => {
-                ("store_failed", S::SERVICE_UNAVAILABLE, true, "The store has failed")
-            }
-            Self::StoreFull => {
-                ("store_full", S::INSUFFICIENT_STORAGE, true, "The store has no room")
-            }
-            Self::Unauthenticated => {
-                ("unauthenticated", S::UNAUTHORIZED, false, "No valid credential")
-            }
-            Self::UnsupportedMediaType => {
-                ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, false, "Not in that form")
-            }
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, true, "The hub has a defect"),
+            Self::InvalidChannelName => (S::BAD_REQUEST, false, "Not a channel name"),
+            Self::InvalidEvent => (S::BAD_REQUEST, false, "The event cannot be published"),
+            Self::InvalidParameter => (S::BAD_REQUEST, false, "A parameter is wrong"),
+            Self::InvalidRequest => (S::BAD_REQUEST, false, "Not valid HTTP"),
+            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, false, "Wrong method"),
+            Self::MisdirectedRequest => (S::MISDIRECTED_REQUEST, false, "Not a name of this hub"),
+            Self::NotAcceptable => (S::NOT_ACCEPTABLE, false, "No acceptable representation"),
+            Self::NotFound => (S::NOT_FOUND, false, "Not found"),
+            Self::Overloaded => (S::SERVICE_UNAVAILABLE, true, "A limit of the hub is reached"),
+            Self::PayloadTooLarge => (S::PAYLOAD_TOO_LARGE, false, "The document is too large"),
+            Self::PublishInProgress => (S::CONFLICT, true, "Another publish is under way"),
+            Self::QuotaExceeded => (S::TOO_MANY_REQUESTS, true, "As much as you may have"),
+            Self::RateLimited => (S::TOO_MANY_REQUESTS, true, "Too many requests in a short time"),
+            Self::RequestTimeout => (S::REQUEST_TIMEOUT, true, "The request did not end in time"),
+            Self::StoreFailed => (S::SERVICE_UNAVAILABLE, true, "The store has failed"),
+            Self::StoreFull => (S::INSUFFICIENT_STORAGE, true, "The store has no room"),
+            Self::Unauthenticated => (S::UNAUTHORIZED, false, "No valid credential"),
+            Self::UnsupportedMediaType => (S::UNSUPPORTED_MEDIA_TYPE, false, "Not in that form"),
         }
-    }
-
-    /// Returns the code as it is sent.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.row().0
     }
 
     /// Returns the HTTP status.
     #[must_use]
     pub fn status(self) -> StatusCode {
-        self.row().1
+        self.row().0
     }
 
     /// Returns whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        self.row().2
+        self.row().1
     }
 
     /// Returns whether the response has a default `Retry-After`.
@@ -238,8 +167,8 @@ impl Problem {
     #[must_use]
     pub fn unauthenticated(error: AuthError) -> Self {
         let detail = error.to_string();
-        let challenge = challenge((error != AuthError::Missing).then(|| error.code()));
-        let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", error.code());
+        let challenge = challenge((error != AuthError::Missing).then(|| error.as_str()));
+        let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", error.as_str());
         problem.with_header(header::WWW_AUTHENTICATE, &challenge)
     }
 

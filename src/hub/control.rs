@@ -11,30 +11,33 @@ use parking_lot::Mutex;
 use super::channel::{Channel, ChannelListener};
 use crate::lease::LeaseEnd;
 use crate::store::LogPosition;
+use crate::words::words;
 
-/// The reason why a subscription ended. Each is a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EndReason {
-    /// All its channels have ended.
-    Closed,
-    /// The client went away.
-    ClientGone,
-    /// The lag in events is over the limit.
-    LaggedEvents,
-    /// The lag in bytes is over the limit.
-    LaggedBytes,
-    /// The connection took nothing for too long.
-    WriteTimeout,
-    /// The hub is draining.
-    Draining,
-    /// The maximum lifetime of a subscription has passed.
-    Lifetime,
-    /// Its patterns select more channels than allowed.
-    TooManyChannels,
-    /// The token of the client has expired.
-    Expired,
-    /// The credential of the client was revoked.
-    Revoked,
+words! {
+    /// The reason why a subscription ended. Each is a metric label.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum EndReason {
+        /// All its channels have ended.
+        Closed = "closed",
+        /// The client went away.
+        ClientGone = "client_gone",
+        /// The lag in events is over the limit.
+        LaggedEvents = "lagged_events",
+        /// The lag in bytes is over the limit.
+        LaggedBytes = "lagged_bytes",
+        /// The connection took nothing for too long.
+        WriteTimeout = "write_timeout",
+        /// The hub is draining.
+        Draining = "draining",
+        /// The maximum lifetime of a subscription has passed.
+        Lifetime = "lifetime",
+        /// Its patterns select more channels than allowed.
+        TooManyChannels = "too_many_channels",
+        /// The token of the client has expired.
+        Expired = "expired",
+        /// The credential of the client was revoked.
+        Revoked = "revoked",
+    }
 }
 
 impl From<LeaseEnd> for EndReason {
@@ -47,37 +50,6 @@ impl From<LeaseEnd> for EndReason {
 }
 
 impl EndReason {
-    /// Every reason, for the metrics.
-    pub const ALL: [Self; 10] = [
-        Self::Closed,
-        Self::ClientGone,
-        Self::LaggedEvents,
-        Self::LaggedBytes,
-        Self::WriteTimeout,
-        Self::Draining,
-        Self::Lifetime,
-        Self::TooManyChannels,
-        Self::Expired,
-        Self::Revoked,
-    ];
-
-    /// Returns the metric label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::ClientGone => "client_gone",
-            Self::LaggedEvents => "lagged_events",
-            Self::LaggedBytes => "lagged_bytes",
-            Self::WriteTimeout => "write_timeout",
-            Self::Draining => "draining",
-            Self::Lifetime => "lifetime",
-            Self::TooManyChannels => "too_many_channels",
-            Self::Expired => LeaseEnd::Expired.as_str(),
-            Self::Revoked => LeaseEnd::Revoked.as_str(),
-        }
-    }
-
     /// Returns why the client needs a new credential before it reconnects, if it does.
     #[must_use]
     pub fn over(self) -> Option<LeaseEnd> {
