@@ -124,7 +124,7 @@ fn has_key(table: &str, key: &str) -> bool {
 fn every_metric_is_told_and_no_other_is() {
     let source = include_str!("../src/telemetry/metrics.rs");
     let mut made = BTreeSet::new();
-    for call in [".counter(", ".counters(", ".gauge(", ".gauges(", ".histogram(", " opts("] {
+    for call in ["counter(", "counters(", "gauge(", "gauges(", "histogram(", " opts("] {
         let arguments = source.split(call).skip(1).map(str::trim_start);
         let names = arguments.filter_map(|rest| rest.strip_prefix('"')?.split('"').next());
         made.extend(names.map(|name| format!("fanfare_{name}")));

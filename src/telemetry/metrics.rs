@@ -24,123 +24,150 @@ const LATENCIES: [f64; 16] = [
     10.0,
 ];
 
+/// Defines a struct with a field for each metric, and describes each once: kind, name, help; for
+/// metrics with a label, the label and its first values; for histograms, the buckets.
+macro_rules! families {
+    (
+        $(#[$about:meta])*
+        struct $name:ident {
+            $($field:ident: $kind:ident($metric:literal, $help:literal $(, $more:expr)*),)+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug)]
+        struct $name {
+            $($field: family_type!($kind),)+
+        }
+
+        impl $name {
+            fn new(make: &Maker<'_>) -> Self {
+                Self { $($field: make.$kind($metric, $help $(, $more)*),)+ }
+            }
+        }
+    };
+}
+
+macro_rules! family_type {
+    (counter) => {
+        IntCounter
+    };
+    (counters) => {
+        IntCounterVec
+    };
+    (gauge) => {
+        IntGauge
+    };
+    (gauges) => {
+        IntGaugeVec
+    };
+    (histogram) => {
+        Histogram
+    };
+}
+
+families! {
+    /// Every metric but those of the process.
+    struct Families {
+        publishes: counters("publishes_total", "Publish requests, by outcome.", "outcome", &[OK]),
+        events_published: counter("events_published_total", "Events appended."),
+        bytes_published: counter("published_bytes_total", "Bytes of event data appended."),
+        events_delivered: counter(
+            "events_delivered_total", "Events written, summed over subscribers."
+        ),
+        bytes_delivered: counter(
+            "delivered_bytes_total", "Bytes of events written, summed over subscribers."
+        ),
+        subscriptions: gauge("subscriptions", "Subscriptions now."),
+        subscriptions_started: counter("subscriptions_started_total", "Subscriptions begun."),
+        subscriptions_ended: counters(
+            "subscriptions_ended_total", "Subscriptions ended, by reason.", "reason", &[]
+        ),
+        gaps: counters(
+            "gaps_total", "fanfare.gap events sent, by reason.",
+            "reason", &GapReason::ALL.map(GapReason::as_str)
+        ),
+        replays: counter("replays_total", "Subscriptions begun with a Last-Event-ID."),
+        lag_events: histogram(
+            "subscription_lag_events", "Lag of subscriptions in events, sampled every 4 s.",
+            &[0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5]
+        ),
+        delivery_latency: histogram(
+            "delivery_latency_seconds",
+            "From append to the write of a live subscriber's batch, of its oldest event.",
+            &LATENCIES
+        ),
+        channels: gauge("channels", "Channels in memory."),
+        retained_bytes: gauge("retained_bytes", "Memory of the logs of all channels."),
+        unwritten_bytes: gauge(
+            "unwritten_bytes", "Bytes in HTTP bodies that subscribers do not take."
+        ),
+        events_evicted: counters(
+            "events_evicted_total", "Events evicted, by what evicted them.",
+            "reason", &["events", "bytes", "age", "memory", "idle", "store"]
+        ),
+        connections: gauge("connections", "Open connections."),
+        auth_refused: counters("auth_refused_total", "Refused, by reason.", "reason", &[]),
+        limit_hits: counters(
+            "limit_hits_total", "Requests that met a limit.", "limit", &LIMITS
+        ),
+        transport_errors: counters(
+            "transport_errors_total",
+            "Connections and headers of proxies that could not be understood, by reason.",
+            "reason", &TRANSPORT_ERRORS
+        ),
+        hooks: counters(
+            "hooks_total", "Hooks to be called, by outcome.",
+            "outcome", &["delivered", "failed", "dropped"]
+        ),
+        hook_attempts: counter("hook_attempts_total", "Calls of hooks, retries included."),
+        channels_ended: counters(
+            "channels_ended_total", "Channels that have ended, by the state in which they did.",
+            "state", &ChannelState::ENDS.map(ChannelState::as_str)
+        ),
+        stops: counter("stops_total", "Channels that were stopped before they ended."),
+        producers: gauge("producers", "Producers that stream a generation now."),
+        ready: gauge("ready", "Whether /readyz answers 200."),
+        reloads: counters(
+            "reloads_total", "Times that the configuration was read again, by outcome.",
+            "outcome", &[OK, FAILED]
+        ),
+        last_reload: gauges(
+            "last_reload_timestamp_seconds",
+            "When the configuration was last read again, by outcome; 0 for never.",
+            "outcome", &[OK, FAILED]
+        ),
+        store_bytes: gauge("store_bytes", "Bytes of the store's files with events."),
+        store_written: counter(
+            "store_written_bytes_total", "Bytes written to the store's journals."
+        ),
+        store_read: counter(
+            "store_read_bytes_total", "Bytes read from the store for those who replay."
+        ),
+        store_syncs: counter("store_syncs_total", "Syncs of the store's journals."),
+        store_sync_latency: histogram(
+            "store_sync_seconds", "How long a sync of the store's journal took.",
+            &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0]
+        ),
+        store_refused: counters(
+            "store_refused_total", "Records that the store has refused, by reason.",
+            "reason", &["full", "failed"]
+        ),
+        store_corrupt_blocks: counter(
+            "store_corrupt_blocks_total", "Blocks on disk that could not be read."
+        ),
+    }
+}
+
 /// The metrics of one hub. Each hub has its own, so that several can live in one process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    publishes: IntCounterVec,
+    families: Families,
     /// The counter of the label `ok`, kept here because a look-up takes a lock that all threads
     /// share.
     publishes_ok: IntCounter,
-    events_published: IntCounter,
-    bytes_published: IntCounter,
-    events_delivered: IntCounter,
-    bytes_delivered: IntCounter,
-    subscriptions: IntGauge,
-    subscriptions_started: IntCounter,
-    subscriptions_ended: IntCounterVec,
-    gaps: IntCounterVec,
-    replays: IntCounter,
-    lag_events: Histogram,
-    delivery_latency: Histogram,
-    channels: IntGauge,
-    retained_bytes: IntGauge,
-    unwritten_bytes: IntGauge,
-    events_evicted: IntCounterVec,
-    connections: IntGauge,
-    limit_hits: IntCounterVec,
-    auth_refused: IntCounterVec,
-    transport_errors: IntCounterVec,
-    hooks: IntCounterVec,
-    hook_attempts: IntCounter,
-    course: Course,
-    store: StoreMetrics,
-}
-
-/// Metrics of the hub's state: generations, reloads, readiness, the certificate.
-#[derive(Debug)]
-struct Course {
-    channels_ended: IntCounterVec,
-    stops: IntCounter,
-    producers: IntGauge,
-    ready: IntGauge,
-    reloads: IntCounterVec,
-    last_reload: IntGaugeVec,
     /// Registered only once there is a certificate: zero would mean one that expired in 1970.
     certificate_expiry: OnceLock<IntGauge>,
-}
-
-impl Course {
-    fn new(make: &Maker<'_>) -> Self {
-        let course = Self {
-            channels_ended: make.counters(
-                "channels_ended_total",
-                "Channels that have ended, by the state in which they did.",
-                "state",
-            ),
-            stops: make.counter("stops_total", "Channels that were stopped before they ended."),
-            producers: make.gauge("producers", "Producers that stream a generation now."),
-            ready: make.gauge("ready", "Whether /readyz answers 200."),
-            reloads: make.counters(
-                "reloads_total",
-                "Times that the configuration was read again, by outcome.",
-                "outcome",
-            ),
-            last_reload: make.gauges(
-                "last_reload_timestamp_seconds",
-                "When the configuration was last read again, by outcome; 0 for never.",
-                "outcome",
-            ),
-            certificate_expiry: OnceLock::new(),
-        };
-        at_zero(&course.channels_ended, ChannelState::ENDS.map(ChannelState::as_str));
-        at_zero(&course.reloads, [OK, FAILED]);
-        for outcome in [OK, FAILED] {
-            course.last_reload.with_label_values(&[outcome]);
-        }
-        course
-    }
-}
-
-/// Metrics of the store on disk.
-#[derive(Debug)]
-struct StoreMetrics {
-    bytes: IntGauge,
-    written: IntCounter,
-    read: IntCounter,
-    syncs: IntCounter,
-    sync_latency: Histogram,
-    refused: IntCounterVec,
-    corrupt_blocks: IntCounter,
-}
-
-impl StoreMetrics {
-    fn new(make: &Maker<'_>) -> Self {
-        let store = Self {
-            bytes: make.gauge("store_bytes", "Bytes of the store's files with events."),
-            written: make
-                .counter("store_written_bytes_total", "Bytes written to the store's journals."),
-            read: make.counter(
-                "store_read_bytes_total",
-                "Bytes read from the store for those who replay.",
-            ),
-            syncs: make.counter("store_syncs_total", "Syncs of the store's journals."),
-            sync_latency: make.histogram(
-                "store_sync_seconds",
-                "How long a sync of the store's journal took.",
-                &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0],
-            ),
-            refused: make.counters(
-                "store_refused_total",
-                "Records that the store has refused, by reason.",
-                "reason",
-            ),
-            corrupt_blocks: make
-                .counter("store_corrupt_blocks_total", "Blocks on disk that could not be read."),
-        };
-        at_zero(&store.refused, ["full", "failed"]);
-        store
-    }
 }
 
 impl Default for Metrics {
@@ -157,139 +184,80 @@ impl Metrics {
         let make = Maker(&registry);
         make.process();
         make.build_info();
-        let publishes =
-            make.counters("publishes_total", "Publish requests, by outcome.", "outcome");
-        let metrics = Self {
-            publishes_ok: publishes.with_label_values(&[OK]),
-            publishes,
-            events_published: make.counter("events_published_total", "Events appended."),
-            bytes_published: make.counter("published_bytes_total", "Bytes of event data appended."),
-            events_delivered: make
-                .counter("events_delivered_total", "Events written, summed over subscribers."),
-            bytes_delivered: make.counter(
-                "delivered_bytes_total",
-                "Bytes of events written, summed over subscribers.",
-            ),
-            subscriptions: make.gauge("subscriptions", "Subscriptions now."),
-            subscriptions_started: make
-                .counter("subscriptions_started_total", "Subscriptions begun."),
-            subscriptions_ended: make.counters(
-                "subscriptions_ended_total",
-                "Subscriptions ended, by reason.",
-                "reason",
-            ),
-            gaps: make.counters("gaps_total", "fanfare.gap events sent, by reason.", "reason"),
-            replays: make.counter("replays_total", "Subscriptions begun with a Last-Event-ID."),
-            lag_events: make.histogram(
-                "subscription_lag_events",
-                "Lag of subscriptions in events, sampled every 4 s.",
-                &[0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5],
-            ),
-            delivery_latency: make.histogram(
-                "delivery_latency_seconds",
-                "From append to the write of a live subscriber's batch, of its oldest event.",
-                &LATENCIES,
-            ),
-            channels: make.gauge("channels", "Channels in memory."),
-            retained_bytes: make.gauge("retained_bytes", "Memory of the logs of all channels."),
-            unwritten_bytes: make
-                .gauge("unwritten_bytes", "Bytes in HTTP bodies that subscribers do not take."),
-            events_evicted: make.counters(
-                "events_evicted_total",
-                "Events evicted, by what evicted them.",
-                "reason",
-            ),
-            connections: make.gauge("connections", "Open connections."),
-            auth_refused: make.counters("auth_refused_total", "Refused, by reason.", "reason"),
-            limit_hits: make.counters("limit_hits_total", "Requests that met a limit.", "limit"),
-            transport_errors: make.counters(
-                "transport_errors_total",
-                "Connections and headers of proxies that could not be understood, by reason.",
-                "reason",
-            ),
-            hooks: make.counters("hooks_total", "Hooks to be called, by outcome.", "outcome"),
-            hook_attempts: make.counter("hook_attempts_total", "Calls of hooks, retries included."),
-            course: Course::new(&make),
-            store: StoreMetrics::new(&make),
-            registry,
-        };
-        at_zero(&metrics.gaps, GapReason::ALL.map(GapReason::as_str));
-        at_zero(&metrics.events_evicted, ["events", "bytes", "age", "memory", "idle", "store"]);
-        at_zero(&metrics.limit_hits, LIMITS);
-        at_zero(&metrics.transport_errors, TRANSPORT_ERRORS);
-        at_zero(&metrics.hooks, ["delivered", "failed", "dropped"]);
-        metrics
+        let families = Families::new(&make);
+        let publishes_ok = families.publishes.with_label_values(&[OK]);
+        Self { registry, families, publishes_ok, certificate_expiry: OnceLock::new() }
     }
 
     /// Registers the reasons for which subscriptions end, each at zero.
     pub fn declare_ends<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
-        at_zero(&self.subscriptions_ended, reasons);
+        at_zero(&self.families.subscriptions_ended, reasons);
     }
 
     /// Registers the reasons for which requests are refused, each at zero.
     pub fn declare_refusals<'a>(&self, reasons: impl IntoIterator<Item = &'a str>) {
-        at_zero(&self.auth_refused, reasons);
+        at_zero(&self.families.auth_refused, reasons);
     }
 
     /// Counts a request that was refused for this reason.
     pub fn refused(&self, reason: &str) {
-        self.auth_refused.with_label_values(&[reason]).inc();
+        self.families.auth_refused.with_label_values(&[reason]).inc();
     }
 
     /// Counts a publish request that succeeded, or that failed with a problem of this code.
     pub fn publish_ended(&self, problem: Option<&str>) {
         match problem {
             None => self.publishes_ok.inc(),
-            Some(code) => self.publishes.with_label_values(&[code]).inc(),
+            Some(code) => self.families.publishes.with_label_values(&[code]).inc(),
         }
     }
 
     /// Counts appended events, and the bytes of their data.
     pub fn published(&self, events: u64, bytes: u64) {
-        self.events_published.inc_by(events);
-        self.bytes_published.inc_by(bytes);
+        self.families.events_published.inc_by(events);
+        self.families.bytes_published.inc_by(bytes);
     }
 
     /// Counts events that were passed to one subscriber's connection.
     pub fn delivered(&self, events: u64, bytes: u64) {
-        self.events_delivered.inc_by(events);
-        self.bytes_delivered.inc_by(bytes);
+        self.families.events_delivered.inc_by(events);
+        self.families.bytes_delivered.inc_by(bytes);
     }
 
     /// Observes the time from the append of a batch's oldest event to its delivery to a live
     /// subscriber.
     pub fn delivery_took(&self, latency: Duration) {
-        self.delivery_latency.observe(latency.as_secs_f64());
+        self.families.delivery_latency.observe(latency.as_secs_f64());
     }
 
     /// Counts a subscription that began, with an id to resume from or without.
     pub fn subscription_started(&self, resumed: bool) {
-        self.subscriptions.inc();
-        self.subscriptions_started.inc();
+        self.families.subscriptions.inc();
+        self.families.subscriptions_started.inc();
         if resumed {
-            self.replays.inc();
+            self.families.replays.inc();
         }
     }
 
     /// Counts a subscription that ended for this reason.
     pub fn subscription_ended(&self, reason: &str) {
-        self.subscriptions.dec();
-        self.subscriptions_ended.with_label_values(&[reason]).inc();
+        self.families.subscriptions.dec();
+        self.families.subscriptions_ended.with_label_values(&[reason]).inc();
     }
 
     /// Counts a gap that was sent for this reason.
     pub fn gap(&self, reason: &str) {
-        self.gaps.with_label_values(&[reason]).inc();
+        self.families.gaps.with_label_values(&[reason]).inc();
     }
 
     /// Observes the lag of one subscription, in events.
     pub fn lag_seen(&self, events: u64) {
-        self.lag_events.observe(events as f64);
+        self.families.lag_events.observe(events as f64);
     }
 
     /// Observes that this number of subscriptions had no lag.
     pub fn no_lag_seen(&self, subscriptions: usize) {
-        let seen = self.lag_events.local();
+        let seen = self.families.lag_events.local();
         for _ in 0..subscriptions {
             seen.observe(0.0);
         }
@@ -298,136 +266,136 @@ impl Metrics {
 
     /// Counts the end of a channel; `stopped` is whether a viewer stopped it.
     pub fn channel_ended(&self, state: ChannelState, stopped: bool) {
-        self.course.channels_ended.with_label_values(&[state.as_str()]).inc();
+        self.families.channels_ended.with_label_values(&[state.as_str()]).inc();
         if stopped {
-            self.course.stops.inc();
+            self.families.stops.inc();
         }
     }
 
     /// Counts a producer that began to stream a generation.
     pub fn producer_came(&self) {
-        self.course.producers.inc();
+        self.families.producers.inc();
     }
 
     /// Counts a producer that disconnected.
     pub fn producer_left(&self) {
-        self.course.producers.dec();
+        self.families.producers.dec();
     }
 
     /// Sets whether the hub accepts new work.
     pub fn ready(&self, ready: bool) {
-        self.course.ready.set(ready.into());
+        self.families.ready.set(ready.into());
     }
 
     /// Counts a reload of the configuration, successful or not.
     pub fn reloaded(&self, went_well: bool) {
         let outcome = if went_well { OK } else { FAILED };
-        self.course.reloads.with_label_values(&[outcome]).inc();
-        self.course.last_reload.with_label_values(&[outcome]).set(unix(SystemTime::now()));
+        self.families.reloads.with_label_values(&[outcome]).inc();
+        self.families.last_reload.with_label_values(&[outcome]).set(unix(SystemTime::now()));
     }
 
     /// Sets the expiry time of the certificate that new connections get.
     pub fn certificate_expires(&self, at: SystemTime) {
         let help = "When the certificate of the public listener expires.";
         let gauge = || Maker(&self.registry).gauge("certificate_expiry_timestamp_seconds", help);
-        self.course.certificate_expiry.get_or_init(gauge).set(unix(at));
+        self.certificate_expiry.get_or_init(gauge).set(unix(at));
     }
 
     /// Counts a channel that was created or loaded.
     pub fn channel_created(&self) {
-        self.channels.inc();
+        self.families.channels.inc();
     }
 
     /// Counts a channel that was removed from memory.
     pub fn channel_removed(&self) {
-        self.channels.dec();
+        self.families.channels.dec();
     }
 
     /// Sets the bytes that the logs hold in memory.
     pub fn retained(&self, bytes: usize) {
-        self.retained_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.families.retained_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Sets the bytes in subscribers' HTTP bodies that clients have not read.
     pub fn unwritten(&self, bytes: usize) {
-        self.unwritten_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.families.unwritten_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts events that retention evicted for this reason.
     pub fn evicted(&self, reason: &str, events: u64) {
-        self.events_evicted.with_label_values(&[reason]).inc_by(events);
+        self.families.events_evicted.with_label_values(&[reason]).inc_by(events);
     }
 
     /// Counts an accepted connection.
     pub fn connection_opened(&self) {
-        self.connections.inc();
+        self.families.connections.inc();
     }
 
     /// Counts a closed connection.
     pub fn connection_closed(&self) {
-        self.connections.dec();
+        self.families.connections.dec();
     }
 
     /// Counts a client that reached a limit; the label is one of `LIMITS`.
     pub fn limit_hit(&self, limit: &str) {
-        self.limit_hits.with_label_values(&[limit]).inc();
+        self.families.limit_hits.with_label_values(&[limit]).inc();
     }
 
     /// Counts a connection or a proxy header that is invalid; the reason is one of
     /// `TRANSPORT_ERRORS`.
     pub fn transport_error(&self, reason: &str) {
-        self.transport_errors.with_label_values(&[reason]).inc();
+        self.families.transport_errors.with_label_values(&[reason]).inc();
     }
 
     /// Counts an attempt to call a hook.
     pub fn hook_attempted(&self) {
-        self.hook_attempts.inc();
+        self.families.hook_attempts.inc();
     }
 
     /// Counts a delivered hook call.
     pub fn hook_delivered(&self) {
-        self.hooks.with_label_values(&["delivered"]).inc();
+        self.families.hooks.with_label_values(&["delivered"]).inc();
     }
 
     /// Counts a hook call that was given up.
     pub fn hook_failed(&self) {
-        self.hooks.with_label_values(&["failed"]).inc();
+        self.families.hooks.with_label_values(&["failed"]).inc();
     }
 
     /// Counts a hook call that was dropped because the queue was full.
     pub fn hook_dropped(&self) {
-        self.hooks.with_label_values(&["dropped"]).inc();
+        self.families.hooks.with_label_values(&["dropped"]).inc();
     }
 
     /// Sets the bytes of the store's files with events.
     pub fn store_holds(&self, bytes: u64) {
-        self.store.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.families.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts bytes that were written to a journal.
     pub fn store_wrote(&self, bytes: u64) {
-        self.store.written.inc_by(bytes);
+        self.families.store_written.inc_by(bytes);
     }
 
     /// Counts bytes that were read for replays.
     pub fn store_read(&self, bytes: u64) {
-        self.store.read.inc_by(bytes);
+        self.families.store_read.inc_by(bytes);
     }
 
     /// Observes the duration of a sync of the journal.
     pub fn store_synced(&self, took: Duration) {
-        self.store.syncs.inc();
-        self.store.sync_latency.observe(took.as_secs_f64());
+        self.families.store_syncs.inc();
+        self.families.store_sync_latency.observe(took.as_secs_f64());
     }
 
     /// Counts a record that was not stored for this reason.
     pub fn store_refused(&self, reason: &str) {
-        self.store.refused.with_label_values(&[reason]).inc();
+        self.families.store_refused.with_label_values(&[reason]).inc();
     }
 
     /// Counts a block on disk that could not be read.
     pub fn store_block_broken(&self) {
-        self.store.corrupt_blocks.inc();
+        self.families.store_corrupt_blocks.inc();
     }
 }
 
@@ -503,7 +471,7 @@ struct Maker<'a>(&'a Registry);
 )]
 impl Maker<'_> {
     fn register<M: prometheus::core::Collector + Clone + 'static>(&self, metric: M) -> M {
-        self.0.register(Box::new(metric.clone())).expect("each name stands once");
+        self.0.register(Box::new(metric.clone())).expect("each name is registered once");
         metric
     }
 
@@ -511,16 +479,22 @@ impl Maker<'_> {
         self.register(IntCounter::with_opts(opts(name, help)).expect("a valid name"))
     }
 
-    fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
-        self.register(IntCounterVec::new(opts(name, help), &[label]).expect("a valid name"))
+    fn counters(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
+        let family = IntCounterVec::new(opts(name, help), &[label]).expect("a valid name");
+        at_zero(&family, values.iter().copied());
+        self.register(family)
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::with_opts(opts(name, help)).expect("a valid name"))
     }
 
-    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(opts(name, help), &[label]).expect("a valid name"))
+    fn gauges(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntGaugeVec {
+        let family = IntGaugeVec::new(opts(name, help), &[label]).expect("a valid name");
+        for value in values {
+            family.with_label_values(&[*value]);
+        }
+        self.register(family)
     }
 
     /// Registers the metric with version and platform of this binary.
