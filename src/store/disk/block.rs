@@ -9,7 +9,8 @@ use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
 use serde::{Deserialize, Serialize};
 
-use super::{StoredReceipt, StreamId};
+use super::record::StoredReceipt;
+use super::stream::StreamId;
 
 /// Bytes of a header.
 const HEADER: usize = 76;

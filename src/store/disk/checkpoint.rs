@@ -1,4 +1,4 @@
-//! File names, and checkpoints, which list the streams.
+//! Checkpoints, which list the streams.
 //!
 //! Recovery relies on this: a checkpoint is replaced as a whole, or not at all. Checkpoint N has
 //! the streams as of the beginning of file N. Files from the number of the older of the last two
@@ -12,56 +12,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Kind, encode, json};
+use super::file_names::Role;
 use super::files::{Files, IoError, read_all, replace};
 use super::index::StreamIndex;
-use super::superblock::{LOCK, SUPERBLOCK};
-use super::{StoredReceipt, StreamId, TrimPoint};
+use super::record::StoredReceipt;
+use super::stream::{StreamId, TrimPoint};
 use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
-
-/// The kind of a numbered file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Blocks in the order of their arrival.
-    Journal,
-    /// Blocks sorted by stream.
-    Sorted,
-    Checkpoint,
-}
-
-impl Role {
-    fn ending(self) -> &'static str {
-        match self {
-            Self::Journal => "log",
-            Self::Sorted => "seg",
-            Self::Checkpoint => "cat",
-        }
-    }
-}
-
-/// Returns the name of the file with this number.
-pub(super) fn name(number: u32, role: Role) -> String {
-    format!("{number:016}.{}", role.ending())
-}
-
-/// Parses the name of a numbered file.
-pub(super) fn parse_name(text: &str) -> Option<(u32, Role)> {
-    let (number, _) = text.split_once('.')?;
-    let number = number.parse().ok()?;
-    let roles = [Role::Journal, Role::Sorted, Role::Checkpoint].into_iter();
-    roles.map(|role| (number, role)).find(|(number, role)| name(*number, *role) == text)
-}
-
-/// Returns whether a crash may have left this file unfinished. Such files are deleted unread.
-pub(super) fn is_unfinished(name: &str) -> bool {
-    let whole = name.strip_suffix(".tmp");
-    whole.is_some_and(|name| name == SUPERBLOCK || parse_name(name).is_some())
-}
-
-/// Returns whether the file belongs to a store.
-pub(super) fn is_ours(name: &str) -> bool {
-    [LOCK, SUPERBLOCK].contains(&name) || parse_name(name).is_some() || is_unfinished(name)
-}
 
 /// All streams at one moment, and the receipts within their window.
 #[derive(Debug)]
@@ -108,18 +65,18 @@ impl Checkpoint {
         let text = CheckpointText { number, next_stream, gone: self.gone.0, streams, receipts };
         let mut bytes = Vec::new();
         encode(Kind::Checkpoint, StreamId(0), &json(&text), 0, &mut bytes);
-        replace(files, &name(self.number, Role::Checkpoint), &bytes)
+        replace(files, &Role::Checkpoint.file_name(self.number), &bytes)
     }
 
     pub(super) fn load(files: &dyn Files, number: u32) -> Result<Self, String> {
         let file =
-            files.open(&name(number, Role::Checkpoint)).map_err(|error| error.to_string())?;
+            files.open(&Role::Checkpoint.file_name(number)).map_err(|error| error.to_string())?;
         let bytes = read_all(&*file).map_err(|error| error.to_string())?;
         let block = Block::parse(&bytes).map_err(|_| "its checksum is wrong".to_owned())?;
         let text = serde_json::from_slice(block.trailer()).map_err(|why| why.to_string())?;
         let CheckpointText { number: said, next_stream, gone, streams, receipts } = text;
         if let Some(other) = said.filter(|said| *said != number) {
-            return Err(format!("it is a copy of `{}`", name(other, Role::Checkpoint)));
+            return Err(format!("it is a copy of `{}`", Role::Checkpoint.file_name(other)));
         }
         let streams = streams.into_iter().map(from_text).collect::<Option<_>>();
         let streams = streams.ok_or_else(|| "it has a name that is none".to_owned())?;

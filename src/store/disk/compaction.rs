@@ -6,20 +6,14 @@
 
 use std::sync::Arc;
 
-use super::StreamId;
-use super::block::{
-    self, Block, END_LENGTH, EventsDraft, FieldReader, Header, Kind, Note, Trailer, json,
-};
-use super::checkpoint::{Role, name};
+use super::block::{self, Block, EventsDraft, Header, Kind, Note, Trailer, json};
+use super::block_read::read_block;
 use super::engine::Engine;
-use super::files::{Draft, File, IoError, unfinished};
+use super::file_names::{Role, unfinished};
+use super::files::{Draft, File, IoError};
+use super::footer::{Blocks, encode_footer};
 use super::index::{BlockRef, IndexedFile};
-use super::reader::read_block;
-use crate::position::Offset;
-use crate::store::LogPosition;
-
-/// Streams of a file, each with its blocks in order.
-pub(super) type Blocks = Vec<(StreamId, Vec<BlockRef>)>;
+use super::stream::StreamId;
 
 /// A sorted file under its final name.
 pub(super) struct CompactedFile {
@@ -34,7 +28,7 @@ pub(super) fn compact_file(
     number: u32,
     before: impl FnOnce() -> Result<bool, IoError>,
 ) -> Result<Option<CompactedFile>, IoError> {
-    let name = name(number, Role::Sorted);
+    let name = Role::Sorted.file_name(number);
     let unfinished = unfinished(&name);
     let sorted = match write(engine, number, &unfinished) {
         Ok(Some(sorted)) => before().map(|may_go| may_go.then_some(sorted)),
@@ -72,7 +66,7 @@ fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Writte
             None => return Ok(None),
         }
     }
-    compactor.draft.write(&footer(&blocks, compactor.draft.position()))?;
+    compactor.draft.write(&encode_footer(&blocks, compactor.draft.position()))?;
     let bytes = compactor.draft.position();
     Ok(Some((compactor.draft.finish()?, bytes, blocks)))
 }
@@ -161,58 +155,4 @@ fn append(growing: &mut EventsDraft, block: &Block<'_>) {
     let trailer = Trailer::parse(block.trailer()).unwrap_or_default();
     growing.trailer.state = trailer.state;
     growing.trailer.receipts.extend(trailer.receipts);
-}
-
-/// Encodes the footer, and a block of fixed length with its position.
-fn footer(blocks: &Blocks, position: u64) -> Vec<u8> {
-    let mut rows = Vec::new();
-    for (stream, block) in blocks.iter().flat_map(|(id, blocks)| blocks.iter().map(|it| (*id, it)))
-    {
-        let longs = [stream.0, block.first.seq, block.first.byte, block.first_offset.0];
-        let more = [block.last_offset.0, block.last_time.wall];
-        longs.iter().chain(&more).for_each(|long| rows.extend_from_slice(&long.to_le_bytes()));
-        let shorts = [block.count, block.bytes, block.position, block.length];
-        shorts.iter().for_each(|short| rows.extend_from_slice(&short.to_le_bytes()));
-    }
-    let mut footer = Vec::new();
-    block::encode(Kind::Footer, StreamId(0), &rows, 0, &mut footer);
-    block::encode(Kind::End, StreamId(0), &position.to_le_bytes(), 0, &mut footer);
-    footer
-}
-
-/// Bytes of a row of the footer.
-const ROW: usize = 64;
-
-/// Reads the footer of a sorted file. `None` if it is broken.
-pub(super) fn read_footer(file: &dyn File, number: u32) -> Option<Vec<(StreamId, BlockRef)>> {
-    let from = file.size().ok()?.checked_sub(END_LENGTH as u64)?;
-    let end = read(file, from, END_LENGTH)?;
-    let end = Block::parse(&end).ok().filter(|block| block.header.kind == Kind::End)?;
-    let position = FieldReader(end.trailer()).u64();
-    let footer = read(file, position, usize::try_from(from.checked_sub(position)?).ok()?)?;
-    let footer = Block::parse(&footer).ok().filter(|block| block.header.kind == Kind::Footer)?;
-    Some(footer.trailer().chunks_exact(ROW).map(|row| parse_row(row, number)).collect())
-}
-
-fn read(file: &dyn File, position: u64, length: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    file.read_at(position, &mut bytes).ok()?;
-    Some(bytes)
-}
-
-fn parse_row(row: &[u8], file: u32) -> (StreamId, BlockRef) {
-    let mut fields = FieldReader(row);
-    let stream = StreamId(fields.u64());
-    let block = BlockRef {
-        first: LogPosition { seq: fields.u64(), byte: fields.u64() },
-        first_offset: Offset(fields.u64()),
-        last_offset: Offset(fields.u64()),
-        last_time: fields.u64().into(),
-        count: fields.u32(),
-        bytes: fields.u32(),
-        file,
-        position: fields.u32(),
-        length: fields.u32(),
-    };
-    (stream, block)
 }

@@ -3,7 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{OnComplete, WriteError};
+use super::error::WriteError;
+
+/// Called once, from a thread of the store or of a completion queue, when the record is as durable
+/// as requested, or has failed. Dropped without a call if the store is closed.
+pub type OnComplete = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
 /// A completion callback and its result.
 pub type Completion = (OnComplete, Result<(), WriteError>);

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::OpenError;
-use super::superblock::LOCK;
+use super::error::OpenError;
+use super::file_names::{LOCK, unfinished};
 
 /// Maximum bytes per write where no caller waits: between two of them, other writes get the disk.
 pub(super) const PIECE_BYTES: usize = 1024 * 1024;
@@ -86,11 +86,6 @@ impl fmt::Display for IoError {
             None => write!(f, "{}: {}", self.name, self.error),
         }
     }
-}
-
-/// Returns the name of a file while it is being written.
-pub(super) fn unfinished(name: &str) -> String {
-    format!("{name}.tmp")
 }
 
 /// Replaces a file, so that a crash leaves either the old or the new one whole.

@@ -12,10 +12,12 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::completion::{CompletionBatch, CompletionQueue};
+use super::completion::{CompletionBatch, CompletionQueue, OnComplete};
+use super::config::Durability;
 use super::engine::Engine;
+use super::error::WriteError;
 use super::files::{File, IoError};
-use super::{Durability, OnComplete, StreamId, WriteError};
+use super::stream::StreamId;
 
 /// The result of a submitted record and its completion.
 pub(super) struct CommitResult {

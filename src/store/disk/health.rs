@@ -1,11 +1,24 @@
 //! The health of the store: good, full for a while, or failed for good.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
+use super::error::WriteError;
 use super::files::IoError;
-use super::{Health, WriteError};
+
+/// The health of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Writes are accepted.
+    #[default]
+    Good,
+    /// The disk is full.
+    Full,
+    /// The store has failed: the reason, with file and offset if known.
+    Failed(Arc<str>),
+}
 
 const GOOD: u8 = 0;
 const FULL: u8 = 1;

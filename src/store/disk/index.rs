@@ -14,8 +14,10 @@ use crate::store::{Entry, LogPosition, Retention};
 
 use super::block::{Block, Header, Trailer};
 use super::files::File;
+use super::read::Seek;
+use super::record::StoredReceipt;
 use super::steps::Steps;
-use super::{Seek, StoredReceipt, StoredStream, StreamId, TrimPoint, Trimmed};
+use super::stream::{StoredStream, StreamId, TrimPoint, Trimmed};
 
 /// The position and the contents of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

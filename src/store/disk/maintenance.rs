@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::checkpoint::{Checkpoint, Role, name, parse_name};
+use super::checkpoint::Checkpoint;
 use super::compaction::{self, CompactedFile};
 use super::engine::Engine;
+use super::file_names::{Role, SUPERBLOCK, parse_name};
 use super::files::IoError;
 use super::index::IndexedFile;
-use super::superblock::SUPERBLOCK;
 use super::writer::WriterMessage;
 
 /// The work that waits for the maintenance thread.
@@ -227,7 +227,7 @@ fn save_trim_points(engine: &Engine, newest: u32) -> Result<bool, IoError> {
     let mut checkpoint = match Checkpoint::load(&*engine.files, newest) {
         Ok(checkpoint) => checkpoint,
         Err(why) => {
-            let file = name(newest, Role::Checkpoint);
+            let file = Role::Checkpoint.file_name(newest);
             tracing::error!(file, "a checkpoint of the store is broken: nothing goes now: {why}");
             return Ok(false);
         }
@@ -299,7 +299,7 @@ fn rewrite(engine: &Engine, number: u32, newest: u32) -> Result<bool, IoError> {
     index.replace_file(number, file, blocks);
     drop(index);
     if replaced == Some(false) {
-        let journal = name(number, Role::Journal);
+        let journal = Role::Journal.file_name(number);
         engine.files.remove(&journal).map_err(IoError::of(&journal))?;
     }
     Ok(true)

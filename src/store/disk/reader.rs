@@ -3,15 +3,16 @@
 //! Invariant: returned events have passed their checksums and are not below the trim point.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::Block;
+use super::block_read::{Unreadable, adjoin, length, read_row};
 use super::engine::Engine;
 use super::files::{File, IoError};
 use super::index::{BlockRef, Located};
-use super::{DiskRead, OnRead, Seek, StreamId, TrimPoint};
+use super::read::{DiskRead, OnRead, Seek};
+use super::stream::{StreamId, TrimPoint};
 use crate::store::{Batch, Entry, LogPosition};
 
 /// A read request.
@@ -91,9 +92,6 @@ fn locate(
     Ok((sources, blocks, from))
 }
 
-/// A block that cannot be read, and the error.
-type Unreadable = (BlockRef, IoError);
-
 /// Reads and verifies blocks up to the first that is broken. Fails if that is the first of all.
 fn read_blocks(
     sources: &Sources,
@@ -118,64 +116,6 @@ fn read_blocks(
         }
     }
     Ok(rows)
-}
-
-fn adjoin(one: &BlockRef, next: &BlockRef) -> bool {
-    one.file == next.file && one.position.checked_add(one.length) == Some(next.position)
-}
-
-fn length(row: &[BlockRef]) -> usize {
-    row.iter().map(|block| block.length as usize).sum()
-}
-
-/// Reads and verifies adjacent blocks, up to the first that is broken.
-fn read_row(
-    name: &str,
-    file: &dyn File,
-    stream: StreamId,
-    row: &[BlockRef],
-) -> Result<Vec<u8>, Unreadable> {
-    let Some(first) = row.first() else {
-        return Ok(Vec::new());
-    };
-    let at = u64::from(first.position);
-    let mut bytes = vec![0; length(row)];
-    if let Err(error) = file.read_at(at, &mut bytes) {
-        // The unreadable block need not be the first of several.
-        let alone = row.len() > 1;
-        let failed = || (*first, IoError::at(name, at)(error));
-        return if alone { read_row(name, file, stream, &row[..1]) } else { Err(failed()) };
-    }
-    let mut whole = 0;
-    for block in row {
-        if !is_block(&bytes[whole..], stream, block) {
-            break;
-        }
-        whole += block.length as usize;
-    }
-    bytes.truncate(whole);
-    let broken = || io::Error::new(io::ErrorKind::InvalidData, "the checksum is wrong");
-    if whole == 0 { Err((*first, IoError::at(name, at)(broken()))) } else { Ok(bytes) }
-}
-
-/// Reads and verifies one block.
-pub(super) fn read_block(
-    name: &str,
-    file: &dyn File,
-    stream: StreamId,
-    block: &BlockRef,
-) -> Result<Vec<u8>, Unreadable> {
-    read_row(name, file, stream, std::slice::from_ref(block))
-}
-
-fn is_block(bytes: &[u8], stream: StreamId, expected: &BlockRef) -> bool {
-    let block = Block::parse(bytes);
-    block.is_ok_and(|Block { header, .. }| {
-        header.stream == stream
-            && header.first == expected.first
-            && header.count == expected.count
-            && header.length() == expected.length as usize
-    })
 }
 
 /// Joins blocks to a batch, without events before `from`, and up to the first event whose distance

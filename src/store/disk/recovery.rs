@@ -10,13 +10,31 @@ use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
 use super::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
-use super::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
-use super::compaction::read_footer;
+use super::checkpoint::Checkpoint;
 use super::engine::Setup;
+use super::error::OpenError;
+use super::file_names::{Role, is_ours, is_unfinished, parse_name};
 use super::files::{File, IoError, PIECE_BYTES, read_all};
+use super::footer::read_footer;
 use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
-use super::{OpenError, Recovered, StoredStream, StreamId};
+use super::record::StoredReceipt;
+use super::stream::{StoredStream, StreamId};
 use crate::channel::ChannelName;
+use crate::position::Offset;
+
+/// The contents of a directory when it was opened.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The streams, without those that were deleted.
+    pub streams: Vec<StoredStream>,
+    /// The last offset of events that are gone: of deleted streams, and of names that were not
+    /// durable then.
+    pub gone: Offset,
+    /// Receipts within the window of the options, oldest first.
+    pub receipts: Vec<StoredReceipt>,
+    /// The machine went down since the last run: the last `async` events may be missing.
+    pub power_cut: bool,
+}
 
 /// The result of recovery.
 pub(super) struct RecoveredFiles {
@@ -113,7 +131,7 @@ impl Recovery<'_> {
                     break;
                 }
                 Err(why) => {
-                    let file = name(number, Role::Checkpoint);
+                    let file = Role::Checkpoint.file_name(number);
                     self.setup.metrics.store_block_broken();
                     tracing::error!(file, "a checkpoint of the store is broken: {why}");
                     checkpoints.pop();
@@ -138,14 +156,14 @@ impl Recovery<'_> {
         let mut files = BTreeMap::new();
         for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Checkpoint) {
             if files.insert(*number, *role).is_some() {
-                let sorted = name(*number, Role::Sorted);
+                let sorted = Role::Sorted.file_name(*number);
                 let file = self.setup.files.open(&sorted).map_err(IoError::of(&sorted))?;
                 let whole = read_footer(&*file, *number).is_some();
                 let (keep, spare) = match whole {
                     true => (Role::Sorted, Role::Journal),
                     false => (Role::Journal, Role::Sorted),
                 };
-                let spare = name(*number, spare);
+                let spare = spare.file_name(*number);
                 self.setup.files.remove(&spare).map_err(IoError::of(&spare))?;
                 files.insert(*number, keep);
             }
@@ -154,7 +172,7 @@ impl Recovery<'_> {
     }
 
     fn read_file(&mut self, number: u32, role: Role) -> Result<(), IoError> {
-        let name = name(number, role);
+        let name = role.file_name(number);
         let file = self.setup.files.open(&name).map_err(IoError::of(&name))?;
         let bytes = file.size().map_err(IoError::of(&name))?;
         let sorted = role == Role::Sorted;

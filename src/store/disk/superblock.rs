@@ -9,15 +9,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::OpenError;
-use super::checkpoint::{is_ours, is_unfinished};
+use super::error::OpenError;
+use super::file_names::{LOCK, SUPERBLOCK, is_ours, is_unfinished};
 use super::files::{Files, IoError, read_all, replace};
 use super::steps::Steps;
 use crate::position::Epoch;
 
-pub(super) const SUPERBLOCK: &str = "fanfare.store";
-/// The lock file of the directory.
-pub(super) const LOCK: &str = "lock";
 const VERSION: u32 = 1;
 
 /// Maximum plausible offset: at a million per second, it takes 146,000 years to reach.

@@ -13,15 +13,18 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::block::{self, EventsDraft, Header, Kind, Note, json};
-use super::checkpoint::{Role, name};
-use super::completion::CompletionQueue;
-use super::engine::{Engine, Tuning};
+use super::completion::{CompletionQueue, OnComplete};
+use super::config::Durability;
+use super::dependency::WriteDependency;
+use super::engine::Engine;
+use super::error::WriteError;
+use super::file_names::Role;
 use super::files::{File, Files, IoError};
 use super::group_commit::{CommitResult, monotonic};
 use super::index::{BlockIndex, BlockRef, IndexedFile};
-use super::{
-    Durability, LogRecord, OnComplete, StoredReceipt, StreamId, WriteDependency, WriteError,
-};
+use super::record::{LogRecord, StoredReceipt};
+use super::stream::StreamId;
+use super::tuning::Tuning;
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::store::{Batch, Entry, LogPosition};
@@ -65,7 +68,7 @@ pub(super) struct Journal {
 impl Journal {
     /// Creates a journal and syncs the directory, so that it survives a power cut.
     pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, IoError> {
-        let name = name(number, Role::Journal);
+        let name = Role::Journal.file_name(number);
         let file = files.create(&name).map_err(IoError::of(&name))?;
         files.sync().map_err(IoError::of(&name))?;
         Ok(Self { number, name, file, begin, position: 0, prepared: 0 })
@@ -277,41 +280,6 @@ impl Writer {
                 WriteError::Behind => "behind",
             });
         }
-    }
-}
-
-impl LogRecord {
-    /// Returns the bytes of its events.
-    pub(super) fn size(&self) -> usize {
-        match self {
-            Self::Events { batch, .. } => batch.size(),
-            Self::Stream { .. } | Self::Gone { .. } | Self::Receipt(_) => 0,
-        }
-    }
-
-    fn stream(&self) -> Option<StreamId> {
-        match self {
-            Self::Events { stream, .. } | Self::Stream { stream, .. } | Self::Gone { stream } => {
-                Some(*stream)
-            }
-            Self::Receipt(_) => None,
-        }
-    }
-
-    fn dependency(&self) -> WriteDependency {
-        match self {
-            Self::Events { receipt: Some(receipt), .. } | Self::Receipt(receipt) => {
-                receipt.dependency.clone()
-            }
-            Self::Events { .. } | Self::Stream { .. } | Self::Gone { .. } => {
-                WriteDependency::default()
-            }
-        }
-    }
-
-    /// Returns whether the record frees space: it is tried even on a full disk.
-    fn frees(&self, refused: WriteError) -> bool {
-        refused == WriteError::Full && matches!(self, Self::Gone { .. })
     }
 }
 

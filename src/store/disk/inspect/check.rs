@@ -13,13 +13,14 @@ use crate::channel::ChannelName;
 use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
-use crate::store::disk::checkpoint::{Checkpoint, Role, is_ours, is_unfinished, name, parse_name};
-use crate::store::disk::compaction::read_footer;
+use crate::store::disk::checkpoint::Checkpoint;
+use crate::store::disk::error::OpenError;
+use crate::store::disk::file_names::{Role, SUPERBLOCK, is_ours, is_unfinished, parse_name};
 use crate::store::disk::files::{Directory, File, IoError, read_all};
+use crate::store::disk::footer::read_footer;
 use crate::store::disk::index::{BlockRef, StreamIndex};
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
-use crate::store::disk::superblock::SUPERBLOCK;
-use crate::store::disk::{OpenError, StreamId};
+use crate::store::disk::stream::StreamId;
 
 /// The result of a check.
 #[derive(Clone, Debug, Default)]
@@ -145,7 +146,7 @@ impl Check<'_> {
     }
 
     fn checkpoint(&mut self, number: u32) -> Result<(), IoError> {
-        let name = name(number, Role::Checkpoint);
+        let name = Role::Checkpoint.file_name(number);
         let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
         let size = file.size().map_err(IoError::of(&name))?;
         self.count(size);
@@ -164,7 +165,7 @@ impl Check<'_> {
     /// Checks a file with events. Skips one that another has replaced, which the next start
     /// deletes.
     fn events(&mut self, number: u32, role: Role, newest: Option<u32>) -> Result<(), IoError> {
-        let name = name(number, role);
+        let name = role.file_name(number);
         let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
         let bytes = match read_all(&*file) {
             Ok(bytes) => bytes,

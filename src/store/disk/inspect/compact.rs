@@ -8,10 +8,12 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 
 use super::Looked;
-use crate::store::disk::checkpoint::{Role, parse_name};
+use crate::store::disk::config::{Config, OpenOptions};
 use crate::store::disk::engine::Engine;
+use crate::store::disk::error::OpenError;
+use crate::store::disk::file_names::{Role, parse_name};
 use crate::store::disk::files::{Directory, Files, IoError};
-use crate::store::disk::{Config, Disk, OpenError, OpenOptions, maintenance, this_boot};
+use crate::store::disk::{Disk, maintenance, this_boot};
 use crate::telemetry::Metrics;
 
 /// The result of a compaction.

@@ -16,12 +16,15 @@ pub use check::{Checked, Finding, Totals, check};
 pub use compact::{CompactError, Compacted, compact};
 pub use stat::{ChannelStat, FileStat, Stat, stat};
 
-use super::engine::{Setup, Tuning};
+use super::config::{Config, OpenOptions};
+use super::engine::Setup;
+use super::error::OpenError;
+use super::file_names::SUPERBLOCK;
 use super::files::{Directory, Files};
 use super::index::StreamIndex;
 use super::recovery::{self, RecoveredFiles};
-use super::superblock::{SUPERBLOCK, Superblock};
-use super::{Config, OpenError, OpenOptions};
+use super::superblock::Superblock;
+use super::tuning::Tuning;
 use crate::telemetry::Metrics;
 use untouched::Untouched;
 

@@ -6,9 +6,10 @@ use super::{Looked, held};
 use crate::channel::ChannelName;
 use crate::clock::Micros;
 use crate::store::disk::block::Block;
+use crate::store::disk::block_read::read_block;
+use crate::store::disk::error::OpenError;
 use crate::store::disk::index::{BlockIndex, StreamIndex};
-use crate::store::disk::reader::read_block;
-use crate::store::disk::{OpenError, StreamId};
+use crate::store::disk::stream::StreamId;
 
 /// The contents of a directory, in numbers.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::LogPosition;
 use crate::store::disk::block::{ScannedPart, scan};
-use crate::store::disk::checkpoint::parse_name;
+use crate::store::disk::file_names::parse_name;
 use crate::store::disk::{
     Disk, DiskRead, Durability, Recovered, Seek, StreamId, compaction, maintenance,
 };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::fake::Disk as FakeDisk;
 use super::support::*;
+use crate::store::disk::file_names::SUPERBLOCK;
 use crate::store::disk::inspect::Looked;
-use crate::store::disk::superblock::SUPERBLOCK;
 use crate::store::disk::{Disk, Durability, OpenError};
 
 /// Returns a directory that was closed cleanly.
