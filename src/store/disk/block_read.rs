@@ -3,8 +3,8 @@
 use std::io;
 
 use super::block::Block;
+use super::block_ref::BlockRef;
 use super::files::{File, IoError};
-use super::index::BlockRef;
 use super::stream::StreamId;
 
 /// A block that cannot be read, and the error.

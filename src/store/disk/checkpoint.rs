@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::block::{Block, Kind, encode, json};
 use super::file_names::Role;
 use super::files::{Files, IoError, read_all, replace};
-use super::index::StreamIndex;
 use super::record::StoredReceipt;
 use super::stream::{StreamId, TrimPoint};
+use super::stream_index::StreamIndex;
 use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use super::block::{self, Block, EventsDraft, Header, Kind, Note, Trailer, json};
 use super::block_read::read_block;
+use super::block_ref::BlockRef;
 use super::engine::Engine;
 use super::file_names::{Role, unfinished};
 use super::files::{Draft, File, IoError};
 use super::footer::{Blocks, encode_footer};
-use super::index::{BlockRef, IndexedFile};
+use super::index::IndexedFile;
 use super::stream::StreamId;
 
 /// A sorted file under its final name.

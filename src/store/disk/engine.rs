@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -18,13 +17,15 @@ use super::files::{Files, IoError};
 use super::group_commit::{self, CommitQueue};
 use super::health::StoreHealth;
 use super::index::BlockIndex;
+use super::journal::Journal;
 use super::maintenance::{self, Maintenance};
+use super::messages::{ReadRequest, WriterMessage};
 use super::queue::WorkQueue;
-use super::reader::{self, Wanted};
+use super::reader;
 use super::recovery::{self, Recovered, RecoveredFiles};
 use super::superblock::Superblock;
 use super::tuning::Tuning;
-use super::writer::{Journal, Writer, WriterMessage};
+use super::writer::Writer;
 use crate::clock::{Clock, Moment};
 use crate::position::{Epoch, Offset};
 use crate::telemetry::Metrics;
@@ -51,13 +52,11 @@ pub(super) struct Engine {
     pub(super) metrics: Arc<Metrics>,
     pub(super) epoch: Epoch,
     pub(super) first_offset: Offset,
-    /// Maximum age of receipts.
-    pub(super) receipts_window: Duration,
     pub(super) clock: Clock,
     pub(super) health: StoreHealth,
     pub(super) index: Mutex<BlockIndex>,
     pub(super) inbox: WorkQueue<WriterMessage>,
-    pub(super) reads: WorkQueue<Wanted>,
+    pub(super) reads: WorkQueue<ReadRequest>,
     pub(super) commits: CommitQueue,
     pub(super) maintenance: Maintenance,
     pub(super) next_stream: AtomicU64,
@@ -94,7 +93,7 @@ impl Engine {
         let same_boot = !setup.boot.is_empty() && *superblock.boot == *setup.boot;
         superblock.clock.resume(same_boot, index.newest(), first, opened);
         index.date(&superblock.clock, opened);
-        index.receipts.forget_before(opened.steady_before(options.receipts_window));
+        index.receipts.forget_expired(opened);
         let mut found = recovered.found(power_cut);
         let (engine, journal) = Self::begin(setup, superblock, recovered, first)?;
         engine.start(journal).map_err(|error| {
@@ -129,7 +128,6 @@ impl Engine {
         let engine = Self {
             epoch,
             first_offset: Offset(first),
-            receipts_window: options.receipts_window,
             clock: options.clock,
             health: StoreHealth::default(),
             next_stream: AtomicU64::new(index.next_stream.max(1)),
@@ -305,9 +303,8 @@ impl Engine {
 
     /// Returns a checkpoint of the current index.
     fn checkpoint(&self, number: u32) -> Checkpoint {
-        let oldest = self.clock.now().steady_before(self.receipts_window);
         let mut index = self.index.lock();
-        index.receipts.forget_before(oldest);
+        index.receipts.forget_expired(self.clock.now());
         Checkpoint {
             number,
             streams: index.summary(),

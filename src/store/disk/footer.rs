@@ -1,8 +1,8 @@
 //! The footer of a sorted file: the positions of its blocks, so that opening reads nothing else.
 
 use super::block::{self, Block, END_LENGTH, FieldReader, Kind};
+use super::block_ref::BlockRef;
 use super::files::File;
-use super::index::BlockRef;
 use super::stream::StreamId;
 use crate::position::Offset;
 use crate::store::LogPosition;

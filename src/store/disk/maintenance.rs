@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::file_names::{Role, SUPERBLOCK, parse_name};
 use super::files::IoError;
 use super::index::IndexedFile;
-use super::writer::WriterMessage;
+use super::messages::WriterMessage;
 
 /// The work that waits for the maintenance thread.
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 
 mod block;
 mod block_read;
+mod block_ref;
 mod checkpoint;
 mod compaction;
 mod completion;
@@ -22,16 +23,21 @@ mod group_commit;
 mod health;
 mod index;
 pub mod inspect;
+mod journal;
 mod maintenance;
+mod messages;
 mod queue;
 mod read;
 mod reader;
+mod receipts;
 mod record;
 mod recovery;
 mod steps;
 mod stream;
+mod stream_index;
 mod superblock;
 mod tuning;
+mod write_group;
 mod writer;
 
 use std::fs;
@@ -52,13 +58,12 @@ pub use error::{OpenError, WriteError};
 pub use file_names::files_in;
 use files::Directory;
 pub use health::Health;
+use messages::{ReadRequest, WriterMessage};
 pub use read::{DiskRead, OnRead, Seek};
-use reader::Wanted;
 pub use record::{LogRecord, StoredReceipt};
 pub use recovery::Recovered;
 pub use stream::{StoredStream, StreamId, TrimPoint, Trimmed};
 use tuning::Tuning;
-use writer::WriterMessage;
 
 /// A cheap handle to the store. Dropping the last one closes the store.
 #[derive(Clone, Debug)]
@@ -172,7 +177,7 @@ impl Disk {
         done: OnComplete,
     ) {
         self.engine().commits.add_in_flight(record.size());
-        let message = WriterMessage::Write { record, durability, completions, done };
+        let message = WriterMessage::Write { record, durability, completions, on_complete: done };
         // `done` is not called here: the caller may hold a lock that it takes.
         let _ = self.engine().inbox.push(message);
     }
@@ -180,7 +185,7 @@ impl Disk {
     /// Reads consecutive events of a stream from disk: about 256 KiB at most, including the
     /// requested event. Does not block.
     pub fn read(&self, stream: StreamId, seek: Seek, read: OnRead) {
-        let _ = self.engine().reads.push(Wanted { stream, seek, read });
+        let _ = self.engine().reads.push(ReadRequest { stream, seek, on_read: read });
     }
 
     /// Trims whole blocks beyond the retention. Does no I/O: files are deleted and rewritten

@@ -8,25 +8,20 @@ use std::time::Duration;
 
 use super::block::Block;
 use super::block_read::{Unreadable, adjoin, length, read_row};
+use super::block_ref::BlockRef;
 use super::engine::Engine;
 use super::files::{File, IoError};
-use super::index::{BlockRef, Located};
-use super::read::{DiskRead, OnRead, Seek};
+use super::messages::ReadRequest;
+use super::read::{DiskRead, Seek};
 use super::stream::{StreamId, TrimPoint};
+use super::stream_index::Located;
 use crate::store::{Batch, Entry, LogPosition};
-
-/// A read request.
-pub(super) struct Wanted {
-    pub(super) stream: StreamId,
-    pub(super) seek: Seek,
-    pub(super) read: OnRead,
-}
 
 /// Serves reads until the store is closed.
 pub(super) fn run(engine: &Engine) {
     while let Some(batch) = engine.reads.take(Duration::ZERO, 0, |_| 1) {
-        for Wanted { stream, seek, read } in batch {
-            read(piece(engine, stream, seek));
+        for ReadRequest { stream, seek, on_read } in batch {
+            on_read(piece(engine, stream, seek));
         }
     }
 }

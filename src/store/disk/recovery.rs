@@ -10,15 +10,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
 use super::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
+use super::block_ref::BlockRef;
 use super::checkpoint::Checkpoint;
+use super::config::OpenOptions;
 use super::engine::Setup;
 use super::error::OpenError;
 use super::file_names::{Role, is_ours, is_unfinished, parse_name};
 use super::files::{File, IoError, PIECE_BYTES, read_all};
 use super::footer::read_footer;
-use super::index::{BlockIndex, BlockRef, IndexedFile, StreamIndex};
+use super::index::{BlockIndex, IndexedFile};
+use super::receipts::Receipts;
 use super::record::StoredReceipt;
 use super::stream::{StoredStream, StreamId};
+use super::stream_index::StreamIndex;
 use crate::channel::ChannelName;
 use crate::position::Offset;
 
@@ -65,8 +69,9 @@ impl RecoveredFiles {
 
 /// Recovers the directory.
 pub(super) fn recover(setup: &Setup, clean: bool) -> Result<RecoveredFiles, OpenError> {
-    let mut index = BlockIndex::default();
-    index.receipts.bound(setup.options.max_receipts);
+    let OpenOptions { max_receipts, receipts_window, .. } = setup.options;
+    let receipts = Receipts::within(max_receipts, receipts_window);
+    let index = BlockIndex { receipts, ..BlockIndex::default() };
     let mut recovery = Recovery { setup, clean, index, since: 0, newest: 0, unknown: None };
     recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use super::block::{EventsDraft, Header, Kind, Note, json, self};
+use super::block::{self, EventsDraft, Header, Kind, Note, json};
 use super::block_ref::BlockRef;
 use super::dependency::WriteDependency;
 use super::error::WriteError;

@@ -1,116 +1,24 @@
 //! The writer thread: one write for all records that wait.
 //!
-//! Invariants: only this thread writes to the journal and adds to the index. A record is accepted
-//! only if it begins where its stream ends, so that a refused record leaves no hole. A journal is
-//! synced before the next one is created: only the newest can have a torn end.
+//! Invariants: only this thread writes to the journal and adds to the index. A journal is synced
+//! before the next one is created: only the newest can have a torn end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::block::{self, EventsDraft, Header, Kind, Note, json};
-use super::completion::{CompletionQueue, OnComplete};
-use super::config::Durability;
 use super::dependency::WriteDependency;
 use super::engine::Engine;
 use super::error::WriteError;
-use super::file_names::Role;
-use super::files::{File, Files, IoError};
+use super::files::IoError;
 use super::group_commit::{CommitResult, monotonic};
-use super::index::{BlockIndex, BlockRef, IndexedFile};
-use super::record::{LogRecord, StoredReceipt};
-use super::stream::StreamId;
+use super::journal::Journal;
+use super::messages::WriterMessage;
 use super::tuning::Tuning;
-use crate::channel::ChannelName;
-use crate::clock::Moment;
-use crate::store::{Batch, Entry, LogPosition};
-
-/// A request to the writer.
-pub(super) enum WriterMessage {
-    Write {
-        record: LogRecord,
-        durability: Durability,
-        completions: Option<Arc<dyn CompletionQueue>>,
-        done: OnComplete,
-    },
-    /// Reserve more offsets.
-    Renew,
-    /// Begin a new journal.
-    Rotate,
-}
-
-impl WriterMessage {
-    fn weight(&self) -> usize {
-        match self {
-            Self::Write { record, .. } => record.size(),
-            Self::Renew | Self::Rotate => 0,
-        }
-    }
-}
-
-/// The file that is written to.
-#[derive(Debug)]
-pub(super) struct Journal {
-    pub(super) number: u32,
-    pub(super) name: String,
-    pub(super) file: Arc<dyn File>,
-    /// Bytes written to earlier journals since the store was opened.
-    begin: u64,
-    position: u64,
-    /// End of the zeros written ahead.
-    prepared: u64,
-}
-
-impl Journal {
-    /// Creates a journal and syncs the directory, so that it survives a power cut.
-    pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, IoError> {
-        let name = Role::Journal.file_name(number);
-        let file = files.create(&name).map_err(IoError::of(&name))?;
-        files.sync().map_err(IoError::of(&name))?;
-        Ok(Self { number, name, file, begin, position: 0, prepared: 0 })
-    }
-
-    pub(super) fn to_indexed(&self) -> IndexedFile {
-        IndexedFile::new(self.name.clone(), self.file.clone(), false, 0)
-    }
-
-    /// Returns the bytes written since the store was opened.
-    fn written(&self) -> u64 {
-        self.begin + self.position
-    }
-
-    /// Writes at the end. If the prepared zeros do not suffice, first writes `ahead` more bytes of
-    /// them.
-    fn append(&mut self, bytes: &[u8], ahead: u64) -> io::Result<()> {
-        let end = self.position + bytes.len() as u64;
-        if end > self.prepared && ahead > 0 {
-            let from = self.prepared.max(self.position);
-            self.file.write_at(from, &vec![0; (end + ahead - from) as usize])?;
-            self.prepared = end + ahead;
-        }
-        self.file.write_at(self.position, bytes)?;
-        self.position = end;
-        Ok(())
-    }
-
-    /// Truncates the file after the end: prepared zeros, and the rest of a failed write.
-    fn cut(&mut self) -> io::Result<()> {
-        self.prepared = 0;
-        self.file.truncate(self.position)
-    }
-
-    /// Removes the prepared zeros and syncs: nothing more will be written.
-    fn finish(&mut self) -> io::Result<()> {
-        if self.prepared > self.position {
-            self.cut()?;
-        }
-        self.file.sync()
-    }
-}
+use super::write_group::{GroupPart, WriteGroup};
 
 pub(super) struct Writer {
     engine: Arc<Engine>,
@@ -155,10 +63,11 @@ impl Writer {
         // A full journal is not written to: the next one may exist already.
         let open = self.journal.position < self.engine.tuning.journal_bytes;
         let next = self.engine.noted_offset().saturating_add(1);
-        let mut group = Group::new(self.engine.tuning.block_bytes, next);
+        let mut group = WriteGroup::new(self.engine.tuning.block_bytes, next);
         let mut results = Vec::with_capacity(batch.len());
         for message in batch {
-            let WriterMessage::Write { record, durability, completions, done } = message else {
+            let WriterMessage::Write { record, durability, completions, on_complete } = message
+            else {
                 continue;
             };
             let (stream, bytes, dependency) = (record.stream(), record.size(), record.dependency());
@@ -179,7 +88,7 @@ impl Writer {
                 durability,
                 outcome,
                 completions,
-                on_complete: done,
+                on_complete,
             });
         }
         let syncs = results.iter().any(CommitResult::waits_for_sync);
@@ -233,7 +142,7 @@ impl Writer {
     }
 
     /// Writes the group and adds it to the index.
-    fn write(&mut self, group: &Group, syncs: bool) -> Result<(), WriteError> {
+    fn write(&mut self, group: &WriteGroup, syncs: bool) -> Result<(), WriteError> {
         if group.parts.is_empty() {
             return Ok(());
         }
@@ -279,170 +188,6 @@ impl Writer {
                 WriteError::Failed => "failed",
                 WriteError::Behind => "behind",
             });
-        }
-    }
-}
-
-/// The records of one write.
-struct Group {
-    parts: Vec<GroupPart>,
-    /// The end of each stream that the group changes; `None` if it is deleted.
-    ends: HashMap<StreamId, Option<LogPosition>>,
-    /// The dependencies of its records.
-    dependencies: Vec<WriteDependency>,
-    block_bytes: usize,
-    /// The offset that is given out next.
-    next_offset: u64,
-}
-
-enum GroupPart {
-    Events { stream: StreamId, draft: EventsDraft, first: Option<Entry> },
-    Begin { stream: StreamId, name: ChannelName, options: Box<str> },
-    Gone { stream: StreamId },
-    Receipt(StoredReceipt),
-}
-
-/// An encoded part: its position in the buffer, and its header if it has events.
-type Encoded = (usize, Option<Header>);
-
-impl Group {
-    fn new(block_bytes: usize, next_offset: u64) -> Self {
-        let (parts, ends, dependencies) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { parts, ends, dependencies, block_bytes, next_offset }
-    }
-
-    /// Adds a record, if it follows the end of its stream.
-    fn admit(&mut self, index: &Mutex<BlockIndex>, record: LogRecord) -> Result<(), WriteError> {
-        match record {
-            LogRecord::Events { stream, batch, state, receipt } => {
-                if self.end(index, stream) != Some(batch.start()) {
-                    // The record before it was refused because the disk was full.
-                    return Err(WriteError::Full);
-                }
-                self.ends.insert(stream, Some(batch.end()));
-                self.add_events(stream, &batch, state, receipt);
-            }
-            LogRecord::Stream { stream, name, options } => {
-                let end = self.end(index, stream).unwrap_or_default();
-                self.ends.insert(stream, Some(end));
-                self.parts.push(GroupPart::Begin { stream, name, options });
-            }
-            LogRecord::Gone { stream } => {
-                if self.end(index, stream).is_some() {
-                    self.ends.insert(stream, None);
-                    self.parts.push(GroupPart::Gone { stream });
-                }
-            }
-            LogRecord::Receipt(receipt) => {
-                let offset = self.next_offset;
-                self.parts.push(GroupPart::Receipt(StoredReceipt { offset, ..receipt }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the end of a stream, if it exists. The index is locked only here, and not while
-    /// events are copied, as other threads need it; only the writer changes an end.
-    fn end(&self, index: &Mutex<BlockIndex>, stream: StreamId) -> Option<LogPosition> {
-        let stored = || index.lock().streams.get(&stream).map(|stream| stream.end);
-        self.ends.get(&stream).copied().unwrap_or_else(stored)
-    }
-
-    fn add_events(
-        &mut self,
-        stream: StreamId,
-        batch: &Batch,
-        state: Option<Box<str>>,
-        receipt: Option<StoredReceipt>,
-    ) {
-        if !self.grows(stream, batch) {
-            let draft = EventsDraft::new(stream, batch.start());
-            self.parts.push(GroupPart::Events { stream, draft, first: None });
-        }
-        if let Some(GroupPart::Events { draft, first, .. }) = self.parts.last_mut() {
-            for (entry, frame) in batch.events() {
-                first.get_or_insert(entry);
-                draft.push(entry, frame);
-            }
-            draft.trailer.state = state;
-            let offset = draft.last().offset.0;
-            draft
-                .trailer
-                .receipts
-                .extend(receipt.map(|receipt| StoredReceipt { offset, ..receipt }));
-        }
-    }
-
-    /// Returns whether the last part can take these events. Earlier parts never do: a torn write
-    /// must leave a prefix of the records over all streams, since a receipt may refer to earlier
-    /// events of other streams.
-    fn grows(&self, stream: StreamId, batch: &Batch) -> bool {
-        match self.parts.last() {
-            Some(GroupPart::Events { stream: last, draft, .. }) if *last == stream => {
-                draft.takes(batch.start(), batch.entries(), batch.size(), self.block_bytes)
-            }
-            _ => false,
-        }
-    }
-
-    fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Vec<Encoded> {
-        let encode = |part: &GroupPart| {
-            let at = into.len();
-            (at, part.encode(synced, into))
-        };
-        self.parts.iter().map(encode).collect()
-    }
-
-    /// Adds what was written at this position of the file to the index.
-    fn insert_into(&self, index: &mut BlockIndex, blocks: &[Encoded], file: u32, position: u64) {
-        for (part, (at, header)) in self.parts.iter().zip(blocks) {
-            part.insert_into(index, header.as_ref(), file, position + *at as u64);
-        }
-    }
-}
-
-impl GroupPart {
-    /// Returns the first offset of the part and its time, if it has any.
-    fn begins_at(&self) -> Option<(u64, Moment)> {
-        match self {
-            Self::Events { first, .. } => first.map(|first| (first.offset.0, first.time)),
-            Self::Receipt(receipt) => Some((receipt.offset, receipt.time)),
-            Self::Begin { .. } | Self::Gone { .. } => None,
-        }
-    }
-
-    fn encode(&self, synced: u64, into: &mut Vec<u8>) -> Option<Header> {
-        let (stream, note) = match self {
-            Self::Events { draft, .. } => return Some(draft.encode(synced, into)),
-            Self::Begin { stream, name, options } => {
-                let (name, options) = (name.as_str().to_owned(), options.clone());
-                (*stream, Note::Stream { name, options })
-            }
-            Self::Gone { stream } => (*stream, Note::Gone {}),
-            Self::Receipt(receipt) => (StreamId(0), Note::Receipt(receipt.clone())),
-        };
-        block::encode(Kind::Note, stream, &json(&note), synced, into);
-        None
-    }
-
-    fn insert_into(
-        &self,
-        index: &mut BlockIndex,
-        header: Option<&Header>,
-        file: u32,
-        position: u64,
-    ) {
-        match self {
-            Self::Events { stream, draft, first } => {
-                if let (Some(header), Some(first)) = (header, first) {
-                    let block = BlockRef::new(header, draft.last(), file, position);
-                    index.add(*stream, block, Some((*first, draft.last())));
-                }
-                index.note_trailer(*stream, &draft.trailer);
-            }
-            Self::Begin { stream, name, options } => index.begin(*stream, name.clone(), options),
-            Self::Gone { stream } => index.remove(*stream),
-            Self::Receipt(receipt) => index.receipts.add(receipt.clone()),
         }
     }
 }

@@ -13,14 +13,15 @@ use crate::channel::ChannelName;
 use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
+use crate::store::disk::block_ref::BlockRef;
 use crate::store::disk::checkpoint::Checkpoint;
 use crate::store::disk::error::OpenError;
 use crate::store::disk::file_names::{Role, SUPERBLOCK, is_ours, is_unfinished, parse_name};
 use crate::store::disk::files::{Directory, File, IoError, read_all};
 use crate::store::disk::footer::read_footer;
-use crate::store::disk::index::{BlockRef, StreamIndex};
 use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
 use crate::store::disk::stream::StreamId;
+use crate::store::disk::stream_index::StreamIndex;
 
 /// The result of a check.
 #[derive(Clone, Debug, Default)]

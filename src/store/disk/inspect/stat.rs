@@ -8,8 +8,9 @@ use crate::clock::Micros;
 use crate::store::disk::block::Block;
 use crate::store::disk::block_read::read_block;
 use crate::store::disk::error::OpenError;
-use crate::store::disk::index::{BlockIndex, StreamIndex};
+use crate::store::disk::index::BlockIndex;
 use crate::store::disk::stream::StreamId;
+use crate::store::disk::stream_index::StreamIndex;
 
 /// The contents of a directory, in numbers.
 #[derive(Clone, Debug)]
