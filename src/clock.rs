@@ -157,6 +157,12 @@ pub fn steady() -> Micros {
     STEADY_START.saturating_add(passed)
 }
 
+/// Returns the time since an earlier time of the steady clock.
+#[must_use]
+pub fn elapsed(since: Micros) -> Duration {
+    Duration::from_micros(steady().saturating_sub(since))
+}
+
 /// Converts a time into microseconds since the Unix epoch.
 #[must_use]
 pub fn micros(time: SystemTime) -> Micros {

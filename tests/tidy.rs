@@ -139,13 +139,6 @@ const IN_CIRCLES: &[&str] = &[
     "quota::bucket",
     "quota::config",
     "quota::meter",
-    "store::disk::compaction",
-    "store::disk::engine",
-    "store::disk::group_commit",
-    "store::disk::maintenance",
-    "store::disk::reader",
-    "store::disk::recovery",
-    "store::disk::writer",
 ];
 
 struct Source {

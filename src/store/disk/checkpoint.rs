@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::block::{Block, Kind, encode, json};
 use super::file_names::Role;
 use super::files::{Files, IoError, read_all, replace};
+use super::index::BlockIndex;
 use super::record::StoredReceipt;
 use super::stream::{StreamId, TrimPoint};
 use super::stream_index::StreamIndex;
+use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::{Entry, LogPosition};
 
@@ -58,6 +60,19 @@ struct StreamText {
 }
 
 impl Checkpoint {
+    /// Describes the streams of the index. Only the writer adds to it, so between two writes this
+    /// is the state at the beginning of file `number`.
+    pub(super) fn of(index: &mut BlockIndex, number: u32, now: Moment) -> Self {
+        index.receipts.forget_expired(now);
+        Self {
+            number,
+            streams: index.summary(),
+            receipts: index.receipts.to_vec(),
+            next_stream: index.next_stream,
+            gone: index.gone,
+        }
+    }
+
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), IoError> {
         let streams = self.streams.iter().map(to_text).collect();
         let (next_stream, receipts) = (self.next_stream, self.receipts.clone());

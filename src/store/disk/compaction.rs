@@ -1,5 +1,4 @@
-//! Compaction: copies the live blocks of a file, sorted by stream and joined, into a new file,
-//! with a footer of their positions, so that opening reads nothing else.
+//! Compaction: copies the live blocks of a file, sorted by stream and joined, into a new file.
 //!
 //! Invariant: a sorted file has the name and options of each stream before its events, so that
 //! they survive the loss of the checkpoints.
@@ -9,12 +8,19 @@ use std::sync::Arc;
 use super::block::{self, Block, EventsDraft, Header, Kind, Note, Trailer, json};
 use super::block_read::read_block;
 use super::block_ref::BlockRef;
-use super::engine::Engine;
 use super::file_names::{Role, unfinished};
-use super::files::{Draft, File, IoError};
+use super::files::{Draft, File, Files, IoError};
 use super::footer::{Blocks, encode_footer};
-use super::index::IndexedFile;
+use super::index::{IndexedFile, SharedIndex};
 use super::stream::StreamId;
+
+/// Rewrites files.
+pub(super) struct Compaction {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) index: SharedIndex,
+    /// Maximum bytes of frames in a block.
+    pub(super) block_bytes: usize,
+}
 
 /// A sorted file under its final name.
 pub(super) struct CompactedFile {
@@ -22,63 +28,68 @@ pub(super) struct CompactedFile {
     pub(super) blocks: Blocks,
 }
 
-/// Compacts a file. Returns `None` if it cannot be read whole, or was deleted. `before` runs after
-/// the new file is written and before the old one is replaced; `false` cancels the compaction.
-pub(super) fn compact_file(
-    engine: &Engine,
-    number: u32,
-    before: impl FnOnce() -> Result<bool, IoError>,
-) -> Result<Option<CompactedFile>, IoError> {
-    let name = Role::Sorted.file_name(number);
-    let unfinished = unfinished(&name);
-    let sorted = match write(engine, number, &unfinished) {
-        Ok(Some(sorted)) => before().map(|may_go| may_go.then_some(sorted)),
-        none => none,
-    };
-    if !matches!(sorted, Ok(Some(_))) {
-        // If it cannot be deleted now, the next start deletes it.
-        let _ = engine.files.remove(&unfinished);
-    }
-    let Some((file, bytes, blocks)) = sorted? else {
-        return Ok(None);
-    };
-    engine.files.rename(&unfinished, &name).map_err(IoError::of(&name))?;
-    engine.files.sync().map_err(IoError::of(&name))?;
-    Ok(Some(CompactedFile { file: IndexedFile::new(name, file, true, bytes), blocks }))
-}
-
-type Written = (Arc<dyn File>, u64, Blocks);
-
-fn write(engine: &Engine, number: u32, unfinished: &str) -> Result<Option<Written>, IoError> {
-    let index = engine.index.lock();
-    let Some(from) = index.files.get(&number) else {
-        return Ok(None);
-    };
-    let source = CompactionSource { name: from.name.clone(), file: from.file.clone() };
-    let streams = index.blocks_of(number);
-    drop(index);
-    let draft = Draft::create(&*engine.files, unfinished)?;
-    let mut compactor = Compactor { engine, number, source, draft, row: Vec::new() };
-    let mut blocks = Blocks::new();
-    for (stream, old) in streams {
-        compactor.introduce(stream)?;
-        match compactor.copy(stream, &old)? {
-            Some(new) => blocks.push((stream, new)),
-            None => return Ok(None),
+impl Compaction {
+    /// Compacts a file. Returns `None` if it cannot be read whole, or was deleted. `before` runs
+    /// after the new file is written and before the old one is replaced; `false` cancels the
+    /// compaction.
+    pub(super) fn compact_file(
+        &self,
+        number: u32,
+        before: impl FnOnce() -> Result<bool, IoError>,
+    ) -> Result<Option<CompactedFile>, IoError> {
+        let name = Role::Sorted.file_name(number);
+        let unfinished = unfinished(&name);
+        let sorted = match self.write(number, &unfinished) {
+            Ok(Some(sorted)) => before().map(|may_go| may_go.then_some(sorted)),
+            none => none,
+        };
+        if !matches!(sorted, Ok(Some(_))) {
+            // If it cannot be deleted now, the next start deletes it.
+            let _ = self.files.remove(&unfinished);
         }
+        let Some((file, bytes, blocks)) = sorted? else {
+            return Ok(None);
+        };
+        self.files.rename(&unfinished, &name).map_err(IoError::of(&name))?;
+        self.files.sync().map_err(IoError::of(&name))?;
+        Ok(Some(CompactedFile { file: IndexedFile::new(name, file, true, bytes), blocks }))
     }
-    compactor.draft.write(&encode_footer(&blocks, compactor.draft.position()))?;
-    let bytes = compactor.draft.position();
-    Ok(Some((compactor.draft.finish()?, bytes, blocks)))
+
+    fn write(&self, number: u32, unfinished: &str) -> Result<Option<Written>, IoError> {
+        let index = self.index.lock();
+        let Some(from) = index.files.get(&number) else {
+            return Ok(None);
+        };
+        let source = CompactionSource { name: from.name.clone(), file: from.file.clone() };
+        let streams = index.blocks_of(number);
+        drop(index);
+        let draft = Draft::create(&*self.files, unfinished)?;
+        let mut compactor = Compactor { store: self, number, source, draft, row: Vec::new() };
+        let mut blocks = Blocks::new();
+        for (stream, old) in streams {
+            compactor.introduce(stream)?;
+            match compactor.copy(stream, &old)? {
+                Some(new) => blocks.push((stream, new)),
+                None => return Ok(None),
+            }
+        }
+        compactor.draft.write(&encode_footer(&blocks, compactor.draft.position()))?;
+        let bytes = compactor.draft.position();
+        Ok(Some((compactor.draft.finish()?, bytes, blocks)))
+    }
 }
+
+/// A written file, its size, and its blocks.
+type Written = (Arc<dyn File>, u64, Blocks);
 
 struct CompactionSource {
     name: String,
     file: Arc<dyn File>,
 }
 
+/// The compaction of one file.
 struct Compactor<'a> {
-    engine: &'a Engine,
+    store: &'a Compaction,
     number: u32,
     source: CompactionSource,
     draft: Draft,
@@ -89,7 +100,7 @@ struct Compactor<'a> {
 impl Compactor<'_> {
     /// Writes the name and options of a stream. A stream that was deleted meanwhile needs none.
     fn introduce(&mut self, id: StreamId) -> Result<(), IoError> {
-        let index = self.engine.index.lock();
+        let index = self.store.index.lock();
         let Some(stream) = index.streams.get(&id) else {
             return Ok(());
         };
@@ -129,7 +140,7 @@ impl Compactor<'_> {
     fn fits(&self, growing: &EventsDraft, block: &Block<'_>) -> bool {
         let Header { first, frames, .. } = block.header;
         let entries = block.events().map(|(entry, _)| entry);
-        growing.takes(first, entries, frames as usize, self.engine.tuning.block_bytes)
+        growing.takes(first, entries, frames as usize, self.store.block_bytes)
     }
 
     fn put(&mut self, draft: &EventsDraft) -> Result<BlockRef, IoError> {
@@ -143,7 +154,7 @@ impl Compactor<'_> {
     /// Marks the source as damaged: it stays as it is, to keep the rest readable.
     fn leave_alone<T>(&self, fault: &IoError) -> Option<T> {
         tracing::error!("a file of the store is damaged and stays unsorted: {fault}");
-        if let Some(file) = self.engine.index.lock().files.get_mut(&self.number) {
+        if let Some(file) = self.store.index.lock().files.get_mut(&self.number) {
             file.damaged = true;
         }
         None

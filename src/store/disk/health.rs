@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
+use super::commit_queue::CommitQueue;
 use super::error::WriteError;
 use super::files::IoError;
 
@@ -25,11 +26,12 @@ const FULL: u8 = 1;
 const FAILED: u8 = 2;
 
 /// Read by all threads, changed by those of the store.
-#[derive(Debug, Default)]
 pub(super) struct StoreHealth {
     /// A copy of `state`, for readers that must not block.
     code: AtomicU8,
     state: Mutex<HealthState>,
+    /// Fails with the store, so that no thread waits for a sync that never comes.
+    commits: Arc<CommitQueue>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +42,10 @@ struct HealthState {
 }
 
 impl StoreHealth {
+    pub(super) fn new(commits: Arc<CommitQueue>) -> Self {
+        Self { code: AtomicU8::new(GOOD), state: Mutex::default(), commits }
+    }
+
     pub(super) fn check(&self) -> Result<(), WriteError> {
         match self.code.load(Ordering::Acquire) {
             GOOD => Ok(()),
@@ -55,6 +61,18 @@ impl StoreHealth {
 
     pub(super) fn current(&self) -> Health {
         self.state.lock().health.clone()
+    }
+
+    /// Records a failed operation, for which `needed` bytes were required. After a shortage of
+    /// space the store recovers; any other error is final.
+    pub(super) fn record(&self, fault: &IoError, needed: u64) -> WriteError {
+        if !fault.is_full() {
+            return self.fail(fault);
+        }
+        if self.fill(needed) {
+            tracing::warn!("the store takes nothing until there is room: {fault}");
+        }
+        WriteError::Full
     }
 
     /// Marks the store as full: `needed` bytes did not fit. Returns whether it was good before.
@@ -83,14 +101,24 @@ impl StoreHealth {
         }
     }
 
+    /// Fails the store for good: the contents of the disk are no longer known.
+    pub(super) fn fail(&self, fault: &IoError) -> WriteError {
+        if self.mark_failed(fault) {
+            tracing::error!("the store has failed and takes nothing any more: {fault}");
+        }
+        WriteError::Failed
+    }
+
     /// Marks the store as failed. Returns whether it had not failed before.
-    pub(super) fn fail(&self, fault: &IoError) -> bool {
+    fn mark_failed(&self, fault: &IoError) -> bool {
         let mut state = self.state.lock();
         if matches!(state.health, Health::Failed(_)) {
             return false;
         }
         state.health = Health::Failed(fault.to_string().into());
         self.code.store(FAILED, Ordering::Release);
+        // With the lock, a publisher that is refused finds the reason in `current`.
+        self.commits.fail();
         true
     }
 }

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::block::{Header, Trailer};
 use super::block_ref::BlockRef;
 use super::files::File;
@@ -17,6 +19,9 @@ use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::{Entry, Retention};
+
+/// The index as the threads share it.
+pub(super) type SharedIndex = Arc<Mutex<BlockIndex>>;
 
 /// A file with blocks.
 #[derive(Debug)]

@@ -10,37 +10,43 @@ mod block;
 mod block_read;
 mod block_ref;
 mod checkpoint;
+mod checkpoint_slot;
+mod commit_queue;
 mod compaction;
 mod completion;
 mod config;
 mod dependency;
-mod engine;
 mod error;
 mod file_names;
 mod files;
 mod footer;
+mod free_space;
 mod group_commit;
 mod health;
 mod index;
 pub mod inspect;
 mod journal;
+mod lifecycle;
 mod maintenance;
 mod messages;
+mod offsets;
+mod parts;
 mod queue;
 mod read;
 mod reader;
 mod receipts;
 mod record;
 mod recovery;
+mod setup;
 mod steps;
 mod stream;
 mod stream_index;
 mod superblock;
+mod superblock_writer;
 mod tuning;
 mod write_group;
 mod writer;
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -53,30 +59,22 @@ use crate::telemetry::Metrics;
 pub use completion::{Completion, CompletionQueue, OnComplete};
 pub use config::{Config, Durability, OpenOptions};
 pub use dependency::WriteDependency;
-use engine::{Engine, Setup};
 pub use error::{OpenError, WriteError};
 pub use file_names::files_in;
-use files::Directory;
 pub use health::Health;
+use lifecycle::OpenStore;
+use maintenance::Maintenance;
 use messages::{ReadRequest, WriterMessage};
+use parts::Parts;
 pub use read::{DiskRead, OnRead, Seek};
 pub use record::{LogRecord, StoredReceipt};
 pub use recovery::Recovered;
+use setup::Setup;
 pub use stream::{StoredStream, StreamId, TrimPoint, Trimmed};
-use tuning::Tuning;
 
 /// A cheap handle to the store. Dropping the last one closes the store.
 #[derive(Clone, Debug)]
-pub struct Disk(Arc<Handle>);
-
-#[derive(Debug)]
-struct Handle(Arc<Engine>);
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
+pub struct Disk(Arc<OpenStore>);
 
 impl Disk {
     /// Opens or creates the directory. Torn writes are cut off; broken blocks are reported and
@@ -89,39 +87,30 @@ impl Disk {
         options: OpenOptions,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Recovered), OpenError> {
-        let directory = config.path.clone();
-        let files = Arc::new(Directory::take(&directory)?);
-        Self::with(Setup {
-            files,
-            directory,
-            boot: this_boot(),
-            config: config.clone(),
-            tuning: Tuning::within(config.max_bytes.as_u64()),
-            options,
-            metrics,
-        })
+        Self::with(Setup::new(config, options, metrics)?)
     }
 
     fn with(setup: Setup) -> Result<(Self, Recovered), OpenError> {
-        let (engine, found) = Engine::open(setup)?;
-        Ok((Self(Arc::new(Handle(engine))), found))
+        let (store, found) = OpenStore::open(setup)?;
+        Ok((Self(Arc::new(store)), found))
     }
 
-    fn engine(&self) -> &Engine {
-        &self.0.0
+    /// Returns the maintenance, to run it at once.
+    fn maintenance(&self) -> &Maintenance {
+        &self.0.maintenance
     }
 
     /// Returns the epoch of everything in the directory.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.engine().epoch.clone()
+        self.0.epoch.clone()
     }
 
     /// Returns the first unused offset. It is above every offset of earlier lives, stored or not,
     /// provided that [`note_offset`](Self::note_offset) was called for each.
     #[must_use]
     pub fn first_offset(&self) -> Offset {
-        self.engine().first_offset
+        self.0.first_offset
     }
 
     /// Checks that offsets can be given out. The reserved ones run out if the disk accepts no
@@ -130,18 +119,22 @@ impl Disk {
     /// # Errors
     /// No offsets are left at the moment.
     pub fn check_offsets(&self) -> Result<(), WriteError> {
-        self.engine().check_offsets()
+        self.0.parts.superblock.check_offsets()
     }
 
     /// Notes that offsets up to this one are given out. Does not block; costs an atomic maximum.
     pub fn note_offset(&self, offset: Offset) {
-        self.engine().note_offset(offset);
+        let Parts { superblock, writes, .. } = &self.0.parts;
+        if superblock.note_offset(offset) {
+            // Fails only if the store is closed, which saves the offset.
+            let _ = writes.push(WriterMessage::Renew);
+        }
     }
 
     /// Returns the number of a new stream.
     #[must_use]
     pub fn new_stream(&self) -> StreamId {
-        StreamId(self.engine().next_stream.fetch_add(1, Ordering::Relaxed))
+        StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Checks whether writes are accepted at the moment.
@@ -150,22 +143,22 @@ impl Disk {
     /// The disk is full, the store has failed, or more than `MAX_UNSTORED_BYTES` of events wait to
     /// be written.
     pub fn check(&self) -> Result<(), WriteError> {
-        let engine = self.engine();
-        if engine.commits.in_flight_bytes() > MAX_UNSTORED_BYTES {
+        let Parts { commits, health, .. } = &self.0.parts;
+        if commits.in_flight_bytes() > MAX_UNSTORED_BYTES {
             return Err(WriteError::Behind);
         }
-        engine.health.check()
+        health.check()
     }
 
     /// Returns the health of the store.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.engine().health.current()
+        self.0.parts.health.current()
     }
 
     /// Submits a record. Does not block. Records of one stream are stored in the order of
-    /// submission, and `done` is called in that order, if all that wait together have the same
-    /// completion queue.
+    /// submission, and `on_complete` is called in that order, if all that wait together have the
+    /// same completion queue.
     ///
     /// Events that do not follow on the stored events of their stream are refused: after a
     /// refusal, the refused events must be submitted again first.
@@ -174,44 +167,38 @@ impl Disk {
         record: LogRecord,
         durability: Durability,
         completions: Option<Arc<dyn CompletionQueue>>,
-        done: OnComplete,
+        on_complete: OnComplete,
     ) {
-        self.engine().commits.add_in_flight(record.size());
-        let message = WriterMessage::Write { record, durability, completions, on_complete: done };
-        // `done` is not called here: the caller may hold a lock that it takes.
-        let _ = self.engine().inbox.push(message);
+        let Parts { commits, writes, .. } = &self.0.parts;
+        commits.add_in_flight(record.size());
+        // If the store is closed, `on_complete` is not called: the caller may hold a lock that it
+        // takes.
+        let _ = writes.push(WriterMessage::Write { record, durability, completions, on_complete });
     }
 
     /// Reads consecutive events of a stream from disk: about 256 KiB at most, including the
     /// requested event. Does not block.
-    pub fn read(&self, stream: StreamId, seek: Seek, read: OnRead) {
-        let _ = self.engine().reads.push(ReadRequest { stream, seek, on_read: read });
+    pub fn read(&self, stream: StreamId, seek: Seek, on_read: OnRead) {
+        let _ = self.0.parts.reads.push(ReadRequest { stream, seek, on_read });
     }
 
     /// Trims whole blocks beyond the retention. Does no I/O: files are deleted and rewritten
     /// later.
     pub fn trim(&self, stream: StreamId, retention: &Retention, now: Moment) -> Trimmed {
-        self.engine().index.lock().trim(stream, retention, now)
+        self.0.parts.index.lock().trim(stream, retention, now)
     }
 
     /// Returns the offset of the earliest retained event of a stream.
     #[must_use]
     pub fn earliest(&self, stream: StreamId) -> Option<Offset> {
-        self.engine().index.lock().earliest(stream)
+        self.0.parts.index.lock().earliest(stream)
     }
 
     /// Writes and syncs everything submitted, and ends the store's threads. Later records are
     /// ignored.
     pub fn close(&self) {
-        self.engine().close();
+        self.0.close();
     }
-}
-
-/// Returns the identifier of this boot of the machine. If it is unknown, every start of a hub
-/// counts as one after a power cut.
-fn this_boot() -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    boot.trim().to_owned()
 }
 
 #[cfg(test)]

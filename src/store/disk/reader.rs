@@ -9,83 +9,114 @@ use std::time::Duration;
 use super::block::Block;
 use super::block_read::{Unreadable, adjoin, length, read_row};
 use super::block_ref::BlockRef;
-use super::engine::Engine;
 use super::files::{File, IoError};
+use super::index::SharedIndex;
 use super::messages::ReadRequest;
+use super::queue::WorkQueue;
 use super::read::{DiskRead, Seek};
 use super::stream::{StreamId, TrimPoint};
 use super::stream_index::Located;
 use crate::store::{Batch, Entry, LogPosition};
+use crate::telemetry::Metrics;
 
-/// Serves reads until the store is closed.
-pub(super) fn run(engine: &Engine) {
-    while let Some(batch) = engine.reads.take(Duration::ZERO, 0, |_| 1) {
-        for ReadRequest { stream, seek, on_read } in batch {
-            on_read(piece(engine, stream, seek));
-        }
-    }
+/// The reader thread.
+pub(super) struct Reader {
+    pub(super) requests: Arc<WorkQueue<ReadRequest>>,
+    pub(super) index: SharedIndex,
+    pub(super) metrics: Arc<Metrics>,
+    /// Bytes that one read returns.
+    pub(super) read_bytes: usize,
 }
 
-/// Reads the requested event and those after it. Removes broken blocks from the index, so that the
-/// next lookup returns where reading continues. A loss is reported together with adjoining ones,
-/// so that a reader gets one gap.
-fn piece(engine: &Engine, stream: StreamId, seek: Seek) -> DiskRead {
-    loop {
-        let (sources, blocks, from) = match locate(engine, stream, seek) {
-            Ok(found) => found,
-            Err(DiskRead::Lost { to, .. }) if !goes_on(engine, stream, to) => continue,
-            Err(piece) => return piece,
-        };
-        match read_blocks(&sources, stream, &blocks) {
-            Ok(rows) => {
-                let bytes = rows.iter().map(|row| row.len() as u64).sum();
-                engine.metrics.store_read(bytes);
-                return to_batch(&rows, &blocks, from).map_or(DiskRead::Nothing, DiskRead::Batch);
+impl Reader {
+    /// Serves reads until the store is closed.
+    pub(super) fn run(self) {
+        while let Some(batch) = self.requests.take(Duration::ZERO, 0, |_| 1) {
+            for ReadRequest { stream, seek, on_read } in batch {
+                on_read(self.read(stream, seek));
             }
-            Err((block, fault)) => lose(engine, stream, &block, &fault),
         }
     }
-}
 
-/// Returns whether the first block at this position can be read. Removes a broken block from the
-/// index.
-fn goes_on(engine: &Engine, stream: StreamId, at: TrimPoint) -> bool {
-    let Ok((sources, blocks, _)) = locate(engine, stream, Seek::Seq(at.position.seq)) else {
-        return true;
-    };
-    match read_blocks(&sources, stream, &blocks[..blocks.len().min(1)]) {
-        Ok(_) => true,
-        Err((block, fault)) => {
-            lose(engine, stream, &block, &fault);
-            false
+    /// Reads the requested event and those after it. Removes broken blocks from the index, so that
+    /// the next lookup returns where reading continues. A loss is reported together with adjoining
+    /// ones, so that a reader gets one gap.
+    fn read(&self, stream: StreamId, seek: Seek) -> DiskRead {
+        loop {
+            let (sources, blocks, from) = match self.locate(stream, seek) {
+                Ok(found) => found,
+                Err(DiskRead::Lost { to, .. }) if !self.is_readable(stream, to) => continue,
+                Err(other) => return other,
+            };
+            match read_blocks(&sources, stream, &blocks) {
+                Ok(rows) => {
+                    let bytes = rows.iter().map(|row| row.len() as u64).sum();
+                    self.metrics.store_read(bytes);
+                    let batch = to_batch(&rows, &blocks, from);
+                    return batch.map_or(DiskRead::Nothing, DiskRead::Batch);
+                }
+                Err((block, fault)) => self.lose(stream, &block, &fault),
+            }
         }
+    }
+
+    /// Returns whether the first block at this position can be read. Removes a broken block from
+    /// the index.
+    fn is_readable(&self, stream: StreamId, at: TrimPoint) -> bool {
+        let Ok((sources, blocks, _)) = self.locate(stream, Seek::Seq(at.position.seq)) else {
+            return true;
+        };
+        match read_blocks(&sources, stream, &blocks[..blocks.len().min(1)]) {
+            Ok(_) => true,
+            Err((block, fault)) => {
+                self.lose(stream, &block, &fault);
+                false
+            }
+        }
+    }
+
+    /// Returns the blocks to read, their files, and the first retained event.
+    fn locate(
+        &self,
+        stream: StreamId,
+        seek: Seek,
+    ) -> Result<(Sources, Vec<BlockRef>, u64), DiskRead> {
+        let index = self.index.lock();
+        let (blocks, from) = match index.locate(stream, seek, self.read_bytes) {
+            Located::Blocks { blocks, from } => (blocks, from),
+            Located::Lost { from, to } => return Err(DiskRead::Lost { from, to }),
+            Located::Trimmed(trim_point) => return Err(DiskRead::Trimmed(trim_point)),
+            Located::Nothing => return Err(DiskRead::Nothing),
+        };
+        let mut sources = Sources::new();
+        for number in blocks.iter().map(|block| block.file) {
+            if let Some(file) = index.files.get(&number) {
+                sources.entry(number).or_insert_with(|| (file.name.clone(), file.file.clone()));
+            }
+        }
+        Ok((sources, blocks, from))
+    }
+
+    fn lose(&self, stream: StreamId, block: &BlockRef, fault: &IoError) {
+        let mut index = self.index.lock();
+        if !index.lose(stream, block) {
+            // The block was trimmed or compacted meanwhile.
+            return;
+        }
+        if let Some(file) = index.files.get_mut(&block.file) {
+            file.damaged = true;
+        }
+        let channel = index.streams.get(&stream).map(|stream| stream.name.clone());
+        drop(index);
+        self.metrics.store_block_broken();
+        let channel = channel.as_ref().map_or("", |name| name.as_str());
+        let events = block.count;
+        tracing::error!(channel, events, "events on disk cannot be read and are lost: {fault}");
     }
 }
 
 /// Files with their names, by number.
 type Sources = BTreeMap<u32, (String, Arc<dyn File>)>;
-
-/// Returns the blocks to read, their files, and the first retained event.
-fn locate(
-    engine: &Engine,
-    stream: StreamId,
-    seek: Seek,
-) -> Result<(Sources, Vec<BlockRef>, u64), DiskRead> {
-    let index = engine.index.lock();
-    let (blocks, from) = match index.locate(stream, seek, engine.tuning.read_bytes) {
-        Located::Blocks { blocks, from } => (blocks, from),
-        Located::Lost { from, to } => return Err(DiskRead::Lost { from, to }),
-        Located::Trimmed(trim_point) => return Err(DiskRead::Trimmed(trim_point)),
-        Located::Nothing => return Err(DiskRead::Nothing),
-    };
-    let source = |block: &BlockRef| {
-        let file = index.files.get(&block.file)?;
-        Some((block.file, (file.name.clone(), file.file.clone())))
-    };
-    let sources = blocks.chunk_by(|one, next| one.file == next.file);
-    let sources = sources.filter_map(|same| same.first().and_then(source)).collect();
-    Ok((sources, blocks, from))
-}
 
 /// Reads and verifies blocks up to the first that is broken. Fails if that is the first of all.
 fn read_blocks(
@@ -140,20 +171,4 @@ fn blocks(mut row: &[u8]) -> Vec<Block<'_>> {
         blocks.push(block);
     }
     blocks
-}
-
-fn lose(engine: &Engine, stream: StreamId, block: &BlockRef, fault: &IoError) {
-    let mut index = engine.index.lock();
-    if !index.lose(stream, block) {
-        // The block was trimmed or compacted meanwhile.
-        return;
-    }
-    if let Some(file) = index.files.get_mut(&block.file) {
-        file.damaged = true;
-    }
-    let channel = index.streams.get(&stream).map(|stream| stream.name.clone());
-    drop(index);
-    engine.metrics.store_block_broken();
-    let (channel, events) = (channel.as_ref().map_or("", |name| name.as_str()), block.count);
-    tracing::error!(channel, events, "events on disk cannot be read and are lost: {fault}");
 }

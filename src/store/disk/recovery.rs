@@ -12,11 +12,8 @@ use std::str::FromStr;
 use super::block::{Block, Header, Kind, Note, ScannedPart, Trailer, scan};
 use super::block_ref::BlockRef;
 use super::checkpoint::Checkpoint;
-use super::config::OpenOptions;
-use super::engine::Setup;
-use super::error::OpenError;
 use super::file_names::{Role, is_ours, is_unfinished, parse_name};
-use super::files::{File, IoError, PIECE_BYTES, read_all};
+use super::files::{File, Files, IoError, PIECE_BYTES, read_all};
 use super::footer::read_footer;
 use super::index::{BlockIndex, IndexedFile};
 use super::receipts::Receipts;
@@ -25,6 +22,7 @@ use super::stream::{StoredStream, StreamId};
 use super::stream_index::StreamIndex;
 use crate::channel::ChannelName;
 use crate::position::Offset;
+use crate::telemetry::Metrics;
 
 /// The contents of a directory when it was opened.
 #[derive(Debug)]
@@ -67,17 +65,20 @@ impl RecoveredFiles {
     }
 }
 
-/// Recovers the directory.
-pub(super) fn recover(setup: &Setup, clean: bool) -> Result<RecoveredFiles, OpenError> {
-    let OpenOptions { max_receipts, receipts_window, .. } = setup.options;
-    let receipts = Receipts::within(max_receipts, receipts_window);
+/// Recovers a directory. Adds its receipts to `receipts`.
+pub(super) fn recover(
+    files: &dyn Files,
+    metrics: &Metrics,
+    receipts: Receipts,
+    clean: bool,
+) -> Result<RecoveredFiles, IoError> {
     let index = BlockIndex { receipts, ..BlockIndex::default() };
-    let mut recovery = Recovery { setup, clean, index, since: 0, newest: 0, unknown: None };
-    recovery.run().map_err(|fault| fault.in_directory(&setup.directory))
+    Recovery { files, metrics, clean, index, since: 0, newest: 0, unknown: None }.run()
 }
 
 struct Recovery<'a> {
-    setup: &'a Setup,
+    files: &'a dyn Files,
+    metrics: &'a Metrics,
     /// The store was closed after everything was synced.
     clean: bool,
     index: BlockIndex,
@@ -90,7 +91,7 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn run(&mut self) -> Result<RecoveredFiles, IoError> {
+    fn run(mut self) -> Result<RecoveredFiles, IoError> {
         let listed = self.list()?;
         let checkpoints = self.load_checkpoint(&listed);
         let files = self.files(&listed)?;
@@ -102,7 +103,7 @@ impl Recovery<'_> {
         self.index.raise_trim_points();
         let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
         Ok(RecoveredFiles {
-            index: std::mem::take(&mut self.index),
+            index: self.index,
             next_file: highest.saturating_add(1),
             checkpoints,
             unknown: self.unknown,
@@ -112,9 +113,9 @@ impl Recovery<'_> {
     /// Returns the numbered files. Deletes unfinished files that a crash left.
     fn list(&self) -> Result<Vec<(u32, Role)>, IoError> {
         let mut listed = Vec::new();
-        for name in self.setup.files.list().map_err(IoError::of(""))? {
+        for name in self.files.list().map_err(IoError::of(""))? {
             if is_unfinished(&name) {
-                self.setup.files.remove(&name).map_err(IoError::of(&name))?;
+                self.files.remove(&name).map_err(IoError::of(&name))?;
             } else if let Some(numbered) = parse_name(&name) {
                 listed.push(numbered);
             } else if !is_ours(&name) {
@@ -130,14 +131,14 @@ impl Recovery<'_> {
         let mut checkpoints: Vec<u32> = checkpoints.map(|(number, _)| *number).collect();
         checkpoints.sort_unstable();
         while let Some(number) = checkpoints.last().copied() {
-            match Checkpoint::load(&*self.setup.files, number) {
+            match Checkpoint::load(self.files, number) {
                 Ok(checkpoint) => {
                     self.adopt(checkpoint);
                     break;
                 }
                 Err(why) => {
                     let file = Role::Checkpoint.file_name(number);
-                    self.setup.metrics.store_block_broken();
+                    self.metrics.store_block_broken();
                     tracing::error!(file, "a checkpoint of the store is broken: {why}");
                     checkpoints.pop();
                 }
@@ -162,14 +163,14 @@ impl Recovery<'_> {
         for (number, role) in listed.iter().filter(|(_, role)| *role != Role::Checkpoint) {
             if files.insert(*number, *role).is_some() {
                 let sorted = Role::Sorted.file_name(*number);
-                let file = self.setup.files.open(&sorted).map_err(IoError::of(&sorted))?;
+                let file = self.files.open(&sorted).map_err(IoError::of(&sorted))?;
                 let whole = read_footer(&*file, *number).is_some();
                 let (keep, spare) = match whole {
                     true => (Role::Sorted, Role::Journal),
                     false => (Role::Journal, Role::Sorted),
                 };
                 let spare = spare.file_name(*number);
-                self.setup.files.remove(&spare).map_err(IoError::of(&spare))?;
+                self.files.remove(&spare).map_err(IoError::of(&spare))?;
                 files.insert(*number, keep);
             }
         }
@@ -178,7 +179,7 @@ impl Recovery<'_> {
 
     fn read_file(&mut self, number: u32, role: Role) -> Result<(), IoError> {
         let name = role.file_name(number);
-        let file = self.setup.files.open(&name).map_err(IoError::of(&name))?;
+        let file = self.files.open(&name).map_err(IoError::of(&name))?;
         let bytes = file.size().map_err(IoError::of(&name))?;
         let sorted = role == Role::Sorted;
         let indexed = IndexedFile::new(name.clone(), file.clone(), sorted, bytes);
@@ -301,7 +302,7 @@ impl Recovery<'_> {
             events,
             "a block of the store is broken: what it had is lost"
         );
-        self.setup.metrics.store_block_broken();
+        self.metrics.store_block_broken();
         // A block without a header, or one cut off by the end of the file, may hide any number of
         // events.
         if header.is_none_or(|header| header.length() > bytes) && number >= self.since {

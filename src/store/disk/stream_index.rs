@@ -1,7 +1,7 @@
 //! The index of one stream: its blocks, in the order of their events.
 //!
-//! Invariants: the numbers of the files of the blocks are in the same order. If a block begins after
-//! the end of the one before it, the events in between are lost.
+//! Invariants: the numbers of the files of the blocks are in the same order. If a block begins
+//! after the end of the one before it, the events in between are lost.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 
 use super::Looked;
+use crate::store::disk::Disk;
 use crate::store::disk::config::{Config, OpenOptions};
-use crate::store::disk::engine::Engine;
 use crate::store::disk::error::OpenError;
 use crate::store::disk::file_names::{Role, parse_name};
 use crate::store::disk::files::{Directory, Files, IoError};
-use crate::store::disk::{Disk, maintenance, this_boot};
+use crate::store::disk::maintenance::Maintenance;
+use crate::store::disk::setup::this_boot;
 use crate::telemetry::Metrics;
 
 /// The result of a compaction.
@@ -63,12 +64,10 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
     drop(files);
     // No file from the older checkpoint on may be changed. Opening the store twice writes two
     // checkpoints above all existing files.
-    live(path, maintenance::run_once)?;
-    let damaged = live(path, |engine| {
-        maintenance::compact(engine)?;
-        let index = engine.index.lock();
-        let damaged = index.files.values().filter(|file| file.damaged);
-        Ok(damaged.map(|file| file.name.clone()).collect())
+    live(path, Maintenance::run_once)?;
+    let damaged = live(path, |maintenance| {
+        maintenance.compact()?;
+        Ok(maintenance.damaged_files())
     })?;
     let after = sizes(&Directory::look(path)?, path)?;
     let now = |number: &u32| after.files.get(number);
@@ -88,7 +87,7 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
 /// Opens the store as a hub does, with limits that delete nothing alive.
 fn live<T>(
     path: &Path,
-    work: impl FnOnce(&Engine) -> Result<T, IoError>,
+    work: impl FnOnce(&Maintenance) -> Result<T, IoError>,
 ) -> Result<T, CompactError> {
     let config = Config {
         path: path.to_owned(),
@@ -97,7 +96,7 @@ fn live<T>(
         ..Config::default()
     };
     let (disk, _) = Disk::open(&config, OpenOptions::default(), Arc::new(Metrics::new()))?;
-    let worked = work(disk.engine());
+    let worked = work(disk.maintenance());
     disk.close();
     worked.map_err(|fault| CompactError::Failed(format!("{}/{fault}", path.display())))
 }

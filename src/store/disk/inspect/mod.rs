@@ -16,15 +16,13 @@ pub use check::{Checked, Finding, Totals, check};
 pub use compact::{CompactError, Compacted, compact};
 pub use stat::{ChannelStat, FileStat, Stat, stat};
 
-use super::config::{Config, OpenOptions};
-use super::engine::Setup;
 use super::error::OpenError;
 use super::file_names::SUPERBLOCK;
 use super::files::{Directory, Files};
+use super::receipts::Receipts;
 use super::recovery::{self, RecoveredFiles};
 use super::stream_index::StreamIndex;
 use super::superblock::Superblock;
-use super::tuning::Tuning;
 use crate::telemetry::Metrics;
 use untouched::Untouched;
 
@@ -67,16 +65,9 @@ impl Looked {
             }
             Err(error) => return Err(error),
         };
-        let setup = Setup {
-            files: files.clone(),
-            directory: path.to_owned(),
-            boot: String::new(),
-            config: Config::default(),
-            tuning: Tuning::default(),
-            options: OpenOptions::default(),
-            metrics: Arc::new(Metrics::new()),
-        };
-        let recovered = recovery::recover(&setup, superblock.clean)?;
+        let recovered =
+            recovery::recover(&*files, &Metrics::new(), Receipts::default(), superblock.clean);
+        let recovered = recovered.map_err(|fault| fault.in_directory(path))?;
         Ok(Self { files, superblock, damaged, recovered })
     }
 }

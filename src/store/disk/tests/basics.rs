@@ -2,11 +2,9 @@
 
 use super::support::*;
 use crate::position::Offset;
-use crate::store::disk::engine::Setup;
 use crate::store::disk::files::Directory;
-use crate::store::disk::{
-    Disk, OpenOptions, StoredReceipt, StreamId, TrimPoint, Trimmed, maintenance,
-};
+use crate::store::disk::setup::Setup;
+use crate::store::disk::{Disk, OpenOptions, StoredReceipt, StreamId, TrimPoint, Trimmed};
 use crate::store::disk::{
     DiskRead, Durability, Health, LogRecord, OpenError, Recovered, Seek, WriteError,
 };
@@ -282,7 +280,7 @@ fn a_sorted_file_that_dies_over_several_lives_is_rewritten() {
         for stream in dying {
             write(&disk, LogRecord::Gone { stream: StreamId(*stream) }, Async).unwrap();
         }
-        maintenance::run_once(disk.engine()).unwrap();
+        disk.maintenance().run_once().unwrap();
         disk.close();
     };
     live(&[]);

@@ -11,10 +11,10 @@ use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::clock::{Clock, Moment};
 use crate::position::Offset;
-use crate::store::disk::engine::Setup;
+use crate::store::disk::setup::Setup;
 use crate::store::disk::{
     Disk, DiskRead, Durability, Health, LogRecord, OpenOptions, Recovered, Seek, StoredReceipt,
-    StreamId, maintenance,
+    StreamId,
 };
 use crate::store::{Batch, Entry, LogPosition, Retention};
 
@@ -168,7 +168,7 @@ proptest! {
                         // A record after which all others are written.
                         let last = begin(disk.new_stream(), "last");
                         write(&disk, last, Durability::Async).unwrap();
-                        maintenance::go_round(disk.engine());
+                        disk.maintenance().run_round();
                         files = files.after_kill();
                     }
                     disk.close();
@@ -182,7 +182,7 @@ proptest! {
                     disk = machine.open(&files, Duration::MAX).0;
                     offset = offset.max(disk.first_offset().0);
                 }
-                Op::Maintain => maintenance::go_round(disk.engine()),
+                Op::Maintain => disk.maintenance().run_round(),
             }
         }
         // A record after which all others are written.
@@ -240,9 +240,9 @@ fn a_wrong_date_that_was_corrected_makes_no_event_old_after_a_power_cut() {
         machine.set(wrong);
         let disk = machine.open(&files, window).0;
         machine.set(-wrong);
-        maintenance::go_round(disk.engine());
+        disk.maintenance().run_round();
         let changes = files.changes();
-        maintenance::go_round(disk.engine());
+        disk.maintenance().run_round();
         assert_eq!(files.changes(), changes, "it is saved once");
         let left = files.after_kill();
         machine.restart();
@@ -261,13 +261,13 @@ fn a_change_of_the_wall_clock_that_finds_no_room_is_saved_later() {
     write(&disk, begin(stream, "a"), Durability::Async).unwrap();
     write_one(&disk, &machine, 0, &mut written, 1);
     write(&disk, begin(disk.new_stream(), "b"), Durability::Sync).unwrap();
-    maintenance::go_round(disk.engine());
+    disk.maintenance().run_round();
     machine.set(365 * DAY);
     files.make_no_files(Some(rustix::io::Errno::MFILE));
-    maintenance::go_round(disk.engine());
+    disk.maintenance().run_round();
     assert_eq!(disk.health(), Health::Full);
     files.make_no_files(None);
-    maintenance::go_round(disk.engine());
+    disk.maintenance().run_round();
     assert_eq!(disk.health(), Health::Good);
     let left = files.after_kill();
     machine.restart();

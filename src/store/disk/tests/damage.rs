@@ -8,9 +8,7 @@ use super::support::*;
 use crate::store::LogPosition;
 use crate::store::disk::block::{ScannedPart, scan};
 use crate::store::disk::file_names::parse_name;
-use crate::store::disk::{
-    Disk, DiskRead, Durability, Recovered, Seek, StreamId, compaction, maintenance,
-};
+use crate::store::disk::{Disk, DiskRead, Durability, Recovered, Seek, StreamId};
 
 const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 
@@ -48,7 +46,7 @@ fn a_file_that_cannot_be_rewritten_costs_no_sync_and_no_checkpoint() {
     files.make_unreadable(JOURNAL, 0..10_000);
     for number in [number, 999] {
         let before = || panic!("{number} is not replaced");
-        let compacted = compaction::compact_file(disk.engine(), number, before);
+        let compacted = disk.maintenance().compaction.compact_file(number, before);
         assert!(compacted.unwrap().is_none(), "{number}");
     }
 }
@@ -120,7 +118,7 @@ fn flip_each(left: &FakeDisk, name: &str, count: u64, step: usize) {
 #[test]
 fn a_flipped_bit_in_a_journal_costs_at_most_its_stream() {
     let (files, disk) = filled(12);
-    maintenance::run_once(disk.engine()).unwrap();
+    disk.maintenance().run_once().unwrap();
     disk.close();
     let mut names = files.names();
     names.retain(|name| name.ends_with(".log"));
@@ -134,7 +132,7 @@ fn a_flipped_bit_in_a_journal_costs_at_most_its_stream() {
 #[test]
 fn a_flipped_bit_in_a_sorted_file_or_a_checkpoint_costs_at_most_its_stream() {
     let (files, disk) = filled(60);
-    maintenance::run_once(disk.engine()).unwrap();
+    disk.maintenance().run_once().unwrap();
     disk.close();
     let mut names = files.names();
     names.retain(|name| !name.ends_with(".log") && name != "fanfare.store");
@@ -148,7 +146,7 @@ fn a_flipped_bit_in_a_sorted_file_or_a_checkpoint_costs_at_most_its_stream() {
 #[test]
 fn without_any_checkpoint_the_files_tell_everything() {
     let (files, disk) = filled(60);
-    maintenance::run_once(disk.engine()).unwrap();
+    disk.maintenance().run_once().unwrap();
     disk.close();
     for name in files.names().iter().filter(|name| name.ends_with(".cat")) {
         files.set_bytes(name, b"?".to_vec());

@@ -7,9 +7,7 @@ use super::fake::{Disk as FakeDisk, Fate};
 use super::support::*;
 use crate::position::{Epoch, Offset};
 use crate::store::disk::inspect::Looked;
-use crate::store::disk::{
-    Disk, Durability, Health, LogRecord, Recovered, StreamId, WriteError, maintenance,
-};
+use crate::store::disk::{Disk, Durability, Health, LogRecord, Recovered, StreamId, WriteError};
 use crate::store::{LogPosition, Retention};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,13 +146,13 @@ pub(super) fn life(disk: &Disk, hub: &mut Hub) {
         hub.publish(disk, b, 4, Durability::Sync);
         hub.publish(disk, a, 2, Durability::Async);
         if round % 5 == 4 {
-            let _ = maintenance::run_once(disk.engine());
+            let _ = disk.maintenance().run_once();
         }
         if round == 8 {
             hub.leave(disk, b);
         }
     }
-    let _ = maintenance::run_once(disk.engine());
+    let _ = disk.maintenance().run_once();
 }
 
 pub(super) fn start(files: &FakeDisk) -> Option<(Disk, Recovered)> {
@@ -275,7 +273,7 @@ fn after_a_failed_sync_nothing_is_taken_any_more() {
     let (disk, _) = start(&files).unwrap();
     let mut hub = Hub { next: 1, ..Hub::default() };
     let stream = hub.begin(&disk, "a").unwrap();
-    maintenance::run_once(disk.engine()).unwrap();
+    disk.maintenance().run_once().unwrap();
     files.fate(2, Fate::Fails);
     hub.publish(&disk, stream, 1, Durability::Sync);
     assert_eq!(disk.check(), Err(WriteError::Failed));
@@ -302,10 +300,10 @@ fn a_full_disk_refuses_and_recovers() {
     assert_eq!((disk.check(), disk.health()), (Err(WriteError::Full), Health::Full));
     assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3], "reads go on");
     files.set_free(1100);
-    maintenance::check_free_space(disk.engine());
+    disk.maintenance().check_free_space();
     assert_eq!(disk.health(), Health::Full, "not to and fro");
     files.set_free(1250);
-    maintenance::check_free_space(disk.engine());
+    disk.maintenance().check_free_space();
     assert_eq!(disk.health(), Health::Good);
     hub.publish(&disk, stream, 2, Durability::Sync);
     assert_eq!(read_all(&disk, StreamId(stream), 0).0, [1, 2, 3, 5, 6]);
@@ -321,7 +319,7 @@ fn past_its_budget_the_oldest_file_goes() {
     let stream = hub.begin(&disk, "a").unwrap();
     for _ in 0..200 {
         hub.publish(&disk, stream, 1, Durability::Sync);
-        maintenance::run_once(disk.engine()).unwrap();
+        disk.maintenance().run_once().unwrap();
     }
     let held: usize = files.names().iter().map(|name| files.bytes(name).len()).sum();
     assert!(held < 15_000, "{held} bytes: {:?}", files.names());

@@ -13,11 +13,9 @@ use parking_lot::{Condvar, Mutex};
 use super::fake;
 use super::support::{config, setup};
 use crate::store::disk::block::{Kind, ScannedPart, scan};
-use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{File, Files};
-use crate::store::disk::{
-    Config, Disk, Durability, OpenOptions, Recovered, Seek, StreamId, maintenance,
-};
+use crate::store::disk::setup::Setup;
+use crate::store::disk::{Config, Disk, Durability, OpenOptions, Recovered, Seek, StreamId};
 
 /// Longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -82,7 +80,7 @@ impl Gated {
         let setup =
             Setup { boot: boot.to_owned(), config: config.clone(), options: terms, ..setup };
         let (disk, found) = Disk::with(setup).unwrap();
-        maintenance::run_once(disk.engine()).unwrap();
+        disk.maintenance().run_once().unwrap();
         (disk, found)
     }
 
@@ -118,8 +116,7 @@ pub(crate) fn store_config(durability: Durability) -> Config {
 
 /// Checks the free space now, as a round of maintenance does.
 pub(crate) fn check_free_space(disk: &Disk) {
-    maintenance::check_free_space(disk.engine());
-    disk.engine().look_after_offsets();
+    disk.maintenance().check_free_space();
 }
 
 /// Returns the end of the last block of events of a file.

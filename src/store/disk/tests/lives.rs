@@ -8,7 +8,7 @@ use super::faults::{Hub, examine, life, start};
 use super::support::*;
 use crate::position::Offset;
 use crate::store::LogPosition;
-use crate::store::disk::{Disk, Durability, LogRecord, StoredReceipt, StreamId, maintenance};
+use crate::store::disk::{Disk, Durability, LogRecord, StoredReceipt, StreamId};
 
 /// Returns the disk as left by a killed process, and as left by three power cuts.
 fn left_over(files: &FakeDisk, seed: u64) -> Vec<FakeDisk> {
@@ -76,15 +76,15 @@ fn second_life(disk: &Disk, hub: &mut Hub) {
         hub.publish(disk, kept, 3, Durability::Async);
         hub.trim(disk, old, 60 - 7 * round);
         hub.trim(disk, young, 9);
-        let _ = maintenance::run_once(disk.engine());
+        let _ = disk.maintenance().run_once();
         match round {
             4 => hub.end(disk, young),
             5 => hub.leave(disk, short),
-            6 => drop(maintenance::compact(disk.engine())),
+            6 => drop(disk.maintenance().compact()),
             _ => {}
         }
     }
-    let _ = maintenance::run_once(disk.engine());
+    let _ = disk.maintenance().run_once();
 }
 
 /// Runs a second life in which the fate comes at the n-th change.
@@ -139,9 +139,9 @@ fn what_is_gone_is_given_up_only_when_that_is_synced() {
     let (disk, _) = start(&files).unwrap();
     let (whole, _) = read_all(&disk, StreamId(stream), 0);
     assert!(!whole.is_empty());
-    maintenance::run_once(disk.engine()).unwrap();
+    disk.maintenance().run_once().unwrap();
     write(&disk, LogRecord::Gone { stream: StreamId(stream) }, Durability::Async).unwrap();
-    maintenance::compact(disk.engine()).unwrap();
+    disk.maintenance().compact().unwrap();
     for seed in 0..20 {
         let left = files.after_power_cut(&mut fastrand::Rng::with_seed(seed));
         let (disk, found) = start(&left).unwrap();
@@ -164,7 +164,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
     }
     for group in 0..12 {
         // Holds up the writer: what comes after the first record is one write.
-        let index = disk.engine().index.lock();
+        let index = disk.0.parts.index.lock();
         for step in 0..9 {
             let at = step % 3;
             let offset = offsets.len() as u64 + 1;
@@ -191,7 +191,7 @@ fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
         drop(index);
         // After a crash, the results do not matter.
         told.drain(..).for_each(|told| assert!(told.recv().is_ok()));
-        let _ = maintenance::run_once(disk.engine());
+        let _ = disk.maintenance().run_once();
     }
     (offsets, receipts)
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::position::Offset;
-use crate::store::disk::{Disk, Durability, LogRecord, StreamId, TrimPoint, maintenance};
+use crate::store::disk::{Disk, Durability, LogRecord, StreamId, TrimPoint};
 use crate::store::{LogPosition, Retention};
 
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Life {
                     self.streams.remove(&stream);
                 }
             }
-            Step::Maintain => maintenance::run_once(self.disk.engine()).unwrap(),
+            Step::Maintain => self.disk.maintenance().run_once().unwrap(),
             Step::Begin => {}
             Step::Close => {
                 self.disk.close();

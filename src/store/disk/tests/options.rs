@@ -11,10 +11,10 @@ use super::gated::{Gated, check_free_space, store_config};
 use super::support::*;
 use crate::position::Offset;
 use crate::store::LogPosition;
-use crate::store::disk::engine::Setup;
+use crate::store::disk::setup::Setup;
 use crate::store::disk::{
     Disk, Durability, Health, LogRecord, OpenOptions, StoredReceipt, StreamId, WriteDependency,
-    WriteError, maintenance,
+    WriteError,
 };
 
 fn dependent(
@@ -51,7 +51,7 @@ fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
     files.fate(1, Fate::Full);
     let record = dependent(a, LogPosition::default(), 3, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
-    maintenance::check_free_space(disk.engine());
+    disk.maintenance().check_free_space();
     let record = dependent(b, LogPosition::default(), 4, &chain);
     assert_eq!(write(&disk, record, Durability::Async), Err(WriteError::Full));
     let record = dependent(b, LogPosition::default(), 5, &WriteDependency::new());
@@ -75,7 +75,7 @@ fn no_more_receipts_are_remembered_than_was_asked_for_and_the_oldest_go_first() 
             write(&disk, LogRecord::Receipt(receipt), Durability::Async).unwrap();
         }
     }
-    let remembered = disk.engine().index.lock().receipts.to_vec();
+    let remembered = disk.0.parts.index.lock().receipts.to_vec();
     assert_eq!(remembered.len(), 10);
     disk.close();
     let (_disk, found) = opened();
@@ -91,16 +91,16 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
     let stream = disk.new_stream();
     write(&disk, begin(stream, "a"), Durability::Async).unwrap();
-    maintenance::run_once(disk.engine()).unwrap();
+    disk.maintenance().run_once().unwrap();
     // The third change: after the prepared zeros and the event comes the sync.
     files.fate(3, Fate::Fails);
     let record = events(stream, run(LogPosition::default(), &[1]));
     assert_eq!(write(&disk, record, Durability::Sync), Err(WriteError::Failed));
     assert!(matches!(disk.health(), Health::Failed(_)));
     let changes = files.changes();
-    disk.engine().submit_checkpoint(1);
-    maintenance::run_once(disk.engine()).unwrap();
-    disk.engine().renew_offsets();
+    disk.0.parts.checkpoints.submit(disk.0.parts.checkpoint(1));
+    disk.maintenance().run_once().unwrap();
+    disk.0.parts.superblock.renew_offsets();
     disk.close();
     assert_eq!(files.changes(), changes);
 }

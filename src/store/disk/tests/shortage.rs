@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::position::Offset;
 use crate::store::LogPosition;
 use crate::store::disk::{
-    Disk, DiskRead, Durability, Health, LogRecord, OpenOptions, Seek, WriteError, maintenance,
+    Disk, DiskRead, Durability, Health, LogRecord, OpenOptions, Seek, WriteError,
 };
 
 use Durability::Async;
@@ -31,7 +31,7 @@ fn receipts_of_one_key_do_not_pile_up() {
         let record = LogRecord::Events { stream, batch, state: None, receipt: Some(receipt) };
         write(&disk, record, Async).unwrap();
     }
-    assert_eq!(disk.engine().index.lock().receipts.to_vec().len(), 1);
+    assert_eq!(disk.0.parts.index.lock().receipts.to_vec().len(), 1);
 }
 
 #[test]
@@ -82,14 +82,14 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     assert_eq!((refused, journals().count()), (Err(WriteError::Full), 1));
     assert_eq!(write(&disk, LogRecord::Gone { stream: goes }, Async), Ok(()));
     for _ in 0..10 {
-        maintenance::go_round(disk.engine());
+        disk.maintenance().run_round();
         // Runs after the requests of the maintenance thread.
         write(&disk, events(stays, run(LogPosition::default(), &[101])), Async).unwrap_err();
     }
     assert!(!files.names().contains(&first), "{:?}", files.names());
     assert!(journals().count() <= 2, "it comes to an end: {:?}", files.names());
     files.set_free(2000);
-    maintenance::go_round(disk.engine());
+    disk.maintenance().run_round();
     assert_eq!(write(&disk, events(stays, run(LogPosition::default(), &[101])), Async), Ok(()));
     disk.close();
     let (disk, found) = Disk::with(setup(Arc::new(files), Path::new("/fake"))).unwrap();
@@ -109,7 +109,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
             let batch = run(end, &[offset]);
             end = batch.end();
             write(&disk, events(stream, batch), Async).unwrap();
-            maintenance::go_round(disk.engine());
+            disk.maintenance().run_round();
         }
         assert_eq!(disk.health(), Health::Good);
         let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -118,7 +118,7 @@ fn files_that_are_deleted_under_a_running_hub_are_noticed() {
         names.sort();
         let gone = names.pop().expect(ending);
         std::fs::remove_file(&gone).unwrap();
-        maintenance::go_round(disk.engine());
+        disk.maintenance().run_round();
         let Health::Failed(why) = disk.health() else { panic!("{ending}: {:?}", disk.health()) };
         let name = gone.file_name().unwrap().to_str().unwrap();
         assert!(why.starts_with(name) && why.contains("deleted or moved"), "{why}");
@@ -134,7 +134,7 @@ fn a_file_that_a_list_misses_while_it_is_replaced_is_not_taken_for_deleted() {
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
     for name in files.names() {
         files.leave_out(&name);
-        maintenance::go_round(disk.engine());
+        disk.maintenance().run_round();
         assert_eq!(disk.health(), Health::Good, "{name}");
     }
 }
@@ -155,7 +155,7 @@ fn what_can_be_read_is_not_given_up() {
         write(&disk, events(stream, batch), Async).unwrap();
     }
     {
-        let mut index = disk.engine().index.lock();
+        let mut index = disk.0.parts.index.lock();
         let oldest = *index.files.keys().next().unwrap();
         index.drop_file(oldest);
         let next = *index.files.keys().next().unwrap();

@@ -24,7 +24,7 @@ fn opened(files: &FakeDisk) -> (Result<(), OpenError>, usize) {
     let path = Path::new("/fake");
     let checked = Looked::into(Arc::new(files.after_kill()), path).unwrap().check(path).unwrap();
     let opened = Disk::with(setup(Arc::new(files.after_kill()), path));
-    (opened.map(|(disk, _)| disk.0.0.close()), checked.damages())
+    (opened.map(|(disk, _)| disk.close()), checked.damages())
 }
 
 #[track_caller]

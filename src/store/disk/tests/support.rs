@@ -9,8 +9,8 @@ use bytesize::ByteSize;
 
 use crate::clock::{Clock, Moment};
 use crate::position::Offset;
-use crate::store::disk::engine::Setup;
 use crate::store::disk::files::{Directory, Files};
+use crate::store::disk::setup::Setup;
 use crate::store::disk::tuning::Tuning;
 use crate::store::disk::{
     Config, Disk, DiskRead, Durability, LogRecord, OpenError, OpenOptions, Recovered, Seek,
