@@ -7,10 +7,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::generation::{Format, Merge};
-use crate::limits::MAX_COALESCE_SECONDS;
+use crate::limits::{MAX_COALESCE_SECONDS, MAX_SHARED_MERGE_BYTES};
 use crate::sse::{self, Frame, Frames};
 use crate::store::{Batch, BatchBuilder, Entry, LogPosition};
 
@@ -95,7 +96,7 @@ impl From<Batch> for MergedBatch {
 
 impl MergedBatch {
     /// Merges the neighbouring deltas of a batch.
-    pub(super) fn merged(batch: &Batch, format: Format) -> Self {
+    fn merged(batch: &Batch, format: Format) -> Self {
         let bytes = batch.bytes();
         let mut merging = Merging { format, frames: Vec::new(), ends: Vec::new(), open: None };
         let first = batch.start().byte;
@@ -131,6 +132,34 @@ impl MergedBatch {
             (Some(ends), Some(last)) => ends[last],
             _ => self.events.byte_after(events),
         }
+    }
+}
+
+/// The last merged batch of a channel, with its start: readers at the same position share it.
+#[derive(Debug, Default)]
+pub(super) struct MergeCache(Mutex<Option<(LogPosition, MergedBatch)>>);
+
+impl MergeCache {
+    /// Merges the batch, or returns the last merged batch if it has the same range. Without a
+    /// format, the batch is unchanged.
+    pub(super) fn merge(&self, batch: Batch, format: Option<Format>) -> MergedBatch {
+        let Some(format) = format else { return batch.into() };
+        let mut known = self.0.lock();
+        if let Some((start, merged)) = &*known
+            && *start == batch.start()
+            && merged.end == batch.end()
+        {
+            return merged.clone();
+        }
+        let merged = MergedBatch::merged(&batch, format);
+        // Larger batches are for replay, whose readers seldom share a range.
+        *known = (batch.bytes().len() <= MAX_SHARED_MERGE_BYTES)
+            .then(|| (batch.start(), merged.clone()));
+        merged
+    }
+
+    pub(super) fn clear(&self) {
+        *self.0.lock() = None;
     }
 }
 

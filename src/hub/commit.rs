@@ -1,33 +1,82 @@
-//! Commit acknowledgements, and the metadata of channels in the store.
+//! Commit acknowledgements: a writer numbers its submissions, which complete in order, and a caller
+//! waits until its number is committed.
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::config::ChannelOptions;
-use super::control_events::End;
-use crate::channel::ChannelName;
-use crate::event::ChannelState;
 use crate::store::disk::WriteError;
 
-/// Resolves when a write is as durable as its channel asks for.
-#[derive(Debug, Default)]
-pub struct CommitAck {
-    source: Option<AckSource>,
-    /// Further writes to wait for; rarely any.
-    more: Vec<AckSource>,
+/// How far the submissions of one writer are committed. The first failure is final for all that
+/// are not committed by then: the writer begins another progress for later ones.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    committed: u64,
+    failed: Option<WriteError>,
 }
 
-/// The source of a write's result.
+/// Numbers the submissions of one writer.
 #[derive(Debug)]
-enum AckSource {
-    /// For the caller that submitted the write.
-    Once(oneshot::Receiver<Result<(), WriteError>>),
-    /// For all that wait for the same write.
-    Shared(CommitOutcome),
+pub(super) struct Submissions {
+    last: u64,
+    progress: watch::Sender<Progress>,
 }
 
-/// The result of a write that several callers may wait for; `None` until it is known.
-pub(super) type CommitOutcome = watch::Receiver<Option<Result<(), WriteError>>>;
+impl Default for Submissions {
+    fn default() -> Self {
+        Self { last: 0, progress: watch::Sender::new(Progress::default()) }
+    }
+}
+
+impl Submissions {
+    /// Adds a submission. Returns its acknowledgement, and what completes it.
+    pub(super) fn add(&mut self) -> (CommitAck, Completer) {
+        self.last += 1;
+        (self.ack(), Completer(Some(self.progress.clone())))
+    }
+
+    /// Returns the acknowledgement of all submissions so far.
+    pub(super) fn ack(&self) -> CommitAck {
+        CommitAck(vec![Awaited { number: self.last, progress: self.progress.subscribe() }])
+    }
+}
+
+/// Completes one submission, after those before it. A drop fails it.
+#[derive(Debug)]
+pub(super) struct Completer(Option<watch::Sender<Progress>>);
+
+impl Completer {
+    pub(super) fn complete(mut self, outcome: Result<(), WriteError>) {
+        if let Some(progress) = self.0.take() {
+            note(&progress, outcome);
+        }
+    }
+}
+
+impl Drop for Completer {
+    fn drop(&mut self) {
+        if let Some(progress) = self.0.take() {
+            // A store that was closed without a result has stored nothing reliably.
+            note(&progress, Err(WriteError::Failed));
+        }
+    }
+}
+
+fn note(progress: &watch::Sender<Progress>, outcome: Result<(), WriteError>) {
+    progress.send_modify(|progress| match (outcome, progress.failed) {
+        (Ok(()), None) => progress.committed += 1,
+        (Err(why), None) => progress.failed = Some(why),
+        (_, Some(_)) => {}
+    });
+}
+
+/// Resolves when submissions are as durable as their channels require. Without any, it is resolved.
+#[derive(Debug, Default)]
+pub struct CommitAck(Vec<Awaited>);
+
+#[derive(Debug)]
+struct Awaited {
+    number: u64,
+    progress: watch::Receiver<Progress>,
+}
 
 impl CommitAck {
     /// Returns an acknowledgement that is resolved.
@@ -35,105 +84,92 @@ impl CommitAck {
         Self::default()
     }
 
-    /// Returns an acknowledgement and the function that resolves it.
-    pub(super) fn pending() -> (Self, impl FnOnce(Result<(), WriteError>) + Send + 'static) {
-        let (tell, source) = oneshot::channel();
-        let tell = move |outcome| {
-            // The receiver may be gone.
-            let _ = tell.send(outcome);
-        };
-        (Self { source: Some(AckSource::Once(source)), more: Vec::new() }, tell)
-    }
-
-    /// Returns an acknowledgement of a write that another caller has submitted.
-    pub(super) fn shared(outcome: CommitOutcome) -> Self {
-        Self { source: Some(AckSource::Shared(outcome)), more: Vec::new() }
-    }
-
     /// Returns an acknowledgement that waits for both.
     pub(super) fn and(mut self, other: Self) -> Self {
-        self.more.extend(other.source.into_iter().chain(other.more));
+        self.0.extend(other.0);
         self
     }
 
     /// Returns whether it is still to be waited for.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.source.is_some() || !self.more.is_empty()
+        !self.0.is_empty()
     }
 
-    /// Waits for all writes.
+    /// Waits for all submissions.
     ///
     /// # Errors
-    /// A write failed: its content is not stored.
+    /// One failed: its content is not stored.
     pub async fn wait(&mut self) -> Result<(), WriteError> {
         let mut outcome = Ok(());
-        while let Some(source) = self.source.take().or_else(|| self.more.pop()) {
-            outcome = outcome.and(source.wait().await);
+        while let Some(awaited) = self.0.pop() {
+            outcome = awaited.wait().await.and(outcome);
         }
         outcome
     }
 }
 
-impl AckSource {
-    async fn wait(self) -> Result<(), WriteError> {
-        let source = match self {
-            Self::Once(source) => source.await.ok(),
-            // Boxed: it is rare, and would enlarge every other future.
-            Self::Shared(mut outcome) => {
-                Box::pin(async move {
-                    outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| *outcome)
-                })
-                .await
-            }
-        };
-        // A store that was dropped without a result has stored nothing reliably.
-        source.unwrap_or(Err(WriteError::Failed))
+impl Awaited {
+    async fn wait(mut self) -> Result<(), WriteError> {
+        let number = self.number;
+        let is_known =
+            |progress: &Progress| progress.committed >= number || progress.failed.is_some();
+        match self.progress.wait_for(is_known).await.map(|progress| *progress) {
+            Ok(progress) if progress.committed >= number => Ok(()),
+            Ok(Progress { failed: Some(why), .. }) => Err(why),
+            _ => Err(WriteError::Failed),
+        }
     }
 }
 
-/// The metadata of a channel in the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct ChannelMetadata {
-    /// The options set on the channel itself.
-    #[serde(default)]
-    pub(super) options: ChannelOptions,
-    /// Whether a producer has begun a generation: without an end it is abandoned.
-    #[serde(default)]
-    pub(super) produced: bool,
-    /// The last offset of earlier channels of this name.
-    #[serde(default)]
-    pub(super) inherited: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl ChannelMetadata {
-    pub(super) fn to_text(self) -> String {
-        // Numbers and short texts: this cannot fail.
-        serde_json::to_string(&self).unwrap_or_default()
+    #[tokio::test]
+    async fn a_caller_waits_for_its_number_and_those_before_it() {
+        let mut submissions = Submissions::default();
+        let (mut first, first_done) = submissions.add();
+        let (mut second, second_done) = submissions.add();
+        let mut both = submissions.ack();
+        first_done.complete(Ok(()));
+        assert_eq!(first.wait().await, Ok(()));
+        let waits = tokio::spawn(async move { (second.wait().await, both.wait().await) });
+        second_done.complete(Ok(()));
+        assert_eq!(waits.await.unwrap(), (Ok(()), Ok(())));
     }
 
-    pub(super) fn from_text(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
-    }
-}
-
-/// The end of a channel in the store.
-#[derive(Serialize, Deserialize)]
-struct EndMetadata {
-    state: ChannelState,
-    reason: Option<Box<str>>,
-    stopped: bool,
-}
-
-impl End {
-    pub(super) fn to_text(&self, stopped: bool) -> String {
-        let end = EndMetadata { state: self.state, reason: self.reason.clone(), stopped };
-        serde_json::to_string(&end).unwrap_or_default()
+    #[tokio::test]
+    async fn the_first_failure_is_final() {
+        let mut submissions = Submissions::default();
+        let (mut first, first_done) = submissions.add();
+        let (mut second, second_done) = submissions.add();
+        let (mut third, third_done) = submissions.add();
+        first_done.complete(Ok(()));
+        second_done.complete(Err(WriteError::Full));
+        third_done.complete(Err(WriteError::Failed));
+        assert_eq!(first.wait().await, Ok(()));
+        assert_eq!(second.wait().await, Err(WriteError::Full));
+        assert_eq!(third.wait().await, Err(WriteError::Full));
     }
 
-    /// Returns the end, and whether it was a stop.
-    pub(super) fn from_text(channel: &ChannelName, text: &str) -> Option<(Self, bool)> {
-        let EndMetadata { state, reason, stopped } = serde_json::from_str(text).ok()?;
-        Some((Self { channel: channel.clone(), state, reason }, stopped))
+    #[tokio::test]
+    async fn a_submission_that_is_dropped_has_failed() {
+        let mut submissions = Submissions::default();
+        let (mut ack, done) = submissions.add();
+        drop((submissions, done));
+        assert_eq!(ack.wait().await, Err(WriteError::Failed));
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_of_several_writers_waits_for_all() {
+        let (mut one, mut other) = (Submissions::default(), Submissions::default());
+        let ((first, first_done), (second, second_done)) = (one.add(), other.add());
+        let mut both = first.and(second);
+        first_done.complete(Err(WriteError::Full));
+        second_done.complete(Ok(()));
+        assert!(both.is_pending());
+        assert_eq!(both.wait().await, Err(WriteError::Full));
+        assert!(!both.is_pending());
     }
 }

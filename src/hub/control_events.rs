@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::channel::Close;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::clock::Micros;
 use crate::event::{ChannelState, GapReason};
@@ -92,6 +91,15 @@ impl Gap {
     }
 }
 
+/// The state and the reason to close a channel with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The state to end in.
+    pub state: ChannelState,
+    /// The reason, in words.
+    pub reason: Option<Box<str>>,
+}
+
 /// The end of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -175,7 +183,7 @@ impl OnEnd {
     }
 
     /// Queues the end. Does not block: an end that does not fit is dropped and counted.
-    pub(super) fn tell(&self, ended: Ended, metrics: &Metrics) {
+    pub(super) fn queue(&self, ended: Ended, metrics: &Metrics) {
         if self.queue.try_send(ended).is_err() {
             metrics.hook_dropped();
         }

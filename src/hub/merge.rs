@@ -26,11 +26,12 @@ use slab::Slab;
 use super::channel::{Channel, ChannelListener};
 use super::control::{ChannelCursor, EndReason, SubscriptionControl};
 use super::control_events::{End, Gap};
+use super::core::Core;
+use super::error::SubscribeError;
 use super::presence::Attachment;
 use super::read::{PeekResult, Start, StartAt};
 use super::registry::Watcher;
-use super::subscription::{Next, Step};
-use super::{Core, SubscribeError};
+use super::step::{Next, Step};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS, MAX_MERGE_LOOKS};
@@ -452,12 +453,12 @@ impl MergedReader {
             None if member.unresolved => PeekResult::OnDisk,
             None => member.cursor.channel.look(member.cursor.position()),
         };
-        member.waits =
-            matches!(ahead, PeekResult::OnDisk | PeekResult::Coming(_)) && member.missing.is_none();
+        member.waits = matches!(ahead, PeekResult::OnDisk | PeekResult::Pending(_))
+            && member.missing.is_none();
         let offset = match (member.missing, ahead) {
             (Some(missing), _) => missing,
             (None, PeekResult::Missing(missing)) => missing.to.last_trimmed,
-            (None, PeekResult::Event(offset) | PeekResult::Coming(offset)) => offset,
+            (None, PeekResult::Event(offset) | PeekResult::Pending(offset)) => offset,
             // Everything up to the cursor was read.
             (None, PeekResult::OnDisk) => Offset(self.cursor.0 + 1),
             (None, PeekResult::Nothing) => return,
@@ -486,16 +487,16 @@ impl MergedReader {
         if member.unresolved {
             let start = channel.begin(StartAt::After(self.cursor));
             if let Some(seek) = start.on_disk {
-                channel.want(seek);
+                channel.fetch(seek);
                 return true;
             }
             member.unresolved = false;
             member.cursor.move_to(start.position);
         }
         match channel.look(member.cursor.position()) {
-            PeekResult::Coming(_) => true,
+            PeekResult::Pending(_) => true,
             PeekResult::OnDisk => {
-                channel.want(disk::Seek::Seq(member.cursor.position().seq));
+                channel.fetch(disk::Seek::Seq(member.cursor.position().seq));
                 true
             }
             _ => false,
@@ -624,8 +625,8 @@ impl Drop for MergedReader {
 /// watermark, which was noted before the channels were gathered, and below every event that is not
 /// stored yet.
 fn settled<'a>(watermark: Offset, channels: impl Iterator<Item = &'a Arc<Channel>>) -> Offset {
-    let coming = channels.filter_map(|channel| channel.coming());
-    Offset(coming.fold(watermark, Offset::min).0 - 1)
+    let pending = channels.filter_map(|channel| channel.first_pending());
+    Offset(pending.fold(watermark, Offset::min).0 - 1)
 }
 
 /// Identifies one life of a channel among others of the same name.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::commit::CommitAck;
+use super::commit::{CommitAck, Submissions};
 use super::completion::ThreadCompletions;
 use crate::channel::ChannelName;
 use crate::store::disk::{Disk, Durability, LogRecord, StreamId};
@@ -66,7 +66,7 @@ impl PendingDeletes {
         name: &ChannelName,
         stream: &PendingDelete,
     ) -> CommitAck {
-        let (ack, tell) = CommitAck::pending();
+        let (ack, completer) = Submissions::default().add();
         let (id, pending_deletes, owner) = (stream.id, self.clone(), name.clone());
         self.change(name, id, |stream| stream.asked = true);
         let done = Box::new(move |outcome: Result<(), _>| {
@@ -74,7 +74,7 @@ impl PendingDeletes {
                 Ok(()) => pending_deletes.confirm(&owner, id),
                 Err(_) => pending_deletes.change(&owner, id, |stream| stream.asked = false),
             }
-            tell(outcome);
+            completer.complete(outcome);
         });
         disk.write(
             LogRecord::Gone { stream: id },

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Core;
 use super::channel::{Channel, ChannelListener};
 use super::control::EndReason;
+use super::core::Core;
 use super::read::{Start, StartAt};
 use crate::telemetry::Metrics;
 

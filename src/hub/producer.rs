@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::channel::{Appended, Channel, Close, Hold, ReceiptFn};
+use super::Hub;
+use super::channel::{Appended, Channel, Hold, ReceiptFn};
 use super::commit::CommitAck;
-use super::signals::{GenerationOver, Signals, StopError, Stopped};
-use super::{Core, Hub, SubmitError, TooManyChannels, refused};
+use super::control_events::Close;
+use super::core::Core;
+use super::error::{GenerationOver, StopError, SubmitError, TooManyChannels};
+use super::signals::{Signals, Stopped};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, NewEvent};
 use crate::generation::{Format, Recogniser};
@@ -63,24 +66,18 @@ impl ProducerHandle {
         close: Option<&Close>,
         receipt: Option<ReceiptFn<'_>>,
     ) -> Result<Appended, SubmitError> {
-        match self.channel.append(events, close, receipt) {
-            Ok(appended) => {
-                Hub(self.core.clone()).keep_budgets(&self.channel);
-                Ok(appended)
-            }
-            Err(error) => {
-                refused(error)?;
-                // While the channel is held, only a deletion removes it from memory.
-                Err(SubmitError::Closed(ChannelState::Deleted))
-            }
-        }
+        // While the channel is held, only a deletion removes it from memory.
+        let appended = self.channel.append(events, close, receipt)?;
+        let appended = appended.ok_or(SubmitError::Closed(ChannelState::Deleted))?;
+        self.core.keep_budgets(&self.channel);
+        Ok(appended)
     }
 
     /// Returns the acknowledgement of the end for which an append was refused; `None` if the
     /// channel has ended. If that end fails, the append can be tried again.
     #[must_use]
-    pub fn coming_end(&self) -> Option<CommitAck> {
-        self.channel.coming_end()
+    pub fn pending_end(&self) -> Option<CommitAck> {
+        self.channel.pending_end()
     }
 
     /// Returns the recogniser, after it has read the channel's events.
@@ -144,12 +141,9 @@ impl Hub {
     ) -> Result<ProducerHandle, SubmitError> {
         loop {
             let mut producer = self.producer_handle(name)?;
-            match producer.channel.produce(hold, format) {
-                Ok(()) => {
-                    producer.sole = hold == Hold::Sole;
-                    return Ok(producer);
-                }
-                Err(error) => refused(error)?,
+            if producer.channel.produce(hold, format)?.is_some() {
+                producer.sole = hold == Hold::Sole;
+                return Ok(producer);
             }
         }
     }

@@ -67,8 +67,8 @@ pub(super) enum PeekResult {
     Over,
     /// No more events: the channel has left memory.
     Retired,
-    /// No event yet, but one with this offset is being stored.
-    Coming(Offset),
+    /// No event yet, but one with this offset is submitted and not committed.
+    Pending(Offset),
     /// An event that must be read from disk.
     OnDisk,
     /// The next events are lost or trimmed.

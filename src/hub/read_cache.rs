@@ -5,8 +5,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::channel::Channel;
 use crate::store::{Batch, LogPosition};
+
+/// A log that holds batches read from disk.
+pub(super) trait CachedLog: Send + Sync {
+    /// Drops the batch that begins at this position.
+    fn unload(&self, first: LogPosition);
+}
 
 /// The batches in the order of their loading. The oldest is dropped first, since each is read soon
 /// after it was loaded, or not at all.
@@ -18,7 +23,7 @@ pub(super) struct ReadCache {
 
 #[derive(Default)]
 struct CacheEntries {
-    queue: VecDeque<(Weak<Channel>, LogPosition, usize)>,
+    queue: VecDeque<(Weak<dyn CachedLog>, LogPosition, usize)>,
     bytes: usize,
 }
 
@@ -27,27 +32,27 @@ impl ReadCache {
         Self { max_bytes, pieces: Mutex::default() }
     }
 
-    /// Notes that the channel holds this batch, and drops the oldest ones over the budget.
-    pub(super) fn add(&self, channel: &Arc<Channel>, piece: &Batch) {
+    /// Notes that the log holds this batch, and drops the oldest ones over the budget.
+    pub(super) fn add(&self, log: &Arc<dyn CachedLog>, piece: &Batch) {
         let bytes = piece.bytes().len();
         let mut past = Vec::new();
         {
             let mut pieces = self.pieces.lock();
-            pieces.queue.push_back((Arc::downgrade(channel), piece.start(), bytes));
+            pieces.queue.push_back((Arc::downgrade(log), piece.start(), bytes));
             pieces.bytes += bytes;
             // The newest is kept, however large: a reader waits for it.
             while pieces.bytes > self.max_bytes
                 && pieces.queue.len() > 1
-                && let Some((channel, first, bytes)) = pieces.queue.pop_front()
+                && let Some((log, first, bytes)) = pieces.queue.pop_front()
             {
                 pieces.bytes -= bytes;
-                past.push((channel, first));
+                past.push((log, first));
             }
         }
-        // With no lock held: the channel takes its own.
-        for (channel, first) in past {
-            if let Some(channel) = channel.upgrade() {
-                channel.cool_down(first);
+        // With no lock held: the log takes its own.
+        for (log, first) in past {
+            if let Some(log) = log.upgrade() {
+                log.unload(first);
             }
         }
     }

@@ -9,9 +9,12 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
-use super::channel::{Channel, ChannelContext, StoreTarget};
-use super::commit::{ChannelMetadata, CommitAck};
-use super::config::Config;
+use super::channel::{Channel, StoreTarget};
+use super::commit::CommitAck;
+use super::config::{Config, Settings};
+use super::context::ChannelContext;
+use super::error::{ClaimError, TooManyChannels};
+use super::metadata::ChannelMetadata;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_TOMBSTONES;
 use crate::position::Offset;
@@ -37,11 +40,6 @@ pub(super) struct Registry {
     tombstones: Mutex<Tombstones>,
 }
 
-/// The hub has as many channels as it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
-pub struct TooManyChannels(pub usize);
-
 /// The purpose of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimPurpose {
@@ -49,17 +47,6 @@ pub enum ClaimPurpose {
     ToPublish,
     /// To subscribe to the channel.
     ToWait,
-}
-
-/// The reason why a channel was not made for an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimError {
-    /// The hub has as many channels as it may.
-    #[error(transparent)]
-    TooManyChannels(#[from] TooManyChannels),
-    /// The account has as many channels as it may.
-    #[error("{0} channels are yours, as many as `quotas.max_channels` allows")]
-    OverQuota(usize),
 }
 
 /// The store of durable channels.
@@ -102,7 +89,7 @@ impl Registry {
     }
 
     /// Returns the settings from the configuration for a channel of this name.
-    pub(super) fn settings_for(&self, name: &ChannelName) -> super::config::Settings {
+    pub(super) fn settings_for(&self, name: &ChannelName) -> Settings {
         self.live.read().settings_for(name)
     }
 
@@ -142,7 +129,7 @@ impl Registry {
             ClaimError::OverQuota(by.max_channels())
         };
         if let Some(channel) = self.get(name) {
-            let counted = why == ClaimPurpose::ToWait || channel.hand_over(by);
+            let counted = why == ClaimPurpose::ToWait || channel.transfer(by);
             return counted.then_some(()).ok_or_else(over_quota);
         }
         if !by.take_channel() {
@@ -193,13 +180,11 @@ impl Registry {
             let before = if target.is_some() { store.gone } else { store.before };
             missing = missing.max(before);
         }
-        Arc::new_cyclic(|me| {
-            let durable = target.map(|target| {
-                let stream = target.disk.new_stream();
-                (target, stream, me.clone())
-            });
-            Channel::new(name.clone(), shared, owner, settings, missing, durable)
-        })
+        let store = target.map(|target| {
+            let stream = target.disk.new_stream();
+            (target, stream)
+        });
+        Channel::new(name.clone(), shared, owner, settings, missing, store)
     }
 
     /// Returns the durability of a channel of this name.
@@ -217,7 +202,7 @@ impl Registry {
         let metadata = ChannelMetadata::from_text(&stream.options).unwrap_or_default();
         channel.restore(stream, &metadata);
         if stream.unsure || (power_cut && durability == Durability::Async) {
-            channel.tell_of_loss();
+            channel.note_possible_loss();
         }
         self.channels.insert(stream.name.clone(), channel);
     }

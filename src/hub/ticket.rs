@@ -1,8 +1,8 @@
 //! A subscription that has been opened and that no engine reads yet: its start, as plain data.
 //!
 //! The subscription is counted at its channel and holds it. The kind of connection decides who
-//! reads: the ticket becomes a [`Subscription`], or a shard takes the [`ChannelTicket`] and reads
-//! by byte.
+//! reads: the ticket becomes a [`Subscription`](super::Subscription), or a shard takes the
+//! [`ChannelTicket`] and reads by byte.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use super::coalesce::Coalesce;
 use super::control_events::Gap;
 use super::merge::MergedReader;
 use super::presence::{Counted, Presence};
-use super::subscription::{Bounds, Subscription};
 use crate::position::{Offset, Position};
 use crate::store::LogPosition;
 
@@ -61,15 +60,6 @@ pub(super) struct ManyTicket {
 }
 
 impl Ticket {
-    /// Makes a subscription that is read in this task. `bounds` limit its lag.
-    #[must_use]
-    pub fn subscribe(self, bounds: Bounds) -> Subscription {
-        match self.0 {
-            TicketKind::One(ticket) => Subscription::one(bounds, *ticket),
-            TicketKind::Many(ticket) => Subscription::many(bounds, *ticket),
-        }
-    }
-
     /// Returns whether the ticket is for one channel.
     #[must_use]
     pub fn is_one(&self) -> bool {

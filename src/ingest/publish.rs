@@ -459,7 +459,7 @@ impl Publish {
                 Err(error) => error,
             };
             // An end that is not stored yet may still be refused: then the append is tried again.
-            let Some(mut coming) = self.coming_end(&refused) else { return Err(refused) };
+            let Some(mut coming) = self.pending_end(&refused) else { return Err(refused) };
             coming.wait().await?;
         }
     }
@@ -482,11 +482,11 @@ impl Publish {
     }
 
     /// Returns the acknowledgement to await before the channel is reported as ended.
-    fn coming_end(&self, refused: &hub::SubmitError) -> Option<CommitAck> {
+    fn pending_end(&self, refused: &hub::SubmitError) -> Option<CommitAck> {
         match refused {
             hub::SubmitError::Closed(_) | hub::SubmitError::Stopped(_) => match &self.producer {
-                Some(producer) => producer.coming_end(),
-                None => self.ingest.hub().coming_end(&self.channel),
+                Some(producer) => producer.pending_end(),
+                None => self.ingest.hub().pending_end(&self.channel),
             },
             _ => None,
         }

@@ -45,7 +45,11 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(first: LogPosition) -> Self {
-        Self { first, base: Entry::default(), slots: Vec::new() }
+        Self::with_capacity(first, 0)
+    }
+
+    pub(super) fn with_capacity(first: LogPosition, events: usize) -> Self {
+        Self { first, base: Entry::default(), slots: Vec::with_capacity(events) }
     }
 
     /// Returns whether the event's offset and time fit relative to the first event.

@@ -20,6 +20,10 @@ impl Growing {
         Self { index: Index::new(first), bytes: Vec::new() }
     }
 
+    fn with_capacity(first: LogPosition, events: usize, bytes: usize) -> Self {
+        Self { index: Index::with_capacity(first, events), bytes: Vec::with_capacity(bytes) }
+    }
+
     /// Returns whether an event fits into this size and into the index.
     pub(super) fn has_room(&self, entry: Entry, frame_bytes: usize, size: usize) -> bool {
         self.bytes.is_empty()
@@ -120,6 +124,11 @@ impl Batch {
         (self.from..self.to).map(move |at| (index.entry(at), &bytes[frame(at)]))
     }
 
+    /// Returns whether the batch is its whole segment.
+    pub(super) fn is_whole(&self) -> bool {
+        self.from == 0 && self.to == self.segment.index.len()
+    }
+
     /// Returns the bytes of the frames.
     pub(super) fn size(&self) -> usize {
         (self.segment.index.start_of(self.to) - self.segment.index.start_of(self.from)) as usize
@@ -177,6 +186,12 @@ impl BatchBuilder {
     #[must_use]
     pub fn new(start: LogPosition) -> Self {
         Self(Growing::new(start))
+    }
+
+    /// Creates an empty batch with room for this number of events and of bytes.
+    #[must_use]
+    pub fn with_capacity(start: LogPosition, events: usize, bytes: usize) -> Self {
+        Self(Growing::with_capacity(start, events, bytes))
     }
 
     /// Adds an event. Offsets must strictly increase.

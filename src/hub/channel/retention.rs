@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Channel, ChannelInner, Close};
+use super::{Channel, ChannelInner};
 use crate::clock::Moment;
-use crate::event::ChannelState;
 use crate::hub::commit::CommitAck;
 use crate::position::Offset;
 use crate::quota::Account;
@@ -14,8 +13,7 @@ impl Channel {
     /// Evicts events that are older than the retention.
     pub(in crate::hub) fn expire(&self) {
         let (mut inner, now) = (self.inner.lock(), self.shared.clock.now());
-        if inner.log.is_stored() {
-            let trimmed = inner.trim_stored(now);
+        if let Some(trimmed) = inner.trim_stored(now) {
             return self.note_trimmed(&mut inner, trimmed);
         }
         let oldest = now.steady_before(inner.settings.retention.max_age);
@@ -31,7 +29,7 @@ impl Channel {
     /// Evicts the oldest segment, and with the last one the fold. Returns whether memory was freed.
     pub(in crate::hub) fn evict_oldest(&self) -> bool {
         let mut inner = self.inner.lock();
-        let (keep, before) = (inner.kept_at_end(), inner.footprint);
+        let (keep, before) = (inner.kept_at_end(), inner.usage.footprint());
         inner.catch_up();
         let evicted = inner.log.evict_oldest(keep);
         self.count_evicted("memory", evicted);
@@ -40,7 +38,7 @@ impl Channel {
             generation.shrink(log, keep);
         }
         self.account(&mut inner);
-        inner.footprint < before
+        inner.usage.footprint() < before
     }
 
     /// Returns the offset of the earliest event that can be evicted, or of the last one if only the
@@ -70,8 +68,8 @@ impl Channel {
             inner.log.tail()
         };
         // Readers that selected it by a pattern drop it.
-        self.notify();
-        self.post();
+        self.listeners.notify_changed();
+        self.post_signals();
         Some(tail)
     }
 
@@ -83,63 +81,45 @@ impl Channel {
             if inner.retired || !inner.known {
                 return None;
             }
-            let close = Close { state: ChannelState::Deleted, reason: None };
-            self.forewarn();
-            self.append_end(&mut inner, &close);
-            let tail = inner.log.tail();
-            (tail, self.retire(&mut inner))
+            let ack = self.retire(&mut inner);
+            self.commit_deletion(&mut inner);
+            (inner.log.tail(), ack)
         };
-        self.notify();
-        self.post();
+        self.listeners.notify_changed();
+        self.post_signals();
         Some(deleted)
     }
 
     /// Returns the owner, if it retains more than its quota and was not returned for that before.
     pub(in crate::hub) fn owner_in_excess(&self) -> Option<Arc<Account>> {
         // The flag first: most owners are within their quota, and need no lock.
-        let told =
+        let is_new =
             self.in_excess.load(Ordering::Relaxed) && self.in_excess.swap(false, Ordering::Relaxed);
-        told.then(|| self.inner.lock().owner.clone()).flatten()
+        if is_new { self.inner.lock().usage.owner().cloned() } else { None }
     }
 
     pub(in crate::hub) fn is_owned_by(&self, account: &Arc<Account>) -> bool {
-        self.inner.lock().owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, account))
+        self.inner.lock().usage.owner().is_some_and(|owner| Arc::ptr_eq(owner, account))
     }
 
     /// Moves the channel to the account of its first publisher, if it was only subscribed to
     /// before. Returns `false` if the account may have no further channel.
-    pub(in crate::hub) fn hand_over(&self, to: &Arc<Account>) -> bool {
+    pub(in crate::hub) fn transfer(&self, to: &Arc<Account>) -> bool {
         let mut inner = self.inner.lock();
-        let same = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, to));
-        if inner.known || inner.retired || same {
-            return true;
-        }
-        if !to.take_channel() {
-            return false;
-        }
-        to.retained().replace(0, inner.footprint);
-        if let Some(before) = inner.owner.replace(to.clone()) {
-            before.free_channel(inner.footprint);
-        }
-        true
+        inner.known || inner.retired || inner.usage.transfer(to)
     }
 
-    pub(super) fn retire(&self, inner: &mut ChannelInner) -> CommitAck {
+    fn retire(&self, inner: &mut ChannelInner) -> CommitAck {
         inner.retired = true;
         // Readers may still finish the log; the budget no longer counts it.
-        let footprint = std::mem::take(&mut inner.footprint);
-        self.shared.memory.replace(footprint, 0);
-        if let Some(owner) = &inner.owner {
-            owner.free_channel(footprint);
-        }
+        inner.usage.free(&self.shared.memory);
         self.shared.metrics.channel_removed();
-        inner.durable.as_ref().map_or_else(CommitAck::ready, |durable| durable.forget(self))
+        inner.backend.delete(&self.name, &self.shared.pending_deletes)
     }
 
     pub(super) fn apply_retention(&self, inner: &mut ChannelInner) {
         inner.follow_generation();
-        if inner.log.is_stored() {
-            let trimmed = inner.trim_grown(self.shared.clock.now());
+        if let Some(trimmed) = inner.trim_grown(|| self.shared.clock.now()) {
             return self.note_trimmed(inner, trimmed);
         }
         let keep = inner.kept_at_end();
@@ -164,14 +144,9 @@ impl Channel {
         let generation = inner.generation.as_ref().map_or(0, |generation| generation.weight());
         let channel = size_of::<Self>() + self.name.as_str().len();
         let footprint = inner.log.footprint() + generation + channel;
-        self.shared.memory.replace(inner.footprint, footprint);
-        if let Some(owner) = &inner.owner {
-            owner.retained().replace(inner.footprint, footprint);
-            if owner.retained().is_exceeded() {
-                self.in_excess.store(true, Ordering::Relaxed);
-            }
+        if inner.usage.report(&self.shared.memory, footprint) {
+            self.in_excess.store(true, Ordering::Relaxed);
         }
-        inner.footprint = footprint;
     }
 
     pub(super) fn count_evicted(&self, reason: &str, events: u64) {
@@ -185,22 +160,24 @@ impl ChannelInner {
     /// Returns the number of events at the end that are never evicted: late viewers must get the
     /// end.
     pub(super) fn kept_at_end(&self) -> u64 {
-        u64::from(self.end.is_some())
+        u64::from(self.life.has_ended())
     }
 
-    pub(super) fn is_unused(&self, now: Moment) -> bool {
-        let idle = self.last_used.elapsed();
-        let keeps = self.durable.is_some() && self.log.start() != self.log.end();
-        let busy = self.durable.as_ref().is_some_and(|durable| durable.is_busy());
-        match (self.holders, self.known, &self.end) {
-            (1.., _, _) => false,
-            (0, _, _) if busy => false,
-            (0, false, _) => true,
-            // Stored events are kept until their retention has passed, whether they are used or
-            // not.
-            (0, true, None) => !keeps && idle >= self.settings.idle_timeout,
-            // A closed channel stays closed until the retention of its end has passed.
-            (0, true, Some(_)) => now.since(self.ended_at) >= self.kept_after_end(),
+    fn is_unused(&self, now: Moment) -> bool {
+        if self.usage.is_held() || !self.pending.is_empty() {
+            return false;
         }
+        if !self.known {
+            return true;
+        }
+        if self.life.has_ended() {
+            // A closed channel stays closed until the retention of its end has passed.
+            let alone = self.log.end().seq == 1;
+            let kept = self.life.kept_after_end(&self.settings, alone);
+            return now.since(self.life.ended_at()) >= kept;
+        }
+        // Stored events are kept until their retention has passed, whether they are used or not.
+        let keeps = self.log.is_stored() && self.log.start() != self.log.end();
+        !keeps && self.usage.idle() >= self.settings.idle_timeout
     }
 }

@@ -61,18 +61,18 @@ async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_tr
     let (_, mut stopped) = stage.hub.stop(&name("c"), None, None).unwrap();
     let refused = stage.hub.append(&name("c"), &[event("y")], None).map(drop);
     assert_eq!(refused, Err(SubmitError::Stopped(None)));
-    let mut coming = stage.hub.coming_end(&name("c")).expect("the end is not stored");
+    let mut coming = stage.hub.pending_end(&name("c")).expect("the end is not stored");
     assert!(coming.is_pending());
     stage.files.open_up();
     assert_eq!((stopped.wait().await, coming.wait().await), (Ok(()), Ok(())));
-    assert!(stage.hub.coming_end(&name("c")).is_none(), "it has ended");
+    assert!(stage.hub.pending_end(&name("c")).is_none(), "it has ended");
 
     assert_eq!(stage.append("d", "x").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
     let (_, mut stopped) = stage.hub.stop(&name("d"), None, None).unwrap();
     assert_eq!(stopped.wait().await, Err(WriteError::Full));
     check_free_space(&stage.disk);
-    assert!(!stage.hub.coming_end(&name("d")).expect("it has no end").is_pending());
+    assert!(!stage.hub.pending_end(&name("d")).expect("it has no end").is_pending());
     assert_eq!(stage.append("d", "y").await, Ok(()));
 }
 

@@ -1,0 +1,334 @@
+//! The commit path: events and ends are rendered into a batch, submitted to the backend, and
+//! committed to the log.
+
+use super::backend::Submitted;
+use super::pending::ChannelBatch;
+use super::render::{Assigned, BatchWriter};
+use super::{Channel, ChannelInner};
+use crate::event::{ChannelState, GapReason, NewEvent};
+use crate::hub::commit::CommitAck;
+use crate::hub::control_events::{Close, End, Gap};
+use crate::hub::error::SubmitError;
+use crate::hub::metadata::{ChannelMetadata, EndRecord};
+use crate::position::Offset;
+use crate::store::LogPosition;
+use crate::store::disk::{StoredReceipt, WriteError};
+
+/// The result of an append.
+#[derive(Debug)]
+pub struct Appended {
+    /// The offsets of the first and the last event, if there was any.
+    pub offsets: Option<(Offset, Offset)>,
+    /// Number of subscribers at the time of the append.
+    pub subscribers: usize,
+    /// The channel's state after the append.
+    pub state: ChannelState,
+    /// Resolves when the append is committed; before that, no reader of a durable channel sees it.
+    pub ack: CommitAck,
+}
+
+/// Makes the stored receipt of a publish from its offsets, which makes the publish safe to repeat.
+pub type ReceiptFn<'a> = &'a dyn Fn(&Appended) -> StoredReceipt;
+
+/// What is notified after a change, when the channel's lock is free.
+#[must_use]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Effects {
+    /// Readers may find something new.
+    pub(super) changed: bool,
+    /// The channel has ended, and not by a deletion.
+    pub(super) ended: bool,
+}
+
+impl Channel {
+    /// Appends events, then closes the channel if asked to, in one step: no other event comes
+    /// between. `None` if the channel has left memory: look up its name again.
+    ///
+    /// # Errors
+    /// The channel is closed, or the store takes no writes; nothing was appended.
+    pub fn append(
+        &self,
+        events: &[NewEvent],
+        close: Option<&Close>,
+        receipt: Option<ReceiptFn<'_>>,
+    ) -> Result<Option<Appended>, SubmitError> {
+        let (appended, effects) = {
+            let mut inner = self.inner.lock();
+            if inner.retired {
+                return Ok(None);
+            }
+            if let Some(ending) = inner.ending() {
+                return Err(refusal(ending));
+            }
+            inner.backend.check()?;
+            self.shared.sequencer.check()?;
+            inner.known = true;
+            inner.usage.note_use();
+            let ending = close.map(|close| self.ending(close, false));
+            self.submit(&mut inner, events, ending, receipt)
+        };
+        self.announce(effects);
+        Ok(Some(appended))
+    }
+
+    /// Returns the end of the channel when it is closed like this.
+    pub(super) fn ending(&self, close: &Close, stopped: bool) -> EndRecord {
+        EndRecord { end: End::of(&self.name, close), stopped }
+    }
+
+    /// Renders events, and optionally the end, and submits them as one batch.
+    pub(super) fn submit(
+        &self,
+        inner: &mut ChannelInner,
+        events: &[NewEvent],
+        ending: Option<EndRecord>,
+        receipt: Option<ReceiptFn<'_>>,
+    ) -> (Appended, Effects) {
+        self.listeners.notify_changing();
+        self.submit_notice(inner);
+        let state = ending.as_ref().map_or_else(|| inner.life.state(), |ending| ending.end.state);
+        let count = events.len() as u64;
+        let assigned = self.assign(count + u64::from(ending.is_some()));
+        let first = assigned.first;
+        let mut appended = Appended {
+            offsets: (count > 0).then(|| (first, Offset(first.0 + count - 1))),
+            subscribers: self.subscribers(),
+            state,
+            ack: CommitAck::ready(),
+        };
+        let batch = self.render(inner.submitted_end(), assigned, events, ending);
+        let receipt = || receipt.map(|receipt| receipt(&appended));
+        let (ack, effects) = self.submit_batch(inner, batch, receipt);
+        appended.ack = ack;
+        (appended, effects)
+    }
+
+    /// Assigns offsets. The channel's lock must be held until their events are committed or
+    /// pending.
+    fn assign(&self, count: u64) -> Assigned {
+        Assigned { first: self.shared.sequencer.take(count), time: self.shared.clock.now() }
+    }
+
+    /// Renders events, and optionally the end, with the offsets that are assigned to them.
+    fn render(
+        &self,
+        at: LogPosition,
+        assigned: Assigned,
+        events: &[NewEvent],
+        ending: Option<EndRecord>,
+    ) -> ChannelBatch {
+        let data_bytes: usize = events.iter().map(|event| event.data.as_bytes().len()).sum();
+        let size = (events.len() + usize::from(ending.is_some()), data_bytes);
+        let mut writer = BatchWriter::new(&self.shared, at, assigned, size);
+        for event in events {
+            writer.event(event);
+        }
+        if let Some(ending) = &ending {
+            writer.end(&ending.end);
+        }
+        let data_bytes = data_bytes as u64;
+        ChannelBatch { frames: writer.finish(), data_bytes, ending, is_notice: false }
+    }
+
+    fn submit_batch(
+        &self,
+        inner: &mut ChannelInner,
+        batch: ChannelBatch,
+        receipt: impl FnOnce() -> Option<StoredReceipt>,
+    ) -> (CommitAck, Effects) {
+        let described = self.describe_to_store(inner);
+        if batch.frames.count() == 0 {
+            return (described, Effects::default());
+        }
+        let me = self.me.clone();
+        let on_stored = move |outcome| {
+            if let Some(channel) = me.upgrade() {
+                channel.complete(outcome);
+            }
+        };
+        let ChannelInner { backend, pending, .. } = inner;
+        match backend.submit(batch, receipt, pending, on_stored) {
+            Submitted::Ready(batch) => (CommitAck::ready(), self.commit(inner, &batch)),
+            Submitted::Pending(ack) => (ack, Effects::default()),
+        }
+    }
+
+    /// Submits the channel's metadata, unless the store has it: the events that follow need it.
+    pub(super) fn describe_to_store(&self, inner: &mut ChannelInner) -> CommitAck {
+        let metadata = inner.metadata();
+        let me = self.me.clone();
+        inner.backend.describe(&self.name, metadata, move |outcome: Result<(), WriteError>| {
+            if outcome.is_err()
+                && let Some(channel) = me.upgrade()
+            {
+                // Submitted again with the next append.
+                channel.inner.lock().backend.forget_metadata();
+            }
+        })
+    }
+
+    /// Commits the oldest pending batch, or drops it if the store has refused it.
+    fn complete(&self, outcome: Result<(), WriteError>) {
+        let effects = {
+            let mut inner = self.inner.lock();
+            let Some(batch) = inner.pending.pop(outcome.is_ok()) else { return };
+            match outcome {
+                Ok(()) if !inner.retired => {
+                    self.listeners.notify_changing();
+                    self.commit(&mut inner, &batch)
+                }
+                _ => {
+                    if let Err(why) = outcome {
+                        self.note_refused(&mut inner, &batch, why);
+                    }
+                    // A merged reader waits for an event that will not come: let it read on.
+                    Effects { changed: true, ended: false }
+                }
+            }
+        };
+        self.announce(effects);
+    }
+
+    /// Appends a batch to the log, and applies its end, the retention and the fold. Nothing else
+    /// lets a channel grow; the batch need not have been submitted here. Its offsets follow on
+    /// those in the log, and its listeners know that the channel is changing.
+    fn commit(&self, inner: &mut ChannelInner, batch: &ChannelBatch) -> Effects {
+        let published = batch.published();
+        let retention = inner.settings.retention;
+        inner.log.append_batch(&batch.frames, &retention);
+        if self.subscribers() > 0 {
+            inner.log.share(&batch.frames);
+        }
+        if let Some(first) = batch.frames.entries().next().filter(|_| published > 0) {
+            let last = batch.frames.entries().take(published).last().unwrap_or(first);
+            inner.span = Some((inner.span.map_or(first, |(first_ever, _)| first_ever), last));
+            self.shared.metrics.published(published as u64, batch.data_bytes);
+        }
+        if let Some(ending) = &batch.ending
+            && let Some(last) = batch.frames.entries().next_back()
+            && inner.life.end(ending.clone(), last.time)
+        {
+            self.shared.metrics.channel_ended(ending.end.state, ending.stopped);
+        }
+        self.end.set(inner.log.end());
+        inner.life.note_progress();
+        // Readers may still finish the log of a channel that is deleted.
+        if !inner.retired {
+            self.apply_retention(inner);
+        }
+        Effects { changed: true, ended: batch.ending.is_some() }
+    }
+
+    /// Commits the end of a channel that is retired: the store gets the deletion in its place.
+    pub(super) fn commit_deletion(&self, inner: &mut ChannelInner) {
+        self.listeners.notify_changing();
+        let close = Close { state: ChannelState::Deleted, reason: None };
+        let ending = self.ending(&close, inner.life.is_stopped());
+        let batch = self.render(inner.log.end(), self.assign(1), &[], Some(ending));
+        // The caller notifies: a deletion is no end for hooks.
+        let _ = self.commit(inner, &batch);
+    }
+
+    /// Notifies readers, and reports the end. The channel's lock must be free.
+    pub(super) fn announce(&self, effects: Effects) {
+        if effects.changed {
+            self.listeners.notify_changed();
+        }
+        if effects.ended {
+            self.report_end();
+        }
+    }
+
+    /// Submits a notice that events from just before a power cut may be missing, unless the channel
+    /// has none.
+    pub(in crate::hub) fn note_possible_loss(&self) {
+        let mut inner = self.inner.lock();
+        if !inner.life.has_ended() && inner.log.end().seq > 0 {
+            inner.life.owe_notice();
+            self.submit_notice(&mut inner);
+        }
+    }
+
+    /// Submits the notice of a loss, if one is due: before any other event, at the place of the
+    /// loss. Only a store has losses, so that the notice is pending and has no effects yet.
+    pub(super) fn submit_notice(&self, inner: &mut ChannelInner) {
+        if !inner.life.take_notice() {
+            return;
+        }
+        let assigned = self.assign(1);
+        let position = |offset| self.shared.sequencer.position(offset);
+        let gap = Gap {
+            channel: Some(self.name.clone()),
+            reason: GapReason::Lost,
+            requested: Some(position(inner.log.tail()).to_string().into()),
+            resumed: position(assigned.first),
+        };
+        let mut writer = BatchWriter::new(&self.shared, inner.submitted_end(), assigned, (1, 0));
+        writer.gap(&gap);
+        let frames = writer.finish();
+        let batch = ChannelBatch { frames, data_bytes: 0, ending: None, is_notice: true };
+        let _ = self.submit_batch(inner, batch, || None);
+    }
+
+    /// Handles a batch that the store has refused. The hub's own events are tried again.
+    fn note_refused(&self, inner: &mut ChannelInner, batch: &ChannelBatch, why: WriteError) {
+        if batch.is_notice {
+            inner.life.owe_notice();
+        }
+        self.try_again(inner, why);
+    }
+}
+
+impl ChannelInner {
+    /// Returns the end of the channel, committed or pending.
+    pub(super) fn ending(&self) -> Option<&EndRecord> {
+        self.life.ending().or_else(|| self.pending.ending())
+    }
+
+    /// Returns the position after the last batch, committed or pending.
+    fn submitted_end(&self) -> LogPosition {
+        self.pending.end().unwrap_or(self.log.end())
+    }
+
+    /// Returns the metadata that the store keeps with the channel's events.
+    fn metadata(&self) -> ChannelMetadata {
+        let produced = self.life.was_produced();
+        ChannelMetadata { options: self.options, produced, inherited: self.inherited.0 }
+    }
+}
+
+/// Returns why a channel with this end takes no events.
+pub(super) fn refusal(ending: &EndRecord) -> SubmitError {
+    let End { state, reason, .. } = &ending.end;
+    if ending.stopped { SubmitError::Stopped(reason.clone()) } else { SubmitError::Closed(*state) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::hub::{Config, Hub};
+    use crate::store::LogRead;
+
+    #[test]
+    fn a_batch_from_elsewhere_is_committed_with_the_offsets_that_it_has() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let channel = hub.0.registry.get_or_create(&"a".parse().unwrap()).unwrap();
+        let event = |text: &str| NewEvent { event_type: None, data: text.to_owned().into() };
+        let assigned = Assigned { first: Offset(7 << 16), time: Moment::now() };
+        let effects = {
+            let mut inner = channel.inner.lock();
+            let batch = channel.render(inner.log.end(), assigned, &[event("x"), event("y")], None);
+            channel.commit(&mut inner, &batch)
+        };
+        assert!(effects.changed && !effects.ended);
+        let LogRead::Batch(batch) = channel.read(LogPosition::default(), usize::MAX) else {
+            panic!("the events are in the log")
+        };
+        let offsets: Vec<_> = batch.entries().map(|entry| entry.offset).collect();
+        assert_eq!(offsets, [Offset(7 << 16), Offset((7 << 16) + 1)]);
+        assert_eq!(channel.end(), batch.end());
+    }
+}

@@ -1,0 +1,70 @@
+//! The format and the fold of a channel's events, fed from its log.
+
+use std::sync::Arc;
+
+use super::ChannelInner;
+use super::generation::{Generation, Snapshot, apparent};
+use crate::generation::{Format, Recogniser};
+
+impl ChannelInner {
+    /// Sets the format that the producer names, unless one is final: the first producer's counts,
+    /// and replaces a format that was recognised and is not final.
+    pub(super) fn expect_format(&mut self, format: Format) {
+        let Self { generation, log, .. } = self;
+        if generation.as_ref().is_none_or(|known| !known.recogniser().is_settled()) {
+            *generation = Some(Box::new(Generation::new(Recogniser::named(format), log)));
+        }
+    }
+
+    /// Folds all events, before some of them are trimmed.
+    pub(super) fn catch_up(&mut self) {
+        let max_bytes = self.settings.retention.max_bytes;
+        let Self { generation, log, .. } = self;
+        if let Some(generation) = generation {
+            generation.follow(log, max_bytes);
+        }
+    }
+
+    /// Returns the format, without keeping the recogniser for the sake of a description.
+    pub(super) fn apparent_format(&mut self) -> Option<Format> {
+        match &self.generation {
+            Some(_) => self.known_format(),
+            None => apparent(&mut self.log),
+        }
+    }
+
+    /// Returns the format, after the recogniser has read the events in the log.
+    pub(super) fn known_format(&mut self) -> Option<Format> {
+        let Self { generation, log, .. } = self;
+        if generation.is_none() && log.start() != log.end() {
+            *generation = Some(Box::new(Generation::new(Recogniser::new(), log)));
+        }
+        let generation = generation.as_mut()?;
+        generation.look(log);
+        generation.format()
+    }
+
+    pub(super) fn snapshot(&mut self, channel: &str) -> Option<Arc<Snapshot>> {
+        self.known_format();
+        let (state, max_bytes) = (self.life.state(), self.settings.retention.max_bytes);
+        let Self { generation, log, .. } = self;
+        generation.as_mut()?.snapshot(log, channel, state, max_bytes)
+    }
+
+    /// Lets the fold follow the log, before retention trims it.
+    pub(super) fn follow_generation(&mut self) {
+        let retention = self.settings.retention;
+        if self.life.had_producer() || self.hooked || self.generation.is_some() {
+            self.known_format();
+        }
+        let Self { generation, log, backend, .. } = self;
+        let Some(generation) = generation else { return };
+        let retained = log.start().distance_to(log.end());
+        let trims = retained.seq > retention.max_events || retained.byte > retention.max_bytes;
+        let in_memory = log.resident_from().distance_to(log.end()).byte;
+        let leaves = backend.window().is_some_and(|window| in_memory > window);
+        if trims || leaves || generation.is_due(log) {
+            generation.follow(log, retention.max_bytes);
+        }
+    }
+}

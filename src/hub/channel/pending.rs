@@ -1,0 +1,85 @@
+//! The batches of a channel that are submitted and not committed yet.
+
+use std::collections::VecDeque;
+
+use crate::hub::commit::{CommitAck, Completer, Submissions};
+use crate::hub::metadata::EndRecord;
+use crate::position::Offset;
+use crate::store::{Batch, LogPosition};
+
+/// A batch with its effects on the channel.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelBatch {
+    /// The frames of the events, and of the end if there is one.
+    pub(super) frames: Batch,
+    /// Number of bytes of the events' data.
+    pub(super) data_bytes: u64,
+    /// The end of the channel.
+    pub(super) ending: Option<EndRecord>,
+    /// Whether it is a notice of a possible loss.
+    pub(super) is_notice: bool,
+}
+
+impl ChannelBatch {
+    /// Returns the number of events, without the end.
+    pub(super) fn published(&self) -> usize {
+        self.frames.count() - usize::from(self.ending.is_some())
+    }
+}
+
+/// The batches that are submitted and not committed yet, oldest first. They complete in order; a
+/// channel in memory has none.
+#[derive(Debug, Default)]
+pub(super) struct PendingBatches {
+    batches: VecDeque<ChannelBatch>,
+    /// Begun with the first of the batches.
+    submissions: Option<Submissions>,
+    /// Whether a batch has failed, and with it those after it: a later one begins where the log
+    /// ends, with submissions of its own.
+    has_failed: bool,
+}
+
+impl PendingBatches {
+    /// Adds a batch. Returns its acknowledgement, and what completes it after the commit.
+    pub(super) fn push(&mut self, batch: ChannelBatch) -> (CommitAck, Completer) {
+        self.batches.push_back(batch);
+        if std::mem::take(&mut self.has_failed) {
+            self.submissions = None;
+        }
+        self.submissions.get_or_insert_default().add()
+    }
+
+    /// Removes the oldest batch: its outcome is known.
+    pub(super) fn pop(&mut self, is_stored: bool) -> Option<ChannelBatch> {
+        let oldest = self.batches.pop_front();
+        self.has_failed |= !is_stored;
+        if self.batches.is_empty() {
+            self.submissions = None;
+        }
+        oldest
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Returns the position after the last batch.
+    pub(super) fn end(&self) -> Option<LogPosition> {
+        Some(self.batches.back()?.frames.end())
+    }
+
+    /// Returns the offset of the first event.
+    pub(super) fn first_offset(&self) -> Option<Offset> {
+        self.batches.front()?.frames.entries().next().map(|entry| entry.offset)
+    }
+
+    /// Returns the end of the channel, if it is submitted.
+    pub(super) fn ending(&self) -> Option<&EndRecord> {
+        self.batches.back()?.ending.as_ref()
+    }
+
+    /// Returns the acknowledgement of all batches.
+    pub(super) fn ack(&self) -> CommitAck {
+        self.submissions.as_ref().map_or_else(CommitAck::ready, Submissions::ack)
+    }
+}

@@ -1,0 +1,296 @@
+//! Producers and viewers of a channel: holds, signals, deadlines, stops, and the report of the end.
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::append::{Effects, refusal};
+use super::life::Due;
+use super::{Channel, ChannelInner};
+use crate::event::ChannelState;
+use crate::generation::{Fold, Format};
+use crate::hub::commit::CommitAck;
+use crate::hub::control_events::{Close, Ended};
+use crate::hub::error::{GenerationOver, SubmitError};
+use crate::hub::signals::{Signals, Stopped};
+use crate::position::Position;
+use crate::store::Entry;
+use crate::store::disk::WriteError;
+
+/// The way in which a producer holds its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Among other producers.
+    Shared,
+    /// As the producer of the generation: there is at most one at a time, and if it leaves without
+    /// an end the channel is abandoned after the grace.
+    Sole,
+}
+
+/// The reason of an abandoned generation whose producer gave none when it left.
+const LOST: &str = "the connection of the producer was lost";
+
+/// The reason of a stop for lack of viewers.
+const UNWATCHED: &str = "unwatched";
+
+/// Delay before a refused write is tried again. The store checks its free space as often.
+const TRIED_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Channel {
+    /// Keeps the channel in memory until [`let_go`](Self::let_go). `None` if it has left already.
+    pub(in crate::hub) fn hold(&self) -> Option<watch::Receiver<Signals>> {
+        {
+            let mut inner = self.inner.lock();
+            if inner.retired {
+                return None;
+            }
+            inner.usage.hold();
+        }
+        let receiver = self.signals.get_or_init(watch::Sender::default).subscribe();
+        self.post_signals();
+        Some(receiver)
+    }
+
+    /// Ends what [`hold`](Self::hold) began, for the sole producer as well. Returns whether the
+    /// channel is now unused: not held, and never published to or created. `why` is the reason that
+    /// the producer gave.
+    pub(in crate::hub) fn let_go(&self, sole: bool, why: Option<Box<str>>) -> bool {
+        let mut inner = self.inner.lock();
+        inner.usage.let_go();
+        inner.usage.note_use();
+        if sole {
+            self.shared.metrics.producer_left();
+        }
+        if sole && !inner.life.has_ended() && !inner.retired {
+            inner.life.note_left(why);
+            self.set_deadline(&inner);
+        }
+        !inner.usage.is_held() && !inner.known
+    }
+
+    /// Begins to produce. `None` if the channel has left memory.
+    pub(in crate::hub) fn produce(
+        &self,
+        hold: Hold,
+        format: Option<Format>,
+    ) -> Result<Option<()>, SubmitError> {
+        let mut inner = self.inner.lock();
+        if inner.retired {
+            return Ok(None);
+        }
+        // An end that is pending may still be refused: the first append waits for it.
+        if let Some(ending) = inner.life.ending() {
+            return Err(refusal(ending));
+        }
+        inner.backend.check()?;
+        if let Some(format) = format {
+            inner.expect_format(format);
+        }
+        if hold == Hold::Sole {
+            inner.life.produce()?;
+            inner.known = true;
+            self.shared.metrics.producer_came();
+            // The first events are stored after the metadata.
+            drop(self.describe_to_store(&mut inner));
+            if self.subscribers() == 0 {
+                self.note_unwatched(&mut inner);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Ends the channel as cancelled, and returns the acknowledgement. `None` if it has left
+    /// memory.
+    pub(in crate::hub) fn stop(
+        &self,
+        reason: Option<Box<str>>,
+        generation: Option<&Position>,
+    ) -> Option<Result<(Stopped, CommitAck), GenerationOver>> {
+        let (ack, effects) = {
+            let mut inner = self.inner.lock();
+            if inner.retired {
+                return None;
+            }
+            if let Some(meant) = generation
+                && !self.is_of_this_life(&inner, meant)
+            {
+                return Some(Err(GenerationOver));
+            }
+            if let Some(ending) = inner.ending() {
+                return Some(Ok((Stopped::Before(ending.end.state), inner.pending.ack())));
+            }
+            self.submit_stop(&mut inner, reason)
+        };
+        self.announce(effects);
+        Some(Ok((Stopped::Now, ack)))
+    }
+
+    fn submit_stop(
+        &self,
+        inner: &mut ChannelInner,
+        reason: Option<Box<str>>,
+    ) -> (CommitAck, Effects) {
+        inner.known = true;
+        self.submit_end(inner, &Close { state: ChannelState::Cancelled, reason }, true)
+    }
+
+    fn submit_end(
+        &self,
+        inner: &mut ChannelInner,
+        close: &Close,
+        stopped: bool,
+    ) -> (CommitAck, Effects) {
+        let ending = self.ending(close, stopped);
+        let (appended, effects) = self.submit(inner, &[], Some(ending), None);
+        (appended.ack, effects)
+    }
+
+    /// Returns whether an event id is one that this channel has assigned, its end's included.
+    fn is_of_this_life(&self, inner: &ChannelInner, position: &Position) -> bool {
+        let tail = inner.log.tail();
+        let first = match inner.span {
+            Some((first, _)) => Some(first.offset),
+            None => inner.life.ending().map(|_| tail),
+        };
+        position.epoch == *self.shared.sequencer.epoch()
+            && first.is_some_and(|first| (first..=tail).contains(&position.offset))
+    }
+
+    /// Returns the acknowledgement of an end that is pending; `None` if the channel has ended.
+    pub(in crate::hub) fn pending_end(&self) -> Option<CommitAck> {
+        let inner = self.inner.lock();
+        (!inner.life.has_ended() && !inner.retired).then(|| match inner.pending.ending() {
+            Some(_) => inner.pending.ack(),
+            None => CommitAck::ready(),
+        })
+    }
+
+    /// Does what is due. Returns the time of the next deadline, if there is one.
+    pub(in crate::hub) fn meet_deadline(&self) -> Option<Instant> {
+        let effects = {
+            let mut inner = self.inner.lock();
+            let (at, due) = inner.due()?;
+            if at > Instant::now() {
+                return Some(at);
+            }
+            if let Err(why) = inner.backend.check() {
+                return time_to_try_again(why);
+            }
+            match due {
+                Due::Abandoned => {
+                    let reason = inner.life.take_reason().unwrap_or_else(|| LOST.into());
+                    let (state, reason) = (ChannelState::Abandoned, Some(reason));
+                    self.submit_end(&mut inner, &Close { state, reason }, false).1
+                }
+                Due::Unwatched if self.subscribers() == 0 => {
+                    self.submit_stop(&mut inner, Some(UNWATCHED.into())).1
+                }
+                Due::Unwatched => return None,
+                Due::Notice => {
+                    self.listeners.notify_changing();
+                    self.submit_notice(&mut inner);
+                    Effects::default()
+                }
+            }
+        };
+        self.announce(effects);
+        None
+    }
+
+    /// Notes that the channel has no viewers.
+    pub(super) fn note_unwatched(&self, inner: &mut ChannelInner) {
+        inner.life.note_unwatched();
+        self.set_deadline(inner);
+    }
+
+    /// Sets the timer for the channel's next deadline.
+    pub(super) fn set_deadline(&self, inner: &ChannelInner) {
+        if let Some((at, _)) = inner.due() {
+            self.shared.deadlines.set(at, &self.name);
+        }
+    }
+
+    /// Sets a timer to try again what the store has refused, if it is still due then.
+    pub(super) fn try_again(&self, inner: &ChannelInner, why: WriteError) {
+        if let (Some((due, _)), Some(again)) = (inner.due(), time_to_try_again(why)) {
+            self.shared.deadlines.set(due.max(again), &self.name);
+        }
+    }
+
+    /// Publishes the channel's viewers and end to its producer handles.
+    pub(super) fn post_signals(&self) {
+        let Some(signals) = self.signals.get() else { return };
+        signals.send_if_modified(|signals| {
+            let (end, stopped) = {
+                let inner = self.inner.lock();
+                let end = inner.life.ending().map(|ending| ending.end.clone());
+                (end, inner.life.is_stopped())
+            };
+            let present = Signals { viewers: self.subscribers(), end, stopped };
+            let changed = *signals != present;
+            *signals = present;
+            changed
+        });
+    }
+
+    /// Reports the end of the channel to its producer handles and to hooks.
+    pub(super) fn report_end(&self) {
+        self.post_signals();
+        if let Some(on_end) = self.shared.on_end.get()
+            && let Some(ended) = self.ended_for_hooks()
+        {
+            on_end.queue(ended, &self.shared.metrics);
+        }
+    }
+
+    /// Sets whether a hook wants the end of the channel.
+    pub(in crate::hub) fn set_hooked(&self, hooked: bool) {
+        self.inner.lock().hooked = hooked;
+    }
+
+    fn ended_for_hooks(&self) -> Option<Ended> {
+        let mut inner = self.inner.lock();
+        let ChannelInner { generation, log, life, span, settings, hooked: true, .. } = &mut *inner
+        else {
+            return None;
+        };
+        let end = life.ending()?.end.clone();
+        let max_bytes = settings.retention.max_bytes;
+        if let Some(generation) = generation {
+            generation.look(log);
+        }
+        let fold = generation.as_mut().and_then(|generation| generation.folded(log, max_bytes));
+        let id = |entry: Entry| self.shared.sequencer.position(entry.offset).to_string();
+        let time = |(first, last): (Entry, Entry)| last.time.since(first.time);
+        let usage = |fold: &Fold| fold.usage().map(|usage| usage.get().to_owned());
+        Some(Ended {
+            channel: end.channel,
+            state: end.state,
+            reason: end.reason,
+            format: fold.map(|fold| fold.format().as_str()),
+            text: fold.map(Fold::text),
+            usage: fold.and_then(usage),
+            incomplete: fold.is_some_and(Fold::is_incomplete),
+            events: log.end().seq.saturating_sub(1),
+            duration: span.map(time).unwrap_or_default(),
+            first_id: span.map(|(first, _)| id(first)),
+            last_id: span.map(|(_, last)| id(last)),
+            time: life.ended_at().wall,
+        })
+    }
+}
+
+impl ChannelInner {
+    /// Returns the next deadline and what is due then.
+    fn due(&self) -> Option<(Instant, Due)> {
+        if self.retired || self.pending.ending().is_some() {
+            return None;
+        }
+        self.life.due(&self.settings)
+    }
+}
+
+/// Returns the time to try again what the store has refused. A store that has failed takes no
+/// writes before a restart, which then finds what is due.
+fn time_to_try_again(why: WriteError) -> Option<Instant> {
+    (why != WriteError::Failed).then(|| Instant::now() + TRIED_AGAIN)
+}

@@ -1,0 +1,83 @@
+//! The reasons why the hub refuses an operation.
+
+use crate::event::ChannelState;
+use crate::limits::MAX_MATCHED_CHANNELS;
+use crate::store::disk::WriteError;
+
+/// The hub has as many channels as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
+pub struct TooManyChannels(pub usize);
+
+/// The reason why nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The channel has ended.
+    #[error("the channel is closed ({0}): it takes no more events until it is deleted")]
+    Closed(ChannelState),
+    /// The channel was stopped, with an optional reason.
+    #[error("the channel was stopped: the rest is not wanted")]
+    Stopped(Option<Box<str>>),
+    /// Its generation has a producer already.
+    #[error("another request with `close=auto` is streaming into this channel: one at a time")]
+    Busy,
+    /// The limit of channels is reached.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// The store takes no writes.
+    #[error(transparent)]
+    Unstored(#[from] WriteError),
+}
+
+/// The reason why a channel's settings were not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigureError {
+    /// The limit of channels is reached.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// The store takes no writes.
+    #[error(transparent)]
+    Unstored(#[from] WriteError),
+}
+
+/// The reason why a subscription could not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The limit of channels is reached.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// A snapshot is of one channel.
+    #[error("`from=snapshot` is for one channel: subscribe to /v1/channels/{{name}}")]
+    SnapshotOfMany,
+    /// The patterns are too wide.
+    #[error("the patterns select more than {MAX_MATCHED_CHANNELS} channels: use narrower ones")]
+    TooManyMatches,
+}
+
+/// The reason why a channel was not made for an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The hub has as many channels as it may.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+    /// The account has as many channels as it may.
+    #[error("{0} channels are yours, as many as `quotas.max_channels` allows")]
+    OverQuota(usize),
+}
+
+/// The stop was meant for a generation that is over: its event id is of an earlier life of the
+/// channel, or of none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`generation` is no event id of the channel's present generation: that one is over")]
+pub struct GenerationOver;
+
+/// The reason why nothing was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopError {
+    /// The stop was meant for another generation.
+    #[error(transparent)]
+    Over(#[from] GenerationOver),
+    /// The limit of channels is reached.
+    #[error(transparent)]
+    TooManyChannels(#[from] TooManyChannels),
+}
