@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::auth::Operation;
 use crate::http::{
-    Access, ChannelDocument, ErrorCode, Handler, Method, Problem, Query, Request, Response, Route,
+    Caller, ChannelDocument, Endpoint, ErrorCode, Method, Problem, Query, Request, Response, Route,
     document, handler, json,
 };
 use crate::hub::{ChannelOptions, Hub};
@@ -73,10 +73,10 @@ impl Admin {
     #[must_use]
     pub fn common_routes(&self) -> Vec<Route> {
         vec![
-            page("/healthz", Access::Health, handler(self, healthz)),
-            page("/readyz", Access::Health, handler(self, readyz)),
-            page("/openapi.yaml", Access::Free, handler(self, openapi)),
-            page("/openapi-3.1.yaml", Access::Free, handler(self, openapi_3_1)),
+            page("/healthz", Endpoint::Health(handler(self, healthz))),
+            page("/readyz", Endpoint::Health(handler(self, readyz))),
+            page("/openapi.yaml", Endpoint::Free(handler(self, openapi))),
+            page("/openapi-3.1.yaml", Endpoint::Free(handler(self, openapi_3_1))),
         ]
     }
 
@@ -94,44 +94,42 @@ impl Admin {
     /// Returns the routes of the admin listener only.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        let (metrics_access, list_access) =
-            (Access::OnAll(Operation::Metrics), Access::OnAll(Operation::Admin));
         vec![
-            page("/metrics", metrics_access, handler(self, metrics)),
-            page("/v1/channels", list_access, handler(self, list)),
+            page("/metrics", Endpoint::OnAll(Operation::Metrics, handler(self, metrics))),
+            page("/v1/channels", Endpoint::OnAll(Operation::Admin, handler(self, list))),
         ]
     }
 }
 
-fn page(path: &'static str, access: Access, handler: Handler) -> Route {
+fn page(path: &'static str, endpoint: Endpoint) -> Route {
     let methods = [Method::GET, Method::HEAD];
-    Route { path, methods: methods.map(|method| (method, access, handler.clone())).into() }
+    Route { path, methods: methods.map(|method| (method, endpoint.clone())).into() }
 }
 
-async fn healthz(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
+async fn healthz(_: Admin, _: Request, (): ()) -> Result<Response, Problem> {
     Ok(document("text/plain; charset=utf-8", "ok\n"))
 }
 
-async fn readyz(admin: Admin, _: Request, _: String) -> Result<Response, Problem> {
+async fn readyz(admin: Admin, _: Request, (): ()) -> Result<Response, Problem> {
     admin.check_ready()?;
     Ok(document("text/plain; charset=utf-8", "ok\n"))
 }
 
-async fn openapi(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
+async fn openapi(_: Admin, _: Request, (): ()) -> Result<Response, Problem> {
     Ok(document("application/yaml", OPENAPI))
 }
 
-async fn openapi_3_1(_: Admin, _: Request, _: String) -> Result<Response, Problem> {
+async fn openapi_3_1(_: Admin, _: Request, (): ()) -> Result<Response, Problem> {
     Ok(document("application/yaml", OPENAPI_3_1.as_str()))
 }
 
-async fn metrics(admin: Admin, _: Request, _: String) -> Result<Response, Problem> {
+async fn metrics(admin: Admin, _: Request, _: Caller) -> Result<Response, Problem> {
     admin.hub.metrics().ready(admin.check_ready().is_ok());
     let text = telemetry::encode(admin.hub.metrics());
     Ok(document("text/plain; version=0.0.4; charset=utf-8", text))
 }
 
-async fn list(admin: Admin, request: Request, _: String) -> Result<Response, Problem> {
+async fn list(admin: Admin, request: Request, _: Caller) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["prefix", "after", "limit"])?;
     let (prefix, after) = (query.get("prefix"), query.get("after"));
     let limit = query.limit(DEFAULT_LISTED_CHANNELS, MAX_LISTED_CHANNELS)?;

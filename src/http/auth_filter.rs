@@ -5,15 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::Extensions;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::access::Access;
 use super::app::Request;
 use super::client_info::ClientInfo;
 use super::cors::Cors;
-use super::credentials::{called, find, may_use_cookie, may_write, take_query_token};
+use super::credentials::{called, find, may_use_cookie, may_write};
 use super::hosts::Hosts;
 use super::problem::{ErrorCode, Problem};
 use crate::auth::{AuthError, Authenticator, Credential, Operation, Principal};
@@ -51,8 +49,8 @@ struct AuthFilterState {
 
 /// The first result for a request, before its credential is checked.
 pub(super) enum Admission {
-    /// The request may go to its handler.
-    Granted(Request),
+    /// The hub asks for no credentials: the caller is one that may do everything.
+    Granted(Request, Caller),
     /// The request is refused.
     Denied(Problem),
     /// The request needs a credential.
@@ -64,7 +62,6 @@ pub(super) struct UnauthenticatedRequest {
     request: Request,
     /// The token from the query.
     token: Option<String>,
-    access: Access,
 }
 
 impl UnauthenticatedRequest {
@@ -87,7 +84,7 @@ struct Right {
     channels: Vec<ChannelPattern>,
 }
 
-/// The caller of a request; handlers find it among the request's extensions.
+/// The caller of a request.
 #[derive(Clone)]
 pub struct Caller {
     principal: Arc<Principal>,
@@ -140,63 +137,34 @@ impl AuthFilter {
     }
 
     /// Decides about a request, as far as that needs no credential. If the hub asks for none, no
-    /// request has to wait for an asynchronous check.
-    pub(super) fn admit(&self, access: Access, mut request: Request) -> Admission {
-        let token = take_query_token(request.uri_mut());
-        if matches!(access, Access::Health | Access::Free) {
-            return Admission::Granted(request);
-        }
+    /// request has to wait for an asynchronous check. `token` is the token from the query.
+    pub(super) fn admit(&self, request: Request, token: Option<String>) -> Admission {
         let Some(everyone) = &self.0.everyone else {
-            return Admission::Unauthenticated(UnauthenticatedRequest { request, token, access });
+            return Admission::Unauthenticated(UnauthenticatedRequest { request, token });
         };
         if !may_write(&request, &self.0.cors.allowed().origins) {
             return Admission::Denied(self.foreign_origin());
         }
         let payer = self.0.quotas.payer(None, address_of(&request));
-        Admission::Granted(self.with_caller(everyone.clone(), payer, request))
+        let caller = Caller { principal: everyone.clone(), payer, filter: self.clone() };
+        Admission::Granted(request, caller)
     }
 
-    /// Authenticates and authorizes a request. `rest` is the text that matched `{*…}`.
+    /// Finds the caller of a request.
     ///
     /// # Errors
-    /// `unauthenticated`, `forbidden`, an exceeded quota, or the path names no channel.
-    pub(super) async fn admit_by_token(
+    /// `unauthenticated`, or an exceeded quota.
+    pub(super) async fn authenticate(
         &self,
         unauthenticated: UnauthenticatedRequest,
-        rest: &str,
-    ) -> Result<Request, Problem> {
-        let UnauthenticatedRequest { request, token, access } = unauthenticated;
-        let (principal, payer) = self.identify(&request, token.as_deref(), access, rest).await?;
-        Ok(self.with_caller(principal, payer, request))
-    }
-
-    /// Adds the caller to the request's extensions.
-    fn with_caller(
-        &self,
-        principal: Arc<Principal>,
-        payer: Payer,
-        mut request: Request,
-    ) -> Request {
-        request.extensions_mut().insert(Caller { principal, payer, filter: self.clone() });
-        request
-    }
-
-    async fn identify(
-        &self,
-        request: &Request,
-        token: Option<&str>,
-        access: Access,
-        rest: &str,
-    ) -> Result<(Arc<Principal>, Payer), Problem> {
-        let address = address_of(request);
+    ) -> Result<(Request, Caller), Problem> {
+        let UnauthenticatedRequest { request, token } = unauthenticated;
+        let address = address_of(&request);
         self.0.quotas.may_try(address).map_err(|exceeded| self.exceeded(&exceeded))?;
-        let principal = self.authenticate(request, token, address).await?;
-        access.check(&principal.grants, rest).map_err(|problem| match problem.code() {
-            ErrorCode::Forbidden => self.not_granted(&principal, problem),
-            _ => problem,
-        })?;
+        let principal = self.principal_of(&request, token.as_deref(), address).await?;
         let payer = self.0.quotas.payer(Some(name_of(&principal, address)), address);
-        Ok((Arc::new(principal), payer))
+        let caller = Caller { principal: Arc::new(principal), payer, filter: self.clone() };
+        Ok((request, caller))
     }
 
     /// Counts an operation that is not granted. An anonymous caller is answered `unauthenticated`,
@@ -222,7 +190,7 @@ impl AuthFilter {
         Problem::exceeded(exceeded)
     }
 
-    async fn authenticate(
+    async fn principal_of(
         &self,
         request: &Request,
         token: Option<&str>,
@@ -325,15 +293,6 @@ impl AdmittedStream {
 }
 
 impl Caller {
-    /// Returns the caller of a request.
-    ///
-    /// # Errors
-    /// The request did not pass the auth filter: a defect of the hub.
-    pub fn of(extensions: &Extensions) -> Result<Self, Problem> {
-        let caller = extensions.get::<Self>().cloned();
-        caller.ok_or_else(|| Problem::new(ErrorCode::Internal, "the route lets nobody in"))
-    }
-
     /// Returns the principal.
     #[must_use]
     pub fn principal(&self) -> &Principal {

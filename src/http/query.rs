@@ -103,7 +103,7 @@ fn mistakes_in(name: &str) -> usize {
 ///
 /// # Errors
 /// The bytes are not UTF-8.
-pub fn decode_path(path: &str) -> Result<Cow<'_, str>, InvalidChannelName> {
+pub(super) fn decode_path(path: &str) -> Result<Cow<'_, str>, InvalidChannelName> {
     percent_decode_str(path).decode_utf8().map_err(|_| InvalidChannelName::NotUtf8)
 }
 

@@ -3,46 +3,27 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
 pub use http::Method;
 use http::{HeaderValue, StatusCode, header};
 use hyper::body::Body as _;
 
-use super::access::Access;
+use super::access::{Endpoint, channel_name};
 use super::app::{App, Request, Response, ResponseFuture};
-use super::auth_filter::{Admission, AuthFilter};
+use super::auth_filter::{Admission, AuthFilter, Caller};
+use super::credentials::take_query_token;
 use super::document::empty;
 use super::error_response::reads_stream;
+use super::handler::Handler;
 use super::problem::{ErrorCode, Problem};
-
-/// Answers a request. The text is the one that matched `{*…}` in the path, still encoded.
-pub type Handler = Arc<dyn Fn(Request, String) -> ResponseFuture + Send + Sync>;
-
-/// Makes a handler of a function and its state. A problem becomes its response.
-pub fn handler<S, F, R>(state: &S, answer: F) -> Handler
-where
-    S: Clone + Send + Sync + 'static,
-    F: Fn(S, Request, String) -> R + Send + Sync + 'static,
-    R: Future<Output = Result<Response, Problem>> + Send + 'static,
-{
-    let state = state.clone();
-    Arc::new(move |request, rest| {
-        let reads_stream = reads_stream(&request);
-        let answer = answer(state.clone(), request, rest);
-        Box::pin(
-            answer
-                .map(move |outcome| outcome.unwrap_or_else(|problem| problem.answer(reads_stream))),
-        )
-    })
-}
+use crate::channel::{ChannelName, InvalidChannelName};
 
 /// One path, and the handler of each of its methods.
 #[derive(Clone)]
 pub struct Route {
     /// The path; a last `{*name}` stands for the rest of it.
     pub path: &'static str,
-    /// The methods, and the access that each requires. `OPTIONS` is answered for all.
-    pub methods: Vec<(Method, Access, Handler)>,
+    /// The methods. `OPTIONS` is answered for all.
+    pub methods: Vec<(Method, Endpoint)>,
 }
 
 /// All routes of a listener.
@@ -106,10 +87,14 @@ impl Router {
         let Some(found) = found else {
             return at_once(self.not_here(request.uri().path()).into_response());
         };
-        let rest = found.params.iter().next().map_or("", |(_, rest)| rest).to_owned();
         let route = found.value;
-        match route.handler(request.method()) {
-            Some((access, handler)) => self.admit(access, handler, request, rest),
+        match route.endpoint(request.method()) {
+            Some(endpoint) => {
+                // Invalid, and not used, if the path has no name.
+                let rest = found.params.iter().next().map_or("", |(_, rest)| rest);
+                let name = channel_name(rest);
+                self.enter(endpoint, request, name)
+            }
             None if request.method() == Method::OPTIONS => at_once(options(route)),
             None => at_once(Problem::method_not_allowed(&route.allow()).into_response()),
         }
@@ -124,23 +109,58 @@ impl Router {
         Problem::new(ErrorCode::NotFound, detail)
     }
 
-    /// Passes a request through the auth filter to its handler.
-    fn admit(
+    /// Calls the endpoint for a caller that has the access which it requires.
+    fn enter(
         &self,
-        access: Access,
-        handler: &Handler,
-        request: Request,
-        rest: String,
+        endpoint: &Endpoint,
+        mut request: Request,
+        name: Result<ChannelName, InvalidChannelName>,
     ) -> ResponseFuture {
-        match self.filter.admit(access, request) {
-            Admission::Granted(request) => enter(handler, request, rest),
+        // Taken out of the target, so that no later code can log it.
+        let token = take_query_token(request.uri_mut());
+        match endpoint {
+            Endpoint::Health(handler) | Endpoint::Free(handler) => call(handler, request, ()),
+            Endpoint::OnChannel(operations, handler) => {
+                let operations = *operations;
+                self.admit(handler, request, token, move |caller| {
+                    caller.on_channel(operations, name)
+                })
+            }
+            Endpoint::OnSome(operations, handler) => {
+                let operations = *operations;
+                self.admit(handler, request, token, move |caller| caller.on_some(operations))
+            }
+            Endpoint::OnAll(operation, handler) => {
+                let operation = *operation;
+                self.admit(handler, request, token, move |caller| caller.on_all(operation))
+            }
+        }
+    }
+
+    /// Passes a request through the auth filter to its handler.
+    fn admit<A: Send + 'static>(
+        &self,
+        handler: &Handler<A>,
+        request: Request,
+        token: Option<String>,
+        authorize: impl FnOnce(Caller) -> Result<A, Problem> + Send + 'static,
+    ) -> ResponseFuture {
+        match self.filter.admit(request, token) {
+            Admission::Granted(request, caller) => match authorize(caller) {
+                Ok(access) => call(handler, request, access),
+                Err(problem) => at_once(problem.into_response()),
+            },
             Admission::Denied(problem) => at_once(problem.into_response()),
             Admission::Unauthenticated(unauthenticated) => {
-                let (filter, handler) = (self.filter.clone(), handler.clone());
+                let filter = self.filter.clone();
+                let handler = handler.clone();
                 let reads_stream = reads_stream(unauthenticated.request());
                 Box::pin(async move {
-                    match filter.admit_by_token(unauthenticated, &rest).await {
-                        Ok(request) => enter(&handler, request, rest).await,
+                    let admitted = filter.authenticate(unauthenticated).await;
+                    let authorized =
+                        admitted.and_then(|(request, caller)| Ok((request, authorize(caller)?)));
+                    match authorized {
+                        Ok((request, access)) => call(&handler, request, access).await,
                         Err(problem) => problem.answer(reads_stream),
                     }
                 })
@@ -150,25 +170,25 @@ impl Router {
 }
 
 impl Route {
-    fn handler(&self, method: &Method) -> Option<(Access, &Handler)> {
-        let found = self.methods.iter().find(|(known, ..)| known == method);
-        found.map(|(_, access, handler)| (*access, handler))
+    fn endpoint(&self, method: &Method) -> Option<&Endpoint> {
+        let found = self.methods.iter().find(|(known, _)| known == method);
+        found.map(|(_, endpoint)| endpoint)
     }
 
     fn is_health(&self) -> bool {
-        self.methods.iter().all(|(_, access, _)| *access == Access::Health)
+        self.methods.iter().all(|(_, endpoint)| matches!(endpoint, Endpoint::Health(_)))
     }
 
     fn allow(&self) -> String {
-        let known = self.methods.iter().map(|(method, ..)| method.as_str());
+        let known = self.methods.iter().map(|(method, _)| method.as_str());
         known.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// Calls the handler, unless the body is in a form that no handler reads.
-fn enter(handler: &Handler, request: Request, rest: String) -> ResponseFuture {
+fn call<A>(handler: &Handler<A>, request: Request, access: A) -> ResponseFuture {
     match unreadable(&request) {
-        None => handler(request, rest),
+        None => handler(request, access),
         Some(problem) => at_once(problem.into_response()),
     }
 }

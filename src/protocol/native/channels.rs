@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::{Native, channel_name, claim};
+use super::{Native, claim};
 use crate::http::{
-    Caller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json, parse_object,
-    read_document,
+    ChannelCaller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json,
+    parse_object, read_document,
 };
 use crate::hub::{ChannelOptions, ClaimPurpose, Coalesce, Description, Producer, WhenUnwatched};
 use crate::ingest::Share;
@@ -40,9 +40,8 @@ struct OptionsDocument {
 pub(super) async fn head(
     native: Arc<Native>,
     _request: Request,
-    name: String,
+    ChannelCaller { name, .. }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let name = channel_name(&name)?;
     let channel = native.hub.describe(&name).ok_or_else(unknown)?;
     let mut response = Response::default();
     let headers = response.headers_mut();
@@ -73,10 +72,8 @@ pub(super) async fn head(
 pub(super) async fn put(
     native: Arc<Native>,
     request: Request,
-    name: String,
+    ChannelCaller { caller, name }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let name = channel_name(&name)?;
-    let caller = Caller::of(request.extensions())?;
     let document = read_document(request, Share::new(native.clone())).await?;
     let options = parse_options(&document)?;
     claim(&native, &caller, &name, ClaimPurpose::ToPublish)?;
@@ -90,9 +87,8 @@ pub(super) async fn put(
 pub(super) async fn delete(
     native: Arc<Native>,
     _request: Request,
-    name: String,
+    ChannelCaller { name, .. }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let name = channel_name(&name)?;
     let mut ack = native.hub.delete(&name).ok_or_else(unknown)?;
     ack.wait().await?;
     Ok(empty(StatusCode::NO_CONTENT))

@@ -15,7 +15,7 @@ use humantime::format_duration;
 use crate::auth::Operation;
 use crate::channel::ChannelName;
 use crate::egress::Egress;
-use crate::http::{Access, Caller, Method, Problem, Query, Route, decode_path, handler};
+use crate::http::{Caller, Endpoint, Method, Problem, Query, Route, handler};
 use crate::hub::{ClaimPurpose, Hub};
 use crate::ingest::Ingest;
 use crate::shutdown::Shutdown;
@@ -60,19 +60,19 @@ impl Native {
         // counts.
         let me = &Arc::new(self);
         let channel = vec![
-            (Method::GET, Access::OnChannel(&[Subscribe]), handler(me, subscribe::one)),
-            (Method::HEAD, Access::OnChannel(&[Subscribe, Publish]), handler(me, channels::head)),
-            (Method::POST, Access::OnChannel(&[Publish]), handler(me, publish::one)),
-            (Method::PUT, Access::OnChannel(&[Admin]), handler(me, channels::put)),
-            (Method::DELETE, Access::OnChannel(&[Admin]), handler(me, channels::delete)),
+            (Method::GET, Endpoint::OnChannel(&[Subscribe], handler(me, subscribe::one))),
+            (Method::HEAD, Endpoint::OnChannel(&[Subscribe, Publish], handler(me, channels::head))),
+            (Method::POST, Endpoint::OnChannel(&[Publish], handler(me, publish::one))),
+            (Method::PUT, Endpoint::OnChannel(&[Admin], handler(me, channels::put))),
+            (Method::DELETE, Endpoint::OnChannel(&[Admin], handler(me, channels::delete))),
         ];
         let signals = vec![
-            (Method::GET, Access::OnChannel(signals::FEED), handler(me, signals::feed)),
-            (Method::POST, Access::OnChannel(&[Signal]), handler(me, signals::send)),
+            (Method::GET, Endpoint::OnChannel(signals::FEED, handler(me, signals::feed))),
+            (Method::POST, Endpoint::OnChannel(&[Signal], handler(me, signals::send))),
         ];
-        let events = (Method::GET, Access::OnSome(&[Subscribe]), handler(me, subscribe::many));
-        let publish = (Method::POST, Access::OnSome(&[Publish]), handler(me, publish::many));
-        let tokens = (Method::POST, Access::OnSome(&Operation::ALL), handler(me, tokens::mint));
+        let events = (Method::GET, Endpoint::OnSome(&[Subscribe], handler(me, subscribe::many)));
+        let publish = (Method::POST, Endpoint::OnSome(&[Publish], handler(me, publish::many)));
+        let tokens = (Method::POST, Endpoint::OnSome(&Operation::ALL, handler(me, tokens::mint)));
         vec![
             Route { path: "/v1/signals/{*name}", methods: signals.clone() },
             Route { path: "/v1/signals/", methods: signals },
@@ -97,10 +97,6 @@ fn claim(
         Some(account) => Ok(native.hub.claim(name, account, why)?),
         None => Ok(()),
     }
-}
-
-fn channel_name(path: &str) -> Result<ChannelName, Problem> {
-    Ok(decode_path(path)?.parse()?)
 }
 
 /// Returns a subscriber's heartbeat interval: that of the setting, or a shorter one that it asked

@@ -10,13 +10,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 
 use super::body_reader::{BodyRead, BodyReader, ReadPolicy};
-use super::{NDJSON, Native, channel_name, claim};
+use super::{NDJSON, Native, claim};
 use crate::auth::{Operation, Principal};
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, UnknownFormat};
 use crate::http::{
-    Caller, ErrorCode, Problem, Query, Request, RequestBody, Response, deadline, json,
+    Caller, ChannelCaller, ErrorCode, Problem, Query, Request, RequestBody, Response, deadline,
+    json,
 };
 use crate::hub::{ClaimPurpose, Close};
 use crate::ingest::{
@@ -32,9 +33,10 @@ const PARAMETERS: &[&str] = &["event", "close", "reason", "format"];
 /// The header that makes a retry safe.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderWay {
+pub(super) fn one(native: Arc<Native>, request: Request, to: ChannelCaller) -> UnderWay {
     let (head, body) = request.into_parts();
-    let (begun, keeps) = (begin_one(&native, &head, &name), keeps(&native, &head));
+    let begun = begin_one(&native, &head, to);
+    let keeps = keeps(&native, &head);
     under_way(native, body, begun, |publish, mut reader| {
         let publish = async move {
             let outcome = publish_to_one(publish, &mut reader).await;
@@ -44,9 +46,10 @@ pub(super) fn one(native: Arc<Native>, request: Request, name: String) -> UnderW
     })
 }
 
-pub(super) fn many(native: Arc<Native>, request: Request, _rest: String) -> UnderWay {
+pub(super) fn many(native: Arc<Native>, request: Request, caller: Caller) -> UnderWay {
     let (head, body) = request.into_parts();
-    let (begun, keeps) = (begin_many(&native, &head), keeps(&native, &head));
+    let begun = begin_many(&native, &head, caller);
+    let keeps = keeps(&native, &head);
     under_way(native, body, begun, |publish, mut reader| {
         let publish = async move {
             let outcome = publish_to_many(publish, &mut reader).await;
@@ -113,10 +116,12 @@ fn count(native: &Native, outcome: PublishOutcome) -> PublishOutcome {
 fn begin_one(
     native: &Native,
     head: &Parts,
-    name: &str,
+    to: ChannelCaller,
 ) -> Result<Begun<(Box<Publish>, ReadPolicy), Receipt>, Problem> {
-    let (name, kind, options) = wanted(native, head, name)?;
-    let caller = Caller::of(&head.extensions)?;
+    let ChannelCaller { caller, name } = to;
+    let options = options(&head.headers, &Query::parse(head.uri.query(), PARAMETERS)?)?;
+    let kind = body_kind(&head.headers, &options)?;
+    refuse_when_draining(native)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     claim(native, &caller, &name, ClaimPurpose::ToPublish)?;
     let policy = if kind.is_streamed() {
@@ -165,28 +170,16 @@ async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> P
     Err(problem.keeping(&kept))
 }
 
-/// Reads the head of a request.
-fn wanted(
-    native: &Native,
-    head: &Parts,
-    name: &str,
-) -> Result<(ChannelName, BodyKind, PublishOptions), Problem> {
-    let name = channel_name(name)?;
-    let options = options(&head.headers, &Query::parse(head.uri.query(), PARAMETERS)?)?;
-    let kind = body_kind(&head.headers, &options)?;
-    refuse_when_draining(native)?;
-    Ok((name, kind, options))
-}
-
 fn begin_many(
     native: &Native,
     head: &Parts,
+    caller: Caller,
 ) -> Result<Begun<(MultiPublish, ReadPolicy), MultiReceipt>, Problem> {
     refuse_when_draining(native)?;
-    let caller = Caller::of(&head.extensions)?;
     let key = idempotency_key(&head.headers)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    let (lease, sender) = (caller.lease(&[Operation::Publish], Vec::new()), sender(&caller));
+    let lease = caller.lease(&[Operation::Publish], Vec::new());
+    let sender = sender(&caller);
     Ok(native.ingest.publish_many(sender, key)?.with(ReadPolicy::stream(caller, lease)))
 }
 

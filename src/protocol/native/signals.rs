@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
-use super::{Native, channel_name, claim, heartbeat};
+use super::{Native, claim, heartbeat};
 use crate::auth::Operation;
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, ClientInfo, Problem, Query, Request, Response, json, not_stored, parse_object,
-    read_document,
+    Body, ChannelCaller, ClientInfo, Problem, Query, Request, Response, json, not_stored,
+    parse_object, read_document,
 };
 use crate::hub::{ClaimPurpose, GenerationOver, Signal, StopError, Stopped};
 use crate::ingest::Share;
@@ -44,10 +44,8 @@ struct SignalOutcome<'a> {
 pub(super) async fn send(
     native: Arc<Native>,
     request: Request,
-    name: String,
+    ChannelCaller { caller, name }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let name = channel_name(&name)?;
-    let caller = Caller::of(request.extensions())?;
     caller.payer().signal().map_err(|exceeded| caller.exceeded(&exceeded))?;
     let document = read_document(request, Share::new(native.clone())).await?;
     let SignalDocument { signal, reason, generation } = parse(&document)?;
@@ -65,10 +63,8 @@ pub(super) async fn send(
 pub(super) async fn feed(
     native: Arc<Native>,
     request: Request,
-    name: String,
+    ChannelCaller { caller, name }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let name = channel_name(&name)?;
-    let caller = Caller::of(request.extensions())?;
     let query = Query::parse(request.uri().query(), &["heartbeat"])?;
     let heartbeat = heartbeat(&native, &query)?;
     let lease = caller.subscribe(FEED, vec![(&name).into()])?;

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{NDJSON, Native, channel_name, claim, heartbeat};
+use super::{NDJSON, Native, claim, heartbeat};
 use crate::auth::Operation;
 use crate::channel::ChannelPattern;
 use crate::egress::{Link, OpenStream, Page, StreamFormat, page};
 use crate::event::ChannelState;
 use crate::http::{
-    Body, Caller, ClientInfo, ErrorCode, LAST_EVENT_ID, Problem, Query, Request, Response, empty,
-    json, negotiate, not_stored,
+    Body, Caller, ChannelCaller, ClientInfo, ErrorCode, LAST_EVENT_ID, Problem, Query, Request,
+    Response, empty, json, negotiate, not_stored,
 };
 use crate::hub::{ClaimPurpose, Coalesce, InvalidCoalesce, Opened, Selection, Ticket};
 use crate::lease::AccessLease;
@@ -40,11 +40,9 @@ const PARAMETERS_OF_MANY: &[&str] =
 pub(super) async fn one(
     native: Arc<Native>,
     request: Request,
-    name: String,
+    ChannelCaller { caller, name }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let name = channel_name(&name)?;
     let query = Query::parse(request.uri().query(), PARAMETERS)?;
-    let caller = Caller::of(request.extensions())?;
     let lease = caller.subscribe(&[Operation::Subscribe], vec![(&name).into()])?;
     claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
     subscribe(&native, &request, &query, Selection::One(name), lease).await
@@ -53,7 +51,7 @@ pub(super) async fn one(
 pub(super) async fn many(
     native: Arc<Native>,
     request: Request,
-    _rest: String,
+    caller: Caller,
 ) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), PARAMETERS_OF_MANY)?;
     let most = native.egress.config().max_channels;
@@ -70,7 +68,6 @@ pub(super) async fn many(
         let problem = Problem::new(ErrorCode::InvalidParameter, detail);
         return Err(problem.with("parameter", "channel"));
     }
-    let caller = Caller::of(request.extensions())?;
     patterns.iter().try_for_each(|pattern| caller.require(Operation::Subscribe, pattern))?;
     let lease = caller.subscribe(&[Operation::Subscribe], patterns.clone())?;
     for name in patterns.iter().filter_map(ChannelPattern::exact) {

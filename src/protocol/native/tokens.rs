@@ -47,9 +47,8 @@ struct TokenDocument {
 pub(super) async fn mint(
     native: Arc<Native>,
     request: Request,
-    _rest: String,
+    caller: Caller,
 ) -> Result<Response, Problem> {
-    let caller = Caller::of(request.extensions())?;
     caller.payer().token().map_err(|exceeded| caller.exceeded(&exceeded))?;
     let document = read_document(request, Share::new(native)).await?;
     let right = "JSON such as {\"subscribe\": [\"chat/42\"], \"ttl\": \"1h\"}";
