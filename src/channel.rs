@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_name_is_told_what_is_wrong_with_it() {
+    fn each_bad_name_is_refused_with_the_reason() {
         use InvalidChannelName as Bad;
         let long = "x".repeat(300);
         for (text, why) in [

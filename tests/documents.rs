@@ -67,7 +67,7 @@ fn told(section: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 #[test]
-fn every_setting_is_told_with_its_default_and_no_other_is() {
+fn every_setting_is_documented_with_its_default_and_no_other_is() {
     let sections = sections(SETTINGS);
     let mut missing = settings();
     for section in toml::Table::try_from(Config::default()).unwrap().keys() {
@@ -94,7 +94,7 @@ fn every_setting_is_told_with_its_default_and_no_other_is() {
 }
 
 #[test]
-fn every_key_of_rules_hooks_issuers_and_api_keys_is_told_and_in_the_commented_file() {
+fn every_key_of_rules_hooks_issuers_and_api_keys_is_documented() {
     let sections = sections(SETTINGS);
     for (table, place) in TABLES {
         for key in keys_of(table) {
@@ -121,7 +121,7 @@ fn has_key(table: &str, key: &str) -> bool {
 }
 
 #[test]
-fn every_metric_is_told_and_no_other_is() {
+fn every_metric_is_documented_and_no_other_is() {
     let source = include_str!("../src/telemetry/metrics.rs");
     let mut made = BTreeSet::new();
     for call in ["counter(", "counters(", "gauge(", "gauges(", "histogram(", " opts("] {

@@ -31,7 +31,7 @@ proptest! {
     #![proptest_config(cases(1500))]
 
     #[test]
-    fn a_subscriber_sees_all_or_is_told_what_is_missing(
+    fn a_subscriber_gets_all_events_or_a_gap(
         setup in plan::roomy(),
         plan in plan::plan(),
     ) {
@@ -39,7 +39,7 @@ proptest! {
     }
 
     #[test]
-    fn a_subscriber_of_a_hub_without_memory_is_told_what_is_missing(
+    fn a_subscriber_of_a_hub_without_memory_gets_a_gap_for_what_is_missing(
         setup in plan::cramped(),
         plan in plan::plan(),
     ) {

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn insecurity_is_said_aloud() {
+    fn an_insecure_hub_is_reported() {
         assert!(Exposure::Insecure.warning().is_some());
         assert!(Exposure::Guarded.warning().is_none());
     }

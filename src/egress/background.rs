@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_that_nobody_takes_is_passed_on() {
+    async fn a_turn_that_is_not_taken_is_passed_on() {
         let mut gone: Vec<Turns> = (0..3).map(|_| Turns::here()).collect();
         let cx = Context::from_waker(Waker::noop());
         for turns in &mut gone {

@@ -188,7 +188,7 @@ impl Reaper {
 
     fn check(&self, watched: &WatchedStream, now: Instant, sample: bool) {
         if watched.control.ended().is_some() {
-            return self.cut_after_goodbye(watched, now);
+            return self.cut_after_end(watched, now);
         }
         if let Some(reason) = self.verdict(watched, now) {
             if let Some(setting) = policy::exceeded_setting(reason) {
@@ -233,7 +233,7 @@ impl Reaper {
     }
 
     /// Cuts the connection of an ended subscription whose client does not take its last bytes.
-    fn cut_after_goodbye(&self, watched: &WatchedStream, now: Instant) {
+    fn cut_after_end(&self, watched: &WatchedStream, now: Instant) {
         let ended = *watched.progress.lock().ended.get_or_insert(now);
         if let Some(link) = &watched.link
             && now.duration_since(ended) >= GOODBYE.min(self.config.write_timeout)

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_not_all_is_told_as_such() {
+    fn an_incomplete_text_is_marked_as_such() {
         let body = HookMessage::new(&Ended { incomplete: true, ..ended() }).body;
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["incomplete"], true);

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_goes_without_saying_makes_no_other_origin() {
+    fn a_default_port_makes_no_other_origin() {
         for (host, origin, may) in [
             ("hub.example:443", "https://hub.example", true),
             ("hub.example", "https://hub.example:443", true),

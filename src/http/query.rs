@@ -126,7 +126,7 @@ mod tests {
     const LIST: &[&str] = &["prefix", "after", "limit"];
 
     #[test]
-    fn the_id_to_go_on_after_has_many_spellings() {
+    fn the_id_to_resume_after_has_many_spellings() {
         for name in [
             "last_event_id",
             "lastEventId",
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typing_error_is_told_with_the_right_name() {
+    fn a_typing_error_is_refused_with_the_right_name() {
         for (known, name, right) in [
             (SUBSCRIBE, "form", "from"),
             (SUBSCRIBE, "frm", "from"),

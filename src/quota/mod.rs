@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_guesses_credentials_must_wait_even_with_the_right_one() {
+    fn an_address_that_guesses_credentials_must_wait_even_with_the_right_one() {
         let quotas = quotas("address_refusals = \"1/s, burst 3\"");
         let address = [192, 0, 2, 1].into();
         for _ in 0..3 {

@@ -125,7 +125,7 @@ fn raise_descriptor_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_reconnect_far_behind_while_publishing_goes_on() {
+async fn many_reconnect_far_behind_while_publishing_continues() {
     let _alone = ALONE.lock().await;
     raise_descriptor_limit();
     let mut hub = Hub::start(

@@ -139,7 +139,7 @@ async fn options_stay_also_of_a_channel_without_events() {
 }
 
 #[tokio::test]
-async fn a_deleted_channel_stays_deleted_and_its_old_ids_are_told_so() {
+async fn a_deleted_channel_stays_deleted_and_its_old_ids_get_a_gap() {
     for durability in DURABILITIES {
         let mut hub = Hub::start(&durable(durability));
         let old = hub.publish("gone", "old").await["last_id"].as_str().expect("an id").to_owned();
@@ -209,7 +209,7 @@ async fn a_generation_whose_producer_died_with_the_hub_is_abandoned_after_its_gr
 }
 
 #[tokio::test]
-async fn a_generation_whose_producer_comes_back_in_time_goes_on() {
+async fn a_generation_whose_producer_comes_back_in_time_continues() {
     for durability in DURABILITIES {
         let settings = durable(durability) + "channels.producer_grace = \"50s\"\n";
         let mut hub = Hub::start(&settings);

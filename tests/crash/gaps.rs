@@ -46,7 +46,7 @@ async fn until(stream: &mut Stream, is_last: impl Fn(&Event) -> bool) -> Vec<Eve
 }
 
 #[tokio::test]
-async fn channels_in_memory_are_told_missing_and_durable_ones_are_not() {
+async fn channels_in_memory_get_a_gap_and_durable_ones_do_not() {
     let mut hub = Hub::start(RULES);
     let mut read = Vec::new();
     for channel in CHANNELS {
@@ -77,7 +77,7 @@ async fn channels_in_memory_are_told_missing_and_durable_ones_are_not() {
 }
 
 #[tokio::test]
-async fn one_gap_is_told_once_and_not_again_to_who_resumes_after_it() {
+async fn one_gap_is_sent_once_and_not_again_after_a_resume() {
     let mut hub = Hub::start(RULES);
     let id = hub.publish("memory/a", "one").await["last_id"].as_str().expect("an id").to_owned();
     hub.restart();

@@ -384,12 +384,12 @@ fn pairs(selection: Selection, channels: [&str; 2], rounds: usize) {
 }
 
 #[test]
-fn nobody_sleeps_through_the_last_event_of_many_channels() {
+fn no_subscriber_sleeps_through_the_last_event_of_many_channels() {
     pairs(many(&["race/*"]), ["race/0", "race/1"], 4_000);
 }
 
 #[test]
-fn nobody_sleeps_through_the_last_event_of_one_channel() {
+fn no_subscriber_sleeps_through_the_last_event_of_one_channel() {
     pairs(Selection::One(name("a")), ["a", "a"], 4_000);
 }
 
@@ -521,7 +521,7 @@ impl ChannelListener for Witness {
 }
 
 #[test]
-fn a_listener_is_warned_before_an_event_is_there_and_told_when_it_is() {
+fn a_listener_is_warned_before_an_event_is_there_and_woken_when_it_is() {
     let hub = hub();
     let event = [NewEvent { event_type: None, data: "x".into() }];
     hub.append(&name("a"), &event, None).unwrap();

@@ -150,7 +150,7 @@ async fn next(told: &mut mpsc::Receiver<String>) -> String {
 }
 
 #[tokio::test]
-async fn an_event_source_survives_a_restart_of_the_hub_and_is_told_of_the_gap() {
+async fn an_event_source_survives_a_restart_of_the_hub_and_gets_the_gap() {
     let server = PageServer::bind().await;
     let origin = server.origin();
     let settings = [

@@ -205,7 +205,7 @@ async fn the_directory_of_a_hub_that_runs_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_told_and_does_not_become_one() {
+async fn what_is_no_store_is_reported_and_does_not_become_one() {
     let place = Place::new();
     let empty = place.0.path();
     let config = empty.join("hub.toml");

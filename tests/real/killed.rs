@@ -64,7 +64,7 @@ async fn a_producer_killed_in_the_middle_of_a_token_leaves_an_abandoned_generati
 }
 
 #[tokio::test]
-async fn a_producer_that_comes_back_in_time_goes_on_where_the_killed_one_was() {
+async fn a_producer_that_comes_back_in_time_continues_where_the_killed_one_was() {
     let hub = HubProcess::start(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "30s")]);
     let mut producer = Producer::start(&hub, "chat/1");
     producer.say(&token("one"));

@@ -48,7 +48,7 @@ async fn a_second_signal_ends_the_hub_at_once() {
 }
 
 #[tokio::test]
-async fn without_a_descriptor_left_a_client_is_told_and_those_who_are_there_stay() {
+async fn without_a_descriptor_left_a_client_is_refused_and_the_others_stay() {
     let hub = HubProcess::start_limited(80);
     let mut first = subscriber(&hub).await;
     let mut others = Vec::new();

@@ -87,7 +87,7 @@ async fn rest(mut tcp: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn whoever_connects_while_no_hub_runs_is_answered_by_the_next() {
+async fn a_connection_made_while_no_hub_runs_is_answered_by_the_next() {
     let (socket, addr) = listening();
     let mut first = hub_on(&[&socket], addr, &[]);
     first.publish("a", "one").await;
@@ -101,7 +101,7 @@ async fn whoever_connects_while_no_hub_runs_is_answered_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_restart_refuses_nobody_and_turns_nobody_away() {
+async fn a_restart_refuses_no_client() {
     let ((public, addr), (operators, admin)) = (listening(), listening());
     let sockets = [&public, &operators];
     let mut first = hub_on(&sockets, addr, &[("FANFARE_DRAIN__WINDOW", "1h")]);
@@ -246,11 +246,11 @@ async fn a_hub_without_credentials_takes_no_socket_that_the_world_can_reach() {
 
 /// Runs this program again, as the process that inherits a socket, and starts a child from it.
 #[test]
-fn neither_sockets_nor_variables_are_handed_on_to_children() {
+fn children_inherit_neither_sockets_nor_variables() {
     if variable("LISTEN_FDS").is_none() {
         let (socket, _) = listening();
         let this = std::env::current_exe().expect("this program");
-        let name = "sockets::neither_sockets_nor_variables_are_handed_on_to_children";
+        let name = "sockets::children_inherit_neither_sockets_nor_variables";
         let ran = with_sockets(&this, &[&socket], Some("public")).args(["--exact", name]).output();
         let Output { status, stdout, .. } = ran.expect("this program, anew");
         let said = String::from_utf8_lossy(&stdout);

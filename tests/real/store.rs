@@ -262,7 +262,7 @@ async fn more_than_a_page_is_exported_in_order_and_all_of_it() {
 }
 
 #[tokio::test]
-async fn an_export_while_somebody_publishes_has_all_that_was_there_and_no_hole() {
+async fn an_export_during_a_publish_has_all_that_was_there_and_no_hole() {
     let hub = HubProcess::start(&[
         ("FANFARE_CHANNELS__MAX_EVENTS", "100000000"),
         ("FANFARE_CHANNELS__MAX_BYTES", "400MiB"),
@@ -460,7 +460,7 @@ fn scripted(answers: Vec<(&'static str, String)>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn what_is_lost_or_goes_away_meanwhile_is_told_and_the_rest_is_exported() {
+async fn what_is_lost_or_deleted_meanwhile_is_reported_and_the_rest_is_exported() {
     let listed = |channel: &str| json!({ "channel": channel, "tail": "e-9", "events": 5, "settings": {}, "state": "open" });
     let list = json!({ "channels": [listed("cut"), listed("gone"), listed("here")], "next": null });
     let event = |n: u64| json!({ "id": format!("e-{n}"), "event": null, "data": "x", "time": "" });

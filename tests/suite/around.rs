@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{Response, TestHub, Wire, assert_problem};
 
 #[tokio::test]
-async fn head_tells_how_a_channel_stands() {
+async fn head_shows_the_state_of_a_channel() {
     let hub = TestHub::start().await;
     let ids = hub.publish_all("c", &["1", "2", "3"]).await;
     let _watchers = [hub.subscribe("c").await, hub.subscribe("c").await];
@@ -54,7 +54,7 @@ async fn a_path_that_does_not_exist_is_a_problem_too() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_which_would_be_right() {
+async fn a_wrong_method_is_refused_with_the_right_ones() {
     let hub = TestHub::start().await;
     for (method, to, allowed) in [
         ("PATCH", "/v1/channels/c", "POST"),
@@ -71,7 +71,7 @@ async fn a_wrong_method_is_told_which_would_be_right() {
 }
 
 #[tokio::test]
-async fn an_accept_that_cannot_be_served_is_told_what_can() {
+async fn an_accept_that_cannot_be_served_is_refused_with_what_can() {
     let hub = TestHub::start().await;
     for to in ["/v1/channels/c", "/v1/events?channel=c"] {
         for accept in ["image/png", "text/html", "text/event-stream;q=0"] {
@@ -279,7 +279,7 @@ async fn put_answers_with_the_bounds_of_the_channel() {
 }
 
 #[tokio::test]
-async fn the_list_tells_in_what_a_channel_differs_from_its_configuration() {
+async fn the_list_shows_how_a_channel_differs_from_its_configuration() {
     let rule = "channels.max_events = 9\n[[channels.rules]]\npattern = \"ruled/*\"\n\
                 max_events = 7\nmax_age = \"1h 1s\"";
     let hub = TestHub::with(rule).await;

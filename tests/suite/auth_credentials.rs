@@ -493,7 +493,7 @@ async fn the_admin_listener_asks_as_well_and_all_refusals_are_counted() {
 }
 
 #[tokio::test]
-async fn whoever_may_do_something_else_is_forbidden_and_counted() {
+async fn a_caller_with_other_grants_is_forbidden_and_counted() {
     let folder = Folder::new();
     let grants = api_key("reader", "ffk_reader", "subscribe = [\"b\"]");
     let hub = hub(&folder, &grants).await;

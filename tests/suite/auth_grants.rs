@@ -151,7 +151,7 @@ fn assert_says_what_is_missing(response: &Response, row: &Row, operations: &[&st
 }
 
 #[track_caller]
-fn assert_let_in(response: &Response, what: &str) {
+fn assert_admitted(response: &Response, what: &str) {
     assert!(
         !matches!(response.status(), 401 | 403 | 405),
         "{what}: {:?} {}",
@@ -171,7 +171,7 @@ fn auth_every_documented_route_has_its_row() {
 }
 
 #[tokio::test]
-async fn auth_whoever_shows_nothing_has_only_what_is_free() {
+async fn auth_a_request_without_a_credential_has_only_what_is_free() {
     let hub = Keys::new(&[]).hub("").await;
     let nobody = Client::nobody(&hub);
     for row in &TABLE {
@@ -216,7 +216,7 @@ async fn auth_each_route_takes_its_own_grants_and_no_others() {
             let token = token_with(&keys, &[operation], everywhere);
             let answer = row.call(&hub, &Client::token(&hub, &token)).await;
             if operations.contains(&operation) {
-                assert_let_in(&answer, &what);
+                assert_admitted(&answer, &what);
             } else {
                 assert_forbidden(&answer, &what);
                 assert_says_what_is_missing(&answer, row, operations);
@@ -224,14 +224,14 @@ async fn auth_each_route_takes_its_own_grants_and_no_others() {
             let token = token_with(&keys, &[operation], "team/b");
             let answer = row.call(&hub, &Client::token(&hub, &token)).await;
             if somewhere {
-                assert_let_in(&answer, &what);
+                assert_admitted(&answer, &what);
             } else {
                 assert_forbidden(&answer, &format!("{what} on another channel"));
             }
         }
         let what = format!("{} {} with all", row.method, row.path);
         let token = token_with(&keys, &ALL, everywhere);
-        assert_let_in(&row.call(&hub, &Client::token(&hub, &token)).await, &what);
+        assert_admitted(&row.call(&hub, &Client::token(&hub, &token)).await, &what);
     }
 }
 
@@ -264,7 +264,7 @@ async fn auth_of_many_channels_each_must_be_granted_or_none_is_shown() {
             let to = format!("/v1/events?{query}{from}");
             let answer = viewer.get(&to, &page).await;
             if granted {
-                assert_let_in(&answer, &to);
+                assert_admitted(&answer, &to);
             } else {
                 assert_forbidden(&answer, &to);
             }
@@ -312,7 +312,7 @@ async fn auth_a_line_that_the_anonymous_role_may_not_publish_asks_for_a_credenti
 }
 
 #[tokio::test]
-async fn auth_those_who_show_nothing_have_the_anonymous_role_and_nobody_else_has() {
+async fn auth_only_requests_without_a_credential_have_the_anonymous_role() {
     let keys = Keys::new(&[("narrow", "{ publish = [\"team/a\"] }")]);
     let hub = keys.hub("auth.anonymous = { subscribe = [\"public/**\"] }\n").await;
     let root = Client::key(&hub, "root");

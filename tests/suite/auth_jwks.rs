@@ -278,7 +278,7 @@ async fn a_fetch_that_fails_keeps_the_keys_that_are_here() {
 }
 
 #[tokio::test]
-async fn a_publisher_who_hangs_keeps_nobody_waiting_but_those_with_a_new_key() {
+async fn a_fetch_that_hangs_delays_only_requests_with_a_new_key() {
     let (old, new) = (Key::new("old"), Key::new("new"));
     let publisher = Publisher::start(&[old.jwk()]).await;
     let hub = Arc::new(hub(&publisher, "1s").await);

@@ -35,7 +35,7 @@ fn said(answer: &Response, channel: &str) -> (u16, Vec<(String, String)>, String
 }
 
 #[tokio::test]
-async fn auth_no_route_tells_whether_a_channel_of_others_is_there() {
+async fn auth_no_route_reveals_whether_a_channel_of_others_exists() {
     let keys = Keys::new(&[("a", TEAM_A)]);
     let hub = hub_of_two(&keys).await;
     let root = Client::key(&hub, "root");
@@ -164,7 +164,7 @@ async fn auth_a_receipt_of_many_channels_counts_only_those_that_are_granted() {
 }
 
 #[tokio::test]
-async fn auth_an_idempotency_key_belongs_to_whoever_sent_it() {
+async fn auth_an_idempotency_key_belongs_to_its_sender() {
     let keys = Keys::new(&[("a", TEAM_A), ("b", "{ publish = [\"team-b/**\", \"shared\"] }")]);
     let hub = keys.hub("").await;
     let (a, b) = (Client::key(&hub, "a"), Client::key(&hub, "b"));
@@ -185,7 +185,7 @@ async fn auth_an_idempotency_key_belongs_to_whoever_sent_it() {
 }
 
 #[tokio::test]
-async fn auth_nobody_borrows_an_idempotency_key_by_a_name_of_their_choice() {
+async fn auth_a_chosen_name_does_not_give_the_idempotency_key_of_another() {
     let keys = Keys::new(&[("a", TEAM_A)]);
     let hub = keys.hub("").await;
     let token = keys.token("victim", &json!({"publish": ["team-b/**"]}), 600);

@@ -248,7 +248,7 @@ async fn auth_every_stream_ends_with_the_key_that_was_taken_away() {
 }
 
 #[tokio::test]
-async fn auth_whoever_is_refused_in_the_midst_is_told_how_to_come_back() {
+async fn auth_a_stream_that_is_revoked_names_the_way_to_reconnect() {
     let mut keys = Keys::new(&[("leaver", TEAM)]);
     let hub = keys.hub("").await;
     let leaver = Client::key(&hub, "leaver");
@@ -368,7 +368,7 @@ async fn auth_tokens_end_with_the_key_that_signed_them_and_by_no_mistake_of_the_
     assert!(hub.reload("").await.is_err(), "opened by a reload");
     root.publish("a", "still here").await;
     assert_eq!(stream.next().await.data, "still here");
-    keys.sign_anew();
+    keys.sign_again();
     hub.reload(&keys.settings()).await.expect("a reload");
     until_over(&mut stream, "revoked").await;
     let gone = viewer.get("/v1/channels/a", &[]).await;
@@ -416,7 +416,7 @@ async fn read_by_turns(hub: &TestHub, keys: &Keys, to: &str, accept: &str) -> Ve
 }
 
 #[tokio::test]
-async fn auth_a_viewer_goes_on_with_the_next_token_and_has_missed_nothing() {
+async fn auth_a_viewer_continues_with_the_next_token_and_has_missed_nothing() {
     let keys = Keys::new(&[]);
     let hub = keys.hub(NO_LEEWAY).await;
     let root = Client::key(&hub, "root");
@@ -475,7 +475,7 @@ async fn auth_a_generation_waits_for_its_producer_to_come_back_with_another_toke
 }
 
 #[tokio::test]
-async fn auth_a_generation_whose_producer_is_not_let_in_again_is_abandoned() {
+async fn auth_a_generation_whose_producer_is_not_admitted_again_is_abandoned() {
     let mut keys = Keys::new(&[("producer", TEAM)]);
     let hub = keys.hub("channels.producer_grace = \"1s\"\n").await;
     let root = Client::key(&hub, "root");

@@ -122,7 +122,7 @@ async fn each_operation_can_be_granted_with_a_pattern_a_life_and_a_name() {
 }
 
 #[tokio::test]
-async fn nobody_can_give_what_they_do_not_have() {
+async fn no_caller_can_grant_what_it_does_not_have() {
     let folder = Folder::new();
     let key = "ffk_some";
     let grants = "subscribe = [\"chat/*\"], publish = [\"chat/42\"]";
@@ -279,7 +279,7 @@ async fn without_a_signing_key_there_are_no_tokens() {
 }
 
 #[tokio::test]
-async fn those_who_show_nothing_are_given_no_token_of_what_anybody_may_do() {
+async fn an_anonymous_caller_gets_no_token_for_what_all_may_do() {
     let folder = Folder::new();
     let hub = hub(&folder, "auth.anonymous = { subscribe = [\"public/**\"] }\n").await;
     for document in [r#"{"subscribe":["public/a"]}"#, r#"{"subscribe":["chat/42"]}"#] {
@@ -290,7 +290,7 @@ async fn those_who_show_nothing_are_given_no_token_of_what_anybody_may_do() {
 }
 
 #[tokio::test]
-async fn nobody_else_can_sign_in_the_name_of_the_hub() {
+async fn only_the_hub_can_sign_in_its_name() {
     let folder = Folder::new();
     let hub = hub(&folder, "").await;
     let (own, _) = minted(&hub, OPERATOR, &json!({"subscribe": ["chat/42"]})).await;

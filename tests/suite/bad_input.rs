@@ -8,7 +8,7 @@ const SSE: &str = "text/event-stream";
 const NDJSON: &str = "application/x-ndjson";
 
 #[tokio::test]
-async fn a_bad_channel_name_is_told_what_is_wrong_with_it() {
+async fn a_bad_channel_name_is_refused_with_the_reason() {
     let hub = TestHub::start().await;
     let long = "x".repeat(300);
     let by_one = "x".repeat(256);
@@ -75,7 +75,7 @@ async fn a_broken_line_of_ndjson_keeps_the_lines_before_it_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_broken_line_is_told_while_the_body_is_still_open() {
+async fn a_broken_line_is_reported_while_the_body_is_still_open() {
     let hub = TestHub::start().await;
     let mut client = hub.subscribe("c").await;
     let mut producer = Publisher::begin(&hub, "/v1/channels/c", NDJSON, &[]).await;
@@ -217,7 +217,7 @@ async fn a_document_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn parameters_nobody_knows_are_ignored() {
+async fn unknown_parameters_are_ignored() {
     let hub = TestHub::start().await;
     hub.post("/v1/channels/d?utm_source=x", "text/plain", "x").await.ok();
     assert_eq!(page_texts(&hub.page("d", "from=earliest&utm=1").await), ["x"]);

@@ -72,7 +72,7 @@ async fn a_generation_without_its_end_is_broken_off_after_all_that_there_is() {
 }
 
 #[tokio::test]
-async fn an_error_that_the_provider_told_ends_cleanly() {
+async fn an_error_that_the_provider_sent_ends_cleanly() {
     let hub = TestHub::start().await;
     let error = r#"data: {"error":{"message":"overloaded","type":"server_error"}}"#;
     let body = format!("data: {TOKEN}\n\n{error}\n\n");

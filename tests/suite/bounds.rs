@@ -82,7 +82,7 @@ async fn a_subscriber_too_many_bytes_behind_is_ended() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_never_reads_is_ended_by_its_deadline_while_publishing_goes_on() {
+async fn a_subscriber_that_never_reads_is_ended_by_its_deadline_while_publishing_continues() {
     let hub = TestHub::with(&format!(
         "{WIDE}subscribers.max_lag_events = 10000000\nsubscribers.max_lag_bytes = \"1GiB\"\n\
          subscribers.write_timeout = \"1s\"\nsubscribers.heartbeat = \"100ms\""
@@ -222,7 +222,7 @@ async fn with_skip_a_slow_subscriber_jumps_to_the_tail_after_one_gap() {
 }
 
 #[tokio::test]
-async fn what_is_evicted_under_a_stalled_reader_is_told_where_it_is_missing() {
+async fn what_is_evicted_under_a_stalled_reader_is_a_gap_at_its_place() {
     let hub = TestHub::with(
         "channels.max_events = 20\nsubscribers.max_lag_events = 1000000\n\
          subscribers.max_lag_bytes = \"1GiB\"\nchannels.max_bytes = \"1GiB\"\n\
@@ -277,7 +277,7 @@ async fn a_subscription_has_a_longest_life_if_the_operator_wants_one() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_told_to_come_back() {
+async fn connections_beyond_the_limit_are_asked_to_retry() {
     let hub = TestHub::with("server.max_connections = 2").await;
     let one = hub.subscribe("c").await;
     let _two = hub.subscribe("c").await;
@@ -349,7 +349,7 @@ async fn a_single_event_is_no_lag_however_large() {
 }
 
 #[tokio::test]
-async fn pages_that_nobody_reads_hold_no_connection_for_ever() {
+async fn pages_that_are_not_read_hold_no_connection_for_ever() {
     let hub = TestHub::with("subscribers.write_timeout = \"200ms\"").await;
     let body = event_stream((0..600).map(|n| heavy(n, 2048)));
     hub.post("/v1/channels/c", SSE, body).await.ok();

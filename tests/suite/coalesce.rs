@@ -192,7 +192,7 @@ async fn the_first_token_goes_out_at_once_and_the_next_ones_wait_for_the_window(
 }
 
 #[tokio::test]
-async fn what_cannot_be_merged_is_not_held_back_nor_what_stands_before_it() {
+async fn what_cannot_be_merged_is_not_delayed_nor_what_comes_before_it() {
     let hub = TestHub::start().await;
     for format in Format::ALL {
         let generation = Generation::numbered(format, 4);

@@ -29,7 +29,7 @@ async fn readiness_ends_at_once_and_health_does_not() {
 }
 
 #[tokio::test]
-async fn subscribers_leave_one_by_one_each_told_when_to_come_back() {
+async fn subscribers_are_ended_one_by_one_each_with_a_delay() {
     let mut hub = TestHub::with("drain.window = \"4s\"").await;
     let mut clients = Vec::new();
     for _ in 0..30 {
@@ -129,7 +129,7 @@ async fn comes_back_at_once(hub: &TestHub, to: &str) -> usize {
 }
 
 #[tokio::test]
-async fn whoever_comes_during_a_drain_is_held_until_a_moment_of_its_own() {
+async fn a_subscriber_that_comes_during_a_drain_is_held_until_a_moment_of_its_own() {
     let mut hub = TestHub::with("drain.window = \"4s\"").await;
     let mut producer = Publisher::events(&hub, "c").await;
     producer.send("data: 1\n\n").await;
@@ -181,7 +181,7 @@ async fn a_client_that_comes_back_at_once_does_not_do_so_hundreds_of_times() {
 }
 
 #[tokio::test]
-async fn a_publish_that_outlasts_the_window_is_told_what_was_kept() {
+async fn a_publish_that_outlasts_the_window_is_answered_with_what_was_kept() {
     let mut hub = TestHub::with("drain.window = \"1s\"").await;
     let mut client = hub.subscribe("c").await;
     let mut producer = Publisher::events(&hub, "c").await;

@@ -172,7 +172,7 @@ async fn an_id_in_the_middle_of_what_is_stored_resumes_exactly_there() {
 }
 
 #[tokio::test]
-async fn a_closed_channel_stays_closed_and_its_end_is_told() {
+async fn a_closed_channel_stays_closed_and_its_end_is_sent() {
     let place = Place::new(SYNC);
     let hub = place.hub().await;
     let id = hub.publish("c", "text").await;
@@ -308,7 +308,7 @@ async fn a_channel_that_becomes_durable_says_what_it_had_in_memory() {
 }
 
 #[tokio::test]
-async fn a_generation_goes_on_after_a_restart_or_is_abandoned() {
+async fn a_generation_continues_after_a_restart_or_is_abandoned() {
     let place = Place::new(&format!("{SYNC}channels.producer_grace = \"300ms\"\n"));
     let hub = place.hub().await;
     let text = event_stream(["{\"choices\":[{\"delta\":{\"content\":\"a\"}}]}"]);
@@ -366,7 +366,7 @@ async fn without_room_on_the_disk_only_durable_channels_take_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_reads_on_after_a_power_cut_is_told_that_something_may_be_missing() {
+async fn a_resume_after_a_power_cut_gets_a_gap_for_what_may_be_missing() {
     let rule = "[[channels.rules]]\npattern = \"sync/**\"\ndurability = \"sync\"\n";
     let place = Place::new(&format!("store.durability = \"async\"\n{rule}"));
     let mut hub = place.hub().await;

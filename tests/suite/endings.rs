@@ -64,7 +64,7 @@ id: {end_id}
 }
 
 #[tokio::test]
-async fn an_end_tells_those_who_come_back_all_the_same_to_wait() {
+async fn an_end_asks_clients_that_reconnect_to_wait() {
     for (setting, expected) in [("1m", Some(60_000)), ("5s", Some(5_000)), ("0s", None)] {
         let settings = format!("subscribers.end_reconnect_delay = \"{setting}\"");
         let hub = TestHub::with(&settings).await;
@@ -148,7 +148,7 @@ async fn a_late_viewer_gets_what_was_missed_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_reconnect_after_the_end_is_told_to_stay_away() {
+async fn a_reconnect_after_the_end_gets_204() {
     let hub = TestHub::start().await;
     hub.publish("c", "x").await;
     hub.close("c", "complete").await;
@@ -197,7 +197,7 @@ async fn closed_stays_closed_until_it_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_streamed_publish_learns_that_another_closed_the_channel() {
+async fn a_streamed_publish_ends_when_another_closes_the_channel() {
     let hub = TestHub::start().await;
     let mut client = hub.subscribe("c").await;
     let mut producer = Publisher::events(&hub, "c").await;
@@ -252,7 +252,7 @@ async fn deleting_ends_the_subscribers_and_frees_the_name() {
 }
 
 #[tokio::test]
-async fn one_who_missed_events_that_were_deleted_is_told_so() {
+async fn a_subscriber_that_missed_deleted_events_gets_a_gap() {
     let hub = TestHub::start().await;
     let ids = hub.publish_all("c", &["seen", "missed"]).await;
     delete(&hub, "c").await;
@@ -297,7 +297,7 @@ async fn the_end_reaches_an_ndjson_subscriber_as_a_line_and_then_the_stream_ends
 }
 
 #[tokio::test]
-async fn whoever_closes_a_channel_may_say_why() {
+async fn a_close_may_have_a_reason() {
     let hub = TestHub::start().await;
     let mut client = hub.subscribe("c").await;
     let to = "/v1/channels/c?close=error&reason=out%20of%20%22luck%22";

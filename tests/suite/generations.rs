@@ -303,7 +303,7 @@ async fn a_producer_that_dies_in_the_middle_of_a_token_abandons_its_channel() {
 }
 
 #[tokio::test]
-async fn another_post_within_the_grace_goes_on_and_completes() {
+async fn another_post_within_the_grace_continues_and_completes() {
     let hub = TestHub::start().await;
     for format in Format::ALL {
         let generation = Generation::rich(format);
@@ -414,7 +414,7 @@ async fn a_second_producer_is_refused_while_the_first_streams() {
 }
 
 #[tokio::test]
-async fn head_tells_of_the_format_and_of_the_producer() {
+async fn head_shows_the_format_and_the_producer() {
     let hub = TestHub::start().await;
     let generation = Generation::numbered(Format::Gemini, 3);
     let mut client = hub.subscribe("c").await;
@@ -736,7 +736,7 @@ async fn an_end_mark_without_its_empty_line_is_an_end() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_is_refused_and_says_so_to_everyone() {
+async fn what_is_no_stream_is_refused_and_reported_to_all() {
     let hub = TestHub::start().await;
     let key = "{\n  \"error\": {\n    \"message\": \"Incorrect API key provided: sk-x.\"\n  }\n}\n";
     let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n</body></html>";

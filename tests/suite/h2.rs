@@ -209,7 +209,7 @@ async fn a_head_without_end_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_answered_and_the_connection_goes_on() {
+async fn a_head_that_is_too_large_is_answered_and_the_connection_continues() {
     let hub = TestHub::start().await;
     let mut raw = Raw::open(&hub, b"").await;
     // 40 KB in three frames.
@@ -268,7 +268,7 @@ async fn a_publisher_of_single_bytes_is_slow_and_welcome() {
 }
 
 #[tokio::test]
-async fn streams_past_the_limit_are_refused_and_whoever_goes_on_is_cut() {
+async fn streams_past_the_limit_are_refused_and_a_client_that_continues_is_cut() {
     let hub = TestHub::with("server.max_h2_streams = 4").await;
     let mut bystander = Bystander::of(&hub).await;
     let mut raw = Raw::open(&hub, b"").await;

@@ -48,7 +48,7 @@ async fn texts_of_generations_that_are_over_make_room_for_those_who_are_live() {
 }
 
 #[tokio::test]
-async fn a_producer_whose_channel_is_deleted_does_not_go_on_in_the_next() {
+async fn a_producer_whose_channel_is_deleted_does_not_continue_in_the_next() {
     let hub = TestHub::start().await;
     let mut first = Publisher::begin(&hub, "/v1/channels/c?close=auto", SSE, &[]).await;
     first.send("data: one\n\n").await;
@@ -106,7 +106,7 @@ async fn a_generation_that_had_all_but_ended_when_it_broke_off_has_its_receipt()
 }
 
 #[tokio::test]
-async fn a_body_that_goes_on_in_the_middle_is_read_as_what_it_is() {
+async fn a_body_that_continues_in_the_middle_is_read_as_what_it_is() {
     let hub = TestHub::start().await;
     let to = "/v1/channels/c?close=auto";
     let begun = event_stream([r#"{"type":"start"}"#, r#"{"type":"text-start","id":"1"}"#]);
@@ -139,7 +139,7 @@ async fn the_head_of_a_request_may_come_in_as_many_pieces_as_it_likes() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_in_the_middle_of_a_request_leaves_nothing() {
+async fn a_client_that_leaves_in_the_middle_of_a_request_leaves_nothing() {
     let hub = TestHub::with("server.header_timeout = \"1h\"").await;
     let before = hub.metric("fanfare_connections").await;
     let mut halves = Vec::new();
@@ -157,7 +157,7 @@ async fn whoever_leaves_in_the_middle_of_a_request_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_told_so_before_it_is_whole() {
+async fn what_is_no_request_is_refused_before_it_is_complete() {
     let hub = TestHub::with("server.header_timeout = \"1h\"").await;
     // The beginning of TLS, on a listener without TLS; and an unknown method.
     for start in ["\x16\x03\x01\x02\0\x01\0\x01", "what is this?\r\n"] {

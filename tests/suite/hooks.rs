@@ -32,7 +32,7 @@ async fn attempts(hub: &TestHub) -> f64 {
 }
 
 #[tokio::test]
-async fn the_end_of_a_channel_is_told_once() {
+async fn the_end_of_a_channel_calls_a_hook_once() {
     let mut receiver = Receiver::start().await;
     let hub = TestHub::with(&receiver.hook("chat/*", "")).await;
     let receipt = end(&hub, "chat/42").await;
@@ -61,7 +61,7 @@ async fn the_end_of_a_channel_is_told_once() {
 }
 
 #[tokio::test]
-async fn every_way_to_end_is_told_but_deletion_and_what_does_not_match() {
+async fn every_way_to_end_calls_hooks_but_deletion_and_what_does_not_match() {
     let mut receiver = Receiver::start().await;
     let hub = TestHub::with(&receiver.hook("chat/*", "")).await;
     end(&hub, "logs/1").await;
@@ -79,7 +79,7 @@ async fn every_way_to_end_is_told_but_deletion_and_what_does_not_match() {
 }
 
 #[tokio::test]
-async fn each_hook_that_matches_is_told_the_same() {
+async fn each_hook_that_matches_gets_the_same_message() {
     let (mut all, mut some) = (Receiver::start().await, Receiver::start().await);
     let hooks = format!("{}{}", all.hook("**", ""), some.hook("chat/*", ""));
     let hub = TestHub::with(&hooks).await;
@@ -92,7 +92,7 @@ async fn each_hook_that_matches_is_told_the_same() {
 }
 
 #[tokio::test]
-async fn a_signature_can_be_verified_by_whoever_has_the_secret() {
+async fn a_signature_can_be_verified_with_the_secret() {
     let key = b"a key that nobody can guess";
     let secret = format!("secret = \"whsec_{}\"", STANDARD.encode(key));
     let mut receiver = Receiver::start().await;
@@ -155,7 +155,7 @@ async fn after_so_many_attempts_it_is_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_a_failure_like_any_other() {
+async fn a_refused_connection_is_a_failure_like_any_other() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}/");
     let hook = format!("[[hooks]]\npattern = \"**\"\nurl = \"{url}\"\nattempts = 1");
@@ -249,7 +249,7 @@ async fn who_waits_for_another_attempt_has_it_at_once_when_the_hub_drains() {
 }
 
 #[tokio::test]
-async fn what_ends_while_the_hub_drains_is_told_before_it_leaves() {
+async fn an_end_during_a_drain_calls_its_hook_before_the_exit() {
     let mut receiver = Receiver::start().await;
     let settings = format!("drain.window = \"60s\"\n{}", receiver.hook("**", ""));
     let mut hub = TestHub::with(&settings).await;
@@ -279,7 +279,7 @@ async fn a_receiver_that_never_answers_does_not_keep_the_hub() {
 }
 
 #[tokio::test]
-async fn a_generation_is_told_with_its_text_and_what_it_cost() {
+async fn a_hook_has_the_text_of_a_generation_and_its_cost() {
     let mut receiver = Receiver::start().await;
     // Retention trims most of the channel before it ends.
     let settings = format!("channels.max_events = 3\n{}", receiver.hook("chat/*", ""));
@@ -305,7 +305,7 @@ async fn a_generation_is_told_with_its_text_and_what_it_cost() {
 }
 
 #[tokio::test]
-async fn a_text_that_leaves_content_out_is_told_as_such() {
+async fn a_text_that_leaves_content_out_is_marked_as_such() {
     let mut receiver = Receiver::start().await;
     let hub = TestHub::with(&receiver.hook("chat/*", "")).await;
     let text = r#"{"type":"response.output_text.done","output_index":0,"text":"Look:"}"#;
@@ -326,7 +326,7 @@ async fn a_text_that_leaves_content_out_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn stopped_and_abandoned_generations_are_told() {
+async fn stopped_and_abandoned_generations_call_hooks() {
     let mut receiver = Receiver::start().await;
     let settings = format!("channels.producer_grace = \"50ms\"\n{}", receiver.hook("chat/*", ""));
     let hub = TestHub::with(&settings).await;

@@ -148,7 +148,7 @@ async fn a_later_request_of_a_connection_is_held_to_the_rules_as_well() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_told_which_setting_it_meets() {
+async fn a_head_that_is_too_large_is_refused_with_the_setting() {
     let hub = TestHub::with("server.max_headers = 20").await;
     let long = "x".repeat(64 * 1024);
     let response = say(&hub, &format!("GET / HTTP/1.1\r\nHost: hub\r\nX: {long}\r\n\r\n")).await;
@@ -294,7 +294,7 @@ async fn a_client_that_leaves_is_noticed_at_once_wherever_it_waits() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_closes_its_side_in_the_middle_is_told_what_was_kept() {
+async fn a_publisher_that_closes_its_side_in_the_middle_is_answered_with_what_was_kept() {
     let hub = TestHub::start().await;
     let mut wire = Wire::connect(hub.addr()).await;
     wire.send(

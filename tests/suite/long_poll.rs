@@ -88,7 +88,7 @@ async fn a_long_poll_may_be_coalesced() {
 }
 
 #[tokio::test]
-async fn a_long_poll_learns_at_once_that_a_generation_was_stopped_or_abandoned() {
+async fn a_long_poll_ends_at_once_when_a_generation_was_stopped_or_abandoned() {
     let hub = Arc::new(TestHub::with("channels.producer_grace = \"300ms\"").await);
     let generation = Generation::numbered(Format::OpenaiChat, 4);
     let reply = generation.post(&hub, "c", &generation.truncated()).await.ok();

@@ -211,7 +211,7 @@ fn assert_ascending(seen: &[SseEvent], opening: &str) {
 }
 
 #[tokio::test]
-async fn whoever_comes_while_events_are_being_stored_can_resume_after_any_id() {
+async fn a_subscriber_that_comes_while_events_are_being_stored_can_resume_after_any_id() {
     for durability in ["sync", "async"] {
         let folder = tempfile::tempdir().expect("a folder");
         let rule = "[[channels.rules]]\npattern = \"m/*\"\ndurability = \"memory\"\n";

@@ -247,7 +247,7 @@ async fn a_late_viewer_of_ended_channels_gets_the_events_and_the_ends() {
 }
 
 #[tokio::test]
-async fn a_deleted_channel_that_is_used_again_goes_on_in_the_same_stream() {
+async fn a_deleted_channel_that_is_used_again_continues_in_the_same_stream() {
     let hub = TestHub::start().await;
     let mut client = subscribe(&hub, "channel=**").await;
     hub.publish("a", "1").await;

@@ -54,7 +54,7 @@ async fn producers_that_stream_are_counted_while_they_do() {
 }
 
 #[tokio::test]
-async fn the_metrics_tell_the_version_readiness_and_cpu_time() {
+async fn the_metrics_have_the_version_readiness_and_cpu_time() {
     let hub = TestHub::start().await;
     let version = format!("fanfare_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(hub.metric(&version).await, 1.0);

@@ -42,7 +42,7 @@ async fn a_plain_body_is_the_data_of_one_event_and_the_receipt_says_so() {
 }
 
 #[tokio::test]
-async fn any_other_content_type_or_none_is_one_event_as_it_stands() {
+async fn any_other_content_type_or_none_is_one_event_unchanged() {
     let hub = TestHub::start().await;
     let body = "data: not parsed\n\n{\"a\":1}";
     for kind in ["application/x-www-form-urlencoded", "application/json", "image/png", "nonsense"] {
@@ -368,7 +368,7 @@ async fn a_key_belongs_to_its_channel() {
 }
 
 #[tokio::test]
-async fn a_retry_while_the_first_request_runs_is_told_to_wait() {
+async fn a_retry_while_the_first_request_runs_is_asked_to_wait() {
     let hub = TestHub::start().await;
     let mut watcher = hub.subscribe("c").await;
     let key = [("Idempotency-Key", "slow")];
@@ -388,7 +388,7 @@ async fn a_retry_while_the_first_request_runs_is_told_to_wait() {
 }
 
 #[tokio::test]
-async fn a_retry_of_a_request_that_broke_off_goes_on_where_it_stopped() {
+async fn a_retry_of_a_request_that_broke_off_continues_where_it_stopped() {
     let hub = TestHub::start().await;
     let mut watcher = hub.subscribe("c").await;
     let key = [("Idempotency-Key", "broken"), ("Content-Type", SSE)];
@@ -413,7 +413,7 @@ async fn a_retry_of_a_request_that_broke_off_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_retry_of_a_body_that_was_refused_half_way_goes_on_after_what_was_kept() {
+async fn a_retry_of_a_body_that_was_refused_half_way_continues_after_what_was_kept() {
     let hub = TestHub::start().await;
     let key = [("Idempotency-Key", "fixed"), ("Content-Type", NDJSON)];
     let bad = hub.request("POST", "/v1/channels/c", &key, "1\n2\noops\n").await;

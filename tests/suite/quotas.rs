@@ -43,7 +43,7 @@ fn assert_over_quota(answer: &Response, limit: &str) {
 }
 
 #[tokio::test]
-async fn quota_who_publishes_too_often_waits_and_nobody_else_does() {
+async fn quota_a_publisher_over_its_rate_waits_and_no_other_does() {
     let hub = two().hub("quotas.publishes = \"1/s, burst 5\"\n").await;
     let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
     let done = until_refused("quotas.publishes", async || alice.try_publish("a", "x").await).await;
@@ -184,7 +184,7 @@ async fn quota_a_line_past_the_quota_names_it_as_every_other_answer_does() {
 }
 
 #[tokio::test]
-async fn quota_what_one_retains_takes_from_nobody_else() {
+async fn quota_what_one_retains_takes_from_no_other() {
     let hub = two().hub("quotas.max_retained = \"256KiB\"\n").await;
     let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
     let text = |n: usize| format!("{n:0>1024}");
@@ -297,7 +297,7 @@ async fn quota_a_stream_that_falls_silent_ends_and_one_that_says_so_does_not() {
 }
 
 #[tokio::test]
-async fn quota_a_hub_that_asks_nobody_who_they_are_counts_nobody() {
+async fn quota_a_hub_without_credentials_counts_no_principal() {
     let hub = TestHub::with(
         "quotas = { publishes = \"1/s, burst 1\", events = \"1/s, burst 1\", \
          bytes = \"1/s, burst 1\", signals = \"1/s, burst 1\", max_subscriptions = 1, \

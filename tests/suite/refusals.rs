@@ -123,7 +123,7 @@ async fn a_form_with_files_is_not_taken_for_an_event() {
 }
 
 #[tokio::test]
-async fn a_path_of_the_other_listener_is_told_where_it_is() {
+async fn a_path_of_the_other_listener_is_refused_with_its_name() {
     let hub = TestHub::start().await;
     for path in ["/metrics", "/v1/channels", "/v1/channels?prefix=a"] {
         let reply = hub.get(path, &[]).await;
@@ -136,7 +136,7 @@ async fn a_path_of_the_other_listener_is_told_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_credential_in_the_wrong_form_or_place_is_told_the_right_one() {
+async fn a_credential_in_the_wrong_form_or_place_is_refused_with_the_right_one() {
     let keys = Keys::new(&[("page", "{ subscribe = [\"a\"] }")]);
     let hub = keys.hub("auth.query_token = true\n").await;
     let to = "/v1/channels/a?from=earliest";

@@ -192,7 +192,7 @@ async fn an_id_that_means_nothing_here_is_a_gap_and_then_everything() {
 }
 
 #[tokio::test]
-async fn after_the_gap_of_an_unknown_id_the_stream_goes_on_live() {
+async fn after_the_gap_of_an_unknown_id_the_stream_continues_live() {
     let hub = TestHub::start().await;
     let mut client = hub.resume("nobody/yet", "zzzzzz-7").await;
     client.next().await.assert_gap("epoch");
@@ -205,7 +205,7 @@ async fn after_the_gap_of_an_unknown_id_the_stream_goes_on_live() {
 }
 
 #[tokio::test]
-async fn a_page_and_an_ndjson_stream_tell_of_the_gap_in_their_own_form() {
+async fn a_page_and_an_ndjson_stream_report_the_gap_in_their_own_form() {
     let hub = TestHub::start().await;
     hub.publish("c", "1").await;
     let page = hub.page("c", "last_event_id=zzzzzz-7").await;

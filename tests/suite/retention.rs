@@ -60,7 +60,7 @@ async fn an_event_larger_than_the_channel_may_keep_is_still_delivered() {
 }
 
 #[tokio::test]
-async fn what_is_older_than_max_age_goes_without_anybody_publishing() {
+async fn what_is_older_than_max_age_is_evicted_without_a_publish() {
     let hub = TestHub::with("channels.max_age = \"1s\"").await;
     let id = hub.publish("c", "x").await;
     eventually("the event to age", async || retained(&hub, "c").await.is_empty()).await;
@@ -110,7 +110,7 @@ async fn an_idle_channel_is_evicted_and_one_that_is_watched_is_not() {
 }
 
 #[tokio::test]
-async fn one_who_resumes_on_a_channel_that_was_evicted_is_told_at_once() {
+async fn a_resume_on_an_evicted_channel_gets_a_gap_at_once() {
     let hub = TestHub::with("channels.idle_timeout = \"300ms\"").await;
     let first = hub.publish("c", "seen").await;
     let last = hub.publish("c", "missed").await;

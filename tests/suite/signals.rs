@@ -72,7 +72,7 @@ async fn state(hub: &TestHub, channel: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stop_is_answered_and_the_producer_and_all_viewers_learn_of_it() {
+async fn a_stop_is_answered_and_sent_to_the_producer_and_all_viewers() {
     let hub = TestHub::start().await;
     let generation = Generation::numbered(Format::OpenaiChat, 20);
     let mut clients = [hub.subscribe("c").await, hub.subscribe("c").await];
@@ -143,7 +143,7 @@ async fn every_kind_of_body_that_is_under_way_is_answered_early() {
 }
 
 #[tokio::test]
-async fn a_producer_that_posts_event_by_event_learns_it_from_the_next_reply() {
+async fn a_producer_that_posts_event_by_event_sees_a_stop_in_the_next_reply() {
     let hub = TestHub::start().await;
     hub.publish("c", "kept").await;
     stop(&hub, "c").await;
@@ -250,7 +250,7 @@ async fn a_second_stop_stops_nothing_and_says_how_it_ended() {
 }
 
 #[tokio::test]
-async fn the_feed_tells_of_viewers_then_of_the_stop_and_then_of_the_end() {
+async fn the_feed_has_the_viewers_then_the_stop_and_then_the_end() {
     let hub = TestHub::with("subscribers.heartbeat = \"100ms\"").await;
     let generation = Generation::numbered(Format::OpenaiChat, 20);
     let mut feed = feed(&hub, "c").await;
@@ -279,7 +279,7 @@ async fn the_feed_tells_of_viewers_then_of_the_stop_and_then_of_the_end() {
 }
 
 #[tokio::test]
-async fn the_feed_of_a_generation_that_ends_by_itself_tells_only_of_the_end() {
+async fn the_feed_of_a_generation_that_ends_by_itself_has_only_the_end() {
     let hub = TestHub::start().await;
     let mut feed = feed(&hub, "c").await;
     until_viewers(&mut feed, 0).await;
@@ -291,7 +291,7 @@ async fn the_feed_of_a_generation_that_ends_by_itself_tells_only_of_the_end() {
 }
 
 #[tokio::test]
-async fn one_who_asks_for_signals_too_late_is_told_at_once() {
+async fn a_late_request_for_signals_is_answered_at_once() {
     let hub = TestHub::start().await;
     hub.publish("c", "x").await;
     stop(&hub, "c").await;
@@ -332,7 +332,7 @@ async fn the_feed_has_heartbeats_and_cors_as_everything_has() {
 }
 
 #[tokio::test]
-async fn viewers_that_come_and_go_quickly_are_told_of_at_most_four_times_a_second() {
+async fn viewers_that_come_and_go_quickly_are_reported_at_most_four_times_a_second() {
     let hub = TestHub::with("subscribers.heartbeat = \"100ms\"").await;
     let mut feed = feed(&hub, "c").await;
     until_viewers(&mut feed, 0).await;
@@ -420,7 +420,7 @@ async fn a_viewer_that_goes_away_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_generation_that_nobody_watches_is_stopped_if_the_channel_asks_for_it() {
+async fn a_generation_without_viewers_is_stopped_if_the_channel_asks_for_it() {
     let hub = TestHub::with(
         "subscribers.heartbeat = \"100ms\"\n\
          [[channels.rules]]\npattern = \"chat/**\"\n\
@@ -481,7 +481,7 @@ async fn a_viewer_who_comes_back_in_time_keeps_the_generation_alive() {
 }
 
 #[tokio::test]
-async fn without_a_streaming_producer_nobody_needs_to_watch() {
+async fn without_a_streaming_producer_no_viewer_is_needed() {
     let hub =
         TestHub::with("channels.when_unwatched = { after = \"200ms\", signal = \"stop\" }").await;
     hub.publish("c", "x").await;

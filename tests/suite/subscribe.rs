@@ -146,7 +146,7 @@ async fn the_tail_is_the_default_and_history_is_not_sent() {
 }
 
 #[tokio::test]
-async fn earliest_replays_everything_and_goes_on_live_without_a_seam() {
+async fn earliest_replays_everything_and_continues_live_without_a_seam() {
     let hub = TestHub::start().await;
     hub.publish_all("c", &["1", "2", "3"]).await;
     let mut client = hub.stream("/v1/channels/c?from=earliest", &[]).await;
@@ -179,7 +179,7 @@ async fn last_0_is_the_tail() {
 }
 
 #[tokio::test]
-async fn a_channel_nobody_has_published_to_is_waited_for() {
+async fn a_channel_without_a_publish_is_waited_for() {
     let hub = TestHub::start().await;
     for query in ["from=tail", "from=earliest", "from=last:5"] {
         let channel = query.replace([':', '='], "/");
@@ -470,7 +470,7 @@ async fn a_page_of_an_event_stream_keeps_the_types_of_the_stream() {
 }
 
 #[tokio::test]
-async fn a_page_has_100_events_unless_told_and_at_most_1000() {
+async fn a_page_has_100_events_by_default_and_at_most_1000() {
     let hub = TestHub::start().await;
     hub.post("/v1/channels/c", SSE, event_stream(0..1200)).await.ok();
     assert_eq!(page_texts(&hub.page("c", "from=earliest").await).len(), 100);
@@ -528,7 +528,7 @@ async fn a_long_poll_answers_when_something_happens() {
 }
 
 #[tokio::test]
-async fn a_long_poll_in_vain_is_an_empty_page() {
+async fn a_long_poll_without_events_is_an_empty_page() {
     let hub = TestHub::start().await;
     let id = hub.publish("c", "x").await;
     let page = hub.page("c", &format!("last_event_id={id}&wait=300ms")).await;

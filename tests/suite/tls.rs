@@ -64,7 +64,7 @@ async fn tls_1_2_is_spoken_and_a_long_event_arrives_whole() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_whoever_comes_and_streams_live_on() {
+async fn a_new_certificate_is_shown_to_new_connections_and_streams_continue() {
     let mut identity = Identity::new();
     let hub = TestHub::with(&identity.settings()).await;
     let old = [identity.client("h2"), identity.client("http/1.1")];
@@ -176,7 +176,7 @@ async fn half_a_handshake_is_cut_and_so_is_a_whole_one_without_a_request() {
 }
 
 #[tokio::test]
-async fn what_is_no_handshake_is_counted_and_disturbs_nobody() {
+async fn what_is_no_handshake_is_counted_and_disturbs_no_other() {
     let identity = Identity::new();
     let hub = TestHub::with(&identity.settings()).await;
     let mut stream = identity.client("h2").requests(hub.addr()).await.subscribe("c", &[]).await;
@@ -195,7 +195,7 @@ async fn what_is_no_handshake_is_counted_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goodbye_over_tls_and_ends_streams_properly() {
+async fn a_drain_ends_streams_properly_over_tls() {
     let identity = Identity::new();
     let mut hub = TestHub::with(&format!("drain.window = \"1s\"\n{}", identity.settings())).await;
     let mut streams = Vec::new();
@@ -246,7 +246,7 @@ async fn a_subscriber_that_does_not_read_is_cut_over_tls_too() {
 }
 
 #[tokio::test]
-async fn one_too_many_is_told_so_over_tls() {
+async fn a_connection_over_the_limit_is_refused_over_tls() {
     let identity = Identity::new();
     let hub = TestHub::with(&format!("server.max_connections = 1\n{}", identity.settings())).await;
     let mut first = identity.client("h2").requests(hub.addr()).await;

@@ -113,7 +113,7 @@ fn a_storm_of_made_up_names_costs_a_bounded_number_of_fetches() {
 }
 
 #[test]
-fn a_name_that_nobody_has_is_not_looked_for_again_at_once() {
+fn an_unknown_name_is_not_looked_for_again_at_once() {
     let provider = Provider::new(true);
     let key = Signer::new(Algorithm::Es256);
     provider.publish(&[(&key, "k")]);

@@ -228,7 +228,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_key_has_handed_on_goes_with_it() {
+fn the_tokens_of_a_removed_key_are_revoked_with_it() {
     let (key, hash) = crate::auth::generate_api_key().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let secret = write(folder.path(), "secret", &"s".repeat(48));

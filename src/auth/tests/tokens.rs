@@ -178,7 +178,7 @@ fn the_anonymous_have_a_role_only_if_they_are_given_one() {
 }
 
 #[test]
-fn a_hub_without_credentials_asks_nobody() {
+fn a_hub_without_credentials_asks_for_none() {
     let hub = authenticator("");
     assert!(hub.everyone().is_some());
     for credential in [Credential::None, Credential::Bearer("sk-anything")] {

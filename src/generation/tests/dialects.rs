@@ -129,7 +129,7 @@ fn the_call_of_a_function_from_before_tools_is_a_call() {
 }
 
 #[test]
-fn calls_without_ids_are_told_apart_by_their_names_and_their_ends() {
+fn calls_without_ids_are_distinguished_by_their_names_and_their_ends() {
     let two = [("f", r#"{"city":"A"}"#), ("g", r#"{"tz":"UTC"}"#)];
     for rest in ["", r#""index":0,"#, r#""index":0,"id":"","#, r#""id":null,"#] {
         let call =
@@ -156,7 +156,7 @@ fn calls_without_ids_are_told_apart_by_their_names_and_their_ends() {
 }
 
 #[test]
-fn a_call_whose_id_is_another_in_every_delta_goes_on_until_it_ends() {
+fn a_call_whose_id_is_another_in_every_delta_continues_until_it_ends() {
     let delta = |id: u32, function: &str| {
         format!(r#"{{"tool_calls":[{{"index":0,"id":"r{id}","function":{function}}}]}}"#)
     };
@@ -175,7 +175,7 @@ fn a_call_whose_id_is_another_in_every_delta_goes_on_until_it_ends() {
 }
 
 #[test]
-fn calls_without_numbers_are_told_by_their_ids() {
+fn calls_without_numbers_are_distinguished_by_their_ids() {
     assert_calls(
         &chat(&[
             r#"{"tool_calls":[{"id":"a","function":{"name":"f","arguments":""}},
@@ -399,7 +399,7 @@ fn several_objects_in_one_event_count_each() {
 }
 
 #[test]
-fn content_that_is_not_taken_is_told() {
+fn content_that_is_not_taken_is_reported() {
     let delta = |delta: &str| deltas(&[delta]).remove(0);
     let cases = [
         (CHAT, delta(r#"{"images":[{"type":"image_url","image_url":{"url":"AAAA"}}]}"#)),

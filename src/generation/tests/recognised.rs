@@ -78,7 +78,7 @@ fn failed(message: &str) -> Option<Ending> {
 }
 
 #[test]
-fn what_tells_nothing_does_not_decide_the_format() {
+fn an_ambiguous_event_does_not_decide_the_format() {
     for (format, first, last) in STREAMS {
         for nothing in NOTHING {
             let (recogniser, end) = ending([nothing, (None, first), (None, last)]);

@@ -287,7 +287,7 @@ fn openai_chat_deltas_with_more_than_text_do_not_merge() {
 }
 
 #[test]
-fn openai_chat_choices_are_told_apart() {
+fn openai_chat_choices_are_distinguished() {
     let choice = |index: u32, text: &str| {
         unnamed(&format!(r#"{{"choices":[{{"index":{index},"delta":{{"content":"{text}"}}}}]}}"#))
     };

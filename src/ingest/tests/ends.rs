@@ -12,7 +12,7 @@ use crate::ingest::{Begun, BodyKind, Config, Ingest, PublishError, PublishOption
 use crate::store::disk::Durability;
 
 #[tokio::test]
-async fn nobody_is_told_of_an_end_that_may_still_be_refused() {
+async fn an_end_that_may_still_be_refused_is_not_sent() {
     let stage = Stage::new(Durability::Sync);
     let ingest = Ingest::new(stage.hub.clone(), Config::default());
     for (channel, kind) in [("c", BodyKind::Single), ("d", BodyKind::Text)] {

@@ -55,7 +55,7 @@ impl Keys {
     }
 
     /// Changes the signing secret, which invalidates all earlier tokens.
-    pub(crate) fn sign_anew(&mut self) {
+    pub(crate) fn sign_again(&mut self) {
         self.signing_key = NamedTempFile::new().expect("a file");
         let other = SECRET.repeat(2);
         self.signing_key.write_all(&other).expect("a file to write to");
