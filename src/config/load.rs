@@ -175,7 +175,7 @@ fn merge(layers: &[Layer]) -> Result<Loaded, LoadError> {
     for layer in layers {
         for (key, value) in &layer.settings {
             let outcome = if known.contains(key) {
-                build(&[(key, value)]).map(drop).map_err(|misfit| misfit.told(layer, key, value))
+                build(&[(key, value)]).map(drop).map_err(|misfit| misfit.message(layer, key, value))
             } else {
                 Err(unknown(layer, key, &known))
             };
@@ -252,7 +252,7 @@ impl fmt::Display for Misfit {
 
 impl Misfit {
     /// Returns the error message for the value of `key`, with a valid value.
-    fn told(self, layer: &Layer, key: &str, value: &Value) -> String {
+    fn message(self, layer: &Layer, key: &str, value: &Value) -> String {
         let mut place = self.place.to_string();
         let mut wrong = self.wrong;
         if let Wrong::Key { found, .. } = &wrong {

@@ -18,12 +18,12 @@ pub(super) struct CoalescingWindow {
     /// Nothing is read before it ends.
     pause: Option<Pin<Box<Sleep>>>,
     /// The time of the last piece, until the connection asks for more.
-    handed_over: Option<Instant>,
+    last_piece: Option<Instant>,
 }
 
 impl CoalescingWindow {
     pub(super) fn new(coalesce: Coalesce) -> Self {
-        Self { coalesce, pause: None, handed_over: None }
+        Self { coalesce, pause: None, last_piece: None }
     }
 
     pub(super) fn coalesce(&self) -> Coalesce {
@@ -40,8 +40,8 @@ impl CoalescingWindow {
             Coalesce::Off => false,
             Coalesce::Adaptive => {
                 // A slow connection gets merged events until it has caught up.
-                let slow = |handed_over: Instant| handed_over.elapsed() >= SLOW;
-                if self.handed_over.take().is_some_and(slow) {
+                let slow = |last_piece: Instant| last_piece.elapsed() >= SLOW;
+                if self.last_piece.take().is_some_and(slow) {
                     subscription.set_merging(true);
                 }
                 false
@@ -58,11 +58,11 @@ impl CoalescingWindow {
         }
     }
 
-    /// Notes that a piece was handed over; `live` if it held all events that there were.
-    pub(super) fn handed_over(&mut self, live: bool) {
+    /// Notes that a piece was passed to the connection; `live` if it held all events that there were.
+    pub(super) fn note_piece(&mut self, live: bool) {
         match self.coalesce {
             Coalesce::Off => {}
-            Coalesce::Adaptive => self.handed_over = Some(Instant::now()),
+            Coalesce::Adaptive => self.last_piece = Some(Instant::now()),
             Coalesce::Window(window) => self.pause = live.then(|| Box::pin(sleep(window))),
         }
     }
@@ -70,7 +70,7 @@ impl CoalescingWindow {
     /// Notes that the connection waits for more, and so is not slow.
     pub(super) fn waits(&mut self, subscription: &mut Subscription) {
         if self.coalesce == Coalesce::Adaptive {
-            self.handed_over = None;
+            self.last_piece = None;
             subscription.set_merging(false);
         }
     }

@@ -93,7 +93,7 @@ impl StreamFormat {
 
     /// Appends what precedes the end of a stream: the end of its lease, and the reconnect delay.
     /// The delay is a line of its own: a block would be an event to some clients.
-    pub(super) fn push_farewell(
+    pub(super) fn push_end(
         self,
         config: &Config,
         reason: EndReason,
@@ -101,7 +101,7 @@ impl StreamFormat {
         out: &mut Vec<u8>,
     ) {
         if let Some(over) = reason.over() {
-            self.say_over(over, config.end_reconnect_delay, out);
+            self.push_lease_end(over, config.end_reconnect_delay, out);
         }
         match (reason, drain) {
             (EndReason::Closed, _) if self == Self::Envelopes => {
@@ -133,7 +133,7 @@ impl StreamFormat {
     }
 
     /// Appends the event that asks a client for another credential; nothing in a bare stream.
-    fn say_over(self, over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
+    fn push_lease_end(self, over: LeaseEnd, retry: Duration, out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => push_over(over, retry, out),
             Self::Ndjson | Self::NdjsonEnvelopes => {

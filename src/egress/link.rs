@@ -101,13 +101,13 @@ impl Link {
     }
 
     /// Counts bytes as handed over.
-    pub(super) fn hand_over(self: &Arc<Self>, bytes: Bytes) -> Handed {
+    pub(super) fn pass_on(self: &Arc<Self>, bytes: Bytes) -> BodyData {
         let count = bytes.len();
         self.unwritten.fetch_add(count, Ordering::Relaxed);
         self.budget.replace(0, count);
         // HTTP/1.1 copies them at once, and flushes.
         let written = self.carrier.is_some().then(|| OnWritten { link: self.clone(), count });
-        Handed { bytes, _written: written }
+        BodyData { bytes, _written: written }
     }
 
     /// Returns the number of bytes handed over and not written yet.
@@ -207,7 +207,7 @@ impl Drop for Link {
 
 /// Bytes that are handed to the HTTP library.
 #[derive(Debug)]
-pub struct Handed {
+pub struct BodyData {
     bytes: Bytes,
     _written: Option<OnWritten>,
 }
@@ -226,13 +226,13 @@ impl Drop for OnWritten {
     }
 }
 
-impl From<Bytes> for Handed {
+impl From<Bytes> for BodyData {
     fn from(bytes: Bytes) -> Self {
         Self { bytes, _written: None }
     }
 }
 
-impl Buf for Handed {
+impl Buf for BodyData {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }
@@ -266,7 +266,7 @@ mod tests {
         for _ in 0..8 {
             let most = room(&link);
             assert_eq!(most, written.clamp(MAX_FIRST_BYTES, MAX_PIECE_BYTES));
-            link.hand_over(bytes(most));
+            link.pass_on(bytes(most));
             assert_eq!(room(&link), 0, "nothing is written");
             link.flushed();
             written += most;
@@ -280,7 +280,7 @@ mod tests {
         let carrier = Arc::new(Link::new(budget.clone()));
         let streams =
             [(); 2].map(|()| Arc::new(Link::stream_of(&carrier, CancellationToken::new())));
-        let handed = streams[0].hand_over(bytes(MAX_FIRST_BYTES));
+        let handed = streams[0].pass_on(bytes(MAX_FIRST_BYTES));
         carrier.flushed();
         assert_eq!((room(&streams[0]), room(&streams[1])), (0, MAX_FIRST_BYTES));
         assert_eq!(budget.used(), MAX_FIRST_BYTES);
@@ -293,12 +293,12 @@ mod tests {
         let budget = Arc::new(Budget::new(3 * MAX_PIECE_BYTES));
         let links = [(); 8].map(|()| Arc::new(Link::new(budget.clone())));
         for link in &links {
-            link.hand_over(bytes(MAX_PIECE_BYTES));
+            link.pass_on(bytes(MAX_PIECE_BYTES));
             link.flushed();
             assert_eq!(room(link), MAX_PIECE_BYTES);
         }
         for link in &links[..4] {
-            link.hand_over(bytes(MAX_PIECE_BYTES));
+            link.pass_on(bytes(MAX_PIECE_BYTES));
         }
         assert!(budget.is_exceeded());
         assert_eq!((room(&links[0]), room(&links[7])), (0, MAX_FIRST_BYTES));

@@ -30,7 +30,7 @@ use socket2::SockRef;
 pub use background::Turn;
 pub use config::Config;
 pub use format::StreamFormat;
-pub use link::{Handed, Link};
+pub use link::{BodyData, Link};
 pub use page::{Page, page};
 pub use signals::SignalFeed;
 pub use stream::{BrokenOff, EventStream, OpenStream};

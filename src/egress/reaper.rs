@@ -12,7 +12,7 @@ use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::config::{Config, LAG_SAMPLED_EVERY};
-use super::link::{Handed, Link};
+use super::link::{BodyData, Link};
 use super::policy::{self, Drain};
 use crate::hub::{Bounds, EndReason, SubscriptionControl};
 use crate::lease::AccessLease;
@@ -25,7 +25,7 @@ use crate::telemetry::Metrics;
 const STUCK: Duration = Duration::from_secs(1);
 
 /// Time that an ended subscription has for its last write before its connection is cut.
-const GOODBYE: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Checks the streams that are served as bodies, and their connections.
 pub(super) struct Reaper {
@@ -172,7 +172,7 @@ impl Reaper {
 
     /// Cuts stuck connections. A subscription on one has been ended before, and counted.
     fn cut_stuck_links(&self) {
-        let deadline = self.config.write_timeout + GOODBYE;
+        let deadline = self.config.write_timeout + END_TIMEOUT;
         for (_, link) in self.links.lock().iter() {
             if link.cut_if_stuck(deadline) && link.note_timeout() {
                 self.metrics.limit_hit("subscribers.write_timeout");
@@ -236,7 +236,7 @@ impl Reaper {
     fn cut_after_end(&self, watched: &WatchedStream, now: Instant) {
         let ended = *watched.progress.lock().ended.get_or_insert(now);
         if let Some(link) = &watched.link
-            && now.duration_since(ended) >= GOODBYE.min(self.config.write_timeout)
+            && now.duration_since(ended) >= END_TIMEOUT.min(self.config.write_timeout)
         {
             link.cut_off();
         }
@@ -299,10 +299,10 @@ impl WatchGuard {
     }
 
     /// Hands bytes to the connection.
-    pub(super) fn hand_over(&self, bytes: Bytes) -> Handed {
+    pub(super) fn pass_on(&self, bytes: Bytes) -> BodyData {
         self.wrote();
         match &self.watched.link {
-            Some(link) => link.hand_over(bytes),
+            Some(link) => link.pass_on(bytes),
             None => bytes.into(),
         }
     }

@@ -69,7 +69,7 @@ impl Egress {
         F: Future<Output = LeaseEnd>,
     {
         let (pieces, feed) = mpsc::channel(QUEUE);
-        let goodbye = pieces.clone();
+        let last = pieces.clone();
         let config = self.config.clone();
         let filling = Feed { channel, pieces, link, viewers: None, config };
         let filling = filling.run(producer, heartbeat);
@@ -89,9 +89,9 @@ impl Egress {
                 drain = leaving => (EndReason::Draining, drain),
             };
             let mut text = Vec::new();
-            StreamFormat::EventStream.push_farewell(&config, reason, drain.as_ref(), &mut text);
+            StreamFormat::EventStream.push_end(&config, reason, drain.as_ref(), &mut text);
             // A reader that takes nothing does not get it: the task must not wait.
-            let _ = goodbye.try_send(text.into());
+            let _ = last.try_send(text.into());
             drop(counted);
         };
         (feed, task)
@@ -110,11 +110,11 @@ impl Feed {
         loop {
             let signals = producer.read();
             if signals.end.is_some() {
-                return self.say_end(&signals).await;
+                return self.send_end(&signals).await;
             }
             if self.viewers != Some(signals.viewers) {
                 if Instant::now() >= rested {
-                    self.say_viewers(signals.viewers).await?;
+                    self.send_viewers(signals.viewers).await?;
                     rested = Instant::now() + PACE;
                     beat.reset();
                     continue;
@@ -149,17 +149,17 @@ impl Feed {
         }
     }
 
-    async fn say_viewers(&mut self, viewers: usize) -> Result<(), Gone> {
+    async fn send_viewers(&mut self, viewers: usize) -> Result<(), Gone> {
         self.viewers = Some(viewers);
         let channel = self.channel.as_str();
         let data = json(&ViewersData { channel, viewers });
         self.say("viewers", &data).await
     }
 
-    async fn say_end(&self, signals: &Signals) -> Result<(), Gone> {
+    async fn send_end(&self, signals: &Signals) -> Result<(), Gone> {
         let Some(end) = &signals.end else { return Ok(()) };
         if signals.stopped {
-            self.say_stop(end).await?;
+            self.send_stop(end).await?;
         }
         let mut text = Vec::new();
         sse::end_retry(&mut text, self.config.end_reconnect_delay);
@@ -167,7 +167,7 @@ impl Feed {
         self.send(text).await
     }
 
-    async fn say_stop(&self, end: &End) -> Result<(), Gone> {
+    async fn send_stop(&self, end: &End) -> Result<(), Gone> {
         let (channel, reason) = (self.channel.as_str(), end.reason.as_deref());
         let data = json(&StopData { channel, signal: "stop", reason, time: rfc3339(now()) });
         self.say("stop", &data).await

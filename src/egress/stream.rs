@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep};
 use super::background::Turns;
 use super::bare::Bare;
 use super::coalescing::CoalescingWindow;
-use super::link::{Handed, Link};
+use super::link::{BodyData, Link};
 use super::reaper::WatchGuard;
 use super::shard::NewSubscriber;
 use super::{Egress, StreamFormat};
@@ -129,9 +129,9 @@ impl EventStream {
         Self { egress, subscription, format, bare, window, watch, turns, state, breaking }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyData, BrokenOff>>> {
         if self.state == StreamState::Over {
-            return self.poll_last_word(cx);
+            return self.poll_end(cx);
         }
         let Poll::Ready(room) = self.watch.poll_room(cx) else {
             self.withdraw();
@@ -163,12 +163,12 @@ impl EventStream {
             self.format.beat(self.bare.heartbeat(&self.subscription), &mut piece.bytes);
         }
         match (piece.bytes.is_empty(), self.state) {
-            (true, StreamState::Over) => self.poll_last_word(cx),
+            (true, StreamState::Over) => self.poll_end(cx),
             (true, _) => {
                 self.window.waits(&mut self.subscription);
                 Poll::Pending
             }
-            (false, _) => Poll::Ready(Some(Ok(self.hand_over(piece)))),
+            (false, _) => Poll::Ready(Some(Ok(self.pass_on(piece)))),
         }
     }
 
@@ -185,7 +185,7 @@ impl EventStream {
 
     /// Ends the stream, or breaks it off. As that closes the connection at once, it waits until the
     /// connection has written all its bytes.
-    fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, BrokenOff>>> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyData, BrokenOff>>> {
         if self.ends_well() {
             return Poll::Ready(None);
         }
@@ -271,16 +271,16 @@ impl EventStream {
         self.state = StreamState::Over;
         if let Some(reason) = self.subscription.control().ended() {
             let (config, drain) = (&self.egress.config, self.watch.draining());
-            self.format.push_farewell(config, reason, drain.as_ref(), &mut piece.bytes);
+            self.format.push_end(config, reason, drain.as_ref(), &mut piece.bytes);
         }
     }
 
-    fn hand_over(&mut self, mut piece: BodyPiece) -> Handed {
-        self.window.handed_over(self.state == StreamState::Live && piece.events > 0);
+    fn pass_on(&mut self, mut piece: BodyPiece) -> BodyData {
+        self.window.note_piece(self.state == StreamState::Live && piece.events > 0);
         self.egress.metrics.delivered(piece.events, piece.bytes.len() as u64);
         // The client may leave it unread for long.
         piece.bytes.shrink_to_fit();
-        self.watch.hand_over(Bytes::from(piece.bytes))
+        self.watch.pass_on(Bytes::from(piece.bytes))
     }
 
     /// Observes the delivery latency of events that arrived while the subscriber was waiting.
@@ -294,13 +294,13 @@ impl EventStream {
 }
 
 impl Body for EventStream {
-    type Data = Handed;
+    type Data = BodyData;
     type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Handed>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<BodyData>, BrokenOff>>> {
         self.poll_piece(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
     }
 

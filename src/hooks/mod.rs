@@ -39,7 +39,7 @@ pub struct Hooks {
     runtime: Handle,
     queue: mpsc::Sender<Ended>,
     /// Whether an end may have left the queue without having reached a worker.
-    dealing: Arc<AtomicBool>,
+    is_distributing: Arc<AtomicBool>,
     workers: Arc<RwLock<Vec<Arc<Worker>>>>,
     /// Workers of hooks that a reload has removed, until they have delivered their calls.
     retired: Arc<Mutex<Vec<Weak<Worker>>>>,
@@ -96,15 +96,15 @@ impl Hooks {
             shutdown: shutdown.clone(),
             runtime: Handle::current(),
             queue,
-            dealing: Arc::default(),
+            is_distributing: Arc::default(),
             workers: Arc::default(),
             retired: Arc::default(),
         };
         let workers = hooks.workers.clone();
         let wanted = move |name: &_| workers.read().iter().any(|worker| worker.wants(name));
         hub.on_end(wanted, hooks.queue.clone());
-        let dealing = hooks.clone().deal_out(ended, shutdown.clone());
-        shutdown.spawn_on(dealing, &hooks.runtime);
+        let is_distributing = hooks.clone().distribute(ended, shutdown.clone());
+        shutdown.spawn_on(is_distributing, &hooks.runtime);
         hooks.exchange(ready);
         hooks
     }
@@ -143,17 +143,17 @@ impl Hooks {
     pub fn is_idle(&self) -> bool {
         // In the order in which an end passes through them, so that none is missed.
         self.queue.capacity() == self.queue.max_capacity()
-            && !self.dealing.load(Ordering::SeqCst)
+            && !self.is_distributing.load(Ordering::SeqCst)
             && self.workers.read().iter().all(|worker| worker.is_idle())
             && self.retired.lock().iter().filter_map(Weak::upgrade).all(|worker| worker.is_idle())
     }
 
-    async fn deal_out(self, mut ended: mpsc::Receiver<Ended>, shutdown: Shutdown) {
+    async fn distribute(self, mut ended: mpsc::Receiver<Ended>, shutdown: Shutdown) {
         loop {
             tokio::select! {
                 Some(ended) = self.next(&mut ended) => {
-                    self.tell(&ended);
-                    self.dealing.store(false, Ordering::SeqCst);
+                    self.enqueue(&ended);
+                    self.is_distributing.store(false, Ordering::SeqCst);
                 }
                 () = shutdown.stopping() => break,
             }
@@ -161,24 +161,24 @@ impl Hooks {
         // Late ends are passed on to be counted: the workers refuse them.
         ended.close();
         while let Ok(ended) = ended.try_recv() {
-            self.tell(&ended);
+            self.enqueue(&ended);
         }
     }
 
-    /// Returns the next end. `dealing` is set before it leaves the queue.
+    /// Returns the next end. `is_distributing` is set before it leaves the queue.
     async fn next(&self, ended: &mut mpsc::Receiver<Ended>) -> Option<Ended> {
         poll_fn(|context| {
-            self.dealing.store(true, Ordering::SeqCst);
+            self.is_distributing.store(true, Ordering::SeqCst);
             let next = ended.poll_recv(context);
             if next.is_pending() {
-                self.dealing.store(false, Ordering::SeqCst);
+                self.is_distributing.store(false, Ordering::SeqCst);
             }
             next
         })
         .await
     }
 
-    fn tell(&self, ended: &Ended) {
+    fn enqueue(&self, ended: &Ended) {
         let message = Arc::new(HookMessage::new(ended));
         // Under the lock, so that no worker is retired before it has its messages.
         let workers = self.workers.read();

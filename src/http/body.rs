@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::egress::{BrokenOff, EventStream, Handed, OpenStream, SignalFeed};
+use crate::egress::{BodyData, BrokenOff, EventStream, OpenStream, SignalFeed};
 use crate::limits::MAX_LINGERING;
 
 /// Time and bytes for which the hub reads on from a client that was answered early: a connection
@@ -57,17 +57,17 @@ impl Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Handed;
+    type Data = BodyData;
     type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Handed>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<BodyData>, BrokenOff>>> {
         match &mut *self {
             Self::Full(full) => Pin::new(full)
                 .poll_frame(cx)
-                .map_ok(|frame| frame.map_data(Handed::from))
+                .map_ok(|frame| frame.map_data(BodyData::from))
                 .map_err(|never| match never {}),
             Self::Open(_) => {
                 *self = std::mem::take(&mut *self).serve();

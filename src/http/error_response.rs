@@ -48,8 +48,8 @@ impl Problem {
 
     /// Returns the number of seconds until the next try.
     fn retry_after(&self) -> u64 {
-        let said = self.headers.iter().find(|(name, _)| name == header::RETRY_AFTER);
-        said.and_then(|(_, value)| value.to_str().ok()?.parse().ok()).unwrap_or(1)
+        let header = self.headers.iter().find(|(name, _)| name == header::RETRY_AFTER);
+        header.and_then(|(_, value)| value.to_str().ok()?.parse().ok()).unwrap_or(1)
     }
 
     /// Returns the problem as a response.
@@ -69,7 +69,7 @@ impl Problem {
         let mut response = document("application/problem+json", text);
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        if self.code.says_when() {
+        if self.code.has_retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         headers.extend(self.headers);

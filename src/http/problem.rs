@@ -126,7 +126,7 @@ impl ErrorCode {
     }
 
     /// Returns whether the response has a default `Retry-After`.
-    pub(super) fn says_when(self) -> bool {
+    pub(super) fn has_retry_after(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
             || matches!(self, Self::PublishInProgress | Self::QuotaExceeded | Self::StoreFull)
     }

@@ -140,7 +140,7 @@ impl Tls {
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificate = Arc::new(read(config, &provider)?);
-        tell_expiry(&certificate, &metrics);
+        record_expiry(&certificate, &metrics);
         let shown = Arc::new(Shown(RwLock::new(certificate)));
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -167,7 +167,7 @@ impl Tls {
 
     /// Exchanges the certificate: new connections are shown this one, open ones are not affected.
     pub fn exchange(&self, certificate: Certificate) {
-        tell_expiry(&certificate.0, &self.metrics);
+        record_expiry(&certificate.0, &self.metrics);
         *self.shown.0.write() = certificate.0;
     }
 
@@ -219,7 +219,7 @@ fn read(config: &Config, provider: &CryptoProvider) -> Result<CertifiedKey, TlsE
     })
 }
 
-fn tell_expiry(key: &CertifiedKey, metrics: &Metrics) {
+fn record_expiry(key: &CertifiedKey, metrics: &Metrics) {
     if let Some(at) = key.cert.first().and_then(|certificate| expiry(certificate)) {
         metrics.certificate_expires(at);
     }

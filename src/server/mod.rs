@@ -36,10 +36,10 @@ use crate::store::disk::{Disk, OpenError, OpenOptions, Recovered, files_in};
 use crate::telemetry::Metrics;
 
 /// Time for connections to close after the drain.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of the check whether a drain has finished.
-const DRAIN_PACE: Duration = Duration::from_millis(20);
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A hub whose listeners are bound.
 pub struct Server {
@@ -142,7 +142,7 @@ pub fn check_store(config: &Config) -> Result<(), StartError> {
     }
     let (read, write, enter) = (Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK);
     let path = config.store.path.as_path();
-    let there = what_is_there_of(path);
+    let there = nearest_existing(path);
     if !there.is_dir() {
         return Err(not_writable(there, Errno::NOTDIR.into()));
     }
@@ -158,7 +158,7 @@ pub fn check_store(config: &Config) -> Result<(), StartError> {
 }
 
 /// Returns the path, or the nearest directory above it that exists.
-fn what_is_there_of(mut path: &Path) -> &Path {
+fn nearest_existing(mut path: &Path) -> &Path {
     while !path.exists()
         && let Some(parent) = path.parent()
     {
@@ -434,10 +434,10 @@ async fn drain(
     // Hooks are checked last: the last publish may end a channel that a hook matches.
     let busy = || egress.active() > 0 || ingest.active() > 0 || !hooks.is_idle();
     while busy() && Instant::now() < ends {
-        tokio::time::sleep(DRAIN_PACE).await;
+        tokio::time::sleep(DRAIN_CHECK_INTERVAL).await;
     }
     shutdown.stop();
-    let in_time = tokio::time::timeout(LAST_WORDS, shutdown.all_gone()).await.is_ok();
+    let in_time = tokio::time::timeout(CLOSE_TIMEOUT, shutdown.all_gone()).await.is_ok();
     tracing::info!(subscriptions_left = egress.active(), in_time, "drained");
 }
 

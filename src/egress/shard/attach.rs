@@ -62,7 +62,7 @@ impl Reactor {
         entry.insert(subscriber);
         self.join(key, presence, window(coalesce));
         if let Some(over) = self.over(key) {
-            self.say_goodbye(key, over.into());
+            self.end_subscription(key, over.into());
         } else {
             // Not written here: a crowd that attaches would keep the others waiting.
             self.queue_for_catch_up(key);

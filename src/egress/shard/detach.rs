@@ -57,7 +57,7 @@ impl Reactor {
         }
     }
 
-    pub(super) fn end_those_whose_time_has_come(&mut self, now: u32) {
+    pub(super) fn end_expired(&mut self, now: u32) {
         let over = |subscriber: &Subscriber| subscriber.ends != 0 && has_come(now, subscriber.ends);
         let keys: Vec<usize> = self
             .subscribers
@@ -71,15 +71,15 @@ impl Reactor {
                 (None, Some(_)) => EndReason::Draining,
                 (None, None) => EndReason::Lifetime,
             };
-            self.say_goodbye(key, reason);
+            self.end_subscription(key, reason);
         }
     }
 
-    pub(super) fn end_the_revoked(&mut self) {
+    pub(super) fn end_revoked(&mut self) {
         let keys: Vec<usize> = self.subscribers.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(over) = self.over(key) {
-                self.say_goodbye(key, over.into());
+                self.end_subscription(key, over.into());
             }
         }
     }
@@ -90,16 +90,11 @@ impl Reactor {
     }
 
     /// Ends a subscription, with the end of the body if the socket takes it at once.
-    pub(super) fn say_goodbye(&mut self, key: usize, reason: EndReason) {
+    pub(super) fn end_subscription(&mut self, key: usize, reason: EndReason) {
         let now = self.now();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
-        StreamFormat::EventStream.push_farewell(
-            &self.config,
-            reason,
-            self.drain.as_ref(),
-            &mut text,
-        );
+        StreamFormat::EventStream.push_end(&self.config, reason, self.drain.as_ref(), &mut text);
         if !text.is_empty() {
             sse::chunk(&mut bytes, &text);
         }

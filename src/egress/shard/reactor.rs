@@ -176,7 +176,7 @@ impl Reactor {
             match message {
                 ShardMessage::Attach(new) => self.attach(*new),
                 ShardMessage::Drain(drain) => self.begin_drain(drain),
-                ShardMessage::Recheck => self.end_the_revoked(),
+                ShardMessage::Recheck => self.end_revoked(),
                 ShardMessage::Stop => self.stopping = true,
             }
         }

@@ -126,7 +126,9 @@ impl Reactor {
     /// Acts on the result of an advance.
     fn settle(&mut self, key: usize, moved: Moved) {
         match moved {
-            Moved::CaughtUp if self.leaves_now(key) => self.say_goodbye(key, EndReason::ClientGone),
+            Moved::CaughtUp if self.leaves_now(key) => {
+                self.end_subscription(key, EndReason::ClientGone)
+            }
             Moved::CaughtUp | Moved::Blocked => {}
             Moved::More => self.queue_for_catch_up(key),
             Moved::Overtaken(Missing { to, reason }) => self.jump(key, to, reason),

@@ -39,14 +39,14 @@ impl Reactor {
                 resumed: self.hub.position(to.last_trimmed),
             };
             subscriber.at.advance(to.position.byte);
-            self.tell_gap(key, &gap);
+            self.queue_gap(key, &gap);
         }
         self.advance_one(key);
     }
 
     /// Queues a gap event together with the event after it: retention may trim more before the
     /// socket takes anything, and a second gap must not follow the first.
-    fn tell_gap(&mut self, key: usize, gap: &Gap) {
+    fn queue_gap(&mut self, key: usize, gap: &Gap) {
         let (mut text, mut bytes) = (Vec::new(), Vec::new());
         self.push_gap(gap, &mut text);
         sse::chunk(&mut bytes, &text);
@@ -105,7 +105,7 @@ impl Reactor {
                 }
             }
         }
-        self.end_those_whose_time_has_come(now);
+        self.end_expired(now);
     }
 
     /// Samples the lag of every subscriber. Those at the tail, as most are, take no lock.

@@ -57,7 +57,7 @@ pub(super) fn advance(
 ) -> Moved {
     let channel = &local.channel;
     let was_blocked = subscriber.is_blocked();
-    if let Some(moved) = say_own(subscriber, now) {
+    if let Some(moved) = write_own_bytes(subscriber, now) {
         return moved;
     }
     if was_blocked
@@ -143,7 +143,7 @@ pub(super) fn lag(subscriber: &Subscriber, channel: &Channel) -> LogPosition {
 }
 
 /// Writes the subscriber's own bytes; returns nothing if the log may follow.
-fn say_own(subscriber: &mut Subscriber, now: u32) -> Option<Moved> {
+fn write_own_bytes(subscriber: &mut Subscriber, now: u32) -> Option<Moved> {
     match subscriber.write_own(now) {
         (Wrote::Gone, _) => Some(Moved::Ended(EndReason::ClientGone)),
         (Wrote::Part(_), _) => Some(Moved::Blocked),

@@ -33,48 +33,48 @@ const PARAMETERS: &[&str] = &["event", "close", "reason", "format"];
 /// The header that makes a retry safe.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-pub(super) fn one(native: Arc<Native>, request: Request, to: ChannelCaller) -> UnderWay {
+pub(super) fn one(native: Arc<Native>, request: Request, to: ChannelCaller) -> PublishFuture {
     let (head, body) = request.into_parts();
     let begun = begin_one(&native, &head, to);
-    let keeps = keeps(&native, &head);
-    under_way(native, body, begun, |publish, mut reader| {
+    let must_finish = must_finish(&native, &head);
+    start(native, body, begun, |publish, mut reader| {
         let publish = async move {
             let outcome = publish_to_one(publish, &mut reader).await;
             count(reader.native(), outcome)
         };
-        to_its_end(publish, keeps)
+        run_to_end(publish, must_finish)
     })
 }
 
-pub(super) fn many(native: Arc<Native>, request: Request, caller: Caller) -> UnderWay {
+pub(super) fn many(native: Arc<Native>, request: Request, caller: Caller) -> PublishFuture {
     let (head, body) = request.into_parts();
     let begun = begin_many(&native, &head, caller);
-    let keeps = keeps(&native, &head);
-    under_way(native, body, begun, |publish, mut reader| {
+    let must_finish = must_finish(&native, &head);
+    start(native, body, begun, |publish, mut reader| {
         let publish = async move {
             let outcome = publish_to_many(publish, &mut reader).await;
             let outcome = outcome.map_err(|problem| reader.caller().refused(problem));
             count(reader.native(), outcome)
         };
-        to_its_end(publish, keeps)
+        run_to_end(publish, must_finish)
     })
 }
 
 /// The future of a publish. It is large: boxed, it is not moved from one future to the next.
-type UnderWay = Pin<Box<dyn Future<Output = PublishOutcome> + Send>>;
+type PublishFuture = Pin<Box<dyn Future<Output = PublishOutcome> + Send>>;
 
 type PublishOutcome = Result<Response, Problem>;
 
 /// Reads the body of a publish that has begun, or responds at once.
-fn under_way<P, R: Serialize>(
+fn start<P, R: Serialize>(
     native: Arc<Native>,
     body: RequestBody,
     begun: Result<Begun<(P, ReadPolicy), R>, Problem>,
-    go_on: impl FnOnce(P, BodyReader) -> UnderWay,
-) -> UnderWay {
+    run: impl FnOnce(P, BodyReader) -> PublishFuture,
+) -> PublishFuture {
     let outcome = match begun {
         Ok(Begun::Publish((publish, policy))) => {
-            return go_on(publish, BodyReader::new(native, body, policy));
+            return run(publish, BodyReader::new(native, body, policy));
         }
         Ok(Begun::Replay(receipt)) => replay(&receipt),
         Err(problem) => Err(problem),
@@ -84,16 +84,16 @@ fn under_way<P, R: Serialize>(
 
 /// Returns whether the publish has a key and may write to disk, so that its result must be recorded
 /// under the key. Independent of today's rules: an earlier process may have stored it as durable.
-fn keeps(native: &Native, head: &Parts) -> bool {
+fn must_finish(native: &Native, head: &Parts) -> bool {
     native.hub.has_store() && head.headers.contains_key(IDEMPOTENCY_KEY)
 }
 
-/// Runs a publish to its end even if the client disconnects, if it `keeps` a result.
-fn to_its_end(
+/// Runs a publish to its end even if the client disconnects, if `must_finish`.
+fn run_to_end(
     publish: impl Future<Output = PublishOutcome> + Send + 'static,
-    keeps: bool,
-) -> UnderWay {
-    if !keeps {
+    must_finish: bool,
+) -> PublishFuture {
+    if !must_finish {
         return Box::pin(publish);
     }
     let publish = tokio::spawn(publish);
