@@ -32,7 +32,7 @@ words! {
         #[error("the credential is larger than 8 KiB")]
         TooLarge = "too_large",
         /// No key of that name, or no such API key.
-        #[error("no key that is trusted here has signed this, or it is not a known API key")]
+        #[error("not signed by a trusted key, and not a known API key")]
         UnknownKey = "unknown_key",
         /// The signature does not match the key.
         #[error("the signature is wrong")]
@@ -41,19 +41,19 @@ words! {
         #[error("the algorithm of the token is not that of its key")]
         Algorithm = "algorithm",
         /// The token has expired.
-        #[error("the token has expired: come back with a new one")]
+        #[error("the token has expired: send a new one")]
         Expired = "expired",
         /// Its `nbf` is in the future.
         #[error("the token is not valid yet")]
         NotYetValid = "not_yet_valid",
         /// The token's issuer is not trusted.
-        #[error("the issuer of the token (`iss`) is not trusted here")]
+        #[error("the issuer of the token (`iss`) is not trusted")]
         Issuer = "issuer",
         /// The token is for another audience.
         #[error("the token is for another audience (`aud`)")]
         Audience = "audience",
         /// A valid token without grants here.
-        #[error("the token grants nothing here")]
+        #[error("the token grants nothing on this hub")]
         NoGrants = "no_grants",
     }
 }

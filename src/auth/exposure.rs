@@ -18,7 +18,7 @@ pub enum Exposure {
 #[error(
     "{0} can be reached from other machines, and no credentials are configured: set \
      `auth.issuers`, `auth.api_keys` or `auth.signing_key`, listen on 127.0.0.1, or start with \
-     --insecure if everybody may publish, read and delete everything"
+     --insecure if every client may publish, read and delete everything"
 )]
 pub struct Exposed(pub SocketAddr);
 
@@ -27,7 +27,7 @@ impl Exposure {
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         (self == Self::Insecure).then_some(
-            "--insecure: this listener asks for no credentials; whoever reaches it may publish, \
+            "--insecure: this listener asks for no credentials; every client that reaches it may publish, \
              read, stop and delete everything",
         )
     }

@@ -74,7 +74,7 @@ pub enum InvalidGrants {
 
 /// A request for more than is granted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{operation}` on `{pattern}` goes beyond the grants of whoever asks")]
+#[error("`{operation}` on `{pattern}` is not covered by the grants of the caller")]
 pub struct NotCovered {
     /// The requested operation.
     pub operation: Operation,

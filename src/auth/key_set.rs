@@ -195,7 +195,7 @@ impl KeySet {
             }
             Err(error) => {
                 let url = &*remote.url;
-                tracing::warn!(url, error, "JWK set not renewed; the keys that are here stay");
+                tracing::warn!(url, error, "JWK set not renewed; the present keys stay in use");
             }
         }
     }

@@ -61,7 +61,9 @@ pub enum MintError {
     #[error("a token grants something: name a pattern to publish, subscribe, signal or admin")]
     NoGrants,
     /// No time to live, or the minter has expired.
-    #[error("a token lives for at least a second, and no longer than whoever asks for it")]
+    #[error(
+        "a token lives for at least a second, and no longer than the credential that asks for it"
+    )]
     NoTime,
     /// The subject is too long.
     #[error("a subject has at most {MAX_SUBJECT_BYTES} bytes")]

@@ -143,9 +143,9 @@ impl Config {
         let header = self.server.max_header_bytes.as_u64();
         let header_bounds = "must be between 8KiB and 1MiB";
         require((8 << 10..=1 << 20).contains(&header), "server.max_header_bytes", header_bounds);
-        let nobody = "needs `server.trusted_proxies`: nobody else may send a PROXY header";
-        let somebody = !self.server.proxy_protocol || !self.server.trusted_proxies.is_empty();
-        require(somebody, "server.proxy_protocol", nobody);
+        let needs_trust = "needs `server.trusted_proxies`: only they may send a PROXY header";
+        let has_trust = !self.server.proxy_protocol || !self.server.trusted_proxies.is_empty();
+        require(has_trust, "server.proxy_protocol", needs_trust);
         let half = "`tls.cert` and `tls.key` belong together: set both, or neither";
         let set = if self.tls.cert.as_os_str().is_empty() { "tls.key" } else { "tls.cert" };
         require(self.tls.is_whole(), set, half);

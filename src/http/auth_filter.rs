@@ -180,8 +180,8 @@ impl AuthFilter {
 
     fn foreign_origin(&self) -> Problem {
         self.0.metrics.refused(ORIGIN);
-        let detail = "this page may not do that: its origin is not in `cors.allow_origins`, or is \
-                      not said";
+        let detail = "this page may not do that: its origin is not in `cors.allow_origins`, or \
+                      is missing";
         Problem::new(ErrorCode::Forbidden, detail).with("reason", ORIGIN)
     }
 
@@ -368,7 +368,7 @@ impl Caller {
     ) -> Result<AccessLease, Problem> {
         let place = self.payer.subscribe().map_err(|limit| {
             self.filter.0.metrics.limit_hit(limit);
-            Problem::over_quota(limit, "as many streams are open as you may have")
+            Problem::over_quota(limit, "the maximum number of streams is open")
         })?;
         Ok(self.filter.issue(&self.principal, Right { operations, channels }, place))
     }

@@ -86,7 +86,7 @@ impl ErrorCode {
             Self::Draining => (S::SERVICE_UNAVAILABLE, true, "The hub is going down"),
             Self::EventTooLarge => (S::PAYLOAD_TOO_LARGE, false, "The event is too large"),
             Self::Forbidden => (S::FORBIDDEN, false, "Not granted"),
-            Self::GenerationOver => (S::CONFLICT, false, "Another generation was meant"),
+            Self::GenerationOver => (S::CONFLICT, false, "Not the present generation"),
             Self::HeadTooLarge => {
                 let status = S::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 (status, false, "The head is too large")
@@ -103,13 +103,15 @@ impl ErrorCode {
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, true, "A limit of the hub is reached"),
             Self::PayloadTooLarge => (S::PAYLOAD_TOO_LARGE, false, "The document is too large"),
             Self::PublishInProgress => (S::CONFLICT, true, "Another publish is under way"),
-            Self::QuotaExceeded => (S::TOO_MANY_REQUESTS, true, "As much as you may have"),
+            Self::QuotaExceeded => (S::TOO_MANY_REQUESTS, true, "A quota is used up"),
             Self::RateLimited => (S::TOO_MANY_REQUESTS, true, "Too many requests in a short time"),
             Self::RequestTimeout => (S::REQUEST_TIMEOUT, true, "The request did not end in time"),
             Self::StoreFailed => (S::SERVICE_UNAVAILABLE, true, "The store has failed"),
-            Self::StoreFull => (S::INSUFFICIENT_STORAGE, true, "The store has no room"),
+            Self::StoreFull => (S::INSUFFICIENT_STORAGE, true, "The store is full"),
             Self::Unauthenticated => (S::UNAUTHORIZED, false, "No valid credential"),
-            Self::UnsupportedMediaType => (S::UNSUPPORTED_MEDIA_TYPE, false, "Not in that form"),
+            Self::UnsupportedMediaType => {
+                (S::UNSUPPORTED_MEDIA_TYPE, false, "The form of the body is not supported")
+            }
         }
     }
 
@@ -159,7 +161,7 @@ impl Problem {
     /// Returns the problem of a method that the path does not have; `allow` lists its methods.
     #[must_use]
     pub fn method_not_allowed(allow: &str) -> Self {
-        let detail = format!("this path knows {allow}");
+        let detail = format!("this path has {allow}");
         Self::new(ErrorCode::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
     }
 
@@ -176,7 +178,7 @@ impl Problem {
     #[must_use]
     pub fn exceeded(exceeded: &Exceeded) -> Self {
         let seconds = exceeded.retry_after.as_secs_f64().ceil().max(1.0);
-        let detail = format!("`{}` is used up for now", exceeded.limit);
+        let detail = format!("`{}` is used up: retry later", exceeded.limit);
         let problem = Self::new(ErrorCode::RateLimited, detail).with("limit", exceeded.limit);
         problem.with_header(header::RETRY_AFTER, &format!("{seconds:.0}"))
     }
@@ -192,7 +194,7 @@ impl Problem {
     pub fn over(over: LeaseEnd) -> Self {
         let detail = match over {
             LeaseEnd::Expired => AuthError::Expired.to_string(),
-            LeaseEnd::Revoked => "what was shown is no longer trusted here".to_owned(),
+            LeaseEnd::Revoked => "the credential is no longer trusted".to_owned(),
         };
         let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", over.as_str());
         problem.with_header(header::WWW_AUTHENTICATE, &challenge(Some(over.as_str())))

@@ -79,7 +79,9 @@ fn recognise(name: &str, known: &[&'static str]) -> Result<Option<&'static str>,
     let Some((_, right)) = known.iter().filter_map(mistakes).min_by_key(|(count, _)| *count) else {
         return Ok(None);
     };
-    let detail = format!("there is no parameter `{name}`: `{right}` is meant, or another name");
+    let detail = format!(
+        "there is no parameter `{name}`: write `{right}`, or use a name that is not so close to it"
+    );
     Err(Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", name))
 }
 

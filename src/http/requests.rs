@@ -186,7 +186,7 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
         [] if !is_1_1 => {}
         [host] if is_host(host) => {}
         [host] => return Err(format!("`Host` is not a host: `{}`", host.escape_ascii())),
-        [] => return Err("there is no `Host`, which HTTP/1.1 asks for".into()),
+        [] => return Err("there is no `Host`, which HTTP/1.1 requires".into()),
         _ => return Err("there is more than one `Host`".into()),
     }
     let (codings, lengths) =
@@ -203,13 +203,13 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
             }
         }
         ([], _) => Err("there are several `Content-Length`, which differ".into()),
-        (_, [_, ..]) => Err("`Transfer-Encoding` and `Content-Length` cannot both be there".into()),
+        (_, [_, ..]) => {
+            Err("a request cannot have both `Transfer-Encoding` and `Content-Length`".into())
+        }
         ([coding], []) if is_1_1 && coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunks(Chunks::Size(0)))
         }
-        _ => {
-            Err("the one `Transfer-Encoding` that is taken is `chunked`, once, in HTTP/1.1".into())
-        }
+        _ => Err("the only valid `Transfer-Encoding` is `chunked`, once, in HTTP/1.1".into()),
     }
 }
 

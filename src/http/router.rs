@@ -103,8 +103,10 @@ impl Router {
     fn not_here(&self, path: &str) -> Problem {
         let elsewhere = self.elsewhere.as_ref();
         let detail = match elsewhere.filter(|elsewhere| elsewhere.paths.at(path).is_ok()) {
-            Some(elsewhere) => format!("this path is on {}, and not here", elsewhere.listener),
-            None => "no such path: see /openapi.yaml for those that are there".to_owned(),
+            Some(elsewhere) => {
+                format!("this path is on {}, and not on this one", elsewhere.listener)
+            }
+            None => "no such path: see /openapi.yaml for the paths".to_owned(),
         };
         Problem::new(ErrorCode::NotFound, detail)
     }
@@ -205,7 +207,7 @@ fn unreadable(request: &Request) -> Option<Problem> {
     let mut coded = codings.filter(|line| !line.split(',').all(|coding| plain(coding.trim())));
     if let Some(coded) = coded.next() {
         let detail = format!(
-            "`Content-Encoding: {}`: the hub takes bodies as they are, without compression",
+            "`Content-Encoding: {}`: the hub reads bodies without compression only",
             coded.escape_default()
         );
         let problem = Problem::new(ErrorCode::UnsupportedMediaType, detail);
@@ -215,7 +217,7 @@ fn unreadable(request: &Request) -> Option<Problem> {
     let multipart =
         kind.trim_start().get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
     multipart.then(|| {
-        let detail = "a `multipart` body is not taken apart: send the data of an event as the body \
+        let detail = "`multipart` bodies are not supported: send the data of an event as the body \
                       itself (`curl --data-binary @file`), several as NDJSON or an event stream";
         Problem::new(ErrorCode::UnsupportedMediaType, detail)
     })

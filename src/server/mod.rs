@@ -334,7 +334,7 @@ impl Server {
         tokio::select! {
             () = until => {}
             // They end with the hub, and not before it.
-            ended = tasks.join_next() => tracing::error!(?ended, "a part of the hub has ended"),
+            ended = tasks.join_next() => tracing::error!(?ended, "a task has ended early"),
         }
         drain(&ingest, &egress, &hooks, &shutdown, config.drain.window).await;
         // Waits until the listeners are closed, so that the next process finds the ports free.

@@ -267,7 +267,7 @@ fn close(text: &str, query: &Query) -> Result<Closing, Problem> {
     let reason = query.get("reason");
     let state = match text {
         "auto" if reason.is_some() => {
-            let right = "expected another with `reason`: here the events say why";
+            let right = "expected another value with `reason`: with `auto`, the events say why";
             return Err(Problem::parameter("close", text, right));
         }
         "auto" => return Ok(Closing::Auto),

@@ -143,7 +143,8 @@ async fn open(
 fn accepted(headers: &HeaderMap) -> Result<&'static str, Problem> {
     let offers: Vec<_> = [sse::MEDIA_TYPE].into_iter().chain(NDJSON).chain([JSON]).collect();
     negotiate(headers, &offers).ok_or_else(|| {
-        let detail = format!("offered are {}, {} and {JSON}", sse::MEDIA_TYPE, NDJSON[0]);
+        let detail =
+            format!("the available types are {}, {} and {JSON}", sse::MEDIA_TYPE, NDJSON[0]);
         Problem::new(ErrorCode::NotAcceptable, detail)
     })
 }
