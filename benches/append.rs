@@ -34,7 +34,8 @@ fn events(count: usize) -> Vec<NewEvent> {
 }
 
 fn append(group: &mut BenchmarkGroup<'_, WallTime>, id: &str, hub: &Hub, count: usize) {
-    let (channel, events) = (name(0), events(count));
+    let channel = name(0);
+    let events = events(count);
     group.throughput(Throughput::Elements(count as u64));
     group.bench_function(id, |bencher| {
         bencher.iter(|| hub.append(black_box(&channel), black_box(&events), None).unwrap());
@@ -66,7 +67,8 @@ fn one_channel(group: &mut BenchmarkGroup<'_, WallTime>) {
 
 /// One event to each of many channels in turn.
 fn many_channels(group: &mut BenchmarkGroup<'_, WallTime>) {
-    let (hub, events) = (hub(), events(1));
+    let hub = hub();
+    let events = events(1);
     let names: Vec<_> = (0..CHANNELS).map(name).collect();
     for name in &names {
         hub.append(name, &events, None).unwrap();

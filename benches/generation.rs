@@ -80,7 +80,8 @@ fn merge(criterion: &mut Criterion) {
     for (name, format, events) in streams() {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let (mut open, mut merged) = (None::<Merge>, 0);
+                let mut open = None::<Merge>;
+                let mut merged = 0;
                 for data in &events {
                     let data = black_box(data);
                     if open.as_mut().is_some_and(|open| open.try_add(None, data)) {

@@ -104,7 +104,9 @@ impl Hall {
         let text = |number| format!("token {number:4} of what somebody has to say");
         let event = |number| NewEvent { event_type: None, data: text(number).into() };
         let events = (0..pending).map(event).collect();
-        let (readers, frames, expected) = (Some(readers), Vec::new(), 0);
+        let readers = Some(readers);
+        let frames = Vec::new();
+        let expected = 0;
         Self { hub, channel, events, audience, tally, expected, frames, readers, _egress: egress }
     }
 
@@ -116,7 +118,8 @@ impl Hall {
         self.frames.clear();
         for (offset, event) in (first..).zip(&self.events) {
             let id = self.hub.position(Offset(offset)).to_string();
-            let (id, data) = (Some(id.as_str()), event.data.as_bytes());
+            let id = Some(id.as_str());
+            let data = event.data.as_bytes();
             sse::encode(&mut self.frames, &sse::Text { id, event_type: None, data });
         }
         self.expected += (self.frames.len() * self.audience) as u64;
@@ -168,7 +171,8 @@ fn seat(hub: &Hub, egress: &Egress, channel: &ChannelName, audience: usize) -> V
 /// Reads the head and the first chunk, which ends with a blank line.
 fn read_opening(near: &mut std::net::TcpStream) {
     near.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (mut seen, mut piece) = (Vec::new(), [0; 1024]);
+    let mut seen = Vec::new();
+    let mut piece = [0; 1024];
     while !seen.ends_with(b"\n\n\r\n") {
         let count = near.read(&mut piece).expect("the first chunk");
         assert!(count > 0, "the shard hung up");

@@ -187,7 +187,8 @@ fn links(text: &str) -> Vec<String> {
 
 #[test]
 fn every_link_leads_to_a_file_and_to_a_heading_that_are_there() {
-    let (mut count, mut broken) = (0, Vec::new());
+    let mut count = 0;
+    let mut broken = Vec::new();
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
         for link in links(&text).iter().filter(|link| !link.contains("://")) {

@@ -318,7 +318,8 @@ fn what_a_publisher_has_sent_and_is_published_takes_no_memory_of_its_stream() {
     let _alone = ALONE.lock();
     let large = format!("data: {}\n\n", "u".repeat(500_000));
     let lines = "{\"channel\":\"u\",\"data\":0}\n".repeat(2000);
-    let (stream, ndjson) = ("text/event-stream", "application/x-ndjson");
+    let stream = "text/event-stream";
+    let ndjson = "application/x-ndjson";
     for (to, kind, body, events) in [
         ("/v1/channels/u", stream, large, 1),
         ("/v1/channels/u", stream, "data:\n\n".repeat(4000), 4000),

@@ -53,7 +53,8 @@ struct Hub {
 impl Hub {
     fn start(settings: &[(&str, &str)]) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (addr, admin) = (free(), free());
+        let addr = free();
+        let admin = free();
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
             .envs(settings.iter().copied())
@@ -231,7 +232,8 @@ async fn handshakes(way: &Way, what: &str, table: &mut String) {
 async fn what_a_subscriber_costs() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let cert = folder.path().join("cert.pem");
+    let key = folder.path().join("key.pem");
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let files = [

@@ -131,7 +131,8 @@ async fn metrics(admin: Admin, _: Request, _: Caller) -> Result<Response, Proble
 
 async fn list(admin: Admin, request: Request, _: Caller) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["prefix", "after", "limit"])?;
-    let (prefix, after) = (query.get("prefix"), query.get("after"));
+    let prefix = query.get("prefix");
+    let after = query.get("after");
     let limit = query.limit(DEFAULT_LISTED_CHANNELS, MAX_LISTED_CHANNELS)?;
     let channels = admin.hub.list(prefix.unwrap_or_default(), after.unwrap_or_default(), limit);
     let next = channels.last().filter(|_| channels.len() == limit);

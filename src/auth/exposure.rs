@@ -27,8 +27,8 @@ impl Exposure {
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         (self == Self::Insecure).then_some(
-            "--insecure: this listener asks for no credentials; every client that reaches it may publish, \
-             read, stop and delete everything",
+            "--insecure: this listener asks for no credentials; every client that reaches it may \
+             publish, read, stop and delete everything",
         )
     }
 

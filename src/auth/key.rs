@@ -228,7 +228,8 @@ impl Key {
     /// Returns whether the key has signed this message.
     pub(super) fn verifies(&self, message: &str, signature: &str) -> bool {
         if let Some(algorithm) = self.algorithm.known() {
-            let (message, key) = (message.as_bytes(), &self.verifier);
+            let message = message.as_bytes();
+            let key = &self.verifier;
             return jsonwebtoken::crypto::verify(signature, message, key, algorithm)
                 .unwrap_or(false);
         }

@@ -164,7 +164,8 @@ impl KeySet {
             return None;
         }
         progress.tried = Some(now);
-        let (set, fetcher) = (Arc::downgrade(self), fetcher.clone());
+        let set = Arc::downgrade(self);
+        let fetcher = fetcher.clone();
         let url = self.remote.as_ref()?.url.clone();
         let flight = async move {
             let answer = fetcher.fetch(&url, MAX_KEY_SET_BYTES).await;

@@ -149,14 +149,18 @@ impl Minter {
         let seconds = |time: SystemTime| {
             time.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
         };
-        let (iat, exp) = (seconds(now), seconds(expires));
+        let iat = seconds(now);
+        let exp = seconds(expires);
         if exp <= iat {
             return Err(MintError::NoTime);
         }
         let mut id = [0; 12];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| MintError::Signing)?;
         let jti = URL_SAFE_NO_PAD.encode(id);
-        let (iss, aud, sub, fanfare) = (ISSUER, ISSUER, subject, grants);
+        let iss = ISSUER;
+        let aud = ISSUER;
+        let sub = subject;
+        let fanfare = grants;
         let claims = Claims { iss, aud, sub, iat, exp, jti, by, fanfare };
         let token = jsonwebtoken::encode(&Header::default(), &claims, &self.key)
             .map_err(|_| MintError::Signing)?;

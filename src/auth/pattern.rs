@@ -81,7 +81,8 @@ mod tests {
             ("team-a/**", "team-ab/x", false),
         ] {
             let pattern = |text: &str| text.parse::<ChannelPattern>().unwrap();
-            let (one, other) = (pattern(outer), pattern(inner));
+            let one = pattern(outer);
+            let other = pattern(inner);
             assert_eq!(one.contains(&other), contained, "{inner} within {outer}");
         }
     }

@@ -37,7 +37,8 @@ impl<'a> Token<'a> {
         }
         let (message, signature) = text.rsplit_once('.').ok_or(AuthError::Malformed)?;
         let (header, claims) = message.split_once('.').ok_or(AuthError::Malformed)?;
-        let (header, claims) = (object(header)?, object(claims)?);
+        let header = object(header)?;
+        let claims = object(claims)?;
         // A header listed in `crit` must be understood, and the hub understands none.
         if header.contains_key("crit") {
             return Err(AuthError::Malformed);

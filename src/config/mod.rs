@@ -94,7 +94,8 @@ impl Config {
     #[must_use]
     pub fn beyond_reload(&self, other: &Self) -> Vec<String> {
         let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
-        let (before, after) = (table(self), table(other));
+        let before = table(self);
+        let after = table(other);
         let mut found = Vec::new();
         for (section, settings) in before.iter().filter(|(name, _)| !is_reloaded(name)) {
             for (key, value) in settings.as_table().into_iter().flatten() {

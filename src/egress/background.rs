@@ -242,7 +242,8 @@ mod tests {
         for turns in &mut gone {
             assert!(turns.poll_turn(&cx).is_pending());
         }
-        let (log, mut last) = (Log::default(), gone.pop());
+        let log = Log::default();
+        let mut last = gone.pop();
         // The first was granted its turn, the second waits.
         yield_now().await;
         drop(gone);

@@ -137,7 +137,8 @@ impl StreamFormat {
         match self {
             Self::EventStream | Self::Envelopes => push_over(over, retry, out),
             Self::Ndjson | Self::NdjsonEnvelopes => {
-                let (event, data) = (Some(UNAUTHENTICATED), over_data(over).into());
+                let event = Some(UNAUTHENTICATED);
+                let data = over_data(over).into();
                 let time = rfc3339(now());
                 push_json(&JsonRecord { channel: None, id: None, event, data, time }, out);
                 out.push(b'\n');
@@ -251,7 +252,8 @@ fn render_text(
 fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8>) {
     if frame.event_type() == Some(END) {
         // The other channels continue: the delay after this end is not the connection's.
-        let (id, data) = (Some(frame.id()), frame.data());
+        let id = Some(frame.id());
+        let data = frame.data();
         let data = data.as_bytes();
         return sse::event_text(out, &Text { id, event_type: Some(END), data });
     }
@@ -261,7 +263,9 @@ fn push_envelope(channel: &str, frame: Frame<'_>, entry: Entry, out: &mut Vec<u8
 }
 
 fn record<'a>(channel: Option<&'a str>, frame: Frame<'a>, entry: Entry) -> JsonRecord<'a> {
-    let (event, data, time) = (frame.event_type(), frame.data(), rfc3339(entry.time.wall));
+    let event = frame.event_type();
+    let data = frame.data();
+    let time = rfc3339(entry.time.wall);
     JsonRecord { channel, id: None, event, data, time }
 }
 
@@ -302,12 +306,14 @@ impl<'a> Notice<'a> {
     }
 
     fn of_snapshot(snapshot: &'a Snapshot, position: &Position) -> Self {
-        let (id, data) = (position.to_string(), Cow::Borrowed(&*snapshot.data));
+        let id = position.to_string();
+        let data = Cow::Borrowed(&*snapshot.data);
         Self { channel: None, id, event_type: SNAPSHOT, data }
     }
 
     fn push_text(&self, out: &mut Vec<u8>) {
-        let (event_type, data) = (Some(self.event_type), self.data.as_bytes());
+        let event_type = Some(self.event_type);
+        let data = self.data.as_bytes();
         sse::event_text(out, &Text { id: Some(&self.id), event_type, data });
     }
 

@@ -75,12 +75,14 @@ impl Egress {
         hub: &Hub,
         on_detach: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let (config, metrics) = (Arc::new(config), hub.metrics().clone());
+        let config = Arc::new(config);
+        let metrics = hub.metrics().clone();
         let most = usize::try_from(config.max_unwritten.as_u64()).unwrap_or(usize::MAX);
         let unwritten = Arc::new(Budget::new(most));
         let reaper = Reaper::new(config.clone(), metrics.clone(), unwritten.clone());
         let shards = Arc::new(Shards::start(hub, &config, Arc::new(on_detach))?);
-        let (reaper, feeds) = (Arc::new(reaper), Arc::default());
+        let reaper = Arc::new(reaper);
+        let feeds = Arc::default();
         let clock = hub.clock().clone();
         Ok(Self { config, metrics, reaper, shards, feeds, unwritten, clock })
     }

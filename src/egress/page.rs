@@ -33,7 +33,9 @@ pub async fn page(
     let mut enough = pin!(enough);
     let next = subscription.start().to_string();
     let mut page = Page { events: Vec::new(), next, state: None };
-    let (mut bytes, mut paid, mut turns) = (0, MAX_PIECE_BYTES, Turns::here());
+    let mut bytes = 0;
+    let mut paid = MAX_PIECE_BYTES;
+    let mut turns = Turns::here();
     subscription.read_at_most(MAX_PIECE_BYTES);
     while page.events.len() < limit && bytes < MAX_PAGE_BYTES {
         if bytes >= paid {

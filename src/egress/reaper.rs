@@ -76,8 +76,10 @@ pub(super) struct WatchGuard {
 
 impl Reaper {
     pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>, unwritten: Arc<Budget>) -> Self {
-        let (watched, links) = (Mutex::default(), Mutex::default());
-        let (began, drain) = (Instant::now(), Mutex::default());
+        let watched = Mutex::default();
+        let links = Mutex::default();
+        let began = Instant::now();
+        let drain = Mutex::default();
         Self { config, metrics, began, watched, links, drain, unwritten }
     }
 

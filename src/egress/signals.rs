@@ -73,8 +73,9 @@ impl Egress {
         let config = self.config.clone();
         let filling = Feed { channel, pieces, link, viewers: None, config };
         let filling = filling.run(producer, heartbeat);
-        let (reaper, config, counted) =
-            (self.reaper.clone(), self.config.clone(), self.feeds.0.clone());
+        let reaper = self.reaper.clone();
+        let config = self.config.clone();
+        let counted = self.feeds.0.clone();
         let late = reaper.draining().map(|drain| drain.late_moment());
         let leaving = async move {
             draining.await;
@@ -168,7 +169,8 @@ impl Feed {
     }
 
     async fn send_stop(&self, end: &End) -> Result<(), Gone> {
-        let (channel, reason) = (self.channel.as_str(), end.reason.as_deref());
+        let channel = self.channel.as_str();
+        let reason = end.reason.as_deref();
         let data = json(&StopData { channel, signal: "stop", reason, time: rfc3339(now()) });
         self.say("stop", &data).await
     }
@@ -185,7 +187,8 @@ impl Feed {
 }
 
 fn push_event(event_type: &str, data: &str, out: &mut Vec<u8>) {
-    let (event_type, data) = (Some(event_type), data.as_bytes());
+    let event_type = Some(event_type);
+    let data = data.as_bytes();
     sse::event_text(out, &sse::Text { id: None, event_type, data });
 }
 

@@ -123,9 +123,11 @@ impl EventStream {
         coalesce: Coalesce,
         watch: WatchGuard,
     ) -> Self {
-        let (bare, window) =
-            (Bare::new(format == StreamFormat::BareLines), CoalescingWindow::new(coalesce));
-        let (turns, state, breaking) = (None, StreamState::Opening, None);
+        let bare = Bare::new(format == StreamFormat::BareLines);
+        let window = CoalescingWindow::new(coalesce);
+        let turns = None;
+        let state = StreamState::Opening;
+        let breaking = None;
         Self { egress, subscription, format, bare, window, watch, turns, state, breaking }
     }
 
@@ -205,7 +207,8 @@ impl EventStream {
     /// heartbeat is sent instead.
     fn open(&mut self, piece: &mut BodyPiece) {
         self.state = StreamState::Replay;
-        let (opening, start) = (self.subscription.opening(), self.subscription.start());
+        let opening = self.subscription.opening();
+        let start = self.subscription.start();
         self.format.push_opening(&self.egress.config, opening, start, &mut piece.bytes);
     }
 
@@ -270,7 +273,8 @@ impl EventStream {
     fn close(&mut self, piece: &mut BodyPiece) {
         self.state = StreamState::Over;
         if let Some(reason) = self.subscription.control().ended() {
-            let (config, drain) = (&self.egress.config, self.watch.draining());
+            let config = &self.egress.config;
+            let drain = self.watch.draining();
             self.format.push_end(config, reason, drain.as_ref(), &mut piece.bytes);
         }
     }

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn each_message_has_an_id_of_its_own() {
-        let (one, other) = (HookMessage::new(&ended()), HookMessage::new(&ended()));
+        let one = HookMessage::new(&ended());
+        let other = HookMessage::new(&ended());
         assert_ne!(one.id, other.id);
         assert!(one.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
     }

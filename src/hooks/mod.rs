@@ -134,7 +134,8 @@ impl Hooks {
     }
 
     fn employ(&self, hook: Hook, secret: Option<HookSecret>, client: &Client) -> Arc<Worker> {
-        let (metrics, shutdown) = (self.hub.metrics().clone(), self.shutdown.clone());
+        let metrics = self.hub.metrics().clone();
+        let shutdown = self.shutdown.clone();
         Worker::start((hook, secret), client.clone(), metrics, shutdown, &self.runtime)
     }
 

@@ -152,7 +152,8 @@ impl Worker {
                     return self.give_up(message, attempt, &error);
                 }
                 Err(error) => {
-                    let (host, channel) = (self.hook.url.host(), message.channel.as_str());
+                    let host = self.hook.url.host();
+                    let channel = message.channel.as_str();
                     tracing::debug!(host, channel, attempt, %error, "a hook is tried again");
                 }
             }
@@ -195,8 +196,10 @@ impl Worker {
     }
 
     fn give_up(&self, message: &HookMessage, attempts: u32, error: &CallError) {
-        let (host, channel) = (self.hook.url.host(), message.channel.as_str());
-        let (pattern, id) = (self.hook.pattern.as_str(), message.id.as_str());
+        let host = self.hook.url.host();
+        let channel = message.channel.as_str();
+        let pattern = self.hook.pattern.as_str();
+        let id = message.id.as_str();
         tracing::warn!(pattern, host, channel, id, attempts, %error, "a hook was given up");
         self.metrics.hook_failed();
     }

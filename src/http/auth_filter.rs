@@ -279,7 +279,8 @@ fn name_of(principal: &Principal, address: IpAddr) -> Arc<str> {
 impl AdmittedStream {
     fn is_still_admitted(&self, authenticator: &Authenticator, now: SystemTime) -> bool {
         let Ok(principal) = authenticator.recheck(&self.principal, now) else { return false };
-        let (now, then) = (&principal.grants, &self.principal.grants);
+        let now = &principal.grants;
+        let then = &self.principal.grants;
         let Right { operations, channels } = &self.by;
         if channels.is_empty() {
             // It may concern any channel that was granted, so all grants must still hold.

@@ -97,7 +97,8 @@ async fn accept(
     let Some(tls) = serving.tls.clone() else {
         let http2 = with_deadline(deadline, is_http2(&tcp)).await?;
         let mut socket = ProgressIo::new(tcp);
-        let (origin, link) = (Origin { peer, secure: false }, serving.egress.link(socket.tcp()));
+        let origin = Origin { peer, secure: false };
+        let link = serving.egress.link(socket.tcp());
         socket.track(link.clone());
         // Boxed: a connection that has not sent anything yet needs no room for it.
         let context = ConnectionContext { origin, link, serving, deadline };
@@ -107,7 +108,8 @@ async fn accept(
     Box::pin(async move {
         let mut stream = with_deadline(deadline, tls.accept(ProgressIo::new(tcp))).await?;
         let http2 = tls::is_http2(&stream);
-        let (origin, link) = (Origin { peer, secure: true }, serving.egress.link(stream.tcp()));
+        let origin = Origin { peer, secure: true };
+        let link = serving.egress.link(stream.tcp());
         stream.get_mut().0.track(link.clone());
         Ok(serve_connection(stream, ConnectionContext { origin, link, serving, deadline }, http2)
             .await)
@@ -184,8 +186,10 @@ async fn serve_http1<W: Transport>(
     io: TokioIo<RequestReader<W>>,
     context: ConnectionContext,
 ) -> hyper::Result<ConnectionOutcome> {
-    let (link, shutdown) = (context.link.clone(), context.serving.shutdown.clone());
-    let (config, cors) = (context.serving.config.clone(), context.serving.cors.clone());
+    let link = context.link.clone();
+    let shutdown = context.serving.shutdown.clone();
+    let config = context.serving.config.clone();
+    let cors = context.serving.cors.clone();
     // A shard can write only to a plain socket.
     let handoff = context.serving.tls.is_none().then(|| Arc::new(Handoff::new()));
     let max_header = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
@@ -263,13 +267,15 @@ async fn serve_http2<W: Transport>(
     io: TokioIo<W>,
     context: ConnectionContext,
 ) -> hyper::Result<ConnectionOutcome> {
-    let (link, shutdown) = (context.link.clone(), context.serving.shutdown.clone());
+    let link = context.link.clone();
+    let shutdown = context.serving.shutdown.clone();
     let deadline = context.deadline;
     let builder = http2::builder(&context.serving.config);
     let asked = Arc::new(AtomicBool::new(false));
     let service = http2_service(Arc::new(RequestService::new(context)), asked.clone());
     let mut connection = builder.serve_connection(io, service);
-    let (mut told, mut looked) = (false, false);
+    let mut told = false;
+    let mut looked = false;
     let mut first = pin!(sleep_until(deadline));
     loop {
         tokio::select! {

@@ -28,7 +28,8 @@ pub fn parse_object<T: DeserializeOwned>(document: &[u8], right: &str) -> Result
     }
     serde_path_to_error::deserialize(Given::exact(&value)).map_err(|error| {
         let path = error.path().to_string();
-        let (path, wrong) = (excerpt(&path), error.inner());
+        let path = excerpt(&path);
+        let wrong = error.inner();
         if let Wrong::Key { .. } = wrong {
             return problem(format!("{wrong}. Write {right}")).with("parameter", path);
         }

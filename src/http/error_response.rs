@@ -81,7 +81,8 @@ impl Problem {
 fn stream_of(problem: &Problem, retry_after: u64) -> Response {
     // Spread, so that clients that were refused together do not reconnect together.
     let delay = Duration::from_secs(retry_after).mul_f64(0.75 + 0.5 * fastrand::f64());
-    let (code, detail) = (problem.code().as_str(), problem.detail());
+    let code = problem.code().as_str();
+    let detail = problem.detail();
     let data = json!({"code": code, "detail": detail, "retry_after": retry_after}).to_string();
     let mut text = Vec::new();
     sse::retry(&mut text, delay);

@@ -58,7 +58,8 @@ impl Listener {
         metrics: Arc<Metrics>,
     ) -> Self {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        let (outlived, reserve) = (false, reserve());
+        let outlived = false;
+        let reserve = reserve();
         Self { tcp, serving, limit, quotas, metrics, refusals, workers, outlived, reserve }
     }
 
@@ -79,7 +80,8 @@ impl Listener {
 
     /// Accepts until the hub stops; from a socket that outlives it, until the drain begins.
     pub async fn run(mut self) {
-        let (shutdown, outlived) = (self.serving.shutdown.clone(), self.outlived);
+        let shutdown = self.serving.shutdown.clone();
+        let outlived = self.outlived;
         let mut over = pin!(async move {
             if outlived { shutdown.draining().await } else { shutdown.stopping().await }
         });

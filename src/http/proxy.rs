@@ -219,7 +219,8 @@ impl Hop {
 
     /// Parses one `forwarded-element`: pairs of a name and a token or a quoted string.
     fn forwarded(element: &str) -> Result<Self, Malformed> {
-        let (mut of, mut secure) = (None, None);
+        let mut of = None;
+        let mut secure = None;
         for pair in element.split(';') {
             let (name, value) = pair.trim().split_once('=').ok_or(Malformed)?;
             let value = unquoted(value)?;

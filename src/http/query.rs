@@ -28,7 +28,8 @@ impl Query {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         for pair in pairs {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+            let name = decode(name)?;
+            let value = decode(value)?;
             if let Some(name) = recognise(&name, known)? {
                 parameters.push((name, value));
             }
@@ -70,7 +71,8 @@ fn recognise(name: &str, known: &[&'static str]) -> Result<Option<&'static str>,
         return Ok(Some(LAST_EVENT_ID));
     }
     let mistakes = |known: &&'static str| {
-        let (right, most) = (self::plain(known), mistakes_in(known));
+        let right = self::plain(known);
+        let most = mistakes_in(known);
         // The distance is computed only if the lengths allow it.
         let near = right.len().abs_diff(plain.len()) <= most;
         let mistakes = near.then(|| strsim::osa_distance(&plain, &right))?;

@@ -92,8 +92,12 @@ enum Chunks {
 impl<W> RequestReader<W> {
     pub(super) fn new(transport: W, link: Arc<Link>, config: &Config) -> Self {
         let max_head = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
-        let (held, cleared, ended, refusal) = (BytesMut::new(), 0, false, None);
-        let (place, max_headers) = (Framing::Head, config.max_headers);
+        let held = BytesMut::new();
+        let cleared = 0;
+        let ended = false;
+        let refusal = None;
+        let place = Framing::Head;
+        let max_headers = config.max_headers;
         Self { transport, link, max_head, max_headers, place, held, cleared, ended, refusal }
     }
 
@@ -189,8 +193,8 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
         [] => return Err("there is no `Host`, which HTTP/1.1 requires".into()),
         _ => return Err("there is more than one `Host`".into()),
     }
-    let (codings, lengths) =
-        (values(request.headers, "transfer-encoding"), values(request.headers, "content-length"));
+    let codings = values(request.headers, "transfer-encoding");
+    let lengths = values(request.headers, "content-length");
     match (codings.as_slice(), lengths.as_slice()) {
         ([], []) => Ok(Framing::Head),
         ([], [length, more @ ..]) if more.iter().all(|other| other == length) => {
@@ -431,7 +435,8 @@ async fn say(
     }
     transport.write_all(&bytes).await?;
     transport.shutdown().await?;
-    let (mut read, mut scratch) = (0, vec![0; 4 * 1024]);
+    let mut read = 0;
+    let mut scratch = vec![0; 4 * 1024];
     while read < most {
         match transport.read(&mut scratch).await? {
             0 => break,

@@ -30,8 +30,10 @@ pub(super) struct Handoff {
 
 impl Handoff {
     pub(super) fn new() -> Self {
-        let (response, left) = (Mutex::new(None), Notify::new());
-        let (used, closes) = (AtomicBool::new(false), AtomicBool::new(false));
+        let response = Mutex::new(None);
+        let left = Notify::new();
+        let used = AtomicBool::new(false);
+        let closes = AtomicBool::new(false);
         Self { used, closes, response, left }
     }
 

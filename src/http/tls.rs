@@ -196,7 +196,8 @@ pub(super) fn is_http2(stream: &TlsStream<ProgressIo>) -> bool {
 }
 
 fn read(config: &Config, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let (cert, key) = (bytes("tls.cert", &config.cert)?, bytes("tls.key", &config.key)?);
+    let cert = bytes("tls.cert", &config.cert)?;
+    let key = bytes("tls.key", &config.key)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert).collect();
     let some =
         |chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) };

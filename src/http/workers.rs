@@ -41,7 +41,8 @@ impl Workers {
             0 => std::thread::available_parallelism()?.get(),
             count => count,
         };
-        let (handles, threads) = (Vec::new(), Vec::new());
+        let handles = Vec::new();
+        let threads = Vec::new();
         let stop = CancellationToken::new();
         let mut pool = Pool { handles, next: AtomicUsize::new(0), stop, threads };
         for number in 0..count {

@@ -89,7 +89,8 @@ impl Reloader {
             return Err(Reload::Restart);
         }
         let beyond = self.started_with.beyond_reload(config);
-        let (reloader, config) = (self.clone(), config.clone());
+        let reloader = self.clone();
+        let config = config.clone();
         // Files may be slow, and may hang on a network.
         let read = tokio::task::spawn_blocking(move || reloader.exchange(&config));
         read.await.unwrap_or(Ok(()))?;

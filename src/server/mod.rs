@@ -140,7 +140,9 @@ pub fn check_store(config: &Config) -> Result<(), StartError> {
     if !config.store.is_on() {
         return Ok(());
     }
-    let (read, write, enter) = (Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK);
+    let read = Access::READ_OK;
+    let write = Access::WRITE_OK;
+    let enter = Access::EXEC_OK;
     let path = config.store.path.as_path();
     let there = nearest_existing(path);
     if !there.is_dir() {
@@ -246,7 +248,8 @@ impl Server {
         }
         let store = store.map(|(disk, _)| disk);
         let limit = || ConnectionLimit::new(config.server.max_connections, metrics.clone());
-        let (public_limit, admin_limit) = (limit(), limit());
+        let public_limit = limit();
+        let admin_limit = limit();
         let departed = public_limit.clone();
         let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.release())
             .map_err(StartError::Shards)?;
@@ -258,11 +261,15 @@ impl Server {
             .map_err(StartError::Workers)?;
         let http = Arc::new(config.server.clone());
         let (public_socket, admin_socket) = sockets::open(&config, inherited)?;
-        let (addr, admin_addr) = (public_socket.addr, admin_socket.addr);
+        let addr = public_socket.addr;
+        let admin_addr = admin_socket.addr;
         let listener = |tcp, app, limit, (tls, proxies, cors)| {
-            let (config, shutdown, egress) = (http.clone(), shutdown.clone(), egress.clone());
+            let config = http.clone();
+            let shutdown = shutdown.clone();
+            let egress = egress.clone();
             let serving = Serving { app, config, shutdown, egress, tls, proxies, cors };
-            let (workers, metrics) = (workers.clone(), metrics.clone());
+            let workers = workers.clone();
+            let metrics = metrics.clone();
             let quotas = quotas.clone();
             Listener::new(tcp, serving, workers, limit, quotas, metrics)
         };
@@ -363,7 +370,8 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Recove
 }
 
 fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Recovered)>) -> Hub {
-    let (mut channels, metrics) = (config.channels.clone(), metrics.clone());
+    let mut channels = config.channels.clone();
+    let metrics = metrics.clone();
     channels.end_reconnect_delay = config.subscribers.end_reconnect_delay;
     channels.clock = config.clock.clone();
     match store {
@@ -407,7 +415,9 @@ fn apps(cors: &Cors, parts: Parts<'_>, auth_filter: &AuthFilter) -> Result<(App,
 /// Returns every route of the public and of the admin listener.
 fn routes(parts: Parts<'_>) -> (Vec<Route>, Vec<Route>) {
     let Parts { hub, ingest, egress, shutdown } = parts;
-    let (hub, ingest, egress) = (hub.clone(), ingest.clone(), egress.clone());
+    let hub = hub.clone();
+    let ingest = ingest.clone();
+    let egress = egress.clone();
     let admin = Admin { hub: hub.clone(), shutdown: shutdown.clone() };
     let native = Native { hub, ingest, egress, shutdown: shutdown.clone() };
     let with_common = |mut routes: Vec<Route>| {
@@ -426,7 +436,8 @@ async fn drain(
     window: Duration,
 ) {
     let ends = Instant::now() + window;
-    let (subscriptions, publishes) = (egress.active(), ingest.active());
+    let subscriptions = egress.active();
+    let publishes = ingest.active();
     tracing::info!(subscriptions, publishes, ?window, "draining");
     // In this order: tasks that react to the drain read their moments, which must exist.
     egress.drain(window);
@@ -473,7 +484,9 @@ mod tests {
         let ingest = Ingest::new(hub.clone(), crate::ingest::Config::default());
         let egress = Egress::new(crate::egress::Config::default(), &hub, || {}).unwrap();
         let (public, admin) = {
-            let (hub, ingest, egress) = (&hub, &ingest, &egress);
+            let hub = &hub;
+            let ingest = &ingest;
+            let egress = &egress;
             routes(Parts { hub, ingest, egress, shutdown: &Shutdown::default() })
         };
         let routes = public.into_iter().chain(admin).filter(|route| !route.path.ends_with('/'));

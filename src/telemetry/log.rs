@@ -85,7 +85,8 @@ fn level(name: &str) -> Result<LevelFilter, InvalidLevel> {
 
 fn known_target(target: &str) -> Result<&str, InvalidLevel> {
     let mut path = target.split("::");
-    let (name, module) = (path.next().unwrap_or_default(), path.next());
+    let name = path.next().unwrap_or_default();
+    let module = path.next();
     let declared = |module| MODULES.lines().any(|line| line == format!("pub mod {module};"));
     let known = match module {
         Some(module) if name == "fanfare" => declared(module),

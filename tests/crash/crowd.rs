@@ -59,7 +59,8 @@ struct Tally {
 async fn follow(addr: SocketAddr, start: Seen, from: u64, tally: Arc<Tally>) -> u64 {
     let path = format!("/v1/channels/{CHANNEL}");
     let (epoch, mut last) = halves(&start.id);
-    let (mut last_id, mut expected) = (start.id.clone(), from);
+    let mut last_id = start.id.clone();
+    let mut expected = from;
     loop {
         let opened = Stream::open(addr, &path, Some(&last_id), None).await;
         let mut stream = opened.expect("a connection").expect("a stream, and not its end");
@@ -136,7 +137,9 @@ async fn many_reconnect_far_behind_while_publishing_continues() {
     let log = fill(&hub).await;
     hub.restart();
 
-    let (addr, tally, begun) = (hub.addr(), Arc::new(Tally::default()), Instant::now());
+    let addr = hub.addr();
+    let tally = Arc::new(Tally::default());
+    let begun = Instant::now();
     let publisher = tokio::spawn(publish(addr, Arc::clone(&tally)));
     let subscribers: Vec<_> = (0..SUBSCRIBERS as u64)
         .map(|subscriber| {
@@ -147,7 +150,8 @@ async fn many_reconnect_far_behind_while_publishing_continues() {
         })
         .collect();
 
-    let (done, mut highest) = (Arc::new(AtomicBool::new(false)), 0);
+    let done = Arc::new(AtomicBool::new(false));
+    let mut highest = 0;
     let all = {
         let done = Arc::clone(&done);
         tokio::spawn(async move {

@@ -112,7 +112,8 @@ impl Whole {
 
     /// Reads all pages of a channel, from the first on.
     async fn pages(&self, hub: &Hub, channel: &str, what: &str) -> Vec<Step> {
-        let (mut client, mut steps) = (Client::new(hub.addr()), Vec::<Step>::new());
+        let mut client = Client::new(hub.addr());
+        let mut steps = Vec::<Step>::new();
         let mut from = "from=earliest".to_owned();
         loop {
             let path = format!("/v1/channels/{channel}?{from}&limit=50");
@@ -142,7 +143,9 @@ impl Whole {
                 text: "fresh".to_owned(),
             };
             let mut all = stored.iter().chain([&last]).enumerate();
-            let (mut gaps, mut begun, mut end) = (0, false, None);
+            let mut gaps = 0;
+            let mut begun = false;
+            let mut end = None;
             for step in steps.iter().filter(|step| step.channel == *channel) {
                 let Some(text) = &step.text else {
                     gaps += 1;
@@ -355,7 +358,8 @@ fn blocks(bytes: &[u8]) -> Vec<Range<usize>> {
 
 /// Tries all of these, a few at a time.
 async fn try_all(whole: Whole, damages: Vec<Damage>) {
-    let (whole, mut damages) = (Arc::new(whole), damages.into_iter());
+    let whole = Arc::new(whole);
+    let mut damages = damages.into_iter();
     let mut running = tokio::task::JoinSet::new();
     loop {
         while let Some(damage) = (running.len() < HUBS).then(|| damages.next()).flatten() {
@@ -394,7 +398,8 @@ async fn an_end_that_is_cut_off_is_noticed_also_without_the_newest_checkpoint() 
     // Each channel loses events.
     for block in &blocks[..blocks.len() - CHANNELS.len()] {
         for copied in [None, catalogs.last().cloned()] {
-            let (journal, catalog) = (journal.clone(), catalog.clone());
+            let journal = journal.clone();
+            let catalog = catalog.clone();
             damages.push(Damage::End { journal, at: block.end - 1, catalog, copied });
         }
     }
@@ -406,7 +411,8 @@ async fn an_end_that_is_cut_off_is_noticed_also_without_the_newest_checkpoint() 
 async fn whatever_is_damaged_each_connection_has_each_event_at_most_once() {
     let whole = Whole::new().await;
     let names = |ending| files(whole.path(), ending);
-    let (journals, catalogs) = (names(".log"), names(".cat"));
+    let journals = names(".log");
+    let catalogs = names(".cat");
     let damages = (0..SEEDS).map(|seed| {
         let mut names = [names(".seg"), journals.clone(), catalogs.clone()].concat();
         // The end of a channel is in the last journal and in the last checkpoint: one of them is

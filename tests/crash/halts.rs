@@ -134,7 +134,8 @@ impl Ledger {
                 let kept = numbers(log, publisher);
                 let hole = (0..).zip(&kept).find(|(number, kept)| number != *kept);
                 assert_eq!(hole, None, "publisher {publisher} in `{channel}`: expected, and kept");
-                let (kept, progress) = (kept.len() as u64, channels.entry(channel.clone()));
+                let kept = kept.len() as u64;
+                let progress = channels.entry(channel.clone());
                 let progress = progress.or_default();
                 let Progress { sent, acknowledged } = *progress;
                 assert!(
@@ -163,7 +164,9 @@ async fn an_async_channel_keeps_what_was_acknowledged_when_the_process_is_killed
         let before = *begun.borrow();
         let mut publishers = Vec::new();
         for (name, channels) in ledger.publishers.drain(..).enumerate() {
-            let (addr, rng, begun) = (hub.addr(), rng.fork(), begun.clone());
+            let addr = hub.addr();
+            let rng = rng.fork();
+            let begun = begun.clone();
             let publisher = Publisher { name, addr, rng, channels, begun };
             publishers.push(tokio::spawn(publisher.until_halted()));
         }

@@ -92,8 +92,10 @@ impl Publisher {
         rng: fastrand::Rng,
         tally: &Arc<Tally>,
     ) -> JoinHandle<Vec<Entry>> {
-        let (client, tally) = (Client::new(addr), Arc::clone(tally));
-        let (next, ledger) = (HashMap::new(), Vec::new());
+        let client = Client::new(addr);
+        let tally = Arc::clone(tally);
+        let next = HashMap::new();
+        let ledger = Vec::new();
         tokio::spawn(Self { name, client, rng, next, ledger, tally }.publish())
     }
 
@@ -151,7 +153,8 @@ impl Publisher {
     /// Repeats the request acknowledged before the kill and expects the same receipt.
     async fn repeat_the_last(&mut self) {
         let Some(Entry { operation, receipt }) = self.ledger.last() else { return };
-        let (request, receipt) = (operation.request.clone(), receipt.clone());
+        let request = operation.request.clone();
+        let receipt = receipt.clone();
         if let Some(answer) = self.attempt(&request).await {
             let again = answer.json();
             for key in ["channel", "events", "first_id", "last_id"] {
@@ -217,7 +220,8 @@ fn assert_kept(ledgers: &[Vec<Entry>], log: &[Seen], channel: &str) {
     for (publisher, ledger) in ledgers.iter().enumerate() {
         let entries = ledger.iter().filter(|entry| entry.operation.channel == channel);
         let published: u64 = entries.clone().map(|entry| entry.operation.count).sum();
-        let (kept, all) = (numbers(log, publisher), (0..published).collect::<Vec<_>>());
+        let kept = numbers(log, publisher);
+        let all = (0..published).collect::<Vec<_>>();
         let parting = kept.iter().zip(&all).find(|(kept, number)| kept != number);
         assert_eq!(parting, None, "publisher {publisher} in `{channel}`: kept, and acknowledged");
         assert_eq!(kept.len(), all.len(), "publisher {publisher} in `{channel}`: kept and sent");
@@ -239,7 +243,8 @@ fn assert_kept(ledgers: &[Vec<Entry>], log: &[Seen], channel: &str) {
 fn assert_ids_of_receipts_grow(ledger: &[Entry]) {
     let id = |entry: &Entry, key: &str| halves(entry.receipt[key].as_str().expect("an id")).1;
     for pair in ledger.windows(2) {
-        let (earlier, later) = (&pair[0], &pair[1]);
+        let earlier = &pair[0];
+        let later = &pair[1];
         let grew = id(earlier, "last_id") < id(later, "first_id");
         assert!(grew, "{} came before {}", earlier.receipt, later.receipt);
     }
@@ -250,7 +255,8 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
     let _alone = ALONE.lock().await;
     let mut rng = chance();
     let mut hub = Hub::start(&format!("store.durability = \"sync\"\n{ROOMY}"));
-    let (addr, tally) = (hub.addr(), Arc::new(Tally::default()));
+    let addr = hub.addr();
+    let tally = Arc::new(Tally::default());
     let viewers = vec![
         Viewer::of_channel(addr, &own(0)),
         Viewer::of_channel(addr, SHARED),
@@ -281,7 +287,8 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
     let expected = [&logs[&own(0)], &logs[SHARED], &all, &logs[&own(1)]];
     let late = Viewer::of_pattern(addr, "crash/*");
     for (viewer, log) in viewers.into_iter().zip(expected).chain([(late, &all)]) {
-        let (what, subscribed) = (viewer.what().to_owned(), viewer.subscribed());
+        let what = viewer.what().to_owned();
+        let subscribed = viewer.subscribed();
         let seen = viewer.all(log).await;
         assert_same(&what, &seen, log);
         eprintln!("{what} subscribed {subscribed} times and saw {} events", seen.len());
@@ -292,7 +299,8 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
 /// Prints the effects of the kills, and asserts that there were some.
 fn report(tally: &Tally, events: usize) {
     let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
-    let (acknowledged, unanswered) = (count(&tally.acknowledged), count(&tally.unanswered));
+    let acknowledged = count(&tally.acknowledged);
+    let unanswered = count(&tally.unanswered);
     let repeated = count(&tally.repeated);
     eprintln!(
         "{events} events of {acknowledged} acknowledged; {unanswered} requests had no answer; \

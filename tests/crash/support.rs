@@ -50,7 +50,8 @@ impl Hub {
     pub(crate) fn stopped(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("hub.toml"), settings).expect("a file");
-        let (addr, admin) = (free_address(), free_address());
+        let addr = free_address();
+        let admin = free_address();
         Self { folder, addr, admin, child: None, log: Arc::default() }
     }
 
@@ -191,7 +192,8 @@ impl Hub {
 
     /// Reads the retained events of an open channel after this id, or from the first event on.
     pub(crate) async fn read(&self, channel: &str, after: Option<&str>) -> Vec<Seen> {
-        let (mut client, mut seen) = (Client::new(self.addr), Vec::<Seen>::new());
+        let mut client = Client::new(self.addr);
+        let mut seen = Vec::<Seen>::new();
         loop {
             let last = seen.last().map(|last| last.id.as_str()).or(after);
             let from = last.map_or("from=earliest".to_owned(), |id| format!("last_event_id={id}"));
@@ -242,7 +244,8 @@ pub(crate) fn halves(id: &str) -> (&str, u64) {
 /// Asserts that all ids are of one epoch, which is returned, and that they increase.
 pub(crate) fn assert_ids_grow(seen: &[Seen]) -> Option<&str> {
     for pair in seen.windows(2) {
-        let (first, second) = (halves(&pair[0].id), halves(&pair[1].id));
+        let first = halves(&pair[0].id);
+        let second = halves(&pair[1].id);
         assert_eq!(first.0, second.0, "the epoch changed: {pair:?}");
         assert!(first.1 < second.1, "ids do not grow: {pair:?}");
     }
@@ -254,7 +257,8 @@ pub(crate) fn assert_same(what: &str, seen: &[Seen], log: &[Seen]) {
     let parting = seen.iter().zip(log).position(|(seen, logged)| seen != logged);
     if let Some(at) = parting {
         let from = at.saturating_sub(2);
-        let (seen, log) = (&seen[from..seen.len().min(at + 3)], &log[from..log.len().min(at + 3)]);
+        let seen = &seen[from..seen.len().min(at + 3)];
+        let log = &log[from..log.len().min(at + 3)];
         panic!("{what} parts from the log at event {at}:\nseen: {seen:#?}\nlog: {log:#?}");
     }
     let last = seen.last().or(log.last());

@@ -87,7 +87,8 @@ fn take(step: Step, seen: &mut Vec<Seen>) {
     };
     let bytes = run.bytes();
     for (entry, frame) in run.entries().zip(Frames::new(&bytes)) {
-        let (offset, data) = (entry.offset.0, frame.data().into_owned());
+        let offset = entry.offset.0;
+        let data = frame.data().into_owned();
         let last = seen.last().map_or(0, |(last, ..)| *last);
         assert!(offset > last, "{offset} behind {last}");
         seen.push((offset, channel.name().to_string(), data));
@@ -229,10 +230,12 @@ fn a_reader_that_sleeps_is_woken_for_everything() {
 fn a_reader_that_never_sleeps_sees_the_one_order() {
     let hub = hub();
     let channels: Vec<String> = (0..3).map(|number| format!("race/{number}")).collect();
-    let (events, publishers) = (3_000, channels.len());
+    let events = 3_000;
+    let publishers = channels.len();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (hub, done) = (&hub, &done);
+        let hub = &hub;
+        let done = &done;
         let mut subscription = subscribe(hub, many(&["race/*"]), &StartFrom::Tail);
         let reader = scope.spawn(move || {
             let mut seen = Vec::new();
@@ -267,7 +270,8 @@ fn who_waits_for_a_channel_that_others_leave_stays() {
     let hub = hub();
     let leaves = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (hub, leaves) = (&hub, &leaves);
+        let hub = &hub;
+        let leaves = &leaves;
         scope.spawn(move || {
             while !leaves.load(Ordering::SeqCst) {
                 drop(subscribe(hub, Selection::One(name("a")), &StartFrom::Tail));
@@ -294,7 +298,8 @@ fn who_waits_for_a_channel_that_others_leave_stays() {
 #[test]
 fn channels_that_come_and_go_are_all_heard_of() {
     let hub = hub();
-    let (channels, rounds) = (3, 300);
+    let channels = 3;
+    let rounds = 300;
     thread::scope(|scope| {
         let hub = &hub;
         let subscription = subscribe(hub, many(&["race/*"]), &StartFrom::Tail);
@@ -400,7 +405,8 @@ fn who_resumes_while_channels_come_and_go_misses_nothing() {
     let hub = hub();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (hub, done) = (&hub, &done);
+        let hub = &hub;
+        let done = &done;
         scope.spawn(move || {
             let event = NewEvent { event_type: None, data: "x".into() };
             for _ in 0..3_000 {
@@ -413,7 +419,8 @@ fn who_resumes_while_channels_come_and_go_misses_nothing() {
         });
         while !done.load(Ordering::SeqCst) {
             let tail = hub.tail();
-            let (mut cursor, from) = (tail.offset.0, StartFrom::After(tail.to_string().into()));
+            let mut cursor = tail.offset.0;
+            let from = StartFrom::After(tail.to_string().into());
             let mut subscription = subscribe(hub, many(&["race/*"]), &from);
             for _ in 0..20 {
                 match subscription.try_next() {
@@ -454,7 +461,8 @@ fn read_until(subscription: &mut Subscription, channel: &str, data: &str) -> Vec
 #[test]
 fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, durability) = (folder.path().to_owned(), Durability::Sync);
+    let path = folder.path().to_owned();
+    let durability = Durability::Sync;
     let store = disk::Config { path, durability, min_free: ByteSize(1), ..Default::default() };
     let metrics = Arc::new(Metrics::new());
     let (disk, found) = Disk::open(&store, OpenOptions::default(), metrics.clone()).unwrap();
@@ -529,7 +537,8 @@ fn a_listener_is_warned_before_an_event_is_there_and_woken_when_it_is() {
     let Next::Step(Step::Events { channel, .. }) = subscription.try_next() else {
         panic!("an event is there");
     };
-    let (warned, told) = (Mutex::default(), Mutex::default());
+    let warned = Mutex::default();
+    let told = Mutex::default();
     let witness = Arc::new(Witness { channel: channel.clone(), warned, told });
     channel.add_listener(witness.clone());
     for _ in 0..3 {

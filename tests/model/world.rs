@@ -101,7 +101,8 @@ impl World {
             }
             Op::Resume { viewer, selection } if !self.viewers.is_empty() => {
                 let viewer = self.viewers.swap_remove(viewer % self.viewers.len());
-                let (selection, lag) = (selection.unwrap_or(viewer.selection), viewer.lag());
+                let selection = selection.unwrap_or(viewer.selection);
+                let lag = viewer.lag();
                 let from = match viewer.cursor {
                     Some(offset) => StartFrom::After(self.id(offset)),
                     None => StartFrom::Earliest,
@@ -306,7 +307,8 @@ impl World {
         let one = ticket.selection < FIRST_OF_MANY;
         for channel in &ticket.selected {
             let past = &oracle.channels[*channel];
-            let (kept, end) = (oracle.kept_from(*channel), past.history.len());
+            let kept = oracle.kept_from(*channel);
+            let end = past.history.len();
             let ends = usize::from(one && !oracle.is_open(*channel));
             let at = match (from, &after) {
                 (_, Ok(offset)) => oracle.after(*channel, *offset),

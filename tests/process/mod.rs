@@ -36,7 +36,8 @@ impl Hub {
             .spawn()
             .expect("the hub starts");
         let line = until_listening(&mut child);
-        let (addr, admin) = (address(&line, " addr="), address(&line, " admin_addr="));
+        let addr = address(&line, " addr=");
+        let admin = address(&line, " admin_addr=");
         Self { child, addr, admin }
     }
 

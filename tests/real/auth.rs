@@ -22,7 +22,8 @@ impl Hub {
     /// Starts a hub with this section `auth`.
     async fn start(auth: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (addr, admin) = (free_address(), free_address());
+        let addr = free_address();
+        let admin = free_address();
         let path = folder.path().join("hub.toml");
         std::fs::write(&path, configuration(addr, admin, auth)).expect("written");
         let log = File::create(folder.path().join("log")).expect("a log");

@@ -169,7 +169,8 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_gets_the_gap() {
     hub.publish("chat/42?event=token", "two").await;
     assert_eq!(next(&mut told).await, "token two");
 
-    let (addr, admin) = (hub.addr(), hub.admin());
+    let addr = hub.addr();
+    let admin = hub.admin();
     hub.kill();
     assert_eq!(next(&mut told).await, "error 0");
     let hub = HubProcess::start_at(addr, admin, &settings);
@@ -261,7 +262,8 @@ async fn a_page_in_firefox_loses_nothing_before_its_first_event() {
 async fn fifty_event_sources_in_one_page_are_served_at_once_over_tls() {
     const COUNT: usize = 50;
     let folder = tempfile::tempdir().expect("a folder");
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let cert = folder.path().join("cert.pem");
+    let key = folder.path().join("key.pem");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     std::fs::write(&cert, made.cert.pem()).expect("a file");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");

@@ -236,7 +236,8 @@ async fn channels_are_counted_the_largest_first() {
     assert_eq!(named("events"), [40, 21]);
     assert_eq!(named("state"), ["open", "complete"]);
     assert!(channels[0]["bytes"].as_u64().expect("bytes") > 40 * 400, "{stat}");
-    let (first, last) = (&channels[0]["first_time"], &channels[0]["last_time"]);
+    let first = &channels[0]["first_time"];
+    let last = &channels[0]["last_time"];
     assert!(first.as_str().expect("a time") < last.as_str().expect("a time"), "{stat}");
     assert_eq!(stat["totals"]["events"], 61);
     let dead = stat["totals"]["dead_bytes"].as_u64().expect("bytes");

@@ -171,7 +171,8 @@ fn an_address_in_use_is_named() {
 #[tokio::test]
 async fn a_hangup_exchanges_the_certificate_and_a_broken_one_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let cert = folder.path().join("cert.pem");
+    let key = folder.path().join("key.pem");
     let renew = || {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("one");
         std::fs::write(&cert, made.cert.pem()).expect("a file");

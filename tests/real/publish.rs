@@ -70,7 +70,8 @@ async fn a_hub_that_is_killed_and_started_again_gets_each_line_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let durable = durable(&folder);
     let settings: Vec<_> = durable.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let (addr, admin) = (free_address(), free_address());
+    let addr = free_address();
+    let admin = free_address();
     let mut hub = HubProcess::start_at(addr, admin, &settings);
     let mut publisher = Publisher::start(&hub.url(), &["logs/1"]);
     let mut expected = Vec::new();

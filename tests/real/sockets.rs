@@ -164,7 +164,8 @@ async fn each_listener_serves_on_the_socket_that_is_named_for_it() {
 #[tokio::test]
 async fn what_is_not_inherited_is_bound() {
     let (socket, addr) = listening();
-    let (public, admin) = (free_address(), free_address());
+    let public = free_address();
+    let admin = free_address();
     let program = with_sockets(Path::new(FANFARE), &[&socket], Some("admin"));
     let _hub = HubProcess::launch(program, public, admin);
     assert!(post(public, "/v1/channels/a", "here").await.starts_with("HTTP/1.1 200"));

@@ -122,7 +122,8 @@ const DATA: &[&str] = &[
 
 #[tokio::test]
 async fn what_was_exported_is_published_again_byte_by_byte() {
-    let (from, to) = (HubProcess::start(&[]), HubProcess::start(&[]));
+    let from = HubProcess::start(&[]);
+    let to = HubProcess::start(&[]);
     let channels = ["a", "chat/42", "café/a b/?#%"];
     for (i, channel) in channels.into_iter().enumerate() {
         let events = DATA.iter().enumerate().map(|(j, data)| match (i + j) % 3 {
@@ -142,7 +143,8 @@ async fn what_was_exported_is_published_again_byte_by_byte() {
     let imported = import(&to, &exported.out, &[]).await;
     assert_eq!(imported.lines(), [json!({ "channels": 3, "events": 49, "closed": 0 })]);
     for path in ["a", "chat/42", "caf%C3%A9/a%20b/%3F%23%25"] {
-        let (before, after) = (seen(&from, path).await, seen(&to, path).await);
+        let before = seen(&from, path).await;
+        let after = seen(&to, path).await;
         assert!(before.len() >= DATA.len(), "{before:?}");
         assert_eq!(before, after, "{path}");
     }
@@ -153,7 +155,8 @@ async fn what_was_exported_is_published_again_byte_by_byte() {
 #[tokio::test]
 async fn a_channel_that_has_ended_ends_the_same_way_for_the_same_reason() {
     let grace = [("FANFARE_CHANNELS__PRODUCER_GRACE", "0s")];
-    let (from, to) = (HubProcess::start(&grace), HubProcess::start(&[]));
+    let from = HubProcess::start(&grace);
+    let to = HubProcess::start(&[]);
     for channel in ["complete", "error", "cancelled", "stopped", "open"] {
         from.publish(channel, "x").await;
     }
@@ -203,7 +206,8 @@ async fn a_channel_that_has_ended_ends_the_same_way_for_the_same_reason() {
 
 #[tokio::test]
 async fn settings_go_with_their_channel_and_do_not_change_what_is_exported() {
-    let (from, to) = (HubProcess::start(&[]), HubProcess::start(&[]));
+    let from = HubProcess::start(&[]);
+    let to = HubProcess::start(&[]);
     let own = json!({
         "max_events": 17, "max_bytes": 1_500_001, "max_age": "1day", "idle_timeout": "2h 1ms",
         "producer_grace": "1s", "coalesce": "10s",
@@ -230,7 +234,8 @@ async fn settings_go_with_their_channel_and_do_not_change_what_is_exported() {
 
 #[tokio::test]
 async fn more_than_a_page_is_exported_in_order_and_all_of_it() {
-    let (from, to) = (HubProcess::start(&[]), HubProcess::start(&[]));
+    let from = HubProcess::start(&[]);
+    let to = HubProcess::start(&[]);
     let large = "x".repeat(300_000);
     let events = (0..2_500).map(|i| {
         let data = if i % 500 == 7 { format!("{i} {large}") } else { i.to_string() };
@@ -388,11 +393,13 @@ async fn a_channel_that_has_events_is_refused_unless_they_may_come_after_these()
 fn lossy_way_to(hub: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("its address");
-    let (asked, lost) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let asked = Arc::new(AtomicBool::new(false));
+    let lost = Arc::new(AtomicBool::new(false));
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let upstream = TcpStream::connect(hub).expect("the hub");
-            let (mut from, mut to) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+            let mut from = client.try_clone().unwrap();
+            let mut to = upstream.try_clone().unwrap();
             let asks = asked.clone();
             std::thread::spawn(move || {
                 let mut piece = [0; 65536];
@@ -405,8 +412,10 @@ fn lossy_way_to(hub: SocketAddr) -> SocketAddr {
                 }
                 let _gone = to.shutdown(Shutdown::Both);
             });
-            let (mut from, mut to) = (upstream, client);
-            let (asked, lost) = (asked.clone(), lost.clone());
+            let mut from = upstream;
+            let mut to = client;
+            let asked = asked.clone();
+            let lost = lost.clone();
             std::thread::spawn(move || {
                 let mut piece = [0; 65536];
                 while let Ok(read @ 1..) = from.read(&mut piece) {

@@ -28,7 +28,8 @@ pub(crate) struct HubProcess {
 impl HubProcess {
     /// Starts a hub on free ports, with these settings as environment variables.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        let (addr, admin) = (free_address(), free_address());
+        let addr = free_address();
+        let admin = free_address();
         Self::start_at(addr, admin, settings)
     }
 

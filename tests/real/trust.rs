@@ -96,8 +96,10 @@ async fn a_certificate_is_trusted_if_its_file_or_that_of_its_authority_is_named(
 #[tokio::test]
 async fn what_is_wrong_with_a_connection_is_said_in_words() {
     let secure = self_signed(IsCa::NoCa);
-    let (tls, plain) = (secure.hub(), HubProcess::start(&[]));
-    let (cert, key) = (secure.cert(), secure.key());
+    let tls = secure.hub();
+    let plain = HubProcess::start(&[]);
+    let cert = secure.cert();
+    let key = secure.key();
     let missing = secure.folder.path().join("missing.pem");
     let over = |scheme, hub: &HubProcess| format!("{scheme}://localhost:{}", hub.addr().port());
     for (url, cacert, why) in [

@@ -265,7 +265,8 @@ async fn a_signature_is_of_all_that_is_said() {
     let good = token(&claims());
     let other = token(&claims_with("sub", json!("bob")));
     let parts = |token: &str| -> Vec<String> { token.split('.').map(str::to_owned).collect() };
-    let (good, other) = (parts(&good), parts(&other));
+    let good = parts(&good);
+    let other = parts(&other);
     let mixed = format!("{}.{}.{}", good[0], other[1], good[2]);
     assert_refused(&reads(&hub, &mixed).await, "wrong_signature");
     let none = format!("{}.{}.", good[0], good[1]);
@@ -363,7 +364,8 @@ async fn each_algorithm_is_understood_and_issuers_do_not_mix_their_keys() {
 #[tokio::test]
 async fn the_name_of_a_key_is_looked_for_at_its_issuer_only() {
     let folder = Folder::new();
-    let (one, two) = (Signer::new("ES256"), Signer::new("ES256"));
+    let one = Signer::new("ES256");
+    let two = Signer::new("ES256");
     let keys = |name: &str, signer: Signer| folder.jwks(name, &[signer.jwk(name, "ES256")]);
     let settings = issuer("one", &keys("one", one), "") + &issuer("two", &keys("two", two), "");
     let hub = hub(&folder, &settings).await;

@@ -241,7 +241,8 @@ async fn auth_of_many_channels_each_must_be_granted_or_none_is_shown() {
     let hub = keys.hub("").await;
     let grants = json!({"subscribe": ["chat/*", "logs/a", "logs/b"], "publish": ["**"]});
     let token = keys.token("viewer", &grants, 600);
-    let (viewer, root) = (Client::token(&hub, &token), Client::key(&hub, "root"));
+    let viewer = Client::token(&hub, &token);
+    let root = Client::key(&hub, "root");
     for channel in ["chat/1", "logs/a", "logs/c", "other"] {
         root.publish(channel, channel).await;
     }
@@ -284,7 +285,8 @@ async fn auth_a_line_for_a_channel_that_is_not_granted_ends_the_body_there() {
     let keys = Keys::new(&[]);
     let hub = keys.hub("").await;
     let token = keys.token("producer", &all_on("team/a"), 600);
-    let (producer, root) = (Client::token(&hub, &token), Client::key(&hub, "root"));
+    let producer = Client::token(&hub, &token);
+    let root = Client::key(&hub, "root");
     let line = |channel: &str, data: &str| json!({"channel": channel, "data": data}).to_string();
     let body = [line("team/a", "1"), line("team/a", "2"), line("team/b", "3"), line("team/a", "4")];
     let answer = producer.post("/v1/publish", NDJSON, body.join("\n")).await;
@@ -371,7 +373,8 @@ async fn auth_what_is_wrong_first_is_said_first() {
     let keys = Keys::new(&[]);
     let hub = keys.hub("").await;
     let token = keys.token("somebody", &all_on("team/a"), 600);
-    let (somebody, nobody) = (Client::token(&hub, &token), Client::nobody(&hub));
+    let somebody = Client::token(&hub, &token);
+    let nobody = Client::nobody(&hub);
     let code = |answer: &Response| answer.json()["code"].as_str().unwrap().to_owned();
     let empty = [("Content-Type", "application/json")];
     for (method, to, unknown, known) in [

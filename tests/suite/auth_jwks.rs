@@ -44,7 +44,8 @@ impl Publisher {
         let this = Self { url, answers: answers.clone(), fetches: fetches.clone() };
         tokio::spawn(async move {
             while let Ok((mut tcp, _)) = listener.accept().await {
-                let (answers, fetches) = (answers.clone(), fetches.clone());
+                let answers = answers.clone();
+                let fetches = fetches.clone();
                 tokio::spawn(async move {
                     let mut head = Vec::new();
                     while !head.ends_with(b"\r\n\r\n") {
@@ -153,7 +154,8 @@ async fn keys_are_there_from_the_start_and_fetched_once() {
 
 #[tokio::test]
 async fn a_new_key_is_believed_without_a_restart_and_the_old_one_no_longer() {
-    let (old, new) = (Key::new("old"), Key::new("new"));
+    let old = Key::new("old");
+    let new = Key::new("new");
     let publisher = Publisher::start(&[old.jwk()]).await;
     let hub = hub(&publisher, "1s").await;
     until_accepted(&hub, &old.token()).await;
@@ -169,7 +171,8 @@ async fn a_new_key_is_believed_without_a_restart_and_the_old_one_no_longer() {
 
 #[tokio::test]
 async fn those_who_come_with_a_new_key_at_the_same_time_wait_for_one_fetch() {
-    let (old, new) = (Key::new("old"), Key::new("new"));
+    let old = Key::new("old");
+    let new = Key::new("new");
     let publisher = Publisher::start(&[old.jwk()]).await;
     let hub = Arc::new(hub(&publisher, "1s").await);
     until_accepted(&hub, &old.token()).await;
@@ -178,7 +181,8 @@ async fn those_who_come_with_a_new_key_at_the_same_time_wait_for_one_fetch() {
     // Unknown key ids, until the interval is over and one of them starts a fetch.
     let before = publisher.fetches();
     let probing = {
-        let (hub, fetches) = (hub.clone(), publisher.fetches.clone());
+        let hub = hub.clone();
+        let fetches = publisher.fetches.clone();
         tokio::spawn(async move {
             while fetches.load(Ordering::SeqCst) == before {
                 let kid = format!("probe-{}", fastrand::u64(..));
@@ -189,7 +193,8 @@ async fn those_who_come_with_a_new_key_at_the_same_time_wait_for_one_fetch() {
     eventually("the fetch", async || publisher.fetches() > before).await;
     let waiting: Vec<_> = (0..50)
         .map(|_| {
-            let (hub, token) = (hub.clone(), new.token());
+            let hub = hub.clone();
+            let token = new.token();
             tokio::spawn(async move { reads(&hub, &token).await.status() })
         })
         .collect();
@@ -279,7 +284,8 @@ async fn a_fetch_that_fails_keeps_the_keys_that_are_here() {
 
 #[tokio::test]
 async fn a_fetch_that_hangs_delays_only_requests_with_a_new_key() {
-    let (old, new) = (Key::new("old"), Key::new("new"));
+    let old = Key::new("old");
+    let new = Key::new("new");
     let publisher = Publisher::start(&[old.jwk()]).await;
     let hub = Arc::new(hub(&publisher, "1s").await);
     until_accepted(&hub, &old.token()).await;
@@ -307,7 +313,8 @@ async fn a_fetch_that_hangs_delays_only_requests_with_a_new_key() {
 
 #[tokio::test]
 async fn a_key_that_was_asked_for_while_its_publisher_was_down_is_found_afterwards() {
-    let (old, new) = (Key::new("old"), Key::new("new"));
+    let old = Key::new("old");
+    let new = Key::new("new");
     let publisher = Publisher::start(&[old.jwk()]).await;
     let hub = hub(&publisher, "1s").await;
     until_accepted(&hub, &old.token()).await;
@@ -334,7 +341,8 @@ async fn a_publisher_who_is_down_at_the_start_is_found_when_it_is_back() {
 
 #[tokio::test]
 async fn what_is_published_as_a_secret_is_no_key() {
-    let (key, public) = (Key::new("one"), Signer::new("HS256"));
+    let key = Key::new("one");
+    let public = Signer::new("HS256");
     let publisher = Publisher::start(&[public.jwk("shared", "HS256"), key.jwk()]).await;
     let hub = hub(&publisher, "1h").await;
     until_accepted(&hub, &key.token()).await;

@@ -72,7 +72,8 @@ async fn auth_no_route_reveals_whether_a_channel_of_others_exists() {
         let mut answers = Vec::new();
         for channel in OTHERS {
             let fill = |text: &str| text.replace("{}", channel).replace("{id}", &id);
-            let (to, body) = (fill(to), fill(body));
+            let to = fill(to);
+            let body = fill(body);
             let kind = match (method, to.as_str()) {
                 ("POST", "/v1/publish") => NDJSON,
                 ("POST", to) if to.contains("channels") => "text/event-stream",
@@ -125,7 +126,8 @@ async fn auth_a_body_is_refused_at_the_same_line_whatever_is_there() {
 async fn auth_a_pattern_shows_what_is_granted_and_nothing_of_others() {
     let keys = Keys::new(&[("a", TEAM_A)]);
     let hub = hub_of_two(&keys).await;
-    let (root, a) = (Client::key(&hub, "root"), Client::key(&hub, "a"));
+    let root = Client::key(&hub, "root");
+    let a = Client::key(&hub, "a");
     a.publish("team-a/x", "one").await;
     root.publish("team-b/open", "two").await;
     let accept = [("Accept", "application/json")];
@@ -151,7 +153,8 @@ async fn auth_a_pattern_shows_what_is_granted_and_nothing_of_others() {
 async fn auth_a_receipt_of_many_channels_counts_only_those_that_are_granted() {
     let keys = Keys::new(&[("a", TEAM_A)]);
     let hub = hub_of_two(&keys).await;
-    let (root, a) = (Client::key(&hub, "root"), Client::key(&hub, "a"));
+    let root = Client::key(&hub, "root");
+    let a = Client::key(&hub, "a");
     let _viewer = root.subscribe("team-b/open").await;
     let body = "{\"channel\":\"team-a/x\",\"data\":\"1\"}\n";
     let receipt = a.post("/v1/publish", NDJSON, body).await.ok().json();
@@ -167,7 +170,8 @@ async fn auth_a_receipt_of_many_channels_counts_only_those_that_are_granted() {
 async fn auth_an_idempotency_key_belongs_to_its_sender() {
     let keys = Keys::new(&[("a", TEAM_A), ("b", "{ publish = [\"team-b/**\", \"shared\"] }")]);
     let hub = keys.hub("").await;
-    let (a, b) = (Client::key(&hub, "a"), Client::key(&hub, "b"));
+    let a = Client::key(&hub, "a");
+    let b = Client::key(&hub, "b");
     let headers = [("Content-Type", NDJSON), ("Idempotency-Key", "the same")];
     let line = |channel: &str| format!("{{\"channel\":\"{channel}\",\"data\":\"1\"}}\n");
     let first = b.request("POST", "/v1/publish", &headers, line("team-b/x")).await.ok();
@@ -189,7 +193,8 @@ async fn auth_a_chosen_name_does_not_give_the_idempotency_key_of_another() {
     let keys = Keys::new(&[("a", TEAM_A)]);
     let hub = keys.hub("").await;
     let token = keys.token("victim", &json!({"publish": ["team-b/**"]}), 600);
-    let (a, victim) = (Client::key(&hub, "a"), Client::token(&hub, &token));
+    let a = Client::key(&hub, "a");
+    let victim = Client::token(&hub, &token);
     let headers = [("Content-Type", NDJSON), ("Idempotency-Key", "the same")];
     let line = |channel: &str| format!("{{\"channel\":\"{channel}\",\"data\":\"1\"}}\n");
     victim.request("POST", "/v1/publish", &headers, line("team-b/x")).await.ok();
@@ -206,7 +211,8 @@ async fn auth_a_chosen_name_does_not_give_the_idempotency_key_of_another() {
 async fn auth_signals_are_heard_by_those_alone_who_may() {
     let keys = Keys::new(&[("a", TEAM_A)]);
     let hub = hub_of_two(&keys).await;
-    let (root, a) = (Client::key(&hub, "root"), Client::key(&hub, "a"));
+    let root = Client::key(&hub, "root");
+    let a = Client::key(&hub, "a");
     a.publish("team-a/x", "one").await;
     let mut feed = a.open("/v1/signals/team-a/x", &[("Connection", "close")]).await;
     assert_eq!(feed.head().await.status, 200);

@@ -150,7 +150,8 @@ async fn auth_every_stream_ends_with_its_token_as_its_kind_does() {
     let hub = keys.hub(NO_LEEWAY).await;
     let token = keys.token("somebody", &all_on("team/**"), SHORT);
     let lasting = keys.token("somebody", &all_on("team/**"), 600);
-    let (root, lasting) = (Client::key(&hub, "root"), Client::token(&hub, &lasting));
+    let root = Client::key(&hub, "root");
+    let lasting = Client::token(&hub, &lasting);
     let mut other = lasting.subscribe("team/a").await;
     let streams = Streams::open(&hub, &Client::token(&hub, &token)).await;
     streams.assert_over(&root, "expired").await;
@@ -193,7 +194,8 @@ async fn auth_a_drain_lets_no_stream_outlast_its_token() {
     let keys = Keys::new(&[]);
     let mut hub = keys.hub(&format!("{NO_LEEWAY}drain.window = \"60s\"\n")).await;
     let token = keys.token("somebody", &all_on("a"), SHORT);
-    let (mut early, mut late) = (Vec::new(), Vec::new());
+    let mut early = Vec::new();
+    let mut late = Vec::new();
     let kinds = ["/v1/channels/a", "/v1/events?channel=a"];
     for to in kinds.iter().cycle().take(12) {
         early.push(Client::token(&hub, &token).stream(to, &[]).await.settled().await);
@@ -221,7 +223,8 @@ async fn auth_every_stream_ends_with_the_key_that_was_taken_away() {
     let mut keys = Keys::new(&[("leaver", TEAM), ("stayer", TEAM)]);
     let hub = keys.hub("").await;
     let root = Client::key(&hub, "root");
-    let (leaver, stayer) = (Client::key(&hub, "leaver"), Client::key(&hub, "stayer"));
+    let leaver = Client::key(&hub, "leaver");
+    let stayer = Client::key(&hub, "stayer");
     let mut others = [
         stayer.subscribe("team/a").await,
         stayer.stream("/v1/events?channel=team/**", &[]).await.settled().await,
@@ -269,7 +272,8 @@ async fn auth_grants_that_are_narrowed_end_what_they_no_longer_cover() {
     let mut keys =
         Keys::new(&[("viewer", "{ subscribe = [\"a\", \"b\"], publish = [\"a\", \"b\"] }")]);
     let hub = keys.hub("").await;
-    let (root, viewer) = (Client::key(&hub, "root"), Client::key(&hub, "viewer"));
+    let root = Client::key(&hub, "root");
+    let viewer = Client::key(&hub, "viewer");
     let many = "/v1/events?channel=a";
     let mut kept = [viewer.subscribe("a").await, viewer.stream(many, &[]).await.settled().await];
     let mut lost = [
@@ -306,7 +310,8 @@ async fn auth_grants_that_are_narrowed_end_what_they_no_longer_cover() {
 async fn auth_grants_that_cover_the_same_in_other_words_end_nothing() {
     let mut keys = Keys::new(&[("viewer", "{ subscribe = [\"a/b\"] }")]);
     let hub = keys.hub("").await;
-    let (root, viewer) = (Client::key(&hub, "root"), Client::key(&hub, "viewer"));
+    let root = Client::key(&hub, "root");
+    let viewer = Client::key(&hub, "viewer");
     let mut streams = [
         viewer.subscribe("a/b").await,
         viewer.stream("/v1/events?channel=a/b", &[]).await.settled().await,
@@ -324,7 +329,8 @@ async fn auth_a_feed_of_signals_lives_on_by_whichever_grant_is_left() {
     for left in ["publish", "signal"] {
         let mut keys = Keys::new(&[("producer", "{ publish = [\"a\"], signal = [\"a\"] }")]);
         let hub = keys.hub("").await;
-        let (root, producer) = (Client::key(&hub, "root"), Client::key(&hub, "producer"));
+        let root = Client::key(&hub, "root");
+        let producer = Client::key(&hub, "producer");
         root.publish("a", "x").await;
         let mut feed = producer.stream("/v1/signals/a", &[]).await;
         feed.next().await;
@@ -358,7 +364,8 @@ async fn auth_tokens_end_with_the_key_that_signed_them_and_by_no_mistake_of_the_
     let mut keys = Keys::new(&[]);
     let hub = keys.hub("").await;
     let token = keys.token("viewer", &all_on("a"), 600);
-    let (root, viewer) = (Client::key(&hub, "root"), Client::token(&hub, &token));
+    let root = Client::key(&hub, "root");
+    let viewer = Client::token(&hub, &token);
     let mut stream = viewer.subscribe("a").await;
     // An unreadable secret changes nothing.
     let wrong = hub.reload("auth.signing_key = \"file:/nowhere/at/all\"\n").await;
@@ -380,7 +387,8 @@ async fn auth_the_anonymous_role_can_be_taken_back() {
     let keys = Keys::new(&[]);
     let role = "auth.anonymous = { subscribe = [\"public/*\", \"a\"] }\n";
     let hub = keys.hub(role).await;
-    let (root, nobody) = (Client::key(&hub, "root"), Client::nobody(&hub));
+    let root = Client::key(&hub, "root");
+    let nobody = Client::nobody(&hub);
     let mut lost = nobody.subscribe("a").await;
     let mut kept = nobody.subscribe("public/a").await;
     let role = "auth.anonymous = { subscribe = [\"public/*\"] }\n";

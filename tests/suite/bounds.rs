@@ -237,7 +237,9 @@ async fn what_is_evicted_under_a_stalled_reader_is_a_gap_at_its_place() {
     }
     hub.publish("c", "the last").await;
     let seen = slow.until("the last").await;
-    let (mut next, mut gaps, mut after_gap) = (0, 0, false);
+    let mut next = 0;
+    let mut gaps = 0;
+    let mut after_gap = false;
     for event in &seen[..seen.len() - 1] {
         if event.event.is_some() {
             event.assert_gap("evicted");

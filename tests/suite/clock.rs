@@ -33,7 +33,8 @@ struct Times {
 impl Machine {
     fn now(&self) -> Moment {
         let Times { set, passed, started } = &*self.0;
-        let (now, passed) = (Moment::now(), passed.load(SeqCst) * 1_000_000);
+        let now = Moment::now();
+        let passed = passed.load(SeqCst) * 1_000_000;
         Moment {
             wall: (now.wall + passed).saturating_add_signed(set.load(SeqCst) * 1_000_000),
             steady: now.steady + passed - started.load(SeqCst),
@@ -142,7 +143,8 @@ async fn events_leave_at_their_real_age_and_show_what_the_wall_clock_said() {
     // Forward, back, and forward temporarily.
     for jumps in [[YEAR, 0], [-DAY, 0], [YEAR, -YEAR], [-3 * YEAR, 2 * YEAR]] {
         let place = Place::new();
-        let (hub, machine) = (place.hub().await, &place.machine);
+        let hub = place.hub().await;
+        let machine = &place.machine;
         let mut dates = vec![machine.date()];
         publish_everywhere(&hub, "0").await;
         for (number, jump) in ["1", "2"].iter().zip(jumps) {
@@ -179,7 +181,8 @@ async fn events_leave_at_their_real_age_and_show_what_the_wall_clock_said() {
 async fn stored_events_keep_their_real_age_over_a_restart() {
     for jump in [YEAR, -DAY] {
         let place = Place::new();
-        let (hub, machine) = (place.hub().await, &place.machine);
+        let hub = place.hub().await;
+        let machine = &place.machine;
         hub.publish("d/1", "0").await;
         machine.set(jump);
         machine.pass(Duration::from_secs(1200));
@@ -217,7 +220,8 @@ async fn stored_events_keep_their_real_age_over_a_restart() {
 async fn a_key_is_good_for_its_window_and_no_longer_however_the_clock_is_set() {
     for jump in [YEAR, -DAY] {
         let place = Place::new();
-        let (hub, machine) = (place.hub().await, &place.machine);
+        let hub = place.hub().await;
+        let machine = &place.machine;
         let publish = async |hub: &TestHub| {
             for channel in CHANNELS {
                 let to = format!("/v1/channels/{channel}");
@@ -253,7 +257,8 @@ async fn a_key_is_good_for_its_window_and_no_longer_however_the_clock_is_set() {
 async fn a_closed_channel_stays_for_its_real_time() {
     for jump in [YEAR, -DAY] {
         let place = Place::new();
-        let (hub, machine) = (place.hub().await, &place.machine);
+        let hub = place.hub().await;
+        let machine = &place.machine;
         publish_everywhere(&hub, "0").await;
         for channel in CHANNELS {
             hub.close(channel, "complete").await;

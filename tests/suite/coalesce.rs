@@ -73,8 +73,10 @@ async fn deltas_within_a_window_become_one_event_and_the_text_is_the_same() {
         }
         producer.finish().await.ok();
         let took = begun.elapsed();
-        let (mut all, mut few) = (Viewer::of(format), Viewer::of(format));
-        let (mut plain, mut merged) = (plain, merged);
+        let mut all = Viewer::of(format);
+        let mut few = Viewer::of(format);
+        let mut plain = plain;
+        let mut merged = merged;
         all.follow(&mut plain).await;
         few.follow(&mut merged).await;
         assert_eq!(all.seen.len(), generation.chunks.len(), "each its own unless asked for");
@@ -487,7 +489,8 @@ async fn on_many_channels_neighbours_of_one_channel_are_merged() {
     let text =
         |range: std::ops::Range<usize>| -> String { range.map(|n| format!("t{n}")).collect() };
     let mut seen: Vec<(Value, String)> = Vec::new();
-    let (mut count, mut last) = (0, 0);
+    let mut count = 0;
+    let mut last = 0;
     while seen.last().is_none_or(|(_, data)| !data.ends_with("t59")) {
         let event = client.next().await;
         count += 1;

@@ -46,7 +46,8 @@ async fn the_end_has_the_form_of_an_event_after_all_others() {
     client.assert_eof().await;
     let raw = client.raw_until("all of it", |_| true).await;
     let end = &seen[1];
-    let (end_id, data) = (end.id(), &end.data);
+    let end_id = end.id();
+    let data = &end.data;
     let rest = format!(
         "data: x
 id: {id}

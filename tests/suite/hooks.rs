@@ -80,13 +80,15 @@ async fn every_way_to_end_calls_hooks_but_deletion_and_what_does_not_match() {
 
 #[tokio::test]
 async fn each_hook_that_matches_gets_the_same_message() {
-    let (mut all, mut some) = (Receiver::start().await, Receiver::start().await);
+    let mut all = Receiver::start().await;
+    let mut some = Receiver::start().await;
     let hooks = format!("{}{}", all.hook("**", ""), some.hook("chat/*", ""));
     let hub = TestHub::with(&hooks).await;
     end(&hub, "logs/1").await;
     assert_eq!(all.call().await.channel(), "logs/1");
     end(&hub, "chat/1").await;
-    let (one, other) = (all.call().await, some.call().await);
+    let one = all.call().await;
+    let other = some.call().await;
     assert_eq!(one.body, other.body);
     assert_eq!(one.header("webhook-id"), other.header("webhook-id"));
 }
@@ -99,7 +101,8 @@ async fn a_signature_can_be_verified_with_the_secret() {
     let hub = TestHub::with(&receiver.hook("**", &secret)).await;
     end(&hub, "c").await;
     let call = receiver.call().await;
-    let (id, timestamp) = (call.header("webhook-id"), call.header("webhook-timestamp"));
+    let id = call.header("webhook-id");
+    let timestamp = call.header("webhook-timestamp");
     let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &call.body].concat();
     let signature = call.header("webhook-signature").strip_prefix("v1,").expect("version 1");
     let signature = STANDARD.decode(signature).expect("base64");
@@ -112,7 +115,8 @@ async fn a_call_that_fails_is_made_again_with_the_same_id() {
     let mut receiver = Receiver::answering([Answer::Status(500), Answer::Status(200)]).await;
     let hub = TestHub::with(&receiver.hook("**", "")).await;
     end(&hub, "c").await;
-    let (first, second) = (receiver.call().await, receiver.call().await);
+    let first = receiver.call().await;
+    let second = receiver.call().await;
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
     assert_eq!(first.body, second.body);
     until_outcome(&hub, "delivered", 1.0).await;
@@ -125,7 +129,8 @@ async fn a_call_that_is_not_answered_in_time_is_made_again() {
     let mut receiver = Receiver::answering([Answer::Silence, Answer::Status(204)]).await;
     let hub = TestHub::with(&receiver.hook("**", "timeout = \"200ms\"")).await;
     end(&hub, "c").await;
-    let (first, second) = (receiver.call().await, receiver.call().await);
+    let first = receiver.call().await;
+    let second = receiver.call().await;
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
     until_outcome(&hub, "delivered", 1.0).await;
 }

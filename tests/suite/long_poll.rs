@@ -39,7 +39,8 @@ async fn follow(
     let polling: Vec<_> = viewers
         .iter()
         .map(|&(start, more)| {
-            let (hub, format) = (Arc::clone(hub), generation.format);
+            let hub = Arc::clone(hub);
+            let format = generation.format;
             tokio::spawn(async move { poll(&hub, format, start, more).await })
         })
         .collect();

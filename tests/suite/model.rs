@@ -158,7 +158,8 @@ async fn play(hub: &TestHub, seed: u64, steps: usize) {
                 viewers[at].read(&books).await;
             }
             _ => {
-                let (at, many) = (dice.below(3), 1 + dice.below(KEEPS));
+                let at = dice.below(3);
+                let many = 1 + dice.below(KEEPS);
                 books[at].publish(hub, many).await;
             }
         }

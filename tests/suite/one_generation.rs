@@ -90,7 +90,8 @@ fn slow(
 async fn all_viewers_of_a_long_generation_end_with_the_same_text() {
     let hub = Arc::new(TestHub::with(SETTINGS).await);
     let generation = Generation::numbered(Format::OpenaiChat, TOKENS);
-    let (format, all) = (generation.format, generation.chunks.len());
+    let format = generation.format;
+    let all = generation.chunks.len();
     let (tell, sent) = watch::channel(0);
     let mut whole = Vec::new();
     for _ in 0..10 {

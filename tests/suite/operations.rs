@@ -131,7 +131,8 @@ async fn a_hook_is_signed_with_the_key_that_a_file_has() {
     let hub = TestHub::with(&receiver.hook("**", &secret)).await;
     hub.close("c", "complete").await;
     let call = receiver.call().await;
-    let (id, timestamp) = (call.header("webhook-id"), call.header("webhook-timestamp"));
+    let id = call.header("webhook-id");
+    let timestamp = call.header("webhook-timestamp");
     let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &call.body].concat();
     let signature = call.header("webhook-signature").strip_prefix("v1,").expect("version 1");
     let signature = STANDARD.decode(signature).expect("base64");
@@ -166,7 +167,8 @@ async fn a_reload_exchanges_pages_rules_and_quotas_and_names_what_needs_a_restar
 
 #[tokio::test]
 async fn a_reload_calls_new_hooks_and_no_longer_those_that_are_gone() {
-    let (mut old, mut new) = (Receiver::start().await, Receiver::start().await);
+    let mut old = Receiver::start().await;
+    let mut new = Receiver::start().await;
     let hub = TestHub::with(&old.hook("**", "")).await;
     hub.publish("c", "x").await;
     hub.reload(&new.hook("**", "")).await.expect("a reload");

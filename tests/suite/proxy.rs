@@ -29,7 +29,8 @@ struct Mirror {
 impl Mirror {
     async fn start(trusted: &[&str], protocol: bool, header: ForwardedHeader) -> Self {
         let trusted: Vec<_> = trusted.iter().map(ToString::to_string).collect();
-        let (metrics, shutdown) = (Arc::new(Metrics::new()), Shutdown::default());
+        let metrics = Arc::new(Metrics::new());
+        let shutdown = Shutdown::default();
         let hub = Hub::new(hub::Config::default(), metrics.clone());
         let app: App = Arc::new(|request| {
             let client = request.extensions().get::<ClientInfo>().expect("a client");

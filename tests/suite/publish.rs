@@ -301,7 +301,8 @@ async fn publishing_many_channels_takes_one_request() {
 #[tokio::test]
 async fn publishing_many_channels_happens_while_the_lines_arrive() {
     let hub = TestHub::start().await;
-    let (mut a, mut b) = (hub.subscribe("a").await, hub.subscribe("b").await);
+    let mut a = hub.subscribe("a").await;
+    let mut b = hub.subscribe("b").await;
     let mut producer = Publisher::begin(&hub, "/v1/publish", NDJSON, &[]).await;
     producer.send("{\"channel\":\"a\",\"data\":\"1\"}\n{\"channel\":\"b\",").await;
     assert_eq!(a.next().await.data, "1");

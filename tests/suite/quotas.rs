@@ -45,7 +45,8 @@ fn assert_over_quota(answer: &Response, limit: &str) {
 #[tokio::test]
 async fn quota_a_publisher_over_its_rate_waits_and_no_other_does() {
     let hub = two().hub("quotas.publishes = \"1/s, burst 5\"\n").await;
-    let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+    let alice = Client::key(&hub, "alice");
+    let bob = Client::key(&hub, "bob");
     let done = until_refused("quotas.publishes", async || alice.try_publish("a", "x").await).await;
     assert!(done >= 5, "{done}");
     bob.publish("a", "of bob").await;
@@ -64,7 +65,8 @@ async fn quota_a_publisher_over_its_rate_waits_and_no_other_does() {
 async fn quota_signals_and_tokens_have_rates_of_their_own() {
     let rates = "quotas.signals = \"1/s, burst 2\"\nquotas.tokens = \"1/s, burst 2\"\n";
     let hub = two().hub(rates).await;
-    let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+    let alice = Client::key(&hub, "alice");
+    let bob = Client::key(&hub, "bob");
     bob.publish("a", "x").await;
     let stop = "{\"signal\":\"stop\"}";
     let done =
@@ -89,7 +91,8 @@ async fn quota_a_stream_past_its_rate_is_read_more_slowly_and_loses_nothing() {
         ("quotas.bytes = \"40KiB/s, burst 10KiB\"\n", Duration::from_millis(1200)),
     ] {
         let hub = two().hub(rate).await;
-        let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+        let alice = Client::key(&hub, "alice");
+        let bob = Client::key(&hub, "bob");
         let texts: Vec<String> = (0..60).map(|n| format!("{n:0>1024}")).collect();
         let mut viewer = bob.subscribe("a").await;
         let began = Instant::now();
@@ -114,7 +117,8 @@ async fn quota_a_stream_past_its_rate_is_read_more_slowly_and_loses_nothing() {
 #[tokio::test]
 async fn quota_documents_past_the_events_or_bytes_are_refused_until_paid() {
     let hub = two().hub("quotas.bytes = \"1KiB/s, burst 4KiB\"\n").await;
-    let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+    let alice = Client::key(&hub, "alice");
+    let bob = Client::key(&hub, "bob");
     let text = "x".repeat(3000);
     let done = until_refused("quotas.bytes", async || alice.try_publish("a", &text).await).await;
     assert!(done >= 1);
@@ -141,7 +145,8 @@ async fn quota_events_of_bodies_that_end_in_an_error_are_paid_for_too() {
 #[tokio::test]
 async fn quota_channels_are_counted_by_who_made_them_and_given_back() {
     let hub = two().hub("quotas.max_channels = 2\n").await;
-    let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+    let alice = Client::key(&hub, "alice");
+    let bob = Client::key(&hub, "bob");
     let limit = "quotas.max_channels";
     alice.publish("a", "x").await;
     assert!(matches!(alice.put("b", &json!({})).await.status(), 200 | 201));
@@ -186,7 +191,8 @@ async fn quota_a_line_past_the_quota_names_it_as_every_other_answer_does() {
 #[tokio::test]
 async fn quota_what_one_retains_takes_from_no_other() {
     let hub = two().hub("quotas.max_retained = \"256KiB\"\n").await;
-    let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+    let alice = Client::key(&hub, "alice");
+    let bob = Client::key(&hub, "bob");
     let text = |n: usize| format!("{n:0>1024}");
     let body = |from: usize, to: usize| event_stream((from..to).map(text));
     bob.post("/v1/channels/of/bob", SSE, body(0, 10)).await.ok();
@@ -212,7 +218,8 @@ async fn quota_what_one_retains_takes_from_no_other() {
 #[tokio::test]
 async fn quota_streams_are_counted_while_they_last() {
     let hub = two().hub("quotas.max_subscriptions = 2\n").await;
-    let (alice, bob) = (Client::key(&hub, "alice"), Client::key(&hub, "bob"));
+    let alice = Client::key(&hub, "alice");
+    let bob = Client::key(&hub, "bob");
     let limit = "quotas.max_subscriptions";
     let first = alice.subscribe("a").await;
     let second = alice.stream("/v1/events?channel=a", &[]).await.settled().await;

@@ -32,7 +32,8 @@ async fn a_subscriber_continues_exactly_after_the_id_it_names() {
     }
     let mut third = hub.resume("c", &ids[2]).await;
     let raw = third.raw_until("two events", |raw| raw.matches("\n\n").count() == 2).await;
-    let (d, e) = (&ids[3], &ids[4]);
+    let d = &ids[3];
+    let e = &ids[4];
     assert_eq!(raw, format!("retry: 3000\ndata: 4\nid: {d}\n\ndata: 5\nid: {e}\n\n"));
     hub.publish("c", "6").await;
     assert_eq!(texts(&third.take(3).await), ["4", "5", "6"]);
@@ -73,7 +74,8 @@ async fn polyfills_resume_by_their_own_names_of_the_parameter() {
 async fn the_header_goes_before_the_query_and_the_query_before_from() {
     let hub = TestHub::start().await;
     let ids = hub.publish_all("c", &["1", "2", "3"]).await;
-    let (first, second) = (ids[0].as_str(), ids[1].as_str());
+    let first = ids[0].as_str();
+    let second = ids[1].as_str();
     let both = format!("/v1/channels/c?from=earliest&last_event_id={first}");
     for (to, header, expected) in [
         (both.as_str(), Some(second), "3"),

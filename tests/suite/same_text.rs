@@ -97,7 +97,8 @@ async fn live(hub: &Arc<TestHub>, channel: &str, story: &Story) {
         for joiner in story.joiners.iter().filter(|joiner| joiner.when.index(pieces.len()) == n) {
             let Joiner { from, coalesce, .. } = joiner;
             let to = format!("/v1/channels/{channel}?from={from}&coalesce={coalesce}");
-            let (hub, format) = (Arc::clone(hub), story.format);
+            let hub = Arc::clone(hub);
+            let format = story.format;
             joined.push(tokio::spawn(async move { Viewer::watch(&hub, format, &to).await }));
         }
         producer.send(piece).await;

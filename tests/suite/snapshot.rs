@@ -137,7 +137,8 @@ async fn many_who_join_in_the_middle_all_end_with_the_whole_text() {
     let hub = Arc::new(TestHub::start().await);
     let generation = Generation::numbered(Format::OpenaiChat, 400);
     let watch = |hub: &Arc<TestHub>, to: &str| {
-        let (hub, to) = (Arc::clone(hub), to.to_owned());
+        let hub = Arc::clone(hub);
+        let to = to.to_owned();
         tokio::spawn(async move { Viewer::watch(&hub, Format::OpenaiChat, &to).await })
     };
     let mut joiners = Vec::new();

@@ -319,7 +319,8 @@ async fn the_first_bytes_come_at_once_in_a_form_that_the_clients_of_the_format_s
 async fn beats(hub: &TestHub, to: &str, accept: &str, beat: &str) -> Duration {
     let mut wire = hub.open(to, &[("Accept", accept)]).await;
     assert_eq!(wire.head().await.status, 200, "{to}");
-    let (mut text, begun) = (String::new(), tokio::time::Instant::now());
+    let mut text = String::new();
+    let begun = tokio::time::Instant::now();
     while !text.ends_with(&beat.repeat(3)) {
         match within("a heartbeat", wire.piece()).await {
             Piece::Data(bytes) => text.push_str(std::str::from_utf8(&bytes).unwrap()),

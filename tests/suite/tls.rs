@@ -102,7 +102,8 @@ async fn a_new_certificate_is_shown_to_new_connections_and_streams_continue() {
 
 #[tokio::test]
 async fn files_that_do_not_belong_together_stop_the_start_and_are_named() {
-    let (one, other) = (Identity::new(), Identity::new());
+    let one = Identity::new();
+    let other = Identity::new();
     let missing = one.cert().with_file_name("missing.pem");
     for (cert, key, says) in [
         (one.cert(), other.key(), "(`tls.key`) cannot be used with the certificate"),

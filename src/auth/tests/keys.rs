@@ -41,7 +41,8 @@ impl FetchKeys for Provider {
     fn fetch(&self, url: &str, _: usize) -> FetchFuture {
         assert_eq!(url, "https://id.example/jwks");
         self.fetches.fetch_add(1, Ordering::SeqCst);
-        let (open, answer) = (self.open.clone(), self.answer.lock().clone());
+        let open = self.open.clone();
+        let answer = self.answer.lock().clone();
         async move {
             std::future::poll_fn(|context| {
                 context.waker().wake_by_ref();
@@ -76,12 +77,11 @@ fn ask(hub: &Authenticator, token: &str, seconds: u64) -> Option<E> {
 #[test]
 fn a_new_key_is_fetched_when_a_token_names_it() {
     let provider = Provider::new(true);
-    let (old, new) = (Signer::new(Algorithm::Es256), Signer::new(Algorithm::Es256));
+    let old = Signer::new(Algorithm::Es256);
+    let new = Signer::new(Algorithm::Es256);
     let hub = hub(&provider);
-    let (one, two) = (
-        old.sign(Algorithm::Es256, "old", &claims()),
-        new.sign(Algorithm::Es256, "new", &claims()),
-    );
+    let one = old.sign(Algorithm::Es256, "old", &claims());
+    let two = new.sign(Algorithm::Es256, "new", &claims());
     provider.publish(&[(&old, "old")]);
     assert_eq!(ask(&hub, &one, 0), None);
     assert_eq!(ask(&hub, &one, 1), None);

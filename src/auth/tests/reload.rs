@@ -16,7 +16,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[test]
 fn a_key_that_is_removed_takes_its_principals_along() {
     let folder = tempfile::tempdir().unwrap();
-    let (old, new) = (Signer::new(Algorithm::EdDsa), Signer::new(Algorithm::EdDsa));
+    let old = Signer::new(Algorithm::EdDsa);
+    let new = Signer::new(Algorithm::EdDsa);
     let set = |keys: &[(&Signer, &str)]| {
         let keys: Vec<_> = keys.iter().map(|(key, kid)| key.jwk(kid, Algorithm::EdDsa)).collect();
         write(folder.path(), "set.json", &json!({ "keys": keys }).to_string())

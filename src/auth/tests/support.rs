@@ -74,7 +74,8 @@ impl Signer {
             Self::Secret(secret) => json!({"kty": "oct", "k": text(secret)}),
             Self::Rsa(key) => {
                 let public = key.public_key();
-                let (n, e) = (public.modulus(), public.exponent());
+                let n = public.modulus();
+                let e = public.exponent();
                 json!({"kty": "RSA", "n": text(n.big_endian_without_leading_zero()),
                        "e": text(e.big_endian_without_leading_zero())})
             }

@@ -27,7 +27,8 @@ impl Reactor {
         let ChannelTicket { presence, counted, position: mark, joined, head: opening, .. } = ticket;
         let own = self.first_bytes(&opening, head);
         let mut tcp = mio::net::TcpStream::from_std(tcp);
-        let (now, rest) = (self.now(), self.rest());
+        let now = self.now();
+        let rest = self.rest();
         let entry = self.subscribers.vacant_entry();
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;

@@ -93,7 +93,8 @@ impl Reactor {
     pub(super) fn end_subscription(&mut self, key: usize, reason: EndReason) {
         let now = self.now();
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
-        let (mut text, mut bytes) = (Vec::new(), Vec::new());
+        let mut text = Vec::new();
+        let mut bytes = Vec::new();
         StreamFormat::EventStream.push_end(&self.config, reason, self.drain.as_ref(), &mut text);
         if !text.is_empty() {
             sse::chunk(&mut bytes, &text);

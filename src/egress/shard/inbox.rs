@@ -44,7 +44,8 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(waker: Waker) -> Self {
-        let (messages, dirty) = (Mutex::default(), Mutex::default());
+        let messages = Mutex::default();
+        let dirty = Mutex::default();
         Self { messages, dirty, awake: AtomicBool::new(true), waker }
     }
 

@@ -31,7 +31,8 @@ impl DeliverInline for Reactor {
         if busy || fast || local.merges() || local.members.len() > FEW {
             return false;
         }
-        let (now, mut done) = (self.now(), SweepProgress::default());
+        let now = self.now();
+        let mut done = SweepProgress::default();
         let complete = self.write_inline(key, now, &mut done);
         self.count(&done);
         if done.events > 0 {
@@ -44,7 +45,8 @@ impl DeliverInline for Reactor {
 impl Reactor {
     /// Returns whether every subscriber took all of it.
     fn write_inline(&mut self, key: usize, now: u32, done: &mut SweepProgress) -> bool {
-        let (mut complete, mut shared) = (true, None);
+        let mut complete = true;
+        let mut shared = None;
         let Some(local) = self.channels.get(key) else { return false };
         for member in &local.members {
             // A blocked subscriber is advanced when its socket becomes writable.

@@ -55,15 +55,18 @@ impl Shards {
             count => count,
         };
         let active = Arc::new(AtomicUsize::new(0));
-        let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
+        let mut inboxes = Vec::new();
+        let mut threads = Vec::new();
         for number in 0..count {
-            let (active, on_detach) = (active.clone(), on_detach.clone());
+            let active = active.clone();
+            let on_detach = on_detach.clone();
             let thread = Thread::new(hub.clone(), config.clone(), active, on_detach)?;
             inboxes.push(thread.inbox.clone());
             let builder = std::thread::Builder::new().name(format!("shard-{number}"));
             threads.push(builder.spawn(move || thread.run())?);
         }
-        let (threads, next) = (Mutex::new(threads), AtomicUsize::new(0));
+        let threads = Mutex::new(threads);
+        let next = AtomicUsize::new(0);
         Ok(Self { inboxes, threads, next, active })
     }
 

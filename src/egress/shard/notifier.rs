@@ -60,7 +60,8 @@ impl ChannelListener for ChannelNotifier {
         if self.dirty_since.load(Ordering::SeqCst) != 0 {
             return;
         }
-        let (now, order) = (clock::steady().max(1), Ordering::SeqCst);
+        let now = clock::steady().max(1);
+        let order = Ordering::SeqCst;
         if self.dirty_since.compare_exchange(0, now, order, order).is_ok() {
             self.inbox.add_dirty(self.channel);
         }
@@ -83,7 +84,8 @@ mod tests {
         let inbox = Arc::new(Inbox::new(waker));
         let shard: Weak<Mutex<Reactor>> = Weak::new();
         let notifier = ChannelNotifier::new(0, shard, inbox.clone());
-        let (mut taken, mut channels) = (0_u32, Vec::new());
+        let mut taken = 0_u32;
+        let mut channels = Vec::new();
         thread::scope(|scope| {
             let swept = Arc::new(());
             let sweeps = Arc::downgrade(&swept);

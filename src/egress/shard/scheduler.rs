@@ -98,7 +98,9 @@ impl Reactor {
 
     /// Advances one subscriber, outside of a sweep.
     pub(super) fn advance_one(&mut self, key: usize) {
-        let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
+        let mut shared = None;
+        let mut done = SweepProgress::default();
+        let now = self.now();
         let moved = self.advance(key, &mut shared, &mut done, now);
         self.settle(key, moved);
         self.count(&done);
@@ -160,7 +162,9 @@ impl Reactor {
     /// Advances some of the subscribers that lag. Sweeps are interleaved, so that live subscribers
     /// do not wait for a crowd that catches up.
     pub(super) fn catch_up(&mut self) {
-        let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
+        let mut shared = None;
+        let mut done = SweepProgress::default();
+        let now = self.now();
         for _ in 0..CATCHING_UP {
             let Some(key) = self.catching_up.pop_front() else { break };
             let key = key as usize;
@@ -257,7 +261,9 @@ impl Reactor {
     /// Writes the events from byte `news_from` on to the subscribers of a turn. Those with older
     /// ones to read are queued to catch up: a piece loaded from disk may wake hundreds of them.
     fn visit(&mut self, turn: &[u32], news_from: u64) -> SweepProgress {
-        let (mut shared, mut done, now) = (None, SweepProgress::default(), self.now());
+        let mut shared = None;
+        let mut done = SweepProgress::default();
+        let now = self.now();
         for key in turn {
             let key = *key as usize;
             match self.subscribers.get(key) {

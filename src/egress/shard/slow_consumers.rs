@@ -25,7 +25,8 @@ impl Reactor {
     pub(super) fn jump(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         let Some(local) = self.channels.get(subscriber.channel as usize) else { return };
-        let (channel, from) = (&local.channel, subscriber.at.byte());
+        let channel = &local.channel;
+        let from = subscriber.at.byte();
         // Only a subscriber whose socket is writable gets to this line.
         subscriber.blocked = 0;
         // If only the end is left, no event is skipped.
@@ -47,7 +48,8 @@ impl Reactor {
     /// Queues a gap event together with the event after it: retention may trim more before the
     /// socket takes anything, and a second gap must not follow the first.
     fn queue_gap(&mut self, key: usize, gap: &Gap) {
-        let (mut text, mut bytes) = (Vec::new(), Vec::new());
+        let mut text = Vec::new();
+        let mut bytes = Vec::new();
         self.push_gap(gap, &mut text);
         sse::chunk(&mut bytes, &text);
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
@@ -81,7 +83,8 @@ impl Reactor {
         if silent < interval || subscriber.is_blocked() {
             return;
         }
-        let (mut text, mut bytes) = (Vec::new(), Vec::new());
+        let mut text = Vec::new();
+        let mut bytes = Vec::new();
         sse::comment(&mut text);
         sse::chunk(&mut bytes, &text);
         subscriber.say(bytes, false);

@@ -211,7 +211,8 @@ mod tests {
     fn last_piece() -> SharedRead {
         let retention =
             Retention { max_events: 9, max_bytes: 999, max_age: Duration::from_secs(9) };
-        let (mut log, mut frame) = (Log::new(Offset::ZERO), Vec::new());
+        let mut log = Log::new(Offset::ZERO);
+        let mut frame = Vec::new();
         sse::encode(&mut frame, &sse::Text { id: Some("e-1"), event_type: None, data: b"x" });
         log.append(Entry { offset: Offset(1), time: Moment::default() }, &frame, &retention);
         let LogRead::Batch(batch) = log.read(LogPosition::default(), 999) else {
@@ -224,9 +225,18 @@ mod tests {
     fn subscriber() -> Subscriber {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (local, index, last_write, blocked, ends, due) = (0, 0, 1, 1, 0, 0);
-        let (at, joined, own) = (Cursor::new(0), 0, None);
-        let (adaptive, lags, catching_up) = (false, false, false);
+        let local = 0;
+        let index = 0;
+        let last_write = 1;
+        let blocked = 1;
+        let ends = 0;
+        let due = 0;
+        let at = Cursor::new(0);
+        let joined = 0;
+        let own = None;
+        let adaptive = false;
+        let lags = false;
+        let catching_up = false;
         Subscriber {
             tcp,
             at,

@@ -227,7 +227,8 @@ async fn answer_page(
     lease: AccessLease,
     link: Option<&Link>,
 ) -> Result<Response, Problem> {
-    let (limit, wait) = (query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?, wait(query)?);
+    let limit = query.limit(DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS)?;
+    let wait = wait(query)?;
     let name = match &selection {
         Selection::One(name) => Some(name.clone()),
         Selection::Many(_) => None,

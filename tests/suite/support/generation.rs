@@ -730,7 +730,8 @@ pub(crate) struct Viewer {
 
 impl Viewer {
     pub(crate) fn of(format: Format) -> Self {
-        let (told, seen) = (Told::default(), Vec::new());
+        let told = Told::default();
+        let seen = Vec::new();
         Self { format, told, seen, snapshot: None, joined: None, end: None }
     }
 

@@ -81,7 +81,9 @@ impl TestHub {
             drop(store);
         });
         let (addr, admin) = within("the hub to listen", is_bound).await.expect("a hub");
-        let (drain, kill, stopped) = (Some(drain), Some(kill), Some(stopped));
+        let drain = Some(drain);
+        let kill = Some(kill);
+        let stopped = Some(stopped);
         Self { addr, admin, drain, kill, stopped, reloads, operator: None }
     }
 

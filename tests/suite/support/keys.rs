@@ -80,8 +80,8 @@ impl Keys {
 
     /// Returns a token of the hub's own with these grants, as JSON, and this lifetime in seconds.
     pub(crate) fn token(&self, subject: &str, grants: &Value, seconds: u64) -> String {
-        let (grants, ttl) =
-            (Grants::from_claim(grants).expect("grants"), Duration::from_secs(seconds));
+        let grants = Grants::from_claim(grants).expect("grants");
+        let ttl = Duration::from_secs(seconds);
         let minter = Minter::new(&Secret::from(SECRET.to_vec()), Duration::from_secs(86_400));
         minter.mint(&grants, subject, ttl, SystemTime::now()).expect("a token").token
     }

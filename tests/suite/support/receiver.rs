@@ -46,7 +46,8 @@ impl Receiver {
 
     /// A receiver that sends these answers one after the other, and repeats the last one.
     pub(crate) async fn answering(answers: impl Into<Vec<Answer>>) -> Self {
-        let (answers, given) = (Arc::new(answers.into()), Arc::new(AtomicUsize::new(0)));
+        let answers = Arc::new(answers.into());
+        let given = Arc::new(AtomicUsize::new(0));
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = tcp.local_addr().expect("an address");
         let (sender, calls) = mpsc::channel(10_000);

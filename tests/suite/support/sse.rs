@@ -254,7 +254,9 @@ impl Parser {
             if self.id.is_some() {
                 self.last_id.clone_from(&self.id);
             }
-            let (id, event, data) = (self.id.take(), self.event.take(), self.data.take());
+            let id = self.id.take();
+            let event = self.event.take();
+            let data = self.data.take();
             self.events += usize::from(data.is_some());
             return data.map(|data| SseEvent { id, event, data });
         }
@@ -283,7 +285,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> (Vec<SseEvent>, Parser) {
-        let (mut parser, mut ready) = (Parser::default(), VecDeque::new());
+        let mut parser = Parser::default();
+        let mut ready = VecDeque::new();
         parser.push(text.as_bytes(), &mut ready);
         (ready.into(), parser)
     }

@@ -69,7 +69,8 @@ impl Signer {
         let mut jwk = match self {
             Self::Secret(secret) => json!({"kty": "oct", "k": text(secret)}),
             Self::Rsa(key) => {
-                let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
+                let n = key.public_key().modulus();
+                let e = key.public_key().exponent();
                 json!({"kty": "RSA", "n": text(n.big_endian_without_leading_zero()),
                        "e": text(e.big_endian_without_leading_zero())})
             }

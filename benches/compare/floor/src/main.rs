@@ -218,7 +218,8 @@ fn leave(number: usize, connection: &Connection) {
 fn head(head: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let mut lines = head.split(|byte| *byte == b'\n');
     let mut words = lines.next()?.split(|byte| *byte == b' ');
-    let (method, target) = (words.next()?, words.next()?);
+    let method = words.next()?;
+    let target = words.next()?;
     let path = target.split(|byte| *byte == b'?').next()?;
     let name = path.rsplit(|byte| *byte == b'/').next()?;
     let length = lines.find_map(|line| {
