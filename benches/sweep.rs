@@ -105,9 +105,17 @@ impl Hall {
         let event = |number| NewEvent { event_type: None, data: text(number).into() };
         let events = (0..pending).map(event).collect();
         let readers = Some(readers);
-        let frames = Vec::new();
-        let expected = 0;
-        Self { hub, channel, events, audience, tally, expected, frames, readers, _egress: egress }
+        Self {
+            hub,
+            channel,
+            events,
+            audience,
+            tally,
+            expected: 0,
+            frames: Vec::new(),
+            readers,
+            _egress: egress,
+        }
     }
 
     /// Publishes, and waits until the last reader has everything.

@@ -63,8 +63,7 @@ impl Bare {
             return 0;
         };
         self.format = channel.format();
-        let bytes = batch.bytes();
-        let mut count = 0;
+        let (bytes, mut count) = (batch.bytes(), 0);
         for frame in Frames::new(&bytes) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
                 self.note_end(frame);
@@ -84,8 +83,7 @@ impl Bare {
     }
 
     fn push(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
-        let event_type = frame.event_type();
-        let data = frame.data();
+        let (event_type, data) = (frame.event_type(), frame.data());
         let mark = |format: Format| format.mark(event_type, &data);
         let marks = |format| matches!(mark(format), Some(Mark::Last(_) | Mark::Nearly(_)));
         self.marked |= self.format.is_some_and(marks);

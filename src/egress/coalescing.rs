@@ -58,7 +58,7 @@ impl CoalescingWindow {
         }
     }
 
-    /// Notes that a piece was passed to the connection; `live` if it held all events that there were.
+    /// Notes that a piece was passed to the connection; `live` if no event was left.
     pub(super) fn note_piece(&mut self, live: bool) {
         match self.coalesce {
             Coalesce::Off => {}

@@ -82,9 +82,8 @@ impl Egress {
         let reaper = Reaper::new(config.clone(), metrics.clone(), unwritten.clone());
         let shards = Arc::new(Shards::start(hub, &config, Arc::new(on_detach))?);
         let reaper = Arc::new(reaper);
-        let feeds = Arc::default();
         let clock = hub.clock().clone();
-        Ok(Self { config, metrics, reaper, shards, feeds, unwritten, clock })
+        Ok(Self { config, metrics, reaper, shards, feeds: Arc::default(), unwritten, clock })
     }
 
     /// The settings.

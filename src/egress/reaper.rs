@@ -76,11 +76,15 @@ pub(super) struct WatchGuard {
 
 impl Reaper {
     pub(super) fn new(config: Arc<Config>, metrics: Arc<Metrics>, unwritten: Arc<Budget>) -> Self {
-        let watched = Mutex::default();
-        let links = Mutex::default();
-        let began = Instant::now();
-        let drain = Mutex::default();
-        Self { config, metrics, began, watched, links, drain, unwritten }
+        Self {
+            config,
+            metrics,
+            began: Instant::now(),
+            watched: Mutex::default(),
+            links: Mutex::default(),
+            drain: Mutex::default(),
+            unwritten,
+        }
     }
 
     pub(super) fn watch(

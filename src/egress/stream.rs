@@ -125,10 +125,17 @@ impl EventStream {
     ) -> Self {
         let bare = Bare::new(format == StreamFormat::BareLines);
         let window = CoalescingWindow::new(coalesce);
-        let turns = None;
-        let state = StreamState::Opening;
-        let breaking = None;
-        Self { egress, subscription, format, bare, window, watch, turns, state, breaking }
+        Self {
+            egress,
+            subscription,
+            format,
+            bare,
+            window,
+            watch,
+            turns: None,
+            state: StreamState::Opening,
+            breaking: None,
+        }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyData, BrokenOff>>> {

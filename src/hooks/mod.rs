@@ -103,8 +103,8 @@ impl Hooks {
         let workers = hooks.workers.clone();
         let wanted = move |name: &_| workers.read().iter().any(|worker| worker.wants(name));
         hub.on_end(wanted, hooks.queue.clone());
-        let is_distributing = hooks.clone().distribute(ended, shutdown.clone());
-        shutdown.spawn_on(is_distributing, &hooks.runtime);
+        let task = hooks.clone().distribute(ended, shutdown.clone());
+        shutdown.spawn_on(task, &hooks.runtime);
         hooks.exchange(ready);
         hooks
     }

@@ -234,16 +234,16 @@ impl AuthFilter {
         &self,
         principal: &Arc<Principal>,
         by: Right,
-        place: Option<SubscriptionPermit>,
+        permit: Option<SubscriptionPermit>,
     ) -> AccessLease {
         if self.0.everyone.is_some() {
             return AccessLease::default();
         }
-        let lives = principal
+        let lifetime = principal
             .expires
             .map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default());
-        let held = place.map(|place| Box::new(place) as Box<dyn Any + Send + Sync>);
-        let lease = AccessLease::holding(lives.map(|lives| Instant::now() + lives), held);
+        let held = permit.map(|permit| Box::new(permit) as Box<dyn Any + Send + Sync>);
+        let lease = AccessLease::holding(lifetime.map(|lifetime| Instant::now() + lifetime), held);
         let mut admitted = self.0.admitted.lock();
         // Ended streams are removed when the list is full, so that leaving costs nothing.
         if admitted.len() == admitted.capacity() {
@@ -251,13 +251,12 @@ impl AuthFilter {
             let count = admitted.len();
             admitted.reserve(count.max(16));
         }
-        let newcomer =
-            AdmittedStream { lease: lease.downgrade(), principal: principal.clone(), by };
+        let stream = AdmittedStream { lease: lease.downgrade(), principal: principal.clone(), by };
         // The configuration may have changed since the request was authenticated.
-        if !newcomer.is_still_admitted(&self.0.authenticator, SystemTime::now()) {
+        if !stream.is_still_admitted(&self.0.authenticator, SystemTime::now()) {
             lease.revoke();
         }
-        admitted.push(newcomer);
+        admitted.push(stream);
         lease
     }
 }
@@ -367,10 +366,10 @@ impl Caller {
         operations: &'static [Operation],
         channels: Vec<ChannelPattern>,
     ) -> Result<AccessLease, Problem> {
-        let place = self.payer.subscribe().map_err(|limit| {
+        let permit = self.payer.subscribe().map_err(|limit| {
             self.filter.0.metrics.limit_hit(limit);
             Problem::over_quota(limit, "the maximum number of streams is open")
         })?;
-        Ok(self.filter.issue(&self.principal, Right { operations, channels }, place))
+        Ok(self.filter.issue(&self.principal, Right { operations, channels }, permit))
     }
 }

@@ -205,7 +205,7 @@ async fn serve_http1<W: Transport>(
         // Events are small: copying them into one buffer beats a vector of many parts.
         .writev(false)
         .serve_connection(io, service);
-    let mut told = false;
+    let mut is_shutting_down = false;
     loop {
         tokio::select! {
             served = &mut connection => {
@@ -225,8 +225,8 @@ async fn serve_http1<W: Transport>(
                 reset(&connection.into_parts().io.into_inner());
                 return Ok(ConnectionOutcome::Over);
             }
-            () = stop_requests(&shutdown, &link), if !told => {
-                told = true;
+            () = stop_requests(&shutdown, &link), if !is_shutting_down => {
+                is_shutting_down = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }
@@ -274,22 +274,22 @@ async fn serve_http2<W: Transport>(
     let asked = Arc::new(AtomicBool::new(false));
     let service = http2_service(Arc::new(RequestService::new(context)), asked.clone());
     let mut connection = builder.serve_connection(io, service);
-    let mut told = false;
-    let mut looked = false;
+    let mut is_shutting_down = false;
+    let mut is_checked = false;
     let mut first = pin!(sleep_until(deadline));
     loop {
         tokio::select! {
             served = &mut connection => return served.map(|()| ConnectionOutcome::Over),
             () = link.cut() => return Ok(ConnectionOutcome::Over),
             // hyper waits for a first request for ever.
-            () = &mut first, if !looked => {
-                looked = true;
+            () = &mut first, if !is_checked => {
+                is_checked = true;
                 if !asked.load(Ordering::Relaxed) {
                     return Ok(ConnectionOutcome::Limit(HEADER_TIMEOUT));
                 }
             }
-            () = shutdown.stopping(), if !told => {
-                told = true;
+            () = shutdown.stopping(), if !is_shutting_down => {
+                is_shutting_down = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }

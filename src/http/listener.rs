@@ -57,10 +57,18 @@ impl Listener {
         quotas: Arc<Quotas>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        let outlived = false;
         let reserve = reserve();
-        Self { tcp, serving, limit, quotas, metrics, refusals, workers, outlived, reserve }
+        Self {
+            tcp,
+            serving,
+            limit,
+            quotas,
+            metrics,
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            workers,
+            outlived: false,
+            reserve,
+        }
     }
 
     /// Stops accepting when a drain begins: another process also has this socket, and keeps new

@@ -92,13 +92,18 @@ enum Chunks {
 impl<W> RequestReader<W> {
     pub(super) fn new(transport: W, link: Arc<Link>, config: &Config) -> Self {
         let max_head = usize::try_from(config.max_header_bytes.as_u64()).unwrap_or(usize::MAX);
-        let held = BytesMut::new();
-        let cleared = 0;
-        let ended = false;
-        let refusal = None;
-        let place = Framing::Head;
         let max_headers = config.max_headers;
-        Self { transport, link, max_head, max_headers, place, held, cleared, ended, refusal }
+        Self {
+            transport,
+            link,
+            max_head,
+            max_headers,
+            place: Framing::Head,
+            held: BytesMut::new(),
+            cleared: 0,
+            ended: false,
+            refusal: None,
+        }
     }
 
     /// Returns the transport and the refusal, if the last request was refused.

@@ -30,11 +30,12 @@ pub(super) struct Handoff {
 
 impl Handoff {
     pub(super) fn new() -> Self {
-        let response = Mutex::new(None);
-        let left = Notify::new();
-        let used = AtomicBool::new(false);
-        let closes = AtomicBool::new(false);
-        Self { used, closes, response, left }
+        Self {
+            used: AtomicBool::new(false),
+            closes: AtomicBool::new(false),
+            response: Mutex::new(None),
+            left: Notify::new(),
+        }
     }
 
     /// Returns whether a shard may send the response to this request.

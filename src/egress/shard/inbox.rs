@@ -44,9 +44,12 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(waker: Waker) -> Self {
-        let messages = Mutex::default();
-        let dirty = Mutex::default();
-        Self { messages, dirty, awake: AtomicBool::new(true), waker }
+        Self {
+            messages: Mutex::default(),
+            dirty: Mutex::default(),
+            awake: AtomicBool::new(true),
+            waker,
+        }
     }
 
     pub(super) fn send(&self, message: ShardMessage) {

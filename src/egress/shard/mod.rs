@@ -66,8 +66,7 @@ impl Shards {
             threads.push(builder.spawn(move || thread.run())?);
         }
         let threads = Mutex::new(threads);
-        let next = AtomicUsize::new(0);
-        Ok(Self { inboxes, threads, next, active })
+        Ok(Self { inboxes, threads, next: AtomicUsize::new(0), active })
     }
 
     /// Gives a subscriber's socket to a shard.

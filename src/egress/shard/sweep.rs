@@ -225,33 +225,21 @@ mod tests {
     fn subscriber() -> Subscriber {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let local = 0;
-        let index = 0;
-        let last_write = 1;
-        let blocked = 1;
-        let ends = 0;
-        let due = 0;
-        let at = Cursor::new(0);
-        let joined = 0;
-        let own = None;
-        let adaptive = false;
-        let lags = false;
-        let catching_up = false;
         Subscriber {
             tcp,
-            at,
-            joined,
-            own,
-            channel: local,
-            index,
-            last_write,
-            blocked,
-            ends,
-            due,
+            at: Cursor::new(0),
+            joined: 0,
+            own: None,
+            channel: 0,
+            index: 0,
+            last_write: 1,
+            blocked: 1,
+            ends: 0,
+            due: 0,
             heartbeat: Interval::default(),
-            adaptive,
-            lags,
-            catching_up,
+            adaptive: false,
+            lags: false,
+            catching_up: false,
             heard: 0,
             leaves: false,
             lease: AccessLease::default(),

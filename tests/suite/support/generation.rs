@@ -730,9 +730,14 @@ pub(crate) struct Viewer {
 
 impl Viewer {
     pub(crate) fn of(format: Format) -> Self {
-        let told = Told::default();
-        let seen = Vec::new();
-        Self { format, told, seen, snapshot: None, joined: None, end: None }
+        Self {
+            format,
+            told: Told::default(),
+            seen: Vec::new(),
+            snapshot: None,
+            joined: None,
+            end: None,
+        }
     }
 
     /// Processes one event.
