@@ -3,6 +3,7 @@
 
 mod inherited;
 mod load;
+mod validate;
 
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 pub use inherited::{InheritError, Inherited};
 pub use load::{LoadError, Loaded, load, variable};
+pub use validate::InvalidSetting;
 
 use crate::clock::Clock;
 use crate::http::{CorsConfig, TlsConfig};
-use crate::store::disk::{self, Durability};
+use crate::store::disk;
 use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
 
 /// The commented default configuration: the manual of all settings.
@@ -72,15 +74,6 @@ fn is_reloaded(section: &str) -> bool {
     ["auth", "channels", "cors", "hooks", "quotas", "tls"].contains(&section)
 }
 
-/// A value of the right type that is not valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidSetting {
-    /// The setting.
-    pub key: &'static str,
-    /// The fault, and a valid value.
-    pub message: String,
-}
-
 impl Config {
     /// Reads a whole configuration from TOML; a missing setting has its default.
     ///
@@ -107,94 +100,6 @@ impl Config {
         let names = |config: &Self| config.channels.durable_names(self.store.durability);
         if names(self) != names(other) {
             found.push("channels.rules (`durability`)".to_owned());
-        }
-        found
-    }
-
-    /// Returns the counts and sizes that must not be zero.
-    fn not_zero(&self) -> [(&'static str, u64); 12] {
-        [
-            ("server.max_connections", self.server.max_connections as u64),
-            ("server.max_headers", self.server.max_headers as u64),
-            ("server.max_h2_streams", self.server.max_h2_streams.into()),
-            ("channels.max_channels", self.channels.max_channels as u64),
-            ("channels.max_events", self.channels.max_events),
-            ("channels.max_bytes", self.channels.max_bytes.as_u64()),
-            ("channels.memory_budget", self.channels.memory_budget.as_u64()),
-            ("publish.max_event_bytes", self.publish.max_event_bytes.as_u64()),
-            ("publish.max_streams", self.publish.max_streams as u64),
-            ("subscribers.max_channels", self.subscribers.max_channels as u64),
-            ("subscribers.max_lag_events", self.subscribers.max_lag_events),
-            ("subscribers.max_lag_bytes", self.subscribers.max_lag_bytes.as_u64()),
-        ]
-    }
-
-    /// Finds values of the right type that are not valid.
-    #[must_use]
-    pub fn validate(&self) -> Vec<InvalidSetting> {
-        let mut found = Vec::new();
-        let mut require = |holds: bool, key: &'static str, message: &str| {
-            if !holds {
-                found.push(InvalidSetting { key, message: message.to_owned() });
-            }
-        };
-        for (key, value) in self.not_zero() {
-            require(value > 0, key, "must be at least 1");
-        }
-        let header = self.server.max_header_bytes.as_u64();
-        let header_bounds = "must be between 8KiB and 1MiB";
-        require((8 << 10..=1 << 20).contains(&header), "server.max_header_bytes", header_bounds);
-        let needs_trust = "needs `server.trusted_proxies`: only they may send a PROXY header";
-        let has_trust = !self.server.proxy_protocol || !self.server.trusted_proxies.is_empty();
-        require(has_trust, "server.proxy_protocol", needs_trust);
-        let half = "`tls.cert` and `tls.key` belong together: set both, or neither";
-        let set = if self.tls.cert.as_os_str().is_empty() { "tls.key" } else { "tls.cert" };
-        require(self.tls.is_whole(), set, half);
-        let event_bound = "must be at most 64MiB: an event is held in memory whole";
-        let event = self.publish.max_event_bytes.as_u64();
-        require(event <= 64 << 20, "publish.max_event_bytes", event_bound);
-        let unfinished = self.publish.max_unfinished >= self.publish.max_event_bytes;
-        let whole = "must be at least `publish.max_event_bytes`";
-        require(unfinished, "publish.max_unfinished", whole);
-        let somewhere = "needs `store.path`, the directory in which channels are kept";
-        let kept = |durability| self.store.is_on() || durability == Durability::Memory;
-        require(kept(self.store.durability), "store.durability", somewhere);
-        let rules = self.channels.rules.iter().filter_map(|rule| rule.durability);
-        require(rules.into_iter().all(kept), "channels.rules", somewhere);
-        require(!self.store.sync_interval.is_zero(), "store.sync_interval", "must be above 0s");
-        let room = "must be at least 256MiB: files are written in pieces of 64MiB";
-        require(self.store.max_bytes.as_u64() >= 256 << 20, "store.max_bytes", room);
-        let unwritten = self.subscribers.max_unwritten.as_u64() >= 1 << 20;
-        require(unwritten, "subscribers.max_unwritten", "must be at least 1MiB");
-        let short = "must be at least 10ms";
-        let long_enough = |time: Duration| time >= Duration::from_millis(10);
-        require(long_enough(self.subscribers.heartbeat), "subscribers.heartbeat", short);
-        require(long_enough(self.subscribers.write_timeout), "subscribers.write_timeout", short);
-        require(long_enough(self.server.header_timeout), "server.header_timeout", short);
-        require(long_enough(self.server.body_timeout), "server.body_timeout", short);
-        require(long_enough(self.publish.idle_timeout), "publish.idle_timeout", short);
-        let endless = "must be at most 3650days: `0s` is for ever";
-        let most = Duration::from_secs(3650 * 24 * 3600);
-        require(self.subscribers.max_lifetime <= most, "subscribers.max_lifetime", endless);
-        let long = "must be at most 1day";
-        let a_day = Duration::from_secs(24 * 3600);
-        require(self.subscribers.reconnect_delay <= a_day, "subscribers.reconnect_delay", long);
-        let end_delay = self.subscribers.end_reconnect_delay;
-        require(end_delay <= a_day, "subscribers.end_reconnect_delay", long);
-        require(self.drain.window <= a_day, "drain.window", long);
-        require(self.server.body_timeout <= a_day, "server.body_timeout", long);
-        require(self.publish.idle_timeout <= a_day, "publish.idle_timeout", long);
-        for invalid in self.hooks.validate() {
-            found.push(InvalidSetting { key: "hooks", message: invalid.to_string() });
-        }
-        for auth::InvalidAuth { key, message } in self.auth.validate() {
-            found.push(InvalidSetting { key, message });
-        }
-        if let Err(error) = self.cors.validate() {
-            found.push(InvalidSetting { key: "cors.allow_origins", message: error.to_string() });
-        }
-        if let Err(error) = self.log.filter() {
-            found.push(InvalidSetting { key: "log.level", message: error.to_string() });
         }
         found
     }
