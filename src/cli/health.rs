@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use fanfare_client::HubUrl;
 
-use super::client::{HttpClient, HubUrl, Trust};
+use super::hub_address::Trust;
 use super::terminal;
 
 /// The arguments of `fanfare health`.
@@ -29,7 +30,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = HttpClient::new(args.url, args.trust);
+    let client = args.trust.client(args.url, None)?;
     let asked = async { client.get("/readyz").await?.text().await };
     let answer = tokio::time::timeout(args.timeout, asked)
         .await
@@ -40,6 +41,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             terminal::print_line(if text.is_empty() { "ready" } else { text })?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => bail!("not ready: {error}"),
+        Err(error) => Err(anyhow::Error::from(error).context("not ready")),
     }
 }

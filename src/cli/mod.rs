@@ -2,14 +2,13 @@
 
 mod ansi;
 mod bench;
-mod client;
 mod completions;
 mod config;
 mod demo;
 mod health;
+mod hub_address;
 mod publish;
 mod serve;
-mod source;
 mod store;
 mod subscribe;
 mod terminal;
@@ -84,8 +83,8 @@ pub async fn run(cli: Cli, inherited: Result<Inherited, InheritError>) -> ExitCo
         if terminal::is_broken_pipe(&error) {
             return ExitCode::SUCCESS; // a closed stdout is no error: its reader wants no more
         }
-        let client_error = error.downcast_ref::<client::ClientError>();
-        terminal::tell_error(&error, client_error.and_then(client::ClientError::hint));
+        let error = hub_address::explained(error);
+        terminal::tell_error(&error, error.downcast_ref().and_then(hub_address::hint));
         ExitCode::FAILURE
     })
 }

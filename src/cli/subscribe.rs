@@ -4,16 +4,12 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
-use http::StatusCode;
-use serde::{Deserialize, Serialize};
+use fanfare_client::{Client, End, Event, Gap, Signal, Start, Subscription};
+use serde::Serialize;
 
-use super::client::{self, HttpClient, HubAddress};
-use super::source::{SourceSignal, SourceStart, SseSource};
+use super::hub_address::HubAddress;
 use super::terminal::{self, notice};
 use crate::channel::ChannelPattern;
-use crate::event::{END, GAP, UNAUTHENTICATED};
-use crate::sse::ParsedEvent;
 
 /// The arguments of `fanfare subscribe`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +21,7 @@ pub(super) struct Args {
 
     /// Start: tail, earliest or last:N
     #[arg(long, value_name = "START", default_value = "tail")]
-    from: SourceStart,
+    from: Start,
 
     /// Begin right after this event id
     #[arg(long, value_name = "ID", conflicts_with = "from",
@@ -63,14 +59,14 @@ Examples:
 Exit codes: 0 when the channel ends as complete, 1 when it ends otherwise.";
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    SubscribeWatch::new(args).run().await
+    SubscribeWatch::new(args)?.run().await
 }
 
 /// The state of a subscription and its output.
 struct SubscribeWatch {
     args: Args,
-    client: HttpClient,
-    source: SseSource,
+    client: Client,
+    events: Subscription,
     /// Several channels arrive in envelopes.
     merged: bool,
     /// An end other than `complete` has been seen.
@@ -81,34 +77,31 @@ struct SubscribeWatch {
 }
 
 impl SubscribeWatch {
-    fn new(args: Args) -> Self {
-        let client = HttpClient::of(&args.hub);
-        let named = args.channels.iter().filter(|pattern| pattern.exact().is_some()).count();
-        let fixed = named == args.channels.len();
-        let merged = args.channels.len() > 1 || !fixed;
+    fn new(args: Args) -> anyhow::Result<Self> {
+        let client = args.hub.client()?;
+        let events = match args.channels.as_slice() {
+            [only] if only.exact().is_some() => client.subscribe(only.as_str()),
+            channels => client.subscribe_many(channels.iter().map(ChannelPattern::as_str)),
+        };
+        let merged = args.channels.len() > 1 || args.channels[0].exact().is_none();
         let start = match &args.last_event_id {
-            Some(id) => SourceStart::After(id.clone()),
+            Some(id) => Start::After(id.clone()),
             None => args.from.clone(),
         };
-        let mut names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
-        let source =
-            SseSource::new(client.clone(), path(&args), start, fixed.then_some(names.len()))
-                .patience(args.idle_timeout);
-        Self { args, client, source, merged, ended_badly: false, ends_seen: 0, mid_line: false }
+        let events = events.from(start).idle_timeout(args.idle_timeout);
+        Ok(Self { args, client, events, merged, ended_badly: false, ends_seen: 0, mid_line: false })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
         loop {
-            match self.source.next().await? {
-                SourceSignal::Connected(id) => self.tell(connected(&self.args, id.as_deref())),
-                SourceSignal::Event(event) => self.show(&event)?,
-                SourceSignal::Lost(why, delay) => {
+            match self.events.signal().await? {
+                Signal::Connected(id) => self.tell(connected(&self.args, id.as_deref())),
+                Signal::Event(event) => self.show(&event)?,
+                Signal::Lost(why, delay) => {
                     let delay = delay.as_secs_f64();
                     self.tell(format!("{why}; connecting again in {delay:.1} s"));
                 }
-                SourceSignal::Ended => break,
+                Signal::Ended => break,
             }
         }
         if self.ends_seen == 0 {
@@ -117,38 +110,37 @@ impl SubscribeWatch {
         Ok(if self.ended_badly { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    fn show(&mut self, event: &ParsedEvent) -> anyhow::Result<()> {
-        let event_type = event.event_type.as_deref();
-        match event_type {
-            Some(END) => self.note_end(event),
-            // A loss is reported even with `--quiet`.
-            Some(GAP) => terminal::warn(gap_sentence(&event.data)),
-            Some(UNAUTHENTICATED) => terminal::warn("the hub asks for a new token"),
-            _ => {}
+    fn show(&mut self, event: &Event) -> anyhow::Result<()> {
+        let (end, gap) = (event.end(), event.gap());
+        let own = end.is_some() || gap.is_some() || event.is_unauthenticated();
+        if let Some(end) = end {
+            self.note_end(end);
+        } else if let Some(gap) = gap {
+            terminal::warn(gap_sentence(gap)); // a loss is reported even with `--quiet`
+        } else if own {
+            terminal::warn("the hub asks for a new token");
         }
-        let own = matches!(event_type, Some(END | GAP | UNAUTHENTICATED));
         let mut out = io::stdout().lock();
         if self.args.json {
             writeln!(out, "{}", json_line(event, self.merged && !own)?)?;
         } else if own {
             return Ok(()); // reported on stderr
         } else if self.merged {
-            write_labelled(&mut out, &event.data)?;
+            write_labelled(&mut out, event)?;
         } else if self.args.no_newline {
             out.write_all(event.data.as_bytes())?;
             self.mid_line = !event.data.ends_with('\n');
         } else {
             writeln!(out, "{}", event.data)?;
         }
-        if !self.source.has_pending() {
+        if !self.events.has_pending() {
             out.flush()?;
         }
         Ok(())
     }
 
-    fn note_end(&mut self, event: &ParsedEvent) {
-        let end: OwnData = serde_json::from_str(&event.data).unwrap_or_default();
-        let state = end.state.as_deref().unwrap_or("unknown");
+    fn note_end(&mut self, end: End) {
+        let state = if end.state.is_empty() { "unknown" } else { &end.state };
         self.ends_seen += 1;
         self.ended_badly |= state != "complete";
         let channel = end.channel.as_deref().unwrap_or("the channel");
@@ -160,12 +152,8 @@ impl SubscribeWatch {
     /// event reported it.
     async fn ask_how_it_ended(&mut self) -> anyhow::Result<()> {
         for channel in self.args.channels.clone().iter().filter_map(ChannelPattern::exact) {
-            let reply = self.client.head(&client::channel_path(channel.as_str())).await?;
-            let state = match reply.status() {
-                StatusCode::NOT_FOUND => "deleted",
-                StatusCode::OK => reply.header("Fanfare-State").unwrap_or("unknown"),
-                status => bail!("asked how {channel} ended, the hub answered {status}"),
-            };
+            let state = self.client.state(channel.as_str()).await?;
+            let state = state.as_deref().unwrap_or("deleted");
             self.ended_badly |= state != "complete";
             self.tell(format!("nothing more to come: {channel} has ended: {state}"));
         }
@@ -185,42 +173,6 @@ impl SubscribeWatch {
     }
 }
 
-/// The data of control events, and the envelope of all others.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct OwnData {
-    channel: Option<String>,
-    state: Option<String>,
-    reason: Option<String>,
-    requested: Option<String>,
-    resumed: Option<String>,
-    message: Option<String>,
-}
-
-/// The envelope of an event when several channels share a connection.
-#[derive(Debug, Deserialize)]
-struct Envelope {
-    channel: String,
-    #[serde(default)]
-    event: Option<String>,
-    data: String,
-    #[serde(default)]
-    time: Option<String>,
-}
-
-fn path(args: &Args) -> String {
-    if let [only] = args.channels.as_slice()
-        && let Some(channel) = only.exact()
-    {
-        return client::channel_path(channel.as_str());
-    }
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    for channel in &args.channels {
-        query.append_pair("channel", channel.as_str());
-    }
-    format!("/v1/events?{}", query.finish())
-}
-
 fn connected(args: &Args, id: Option<&str>) -> String {
     let names: Vec<_> = args.channels.iter().map(ChannelPattern::as_str).collect();
     let names = names.join(", ");
@@ -230,8 +182,7 @@ fn connected(args: &Args, id: Option<&str>) -> String {
     }
 }
 
-fn gap_sentence(data: &str) -> String {
-    let gap: OwnData = serde_json::from_str(data).unwrap_or_default();
+fn gap_sentence(gap: Gap) -> String {
     let channel = gap.channel.map(|channel| format!(" in {channel}")).unwrap_or_default();
     let reason = gap.reason.as_deref().unwrap_or("unknown");
     let message = gap.message.unwrap_or_else(|| {
@@ -253,16 +204,16 @@ struct JsonLine<'a> {
     time: Option<&'a str>,
 }
 
-fn json_line(event: &ParsedEvent, enveloped: bool) -> serde_json::Result<String> {
-    let envelope = enveloped.then(|| serde_json::from_str::<Envelope>(&event.data).ok()).flatten();
+fn json_line(event: &Event, enveloped: bool) -> serde_json::Result<String> {
+    let envelope = enveloped.then(|| event.envelope()).flatten();
     let id = event.id.as_deref();
     serde_json::to_string(&match &envelope {
-        Some(Envelope { channel, event, data, time }) => JsonLine {
-            channel: Some(channel),
+        Some(inner) => JsonLine {
+            channel: Some(&inner.channel),
             id,
-            event: event.as_deref(),
-            data,
-            time: time.as_deref(),
+            event: inner.event.as_deref(),
+            data: &inner.data,
+            time: inner.time.as_deref(),
         },
         None => JsonLine {
             channel: None,
@@ -276,13 +227,13 @@ fn json_line(event: &ParsedEvent, enveloped: bool) -> serde_json::Result<String>
 
 /// Writes `logs/web
 /// text` for each line of the text.
-fn write_labelled(out: &mut impl io::Write, data: &str) -> io::Result<()> {
-    match serde_json::from_str::<Envelope>(data) {
-        Ok(envelope) => envelope
+fn write_labelled(out: &mut impl io::Write, event: &Event) -> io::Result<()> {
+    match event.envelope() {
+        Some(envelope) => envelope
             .data
             .split('\n')
             .try_for_each(|line| writeln!(out, "{} | {line}", envelope.channel)),
-        Err(_) => writeln!(out, "{data}"),
+        None => writeln!(out, "{}", event.data),
     }
 }
 
@@ -304,14 +255,6 @@ mod tests {
     }
 
     #[test]
-    fn one_channel_has_a_path_of_its_own_and_more_share_one() {
-        assert_eq!(path(&args(&["chat/4 2"]).unwrap()), "/v1/channels/chat/4%202");
-        let many = path(&args(&["a", "logs/*"]).unwrap());
-        assert_eq!(many, "/v1/events?channel=a&channel=logs%2F*");
-        assert_eq!(path(&args(&["logs/**"]).unwrap()), "/v1/events?channel=logs%2F**");
-    }
-
-    #[test]
     fn a_start_cannot_be_given_twice() {
         assert!(args(&["a", "--last-event-id", "e-1"]).is_ok());
         assert!(args(&["a", "--from", "earliest", "--last-event-id", "e-1"]).is_err());
@@ -322,11 +265,11 @@ mod tests {
 
     #[test]
     fn json_lines_say_what_is_known() {
-        let event = ParsedEvent { id: Some("e-1".into()), event_type: None, data: "x".into() };
-        let line = json_line(&event, false).unwrap();
+        let event = |data: &str| Event::new(Some("e-1"), None, data);
+        let line = json_line(&event("x"), false).unwrap();
         assert_eq!(line, r#"{"id":"e-1","event":null,"data":"x"}"#);
-        let data = r#"{"channel":"a","event":"t","data":"x","time":"2026"}"#.to_owned();
-        let line = json_line(&ParsedEvent { data, ..event }, true).unwrap();
+        let data = r#"{"channel":"a","event":"t","data":"x","time":"2026"}"#;
+        let line = json_line(&event(data), true).unwrap();
         let known = r#"{"channel":"a","id":"e-1","event":"t","data":"x","time":"2026"}"#;
         assert_eq!(line, known);
     }
@@ -334,15 +277,17 @@ mod tests {
     #[test]
     fn each_line_of_a_merged_event_is_labelled() {
         let mut out = Vec::new();
-        write_labelled(&mut out, r#"{"channel":"a","data":"x\ny"}"#).unwrap();
+        let event = Event::new(None, None, r#"{"channel":"a","data":"x\ny"}"#);
+        write_labelled(&mut out, &event).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "a | x\na | y\n");
     }
 
     #[test]
     fn a_gap_is_told_in_the_hubs_words_or_in_ours() {
-        let told = gap_sentence(r#"{"channel":"a","reason":"evicted","message":"Too late."}"#);
-        assert_eq!(told, "gap in a (evicted): Too late.");
-        let told = gap_sentence(r#"{"reason":"epoch","requested":"x-1","resumed":"y-2"}"#);
-        assert_eq!(told, "gap (epoch): asked for x-1, resumed at y-2");
+        let told = |data| gap_sentence(serde_json::from_str(data).unwrap());
+        let sentence = told(r#"{"channel":"a","reason":"evicted","message":"Too late."}"#);
+        assert_eq!(sentence, "gap in a (evicted): Too late.");
+        let sentence = told(r#"{"reason":"epoch","requested":"x-1","resumed":"y-2"}"#);
+        assert_eq!(sentence, "gap (epoch): asked for x-1, resumed at y-2");
     }
 }

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
+use fanfare_client::{HubUrl, full};
 use http::{Request, header};
 use serde_json::Value;
 
-use super::client::{HttpClient, HubAddress, HubUrl, Trust, full};
+use super::hub_address::Trust;
 use super::terminal::{notice, print_line};
 use crate::auth::{Grants, Minter, Operation, generate_api_key};
 use crate::channel::ChannelPattern;
@@ -120,10 +121,10 @@ async fn ask(args: &Create, url: &HubUrl) -> anyhow::Result<(String, String)> {
     if let Some(subject) = &args.subject {
         wanted.insert("subject".into(), subject.as_str().into());
     }
-    let hub = HubAddress { url: url.clone(), token: args.token.clone(), trust: args.trust.clone() };
+    let client = args.trust.client(url.clone(), args.token.clone())?;
     let request = Request::post("/v1/tokens").header(header::CONTENT_TYPE, "application/json");
     let body = full(Value::Object(wanted).to_string());
-    let reply = HttpClient::of(&hub).send(request, body).await?.succeeded().await?;
+    let reply = client.send(request, body).await?.succeeded().await?;
     let answer: Value = serde_json::from_str(&reply.text().await?)?;
     let field = |name: &str| answer[name].as_str().map(str::to_owned);
     field("token").zip(field("expires")).context("the hub's answer has no token")

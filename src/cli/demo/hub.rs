@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use fanfare_client::HubUrl;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::cli::client::HubUrl;
 use crate::config::Config;
 use crate::server::Server;
 
@@ -29,7 +29,8 @@ impl DemoHub {
         let (public, moved) = free_port(PORTS.0);
         let (admin, admin_moved) = free_port(PORTS.1);
         let server = Server::bind(config(public, admin)).await.context("cannot start a hub")?;
-        let (url, admin) = (server.addr().into(), server.admin_addr().into());
+        let url = format!("http://{}", server.addr()).parse()?;
+        let admin = format!("http://{}", server.admin_addr()).parse()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {
             let _ = server

@@ -12,23 +12,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use http::{Request, header};
-use serde::Deserialize;
+use fanfare_client::{Client, Close};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
 
 use self::hub::DemoHub;
 use self::output::DemoOutput;
-use self::script::{Cue, ScriptToken};
+use self::script::Cue;
 use self::seat::{Beat, DemoSeat, Happening, Order};
-use self::stage::{A, B, C, D, DemoStage, PARTS};
+use self::stage::{A, B, C, D, DemoPart, DemoStage, PARTS};
 use super::ansi;
-use super::client::{self, HttpClient, Trust};
-use super::publish::push_event;
 use super::terminal::{Paint, print_line};
-use crate::sse::MEDIA_TYPE;
 
 /// The channel of the demo.
 const CHANNEL: &str = "demo/story";
@@ -41,6 +37,9 @@ const OVERTURE: Duration = Duration::from_millis(900);
 
 /// The time limit for the last event to reach the last viewer, generous for a slow machine.
 const FINALE: Duration = Duration::from_secs(10);
+
+/// The capacity of the queue of tokens for the socket.
+const PENDING_TOKENS: usize = 16;
 
 /// The capacity of the queue from the viewers to the director.
 const PENDING_BEATS: usize = 256;
@@ -91,7 +90,7 @@ async fn show(hub: &DemoHub, rate: u32) -> anyhow::Result<bool> {
 
 /// Runs the show: sends tokens, gives cues, and updates the stage.
 struct Director {
-    client: HttpClient,
+    client: Client,
     stage: DemoStage,
     output: DemoOutput,
     seats: Vec<DemoSeat>,
@@ -107,7 +106,7 @@ impl Director {
         let script = script::tokens().into_iter().map(|token| token.text).collect();
         let (beat, beats) = mpsc::channel(PENDING_BEATS);
         Ok(Self {
-            client: HttpClient::new(hub.url.clone(), Trust::default()),
+            client: Client::new(hub.url.clone())?,
             stage: DemoStage::new(hub.url.to_string(), CHANNEL.into(), script),
             output: DemoOutput::new(),
             seats: Vec::new(),
@@ -139,11 +138,9 @@ impl Director {
     /// every viewer has received the end, or after `FINALE`.
     async fn play(&mut self, rate: u32) -> anyhow::Result<()> {
         self.say("One POST is open: each token is an event as soon as it is written.".into())?;
-        let (feed, body) = client::streamed();
-        let path = format!("{}?close=complete", client::channel_path(CHANNEL));
-        let request = Request::post(path).header(header::CONTENT_TYPE, MEDIA_TYPE);
-        let client = self.client.clone();
-        let answer = tokio::spawn(async move { client.send(request, body).await });
+        let (feed, tokens) = mpsc::channel::<String>(PENDING_TOKENS);
+        let publish = self.client.publish(CHANNEL).event_type("token").close(Close::Complete);
+        let answer = tokio::spawn(publish.texts(ReceiverStream::new(tokens)));
         let mut next = Instant::now();
         let mut cue = None;
         for token in script::tokens() {
@@ -153,14 +150,13 @@ impl Director {
                 self.give(cue);
             }
             self.stage.publish(Instant::now());
-            if feed.send(token_event(&token)).await.is_err() {
+            if feed.send(token.text).await.is_err() {
                 break; // the response has the reason
             }
             cue = token.cue; // by the next tick, every viewer has read this token
         }
         drop(feed); // ends the body, and with it the channel
-        let receipt = answer.await.context("the publisher failed")??.succeeded().await?;
-        let receipt: DemoReceipt = serde_json::from_str(&receipt.text().await?)?;
+        let receipt = answer.await.context("the publisher failed")??;
         self.until(Instant::now() + FINALE, DemoStage::is_over).await?;
         self.say(format!("The channel is {}, with {} events.", receipt.state, receipt.events))
     }
@@ -243,8 +239,8 @@ impl Director {
     }
 
     fn seat(&mut self, seat: usize) {
-        let channel = client::channel_path(CHANNEL);
-        self.seats.push(DemoSeat::take(seat, &self.client, channel, self.beat.clone()));
+        let events = self.client.subscribe(CHANNEL).from(DemoPart::start(seat));
+        self.seats.push(DemoSeat::take(seat, events, self.beat.clone()));
     }
 
     fn give(&mut self, cue: Cue) {
@@ -261,19 +257,6 @@ impl Director {
             let _ = seat.orders.try_send(order); // a failed viewer has reported its error
         }
     }
-}
-
-/// The hub's response when the body has ended.
-#[derive(Debug, Deserialize)]
-struct DemoReceipt {
-    events: usize,
-    state: String,
-}
-
-fn token_event(token: &ScriptToken) -> Bytes {
-    let mut event = Vec::new();
-    push_event(&mut event, Some("token"), &token.text);
-    event.into()
 }
 
 fn steady(period: Duration) -> Interval {

@@ -1,14 +1,8 @@
 //! The viewers: real subscribers on real connections, which follow orders.
 
-use serde::Deserialize;
+use fanfare_client::{Event, Signal, Subscription};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-
-use super::stage::DemoPart;
-use crate::cli::client::HttpClient;
-use crate::cli::source::{SourceSignal, SseSource};
-use crate::event::{END, GAP};
-use crate::sse::ParsedEvent;
 
 /// The index of a viewer and the queue of its orders.
 pub(super) struct DemoSeat {
@@ -30,23 +24,17 @@ pub(super) struct Beat(pub(super) usize, pub(super) Instant, pub(super) Happenin
 
 pub(super) enum Happening {
     Connected(Option<String>),
-    Event(ParsedEvent),
+    Event(Event),
     Closed,
     Ended(String),
     Failed(String),
 }
 
 impl DemoSeat {
-    /// Starts a viewer, which ends when the seat is dropped. `channel` is the path of its channel.
-    pub(super) fn take(
-        number: usize,
-        client: &HttpClient,
-        channel: String,
-        beats: mpsc::Sender<Beat>,
-    ) -> Self {
+    /// Starts a viewer, which ends when the seat is dropped.
+    pub(super) fn take(number: usize, events: Subscription, beats: mpsc::Sender<Beat>) -> Self {
         let (orders, ordered) = mpsc::channel(1);
-        let source = SseSource::new(client.clone(), channel, DemoPart::start(number), Some(1));
-        tokio::spawn(view(number, source, ordered, beats));
+        tokio::spawn(view(number, events, ordered, beats));
         Self { number, orders }
     }
 }
@@ -54,7 +42,7 @@ impl DemoSeat {
 /// Runs a viewer until the channel ends, the director ends, or an error occurs.
 async fn view(
     seat: usize,
-    mut source: SseSource,
+    mut events: Subscription,
     mut orders: mpsc::Receiver<Order>,
     beats: mpsc::Sender<Beat>,
 ) {
@@ -63,13 +51,13 @@ async fn view(
             biased;
             order = orders.recv() => match order {
                 Some(Order::Leave) => {
-                    source.disconnect();
+                    events.disconnect();
                     Happening::Closed
                 }
                 Some(Order::Return) => continue,
                 None => return,
             },
-            signal = source.next() => match signal {
+            signal = events.signal() => match signal {
                 Ok(signal) => happening(signal),
                 Err(error) => Happening::Failed(error.to_string()),
             },
@@ -85,23 +73,19 @@ async fn view(
     }
 }
 
-fn happening(signal: SourceSignal) -> Happening {
+fn happening(signal: Signal) -> Happening {
     match signal {
-        SourceSignal::Connected(id) => Happening::Connected(id),
-        SourceSignal::Event(event) => match event.event_type.as_deref() {
-            Some(END) => Happening::Ended(end_state(&event.data)),
-            Some(GAP) => Happening::Failed(format!("there is a gap: {}", event.data)),
-            _ => Happening::Event(event),
-        },
-        SourceSignal::Lost(why, _) => Happening::Failed(why),
-        SourceSignal::Ended => Happening::Failed("the stream ended without saying how".into()),
+        Signal::Connected(id) => Happening::Connected(id),
+        Signal::Event(event) => {
+            if let Some(end) = event.end() {
+                Happening::Ended(end.state)
+            } else if event.gap().is_some() {
+                Happening::Failed(format!("there is a gap: {}", event.data))
+            } else {
+                Happening::Event(event)
+            }
+        }
+        Signal::Lost(why, _) => Happening::Failed(why),
+        Signal::Ended => Happening::Failed("the stream ended without saying how".into()),
     }
-}
-
-fn end_state(data: &str) -> String {
-    #[derive(Deserialize)]
-    struct DemoEnd {
-        state: String,
-    }
-    serde_json::from_str(data).map_or_else(|_| "unknown".into(), |end: DemoEnd| end.state)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cli::source::SourceStart;
 use crate::cli::terminal::count;
+use fanfare_client::Start;
 
 /// The number of recent tokens that are shown.
 const RECENT: usize = 24;
@@ -37,8 +37,8 @@ pub(super) struct DemoPart {
 
 impl DemoPart {
     /// Returns the start of this viewer's subscription.
-    pub(super) fn start(seat: usize) -> SourceStart {
-        if seat == D { SourceStart::Tail } else { SourceStart::Earliest }
+    pub(super) fn start(seat: usize) -> Start {
+        if seat == D { Start::Tail } else { Start::Earliest }
     }
 }
 

@@ -5,20 +5,21 @@
 //! idempotency key, and the hub skips the events that it has. A generation (`close=auto`) is one
 //! segment: its body is the generation, which the end of the body would end.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use bytes::Bytes;
-use http::{Request, header};
-use serde::{Deserialize, Serialize};
+use fanfare_client::{Client, Error, Problem, Publish, Receipt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 
+use super::args::{Args, CloseArgument, InputFormat};
 use super::framing::FramedPiece;
 use super::input::PublishInput;
-use super::{Args, CloseArgument, InputFormat, StoppedByHub};
-use crate::cli::client::{self, ClientError, HttpClient, Reply};
 use crate::cli::terminal::{self, count};
 
 /// The interval of keep-alive bytes in an idle body, until the hub turns out to have a shorter
@@ -31,6 +32,9 @@ const MIN_KEEP_ALIVE: Duration = Duration::from_millis(250);
 /// The delay before the first retry. It doubles with each failure.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 
+/// Pieces of a body that wait for the socket: few, so that a piece is sent soon after it was read.
+const BODY_PIECES: usize = 16;
+
 /// The maximum delay between retries, unless the hub requests more.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
@@ -38,30 +42,10 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 /// twice.
 const MAX_SEGMENT_AGE: Duration = Duration::from_secs(30);
 
-/// The hub's receipt of a successful publish.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct DeliveryReceipt {
-    channel: String,
-    events: u64,
-    first_id: Option<String>,
-    last_id: Option<String>,
-    subscribers: u64,
-    pub(super) state: String,
-    #[serde(flatten)]
-    more: serde_json::Map<String, serde_json::Value>,
-}
-
-impl DeliveryReceipt {
-    /// Merges the receipts of two successive publishes.
-    fn then(self, next: Self) -> Self {
-        Self {
-            events: self.events + next.events,
-            first_id: self.first_id.or(next.first_id),
-            last_id: next.last_id.or(self.last_id),
-            ..next
-        }
-    }
-}
+/// The channel was stopped, so the producer can stop as well.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped: {0}")]
+pub(super) struct StoppedByHub(Box<Problem>);
 
 /// The counts of what was sent, for messages.
 #[derive(Debug, Default)]
@@ -94,22 +78,22 @@ struct BodySegment {
 /// The result of an attempt to send a segment.
 enum Attempt {
     /// The hub has the whole segment.
-    Delivered(DeliveryReceipt),
+    Delivered(Receipt),
     /// The hub answered with a receipt before the segment was complete, and needs no more of it.
-    Early(DeliveryReceipt),
+    Early(Receipt),
 }
 
 /// Publishes to one channel until everything is delivered.
 pub(super) struct Delivery<'a> {
     args: &'a Args,
     format: InputFormat,
-    client: HttpClient,
+    client: Client,
     key: String,
     segments: u64,
     keep_alive: Duration,
     outage: Outage,
     progress: DeliveryProgress,
-    receipt: Option<DeliveryReceipt>,
+    receipt: Option<Receipt>,
     /// The input has ended.
     ended: bool,
     /// An error of the input; the input before it is delivered first.
@@ -117,12 +101,16 @@ pub(super) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(args: &'a Args, format: InputFormat) -> Self {
+    /// Creates a delivery.
+    ///
+    /// # Errors
+    /// No certificate can be trusted.
+    pub(super) fn new(args: &'a Args, format: InputFormat) -> anyhow::Result<Self> {
         let made = || format!("publish-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        Self {
+        Ok(Self {
             args,
             format,
-            client: HttpClient::of(&args.hub),
+            client: args.hub.client()?,
             key: args.idempotency_key.clone().unwrap_or_else(made),
             segments: 0,
             keep_alive: KEEP_ALIVE,
@@ -131,20 +119,19 @@ impl<'a> Delivery<'a> {
             receipt: None,
             ended: false,
             failed: None,
-        }
+        })
     }
 
     /// Publishes one complete body.
     ///
     /// # Errors
     /// The hub refuses it, or could not be reached for `--retry-for`.
-    pub(super) async fn whole(mut self, data: Vec<u8>) -> anyhow::Result<DeliveryReceipt> {
+    pub(super) async fn whole(mut self, data: Vec<u8>) -> anyhow::Result<Receipt> {
         let data = Bytes::from(data);
         self.progress.bytes = data.len();
         loop {
-            let request = self.request(&self.key, self.args.close);
-            match self.receipt_of(self.client.send(request, client::full(data.clone())).await).await
-            {
+            let publish = self.publish(&self.key, self.args.close);
+            match publish.body(self.format.media_type(), data.clone()).await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) => sleep(self.outage.delay(self.args, error, &self.progress)?).await,
             }
@@ -156,10 +143,7 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// The hub refuses the input, could not be reached for `--retry-for`, or the input cannot be
     /// read; then the input read before is published.
-    pub(super) async fn stream(
-        mut self,
-        input: &mut PublishInput,
-    ) -> anyhow::Result<DeliveryReceipt> {
+    pub(super) async fn stream(mut self, input: &mut PublishInput) -> anyhow::Result<Receipt> {
         while !self.ended {
             self.deliver_segment(input).await?;
         }
@@ -227,7 +211,7 @@ impl<'a> Delivery<'a> {
         };
         self.outage.end();
         self.receipt = Some(match self.receipt.take() {
-            Some(before) => before.then(receipt),
+            Some(before) => merged(before, receipt),
             None => receipt,
         });
         Ok(())
@@ -239,21 +223,19 @@ impl<'a> Delivery<'a> {
         segment: &mut BodySegment,
         close: Option<CloseArgument>,
         input: &mut PublishInput,
-    ) -> anyhow::Result<Result<Attempt, ClientError>> {
-        let (feed, body) = client::streamed();
-        let client = self.client.clone();
-        let request = self.request(&segment.key, close);
-        let mut answer = pin!(client.send(request, body));
+    ) -> anyhow::Result<Result<Attempt, Error>> {
+        let (feed, pieces) = mpsc::channel(BODY_PIECES);
+        let pieces = ReceiverStream::new(pieces).map(Ok::<_, Infallible>);
+        let publish = self.publish(&segment.key, close);
+        let mut answer = pin!(publish.stream(self.format.media_type(), pieces));
         tokio::select! {
             biased;
-            early = &mut answer => {
-                return Ok(self.receipt_of(early).await.map(Attempt::Early));
-            }
+            early = &mut answer => return Ok(early.map(Attempt::Early)),
             () = self.forward(segment, input, feed) => {}
         }
         // The body has ended, and the answer is the hub's receipt of it.
         tokio::select! {
-            answer = answer => Ok(self.receipt_of(answer).await.map(Attempt::Delivered)),
+            answer = answer => Ok(answer.map(Attempt::Delivered)),
             () = second_interrupt(input) => bail!("interrupted before the hub's receipt came"),
         }
     }
@@ -324,7 +306,7 @@ impl<'a> Delivery<'a> {
     /// Waits until the segment can be sent again, and reads on meanwhile, within its bounds.
     async fn wait(
         &mut self,
-        error: ClientError,
+        error: Error,
         begun: Instant,
         segment: &mut BodySegment,
         input: &mut PublishInput,
@@ -359,10 +341,8 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    fn request(&self, key: &str, close: Option<CloseArgument>) -> http::request::Builder {
-        let path = self.args.path(close);
-        let request = Request::post(path).header(header::CONTENT_TYPE, self.format.media_type());
-        request.header("Idempotency-Key", key)
+    fn publish(&self, key: &str, close: Option<CloseArgument>) -> Publish {
+        self.args.publish(&self.client, key, close)
     }
 
     /// Returns bytes that keep an idle body alive without being an event.
@@ -373,20 +353,18 @@ impl<'a> Delivery<'a> {
             InputFormat::Whole => None,
         }
     }
-
-    async fn receipt_of(
-        &self,
-        answer: Result<Reply, ClientError>,
-    ) -> Result<DeliveryReceipt, ClientError> {
-        let text = answer?.succeeded().await?.text().await?;
-        serde_json::from_str(&text).map_err(|_| {
-            let found = text.chars().take(100).collect();
-            ClientError::Foreign(self.client.url().to_string(), found)
-        })
-    }
 }
 
 type BodyFeed = mpsc::Sender<Bytes>;
+
+/// Merges the receipts of two successive publishes.
+fn merged(before: Receipt, next: Receipt) -> Receipt {
+    let mut merged = next;
+    merged.events += before.events;
+    merged.first_id = before.first_id.or(merged.first_id);
+    merged.last_id = merged.last_id.or(before.last_id);
+    merged
+}
 
 /// Resolves at Ctrl-C, or at a second one if the first has ended the input.
 async fn second_interrupt(input: &PublishInput) {
@@ -415,12 +393,12 @@ impl Outage {
     fn delay(
         &mut self,
         args: &Args,
-        error: ClientError,
+        error: Error,
         progress: &DeliveryProgress,
     ) -> anyhow::Result<Duration> {
         let first = self.since.is_none();
         let since = *self.since.get_or_insert_with(Instant::now);
-        let unreachable = matches!(error, ClientError::Unreachable { .. });
+        let unreachable = matches!(error, Error::Unreachable { .. });
         self.was_reached |= !unreachable;
         let never = unreachable && !self.was_reached;
         let other_producer = error.code() == Some("publish_in_progress") && first;
@@ -438,15 +416,15 @@ impl Outage {
 }
 
 /// Adds to the error how much of the input was published.
-fn explained(error: ClientError, progress: &DeliveryProgress) -> anyhow::Error {
+fn explained(error: Error, progress: &DeliveryProgress) -> anyhow::Error {
     match error {
-        ClientError::Broken(_) => {
+        Error::Broken(_) => {
             anyhow!("{error}. Of {progress}, the hub may have kept all or only the first ones")
         }
-        ClientError::Refused(problem) if problem.code.as_deref() == Some("channel_stopped") => {
+        Error::Refused(problem) if problem.code.as_deref() == Some("channel_stopped") => {
             StoppedByHub(problem).into()
         }
-        ClientError::Refused(problem) if problem.events.is_some() && progress.events > 0 => {
+        Error::Refused(problem) if problem.events.is_some() && progress.events > 0 => {
             anyhow!("the hub refused: {problem}, of {progress}")
         }
         error => error.into(),

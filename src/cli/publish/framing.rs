@@ -8,9 +8,10 @@ use memchr::{memchr, memchr2};
 
 use anyhow::bail;
 
-use super::{InputFormat, push_event};
+use super::args::InputFormat;
 use crate::cli::terminal::{self, count};
 use crate::event::EventType;
+use crate::sse;
 
 /// The limit of one event of an input that is passed on without parsing; hubs have lower limits.
 const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
@@ -223,9 +224,21 @@ impl LineEncoder {
     }
 }
 
+/// Appends an event in the form of a publisher: without an id, which the hub assigns.
+fn push_event(out: &mut Vec<u8>, event_type: Option<&str>, data: &str) {
+    sse::event_text(out, &sse::Text { id: None, event_type, data: data.as_bytes() });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_carry_their_type() {
+        let mut out = Vec::new();
+        push_event(&mut out, Some("token"), " a\nb");
+        assert_eq!(out, b"event: token\ndata:  a\ndata: b\n\n");
+    }
 
     fn framed(pieces: &[&[u8]], max_line: usize) -> (String, usize, Option<String>) {
         let mut framer = Framer::new(InputFormat::Lines, None, max_line, None);

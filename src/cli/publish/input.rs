@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Args;
+use super::args::Args;
 use super::framing::{FramedPiece, Framer};
 use crate::cli::terminal;
 

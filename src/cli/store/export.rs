@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
+use fanfare_client::{HubUrl, channel_path};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::line::{EndLine, EventLine, SettingsLine};
 use super::output::LineOutput;
 use super::progress::StoreProgress;
-use super::retrying_client::{Ask, Asker};
+use super::retrying_client::{Answer, Ask, Asker};
 use crate::channel::{ChannelName, ChannelPattern};
-use crate::cli::client::{self, HttpClient, HubAddress, HubUrl};
+use crate::cli::hub_address::HubAddress;
 use crate::cli::terminal::{count, notice, warn};
 use crate::event::{ChannelState, END, GAP, RESERVED_PREFIX};
 use crate::limits::{MAX_LISTED_CHANNELS, MAX_PAGE_EVENTS};
@@ -70,12 +71,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn export(args: &Args, output: LineOutput) -> anyhow::Result<ExitCode> {
     let admin = HubAddress { url: args.admin_url.clone(), ..args.hub.clone() };
     let mut list = ExportList {
-        asker: Asker::new(HttpClient::of(&admin)),
+        asker: Asker::new(admin.client()?),
         prefix: common_prefix(&args.patterns),
         after: Some(String::new()),
     };
     let mut export = Export {
-        asker: Asker::new(HttpClient::of(&args.hub)),
+        asker: Asker::new(args.hub.client()?),
         output,
         progress: StoreProgress::new(),
         missing: MissingEvents::default(),
@@ -135,7 +136,7 @@ impl ExportList {
         let cannot = |error: &dyn std::fmt::Display| {
             anyhow!("cannot list the channels: {error}; --admin-url names the hub's admin listener")
         };
-        let answer = self.asker.ask(&Ask::get(path)).await.and_then(client::ClientAnswer::found);
+        let answer = self.asker.ask(&Ask::get(path)).await.and_then(Answer::found);
         let answer = answer.map_err(|error| cannot(&error))?;
         let page: ListPage = serde_json::from_str(&answer.text).map_err(|error| cannot(&error))?;
         self.after = page.next;
@@ -213,7 +214,7 @@ impl Export {
 
     /// Writes the next page, and returns the next step.
     async fn page(&mut self, listed: &ExportListed, from: &str) -> anyhow::Result<Then> {
-        let path = client::channel_path(&listed.channel);
+        let path = channel_path(&listed.channel);
         // Events as they were published: the channel's default may be to merge them.
         let path = format!("{path}?{from}&limit={MAX_PAGE_EVENTS}&coalesce=off");
         let answer = self.asker.ask(&Ask::get(path)).await?.found()?;
@@ -277,7 +278,7 @@ impl Export {
     /// There was more when the channel was listed: finds out whether the channel is gone, or only
     /// its events.
     async fn look_for(&mut self, channel: &str) -> anyhow::Result<()> {
-        let ask = Ask::new(http::Method::HEAD, client::channel_path(channel));
+        let ask = Ask::new(http::Method::HEAD, channel_path(channel));
         if !self.asker.ask(&ask).await?.is_found() {
             self.missing.gone(channel);
         }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
+use fanfare_client::{Error, channel_path};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,9 +19,9 @@ use serde_json::value::RawValue;
 use self::input::ImportInput;
 use super::line::{LineEnd, Says, StoreLine};
 use super::progress::StoreProgress;
-use super::retrying_client::{Ask, Asker};
+use super::retrying_client::{Answer, Ask, Asker};
 use crate::channel::ChannelName;
-use crate::cli::client::{self, ClientError, HttpClient, HubAddress};
+use crate::cli::hub_address::HubAddress;
 use crate::cli::terminal::{notice, print_line};
 use crate::event::{ChannelState, EventType};
 
@@ -56,7 +57,7 @@ The receipt is a line of JSON on stdout. What was imported before an error stays
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut input = ImportInput::open(args.file.as_deref())?;
-    let mut import = Import::new(&args);
+    let mut import = Import::new(&args)?;
     let outcome = tokio::select! {
         outcome = import.all(&mut input) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
@@ -126,9 +127,9 @@ struct Published {
 }
 
 impl Import {
-    fn new(args: &Args) -> Self {
-        Self {
-            asker: Asker::new(HttpClient::of(&args.hub)),
+    fn new(args: &Args) -> anyhow::Result<Self> {
+        Ok(Self {
+            asker: Asker::new(args.hub.client()?),
             append: args.append,
             key: format!("import-{:032x}", fastrand::u128(..)),
             keys: 0,
@@ -137,7 +138,7 @@ impl Import {
             closed: 0,
             through: 0,
             progress: StoreProgress::new(),
-        }
+        })
     }
 
     fn receipt(&self) -> ImportReceipt {
@@ -196,7 +197,7 @@ impl Import {
 
     /// Checks at the first line of a channel whether it may be imported.
     async fn enter(&mut self, channel: &ChannelName) -> anyhow::Result<()> {
-        let ask = Ask::new(Method::HEAD, client::channel_path(channel.as_str()));
+        let ask = Ask::new(Method::HEAD, channel_path(channel.as_str()));
         let answer = self.asker.ask(&ask).await?;
         let header = |name| answer.header(name).filter(|_| answer.is_found());
         let open = ChannelState::Open.as_str();
@@ -222,7 +223,7 @@ impl Import {
     }
 
     async fn set(&mut self, channel: &ChannelName, options: String) -> anyhow::Result<()> {
-        let mut ask = Ask::new(Method::PUT, client::channel_path(channel.as_str()));
+        let mut ask = Ask::new(Method::PUT, channel_path(channel.as_str()));
         ask.body = options.into();
         self.asker.ask(&ask).await?.found()?;
         Ok(())
@@ -242,7 +243,7 @@ impl Import {
         if let Some(reason) = reason {
             query.append_pair("reason", &reason);
         }
-        let path = format!("{}?{}", client::channel_path(channel.as_str()), query.finish());
+        let path = format!("{}?{}", channel_path(channel.as_str()), query.finish());
         let key = Some(self.next_key());
         self.asker.ask(&Ask { key, ..Ask::new(Method::POST, path) }).await?.found()?;
         self.closed += 1;
@@ -261,7 +262,7 @@ impl Import {
             body: Bytes::from(body),
             ..Ask::new(Method::POST, "/v1/publish".into())
         };
-        match self.asker.ask(&ask).await.and_then(client::ClientAnswer::found) {
+        match self.asker.ask(&ask).await.and_then(Answer::found) {
             Ok(answer) => {
                 let published: Published = serde_json::from_str(&answer.text)
                     .context("the hub's receipt cannot be read")?;
@@ -269,7 +270,7 @@ impl Import {
                 self.through = lines.last().copied().unwrap_or(self.through);
                 Ok(())
             }
-            Err(ClientError::Refused(problem)) => {
+            Err(Error::Refused(problem)) => {
                 let kept = problem.events.unwrap_or_default() as usize;
                 self.progress.events += kept;
                 let last = kept.checked_sub(1).and_then(|index| lines.get(index));
@@ -315,9 +316,11 @@ impl ImportPiece {
 /// Adds the line number to the error. Not if the hub is unreachable, which no line caused, nor if
 /// the error has its own line, because an earlier event may have been sent only now.
 fn at(number: u64, error: anyhow::Error) -> anyhow::Error {
-    let elsewhere = match error.downcast_ref::<ClientError>() {
+    let elsewhere = match error.downcast_ref::<Error>() {
         None => error.is::<AtLine>(),
-        Some(error) => !error.is_about_request(),
+        // A wrong address or credential concerns all lines.
+        Some(Error::Refused(problem)) => matches!(problem.status, 401 | 404),
+        Some(_) => true,
     };
     if elsewhere { error } else { AtLine(number, format!("{error:#}")).into() }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use fanfare_client::{Client, Error, Problem, full};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use tokio::time::{sleep, timeout};
 
-use crate::cli::client::{ClientAnswer, ClientError, HttpClient, Session};
 use crate::cli::terminal::notice;
 
 /// The number of retries: enough for a hub to restart.
@@ -48,22 +48,21 @@ impl Ask {
 
 /// Sends requests to one hub and retries them.
 pub(super) struct Asker {
-    session: Session,
+    client: Client,
     /// The hub has answered before, so its address is right.
     is_known: bool,
 }
 
 impl Asker {
-    pub(super) fn new(client: HttpClient) -> Self {
-        Self { session: Session::new(client), is_known: false }
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, is_known: false }
     }
 
     /// Returns the response: a success or a 404. A hub that was never reachable is an error at
     /// once.
-    pub(super) async fn ask(&mut self, ask: &Ask) -> Result<ClientAnswer, ClientError> {
+    pub(super) async fn ask(&mut self, ask: &Ask) -> Result<Answer, Error> {
         let mut failures = 0;
         loop {
-            let was_open = self.session.is_open();
             let error = match self.attempt(ask).await {
                 Ok(answer) => {
                     self.is_known = true;
@@ -71,12 +70,7 @@ impl Asker {
                 }
                 Err(error) => error,
             };
-            // The hub may close an idle connection: that is no failure.
-            if was_open && failures == 0 && matches!(error, ClientError::Broken(_)) {
-                failures = 1;
-                continue;
-            }
-            let is_reachable = self.is_known || matches!(error, ClientError::Refused(_));
+            let is_reachable = self.is_known || matches!(error, Error::Refused(_));
             if !error.is_transient() || !is_reachable || failures >= RETRIES {
                 return Err(error);
             }
@@ -88,7 +82,7 @@ impl Asker {
         }
     }
 
-    async fn attempt(&mut self, ask: &Ask) -> Result<ClientAnswer, ClientError> {
+    async fn attempt(&mut self, ask: &Ask) -> Result<Answer, Error> {
         let request = Request::builder()
             .method(ask.method.clone())
             .uri(&ask.path)
@@ -98,7 +92,50 @@ impl Asker {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,
         };
-        let answer = self.session.exchange(request, ask.body.clone(), MAX_ANSWER_BYTES);
-        timeout(PATIENCE, answer).await.unwrap_or(Err(ClientError::Silent(PATIENCE)))
+        let answer = self.exchange(request, ask.body.clone());
+        timeout(PATIENCE, answer).await.unwrap_or(Err(Error::Silent(PATIENCE)))
+    }
+
+    async fn exchange(
+        &self,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> Result<Answer, Error> {
+        let reply = self.client.send(request, full(body)).await?;
+        let (status, headers) = (reply.status(), reply.headers().clone());
+        // The response to a HEAD has no body to explain it.
+        let text = if status == StatusCode::NOT_FOUND {
+            reply.text().await?
+        } else {
+            reply.succeeded().await?.text_within(MAX_ANSWER_BYTES).await?
+        };
+        Ok(Answer { status, headers, text })
+    }
+}
+
+/// A complete response: a success or a 404.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    pub(super) text: String,
+}
+
+impl Answer {
+    /// Returns a success, and a 404 as an error.
+    pub(super) fn found(self) -> Result<Self, Error> {
+        if self.is_found() {
+            return Ok(self);
+        }
+        Err(Error::Refused(Box::new(Problem::read(self.status, &self.text))))
+    }
+
+    pub(super) fn is_found(&self) -> bool {
+        self.status != StatusCode::NOT_FOUND
+    }
+
+    /// Returns a header, if it is present and is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 }
