@@ -89,12 +89,12 @@ impl Checkpoint {
         let bytes = read_all(&*file).map_err(|error| error.to_string())?;
         let block = Block::parse(&bytes).map_err(|_| "its checksum is wrong".to_owned())?;
         let text = serde_json::from_slice(block.trailer()).map_err(|why| why.to_string())?;
-        let CheckpointText { number: said, next_stream, gone, streams, receipts } = text;
-        if let Some(other) = said.filter(|said| *said != number) {
+        let CheckpointText { number: recorded, next_stream, gone, streams, receipts } = text;
+        if let Some(other) = recorded.filter(|recorded| *recorded != number) {
             return Err(format!("it is a copy of `{}`", Role::Checkpoint.file_name(other)));
         }
         let streams = streams.into_iter().map(from_text).collect::<Option<_>>();
-        let streams = streams.ok_or_else(|| "it has a name that is none".to_owned())?;
+        let streams = streams.ok_or_else(|| "it has an invalid channel name".to_owned())?;
         Ok(Self { number, streams, receipts, next_stream, gone: Offset(gone) })
     }
 }

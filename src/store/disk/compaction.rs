@@ -64,10 +64,11 @@ impl Compaction {
         let streams = index.blocks_of(number);
         drop(index);
         let draft = Draft::create(&*self.files, unfinished)?;
-        let mut compactor = Compactor { store: self, number, source, draft, row: Vec::new() };
+        let mut compactor =
+            Compactor { compaction: self, number, source, draft, encoded: Vec::new() };
         let mut blocks = Blocks::new();
         for (stream, old) in streams {
-            compactor.introduce(stream)?;
+            compactor.write_name(stream)?;
             match compactor.copy(stream, &old)? {
                 Some(new) => blocks.push((stream, new)),
                 None => return Ok(None),
@@ -89,26 +90,26 @@ struct CompactionSource {
 
 /// The compaction of one file.
 struct Compactor<'a> {
-    store: &'a Compaction,
+    compaction: &'a Compaction,
     number: u32,
     source: CompactionSource,
     draft: Draft,
     /// The block that is being encoded.
-    row: Vec<u8>,
+    encoded: Vec<u8>,
 }
 
 impl Compactor<'_> {
     /// Writes the name and options of a stream. A stream that was deleted meanwhile needs none.
-    fn introduce(&mut self, id: StreamId) -> Result<(), IoError> {
-        let index = self.store.index.lock();
+    fn write_name(&mut self, id: StreamId) -> Result<(), IoError> {
+        let index = self.compaction.index.lock();
         let Some(stream) = index.streams.get(&id) else {
             return Ok(());
         };
         let (name, options) = (stream.name.as_str().to_owned(), Box::from(&*stream.options));
         drop(index);
-        self.row.clear();
-        block::encode(Kind::Note, id, &json(&Note::Stream { name, options }), 0, &mut self.row);
-        self.draft.write(&self.row)
+        self.encoded.clear();
+        block::encode(Kind::Note, id, &json(&Note::Stream { name, options }), 0, &mut self.encoded);
+        self.draft.write(&self.encoded)
     }
 
     /// Copies the blocks of a stream and joins adjacent ones. Returns `None` if one cannot be
@@ -120,19 +121,19 @@ impl Compactor<'_> {
             let read = read_block(&self.source.name, &*self.source.file, id, known);
             let bytes = match read {
                 Ok(bytes) => bytes,
-                Err((_, fault)) => return Ok(self.leave_alone(&fault)),
+                Err((_, fault)) => return Ok(self.mark_damaged(&fault)),
             };
             let Ok(block) = Block::parse(&bytes) else { return Ok(None) };
             let block = block.dated(known.last_time);
             let fits = growing.as_ref().is_some_and(|growing| self.fits(growing, &block));
             if !fits && let Some(full) = growing.take() {
-                new.push(self.put(&full)?);
+                new.push(self.write_block(&full)?);
             }
             let start = || EventsDraft::new(id, block.header.first);
             append(growing.get_or_insert_with(start), &block);
         }
         if let Some(rest) = growing {
-            new.push(self.put(&rest)?);
+            new.push(self.write_block(&rest)?);
         }
         Ok(Some(new))
     }
@@ -140,21 +141,21 @@ impl Compactor<'_> {
     fn fits(&self, growing: &EventsDraft, block: &Block<'_>) -> bool {
         let Header { first, frames, .. } = block.header;
         let entries = block.events().map(|(entry, _)| entry);
-        growing.takes(first, entries, frames as usize, self.store.block_bytes)
+        growing.takes(first, entries, frames as usize, self.compaction.block_bytes)
     }
 
-    fn put(&mut self, draft: &EventsDraft) -> Result<BlockRef, IoError> {
+    fn write_block(&mut self, draft: &EventsDraft) -> Result<BlockRef, IoError> {
         let position = self.draft.position();
-        self.row.clear();
-        let header = draft.encode(0, &mut self.row);
-        self.draft.write(&self.row)?;
+        self.encoded.clear();
+        let header = draft.encode(0, &mut self.encoded);
+        self.draft.write(&self.encoded)?;
         Ok(BlockRef::new(&header, draft.last(), self.number, position))
     }
 
-    /// Marks the source as damaged: it stays as it is, to keep the rest readable.
-    fn leave_alone<T>(&self, fault: &IoError) -> Option<T> {
-        tracing::error!("a file of the store is damaged and stays unsorted: {fault}");
-        if let Some(file) = self.store.index.lock().files.get_mut(&self.number) {
+    /// Marks the source as damaged: it is not replaced, to keep the rest readable.
+    fn mark_damaged<T>(&self, fault: &IoError) -> Option<T> {
+        tracing::error!("a file of the store is damaged and is not rewritten: {fault}");
+        if let Some(file) = self.compaction.index.lock().files.get_mut(&self.number) {
             file.damaged = true;
         }
         None

@@ -23,12 +23,12 @@ impl WriteDependency {
 
     /// Returns whether a record of the group was refused. Only the writer reads and sets it.
     pub(super) fn has_failed(&self) -> bool {
-        self.0.as_ref().is_some_and(|torn| torn.load(Ordering::Relaxed))
+        self.0.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed))
     }
 
     pub(super) fn fail(&self) {
-        if let Some(torn) = &self.0 {
-            torn.store(true, Ordering::Relaxed);
+        if let Some(failed) = &self.0 {
+            failed.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -58,7 +58,7 @@ pub enum WriteError {
     #[error("the disk of the store is full: nothing more is stored until there is room")]
     Full,
     /// The disk has failed. Nothing is stored until the hub is restarted.
-    #[error("the store has failed: nothing is stored until the hub is started anew")]
+    #[error("the store has failed: nothing is stored until the hub is restarted")]
     Failed,
     /// The disk is slower than the publishers.
     #[error("the disk of the store does not keep up with what is published: try again")]

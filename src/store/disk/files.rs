@@ -160,24 +160,24 @@ pub(super) struct Directory {
     path: PathBuf,
     lock: fs::File,
     /// Files are opened read-only.
-    only_read: bool,
+    read_only: bool,
 }
 
 impl Directory {
     /// Opens or creates the directory, and locks it for this process alone.
-    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io { path: path.to_owned(), error };
         fs::create_dir_all(path).map_err(failed)?;
         let mut options = fs::File::options();
         options.create(true).truncate(false).write(true);
         let lock = options.open(path.join(LOCK)).map_err(failed)?;
         let locked = lock.try_lock();
-        Self { path: path.to_owned(), lock, only_read: false }.if_locked(locked)
+        Self { path: path.to_owned(), lock, read_only: false }.if_locked(locked)
     }
 
     /// Opens the directory read-only, with a shared lock. Needs no write permission; in a copy
     /// without the lock file, it locks the directory itself.
-    pub(super) fn look(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io { path: path.to_owned(), error };
         let lock = match fs::File::open(path.join(LOCK)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::File::open(path),
@@ -185,7 +185,7 @@ impl Directory {
         };
         let lock = lock.map_err(failed)?;
         let locked = lock.try_lock_shared();
-        Self { path: path.to_owned(), lock, only_read: true }.if_locked(locked)
+        Self { path: path.to_owned(), lock, read_only: true }.if_locked(locked)
     }
 
     fn if_locked(self, locked: Result<(), fs::TryLockError>) -> Result<Self, OpenError> {
@@ -213,7 +213,7 @@ impl Files for Directory {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut options = fs::File::options();
-        Ok(Arc::new(options.read(true).write(!self.only_read).open(self.path.join(name))?))
+        Ok(Arc::new(options.read(true).write(!self.read_only).open(self.path.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

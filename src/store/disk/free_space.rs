@@ -50,9 +50,9 @@ impl FreeSpace {
         let least = self.least;
         match health.needed() {
             None if free < least => {
-                // A store that has failed takes nothing any more, with room or without.
+                // A store that has failed refuses writes in any case.
                 if health.fill(0) {
-                    tracing::warn!(free, least, "the store takes nothing until there is room");
+                    tracing::warn!(free, least, "the store refuses writes until there is room");
                 }
             }
             Some(needed) if free >= least.saturating_add(needed.max(least / 4)) => {

@@ -70,7 +70,7 @@ impl StoreHealth {
             return self.fail(fault);
         }
         if self.fill(needed) {
-            tracing::warn!("the store takes nothing until there is room: {fault}");
+            tracing::warn!("the store refuses writes until there is room: {fault}");
         }
         WriteError::Full
     }
@@ -104,7 +104,7 @@ impl StoreHealth {
     /// Fails the store for good: the contents of the disk are no longer known.
     pub(super) fn fail(&self, fault: &IoError) -> WriteError {
         if self.mark_failed(fault) {
-            tracing::error!("the store has failed and takes nothing any more: {fault}");
+            tracing::error!("the store has failed and refuses all writes: {fault}");
         }
         WriteError::Failed
     }

@@ -34,7 +34,7 @@ pub(super) struct IndexedFile {
     /// Bytes of blocks that are in the index.
     pub(super) live: u64,
     /// Bytes of blocks with events when the file was written, including those dead since.
-    pub(super) born: u64,
+    pub(super) initial: u64,
     /// Part of the file cannot be read: it is not rewritten, to keep the rest readable.
     pub(super) damaged: bool,
 }
@@ -42,7 +42,7 @@ pub(super) struct IndexedFile {
 impl IndexedFile {
     /// Describes a file of which no block is in the index yet.
     pub(super) fn new(name: String, file: Arc<dyn File>, sorted: bool, bytes: u64) -> Self {
-        Self { name, file, sorted, bytes, live: 0, born: 0, damaged: false }
+        Self { name, file, sorted, bytes, live: 0, initial: 0, damaged: false }
     }
 }
 
@@ -97,9 +97,9 @@ impl BlockIndex {
     }
 
     /// Counts a block of a file, live or dead.
-    pub(super) fn count_born(&mut self, block: &BlockRef) {
+    pub(super) fn count_written(&mut self, block: &BlockRef) {
         if let Some(file) = self.files.get_mut(&block.file) {
-            file.born += u64::from(block.length);
+            file.initial += u64::from(block.length);
         }
     }
 
@@ -147,7 +147,7 @@ impl BlockIndex {
         };
         let oldest = now.steady_before(retention.max_age);
         while let Some(first) = stream.blocks.front()
-            && stream.first_is_beyond(first, retention, oldest)
+            && stream.first_exceeds(first, retention, oldest)
             && let Some(gone) = stream.drop_first()
         {
             count_dead(&mut self.files, &gone);
@@ -156,7 +156,7 @@ impl BlockIndex {
     }
 
     /// Removes a broken block: its events are lost. Returns whether it was in the index.
-    pub(super) fn lose(&mut self, id: StreamId, lost: &BlockRef) -> bool {
+    pub(super) fn remove_lost(&mut self, id: StreamId, lost: &BlockRef) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
             return false;
         };
@@ -199,7 +199,7 @@ impl BlockIndex {
         mut file: IndexedFile,
         blocks: Vec<(StreamId, Vec<BlockRef>)>,
     ) {
-        (file.live, file.born) = (0, 0);
+        (file.live, file.initial) = (0, 0);
         for (id, blocks) in blocks {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             let within = stream.within(number);
@@ -213,7 +213,7 @@ impl BlockIndex {
             }
             stream.blocks.extend(follows);
         }
-        file.born = file.live;
+        file.initial = file.live;
         self.files.insert(number, file);
     }
 

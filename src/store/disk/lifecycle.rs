@@ -55,7 +55,7 @@ impl OpenStore {
         let Setup { files, directory, boot, options, metrics, .. } = &setup;
         let known = Superblock::load(&**files, directory)?;
         let mut superblock = known.unwrap_or_else(|| Superblock::new(Epoch::random().as_str()));
-        let power_cut = superblock.tells_of_power_cut(boot);
+        let power_cut = superblock.is_after_power_cut(boot);
         let receipts = Receipts::within(options.max_receipts, options.receipts_window);
         let recovered = recovery::recover(&**files, metrics, receipts, superblock.clean);
         let mut recovered = recovered.map_err(|fault| fault.in_directory(directory))?;
@@ -67,7 +67,7 @@ impl OpenStore {
         index.date(&superblock.clock, opened);
         index.receipts.forget_expired(opened);
         superblock.boot = boot.as_str().into();
-        superblock.note_names(options.durable_names.clone(), first);
+        superblock.set_durable_names(options.durable_names.clone(), first);
         let mut found = recovered.found(power_cut);
         found.gone = found.gone.max(Offset(superblock.in_memory));
         let store = Self::begin(setup, superblock, recovered, Offset(first))?;
@@ -135,13 +135,13 @@ impl OpenStore {
         self.parts.reads.close();
         self.parts.checkpoints.close();
         ending.for_each(|thread| join(Some(thread)));
-        self.sign_off();
+        self.mark_clean();
         self.parts.files.release();
     }
 
     /// Marks the directory as cleanly closed, if everything is synced. Saves the next offset and
     /// the end of every stream, so that the next start can detect missing events.
-    fn sign_off(&self) {
+    fn mark_clean(&self) {
         let Parts { files, index, commits, health, superblock, .. } = &self.parts;
         if !commits.is_idle() || health.has_failed() {
             return;

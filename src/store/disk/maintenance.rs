@@ -156,7 +156,7 @@ impl Maintenance {
         let files = index
             .files
             .range(..older)
-            .filter(|(_, file)| !file.damaged && (!file.sorted || file.live < file.born));
+            .filter(|(_, file)| !file.damaged && (!file.sorted || file.live < file.initial));
         let files: Vec<u32> = files.map(|(number, _)| *number).collect();
         drop(index);
         files.into_iter().try_for_each(|number| self.rewrite(number, newest).map(drop))
@@ -206,7 +206,7 @@ impl Maintenance {
                 let file = Role::Checkpoint.file_name(newest);
                 tracing::error!(
                     file,
-                    "a checkpoint of the store is broken: nothing goes now: {why}"
+                    "a checkpoint of the store is broken: no file is deleted now: {why}"
                 );
                 return Ok(false);
             }
@@ -246,7 +246,7 @@ impl Maintenance {
             }
             tracing::info!(
                 file = oldest,
-                "the store is larger than it may be: its oldest file goes"
+                "the store exceeds `store.max_bytes`: its oldest file is deleted"
             );
             self.delete(oldest)?;
         }
@@ -264,9 +264,9 @@ impl Maintenance {
     fn next_to_rewrite(&self, before: u32) -> Option<u32> {
         let index = self.index.lock();
         let mut files = index.files.range(..before);
-        let ripe =
-            files.find(|(_, file)| !file.damaged && (!file.sorted || file.live * 2 < file.born));
-        ripe.map(|(number, _)| *number)
+        let due =
+            files.find(|(_, file)| !file.damaged && (!file.sorted || file.live * 2 < file.initial));
+        due.map(|(number, _)| *number)
     }
 
     /// Replaces a journal, or a sorted file that is half dead, by a sorted file. Returns `false` if

@@ -55,7 +55,7 @@ impl Reader {
                     let batch = to_batch(&rows, &blocks, from);
                     return batch.map_or(DiskRead::Nothing, DiskRead::Batch);
                 }
-                Err((block, fault)) => self.lose(stream, &block, &fault),
+                Err((block, fault)) => self.mark_lost(stream, &block, &fault),
             }
         }
     }
@@ -69,7 +69,7 @@ impl Reader {
         match read_blocks(&sources, stream, &blocks[..blocks.len().min(1)]) {
             Ok(_) => true,
             Err((block, fault)) => {
-                self.lose(stream, &block, &fault);
+                self.mark_lost(stream, &block, &fault);
                 false
             }
         }
@@ -97,9 +97,9 @@ impl Reader {
         Ok((sources, blocks, from))
     }
 
-    fn lose(&self, stream: StreamId, block: &BlockRef, fault: &IoError) {
+    fn mark_lost(&self, stream: StreamId, block: &BlockRef, fault: &IoError) {
         let mut index = self.index.lock();
-        if !index.lose(stream, block) {
+        if !index.remove_lost(stream, block) {
             // The block was trimmed or compacted meanwhile.
             return;
         }

@@ -99,7 +99,7 @@ impl Recovery<'_> {
         for (number, role) in files {
             self.read_file(number, role)?;
         }
-        self.forget_namesakes();
+        self.remove_duplicate_names();
         self.index.raise_trim_points();
         let highest = listed.iter().map(|(number, _)| *number).max().unwrap_or_default();
         Ok(RecoveredFiles {
@@ -119,7 +119,7 @@ impl Recovery<'_> {
             } else if let Some(numbered) = parse_name(&name) {
                 listed.push(numbered);
             } else if !is_ours(&name) {
-                tracing::warn!(name, "the directory of the store has a file that is not its own");
+                tracing::warn!(name, "the directory of the store has a file of another program");
             }
         }
         Ok(listed)
@@ -133,7 +133,7 @@ impl Recovery<'_> {
         while let Some(number) = checkpoints.last().copied() {
             match Checkpoint::load(self.files, number) {
                 Ok(checkpoint) => {
-                    self.adopt(checkpoint);
+                    self.apply_checkpoint(checkpoint);
                     break;
                 }
                 Err(why) => {
@@ -148,7 +148,7 @@ impl Recovery<'_> {
         checkpoints
     }
 
-    fn adopt(&mut self, checkpoint: Checkpoint) {
+    fn apply_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.since = checkpoint.number;
         self.index.next_stream = checkpoint.next_stream;
         self.index.gone = checkpoint.gone;
@@ -188,7 +188,7 @@ impl Recovery<'_> {
         let footer = if sorted && known { read_footer(&*file, number) } else { None };
         match footer {
             Some(rows) => rows.into_iter().for_each(|(stream, block)| {
-                self.index.count_born(&block);
+                self.index.count_written(&block);
                 self.index.add(stream, block, None);
             }),
             None => self.read_blocks(number, &name, &*file)?,
@@ -197,7 +197,7 @@ impl Recovery<'_> {
     }
 
     fn read_blocks(&mut self, number: u32, name: &str, file: &dyn File) -> Result<(), IoError> {
-        let bytes = read_what_can_be(name, file)?;
+        let bytes = read_readable(name, file)?;
         let parts = scan(&bytes);
         let newest = number == self.newest && parse_name(name) == Some((number, Role::Journal));
         let torn = if newest { torn_at(&parts, bytes.len(), self.clean) } else { None };
@@ -205,7 +205,7 @@ impl Recovery<'_> {
         if newest {
             self.cut(name, file, end, &bytes)?;
             if !self.clean {
-                rewrite(name, file, &bytes[..end], told_synced(&parts))?;
+                rewrite(name, file, &bytes[..end], recorded_as_synced(&parts))?;
             }
             if let Some(file) = self.index.files.get_mut(&number) {
                 file.bytes = end as u64;
@@ -214,7 +214,7 @@ impl Recovery<'_> {
         for part in parts {
             match part {
                 ScannedPart::Whole { position, block } if position < end => {
-                    self.take(number, position as u64, &block);
+                    self.apply(number, position as u64, &block);
                 }
                 ScannedPart::Broken { position, end: to, header } if position < end => {
                     self.report(number, name, position, to, header.as_ref());
@@ -242,27 +242,27 @@ impl Recovery<'_> {
         file.sync().map_err(IoError::of(name))
     }
 
-    fn take(&mut self, number: u32, position: u64, block: &Block<'_>) {
+    fn apply(&mut self, number: u32, position: u64, block: &Block<'_>) {
         let stream = block.header.stream;
         let replays = number >= self.since;
         self.index.next_stream = self.index.next_stream.max(stream.0.saturating_add(1));
         match block.header.kind {
-            Kind::Events => self.take_events(number, position, block, replays),
+            Kind::Events => self.apply_events(number, position, block, replays),
             Kind::Note if replays => match serde_json::from_slice(block.trailer()) {
-                Ok(note) => self.take_note(stream, note),
+                Ok(note) => self.apply_note(stream, note),
                 Err(why) => tracing::error!(file = number, position, "a note is broken: {why}"),
             },
             Kind::Note | Kind::Footer | Kind::End | Kind::Checkpoint => {}
         }
     }
 
-    fn take_events(&mut self, number: u32, position: u64, block: &Block<'_>, replays: bool) {
+    fn apply_events(&mut self, number: u32, position: u64, block: &Block<'_>, replays: bool) {
         let stream = block.header.stream;
         if let (Some(indexed), Some(last)) =
             (BlockRef::of_block(block, number, position), block.last())
         {
             let first = block.header.base;
-            self.index.count_born(&indexed);
+            self.index.count_written(&indexed);
             self.index.add(stream, indexed, replays.then_some((first, last)));
         }
         if replays {
@@ -271,11 +271,13 @@ impl Recovery<'_> {
         }
     }
 
-    fn take_note(&mut self, stream: StreamId, note: Note) {
+    fn apply_note(&mut self, stream: StreamId, note: Note) {
         match note {
             Note::Stream { name, options } => match ChannelName::from_str(&name) {
                 Ok(name) => self.index.begin(stream, name, &options),
-                Err(why) => tracing::error!(name, "the store has a channel of no name: {why}"),
+                Err(why) => {
+                    tracing::error!(name, "the name of a channel in the store is broken: {why}")
+                }
             },
             Note::Gone {} => self.index.remove(stream),
             Note::Receipt(receipt) => self.index.receipts.add(receipt),
@@ -300,7 +302,7 @@ impl Recovery<'_> {
             bytes,
             channel,
             events,
-            "a block of the store is broken: what it had is lost"
+            "a block of the store is broken: its contents are lost"
         );
         self.metrics.store_block_broken();
         // A block without a header, or one cut off by the end of the file, may hide any number of
@@ -318,7 +320,7 @@ impl Recovery<'_> {
 
     /// Removes streams that share a name with a later one. Without a checkpoint, a deleted stream
     /// may reappear; a channel has one life at a time, and the latest counts.
-    fn forget_namesakes(&mut self) {
+    fn remove_duplicate_names(&mut self) {
         let mut lives: HashMap<ChannelName, StreamId> = HashMap::new();
         let mut gone = Vec::new();
         for (id, stream) in &self.index.streams {
@@ -335,7 +337,7 @@ impl Recovery<'_> {
 /// Returns where the newest journal is torn: the first broken block after the part that is known
 /// to be synced, which is all of it after a clean close.
 pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Option<usize> {
-    let synced = if clean { size as u64 } else { told_synced(parts) };
+    let synced = if clean { size as u64 } else { recorded_as_synced(parts) };
     parts.iter().find_map(|part| match part {
         ScannedPart::Broken { position, .. } if *position as u64 >= synced => Some(*position),
         ScannedPart::Whole { .. } | ScannedPart::Broken { .. } => None,
@@ -343,7 +345,7 @@ pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Op
 }
 
 /// Returns the bytes of a journal that are surely synced, according to its blocks.
-fn told_synced(parts: &[ScannedPart<'_>]) -> u64 {
+fn recorded_as_synced(parts: &[ScannedPart<'_>]) -> u64 {
     let told = |part: &ScannedPart<'_>| match part {
         ScannedPart::Whole { block, .. } => block.header.synced,
         ScannedPart::Broken { .. } => 0,
@@ -371,7 +373,7 @@ pub(super) fn is_unused(end: &[u8]) -> bool {
 const SECTOR: usize = 4096;
 
 /// Reads a file, with zeros in place of unreadable sectors, which then count as broken blocks.
-pub(super) fn read_what_can_be(name: &str, file: &dyn File) -> Result<Vec<u8>, IoError> {
+pub(super) fn read_readable(name: &str, file: &dyn File) -> Result<Vec<u8>, IoError> {
     let error = match read_all(file) {
         Ok(bytes) => return Ok(bytes),
         Err(error) => error,

@@ -33,7 +33,7 @@ impl Setup {
     ) -> Result<Self, OpenError> {
         let directory = config.path.clone();
         Ok(Self {
-            files: Arc::new(Directory::take(&directory)?),
+            files: Arc::new(Directory::lock(&directory)?),
             directory,
             boot: this_boot(),
             config: config.clone(),

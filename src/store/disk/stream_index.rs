@@ -210,15 +210,15 @@ impl StreamIndex {
     }
 
     /// Returns whether all of the first block is beyond the retention.
-    pub(super) fn first_is_beyond(
+    pub(super) fn first_exceeds(
         &self,
         block: &BlockRef,
         retention: &Retention,
         oldest: Micros,
     ) -> bool {
-        let last_words = self.state.is_some() && self.blocks.len() == 1;
+        let has_end = self.state.is_some() && self.blocks.len() == 1;
         let filled = retention.is_filled_by(block.end().distance_to(self.end));
-        (filled || block.last_time.steady < oldest) && !last_words
+        (filled || block.last_time.steady < oldest) && !has_end
     }
 
     pub(super) fn drop_first(&mut self) -> Option<BlockRef> {

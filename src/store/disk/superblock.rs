@@ -21,7 +21,7 @@ const VERSION: u32 = 1;
 const MOST_OFFSETS: u64 = 1 << 62;
 
 /// The text between the fields and the checksum.
-const SEAL: &str = ",\n  \"checksum\": ";
+const CHECKSUM: &str = ",\n  \"checksum\": ";
 
 /// The fields of the superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ impl Superblock {
 
     /// Begins a life with these durable names. If the set has changed, the new names may have had
     /// events in memory alone, up to `first`.
-    pub(super) fn note_names(&mut self, durable_names: Option<Box<str>>, first: u64) {
+    pub(super) fn set_durable_names(&mut self, durable_names: Option<Box<str>>, first: u64) {
         if durable_names.is_some() && durable_names != self.durable_names {
             self.in_memory = first.saturating_sub(1);
             self.durable_names = durable_names;
@@ -84,21 +84,21 @@ impl Superblock {
     pub(super) fn load(files: &dyn Files, directory: &Path) -> Result<Option<Self>, OpenError> {
         let names = files.list().map_err(|error| IoError::of("")(error).in_directory(directory))?;
         if !names.iter().any(|name| name == SUPERBLOCK) {
-            return nothing_of_others(&names, directory);
+            return check_no_store(&names, directory);
         }
         let failed = |error| IoError::of(SUPERBLOCK)(error).in_directory(directory);
         let file = files.open(SUPERBLOCK).map_err(failed)?;
         let bytes = read_all(&*file).map_err(failed)?;
         let damaged = |why| OpenError::Damaged { path: directory.join(SUPERBLOCK), why };
         let text = str::from_utf8(&bytes).map_err(|why| damaged(why.to_string()))?;
-        let sealed = is_sealed(text).map_err(damaged)?;
+        let checked = has_checksum(text).map_err(damaged)?;
         let fields: Value = serde_json::from_str(text).map_err(|why| damaged(why.to_string()))?;
         let version = Version::deserialize(&fields).map_err(|why| damaged(why.to_string()))?;
         if version.version > VERSION {
             let (path, found) = (directory.to_owned(), version.version);
             return Err(OpenError::Newer { path, found, known: VERSION });
         }
-        if let Some(other) = unknown_field(&fields).filter(|_| !sealed) {
+        if let Some(other) = unknown_field(&fields).filter(|_| !checked) {
             return Err(damaged(format!("it has a field `{other}`, which no hub writes")));
         }
         let superblock = Self::deserialize(&fields).map_err(|why| damaged(why.to_string()))?;
@@ -126,27 +126,27 @@ impl Superblock {
 
     /// Returns whether the machine may have gone down while a hub used the directory. An unknown
     /// boot counts as another one.
-    pub(super) fn tells_of_power_cut(&self, boot: &str) -> bool {
+    pub(super) fn is_after_power_cut(&self, boot: &str) -> bool {
         !self.clean && (boot.is_empty() || *self.boot != *boot)
     }
 
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), IoError> {
         // One field per line, as people read this file.
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        replace(files, SUPERBLOCK, seal(text.trim_end_matches("\n}")).as_bytes())
+        replace(files, SUPERBLOCK, with_checksum(text.trim_end_matches("\n}")).as_bytes())
     }
 }
 
 /// Returns the file with these fields and their checksum.
-fn seal(fields: &str) -> String {
-    format!("{fields}{SEAL}\"{:08x}\"\n}}", crc32fast::hash(fields.as_bytes()))
+fn with_checksum(fields: &str) -> String {
+    format!("{fields}{CHECKSUM}\"{:08x}\"\n}}", crc32fast::hash(fields.as_bytes()))
 }
 
 /// Returns whether the text has a checksum. Fails if it is wrong.
-fn is_sealed(text: &str) -> Result<bool, String> {
-    match text.rfind(SEAL) {
+fn has_checksum(text: &str) -> Result<bool, String> {
+    match text.rfind(CHECKSUM) {
         None => Ok(false),
-        Some(at) if seal(&text[..at]) == text => Ok(true),
+        Some(at) if with_checksum(&text[..at]) == text => Ok(true),
         Some(_) => Err("its checksum is wrong".to_owned()),
     }
 }
@@ -156,7 +156,7 @@ fn unknown_field(fields: &Value) -> Option<&str> {
     names.find(|name| !FIELDS.contains(&name.as_str())).map(String::as_str)
 }
 
-fn nothing_of_others<T>(names: &[String], directory: &Path) -> Result<Option<T>, OpenError> {
+fn check_no_store<T>(names: &[String], directory: &Path) -> Result<Option<T>, OpenError> {
     let harmless = |name: &&String| *name == LOCK || *name == "lost+found" || is_unfinished(name);
     match names.iter().find(|name| !harmless(name)) {
         None => Ok(None),

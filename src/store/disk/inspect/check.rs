@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Looked, held};
+use super::{Inspected, held};
 use crate::channel::ChannelName;
 use crate::position::Offset;
 use crate::store::LogPosition;
@@ -19,7 +19,7 @@ use crate::store::disk::error::OpenError;
 use crate::store::disk::file_names::{Role, SUPERBLOCK, is_ours, is_unfinished, parse_name};
 use crate::store::disk::files::{Directory, File, IoError, read_all};
 use crate::store::disk::footer::read_footer;
-use crate::store::disk::recovery::{is_unused, read_what_can_be, torn_at};
+use crate::store::disk::recovery::{is_unused, read_readable, torn_at};
 use crate::store::disk::stream::StreamId;
 use crate::store::disk::stream_index::StreamIndex;
 
@@ -77,15 +77,15 @@ pub struct Totals {
 /// # Errors
 /// The directory cannot be checked; see [`OpenError`].
 pub fn check(path: &Path) -> Result<Checked, OpenError> {
-    Looked::into(Arc::new(Directory::look(path)?), path)?.check(path)
+    Inspected::of_files(Arc::new(Directory::open_read_only(path)?), path)?.check(path)
 }
 
-impl Looked {
+impl Inspected {
     pub(in crate::store::disk) fn check(self, path: &Path) -> Result<Checked, OpenError> {
         let streams = self.recovered.index.streams.iter();
         let names = streams.map(|(id, stream)| (*id, stream.name.clone())).collect();
         let (links, found) = (HashMap::new(), Checked::default());
-        let mut check = Check { looked: &self, names, links, found };
+        let mut check = Check { inspected: &self, names, links, found };
         check.run().map_err(|fault| fault.in_directory(path))?;
         Ok(check.found)
     }
@@ -98,7 +98,7 @@ struct BlockLink {
 }
 
 struct Check<'a> {
-    looked: &'a Looked,
+    inspected: &'a Inspected,
     /// The names of streams, including deleted ones that files still mention.
     names: HashMap<StreamId, ChannelName>,
     /// The blocks of each stream in the order of the files.
@@ -108,36 +108,36 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn run(&mut self) -> Result<(), IoError> {
-        if let Some(why) = &self.looked.damaged {
+        if let Some(why) = &self.inspected.damaged {
             let place = CheckedPlace { file: SUPERBLOCK, ..CheckedPlace::default() };
             self.damage(place, None, format!("the superblock is damaged: {why}"));
         }
         let (mut events, mut checkpoints) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
-        for name in self.looked.files.list().map_err(IoError::of(""))? {
+        for name in self.inspected.files.list().map_err(IoError::of(""))? {
             match parse_name(&name) {
                 Some((number, Role::Checkpoint)) => checkpoints.push(number),
                 Some((number, role)) => events.entry(number).or_default().push(role),
-                None => self.no_number(&name)?,
+                None => self.check_unnumbered(&name)?,
             }
         }
         checkpoints.sort_unstable();
-        checkpoints.into_iter().try_for_each(|number| self.checkpoint(number))?;
+        checkpoints.into_iter().try_for_each(|number| self.check_checkpoint(number))?;
         let newest = events.keys().last().copied();
         for (number, roles) in events {
-            roles.into_iter().try_for_each(|role| self.events(number, role, newest))?;
+            roles.into_iter().try_for_each(|role| self.check_events(number, role, newest))?;
         }
-        self.streams();
+        self.check_streams();
         Ok(())
     }
 
     /// Checks a file without a number: the superblock, which is loaded already, the lock, or a
     /// file of others.
-    fn no_number(&mut self, name: &str) -> Result<(), IoError> {
+    fn check_unnumbered(&mut self, name: &str) -> Result<(), IoError> {
         if !is_ours(name) {
-            self.remark(name, 0, "no file of the store: nobody looks at it".to_owned());
+            self.remark(name, 0, "not a file of the store: ignored".to_owned());
             return Ok(());
         }
-        let file = self.looked.files.open(name).map_err(IoError::of(name))?;
+        let file = self.inspected.files.open(name).map_err(IoError::of(name))?;
         let size = file.size().map_err(IoError::of(name))?;
         if is_unfinished(name) {
             self.remark(name, size, "left unfinished by a crash: deleted at the next start".into());
@@ -146,13 +146,13 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn checkpoint(&mut self, number: u32) -> Result<(), IoError> {
+    fn check_checkpoint(&mut self, number: u32) -> Result<(), IoError> {
         let name = Role::Checkpoint.file_name(number);
-        let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
+        let file = self.inspected.files.open(&name).map_err(IoError::of(&name))?;
         let size = file.size().map_err(IoError::of(&name))?;
         self.count(size);
         self.found.totals.blocks += 1;
-        if let Err(why) = Checkpoint::load(&*self.looked.files, number) {
+        if let Err(why) = Checkpoint::load(&*self.inspected.files, number) {
             let what = format!("the checkpoint is broken: {why}");
             self.damage(CheckedPlace { file: &name, offset: 0, bytes: size }, None, what);
         } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| after_first(&bytes)) {
@@ -165,53 +165,58 @@ impl Check<'_> {
 
     /// Checks a file with events. Skips one that another has replaced, which the next start
     /// deletes.
-    fn events(&mut self, number: u32, role: Role, newest: Option<u32>) -> Result<(), IoError> {
+    fn check_events(
+        &mut self,
+        number: u32,
+        role: Role,
+        newest: Option<u32>,
+    ) -> Result<(), IoError> {
         let name = role.file_name(number);
-        let file = self.looked.files.open(&name).map_err(IoError::of(&name))?;
+        let file = self.inspected.files.open(&name).map_err(IoError::of(&name))?;
         let bytes = match read_all(&*file) {
             Ok(bytes) => bytes,
-            Err(_) => read_what_can_be(&name, &*file)?,
+            Err(_) => read_readable(&name, &*file)?,
         };
         self.count(bytes.len() as u64);
-        let counts = self.looked.recovered.index.files.get(&number);
+        let counts = self.inspected.recovered.index.files.get(&number);
         if counts.is_none_or(|counts| counts.name != name) {
-            let what = "left by a crash, beside the file that counts: deleted at the next start";
+            let what = "left by a crash, and replaced by another file: deleted at the next start";
             self.remark(&name, bytes.len() as u64, what.to_owned());
             return Ok(());
         }
         let parts = scan(&bytes);
-        let clean = self.looked.superblock.clean;
+        let clean = self.inspected.superblock.clean;
         let may_be_torn = newest == Some(number) && role == Role::Journal;
         let torn = if may_be_torn { torn_at(&parts, bytes.len(), clean) } else { None };
         let end = torn.unwrap_or(bytes.len());
-        let whole = self.parts(FileAt { number, role, name: &name }, &parts, end);
+        let whole = self.check_parts(FileAt { number, role, name: &name }, &parts, end);
         if let Some(torn) = torn.filter(|torn| !is_unused(&bytes[*torn..])) {
             let left = (bytes.len() - torn) as u64;
             let what = "torn, as a crash leaves it: cut off at the next start, and no damage";
-            self.tell(
+            self.remark_at(
                 CheckedPlace { file: &name, offset: torn as u64, bytes: left },
                 what.to_owned(),
             );
         }
         if role == Role::Sorted {
-            self.footer(&name, &*file, number, &whole, bytes.len() as u64);
+            self.check_footer(&name, &*file, number, &whole, bytes.len() as u64);
         }
         Ok(())
     }
 
     /// Checks all parts before `end`. Returns the whole blocks of events.
-    fn parts(&mut self, file: FileAt<'_>, parts: &[ScannedPart<'_>], end: usize) -> Rows {
+    fn check_parts(&mut self, file: FileAt<'_>, parts: &[ScannedPart<'_>], end: usize) -> Rows {
         let mut rows = Rows::new();
         for part in parts {
             match part {
                 ScannedPart::Whole { position, block } if *position < end => {
                     self.found.totals.blocks += 1;
-                    rows.extend(self.whole(file, *position as u64, block));
+                    rows.extend(self.check_block(file, *position as u64, block));
                 }
                 ScannedPart::Broken { position, end: to, header } if *position < end => {
                     self.found.totals.blocks += 1;
                     let (offset, bytes) = (*position as u64, (to - position) as u64);
-                    self.broken(
+                    self.report_broken(
                         file,
                         CheckedPlace { file: file.name, offset, bytes },
                         header.as_ref(),
@@ -224,7 +229,7 @@ impl Check<'_> {
     }
 
     /// Checks the contents of a block whose checksums are right.
-    fn whole(
+    fn check_block(
         &mut self,
         file: FileAt<'_>,
         position: u64,
@@ -233,14 +238,14 @@ impl Check<'_> {
         let Header { kind, stream, .. } = block.header;
         let understood = match kind {
             Kind::Events => Trailer::parse(block.trailer()).is_some(),
-            Kind::Note => self.note(stream, block.trailer()),
+            Kind::Note => self.check_note(stream, block.trailer()),
             Kind::Footer | Kind::End => file.role == Role::Sorted,
             Kind::Checkpoint => false,
         };
         if !understood {
             let bytes = block.header.length() as u64;
             let place = CheckedPlace { file: file.name, offset: position, bytes };
-            let what = "the block is whole, and is none that belongs here".to_owned();
+            let what = "the block is whole, but of a kind that does not belong here".to_owned();
             self.damage(place, self.names.get(&stream).cloned(), what);
         }
         let events = kind == Kind::Events;
@@ -250,7 +255,7 @@ impl Check<'_> {
     }
 
     /// Returns whether a note is valid. Remembers the name of its stream.
-    fn note(&mut self, stream: StreamId, text: &[u8]) -> bool {
+    fn check_note(&mut self, stream: StreamId, text: &[u8]) -> bool {
         match serde_json::from_slice(text) {
             Ok(Note::Stream { name, .. }) => {
                 let name = name.parse().ok();
@@ -263,17 +268,22 @@ impl Check<'_> {
         }
     }
 
-    fn broken(&mut self, file: FileAt<'_>, place: CheckedPlace<'_>, header: Option<&Header>) {
+    fn report_broken(
+        &mut self,
+        file: FileAt<'_>,
+        place: CheckedPlace<'_>,
+        header: Option<&Header>,
+    ) {
         let Some(header) = header else {
-            let what = "not readable as blocks; whose they were is not known".to_owned();
+            let what = "not readable as blocks; the channels are not known".to_owned();
             self.damage(place, None, what);
             return;
         };
         let channel = self.names.get(&header.stream).cloned();
         let lost = BlockRef::new(header, header.base, file.number, place.offset);
         let what = match header.kind {
-            Kind::Events => self.lost(header, &lost),
-            Kind::Note => "a broken block: what it said of a channel is lost".to_owned(),
+            Kind::Events => self.describe_loss(header, &lost),
+            Kind::Note => "a broken block: a change of a channel is lost".to_owned(),
             Kind::Footer | Kind::End => "a broken block of the file's index".to_owned(),
             Kind::Checkpoint => "a broken block".to_owned(),
         };
@@ -286,8 +296,8 @@ impl Check<'_> {
         self.damage(place, channel, what);
     }
 
-    fn lost(&self, header: &Header, lost: &BlockRef) -> String {
-        let stream = self.looked.recovered.index.streams.get(&header.stream);
+    fn describe_loss(&self, header: &Header, lost: &BlockRef) -> String {
+        let stream = self.inspected.recovered.index.streams.get(&header.stream);
         let alive = stream.is_some_and(|stream| lost.end().seq > stream.trim_point.position.seq);
         // If everything before the loss is gone, the trim point was raised past it.
         let (count, offset) = (header.count, header.base.offset.0);
@@ -297,15 +307,15 @@ impl Check<'_> {
     }
 
     /// Compares the footer of a sorted file with its blocks.
-    fn footer(&mut self, name: &str, file: &dyn File, number: u32, whole: &Rows, size: u64) {
+    fn check_footer(&mut self, name: &str, file: &dyn File, number: u32, whole: &Rows, size: u64) {
         let place = CheckedPlace { file: name, offset: 0, bytes: size };
         match read_footer(file, number) {
             None => self.damage(place, None, "the file's index cannot be read".to_owned()),
             Some(mut rows) => {
                 // Broken blocks are reported already.
-                rows.retain(|row| !self.is_told(name, u64::from(row.1.position)));
+                rows.retain(|row| !self.is_reported(name, u64::from(row.1.position)));
                 if rows != *whole {
-                    let what = "the file's index says something else than its blocks".to_owned();
+                    let what = "the file's index does not match its blocks".to_owned();
                     self.damage(place, None, what);
                 }
             }
@@ -313,30 +323,30 @@ impl Check<'_> {
     }
 
     /// Returns whether damage at this byte was reported.
-    fn is_told(&self, file: &str, byte: u64) -> bool {
+    fn is_reported(&self, file: &str, byte: u64) -> bool {
         let mut findings = self.found.findings.iter().filter(|finding| finding.file == file);
         findings.any(|it| (it.offset..it.offset + it.bytes).contains(&byte))
     }
 
     /// Checks that the blocks of each stream join, from its trim point to its end.
-    fn streams(&mut self) {
-        let index = &self.looked.recovered.index;
+    fn check_streams(&mut self) {
+        let index = &self.inspected.recovered.index;
         let mut streams: Vec<_> = index.streams.iter().collect();
         streams.sort_unstable_by_key(|(id, _)| **id);
         for (id, stream) in streams {
             self.found.totals.channels += 1;
             self.found.totals.events += held(stream).0;
             let links = self.links.remove(id).unwrap_or_default();
-            self.joins(stream, &links);
+            self.check_stream(stream, &links);
         }
     }
 
-    fn joins(&mut self, stream: &StreamIndex, links: &[BlockLink]) {
+    fn check_stream(&mut self, stream: &StreamIndex, links: &[BlockLink]) {
         let trim_point = stream.trim_point.position;
         let (mut end, mut offset) = (trim_point, stream.trim_point.last_trimmed);
         let retained = links.iter().filter(|link| link.block.end().seq > trim_point.seq);
         for (at, BlockLink { block, lost }) in retained.enumerate() {
-            if let Some(what) = wrong_after(end, offset, at == 0, block) {
+            if let Some(what) = fault_after(end, offset, at == 0, block) {
                 self.damage_at(stream, block, what);
             }
             end = end.max(block.end());
@@ -354,7 +364,7 @@ impl Check<'_> {
     }
 
     fn damage_at(&mut self, stream: &StreamIndex, block: &BlockRef, what: String) {
-        let file = self.looked.recovered.index.files.get(&block.file);
+        let file = self.inspected.recovered.index.files.get(&block.file);
         let file = file.map_or("", |file| &file.name);
         let offset = u64::from(block.position);
         self.damage(CheckedPlace { file, offset, bytes: 0 }, Some(stream.name.clone()), what);
@@ -365,13 +375,13 @@ impl Check<'_> {
     }
 
     /// Adds a remark about a position.
-    fn tell(&mut self, place: CheckedPlace<'_>, what: String) {
+    fn remark_at(&mut self, place: CheckedPlace<'_>, what: String) {
         self.found.findings.push(place.finding(what));
     }
 
     /// Adds a remark about a whole file.
     fn remark(&mut self, file: &str, bytes: u64, what: String) {
-        self.tell(CheckedPlace { file, offset: 0, bytes }, what);
+        self.remark_at(CheckedPlace { file, offset: 0, bytes }, what);
     }
 
     fn count(&mut self, bytes: u64) {
@@ -408,7 +418,7 @@ impl CheckedPlace<'_> {
 
 /// Returns what is wrong with a block after this position. Part of the first block may be below
 /// the trim point.
-fn wrong_after(end: LogPosition, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
+fn fault_after(end: LogPosition, offset: Offset, first: bool, block: &BlockRef) -> Option<String> {
     if block.first.seq > end.seq {
         return Some(missing(block.first.seq - end.seq, "before this block"));
     }

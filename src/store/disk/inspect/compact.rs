@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 
-use super::Looked;
+use super::Inspected;
 use crate::store::disk::Disk;
 use crate::store::disk::config::{Config, OpenOptions};
 use crate::store::disk::error::OpenError;
@@ -56,20 +56,20 @@ pub enum CompactError {
 pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
     // Opening read-only first creates no store where there is none, and leaves a torn end to the
     // hub.
-    let Looked { files, superblock, .. } = Looked::at(path)?;
-    if superblock.tells_of_power_cut(&this_boot()) {
+    let Inspected { files, superblock, .. } = Inspected::open(path)?;
+    if superblock.is_after_power_cut(&this_boot()) {
         return Err(CompactError::PowerCut(path.to_owned()));
     }
     let before = sizes(&*files, path)?;
     drop(files);
     // No file from the older checkpoint on may be changed. Opening the store twice writes two
     // checkpoints above all existing files.
-    live(path, Maintenance::run_once)?;
-    let damaged = live(path, |maintenance| {
+    on_open_store(path, Maintenance::run_once)?;
+    let damaged = on_open_store(path, |maintenance| {
         maintenance.compact()?;
         Ok(maintenance.damaged_files())
     })?;
-    let after = sizes(&Directory::look(path)?, path)?;
+    let after = sizes(&Directory::open_read_only(path)?, path)?;
     let now = |number: &u32| after.files.get(number);
     Ok(Compacted {
         before: before.bytes,
@@ -85,7 +85,7 @@ pub fn compact(path: &Path) -> Result<Compacted, CompactError> {
 }
 
 /// Opens the store as a hub does, with limits that delete nothing alive.
-fn live<T>(
+fn on_open_store<T>(
     path: &Path,
     work: impl FnOnce(&Maintenance) -> Result<T, IoError>,
 ) -> Result<T, CompactError> {

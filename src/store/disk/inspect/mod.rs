@@ -27,7 +27,7 @@ use crate::telemetry::Metrics;
 use untouched::Untouched;
 
 /// An inspected directory.
-pub(super) struct Looked {
+pub(super) struct Inspected {
     files: Arc<dyn Files>,
     superblock: Superblock,
     /// The fault of the superblock, in which case `superblock` is a default.
@@ -36,18 +36,18 @@ pub(super) struct Looked {
     recovered: RecoveredFiles,
 }
 
-impl Looked {
-    fn at(path: &Path) -> Result<Self, OpenError> {
-        match Self::into(Arc::new(Directory::look(path)?), path)? {
+impl Inspected {
+    fn open(path: &Path) -> Result<Self, OpenError> {
+        match Self::of_files(Arc::new(Directory::open_read_only(path)?), path)? {
             Self { damaged: Some(why), .. } => {
                 Err(OpenError::Damaged { path: path.join(SUPERBLOCK), why })
             }
-            looked => Ok(looked),
+            inspected => Ok(inspected),
         }
     }
 
     /// Inspects a directory, even if the superblock is damaged: the rest does not depend on it.
-    pub(in crate::store::disk) fn into(
+    pub(in crate::store::disk) fn of_files(
         files: Arc<dyn Files>,
         path: &Path,
     ) -> Result<Self, OpenError> {
@@ -55,8 +55,10 @@ impl Looked {
         let (superblock, damaged) = match Superblock::load(&*files, path) {
             Ok(Some(superblock)) => (superblock, None),
             Ok(None) => {
-                let (path, why) = (path.to_owned(), "it is empty".to_owned());
-                return Err(OpenError::Foreign { path, why });
+                return Err(OpenError::Foreign {
+                    path: path.to_owned(),
+                    why: "it is empty".to_owned(),
+                });
             }
             Err(OpenError::Damaged { why, .. }) => {
                 let mut superblock = Superblock::new("unknown");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Looked, held};
+use super::{Inspected, held};
 use crate::channel::ChannelName;
 use crate::clock::Micros;
 use crate::store::disk::block::Block;
@@ -54,7 +54,7 @@ pub struct FileStat {
 /// # Errors
 /// See [`OpenError`].
 pub fn stat(path: &Path) -> Result<Stat, OpenError> {
-    let index = Looked::at(path)?.recovered.index;
+    let index = Inspected::open(path)?.recovered.index;
     let channel = |(id, stream): (&StreamId, &StreamIndex)| channel_stat(&index, *id, stream);
     let mut channels: Vec<_> = index.streams.iter().map(channel).collect();
     channels.sort_unstable_by(|one, other| {
@@ -63,7 +63,7 @@ pub fn stat(path: &Path) -> Result<Stat, OpenError> {
     let files = index.files.values().map(|file| FileStat {
         name: file.name.clone(),
         bytes: file.bytes,
-        dead: file.born.saturating_sub(file.live),
+        dead: file.initial.saturating_sub(file.live),
     });
     Ok(Stat { channels, files: files.collect() })
 }

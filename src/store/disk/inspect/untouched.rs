@@ -15,7 +15,7 @@ impl Files for Untouched {
     }
 
     fn create(&self, _: &str) -> io::Result<Arc<dyn File>> {
-        Err(only_read())
+        Err(read_only())
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -23,7 +23,7 @@ impl Files for Untouched {
     }
 
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
-        Err(only_read())
+        Err(read_only())
     }
 
     fn remove(&self, _: &str) -> io::Result<()> {
@@ -70,6 +70,6 @@ impl File for UntouchedFile {
 }
 
 /// Returns the error of operations that recovery does not use.
-fn only_read() -> io::Error {
+fn read_only() -> io::Error {
     io::Error::from(io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -248,7 +248,7 @@ fn copy(from: &std::path::Path) -> tempfile::TempDir {
 fn a_start_of_the_machine_that_has_no_name_may_be_another() {
     let directory = tempfile::tempdir().unwrap();
     let opened = |path: &std::path::Path, boot: &str| {
-        let files = std::sync::Arc::new(Directory::take(path).unwrap());
+        let files = std::sync::Arc::new(Directory::lock(path).unwrap());
         let boot = boot.to_owned();
         Disk::with(Setup { boot, ..setup(files, path) }).unwrap()
     };

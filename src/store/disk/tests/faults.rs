@@ -6,7 +6,7 @@ use std::path::Path;
 use super::fake::{Disk as FakeDisk, Fate};
 use super::support::*;
 use crate::position::{Epoch, Offset};
-use crate::store::disk::inspect::Looked;
+use crate::store::disk::inspect::Inspected;
 use crate::store::disk::{Disk, Durability, Health, LogRecord, Recovered, StreamId, WriteError};
 use crate::store::{LogPosition, Retention};
 use std::sync::Arc;
@@ -212,7 +212,7 @@ fn nothing_is_damaged(files: &FakeDisk, what: &str) {
     let contents = || files.names().into_iter().map(|name| (files.bytes(&name), name));
     let before: Vec<_> = contents().collect();
     let path = Path::new("/fake");
-    let checked = Looked::into(Arc::new(files.clone()), path).unwrap().check(path).unwrap();
+    let checked = Inspected::of_files(Arc::new(files.clone()), path).unwrap().check(path).unwrap();
     assert_eq!(checked.damages(), 0, "{what}: {:#?}", checked.findings);
     assert!(contents().eq(before), "{what}: checking changes nothing");
 }

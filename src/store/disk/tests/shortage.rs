@@ -160,7 +160,7 @@ fn what_can_be_read_is_not_given_up() {
         index.drop_file(oldest);
         let next = *index.files.keys().next().unwrap();
         let (_, blocks) = index.blocks_of(next).remove(0);
-        assert!(index.lose(stream, &blocks[0]));
+        assert!(index.remove_lost(stream, &blocks[0]));
     }
     // First the trimmed events, and then the loss, which starts at the trim point.
     let DiskRead::Trimmed(trim_point) = read(&disk, stream, Seek::Seq(0)) else {

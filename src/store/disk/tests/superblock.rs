@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fake::Disk as FakeDisk;
 use super::support::*;
 use crate::store::disk::file_names::SUPERBLOCK;
-use crate::store::disk::inspect::Looked;
+use crate::store::disk::inspect::Inspected;
 use crate::store::disk::{Disk, Durability, OpenError};
 
 /// Returns a directory that was closed cleanly.
@@ -22,7 +22,8 @@ fn closed() -> FakeDisk {
 /// Returns the result of opening, and the number of damages that `store check` finds.
 fn opened(files: &FakeDisk) -> (Result<(), OpenError>, usize) {
     let path = Path::new("/fake");
-    let checked = Looked::into(Arc::new(files.after_kill()), path).unwrap().check(path).unwrap();
+    let checked =
+        Inspected::of_files(Arc::new(files.after_kill()), path).unwrap().check(path).unwrap();
     let opened = Disk::with(setup(Arc::new(files.after_kill()), path));
     (opened.map(|(disk, _)| disk.close()), checked.damages())
 }

@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path) -> (Disk, Recovered) {
 }
 
 pub(super) fn try_open(path: &Path) -> Result<(Disk, Recovered), OpenError> {
-    Disk::with(setup(Arc::new(Directory::take(path)?), path))
+    Disk::with(setup(Arc::new(Directory::lock(path)?), path))
 }
 
 /// Returns the frame of the event with this offset. Lengths differ.
