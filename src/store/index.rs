@@ -73,9 +73,9 @@ impl Index {
     /// Returns the index without the first `count` events and their bytes.
     pub(super) fn without_first(&self, count: usize) -> Self {
         let cut = self.start_of(count);
-        let moved = |slot: &IndexSlot| IndexSlot { end: slot.end - cut, ..*slot };
-        let slots = self.slots[count..].iter().map(moved).collect();
-        Self { first: self.position(count), base: self.base, slots }
+        let slots = self.slots[count..].iter();
+        let slots = slots.map(|slot| IndexSlot { end: slot.end - cut, ..*slot });
+        Self { first: self.position(count), base: self.base, slots: slots.collect() }
     }
 
     pub(super) fn shrink(&mut self) {

@@ -191,8 +191,10 @@ impl Log {
         if let Some(piece) = on_disk.piece_at(seek) {
             return Lookup::Piece(piece);
         }
-        let lost = |to| Lookup::Missing(Missing { to, reason: GapReason::Lost });
-        on_disk.hole_at(seek).map_or(Lookup::Unknown, lost)
+        match on_disk.hole_at(seek) {
+            Some(to) => Lookup::Missing(Missing { to, reason: GapReason::Lost }),
+            None => Lookup::Unknown,
+        }
     }
 
     /// Returns the start of the retained events.
@@ -218,15 +220,16 @@ impl Log {
     #[must_use]
     pub fn position_near_byte(&self, byte: u64) -> LogPosition {
         self.position_at_byte(byte).unwrap_or_else(|| {
-            let (from, to) = (self.start, self.resident.position);
+            let from = self.start;
+            let to = self.resident.position;
             let share = (byte - from.byte) as f64 / (to.byte - from.byte) as f64;
             LogPosition { seq: from.seq + (share * (to.seq - from.seq) as f64) as u64, byte }
         })
     }
 
     fn resident_position_at_byte(&self, byte: u64) -> LogPosition {
-        let ends_by = |segment: &Arc<Segment>| segment.index.end().byte <= byte;
-        let index = self.index(self.sealed.partition_point(ends_by));
+        let at = self.sealed.partition_point(|segment| segment.index.end().byte <= byte);
+        let index = self.index(at);
         index.position(index.ending_by(byte))
     }
 
@@ -295,12 +298,12 @@ impl Log {
     /// Gives up loading this position: if it is still on disk, everything on disk is marked as
     /// lost.
     pub fn give_up(&mut self, seek: Seek) {
-        let away = match seek {
+        let is_on_disk = match seek {
             Seek::Seq(seq) => matches!(self.read(LogPosition { seq, byte: 0 }, 1), LogRead::OnDisk),
             Seek::Byte(byte) => matches!(self.read_from_byte(byte, 1), LogRead::OnDisk),
             Seek::After(offset) => self.position_after(offset).is_err(),
         };
-        if away {
+        if is_on_disk {
             self.lose(seek, self.trim_point(), self.resident);
         }
     }

@@ -78,8 +78,8 @@ impl OnDisk {
 
     /// Returns the piece that has this event.
     pub(super) fn piece_at(&self, seek: Seek) -> Option<&Arc<Segment>> {
-        let has = |piece: &&Arc<Segment>| is_within(seek, piece.index.first(), piece.index.end());
-        self.pieces.iter().find(has)
+        let mut pieces = self.pieces.iter();
+        pieces.find(|piece| is_within(seek, piece.index.first(), piece.index.end()))
     }
 
     /// Returns the position at this byte, which is a frame's edge.
@@ -90,11 +90,10 @@ impl OnDisk {
 
     /// Returns the position of the first event after the offset.
     pub(super) fn position_after(&self, offset: Offset) -> Option<LogPosition> {
-        let has = |piece: &&Arc<Segment>| {
+        let piece = self.pieces.iter().find(|piece| {
             let first = piece.index.len() > 0 && piece.index.entry(0).offset <= offset;
             first && piece.index.last().is_some_and(|last| offset <= last.offset)
-        };
-        let piece = self.pieces.iter().find(has);
+        });
         let within = piece.map(|piece| piece.index.position(piece.index.past_offset(offset)));
         let known = self.resolved.iter().find(|(known, _)| *known == offset);
         within.or_else(|| known.map(|(_, position)| *position))
@@ -102,11 +101,13 @@ impl OnDisk {
 
     pub(super) fn position_at(&self, seq: u64) -> Option<LogPosition> {
         let seek = Seek::Seq(seq);
-        let within = self.piece_at(seek).map(|piece| piece.index.position(piece.index.at_seq(seq)));
+        if let Some(piece) = self.piece_at(seek) {
+            return Some(piece.index.position(piece.index.at_seq(seq)));
+        }
         // Lost events count as found, as loading them again would not help. Their reader gets a
         // gap.
-        let lost = |hole: &&Hole| is_within(seek, hole.from, hole.to.position);
-        within.or_else(|| self.holes.iter().find(lost).map(|hole| hole.from))
+        let hole = self.holes.iter().find(|hole| is_within(seek, hole.from, hole.to.position));
+        hole.map(|hole| hole.from)
     }
 
     pub(super) fn entry(&self, seq: u64) -> Option<Entry> {

@@ -120,8 +120,10 @@ impl Batch {
     /// Returns the events with their frames, in order.
     pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &[u8])> + '_ {
         let Segment { index, bytes } = &*self.segment;
-        let frame = |at| index.start_of(at) as usize..index.start_of(at + 1) as usize;
-        (self.from..self.to).map(move |at| (index.entry(at), &bytes[frame(at)]))
+        (self.from..self.to).map(move |at| {
+            let frame = index.start_of(at) as usize..index.start_of(at + 1) as usize;
+            (index.entry(at), &bytes[frame])
+        })
     }
 
     /// Returns whether the batch is its whole segment.

@@ -254,9 +254,15 @@ pub(super) struct EventsDraft {
 
 impl EventsDraft {
     pub(super) fn new(stream: StreamId, first: LogPosition) -> Self {
-        let entry = Entry::default();
-        let (slots, frames, trailer) = (Vec::new(), Vec::new(), Trailer::default());
-        Self { stream, first, base: entry, last: entry, slots, frames, trailer }
+        Self {
+            stream,
+            first,
+            base: Entry::default(),
+            last: Entry::default(),
+            slots: Vec::new(),
+            frames: Vec::new(),
+            trailer: Trailer::default(),
+        }
     }
 
     /// Returns whether these events can be added: they follow the last one, and fit into `most`

@@ -74,10 +74,13 @@ impl Checkpoint {
     }
 
     pub(super) fn save(&self, files: &dyn Files) -> Result<(), IoError> {
-        let streams = self.streams.iter().map(to_text).collect();
-        let (next_stream, receipts) = (self.next_stream, self.receipts.clone());
-        let number = Some(self.number);
-        let text = CheckpointText { number, next_stream, gone: self.gone.0, streams, receipts };
+        let text = CheckpointText {
+            number: Some(self.number),
+            next_stream: self.next_stream,
+            gone: self.gone.0,
+            streams: self.streams.iter().map(to_text).collect(),
+            receipts: self.receipts.clone(),
+        };
         let mut bytes = Vec::new();
         encode(Kind::Checkpoint, StreamId(0), &json(&text), 0, &mut bytes);
         replace(files, &Role::Checkpoint.file_name(self.number), &bytes)
@@ -101,15 +104,14 @@ impl Checkpoint {
 
 fn to_text((id, stream): &(StreamId, StreamIndex)) -> StreamText {
     let TrimPoint { position, last_trimmed } = stream.trim_point;
-    let numbers = |(first, last): (Entry, Entry)| {
-        [first.offset.0, first.time.wall, last.offset.0, last.time.wall]
-    };
     StreamText {
         id: id.0,
         name: stream.name.as_str().to_owned(),
         options: Box::from(&*stream.options),
         state: stream.state.as_deref().map(Box::from),
-        span: stream.span.map(numbers),
+        span: stream
+            .span
+            .map(|(first, last)| [first.offset.0, first.time.wall, last.offset.0, last.time.wall]),
         floor: [position.seq, position.byte, last_trimmed.0],
         end: [stream.end.seq, stream.end.byte],
     }

@@ -105,7 +105,8 @@ impl Compactor<'_> {
         let Some(stream) = index.streams.get(&id) else {
             return Ok(());
         };
-        let (name, options) = (stream.name.as_str().to_owned(), Box::from(&*stream.options));
+        let name = stream.name.as_str().to_owned();
+        let options = Box::from(&*stream.options);
         drop(index);
         self.encoded.clear();
         block::encode(Kind::Note, id, &json(&Note::Stream { name, options }), 0, &mut self.encoded);

@@ -68,10 +68,10 @@ impl IoError {
 
     /// Returns whether space, descriptors or memory ran out, which is no fault of the disk.
     pub(super) fn is_full(&self) -> bool {
-        let room = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
+        let space = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
         let others = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
-        let mut full = room.iter().chain(&others);
-        full.any(|errno| self.error.raw_os_error() == Some(errno.raw_os_error()))
+        let errno = Errno::from_io_error(&self.error);
+        errno.is_some_and(|errno| space.contains(&errno) || others.contains(&errno))
     }
 
     pub(super) fn in_directory(self, directory: &Path) -> OpenError {
@@ -199,10 +199,9 @@ impl Directory {
 
 impl Files for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
-        let name = |entry: io::Result<fs::DirEntry>| {
-            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
-        };
-        fs::read_dir(&self.path)?.map(name).collect()
+        let entries = fs::read_dir(&self.path)?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect()
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {

@@ -63,8 +63,9 @@ impl BlockIndex {
     pub(super) fn begin(&mut self, id: StreamId, name: ChannelName, options: &str) {
         self.next_stream = self.next_stream.max(id.0.saturating_add(1));
         let options: Arc<str> = options.into();
-        let new = || StreamIndex::new(name, options.clone());
-        self.streams.entry(id).or_insert_with(new).options = options.clone();
+        let stream = self.streams.entry(id);
+        let stream = stream.or_insert_with(|| StreamIndex::new(name, options.clone()));
+        stream.options = options;
     }
 
     /// Adds a block to its stream. Returns `false` if the block is dead. `span` is the first and
@@ -182,11 +183,11 @@ impl BlockIndex {
 
     /// Returns the live blocks of a file, by stream and in order.
     pub(super) fn blocks_of(&self, number: u32) -> Vec<(StreamId, Vec<BlockRef>)> {
-        let of = |(id, stream): (&StreamId, &StreamIndex)| {
+        let all = self.streams.iter().map(|(id, stream)| {
             let blocks: Vec<_> = stream.blocks.range(stream.within(number)).copied().collect();
-            (!blocks.is_empty()).then_some((*id, blocks))
-        };
-        let mut all: Vec<_> = self.streams.iter().filter_map(of).collect();
+            (*id, blocks)
+        });
+        let mut all: Vec<_> = all.filter(|(_, blocks)| !blocks.is_empty()).collect();
         all.sort_unstable_by_key(|(id, _)| *id);
         all
     }
@@ -199,7 +200,7 @@ impl BlockIndex {
         mut file: IndexedFile,
         blocks: Vec<(StreamId, Vec<BlockRef>)>,
     ) {
-        (file.live, file.initial) = (0, 0);
+        file.live = 0;
         for (id, blocks) in blocks {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             let within = stream.within(number);

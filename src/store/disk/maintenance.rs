@@ -90,19 +90,17 @@ impl Maintenance {
             Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
             Err(_) => return Ok(()),
         };
-        let mut needed = needed.iter().map(String::as_str).chain([SUPERBLOCK]);
-        // A name that is replaced while the directory is read may be missing in the list.
-        let is_gone = |name: &&str| {
-            let opened = (!listed.contains(*name)).then(|| self.files.open(name));
-            opened
-                .and_then(Result::err)
-                .is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
-        };
-        let Some(gone) = needed.find(is_gone) else {
-            return Ok(());
-        };
-        let why = "it was deleted or moved while the hub runs, and the next start will not find it";
-        Err(IoError::of(gone)(io::Error::new(io::ErrorKind::NotFound, why)))
+        let needed = needed.iter().map(String::as_str).chain([SUPERBLOCK]);
+        let mut unlisted = needed.filter(|name| !listed.contains(*name));
+        unlisted.try_for_each(|name| match self.files.open(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why = "it was deleted or moved while the hub runs, and the next start will not \
+                           find it";
+                Err(IoError::of(name)(io::Error::new(io::ErrorKind::NotFound, why)))
+            }
+            // A name that is replaced while the directory is read may be missing in the list.
+            Ok(_) | Err(_) => Ok(()),
+        })
     }
 
     /// On a full disk, begins a new journal if one of the youngest files is mostly dead: while the

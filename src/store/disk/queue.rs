@@ -69,12 +69,11 @@ impl<T> WorkQueue<T> {
             std::mem::take(&mut inner.items)
         } else {
             let mut total = 0;
-            let heavy = |item: &T| {
+            let last = inner.items.iter().position(|item| {
                 total += weight(item);
                 total > most
-            };
-            let first = inner.items.iter().position(heavy).map_or(0, |at| at + 1);
-            let rest = inner.items.split_off(first);
+            });
+            let rest = inner.items.split_off(last.map_or(0, |last| last + 1));
             std::mem::replace(&mut inner.items, rest)
         };
         inner.taken = taken.len();

@@ -19,7 +19,6 @@ use super::index::{BlockIndex, IndexedFile};
 use super::receipts::Receipts;
 use super::record::StoredReceipt;
 use super::stream::{StoredStream, StreamId};
-use super::stream_index::StreamIndex;
 use crate::channel::ChannelName;
 use crate::position::Offset;
 use crate::telemetry::Metrics;
@@ -52,12 +51,10 @@ pub(super) struct RecoveredFiles {
 
 impl RecoveredFiles {
     pub(super) fn found(&self, power_cut: bool) -> Recovered {
-        let unsure = |stream: &StreamIndex| {
-            self.unknown.is_some_and(|(file, position)| stream.may_have_ended_at(file, position))
-        };
-        let streams = self.index.streams.iter();
-        let streams = streams
-            .map(|(id, stream)| StoredStream { unsure: unsure(stream), ..stream.to_stream(*id) });
+        let streams = self.index.streams.iter().map(|(id, stream)| StoredStream {
+            unsure: self.unknown.is_some_and(|(file, at)| stream.may_have_ended_at(file, at)),
+            ..stream.to_stream(*id)
+        });
         let mut streams: Vec<_> = streams.collect();
         streams.sort_unstable_by_key(|stream| stream.id);
         let receipts = self.index.receipts.to_vec();
@@ -346,11 +343,11 @@ pub(super) fn torn_at(parts: &[ScannedPart<'_>], size: usize, clean: bool) -> Op
 
 /// Returns the bytes of a journal that are surely synced, according to its blocks.
 fn recorded_as_synced(parts: &[ScannedPart<'_>]) -> u64 {
-    let told = |part: &ScannedPart<'_>| match part {
+    let synced = parts.iter().map(|part| match part {
         ScannedPart::Whole { block, .. } => block.header.synced,
         ScannedPart::Broken { .. } => 0,
-    };
-    parts.iter().map(told).max().unwrap_or_default()
+    });
+    synced.max().unwrap_or_default()
 }
 
 /// Writes again the part that may not be synced. After a failed sync, it may be in the page cache

@@ -30,8 +30,15 @@ pub(super) struct StreamIndex {
 
 impl StreamIndex {
     pub(super) fn new(name: ChannelName, options: Arc<str>) -> Self {
-        let (trim_point, end) = (TrimPoint::default(), LogPosition::default());
-        Self { name, options, state: None, span: None, trim_point, end, blocks: VecDeque::new() }
+        Self {
+            name,
+            options,
+            state: None,
+            span: None,
+            trim_point: TrimPoint::default(),
+            end: LogPosition::default(),
+            blocks: VecDeque::new(),
+        }
     }
 
     pub(super) fn to_stream(&self, id: StreamId) -> StoredStream {
@@ -59,14 +66,14 @@ impl StreamIndex {
 
     /// Returns a copy without the blocks, for a checkpoint.
     pub(super) fn summary(&self) -> Self {
-        let Self { name, options, state, .. } = self;
-        let (name, options, state) = (name.clone(), options.clone(), state.clone());
         Self {
-            state,
+            name: self.name.clone(),
+            options: self.options.clone(),
+            state: self.state.clone(),
             span: self.span,
             trim_point: self.trim_point,
             end: self.end,
-            ..Self::new(name, options)
+            blocks: VecDeque::new(),
         }
     }
 
@@ -78,21 +85,21 @@ impl StreamIndex {
     /// Adds a block if it follows those known by position, byte and offset. Refuses others, such
     /// as those of a copied or renamed file.
     pub(super) fn push(&mut self, block: BlockRef) -> bool {
-        let (end, trim_point) = (block.end(), self.trim_point);
+        let end = block.end();
         let follows = match self.blocks.back() {
             Some(last) => {
-                let joint = last.end();
-                let (seqs, bytes) = (block.first.seq >= joint.seq, block.first.byte >= joint.byte);
-                seqs && bytes && block.first_offset > last.last_offset
+                block.first.seq >= last.end().seq
+                    && block.first.byte >= last.end().byte
+                    && block.first_offset > last.last_offset
             }
             None => {
-                let (seqs, bytes) =
-                    (end.seq > trim_point.position.seq, end.byte > trim_point.position.byte);
-                seqs && bytes && block.last_offset > trim_point.last_trimmed
+                end.seq > self.trim_point.position.seq
+                    && end.byte > self.trim_point.position.byte
+                    && block.last_offset > self.trim_point.last_trimmed
             }
         };
         if follows {
-            self.end = self.end.max(block.end());
+            self.end = self.end.max(end);
             self.blocks.push_back(block);
         }
         follows
@@ -171,7 +178,8 @@ impl StreamIndex {
         if !self.has(at, block, seek) {
             return self.lost_before(at);
         }
-        let (mut end, mut room) = (block.first, most);
+        let mut end = block.first;
+        let mut room = most;
         let joined = |block: &&BlockRef| {
             let fits = block.first == end && (room == most || block.length as usize <= room);
             end = block.end();

@@ -95,8 +95,11 @@ impl Superblock {
         let fields: Value = serde_json::from_str(text).map_err(|why| damaged(why.to_string()))?;
         let version = Version::deserialize(&fields).map_err(|why| damaged(why.to_string()))?;
         if version.version > VERSION {
-            let (path, found) = (directory.to_owned(), version.version);
-            return Err(OpenError::Newer { path, found, known: VERSION });
+            return Err(OpenError::Newer {
+                path: directory.to_owned(),
+                found: version.version,
+                known: VERSION,
+            });
         }
         if let Some(other) = unknown_field(&fields).filter(|_| !checked) {
             return Err(damaged(format!("it has a field `{other}`, which no hub writes")));
@@ -157,8 +160,8 @@ fn unknown_field(fields: &Value) -> Option<&str> {
 }
 
 fn check_no_store<T>(names: &[String], directory: &Path) -> Result<Option<T>, OpenError> {
-    let harmless = |name: &&String| *name == LOCK || *name == "lost+found" || is_unfinished(name);
-    match names.iter().find(|name| !harmless(name)) {
+    let is_harmless = |name: &str| name == LOCK || name == "lost+found" || is_unfinished(name);
+    match names.iter().find(|name| !is_harmless(name)) {
         None => Ok(None),
         Some(name) if is_ours(name) => Err(OpenError::Damaged {
             path: directory.join(SUPERBLOCK),

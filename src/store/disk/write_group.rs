@@ -42,8 +42,13 @@ pub(super) type Encoded = (usize, Option<Header>);
 
 impl WriteGroup {
     pub(super) fn new(block_bytes: usize, next_offset: u64) -> Self {
-        let (parts, ends, dependencies) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { parts, ends, dependencies, block_bytes, next_offset }
+        Self {
+            parts: Vec::new(),
+            ends: HashMap::new(),
+            dependencies: Vec::new(),
+            block_bytes,
+            next_offset,
+        }
     }
 
     /// Adds a record, if it follows the end of its stream.
@@ -160,8 +165,8 @@ impl GroupPart {
         let (stream, note) = match self {
             Self::Events { draft, .. } => return Some(draft.encode(synced, into)),
             Self::Begin { stream, name, options } => {
-                let (name, options) = (name.as_str().to_owned(), options.clone());
-                (*stream, Note::Stream { name, options })
+                let name = name.as_str().to_owned();
+                (*stream, Note::Stream { name, options: options.clone() })
             }
             Self::Gone { stream } => (*stream, Note::Gone {}),
             Self::Receipt(receipt) => (StreamId(0), Note::Receipt(receipt.clone())),

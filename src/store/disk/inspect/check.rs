@@ -84,8 +84,8 @@ impl Inspected {
     pub(in crate::store::disk) fn check(self, path: &Path) -> Result<Checked, OpenError> {
         let streams = self.recovered.index.streams.iter();
         let names = streams.map(|(id, stream)| (*id, stream.name.clone())).collect();
-        let (links, found) = (HashMap::new(), Checked::default());
-        let mut check = Check { inspected: &self, names, links, found };
+        let mut check =
+            Check { inspected: &self, names, links: HashMap::new(), found: Checked::default() };
         check.run().map_err(|fault| fault.in_directory(path))?;
         Ok(check.found)
     }
@@ -112,7 +112,8 @@ impl Check<'_> {
             let place = CheckedPlace { file: SUPERBLOCK, ..CheckedPlace::default() };
             self.damage(place, None, format!("the superblock is damaged: {why}"));
         }
-        let (mut events, mut checkpoints) = (BTreeMap::<u32, Vec<Role>>::new(), Vec::new());
+        let mut events = BTreeMap::<u32, Vec<Role>>::new();
+        let mut checkpoints = Vec::new();
         for name in self.inspected.files.list().map_err(IoError::of(""))? {
             match parse_name(&name) {
                 Some((number, Role::Checkpoint)) => checkpoints.push(number),
@@ -156,9 +157,9 @@ impl Check<'_> {
             let what = format!("the checkpoint is broken: {why}");
             self.damage(CheckedPlace { file: &name, offset: 0, bytes: size }, None, what);
         } else if let Some(extra) = read_all(&*file).ok().and_then(|bytes| after_first(&bytes)) {
-            let (offset, bytes) = (extra as u64, size - extra as u64);
-            let what = "there is something after the checkpoint".to_owned();
-            self.damage(CheckedPlace { file: &name, offset, bytes }, None, what);
+            let offset = extra as u64;
+            let place = CheckedPlace { file: &name, offset, bytes: size - offset };
+            self.damage(place, None, "there is something after the checkpoint".to_owned());
         }
         Ok(())
     }
@@ -215,12 +216,10 @@ impl Check<'_> {
                 }
                 ScannedPart::Broken { position, end: to, header } if *position < end => {
                     self.found.totals.blocks += 1;
-                    let (offset, bytes) = (*position as u64, (to - position) as u64);
-                    self.report_broken(
-                        file,
-                        CheckedPlace { file: file.name, offset, bytes },
-                        header.as_ref(),
-                    );
+                    let offset = *position as u64;
+                    let bytes = (to - position) as u64;
+                    let place = CheckedPlace { file: file.name, offset, bytes };
+                    self.report_broken(file, place, header.as_ref());
                 }
                 ScannedPart::Whole { .. } | ScannedPart::Broken { .. } => {}
             }
@@ -300,7 +299,8 @@ impl Check<'_> {
         let stream = self.inspected.recovered.index.streams.get(&header.stream);
         let alive = stream.is_some_and(|stream| lost.end().seq > stream.trim_point.position.seq);
         // If everything before the loss is gone, the trim point was raised past it.
-        let (count, offset) = (header.count, header.base.offset.0);
+        let count = header.count;
+        let offset = header.base.offset.0;
         let dead = if stream.is_none() { "; they were dead already" } else { "" };
         let first = if alive || stream.is_none() { "" } else { "; none before them is retained" };
         format!("a broken block: {count} events from offset {offset} on are lost{dead}{first}")
@@ -343,7 +343,8 @@ impl Check<'_> {
 
     fn check_stream(&mut self, stream: &StreamIndex, links: &[BlockLink]) {
         let trim_point = stream.trim_point.position;
-        let (mut end, mut offset) = (trim_point, stream.trim_point.last_trimmed);
+        let mut end = trim_point;
+        let mut offset = stream.trim_point.last_trimmed;
         let retained = links.iter().filter(|link| link.block.end().seq > trim_point.seq);
         for (at, BlockLink { block, lost }) in retained.enumerate() {
             if let Some(what) = fault_after(end, offset, at == 0, block) {
@@ -354,9 +355,8 @@ impl Check<'_> {
             offset = if *lost { block.first_offset } else { block.last_offset };
         }
         if end.seq < stream.end.seq {
-            let (what, last) =
-                (missing(stream.end.seq - end.seq, "after this block"), links.last());
-            match last {
+            let what = missing(stream.end.seq - end.seq, "after this block");
+            match links.last() {
                 Some(last) => self.damage_at(stream, &last.block, what),
                 None => self.damage(CheckedPlace::default(), Some(stream.name.clone()), what),
             }
@@ -411,8 +411,14 @@ struct CheckedPlace<'a> {
 
 impl CheckedPlace<'_> {
     fn finding(self, what: String) -> Finding {
-        let (file, offset, bytes) = (self.file.to_owned(), self.offset, self.bytes);
-        Finding { file, offset, bytes, channel: None, what, damage: false }
+        Finding {
+            file: self.file.to_owned(),
+            offset: self.offset,
+            bytes: self.bytes,
+            channel: None,
+            what,
+            damage: false,
+        }
     }
 }
 

@@ -55,8 +55,8 @@ pub struct FileStat {
 /// See [`OpenError`].
 pub fn stat(path: &Path) -> Result<Stat, OpenError> {
     let index = Inspected::open(path)?.recovered.index;
-    let channel = |(id, stream): (&StreamId, &StreamIndex)| channel_stat(&index, *id, stream);
-    let mut channels: Vec<_> = index.streams.iter().map(channel).collect();
+    let channels = index.streams.iter().map(|(id, stream)| channel_stat(&index, *id, stream));
+    let mut channels: Vec<_> = channels.collect();
     channels.sort_unstable_by(|one, other| {
         other.bytes.cmp(&one.bytes).then_with(|| one.channel.as_str().cmp(other.channel.as_str()))
     });
