@@ -190,7 +190,8 @@ struct OpenMerge<'a> {
 
 impl<'a> Merging<'a> {
     fn take(&mut self, event: Event<'a>) {
-        let (event_type, data) = (event.frame.event_type(), event.frame.data());
+        let event_type = event.frame.event_type();
+        let data = event.frame.data();
         if let Some(open) = &mut self.open
             && open.merge.try_add(event_type, &data)
         {
@@ -211,8 +212,10 @@ impl<'a> Merging<'a> {
         if count == 1 {
             return self.push(last.entry, last.raw.to_vec(), last.end);
         }
-        let (data, mut frame) = (merge.finish(), Vec::new());
-        let (id, event_type) = (Some(last.frame.id()), last.frame.event_type());
+        let data = merge.finish();
+        let mut frame = Vec::new();
+        let id = Some(last.frame.id());
+        let event_type = last.frame.event_type();
         sse::encode(&mut frame, &sse::Text { id, event_type, data: data.as_bytes() });
         self.push(last.entry, frame, last.end);
     }

@@ -163,7 +163,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_acknowledgement_of_several_writers_waits_for_all() {
-        let (mut one, mut other) = (Submissions::default(), Submissions::default());
+        let mut one = Submissions::default();
+        let mut other = Submissions::default();
         let ((first, first_done), (second, second_done)) = (one.add(), other.add());
         let mut both = first.and(second);
         first_done.complete(Err(WriteError::Full));

@@ -255,7 +255,8 @@ impl Settings {
         fn unless<T: PartialEq>(own: T, rule: &T) -> Option<T> {
             (own != *rule).then_some(own)
         }
-        let (own, kept) = (self.retention, &rule.retention);
+        let own = self.retention;
+        let kept = &rule.retention;
         ChannelOptions {
             max_events: unless(own.max_events, &kept.max_events),
             max_bytes: unless(own.max_bytes, &kept.max_bytes).map(ByteSize::b),

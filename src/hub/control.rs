@@ -162,7 +162,8 @@ pub(super) struct ChannelCursor {
 
 impl ChannelCursor {
     pub(super) fn new(channel: Arc<Channel>, position: LogPosition, joined: LogPosition) -> Self {
-        let (seq, byte) = (AtomicU64::new(position.seq), AtomicU64::new(position.byte));
+        let seq = AtomicU64::new(position.seq);
+        let byte = AtomicU64::new(position.byte);
         Self { channel, seq, byte, joined }
     }
 

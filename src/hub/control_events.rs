@@ -30,7 +30,8 @@ pub(super) struct OpeningEvent<'a> {
 impl<'a> OpeningEvent<'a> {
     /// Returns the opening event for one channel, in this state.
     pub(super) fn of_one(channel: &'a ChannelName, state: ChannelState) -> Self {
-        let (channel, state) = (Some(channel.as_str()), state.as_str());
+        let channel = Some(channel.as_str());
+        let state = state.as_str();
         Self { channel, state, channels: None, more: None }
     }
 

@@ -78,7 +78,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_is_due_once_at_the_earliest_of_its_times() {
-        let (deadlines, began) = (Deadlines::default(), Instant::now());
+        let deadlines = Deadlines::default();
+        let began = Instant::now();
         let name = |text: &str| text.parse::<ChannelName>().unwrap();
         deadlines.set(began + Duration::from_secs(5), &name("a"));
         deadlines.set(began + Duration::from_secs(3), &name("a"));

@@ -197,7 +197,7 @@ impl MergedReader {
             return Err(SubscribeError::TooManyMatches);
         }
         if tell_ends {
-            merge.tell(ends);
+            merge.queue_ends(ends);
         }
         Ok(merge)
     }
@@ -240,7 +240,7 @@ impl MergedReader {
             if self.round.is_over() {
                 self.begin_round();
             }
-            looks -= self.look_around(looks - 1) + 1;
+            looks -= self.check_lists(looks - 1) + 1;
             if !self.round.is_over() {
                 break;
             }
@@ -278,14 +278,14 @@ impl MergedReader {
             return self.next(max_bytes);
         }
         (self.cursor, self.excused) = (last, last);
-        self.look_around(usize::MAX);
+        self.check_lists(usize::MAX);
         self.begin_round();
-        self.look_around(usize::MAX);
+        self.check_lists(usize::MAX);
         self.heap.clear();
         let keys: Vec<usize> = self.members.iter().map(|(key, _)| key).collect();
         let passed: Vec<End> =
             keys.into_iter().filter_map(|key| self.move_to_cursor(key)).collect();
-        self.tell(passed);
+        self.queue_ends(passed);
         Next::Step(Step::Gap(Gap {
             channel: None,
             reason: GapReason::Lagged,
@@ -305,7 +305,7 @@ impl MergedReader {
         if start.over { channel.ended() } else { None }
     }
 
-    fn tell(&mut self, ends: Vec<End>) {
+    fn queue_ends(&mut self, ends: Vec<End>) {
         let position = self.position(self.cursor);
         let steps = ends.into_iter().map(|end| Step::Ended { end, position: position.clone() });
         self.notices.extend(steps);
@@ -344,9 +344,11 @@ impl MergedReader {
             return None;
         }
         let key = self.members.vacant_key();
-        let (latch, mailbox) = (AtomicBool::new(false), self.mailbox.clone());
+        let latch = AtomicBool::new(false);
+        let mailbox = self.mailbox.clone();
         let listener = Arc::new(MemberListener { member: key, latch, mailbox });
-        let (begin, holds) = (StartAt::After(self.cursor), self.names(channel.name()));
+        let begin = StartAt::After(self.cursor);
+        let holds = self.names(channel.name());
         let (start, attachment) =
             Attachment::new(&self.core, channel, begin, holds, listener.clone());
         if start.over {
@@ -355,7 +357,9 @@ impl MergedReader {
         let cursor = Arc::new(ChannelCursor::new(channel.clone(), start.position, channel.end()));
         self.control().add_cursor(&cursor);
         let missing = self.taken(&start);
-        let (queued, waits, unresolved) = (false, false, start.on_disk.is_some());
+        let queued = false;
+        let waits = false;
+        let unresolved = start.on_disk.is_some();
         let _attachment = attachment;
         let after_gap = None;
         let member =
@@ -424,11 +428,11 @@ impl MergedReader {
     }
 
     /// Checks at most this many members of the round. Returns the number checked.
-    fn look_around(&mut self, most: usize) -> usize {
+    fn check_lists(&mut self, most: usize) -> usize {
         for looked in 0..most {
             if let Some(channel) = self.round.appeared.pop_front() {
                 let end = self.adopt(&channel);
-                self.tell(end.into_iter().collect());
+                self.queue_ends(end.into_iter().collect());
             } else if let Some(key) = self.round.ready.pop_front() {
                 let Some(member) = self.members.get(key) else { continue };
                 // Cleared before the check: a later change lists the member again.

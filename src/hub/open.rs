@@ -187,7 +187,8 @@ impl Hub {
         if resumes && merge.is_over() {
             return Ok(Opened::Over);
         }
-        let (counted, start) = (self.count_start(from), self.position(merge.cursor()));
+        let counted = self.count_start(from);
+        let start = self.position(merge.cursor());
         let ticket = ManyTicket { merge, counted, start, opening };
         Ok(Opened::Live(Ticket(TicketKind::Many(Box::new(ticket)))))
     }

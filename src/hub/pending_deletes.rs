@@ -67,7 +67,9 @@ impl PendingDeletes {
         stream: &PendingDelete,
     ) -> CommitAck {
         let (ack, completer) = Submissions::default().add();
-        let (id, pending_deletes, owner) = (stream.id, self.clone(), name.clone());
+        let id = stream.id;
+        let pending_deletes = self.clone();
+        let owner = name.clone();
         self.change(name, id, |stream| stream.asked = true);
         let done = Box::new(move |outcome: Result<(), _>| {
             match outcome {

@@ -174,7 +174,8 @@ impl Registry {
         owner: Option<Arc<Account>>,
         target: Option<StoreTarget>,
     ) -> Arc<Channel> {
-        let (settings, shared) = (self.settings_for(name), self.shared.clone());
+        let settings = self.settings_for(name);
+        let shared = self.shared.clone();
         let mut missing = self.tombstones.lock().trimmed_through(name);
         if let Some(store) = &self.store {
             let before = if target.is_some() { store.gone } else { store.before };
@@ -410,7 +411,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forgotten_grave_raises_the_floor() {
+    fn a_forgotten_tombstone_raises_the_floor() {
         let mut tombstones = Tombstones::default();
         let name = |number: usize| format!("c/{number}").parse::<ChannelName>().unwrap();
         for number in 0..MAX_TOMBSTONES + 10 {

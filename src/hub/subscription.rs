@@ -66,15 +66,19 @@ impl Subscription {
             after_gap: None,
             _attachment: Attachment::listen(presence, control.clone()),
         };
-        let (merging, max_bytes, source) = (false, MAX_BATCH_BYTES, SubscriptionSource::One(one));
+        let merging = false;
+        let max_bytes = MAX_BATCH_BYTES;
+        let source = SubscriptionSource::One(one);
         Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 
     fn many(bounds: Bounds, ticket: ManyTicket) -> Self {
         let ManyTicket { merge, counted, start, opening } = ticket;
-        let (core, control) = (merge.core().clone(), merge.control().clone());
-        let (merging, max_bytes, source) =
-            (false, MAX_BATCH_BYTES, SubscriptionSource::Many(Box::new(merge)));
+        let core = merge.core().clone();
+        let control = merge.control().clone();
+        let merging = false;
+        let max_bytes = MAX_BATCH_BYTES;
+        let source = SubscriptionSource::Many(Box::new(merge));
         Self { core, control, bounds, start, opening, counted, merging, max_bytes, source }
     }
 

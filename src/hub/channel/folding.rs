@@ -46,7 +46,8 @@ impl ChannelInner {
 
     pub(super) fn snapshot(&mut self, channel: &str) -> Option<Arc<Snapshot>> {
         self.known_format();
-        let (state, max_bytes) = (self.life.state(), self.settings.retention.max_bytes);
+        let state = self.life.state();
+        let max_bytes = self.settings.retention.max_bytes;
         let Self { generation, log, .. } = self;
         generation.as_mut()?.snapshot(log, channel, state, max_bytes)
     }

@@ -233,7 +233,8 @@ pub(super) fn apparent(log: &mut Log) -> Option<Format> {
 
 /// Reads published events, until the format is final. Returns whether the format has changed.
 fn look_at(recogniser: &mut Recogniser, batch: &Batch) -> bool {
-    let (bytes, before) = (batch.bytes(), recogniser.format());
+    let bytes = batch.bytes();
+    let before = recogniser.format();
     for frame in Frames::new(&bytes).filter(|frame| is_published(*frame)) {
         recogniser.look(frame.event_type(), &frame.data());
         if recogniser.is_settled() {

@@ -178,7 +178,8 @@ impl Channel {
             match due {
                 Due::Abandoned => {
                     let reason = inner.life.take_reason().unwrap_or_else(|| LOST.into());
-                    let (state, reason) = (ChannelState::Abandoned, Some(reason));
+                    let state = ChannelState::Abandoned;
+                    let reason = Some(reason);
                     self.submit_end(&mut inner, &Close { state, reason }, false).1
                 }
                 Due::Unwatched if self.subscribers() == 0 => {

@@ -63,7 +63,8 @@ impl<'a> BatchWriter<'a> {
         self.next_id();
         let mut text = Vec::new();
         sse::end_retry(&mut text, self.context.end_retry);
-        let (id, data) = (Some(self.id.as_str()), end.data());
+        let id = Some(self.id.as_str());
+        let data = end.data();
         let event = sse::Text { id, event_type: Some(event::END), data: data.as_bytes() };
         sse::event_text(&mut text, &event);
         sse::chunk(&mut self.frame, &text);

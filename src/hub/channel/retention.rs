@@ -12,7 +12,8 @@ use crate::quota::Account;
 impl Channel {
     /// Evicts events that are older than the retention.
     pub(in crate::hub) fn expire(&self) {
-        let (mut inner, now) = (self.inner.lock(), self.shared.clock.now());
+        let mut inner = self.inner.lock();
+        let now = self.shared.clock.now();
         if let Some(trimmed) = inner.trim_stored(now) {
             return self.note_trimmed(&mut inner, trimmed);
         }
@@ -29,7 +30,8 @@ impl Channel {
     /// Evicts the oldest segment, and with the last one the fold. Returns whether memory was freed.
     pub(in crate::hub) fn evict_oldest(&self) -> bool {
         let mut inner = self.inner.lock();
-        let (keep, before) = (inner.kept_at_end(), inner.usage.footprint());
+        let keep = inner.kept_at_end();
+        let before = inner.usage.footprint();
         inner.catch_up();
         let evicted = inner.log.evict_oldest(keep);
         self.count_evicted("memory", evicted);

@@ -127,7 +127,8 @@ impl Whole {
         what: &str,
         mut saw: impl FnMut(&str, Seen),
     ) {
-        let (mut idle, mut steps) = (0, 0);
+        let mut idle = 0;
+        let mut steps = 0;
         while idle < 2 {
             steps += 1;
             assert!(steps < 500, "{what}: it goes on for ever");
@@ -146,7 +147,8 @@ impl Whole {
         let told =
             || format!("{what}, channel {channel}, since {since:?}: {seen:?} of {published:?}");
         assert_eq!(seen.last(), Some(&Seen::Event(fresh)), "{}", told());
-        let (mut next, mut gaps) = (since.map_or(0, |since| since + 1), 0);
+        let mut next = since.map_or(0, |since| since + 1);
+        let mut gaps = 0;
         let mut begun = since.is_some();
         for step in seen {
             let Seen::Event(offset) = step else {
@@ -259,7 +261,8 @@ async fn a_file_may_be_cut_emptied_gone_copied_or_swapped() {
                 whole.read_all(copy, &format!("{from} over {to}")).await;
             }
             let swap = |files: &Gated| {
-                let (one, two) = (files.disk.bytes(file), files.disk.bytes(other));
+                let one = files.disk.bytes(file);
+                let two = files.disk.bytes(other);
                 files.disk.set_bytes(file, two);
                 files.disk.set_bytes(other, one);
             };
@@ -292,7 +295,7 @@ fn damage_at_random(files: &Gated, names: &[String], chance: &mut Rng) {
 }
 
 #[tokio::test]
-async fn whatever_is_damaged_every_reader_comes_to_its_end() {
+async fn every_reader_ends_over_any_damage() {
     let whole = whole().await;
     let names = whole.names();
     for seed in 0..1000 {

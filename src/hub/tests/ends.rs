@@ -36,7 +36,7 @@ async fn a_second_stop_counts_when_the_first_does() {
 }
 
 #[tokio::test]
-async fn a_second_stop_is_told_that_the_first_was_refused() {
+async fn a_second_stop_fails_when_the_first_is_refused() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
@@ -54,7 +54,7 @@ async fn a_second_stop_is_told_that_the_first_was_refused() {
 }
 
 #[tokio::test]
-async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_try() {
+async fn an_append_that_was_refused_for_a_refused_end_can_be_tried_again() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
@@ -77,7 +77,7 @@ async fn what_was_refused_for_an_end_that_was_refused_itself_is_worth_another_tr
 }
 
 #[tokio::test]
-async fn a_producer_may_begin_while_a_stop_is_being_stored_and_is_told_of_it() {
+async fn a_producer_may_begin_while_a_stop_is_pending_and_is_refused_after_it() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
@@ -100,7 +100,7 @@ async fn with_generation(stage: &Stage) -> crate::hub::ProducerHandle {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_generation_is_abandoned_when_there_is_room_for_it() {
+async fn a_generation_is_abandoned_when_there_is_room_for_the_end() {
     let stage = Stage::new(Sync);
     let tasks = LocalSet::new();
     tasks
@@ -117,7 +117,7 @@ async fn a_generation_is_abandoned_when_there_is_room_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_by_the_clock_that_the_disk_has_refused_is_tried_again() {
+async fn an_end_by_a_deadline_that_the_disk_has_refused_is_tried_again() {
     let stage = Stage::new(Sync);
     let tasks = LocalSet::new();
     tasks
@@ -134,7 +134,7 @@ async fn an_end_by_the_clock_that_the_disk_has_refused_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_generation_that_nobody_watches_is_stopped_when_there_is_room_for_it() {
+async fn a_generation_without_viewers_is_stopped_when_there_is_room_for_the_end() {
     let stage = Stage::new(Sync);
     let after = Duration::from_secs(1);
     let when_unwatched = Some(WhenUnwatched { after, signal: Signal::Stop });
@@ -176,7 +176,7 @@ async fn after_a_power_cut() -> Stage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_reads_on_is_told_of_a_power_cut_also_if_the_disk_was_full_then() {
+async fn a_reader_gets_the_notice_of_a_power_cut_also_after_a_full_disk() {
     let stage = after_a_power_cut().await;
     tokio::spawn(stage.hub.clone().sweep());
     let events = || stage.hub.describe(&name("c")).unwrap().events;

@@ -34,11 +34,11 @@ async fn a_body_ends_whose_channel_has_lost_its_last_event() {
     // The block is damaged after the store has checked it.
     stage.files.break_last_block();
     let ticket = stage.open_one("c", &StartFrom::Earliest).await;
-    assert!(comes_to_the_end(&stage, &ticket), "its subscriber at a shard waits for ever");
+    assert!(reads_to_the_end(&stage, &ticket), "its subscriber at a shard waits for ever");
 }
 
 /// Returns whether a shard would end the body.
-fn comes_to_the_end(stage: &Stage, ticket: &ChannelTicket) -> bool {
+fn reads_to_the_end(stage: &Stage, ticket: &ChannelTicket) -> bool {
     let mut byte = ticket.position.byte;
     for _ in 0..20 {
         match ticket.channel().read_at_byte(byte, 1 << 20, false) {

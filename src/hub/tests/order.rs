@@ -42,7 +42,8 @@ fn append_so_many(stage: &Stage, channel: &str, events: usize) {
 
 /// Returns the offsets of all that can be read now; of a gap, where it resumes.
 fn read(stage: &Stage, subscription: &mut Subscription) -> Vec<u64> {
-    let (mut seen, mut idle) = (Vec::new(), 0);
+    let mut seen = Vec::new();
+    let mut idle = 0;
     while idle < 3 {
         match subscription.try_next() {
             Next::Step(Step::Events { batch, .. }) => {
@@ -66,7 +67,7 @@ fn read(stage: &Stage, subscription: &mut Subscription) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
+async fn no_id_is_sent_that_is_after_a_pending_event() {
     for patterns in [["d/a", "m/b"], ["*/a", "*/b"], ["**", "m/b"]] {
         for from in [StartFrom::Tail, StartFrom::Last(0), StartFrom::Last(1)] {
             let stage = stage();
@@ -99,7 +100,7 @@ async fn no_id_is_given_out_that_lies_after_what_is_on_its_way_to_the_disk() {
 }
 
 #[tokio::test]
-async fn whoever_is_moved_to_the_tail_still_gets_what_was_on_its_way_to_the_disk() {
+async fn a_subscriber_that_is_moved_to_the_tail_still_gets_pending_events() {
     let stage = stage();
     let skips = Bounds { max_lag_events: 2, max_lag_bytes: u64::MAX, on_lag: OnLag::Skip };
     let mut slow = many(&stage, &["d/a", "m/b"], &StartFrom::Tail, skips);

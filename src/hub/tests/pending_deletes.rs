@@ -77,7 +77,7 @@ async fn an_idle_channel_that_was_evicted_while_there_was_no_room_does_not_come_
 }
 
 #[tokio::test]
-async fn a_new_channel_of_the_name_is_not_touched_by_what_is_left_of_the_old_one() {
+async fn a_new_channel_of_the_name_is_not_changed_by_the_pending_delete_of_the_old_one() {
     let stage = with_remains().await;
     assert_eq!(stage.append("c", "new").await, Ok(()));
     let first = stage.first("c");
@@ -101,7 +101,7 @@ async fn of_two_channels_of_a_name_on_disk_a_restart_brings_back_the_later_one()
 }
 
 #[tokio::test]
-async fn a_delete_takes_all_that_is_left_of_the_name() {
+async fn a_delete_takes_all_streams_of_the_name() {
     let stage = with_remains().await;
     assert_eq!(stage.append("c", "new").await, Ok(()));
     assert_eq!(stage.hub.delete(&name("c")).unwrap().wait().await, Ok(()));

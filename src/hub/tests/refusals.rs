@@ -41,7 +41,7 @@ async fn settings_that_were_acknowledged_are_stored() {
 }
 
 #[tokio::test]
-async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_handed_in_before() {
+async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_submitted_before() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
@@ -54,10 +54,11 @@ async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_handed
 }
 
 #[tokio::test]
-async fn what_waits_for_a_disk_that_hangs_is_bounded() {
+async fn the_events_that_wait_for_a_disk_that_hangs_are_bounded() {
     let stage = Stage::new(Sync);
     stage.files.shut();
-    let (text, mut taken) = ("x".repeat(1 << 20), 0);
+    let text = "x".repeat(1 << 20);
+    let mut taken = 0;
     let refused = loop {
         // The client leaves without waiting for the commit.
         match stage.hub.append(&name("c"), &[event(&text)], None) {

@@ -11,7 +11,7 @@ use crate::store::disk::Durability;
 use crate::telemetry::Metrics;
 
 #[tokio::test]
-async fn what_is_beyond_the_retention_goes_with_the_append_that_was_one_too_many() {
+async fn the_append_past_the_retention_trims() {
     let stage = Stage::new(Durability::Async);
     let options = ChannelOptions { max_events: Some(3), ..ChannelOptions::default() };
     let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
@@ -47,7 +47,7 @@ fn append(hub: &Hub, channel: usize, events: usize) {
 }
 
 #[test]
-fn retention_that_goes_on_after_a_gap_of_many_channels_makes_no_second_one() {
+fn retention_after_a_gap_of_many_channels_makes_no_second_gap() {
     let (hub, mut subscription) = slow_reader(2);
     let mut last: [Option<Step>; 2] = [None, None];
     for _ in 0..20 {
@@ -73,7 +73,9 @@ fn one_read_of_many_channels_looks_at_a_bounded_number_of_them() {
     let (hub, mut subscription) = slow_reader(CHANNELS);
     // The first events of each channel are evicted: the reader finds that one by one.
     (0..CHANNELS).for_each(|channel| append(&hub, channel, 3));
-    let (mut again, mut gaps, mut events) = (0, 0, 0);
+    let mut again = 0;
+    let mut gaps = 0;
+    let mut events = 0;
     loop {
         match subscription.try_next() {
             Next::Step(Step::Gap(_)) => gaps += 1,

@@ -128,7 +128,8 @@ impl Stage {
 
     /// Returns all events that can be read now.
     pub(crate) fn seen(&self, subscription: &mut Subscription) -> Vec<String> {
-        let (mut seen, mut idle) = (Vec::new(), 0);
+        let mut seen = Vec::new();
+        let mut idle = 0;
         while idle < 2 {
             match subscription.try_next() {
                 Next::Step(Step::Events { batch, .. }) => {

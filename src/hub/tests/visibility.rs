@@ -11,7 +11,7 @@ use crate::store::disk::tests::gated::until_all_is_read;
 use Durability::{Async, Sync};
 
 #[tokio::test]
-async fn nobody_sees_what_is_written_and_not_synced() {
+async fn no_reader_sees_an_event_that_is_written_and_not_synced() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "first").await, Ok(()));
     let stage = stage.restart();
@@ -40,7 +40,8 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
     let ticket = stage.open_one("c", &StartFrom::Earliest).await;
     let mut byte = ticket.position.byte;
     let mut read = || {
-        let (mut events, mut ends) = (0, false);
+        let mut events = 0;
+        let mut ends = false;
         for _ in 0..5 {
             match ticket.channel().read_at_byte(byte, 1 << 20, false) {
                 ReadResult::Frames { batch, last, .. } => {
