@@ -267,7 +267,7 @@ impl EventsDraft {
 
     /// Returns whether these events can be added: they follow the last one, and fit into `most`
     /// bytes.
-    pub(super) fn takes(
+    pub(super) fn fits(
         &self,
         first: LogPosition,
         mut entries: impl Iterator<Item = Entry>,

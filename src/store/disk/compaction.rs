@@ -142,7 +142,7 @@ impl Compactor<'_> {
     fn fits(&self, growing: &EventsDraft, block: &Block<'_>) -> bool {
         let Header { first, frames, .. } = block.header;
         let entries = block.events().map(|(entry, _)| entry);
-        growing.takes(first, entries, frames as usize, self.compaction.block_bytes)
+        growing.fits(first, entries, frames as usize, self.compaction.block_bytes)
     }
 
     fn write_block(&mut self, draft: &EventsDraft) -> Result<BlockRef, IoError> {
@@ -156,9 +156,7 @@ impl Compactor<'_> {
     /// Marks the source as damaged: it is not replaced, to keep the rest readable.
     fn mark_damaged<T>(&self, fault: &IoError) -> Option<T> {
         tracing::error!("a file of the store is damaged and is not rewritten: {fault}");
-        if let Some(file) = self.compaction.index.lock().files.get_mut(&self.number) {
-            file.damaged = true;
-        }
+        self.compaction.index.lock().mark_damaged(self.number);
         None
     }
 }

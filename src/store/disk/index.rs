@@ -104,6 +104,13 @@ impl BlockIndex {
         }
     }
 
+    /// Marks a file as unreadable in part.
+    pub(super) fn mark_damaged(&mut self, file: u32) {
+        if let Some(file) = self.files.get_mut(&file) {
+            file.damaged = true;
+        }
+    }
+
     fn count_live(&mut self, block: &BlockRef) {
         if let Some(file) = self.files.get_mut(&block.file) {
             file.live += u64::from(block.length);
@@ -204,8 +211,8 @@ impl BlockIndex {
         for (id, blocks) in blocks {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             let within = stream.within(number);
-            let alive = stream.blocks.range(within.clone());
-            let Some(from) = alive.map(|block| block.first.seq).next() else { continue };
+            let Some(first) = stream.blocks.range(within.clone()).next() else { continue };
+            let from = first.first.seq;
             let follows = stream.blocks.split_off(within.end);
             stream.blocks.truncate(within.start);
             for block in blocks.into_iter().filter(|block| block.end().seq > from) {

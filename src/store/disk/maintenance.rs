@@ -257,7 +257,7 @@ impl Maintenance {
         self.files.remove(&file.name).map_err(IoError::of(&file.name))
     }
 
-    /// Returns the first journal, or sorted file of which more than half has died since it was
+    /// Returns the first journal, or sorted file of which more than half is dead since it was
     /// written.
     fn next_to_rewrite(&self, before: u32) -> Option<u32> {
         let index = self.index.lock();

@@ -103,9 +103,7 @@ impl Reader {
             // The block was trimmed or compacted meanwhile.
             return;
         }
-        if let Some(file) = index.files.get_mut(&block.file) {
-            file.damaged = true;
-        }
+        index.mark_damaged(block.file);
         let channel = index.streams.get(&stream).map(|stream| stream.name.clone());
         drop(index);
         self.metrics.store_block_broken();

@@ -162,13 +162,13 @@ impl Recovery<'_> {
                 let sorted = Role::Sorted.file_name(*number);
                 let file = self.files.open(&sorted).map_err(IoError::of(&sorted))?;
                 let whole = read_footer(&*file, *number).is_some();
-                let (keep, spare) = match whole {
+                let (kept, replaced) = match whole {
                     true => (Role::Sorted, Role::Journal),
                     false => (Role::Journal, Role::Sorted),
                 };
-                let spare = spare.file_name(*number);
-                self.files.remove(&spare).map_err(IoError::of(&spare))?;
-                files.insert(*number, keep);
+                let replaced = replaced.file_name(*number);
+                self.files.remove(&replaced).map_err(IoError::of(&replaced))?;
+                files.insert(*number, kept);
             }
         }
         Ok(files)
@@ -310,9 +310,7 @@ impl Recovery<'_> {
         if let Some(header) = header.filter(|header| header.kind == Kind::Events) {
             self.index.note_lost(header);
         }
-        if let Some(file) = self.index.files.get_mut(&number) {
-            file.damaged = true;
-        }
+        self.index.mark_damaged(number);
     }
 
     /// Removes streams that share a name with a later one. Without a checkpoint, a deleted stream

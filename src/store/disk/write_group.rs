@@ -123,7 +123,7 @@ impl WriteGroup {
     fn grows(&self, stream: StreamId, batch: &Batch) -> bool {
         match self.parts.last() {
             Some(GroupPart::Events { stream: last, draft, .. }) if *last == stream => {
-                draft.takes(batch.start(), batch.entries(), batch.size(), self.block_bytes)
+                draft.fits(batch.start(), batch.entries(), batch.size(), self.block_bytes)
             }
             _ => false,
         }
