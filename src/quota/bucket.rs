@@ -7,9 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::config::Rate;
-
-const SECOND: u64 = 1_000_000_000;
+use super::rate::Rate;
 
 /// The time at which the bucket is full, in nanoseconds since the quotas began. A new one is full.
 #[derive(Debug, Default)]
@@ -48,20 +46,13 @@ fn wait(rate: Rate, full_at: u64, now: u64) -> u64 {
     full_at.saturating_sub(now).saturating_sub(rate.time_for(rate.burst))
 }
 
-impl Rate {
-    /// Returns the nanoseconds in which `count` units accrue, rounded up in favour of the limit.
-    fn time_for(self, count: u64) -> u64 {
-        let nanos = u128::from(count) * u128::from(SECOND);
-        let time = nanos.div_ceil(u128::from(self.per_second.max(1)));
-        u64::try_from(time).unwrap_or(u64::MAX)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {

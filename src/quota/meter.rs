@@ -2,34 +2,12 @@
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dashmap::DashMap;
 
-use super::Exceeded;
 use super::account::Account;
 use super::bucket::Bucket;
-use super::config::Rate;
 use crate::limits::MAX_METERS;
-
-/// The rates of one kind of key: principals, or addresses.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rates {
-    pub(super) publishes: Limit,
-    pub(super) events: Limit,
-    pub(super) bytes: Limit,
-    pub(super) signals: Limit,
-    pub(super) tokens: Limit,
-    pub(super) connections: Limit,
-    pub(super) refusals: Limit,
-}
-
-/// A rate and the setting that it comes from; without a rate, no limit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
-    pub(super) setting: &'static str,
-    pub(super) rate: Option<Rate>,
-}
 
 /// The usage of one principal or address.
 #[derive(Debug, Default)]
@@ -47,31 +25,6 @@ pub(super) struct Meter {
 /// All meters of one kind.
 pub(super) struct Meters<K> {
     by_key: DashMap<K, Arc<Meter>>,
-}
-
-impl Limit {
-    pub(super) fn none(setting: &'static str) -> Self {
-        Self { setting, rate: None }
-    }
-
-    pub(super) fn take(self, bucket: &Bucket, count: u64, now: u64) -> Result<(), Exceeded> {
-        let Some(rate) = self.rate else { return Ok(()) };
-        bucket.take(rate, count, now).map_err(|wait| self.exceeded(wait))
-    }
-
-    pub(super) fn look(self, bucket: &Bucket, count: u64, now: u64) -> Result<(), Exceeded> {
-        let wait = self.rate.map_or(Duration::ZERO, |rate| bucket.look(rate, count, now));
-        if wait.is_zero() { Ok(()) } else { Err(self.exceeded(wait)) }
-    }
-
-    pub(super) fn charge(self, bucket: &Bucket, count: u64, now: u64) -> Option<Exceeded> {
-        let wait = bucket.charge(self.rate?, count, now);
-        (!wait.is_zero()).then(|| self.exceeded(wait))
-    }
-
-    fn exceeded(self, retry_after: Duration) -> Exceeded {
-        Exceeded { limit: self.setting, retry_after }
-    }
 }
 
 impl<K: Eq + Hash + Clone> Meters<K> {

@@ -8,7 +8,9 @@ mod account;
 mod bucket;
 mod budget;
 mod config;
+mod limit;
 mod meter;
+mod rate;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -19,25 +21,18 @@ use tokio::time::Instant;
 
 pub use account::{Account, SubscriptionPermit};
 pub use budget::Budget;
-pub use config::{Config, InvalidRate, Rate};
+pub use config::Config;
+pub use limit::Exceeded;
+pub use rate::{InvalidRate, Rate};
 
-use meter::{Meter, Meters, Rates};
+use limit::Rates;
+use meter::{Meter, Meters};
 
 /// Time between two removals of unused meters.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// Prefix length of an IPv6 network: a client with one of its addresses usually has them all.
 const NETWORK_V6: u32 = 64;
-
-/// A limit that was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{limit}` is used up: come back in {retry_after:?}")]
-pub struct Exceeded {
-    /// The setting.
-    pub limit: &'static str,
-    /// The time until it can be used again.
-    pub retry_after: Duration,
-}
 
 /// All meters of a hub.
 pub struct Quotas {
