@@ -73,7 +73,12 @@ pub(super) fn failure(event_type: Option<&str>, data: &str, known: bool) -> Opti
         event => event.fields(),
     };
     let what = what_failed(&event).filter(|_| known || !is_doubtful(&event))?;
-    Some(Ending::failed(&said(what).unwrap_or_default()))
+    Some(ending_of(Some(what)))
+}
+
+/// Returns the ending of a generation with this `error` field.
+pub(super) fn ending_of(error: Option<Json<'_>>) -> Ending {
+    Ending::failed(&error.and_then(said).unwrap_or_default())
 }
 
 /// Returns the error message in a body that is not a stream: a JSON document, or an HTML page.

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::Format;
+use super::address::{Address, Lane, call_address};
+use super::format::Format;
 use super::json::{Fields, Json, ScanProgress, decode};
 use super::partial::PartialArguments;
 
@@ -70,39 +71,6 @@ pub enum PartKind {
     },
 }
 
-/// The key by which events name the part that they add to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Address<'a> {
-    pub(super) choice: u32,
-    pub(super) lane: Lane,
-    pub(super) key: PartKey<'a>,
-}
-
-/// The kind of part, as far as a delta determines it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Lane {
-    Text,
-    Reasoning,
-    /// A summary of the reasoning, which may be sent in addition to it.
-    Summary,
-    Refusal,
-    Tool,
-}
-
-/// Distinguishes parts of one choice and lane.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum PartKey<'a> {
-    /// The number of an item, and of a piece of it.
-    Index(u32, u32),
-    /// An id.
-    Id(Cow<'a, str>),
-}
-
-/// Returns the address of a choice's last call, for formats that send each call in one piece.
-pub(super) fn call_address(choice: u32) -> Address<'static> {
-    Address { choice, lane: Lane::Tool, key: PartKey::Index(0, 0) }
-}
-
 impl Fold {
     /// Creates an empty fold.
     #[must_use]
@@ -118,11 +86,6 @@ impl Fold {
             partial: None,
             held: 0,
         }
-    }
-
-    /// Adds the next event; an unknown one adds nothing.
-    pub fn push(&mut self, event_type: Option<&str>, data: &str) {
-        self.format.provider().fold(event_type, data, self);
     }
 
     /// Returns the format of the events.
@@ -474,22 +437,6 @@ impl Part {
             _ => 0,
         };
         size_of::<Self>() + self.text.capacity() + named
-    }
-}
-
-impl Address<'_> {
-    fn into_owned(self) -> Address<'static> {
-        let key = match self.key {
-            PartKey::Index(item, piece) => PartKey::Index(item, piece),
-            PartKey::Id(id) => PartKey::Id(Cow::Owned(id.into_owned())),
-        };
-        Address { choice: self.choice, lane: self.lane, key }
-    }
-
-    /// Returns the bytes of the address and its index.
-    fn weight(&self) -> usize {
-        let id = if let PartKey::Id(id) = &self.key { id.len() } else { 0 };
-        size_of::<(Address<'static>, usize)>() + id
     }
 }
 

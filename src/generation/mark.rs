@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
-use super::failure::said;
+use super::format::Format;
 use super::json::{Fields, Json};
-use super::{DONE, Format};
+
+/// The end of a stream of OpenAI's APIs, and of many compatible ones.
+pub(super) const DONE: &str = "[DONE]";
 
 /// Maximum bytes of a provider's error message; a longer one is cut.
 const MAX_MESSAGE_BYTES: usize = 256;
@@ -34,11 +36,6 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Returns a failure, with the message of an `error` field.
-    pub(super) fn error(error: Option<Json<'_>>) -> Self {
-        Self::failed(&error.and_then(said).unwrap_or_default())
-    }
-
     /// Returns the ending of a generation whose model stopped for this reason.
     pub(super) fn of_reason(reason: &str) -> Self {
         match reason.to_ascii_lowercase().as_str() {

@@ -4,7 +4,7 @@
 //! Values arrive in the order of the JSON, so each is written after the one before it. A path that
 //! goes back is rejected.
 
-use super::fold::Address;
+use super::address::Address;
 use super::json::{Fields, Json};
 
 /// Maximum steps of a path.

@@ -6,9 +6,10 @@
 //! format still decides.
 
 use super::failure::{self, failure};
+use super::fold::Fold;
+use super::format::Format;
 use super::json::{Fields, Json};
 use super::mark::{Choices, Ending, Mark, is_done};
-use super::{Fold, Format};
 
 /// Events like text after which the format is text for good.
 const MAX_DOUBTFUL_EVENTS: u16 = 8;

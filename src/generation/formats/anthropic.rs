@@ -1,12 +1,14 @@
 //! The events of Anthropic's Messages API: content blocks, each with an `index`, between
 //! `message_start` and `message_stop`. The SSE type and the data's `type` are the same.
 
-use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
-use crate::generation::fold::{Address, Fold, Lane, PartKey};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::failure::ending_of;
+use crate::generation::fold::Fold;
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, has_value, typed};
-use crate::generation::merge::{Field, Outline};
+use crate::generation::outline::{Field, Outline};
 
 /// The format `anthropic`.
 pub(in crate::generation) struct Anthropic;
@@ -41,7 +43,7 @@ impl Provider for Anthropic {
         }
         let (name, event) = typed(event_type, data, &["message_stop", "error"])?;
         Some(Mark::Last(match name.as_ref() {
-            "error" => Ending::error(Some(event.get("error").or(event.get("message"))?)),
+            "error" => ending_of(Some(event.get("error").or(event.get("message"))?)),
             _ => Ending::Complete,
         }))
     }

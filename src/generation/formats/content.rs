@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use crate::generation::DONE;
-use crate::generation::fold::{Address, Fold, Lane};
+use crate::generation::address::{Address, Lane};
+use crate::generation::fold::Fold;
 use crate::generation::json::{Fields, Json, without_nan};
+use crate::generation::mark::DONE;
 
 /// Maximum nesting of pieces: a thought is a list of texts.
 const MAX_DEPTH: u32 = 6;

@@ -2,13 +2,14 @@
 //! of its candidates and the usage so far. There is no end mark but the `finishReason` of the last
 //! event, and some older models write one into every event.
 
-use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey, call_address};
 use crate::generation::failure::failure;
-use crate::generation::fold::{Address, Fold, Lane, PartKey, call_address};
+use crate::generation::fold::Fold;
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, is_reason, mentions};
-use crate::generation::merge::{Field, Outline};
+use crate::generation::outline::{Field, Outline};
 
 /// The format `gemini`.
 pub(in crate::generation) struct Gemini;

@@ -6,47 +6,58 @@ mod gemini;
 mod ollama;
 mod openai_chat;
 mod openai_responses;
+mod provider;
 mod text;
 mod ui_message;
 
-pub(super) use anthropic::Anthropic;
-pub(super) use gemini::Gemini;
-pub(super) use ollama::Ollama;
-pub(super) use openai_chat::OpenAiChat;
-pub(super) use openai_responses::OpenAiResponses;
-pub(super) use text::TextFormat;
-pub(super) use ui_message::UiMessage;
+use anthropic::Anthropic;
+use gemini::Gemini;
+use ollama::Ollama;
+use openai_chat::OpenAiChat;
+use openai_responses::OpenAiResponses;
+use provider::Provider;
+use text::TextFormat;
+use ui_message::UiMessage;
 
+use super::failure::{failure, is_error_type};
 use super::fold::Fold;
-use super::json::Fields;
-use super::mark::Mark;
-use super::merge::Outline;
+use super::format::Format;
+use super::mark::{Ending, Mark, is_done};
 
-/// The interface of a format.
-pub(super) trait Provider {
-    /// Returns whether this event belongs to the format, in a stream about which nothing is known.
-    fn recognises(&self, event: &Fields<'_>) -> bool;
-
-    /// Returns the mark of this event, if the generation ends with it. `[DONE]` and errors of other
-    /// dialects are detected elsewhere. It is called for every event, so it searches for a word
-    /// before it parses anything.
-    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark>;
-
-    /// Adds the event to the fold.
-    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
-        match Fields::parse(data) {
-            Some(event) => self.fold_event(event_type, &event, fold),
-            None => content::fold_odd(data, fold, |event, fold| {
-                self.fold_event(event_type, event, fold);
-            }),
+impl Format {
+    /// Returns the mark of this event, if the generation ends with it.
+    #[must_use]
+    pub fn mark(self, event_type: Option<&str>, data: &str) -> Option<Mark> {
+        if self != Self::Text && is_done(data) {
+            return Some(Mark::Last(Ending::Complete));
         }
+        let own = self.provider().mark(event_type, data);
+        if let Some(Mark::Last(_) | Mark::Nearly(_)) = own {
+            return own;
+        }
+        // In the text format, JSON is text.
+        let is_text = self == Self::Text && !event_type.is_some_and(is_error_type);
+        let failed = if is_text { None } else { failure(event_type, data, true) };
+        failed.map(Mark::Nearly).or(own)
     }
 
-    /// Adds an event to the fold, in a format whose events are objects. Content that it does not
-    /// know is noted as skipped.
-    fn fold_event(&self, event_type: Option<&str>, event: &Fields<'_>, fold: &mut Fold);
+    /// Returns the implementation of the format.
+    pub(super) fn provider(self) -> &'static dyn Provider {
+        match self {
+            Self::Text => &TextFormat,
+            Self::OpenAiChat => &OpenAiChat,
+            Self::OpenAiResponses => &OpenAiResponses,
+            Self::Anthropic => &Anthropic,
+            Self::Gemini => &Gemini,
+            Self::Ollama => &Ollama,
+            Self::UiMessage => &UiMessage,
+        }
+    }
+}
 
-    /// Outlines the delta and the fields that may differ; `None` as soon as the event has anything
-    /// else that a merge would lose.
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()>;
+impl Fold {
+    /// Adds the next event; an unknown one adds nothing.
+    pub fn push(&mut self, event_type: Option<&str>, data: &str) {
+        self.format().provider().fold(event_type, data, self);
+    }
 }

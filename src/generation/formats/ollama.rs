@@ -3,13 +3,14 @@
 
 use memchr::memmem;
 
-use super::Provider;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey};
 use crate::generation::failure::failure;
-use crate::generation::fold::{Address, Fold, Lane, PartKey};
+use crate::generation::fold::Fold;
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, mentions};
-use crate::generation::merge::{Field, Outline};
+use crate::generation::outline::{Field, Outline};
 
 /// The format `ollama`.
 pub(in crate::generation) struct Ollama;

@@ -6,13 +6,14 @@
 
 use std::borrow::Cow;
 
-use super::Provider;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey};
 use crate::generation::failure::failure;
-use crate::generation::fold::{Address, Fold, Lane, PartKey};
+use crate::generation::fold::Fold;
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, has_value, is_reason};
-use crate::generation::merge::{Field, Outline};
+use crate::generation::outline::{Field, Outline};
 
 /// The format `openai-chat`.
 pub(in crate::generation) struct OpenAiChat;

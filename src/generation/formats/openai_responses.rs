@@ -6,12 +6,14 @@
 
 use std::borrow::Cow;
 
-use super::Provider;
 use super::content::{fold_content, skip_event, skip_unknown};
-use crate::generation::fold::{Address, Fold, Lane, PartKey};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::failure::ending_of;
+use crate::generation::fold::Fold;
 use crate::generation::json::{Fields, Json};
 use crate::generation::mark::{Ending, Mark, typed};
-use crate::generation::merge::{Field, Outline};
+use crate::generation::outline::{Field, Outline};
 
 /// The format `openai-responses`.
 pub(in crate::generation) struct OpenAiResponses;
@@ -50,15 +52,15 @@ impl Provider for OpenAiResponses {
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
         let (name, event) = typed(event_type, data, &ENDS)?;
         Some(match name.as_ref() {
-            "response.failed" => Mark::Last(Ending::error(event.object("response").get("error"))),
+            "response.failed" => Mark::Last(ending_of(event.object("response").get("error"))),
             "response.cancelled" => Mark::Last(Ending::Cancelled),
             // `response.failed` may follow.
             "error" => {
                 let error = event.get("error").or(event.get("message"))?;
-                Mark::Nearly(Ending::error(Some(error)))
+                Mark::Nearly(ending_of(Some(error)))
             }
             _ => Mark::Last(match event.object("response").text("status").as_deref() {
-                Some("failed") => Ending::error(event.object("response").get("error")),
+                Some("failed") => ending_of(event.object("response").get("error")),
                 _ => Ending::Complete,
             }),
         })

@@ -1,11 +1,11 @@
 //! Plain text: each event's data is the next piece.
 
-use super::Provider;
-use crate::generation::DONE;
-use crate::generation::fold::{Address, Fold, Lane, PartKey};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::fold::Fold;
 use crate::generation::json::Fields;
-use crate::generation::mark::{Ending, Mark};
-use crate::generation::merge::Outline;
+use crate::generation::mark::{DONE, Ending, Mark};
+use crate::generation::outline::Outline;
 
 /// The format `text`.
 pub(in crate::generation) struct TextFormat;

@@ -1,12 +1,14 @@
 //! The UI message stream of Vercel's AI SDK, version 5 and later: parts that begin, grow and end,
 //! each with its id, which a later step may use again. `finish`, then `[DONE]`.
 
-use super::Provider;
 use super::content::{fold_content, skip_event};
-use crate::generation::fold::{Address, Fold, Lane, PartKey};
+use super::provider::Provider;
+use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::failure::ending_of;
+use crate::generation::fold::Fold;
 use crate::generation::json::Fields;
 use crate::generation::mark::{Ending, Mark, typed};
-use crate::generation::merge::{Field, Outline};
+use crate::generation::outline::{Field, Outline};
 
 /// The format `ai-sdk`.
 pub(in crate::generation) struct UiMessage;
@@ -33,7 +35,7 @@ impl Provider for UiMessage {
     fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
         let (name, chunk) = typed(event_type, data, &["finish", "abort", "error"])?;
         Some(Mark::Nearly(match name.as_ref() {
-            "error" => Ending::error(Some(chunk.get("errorText")?)),
+            "error" => ending_of(Some(chunk.get("errorText")?)),
             "abort" => Ending::Cancelled,
             _ => {
                 let reason = chunk.text("finishReason");
