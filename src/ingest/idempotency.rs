@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::publish::Tally;
+use super::receipt::Tally;
 use crate::clock::Moment;
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::store::disk;

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::body::{InvalidEvent, LineSplitter};
+use super::context::{IngestContext, Running};
+use super::error::{ErrorPlace, Failure, InvalidLine, PublishError};
 use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
-use super::publish::{Begun, ErrorPlace, Failure, PublishError, Tally};
-use super::{Ingest, Running};
-use crate::channel::{ChannelName, InvalidChannelName};
+use super::receipt::{Begun, MultiReceipt, Tally};
+use crate::channel::ChannelName;
 use crate::event::NewEvent;
 use crate::hub::{self, Appended, CommitAck};
 use crate::position::Offset;
@@ -25,32 +26,6 @@ struct Line<'a> {
     event: Option<String>,
     #[serde(borrow)]
     data: &'a RawValue,
-}
-
-/// The reply to a publish to many channels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MultiReceipt {
-    /// Number of events of this body that are in logs.
-    pub events: u64,
-    /// Number of their channels.
-    pub channels: usize,
-    /// The id of the first event.
-    pub first_id: Option<String>,
-    /// The id of the last event.
-    pub last_id: Option<String>,
-    /// The subscribers of these channels, together.
-    pub subscribers: usize,
-}
-
-/// The reason why a line was not published.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidLine {
-    /// The line does not have this form.
-    #[error("expected `{{\"channel\": …, \"event\": …, \"data\": …}}`: {0}")]
-    Form(String),
-    /// The name of the channel is invalid.
-    #[error(transparent)]
-    Channel(#[from] InvalidChannelName),
 }
 
 /// Returns whether a channel may be published to.
@@ -97,7 +72,7 @@ impl MultiPublish {
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Self, MultiReceipt>, PublishError> {
         let name = || sender.name.clone();
-        let (claim, tally) = match key.map(|key| ingest.0.multi_receipts.claim(name(), key)) {
+        let (claim, tally) = match key.map(|key| ingest.multi_receipts.claim(name(), key)) {
             None => (None, Tally::default()),
             Some(Claimed::Run(claim, before)) => (Some(claim), before),
             Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
@@ -178,17 +153,17 @@ impl MultiPublish {
 impl MultiProgress {
     fn publish(
         &mut self,
-        ingest: &Ingest,
+        context: &IngestContext,
         from: &Sender,
         claim: Option<&KeyClaim<Arc<str>, MultiReceipt>>,
         line: &Bytes,
     ) -> Result<(), PublishError> {
-        let (name, event) = parse_line(line, ingest.max_event_bytes())?;
+        let (name, event) = parse_line(line, context.max_event_bytes())?;
         if !(from.may)(&name) {
             return Err(PublishError::Forbidden);
         }
         if let Some(account) = &from.account {
-            ingest.hub().claim(&name, account, hub::ClaimPurpose::ToPublish)?;
+            context.hub().claim(&name, account, hub::ClaimPurpose::ToPublish)?;
         }
         let number = self.lines;
         self.lines += 1;
@@ -200,15 +175,15 @@ impl MultiProgress {
             move |appended: &Appended| {
                 let mut tally = ahead.clone();
                 let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
-                tally.count(number, ingest.hub().event_id(offset));
-                claim.to_keep(&KeyOutcome::Partial(tally), ingest.hub().clock().now())
+                tally.count(number, context.hub().event_id(offset));
+                claim.to_keep(&KeyOutcome::Partial(tally), context.hub().clock().now())
             }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::ReceiptFn<'_>);
         let event = std::slice::from_ref(&event);
-        let appended = ingest.hub().append_with(&name, event, None, receipt)?;
+        let appended = context.hub().append_with(&name, event, None, receipt)?;
         if let Some((offset, _)) = appended.offsets {
-            self.ahead.count(number, ingest.hub().event_id(offset));
+            self.ahead.count(number, context.hub().event_id(offset));
             self.storing.push((number, offset, appended.ack));
         }
         let name_bytes = name.as_str().len();
@@ -226,12 +201,12 @@ impl MultiProgress {
 
     /// Waits for all submitted writes. Later lines may be stored although an earlier one is not: a
     /// retry publishes exactly the missing ones.
-    async fn settle(&mut self, ingest: &Ingest) -> Result<(), PublishError> {
+    async fn settle(&mut self, context: &IngestContext) -> Result<(), PublishError> {
         let mut outcome = Ok(());
         // Taken, so that the capacity for a chunk of many lines is freed.
         for (line, offset, mut ack) in std::mem::take(&mut self.storing) {
             match ack.wait().await {
-                Ok(()) => self.tally.count(line, ingest.hub().event_id(offset)),
+                Ok(()) => self.tally.count(line, context.hub().event_id(offset)),
                 Err(why) => outcome = outcome.and(Err(hub::SubmitError::from(why).into())),
             }
         }

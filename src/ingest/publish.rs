@@ -1,15 +1,13 @@
 //! One publish to one channel, from the first chunk of its body to its receipt.
 
-use std::fmt;
-
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::Running;
 use super::body::{BodyKind, Decoder, InvalidEvent};
+use super::context::Running;
 use super::end_detector::{EndDetector, ends_with, is_whole_end};
+use super::error::{ErrorPlace, Failure, PublishError};
 use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
-use super::multi_publish::InvalidLine;
+use super::receipt::{Begun, Receipt, Tally};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
@@ -46,152 +44,11 @@ pub enum Fed {
     Ended,
 }
 
-/// The events that were published so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
-    /// Number of events.
-    pub events: u64,
-    /// The id of the first event.
-    pub first_id: Option<String>,
-    /// The id of the last event.
-    pub last_id: Option<String>,
-    /// Lines, counted from zero, that are published although an earlier line is not: it was refused
-    /// while these, of other channels, were being written.
-    #[serde(default, skip_serializing_if = "<[u64]>::is_empty")]
-    pub beyond: Box<[u64]>,
-}
-
-impl Tally {
-    /// Returns the number of lines before the first that is not published.
-    fn prefix(&self) -> u64 {
-        self.events.saturating_sub(self.beyond.len() as u64)
-    }
-
-    /// Returns whether the line is published.
-    pub(super) fn has(&self, line: u64) -> bool {
-        line < self.prefix() || self.beyond.binary_search(&line).is_ok()
-    }
-
-    /// Notes that the line is published, with this id.
-    pub(super) fn count(&mut self, line: u64, id: String) {
-        self.first_id.get_or_insert_with(|| id.clone());
-        self.last_id = Some(id);
-        let from = self.prefix();
-        self.events += 1;
-        if line == from && self.beyond.is_empty() {
-            return;
-        }
-        let mut beyond = std::mem::take(&mut self.beyond).into_vec();
-        beyond.insert(beyond.partition_point(|other| *other < line), line);
-        // Lines that follow the prefix without a hole now belong to it.
-        let joins = beyond.iter().zip(from..).take_while(|(line, next)| *line == next);
-        beyond.drain(..joins.count());
-        self.beyond = beyond.into();
-    }
-}
-
-/// The reply to a publish.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// The channel.
-    pub channel: String,
-    /// Number of events of this body that are in the log.
-    pub events: u64,
-    /// The id of the first of them.
-    pub first_id: Option<String>,
-    /// The id of the last of them.
-    pub last_id: Option<String>,
-    /// Number of subscribers when the last was appended.
-    pub subscribers: usize,
-    /// The channel's state after the publish.
-    pub state: ChannelState,
-    /// Bytes at the end of the body that are no complete event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub discarded_bytes: Option<u64>,
-    /// Why the channel did not close, where the publisher may have expected it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<Box<str>>,
-}
-
 /// The reason for a producer whose stream had no end mark.
 const NO_MARK: &str = "the producer left without an end mark";
 
 /// The reason for a producer whose stream broke off within an event.
 const WITHIN: &str = "the producer's stream ended within an event";
-
-/// The reason why a publish failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// The body has an event that cannot be published.
-    #[error(transparent)]
-    Invalid(#[from] InvalidEvent),
-    /// A line of a publish to many channels cannot be parsed.
-    #[error(transparent)]
-    Line(#[from] InvalidLine),
-    /// The hub refused it.
-    #[error(transparent)]
-    Hub(#[from] hub::SubmitError),
-    /// The first request with this key is still running.
-    #[error("a request with this `Idempotency-Key` is still running: wait for its end")]
-    StillRunning,
-    /// The publisher has no `publish` grant for this channel.
-    #[error("`publish` on this channel is not granted")]
-    Forbidden,
-    /// The channel could not be created.
-    #[error(transparent)]
-    Claim(#[from] hub::ClaimError),
-    /// The limit of concurrent publishes is reached.
-    #[error("as many publish requests run as `publish.max_streams` allows: try again")]
-    Overloaded,
-}
-
-/// A publish that failed, and what it had published before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The error.
-    pub error: PublishError,
-    /// The events that are in the log nevertheless.
-    pub kept: Tally,
-    /// The place of the error in the body, if it is known.
-    pub place: Option<ErrorPlace>,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
-            Some(ErrorPlace::Line(line)) => write!(f, "line {line}: {}", self.error),
-            Some(ErrorPlace::Event(event)) => write!(f, "event {event}: {}", self.error),
-            None => self.error.fmt(f),
-        }
-    }
-}
-
-/// A place in a body, counted from one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorPlace {
-    /// A line of NDJSON.
-    Line(u64),
-    /// An event of an event stream.
-    Event(u64),
-}
-
-/// The beginning of a publish `P` with a receipt `R`.
-pub enum Begun<P, R> {
-    /// The publish runs: feed it the body.
-    Publish(P),
-    /// It was done before, with this receipt; the body need not be read.
-    Replay(R),
-}
-
-impl<P, R> Begun<P, R> {
-    /// Adds a value that the publish needs, and a replay does not.
-    pub fn with<T>(self, besides: T) -> Begun<(P, T), R> {
-        match self {
-            Self::Publish(publish) => Begun::Publish((publish, besides)),
-            Self::Replay(receipt) => Begun::Replay(receipt),
-        }
-    }
-}
 
 /// Capacity, in events, that is kept between chunks of a body.
 const USUAL_EVENTS: usize = 64;
@@ -260,7 +117,7 @@ impl Publish {
         let PublishOptions { event_type, close, format, idempotency_key } = options;
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),
-            Some(key) => match ingest.0.receipts.claim(channel.clone(), key) {
+            Some(key) => match ingest.receipts.claim(channel.clone(), key) {
                 Claimed::Run(claim, before) => (Some(claim), before),
                 Claimed::Replay(receipt) => return Ok(Begun::Replay(receipt)),
                 Claimed::Running => return Err(PublishError::StillRunning),
@@ -587,38 +444,5 @@ impl Publish {
             (_, None) => None,
         };
         Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn has(tally: &Tally) -> Vec<u64> {
-        (0..10).filter(|line| tally.has(*line)).collect()
-    }
-
-    #[test]
-    fn lines_may_count_in_any_order_and_are_remembered_exactly() {
-        let mut tally = Tally::default();
-        for line in [0, 3, 5, 2] {
-            tally.count(line, format!("e-{line}"));
-        }
-        assert_eq!((has(&tally), tally.events), (vec![0, 2, 3, 5], 4));
-        let text = serde_json::to_string(&tally).unwrap();
-        assert_eq!(serde_json::from_str::<Tally>(&text).unwrap(), tally);
-        tally.count(1, "e-1".to_owned());
-        assert_eq!((has(&tally), &tally.beyond[..]), (vec![0, 1, 2, 3, 5], &[5][..]));
-        tally.count(4, "e-4".to_owned());
-        assert_eq!((has(&tally), tally.beyond.len()), ((0..6).collect(), 0));
-        assert_eq!((tally.first_id.as_deref(), tally.events), (Some("e-0"), 6));
-    }
-
-    #[test]
-    fn what_was_stored_before_lines_were_remembered_reads_as_the_first_so_many() {
-        let tally: Tally =
-            serde_json::from_str(r#"{"events":2,"first_id":"e-1","last_id":"e-2"}"#).unwrap();
-        assert_eq!(has(&tally), [0, 1]);
-        assert!(!serde_json::to_string(&tally).unwrap().contains("beyond"));
     }
 }
