@@ -175,7 +175,7 @@ pub enum InvalidChannelName {
     #[error("the channel name has a `.` or `..` segment: proxies would rewrite such a path")]
     DotSegment,
     /// A `*` in a name.
-    #[error("a channel name has no `*`: wildcards belong to patterns, in `/v1/events?channel=`")]
+    #[error("a channel name has no `*`: wildcards belong to patterns")]
     Wildcard,
     /// A `*` where a pattern has none.
     #[error("misplaced wildcard: `*` is a whole segment, and `**` is the last segment")]

@@ -422,6 +422,52 @@ fn each_part_stays_ignorant_of_what_is_not_its_business() {
     }
 }
 
+/// Words of the API: routes, headers and query parameters. `docs/openapi.yaml` has them all.
+const API_WORDS: &[&str] = &[
+    "/v1/",
+    "Authorization",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-API-Key",
+    "`access_token`",
+    "`bare`",
+    "`close`",
+    "`close=",
+    "`coalesce`",
+    "`event`",
+    "`format`",
+    "`format=",
+    "`from`",
+    "`from=",
+    "`generation`",
+    "`last_event_id`",
+    "`reason`",
+];
+
+/// The first floor that knows the API.
+const API_FLOOR: usize = 5;
+
+#[test]
+fn only_the_api_knows_its_routes_parameters_and_headers() {
+    let below = |source: &&Source| {
+        let module = source.module();
+        let is_test = source.path.components().any(|part| part.as_os_str() == "tests");
+        // The descriptions of metrics are a document for operators.
+        !is_test && !["lib", "telemetry"].contains(&&*module) && place(&module).0 < API_FLOOR
+    };
+    for source in sources("src").iter().filter(below) {
+        for (number, line) in source.code() {
+            for word in API_WORDS {
+                assert!(
+                    !line.contains(word),
+                    "{}:{number} writes {word}, which is a word of the API: src/http/wording.rs",
+                    source.name()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn only_the_grammar_knows_its_field_names() {
     for source in product().iter().filter(|source| source.module() != "sse") {

@@ -9,24 +9,19 @@ words! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
     pub enum AuthError {
         /// No credential, and there is no anonymous role.
-        #[error("no credential: send `Authorization: Bearer` with a token or an API key")]
+        #[error("no credential: send a token or an API key")]
         Missing = "missing",
         /// Not a token.
         #[error(
-            "not a token of this hub: send `Bearer` with a JWT that has `exp`, and the claim of \
+            "not a token of this hub: send a JWT that has `exp`, and the claim of \
              its grants as an object of lists of patterns"
         )]
         Malformed = "malformed",
         /// A scheme other than `Bearer`.
-        #[error(
-            "the scheme of `Authorization` must be `Bearer`, with a token or an API key after it"
-        )]
+        #[error("the scheme must be `Bearer`, with a token or an API key after it")]
         Scheme = "malformed",
         /// A text without the dots of a token, where only tokens are accepted.
-        #[error(
-            "not a token: in `access_token` and in the cookie only a JWT is taken; send an API key \
-             as `Authorization: Bearer` or `X-API-Key`"
-        )]
+        #[error("not a token: only a JWT is taken here")]
         Misplaced = "malformed",
         /// More bytes than any valid credential has.
         #[error("the credential is larger than 8 KiB")]

@@ -31,6 +31,7 @@ mod requests;
 mod router;
 mod takeover;
 mod tls;
+mod wording;
 mod workers;
 
 pub use access::{ChannelCaller, Endpoint};

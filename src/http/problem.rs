@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
+use super::wording::Wording;
 use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
@@ -168,7 +169,7 @@ impl Problem {
     /// Returns the problem of a request without a valid credential.
     #[must_use]
     pub fn unauthenticated(error: AuthError) -> Self {
-        let detail = error.to_string();
+        let detail = error.detail();
         let challenge = challenge((error != AuthError::Missing).then(|| error.as_str()));
         let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", error.as_str());
         problem.with_header(header::WWW_AUTHENTICATE, &challenge)
@@ -193,7 +194,7 @@ impl Problem {
     #[must_use]
     pub fn over(over: LeaseEnd) -> Self {
         let detail = match over {
-            LeaseEnd::Expired => AuthError::Expired.to_string(),
+            LeaseEnd::Expired => AuthError::Expired.detail(),
             LeaseEnd::Revoked => "the credential is no longer trusted".to_owned(),
         };
         let problem = Self::new(ErrorCode::Unauthenticated, detail).with("reason", over.as_str());
@@ -268,7 +269,7 @@ fn challenge(wrong: Option<&str>) -> String {
 
 impl From<InvalidChannelName> for Problem {
     fn from(error: InvalidChannelName) -> Self {
-        Self::new(ErrorCode::InvalidChannelName, error.to_string())
+        Self::new(ErrorCode::InvalidChannelName, error.detail())
     }
 }
 
@@ -301,7 +302,7 @@ impl From<hub::SubscribeError> for Problem {
                 ErrorCode::InvalidParameter
             }
         };
-        let problem = Self::new(code, error.to_string());
+        let problem = Self::new(code, error.detail());
         match error {
             hub::SubscribeError::SnapshotOfMany => problem.with("parameter", "from"),
             _ => problem,
@@ -365,7 +366,7 @@ impl From<&PublishError> for ErrorCode {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        let problem = Self::new(ErrorCode::from(&error), error.to_string());
+        let problem = Self::new(ErrorCode::from(&error), error.detail());
         match error {
             PublishError::Hub(_) => problem.keeping(&Tally::default()).giving_reason(&error),
             _ => problem,
@@ -379,27 +380,27 @@ impl From<hub::StopError> for Problem {
             hub::StopError::Over(_) => ErrorCode::GenerationOver,
             hub::StopError::TooManyChannels(_) => ErrorCode::Overloaded,
         };
-        Self::new(code, error.to_string())
+        Self::new(code, error.detail())
     }
 }
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let code = ErrorCode::from(&failure.error);
-        let place = match failure.place {
-            Some(ErrorPlace::Line(line)) => Some(("line", line)),
-            Some(ErrorPlace::Event(event)) => Some(("event", event)),
-            None => None,
-        };
-        let problem = Self::new(code, failure.to_string()).keeping(&failure.kept);
+        let mut detail = failure.error.detail();
+        if let Some(place) = failure.place {
+            detail = format!("{place}: {detail}");
+        }
+        let problem = Self::new(code, detail).keeping(&failure.kept);
         let problem = problem.giving_reason(&failure.error);
         let problem = match failure.error {
             PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),
             PublishError::Claim(ClaimError::OverQuota(_)) => problem.with("limit", MAX_CHANNELS),
             _ => problem,
         };
-        match place {
-            Some((name, number)) => problem.with(name, number),
+        match failure.place {
+            Some(ErrorPlace::Line(line)) => problem.with("line", line),
+            Some(ErrorPlace::Event(event)) => problem.with("event", event),
             None => problem,
         }
     }

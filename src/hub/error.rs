@@ -19,7 +19,7 @@ pub enum SubmitError {
     #[error("the channel was stopped: the rest is not wanted")]
     Stopped(Option<Box<str>>),
     /// Its generation has a producer already.
-    #[error("another request with `close=auto` is streaming into this channel: one at a time")]
+    #[error("another producer is streaming into this channel: one at a time")]
     Busy,
     /// The limit of channels is reached.
     #[error(transparent)]
@@ -47,7 +47,7 @@ pub enum SubscribeError {
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
     /// A snapshot is of one channel.
-    #[error("`from=snapshot` is for one channel: subscribe to /v1/channels/{{name}}")]
+    #[error("a snapshot is of one channel")]
     SnapshotOfMany,
     /// The patterns are too wide.
     #[error("the patterns select more than {MAX_MATCHED_CHANNELS} channels: use narrower ones")]
@@ -68,7 +68,7 @@ pub enum ClaimError {
 /// The stop was meant for a generation that is over: its event id is of an earlier life of the
 /// channel, or of none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`generation` is no event id of the channel's present generation: that one is over")]
+#[error("the event id is none of the channel's present generation: that one is over")]
 pub struct GenerationOver;
 
 /// The reason why nothing was stopped.

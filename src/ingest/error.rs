@@ -20,7 +20,7 @@ pub enum PublishError {
     #[error(transparent)]
     Hub(#[from] hub::SubmitError),
     /// The first request with this key is still running.
-    #[error("a request with this `Idempotency-Key` is still running: wait for its end")]
+    #[error("a request with this idempotency key is still running: wait for its end")]
     StillRunning,
     /// The publisher has no `publish` grant for this channel.
     #[error("`publish` on this channel is not granted")]
@@ -47,8 +47,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Some(ErrorPlace::Line(line)) => write!(f, "line {line}: {}", self.error),
-            Some(ErrorPlace::Event(event)) => write!(f, "event {event}: {}", self.error),
+            Some(place) => write!(f, "{place}: {}", self.error),
             None => self.error.fmt(f),
         }
     }
@@ -61,6 +60,15 @@ pub enum ErrorPlace {
     Line(u64),
     /// An event of an event stream.
     Event(u64),
+}
+
+impl fmt::Display for ErrorPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "line {line}"),
+            Self::Event(event) => write!(f, "event {event}"),
+        }
+    }
 }
 
 /// The reason why a line was not published.

@@ -1,4 +1,4 @@
-//! The receipts of publish requests with an `Idempotency-Key`.
+//! The receipts of publish requests with an idempotency key.
 //!
 //! A key belongs to a scope: the channel that is published to. While its request runs, the key is
 //! claimed. When the request succeeds, its receipt is kept and returned to retries. When it breaks
@@ -23,14 +23,17 @@ use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::store::disk;
 use crate::telemetry::Metrics;
 
-/// The value of an `Idempotency-Key` header.
+/// A client's name for a publish.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Box<str>);
 
 /// The text is not an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the `Idempotency-Key` has {0} bytes: 1 to {MAX_IDEMPOTENCY_KEY_BYTES} are right")]
-pub struct InvalidIdempotencyKey(usize);
+#[error("the idempotency key has {bytes} bytes: 1 to {MAX_IDEMPOTENCY_KEY_BYTES} are right")]
+pub struct InvalidIdempotencyKey {
+    /// Its length.
+    pub bytes: usize,
+}
 
 impl FromStr for IdempotencyKey {
     type Err = InvalidIdempotencyKey;
@@ -39,7 +42,7 @@ impl FromStr for IdempotencyKey {
         if (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&text.len()) {
             Ok(Self(text.into()))
         } else {
-            Err(InvalidIdempotencyKey(text.len()))
+            Err(InvalidIdempotencyKey { bytes: text.len() })
         }
     }
 }

@@ -24,7 +24,7 @@ pub use error::{ErrorPlace, Failure, InvalidLine, PublishError};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
 pub use multi_publish::{CanPublish, MultiPublish, Sender};
 pub use publish::{Closing, Fed, Publish, PublishOptions};
-pub use receipt::{Begun, MultiReceipt, Receipt, Tally};
+pub use receipt::{Begun, Hint, MultiReceipt, Receipt, Tally};
 pub use share::{NoRoom, Share};
 
 use context::IngestContext;

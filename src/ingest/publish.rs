@@ -7,7 +7,7 @@ use super::context::Running;
 use super::end_detector::{EndDetector, ends_with, is_whole_end};
 use super::error::{ErrorPlace, Failure, PublishError};
 use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
-use super::receipt::{Begun, Receipt, Tally};
+use super::receipt::{Begun, Hint, Receipt, Tally};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
@@ -411,25 +411,23 @@ impl Publish {
         let Tally { events, first_id, last_id, .. } = tally;
         let channel = self.channel.to_string();
         let discarded_bytes = Some(self.discarded).filter(|bytes| *bytes > 0);
-        let hint = self.hint(events, state).map(Into::into);
+        let hint = self.hint(events, state);
         Receipt { channel, events, first_id, last_id, subscribers, state, discarded_bytes, hint }
     }
 
     /// Returns a hint for a publisher that may not expect its channel to stay open.
-    fn hint(&self, events: u64, state: ChannelState) -> Option<&'static str> {
+    fn hint(&self, events: u64, state: ChannelState) -> Option<Hint> {
         if state != ChannelState::Open {
             return None;
         }
         let Some(end_detector) = &self.end_detector else {
             let (last, producer) = (self.last_event.as_ref()?, self.producer.as_ref()?);
-            return last
-                .is_end(producer)
-                .then_some("the last event is an end mark: `close=auto` would close here");
+            return last.is_end(producer).then_some(Hint::MarkClosesNothing);
         };
         Some(match end_detector.format() {
-            _ if events == 0 => "the body had no event: the channel waits for another",
-            None => "no event told the format: name it with `format`, or close the channel",
-            Some(_) => "the body ended without an end mark: the channel waits for another",
+            _ if events == 0 => Hint::NoEvent,
+            None => Hint::NoFormat,
+            Some(_) => Hint::NoMark,
         })
     }
 

@@ -20,6 +20,14 @@ impl<P, R> Begun<P, R> {
             Self::Replay(receipt) => Begun::Replay(receipt),
         }
     }
+
+    /// Replaces the receipt by a reply that is made from it.
+    pub fn replied<T>(self, reply: impl FnOnce(R) -> T) -> Begun<P, T> {
+        match self {
+            Self::Publish(publish) => Begun::Publish(publish),
+            Self::Replay(receipt) => Begun::Replay(reply(receipt)),
+        }
+    }
 }
 
 /// The events that were published so far.
@@ -86,7 +94,21 @@ pub struct Receipt {
     pub discarded_bytes: Option<u64>,
     /// Why the channel did not close, where the publisher may have expected it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<Box<str>>,
+    pub hint: Option<Hint>,
+}
+
+/// Why a channel stays open although its publisher may have expected it to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hint {
+    /// The last event is an end mark, and the publisher did not ask to close at one.
+    MarkClosesNothing,
+    /// The body had no event.
+    NoEvent,
+    /// No event has shown the format.
+    NoFormat,
+    /// The body ended without an end mark.
+    NoMark,
 }
 
 /// The reply to a publish to many channels.

@@ -21,10 +21,10 @@ use crate::http::{
 };
 use crate::hub::{ClaimPurpose, Close};
 use crate::ingest::{
-    Begun, BodyKind, Closing, Fed, IdempotencyKey, MultiPublish, MultiReceipt, Publish,
-    PublishOptions, Receipt, Sender, Tally,
+    Begun, BodyKind, Closing, Fed, Hint, IdempotencyKey, InvalidIdempotencyKey, MultiPublish,
+    Publish, PublishOptions, Receipt, Sender, Tally,
 };
-use crate::limits::MAX_REASON_BYTES;
+use crate::limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_REASON_BYTES};
 use crate::sse;
 
 /// Query parameters of a publish.
@@ -32,6 +32,46 @@ const PARAMETERS: &[&str] = &["event", "close", "reason", "format"];
 
 /// The header that makes a retry safe.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A receipt as the API writes it.
+#[derive(Serialize)]
+struct ReceiptDocument<'a> {
+    channel: &'a str,
+    events: u64,
+    first_id: Option<&'a str>,
+    last_id: Option<&'a str>,
+    subscribers: usize,
+    state: ChannelState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discarded_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+}
+
+impl<'a> ReceiptDocument<'a> {
+    fn new(receipt: &'a Receipt) -> Self {
+        let Receipt { events, subscribers, state, discarded_bytes, .. } = *receipt;
+        Self {
+            channel: &receipt.channel,
+            events,
+            first_id: receipt.first_id.as_deref(),
+            last_id: receipt.last_id.as_deref(),
+            subscribers,
+            state,
+            discarded_bytes,
+            hint: receipt.hint.map(|hint| match hint {
+                Hint::MarkClosesNothing => {
+                    "the last event is an end mark: `close=auto` would close here"
+                }
+                Hint::NoEvent => "the body had no event: the channel waits for another",
+                Hint::NoFormat => {
+                    "no event told the format: name it with `format`, or close the channel"
+                }
+                Hint::NoMark => "the body ended without an end mark: the channel waits for another",
+            }),
+        }
+    }
+}
 
 pub(super) fn one(native: Arc<Native>, request: Request, to: ChannelCaller) -> PublishFuture {
     let (head, body) = request.into_parts();
@@ -66,17 +106,17 @@ type PublishFuture = Pin<Box<dyn Future<Output = PublishOutcome> + Send>>;
 type PublishOutcome = Result<Response, Problem>;
 
 /// Reads the body of a publish that has begun, or responds at once.
-fn start<P, R: Serialize>(
+fn start<P>(
     native: Arc<Native>,
     body: RequestBody,
-    begun: Result<Begun<(P, ReadPolicy), R>, Problem>,
+    begun: Result<Begun<(P, ReadPolicy), PublishOutcome>, Problem>,
     run: impl FnOnce(P, BodyReader) -> PublishFuture,
 ) -> PublishFuture {
     let outcome = match begun {
         Ok(Begun::Publish((publish, policy))) => {
             return run(publish, BodyReader::new(native, body, policy));
         }
-        Ok(Begun::Replay(receipt)) => replay(&receipt),
+        Ok(Begun::Replay(reply)) => reply,
         Err(problem) => Err(problem),
     };
     Box::pin(ready(count(&native, outcome)))
@@ -117,7 +157,7 @@ fn begin_one(
     native: &Native,
     head: &Parts,
     to: ChannelCaller,
-) -> Result<Begun<(Box<Publish>, ReadPolicy), Receipt>, Problem> {
+) -> Result<Begun<(Box<Publish>, ReadPolicy), PublishOutcome>, Problem> {
     let ChannelCaller { caller, name } = to;
     let options = options(&head.headers, &Query::parse(head.uri.query(), PARAMETERS)?)?;
     let kind = body_kind(&head.headers, &options)?;
@@ -130,7 +170,8 @@ fn begin_one(
     } else {
         ReadPolicy::document(caller, deadline(&head.extensions))
     };
-    Ok(native.ingest.publish(name, kind, options)?.with(policy))
+    let begun = native.ingest.publish(name, kind, options)?.with(policy);
+    Ok(begun.replied(|receipt| replay(&ReceiptDocument::new(&receipt))))
 }
 
 async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> PublishOutcome {
@@ -149,7 +190,9 @@ async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> P
                 reader.pay(publish.kept().events, piece.len());
                 match fed? {
                     Fed::More => {}
-                    Fed::Ended => return json(&publish.into_receipt()),
+                    Fed::Ended => {
+                        return json(&ReceiptDocument::new(&publish.into_receipt()));
+                    }
                 }
                 if let Err(problem) = reader.hold(publish.held()) {
                     break problem;
@@ -160,7 +203,8 @@ async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> P
                 reader.pay(receipt.events, 0);
                 // All of it was published before, and only the receipt was lost.
                 let replayed = before > 0 && receipt.events == before;
-                return if replayed { replay(&receipt) } else { json(&receipt) };
+                let document = ReceiptDocument::new(&receipt);
+                return if replayed { replay(&document) } else { json(&document) };
             }
             BodyRead::BrokenOff(problem) => break problem,
             BodyRead::Stopping => return Err(stopping(publish.kept())),
@@ -174,13 +218,14 @@ fn begin_many(
     native: &Native,
     head: &Parts,
     caller: Caller,
-) -> Result<Begun<(MultiPublish, ReadPolicy), MultiReceipt>, Problem> {
+) -> Result<Begun<(MultiPublish, ReadPolicy), PublishOutcome>, Problem> {
     refuse_when_draining(native)?;
     let key = idempotency_key(&head.headers)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
     let lease = caller.lease(&[Operation::Publish], Vec::new());
     let sender = sender(&caller);
-    Ok(native.ingest.publish_many(sender, key)?.with(ReadPolicy::stream(caller, lease)))
+    let begun = native.ingest.publish_many(sender, key)?.with(ReadPolicy::stream(caller, lease));
+    Ok(begun.replied(|receipt| replay(&receipt)))
 }
 
 async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> PublishOutcome {
@@ -254,7 +299,11 @@ fn options(headers: &HeaderMap, query: &Query) -> Result<PublishOptions, Problem
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = String::from_utf8_lossy(value.as_bytes()).parse::<IdempotencyKey>();
-    key.map(Some).map_err(|error| Problem::new(ErrorCode::InvalidParameter, error.to_string()))
+    key.map(Some).map_err(|InvalidIdempotencyKey { bytes }| {
+        let right = format!("1 to {MAX_IDEMPOTENCY_KEY_BYTES} are right");
+        let detail = format!("the `Idempotency-Key` has {bytes} bytes: {right}");
+        Problem::new(ErrorCode::InvalidParameter, detail)
+    })
 }
 
 fn format(text: &str) -> Result<Format, Problem> {
