@@ -7,7 +7,7 @@
 
 use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
-use crate::generation::{Format, Mark};
+use crate::generation::Format;
 use crate::hub::{Step, Subscription};
 use crate::sse::{self, Frame, Frames};
 
@@ -16,7 +16,6 @@ use crate::sse::{self, Frame, Frames};
 pub(super) struct Bare {
     /// Lines, as Ollama sends them, instead of an event stream.
     lines: bool,
-    format: Option<Format>,
     /// An end mark has been written.
     marked: bool,
     /// The channel has ended as complete.
@@ -46,7 +45,7 @@ impl Bare {
     /// format. In lines of JSON it is a space before the next line: an empty line would be no JSON.
     pub(super) fn heartbeat(&self, subscription: &Subscription) -> &'static [u8] {
         let channel = subscription.channel();
-        let format = self.format.or_else(|| channel?.format());
+        let format = channel.and_then(|channel| channel.format());
         let empty = channel.is_none_or(|channel| channel.end().seq == 0);
         match format {
             _ if self.lines => b" ",
@@ -62,12 +61,16 @@ impl Bare {
             self.holed |= matches!(step, Step::Gap(_));
             return 0;
         };
-        self.format = channel.format();
+        let (format, marks) = channel.end_marks();
         let (bytes, mut count) = (batch.bytes(), 0);
-        for frame in Frames::new(&bytes) {
+        for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
                 self.note_end(frame);
             } else {
+                // The channel reads each event once for all. Before it was asked, it did not.
+                let looks = |format: Format| format.is_end(frame.event_type(), &frame.data());
+                let known = marks.and_then(|marks| marks.has(entry.offset));
+                self.marked |= known.unwrap_or_else(|| format.is_some_and(looks));
                 self.push(frame, out);
                 count += 1;
             }
@@ -82,11 +85,8 @@ impl Bare {
         self.complete |= frame.event_type() == Some(END) && complete;
     }
 
-    fn push(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) {
+    fn push(&self, frame: Frame<'_>, out: &mut Vec<u8>) {
         let (event_type, data) = (frame.event_type(), frame.data());
-        let mark = |format: Format| format.mark(event_type, &data);
-        let marks = |format| matches!(mark(format), Some(Mark::Last(_) | Mark::Nearly(_)));
-        self.marked |= self.format.is_some_and(marks);
         if self.lines {
             push_line(&data, out);
         } else {

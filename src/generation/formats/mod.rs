@@ -41,6 +41,12 @@ impl Format {
         failed.map(Mark::Nearly).or(own)
     }
 
+    /// Returns whether the generation ends with this event: it is an end mark, or an error.
+    #[must_use]
+    pub fn is_end(self, event_type: Option<&str>, data: &str) -> bool {
+        matches!(self.mark(event_type, data), Some(Mark::Last(_) | Mark::Nearly(_)))
+    }
+
     /// Returns the implementation of the format.
     pub(super) fn provider(self) -> &'static dyn Provider {
         match self {

@@ -96,7 +96,10 @@ impl Channel {
             state,
             ack: CommitAck::ready(),
         };
-        let batch = self.render(inner.submitted_end(), assigned, events, ending);
+        let mut batch = self.render(inner.submitted_end(), assigned, events, ending);
+        if inner.is_followed() {
+            batch.events = events.to_vec();
+        }
         let receipt = || receipt.map(|receipt| receipt(&appended));
         let (ack, effects) = self.submit_batch(inner, batch, receipt);
         appended.ack = ack;
@@ -127,7 +130,8 @@ impl Channel {
             writer.end(&ending.end);
         }
         let data_bytes = data_bytes as u64;
-        ChannelBatch { frames: writer.finish(), data_bytes, ending, is_notice: false }
+        let frames = writer.finish();
+        ChannelBatch { frames, events: Vec::new(), data_bytes, ending, is_notice: false }
     }
 
     fn submit_batch(
@@ -211,6 +215,7 @@ impl Channel {
             self.shared.metrics.channel_ended(ending.end.state, ending.stopped);
         }
         self.end.set(inner.log.end());
+        inner.feed_generation(batch);
         inner.life.note_progress();
         // Readers may still finish the log of a channel that is deleted.
         if !inner.retired {
@@ -266,7 +271,13 @@ impl Channel {
         let mut writer = BatchWriter::new(&self.shared, inner.submitted_end(), assigned, (1, 0));
         writer.gap(&gap);
         let frames = writer.finish();
-        let batch = ChannelBatch { frames, data_bytes: 0, ending: None, is_notice: true };
+        let batch = ChannelBatch {
+            frames,
+            events: Vec::new(),
+            data_bytes: 0,
+            ending: None,
+            is_notice: true,
+        };
         let _ = self.submit_batch(inner, batch, || None);
     }
 

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::ChannelInner;
-use super::generation::{Generation, Snapshot, apparent};
+use super::generation::{Fed, Generation, Snapshot, apparent};
+use super::pending::ChannelBatch;
 use crate::generation::{Format, Recogniser};
+use crate::store::{Entry, LogPosition};
 
 impl ChannelInner {
     /// Sets the format that the producer names, unless one is final: the first producer's counts,
@@ -52,12 +54,35 @@ impl ChannelInner {
         generation.as_mut()?.snapshot(log, channel, state, max_bytes)
     }
 
+    /// Returns whether the events are folded as they are committed.
+    pub(super) fn is_followed(&self) -> bool {
+        self.life.had_producer() || self.hooked || self.generation.is_some()
+    }
+
+    /// Feeds the events of a batch that was just committed to the generation, if there is one or
+    /// will be.
+    pub(super) fn feed_generation(&mut self, batch: &ChannelBatch) {
+        if !self.is_followed() {
+            return;
+        }
+        let ChannelBatch { frames, events, .. } = batch;
+        let first = frames.entries().next().filter(|_| events.len() == batch.published());
+        let Some(Entry { offset: first, .. }) = first else {
+            // A batch from elsewhere: its events are decoded from the log.
+            self.known_format();
+            return;
+        };
+        let (start, max_bytes) = (frames.start(), self.settings.retention.max_bytes);
+        let seq = start.seq + events.len() as u64;
+        let end = LogPosition { seq, byte: frames.byte_after(events.len()) };
+        let Self { generation, log, .. } = self;
+        let new = || Box::new(Generation::new(Recogniser::new(), log));
+        generation.get_or_insert_with(new).feed(Fed { events, first, start, end }, log, max_bytes);
+    }
+
     /// Lets the fold follow the log, before retention trims it.
     pub(super) fn follow_generation(&mut self) {
         let retention = self.settings.retention;
-        if self.life.had_producer() || self.hooked || self.generation.is_some() {
-            self.known_format();
-        }
         let Self { generation, log, backend, .. } = self;
         let Some(generation) = generation else { return };
         let retained = log.start().distance_to(log.end());

@@ -1,13 +1,15 @@
-//! The generation in a channel: its format, its fold, and which of its events must not wait.
+//! The generation in a channel: its format, its fold, its end marks, and which of its events must
+//! not wait.
 //!
-//! A `Generation` follows the log at a small distance, under the channel's lock, so that events are
-//! folded before retention trims them.
+//! A `Generation` is fed the events of each commit, under the channel's lock and before retention
+//! trims them. Only events that were committed before it was needed are decoded from the log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::event::ChannelState;
+use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Fold, Format, Merge, Recogniser};
 use crate::hub::coalesce::is_published;
 use crate::limits::{MAX_APPARENT_BYTES, MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
@@ -26,15 +28,64 @@ pub(super) struct Generation {
     /// `None` if the format is unknown, the fold became too large, or events were trimmed before
     /// they were folded.
     fold: Option<Fold>,
-    /// The position after the last folded event, and that event's offset.
-    folded: (LogPosition, Offset),
-    /// Number of published events that are folded.
+    /// The position after the last event that was read for the fold and for end marks.
+    read: LogPosition,
+    /// Number of published events that were read.
     events: u64,
+    marks: EndMarks,
     snapshot: Option<Arc<Snapshot>>,
     /// The position after the last event that [`flushes_after`](Self::flushes_after) has read.
     sorted: LogPosition,
     /// The byte of the log after the last event that must not wait for a window to end.
     flush: u64,
+}
+
+/// Events that were just committed.
+#[derive(Clone, Copy)]
+pub(super) struct Fed<'a> {
+    pub(super) events: &'a [NewEvent],
+    /// The offset of the first; the others follow it one by one.
+    pub(super) first: Offset,
+    /// The positions before and after them.
+    pub(super) start: LogPosition,
+    pub(super) end: LogPosition,
+}
+
+/// The end marks among the events that a generation has read.
+#[derive(Clone, Copy, Debug)]
+pub struct EndMarks {
+    /// The offset before the first event that was read.
+    after: Offset,
+    /// The offset of the last event that was read.
+    through: Offset,
+    /// The offsets of the first and the last mark.
+    found: Option<(Offset, Offset)>,
+}
+
+impl EndMarks {
+    /// Begins with the events after this offset.
+    fn begin(after: Offset) -> Self {
+        Self { after, through: after, found: None }
+    }
+
+    fn note(&mut self, offset: Offset, is_mark: bool) {
+        self.through = offset;
+        if is_mark {
+            self.found = Some((self.found.map_or(offset, |(first, _)| first), offset));
+        }
+    }
+
+    /// Returns whether the event with this offset is an end mark; `None` if it was not read, or is
+    /// between two marks.
+    #[must_use]
+    pub fn has(&self, offset: Offset) -> Option<bool> {
+        let was_read = self.after < offset && offset <= self.through;
+        match self.found.filter(|_| was_read) {
+            Some((first, last)) if first < offset && offset < last => None,
+            Some((first, last)) => Some(offset == first || offset == last),
+            None => was_read.then_some(false),
+        }
+    }
 }
 
 /// The fold of a generation as an event, up to a position in its log.
@@ -68,14 +119,41 @@ impl Generation {
             looked: log.start(),
             whole,
             fold: None,
-            folded: (log.start(), log.trimmed_through()),
+            read: log.start(),
             events: 0,
+            marks: EndMarks::begin(log.trimmed_through()),
             snapshot: None,
             sorted: log.start(),
             flush: 0,
         };
         generation.begin(log);
         generation
+    }
+
+    /// Reads events that were just committed between these positions. If earlier ones have not been
+    /// read, that is left to [`follow`](Self::follow).
+    pub(super) fn feed(&mut self, fed: Fed<'_>, log: &mut Log, max_bytes: u64) {
+        let Fed { events, first, start, end } = fed;
+        if self.looked == start && !self.recogniser.is_settled() {
+            let before = self.format();
+            for event in events {
+                self.recogniser.look(type_of(event), &text_of(event));
+            }
+            self.looked = end;
+            if self.format() != before {
+                self.begin(log);
+            }
+        } else {
+            self.look(log);
+        }
+        if self.read != start {
+            return;
+        }
+        for (offset, event) in (first.0..).zip(events) {
+            self.take(type_of(event), &text_of(event), Offset(offset));
+        }
+        self.read = end;
+        self.limit(max_bytes);
     }
 
     /// Reads new events, until the format is final.
@@ -102,8 +180,9 @@ impl Generation {
     /// the fold.
     fn begin(&mut self, log: &Log) {
         self.fold = self.format().filter(|_| self.whole).map(Fold::new);
-        self.folded = (log.start(), log.trimmed_through());
+        self.read = log.start();
         self.events = log.start().seq;
+        self.marks = EndMarks::begin(log.trimmed_through());
         self.snapshot = None;
     }
 
@@ -127,40 +206,60 @@ impl Generation {
         self.fold.is_some() || self.snapshot.is_some()
     }
 
-    /// Returns whether enough events are not folded that the fold should follow.
+    /// Returns whether the number of events that were not read has reached its limit.
     pub(super) fn is_due(&self, log: &Log) -> bool {
-        self.folded.0.distance_to(log.end()).seq >= MAX_UNFOLDED_EVENTS
+        self.read.distance_to(log.end()).seq >= MAX_UNFOLDED_EVENTS
     }
 
-    /// Folds new events. A fold that grows past the limit is dropped.
+    /// Reads the events of the log that were not read. A fold that grows past the limit is dropped.
     pub(super) fn follow(&mut self, log: &mut Log, max_bytes: u64) {
-        let Some(fold) = &mut self.fold else { return };
-        loop {
-            match log.read(self.folded.0, MAX_BATCH_BYTES) {
+        while self.fold.is_some() {
+            match log.read(self.read, MAX_BATCH_BYTES) {
                 LogRead::CaughtUp => return,
-                LogRead::Missing(_) | LogRead::OnDisk => break,
+                LogRead::Missing(_) | LogRead::OnDisk => self.give_up(),
                 LogRead::Batch(batch) => {
                     let bytes = batch.bytes();
                     for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
                         if is_published(frame) {
-                            fold.push(frame.event_type(), &frame.data());
-                            self.events += 1;
-                            self.folded.1 = entry.offset;
+                            self.take(frame.event_type(), &frame.data(), entry.offset);
                         }
                     }
-                    self.folded.0 = batch.end();
+                    self.read = batch.end();
+                    self.limit(max_bytes);
                 }
             }
-            if fold.weight() as u64 > max_bytes {
-                break;
-            }
         }
-        self.give_up();
+        // Without a fold, events that were missed are not worth reading.
+        if self.read != log.end() {
+            (self.read, self.marks) = (log.end(), EndMarks::begin(log.tail()));
+        }
+    }
+
+    /// Reads a published event.
+    fn take(&mut self, event_type: Option<&str>, data: &str, offset: Offset) {
+        let is_mark = self.format().is_some_and(|format| format.is_end(event_type, data));
+        self.marks.note(offset, is_mark);
+        self.events += 1;
+        if let Some(fold) = &mut self.fold {
+            fold.push(event_type, data);
+        }
+    }
+
+    /// Drops a fold that has grown past the limit.
+    fn limit(&mut self, max_bytes: u64) {
+        if self.fold.as_ref().is_some_and(|fold| fold.weight() as u64 > max_bytes) {
+            self.give_up();
+        }
     }
 
     /// Drops the fold: it is too large, or events were trimmed before they were folded.
     fn give_up(&mut self) {
         (self.fold, self.snapshot) = (None, None);
+    }
+
+    /// Returns the end marks among the events that were read; none without a format.
+    pub(super) fn end_marks(&self) -> EndMarks {
+        self.marks
     }
 
     /// Returns the fold as an event, if there is one. It may be a few events old: the later ones
@@ -184,7 +283,7 @@ impl Generation {
         let data = SnapshotData { channel, state: state.as_str(), events: self.events, fold };
         // Strings and numbers: this cannot fail.
         let data = serde_json::to_string(&data).unwrap_or_default().into();
-        let (mark, through) = self.folded;
+        let (mark, through) = (self.read, self.marks.through);
         let mark = if state == ChannelState::Open { mark } else { log.position_of_last(1).ok()? };
         let snapshot = Arc::new(Snapshot { data, through, mark, state });
         self.snapshot = Some(snapshot.clone());
@@ -223,6 +322,19 @@ impl Generation {
     }
 }
 
+fn type_of(event: &NewEvent) -> Option<&str> {
+    event.event_type.as_ref().map(EventType::as_str)
+}
+
+/// Returns the data as its frame has it, with one kind of line ends.
+fn text_of(event: &NewEvent) -> Cow<'_, str> {
+    let data = str::from_utf8(event.data.as_bytes()).unwrap_or_default();
+    match memchr::memchr(b'\r', data.as_bytes()) {
+        Some(_) => data.replace("\r\n", "\n").replace('\r', "\n").into(),
+        None => data.into(),
+    }
+}
+
 /// Returns the format that the first events in the log tell.
 pub(super) fn apparent(log: &mut Log) -> Option<Format> {
     let LogRead::Batch(batch) = log.read(log.start(), MAX_APPARENT_BYTES) else { return None };
@@ -242,4 +354,91 @@ fn look_at(recogniser: &mut Recogniser, batch: &Batch) -> bool {
         }
     }
     recogniser.format() != before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::sse;
+    use crate::store::{Entry, Retention};
+
+    const RETENTION: Retention =
+        Retention { max_events: 100, max_bytes: 1 << 20, max_age: Duration::from_secs(9) };
+
+    const CHUNK: &str = r#"{"object":"chat.completion.chunk","model":"m","choices":[{"delta":{"#;
+
+    fn events(data: &[&str]) -> Vec<NewEvent> {
+        let event = |data: &&str| NewEvent { event_type: None, data: (*data).to_owned().into() };
+        data.iter().map(event).collect()
+    }
+
+    /// Appends the events, each with its frame, and feeds them.
+    fn commit(generation: &mut Generation, log: &mut Log, events: &[NewEvent]) {
+        let (start, first) = (log.end(), Offset(log.tail().0 + 1));
+        for (offset, event) in (first.0..).zip(events) {
+            let (id, mut frame) = (format!("e-{offset}"), Vec::new());
+            let data = event.data.as_bytes();
+            sse::encode(&mut frame, &sse::Text { id: Some(&id), event_type: None, data });
+            let entry = Entry { offset: Offset(offset), time: Moment::default() };
+            log.append(entry, &frame, &RETENTION);
+        }
+        generation.feed(Fed { events, first, start, end: log.end() }, log, u64::MAX);
+    }
+
+    /// Returns what a generation knows, without how it came to know it.
+    fn known(generation: &mut Generation, log: &mut Log) -> (Option<Box<str>>, Vec<Option<bool>>) {
+        let snapshot = generation.snapshot(log, "c", ChannelState::Open, u64::MAX);
+        let marks = (1..=log.tail().0).map(|offset| generation.end_marks().has(Offset(offset)));
+        (snapshot.map(|snapshot| snapshot.data.clone()), marks.collect())
+    }
+
+    #[test]
+    fn events_that_are_fed_add_up_to_what_their_frames_do() {
+        let chunk = |text: &str| format!(r#"{CHUNK}"content":"{text}"}}}}]}}"#);
+        let (one, two) = (chunk("one"), chunk(" two"));
+        let error = r#"{"error":{"message":"overloaded"}}"#;
+        let streams: [&[&[&str]]; 4] = [
+            &[&["a\r\nb"], &["\rc", "d\n"], &["[DONE]"]],
+            &[&[&one, &two], &["[DONE]"], &[&one, error], &[&two]],
+            &[&["[1]", r#"{"x":1}"#], &[&one], &[&two, "[DONE]"]],
+            &[&["a line", "and another"], &[&one], &[&two]],
+        ];
+        for stream in streams {
+            let mut log = Log::new(Offset::ZERO);
+            let mut fed = Generation::new(Recogniser::new(), &log);
+            for batch in stream {
+                commit(&mut fed, &mut log, &events(batch));
+            }
+            let mut late = Generation::new(Recogniser::new(), &log);
+            late.look(&mut log);
+            late.follow(&mut log, u64::MAX);
+            assert_eq!(fed.format(), late.format(), "{stream:?}");
+            let (fed, late) = (known(&mut fed, &mut log), known(&mut late, &mut log));
+            assert!(fed.0.is_some(), "{stream:?}");
+            assert_eq!(fed, late, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_was_fed_is_not_decoded_again() {
+        let mut log = Log::new(Offset::ZERO);
+        let mut generation = Generation::new(Recogniser::named(Format::Text), &log);
+        commit(&mut generation, &mut log, &events(&["one", " two"]));
+        assert_eq!(generation.read, log.end());
+        commit(&mut generation, &mut log, &events(&[" three"]));
+        assert_eq!(generation.read, log.end());
+    }
+
+    #[test]
+    fn a_mark_is_known_where_it_was_read_and_no_other_is_near() {
+        let mut marks = EndMarks::begin(Offset(3));
+        for (offset, is_mark) in [(4, true), (5, false), (6, true), (7, false), (8, true)] {
+            marks.note(Offset(offset), is_mark);
+        }
+        let has = [3, 4, 5, 6, 7, 8, 9].map(|offset| marks.has(Offset(offset)));
+        assert_eq!(has, [None, Some(true), None, None, None, Some(true), None]);
+    }
 }

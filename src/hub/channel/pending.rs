@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::event::NewEvent;
 use crate::hub::commit::{CommitAck, Completer, Submissions};
 use crate::hub::metadata::EndRecord;
 use crate::position::Offset;
@@ -12,6 +13,8 @@ use crate::store::{Batch, LogPosition};
 pub(super) struct ChannelBatch {
     /// The frames of the events, and of the end if there is one.
     pub(super) frames: Batch,
+    /// The events, if the channel's generation reads them: without their frames.
+    pub(super) events: Vec<NewEvent>,
     /// Number of bytes of the events' data.
     pub(super) data_bytes: u64,
     /// The end of the channel.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::generation::EndMarks;
 use super::{Channel, ChannelInner, Snapshot};
 use crate::generation::{Format, Recogniser};
 use crate::hub::coalesce::{Coalesce, MergedBatch};
@@ -126,6 +127,14 @@ impl Channel {
     #[must_use]
     pub fn format(&self) -> Option<Format> {
         self.inner.lock().known_format()
+    }
+
+    /// Returns the format of the events, and the end marks among those that were read.
+    #[must_use]
+    pub fn end_marks(&self) -> (Option<Format>, Option<EndMarks>) {
+        let mut inner = self.inner.lock();
+        let format = inner.known_format();
+        (format, inner.generation.as_ref().map(|generation| generation.end_marks()))
     }
 
     /// Returns the recogniser, after it has read the events in the log.
