@@ -62,7 +62,7 @@ fn settings() -> BTreeMap<String, Option<toml::Value>> {
 }
 
 /// Returns the settings in a section: the text after `- **` at the beginning of a line.
-fn told(section: &str) -> impl Iterator<Item = (&str, &str)> {
+fn documented(section: &str) -> impl Iterator<Item = (&str, &str)> {
     section.lines().filter_map(|line| line.strip_prefix("- **`")?.split_once("`**"))
 }
 
@@ -72,20 +72,22 @@ fn every_setting_is_documented_with_its_default_and_no_other_is() {
     let mut missing = settings();
     for section in toml::Table::try_from(Config::default()).unwrap().keys() {
         let text = sections.get(section).unwrap_or_else(|| panic!("no section `{section}`"));
-        for (key, rest) in told(text) {
+        for (key, rest) in documented(text) {
             let name = format!("{section}.{key}");
             match missing.remove(&name) {
                 Some(Some(default)) => {
-                    let told = rest.strip_prefix(" = `").and_then(|rest| rest.split_once('`'));
-                    let told = told.unwrap_or_else(|| panic!("{name} is told without default")).0;
-                    let value: toml::Table = toml::from_str(&format!("it = {told}")).unwrap();
+                    let stated = rest.strip_prefix(" = `").and_then(|rest| rest.split_once('`'));
+                    let Some((stated, _)) = stated else {
+                        panic!("{name} is documented without default")
+                    };
+                    let value: toml::Table = toml::from_str(&format!("it = {stated}")).unwrap();
                     assert_eq!(value["it"], default, "the default of {name}");
                 }
                 Some(None) => assert!(rest.starts_with(", not set"), "{name} has no default"),
                 // Keys of tables in lists are checked below.
                 None => assert!(
                     TABLES.iter().any(|(table, place)| *place == section && has_key(table, key)),
-                    "{name} is told twice, or is no setting"
+                    "{name} is documented twice, or is no setting"
                 ),
             }
         }
@@ -98,8 +100,8 @@ fn every_key_of_rules_hooks_issuers_and_api_keys_is_documented() {
     let sections = sections(SETTINGS);
     for (table, place) in TABLES {
         for key in keys_of(table) {
-            let told = sections[place].contains(&format!("`{key}`"));
-            assert!(told, "`{key}` of {table} is not in docs/configuration.md, {place}");
+            let found = sections[place].contains(&format!("`{key}`"));
+            assert!(found, "`{key}` of {table} is not in docs/configuration.md, {place}");
             let (_, example) = DEFAULT.split_once(&format!("# [[{table}]]")).unwrap();
             let is_part = |line: &&str| line.starts_with("# ") && !line.starts_with("# [[");
             let example = example.lines().skip(1).take_while(is_part);
@@ -132,13 +134,13 @@ fn every_metric_is_documented_and_no_other_is() {
     assert!(made.len() > 30, "only these were found: {made:?}");
     let table = &sections(OPERATIONS)["metrics"];
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `fanfare_"));
-    let told: BTreeSet<_> = rows
+    let listed: BTreeSet<_> = rows
         .filter_map(|row| row.split(['`', '{']).next())
         .map(|name| format!("fanfare_{name}"))
         .collect();
-    let missing: Vec<_> = made.difference(&told).collect();
+    let missing: Vec<_> = made.difference(&listed).collect();
     assert!(missing.is_empty(), "not in docs/operations.md: {missing:?}");
-    let invented: Vec<_> = told.difference(&made).collect();
+    let invented: Vec<_> = listed.difference(&made).collect();
     assert!(invented.is_empty(), "in docs/operations.md, and no metric: {invented:?}");
 }
 

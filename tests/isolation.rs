@@ -387,7 +387,7 @@ fn documents_that_are_not_there_yet_count_as_unfinished_bodies() {
         // Some were refused: one of them has an answer.
         let deadline = Instant::now() + PATIENCE;
         let mut answered = clients.iter().cycle().filter_map(|mut tcp| {
-            assert!(Instant::now() < deadline, "{line}: nobody is answered");
+            assert!(Instant::now() < deadline, "{line}: no request is answered");
             tcp.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
             let mut answer = [0; 2000];
             let read = tcp.read(&mut answer).ok().filter(|read| *read > 0)?;

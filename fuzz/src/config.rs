@@ -74,6 +74,6 @@ fn tells(text: &str, error: &str) {
     let mut lines = text.lines().filter(|line| line.contains("hunter2"));
     let kept = lines.all(|line| KEPT.contains(&line)) && !text.contains(['\'', '\\']);
     if kept && !text.contains("\"\"") {
-        assert!(!error.contains("hunter2"), "a secret is told: {error}");
+        assert!(!error.contains("hunter2"), "a secret is shown: {error}");
     }
 }

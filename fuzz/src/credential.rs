@@ -178,7 +178,7 @@ fn signed(signer: u8, header: &str, claims: &str) {
     assert_eq!(claims.get("iss"), Some(&json!(says)));
     in_time(&claims);
     let granted = Grants::from_claim(&claims["fanfare"]).expect("grants");
-    assert!(!principal.grants.is_empty(), "whoever is let in may do something");
+    assert!(!principal.grants.is_empty(), "an admitted caller may do something");
     assert!(granted.narrowed_to(&principal.grants).is_ok(), "more than the token says");
     if signer == 0 {
         let hub = &json!("hub");

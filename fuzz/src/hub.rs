@@ -51,18 +51,18 @@ pub(crate) static PATIENT: LazyLock<Addresses> = LazyLock::new(|| start(Duration
 pub(crate) static HASTY: LazyLock<Addresses> = LazyLock::new(|| start(Duration::from_millis(300)));
 
 fn start(header_timeout: Duration) -> Addresses {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut config = Config::from_toml(CONFIG).expect("a configuration");
         config.server.header_timeout = header_timeout;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let server = Server::bind(config).await.expect("a hub");
-            let _ = tell.send(Addresses { public: server.addr(), admin: server.admin_addr() });
+            let _ = sender.send(Addresses { public: server.addr(), admin: server.admin_addr() });
             server.run(std::future::pending()).await;
         });
     });
-    told.recv().expect("the hub listens")
+    receiver.recv().expect("the hub listens")
 }
 
 /// Opens a connection that is reset when it is dropped: a fuzzer opens more of them in a minute

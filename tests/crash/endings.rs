@@ -71,7 +71,7 @@ async fn assert_over(hub: &Hub, channel: &str, end: &str) {
     let path = format!("/v1/channels/{channel}");
     let opened = Stream::open(hub.addr(), &path, Some(end), None);
     let opened = within("an answer behind the end", opened).await.expect("an answer");
-    assert!(opened.is_none(), "`{channel}` has ended, and somebody is to wait at {end}");
+    assert!(opened.is_none(), "`{channel}` has ended, and a subscriber is to wait at {end}");
 }
 
 #[tokio::test]

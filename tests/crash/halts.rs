@@ -171,7 +171,7 @@ async fn an_async_channel_keeps_what_was_acknowledged_when_the_process_is_killed
             publishers.push(tokio::spawn(publisher.until_halted()));
         }
         let mut some = begun.subscribe();
-        within("somebody to publish", some.wait_for(|now| *now > before)).await.expect("one");
+        within("a publish", some.wait_for(|now| *now > before)).await.expect("one");
         tokio::time::sleep(moment(&mut rng, LONGEST_LIFE)).await;
         assert!(hub.lives(), "the hub ended by itself in round {round}");
         hub.kill();

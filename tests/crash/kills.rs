@@ -195,7 +195,7 @@ async fn live_and_die(hub: &mut Hub, rng: &mut fastrand::Rng, tally: &Tally, vie
     let mut begun = tally.begun.subscribe();
     for round in 0..rounds(ROUNDS) {
         let before = *begun.borrow_and_update();
-        let what = format!("somebody to publish in round {round}");
+        let what = format!("a publish in round {round}");
         within(&what, begun.wait_for(|begun| *begun > before)).await.expect("publishers");
         tokio::time::sleep(moment(rng, LONGEST_LIFE)).await;
         assert!(!tally.failed.load(Ordering::Relaxed), "a publisher failed: see above");

@@ -62,14 +62,14 @@ impl Hub {
         let mut child = program.stderr(Stdio::piped()).spawn().expect("the hub starts");
         let lines = BufReader::new(child.stderr.take().expect("a log")).lines();
         self.child = Some(child);
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let log = Arc::clone(&self.log);
         // A process that writes to a full pipe would block.
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let listens = line.contains("listening");
                 if listens {
-                    let _ = tell.send(());
+                    let _ = sender.send(());
                 }
                 // Hundreds of starts log the same lines.
                 if !line.contains(" INFO ") {
@@ -77,7 +77,7 @@ impl Hub {
                 }
             }
         });
-        match told.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(PATIENCE) {
             Ok(()) => {}
             Err(mpsc::RecvTimeoutError::Timeout) => panic!("the hub does not come to listen"),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -185,8 +185,12 @@ impl Hub {
         let log = self.read(channel, None).await;
         let head = self.head(channel).await.expect(200);
         let count = log.len().to_string();
-        let told = head.header("fanfare-events");
-        assert_eq!(told, Some(count.as_str()), "`{channel}`: events by HEAD, and in its pages");
+        let count_by_head = head.header("fanfare-events");
+        assert_eq!(
+            count_by_head,
+            Some(count.as_str()),
+            "`{channel}`: events by HEAD, and in its pages"
+        );
         log
     }
 

@@ -143,7 +143,7 @@ impl Watch {
 
     fn see(&self, event: Event) {
         let own = event.name.starts_with("fanfare.");
-        assert!(!own, "{} was told {event:?}", self.path);
+        assert!(!own, "{} got {event:?}", self.path);
         let (channel, text) = match &self.channel {
             Some(channel) => (channel.clone(), event.data),
             None => {

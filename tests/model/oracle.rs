@@ -5,7 +5,7 @@ use fanfare::channel::ChannelName;
 use fanfare::event::{ChannelState, END};
 use fanfare::hub::{End, Hub};
 
-use super::viewer::Untold;
+use super::viewer::Unreported;
 
 /// One entry of the hub's one order.
 #[derive(Clone, Debug)]
@@ -227,11 +227,11 @@ impl Oracle {
     }
 
     /// Returns the end of a channel's life, of which a subscriber must or may be informed.
-    pub(crate) fn untold(&self, channel: usize, life: usize, must: bool) -> Untold {
+    pub(crate) fn unreported(&self, channel: usize, life: usize, must: bool) -> Unreported {
         let past = &self.channels[channel];
         let life = &self.lives[life];
         let ends = past.history[life.from..life.to].iter();
-        Untold {
+        Unreported {
             channel: past.name.clone(),
             ends: ends.filter_map(|entry| entry.end.clone()).collect(),
             must,

@@ -290,7 +290,7 @@ fn who_waits_for_a_channel_that_others_leave_stays() {
             }
         }
         leaves.store(true, Ordering::SeqCst);
-        assert_eq!(over, None, "a channel that nobody has published to is said to have ended");
+        assert_eq!(over, None, "a channel without a publish is reported as ended");
     });
 }
 
@@ -515,7 +515,7 @@ fn who_comes_while_events_are_being_stored_misses_nothing_after_any_id() {
 struct Witness {
     channel: Arc<Channel>,
     warned: Mutex<Vec<u64>>,
-    told: Mutex<Vec<u64>>,
+    woken: Mutex<Vec<u64>>,
 }
 
 impl ChannelListener for Witness {
@@ -524,7 +524,7 @@ impl ChannelListener for Witness {
     }
 
     fn channel_changed(&self) {
-        self.told.lock().push(self.channel.end().seq);
+        self.woken.lock().push(self.channel.end().seq);
     }
 }
 
@@ -538,12 +538,12 @@ fn a_listener_is_warned_before_an_event_is_there_and_woken_when_it_is() {
         panic!("an event is there");
     };
     let warned = Mutex::default();
-    let told = Mutex::default();
-    let witness = Arc::new(Witness { channel: channel.clone(), warned, told });
+    let woken = Mutex::default();
+    let witness = Arc::new(Witness { channel: channel.clone(), warned, woken });
     channel.add_listener(witness.clone());
     for _ in 0..3 {
         hub.append(&name("a"), &event, None).unwrap();
     }
-    assert_eq!(*witness.warned.lock(), [1, 2, 3], "told of it before it had an offset");
-    assert_eq!(*witness.told.lock(), [2, 3, 4], "whoever is woken finds something");
+    assert_eq!(*witness.warned.lock(), [1, 2, 3], "warned of it before it had an offset");
+    assert_eq!(*witness.woken.lock(), [2, 3, 4], "each wake-up finds an event");
 }

@@ -27,7 +27,7 @@ impl Wake for Bell {
 
 /// An end that a viewer learns outside the log.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Untold {
+pub(crate) struct Unreported {
     pub(crate) channel: ChannelName,
     /// Its possible states: two if the channel was deleted after its end.
     pub(crate) ends: Vec<(ChannelState, Option<String>)>,
@@ -52,7 +52,7 @@ pub(crate) struct Viewer {
     /// Lives that it has met before their end: it must get everything retained at their end.
     owed: BTreeSet<usize>,
     /// Ends outside the log of which it must be informed.
-    untold: Vec<Untold>,
+    unreported: Vec<Unreported>,
     /// It requested an id that the hub does not know: the gap that must come first.
     refused: Option<(GapReason, String)>,
     /// The offset of the last id that it has seen.
@@ -72,7 +72,7 @@ pub(crate) struct Ticket {
     pub(crate) named: Vec<usize>,
     pub(crate) lag: Lag,
     pub(crate) next: HashMap<usize, usize>,
-    pub(crate) untold: Vec<Untold>,
+    pub(crate) unreported: Vec<Unreported>,
     pub(crate) refused: Option<(GapReason, String)>,
     pub(crate) cursor: Option<u64>,
 }
@@ -90,7 +90,7 @@ impl Viewer {
             named: ticket.named,
             lag: ticket.lag,
             next: ticket.next,
-            untold: ticket.untold,
+            unreported: ticket.unreported,
             refused: ticket.refused,
             cursor: ticket.cursor,
             noticed: false,
@@ -241,20 +241,22 @@ impl Viewer {
                 let channel = channel.next().expect("events of a selected channel");
                 self.check_run(channel, &run, oracle);
             }
-            Step::Snapshot { .. } => panic!("nobody asked for a snapshot"),
+            Step::Snapshot { .. } => panic!("a snapshot was not asked for"),
             Step::Gap(gap) if gap.reason == GapReason::Lagged => self.check_skip(&gap, oracle),
             Step::Gap(gap) => self.check_gap(&gap, oracle),
             Step::Ended { end, position } => {
                 let End { channel, state, reason } = end;
-                let told = (state, reason.map(String::from));
-                let is_it = |u: &Untold| u.channel == channel && u.ends.contains(&told);
-                self.untold.sort_by_key(|untold| !untold.must);
-                let place = self.untold.iter().position(is_it);
-                let place = place.unwrap_or_else(|| panic!("{told:?} not in {:?}", self.untold));
-                self.untold.swap_remove(place);
+                let reported = (state, reason.map(String::from));
+                let is_it = |u: &Unreported| u.channel == channel && u.ends.contains(&reported);
+                self.unreported.sort_by_key(|unreported| !unreported.must);
+                let place = self.unreported.iter().position(is_it);
+                let place =
+                    place.unwrap_or_else(|| panic!("{reported:?} not in {:?}", self.unreported));
+                self.unreported.swap_remove(place);
                 // Two lives with the same end may be reported once.
-                for untold in self.untold.iter_mut().filter(|untold| is_it(untold)) {
-                    untold.must = false;
+                for unreported in self.unreported.iter_mut().filter(|unreported| is_it(unreported))
+                {
+                    unreported.must = false;
                 }
                 assert_eq!(Some(position.offset.0), self.cursor, "a notice's id");
             }
@@ -337,7 +339,7 @@ impl Viewer {
                     assert!(due.end.is_none() || last > through, "the last end is skipped");
                 } else if due.end.is_some() {
                     let must = !due.optional && self.owed.contains(&due.life);
-                    self.untold.push(oracle.untold(channel, due.life, must));
+                    self.unreported.push(oracle.unreported(channel, due.life, must));
                 }
                 *self.next.get_mut(&channel).unwrap() += 1;
             }
@@ -396,8 +398,8 @@ impl Viewer {
 
     fn check_caught_up(&self, oracle: &Oracle) {
         assert_eq!(self.refused, None, "never announced");
-        let untold = self.untold.iter().find(|untold| untold.must);
-        assert_eq!(untold, None, "an end that nobody told");
+        let unreported = self.unreported.iter().find(|unreported| unreported.must);
+        assert_eq!(unreported, None, "an end that was not reported");
         for channel in &self.selected {
             let due = self.due_surely(*channel, oracle).map(|due| due.offset);
             assert_eq!(due, None, "missing in {}", oracle.channels[*channel].name);

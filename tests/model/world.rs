@@ -196,7 +196,7 @@ impl World {
             .await;
         });
         let after: Vec<_> = held.iter().map(|at| self.describe(*at).is_some()).collect();
-        assert_eq!(before, after, "a channel that somebody named and still reads is evicted");
+        assert_eq!(before, after, "a channel that is named and still read is evicted");
     }
 
     fn describe(&self, channel: usize) -> Option<fanfare::hub::Description> {
@@ -261,7 +261,7 @@ impl World {
             assert!(may_be_over, "said to be over, and is not");
             return;
         };
-        assert!(!must_be_over, "all is over, and nobody says so");
+        assert!(!must_be_over, "all is over, and no end is reported");
         for channel in &named {
             self.oracle.channels[*channel].awaited = true;
         }
@@ -271,7 +271,7 @@ impl World {
             named,
             lag,
             next: HashMap::new(),
-            untold: Vec::new(),
+            unreported: Vec::new(),
             refused: None,
             cursor: None,
         };
@@ -340,7 +340,7 @@ impl World {
             if let Some(life) = past.life.filter(|life| oracle.lives[*life].ended)
                 && past.history.last().unwrap().offset <= start
             {
-                ticket.untold.push(oracle.untold(*channel, life, true));
+                ticket.unreported.push(oracle.unreported(*channel, life, true));
             }
         }
     }

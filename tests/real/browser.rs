@@ -17,28 +17,28 @@ use super::support::{HubProcess, get, within};
 
 /// A page that follows a channel and reports everything, in order.
 const PAGE: &str = r#"<!doctype html><title>viewer</title><script>
-let told = Promise.resolve();
-const tell = (text) => { told = told.then(() => fetch('/told', { method: 'POST', body: text })); };
+let reports = Promise.resolve();
+const report = (text) => { reports = reports.then(() => fetch('/reports', { method: 'POST', body: text })); };
 const source = new EventSource('HUB/v1/channels/CHANNEL');
-source.onopen = () => tell('open');
-source.onerror = () => tell('error ' + source.readyState);
-source.onmessage = (event) => tell('message ' + event.data);
-source.addEventListener('token', (event) => tell('token ' + event.data));
-source.addEventListener('fanfare.gap', (event) => tell('gap ' + event.data));
-source.addEventListener('fanfare.end', (event) => tell('end ' + event.data));
+source.onopen = () => report('open');
+source.onerror = () => report('error ' + source.readyState);
+source.onmessage = (event) => report('message ' + event.data);
+source.addEventListener('token', (event) => report('token ' + event.data));
+source.addEventListener('fanfare.gap', (event) => report('gap ' + event.data));
+source.addEventListener('fanfare.end', (event) => report('end ' + event.data));
 </script>"#;
 
 /// A page with many event sources at once, which reports the events of each. It begins to report
 /// when all are open.
 const MANY: &str = r#"<!doctype html><title>many viewers</title><script>
-let told = Promise.resolve();
-const tell = (text) => { told = told.then(() => fetch('/told', { method: 'POST', body: text })); };
+let reports = Promise.resolve();
+const report = (text) => { reports = reports.then(() => fetch('/reports', { method: 'POST', body: text })); };
 let open = 0;
 for (let n = 0; n < COUNT; n++) {
   const source = new EventSource('HUB/v1/channels/many/' + n);
-  source.onopen = () => { if (++open === COUNT) tell('all open'); };
-  source.onerror = () => tell('error of ' + n);
-  source.onmessage = (event) => tell(n + ' ' + event.data);
+  source.onopen = () => { if (++open === COUNT) report('all open'); };
+  source.onerror = () => report('error of ' + n);
+  source.onmessage = (event) => report(n + ' ' + event.data);
 }
 </script>"#;
 
@@ -112,17 +112,17 @@ impl PageServer {
     }
 
     fn run(self, page: String) -> mpsc::Receiver<String> {
-        let (tell, told) = mpsc::channel(1000);
+        let (report, reports) = mpsc::channel(1000);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = self.listener.accept().await {
-                tokio::spawn(answer(tcp, page.clone(), tell.clone()));
+                tokio::spawn(answer(tcp, page.clone(), report.clone()));
             }
         });
-        told
+        reports
     }
 }
 
-async fn answer(mut tcp: TcpStream, page: String, tell: mpsc::Sender<String>) {
+async fn answer(mut tcp: TcpStream, page: String, report: mpsc::Sender<String>) {
     let mut request = Vec::new();
     let body = loop {
         if tcp.read_buf(&mut request).await.unwrap_or(0) == 0 {
@@ -138,15 +138,15 @@ async fn answer(mut tcp: TcpStream, page: String, tell: mpsc::Sender<String>) {
     };
     let answer = if request.starts_with(b"POST") { "" } else { &page };
     if request.starts_with(b"POST") {
-        let _ = tell.send(body).await;
+        let _ = report.send(body).await;
     }
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close";
     let text = format!("{head}\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
     let _ = tcp.write_all(text.as_bytes()).await;
 }
 
-async fn next(told: &mut mpsc::Receiver<String>) -> String {
-    within("the page to tell something", told.recv()).await.expect("the page")
+async fn next(reports: &mut mpsc::Receiver<String>) -> String {
+    within("the page to report", reports.recv()).await.expect("the page")
 }
 
 #[tokio::test]
@@ -160,52 +160,52 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_gets_the_gap() {
     ];
     let mut hub = HubProcess::start(&settings);
     let page = PAGE.replace("HUB", &hub.url()).replace("CHANNEL", "chat/42");
-    let mut told = server.run(page);
+    let mut reports = server.run(page);
     let _browser = Browser::open(&format!("{origin}/"));
 
-    assert_eq!(next(&mut told).await, "open");
+    assert_eq!(next(&mut reports).await, "open");
     hub.publish("chat/42", "one").await;
-    assert_eq!(next(&mut told).await, "message one");
+    assert_eq!(next(&mut reports).await, "message one");
     hub.publish("chat/42?event=token", "two").await;
-    assert_eq!(next(&mut told).await, "token two");
+    assert_eq!(next(&mut reports).await, "token two");
 
     let addr = hub.addr();
     let admin = hub.admin();
     hub.kill();
-    assert_eq!(next(&mut told).await, "error 0");
+    assert_eq!(next(&mut reports).await, "error 0");
     let hub = HubProcess::start_at(addr, admin, &settings);
     hub.publish("chat/42", "three").await;
     let gap = loop {
-        let text = next(&mut told).await;
+        let text = next(&mut reports).await;
         // It may fail a few times before the hub has restarted.
         if text != "error 0" && text != "open" {
             break text;
         }
     };
     assert!(gap.starts_with("gap ") && gap.contains(r#""reason":"epoch""#), "{gap}");
-    assert_eq!(next(&mut told).await, "message three");
+    assert_eq!(next(&mut reports).await, "message three");
 
     hub.publish("chat/42?close=complete", "four").await;
-    assert_eq!(next(&mut told).await, "message four");
-    let end = next(&mut told).await;
+    assert_eq!(next(&mut reports).await, "message four");
+    let end = next(&mut reports).await;
     assert!(end.starts_with("end ") && end.contains(r#""state":"complete""#), "{end}");
     // The stream ends, the page reconnects once more, and 204 stops it.
-    assert_eq!(next(&mut told).await, "error 0");
-    assert_eq!(next(&mut told).await, "error 2");
+    assert_eq!(next(&mut reports).await, "error 0");
+    assert_eq!(next(&mut reports).await, "error 2");
 }
 
 /// A relay between a page and the hub: forwards bytes, and cuts the first connection on request.
 async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("its address");
-    let (cut, mut told) = mpsc::channel(1);
+    let (cut, mut reports) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Ok((mut page, _)) = listener.accept().await {
             let Ok(mut hub) = TcpStream::connect(to).await else { continue };
             // Closes it like a network failure: without an end.
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut page, &mut hub) => {}
-                Some(()) = told.recv() => {}
+                Some(()) = reports.recv() => {}
             }
         }
     });
@@ -224,19 +224,19 @@ async fn loses_nothing_before_its_first_event(open: impl FnOnce(&str) -> Browser
     hub.publish("chat/42", "old").await;
     let (between, cut) = relay(hub.addr()).await;
     let page = PAGE.replace("HUB", &format!("http://{between}")).replace("CHANNEL", "chat/42");
-    let mut told = server.run(page);
+    let mut reports = server.run(page);
     let _browser = open(&format!("{origin}/"));
     // The first start of a browser takes long.
-    let first = tokio::time::timeout(Duration::from_secs(90), told.recv()).await;
+    let first = tokio::time::timeout(Duration::from_secs(90), reports.recv()).await;
     assert_eq!(first.expect("the browser to open the page").expect("the page"), "open");
     until_subscribed(&hub).await;
     cut.send(()).await.expect("the relay");
-    assert_eq!(next(&mut told).await, "error 0");
+    assert_eq!(next(&mut reports).await, "error 0");
     hub.publish("chat/42", "one").await;
     hub.publish("chat/42", "two").await;
-    assert_eq!(next(&mut told).await, "open");
-    assert_eq!(next(&mut told).await, "message one");
-    assert_eq!(next(&mut told).await, "message two");
+    assert_eq!(next(&mut reports).await, "open");
+    assert_eq!(next(&mut reports).await, "message one");
+    assert_eq!(next(&mut reports).await, "message two");
 }
 
 async fn until_subscribed(hub: &HubProcess) {
@@ -277,15 +277,15 @@ async fn fifty_event_sources_in_one_page_are_served_at_once_over_tls() {
     let page = MANY
         .replace("HUB", &format!("https://localhost:{}", hub.addr().port()))
         .replace("COUNT", &COUNT.to_string());
-    let mut told = server.run(page);
+    let mut reports = server.run(page);
     let _browser = Browser::open(&format!("{origin}/"));
 
     // This would never arrive over HTTP/1.1: six would be open, and the others would wait.
-    assert_eq!(next(&mut told).await, "all open");
+    assert_eq!(next(&mut reports).await, "all open");
     publish_to_all(&hub, &folder.path().join("cert.pem"), COUNT).await;
     let mut seen = BTreeSet::new();
     while seen.len() < COUNT {
-        seen.insert(next(&mut told).await);
+        seen.insert(next(&mut reports).await);
     }
     let expected: BTreeSet<_> = (0..COUNT).map(|n| format!("{n} event {n}")).collect();
     assert_eq!(seen, expected);

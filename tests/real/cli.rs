@@ -98,9 +98,9 @@ fn the_demo_shows_a_resume_without_a_gap_and_leaves_when_asked() {
 fn what_cannot_be_printed_is_an_error_and_no_panic() {
     for words in [&["config", "default"][..], &["config", "show"], &["completions", "bash"]] {
         let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
-        let told = Command::new(FANFARE).args(words).stdout(full).output().expect("fanfare");
-        assert_eq!(told.status.code(), Some(1), "{words:?}");
-        assert!(String::from_utf8_lossy(&told.stderr).starts_with("error: "), "{told:?}");
+        let failed = Command::new(FANFARE).args(words).stdout(full).output().expect("fanfare");
+        assert_eq!(failed.status.code(), Some(1), "{words:?}");
+        assert!(String::from_utf8_lossy(&failed.stderr).starts_with("error: "), "{failed:?}");
     }
 }
 

@@ -118,8 +118,8 @@ async fn a_directory_that_is_whole_is_said_to_be_and_left_as_it_is() {
     assert!(text.starts_with("whole: 5 files, "), "{text}");
     assert!(text.contains("2 channels, 61 events"), "{text}");
     let bytes: usize = before.values().map(Vec::len).sum();
-    let told: String = text.chars().filter(|c| *c != ',').collect();
-    assert!(told.trim_end().ends_with(&format!(" {bytes} bytes")), "{bytes}: {text}");
+    let digits: String = text.chars().filter(|c| *c != ',').collect();
+    assert!(digits.trim_end().ends_with(&format!(" {bytes} bytes")), "{bytes}: {text}");
     place.stat();
     assert!(place.contents() == before, "nothing has changed");
 }

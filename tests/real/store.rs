@@ -200,8 +200,8 @@ async fn a_channel_that_has_ended_ends_the_same_way_for_the_same_reason() {
         assert_eq!(seen(&to, channel).await, seen(&from, channel).await, "{channel}");
     }
     let left = seen(&to, "left").await;
-    let told: Value = serde_json::from_str(left[1].1.as_str().expect("an end")).expect("JSON");
-    assert_eq!(told, end("left", "error", json!(given_up)));
+    let last: Value = serde_json::from_str(left[1].1.as_str().expect("an end")).expect("JSON");
+    assert_eq!(last, end("left", "error", json!(given_up)));
 }
 
 #[tokio::test]
@@ -287,8 +287,8 @@ async fn an_export_during_a_publish_has_all_that_was_there_and_no_hole() {
         }
     });
     let before = eventually("some thousand events", async || {
-        let told = head(hub.addr(), "/v1/channels/busy").await;
-        let (_, count) = told.split_once("fanfare-events: ")?;
+        let head_lines = head(hub.addr(), "/v1/channels/busy").await;
+        let (_, count) = head_lines.split_once("fanfare-events: ")?;
         let count: u64 = count.split('\r').next()?.parse().ok()?;
         (count > 5_000).then_some(count)
     })
@@ -566,18 +566,22 @@ async fn a_hub_with_credentials_is_exported_and_imported_by_those_who_may() {
     let hub = HubProcess::start_in(folder.path(), &[]);
     let text = "{\"channel\":\"a/1\",\"options\":{\"max_events\":9}}\n{\"channel\":\"a/1\",\
                 \"data\":\"x\"}\n{\"channel\":\"a/1\",\"state\":\"complete\"}\n";
-    let nobody = import(&hub, text, &[]).await;
-    assert!(nobody.code == Some(1) && nobody.said.contains("HTTP 401"), "{}", nobody.said);
-    assert!(nobody.said.contains("hint: --token"), "{}", nobody.said);
+    let refused = import(&hub, text, &[]).await;
+    assert!(refused.code == Some(1) && refused.said.contains("HTTP 401"), "{}", refused.said);
+    assert!(refused.said.contains("hint: --token"), "{}", refused.said);
     let imported = import(&hub, text, &["--token", &restore]).await;
     assert_eq!(imported.lines(), [json!({ "channels": 1, "events": 1, "closed": 1 })]);
     let elsewhere = text.replace("a/1", "b/1");
     let refused = import(&hub, &elsewhere, &["--token", &restore]).await;
     assert!(refused.code == Some(1) && refused.said.contains("line 1: "), "{}", refused.said);
 
-    let nobody = export(&hub, &[]).await;
-    assert!(nobody.code == Some(1) && nobody.said.contains("unauthenticated"), "{}", nobody.said);
-    assert!(nobody.said.contains("cannot list the channels"), "{}", nobody.said);
+    let refused = export(&hub, &[]).await;
+    assert!(
+        refused.code == Some(1) && refused.said.contains("unauthenticated"),
+        "{}",
+        refused.said
+    );
+    assert!(refused.said.contains("cannot list the channels"), "{}", refused.said);
     let refused = export(&hub, &["--token", &restore]).await;
     assert!(refused.code == Some(1) && refused.said.contains("forbidden"), "{}", refused.said);
     assert_eq!(export(&hub, &["--token", &backup]).await.lines().len(), 3);
@@ -612,8 +616,8 @@ async fn a_file_size_limit_is_a_full_store_until_it_is_raised() {
         answer.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
-    let told = head(hub.addr(), "/v1/channels/c").await;
-    assert!(told.contains(&format!("fanfare-events: {}\r\n", published + 1)), "{told}");
+    let head_lines = head(hub.addr(), "/v1/channels/c").await;
+    assert!(head_lines.contains(&format!("fanfare-events: {}\r\n", published + 1)), "{head_lines}");
     hub.signal("TERM");
     assert_eq!(hub.exit_code().await, Some(0));
 }

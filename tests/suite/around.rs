@@ -284,7 +284,7 @@ async fn the_list_shows_how_a_channel_differs_from_its_configuration() {
                 max_events = 7\nmax_age = \"1h 1s\"";
     let hub = TestHub::with(rule).await;
     let own = json!({ "max_events": 8, "max_bytes": 1_500_001, "coalesce": "40ms" });
-    for (channel, settings, told) in [
+    for (channel, settings, listed) in [
         ("a", json!({}), json!({})),
         ("b", own.clone(), own.clone()),
         ("ruled/a", json!({}), json!({})),
@@ -294,6 +294,6 @@ async fn the_list_shows_how_a_channel_differs_from_its_configuration() {
         let put = hub.request("PUT", &to, &[], settings.to_string()).await;
         assert_eq!(put.status(), 201, "{}", put.text());
         let list = hub.admin_get(&format!("/v1/channels?prefix={channel}")).await.ok().json();
-        assert_eq!(list["channels"][0]["settings"], told, "{channel}");
+        assert_eq!(list["channels"][0]["settings"], listed, "{channel}");
     }
 }

@@ -173,9 +173,9 @@ fn auth_every_documented_route_has_its_row() {
 #[tokio::test]
 async fn auth_a_request_without_a_credential_has_only_what_is_free() {
     let hub = Keys::new(&[]).hub("").await;
-    let nobody = Client::nobody(&hub);
+    let anonymous = Client::anonymous(&hub);
     for row in &TABLE {
-        let answer = row.call(&hub, &nobody).await;
+        let answer = row.call(&hub, &anonymous).await;
         let what = format!("{} {}", row.method, row.path);
         if matches!(row.needs, Nothing) {
             assert!(matches!(answer.status(), 200 | 204), "{what}: {}", answer.status());
@@ -307,7 +307,7 @@ async fn auth_a_line_that_the_anonymous_role_may_not_publish_asks_for_a_credenti
     let hub = Keys::new(&[]).hub("auth.anonymous = { publish = [\"open/*\"] }\n").await;
     let lines =
         "{\"channel\":\"open/a\",\"data\":\"1\"}\n{\"channel\":\"team/a\",\"data\":\"2\"}\n";
-    let reply = Client::nobody(&hub).post("/v1/publish", "application/x-ndjson", lines).await;
+    let reply = Client::anonymous(&hub).post("/v1/publish", "application/x-ndjson", lines).await;
     let problem = assert_problem(&reply, 401, "unauthenticated", "no credential");
     assert_eq!((&problem["line"], &problem["events"]), (&json!(2), &json!(1)), "{problem}");
     assert_eq!(hub.metric("fanfare_auth_refused_total{reason=\"missing\"}").await, 1.0);
@@ -319,23 +319,23 @@ async fn auth_only_requests_without_a_credential_have_the_anonymous_role() {
     let hub = keys.hub("auth.anonymous = { subscribe = [\"public/**\"] }\n").await;
     let root = Client::key(&hub, "root");
     root.publish("public/news", "hello").await;
-    let nobody = Client::nobody(&hub);
-    let page = nobody.page("public/news", "from=earliest").await;
+    let anonymous = Client::anonymous(&hub);
+    let page = anonymous.page("public/news", "from=earliest").await;
     assert_eq!(page_texts(&page), ["hello"]);
     assert_problem(
-        &nobody.try_publish("public/news", "no").await,
+        &anonymous.try_publish("public/news", "no").await,
         401,
         "unauthenticated",
         "no credential",
     );
     assert_problem(
-        &nobody.get("/v1/channels/private", &[]).await,
+        &anonymous.get("/v1/channels/private", &[]).await,
         401,
         "unauthenticated",
         "no credential",
     );
     assert_problem(
-        &nobody.get("/v1/events?channel=**", &[]).await,
+        &anonymous.get("/v1/events?channel=**", &[]).await,
         401,
         "unauthenticated",
         "no credential",
@@ -373,8 +373,8 @@ async fn auth_what_is_wrong_first_is_said_first() {
     let keys = Keys::new(&[]);
     let hub = keys.hub("").await;
     let token = keys.token("somebody", &all_on("team/a"), 600);
-    let somebody = Client::token(&hub, &token);
-    let nobody = Client::nobody(&hub);
+    let client = Client::token(&hub, &token);
+    let anonymous = Client::anonymous(&hub);
     let code = |answer: &Response| answer.json()["code"].as_str().unwrap().to_owned();
     let empty = [("Content-Type", "application/json")];
     for (method, to, unknown, known) in [
@@ -394,9 +394,9 @@ async fn auth_what_is_wrong_first_is_said_first() {
         ("GET", "/v1/events?channel=team/b&from=nonsense", "unauthenticated", "forbidden"),
         ("GET", "/v1/events", "unauthenticated", "invalid_parameter"),
     ] {
-        let answer = nobody.request(method, to, &empty, "not a document").await;
-        assert_eq!(code(&answer), unknown, "{method} {to} of nobody");
-        let answer = somebody.request(method, to, &empty, "not a document").await;
+        let answer = anonymous.request(method, to, &empty, "not a document").await;
+        assert_eq!(code(&answer), unknown, "{method} {to} without a credential");
+        let answer = client.request(method, to, &empty, "not a document").await;
         assert_eq!(code(&answer), known, "{method} {to}");
     }
 }

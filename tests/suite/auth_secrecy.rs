@@ -87,7 +87,7 @@ async fn auth_no_route_reveals_whether_a_channel_of_others_exists() {
             answers.push(said(&answer, channel));
         }
         for (channel, answer) in OTHERS.iter().zip(&answers) {
-            assert_eq!(answer, &answers[0], "{method} {to}: {channel} is told apart");
+            assert_eq!(answer, &answers[0], "{method} {to}: {channel} is distinguished");
         }
     }
     // Nor did any of the requests have an effect there.

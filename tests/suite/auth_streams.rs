@@ -33,7 +33,7 @@ fn assert_over(event: &SseEvent, reason: &str) {
 async fn until_over(stream: &mut SseClient, reason: &str) -> Vec<SseEvent> {
     let mut events = stream.rest().await;
     stream.assert_eof().await;
-    assert_eq!(stream.retry(), Some(60_000), "whoever comes back as it is has to wait");
+    assert_eq!(stream.retry(), Some(60_000), "a client that reconnects unchanged has to wait");
     let last = events.pop().expect("last words");
     assert_over(&last, reason);
     events
@@ -388,9 +388,9 @@ async fn auth_the_anonymous_role_can_be_taken_back() {
     let role = "auth.anonymous = { subscribe = [\"public/*\", \"a\"] }\n";
     let hub = keys.hub(role).await;
     let root = Client::key(&hub, "root");
-    let nobody = Client::nobody(&hub);
-    let mut lost = nobody.subscribe("a").await;
-    let mut kept = nobody.subscribe("public/a").await;
+    let anonymous = Client::anonymous(&hub);
+    let mut lost = anonymous.subscribe("a").await;
+    let mut kept = anonymous.subscribe("public/a").await;
     let role = "auth.anonymous = { subscribe = [\"public/*\"] }\n";
     hub.reload(&format!("{}{role}", keys.settings())).await.expect("a reload");
     until_over(&mut lost, "revoked").await;
@@ -398,7 +398,7 @@ async fn auth_the_anonymous_role_can_be_taken_back() {
     assert_eq!(kept.next().await.data, "still here");
     hub.reload(&keys.settings()).await.expect("a reload");
     until_over(&mut kept, "revoked").await;
-    assert_eq!(nobody.get("/v1/channels/public/a", &[]).await.status(), 401);
+    assert_eq!(anonymous.get("/v1/channels/public/a", &[]).await.status(), 401);
 }
 
 /// Reads with tokens that end, one after the other, and resumes each time.

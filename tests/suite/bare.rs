@@ -91,7 +91,7 @@ async fn what_would_look_whole_and_is_not_is_refused() {
     let unknown = [("Last-Event-ID", "nobody-7"), ("Connection", "close")];
     let mut wire = hub.open("/v1/channels/c?bare", &unknown).await;
     wire.head().await;
-    assert!(matches!(wire.piece().await, Piece::Broken), "a gap cannot be told");
+    assert!(matches!(wire.piece().await, Piece::Broken), "a gap cannot be sent");
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ async fn parts_are_never_merged_with_each_other() {
         for event in &viewer.seen {
             let mut one = Viewer::of(format);
             one.see(event);
-            let kinds = [&one.told.text, &one.told.reasoning, &one.told.arguments];
+            let kinds = [&one.content.text, &one.content.reasoning, &one.content.arguments];
             let some = kinds.into_iter().filter(|text| !text.is_empty()).count();
             assert!(some <= 1, "two parts in one event: {event:?}");
         }
@@ -213,7 +213,7 @@ async fn what_cannot_be_merged_is_not_delayed_nor_what_comes_before_it() {
         viewer.until(&mut client, marked).await;
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(5), "{format:?}: not held back: {took:?}");
-        assert_eq!(viewer.told, generation.told, "all that stands before the mark");
+        assert_eq!(viewer.content, generation.content, "all that comes before the mark");
         producer.finish().await.ok();
         viewer.follow(&mut client).await;
         viewer.assert_complete(&generation);
@@ -239,7 +239,7 @@ async fn a_tool_call_an_error_and_unknown_json_flush_too() {
         let mut viewer = Viewer::of(Format::OpenaiChat);
         viewer.until(&mut client, |v| v.seen.last().is_some_and(|e| e.data == data)).await;
         assert!(begun.elapsed() < Duration::from_secs(5), "not held back: {data}");
-        assert_eq!(viewer.told.text, tokens.told.text, "and behind the tokens: {data}");
+        assert_eq!(viewer.content.text, tokens.content.text, "and after the tokens: {data}");
     }
 }
 
@@ -401,7 +401,7 @@ async fn adaptive_merges_what_piled_up_while_the_reader_did_not_read() {
     let mut viewer = Viewer::of(generation.format);
     viewer.until(&mut slow, |v| v.seen.last().and_then(|e| e.id.as_ref()) == last.as_ref()).await;
     let count = viewer.seen.len();
-    assert!(viewer.told == generation.told, "the same text");
+    assert!(viewer.content == generation.content, "the same text");
     assert_ascending(viewer.seen.iter().map(|event| event.id()));
     assert!(count < after * 3 / 4, "fewer events: {count} of {after}");
     let longest = viewer.seen.iter().map(|event| event.data.len()).max().unwrap();

@@ -46,7 +46,7 @@ async fn subscribers_are_ended_one_by_one_each_with_a_delay() {
     let mut moments = Vec::new();
     let mut delays = Vec::new();
     for client in leaving {
-        let (moment, delay) = within("a goodbye", client).await.expect("a proper end");
+        let (moment, delay) = within("the end of the stream", client).await.expect("a proper end");
         moments.push(moment);
         delays.push(delay);
     }
@@ -156,7 +156,7 @@ async fn a_subscriber_that_comes_during_a_drain_is_held_until_a_moment_of_its_ow
     });
     let mut moments = Vec::new();
     for client in leaving.collect::<Vec<_>>() {
-        moments.push(within("a goodbye", client).await.expect("a proper end"));
+        moments.push(within("the end of the stream", client).await.expect("a proper end"));
     }
     moments.sort();
     assert!(moments[0] > Duration::from_millis(300), "not at once: {moments:?}");
@@ -234,6 +234,6 @@ async fn a_hub_without_clients_leaves_and_frees_its_ports() {
     hub.stopped().await;
     // The port may belong to another test's hub since; it does not know the channel.
     if tokio::net::TcpStream::connect(hub.addr()).await.is_ok() {
-        assert_eq!(hub.head("c").await.status(), 404, "nobody listens any more");
+        assert_eq!(hub.head("c").await.status(), 404, "the listener is closed");
     }
 }

@@ -275,7 +275,7 @@ async fn a_truncated_generation_is_never_complete() {
         assert_eq!(receipt["events"], generation.stop());
         let mut viewer = Viewer::of(format);
         viewer.follow(&mut client).await;
-        assert_eq!(viewer.told, generation.told);
+        assert_eq!(viewer.content, generation.content);
         let end = viewer.end.unwrap();
         assert_eq!((&end["state"], &end["reason"]), (&json!("abandoned"), &json!(ABANDONED)));
         assert_eq!(state(&hub, format.name()).await, "abandoned");

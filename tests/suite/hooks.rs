@@ -42,19 +42,22 @@ async fn the_end_of_a_channel_calls_a_hook_once() {
     assert!(call.header("webhook-id").starts_with("msg_"));
     assert!(call.header("webhook-timestamp").parse::<u64>().unwrap() > 1_700_000_000);
     assert_eq!(call.try_header("webhook-signature"), None, "there is no secret");
-    let told = call.json();
+    let message = call.json();
     let members = [
         "channel", "duration", "events", "first_id", "format", "last_id", "reason", "state",
         "text", "time", "type", "usage",
     ];
-    assert_eq!(keys(&told), members);
-    assert_eq!((&told["type"], &told["channel"]), (&json!("channel.ended"), &json!("chat/42")));
-    assert_eq!((&told["state"], &told["reason"]), (&json!("complete"), &Value::Null));
-    assert_eq!(told["events"], 2);
-    assert_eq!(told["first_id"], receipt["first_id"]);
-    assert_eq!(told["last_id"], receipt["last_id"]);
-    assert!(told["duration"].as_f64().is_some_and(|seconds| seconds < 60.0), "{told}");
-    assert_time(&told["time"]);
+    assert_eq!(keys(&message), members);
+    assert_eq!(
+        (&message["type"], &message["channel"]),
+        (&json!("channel.ended"), &json!("chat/42"))
+    );
+    assert_eq!((&message["state"], &message["reason"]), (&json!("complete"), &Value::Null));
+    assert_eq!(message["events"], 2);
+    assert_eq!(message["first_id"], receipt["first_id"]);
+    assert_eq!(message["last_id"], receipt["last_id"]);
+    assert!(message["duration"].as_f64().is_some_and(|seconds| seconds < 60.0), "{message}");
+    assert_time(&message["time"]);
     until_outcome(&hub, "delivered", 1.0).await;
     assert_eq!(attempts(&hub).await, 1.0);
     receiver.assert_no_other();
@@ -69,10 +72,10 @@ async fn every_way_to_end_calls_hooks_but_deletion_and_what_does_not_match() {
     hub.request("DELETE", "/v1/channels/chat/0", &[], "").await;
     for state in ["complete", "error", "cancelled"] {
         hub.close(&format!("chat/{state}"), state).await;
-        let told = receiver.call().await.json();
-        assert_eq!(told["state"], state);
-        assert_eq!((&told["events"], &told["duration"]), (&json!(0), &json!(0.0)));
-        assert_eq!((&told["first_id"], &told["last_id"]), (&Value::Null, &Value::Null));
+        let message = receiver.call().await.json();
+        assert_eq!(message["state"], state);
+        assert_eq!((&message["events"], &message["duration"]), (&json!(0), &json!(0.0)));
+        assert_eq!((&message["first_id"], &message["last_id"]), (&Value::Null, &Value::Null));
     }
     until_outcome(&hub, "delivered", 3.0).await;
     receiver.assert_no_other();
@@ -207,13 +210,13 @@ async fn a_receiver_that_never_answers_delays_neither_viewers_nor_publishers_nor
         seen[2].assert_end("complete");
         channels.push(channel);
     }
-    let mut told = Vec::new();
+    let mut message = Vec::new();
     for _ in &channels {
-        told.push(lively.call().await.channel());
+        message.push(lively.call().await.channel());
     }
-    told.sort();
+    message.sort();
     channels.sort();
-    assert_eq!(told, channels);
+    assert_eq!(message, channels);
     until_outcome(&hub, "delivered", 40.0).await;
     // The silent receiver has the maximum of open calls, and not one more.
     for _ in 0..16 {
@@ -266,8 +269,8 @@ async fn an_end_during_a_drain_calls_its_hook_before_the_exit() {
     producer.send("data: 2\n\n").await;
     producer.finish().await.ok();
     hub.stopped().await;
-    let told = receiver.call().await.json();
-    assert_eq!((&told["channel"], &told["events"]), (&json!("c"), &json!(2)));
+    let message = receiver.call().await.json();
+    assert_eq!((&message["channel"], &message["events"]), (&json!("c"), &json!(2)));
 }
 
 #[tokio::test]
@@ -302,11 +305,14 @@ async fn a_hook_has_the_text_of_a_generation_and_its_cost() {
     events.push("[DONE]".into());
     let body = event_stream(&events);
     hub.post("/v1/channels/chat/1?close=auto", "text/event-stream", body).await.ok();
-    let told = receiver.call().await.json();
-    assert_eq!((&told["state"], &told["format"]), (&json!("complete"), &json!("openai-chat")));
-    assert_eq!(told["text"], words.concat());
-    assert_eq!(told["usage"], json!({"total_tokens": 22}));
-    assert_eq!(told["events"], 22);
+    let message = receiver.call().await.json();
+    assert_eq!(
+        (&message["state"], &message["format"]),
+        (&json!("complete"), &json!("openai-chat"))
+    );
+    assert_eq!(message["text"], words.concat());
+    assert_eq!(message["usage"], json!({"total_tokens": 22}));
+    assert_eq!(message["events"], 22);
 }
 
 #[tokio::test]
@@ -323,10 +329,10 @@ async fn a_text_that_leaves_content_out_is_marked_as_such() {
         let channel = format!("chat/{}", events.len());
         let to = format!("/v1/channels/{channel}?close=auto");
         hub.post(&to, "text/event-stream", event_stream(&events)).await.ok();
-        let told = receiver.call().await.json();
-        assert_eq!((&told["channel"], &told["text"]), (&json!(channel), &json!("Look:")));
-        assert_eq!(told["usage"], json!({"total_tokens": 7}));
-        assert_eq!(told["incomplete"], incomplete, "{told}");
+        let message = receiver.call().await.json();
+        assert_eq!((&message["channel"], &message["text"]), (&json!(channel), &json!("Look:")));
+        assert_eq!(message["usage"], json!({"total_tokens": 7}));
+        assert_eq!(message["incomplete"], incomplete, "{message}");
     }
 }
 
@@ -338,11 +344,11 @@ async fn stopped_and_abandoned_generations_call_hooks() {
     let stop = r#"{"signal":"stop","reason":"user"}"#;
     hub.publish("chat/stopped", "half a").await;
     hub.post("/v1/signals/chat/stopped", "application/json", stop).await.ok();
-    let told = receiver.call().await.json();
-    assert_eq!((&told["state"], &told["reason"]), (&json!("cancelled"), &json!("user")));
-    assert_eq!(told["text"], "half a");
+    let message = receiver.call().await.json();
+    assert_eq!((&message["state"], &message["reason"]), (&json!("cancelled"), &json!("user")));
+    assert_eq!(message["text"], "half a");
     let to = "/v1/channels/chat/left?close=auto";
     hub.post(to, "text/event-stream", event_stream(["half a"])).await.ok();
-    let told = receiver.call().await.json();
-    assert_eq!((&told["state"], &told["text"]), (&json!("abandoned"), &json!("half a")));
+    let message = receiver.call().await.json();
+    assert_eq!((&message["state"], &message["text"]), (&json!("abandoned"), &json!("half a")));
 }

@@ -251,8 +251,10 @@ async fn a_live_stream_of_a_client_that_closes_its_side_ends_when_all_is_said() 
         if to.contains("from=earliest") {
             assert!(body.contains('a') && body.contains('b'), "{to}: {body}");
         }
-        eventually("nobody to be there", async || hub.metric("fanfare_subscriptions").await == 0.0)
-            .await;
+        eventually("no subscriber to be left", async || {
+            hub.metric("fanfare_subscriptions").await == 0.0
+        })
+        .await;
     }
     // A bare stream can only break off to show that this is not the end of the generation.
     let mut wire = hub.open("/v1/channels/c?from=earliest&bare", &[]).await;

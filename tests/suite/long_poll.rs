@@ -97,7 +97,7 @@ async fn a_long_poll_ends_at_once_when_a_generation_was_stopped_or_abandoned() {
     let begun = Instant::now();
     let (viewer, _) = poll(&hub, generation.format, "from=snapshot", "").await;
     assert_eq!(viewer.end.as_ref().expect("an end")["state"], "abandoned");
-    assert_eq!(viewer.told, generation.told);
+    assert_eq!(viewer.content, generation.content);
     let deleted = hub.request("DELETE", "/v1/channels/c", &[], "").await;
     assert_eq!(deleted.status(), 204);
     let id = hub.publish("c", "once").await;

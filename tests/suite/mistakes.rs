@@ -13,9 +13,9 @@ struct Mistake {
     says: &'static str,
 }
 
-const fn mistake(request: [&'static str; 4], status: u16, told: [&'static str; 2]) -> Mistake {
+const fn mistake(request: [&'static str; 4], status: u16, answer: [&'static str; 2]) -> Mistake {
     let [method, target, header, body] = request;
-    let [code, says] = told;
+    let [code, says] = answer;
     Mistake { method, target, header, body, status, code, says }
 }
 

@@ -97,11 +97,11 @@ impl Viewer {
                     (envelope["channel"].clone(), Some(envelope["data"].clone()))
                 }
                 None => (books[self.which[0]].channel.as_str().into(), Some(event.data.into())),
-                Some(_) => panic!("nobody published {event:?}"),
+                Some(_) => panic!("{event:?} was not published"),
             };
             self.last = event.id.expect("an id");
             let at = self.which.iter().position(|&book| books[book].channel == channel);
-            let at = at.unwrap_or_else(|| panic!("nobody asked for {channel}"));
+            let at = at.unwrap_or_else(|| panic!("{channel} was not asked for"));
             let book = &books[self.which[at]];
             let next = book.after(self.cursors[at]);
             self.cursors[at] = offset(&self.last);

@@ -135,7 +135,7 @@ async fn all_viewers_of_a_long_generation_end_with_the_same_text() {
     let folded = ledger.count(snapshot.joined.as_deref().expect("an id"));
     assert_eq!(folded + snapshot.seen.len(), all, "each event once");
     let tail = within("the one at the tail", tail).await.expect("all of the rest");
-    assert!(generation.told.text.ends_with(&tail.told.text) && !tail.told.text.is_empty());
+    assert!(generation.content.text.ends_with(&tail.content.text) && !tail.content.text.is_empty());
     assert!(tail.seen.len() < all && tail.end.is_some());
     let slow = within("the slow one", slow).await.expect("all of it");
     slow.assert_complete(&generation);

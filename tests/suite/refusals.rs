@@ -158,7 +158,7 @@ async fn those_who_show_nothing_are_asked_to_where_their_role_does_not_do() {
         ("GET", "/v1/events?channel=private"),
         ("POST", "/v1/publish"),
     ] {
-        let reply = Client::nobody(&hub).request(method, to, &[], "x").await;
+        let reply = Client::anonymous(&hub).request(method, to, &[], "x").await;
         let problem = assert_problem(&reply, 401, "unauthenticated", "no credential");
         assert_eq!(problem["reason"], "missing");
         assert!(reply.header("www-authenticate").is_some());

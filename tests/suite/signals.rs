@@ -341,17 +341,17 @@ async fn viewers_that_come_and_go_quickly_are_reported_at_most_four_times_a_seco
     for _ in 0..40 {
         viewers.push(hub.subscribe("c").await);
     }
-    let mut told = 0;
+    let mut reports = 0;
     loop {
         let (event, data) = next_signal(&mut feed).await;
         assert_eq!(event, "viewers");
-        told += 1;
+        reports += 1;
         if data["viewers"] == 40 {
             break;
         }
     }
     let most = 2.0 + begun.elapsed().as_secs_f64() * 4.0;
-    assert!(f64::from(told) <= most, "{told} times in {:?}", begun.elapsed());
+    assert!(f64::from(reports) <= most, "{reports} times in {:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -409,7 +409,7 @@ async fn a_viewer_that_goes_away_stops_nothing() {
     producer.send(generation.wire(0..2)).await;
     client.take(2).await;
     drop(client);
-    eventually("nobody to watch", async || {
+    eventually("no viewer to be left", async || {
         hub.head("c").await.header("fanfare-subscribers") == Some("0")
     })
     .await;
@@ -465,7 +465,7 @@ async fn a_viewer_who_comes_back_in_time_keeps_the_generation_alive() {
     producer.send(generation.wire(0..2)).await;
     let id = client.take(2).await[1].id().to_owned();
     drop(client);
-    eventually("nobody to watch", async || {
+    eventually("no viewer to be left", async || {
         hub.head("c").await.header("fanfare-subscribers") == Some("0")
     })
     .await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::generation::{
-    Format, Generation, Ledger, Told, Viewer, json_event, lines, page_events,
+    Content, Format, Generation, Ledger, Viewer, json_event, lines, page_events,
 };
 use crate::support::{SseClient, TestHub, assert_problem, event_stream, keys, texts, within};
 
@@ -68,7 +68,7 @@ async fn a_snapshot_names_its_parts_the_model_and_the_usage() {
         for member in ["channel", "events", "format", "parts", "state", "text"] {
             assert!(keys(&snapshot).contains(&member), "{member} in {snapshot}");
         }
-        assert_eq!(snapshot["text"], generation.told.text);
+        assert_eq!(snapshot["text"], generation.content.text);
         assert_eq!(snapshot["incomplete"], Value::Null, "all of it is folded");
         let parts = snapshot["parts"].as_array().unwrap();
         let kinds: Vec<&str> = parts.iter().map(|part| part["type"].as_str().unwrap()).collect();
@@ -85,10 +85,10 @@ async fn a_snapshot_names_its_parts_the_model_and_the_usage() {
             Format::AiSdk => Value::Null,
         };
         assert_eq!(kinds, ["reasoning", "text", "tool_call"], "{snapshot}");
-        assert_eq!(parts[0]["text"], generation.told.reasoning);
-        assert_eq!(parts[1]["text"], generation.told.text);
+        assert_eq!(parts[0]["text"], generation.content.reasoning);
+        assert_eq!(parts[1]["text"], generation.content.text);
         assert_eq!(parts[2]["name"], "get_weather");
-        assert_eq!(parts[2]["arguments"], generation.told.arguments);
+        assert_eq!(parts[2]["arguments"], generation.content.arguments);
         assert_eq!(snapshot["model"], model, "{snapshot}");
         match format {
             Format::OpenaiChat => assert_eq!(snapshot["usage"]["total_tokens"], 19),
@@ -230,7 +230,7 @@ async fn an_ended_channel_is_a_snapshot_and_the_end() {
         assert_eq!(seen[0].id(), receipt["last_id"].as_str().unwrap());
         let snapshot = seen[0].json();
         assert_eq!(snapshot["state"], "complete");
-        assert_eq!(Told::of_snapshot(&snapshot), generation.told, "{snapshot}");
+        assert_eq!(Content::of_snapshot(&snapshot), generation.content, "{snapshot}");
         seen[1].assert_end("complete");
         assert_eq!(hub.resume(channel, seen[1].id()).await.head.status, 204);
         let page = hub.page(channel, "from=snapshot").await;

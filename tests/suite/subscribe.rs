@@ -376,7 +376,7 @@ async fn a_stream_ends_without_cutting_a_client_that_has_asked_for_more() {
     let mut wire = Wire::connect(hub.addr()).await;
     wire.send_head("GET", "/v1/channels/c", &[]).await;
     let mut client = SseClient::read(wire).await.settled().await;
-    assert_eq!(client.head.header("connection"), None, "it cannot be told from a cut");
+    assert_eq!(client.head.header("connection"), None, "it cannot be distinguished from a cut");
     hub.publish("c", "x").await;
     assert_eq!(client.next().await.data, "x");
     client.ask_again("/healthz").await;

@@ -240,8 +240,10 @@ async fn a_subscriber_that_does_not_read_is_cut_over_tls_too() {
             publisher.publish("c", &event).await;
         }
         hub.until_metric(ended, n as f64 + 1.0).await;
-        eventually("nobody to be left", async || hub.metric("fanfare_subscriptions").await < 1.0)
-            .await;
+        eventually("no subscriber to be left", async || {
+            hub.metric("fanfare_subscriptions").await < 1.0
+        })
+        .await;
         drop((stream, other));
     }
 }

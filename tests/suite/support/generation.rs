@@ -83,13 +83,13 @@ pub(crate) enum Part {
 
 /// The text of each kind that a viewer has received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Content {
     pub(crate) text: String,
     pub(crate) reasoning: String,
     pub(crate) arguments: String,
 }
 
-impl Told {
+impl Content {
     fn lengths(&self) -> [usize; 3] {
         [self.text.len(), self.reasoning.len(), self.arguments.len()]
     }
@@ -160,21 +160,21 @@ impl Told {
     /// Parses a snapshot.
     #[track_caller]
     pub(crate) fn of_snapshot(snapshot: &Value) -> Self {
-        let mut told = Self::default();
+        let mut content = Self::default();
         for part in snapshot["parts"].as_array().unwrap_or_else(|| panic!("no parts: {snapshot}")) {
             let text = |key: &str| part[key].as_str().unwrap_or_else(|| panic!("{key} in {part}"));
             match text("type") {
-                "text" => told.text += text("text"),
-                "reasoning" => told.reasoning += text("text"),
+                "text" => content.text += text("text"),
+                "reasoning" => content.reasoning += text("text"),
                 "tool_call" => {
                     assert!(!text("name").is_empty(), "{part}");
-                    told.arguments += text("arguments");
+                    content.arguments += text("arguments");
                 }
                 other => panic!("a part of an unknown kind {other}: {snapshot}"),
             }
         }
-        assert_eq!(snapshot["text"], told.text, "the text is that of the parts");
-        told
+        assert_eq!(snapshot["text"], content.text, "the text is that of the parts");
+        content
     }
 }
 
@@ -186,7 +186,7 @@ pub(crate) struct Generation {
     /// The number of chunks of the end mark and what follows it.
     pub(crate) marks: usize,
     /// Its whole text, of each kind.
-    pub(crate) told: Told,
+    pub(crate) content: Content,
 }
 
 impl Generation {
@@ -228,16 +228,16 @@ impl Generation {
             script.part += 1;
         }
         let marks = script.close();
-        let mut told = Told::default();
+        let mut content = Content::default();
         for Chunk { data, .. } in &script.chunks {
             let text = format == Format::Text || data == "[DONE]";
             assert!(text || serde_json::from_str::<Value>(data).is_ok(), "not JSON: {data}");
-            told.add(format, data);
+            content.add(format, data);
         }
         let told_by = |wanted: fn(&Part) -> Option<&Vec<String>>| -> String {
             parts.iter().filter_map(wanted).flatten().map(String::as_str).collect()
         };
-        let whole = Told {
+        let whole = Content {
             text: told_by(|part| if let Part::Text(pieces) = part { Some(pieces) } else { None }),
             reasoning: told_by(|part| {
                 if let Part::Reasoning(pieces) = part { Some(pieces) } else { None }
@@ -247,9 +247,9 @@ impl Generation {
             ),
         };
         if format != Format::Text {
-            assert_eq!(told, whole, "the oracle reads what the oracle writes");
+            assert_eq!(content, whole, "the oracle reads what the oracle writes");
         }
-        Self { format, chunks: script.chunks, marks, told }
+        Self { format, chunks: script.chunks, marks, content }
     }
 
     /// Returns the index of the end mark.
@@ -718,7 +718,7 @@ const TYPES: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct Viewer {
     format: Format,
-    pub(crate) told: Told,
+    pub(crate) content: Content,
     /// The received events of the generation.
     pub(crate) seen: Vec<SseEvent>,
     pub(crate) snapshot: Option<Value>,
@@ -732,7 +732,7 @@ impl Viewer {
     pub(crate) fn of(format: Format) -> Self {
         Self {
             format,
-            told: Told::default(),
+            content: Content::default(),
             seen: Vec::new(),
             snapshot: None,
             joined: None,
@@ -749,14 +749,14 @@ impl Viewer {
                 assert!(self.seen.is_empty() && self.snapshot.is_none(), "first, and once");
                 let snapshot = event.json();
                 assert_eq!(snapshot["format"], self.format.name(), "{snapshot}");
-                self.told = Told::of_snapshot(&snapshot);
+                self.content = Content::of_snapshot(&snapshot);
                 self.snapshot = Some(snapshot);
                 self.joined = Some(event.id().to_owned());
             }
             Some("fanfare.end") => self.end = Some(event.json()),
             Some(own) if own.starts_with("fanfare.") => panic!("not asked for: {event:?}"),
             _ => {
-                self.told.add(self.format, &event.data);
+                self.content.add(self.format, &event.data);
                 self.seen.push(event.clone());
             }
         }
@@ -767,7 +767,7 @@ impl Viewer {
         for event in client.rest().await {
             self.see(&event);
         }
-        assert!(self.end.is_some(), "the stream ended and nobody said how: {:?}", client.head);
+        assert!(self.end.is_some(), "the stream ended without an end: {:?}", client.head);
         client.assert_eof().await;
     }
 
@@ -789,7 +789,7 @@ impl Viewer {
     /// Asserts that it received the whole generation, and that it is complete.
     #[track_caller]
     pub(crate) fn assert_complete(&self, generation: &Generation) {
-        assert_eq!(self.told, generation.told, "{}", generation.format.name());
+        assert_eq!(self.content, generation.content, "{}", generation.format.name());
         let end = self.end.as_ref().expect("an end");
         assert_eq!((&end["state"], &end["reason"]), (&Value::from("complete"), &Value::Null));
     }
@@ -797,13 +797,13 @@ impl Viewer {
 
 /// The text of the channel up to each of its events, read without coalescing.
 pub(crate) struct Ledger {
-    whole: Told,
+    whole: Content,
     places: Vec<(u64, [usize; 3])>,
 }
 
 impl Ledger {
     pub(crate) fn of(format: Format, events: &[SseEvent]) -> Self {
-        let mut whole = Told::default();
+        let mut whole = Content::default();
         let mut places = Vec::new();
         for event in events {
             whole.add(format, &event.data);
@@ -838,7 +838,7 @@ impl Ledger {
 
     /// Returns the text up to and including this event.
     #[track_caller]
-    pub(crate) fn up_to(&self, id: &str) -> Told {
+    pub(crate) fn up_to(&self, id: &str) -> Content {
         self.whole.up_to(self.places[self.count(id) - 1].1)
     }
 
@@ -852,7 +852,7 @@ impl Ledger {
     pub(crate) fn assert_snapshot(&self, viewer: &Viewer) {
         let snapshot = viewer.snapshot.as_ref().expect("a snapshot");
         let id = viewer.joined.as_deref().expect("its id");
-        assert_eq!(Told::of_snapshot(snapshot), self.up_to(id), "{snapshot}");
+        assert_eq!(Content::of_snapshot(snapshot), self.up_to(id), "{snapshot}");
         assert_eq!(snapshot["events"], self.count(id), "{snapshot}");
     }
 
@@ -860,10 +860,10 @@ impl Ledger {
     /// channel's text up to there; before them it had seen nothing, or everything up to `from`.
     #[track_caller]
     pub(crate) fn assert_follows(&self, format: Format, from: Option<&str>, seen: &[SseEvent]) {
-        let mut told = from.map(|id| self.up_to(id)).unwrap_or_default();
+        let mut content = from.map(|id| self.up_to(id)).unwrap_or_default();
         for event in seen {
-            told.add(format, &event.data);
-            assert_eq!(told, self.up_to(event.id()), "up to {event:?}");
+            content.add(format, &event.data);
+            assert_eq!(content, self.up_to(event.id()), "up to {event:?}");
         }
     }
 }
@@ -911,13 +911,13 @@ mod tests {
     fn what_is_written_can_be_read_whole_and_in_part() {
         for format in Format::ALL {
             let generation = Generation::rich(format);
-            let mut told = Told::default();
+            let mut content = Content::default();
             for chunk in &generation.chunks[..generation.mark()] {
-                told.add(format, &chunk.data);
+                content.add(format, &chunk.data);
             }
-            assert_eq!(told, generation.told);
-            assert!(told.text.starts_with("It rains in Ulm") && told.text.ends_with("雨 "));
-            assert_eq!(told.arguments.is_empty(), format == Format::Text);
+            assert_eq!(content, generation.content);
+            assert!(content.text.starts_with("It rains in Ulm") && content.text.ends_with("雨 "));
+            assert_eq!(content.arguments.is_empty(), format == Format::Text);
             assert_eq!(
                 generation.truncated()
                     + &generation.wire(generation.stop()..generation.chunks.len()),
@@ -928,12 +928,12 @@ mod tests {
 
     #[test]
     fn the_oracle_knows_a_merged_delta_from_its_neighbours() {
-        let mut told = Told::default();
-        told.add(
+        let mut content = Content::default();
+        content.add(
             Format::Anthropic,
             "{\"type\":\"content_block_delta\",\"index\":0,\
              \"delta\":{\"type\":\"text_delta\",\"text\":\"ab\"}}",
         );
-        assert_eq!((told.text.as_str(), told.reasoning.as_str()), ("ab", ""));
+        assert_eq!((content.text.as_str(), content.reasoning.as_str()), ("ab", ""));
     }
 }

@@ -89,7 +89,7 @@ impl Keys {
 
 impl<'a> Client<'a> {
     /// A client without a credential.
-    pub(crate) fn nobody(hub: &'a TestHub) -> Self {
+    pub(crate) fn anonymous(hub: &'a TestHub) -> Self {
         Self { hub, headers: Vec::new() }
     }
 
