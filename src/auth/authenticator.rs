@@ -12,7 +12,7 @@ use super::error::AuthError;
 use super::grants::Grants;
 use super::issuer::Issuer;
 use super::key::{Key, KeyId};
-use super::key_set::{FetchKeys, Flight};
+use super::key_set::{FetchKeys, PendingFetch};
 use super::minter::{self, Minter};
 use super::secret::Environment;
 use super::token::Token;
@@ -115,7 +115,7 @@ impl Authenticator {
         now: SystemTime,
     ) -> Result<Principal, AuthError> {
         let state = self.state.read().clone();
-        state.judge(credential, now).map_err(|refusal| refusal.error)
+        state.verify(credential, now).map_err(|refusal| refusal.error)
     }
 
     /// Returns the principal of a credential. If its key is not loaded, and may have been published
@@ -129,7 +129,7 @@ impl Authenticator {
         now: SystemTime,
     ) -> Result<Principal, AuthError> {
         let state = self.state.read().clone();
-        let refusal = match state.judge(credential, now) {
+        let refusal = match state.verify(credential, now) {
             Ok(principal) => return Ok(principal),
             Err(refusal) => refusal,
         };
@@ -139,23 +139,23 @@ impl Authenticator {
         let issuers: Vec<_> = places.iter().filter_map(|place| state.issuers.get(*place)).collect();
         let fetched = |issuer: &&&Issuer| issuer.keys.fetched();
         let before: Vec<_> = issuers.iter().map(|issuer| fetched(&issuer)).collect();
-        let look = |issuer: &&Issuer| -> Option<Flight> {
+        let look = |issuer: &&Issuer| -> Option<PendingFetch> {
             issuer.keys.look_for(kid.as_deref(), fetcher, state.interval, now)
         };
-        let flights: Vec<_> = issuers.iter().filter_map(look).collect();
-        if flights.is_empty() {
+        let pending: Vec<_> = issuers.iter().filter_map(look).collect();
+        if pending.is_empty() {
             return Err(refusal.error);
         }
-        futures_util::future::join_all(flights).await;
-        let judged = state.judge(credential, now);
-        if judged.as_ref().is_err_and(|refusal| refusal.error == AuthError::UnknownKey) {
+        futures_util::future::join_all(pending).await;
+        let verified = state.verify(credential, now);
+        if verified.as_ref().is_err_and(|refusal| refusal.error == AuthError::UnknownKey) {
             // A failed fetch does not show that no such key exists.
             let looked = issuers.iter().zip(before);
             for (issuer, _) in looked.filter(|(issuer, before)| fetched(issuer) != *before) {
                 issuer.keys.remember_unknown(kid.as_deref(), now);
             }
         }
-        judged.map_err(|refusal| refusal.error)
+        verified.map_err(|refusal| refusal.error)
     }
 
     /// Fetches the keys that are older than `auth.jwks_refresh`. Call it at the start, and then
@@ -265,7 +265,11 @@ impl AuthenticatorState {
         })
     }
 
-    fn judge(&self, credential: Credential<'_>, now: SystemTime) -> Result<Principal, AuthRefusal> {
+    fn verify(
+        &self,
+        credential: Credential<'_>,
+        now: SystemTime,
+    ) -> Result<Principal, AuthRefusal> {
         match credential {
             // Without configured credentials all clients may do anything, also those that send one.
             _ if self.is_open() => Ok(self.unnamed.clone().ok_or(AuthError::Missing)?),

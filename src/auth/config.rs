@@ -88,7 +88,7 @@ pub struct IssuerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Algorithm>,
     /// Whether its tokens must expire.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub require_exp: bool,
     /// The source of its keys.
     pub keys: KeySource,
@@ -135,7 +135,7 @@ pub struct InvalidAuth {
     pub message: String,
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 

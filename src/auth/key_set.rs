@@ -36,7 +36,7 @@ pub trait FetchKeys: Send + Sync {
 pub struct FetchError(pub String);
 
 /// A fetch that any number of requests wait for.
-pub(super) type Flight = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
+pub(super) type PendingFetch = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// The current keys of one issuer.
 pub struct KeySet {
@@ -53,7 +53,7 @@ struct Remote {
 
 #[derive(Default)]
 struct FetchProgress {
-    flight: Option<Flight>,
+    pending: Option<PendingFetch>,
     /// The time at which the last fetch began.
     tried: Option<SystemTime>,
     /// The time at which the fetch of the loaded set began.
@@ -112,7 +112,7 @@ impl KeySet {
         fetcher: &Arc<dyn FetchKeys>,
         interval: Duration,
         now: SystemTime,
-    ) -> Option<Flight> {
+    ) -> Option<PendingFetch> {
         let mut progress = self.remote.as_ref()?.progress.lock();
         let name = name_of(kid);
         let known = Duration::from_secs(UNKNOWN_KEY_SECONDS);
@@ -130,7 +130,7 @@ impl KeySet {
         age: Duration,
         interval: Duration,
         now: SystemTime,
-    ) -> Option<Flight> {
+    ) -> Option<PendingFetch> {
         let mut progress = self.remote.as_ref()?.progress.lock();
         let fresh = progress.fetched.is_some_and(|at| !is_past(at, age, now));
         if fresh { None } else { self.join(&mut progress, fetcher, interval, now) }
@@ -156,9 +156,9 @@ impl KeySet {
         fetcher: &Arc<dyn FetchKeys>,
         interval: Duration,
         now: SystemTime,
-    ) -> Option<Flight> {
-        if let Some(flight) = &progress.flight {
-            return Some(flight.clone());
+    ) -> Option<PendingFetch> {
+        if let Some(pending) = &progress.pending {
+            return Some(pending.clone());
         }
         if progress.tried.is_some_and(|at| !is_past(at, interval, now)) {
             return None;
@@ -167,19 +167,19 @@ impl KeySet {
         let set = Arc::downgrade(self);
         let fetcher = fetcher.clone();
         let url = self.remote.as_ref()?.url.clone();
-        let flight = async move {
+        let pending = async move {
             let answer = fetcher.fetch(&url, MAX_KEY_SET_BYTES).await;
             if let Some(set) = set.upgrade() {
-                set.land(answer, now);
+                set.finish_fetch(answer, now);
             }
         };
-        let flight = flight.boxed().shared();
-        progress.flight = Some(flight.clone());
-        Some(flight)
+        let pending = pending.boxed().shared();
+        progress.pending = Some(pending.clone());
+        Some(pending)
     }
 
     /// Takes the result of a fetch.
-    fn land(&self, answer: Result<Vec<u8>, FetchError>, asked: SystemTime) {
+    fn finish_fetch(&self, answer: Result<Vec<u8>, FetchError>, asked: SystemTime) {
         let Some(remote) = &self.remote else { return };
         let read = answer.map_err(|error| error.to_string()).and_then(|text| {
             if text.len() > MAX_KEY_SET_BYTES {
@@ -188,7 +188,7 @@ impl KeySet {
             from_jwks(&text, remote.algorithm, Secrets::Ignored).map_err(|why| why.to_string())
         });
         let mut progress = remote.progress.lock();
-        progress.flight = None;
+        progress.pending = None;
         match read {
             Ok(keys) => {
                 progress.fetched = Some(asked);

@@ -120,14 +120,14 @@ impl Wake for Background {
 impl TurnRequest {
     /// Grants the turn. Returns whether a task still waits for it.
     fn grant(&self) -> bool {
-        let granted = self.swap_if(WAITING, GRANTED);
+        let granted = self.transition(WAITING, GRANTED);
         if granted {
             self.waker.wake();
         }
         granted
     }
 
-    fn swap_if(&self, from: u8, to: u8) -> bool {
+    fn transition(&self, from: u8, to: u8) -> bool {
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
@@ -153,10 +153,10 @@ impl Turns {
     /// Asks for a turn, and takes it when it is granted.
     pub(super) fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<Turn> {
         self.request.waker.register(cx.waker());
-        if self.request.swap_if(GRANTED, IDLE) {
+        if self.request.transition(GRANTED, IDLE) {
             return Poll::Ready(Turn(self.queue.clone()));
         }
-        if self.request.swap_if(IDLE, WAITING) {
+        if self.request.transition(IDLE, WAITING) {
             self.queue.add(&self.request);
         }
         Poll::Pending

@@ -115,7 +115,7 @@ impl StreamFormat {
     }
 
     /// Appends a heartbeat; in a bare stream, the given one.
-    pub(super) fn beat(self, bare: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn push_heartbeat(self, bare: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::EventStream | Self::Envelopes => sse::comment(out),
             Self::Ndjson | Self::NdjsonEnvelopes => out.push(b'\n'),

@@ -125,7 +125,7 @@ impl Egress {
 
     /// Gives a subscriber's socket to a shard.
     fn attach(&self, subscriber: NewSubscriber) {
-        tune(&subscriber.tcp, &self.config);
+        set_socket_options(&subscriber.tcp, &self.config);
         self.shards.attach(subscriber);
     }
 
@@ -151,7 +151,7 @@ impl Egress {
 /// Sets a socket's options so that what a slow client has not read stays in the log, where it is
 /// shared, instead of being copied into the kernel, and so that a lost client is noticed. An option
 /// that the kernel does not know does no harm.
-fn tune(tcp: &TcpStream, config: &Config) {
+fn set_socket_options(tcp: &TcpStream, config: &Config) {
     let socket = SockRef::from(tcp);
     let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let _ = socket.set_send_buffer_size(bytes(config.send_buffer));

@@ -196,7 +196,7 @@ impl Reaper {
         if watched.control.ended().is_some() {
             return self.cut_after_end(watched, now);
         }
-        if let Some(reason) = self.verdict(watched, now) {
+        if let Some(reason) = self.end_reason(watched, now) {
             if let Some(setting) = policy::exceeded_setting(reason) {
                 self.metrics.limit_hit(setting);
             }
@@ -217,7 +217,7 @@ impl Reaper {
     }
 
     /// Returns why the subscription must end, if it must.
-    fn verdict(&self, watched: &WatchedStream, now: Instant) -> Option<EndReason> {
+    fn end_reason(&self, watched: &WatchedStream, now: Instant) -> Option<EndReason> {
         if let Some(over) = watched.lease.end(now) {
             return Some(over.into());
         }

@@ -101,9 +101,9 @@ impl Egress {
 
 impl Feed {
     async fn run(mut self, mut producer: ProducerHandle, heartbeat: Duration) -> Result<(), Gone> {
-        let mut beat = interval(heartbeat);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        beat.reset();
+        let mut heartbeats = interval(heartbeat);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeats.reset();
         let mut first = Vec::new();
         sse::retry(&mut first, self.config.reconnect_delay);
         self.send(first).await?;
@@ -117,7 +117,7 @@ impl Feed {
                 if Instant::now() >= rested {
                     self.send_viewers(signals.viewers).await?;
                     rested = Instant::now() + PACE;
-                    beat.reset();
+                    heartbeats.reset();
                     continue;
                 }
                 tokio::select! {
@@ -129,7 +129,7 @@ impl Feed {
             }
             tokio::select! {
                 () = producer.changed() => {}
-                _ = beat.tick() => self.beat().await?,
+                _ = heartbeats.tick() => self.send_heartbeat().await?,
                 () = self.pieces.closed() => return Err(Gone),
                 // The reader has been sent all signals that there are.
                 () = self.input_end() => return Ok(()),
@@ -137,7 +137,7 @@ impl Feed {
         }
     }
 
-    async fn beat(&self) -> Result<(), Gone> {
+    async fn send_heartbeat(&self) -> Result<(), Gone> {
         let mut text = Vec::new();
         sse::comment(&mut text);
         self.send(text).await
@@ -154,7 +154,7 @@ impl Feed {
         self.viewers = Some(viewers);
         let channel = self.channel.as_str();
         let data = json(&ViewersData { channel, viewers });
-        self.say("viewers", &data).await
+        self.send_event("viewers", &data).await
     }
 
     async fn send_end(&self, signals: &Signals) -> Result<(), Gone> {
@@ -172,10 +172,10 @@ impl Feed {
         let channel = self.channel.as_str();
         let reason = end.reason.as_deref();
         let data = json(&StopData { channel, signal: "stop", reason, time: rfc3339(now()) });
-        self.say("stop", &data).await
+        self.send_event("stop", &data).await
     }
 
-    async fn say(&self, event_type: &str, data: &str) -> Result<(), Gone> {
+    async fn send_event(&self, event_type: &str, data: &str) -> Result<(), Gone> {
         let mut text = Vec::new();
         push_event(event_type, data, &mut text);
         self.send(text).await

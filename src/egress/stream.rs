@@ -169,7 +169,7 @@ impl EventStream {
         }
         let silent = piece.bytes.is_empty() && self.state == StreamState::Live;
         if silent && (opening || self.watch.heartbeat_due()) {
-            self.format.beat(self.bare.heartbeat(&self.subscription), &mut piece.bytes);
+            self.format.push_heartbeat(self.bare.heartbeat(&self.subscription), &mut piece.bytes);
         }
         match (piece.bytes.is_empty(), self.state) {
             (true, StreamState::Over) => self.poll_end(cx),

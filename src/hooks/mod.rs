@@ -119,7 +119,7 @@ impl Hooks {
             let same = before.iter().position(|worker| worker.is_for(&hook, secret.as_ref()));
             workers.push(match same {
                 Some(place) => before.swap_remove(place),
-                None => self.employ(hook, secret, &client),
+                None => self.start_worker(hook, secret, &client),
             });
         }
         drop(workers);
@@ -133,7 +133,7 @@ impl Hooks {
         self.hub.hooks_changed();
     }
 
-    fn employ(&self, hook: Hook, secret: Option<HookSecret>, client: &Client) -> Arc<Worker> {
+    fn start_worker(&self, hook: Hook, secret: Option<HookSecret>, client: &Client) -> Arc<Worker> {
         let metrics = self.hub.metrics().clone();
         let shutdown = self.shutdown.clone();
         Worker::start((hook, secret), client.clone(), metrics, shutdown, &self.runtime)

@@ -60,7 +60,7 @@ impl FromStr for SecretSetting {
             return text.parse().map(Self::Elsewhere).map_err(InvalidSecret::Unreadable);
         }
         // A path or URL used as the key itself could be guessed.
-        if looks_like_a_place(text) {
+        if looks_like_path(text) {
             return Err(InvalidSecret::Place);
         }
         text.parse().map(Self::Key)
@@ -86,7 +86,7 @@ impl Serialize for SecretSetting {
 }
 
 /// Returns whether the text begins like a path, a URL, another `scheme:`, or a shell variable.
-fn looks_like_a_place(text: &str) -> bool {
+fn looks_like_path(text: &str) -> bool {
     let scheme = |(scheme, _): (&str, &str)| {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
         scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(inner)

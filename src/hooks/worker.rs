@@ -104,7 +104,7 @@ impl Worker {
 
     /// Queues a message, if the memory limit allows it.
     pub(super) fn take(&self, message: Arc<HookMessage>) {
-        let Some(room) = self.room_for(&message) else {
+        let Some(room) = self.reserve(&message) else {
             return self.metrics.hook_dropped();
         };
         match self.queue.try_send(Job { message, _room: room }) {
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// Takes the memory permit of a message. One that exceeds the whole limit takes all of it.
-    fn room_for(&self, message: &HookMessage) -> Option<OwnedSemaphorePermit> {
+    fn reserve(&self, message: &HookMessage) -> Option<OwnedSemaphorePermit> {
         let units = (message.body.len() / ROOM_UNIT + 1).min(MAX_HOOK_QUEUE_BYTES / ROOM_UNIT);
         self.room.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
     }

@@ -93,7 +93,7 @@ async fn accept(
     // Spread upwards, so that clients that connected together are not cut together.
     let spread = 1.0 + 0.2 * fastrand::f64();
     let deadline = Instant::now() + serving.config.header_timeout.mul_f64(spread);
-    let peer = with_deadline(deadline, serving.proxies.opener(&mut tcp, peer)).await?;
+    let peer = with_deadline(deadline, serving.proxies.read_peer(&mut tcp, peer)).await?;
     let Some(tls) = serving.tls.clone() else {
         let http2 = with_deadline(deadline, is_http2(&tcp)).await?;
         let mut socket = ProgressIo::new(tcp);
@@ -255,7 +255,7 @@ async fn taken_over(handoff: Option<&Handoff>) -> &Handoff {
 fn take_over(handoff: &Handoff, transport: impl Transport) -> ConnectionOutcome {
     match transport.into_plain().map(TcpStream::into_std) {
         Some(Ok(tcp)) => {
-            handoff.hand_on(tcp);
+            handoff.attach(tcp);
             ConnectionOutcome::TakenOver
         }
         // tokio could not release the socket, and has closed it.

@@ -23,11 +23,11 @@ pub fn negotiate<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str>
     if accepted.is_empty() {
         return offers.first().copied();
     }
-    let weighed = offers.iter().map(|offer| (liking(&accepted, offer), *offer));
-    let mut best: Option<(Liking, &str)> = None;
-    for (liking, offer) in weighed.filter(|((weight, _), _)| *weight > 0.0) {
-        if best.is_none_or(|(most, _)| liking > most) {
-            best = Some((liking, offer));
+    let weighed = offers.iter().map(|offer| (preference(&accepted, offer), *offer));
+    let mut best: Option<(Preference, &str)> = None;
+    for (preference, offer) in weighed.filter(|((weight, _), _)| *weight > 0.0) {
+        if best.is_none_or(|(most, _)| preference > most) {
+            best = Some((preference, offer));
         }
     }
     best.map(|(_, offer)| offer)
@@ -54,10 +54,10 @@ impl Accepted {
 }
 
 /// A client's preference for a media type: its weight, then the closeness of its range.
-type Liking = (f32, u8);
+type Preference = (f32, u8);
 
 /// Returns the preference by the range that describes the media type most closely.
-fn liking(accepted: &[Accepted], media_type: &str) -> Liking {
+fn preference(accepted: &[Accepted], media_type: &str) -> Preference {
     let close = |range: &Accepted| Some((range.weight, range.closeness(media_type)?));
     let ranges = accepted.iter().filter_map(close);
     ranges.max_by_key(|(_, closeness)| *closeness).unwrap_or((0.0, 0))

@@ -225,13 +225,13 @@ impl Problem {
 
     /// Adds the events that were published before the error.
     #[must_use]
-    pub fn keeping(self, kept: &Tally) -> Self {
+    pub fn with_kept(self, kept: &Tally) -> Self {
         let Tally { events, first_id, last_id, .. } = kept.clone();
         self.with("events", events).with("first_id", first_id).with("last_id", last_id)
     }
 
     /// Adds the reason why the channel was stopped, or the provider's message, if any.
-    fn giving_reason(self, error: &PublishError) -> Self {
+    fn with_reason(self, error: &PublishError) -> Self {
         match error {
             PublishError::Invalid(InvalidEvent::Foreign(foreign)) if foreign.said.is_some() => {
                 self.with("reason", foreign.said.as_deref())
@@ -368,7 +368,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         let problem = Self::new(ErrorCode::from(&error), error.detail());
         match error {
-            PublishError::Hub(_) => problem.keeping(&Tally::default()).giving_reason(&error),
+            PublishError::Hub(_) => problem.with_kept(&Tally::default()).with_reason(&error),
             _ => problem,
         }
     }
@@ -391,8 +391,8 @@ impl From<Failure> for Problem {
         if let Some(place) = failure.place {
             detail = format!("{place}: {detail}");
         }
-        let problem = Self::new(code, detail).keeping(&failure.kept);
-        let problem = problem.giving_reason(&failure.error);
+        let problem = Self::new(code, detail).with_kept(&failure.kept);
+        let problem = problem.with_reason(&failure.error);
         let problem = match failure.error {
             PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),
             PublishError::Claim(ClaimError::OverQuota(_)) => problem.with("limit", MAX_CHANNELS),

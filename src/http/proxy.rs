@@ -83,7 +83,7 @@ impl Proxies {
     ///
     /// # Errors
     /// The PROXY header is missing or invalid, or the peer is not trusted.
-    pub(super) async fn opener(
+    pub(super) async fn read_peer(
         &self,
         tcp: &mut TcpStream,
         peer: SocketAddr,

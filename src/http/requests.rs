@@ -414,13 +414,15 @@ impl HeadRefusal {
         let response = cors.mark(self.origin, self.problem.into_response()).await;
         let (time, most) = LINGER;
         // A client that does not read the response in time does not need it.
-        let _ = tokio::time::timeout(time, say(transport, response, self.head_only, most)).await;
+        let _ =
+            tokio::time::timeout(time, write_response(transport, response, self.head_only, most))
+                .await;
         self.limit
     }
 }
 
 /// Writes the response, or its head alone, and discards what the client still sends.
-async fn say(
+async fn write_response(
     mut transport: impl Transport,
     response: Response,
     head_only: bool,

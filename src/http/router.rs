@@ -31,11 +31,11 @@ pub struct Route {
 pub struct Router {
     routes: Arc<matchit::Router<Route>>,
     filter: AuthFilter,
-    elsewhere: Option<Arc<Elsewhere>>,
+    other: Option<Arc<OtherListener>>,
 }
 
 /// The paths of another listener.
-struct Elsewhere {
+struct OtherListener {
     paths: matchit::Router<()>,
     /// The listener, and its setting.
     listener: &'static str,
@@ -51,14 +51,14 @@ impl Router {
         for route in routes {
             paths.insert(route.path, route)?;
         }
-        Ok(Self { routes: Arc::new(paths), filter, elsewhere: None })
+        Ok(Self { routes: Arc::new(paths), filter, other: None })
     }
 
     /// Adds the paths of another listener, which is named to a client that asks for one here.
     ///
     /// # Errors
     /// Two paths collide.
-    pub fn beside(
+    pub fn with_other_listener(
         self,
         listener: &'static str,
         others: &[Route],
@@ -67,7 +67,7 @@ impl Router {
         for route in others {
             paths.insert(route.path, ())?;
         }
-        Ok(Self { elsewhere: Some(Arc::new(Elsewhere { paths, listener })), ..self })
+        Ok(Self { other: Some(Arc::new(OtherListener { paths, listener })), ..self })
     }
 
     /// Returns the router as an application.
@@ -82,10 +82,10 @@ impl Router {
         let found = self.routes.at(request.uri().path()).ok();
         let is_health = found.as_ref().is_some_and(|found| found.value.is_health());
         if !is_health && let Some(problem) = self.filter.misdirected(&request) {
-            return at_once(problem.into_response());
+            return respond(problem.into_response());
         }
         let Some(found) = found else {
-            return at_once(self.not_here(request.uri().path()).into_response());
+            return respond(self.not_found(request.uri().path()).into_response());
         };
         let route = found.value;
         match route.endpoint(request.method()) {
@@ -95,16 +95,16 @@ impl Router {
                 let name = channel_name(rest);
                 self.enter(endpoint, request, name)
             }
-            None if request.method() == Method::OPTIONS => at_once(options(route)),
-            None => at_once(Problem::method_not_allowed(&route.allow()).into_response()),
+            None if request.method() == Method::OPTIONS => respond(options(route)),
+            None => respond(Problem::method_not_allowed(&route.allow()).into_response()),
         }
     }
 
-    fn not_here(&self, path: &str) -> Problem {
-        let elsewhere = self.elsewhere.as_ref();
-        let detail = match elsewhere.filter(|elsewhere| elsewhere.paths.at(path).is_ok()) {
-            Some(elsewhere) => {
-                format!("this path is on {}, and not on this one", elsewhere.listener)
+    fn not_found(&self, path: &str) -> Problem {
+        let other = self.other.as_ref();
+        let detail = match other.filter(|other| other.paths.at(path).is_ok()) {
+            Some(other) => {
+                format!("this path is on {}, and not on this one", other.listener)
             }
             None => "no such path: see /openapi.yaml for the paths".to_owned(),
         };
@@ -150,9 +150,9 @@ impl Router {
         match self.filter.admit(request, token) {
             Admission::Granted(request, caller) => match authorize(caller) {
                 Ok(access) => call(handler, request, access),
-                Err(problem) => at_once(problem.into_response()),
+                Err(problem) => respond(problem.into_response()),
             },
-            Admission::Denied(problem) => at_once(problem.into_response()),
+            Admission::Denied(problem) => respond(problem.into_response()),
             Admission::Unauthenticated(unauthenticated) => {
                 let filter = self.filter.clone();
                 let handler = handler.clone();
@@ -191,7 +191,7 @@ impl Route {
 fn call<A>(handler: &Handler<A>, request: Request, access: A) -> ResponseFuture {
     match unreadable(&request) {
         None => handler(request, access),
-        Some(problem) => at_once(problem.into_response()),
+        Some(problem) => respond(problem.into_response()),
     }
 }
 
@@ -223,7 +223,7 @@ fn unreadable(request: &Request) -> Option<Problem> {
     })
 }
 
-fn at_once(response: Response) -> ResponseFuture {
+fn respond(response: Response) -> ResponseFuture {
     Box::pin(ready(response))
 }
 

@@ -68,7 +68,7 @@ impl Handoff {
     }
 
     /// Gives the socket to a shard, with the response that was left here.
-    pub(super) fn hand_on(&self, tcp: TcpStream) {
+    pub(super) fn attach(&self, tcp: TcpStream) {
         let Some(response) = self.response.lock().take() else { return };
         let head = head(&response, self.closes.load(Ordering::Relaxed));
         if let Body::Open(open) = response.into_body() {

@@ -404,7 +404,7 @@ fn apps(cors: &Cors, parts: Parts<'_>, auth_filter: &AuthFilter) -> Result<(App,
     let (public, admin) = routes(parts);
     let app = |routes: &[Route], listener, others: &[Route]| {
         let router = Router::new(routes.to_vec(), auth_filter.clone());
-        let router = router.and_then(|router| router.beside(listener, others));
+        let router = router.and_then(|router| router.with_other_listener(listener, others));
         router.map(Router::into_app).map_err(|error| StartError::Routes(error.to_string()))
     };
     let outside = app(&public, "the admin listener (`server.admin_listen`)", &admin)?;

@@ -59,7 +59,7 @@ impl Reactor {
             heard: 0,
             leaves: false,
         };
-        subscriber.say(own, false);
+        subscriber.queue_bytes(own, false);
         entry.insert(subscriber);
         self.join(key, presence, window(coalesce));
         if let Some(over) = self.over(key) {

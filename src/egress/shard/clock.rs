@@ -14,7 +14,7 @@ pub(super) fn since(now: u32, then: u32) -> u64 {
 }
 
 /// Returns whether a moment of a shard's clock has been reached.
-pub(super) fn has_come(now: u32, moment: u32) -> bool {
+pub(super) fn is_past(now: u32, moment: u32) -> bool {
     now.wrapping_sub(moment) <= u32::MAX / 2
 }
 

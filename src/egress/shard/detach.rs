@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::attach::ends;
-use super::clock::has_come;
+use super::clock::is_past;
 use super::reactor::Reactor;
 use super::subscriber::Subscriber;
 use crate::egress::StreamFormat;
@@ -58,7 +58,7 @@ impl Reactor {
     }
 
     pub(super) fn end_expired(&mut self, now: u32) {
-        let over = |subscriber: &Subscriber| subscriber.ends != 0 && has_come(now, subscriber.ends);
+        let over = |subscriber: &Subscriber| subscriber.ends != 0 && is_past(now, subscriber.ends);
         let keys: Vec<usize> = self
             .subscribers
             .iter()
@@ -100,7 +100,7 @@ impl Reactor {
             sse::chunk(&mut bytes, &text);
         }
         bytes.extend_from_slice(sse::LAST_CHUNK);
-        subscriber.say(bytes, true);
+        subscriber.queue_bytes(bytes, true);
         let _ = subscriber.write_own(now);
         self.detach(key, reason);
     }

@@ -77,7 +77,7 @@ impl Inbox {
         empty
     }
 
-    pub(super) fn awoke(&self) {
+    pub(super) fn note_awake(&self) {
         self.awake.store(true, Ordering::SeqCst);
     }
 

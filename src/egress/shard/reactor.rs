@@ -125,7 +125,7 @@ impl Thread {
         let mut events = Events::with_capacity(EVENTS);
         let mut timeout = Duration::ZERO;
         while let Ok(()) = self.wait(&mut events, timeout) {
-            match self.reactor.lock().work(&events) {
+            match self.reactor.lock().handle_events(&events) {
                 Some(next) => timeout = next,
                 None => break,
             }
@@ -135,7 +135,7 @@ impl Thread {
 
     fn wait(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
         let waited = self.poll.poll(events, Some(timeout));
-        self.inbox.awoke();
+        self.inbox.note_awake();
         match waited {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 tracing::error!(%error, "a shard cannot wait for its sockets");
@@ -148,7 +148,7 @@ impl Thread {
 
 impl Reactor {
     /// Does one round of work. Returns the time to wait for more; nothing if the shard stops.
-    fn work(&mut self, events: &Events) -> Option<Duration> {
+    fn handle_events(&mut self, events: &Events) -> Option<Duration> {
         self.read_inbox();
         for event in events.iter().filter(|event| event.token() != INBOX) {
             self.on_socket(event);
@@ -156,7 +156,7 @@ impl Reactor {
         self.end_rests();
         self.sweep_next();
         self.catch_up();
-        self.keep_time();
+        self.run_timers();
         (!self.stopping).then(|| self.timeout())
     }
 
@@ -199,7 +199,7 @@ impl Reactor {
         }
     }
 
-    fn keep_time(&mut self) {
+    fn run_timers(&mut self) {
         let elapsed = millis(self.began.elapsed());
         let now = self.now();
         let mut due = Vec::new();

@@ -44,8 +44,8 @@ impl Reactor {
         if event.is_error() || event.is_write_closed() {
             return self.detach(key, EndReason::ClientGone);
         }
-        if (event.is_readable() && self.hung_up(key)) || event.is_read_closed() {
-            self.let_leave(key);
+        if (event.is_readable() && self.is_disconnected(key)) || event.is_read_closed() {
+            self.release(key);
         }
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         match event.is_writable() && (subscriber.is_blocked() || subscriber.own.is_some()) {
@@ -57,7 +57,7 @@ impl Reactor {
 
     /// Reads and discards what a subscriber's client sends. Returns whether the client has hung up,
     /// or has sent more than allowed: reading it takes time from all others on the shard.
-    fn hung_up(&mut self, key: usize) -> bool {
+    fn is_disconnected(&mut self, key: usize) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return false };
         for first in iter::once(true).chain(iter::repeat(false)) {
             match subscriber.tcp.read(&mut self.scratch[..]) {
@@ -84,7 +84,7 @@ impl Reactor {
 
     /// Marks a subscriber whose client has closed its side. A client that still reads gets the rest
     /// of the log; if it has left, the next write fails.
-    fn let_leave(&mut self, key: usize) {
+    fn release(&mut self, key: usize) {
         let Some(subscriber) =
             self.subscribers.get_mut(key).filter(|subscriber| !subscriber.leaves)
         else {
@@ -133,7 +133,7 @@ impl Reactor {
             }
             Moved::CaughtUp | Moved::Blocked => {}
             Moved::More => self.queue_for_catch_up(key),
-            Moved::Overtaken(Missing { to, reason }) => self.jump(key, to, reason),
+            Moved::Overtaken(Missing { to, reason }) => self.skip_to(key, to, reason),
             Moved::Lagging => self.skip(key),
             Moved::Ended(reason) => self.detach(key, reason),
         }

@@ -18,11 +18,11 @@ impl Reactor {
             return;
         };
         let tail = self.hub.tail_of(&local.channel);
-        self.jump(key, tail, GapReason::Lagged);
+        self.skip_to(key, tail, GapReason::Lagged);
     }
 
     /// Moves a subscriber forward, after a gap event.
-    pub(super) fn jump(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
+    pub(super) fn skip_to(&mut self, key: usize, to: TrimPoint, reason: GapReason) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         let Some(local) = self.channels.get(subscriber.channel as usize) else { return };
         let channel = &local.channel;
@@ -62,7 +62,7 @@ impl Reactor {
                 .metrics()
                 .delivered(merged.events.count() as u64, merged.events.bytes().len() as u64);
         }
-        subscriber.say(bytes, false);
+        subscriber.queue_bytes(bytes, false);
     }
 
     pub(super) fn push_gap(&self, gap: &Gap, text: &mut Vec<u8>) {
@@ -87,7 +87,7 @@ impl Reactor {
         let mut bytes = Vec::new();
         sse::comment(&mut text);
         sse::chunk(&mut bytes, &text);
-        subscriber.say(bytes, false);
+        subscriber.queue_bytes(bytes, false);
         self.advance_one(key);
     }
 

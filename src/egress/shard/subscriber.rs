@@ -133,7 +133,7 @@ impl Subscriber {
     }
 
     /// Queues bytes of its own; `last` if nothing follows them.
-    pub(super) fn say(&mut self, bytes: impl Into<Bytes>, last: bool) {
+    pub(super) fn queue_bytes(&mut self, bytes: impl Into<Bytes>, last: bool) {
         let bytes = bytes.into();
         let bytes = match self.own.take() {
             Some(own) => Bytes::from([own.bytes, bytes].concat()),

@@ -165,9 +165,9 @@ fn part_written(
     // The last chunk of the body comes after the last event, and belongs to no event.
     let begun = (whole + usize::from(edge(whole) < count)).min(piece.batch.events.count());
     if piece.last && begun == piece.batch.events.count() {
-        subscriber.say(piece.bytes.slice(count..), true);
+        subscriber.queue_bytes(piece.bytes.slice(count..), true);
     } else if edge(begun) > count {
-        subscriber.say(piece.bytes.slice(count..edge(begun)), false);
+        subscriber.queue_bytes(piece.bytes.slice(count..edge(begun)), false);
     }
     subscriber.at.advance(piece.batch.byte_after(begun));
     subscriber.lags = true;

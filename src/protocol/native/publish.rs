@@ -181,7 +181,7 @@ async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> P
         let piece = tokio::select! {
             piece = reader.next() => piece,
             error = publish.refused() => {
-                return Err(Problem::from(error).keeping(publish.kept()));
+                return Err(Problem::from(error).with_kept(publish.kept()));
             }
         };
         match piece {
@@ -211,7 +211,7 @@ async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> P
         }
     };
     let kept = publish.break_off(problem.detail()).await;
-    Err(problem.keeping(&kept))
+    Err(problem.with_kept(&kept))
 }
 
 fn begin_many(
@@ -238,7 +238,7 @@ async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> 
                 reader.pay(publish.kept().events, piece.len());
                 fed?;
                 let held = reader.hold(publish.held());
-                held.map_err(|problem| problem.keeping(publish.kept()))?;
+                held.map_err(|problem| problem.with_kept(publish.kept()))?;
             }
             BodyRead::End => {
                 let receipt = publish.finish().await?;
@@ -246,7 +246,7 @@ async fn publish_to_many(mut publish: MultiPublish, reader: &mut BodyReader) -> 
                 let replayed = before > 0 && receipt.events == before;
                 return if replayed { replay(&receipt) } else { json(&receipt) };
             }
-            BodyRead::BrokenOff(problem) => return Err(problem.keeping(publish.kept())),
+            BodyRead::BrokenOff(problem) => return Err(problem.with_kept(publish.kept())),
             BodyRead::Stopping => return Err(stopping(publish.kept())),
         }
     }
@@ -342,7 +342,7 @@ fn refuse_when_draining(native: &Native) -> Result<(), Problem> {
 fn stopping(kept: &Tally) -> Problem {
     let detail =
         "the hub is going down: publish the rest to another, or to this one when it is back";
-    Problem::new(ErrorCode::Draining, detail).keeping(kept)
+    Problem::new(ErrorCode::Draining, detail).with_kept(kept)
 }
 
 fn replay<R: Serialize>(known: &R) -> Result<Response, Problem> {
