@@ -56,7 +56,8 @@ impl ChannelInner {
 
     /// Returns whether the events are folded as they are committed.
     pub(super) fn is_followed(&self) -> bool {
-        self.life.had_producer() || self.hooked || self.generation.is_some()
+        let is_new = || self.life.had_producer() || self.hooked;
+        self.generation.as_ref().map_or_else(is_new, |generation| generation.reads())
     }
 
     /// Feeds the events of a batch that was just committed to the generation, if there is one or

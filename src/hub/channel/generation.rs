@@ -194,6 +194,11 @@ impl Generation {
         self.recogniser.format()
     }
 
+    /// Returns whether events matter to it: their format is known, or may still be detected.
+    pub(super) fn reads(&self) -> bool {
+        self.format().is_some() || !self.recogniser.is_settled()
+    }
+
     /// Returns the bytes of memory that the generation holds.
     pub(super) fn weight(&self) -> usize {
         let fold = self.fold.as_ref().map_or(0, Fold::weight);
