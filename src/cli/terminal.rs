@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::process::{Command, Stdio};
+
+use terminal_size::{Height, Width};
 
 use super::ansi;
 
@@ -31,19 +32,11 @@ impl Paint {
     }
 }
 
-/// Returns the columns and rows of the controlling terminal, or 80 by 24 if they are unknown.
-///
-/// The kernel's answer needs an `ioctl`, which std does not offer; `stty` does, on every Unix.
+/// Returns the columns and rows of the terminal, or 80 by 24 if they are unknown.
 pub(super) fn size() -> (usize, usize) {
-    const UNKNOWN: (usize, usize) = (80, 24);
-    let Ok(tty) = std::fs::File::open("/dev/tty") else {
-        return UNKNOWN;
-    };
-    let mut stty = Command::new("stty");
-    stty.arg("size").stdin(tty).stderr(Stdio::null());
-    match stty.output() {
-        Ok(answer) => parse_size(&String::from_utf8_lossy(&answer.stdout)).unwrap_or(UNKNOWN),
-        Err(_) => UNKNOWN,
+    match terminal_size::terminal_size() {
+        Some((Width(columns @ 1..), Height(rows @ 1..))) => (columns.into(), rows.into()),
+        _ => (80, 24),
     }
 }
 
@@ -115,14 +108,6 @@ fn colours_are_welcome() -> bool {
         && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// Parses the output of `stty`: rows, then columns; a terminal without a size has zero.
-fn parse_size(text: &str) -> Option<(usize, usize)> {
-    let mut numbers = text.split_whitespace().map(str::parse::<usize>);
-    let rows = numbers.next()?.ok()?;
-    let columns = numbers.next()?.ok()?;
-    (rows > 0 && columns > 0).then_some((columns, rows))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,14 +115,6 @@ mod tests {
     impl Paint {
         pub(in crate::cli) const OFF: Self = Self(false);
         const ON: Self = Self(true);
-    }
-
-    #[test]
-    fn the_answer_of_stty_is_understood() {
-        assert_eq!(parse_size("24 80\n"), Some((80, 24)));
-        assert_eq!(parse_size("0 0\n"), None);
-        assert_eq!(parse_size(""), None);
-        assert_eq!(parse_size("stty: not a tty"), None);
     }
 
     #[test]
