@@ -6,12 +6,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use fanfare::channel::ChannelName;
-use fanfare::egress;
-use fanfare::event::NewEvent;
-use fanfare::hub::{Bounds, Config, Hub, OnLag, Opened, Selection, Subscription};
-use fanfare::position::StartFrom;
-use fanfare::telemetry::Metrics;
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::egress;
+use fanfare::internals::event::NewEvent;
+use fanfare::internals::hub::{Bounds, Config, Hub, OnLag, Opened, Selection, Subscription};
+use fanfare::internals::position::StartFrom;
+use fanfare::internals::telemetry::Metrics;
 
 /// Large enough that the registry and the logs exceed every cache.
 const CHANNELS: usize = 10_000;

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use fanfare::sse::{Text, encode};
+use fanfare_sse::{Text, encode};
 
 /// A typical id of a hub that has run for a while.
 const ID: &str = "k7q2xm-1234567";

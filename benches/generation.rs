@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use fanfare::generation::{Fold, Format, Merge};
+use fanfare::internals::generation::{Fold, Format, Merge};
 
 const EVENTS: usize = 1000;
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use fanfare::channel::ChannelName;
-use fanfare::hub::{self, Hub};
-use fanfare::ingest::{self, Begun, BodyKind, Ingest, PublishOptions};
-use fanfare::sse::Parser;
-use fanfare::telemetry::Metrics;
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::hub::{self, Hub};
+use fanfare::internals::ingest::{self, Begun, BodyKind, Ingest, PublishOptions};
+use fanfare::internals::telemetry::Metrics;
+use fanfare_sse::Parser;
 use futures_util::FutureExt;
 
 /// Events of one body: a long answer.

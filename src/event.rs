@@ -88,6 +88,18 @@ pub struct NewEvent {
     pub data: Payload,
 }
 
+impl From<&str> for NewEvent {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<String> for NewEvent {
+    fn from(text: String) -> Self {
+        Self { event_type: None, data: text.into() }
+    }
+}
+
 /// The data of an event: UTF-8, checked when it is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload(Bytes);

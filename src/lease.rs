@@ -38,6 +38,7 @@ words! {
 impl AccessLease {
     /// Creates a lease that ends at `expires`, or, without it, only when it is revoked.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn until(expires: Option<Instant>) -> Self {
         Self::holding(expires, None)
     }

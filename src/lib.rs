@@ -1,6 +1,33 @@
 //! Fanfare: an SSE hub. Producers publish events into named channels over HTTP; the hub delivers
 //! each channel to any number of viewers, live and from where they left off.
 //!
+//! A program can run a hub as a part of itself: a [`Server`] with a [`Config`]. Its [`Hub`]
+//! publishes and subscribes without HTTP. For other programs there is the crate `fanfare-client`.
+//!
+//! ```
+//! use fanfare::{Config, Server};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::from_toml(
+//!     r#"
+//!     server.listen = "127.0.0.1:0"
+//!     server.admin_listen = "127.0.0.1:0"
+//!     drain.window = "1s"
+//!     "#,
+//! )?;
+//! let server = Server::bind(config).await?;
+//! println!("listening on {}", server.addr());
+//!
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! let running = tokio::spawn(server.run(async { drop(stopped.await) }));
+//! // The program does what it does, and ends the hub with itself.
+//! drop(stop);
+//! running.await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Layout
 //!
 //! A module imports from lower floors only. Modules of one floor do not import each other, except
@@ -11,41 +38,64 @@
 //! |---|---|
 //! | 0 types | words, limits, clock, position, channel, event |
 //! | 0 utilities | shutdown, lease, telemetry, value |
-//! | 1 formats | [`sse`]: the grammar; [`generation`]: events of models; [`outbound`]: HTTP calls |
-//! | 2 services | [`store`]: logs; [`auth`]: permissions; [`quota`]: rates and shares |
-//! | 3 core | [`hub`]: channels and subscriptions |
-//! | 4 data paths | [`ingest`]: publishing; [`egress`]: delivery; [`hooks`]: outgoing calls |
-//! | 5 transport | [`http`]: connections, routes, problems |
-//! | 6 API | [`protocol`], [`admin`] |
-//! | 7 process | [`config`], [`server`], [`cli`] |
+//! | 1 formats | `sse`: the grammar; `generation`: events of models; `outbound`: HTTP calls |
+//! | 2 services | `store`: logs; `auth`: permissions; `quota`: rates and shares |
+//! | 3 core | `hub`: channels and subscriptions |
+//! | 4 data paths | `ingest`: publishing; `egress`: delivery; `hooks`: outgoing calls |
+//! | 5 transport | `http`: connections, routes, problems |
+//! | 6 API | `protocol`, `admin` |
+//! | 7 process | `config`, `embed`, `server`, `cli` |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+// A module also re-exports what only tests name.
+#![cfg_attr(not(feature = "internals"), allow(unused_imports))]
 
-/// The grammar of event streams, a crate of its own.
-pub use fanfare_sse as sse;
-
-pub mod admin;
-pub mod auth;
-pub mod channel;
+mod admin;
+mod auth;
+mod channel;
+#[doc(hidden)]
 pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod egress;
-pub mod event;
-pub mod generation;
-pub mod hooks;
-pub mod http;
-pub mod hub;
-pub mod ingest;
-pub mod lease;
-pub mod limits;
-pub mod outbound;
-pub mod position;
-pub mod protocol;
-pub mod quota;
-pub mod server;
-pub mod shutdown;
-pub mod store;
-pub mod telemetry;
-pub mod value;
+mod clock;
+mod config;
+mod egress;
+mod embed;
+mod event;
+mod generation;
+mod hooks;
+mod http;
+mod hub;
+mod ingest;
+mod lease;
+mod limits;
+mod outbound;
+mod position;
+mod protocol;
+mod quota;
+mod server;
+mod shutdown;
+mod store;
+mod telemetry;
+mod value;
 mod words;
+
+pub use channel::{ChannelName, InvalidChannelName};
+pub use config::Config;
+pub use embed::{Event, Hub, PublishError, SubscribeError, Subscription};
+pub use event::{ChannelState, EventType, InvalidEventType, NewEvent, Payload};
+pub use position::StartFrom;
+pub use server::{Reloader, Server, StartError};
+
+use fanfare_sse as sse;
+
+/// The modules, for the tests and benchmarks of this repository. Nothing here is stable.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    macro_rules! open {
+        ($($module:ident)*) => { $(pub mod $module { pub use crate::$module::*; })* };
+    }
+    open! {
+        auth channel clock config egress event generation http
+        hub ingest lease position quota shutdown store telemetry
+    }
+}

@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use fanfare::cli::{Cli, run};
-use fanfare::config::Inherited;
+use fanfare::cli::{Cli, Inherited, run};
 
 /// jemalloc returns free memory to the system within some ten seconds, by a background thread, so
 /// that an idle hub does so, too. The C library's allocator keeps free memory between live blocks.

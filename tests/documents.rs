@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fanfare::config::{Config, DEFAULT};
+use fanfare::internals::config::{Config, DEFAULT};
 
 const SETTINGS: &str = include_str!("../docs/configuration.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");

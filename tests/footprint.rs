@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::channel::ChannelName;
-use fanfare::event::NewEvent;
-use fanfare::hub::{Config, Hub};
-use fanfare::telemetry::{self, Metrics};
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::event::NewEvent;
+use fanfare::internals::hub::{Config, Hub};
+use fanfare::internals::telemetry::{self, Metrics};
 
 const CHANNELS: usize = 100_000;
 const EVENTS: usize = 20;

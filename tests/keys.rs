@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanfare::hub::{self, Hub};
-use fanfare::ingest::{Begun, BodyKind, Config, Ingest, PublishOptions};
-use fanfare::telemetry::Metrics;
+use fanfare::internals::hub::{self, Hub};
+use fanfare::internals::ingest::{Begun, BodyKind, Config, Ingest, PublishOptions};
+use fanfare::internals::telemetry::Metrics;
 
 const KEYS: usize = 100_000;
 

@@ -27,7 +27,7 @@ const FLOORS: &[&[&str]] = &[
     &["ingest", "egress", "hooks"],
     &["http"],
     &["protocol", "admin"],
-    &["config", "server", "cli", "main"],
+    &["config", "embed", "server", "cli", "main"],
 ];
 
 /// The modules of [`FLOORS`] that are crates of their own, in `crates/`.

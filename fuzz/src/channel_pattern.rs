@@ -4,8 +4,8 @@
 //! The input: lines. The first two are patterns; the rest are names, in which a `?` is replaced by
 //! a name that the first pattern selects.
 
-use fanfare::auth::{Grants, Operation};
-use fanfare::channel::{ChannelName, ChannelPattern};
+use fanfare::internals::auth::{Grants, Operation};
+use fanfare::internals::channel::{ChannelName, ChannelPattern};
 
 /// Checks one input.
 ///

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use bytesize::ByteSize;
-use fanfare::config::{Config, load};
+use fanfare::internals::config::{Config, load};
 
 /// Lines whose secret must not be printed, in any section.
 const KEPT: [&str; 2] = ["secret = \"hunter2\"", "secret = hunter2"];

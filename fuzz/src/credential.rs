@@ -15,7 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanfare::auth::{ApiKeyHash, AuthError, Authenticator, Config, Credential, Grants, Principal};
+use fanfare::internals::auth::{
+    ApiKeyHash, AuthError, Authenticator, Config, Credential, Grants, Principal,
+};
 use serde_json::{Map, Value, json};
 
 /// The time of all checks.

@@ -4,7 +4,7 @@
 //! The input: a byte that selects the cuts of the stream and the size limit of an event, and the
 //! stream.
 
-use fanfare::sse::{Frames, ParseError, ParsedEvent, Parser, Text, encode};
+use fanfare_sse::{Frames, ParseError, ParsedEvent, Parser, Text, encode};
 
 /// A size limit above any event that an input can have.
 const AMPLE: usize = 1 << 20;

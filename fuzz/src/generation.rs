@@ -5,7 +5,7 @@
 //! event), a byte that selects the neighbours to merge, and events, one per line. A line that
 //! begins with `!` has an event type up to the first space.
 
-use fanfare::generation::{Fold, Format, Mark, Merge, PartKind, Recogniser};
+use fanfare::internals::generation::{Fold, Format, Mark, Merge, PartKind, Recogniser};
 
 /// An event's type and data.
 type Event<'a> = (Option<&'a str>, String);

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use fanfare::config::Config;
-use fanfare::server::Server;
+use fanfare::Config;
+use fanfare::Server;
 use socket2::SockRef;
 
 /// The time limit of an answer, unless the request asks to wait.

@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use fanfare::channel::{ChannelName, ChannelPattern};
-use fanfare::event::NewEvent;
-use fanfare::hub::{self, Hub};
-use fanfare::position::{Position, StartFrom};
-use fanfare::telemetry::Metrics;
+use fanfare::internals::channel::{ChannelName, ChannelPattern};
+use fanfare::internals::event::NewEvent;
+use fanfare::internals::hub::{self, Hub};
+use fanfare::internals::position::{Position, StartFrom};
+use fanfare::internals::telemetry::Metrics;
 
 use crate::log::{self, Seen};
 

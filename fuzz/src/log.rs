@@ -1,9 +1,9 @@
 //! The content of a channel's log, read by a subscription.
 
-use fanfare::channel::{ChannelName, ChannelPattern};
-use fanfare::hub::{Bounds, Hub, Next, OnLag, Opened, Selection, Step};
-use fanfare::position::StartFrom;
-use fanfare::sse::Frames;
+use fanfare::internals::channel::{ChannelName, ChannelPattern};
+use fanfare::internals::hub::{Bounds, Hub, Next, OnLag, Opened, Selection, Step};
+use fanfare::internals::position::StartFrom;
+use fanfare_sse::Frames;
 
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

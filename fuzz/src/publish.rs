@@ -9,14 +9,14 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use fanfare::channel::ChannelName;
-use fanfare::hub::{self, Hub};
-use fanfare::ingest::{
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::hub::{self, Hub};
+use fanfare::internals::ingest::{
     self, Begun, BodyKind, ErrorPlace, Failure, Ingest, InvalidEvent, PublishOptions, Sender,
 };
-use fanfare::ingest::{PublishError, Tally};
-use fanfare::position::StartFrom;
-use fanfare::telemetry::Metrics;
+use fanfare::internals::ingest::{PublishError, Tally};
+use fanfare::internals::position::StartFrom;
+use fanfare::internals::telemetry::Metrics;
 
 use crate::log::{self, Logged};
 

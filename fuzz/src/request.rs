@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use fanfare::http::ErrorCode;
+use fanfare::internals::http::ErrorCode;
 use serde_json::Value;
 
 use crate::hub::{self, Look, PATIENT};

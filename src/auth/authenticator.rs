@@ -109,6 +109,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The credential is refused.
+    #[cfg(any(test, feature = "internals"))]
     pub fn authenticate(
         &self,
         credential: Credential<'_>,

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{InheritError, Inherited};
+pub use crate::config::{InheritError, Inherited};
 
 /// The command line of `fanfare`.
 #[derive(Debug, Parser)]

@@ -70,14 +70,9 @@ impl Merge {
 
     /// Returns the number of bytes that [`finish`](Self::finish) would return.
     #[must_use]
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.last.len() - self.outline.delta().len() + self.joined.len()
-    }
-
-    /// Returns whether the merged event's data is empty, as that of an empty piece of text is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Returns the text of an event that is equal before and after its delta, and has no quotes,

@@ -18,8 +18,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-pub use config::{Config, Hook, HookUrl, InvalidHook, InvalidHookUrl};
-pub use secret::{HookSecret, InvalidSecret, SecretSetting};
+pub use config::{Config, Hook};
+pub use secret::{HookSecret, InvalidSecret};
 
 use message::HookMessage;
 use worker::Worker;

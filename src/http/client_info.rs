@@ -15,6 +15,8 @@ pub struct ClientInfo {
     /// proxy forwarded. The port is zero if the proxy did not send it.
     pub peer: SocketAddr,
     /// The client speaks TLS: with the hub, or with a trusted proxy that said so.
+    #[cfg_attr(not(any(test, feature = "internals")), expect(dead_code))]
+    // read by tests alone
     pub secure: bool,
     /// The link of the connection; in HTTP/2, of the request's stream.
     pub link: Arc<Link>,

@@ -78,14 +78,6 @@ impl Listener {
         Self { outlived: true, ..self }
     }
 
-    /// Returns the address that was bound.
-    ///
-    /// # Errors
-    /// The socket has none.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-
     /// Accepts until the hub stops; from a socket that outlives it, until the drain begins.
     pub async fn run(mut self) {
         let shutdown = self.serving.shutdown.clone();

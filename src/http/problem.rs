@@ -124,6 +124,7 @@ impl ErrorCode {
 
     /// Returns whether the same request may succeed later.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_retryable(self) -> bool {
         self.row().1
     }

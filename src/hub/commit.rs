@@ -92,6 +92,7 @@ impl CommitAck {
 
     /// Returns whether it is still to be waited for.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_pending(&self) -> bool {
         !self.0.is_empty()
     }

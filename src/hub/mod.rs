@@ -72,7 +72,7 @@ use crate::clock::Clock;
 use crate::event::NewEvent;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
-use crate::store::disk::{self, Disk, Durability, TrimPoint};
+use crate::store::disk::{self, Disk, TrimPoint};
 use crate::telemetry::Metrics;
 
 /// A cheap handle to the running engine.
@@ -149,12 +149,6 @@ impl Hub {
         self.0.registry.store().is_some()
     }
 
-    /// Returns whether events of this channel outlive the process.
-    #[must_use]
-    pub fn is_durable(&self, name: &ChannelName) -> bool {
-        self.0.registry.durability(name) != Durability::Memory
-    }
-
     /// Returns the clock of the hub.
     #[must_use]
     pub fn clock(&self) -> &Clock {
@@ -209,6 +203,7 @@ impl Hub {
 
     /// Returns the position after all events published so far.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn tail(&self) -> Position {
         self.position(Offset(self.0.shared.sequencer.watermark().0 - 1))
     }

@@ -88,12 +88,6 @@ impl Subscription {
         &self.control
     }
 
-    /// Returns the limits of the lag.
-    #[must_use]
-    pub fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
     /// Returns the position after which the subscription began.
     #[must_use]
     pub fn start(&self) -> &Position {

@@ -30,7 +30,8 @@ pub use share::{NoRoom, Share};
 use context::IngestContext;
 
 use crate::channel::ChannelName;
-use crate::hub::Hub;
+use crate::event::NewEvent;
+use crate::hub::{Close, Hub, SubmitError};
 use crate::quota::Budget;
 use crate::store::disk;
 use crate::telemetry::Metrics;
@@ -95,6 +96,21 @@ impl Ingest {
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<MultiPublish, MultiReceipt>, PublishError> {
         MultiPublish::begin(self.0.admit()?, sender, key)
+    }
+
+    /// Publishes the events of a program that runs the hub as a part of itself, and closes the
+    /// channel if asked to. Returns when they are as durable as the channel requires.
+    ///
+    /// # Errors
+    /// The channel has ended, there are too many channels, or the store takes no writes.
+    pub async fn append(
+        &self,
+        channel: &ChannelName,
+        events: &[NewEvent],
+        close: Option<&Close>,
+    ) -> Result<(), SubmitError> {
+        let mut appended = self.0.hub.append(channel, events, close)?;
+        Ok(appended.ack.wait().await?)
     }
 
     /// Returns the number of publish requests that run.

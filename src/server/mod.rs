@@ -22,6 +22,7 @@ use crate::admin::Admin;
 use crate::auth::{Exposed, InvalidAuth};
 use crate::config::{Config, InheritError, Inherited, variable};
 use crate::egress::Egress;
+use crate::embed;
 use crate::hooks::{HookError, Hooks, Ready};
 use crate::http::{
     App, AuthFilter, ConnectionLimit, Cors, Listener, Proxies, Route, Router, Serving, Tls,
@@ -310,6 +311,12 @@ impl Server {
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
+    }
+
+    /// Returns the channels, for the program that runs the server.
+    #[must_use]
+    pub fn hub(&self) -> embed::Hub {
+        embed::Hub::new(self.hub.clone(), self.ingest.clone())
     }
 
     /// Returns a handle that applies changed settings while the hub runs.

@@ -1,9 +1,9 @@
 //! The oracle: a plain list of everything that was ever published, in the hub's order, and the part
 //! of it that is still retained by the settings.
 
-use fanfare::channel::ChannelName;
-use fanfare::event::{ChannelState, END};
-use fanfare::hub::{End, Hub};
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::event::{ChannelState, END};
+use fanfare::internals::hub::{End, Hub};
 
 use super::viewer::Unreported;
 

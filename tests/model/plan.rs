@@ -1,7 +1,7 @@
 //! The operations of the model, and their proptest strategies.
 
-use fanfare::event::ChannelState;
-use fanfare::hub::OnLag;
+use fanfare::internals::event::ChannelState;
+use fanfare::internals::hub::OnLag;
 use proptest::prelude::*;
 
 use super::oracle::Text;

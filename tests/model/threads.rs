@@ -12,16 +12,16 @@ use std::thread;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::channel::ChannelName;
-use fanfare::event::{ChannelState, NewEvent};
-use fanfare::hub::{
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::event::{ChannelState, NewEvent};
+use fanfare::internals::hub::{
     Bounds, Channel, ChannelListener, ChannelOptions, Close, Config, Hub, Next, OnLag, Opened,
     Rule, Selection, Step, Subscription,
 };
-use fanfare::position::{Offset, StartFrom};
-use fanfare::sse::Frames;
-use fanfare::store::disk::{self, Disk, Durability, OpenOptions};
-use fanfare::telemetry::Metrics;
+use fanfare::internals::position::{Offset, StartFrom};
+use fanfare::internals::store::disk::{self, Disk, Durability, OpenOptions};
+use fanfare::internals::telemetry::Metrics;
+use fanfare_sse::Frames;
 use parking_lot::Mutex;
 
 /// The time limit of any wait.
@@ -124,7 +124,9 @@ fn check_complete(seen: &[Seen], channels: &[String], events: usize) {
 
 /// Returns the events of a subscription from this offset on, all of which are already published.
 fn rest(hub: &Hub, selection: Selection, offset: u64) -> Vec<Seen> {
-    let from = StartFrom::After(hub.position(fanfare::position::Offset(offset)).to_string().into());
+    let from = StartFrom::After(
+        hub.position(fanfare::internals::position::Offset(offset)).to_string().into(),
+    );
     let mut seen = Vec::new();
     if let Opened::Live(mut subscription) = hub.subscribe(selection, &from, PATIENT).unwrap() {
         while let Next::Step(step) = subscription.try_next() {
@@ -190,7 +192,7 @@ fn check_resumes(hub: &Hub, selection: &impl Fn() -> Selection, seen: &[Seen]) {
         if at % stride == 0 {
             assert_eq!(rest(hub, selection(), *offset), seen[at + 1..], "behind {offset}");
         }
-        let from = hub.position(fanfare::position::Offset(*offset)).to_string();
+        let from = hub.position(fanfare::internals::position::Offset(*offset)).to_string();
         let from = StartFrom::After(from.into());
         let one = Selection::One(name(channel));
         let mut next = seen[at + 1..].iter().filter(|(_, other, _)| other == channel);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use fanfare::channel::ChannelName;
-use fanfare::event::{ChannelState, GapReason};
-use fanfare::hub::{End, Gap, Next, OnLag, Step, Subscription};
-use fanfare::position::Position;
-use fanfare::sse::Frames;
-use fanfare::store::Batch;
+use fanfare::internals::channel::ChannelName;
+use fanfare::internals::event::{ChannelState, GapReason};
+use fanfare::internals::hub::{End, Gap, Next, OnLag, Step, Subscription};
+use fanfare::internals::position::Position;
+use fanfare::internals::store::Batch;
+use fanfare_sse::Frames;
 
 use super::oracle::{Entry, Oracle};
 use super::plan::{FIRST_OF_MANY, Lag};

@@ -7,11 +7,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use fanfare::channel::ChannelPattern;
-use fanfare::event::{ChannelState, GapReason, NewEvent};
-use fanfare::hub::{Bounds, ChannelOptions, Close, Config, Hub, Opened, Selection, SubmitError};
-use fanfare::position::{Offset, Position, StartFrom};
-use fanfare::telemetry::Metrics;
+use fanfare::internals::channel::ChannelPattern;
+use fanfare::internals::event::{ChannelState, GapReason, NewEvent};
+use fanfare::internals::hub::{
+    Bounds, ChannelOptions, Close, Config, Hub, Opened, Selection, SubmitError,
+};
+use fanfare::internals::position::{Offset, Position, StartFrom};
+use fanfare::internals::telemetry::Metrics;
 use tokio::runtime::Runtime;
 
 use super::oracle::{Oracle, Past, Text};
@@ -199,7 +201,7 @@ impl World {
         assert_eq!(before, after, "a channel that is named and still read is evicted");
     }
 
-    fn describe(&self, channel: usize) -> Option<fanfare::hub::Description> {
+    fn describe(&self, channel: usize) -> Option<fanfare::internals::hub::Description> {
         self.hub.describe(&self.oracle.channels[channel].name)
     }
 

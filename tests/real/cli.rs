@@ -128,5 +128,8 @@ fn completions_and_the_default_configuration_are_printed() {
         assert!(output.status.success() && !output.stdout.is_empty());
     }
     let output = Command::new(FANFARE).args(["config", "default"]).output().expect("a run");
-    assert_eq!(String::from_utf8(output.stdout).expect("text"), fanfare::config::DEFAULT);
+    assert_eq!(
+        String::from_utf8(output.stdout).expect("text"),
+        fanfare::internals::config::DEFAULT
+    );
 }

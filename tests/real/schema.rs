@@ -55,7 +55,7 @@ const SIGNING_KEY: (&str, &str) = ("HUB_SECRET", "a secret for this test, of mor
 
 /// Returns an API key that grants everything, and a folder with the configuration of it.
 fn hub_with_a_key(settings: &str) -> (String, TempDir) {
-    let (key, hash) = fanfare::auth::generate_api_key().expect("randomness");
+    let (key, hash) = fanfare::internals::auth::generate_api_key().expect("randomness");
     let folder = tempfile::tempdir().expect("a folder");
     let grants = "{ publish = true, subscribe = true, signal = true, admin = true }";
     let stanza = format!(

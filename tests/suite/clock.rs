@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use fanfare::clock::{Clock, Moment};
+use fanfare::internals::clock::{Clock, Moment};
 use serde_json::{Value, json};
 
 use crate::support::{TestHub, assert_ascending, eventually, page_ids, page_texts};
@@ -62,7 +62,7 @@ impl Machine {
 
     /// Returns the date of the wall clock.
     fn date(&self) -> String {
-        fanfare::clock::rfc3339(self.now().wall)[..10].to_owned()
+        fanfare::internals::clock::rfc3339(self.now().wall)[..10].to_owned()
     }
 }
 

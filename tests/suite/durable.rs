@@ -330,8 +330,8 @@ async fn a_second_hub_is_refused_the_directory() {
         "server.listen = \"127.0.0.1:0\"\nserver.admin_listen = \"127.0.0.1:0\"\n\
          store.path = \"{path}\""
     );
-    let config = fanfare::config::Config::from_toml(&settings).expect("settings");
-    let error = fanfare::server::Server::bind(config).await.err().expect("a refusal").to_string();
+    let config = fanfare::Config::from_toml(&settings).expect("settings");
+    let error = fanfare::Server::bind(config).await.err().expect("a refusal").to_string();
     assert!(error.contains("in use by another hub"), "{error}");
     assert!(error.contains(&path.to_string()), "{error}");
 }

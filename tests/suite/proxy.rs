@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fanfare::egress::{self, Egress};
-use fanfare::http::{
+use fanfare::internals::egress::{self, Egress};
+use fanfare::internals::http::{
     App, ClientInfo, ConnectionLimit, Cors, ForwardedHeader, Listener, Networks, Proxies, Serving,
     Workers, document,
 };
-use fanfare::hub::{self, Hub};
-use fanfare::quota::{self, Quotas};
-use fanfare::shutdown::Shutdown;
-use fanfare::telemetry::{self, Metrics};
+use fanfare::internals::hub::{self, Hub};
+use fanfare::internals::quota::{self, Quotas};
+use fanfare::internals::shutdown::Shutdown;
+use fanfare::internals::telemetry::{self, Metrics};
 use tokio::net::TcpListener;
 
 use crate::support::tls::Identity;

@@ -1,8 +1,8 @@
 //! TLS: both protocols, certificates that are replaced while streams are open, and clients with
 //! incomplete handshakes.
 
-use fanfare::config::Config;
-use fanfare::server::Server;
+use fanfare::Config;
+use fanfare::Server;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

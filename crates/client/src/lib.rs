@@ -34,10 +34,10 @@
 //! # }
 //! #
 //! # async fn hub() -> Result<String, Box<dyn std::error::Error>> {
-//! #     let mut config = fanfare::config::Config::default();
+//! #     let mut config = fanfare::Config::default();
 //! #     config.server.listen = ([127, 0, 0, 1], 0).into();
 //! #     config.server.admin_listen = ([127, 0, 0, 1], 0).into();
-//! #     let server = fanfare::server::Server::bind(config).await?;
+//! #     let server = fanfare::Server::bind(config).await?;
 //! #     let url = format!("http://{}", server.addr());
 //! #     tokio::spawn(server.run(std::future::pending()));
 //! #     Ok(url)

@@ -39,6 +39,8 @@ pub enum LogRecord {
         stream: StreamId,
     },
     /// A receipt of a publish that is complete.
+    #[cfg_attr(not(any(test, feature = "internals")), expect(dead_code))]
+    // made by tests alone
     Receipt(StoredReceipt),
 }
 

@@ -6,10 +6,10 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use fanfare::clock::Clock;
-use fanfare::config::Config;
-use fanfare::server::Server;
-use fanfare::store::disk::Durability;
+use fanfare::Config;
+use fanfare::Server;
+use fanfare::internals::clock::Clock;
+use fanfare::internals::store::disk::Durability;
 
 use super::{Response, SseClient, Wire, within};
 

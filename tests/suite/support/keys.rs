@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use fanfare::auth::{ApiKeyHash, Grants, Minter, Secret};
+use fanfare::internals::auth::{ApiKeyHash, Grants, Minter, Secret};
 
 use super::{Response, SseClient, TestHub, Wire};
 
