@@ -82,7 +82,7 @@ fn recognise(name: &str, known: &[&'static str]) -> Result<Option<&'static str>,
         return Ok(None);
     };
     let detail = format!(
-        "there is no parameter `{name}`: write `{right}`, or use a name that is not so close to it"
+        "there is no parameter `{name}`: write `{right}` if `{right}` is meant, or another name"
     );
     Err(Problem::new(ErrorCode::InvalidParameter, detail).with("parameter", name))
 }
