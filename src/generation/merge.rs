@@ -69,10 +69,17 @@ impl Merge {
     }
 
     /// Returns the number of bytes that [`finish`](Self::finish) would return.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.last.len() - self.outline.delta().len() + self.joined.len()
+    }
+
+    /// Returns whether the merged event's data is empty, as that of an empty piece of text is.
+    #[cfg(any(test, feature = "internals"))]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Returns the text of an event that is equal before and after its delta, and has no quotes,
