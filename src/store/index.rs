@@ -35,7 +35,7 @@ struct IndexSlot {
 }
 
 /// Finds events by position, offset, time and byte.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     /// The position of the first event.
     first: LogPosition,
@@ -45,11 +45,13 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(first: LogPosition) -> Self {
-        Self::with_capacity(first, 0)
+        Self { first, base: Entry::default(), slots: Vec::new() }
     }
 
-    pub(super) fn with_capacity(first: LogPosition, events: usize) -> Self {
-        Self { first, base: Entry::default(), slots: Vec::with_capacity(events) }
+    /// Empties the index, and keeps its memory.
+    pub(super) fn restart(&mut self, first: LogPosition) {
+        self.first = first;
+        self.slots.clear();
     }
 
     /// Returns whether the event's offset and time fit relative to the first event.

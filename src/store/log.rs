@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::disk::{Seek, TrimPoint};
 use super::index::Index;
 use super::on_disk::OnDisk;
-use super::segment::{Growing, Segment};
+use super::segment::{BatchRef, Growing, Segment};
 use super::{Batch, Entry, LogPosition, Retention};
 use crate::clock::Micros;
 use crate::event::GapReason;
@@ -102,23 +102,10 @@ impl Log {
         }
     }
 
-    /// Appends the events of a batch, which begins at the end of the log.
-    pub fn append_batch(&mut self, batch: &Batch, retention: &Retention) {
-        let bytes = batch.bytes();
-        let edge = |events| (batch.byte_after(events) - batch.start().byte) as usize;
-        for (number, entry) in batch.entries().enumerate() {
-            self.append(entry, &bytes[edge(number)..edge(number + 1)], retention);
-        }
-    }
-
-    /// Lets the batch that was appended last be read without a copy. It stays in memory until the
-    /// next append, as the copy would.
-    pub fn share(&mut self, batch: &Batch) {
-        if batch.is_whole()
-            && batch.end() == self.end
-            && self.growing.index.first().seq <= batch.start().seq
-        {
-            self.newest = Some(batch.segment().clone());
+    /// Appends events with their frames.
+    pub fn append_frames(&mut self, frames: BatchRef<'_>, retention: &Retention) {
+        for (entry, frame) in frames.iter() {
+            self.append(entry, frame, retention);
         }
     }
 

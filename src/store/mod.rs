@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use index::Entry;
 pub use log::{Log, LogRead, Missing};
-pub use segment::{Batch, BatchBuilder};
+pub use segment::{Batch, BatchBuilder, BatchRef};
 
 /// A position in a log: the number of events and of bytes of frames before it.
 ///

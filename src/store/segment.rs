@@ -9,7 +9,7 @@ use super::index::{Entry, Index};
 use crate::position::Offset;
 
 /// The growing segment, at the tail.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Growing {
     pub(super) index: Index,
     bytes: Vec<u8>,
@@ -20,8 +20,9 @@ impl Growing {
         Self { index: Index::new(first), bytes: Vec::new() }
     }
 
-    fn with_capacity(first: LogPosition, events: usize, bytes: usize) -> Self {
-        Self { index: Index::with_capacity(first, events), bytes: Vec::with_capacity(bytes) }
+    fn restart(&mut self, first: LogPosition) {
+        self.index.restart(first);
+        self.bytes.clear();
     }
 
     /// Returns whether an event fits into this size and into the index.
@@ -119,16 +120,14 @@ impl Batch {
 
     /// Returns the events with their frames, in order.
     pub(super) fn events(&self) -> impl Iterator<Item = (Entry, &[u8])> + '_ {
-        let Segment { index, bytes } = &*self.segment;
-        (self.from..self.to).map(move |at| {
-            let frame = index.start_of(at) as usize..index.start_of(at + 1) as usize;
-            (index.entry(at), &bytes[frame])
-        })
+        self.frames().iter()
     }
 
-    /// Returns whether the batch is its whole segment.
-    pub(super) fn is_whole(&self) -> bool {
-        self.from == 0 && self.to == self.segment.index.len()
+    /// Returns the events with their frames.
+    #[must_use]
+    pub fn frames(&self) -> BatchRef<'_> {
+        let Segment { index, bytes } = &*self.segment;
+        BatchRef { index, bytes, from: self.from, to: self.to }
     }
 
     /// Returns the bytes of the frames.
@@ -179,8 +178,50 @@ impl Batch {
     }
 }
 
+/// Consecutive events with their frames, borrowed from a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRef<'a> {
+    index: &'a Index,
+    bytes: &'a [u8],
+    from: usize,
+    to: usize,
+}
+
+impl<'a> BatchRef<'a> {
+    /// Returns the number of events.
+    #[must_use]
+    pub fn count(self) -> usize {
+        self.to - self.from
+    }
+
+    /// Returns the position of the first event.
+    #[must_use]
+    pub fn start(self) -> LogPosition {
+        self.position(0)
+    }
+
+    /// Returns the position after the first `events`.
+    #[must_use]
+    pub fn position(self, events: usize) -> LogPosition {
+        self.index.position((self.from + events).min(self.to))
+    }
+
+    /// Returns the entry of an event, by its number.
+    #[must_use]
+    pub fn entry(self, number: usize) -> Option<Entry> {
+        (number < self.count()).then(|| self.index.entry(self.from + number))
+    }
+
+    /// Returns the events with their frames, in order.
+    pub fn iter(self) -> impl Iterator<Item = (Entry, &'a [u8])> {
+        let Self { index, bytes, from, to } = self;
+        let frame = |at| index.start_of(at) as usize..index.start_of(at + 1) as usize;
+        (from..to).map(move |at| (index.entry(at), &bytes[frame(at)]))
+    }
+}
+
 /// Builds a batch from events that are not in a log.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BatchBuilder(Growing);
 
 impl BatchBuilder {
@@ -190,10 +231,29 @@ impl BatchBuilder {
         Self(Growing::new(start))
     }
 
-    /// Creates an empty batch with room for this number of events and of bytes.
+    /// Empties the batch, which then begins at this position, and keeps its memory.
+    pub fn restart(&mut self, start: LogPosition) {
+        self.0.restart(start);
+    }
+
+    /// Adds an event whose frame is appended to the bytes by `render`. Offsets must strictly
+    /// increase.
+    pub fn push_with(&mut self, entry: Entry, render: impl FnOnce(&mut Vec<u8>)) {
+        render(&mut self.0.bytes);
+        self.0.index.push(entry, self.0.bytes.len());
+    }
+
+    /// Returns the events with their frames.
     #[must_use]
-    pub fn with_capacity(start: LogPosition, events: usize, bytes: usize) -> Self {
-        Self(Growing::with_capacity(start, events, bytes))
+    pub fn frames(&self) -> BatchRef<'_> {
+        let Growing { index, bytes } = &self.0;
+        BatchRef { index, bytes, from: 0, to: index.len() }
+    }
+
+    /// Returns the bytes of memory that the batch holds.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        self.0.footprint()
     }
 
     /// Adds an event. Offsets must strictly increase.

@@ -1,9 +1,8 @@
 //! The commit path: events and ends are rendered into a batch, submitted to the backend, and
 //! committed to the log.
 
-use super::backend::Submitted;
-use super::pending::ChannelBatch;
-use super::render::{Assigned, BatchWriter};
+use super::pending::{BatchContent, PendingBatch};
+use super::render::{Assigned, BatchWriter, recycle};
 use super::{Channel, ChannelInner};
 use crate::event::{ChannelState, GapReason, NewEvent};
 use crate::hub::commit::CommitAck;
@@ -11,8 +10,8 @@ use crate::hub::control_events::{Close, End, Gap};
 use crate::hub::error::SubmitError;
 use crate::hub::metadata::{ChannelMetadata, EndRecord};
 use crate::position::Offset;
-use crate::store::LogPosition;
 use crate::store::disk::{StoredReceipt, WriteError};
+use crate::store::{BatchBuilder, BatchRef, LogPosition};
 
 /// The result of an append.
 #[derive(Debug)]
@@ -96,12 +95,15 @@ impl Channel {
             state,
             ack: CommitAck::ready(),
         };
-        let mut batch = self.render(inner.submitted_end(), assigned, events, ending);
-        if inner.is_followed() {
-            batch.events = events.to_vec();
-        }
+        let frames = self.render(inner.submitted_end(), assigned, events, ending.as_ref());
+        let content = BatchContent {
+            events: if inner.is_followed() { events.to_vec() } else { Vec::new() },
+            data_bytes: events.iter().map(|event| event.data.as_bytes().len() as u64).sum(),
+            ending,
+            is_notice: false,
+        };
         let receipt = || receipt.map(|receipt| receipt(&appended));
-        let (ack, effects) = self.submit_batch(inner, batch, receipt);
+        let (ack, effects) = self.submit_batch(inner, frames, content, receipt);
         appended.ack = ack;
         (appended, effects)
     }
@@ -118,43 +120,43 @@ impl Channel {
         at: LogPosition,
         assigned: Assigned,
         events: &[NewEvent],
-        ending: Option<EndRecord>,
-    ) -> ChannelBatch {
-        let data_bytes: usize = events.iter().map(|event| event.data.as_bytes().len()).sum();
-        let size = (events.len() + usize::from(ending.is_some()), data_bytes);
-        let mut writer = BatchWriter::new(&self.shared, at, assigned, size);
+        ending: Option<&EndRecord>,
+    ) -> BatchBuilder {
+        let mut writer = BatchWriter::new(&self.shared, at, assigned);
         for event in events {
             writer.event(event);
         }
-        if let Some(ending) = &ending {
+        if let Some(ending) = ending {
             writer.end(&ending.end);
         }
-        let data_bytes = data_bytes as u64;
-        let frames = writer.finish();
-        ChannelBatch { frames, events: Vec::new(), data_bytes, ending, is_notice: false }
+        writer.finish()
     }
 
+    /// Submits a batch to the backend. In memory, it is committed at once.
     fn submit_batch(
         &self,
         inner: &mut ChannelInner,
-        batch: ChannelBatch,
+        frames: BatchBuilder,
+        content: BatchContent,
         receipt: impl FnOnce() -> Option<StoredReceipt>,
     ) -> (CommitAck, Effects) {
-        let described = self.describe_to_store(inner);
-        if batch.frames.count() == 0 {
-            return (described, Effects::default());
+        if inner.backend.disk().is_none() {
+            let effects = self.commit(inner, frames.frames(), &content);
+            recycle(frames);
+            return (CommitAck::ready(), effects);
         }
+        let described = self.describe_to_store(inner);
+        let ChannelInner { backend, pending, .. } = inner;
+        let Some(disk) = backend.disk().filter(|_| frames.frames().count() > 0) else {
+            return (described, Effects::default());
+        };
         let me = self.me.clone();
-        let on_stored = move |outcome| {
+        let ack = disk.submit(frames.finish(), content, receipt(), pending, move |outcome| {
             if let Some(channel) = me.upgrade() {
                 channel.complete(outcome);
             }
-        };
-        let ChannelInner { backend, pending, .. } = inner;
-        match backend.submit(batch, receipt, pending, on_stored) {
-            Submitted::Ready(batch) => (CommitAck::ready(), self.commit(inner, &batch)),
-            Submitted::Pending(ack) => (ack, Effects::default()),
-        }
+        });
+        (ack, Effects::default())
     }
 
     /// Submits the channel's metadata, unless the store has it: the events that follow need it.
@@ -175,15 +177,16 @@ impl Channel {
     fn complete(&self, outcome: Result<(), WriteError>) {
         let effects = {
             let mut inner = self.inner.lock();
-            let Some(batch) = inner.pending.pop(outcome.is_ok()) else { return };
+            let pending = inner.pending.pop(outcome.is_ok());
+            let Some(PendingBatch { frames, content }) = pending else { return };
             match outcome {
                 Ok(()) if !inner.retired => {
                     self.listeners.notify_changing();
-                    self.commit(&mut inner, &batch)
+                    self.commit(&mut inner, frames.frames(), &content)
                 }
                 _ => {
                     if let Err(why) = outcome {
-                        self.note_refused(&mut inner, &batch, why);
+                        self.note_refused(&mut inner, &content, why);
                     }
                     // A merged reader waits for an event that will not come: let it read on.
                     Effects { changed: true, ended: false }
@@ -196,32 +199,34 @@ impl Channel {
     /// Appends a batch to the log, and applies its end, the retention and the fold. Nothing else
     /// lets a channel grow; the batch need not have been submitted here. Its offsets follow on
     /// those in the log, and its listeners know that the channel is changing.
-    fn commit(&self, inner: &mut ChannelInner, batch: &ChannelBatch) -> Effects {
-        let published = batch.published();
+    fn commit(
+        &self,
+        inner: &mut ChannelInner,
+        frames: BatchRef<'_>,
+        content: &BatchContent,
+    ) -> Effects {
+        let Some(last) = frames.count().checked_sub(1) else { return Effects::default() };
         let retention = inner.settings.retention;
-        inner.log.append_batch(&batch.frames, &retention);
-        if self.subscribers() > 0 {
-            inner.log.share(&batch.frames);
-        }
-        if let Some(first) = batch.frames.entries().next().filter(|_| published > 0) {
-            let last = batch.frames.entries().take(published).last().unwrap_or(first);
+        inner.log.append_frames(frames, &retention);
+        let published = frames.count() - usize::from(content.ending.is_some());
+        let last_published = published.checked_sub(1).and_then(|last| frames.entry(last));
+        if let (Some(first), Some(last)) = (frames.entry(0), last_published) {
             inner.span = Some((inner.span.map_or(first, |(first_ever, _)| first_ever), last));
-            self.shared.metrics.published(published as u64, batch.data_bytes);
+            self.shared.metrics.published(published as u64, content.data_bytes);
         }
-        if let Some(ending) = &batch.ending
-            && let Some(last) = batch.frames.entries().next_back()
+        if let (Some(ending), Some(last)) = (&content.ending, frames.entry(last))
             && inner.life.end(ending.clone(), last.time)
         {
             self.shared.metrics.channel_ended(ending.end.state, ending.stopped);
         }
         self.end.set(inner.log.end());
-        inner.feed_generation(batch);
+        inner.feed_generation(frames, content);
         inner.life.note_progress();
         // Readers may still finish the log of a channel that is deleted.
         if !inner.retired {
             self.apply_retention(inner);
         }
-        Effects { changed: true, ended: batch.ending.is_some() }
+        Effects { changed: true, ended: content.ending.is_some() }
     }
 
     /// Commits the end of a channel that is retired: the store gets the deletion in its place.
@@ -229,9 +234,10 @@ impl Channel {
         self.listeners.notify_changing();
         let close = Close { state: ChannelState::Deleted, reason: None };
         let ending = self.ending(&close, inner.life.is_stopped());
-        let batch = self.render(inner.log.end(), self.assign(1), &[], Some(ending));
+        let frames = self.render(inner.log.end(), self.assign(1), &[], Some(&ending));
+        let content = BatchContent { ending: Some(ending), ..BatchContent::default() };
         // The caller notifies: a deletion is no end for hooks.
-        let _ = self.commit(inner, &batch);
+        let _ = self.commit(inner, frames.frames(), &content);
     }
 
     /// Notifies readers, and reports the end. The channel's lock must be free.
@@ -268,21 +274,14 @@ impl Channel {
             requested: Some(position(inner.log.tail()).to_string().into()),
             resumed: position(assigned.first),
         };
-        let mut writer = BatchWriter::new(&self.shared, inner.submitted_end(), assigned, (1, 0));
+        let mut writer = BatchWriter::new(&self.shared, inner.submitted_end(), assigned);
         writer.gap(&gap);
-        let frames = writer.finish();
-        let batch = ChannelBatch {
-            frames,
-            events: Vec::new(),
-            data_bytes: 0,
-            ending: None,
-            is_notice: true,
-        };
-        let _ = self.submit_batch(inner, batch, || None);
+        let content = BatchContent { is_notice: true, ..BatchContent::default() };
+        let _ = self.submit_batch(inner, writer.finish(), content, || None);
     }
 
     /// Handles a batch that the store has refused. The hub's own events are tried again.
-    fn note_refused(&self, inner: &mut ChannelInner, batch: &ChannelBatch, why: WriteError) {
+    fn note_refused(&self, inner: &mut ChannelInner, batch: &BatchContent, why: WriteError) {
         if batch.is_notice {
             inner.life.owe_notice();
         }
@@ -331,8 +330,9 @@ mod tests {
         let assigned = Assigned { first: Offset(7 << 16), time: Moment::now() };
         let effects = {
             let mut inner = channel.inner.lock();
-            let batch = channel.render(inner.log.end(), assigned, &[event("x"), event("y")], None);
-            channel.commit(&mut inner, &batch)
+            let events = [event("x"), event("y")];
+            let batch = channel.render(inner.log.end(), assigned, &events, None);
+            channel.commit(&mut inner, batch.frames(), &BatchContent::default())
         };
         assert!(effects.changed && !effects.ended);
         let LogRead::Batch(batch) = channel.read(LogPosition::default(), usize::MAX) else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::pending::{ChannelBatch, PendingBatches};
+use super::pending::{BatchContent, PendingBatch, PendingBatches};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::hub::commit::{CommitAck, Completer, Submissions};
@@ -18,7 +18,7 @@ use crate::store::disk::{
     CompletionQueue, Disk, DiskRead, Durability, LogRecord, Seek, StoredReceipt, StreamId, Trimmed,
     WriteError,
 };
-use crate::store::{LogPosition, Retention};
+use crate::store::{Batch, LogPosition, Retention};
 
 /// The store of a durable channel, with its durability and its window in memory.
 pub(in crate::hub) struct StoreTarget {
@@ -34,14 +34,6 @@ pub(super) enum Backend {
     Memory,
     /// On disk: a batch is committed when the store has written it, or synced it.
     Disk(Box<DiskBackend>),
-}
-
-/// The result of a submission.
-pub(super) enum Submitted {
-    /// The batch is to be committed now.
-    Ready(ChannelBatch),
-    /// The batch is pending, until the completion is run.
-    Pending(CommitAck),
 }
 
 /// Handles the outcome of a submission.
@@ -101,20 +93,11 @@ impl Backend {
         }
     }
 
-    /// Submits a batch, with the receipt to store with it. A pending batch is added to `pending`,
-    /// and `on_stored` runs once with its outcome, in the order of submission, with no lock held.
-    pub(super) fn submit(
-        &mut self,
-        batch: ChannelBatch,
-        receipt: impl FnOnce() -> Option<StoredReceipt>,
-        pending: &mut PendingBatches,
-        on_stored: impl OnStored,
-    ) -> Submitted {
+    /// Returns the stream on disk, unless batches are committed at once.
+    pub(super) fn disk(&mut self) -> Option<&mut DiskBackend> {
         match self {
-            Self::Memory => Submitted::Ready(batch),
-            Self::Disk(disk) => {
-                Submitted::Pending(disk.submit(batch, receipt(), pending, on_stored))
-            }
+            Self::Memory => None,
+            Self::Disk(disk) => Some(disk),
         }
     }
 
@@ -209,9 +192,12 @@ impl Backend {
 }
 
 impl DiskBackend {
-    fn submit(
+    /// Submits a batch, with the receipt to store with it. It is added to `pending`, and `on_stored`
+    /// runs once with its outcome, in the order of submission, with no lock held.
+    pub(super) fn submit(
         &mut self,
-        batch: ChannelBatch,
+        frames: Batch,
+        content: BatchContent,
         receipt: Option<StoredReceipt>,
         pending: &mut PendingBatches,
         on_stored: impl OnStored,
@@ -221,11 +207,11 @@ impl DiskBackend {
         }
         let record = LogRecord::Events {
             stream: self.stream,
-            batch: batch.frames.clone(),
-            state: batch.ending.as_ref().map(|ending| ending.to_text().into()),
+            batch: frames.clone(),
+            state: content.ending.as_ref().map(|ending| ending.to_text().into()),
             receipt,
         };
-        let (ack, completer) = pending.push(batch);
+        let (ack, completer) = pending.push(PendingBatch { frames, content });
         self.write(record, completer, on_stored);
         ack
     }

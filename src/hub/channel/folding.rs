@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::ChannelInner;
 use super::generation::{Fed, Generation, Snapshot, apparent};
-use super::pending::ChannelBatch;
+use super::pending::BatchContent;
 use crate::generation::{Format, Recogniser};
-use crate::store::{Entry, LogPosition};
+use crate::store::{BatchRef, Entry};
 
 impl ChannelInner {
     /// Sets the format that the producer names, unless one is final: the first producer's counts,
@@ -62,20 +62,21 @@ impl ChannelInner {
 
     /// Feeds the events of a batch that was just committed to the generation, if there is one or
     /// will be.
-    pub(super) fn feed_generation(&mut self, batch: &ChannelBatch) {
+    pub(super) fn feed_generation(&mut self, frames: BatchRef<'_>, content: &BatchContent) {
         if !self.is_followed() {
             return;
         }
-        let ChannelBatch { frames, events, .. } = batch;
-        let first = frames.entries().next().filter(|_| events.len() == batch.published());
+        let events = &content.events;
+        let published = frames.count() - usize::from(content.ending.is_some());
+        let first = frames.entry(0).filter(|_| events.len() == published);
         let Some(Entry { offset: first, .. }) = first else {
             // A batch from elsewhere: its events are decoded from the log.
             self.known_format();
             return;
         };
-        let (start, max_bytes) = (frames.start(), self.settings.retention.max_bytes);
-        let seq = start.seq + events.len() as u64;
-        let end = LogPosition { seq, byte: frames.byte_after(events.len()) };
+        let start = frames.start();
+        let end = frames.position(events.len());
+        let max_bytes = self.settings.retention.max_bytes;
         let Self { generation, log, .. } = self;
         let new = || Box::new(Generation::new(Recogniser::new(), log));
         generation.get_or_insert_with(new).feed(Fed { events, first, start, end }, log, max_bytes);

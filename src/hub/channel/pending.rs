@@ -8,33 +8,31 @@ use crate::hub::metadata::EndRecord;
 use crate::position::Offset;
 use crate::store::{Batch, LogPosition};
 
-/// A batch with its effects on the channel.
-#[derive(Clone, Debug)]
-pub(super) struct ChannelBatch {
-    /// The frames of the events, and of the end if there is one.
-    pub(super) frames: Batch,
+/// The content of a batch, in addition to its frames.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BatchContent {
     /// The events, if the channel's generation reads them: without their frames.
     pub(super) events: Vec<NewEvent>,
     /// Number of bytes of the events' data.
     pub(super) data_bytes: u64,
-    /// The end of the channel.
+    /// The end of the channel, whose frame is the last.
     pub(super) ending: Option<EndRecord>,
     /// Whether it is a notice of a possible loss.
     pub(super) is_notice: bool,
 }
 
-impl ChannelBatch {
-    /// Returns the number of events, without the end.
-    pub(super) fn published(&self) -> usize {
-        self.frames.count() - usize::from(self.ending.is_some())
-    }
+/// A batch that is submitted and not committed yet.
+#[derive(Debug)]
+pub(super) struct PendingBatch {
+    pub(super) frames: Batch,
+    pub(super) content: BatchContent,
 }
 
 /// The batches that are submitted and not committed yet, oldest first. They complete in order; a
 /// channel in memory has none.
 #[derive(Debug, Default)]
 pub(super) struct PendingBatches {
-    batches: VecDeque<ChannelBatch>,
+    batches: VecDeque<PendingBatch>,
     /// Begun with the first of the batches.
     submissions: Option<Submissions>,
     /// Whether a batch has failed, and with it those after it: a later one begins where the log
@@ -44,7 +42,7 @@ pub(super) struct PendingBatches {
 
 impl PendingBatches {
     /// Adds a batch. Returns its acknowledgement, and what completes it after the commit.
-    pub(super) fn push(&mut self, batch: ChannelBatch) -> (CommitAck, Completer) {
+    pub(super) fn push(&mut self, batch: PendingBatch) -> (CommitAck, Completer) {
         self.batches.push_back(batch);
         if std::mem::take(&mut self.has_failed) {
             self.submissions = None;
@@ -53,7 +51,7 @@ impl PendingBatches {
     }
 
     /// Removes the oldest batch: its outcome is known.
-    pub(super) fn pop(&mut self, is_stored: bool) -> Option<ChannelBatch> {
+    pub(super) fn pop(&mut self, is_stored: bool) -> Option<PendingBatch> {
         let oldest = self.batches.pop_front();
         self.has_failed |= !is_stored;
         if self.batches.is_empty() {
@@ -78,7 +76,7 @@ impl PendingBatches {
 
     /// Returns the end of the channel, if it is submitted.
     pub(super) fn ending(&self) -> Option<&EndRecord> {
-        self.batches.back()?.ending.as_ref()
+        self.batches.back()?.content.ending.as_ref()
     }
 
     /// Returns the acknowledgement of all batches.

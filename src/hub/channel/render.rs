@@ -1,4 +1,8 @@
 //! Renders events into the frames of a batch.
+//!
+//! A batch in memory is copied into the log at once. Each thread keeps one to render the next into.
+
+use std::cell::RefCell;
 
 use crate::clock::Moment;
 use crate::event::{self, EventType, NewEvent};
@@ -6,10 +10,21 @@ use crate::hub::context::ChannelContext;
 use crate::hub::control_events::{End, Gap};
 use crate::position::Offset;
 use crate::sse;
-use crate::store::{Batch, BatchBuilder, Entry, LogPosition};
+use crate::store::{BatchBuilder, Entry, LogPosition};
 
-/// Bytes of a frame in addition to the data, for most events: the id, the type, and the chunk.
-const USUAL_OVERHEAD: usize = 64;
+/// Maximum bytes of a batch that is kept to be reused.
+const MAX_KEPT: usize = 16 * 1024;
+
+thread_local! {
+    static KEPT: RefCell<BatchBuilder> = RefCell::default();
+}
+
+/// Keeps the memory of a batch for the next one of this thread.
+pub(super) fn recycle(batch: BatchBuilder) {
+    if batch.footprint() <= MAX_KEPT {
+        KEPT.replace(batch);
+    }
+}
 
 /// The offset of the first event of a batch, and the time of all of them. The hub's sequencer
 /// assigns it, or a log that several hubs share.
@@ -25,27 +40,15 @@ pub(super) struct BatchWriter<'a> {
     batch: BatchBuilder,
     next: Entry,
     id: String,
-    frame: Vec<u8>,
 }
 
 impl<'a> BatchWriter<'a> {
-    /// Creates a writer whose batch begins at this position of the log, for about this
-    /// number of events and of bytes of data.
-    pub(super) fn new(
-        context: &'a ChannelContext,
-        at: LogPosition,
-        assigned: Assigned,
-        (events, data_bytes): (usize, usize),
-    ) -> Self {
+    /// Creates a writer whose batch begins at this position of the log.
+    pub(super) fn new(context: &'a ChannelContext, at: LogPosition, assigned: Assigned) -> Self {
         let Assigned { first, time } = assigned;
-        let bytes = data_bytes + events * USUAL_OVERHEAD;
-        Self {
-            context,
-            batch: BatchBuilder::with_capacity(at, events, bytes),
-            next: Entry { offset: first, time },
-            id: String::new(),
-            frame: Vec::new(),
-        }
+        let mut batch = KEPT.take();
+        batch.restart(at);
+        Self { context, batch, next: Entry { offset: first, time }, id: String::new() }
     }
 
     pub(super) fn event(&mut self, event: &NewEvent) {
@@ -60,36 +63,33 @@ impl<'a> BatchWriter<'a> {
 
     /// Adds the end of the channel. Its delay tells clients when to reconnect.
     pub(super) fn end(&mut self, end: &End) {
-        self.next_id();
-        let mut text = Vec::new();
-        sse::end_retry(&mut text, self.context.end_retry);
-        let id = Some(self.id.as_str());
+        self.write_id();
+        let Self { context, batch, next, id } = self;
         let data = end.data();
-        let event = sse::Text { id, event_type: Some(event::END), data: data.as_bytes() };
+        let event = sse::Text { id: Some(id), event_type: Some(event::END), data: data.as_bytes() };
+        let mut text = Vec::new();
+        sse::end_retry(&mut text, context.end_retry);
         sse::event_text(&mut text, &event);
-        sse::chunk(&mut self.frame, &text);
-        self.push();
+        batch.push_with(*next, |frames| sse::chunk(frames, &text));
+        next.offset = Offset(next.offset.0 + 1);
     }
 
     /// Returns the batch. It may be empty.
-    pub(super) fn finish(self) -> Batch {
-        self.batch.finish()
+    pub(super) fn finish(self) -> BatchBuilder {
+        self.batch
     }
 
     fn text(&mut self, event_type: Option<&str>, data: &[u8]) {
-        self.next_id();
-        sse::encode(&mut self.frame, &sse::Text { id: Some(&self.id), event_type, data });
-        self.push();
+        self.write_id();
+        let Self { batch, next, id, .. } = self;
+        let text = sse::Text { id: Some(id), event_type, data };
+        batch.push_with(*next, |frames| sse::encode(frames, &text));
+        next.offset = Offset(next.offset.0 + 1);
     }
 
-    fn next_id(&mut self) {
+    /// Writes the id of the next event.
+    fn write_id(&mut self) {
         self.id.clear();
         self.context.sequencer.epoch().write_event_id(self.next.offset, &mut self.id);
-        self.frame.clear();
-    }
-
-    fn push(&mut self) {
-        self.batch.push(self.next, &self.frame);
-        self.next.offset = Offset(self.next.offset.0 + 1);
     }
 }
