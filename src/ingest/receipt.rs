@@ -1,6 +1,8 @@
 //! Receipts: what a publish replies, and what it has published so far.
 
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as Unknown;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::event::ChannelState;
 
@@ -93,7 +95,7 @@ pub struct Receipt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discarded_bytes: Option<u64>,
     /// Why the channel did not close, where the publisher may have expected it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_hint")]
     pub hint: Option<Hint>,
 }
 
@@ -109,6 +111,13 @@ pub enum Hint {
     NoFormat,
     /// The body ended without an end mark.
     NoMark,
+}
+
+/// Leaves out a hint that this version does not know: a stored receipt counts without it as well.
+fn known_hint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Hint>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text
+        .and_then(|text| Hint::deserialize(text.into_deserializer()).map_err(drop::<Unknown>).ok()))
 }
 
 /// The reply to a publish to many channels.
@@ -148,6 +157,20 @@ mod tests {
         tally.count(4, "e-4".to_owned());
         assert_eq!((has(&tally), tally.beyond.len()), ((0..6).collect(), 0));
         assert_eq!((tally.first_id.as_deref(), tally.events), (Some("e-0"), 6));
+    }
+
+    #[test]
+    fn a_stored_receipt_with_a_hint_of_another_version_counts_without_it() {
+        let receipt = |hint: &str| {
+            let text = format!(
+                r#"{{"channel":"a","events":1,"first_id":null,"last_id":null,"subscribers":0,
+                    "state":"open","hint":{hint}}}"#
+            );
+            serde_json::from_str::<Receipt>(&text).unwrap().hint
+        };
+        assert_eq!(receipt(r#""no_mark""#), Some(Hint::NoMark));
+        assert_eq!(receipt(r#""the body had no end mark""#), None);
+        assert_eq!(receipt("null"), None);
     }
 
     #[test]
