@@ -315,8 +315,8 @@ impl Hub {
     }
 
     /// Makes the channel for this account, unless it was published to before. The channel and what
-    /// it retains count for the account until it is gone. An unused channel may be evicted before
-    /// its first use; the one that is made then belongs to no account.
+    /// it retains count for the account until it is gone. Without a first use it is evicted after
+    /// half a second; a channel that is made later belongs to no account.
     ///
     /// # Errors
     /// The account, or the hub, has as many channels as it may.

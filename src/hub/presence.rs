@@ -1,6 +1,7 @@
 //! The presence of subscribers at a channel: they are counted there, and may hold it in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::channel::{Channel, ChannelListener};
 use super::control::EndReason;
@@ -49,7 +50,7 @@ impl Presence {
         if self.count > 0 {
             self.count -= 1;
             if self.channel.leave(self.holds) {
-                self.core.registry.evict_if_unused(self.channel.name());
+                self.core.registry.evict_if_unused(self.channel.name(), Duration::ZERO);
             }
         }
     }

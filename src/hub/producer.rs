@@ -4,6 +4,7 @@
 //! the latest state.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -104,7 +105,7 @@ fn refusal(signals: &Signals) -> SubmitError {
 impl Drop for ProducerHandle {
     fn drop(&mut self) {
         if self.channel.let_go(self.sole, self.why.take()) {
-            self.core.registry.evict_if_unused(self.channel.name());
+            self.core.registry.evict_if_unused(self.channel.name(), Duration::ZERO);
         }
     }
 }

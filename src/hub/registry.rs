@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -212,10 +213,11 @@ impl Registry {
         self.store.as_ref()
     }
 
-    /// Removes the channel if it is unused. Returns whether it did.
-    pub(super) fn evict_if_unused(&self, name: &ChannelName) -> bool {
+    /// Removes the channel if it is unused; one that was never published to or created, if it has
+    /// been idle for this time. Returns whether it did.
+    pub(super) fn evict_if_unused(&self, name: &ChannelName, least_idle: Duration) -> bool {
         let bury = |channel: &Arc<Channel>| {
-            let Some(tail) = channel.retire_if_unused() else {
+            let Some(tail) = channel.retire_if_unused(least_idle) else {
                 return false;
             };
             self.tombstones.lock().add(name, tail, false);
@@ -409,6 +411,21 @@ impl Tombstones {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Hub;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_that_was_claimed_waits_for_its_first_use() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let registry = &hub.0.registry;
+        let name = "a".parse().unwrap();
+        let grace = Duration::from_millis(500);
+        let account = Arc::new(Account::new(1, 0));
+        registry.claim(&name, &account, ClaimPurpose::ToPublish).unwrap();
+        tokio::time::advance(grace - Duration::from_millis(1)).await;
+        assert!(!registry.evict_if_unused(&name, grace), "its first use is still to come");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(registry.evict_if_unused(&name, grace));
+    }
 
     #[test]
     fn a_forgotten_tombstone_raises_the_floor() {

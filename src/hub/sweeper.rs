@@ -26,7 +26,7 @@ pub(super) async fn run(registry: &Registry) {
         for channels in registry.all().chunks(STRIDE) {
             for channel in channels {
                 channel.expire();
-                registry.evict_if_unused(channel.name());
+                registry.evict_if_unused(channel.name(), INTERVAL);
             }
             tokio::task::yield_now().await;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Channel, ChannelInner};
 use crate::clock::Moment;
@@ -55,13 +56,13 @@ impl Channel {
         folded.then(|| inner.log.tail())
     }
 
-    /// Retires the channel if it is unused. Returns the offset of its last event if it did; the
-    /// caller must remove it from the registry in the same step. After a crash before the store has
+    /// Retires the channel if it is unused; without a first use, after this time of idleness.
+    /// Returns the offset of its last event if it did; the caller must remove it from the registry in the same step. After a crash before the store has
     /// the deletion, the next hub finds the channel unused, too.
-    pub(in crate::hub) fn retire_if_unused(&self) -> Option<Offset> {
+    pub(in crate::hub) fn retire_if_unused(&self, least_idle: Duration) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
-            if inner.retired || !inner.is_unused(self.shared.clock.now()) {
+            if inner.retired || !inner.is_unused(self.shared.clock.now(), least_idle) {
                 return None;
             }
             let evicted = inner.log.start().distance_to(inner.log.end()).seq;
@@ -165,12 +166,12 @@ impl ChannelInner {
         u64::from(self.life.has_ended())
     }
 
-    fn is_unused(&self, now: Moment) -> bool {
+    fn is_unused(&self, now: Moment, least_idle: Duration) -> bool {
         if self.usage.is_held() || !self.pending.is_empty() {
             return false;
         }
         if !self.known {
-            return true;
+            return self.usage.idle() >= least_idle;
         }
         if self.life.has_ended() {
             // A closed channel stays closed until the retention of its end has passed.
