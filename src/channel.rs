@@ -106,7 +106,8 @@ impl ChannelPattern {
     /// Returns whether this pattern selects every name that the other selects.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
-        let (mut outer, mut inner) = (self.0.split('/'), other.0.split('/'));
+        let mut outer = self.0.split('/');
+        let mut inner = other.0.split('/');
         loop {
             match (outer.next(), inner.next()) {
                 (None, None) => return true,
@@ -124,7 +125,8 @@ impl ChannelPattern {
     /// Returns whether some name is selected by both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (mut a, mut b) = (self.0.split('/'), other.0.split('/'));
+        let mut a = self.0.split('/');
+        let mut b = other.0.split('/');
         loop {
             match (a.next(), b.next()) {
                 (None, None) => return true,

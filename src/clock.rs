@@ -202,7 +202,8 @@ mod tests {
     fn a_pause_between_the_readings_does_not_look_like_a_clock_that_is_set() {
         for pauses in 0..MAX_READINGS {
             // The n-th reading comes after a pause of a minute.
-            let (readings, time) = (Cell::new(0), Cell::new(0));
+            let readings = Cell::new(0);
+            let time = Cell::new(0);
             let tick = || {
                 let pause = if readings.get() == pauses { 60_000_000 } else { 1 };
                 readings.set(readings.get() + 1);

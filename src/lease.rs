@@ -119,7 +119,8 @@ mod tests {
     async fn a_lease_ends_at_its_time_or_when_it_is_revoked() {
         let began = Instant::now();
         let later = began + Duration::from_secs(60);
-        let (long, short) = (AccessLease::until(Some(later)), AccessLease::until(None));
+        let long = AccessLease::until(Some(later));
+        let short = AccessLease::until(None);
         assert_eq!((long.end(began), short.end(later)), (None, None));
         assert_eq!(long.ended().await, LeaseEnd::Expired);
         assert_eq!((Instant::now(), long.end(later)), (later, Some(LeaseEnd::Expired)));

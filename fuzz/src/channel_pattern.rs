@@ -14,7 +14,8 @@ use fanfare::internals::channel::{ChannelName, ChannelPattern};
 pub fn check(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let mut lines = text.split('\n');
-    let (first, second) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let first = lines.next().unwrap_or_default();
+    let second = lines.next().unwrap_or_default();
     for text in [first, second] {
         assert_eq!(text.parse::<ChannelPattern>().is_ok(), is_pattern(text), "{text:?}");
         assert_eq!(text.parse::<ChannelName>().is_ok(), is_name(text), "{text:?}");
@@ -64,7 +65,8 @@ fn selects(pattern: &ChannelPattern, name: &ChannelName) -> bool {
         }
     }
     let parts = |text: &'_ str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
-    let (pattern, name) = (parts(pattern.as_str()), parts(name.as_str()));
+    let pattern = parts(pattern.as_str());
+    let name = parts(name.as_str());
     let pattern: Vec<&str> = pattern.iter().map(String::as_str).collect();
     let name: Vec<&str> = name.iter().map(String::as_str).collect();
     after(&pattern, &name)
@@ -77,11 +79,13 @@ fn granted(pattern: &ChannelPattern) -> Grants {
 }
 
 fn as_grants(one: &ChannelPattern, other: &ChannelPattern, names: &[ChannelName]) {
-    let (held, most) = (granted(one), granted(other));
+    let held = granted(one);
+    let most = granted(other);
     let common = held.within(&most);
     let covered = held.covers_pattern(Operation::Subscribe, other);
     for name in names {
-        let (by_one, by_other) = (one.matches(name), other.matches(name));
+        let by_one = one.matches(name);
+        let by_other = other.matches(name);
         assert_eq!(held.covers(Operation::Subscribe, name), by_one);
         assert!(!covered || !by_other || by_one, "{one} does not cover {other}: {name}");
         let both = common.covers(Operation::Subscribe, name);

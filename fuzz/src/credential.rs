@@ -173,7 +173,8 @@ fn signed(signer: u8, header: &str, claims: &str) {
     let Ok(principal) = bearer else { return };
     let issuer = ["shared", "fanfare"].get(usize::from(signer));
     assert_eq!(issuer, Some(&&*principal.issuer), "one signs for another");
-    let (header, claims) = (object(header), object(claims));
+    let header = object(header);
+    let claims = object(claims);
     assert_eq!(header.get("alg"), Some(&json!("HS256")), "a token chose its algorithm");
     assert!(!header.contains_key("crit"), "what is critical is not understood");
     let says = ["https://shared.example", "fanfare"][usize::from(signer)];

@@ -51,8 +51,10 @@ fn read<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
 fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let (mut events, mut id_buffer) = (Vec::new(), None::<String>);
-    let (mut data, mut event_type) = (String::new(), String::new());
+    let mut events = Vec::new();
+    let mut id_buffer = None::<String>;
+    let mut data = String::new();
+    let mut event_type = String::new();
     // Text after the last line end is not a line.
     let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
     for line in lines.split('\n').filter(|_| text.contains('\n')) {
@@ -88,7 +90,8 @@ fn by_the_standard(text: &str) -> Vec<ParsedEvent> {
 fn there_and_back(events: &[ParsedEvent]) {
     let mut run = Vec::new();
     for event in events {
-        let (id, event_type) = (event.id.as_deref(), event.event_type.as_deref());
+        let id = event.id.as_deref();
+        let event_type = event.event_type.as_deref();
         encode(&mut run, &Text { id, event_type, data: event.data.as_bytes() });
     }
     let frames: Vec<_> = Frames::new(&run).collect();

@@ -26,7 +26,8 @@ pub fn check(input: &[u8]) {
     };
     let merged = merge(format, &events, *joins);
     assert!(merged.len() <= events.len(), "a merge made more of it");
-    let (before, after) = (fold(format, &events), fold(format, &merged));
+    let before = fold(format, &events);
+    let after = fold(format, &merged);
     assert_eq!(value(&before), value(&after), "merged, it adds up to something else");
     assert_eq!(before.parts(), after.parts());
     assert_eq!(marks(format, &events), marks(format, &merged), "merged, it ends in another way");

@@ -95,7 +95,8 @@ fn offsets(seen: &Seen) -> Vec<u64> {
 /// Returns whether the text is `<epoch>-<offset>`, by the documents.
 fn is_id(text: &str) -> bool {
     let Some(dash) = text.rfind('-') else { return false };
-    let (epoch, offset) = (&text[..dash], &text[dash + 1..]);
+    let epoch = &text[..dash];
+    let offset = &text[dash + 1..];
     let plain = epoch.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9'));
     let canonical = offset.parse::<u64>().is_ok_and(|number| number.to_string() == offset);
     text.len() <= 128 && !epoch.is_empty() && plain && canonical

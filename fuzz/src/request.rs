@@ -33,7 +33,8 @@ type Operations = BTreeMap<String, BTreeMap<String, BTreeSet<u16>>>;
 /// Parsed by the document's indentation: `  /path:`, then `    method:`, then `        "status":`.
 static DOCUMENTED: LazyLock<Operations> = LazyLock::new(|| {
     let mut found = Operations::new();
-    let (mut path, mut method) = (String::new(), String::new());
+    let mut path = String::new();
+    let mut method = String::new();
     for line in include_str!("../../docs/openapi.yaml").lines() {
         let text = line.trim_start();
         let name = text.split(':').next().unwrap_or_default().trim_matches('"').to_owned();
@@ -113,7 +114,8 @@ impl Request {
         };
         let mut lines = head.split(|byte| *byte == b'\n');
         let mut first = lines.next()?;
-        let (mut admin, mut fresh) = (false, false);
+        let mut admin = false;
+        let mut fresh = false;
         while let [mark @ (b'@' | b'!'), more @ ..] = first {
             admin |= *mark == b'@';
             fresh |= *mark == b'!';
@@ -168,7 +170,9 @@ impl Request {
     }
 
     fn receive(&self, tcp: &mut TcpStream) -> Received {
-        let (mut bytes, began, waits) = (Vec::new(), Instant::now(), self.waits());
+        let mut bytes = Vec::new();
+        let began = Instant::now();
+        let waits = self.waits();
         let mut end = false;
         loop {
             if let Some(received) = self.parse(&bytes, end) {

@@ -185,7 +185,8 @@ struct ProcessSignals {
 
 impl ProcessSignals {
     fn new() -> std::io::Result<Self> {
-        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        let terminate = SignalKind::terminate();
+        let interrupt = SignalKind::interrupt();
         Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
     }
 

@@ -111,7 +111,8 @@ impl SubscribeWatch {
     }
 
     fn show(&mut self, event: &Event) -> anyhow::Result<()> {
-        let (end, gap) = (event.end(), event.gap());
+        let end = event.end();
+        let gap = event.gap();
         let own = end.is_some() || gap.is_some() || event.is_unauthenticated();
         if let Some(end) = end {
             self.note_end(end);

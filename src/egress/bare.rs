@@ -62,7 +62,8 @@ impl Bare {
             return 0;
         };
         let (format, marks) = channel.end_marks();
-        let (bytes, mut count) = (batch.bytes(), 0);
+        let bytes = batch.bytes();
+        let mut count = 0;
         for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
             if frame.event_type().is_some_and(|name| name.starts_with(RESERVED_PREFIX)) {
                 self.note_end(frame);
@@ -86,7 +87,8 @@ impl Bare {
     }
 
     fn push(&self, frame: Frame<'_>, out: &mut Vec<u8>) {
-        let (event_type, data) = (frame.event_type(), frame.data());
+        let event_type = frame.event_type();
+        let data = frame.data();
         if self.lines {
             push_line(&data, out);
         } else {

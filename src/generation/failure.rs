@@ -170,7 +170,8 @@ fn said_within(error: Json<'_>, depth: u32) -> Option<Cow<'_, str>> {
 fn names_error(data: &str) -> bool {
     let bytes = data.as_bytes();
     memmem::find_iter(bytes, "\"error").any(|at| {
-        let (before, after) = (&bytes[..at], &bytes[at + "\"error".len()..]);
+        let before = &bytes[..at];
+        let after = &bytes[at + "\"error".len()..];
         let ends = [&b"\""[..], b"s\"", b"Text\""];
         !before.ends_with(b"\\") && ends.iter().any(|end| after.starts_with(end))
     })

@@ -360,7 +360,8 @@ impl Fold {
         let place = if let Some(place) = self.places.get(&address) {
             *place
         } else {
-            let (part, address) = (Part::new(&address), address.into_owned());
+            let part = Part::new(&address);
+            let address = address.into_owned();
             self.held += part.weight() + address.weight();
             self.places.insert(address, self.parts.len());
             self.parts.push(part);

@@ -102,7 +102,8 @@ impl<'a> Json<'a> {
         if memchr(b'\\', contents.as_bytes()).is_none() {
             return Some(Cow::Borrowed(contents));
         }
-        let (mut text, mut half) = (String::new(), None);
+        let mut text = String::new();
+        let mut half = None;
         decode(contents, &mut half, &mut text);
         Some(Cow::Owned(text))
     }
@@ -223,8 +224,10 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 /// `None` if there is none.
 pub(super) fn without_nan(text: &str) -> Option<String> {
     const NUMBERS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
-    let (mut mended, mut copied) = (String::new(), 0);
-    let (mut quoted, mut at) = (false, 0);
+    let mut mended = String::new();
+    let mut copied = 0;
+    let mut quoted = false;
+    let mut at = 0;
     while let Some(byte) = text.as_bytes().get(at) {
         let rest = &text.as_bytes()[at..];
         let number = NUMBERS.iter().find(|name| !quoted && rest.starts_with(name.as_bytes()));

@@ -71,7 +71,8 @@ impl Outline {
         mut look: impl FnMut(&mut Self, &str, Json<'a>) -> Option<Field>,
     ) -> Option<()> {
         let all = object.all();
-        let (mut is_first, mut before) = (true, 0);
+        let mut is_first = true;
+        let mut before = 0;
         for (number, (name, value)) in all.iter().enumerate() {
             let span = value.span_in(data);
             let begins = name_in(name, data)?.start - 1;

@@ -26,11 +26,13 @@ pub(super) struct IngestContext {
 
 impl IngestContext {
     pub(super) fn new(hub: Hub, config: Config) -> Self {
-        let (window, keys) = (config.idempotency_window, config.max_idempotency_keys);
+        let window = config.idempotency_window;
+        let keys = config.max_idempotency_keys;
         let receipts = Ledger::new("one ", window, keys, hub.metrics().clone());
         let multi_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
         let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
-        let (running, unfinished) = (AtomicUsize::new(0), Budget::new(most));
+        let running = AtomicUsize::new(0);
+        let unfinished = Budget::new(most);
         Self { hub, config, receipts, multi_receipts, running, unfinished }
     }
 

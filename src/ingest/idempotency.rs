@@ -159,8 +159,9 @@ impl<S: Scope, R: Kept> Ledger<S, R> {
             None => Tally::default(),
         };
         entries.by_key.insert(fingerprint, KeyEntry { settled: None, outcome: None });
-        let (kind, entries, dependency) =
-            (self.kind, self.entries.clone(), disk::WriteDependency::new());
+        let kind = self.kind;
+        let entries = self.entries.clone();
+        let dependency = disk::WriteDependency::new();
         let outcome = KeyOutcome::Partial(before.clone());
         Claimed::Run(
             KeyClaim { kind, entries, fingerprint, scope, key, outcome, dependency },
@@ -260,7 +261,8 @@ impl<R: Kept> KeyOutcome<R> {
 
 impl<S: Scope, R: Kept> Drop for KeyClaim<S, R> {
     fn drop(&mut self) {
-        let (now, outcome) = (Instant::now(), Some(self.outcome.to_json()));
+        let now = Instant::now();
+        let outcome = Some(self.outcome.to_json());
         let settled = KeyEntry { settled: Some(now), outcome };
         self.entries.lock().settle(self.fingerprint, now, settled);
     }

@@ -114,7 +114,8 @@ impl MultiPublish {
         self.note(committed, finished)?;
         let MultiProgress { tally, subscribers, .. } = self.progress;
         let Tally { events, first_id, last_id, .. } = tally;
-        let (channels, subscribers) = (subscribers.len(), subscribers.values().sum());
+        let channels = subscribers.len();
+        let subscribers = subscribers.values().sum();
         let receipt = MultiReceipt { events, channels, first_id, last_id, subscribers };
         if let Some(claim) = self.claim {
             claim.complete(&receipt);

@@ -421,7 +421,8 @@ impl Publish {
             return None;
         }
         let Some(end_detector) = &self.end_detector else {
-            let (last, producer) = (self.last_event.as_ref()?, self.producer.as_ref()?);
+            let last = self.last_event.as_ref()?;
+            let producer = self.producer.as_ref()?;
             return last.is_end(producer).then_some(Hint::MarkClosesNothing);
         };
         Some(match end_detector.format() {

@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let (rate, bucket) = (Rate { per_second: 10, burst: 3 }, Bucket::default());
+        let rate = Rate { per_second: 10, burst: 3 };
+        let bucket = Bucket::default();
         for _ in 0..3 {
             assert_eq!(bucket.take(rate, 1, 0), Ok(()));
         }
@@ -73,8 +74,10 @@ mod tests {
             per_second in 1u64..1000, burst in 1u64..50,
             steps in prop::collection::vec((0u64..2_000_000_000, 1u64..20), 1..60),
         ) {
-            let (rate, bucket) = (Rate { per_second, burst }, Bucket::default());
-            let (mut level, mut now) = (burst as f64, 0);
+            let rate = Rate { per_second, burst };
+            let bucket = Bucket::default();
+            let mut level = burst as f64;
+            let mut now = 0;
             for (pause, count) in steps {
                 now += pause;
                 let more = pause as f64 / SECOND as f64 * per_second as f64;
@@ -91,7 +94,8 @@ mod tests {
 
         #[test]
         fn no_number_breaks_it(per_second: u64, burst: u64, count: u64, now: u64) {
-            let (rate, bucket) = (Rate { per_second, burst }, Bucket::default());
+            let rate = Rate { per_second, burst };
+            let bucket = Bucket::default();
             let _ = bucket.charge(rate, count, now);
             let _ = bucket.take(rate, count, now);
             let _ = bucket.look(rate, count, now);

@@ -52,7 +52,8 @@ struct QuotaTerms {
 
 impl QuotaTerms {
     fn of(config: Config) -> Arc<Self> {
-        let (principal, address) = (config.principal(), config.address());
+        let principal = config.principal();
+        let address = config.address();
         Arc::new(Self { config, principal, address })
     }
 }
@@ -81,7 +82,8 @@ impl Quotas {
 
     /// Replaces the settings. Past usage still counts.
     pub fn exchange(&self, config: Config) {
-        let (channels, retained) = (config.max_channels, config.max_retained());
+        let channels = config.max_channels;
+        let retained = config.max_retained();
         *self.terms.write() = QuotaTerms::of(config);
         self.principals.each(|meter| meter.account.resize(channels, retained));
     }
@@ -244,7 +246,8 @@ impl Payer {
         mut pay: impl FnMut(&Rates, &Meter, u64) -> Result<(), Exceeded>,
     ) -> Result<(), Exceeded> {
         let Some(quotas) = &self.quotas else { return Ok(()) };
-        let (now, terms) = (quotas.now(), quotas.terms());
+        let now = quotas.now();
+        let terms = quotas.terms();
         if let Some(meter) = &self.principal {
             pay(&terms.principal, meter, now)?;
         }
@@ -310,7 +313,8 @@ mod tests {
     fn subscriptions_are_counted_while_they_live() {
         let quotas = quotas("max_subscriptions = 2");
         let payer = quotas.payer(Some("a".into()), [127, 0, 0, 1].into());
-        let (one, two) = (payer.subscribe(), payer.subscribe());
+        let one = payer.subscribe();
+        let two = payer.subscribe();
         assert_eq!(payer.subscribe().err(), Some("quotas.max_subscriptions"));
         drop(one);
         assert!(payer.subscribe().is_ok());

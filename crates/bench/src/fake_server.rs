@@ -39,7 +39,8 @@ pub(crate) fn serve(fault: FakeFault) -> SocketAddr {
     let hub = FakeHub::default();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, hub) = (stream.unwrap(), Arc::clone(&hub));
+            let stream = stream.unwrap();
+            let hub = Arc::clone(&hub);
             std::thread::spawn(move || attend(stream, &hub, fault));
         }
     });
@@ -50,7 +51,9 @@ fn attend(mut stream: TcpStream, hub: &FakeHub, fault: FakeFault) {
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     loop {
-        let (mut path, mut length, mut line) = (String::new(), 0, String::new());
+        let mut path = String::new();
+        let mut length = 0;
+        let mut line = String::new();
         while reader.read_line(&mut line).is_ok_and(|len| len > 2) {
             if path.is_empty() {
                 path = line.split(' ').nth(1).unwrap().into();

@@ -133,7 +133,8 @@ impl Plan {
             Mode::Stream => self.channels.len() as u64,
             Mode::Post => u64::from(self.publishers),
         };
-        let (needed, limit) = (total + lanes + OTHER_DESCRIPTORS, process::raise_open_files());
+        let needed = total + lanes + OTHER_DESCRIPTORS;
+        let limit = process::raise_open_files();
         ensure!(
             needed <= limit,
             "{total} subscribers need {needed} open files, and this process may have {limit}: \

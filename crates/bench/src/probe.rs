@@ -37,7 +37,8 @@ pub(crate) fn is_healthy(template: &Template, channel: &str) -> anyhow::Result<(
         bail!("the subscription was refused: HTTP {}", head.status);
     }
     std::thread::sleep(Duration::from_millis(100));
-    let (mut data, mut request) = (Vec::new(), Vec::new());
+    let mut data = Vec::new();
+    let mut request = Vec::new();
     write_data(&mut data, 0, clock::now(), 32);
     template.publication(channel).post(&mut request, &data);
     let (status, body) = exchange(template.publish_address(), &request)?;
@@ -52,7 +53,9 @@ fn wait_for_payload(
     head: ResponseHead,
     received: &[u8],
 ) -> anyhow::Result<()> {
-    let (mut body, mut carry, mut found) = (head.body, Carry::EMPTY, false);
+    let mut body = head.body;
+    let mut carry = Carry::EMPTY;
+    let mut found = false;
     let mut buffer = [0; 4096];
     let mut bytes = &received[head.len..];
     let until = clock::now() + PATIENCE.as_secs() * SECOND;
@@ -106,7 +109,8 @@ fn exchange(address: SocketAddr, request: &[u8]) -> anyhow::Result<(u16, String)
     stream.write_all(request)?;
     let mut received = Vec::new();
     let head = read_head(&mut stream, &mut received)?;
-    let (mut body, mut text) = (head.body, Vec::new());
+    let mut body = head.body;
+    let mut text = Vec::new();
     let mut bytes = &received[head.len..];
     let mut buffer = [0; 4096];
     loop {

@@ -63,7 +63,8 @@ pub(crate) fn local_ports() -> u64 {
 fn usage_of(pid: u32) -> Option<Usage> {
     let cpu_seconds = cpu_seconds(pid)?;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let (rss, pss) = (kilobytes(&rollup, "Rss:"), kilobytes(&rollup, "Pss:"));
+    let rss = kilobytes(&rollup, "Rss:");
+    let pss = kilobytes(&rollup, "Pss:");
     let rss_bytes = match rss {
         Some(bytes) => bytes,
         None => {

@@ -134,7 +134,8 @@ pub(crate) struct Press {
 
 impl Press {
     pub(crate) fn new(spec: PublishersSpec, progress: Arc<PublishProgress>) -> io::Result<Self> {
-        let (poll, alarm) = (Poll::new()?, Alarm::new()?);
+        let poll = Poll::new()?;
+        let alarm = Alarm::new()?;
         poll.registry().register(&mut SourceFd(&alarm.fd()), ALARM, Interest::READABLE)?;
         let mut lanes = Vec::new();
         lanes.resize_with(spec.schedule.lanes as usize, PublisherLane::default);
@@ -195,7 +196,8 @@ impl Press {
         let schedule = self.spec.schedule;
         let halted = now >= self.spec.halt_at;
         if !halted {
-            let (seen, due) = (self.due, schedule.due(now));
+            let seen = self.due;
+            let due = schedule.due(now);
             self.due = due;
             if due - seen >= u64::from(schedule.lanes) {
                 (0..self.lanes.len()).for_each(|lane| self.advance(lane));
@@ -361,7 +363,8 @@ impl Press {
     /// Writes the data of an event and returns its intended send time, which is now for an unpaced
     /// run.
     fn begin(&mut self, lane: usize, slot: ScheduleSlot) -> u64 {
-        let (schedule, now) = (&self.spec.schedule, clock::now());
+        let schedule = &self.spec.schedule;
+        let now = clock::now();
         let paced = schedule.is_paced();
         let intended = if paced { schedule.intended(slot.k) } else { now };
         if paced && intended >= self.spec.measure_from && self.lanes[lane].free_since <= intended {
@@ -511,7 +514,8 @@ fn whole(
             start += head.len; // skips 100 Continue
             continue;
         }
-        let (mut body, mut rest) = (head.body, &bytes[start + head.len..]);
+        let mut body = head.body;
+        let mut rest = &bytes[start + head.len..];
         while !body.take(&mut rest).is_empty() {}
         let len = bytes.len() - rest.len();
         return Ok((body.is_done() || at_end).then_some((head, len)));

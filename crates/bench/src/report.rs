@@ -98,7 +98,8 @@ impl Report {
             format!("{} x {} subscribers of {}", self.channels, self.subscribers, self.template);
         if self.offered > 0 {
             let rate = self.rate.map_or("unpaced".into(), |rate| format!("{rate}/s"));
-            let (size, way) = (self.size, &self.publish);
+            let size = self.size;
+            let way = &self.publish;
             let _ = write!(what, ", {rate}, {size} bytes by {way}, {} s", self.duration_s);
         }
         row(&mut out, &self.scenario, what);

@@ -148,7 +148,8 @@ mod tests {
 
     fn body_of(text: &[u8], read: usize) -> (Vec<u8>, ResponseBody) {
         let head = head(text).unwrap().unwrap();
-        let (mut body, mut out) = (head.body, Vec::new());
+        let mut body = head.body;
+        let mut out = Vec::new();
         for piece in text[head.len..].chunks(read) {
             let mut piece = piece;
             loop {

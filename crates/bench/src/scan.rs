@@ -91,7 +91,8 @@ mod tests {
     use super::*;
 
     fn found(pieces: &[&[u8]]) -> Vec<(u32, u64)> {
-        let (mut carry, mut found) = (Carry::EMPTY, Vec::new());
+        let mut carry = Carry::EMPTY;
+        let mut found = Vec::new();
         for piece in pieces {
             carry.tokens(piece, |token| {
                 found.extend(payload(token).map(|p| (p.seq, p.intended)));

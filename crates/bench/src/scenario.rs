@@ -114,7 +114,8 @@ impl<'a> ScenarioStage<'a> {
         let rate = self.plan.rate.unwrap_or(1.0);
         let total = (seconds(self.plan.warmup + self.plan.duration) * rate).round() as u64;
         let start = clock::now() + SETTLING;
-        let (channels, lanes) = (self.channels(), self.lanes());
+        let channels = self.channels();
+        let lanes = self.lanes();
         let schedule = Schedule::paced(start, rate, total, channels, lanes);
         self.measure(Some(fleet), schedule)
     }
@@ -215,7 +216,8 @@ impl<'a> ScenarioStage<'a> {
         let spec = self.fleet_spec(&From::Now);
         let fleet = if crowd { Some(self.assemble(spec)?) } else { None };
         let start = clock::now() + SETTLING;
-        let (channels, lanes) = (self.channels(), self.lanes());
+        let channels = self.channels();
+        let lanes = self.lanes();
         let schedule = match self.plan.rate {
             Some(rate) => {
                 let total = seconds(self.plan.warmup + self.plan.duration) * rate;
@@ -276,10 +278,12 @@ impl ScenarioStage<'_> {
     }
 
     fn await_answers(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
-        let (mut settled, mut moved) = (0, clock::now());
+        let mut settled = 0;
+        let mut moved = clock::now();
         while settled < fleet.total {
             clock::sleep_until(clock::now() + 2 * MILLISECOND);
-            let (now, before) = (clock::now(), settled);
+            let now = clock::now();
+            let before = settled;
             settled = fleet.settled();
             if settled > before {
                 moved = now;
@@ -315,9 +319,11 @@ impl ScenarioStage<'_> {
     fn await_deliveries(&mut self, fleet: &Fleet, outcome: &PublishersOutcome) {
         let readers = self.report.connections.opened.saturating_sub(self.plan.slow_readers as u64);
         let expected = outcome.published() * readers / self.plan.channels.len() as u64;
-        let (mut delivered, mut moved) = (0, clock::now());
+        let mut delivered = 0;
+        let mut moved = clock::now();
         loop {
-            let (now, before) = (clock::now(), delivered);
+            let now = clock::now();
+            let before = delivered;
             delivered = fleet.shared.delivered.load(Relaxed);
             if delivered > before {
                 moved = now;
@@ -332,7 +338,8 @@ impl ScenarioStage<'_> {
 
     /// Waits until all subscribers have caught up or make no progress, and accounts for them.
     fn catch_up(&mut self, fleet: Fleet, acknowledged: &[u64]) -> anyhow::Result<Stats> {
-        let (mut state, mut moved) = ((0, 0), clock::now());
+        let mut state = (0, 0);
+        let mut moved = clock::now();
         loop {
             let now = clock::now();
             let caught_up = fleet.shared.caught_up.load(Relaxed);
@@ -573,7 +580,8 @@ mod tests {
         assert!(report.is_complete(), "{report:#?}");
         assert_eq!((report.offered, report.published), (200, 200));
         assert_eq!((report.expected, report.delivered, report.connections.opened), (800, 800, 12));
-        let (all, last) = (report.latency_us.unwrap(), report.completion_us.unwrap());
+        let all = report.latency_us.unwrap();
+        let last = report.completion_us.unwrap();
         assert!(all.p50 <= last.p50 && last.max >= all.max, "{report:#?}");
         assert!(report.server.unwrap().rss_bytes > 0);
         // The warm-up is excluded: the measured value is the pace, with tolerance for a busy

@@ -108,8 +108,8 @@ mod tests {
                     assert!(!std::mem::replace(&mut seen[usize::try_from(slot.k).unwrap()], true));
                     assert_eq!(slot.seq, next[slot.channel as usize]);
                     next[slot.channel as usize] += 1;
-                    let (channel, seq) =
-                        (slot.channel as usize, usize::try_from(slot.seq).unwrap());
+                    let channel = slot.channel as usize;
+                    let seq = usize::try_from(slot.seq).unwrap();
                     assert_eq!(schedule.intended_in(channel, seq), schedule.intended(slot.k));
                 }
             }

@@ -72,7 +72,8 @@ impl Completions {
 
     #[inline]
     pub(crate) fn note(&mut self, channel: usize, seq: u32, now: u64) {
-        let (row, seq) = (&mut self.last[channel], seq as usize);
+        let row = &mut self.last[channel];
+        let seq = seq as usize;
         if seq >= row.len() {
             self.entries += seq + 1 - row.len();
             if self.entries > MAX_COMPLETIONS {
@@ -173,7 +174,8 @@ mod tests {
     #[test]
     fn an_event_is_complete_when_the_last_thread_has_it() {
         let schedule = Schedule::paced(1_000, 1e6, 4, 2, 1); // one per microsecond
-        let (mut a, mut b) = (Stats::new(2), Stats::new(2));
+        let mut a = Stats::new(2);
+        let mut b = Stats::new(2);
         a.completions.note(0, 0, 2_000);
         a.completions.note(1, 0, 3_000); // intended at 2000
         b.completions.note(0, 0, 9_000);

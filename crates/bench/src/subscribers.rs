@@ -108,7 +108,8 @@ impl Fleet {
     pub(crate) fn launch(spec: SubscribersSpec) -> anyhow::Result<Self> {
         let shared = Arc::new(SubscribersState::default());
         shared.measure_from.store(u64::MAX, Relaxed);
-        let (total, started) = (spec.total() as u64, clock::now());
+        let total = spec.total() as u64;
+        let started = clock::now();
         let spec = Arc::new(spec);
         let mut threads = Vec::new();
         for number in 0..spec.threads.max(1) {
@@ -237,7 +238,8 @@ impl Crew {
 
     /// Opens the connections that are due; returns whether more remain.
     fn open_more(&mut self) -> bool {
-        let (spec, threads) = (Arc::clone(&self.spec), self.spec.threads.max(1));
+        let spec = Arc::clone(&self.spec);
+        let threads = self.spec.threads.max(1);
         let at_once = (IN_FLIGHT / threads).max(1);
         loop {
             let index = self.connections.len() * threads + self.number;
@@ -387,7 +389,8 @@ impl Crew {
     fn consume(&mut self, token: usize, mut bytes: &[u8], now: u64, measure_from: u64) {
         let SubscriberConnection { channel, sequence, body, carry, .. } =
             &mut self.connections[token];
-        let (stats, channel) = (&mut self.stats, *channel as usize);
+        let stats = &mut self.stats;
+        let channel = *channel as usize;
         stats.bytes += bytes.len() as u64;
         let before = stats.delivered;
         let mut watch = if self.spec.watch_ids { self.watches.get_mut(&token) } else { None };
@@ -524,12 +527,14 @@ mod tests {
     fn the_last_id_is_remembered_wherever_lines_are_cut() {
         let text = b"id: e-1\ndata: 0 1\n\nid:urn:x\r\ndata: 1 1\n\nid: e-9";
         for cut in 0..text.len() {
-            let (mut line, mut last) = (Vec::new(), None);
+            let mut line = Vec::new();
+            let mut last = None;
             watch_ids(&mut line, &text[..cut], &mut last);
             watch_ids(&mut line, &text[cut..], &mut last);
             assert_eq!(last.as_deref(), Some("urn:x"), "cut at {cut}");
         }
-        let (mut line, mut last) = (Vec::new(), None);
+        let mut line = Vec::new();
+        let mut last = None;
         let control = b"data:{\"streamNextOffset\":\"00_25\",\"upToDate\":true}\n\n";
         watch_ids(&mut line, control, &mut last);
         assert_eq!(last.as_deref(), Some("00_25"));

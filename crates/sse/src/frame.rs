@@ -117,7 +117,8 @@ mod tests {
         ) {
             let mut run = Vec::new();
             for (offset, event_type, data) in &events {
-                let (event_type, data) = (event_type.as_deref(), data.as_bytes());
+                let event_type = event_type.as_deref();
+                let data = data.as_bytes();
                 encode(&mut run, &Text { id: Some(&format!("e0-{offset}")), event_type, data });
             }
             let frames: Vec<_> = Frames::new(&run).collect();

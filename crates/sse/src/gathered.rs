@@ -60,7 +60,8 @@ impl Gathered {
             return self.last = bytes.to_vec();
         }
         while !bytes.is_empty() {
-            let (used, wanted) = (self.last.len(), self.last.len() + bytes.len());
+            let used = self.last.len();
+            let wanted = self.last.len() + bytes.len();
             if wanted > self.last.capacity() && self.last.capacity() < PORTION {
                 self.last.reserve_exact(wanted.next_power_of_two().min(PORTION) - used);
             }

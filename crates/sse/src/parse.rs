@@ -136,7 +136,8 @@ impl Parser {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
         }
         while let Some(end) = memchr2(b'\n', b'\r', rest) {
-            let (line, tail) = (&rest[..end], &rest[end + 1..]);
+            let line = &rest[..end];
+            let tail = &rest[end + 1..];
             if rest[end] == b'\r' {
                 self.skip_lf = tail.is_empty();
                 rest = tail.strip_prefix(b"\n").unwrap_or(tail);

@@ -281,7 +281,8 @@ async fn interrupted() {
 
 fn tell_what_to_try(hub: &DemoHub) -> std::io::Result<()> {
     let paint = Paint::stdout();
-    let (url, admin) = (&hub.url, &hub.admin);
+    let url = &hub.url;
+    let admin = &hub.admin;
     let say = |text: &str| print_line(format_args!("  {}", paint.with(ansi::DIM, text)));
     let run = |text: String| print_line(format_args!("    {}", paint.with(ansi::BOLD, text)));
     print_line("")?;

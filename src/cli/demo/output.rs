@@ -19,7 +19,8 @@ impl DemoOutput {
     /// Chooses the picture if the terminal can show it; lines in a pipe, a log, or a very small
     /// window.
     pub(super) fn new() -> Self {
-        let (paint, size) = (Paint::stdout(), terminal::size());
+        let paint = Paint::stdout();
+        let size = terminal::size();
         if paint.is_on() && screen::fits(size) {
             return Self::Picture(Screen::new(paint, size));
         }

@@ -100,7 +100,9 @@ fn picture(stage: &DemoStage, (columns, rows): (usize, usize), paint: Paint) -> 
 }
 
 fn headline(stage: &DemoStage, width: usize, paint: Paint) -> String {
-    let (mark, name, about) = ("▁▃▅█", "Fanfare", "one channel, four viewers");
+    let mark = "▁▃▅█";
+    let name = "Fanfare";
+    let about = "one channel, four viewers";
     let used = mark.chars().count() + name.len() + about.len() + stage.hub.len() + 4;
     let space = " ".repeat(width.saturating_sub(used));
     format!(
@@ -147,7 +149,8 @@ fn progress_line(stage: &DemoStage, width: usize, paint: Paint) -> String {
 
 fn legend(paint: Paint) -> String {
     let line = |sgr, text| format!("{} {}", paint.with(sgr, "━━"), paint.with(ansi::DIM, text));
-    let (live, replayed) = (line(ansi::ACCENT, "live"), line(ansi::REPLAY, "replayed"));
+    let live = line(ansi::ACCENT, "live");
+    let replayed = line(ansi::REPLAY, "replayed");
     format!("  {live}   {replayed}   {}", paint.with(ansi::DIM, "╌╌ not there"))
 }
 
@@ -216,7 +219,8 @@ fn lower_edge(stage: &DemoStage, seat: usize, width: usize, edge: &str, paint: P
         Status::Away => String::new(),
         Status::Cut => format!("{events} · last id {}", viewer.id_at_cut()),
         _ if seat == B && viewer.connections > 1 => {
-            let (before, id) = (viewer.seen_at_cut(), viewer.id_at_cut());
+            let before = viewer.seen_at_cut();
+            let id = viewer.id_at_cut();
             format!("{before} + {} after {id}", viewer.events.len() - before)
         }
         _ if viewer.replayed > 0 => format!("{events} · {} replayed", viewer.replayed),

@@ -311,7 +311,8 @@ mod tests {
     fn a_ribbon_shows_what_a_viewer_has_of_the_whole() {
         let stage = played();
         let ribbon = |seat: usize| stage.viewers[seat].ribbon(4, 4);
-        let (live, replayed) = (Some(Shade::Live), Some(Shade::Replayed));
+        let live = Some(Shade::Live);
+        let replayed = Some(Shade::Replayed);
         assert_eq!(ribbon(A), [live; 4]);
         assert_eq!(ribbon(B), [live, replayed, replayed, live]);
         assert_eq!(ribbon(C), [replayed, replayed, live, live]);

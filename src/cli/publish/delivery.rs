@@ -325,7 +325,8 @@ impl<'a> Delivery<'a> {
             bail!("{explained}; more was sent than --buffer keeps for a second attempt");
         }
         let delay = self.outage.delay(self.args, error, &self.progress)?;
-        let (mut waited, mut interrupted) = (pin!(sleep(delay)), pin!(input.interrupted()));
+        let mut waited = pin!(sleep(delay));
+        let mut interrupted = pin!(input.interrupted());
         loop {
             let room = !segment.is_whole && segment.bytes < self.args.buffer;
             tokio::select! {

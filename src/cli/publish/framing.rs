@@ -287,7 +287,9 @@ mod tests {
     /// ends of the pieces within the input.
     fn segments(format: InputFormat, input: &[u8], size: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
         let mut framer = Framer::new(format, None, 1000, Some(20));
-        let (mut segments, mut ends, mut at) = (vec![Vec::new()], Vec::new(), 0);
+        let mut segments = vec![Vec::new()];
+        let mut ends = Vec::new();
+        let mut at = 0;
         let mut take = |framer: &mut Framer| {
             for piece in framer.take() {
                 at += piece.bytes.len();

@@ -52,7 +52,8 @@ impl PublishInput {
             .name("publish-input".into())
             .spawn(move || reading.run())
             .context("cannot start a thread to read the input")?;
-        let (interrupted, over) = (CancellationToken::new(), CancellationToken::new());
+        let interrupted = CancellationToken::new();
+        let over = CancellationToken::new();
         tokio::spawn(end_on_interrupt(interrupted.clone(), over.clone()));
         Ok(Self { pieces, interrupted, over })
     }

@@ -47,7 +47,9 @@ fn told(compacted: &Compacted) -> String {
         Some(back) if back > 0 => format!("gave back {}", ByteSize(back)),
         _ => "gave back nothing".to_owned(),
     };
-    let (before, after) = (ByteSize(before), ByteSize(after));
-    let (rewritten, deleted) = (count(rewritten, "file"), count(deleted, "file"));
+    let before = ByteSize(before);
+    let after = ByteSize(after);
+    let rewritten = count(rewritten, "file");
+    let deleted = count(deleted, "file");
     format!("{gave}: {before} before, {after} now; {rewritten} written anew, {deleted} deleted")
 }

@@ -236,7 +236,8 @@ impl Export {
                 Ok(Then::Done)
             }
             (true, false) => {
-                let (state, reason) = (Some(state.to_owned()), None);
+                let state = Some(state.to_owned());
+                let reason = None;
                 self.end(listed, &ExportData { state, reason, message: None })?;
                 Ok(Then::Done)
             }
@@ -322,7 +323,8 @@ impl MissingEvents {
         if self.gaps == 0 && self.channels == 0 {
             return ExitCode::SUCCESS;
         }
-        let (gaps, channels) = (count(self.gaps, "gap"), count(self.channels, "channel"));
+        let gaps = count(self.gaps, "gap");
+        let channels = count(self.channels, "channel");
         warn(format_args!("the export is not complete: {gaps}, {channels} missing"));
         ExitCode::from(INCOMPLETE)
     }

@@ -301,7 +301,8 @@ impl ImportPiece {
         event_type: Option<&EventType>,
         data: &RawValue,
     ) -> anyhow::Result<()> {
-        let (channel, event) = (channel.as_str(), event_type.map(EventType::as_str));
+        let channel = channel.as_str();
+        let event = event_type.map(EventType::as_str);
         serde_json::to_writer(&mut self.body, &ImportPublish { channel, event, data })?;
         self.body.push(b'\n');
         self.lines.push(number);

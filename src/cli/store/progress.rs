@@ -34,7 +34,8 @@ impl StoreProgress {
 
 impl fmt::Display for StoreProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (channels, events) = (count(self.channels, "channel"), count(self.events, "event"));
+        let channels = count(self.channels, "channel");
+        let events = count(self.events, "event");
         write!(f, "{channels}, {events}")
     }
 }

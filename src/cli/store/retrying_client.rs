@@ -102,7 +102,8 @@ impl Asker {
         body: Bytes,
     ) -> Result<Answer, Error> {
         let reply = self.client.send(request, full(body)).await?;
-        let (status, headers) = (reply.status(), reply.headers().clone());
+        let status = reply.status();
+        let headers = reply.headers().clone();
         // The response to a HEAD has no body to explain it.
         let text = if status == StatusCode::NOT_FOUND {
             reply.text().await?

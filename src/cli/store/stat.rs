@@ -108,8 +108,10 @@ fn table(stat: &Stat) -> std::io::Result<()> {
     ))?;
     for channel in &stat.channels {
         let ChannelStat { events, bytes, first, last, channel: name, .. } = channel;
-        let (size, state) = (size(*bytes), state(channel));
-        let (first, last) = (time(*first), time(*last));
+        let size = size(*bytes);
+        let state = state(channel);
+        let first = time(*first);
+        let last = time(*last);
         print_line(format_args!(
             "{events:>10}  {size:>10}  {state:9}  {first:wide$}  {last:wide$}  {name}"
         ))?;
@@ -119,7 +121,8 @@ fn table(stat: &Stat) -> std::io::Result<()> {
         print_line(format_args!("{:>10}  {:>10}  {name}", size(*bytes), size(*dead)))?;
     }
     let StatTotals { events, event_bytes, file_bytes, dead } = StatTotals::of(stat);
-    let (channels, files) = (stat.channels.len(), stat.files.len());
+    let channels = stat.channels.len();
+    let files = stat.files.len();
     print_line(format_args!(
         "\n{channels} channels with {events} events, {}; {files} files, {}, of which {} are dead",
         size(event_bytes),

@@ -117,7 +117,8 @@ fn fold_part(choice: u32, part: &Fields<'_>, fold: &mut Fold) {
 fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
     let values = call.items("partialArgs");
     let goes_on = call.get("willContinue").is_some_and(Json::is_true);
-    let (name, args) = (call.text("name"), call.get("args"));
+    let name = call.text("name");
+    let args = call.get("args");
     if args.is_some_and(|args| !args.is_empty())
         || (!goes_on && values.is_empty() && name.is_some())
     {

@@ -153,7 +153,8 @@ fn fold_call(choice: u32, position: u32, call: &Fields<'_>, fold: &mut Fold) {
     let number = call.number("index");
     let key = PartKey::Index(number.unwrap_or(position), 0);
     let address = Address { choice, lane: Lane::Tool, key };
-    let (function, custom) = (call.object("function"), call.object("custom"));
+    let function = call.object("function");
+    let custom = call.object("custom");
     let id = call.text("id").filter(|id| !id.is_empty());
     if let (None, Some(id)) = (number, &id) {
         fold.find_call(&address, id);

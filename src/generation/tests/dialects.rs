@@ -148,7 +148,8 @@ fn calls_without_ids_are_distinguished_by_their_names_and_their_ends() {
         let more = |text| {
             format!(r#"{{"tool_calls":[{{{rest}"function":{}}}]}}"#, json!({"arguments": text}))
         };
-        let (b, c) = (more("{\"tz\":"), more("\"UTC\"}"));
+        let b = more("{\"tz\":");
+        let c = more("\"UTC\"}");
         let streamed = [begin("f"), more(two[0].1), begin("g"), b, c];
         let streamed: Vec<_> = streamed.iter().map(String::as_str).collect();
         assert_calls(&chat(&streamed), &two);
@@ -311,7 +312,8 @@ fn a_summary_is_not_mixed_with_the_reasoning_beside_it() {
     let delta = |name: &str, text: &str| {
         named(&format!(r#"{{"type":"response.{name}.delta","output_index":0,"delta":"{text}"}}"#))
     };
-    let (text, summary) = ("reasoning_text", "reasoning_summary_text");
+    let text = "reasoning_text";
+    let summary = "reasoning_summary_text";
     let all = [delta(text, "a"), delta(summary, "x"), delta(text, "b"), delta(summary, "y")];
     let folded = fold(RESPONSES, &all);
     assert_eq!(folded["parts"][0]["text"], "ab");

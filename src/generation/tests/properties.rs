@@ -60,7 +60,8 @@ impl Writer {
 
     /// Returns fields of a chunk that differ between chunks, or are in some of them only.
     fn noise(&self) -> (String, &'static str) {
-        let (now, bits) = (self.now(), self.noise >> (self.events.len() % 24));
+        let now = self.now();
+        let bits = self.noise >> (self.events.len() % 24);
         let mut fields = String::new();
         for (bit, field) in [
             format!(r#""id":"c{now}","#),
@@ -142,7 +143,8 @@ fn write_chat(writer: &mut Writer, number: usize, run: &Run, cuts: &[usize]) {
                 ),
             ),
         };
-        let (now, pad) = (writer.now(), "x".repeat(writer.now() % 5));
+        let now = writer.now();
+        let pad = "x".repeat(writer.now() % 5);
         let (fields, empty) = writer.noise();
         // A call has its own list of calls.
         let empty = if part.starts_with("call") { "" } else { empty };
@@ -453,7 +455,8 @@ proptest! {
         let events = write_with(format, &runs, escaped, noise);
         let merged = merge(format, &events, &joins);
         prop_assert!(merged.len() <= events.len());
-        let (before, after) = (fold(format, pairs(&events)), fold(format, pairs(&merged)));
+        let before = fold(format, pairs(&events));
+        let after = fold(format, pairs(&merged));
         prop_assert_eq!(before.parts(), after.parts());
         prop_assert_eq!(
             serde_json::to_value(&before).unwrap(),
@@ -477,7 +480,8 @@ proptest! {
         let mut order = order.iter().cycle();
         deltas.sort_by_cached_key(|_| order.next());
         let merged = merge(format, &deltas, &[true]);
-        let (before, after) = (fold(format, pairs(&deltas)), fold(format, pairs(&merged)));
+        let before = fold(format, pairs(&deltas));
+        let after = fold(format, pairs(&merged));
         prop_assert_eq!(before.parts(), after.parts());
     }
 

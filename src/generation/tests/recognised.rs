@@ -61,7 +61,8 @@ const NOTHING: [Event<'_>; 20] = [
 ];
 
 fn ending<'a>(events: impl IntoIterator<Item = Event<'a>>) -> (Recogniser, Option<Ending>) {
-    let (mut recogniser, mut first) = (Recogniser::new(), None);
+    let mut recogniser = Recogniser::new();
+    let mut first = None;
     for (event_type, data) in events {
         match recogniser.mark(event_type, data) {
             Some(Mark::Last(ending) | Mark::Nearly(ending)) if first.is_none() => {
@@ -188,7 +189,10 @@ fn a_stop_reason_is_an_end_if_nothing_follows() {
         |choice: u32| format!(r#"{{"choices":[{{"index":{choice},"delta":{{"content":"a"}}}}]}}"#);
     let stop =
         |choice: u32| format!(r#"{{"choices":[{{"index":{choice},"finish_reason":"stop"}}]}}"#);
-    let (d0, d1, s0, s1) = (delta(0), delta(1), stop(0), stop(1));
+    let d0 = delta(0);
+    let d1 = delta(1);
+    let s0 = stop(0);
+    let s1 = stop(1);
     let anthropic = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
     let start = STREAMS[2].1;
     let tool_calls = STOP.replace("stop", "tool_calls");

@@ -24,7 +24,8 @@ pub(super) fn fold(format: Format, events: &[(Option<String>, String)]) -> Value
 
 /// Merges as many events as possible.
 pub(super) fn merge(format: Format, events: &[(Option<String>, String)]) -> Vec<String> {
-    let (mut merged, mut current) = (Vec::new(), None::<Merge>);
+    let mut merged = Vec::new();
+    let mut current = None::<Merge>;
     for (event_type, data) in events {
         if current.as_mut().is_some_and(|merge| merge.try_add(event_type.as_deref(), data)) {
             continue;

@@ -288,7 +288,8 @@ impl Generation {
         let data = SnapshotData { channel, state: state.as_str(), events: self.events, fold };
         // Strings and numbers: this cannot fail.
         let data = serde_json::to_string(&data).unwrap_or_default().into();
-        let (mark, through) = (self.read, self.marks.through);
+        let mark = self.read;
+        let through = self.marks.through;
         let mark = if state == ChannelState::Open { mark } else { log.position_of_last(1).ok()? };
         let snapshot = Arc::new(Snapshot { data, through, mark, state });
         self.snapshot = Some(snapshot.clone());
@@ -382,9 +383,11 @@ mod tests {
 
     /// Appends the events, each with its frame, and feeds them.
     fn commit(generation: &mut Generation, log: &mut Log, events: &[NewEvent]) {
-        let (start, first) = (log.end(), Offset(log.tail().0 + 1));
+        let start = log.end();
+        let first = Offset(log.tail().0 + 1);
         for (offset, event) in (first.0..).zip(events) {
-            let (id, mut frame) = (format!("e-{offset}"), Vec::new());
+            let id = format!("e-{offset}");
+            let mut frame = Vec::new();
             let data = event.data.as_bytes();
             sse::encode(&mut frame, &sse::Text { id: Some(&id), event_type: None, data });
             let entry = Entry { offset: Offset(offset), time: Moment::default() };
@@ -403,7 +406,8 @@ mod tests {
     #[test]
     fn events_that_are_fed_add_up_to_what_their_frames_do() {
         let chunk = |text: &str| format!(r#"{CHUNK}"content":"{text}"}}}}]}}"#);
-        let (one, two) = (chunk("one"), chunk(" two"));
+        let one = chunk("one");
+        let two = chunk(" two");
         let error = r#"{"error":{"message":"overloaded"}}"#;
         let streams: [&[&[&str]]; 4] = [
             &[&["a\r\nb"], &["\rc", "d\n"], &["[DONE]"]],
@@ -421,7 +425,8 @@ mod tests {
             late.look(&mut log);
             late.follow(&mut log, u64::MAX);
             assert_eq!(fed.format(), late.format(), "{stream:?}");
-            let (fed, late) = (known(&mut fed, &mut log), known(&mut late, &mut log));
+            let fed = known(&mut fed, &mut log);
+            let late = known(&mut late, &mut log);
             assert!(fed.0.is_some(), "{stream:?}");
             assert_eq!(fed, late, "{stream:?}");
         }

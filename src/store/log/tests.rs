@@ -108,7 +108,8 @@ proptest! {
         let retention = Retention { max_events: 1000, max_bytes: 40_000, max_age: Duration::MAX };
         let mut log = Log::new(Offset::ZERO);
         let mut model = Model { all: Vec::new(), start: 0 };
-        let (mut offset, mut time) = (0, 1_000);
+        let mut offset = 0;
+        let mut time = 1_000;
         for op in ops {
             match op {
                 Op::Append { step, bytes, later } => {
@@ -226,7 +227,8 @@ mod stored {
         let events = model.all.iter().zip(lost).enumerate().skip(model.start);
         let is_lost = |seq: usize| lost[seq];
         for (seq, ((entry, frame), lost)) in events {
-            let (at, lost) = (model.mark(seq), *lost);
+            let at = model.mark(seq);
+            let lost = *lost;
             let away = at.seq < log.resident_from().seq;
             assert_eq!(log.missing_at(at).is_some(), away && lost, "{seq}");
             for read in [log.read(at, 1), log.read_from_byte(at.byte, 1)] {
@@ -278,7 +280,8 @@ mod stored {
                 Retention { max_events: 1000, max_bytes: 40_000, max_age: Duration::MAX };
             let mut log = Log::stored(TrimPoint::default(), LogPosition::default(), Offset::ZERO);
             let mut model = Model { all: Vec::new(), start: 0 };
-            let (mut offset, mut lost) = (0, Vec::new());
+            let mut offset = 0;
+            let mut lost = Vec::new();
             for op in ops {
                 match op {
                     Op::Append { step, bytes } => {

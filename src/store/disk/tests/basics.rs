@@ -40,7 +40,8 @@ fn what_was_written_is_read_back_also_after_opening_anew() {
     let (disk, Recovered { streams, receipts, power_cut, .. }) = open(directory.path());
     assert!(streams.is_empty() && receipts.is_empty() && !power_cut);
     let epoch = disk.epoch();
-    let (a, b) = (disk.new_stream(), disk.new_stream());
+    let a = disk.new_stream();
+    let b = disk.new_stream();
     assert_eq!((a.0, b.0), (1, 2));
     for (stream, name) in [(a, "a"), (b, "b/c")] {
         assert_eq!(write(&disk, begin(stream, name), Async), Ok(()));
@@ -70,7 +71,8 @@ fn what_was_written_is_read_back_also_after_opening_anew() {
 fn states_receipts_and_ends_survive() {
     let directory = tempfile::tempdir().unwrap();
     let (disk, _) = open(directory.path());
-    let (a, b) = (disk.new_stream(), disk.new_stream());
+    let a = disk.new_stream();
+    let b = disk.new_stream();
     write(&disk, begin(a, "a"), Async).unwrap();
     write(&disk, begin(b, "b"), Async).unwrap();
     let record = LogRecord::Events {

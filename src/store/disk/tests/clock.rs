@@ -101,7 +101,8 @@ struct Written {
 }
 
 fn write_one(disk: &Disk, machine: &Machine, at: usize, written: &mut Written, offset: u64) {
-    let (time, frame) = (machine.now(), frame(offset));
+    let time = machine.now();
+    let frame = frame(offset);
     let event = (Entry { offset: Offset(offset), time }, &frame[..]);
     let batch = Batch::rewritten(written.end, std::iter::once(event));
     written.end = batch.end();
@@ -148,7 +149,8 @@ proptest! {
     fn stored_events_keep_their_times_and_their_age_however_the_wall_clock_is_set(
         ops in prop::collection::vec(op(), 1..40),
     ) {
-        let (machine, mut files) = (Machine::default(), FakeDisk::new());
+        let machine = Machine::default();
+        let mut files = FakeDisk::new();
         let mut disk = machine.open(&files, Duration::MAX).0;
         let mut written = [Written::default(), Written::default()];
         for name in ["a", "b"] {
@@ -198,9 +200,11 @@ proptest! {
 #[test]
 fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
     for back in [0, -30 * 365 * DAY] {
-        let (machine, files) = (Machine::default(), FakeDisk::new());
+        let machine = Machine::default();
+        let files = FakeDisk::new();
         let disk = machine.open(&files, Duration::MAX).0;
-        let (stream, mut written) = (disk.new_stream(), Written::default());
+        let stream = disk.new_stream();
+        let mut written = Written::default();
         write(&disk, begin(stream, "a"), Durability::Async).unwrap();
         write_one(&disk, &machine, 0, &mut written, 1);
         disk.close();
@@ -227,10 +231,12 @@ fn a_machine_that_starts_with_a_wrong_date_keeps_no_event_for_ever() {
 #[test]
 fn a_wrong_date_that_was_corrected_makes_no_event_old_after_a_power_cut() {
     for wrong in [-30 * 365 * DAY, -DAY] {
-        let (machine, files) = (Machine::default(), FakeDisk::new());
+        let machine = Machine::default();
+        let files = FakeDisk::new();
         let window = Duration::from_secs(3600);
         let disk = machine.open(&files, window).0;
-        let (stream, mut written) = (disk.new_stream(), Written::default());
+        let stream = disk.new_stream();
+        let mut written = Written::default();
         write(&disk, begin(stream, "a"), Durability::Async).unwrap();
         write_one(&disk, &machine, 0, &mut written, 1);
         let kept = StoredReceipt { time: machine.now(), offset: 1, ..receipt("kept") };
@@ -255,9 +261,11 @@ fn a_wrong_date_that_was_corrected_makes_no_event_old_after_a_power_cut() {
 
 #[test]
 fn a_change_of_the_wall_clock_that_finds_no_room_is_saved_later() {
-    let (machine, files) = (Machine::default(), FakeDisk::new());
+    let machine = Machine::default();
+    let files = FakeDisk::new();
     let disk = machine.open(&files, Duration::MAX).0;
-    let (stream, mut written) = (disk.new_stream(), Written::default());
+    let stream = disk.new_stream();
+    let mut written = Written::default();
     write(&disk, begin(stream, "a"), Durability::Async).unwrap();
     write_one(&disk, &machine, 0, &mut written, 1);
     write(&disk, begin(disk.new_stream(), "b"), Durability::Sync).unwrap();
@@ -281,7 +289,8 @@ fn a_change_of_the_wall_clock_that_finds_no_room_is_saved_later() {
 fn a_receipt_is_remembered_for_its_window_however_the_wall_clock_is_set() {
     for by in [365 * DAY, -DAY] {
         for reboot in [false, true] {
-            let (machine, files) = (Machine::default(), FakeDisk::new());
+            let machine = Machine::default();
+            let files = FakeDisk::new();
             let window = Duration::from_secs(300);
             let mut disk = machine.open(&files, window).0;
             let keep = |disk: &Disk, offset, key| {

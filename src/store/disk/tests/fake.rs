@@ -135,7 +135,8 @@ impl Disk {
     /// Returns the disk as a killed process leaves it, with everything written.
     pub(crate) fn after_kill(&self) -> Self {
         let state = self.0.lock();
-        let (names, contents) = (state.names.clone(), state.contents.clone());
+        let names = state.names.clone();
+        let contents = state.contents.clone();
         Self::of(names, contents)
     }
 
@@ -165,7 +166,8 @@ impl Disk {
 
 impl Files for Disk {
     fn list(&self) -> io::Result<Vec<String>> {
-        let (names, unlisted) = (self.names(), self.0.lock().unlisted.clone());
+        let names = self.names();
+        let unlisted = self.0.lock().unlisted.clone();
         Ok(names.into_iter().filter(|name| Some(name) != unlisted.as_ref()).collect())
     }
 

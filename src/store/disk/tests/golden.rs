@@ -28,7 +28,8 @@ fn open(config: &Config) -> Result<(Disk, Vec<StoredStream>, usize), OpenError> 
 
 /// Returns all frames of a stream as one text.
 fn text(disk: &Disk, stream: &StoredStream) -> String {
-    let (mut text, mut at) = (String::new(), LogPosition::default());
+    let mut text = String::new();
+    let mut at = LogPosition::default();
     while let DiskRead::Batch(batch) = read(disk, stream.id, Seek::Seq(at.seq)) {
         assert_eq!(batch.start(), at);
         batch.events().for_each(|(_, frame)| text.push_str(std::str::from_utf8(frame).unwrap()));

@@ -156,8 +156,9 @@ const STREAMS: [StreamId; 3] = [StreamId(1), StreamId(2), StreamId(3)];
 /// Publishes events of several streams with a receipt after each three, many in one write. Returns
 /// all offsets in the order of submission, and the number of offsets before each receipt.
 fn interleave(disk: &Disk) -> (Vec<u64>, Vec<usize>) {
-    let (mut offsets, mut receipts, mut ends) =
-        (Vec::new(), Vec::new(), [LogPosition::default(); 3]);
+    let mut offsets = Vec::new();
+    let mut receipts = Vec::new();
+    let mut ends = [LogPosition::default(); 3];
     let mut told = Vec::new();
     for (stream, name) in STREAMS.iter().zip(["a", "b", "c"]) {
         told.push(hand_in(disk, begin(*stream, name), Durability::Async));

@@ -32,7 +32,8 @@ fn dependent(
 fn a_receipt_that_speaks_of_something_refused_is_refused_with_its_events() {
     let files = FakeDisk::new();
     let (disk, _) = Disk::with(setup(Arc::new(files.clone()), Path::new("/fake"))).unwrap();
-    let (a, b) = (disk.new_stream(), disk.new_stream());
+    let a = disk.new_stream();
+    let b = disk.new_stream();
     for (stream, name) in [(a, "a"), (b, "b")] {
         write(&disk, begin(stream, name), Durability::Async).unwrap();
     }
@@ -107,7 +108,8 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
 
 #[test]
 fn offsets_that_cannot_be_reserved_are_not_given_out() {
-    let (files, config) = (Gated::new(), store_config(Durability::Memory));
+    let files = Gated::new();
+    let config = store_config(Durability::Memory);
     let (disk, _) = files.store(&config, OpenOptions::default());
     assert_eq!(disk.check_offsets(), Ok(()));
     files.disk.make_no_files(Some(Errno::NOSPC));

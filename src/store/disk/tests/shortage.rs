@@ -41,7 +41,9 @@ fn a_moment_without_descriptors_is_not_the_end_of_the_store() {
     let stream = disk.new_stream();
     write(&disk, begin(stream, "c"), Async).unwrap();
     files.disk.make_no_files(Some(Errno::MFILE));
-    let (mut end, mut refused, mut offset) = (LogPosition::default(), 0, 0);
+    let mut end = LogPosition::default();
+    let mut refused = 0;
+    let mut offset = 0;
     // Until the journal is full, and the next one cannot be created.
     while refused == 0 {
         offset += 1;
@@ -66,7 +68,8 @@ fn what_a_deletion_frees_on_a_full_disk_is_given_back() {
     first_life.tuning.journal_bytes = 1 << 20;
     first_life.config.min_free = bytesize::ByteSize(1000);
     let (disk, _) = Disk::with(first_life).unwrap();
-    let (stays, goes) = (disk.new_stream(), disk.new_stream());
+    let stays = disk.new_stream();
+    let goes = disk.new_stream();
     write(&disk, begin(stays, "stays"), Async).unwrap();
     write(&disk, begin(goes, "goes"), Async).unwrap();
     let mut end = LogPosition::default();

@@ -117,7 +117,8 @@ pub(super) fn moment(time: u64) -> Moment {
 }
 
 pub(super) fn receipt(key: &str) -> StoredReceipt {
-    let (scope, outcome) = ("a".into(), "b".into());
+    let scope = "a".into();
+    let outcome = "b".into();
     StoredReceipt {
         scope,
         key: key.into(),
@@ -137,7 +138,9 @@ pub(super) fn read(disk: &Disk, stream: StreamId, seek: Seek) -> DiskRead {
 /// Reads a stream from a position on, and compares each frame. Returns the offsets and the number
 /// of holes.
 pub(super) fn read_all(disk: &Disk, stream: StreamId, from: u64) -> (Vec<u64>, usize) {
-    let (mut offsets, mut holes, mut seq) = (Vec::new(), 0, from);
+    let mut offsets = Vec::new();
+    let mut holes = 0;
+    let mut seq = from;
     loop {
         match read(disk, stream, Seek::Seq(seq)) {
             DiskRead::Batch(batch) => {
