@@ -254,7 +254,7 @@ impl Server {
         let departed = public_limit.clone();
         let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.release())
             .map_err(StartError::Shards)?;
-        let parts = Parts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
+        let parts = RouteParts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
         let (public_app, admin_app) = apps(&cors, parts, &auth_filter)?;
 
         let tls = tls(&config, &metrics)?;
@@ -389,7 +389,7 @@ fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Recovered)
 
 /// The parts that routes are made of.
 #[derive(Clone, Copy)]
-struct Parts<'a> {
+struct RouteParts<'a> {
     hub: &'a Hub,
     ingest: &'a Ingest,
     egress: &'a Egress,
@@ -407,7 +407,11 @@ fn proxies(config: &Config, metrics: &Arc<Metrics>) -> Proxies {
     Proxies::new(trusted, server.proxy_protocol, server.forwarded_header, metrics.clone())
 }
 
-fn apps(cors: &Cors, parts: Parts<'_>, auth_filter: &AuthFilter) -> Result<(App, App), StartError> {
+fn apps(
+    cors: &Cors,
+    parts: RouteParts<'_>,
+    auth_filter: &AuthFilter,
+) -> Result<(App, App), StartError> {
     let (public, admin) = routes(parts);
     let app = |routes: &[Route], listener, others: &[Route]| {
         let router = Router::new(routes.to_vec(), auth_filter.clone());
@@ -420,8 +424,8 @@ fn apps(cors: &Cors, parts: Parts<'_>, auth_filter: &AuthFilter) -> Result<(App,
 }
 
 /// Returns every route of the public and of the admin listener.
-fn routes(parts: Parts<'_>) -> (Vec<Route>, Vec<Route>) {
-    let Parts { hub, ingest, egress, shutdown } = parts;
+fn routes(parts: RouteParts<'_>) -> (Vec<Route>, Vec<Route>) {
+    let RouteParts { hub, ingest, egress, shutdown } = parts;
     let hub = hub.clone();
     let ingest = ingest.clone();
     let egress = egress.clone();
@@ -494,7 +498,7 @@ mod tests {
             let hub = &hub;
             let ingest = &ingest;
             let egress = &egress;
-            routes(Parts { hub, ingest, egress, shutdown: &Shutdown::default() })
+            routes(RouteParts { hub, ingest, egress, shutdown: &Shutdown::default() })
         };
         let routes = public.into_iter().chain(admin).filter(|route| !route.path.ends_with('/'));
         let methods = routes.flat_map(|route| {
