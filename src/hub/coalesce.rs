@@ -103,7 +103,7 @@ impl MergedBatch {
         for (number, (frame, entry)) in Frames::new(&bytes).zip(batch.entries()).enumerate() {
             let edge = |events| (batch.byte_after(events) - first) as usize;
             let raw = &bytes[edge(number)..edge(number + 1)];
-            merging.take(Event { frame, entry, raw, end: batch.byte_after(number + 1) });
+            merging.take(LoggedEvent { frame, entry, raw, end: batch.byte_after(number + 1) });
         }
         merging.close();
         let mut merged = BatchBuilder::new(batch.start());
@@ -164,7 +164,7 @@ impl MergeCache {
 }
 
 /// One event of the log.
-struct Event<'a> {
+struct LoggedEvent<'a> {
     frame: Frame<'a>,
     entry: Entry,
     /// The frame as it is in the log.
@@ -184,12 +184,12 @@ struct Merging<'a> {
 /// Merged deltas that the next event may join.
 struct OpenMerge<'a> {
     merge: Merge,
-    last: Event<'a>,
+    last: LoggedEvent<'a>,
     count: usize,
 }
 
 impl<'a> Merging<'a> {
-    fn take(&mut self, event: Event<'a>) {
+    fn take(&mut self, event: LoggedEvent<'a>) {
         let event_type = event.frame.event_type();
         let data = event.frame.data();
         if let Some(open) = &mut self.open

@@ -192,8 +192,8 @@ impl Backend {
 }
 
 impl DiskBackend {
-    /// Submits a batch, with the receipt to store with it. It is added to `pending`, and `on_stored`
-    /// runs once with its outcome, in the order of submission, with no lock held.
+    /// Submits a batch, with the receipt to store with it. It is added to `pending`, and
+    /// `on_stored` runs once with its outcome, in the order of submission, with no lock held.
     pub(super) fn submit(
         &mut self,
         frames: Batch,

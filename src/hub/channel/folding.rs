@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ChannelInner;
-use super::generation::{Fed, Generation, Snapshot, apparent};
+use super::generation::{CommittedEvents, Generation, Snapshot, apparent};
 use super::pending::BatchContent;
 use crate::generation::{Format, Recogniser};
 use crate::store::{BatchRef, Entry};
@@ -79,7 +79,11 @@ impl ChannelInner {
         let max_bytes = self.settings.retention.max_bytes;
         let Self { generation, log, .. } = self;
         let new = || Box::new(Generation::new(Recogniser::new(), log));
-        generation.get_or_insert_with(new).feed(Fed { events, first, start, end }, log, max_bytes);
+        generation.get_or_insert_with(new).feed(
+            CommittedEvents { events, first, start, end },
+            log,
+            max_bytes,
+        );
     }
 
     /// Lets the fold follow the log, before retention trims it.

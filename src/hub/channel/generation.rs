@@ -42,7 +42,7 @@ pub(super) struct Generation {
 
 /// Events that were just committed.
 #[derive(Clone, Copy)]
-pub(super) struct Fed<'a> {
+pub(super) struct CommittedEvents<'a> {
     pub(super) events: &'a [NewEvent],
     /// The offset of the first; the others follow it one by one.
     pub(super) first: Offset,
@@ -132,8 +132,8 @@ impl Generation {
 
     /// Reads events that were just committed between these positions. If earlier ones have not been
     /// read, that is left to [`follow`](Self::follow).
-    pub(super) fn feed(&mut self, fed: Fed<'_>, log: &mut Log, max_bytes: u64) {
-        let Fed { events, first, start, end } = fed;
+    pub(super) fn feed(&mut self, fed: CommittedEvents<'_>, log: &mut Log, max_bytes: u64) {
+        let CommittedEvents { events, first, start, end } = fed;
         if self.looked == start && !self.recogniser.is_settled() {
             let before = self.format();
             for event in events {
@@ -393,7 +393,7 @@ mod tests {
             let entry = Entry { offset: Offset(offset), time: Moment::default() };
             log.append(entry, &frame, &RETENTION);
         }
-        generation.feed(Fed { events, first, start, end: log.end() }, log, u64::MAX);
+        generation.feed(CommittedEvents { events, first, start, end: log.end() }, log, u64::MAX);
     }
 
     /// Returns what a generation knows, without how it came to know it.

@@ -57,8 +57,9 @@ impl Channel {
     }
 
     /// Retires the channel if it is unused; without a first use, after this time of idleness.
-    /// Returns the offset of its last event if it did; the caller must remove it from the registry in the same step. After a crash before the store has
-    /// the deletion, the next hub finds the channel unused, too.
+    /// Returns the offset of its last event if it did; the caller must remove it from the registry
+    /// in the same step. After a crash before the store has the deletion, the next hub finds the
+    /// channel unused, too.
     pub(in crate::hub) fn retire_if_unused(&self, least_idle: Duration) -> Option<Offset> {
         let tail = {
             let mut inner = self.inner.lock();
