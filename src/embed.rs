@@ -22,6 +22,9 @@ const UNBOUNDED: Bounds =
 
 /// The channels of a [`Server`](crate::Server), for the program that runs it. A cheap handle.
 ///
+/// Limits of requests, such as `publish.max_event_bytes`, and quotas do not apply to the program
+/// itself. Its subscriptions do not end when the server does: drop them.
+///
 /// ```
 /// use fanfare::{ChannelState, Config, Server, StartFrom};
 /// use tokio_stream::StreamExt as _;
