@@ -6,7 +6,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::limits::MAX_EVENT_TYPE_BYTES;
-use crate::words::words;
+use crate::word_enum::words;
 
 /// Event types that begin with this are the hub's own.
 pub const RESERVED_PREFIX: &str = "fanfare.";

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
-use crate::words::words;
+use crate::word_enum::words;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 

@@ -36,7 +36,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 types | words, limits, clock, position, channel, event |
+//! | 0 types | word_enum, limits, clock, position, channel, event |
 //! | 0 utilities | shutdown, lease, telemetry, value |
 //! | 1 formats | `sse`: the grammar; `generation`: events of models; `outbound`: HTTP calls |
 //! | 2 services | `store`: logs; `auth`: permissions; `quota`: rates and shares |
@@ -76,7 +76,7 @@ mod shutdown;
 mod store;
 mod telemetry;
 mod value;
-mod words;
+mod word_enum;
 
 pub use channel::{ChannelName, InvalidChannelName};
 pub use config::Config;

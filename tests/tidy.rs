@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// layer, also from modules listed before it.
 const FLOORS: &[&[&str]] = &[
     &[
-        "words",
+        "word_enum",
         "limits",
         "clock",
         "position",

@@ -1,6 +1,6 @@
 //! The reasons for which credentials are refused.
 
-use crate::words::words;
+use crate::word_enum::words;
 
 words! {
     /// The reason for which a credential was refused. The messages are for the client: they reveal

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::pattern;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_GRANTED_PATTERNS;
-use crate::words::words;
+use crate::word_enum::words;
 
 words! {
     /// An operation that can be granted.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::secret::Secret;
 use crate::limits::MAX_KEYS;
-use crate::words::words;
+use crate::word_enum::words;
 
 words! {
     /// A signature algorithm of tokens.

@@ -6,12 +6,12 @@
 //! heartbeats, bounds, lifetimes and drain cost no timer per subscription.
 
 mod background;
-mod bare;
+mod bare_stream;
 mod coalescing;
 mod config;
 mod format;
+mod json_page;
 mod link;
-mod page;
 mod policy;
 mod reaper;
 mod shard;
@@ -30,8 +30,8 @@ use socket2::SockRef;
 pub use background::Turn;
 pub use config::Config;
 pub use format::StreamFormat;
+pub use json_page::{Page, page};
 pub use link::{BodyData, Link};
-pub use page::{Page, page};
 pub use signals::SignalFeed;
 pub use stream::{BrokenOff, EventStream, OpenStream};
 

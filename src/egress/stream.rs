@@ -16,7 +16,7 @@ use http_body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 
 use super::background::Turns;
-use super::bare::Bare;
+use super::bare_stream::Bare;
 use super::coalescing::CoalescingWindow;
 use super::link::{BodyData, Link};
 use super::reaper::WatchGuard;

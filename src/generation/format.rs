@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::words::words;
+use crate::word_enum::words;
 
 words! {
     /// The shape of a generation's events.

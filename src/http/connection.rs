@@ -28,7 +28,7 @@ use super::peek::{ROOM, peek};
 use super::progress_io::{ProgressIo, Transport};
 use super::proxy::{Origin, Proxies};
 use super::requests::RequestReader;
-use super::takeover::Handoff;
+use super::socket_takeover::Handoff;
 use super::tls::{self, Tls};
 use crate::egress::{Egress, Link};
 use crate::shutdown::Shutdown;

@@ -13,7 +13,7 @@ use crate::lease::LeaseEnd;
 use crate::quota::Exceeded;
 use crate::store::disk::WriteError;
 use crate::value::excerpt;
-use crate::words::words;
+use crate::word_enum::words;
 
 /// The setting that bounds the channels of a principal.
 const MAX_CHANNELS: &str = "quotas.max_channels";

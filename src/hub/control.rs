@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::channel::{Channel, ChannelListener};
 use crate::lease::LeaseEnd;
 use crate::store::LogPosition;
-use crate::words::words;
+use crate::word_enum::words;
 
 words! {
     /// The reason why a subscription ended. Each is a metric label.

@@ -31,7 +31,7 @@ use super::error::SubscribeError;
 use super::presence::Attachment;
 use super::read::{PeekResult, Start, StartAt};
 use super::registry::Watcher;
-use super::step::{Next, Step};
+use super::subscription_step::{Next, Step};
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_BATCH_BYTES, MAX_MATCHED_CHANNELS, MAX_MERGE_EVENTS, MAX_MERGE_LOOKS};

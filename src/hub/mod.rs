@@ -24,8 +24,8 @@ mod read_cache;
 mod registry;
 mod sequencer;
 mod signals;
-mod step;
 mod subscription;
+mod subscription_step;
 mod sweeper;
 mod ticket;
 
@@ -52,8 +52,8 @@ pub use producer::ProducerHandle;
 pub use read::ReadResult;
 pub use registry::ClaimPurpose;
 pub use signals::{Signals, Stopped};
-pub use step::{Bounds, Next, OnLag, Step};
 pub use subscription::Subscription;
+pub use subscription_step::{Bounds, Next, OnLag, Step};
 pub use ticket::{ChannelTicket, Ticket, TicketHead};
 
 use self::core::Core;

@@ -10,7 +10,7 @@ use super::core::Core;
 use super::merge::MergedReader;
 use super::presence::{Attachment, Counted};
 use super::read::{PeekResult, Start, StartAt};
-use super::step::{Bounds, Next, OnLag, Step};
+use super::subscription_step::{Bounds, Next, OnLag, Step};
 use super::ticket::{ChannelTicket, ManyTicket, Ticket, TicketHead, TicketKind};
 use crate::event::GapReason;
 use crate::limits::MAX_BATCH_BYTES;

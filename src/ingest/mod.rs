@@ -4,6 +4,7 @@
 //! arrive, and publishes the events that a chunk completes before it takes the next one.
 
 mod body;
+mod body_memory;
 mod config;
 mod context;
 mod end_detector;
@@ -12,20 +13,19 @@ mod idempotency;
 mod multi_publish;
 mod publish;
 mod receipt;
-mod share;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use body::{BodyKind, Foreign, InvalidEvent};
+pub use body_memory::{NoRoom, Share};
 pub use config::Config;
 pub use error::{ErrorPlace, Failure, InvalidLine, PublishError};
 pub use idempotency::{IdempotencyKey, InvalidIdempotencyKey};
 pub use multi_publish::{CanPublish, MultiPublish, Sender};
 pub use publish::{Closing, Fed, Publish, PublishOptions};
 pub use receipt::{Begun, Hint, MultiReceipt, Receipt, Tally};
-pub use share::{NoRoom, Share};
 
 use context::IngestContext;
 

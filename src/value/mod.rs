@@ -2,7 +2,7 @@
 //! not fit says what was found and what is valid, in the words of the user and not of the Rust
 //! types.
 
-mod near;
+mod suggestion;
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, Expected, IntoDeserializer, Unexpected, Visi
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
 
-pub use near::nearest;
+pub use suggestion::nearest;
 
 /// Maximum number of characters of a wrong value that an error repeats.
 const MAX_EXCERPT: usize = 100;

@@ -6,14 +6,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod byte_buffer;
 mod encode;
 mod frame;
-mod gathered;
 mod parse;
 
+pub use byte_buffer::Gathered;
 pub use encode::{LAST_CHUNK, Text, chunk, comment, encode, end_retry, event_text, retry};
 pub use frame::{Frame, Frames};
-pub use gathered::Gathered;
 pub use parse::{ParseError, ParsedEvent, Parser, Rest};
 
 /// The media type of an event stream.

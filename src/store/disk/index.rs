@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use super::block::{Header, Trailer};
 use super::block_ref::BlockRef;
+use super::clock_steps::Steps;
 use super::files::File;
 use super::read::Seek;
 use super::receipts::Receipts;
-use super::steps::Steps;
 use super::stream::{StreamId, Trimmed};
 use super::stream_index::{Located, StreamIndex, last_of};
 use crate::channel::ChannelName;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use super::clock_steps::Steps;
 use super::record::StoredReceipt;
-use super::steps::Steps;
 use crate::clock::Moment;
 use crate::position::Offset;
 

@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::block_ref::BlockRef;
+use super::clock_steps::Steps;
 use super::read::Seek;
-use super::steps::Steps;
 use super::stream::{StoredStream, StreamId, TrimPoint};
 use crate::channel::ChannelName;
 use crate::clock::{Micros, Moment};

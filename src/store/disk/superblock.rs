@@ -9,10 +9,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::clock_steps::Steps;
 use super::error::OpenError;
 use super::file_names::{LOCK, SUPERBLOCK, is_ours, is_unfinished};
 use super::files::{Files, IoError, read_all, replace};
-use super::steps::Steps;
 use crate::position::Epoch;
 
 const VERSION: u32 = 1;
