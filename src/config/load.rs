@@ -290,6 +290,7 @@ impl Misfit {
 /// Returns whether the value at this path is a secret.
 fn is_secret(place: &str) -> bool {
     let name = place.rsplit('.').next().unwrap_or_default();
+    let name = name.split('[').next().unwrap_or_default();
     name.contains("secret") || matches!(name, "signing_key" | "hash" | "keys" | "api_keys")
 }
 
@@ -456,6 +457,7 @@ mod tests {
         for text in [
             "[auth]\nsigning_key = \"hunter2\"",
             "[auth]\nsigning_key = [\"hunter2\"]",
+            "[auth]\napi_keys = [\"hunter2\"]",
             "[[hooks]]\npattern = \"a\"\nurl = \"http://a/\"\nsecret = { is = \"hunter2\" }",
             "[[auth.api_keys]]\nname = \"a\"\nhash = \"hunter2\"\ngrants = {}",
             &format!("{issuer}keys = \"hunter2\""),

@@ -206,12 +206,22 @@ mod tests {
     #[test]
     fn times_that_no_clock_can_reach_are_named() {
         let text = "[subscribers]\nmax_lifetime = \"18446744073709551615s\"\n\
-                    reconnect_delay = \"2days\"\n[drain]\nwindow = \"18446744073709551615s\"";
+                    reconnect_delay = \"2days\"\nheartbeat = \"2days\"\n\
+                    write_timeout = \"18446744073709551615s\"\n\
+                    [server]\nheader_timeout = \"18446744073709551615s\"\n\
+                    [drain]\nwindow = \"18446744073709551615s\"";
         let invalid = Config::from_toml(text).unwrap().validate();
         let keys: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
         assert_eq!(
             keys,
-            ["subscribers.max_lifetime", "subscribers.reconnect_delay", "drain.window"]
+            [
+                "server.header_timeout",
+                "subscribers.heartbeat",
+                "subscribers.write_timeout",
+                "subscribers.max_lifetime",
+                "subscribers.reconnect_delay",
+                "drain.window"
+            ]
         );
     }
 

@@ -97,6 +97,7 @@ impl Config {
             "needs `server.trusted_proxies`: only they may send a PROXY header",
         );
         found.at_least_10ms("server.header_timeout", server.header_timeout);
+        found.at_most_a_day("server.header_timeout", server.header_timeout);
         found.at_least_10ms("server.body_timeout", server.body_timeout);
         found.at_most_a_day("server.body_timeout", server.body_timeout);
         let key = if self.tls.cert.as_os_str().is_empty() { "tls.key" } else { "tls.cert" };
@@ -131,7 +132,9 @@ impl Config {
             "must be at least 1MiB",
         );
         found.at_least_10ms("subscribers.heartbeat", subscribers.heartbeat);
+        found.at_most_a_day("subscribers.heartbeat", subscribers.heartbeat);
         found.at_least_10ms("subscribers.write_timeout", subscribers.write_timeout);
+        found.at_most_a_day("subscribers.write_timeout", subscribers.write_timeout);
         found.require(
             subscribers.max_lifetime <= 3650 * DAY,
             "subscribers.max_lifetime",

@@ -87,7 +87,10 @@ fn known_target(target: &str) -> Result<&str, InvalidLevel> {
     let mut path = target.split("::");
     let name = path.next().unwrap_or_default();
     let module = path.next();
-    let declared = |module| MODULES.lines().any(|line| line == format!("pub mod {module};"));
+    let declared = |module| {
+        let declaration = format!("mod {module};");
+        MODULES.lines().any(|line| line.strip_prefix("pub ").unwrap_or(line) == declaration)
+    };
     let known = match module {
         Some(module) if name == "fanfare" => declared(module),
         _ => CRATES.contains(&name),

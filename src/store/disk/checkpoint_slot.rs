@@ -16,13 +16,17 @@ pub(super) struct CheckpointSlot {
 #[derive(Debug, Default)]
 struct SlotState {
     checkpoint: Option<Checkpoint>,
+    /// Whether the checkpoint was never taken: one that could not be saved is not waited for.
+    is_new: bool,
     closed: bool,
 }
 
 impl CheckpointSlot {
     /// Submits a checkpoint. It replaces one that still waits.
     pub(super) fn submit(&self, checkpoint: Checkpoint) {
-        self.state.lock().checkpoint = Some(checkpoint);
+        let mut state = self.state.lock();
+        state.checkpoint = Some(checkpoint);
+        state.is_new = true;
         self.changed.notify_one();
     }
 
@@ -32,17 +36,19 @@ impl CheckpointSlot {
     }
 
     pub(super) fn take(&self) -> Option<Checkpoint> {
-        self.state.lock().checkpoint.take()
+        let mut state = self.state.lock();
+        state.is_new = false;
+        state.checkpoint.take()
     }
 
     pub(super) fn is_filled(&self) -> bool {
         self.state.lock().checkpoint.is_some()
     }
 
-    /// Waits for a checkpoint, up to `timeout`. Returns `false` if the store is closed.
+    /// Waits for a new checkpoint, up to `timeout`. Returns `false` if the store is closed.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        if !state.closed && state.checkpoint.is_none() {
+        if !state.closed && !state.is_new {
             self.changed.wait_for(&mut state, timeout);
         }
         !state.closed

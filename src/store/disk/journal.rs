@@ -25,7 +25,11 @@ impl Journal {
     pub(super) fn create(files: &dyn Files, number: u32, begin: u64) -> Result<Self, IoError> {
         let name = Role::Journal.file_name(number);
         let file = files.create(&name).map_err(IoError::of(&name))?;
-        files.sync().map_err(IoError::of(&name))?;
+        if let Err(error) = files.sync() {
+            // The journal before is written to again: only the newest may have a torn end.
+            let _ = files.remove(&name);
+            return Err(IoError::of(&name)(error));
+        }
         Ok(Self { number, name, file, begin, position: 0, prepared: 0 })
     }
 

@@ -13,6 +13,7 @@ use crate::store::disk::config::{Config, OpenOptions};
 use crate::store::disk::error::OpenError;
 use crate::store::disk::file_names::{Role, parse_name};
 use crate::store::disk::files::{Directory, Files, IoError};
+use crate::store::disk::health::Health;
 use crate::store::disk::maintenance::Maintenance;
 use crate::store::disk::setup::this_boot;
 use crate::telemetry::Metrics;
@@ -97,8 +98,15 @@ fn on_open_store<T>(
     };
     let (disk, _) = Disk::open(&config, OpenOptions::default(), Arc::new(Metrics::new()))?;
     let worked = work(disk.maintenance());
+    let health = disk.health();
     disk.close();
-    worked.map_err(|fault| CompactError::Failed(format!("{}/{fault}", path.display())))
+    let done =
+        worked.map_err(|fault| CompactError::Failed(format!("{}/{fault}", path.display())))?;
+    // The maintenance thread of the store may have met the error first.
+    match health {
+        Health::Failed(why) => Err(CompactError::Failed(why.to_string())),
+        Health::Good | Health::Full => Ok(done),
+    }
 }
 
 /// The bytes of all files, and the name and size of each file with events.
