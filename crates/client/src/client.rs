@@ -32,8 +32,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time limit for the TCP acknowledgement of sent data.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Time for which an idle connection is kept: shorter than a hub keeps its own.
-const KEPT_IDLE: Duration = Duration::from_secs(15);
+/// Time for which an idle connection is kept: shorter than `server.header_timeout`, after which a
+/// hub closes its own.
+const KEPT_IDLE: Duration = Duration::from_secs(5);
 
 /// Characters that stay unescaped in the path of a channel (RFC 3986, "unreserved").
 const SEGMENT: &AsciiSet =
@@ -96,7 +97,7 @@ impl Builder {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true); // sends each token at once
-        // A vanished peer is detected by unacknowledged writes: a heartbeat, at the latest.
+        // Detects a vanished peer while data is sent; a subscription has an idle timeout for that.
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         let connector = HttpsConnectorBuilder::new()

@@ -29,6 +29,9 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(3);
 /// The maximum delay between attempts.
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
+/// The maximum idle timeout: a clock can reach it.
+const MAX_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The time limit for a response head, which a live response sends at once.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -157,6 +160,7 @@ impl Subscription {
 
     /// Reconnects when nothing, not even a heartbeat, arrives for this long; zero for never.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        let idle_timeout = idle_timeout.min(MAX_IDLE);
         self.idle_timeout = Some(idle_timeout).filter(|timeout| !timeout.is_zero());
         self
     }

@@ -89,6 +89,9 @@ impl ChannelInner {
     /// Lets the fold follow the log, before retention trims it.
     pub(super) fn follow_generation(&mut self) {
         let retention = self.settings.retention;
+        if self.is_followed() {
+            self.known_format();
+        }
         let Self { generation, log, backend, .. } = self;
         let Some(generation) = generation else { return };
         let retained = log.start().distance_to(log.end());

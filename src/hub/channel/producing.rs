@@ -82,11 +82,13 @@ impl Channel {
             return Err(refusal(ending));
         }
         inner.backend.check()?;
+        if hold == Hold::Sole {
+            inner.life.produce()?;
+        }
         if let Some(format) = format {
             inner.expect_format(format);
         }
         if hold == Hold::Sole {
-            inner.life.produce()?;
             inner.known = true;
             self.shared.metrics.producer_came();
             // The first events are stored after the metadata.
