@@ -55,6 +55,23 @@ async fn the_first_bytes_at_the_tail_are_one_event_with_an_id_to_resume_from() {
 }
 
 #[tokio::test]
+async fn subscribers_that_begin_together_get_the_events_of_their_own_channels() {
+    let hub = TestHub::start().await;
+    for channel in 0..8 {
+        hub.publish(&format!("c{channel}"), &format!("of {channel}")).await;
+    }
+    for _ in 0..10 {
+        let subscribers = (0..64).map(async |number| {
+            let channel = number % 8;
+            let path = format!("/v1/channels/c{channel}?from=earliest");
+            let mut client = hub.stream(&path, &[]).await;
+            assert_eq!(client.next().await.data, format!("of {channel}"));
+        });
+        futures_util::future::join_all(subscribers).await;
+    }
+}
+
+#[tokio::test]
 async fn only_a_subscription_that_begins_at_the_tail_is_opened_with_an_id() {
     let hub = TestHub::start().await;
     let id = hub.publish("c", "x").await;

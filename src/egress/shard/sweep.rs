@@ -26,8 +26,10 @@ pub(super) enum Moved {
     Ended(EndReason),
 }
 
-/// A piece of the log, shared by the subscribers with the same cursor.
+/// A piece of a log, shared by the subscribers of the channel with the same cursor.
 pub(super) struct SharedRead {
+    /// The channel's key at the shard: subscribers of several channels catch up in one turn.
+    channel: u32,
     from: u64,
     /// Neighbouring deltas are merged.
     merged: bool,
@@ -103,10 +105,14 @@ fn piece_for<'s>(
     merge: bool,
     shared: &'s mut Option<SharedRead>,
 ) -> Result<&'s SharedRead, Moved> {
-    let fits = |shared: &SharedRead| shared.from == subscriber.at.byte() && shared.merged == merge;
+    let fits = |shared: &SharedRead| {
+        shared.channel == subscriber.channel
+            && shared.from == subscriber.at.byte()
+            && shared.merged == merge
+    };
     let piece = match shared.take().filter(fits) {
         Some(piece) => piece,
-        None => read(channel, subscriber.at.byte(), merge)?,
+        None => read(subscriber, channel, merge)?,
     };
     Ok(shared.insert(piece))
 }
@@ -174,7 +180,8 @@ fn part_written(
     done.count(begun, edge(begun) as u64);
 }
 
-fn read(channel: &Channel, byte: u64, merge: bool) -> Result<SharedRead, Moved> {
+fn read(subscriber: &Subscriber, channel: &Channel, merge: bool) -> Result<SharedRead, Moved> {
+    let byte = subscriber.at.byte();
     match channel.read_at_byte(byte, MAX_BATCH_BYTES, merge) {
         ReadResult::Nothing => Err(Moved::CaughtUp),
         ReadResult::Missing(missing) => Err(Moved::Overtaken(missing)),
@@ -182,7 +189,8 @@ fn read(channel: &Channel, byte: u64, merge: bool) -> Result<SharedRead, Moved> 
             let frames = batch.events.bytes();
             let bytes =
                 if last { Bytes::from([&frames, sse::LAST_CHUNK].concat()) } else { frames };
-            Ok(SharedRead { from: byte, merged: merge, bytes, batch, more, last })
+            let channel = subscriber.channel;
+            Ok(SharedRead { channel, from: byte, merged: merge, bytes, batch, more, last })
         }
     }
 }
@@ -219,7 +227,8 @@ mod tests {
             panic!("an event")
         };
         let bytes = Bytes::from([&batch.bytes()[..], sse::LAST_CHUNK].concat());
-        SharedRead { from: 0, merged: false, bytes, batch: batch.into(), more: false, last: true }
+        let batch = batch.into();
+        SharedRead { channel: 0, from: 0, merged: false, bytes, batch, more: false, last: true }
     }
 
     fn subscriber() -> Subscriber {
