@@ -21,6 +21,9 @@ impl ChannelInner {
     /// Folds all events, before some of them are trimmed.
     pub(super) fn catch_up(&mut self) {
         let max_bytes = self.settings.retention.max_bytes;
+        if self.is_followed() {
+            self.known_format();
+        }
         let Self { generation, log, .. } = self;
         if let Some(generation) = generation {
             generation.follow(log, max_bytes);

@@ -130,8 +130,8 @@ impl Life {
     }
 
     /// Returns the reason that the producer gave when it left.
-    pub(super) fn take_reason(&mut self) -> Option<Box<str>> {
-        self.left.take()
+    pub(super) fn reason_to_leave(&self) -> Option<Box<str>> {
+        self.left.clone()
     }
 
     /// Restarts the grace of a producer that is away: something was published.

@@ -33,27 +33,29 @@ pub(super) struct PendingBatch {
 #[derive(Debug, Default)]
 pub(super) struct PendingBatches {
     batches: VecDeque<PendingBatch>,
-    /// Begun with the first of the batches.
+    /// Number of the oldest batches that must fail, because one before them has failed. A later one
+    /// begins where the log ends, with submissions of its own.
+    doomed: usize,
+    /// Begun with the first of the batches that are not doomed.
     submissions: Option<Submissions>,
-    /// Whether a batch has failed, and with it those after it: a later one begins where the log
-    /// ends, with submissions of its own.
-    has_failed: bool,
 }
 
 impl PendingBatches {
     /// Adds a batch. Returns its acknowledgement, and what completes it after the commit.
     pub(super) fn push(&mut self, batch: PendingBatch) -> (CommitAck, Completer) {
         self.batches.push_back(batch);
-        if std::mem::take(&mut self.has_failed) {
-            self.submissions = None;
-        }
         self.submissions.get_or_insert_default().add()
     }
 
     /// Removes the oldest batch: its outcome is known.
     pub(super) fn pop(&mut self, is_stored: bool) -> Option<PendingBatch> {
         let oldest = self.batches.pop_front();
-        self.has_failed |= !is_stored;
+        if self.doomed > 0 {
+            self.doomed -= 1;
+        } else if !is_stored {
+            self.doomed = self.batches.len();
+            self.submissions = None;
+        }
         if self.batches.is_empty() {
             self.submissions = None;
         }
@@ -64,9 +66,9 @@ impl PendingBatches {
         self.batches.is_empty()
     }
 
-    /// Returns the position after the last batch.
+    /// Returns the position after the last batch that may be stored.
     pub(super) fn end(&self) -> Option<LogPosition> {
-        Some(self.batches.back()?.frames.end())
+        Some(self.batches.range(self.doomed..).next_back()?.frames.end())
     }
 
     /// Returns the offset of the first event.
@@ -74,13 +76,57 @@ impl PendingBatches {
         self.batches.front()?.frames.entries().next().map(|entry| entry.offset)
     }
 
-    /// Returns the end of the channel, if it is submitted.
+    /// Returns the end of the channel, if it is submitted and may be stored.
     pub(super) fn ending(&self) -> Option<&EndRecord> {
-        self.batches.back()?.content.ending.as_ref()
+        self.batches.range(self.doomed..).next_back()?.content.ending.as_ref()
     }
 
-    /// Returns the acknowledgement of all batches.
+    /// Returns the acknowledgement of all batches that may be stored.
     pub(super) fn ack(&self) -> CommitAck {
         self.submissions.as_ref().map_or_else(CommitAck::ready, Submissions::ack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::disk::WriteError;
+    use crate::store::{BatchBuilder, Entry};
+
+    /// Returns a batch of one event that begins at this position.
+    fn batch(at: LogPosition, offset: u64) -> PendingBatch {
+        let mut frames = BatchBuilder::new(at);
+        frames.push(Entry { offset: Offset(offset), ..Entry::default() }, b"frame");
+        PendingBatch { frames: frames.finish(), content: BatchContent::default() }
+    }
+
+    #[tokio::test]
+    async fn a_batch_after_a_failure_does_not_follow_those_that_must_fail() {
+        let mut pending = PendingBatches::default();
+        let mut at = LogPosition::default();
+        let mut first = Vec::new();
+        for offset in 1..=3 {
+            first.push(pending.push(batch(at, offset)));
+            at = pending.end().unwrap();
+        }
+        let mut first = first.into_iter();
+        pending.pop(false).unwrap();
+        let (mut refused, completer) = first.next().unwrap();
+        completer.complete(Err(WriteError::Full));
+        assert_eq!(refused.wait().await, Err(WriteError::Full));
+        assert_eq!(pending.end(), None, "two must fail, so the log ends where it did");
+        let (mut later, later_completer) = pending.push(batch(LogPosition::default(), 4));
+        let end = pending.end().unwrap();
+        assert_eq!(end.seq, 1);
+        for (mut ack, completer) in first {
+            pending.pop(false).unwrap();
+            completer.complete(Err(WriteError::Full));
+            assert_eq!(ack.wait().await, Err(WriteError::Full));
+            assert_eq!(pending.end(), Some(end));
+        }
+        pending.pop(true).unwrap();
+        later_completer.complete(Ok(()));
+        assert_eq!(later.wait().await, Ok(()));
+        assert!(pending.is_empty());
     }
 }

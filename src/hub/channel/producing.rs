@@ -179,7 +179,7 @@ impl Channel {
             }
             match due {
                 Due::Abandoned => {
-                    let reason = inner.life.take_reason().unwrap_or_else(|| LOST.into());
+                    let reason = inner.life.reason_to_leave().unwrap_or_else(|| LOST.into());
                     let state = ChannelState::Abandoned;
                     let reason = Some(reason);
                     self.submit_end(&mut inner, &Close { state, reason }, false).1
@@ -296,4 +296,54 @@ impl ChannelInner {
 /// writes before a restart, which then finds what is due.
 fn time_to_try_again(why: WriteError) -> Option<Instant> {
     (why != WriteError::Failed).then(|| Instant::now() + TRIED_AGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::channel::ChannelName;
+    use crate::event::NewEvent;
+    use crate::hub::{ChannelOptions, Config, Hub};
+
+    fn chunk(text: &str) -> NewEvent {
+        let choice = serde_json::json!({"index": 0, "delta": {"content": text}});
+        let chunk = serde_json::json!({
+            "id": "1",
+            "object": "chat.completion.chunk",
+            "choices": [choice],
+        });
+        NewEvent { event_type: None, data: chunk.to_string().into() }
+    }
+
+    #[test]
+    fn a_producer_that_is_refused_does_not_change_the_format() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let name: ChannelName = "a".parse().unwrap();
+        let first = hub.produce(&name, Hold::Sole, None).unwrap();
+        let second = hub.produce(&name, Hold::Sole, Some(Format::Text));
+        assert!(matches!(second, Err(SubmitError::Busy)));
+        first.append(&[chunk("x")], None, None).unwrap();
+        assert_eq!(hub.describe(&name).unwrap().format, Some("openai-chat"));
+    }
+
+    #[test]
+    fn a_smaller_retention_trims_no_event_that_a_hook_has_not_read() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let name: ChannelName = "a".parse().unwrap();
+        for text in ["a", "b", "c", "d"] {
+            hub.append(&name, &[chunk(text)], None).unwrap();
+        }
+        let (queue, mut ended) = mpsc::channel(1);
+        hub.on_end(|_| true, queue);
+        hub.hooks_changed();
+        let options = ChannelOptions { max_events: Some(2), ..ChannelOptions::default() };
+        hub.configure(&name, &options).unwrap();
+        let close = Close { state: ChannelState::Complete, reason: None };
+        hub.append(&name, &[], Some(&close)).unwrap();
+        assert_eq!(ended.try_recv().unwrap().text.as_deref(), Some("abcd"));
+    }
 }

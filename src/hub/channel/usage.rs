@@ -56,6 +56,7 @@ impl Usage {
 
     /// Counts the channel for another account. Returns whether the account may have it.
     pub(super) fn transfer(&mut self, to: &Arc<Account>) -> bool {
+        self.note_use();
         if self.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, to)) {
             return true;
         }
