@@ -22,7 +22,7 @@ use tower::util::BoxCloneSyncService;
 use crate::error::Error;
 use crate::publish::Publish;
 use crate::reply::Reply;
-use crate::subscription::Subscription;
+use crate::subscription::{Ends, Subscription};
 use crate::tls::{trusting_file, trusting_machine, trusting_none};
 use crate::url::HubUrl;
 
@@ -142,23 +142,25 @@ impl Client {
 
     /// Subscribes to a channel, from its tail on unless the subscription is given another start.
     pub fn subscribe(&self, channel: &str) -> Subscription {
-        Subscription::new(self.clone(), channel_path(channel), Some(1))
+        Subscription::new(self.clone(), channel_path(channel), Ends::One)
     }
 
     /// Subscribes to many channels, of which some may be patterns such as `logs/*`. Their events
     /// arrive in [envelopes](crate::Event::envelope). The subscription ends when all of its
     /// channels have ended, and never if there is a pattern among them.
     pub fn subscribe_many<'a>(&self, channels: impl IntoIterator<Item = &'a str>) -> Subscription {
-        let mut channels: Vec<_> = channels.into_iter().collect();
+        let channels: Vec<_> = channels.into_iter().collect();
         let mut query = form_urlencoded::Serializer::new(String::new());
         for channel in &channels {
             query.append_pair("channel", channel);
         }
         let path = format!("/v1/events?{}", query.finish());
-        channels.sort_unstable();
-        channels.dedup();
-        let is_fixed = channels.iter().all(|channel| !channel.contains('*'));
-        Subscription::new(self.clone(), path, is_fixed.then_some(channels.len()))
+        let ends = if channels.iter().any(|channel| channel.contains('*')) {
+            Ends::Never
+        } else {
+            Ends::Of(channels.into_iter().map(str::to_owned).collect())
+        };
+        Subscription::new(self.clone(), path, ends)
     }
 
     /// Stops the generation in a channel: its publisher is informed, and the channel ends as

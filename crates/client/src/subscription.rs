@@ -1,6 +1,6 @@
 //! A subscription that reconnects.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -28,6 +28,9 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(3);
 
 /// The maximum delay between attempts.
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// The default idle timeout: four of the heartbeats that a hub sends by default.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The maximum idle timeout: a clock can reach it.
 const MAX_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -99,8 +102,7 @@ pub struct Subscription {
     /// Path and query, without a start.
     path: String,
     start: Start,
-    /// The number of `fanfare.end` events that are still to come; `None` when it cannot be known.
-    ends_left: Option<usize>,
+    ends: Ends,
     /// The time without a byte after which the connection counts as dead.
     idle_timeout: Option<Duration>,
     reconnect_delay: Duration,
@@ -112,6 +114,31 @@ pub struct Subscription {
     /// The id to resume after.
     last_id: Option<String>,
     state: State,
+}
+
+/// The ends after which a subscription is over.
+#[derive(Debug)]
+pub(crate) enum Ends {
+    /// The end of its only channel.
+    One,
+    /// The ends of these channels. A channel may end again, after it was deleted and used again.
+    Of(BTreeSet<String>),
+    /// None: further channels may appear.
+    Never,
+}
+
+impl Ends {
+    /// Notes an end. Returns whether it is the last.
+    fn are_complete_with(&mut self, event: &Event) -> bool {
+        match self {
+            Self::One => true,
+            Self::Of(channels) => {
+                let ended = event.end().and_then(|end| end.channel);
+                ended.is_some_and(|channel| channels.remove(&channel)) && channels.is_empty()
+            }
+            Self::Never => false,
+        }
+    }
 }
 
 enum State {
@@ -134,14 +161,14 @@ struct Connection {
 }
 
 impl Subscription {
-    /// Creates a subscription for this path. `ends` is the number of its channels, if it is fixed.
-    pub(crate) fn new(client: Client, path: String, ends: Option<usize>) -> Self {
+    /// Creates a subscription for this path, which is over after these ends.
+    pub(crate) fn new(client: Client, path: String, ends: Ends) -> Self {
         Self {
             client,
             path,
             start: Start::Tail,
-            ends_left: ends,
-            idle_timeout: None,
+            ends,
+            idle_timeout: Some(IDLE_TIMEOUT),
             reconnect_delay: RECONNECT_DELAY,
             failures: 0,
             ever_connected: false,
@@ -158,11 +185,18 @@ impl Subscription {
         self
     }
 
-    /// Reconnects when nothing, not even a heartbeat, arrives for this long; zero for never.
+    /// Reconnects when nothing, not even a heartbeat, arrives for this long, a minute by default;
+    /// zero for never.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         let idle_timeout = idle_timeout.min(MAX_IDLE);
         self.idle_timeout = Some(idle_timeout).filter(|timeout| !timeout.is_zero());
         self
+    }
+
+    /// Returns the id after which another subscription would continue.
+    #[must_use]
+    pub fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
     }
 
     /// Returns the next signal. Cancel safe.
@@ -243,11 +277,10 @@ impl Subscription {
         }
         let client = self.client.clone();
         async move {
-            let reply = timeout(HEAD_TIMEOUT, client.send(request, full(Bytes::new())))
-                .await
-                .map_err(|_| Error::Silent(HEAD_TIMEOUT))??
-                .succeeded()
-                .await?;
+            // The body of a refusal must arrive in time, too.
+            let reply = async { client.send(request, full(Bytes::new())).await?.succeeded().await };
+            let reply =
+                timeout(HEAD_TIMEOUT, reply).await.map_err(|_| Error::Silent(HEAD_TIMEOUT))??;
             if reply.status() == StatusCode::NO_CONTENT {
                 return Ok(None);
             }
@@ -300,13 +333,8 @@ impl Subscription {
             // reconnects once, and then knows whether its token is still valid.
             self.reconnect_delay = RECONNECT_DELAY;
         }
-        if event.is_end()
-            && let Some(left) = &mut self.ends_left
-        {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.state = State::Done;
-            }
+        if event.is_end() && self.ends.are_complete_with(event) {
+            self.state = State::Done;
         }
     }
 
@@ -426,8 +454,8 @@ mod tests {
     #[test]
     fn a_source_asks_for_its_start_until_it_has_an_id() {
         let client = client_of("hub".parse().unwrap());
-        let mut source =
-            Subscription::new(client, "/v1/events?channel=a".into(), None).from(Start::Earliest);
+        let mut source = Subscription::new(client, "/v1/events?channel=a".into(), Ends::Never)
+            .from(Start::Earliest);
         assert_eq!(source.path_from_start(), "/v1/events?channel=a&from=earliest");
         source.note(&Event::new(Some("e-1"), None, ""));
         assert_eq!(source.path_from_start(), "/v1/events?channel=a");
@@ -486,6 +514,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_same_channel_may_end_twice() {
+        let end = |channel: &str| {
+            let data = format!("{{\"channel\":\"{channel}\",\"state\":\"complete\"}}");
+            Event::new(None, Some("fanfare.end"), data)
+        };
+        let mut ends = Ends::Of(["a", "b"].map(str::to_owned).into());
+        assert!(!ends.are_complete_with(&end("a")));
+        assert!(!ends.are_complete_with(&end("a")), "it was deleted and used again");
+        assert!(ends.are_complete_with(&end("b")));
+    }
+
     #[tokio::test]
     async fn it_resumes_after_the_last_whole_event_and_stops_at_a_204() {
         let answers = vec![
@@ -496,7 +536,7 @@ mod tests {
         ];
         let (client, heard) = hub_that_says(answers).await;
         let told =
-            all_of(Subscription::new(client, "/v1/channels/a".into(), Some(1)).from(Start::Tail))
+            all_of(Subscription::new(client, "/v1/channels/a".into(), Ends::One).from(Start::Tail))
                 .await;
         let expected = [
             "connected ",
@@ -523,7 +563,7 @@ mod tests {
         let end = "event: fanfare.end\nid: e-2\ndata: {\"state\":\"complete\"}\n\n";
         let (client, heard) =
             hub_that_says(vec![stream(&format!("id: e-1\ndata: x\n\n{end}"))]).await;
-        let mut source = Subscription::new(client, "/".into(), Some(1)).from(Start::Earliest);
+        let mut source = Subscription::new(client, "/".into(), Ends::One).from(Start::Earliest);
         let mut signals = Vec::new();
         for _ in 0..4 {
             signals.push(source.signal().await.unwrap());
@@ -537,7 +577,7 @@ mod tests {
         let both = "retry: 0\nid: e-1\ndata: one\n\nid: e-2\ndata: two\n\n";
         let answers = vec![stream(both), stream("id: e-2\ndata: two\n\n"), NO_CONTENT.into()];
         let (client, heard) = hub_that_says(answers).await;
-        let mut source = Subscription::new(client, "/".into(), None).from(Start::Earliest);
+        let mut source = Subscription::new(client, "/".into(), Ends::Never).from(Start::Earliest);
         assert!(matches!(source.signal().await, Ok(Signal::Connected(None))));
         assert!(matches!(source.signal().await, Ok(Signal::Event(event)) if event.data == "one"));
         source.disconnect();
@@ -550,11 +590,13 @@ mod tests {
     async fn it_tells_at_once_when_the_hub_refuses_for_good() {
         let refusal = "HTTP/1.1 400 Bad Request\r\n\r\n{\"detail\":\"no\",\"code\":\"bad\"}";
         let (client, _heard) = hub_that_says(vec![refusal.into()]).await;
-        let told = all_of(Subscription::new(client, "/".into(), None).from(Start::Tail)).await;
+        let told =
+            all_of(Subscription::new(client, "/".into(), Ends::Never).from(Start::Tail)).await;
         assert_eq!(told, ["the hub refused: no (bad, HTTP 400)"]);
         let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<html>";
         let (client, _heard) = hub_that_says(vec![page.into()]).await;
-        let told = all_of(Subscription::new(client, "/".into(), None).from(Start::Tail)).await;
+        let told =
+            all_of(Subscription::new(client, "/".into(), Ends::Never).from(Start::Tail)).await;
         assert!(told[0].contains("not answer like a Fanfare hub: HTTP 200 with `text/html`"));
     }
 
@@ -563,8 +605,9 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client_of(listener.local_addr().unwrap().to_string().parse().unwrap());
         let patience = Duration::from_millis(20);
-        let mut source =
-            Subscription::new(client, "/".into(), None).from(Start::Tail).idle_timeout(patience);
+        let mut source = Subscription::new(client, "/".into(), Ends::Never)
+            .from(Start::Tail)
+            .idle_timeout(patience);
         let silent = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             head_of_request(&mut socket).await;

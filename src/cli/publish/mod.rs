@@ -74,7 +74,10 @@ async fn stream(args: &Args, format: InputFormat) -> anyhow::Result<Receipt> {
     let segment = (args.close != Some(CloseArgument::Auto)).then_some(args.buffer);
     let framer = Framer::new(format, args.event.clone(), args.max_line, segment);
     let mut input = PublishInput::open(args, framer)?;
-    let published = Delivery::new(args, format)?.stream(&mut input).await;
+    let published = match Delivery::new(args, format) {
+        Ok(delivery) => delivery.stream(&mut input).await,
+        Err(error) => Err(error),
+    };
     if args.tee && published.is_err() {
         input.drain().await;
     }
