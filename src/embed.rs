@@ -26,7 +26,7 @@ const UNBOUNDED: Bounds =
 /// itself. Its subscriptions do not end when the server does: drop them.
 ///
 /// ```
-/// use fanfare::{ChannelState, Config, Server, StartFrom};
+/// use fanfare::{CloseState, Config, Server, StartFrom};
 /// use tokio_stream::StreamExt as _;
 ///
 /// # #[tokio::main]
@@ -38,7 +38,7 @@ const UNBOUNDED: Bounds =
 /// let story = "story".parse()?;
 ///
 /// hub.publish(&story, &["once".into(), "upon a time".into()]).await?;
-/// hub.close(&story, ChannelState::Complete).await?;
+/// hub.close(&story, CloseState::Complete).await?;
 ///
 /// let mut events = hub.subscribe(&story, StartFrom::Earliest).await?;
 /// assert_eq!(events.next().await.unwrap().data, "once");
@@ -75,6 +75,27 @@ pub struct Event {
     pub data: String,
 }
 
+/// The state in which a publisher ends its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseState {
+    /// All events were published.
+    Complete,
+    /// The publisher failed.
+    Error,
+    /// The publisher was stopped.
+    Cancelled,
+}
+
+impl From<CloseState> for ChannelState {
+    fn from(state: CloseState) -> Self {
+        match state {
+            CloseState::Complete => Self::Complete,
+            CloseState::Error => Self::Error,
+            CloseState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
 impl Hub {
     pub(crate) fn new(hub: hub::Hub, ingest: Ingest) -> Self {
         Self { hub, ingest }
@@ -100,9 +121,9 @@ impl Hub {
     pub async fn close(
         &self,
         channel: &ChannelName,
-        state: ChannelState,
+        state: CloseState,
     ) -> Result<(), PublishError> {
-        let close = Close { state, reason: None };
+        let close = Close { state: state.into(), reason: None };
         self.ingest.append(channel, &[], Some(&close)).await
     }
 

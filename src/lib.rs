@@ -80,7 +80,7 @@ mod word_enum;
 
 pub use channel::{ChannelName, InvalidChannelName};
 pub use config::Config;
-pub use embed::{Event, Hub, PublishError, SubscribeError, Subscription};
+pub use embed::{CloseState, Event, Hub, PublishError, SubscribeError, Subscription};
 pub use event::{ChannelState, EventType, InvalidEventType, NewEvent, Payload};
 pub use position::StartFrom;
 pub use server::{Reloader, Server, StartError};
