@@ -88,6 +88,14 @@ pub struct NewEvent {
     pub data: Payload,
 }
 
+impl NewEvent {
+    /// Returns a copy whose data is in its own memory.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { event_type: self.event_type.clone(), data: self.data.detached() }
+    }
+}
+
 impl From<&str> for NewEvent {
     fn from(text: &str) -> Self {
         text.to_owned().into()

@@ -72,7 +72,7 @@ impl LastEvent {
         if event.data.as_bytes().len() > KEPT_EVENT {
             return Self::Seen { is_end: ends_with(&producer.recogniser(), event) };
         }
-        Self::Kept(NewEvent { event_type: event.event_type.clone(), data: event.data.detached() })
+        Self::Kept(event.detached())
     }
 
     fn is_end(&self, producer: &ProducerHandle) -> bool {

@@ -115,7 +115,7 @@ impl Batch {
     /// Returns a copy in memory of its own, as a batch keeps its whole segment alive.
     #[must_use]
     pub fn detached(&self) -> Self {
-        Self::rewritten(self.start(), self.events())
+        self.frames().to_batch()
     }
 
     /// Returns the events with their frames, in order.
@@ -188,6 +188,12 @@ pub struct BatchRef<'a> {
 }
 
 impl<'a> BatchRef<'a> {
+    /// Copies the events into a batch in memory of its own.
+    #[must_use]
+    pub fn to_batch(self) -> Batch {
+        Batch::rewritten(self.start(), self.iter())
+    }
+
     /// Returns the number of events.
     #[must_use]
     pub fn count(self) -> usize {

@@ -1,6 +1,8 @@
 //! The commit path: events and ends are rendered into a batch, submitted to the backend, and
 //! committed to the log.
 
+use std::borrow::Cow;
+
 use super::pending::{BatchContent, PendingBatch};
 use super::render::{Assigned, BatchWriter, recycle};
 use super::{Channel, ChannelInner};
@@ -97,7 +99,7 @@ impl Channel {
         };
         let frames = self.render(inner.submitted_end(), assigned, events, ending.as_ref());
         let content = BatchContent {
-            events: if inner.is_followed() { events.to_vec() } else { Vec::new() },
+            events: if inner.is_followed() { events.into() } else { Cow::default() },
             data_bytes: events.iter().map(|event| event.data.as_bytes().len() as u64).sum(),
             ending,
             is_notice: false,
@@ -136,27 +138,36 @@ impl Channel {
     fn submit_batch(
         &self,
         inner: &mut ChannelInner,
-        frames: BatchBuilder,
-        content: BatchContent,
+        batch: BatchBuilder,
+        content: BatchContent<'_>,
         receipt: impl FnOnce() -> Option<StoredReceipt>,
     ) -> (CommitAck, Effects) {
-        if inner.backend.disk().is_none() {
-            let effects = self.commit(inner, frames.frames(), &content);
-            recycle(frames);
-            return (CommitAck::ready(), effects);
-        }
+        let submitted = if inner.backend.is_immediate() {
+            (CommitAck::ready(), self.commit(inner, batch.frames(), &content))
+        } else {
+            (self.submit_to_store(inner, batch.frames(), content, receipt), Effects::default())
+        };
+        recycle(batch);
+        submitted
+    }
+
+    fn submit_to_store(
+        &self,
+        inner: &mut ChannelInner,
+        frames: BatchRef<'_>,
+        content: BatchContent<'_>,
+        receipt: impl FnOnce() -> Option<StoredReceipt>,
+    ) -> CommitAck {
         let described = self.describe_to_store(inner);
         let ChannelInner { backend, pending, .. } = inner;
-        let Some(disk) = backend.disk().filter(|_| frames.frames().count() > 0) else {
-            return (described, Effects::default());
-        };
+        let Some(disk) = backend.disk().filter(|_| frames.count() > 0) else { return described };
+        let batch = PendingBatch { frames: frames.to_batch(), content: content.detached() };
         let me = self.me.clone();
-        let ack = disk.submit(frames.finish(), content, receipt(), pending, move |outcome| {
+        disk.submit(batch, receipt(), pending, move |outcome| {
             if let Some(channel) = me.upgrade() {
                 channel.complete(outcome);
             }
-        });
-        (ack, Effects::default())
+        })
     }
 
     /// Submits the channel's metadata, unless the store has it: the events that follow need it.
@@ -203,7 +214,7 @@ impl Channel {
         &self,
         inner: &mut ChannelInner,
         frames: BatchRef<'_>,
-        content: &BatchContent,
+        content: &BatchContent<'_>,
     ) -> Effects {
         let Some(last) = frames.count().checked_sub(1) else { return Effects::default() };
         let retention = inner.settings.retention;
@@ -281,7 +292,7 @@ impl Channel {
     }
 
     /// Handles a batch that the store has refused. The hub's own events are tried again.
-    fn note_refused(&self, inner: &mut ChannelInner, batch: &BatchContent, why: WriteError) {
+    fn note_refused(&self, inner: &mut ChannelInner, batch: &BatchContent<'_>, why: WriteError) {
         if batch.is_notice {
             inner.life.owe_notice();
         }

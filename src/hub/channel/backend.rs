@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::pending::{BatchContent, PendingBatch, PendingBatches};
+use super::pending::{PendingBatch, PendingBatches};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::hub::commit::{CommitAck, Completer, Submissions};
@@ -18,7 +18,7 @@ use crate::store::disk::{
     CompletionQueue, Disk, DiskRead, Durability, LogRecord, Seek, StoredReceipt, StreamId, Trimmed,
     WriteError,
 };
-use crate::store::{Batch, LogPosition, Retention};
+use crate::store::{LogPosition, Retention};
 
 /// The store of a durable channel, with its durability and its window in memory.
 pub(in crate::hub) struct StoreTarget {
@@ -93,7 +93,12 @@ impl Backend {
         }
     }
 
-    /// Returns the stream on disk, unless batches are committed at once.
+    /// Returns whether batches are committed in the call that submits them.
+    pub(super) fn is_immediate(&self) -> bool {
+        matches!(self, Self::Memory)
+    }
+
+    /// Returns the stream on disk, if there is one.
     pub(super) fn disk(&mut self) -> Option<&mut DiskBackend> {
         match self {
             Self::Memory => None,
@@ -196,8 +201,7 @@ impl DiskBackend {
     /// `on_stored` runs once with its outcome, in the order of submission, with no lock held.
     pub(super) fn submit(
         &mut self,
-        frames: Batch,
-        content: BatchContent,
+        batch: PendingBatch,
         receipt: Option<StoredReceipt>,
         pending: &mut PendingBatches,
         on_stored: impl OnStored,
@@ -207,11 +211,11 @@ impl DiskBackend {
         }
         let record = LogRecord::Events {
             stream: self.stream,
-            batch: frames.clone(),
-            state: content.ending.as_ref().map(|ending| ending.to_text().into()),
+            batch: batch.frames.clone(),
+            state: batch.content.ending.as_ref().map(|ending| ending.to_text().into()),
             receipt,
         };
-        let (ack, completer) = pending.push(PendingBatch { frames, content });
+        let (ack, completer) = pending.push(batch);
         self.write(record, completer, on_stored);
         ack
     }

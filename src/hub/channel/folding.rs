@@ -65,7 +65,7 @@ impl ChannelInner {
 
     /// Feeds the events of a batch that was just committed to the generation, if there is one or
     /// will be.
-    pub(super) fn feed_generation(&mut self, frames: BatchRef<'_>, content: &BatchContent) {
+    pub(super) fn feed_generation(&mut self, frames: BatchRef<'_>, content: &BatchContent<'_>) {
         if !self.is_followed() {
             return;
         }

@@ -1,5 +1,6 @@
 //! The batches of a channel that are submitted and not committed yet.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::event::NewEvent;
@@ -10,9 +11,9 @@ use crate::store::{Batch, LogPosition};
 
 /// The content of a batch, in addition to its frames.
 #[derive(Clone, Debug, Default)]
-pub(super) struct BatchContent {
+pub(super) struct BatchContent<'a> {
     /// The events, if the channel's generation reads them: without their frames.
-    pub(super) events: Vec<NewEvent>,
+    pub(super) events: Cow<'a, [NewEvent]>,
     /// Number of bytes of the events' data.
     pub(super) data_bytes: u64,
     /// The end of the channel, whose frame is the last.
@@ -21,11 +22,20 @@ pub(super) struct BatchContent {
     pub(super) is_notice: bool,
 }
 
+impl BatchContent<'_> {
+    /// Returns the content in memory of its own: an event may be a slice of a larger body.
+    pub(super) fn detached(self) -> BatchContent<'static> {
+        let Self { events, data_bytes, ending, is_notice } = self;
+        let events = events.iter().map(NewEvent::detached).collect();
+        BatchContent { events: Cow::Owned(events), data_bytes, ending, is_notice }
+    }
+}
+
 /// A batch that is submitted and not committed yet.
 #[derive(Debug)]
 pub(super) struct PendingBatch {
     pub(super) frames: Batch,
-    pub(super) content: BatchContent,
+    pub(super) content: BatchContent<'static>,
 }
 
 /// The batches that are submitted and not committed yet, oldest first. They complete in order; a
