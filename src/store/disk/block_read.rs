@@ -34,9 +34,9 @@ pub(super) fn read_row(
     let mut bytes = vec![0; length(row)];
     if let Err(error) = file.read_at(at, &mut bytes) {
         // The unreadable block need not be the first of several.
-        let alone = row.len() > 1;
+        let several = row.len() > 1;
         let failed = || (*first, IoError::at(name, at)(error));
-        return if alone { read_row(name, file, stream, &row[..1]) } else { Err(failed()) };
+        return if several { read_row(name, file, stream, &row[..1]) } else { Err(failed()) };
     }
     let mut whole = 0;
     for block in row {

@@ -103,8 +103,8 @@ impl CommitQueue {
 
     /// Records that `written` bytes are written. Called before the index shows the change, so that
     /// a reader of the index can wait for its sync.
-    pub(super) fn wrote(&self, written: u64) {
-        self.state.lock().wrote(written);
+    pub(super) fn note_written(&self, written: u64) {
+        self.state.lock().note_written(written);
     }
 
     /// Waits until everything written before the call is synced. Returns `false` if the store
@@ -123,8 +123,9 @@ impl CommitQueue {
         true
     }
 
-    /// Records that `written` bytes are written, and delivers each result when it is due.
-    pub(super) fn written(&self, written: u64, results: Vec<CommitResult>) {
+    /// Submits results of records that end within the first `written` bytes. Delivers those that
+    /// are due, and queues those that wait for a sync.
+    pub(super) fn submit(&self, written: u64, results: Vec<CommitResult>) {
         let (now, later): (Vec<_>, Vec<_>) = {
             let mut state = self.state.lock();
             results.into_iter().partition(|result| !state.must_wait(result))
@@ -133,7 +134,7 @@ impl CommitQueue {
         self.deliver(now.into_iter());
         let mut state = self.state.lock();
         state.waiting.extend(later.into_iter().map(|result| Waiter { result, written }));
-        state.wrote(written);
+        state.note_written(written);
         self.wake.notify_one();
     }
 
@@ -230,7 +231,7 @@ impl CommitQueue {
 }
 
 impl CommitState {
-    fn wrote(&mut self, written: u64) {
+    fn note_written(&mut self, written: u64) {
         if written > self.written {
             self.written = written;
             self.since.get_or_insert_with(clock::steady);

@@ -51,7 +51,7 @@ impl Writer {
         while let Some(batch) = messages.take(gather, batch_bytes, WriterMessage::weight) {
             self.store(batch);
         }
-        // A journal without prepared zeros was closed cleanly.
+        // Without prepared zeros there is nothing to cut; the sync thread syncs the rest.
         if self.journal.prepared > 0 && !self.health.has_failed() {
             // An error is in the health of the store.
             let _ = self.finish_journal();
@@ -75,7 +75,7 @@ impl Writer {
             group.dependencies.iter().for_each(WriteDependency::fail);
         }
         self.count_refused(&results);
-        self.commits.written(self.journal.written(), results);
+        self.commits.submit(self.journal.written(), results);
     }
 
     /// Returns why nothing can be written at the moment.
@@ -97,7 +97,7 @@ impl Writer {
         batch: VecDeque<WriterMessage>,
         obstacle: Option<WriteError>,
     ) -> (WriteGroup, Vec<CommitResult>) {
-        // A full journal is not written to: the next one may exist already.
+        // A full journal is not written to; one that could not be replaced is.
         let open = self.journal.position < self.tuning.journal_bytes;
         let next_offset = self.superblock.last_offset().saturating_add(1);
         let mut group = WriteGroup::new(self.tuning.block_bytes, next_offset);
@@ -173,7 +173,7 @@ impl Writer {
             return Err(self.take_back(&fault));
         }
         self.metrics.store_wrote(self.buffer.len() as u64);
-        self.commits.wrote(self.journal.written());
+        self.commits.note_written(self.journal.written());
         let mut index = self.index.lock();
         if let Some(file) = index.files.get_mut(&self.journal.number) {
             file.bytes = self.journal.position;
