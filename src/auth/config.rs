@@ -127,7 +127,8 @@ pub struct ApiKeyConfig {
 }
 
 /// A setting with a value of the right type that is not valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
 pub struct InvalidAuth {
     /// The setting.
     pub key: &'static str,

@@ -10,7 +10,8 @@ const SHORTEST: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A value of the right type that is not valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
 pub struct InvalidSetting {
     /// The setting.
     pub key: &'static str,
@@ -23,9 +24,13 @@ pub struct InvalidSetting {
 struct Found(Vec<InvalidSetting>);
 
 impl Found {
+    fn add(&mut self, key: &'static str, message: impl ToString) {
+        self.0.push(InvalidSetting { key, message: message.to_string() });
+    }
+
     fn require(&mut self, holds: bool, key: &'static str, message: impl ToString) {
         if !holds {
-            self.0.push(InvalidSetting { key, message: message.to_string() });
+            self.add(key, message);
         }
     }
 
@@ -35,6 +40,12 @@ impl Found {
 
     fn at_most_a_day(&mut self, key: &'static str, time: Duration) {
         self.require(time <= DAY, key, "must be at most 1day");
+    }
+
+    /// Requires a time that a timer can wait for: others never come, or overflow.
+    fn reachable(&mut self, key: &'static str, time: Duration) {
+        self.at_least_10ms(key, time);
+        self.at_most_a_day(key, time);
     }
 }
 
@@ -52,16 +63,16 @@ impl Config {
         self.check_store(&mut found);
         found.at_most_a_day("drain.window", self.drain.window);
         for invalid in self.hooks.validate() {
-            found.require(false, "hooks", invalid);
+            found.add("hooks", invalid);
         }
         for InvalidAuth { key, message } in self.auth.validate() {
-            found.require(false, key, message);
+            found.add(key, message);
         }
         if let Err(error) = self.cors.validate() {
-            found.require(false, "cors.allow_origins", error);
+            found.add("cors.allow_origins", error);
         }
         if let Err(error) = self.log.filter() {
-            found.require(false, "log.level", error);
+            found.add("log.level", error);
         }
         found.0
     }
@@ -96,10 +107,8 @@ impl Config {
             "server.proxy_protocol",
             "needs `server.trusted_proxies`: only they may send a PROXY header",
         );
-        found.at_least_10ms("server.header_timeout", server.header_timeout);
-        found.at_most_a_day("server.header_timeout", server.header_timeout);
-        found.at_least_10ms("server.body_timeout", server.body_timeout);
-        found.at_most_a_day("server.body_timeout", server.body_timeout);
+        found.reachable("server.header_timeout", server.header_timeout);
+        found.reachable("server.body_timeout", server.body_timeout);
         let key = if self.tls.cert.as_os_str().is_empty() { "tls.key" } else { "tls.cert" };
         found.require(
             self.tls.is_whole(),
@@ -120,8 +129,7 @@ impl Config {
             "publish.max_unfinished",
             "must be at least `publish.max_event_bytes`",
         );
-        found.at_least_10ms("publish.idle_timeout", publish.idle_timeout);
-        found.at_most_a_day("publish.idle_timeout", publish.idle_timeout);
+        found.reachable("publish.idle_timeout", publish.idle_timeout);
     }
 
     fn check_subscribers(&self, found: &mut Found) {
@@ -131,10 +139,8 @@ impl Config {
             "subscribers.max_unwritten",
             "must be at least 1MiB",
         );
-        found.at_least_10ms("subscribers.heartbeat", subscribers.heartbeat);
-        found.at_most_a_day("subscribers.heartbeat", subscribers.heartbeat);
-        found.at_least_10ms("subscribers.write_timeout", subscribers.write_timeout);
-        found.at_most_a_day("subscribers.write_timeout", subscribers.write_timeout);
+        found.reachable("subscribers.heartbeat", subscribers.heartbeat);
+        found.reachable("subscribers.write_timeout", subscribers.write_timeout);
         found.require(
             subscribers.max_lifetime <= 3650 * DAY,
             "subscribers.max_lifetime",

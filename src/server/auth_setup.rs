@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Reload, StartError};
-use crate::auth::{Authenticator, Exposure, InvalidAuth};
+use crate::auth::{Authenticator, Exposure};
 use crate::config::{Config, variable};
 use crate::egress::Egress;
 use crate::hooks::{Hooks, Ready};
@@ -133,7 +133,6 @@ impl Reloader {
 }
 
 /// Returns all errors, one line each.
-pub(super) fn lines(wrong: &[InvalidAuth]) -> String {
-    let line = |invalid: &InvalidAuth| format!("{}: {}", invalid.key, invalid.message);
-    wrong.iter().map(line).collect::<Vec<_>>().join("\n")
+pub(super) fn lines(wrong: &[impl ToString]) -> String {
+    wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

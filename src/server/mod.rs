@@ -20,7 +20,7 @@ pub use auth_setup::Reloader;
 
 use crate::admin::Admin;
 use crate::auth::{Exposed, InvalidAuth};
-use crate::config::{Config, InheritError, Inherited, variable};
+use crate::config::{Config, InheritError, Inherited, InvalidSetting, variable};
 use crate::egress::Egress;
 use crate::embed;
 use crate::hooks::{HookError, Hooks, Ready};
@@ -116,6 +116,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("cannot open the store (`store.path`): {0}")]
     Store(OpenError),
+    /// Settings are not valid.
+    #[error("{}", auth_setup::lines(.0))]
+    Settings(Vec<InvalidSetting>),
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
@@ -210,9 +213,11 @@ impl StartError {
     #[must_use]
     pub fn is_of_configuration(&self) -> bool {
         match self {
-            Self::Auth(_) | Self::Exposed { .. } | Self::Inherited(_) | Self::StorePath { .. } => {
-                true
-            }
+            Self::Settings(_)
+            | Self::Auth(_)
+            | Self::Exposed { .. }
+            | Self::Inherited(_)
+            | Self::StorePath { .. } => true,
             Self::Hooks(error) => matches!(error, HookError::Secret { .. }),
             _ => false,
         }
@@ -223,8 +228,12 @@ impl Server {
     /// Builds a hub and binds its listeners.
     ///
     /// # Errors
-    /// An address cannot be listened on.
+    /// A setting is not valid, or an address cannot be listened on.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let invalid = config.validate();
+        if !invalid.is_empty() {
+            return Err(StartError::Settings(invalid));
+        }
         Self::with_sockets(config, Inherited::default()).await
     }
 
