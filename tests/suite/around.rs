@@ -23,7 +23,7 @@ async fn head_shows_the_state_of_a_channel() {
 #[tokio::test]
 async fn head_of_an_unknown_channel_is_404() {
     let hub = TestHub::start().await;
-    assert_eq!(hub.head("nobody").await.status(), 404);
+    assert_eq!(hub.head("unused").await.status(), 404);
     assert_eq!(hub.head("a//b").await.status(), 400);
 }
 

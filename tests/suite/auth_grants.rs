@@ -129,7 +129,7 @@ fn documented() -> BTreeSet<(String, String)> {
 fn token_with(keys: &Keys, operations: &[&str], pattern: &str) -> String {
     let grants: serde_json::Map<String, Value> =
         operations.iter().map(|name| ((*name).to_owned(), json!([pattern]))).collect();
-    keys.token("somebody", &grants.into(), 600)
+    keys.token("subject", &grants.into(), 600)
 }
 
 #[track_caller]
@@ -372,7 +372,7 @@ async fn auth_only_requests_without_a_credential_have_the_anonymous_role() {
 async fn auth_what_is_wrong_first_is_said_first() {
     let keys = Keys::new(&[]);
     let hub = keys.hub("").await;
-    let token = keys.token("somebody", &all_on("team/a"), 600);
+    let token = keys.token("subject", &all_on("team/a"), 600);
     let client = Client::token(&hub, &token);
     let anonymous = Client::anonymous(&hub);
     let code = |answer: &Response| answer.json()["code"].as_str().unwrap().to_owned();

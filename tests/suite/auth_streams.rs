@@ -148,8 +148,8 @@ impl Streams {
 async fn auth_every_stream_ends_with_its_token_as_its_kind_does() {
     let keys = Keys::new(&[]);
     let hub = keys.hub(NO_LEEWAY).await;
-    let token = keys.token("somebody", &all_on("team/**"), SHORT);
-    let lasting = keys.token("somebody", &all_on("team/**"), 600);
+    let token = keys.token("subject", &all_on("team/**"), SHORT);
+    let lasting = keys.token("subject", &all_on("team/**"), 600);
     let root = Client::key(&hub, "root");
     let lasting = Client::token(&hub, &lasting);
     let mut other = lasting.subscribe("team/a").await;
@@ -172,7 +172,7 @@ async fn auth_no_stream_goes_without_last_words_however_its_moment_falls() {
     for _ in 0..16 {
         hubs.push(keys.hub(&often).await);
     }
-    let token = keys.token("somebody", &all_on("a"), SHORT);
+    let token = keys.token("subject", &all_on("a"), SHORT);
     let mut streams = Vec::new();
     for hub in &hubs {
         streams.push(Client::token(hub, &token).subscribe("a").await);
@@ -193,7 +193,7 @@ async fn auth_no_stream_goes_without_last_words_however_its_moment_falls() {
 async fn auth_a_drain_lets_no_stream_outlast_its_token() {
     let keys = Keys::new(&[]);
     let mut hub = keys.hub(&format!("{NO_LEEWAY}drain.window = \"60s\"\n")).await;
-    let token = keys.token("somebody", &all_on("a"), SHORT);
+    let token = keys.token("subject", &all_on("a"), SHORT);
     let mut early = Vec::new();
     let mut late = Vec::new();
     let kinds = ["/v1/channels/a", "/v1/events?channel=a"];

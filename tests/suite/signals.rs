@@ -206,9 +206,9 @@ async fn a_late_stop_does_not_end_the_next_generation() {
         assert!(code == "generation_over" || code == "invalid_parameter", "{}", reply.text());
         assert!(matches!(reply.status(), 400 | 409), "{}", reply.text());
     }
-    let reply = signal(&hub, "nobody", &json!({"signal":"stop","generation":id})).await;
+    let reply = signal(&hub, "unused", &json!({"signal":"stop","generation":id})).await;
     assert_problem(&reply, 409, "generation_over", "");
-    hub.publish("nobody", "is not stopped").await;
+    hub.publish("unused", "is not stopped").await;
     assert_eq!(state(&hub, "c").await, "open");
     let more = hub.publish("c", "more").await;
     assert_eq!(client.next().await.id(), more);

@@ -504,12 +504,12 @@ async fn a_page_has_100_events_by_default_and_at_most_1000() {
 #[tokio::test]
 async fn an_unknown_channel_is_an_empty_page_that_can_be_resumed() {
     let hub = TestHub::start().await;
-    let page = hub.page("nobody", "from=earliest").await;
+    let page = hub.page("unused", "from=earliest").await;
     assert_eq!(page["events"], json!([]));
     assert_eq!(page["state"], "open");
     let next = page["next"].as_str().expect("an id, even here").to_owned();
-    hub.publish("nobody", "first").await;
-    let page = hub.page("nobody", &format!("last_event_id={next}")).await;
+    hub.publish("unused", "first").await;
+    let page = hub.page("unused", &format!("last_event_id={next}")).await;
     assert_eq!(page_texts(&page), ["first"]);
 }
 

@@ -118,7 +118,7 @@ fn an_unknown_name_is_not_looked_for_again_at_once() {
     let key = Signer::new(Algorithm::Es256);
     provider.publish(&[(&key, "k")]);
     let hub = hub(&provider);
-    let token = key.sign(Algorithm::Es256, "nobody", &claims());
+    let token = key.sign(Algorithm::Es256, "unknown", &claims());
     for seconds in (0..60).step_by(5) {
         assert_eq!(ask(&hub, &token, seconds), Some(E::UnknownKey));
     }
