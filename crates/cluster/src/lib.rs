@@ -1,0 +1,7 @@
+//! The shared log of a cluster of hubs.
+//!
+//! Each hub of a cluster sends what its clients ask for as batches of commands to one log. The log
+//! puts the batches of all hubs into one order, and each hub applies all of them in this order with
+//! one deterministic state machine. So all hubs have the same channels, events and ids.
+
+pub mod log;
