@@ -8,7 +8,7 @@ use super::render::{Assigned, BatchWriter, recycle};
 use super::{Channel, ChannelInner};
 use crate::event::{ChannelState, GapReason, NewEvent};
 use crate::hub::commit::CommitAck;
-use crate::hub::control_events::{Close, End, Gap};
+use crate::hub::control_events::{Close, End, Ended, Gap};
 use crate::hub::error::SubmitError;
 use crate::hub::metadata::{ChannelMetadata, EndRecord};
 use crate::position::Offset;
@@ -33,12 +33,14 @@ pub type ReceiptFn<'a> = &'a dyn Fn(&Appended) -> StoredReceipt;
 
 /// What is notified after a change, when the channel's lock is free.
 #[must_use]
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub(super) struct Effects {
     /// Readers may find something new.
     pub(super) changed: bool,
     /// The channel has ended, and not by a deletion.
     pub(super) ended: bool,
+    /// That end for the hooks, if one wants it.
+    pub(super) for_hooks: Option<Box<Ended>>,
 }
 
 impl Channel {
@@ -200,7 +202,7 @@ impl Channel {
                         self.note_refused(&mut inner, &content, why);
                     }
                     // A merged reader waits for an event that will not come: let it read on.
-                    Effects { changed: true, ended: false }
+                    Effects { changed: true, ..Effects::default() }
                 }
             }
         };
@@ -233,11 +235,16 @@ impl Channel {
         self.end.set(inner.log.end());
         inner.feed_generation(frames, content);
         inner.life.note_progress();
-        // Readers may still finish the log of a channel that is deleted.
+        let mut effects = Effects { changed: true, ..Effects::default() };
+        // Readers may still finish the log of a channel that is deleted, which is no end for hooks.
         if !inner.retired {
             self.apply_retention(inner);
+            effects.ended = content.ending.is_some();
         }
-        Effects { changed: true, ended: content.ending.is_some() }
+        if effects.ended {
+            effects.for_hooks = self.ended_for_hooks(inner).map(Box::new);
+        }
+        effects
     }
 
     /// Commits the end of a channel that is retired: the store gets the deletion in its place.
@@ -247,7 +254,7 @@ impl Channel {
         let ending = self.ending(&close, inner.life.is_stopped());
         let frames = self.render(inner.log.end(), self.assign(1), &[], Some(&ending));
         let content = BatchContent { ending: Some(ending), ..BatchContent::default() };
-        // The caller notifies: a deletion is no end for hooks.
+        // The caller notifies readers, when the channel is removed.
         let _ = self.commit(inner, frames.frames(), &content);
     }
 
@@ -257,7 +264,7 @@ impl Channel {
             self.listeners.notify_changed();
         }
         if effects.ended {
-            self.report_end();
+            self.report_end(effects.for_hooks);
         }
     }
 

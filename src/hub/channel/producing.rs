@@ -236,12 +236,10 @@ impl Channel {
     }
 
     /// Reports the end of the channel to its producer handles and to hooks.
-    pub(super) fn report_end(&self) {
+    pub(super) fn report_end(&self, for_hooks: Option<Box<Ended>>) {
         self.post_signals();
-        if let Some(on_end) = self.shared.on_end.get()
-            && let Some(ended) = self.ended_for_hooks()
-        {
-            on_end.queue(ended, &self.shared.metrics);
+        if let (Some(on_end), Some(ended)) = (self.shared.on_end.get(), for_hooks) {
+            on_end.queue(*ended, &self.shared.metrics);
         }
     }
 
@@ -250,10 +248,9 @@ impl Channel {
         self.inner.lock().hooked = hooked;
     }
 
-    fn ended_for_hooks(&self) -> Option<Ended> {
-        let mut inner = self.inner.lock();
-        let ChannelInner { generation, log, life, span, settings, hooked: true, .. } = &mut *inner
-        else {
+    /// Returns the end of the channel for the hooks, if one wants it.
+    pub(super) fn ended_for_hooks(&self, inner: &mut ChannelInner) -> Option<Ended> {
+        let ChannelInner { generation, log, life, span, settings, hooked: true, .. } = inner else {
             return None;
         };
         let end = life.ending()?.end.clone();
@@ -307,7 +304,7 @@ mod tests {
     use super::*;
     use crate::channel::ChannelName;
     use crate::event::NewEvent;
-    use crate::hub::{ChannelOptions, Config, Hub};
+    use crate::hub::{ChannelListener, ChannelOptions, Config, Hub};
 
     fn chunk(text: &str) -> NewEvent {
         let choice = serde_json::json!({"index": 0, "delta": {"content": text}});
@@ -328,6 +325,31 @@ mod tests {
         assert!(matches!(second, Err(SubmitError::Busy)));
         first.append(&[chunk("x")], None, None).unwrap();
         assert_eq!(hub.describe(&name).unwrap().format, Some("openai-chat"));
+    }
+
+    /// Deletes the channel as soon as it has changed.
+    struct Deleter(Hub, ChannelName);
+
+    impl ChannelListener for Deleter {
+        fn channel_changed(&self) {
+            drop(self.0.delete(&self.1));
+        }
+    }
+
+    #[test]
+    fn a_hook_gets_the_end_also_if_the_channel_is_deleted_at_once() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let name: ChannelName = "a".parse().unwrap();
+        let (queue, mut ended) = mpsc::channel(1);
+        hub.on_end(|_| true, queue);
+        hub.append(&name, &[chunk("x")], None).unwrap();
+        let channel = hub.0.registry.get(&name).unwrap();
+        channel.add_listener(Arc::new(Deleter(hub.clone(), name.clone())));
+        let close = Close { state: ChannelState::Complete, reason: None };
+        hub.append(&name, &[], Some(&close)).unwrap();
+        assert!(hub.describe(&name).is_none(), "it was deleted");
+        let ended = ended.try_recv().unwrap();
+        assert_eq!((ended.state, ended.events), (ChannelState::Complete, 1));
     }
 
     #[test]
