@@ -129,18 +129,27 @@ impl Registry {
             self.shared.metrics.limit_hit("quotas.max_channels");
             ClaimError::OverQuota(by.max_channels())
         };
-        if let Some(channel) = self.get(name) {
-            let counted = why == ClaimPurpose::ToWait || channel.transfer(by);
-            return counted.then_some(()).ok_or_else(over_quota);
+        loop {
+            let Some(channel) = self.get(name) else {
+                if !by.take_channel() {
+                    return Err(over_quota());
+                }
+                let made = self.create(name, Some(by.clone()));
+                if let Ok((_, true)) = made {
+                    return Ok(());
+                }
+                by.free_channel(0);
+                // Another has made it meanwhile.
+                made?;
+                continue;
+            };
+            if why == ClaimPurpose::ToWait {
+                return Ok(());
+            }
+            if let Some(counted) = channel.transfer(by) {
+                return counted.then_some(()).ok_or_else(over_quota);
+            }
         }
-        if !by.take_channel() {
-            return Err(over_quota());
-        }
-        let made = self.create(name, Some(by.clone()));
-        if !made.as_ref().is_ok_and(|(_, made)| *made) {
-            by.free_channel(0);
-        }
-        Ok(made.map(drop)?)
     }
 
     /// Makes the channel, unless it exists by then. Returns whether it was made.
@@ -223,14 +232,18 @@ impl Registry {
             self.tombstones.lock().add(name, tail, false);
             true
         };
-        self.channels.remove_if(name, |_, channel| bury(channel)).is_some()
+        let removed = self.channels.remove_if(name, |_, channel| bury(channel));
+        if let Some((_, channel)) = &removed {
+            channel.notify_retired();
+        }
+        removed.is_some()
     }
 
     /// Ends and removes the channel. Returns the acknowledgement; `None` if there was no channel,
     /// and no deletion of one is pending.
     pub(super) fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
         let mut deleted = None;
-        self.channels.remove_if(name, |_, channel| {
+        let removed = self.channels.remove_if(name, |_, channel| {
             let Some((tail, ack)) = channel.delete() else {
                 return false;
             };
@@ -238,6 +251,9 @@ impl Registry {
             deleted = Some(ack);
             true
         });
+        if let Some((_, channel)) = removed {
+            channel.notify_retired();
+        }
         deleted.or_else(|| self.shared.pending_deletes.resubmit(&self.store.as_ref()?.disk, name))
     }
 
@@ -410,8 +426,11 @@ impl Tombstones {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Barrier, OnceLock};
+    use std::thread;
+
     use super::*;
-    use crate::hub::Hub;
+    use crate::hub::{ChannelListener, Hub};
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_that_was_claimed_waits_for_its_first_use() {
@@ -425,6 +444,69 @@ mod tests {
         assert!(!registry.evict_if_unused(&name, grace), "its first use is still to come");
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(registry.evict_if_unused(&name, grace));
+    }
+
+    #[test]
+    fn a_channel_that_was_made_during_a_claim_belongs_to_the_account() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let registry = &hub.0.registry;
+        let name: ChannelName = "a".parse().unwrap();
+        let account = Arc::new(Account::new(1, 0));
+        for _ in 0..5_000 {
+            let both = Barrier::new(2);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    registry.get_or_create(&name).unwrap();
+                });
+                both.wait();
+                registry.claim(&name, &account, ClaimPurpose::ToPublish).unwrap();
+            });
+            assert!(registry.get(&name).unwrap().is_owned_by(&account));
+            assert!(registry.evict_if_unused(&name, Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_channel_that_has_left_memory_is_not_moved_to_an_account() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let registry = &hub.0.registry;
+        let name = "a".parse().unwrap();
+        let channel = registry.get_or_create(&name).unwrap();
+        assert!(registry.evict_if_unused(&name, Duration::ZERO));
+        assert_eq!(channel.transfer(&Arc::new(Account::new(1, 0))), None);
+    }
+
+    /// Notes whether the registry was locked when the channel had changed.
+    struct LockWitness(Hub, ChannelName, OnceLock<bool>);
+
+    impl ChannelListener for LockWitness {
+        fn channel_changed(&self) {
+            let is_locked = self.0.0.registry.channels.try_get(&self.1).is_locked();
+            let _ = self.2.set(is_locked);
+        }
+    }
+
+    #[test]
+    fn no_listener_is_notified_under_a_lock_of_the_registry() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let name: ChannelName = "a".parse().unwrap();
+        let removals: [fn(&Registry, &ChannelName); 2] = [
+            |registry, name| assert!(registry.evict_if_unused(name, Duration::ZERO)),
+            |registry, name| assert!(registry.delete(name).is_some()),
+        ];
+        for (known, remove) in removals.into_iter().enumerate() {
+            let registry = &hub.0.registry;
+            let channel = registry.get_or_create(&name).unwrap();
+            if known > 0 {
+                hub.configure(&name, &crate::hub::ChannelOptions::default()).unwrap();
+            }
+            let witness = LockWitness(hub.clone(), name.clone(), OnceLock::new());
+            let witness = Arc::new(witness);
+            channel.add_listener(witness.clone());
+            remove(registry, &name);
+            assert_eq!(witness.2.get(), Some(&false));
+        }
     }
 
     #[test]

@@ -51,14 +51,14 @@ pub(super) fn evict_oldest(registry: &Registry, budget: &Budget, of: impl Fn(&Ch
     let mut channels = registry.all();
     channels.retain(|channel| of(channel));
     let ages = channels.iter().enumerate();
-    let ages = ages.filter_map(|(at, channel)| Some(Reverse((channel.earliest()?, at))));
+    let ages = ages.filter_map(|(at, channel)| Some(Reverse((channel.earliest_evictable()?, at))));
     let mut oldest: BinaryHeap<_> = ages.collect();
     while !budget.is_relieved()
         && let Some(Reverse((_, at))) = oldest.pop()
     {
         let channel = &channels[at];
         if channel.evict_oldest()
-            && let Some(earliest) = channel.earliest()
+            && let Some(earliest) = channel.earliest_evictable()
         {
             oldest.push(Reverse((earliest, at)));
         }

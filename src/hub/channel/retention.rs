@@ -46,7 +46,7 @@ impl Channel {
 
     /// Returns the offset of the earliest event that can be evicted, or of the last one if only the
     /// fold is left to evict.
-    pub(in crate::hub) fn earliest(&self) -> Option<Offset> {
+    pub(in crate::hub) fn earliest_evictable(&self) -> Option<Offset> {
         let inner = self.inner.lock();
         let in_memory = inner.log.resident_from();
         if in_memory.distance_to(inner.log.end()).seq > inner.kept_at_end() {
@@ -58,40 +58,37 @@ impl Channel {
 
     /// Retires the channel if it is unused; without a first use, after this time of idleness.
     /// Returns the offset of its last event if it did; the caller must remove it from the registry
-    /// in the same step. After a crash before the store has the deletion, the next hub finds the
-    /// channel unused, too.
+    /// in the same step, and then notify its readers. After a crash before the store has the
+    /// deletion, the next hub finds the channel unused, too.
     pub(in crate::hub) fn retire_if_unused(&self, least_idle: Duration) -> Option<Offset> {
-        let tail = {
-            let mut inner = self.inner.lock();
-            if inner.retired || !inner.is_unused(self.shared.clock.now(), least_idle) {
-                return None;
-            }
-            let evicted = inner.log.start().distance_to(inner.log.end()).seq;
-            self.count_evicted("idle", evicted);
-            drop(self.retire(&mut inner));
-            inner.log.tail()
-        };
-        // Readers that selected it by a pattern drop it.
-        self.listeners.notify_changed();
-        self.post_signals();
-        Some(tail)
+        let mut inner = self.inner.lock();
+        if inner.retired || !inner.is_unused(self.shared.clock.now(), least_idle) {
+            return None;
+        }
+        let evicted = inner.log.start().distance_to(inner.log.end()).seq;
+        self.count_evicted("idle", evicted);
+        drop(self.retire(&mut inner));
+        Some(inner.log.tail())
     }
 
     /// Ends the channel as deleted and retires it. Returns the offset of its end, and the
-    /// acknowledgement of the deletion; `None` if there was nothing to delete.
+    /// acknowledgement of the deletion; `None` if there was nothing to delete. The caller must
+    /// remove the channel from the registry in the same step, and then notify its readers.
     pub(in crate::hub) fn delete(&self) -> Option<(Offset, CommitAck)> {
-        let deleted = {
-            let mut inner = self.inner.lock();
-            if inner.retired || !inner.known {
-                return None;
-            }
-            let ack = self.retire(&mut inner);
-            self.commit_deletion(&mut inner);
-            (inner.log.tail(), ack)
-        };
+        let mut inner = self.inner.lock();
+        if inner.retired || !inner.known {
+            return None;
+        }
+        let ack = self.retire(&mut inner);
+        self.commit_deletion(&mut inner);
+        Some((inner.log.tail(), ack))
+    }
+
+    /// Notifies readers and producers that the channel is retired: those that selected it by a
+    /// pattern drop it. No lock may be held, that of the registry included.
+    pub(in crate::hub) fn notify_retired(&self) {
         self.listeners.notify_changed();
         self.post_signals();
-        Some(deleted)
     }
 
     /// Returns the owner, if it retains more than its quota and was not returned for that before.
@@ -107,10 +104,11 @@ impl Channel {
     }
 
     /// Moves the channel to the account of its first publisher, if it was only subscribed to
-    /// before. Returns `false` if the account may have no further channel.
-    pub(in crate::hub) fn transfer(&self, to: &Arc<Account>) -> bool {
+    /// before. Returns whether it belongs to an account that may have it; `None` if it has left
+    /// memory.
+    pub(in crate::hub) fn transfer(&self, to: &Arc<Account>) -> Option<bool> {
         let mut inner = self.inner.lock();
-        inner.known || inner.retired || inner.usage.transfer(to)
+        (!inner.retired).then(|| inner.known || inner.usage.transfer(to))
     }
 
     fn retire(&self, inner: &mut ChannelInner) -> CommitAck {
