@@ -20,7 +20,6 @@ mod stream;
 
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,11 +102,9 @@ impl Egress {
         self.shards.recheck();
     }
 
-    /// Returns a link for a new connection, and limits what the kernel holds unsent for it: each
-    /// such byte is a copy for one subscriber.
+    /// Returns a link for a new connection.
     #[must_use]
-    pub fn link(&self, tcp: impl AsFd) -> Arc<Link> {
-        limit_unsent(&SockRef::from(&tcp), &self.config);
+    pub fn link(&self) -> Arc<Link> {
         Arc::new(Link::new(self.unwritten.clone()))
     }
 
@@ -155,11 +152,5 @@ fn set_socket_options(tcp: &TcpStream, config: &Config) {
     let socket = SockRef::from(tcp);
     let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let _ = socket.set_send_buffer_size(bytes(config.send_buffer));
-    limit_unsent(&socket, config);
     let _ = socket.set_tcp_user_timeout(Some(config.write_timeout));
-}
-
-fn limit_unsent(socket: &SockRef<'_>, config: &Config) {
-    let unsent = u32::try_from(config.unsent_limit.as_u64()).unwrap_or(u32::MAX);
-    let _ = socket.set_tcp_notsent_lowat(unsent);
 }

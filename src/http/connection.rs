@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -77,10 +76,6 @@ pub(super) enum ConnectionOutcome {
 
 /// Serves a connection until it ends, is cut or taken over, or the hub stops.
 pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, serving: Serving) -> ConnectionOutcome {
-    // Otherwise an event waits for the acknowledgement of the one before.
-    let _ = tcp.set_nodelay(true);
-    // Otherwise a publisher whose machine is lost would hold its channel for ever.
-    let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive());
     accept(tcp, peer, serving).await.unwrap_or_else(|early| early)
 }
 
@@ -98,7 +93,7 @@ async fn accept(
         let http2 = with_deadline(deadline, is_http2(&tcp)).await?;
         let mut socket = ProgressIo::new(tcp);
         let origin = Origin { peer, secure: false };
-        let link = serving.egress.link(socket.tcp());
+        let link = serving.egress.link();
         socket.track(link.clone());
         // Boxed: a connection that has not sent anything yet needs no room for it.
         let context = ConnectionContext { origin, link, serving, deadline };
@@ -109,7 +104,7 @@ async fn accept(
         let mut stream = with_deadline(deadline, tls.accept(ProgressIo::new(tcp))).await?;
         let http2 = tls::is_http2(&stream);
         let origin = Origin { peer, secure: true };
-        let link = serving.egress.link(stream.tcp());
+        let link = serving.egress.link();
         stream.get_mut().0.track(link.clone());
         Ok(serve_connection(stream, ConnectionContext { origin, link, serving, deadline }, http2)
             .await)
@@ -126,12 +121,6 @@ async fn with_deadline<T>(
         Ok(Err(_)) => Err(ConnectionOutcome::Over),
         Err(_) => Err(ConnectionOutcome::Limit(HEADER_TIMEOUT)),
     }
-}
-
-/// Returns keepalive options that notice a lost peer after 30 s of silence and three probes.
-fn keepalive() -> TcpKeepalive {
-    let pause = Duration::from_secs(10);
-    TcpKeepalive::new().with_time(3 * pause).with_interval(pause).with_retries(3)
 }
 
 /// Waits for the first bytes of HTTP/2, or for the whole head of a first request, before hyper's

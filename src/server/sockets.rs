@@ -2,17 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
+use bytesize::ByteSize;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpListener;
 
 use super::{StartError, auth_setup};
 use crate::config::{Config, Inherited};
 
 /// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// A listening socket.
-pub(super) struct Socket {
+pub(super) struct ListeningSocket {
     pub(super) tcp: TcpListener,
     pub(super) addr: SocketAddr,
     /// Whether another process has it open as well.
@@ -20,7 +23,10 @@ pub(super) struct Socket {
 }
 
 /// Opens the public and the admin socket.
-pub(super) fn open(config: &Config, inherited: Inherited) -> Result<(Socket, Socket), StartError> {
+pub(super) fn open(
+    config: &Config,
+    inherited: Inherited,
+) -> Result<(ListeningSocket, ListeningSocket), StartError> {
     let server = &config.server;
     let public = one("server.listen", server.listen, inherited.public, config)?;
     let admin = one("server.admin_listen", server.admin_listen, inherited.admin, config)?;
@@ -32,26 +38,69 @@ fn one(
     address: SocketAddr,
     inherited: Option<std::net::TcpListener>,
     config: &Config,
-) -> Result<Socket, StartError> {
+) -> Result<ListeningSocket, StartError> {
     let is_inherited = inherited.is_some();
-    let tcp = inherited.map_or_else(|| bind(address), adopt);
-    let bound = tcp.and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
+    let tcp = inherited.map_or_else(|| bind(address), Ok);
+    let bound = tcp.and_then(|tcp| {
+        prepare(&tcp, config.subscribers.unsent_limit)?;
+        Ok((tcp.local_addr()?, TcpListener::from_std(tcp)?))
+    });
     let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
     if is_inherited {
         auth_setup::check_listener(&format!("the inherited socket for `{key}`"), addr, config)?;
         tracing::info!(%addr, "serves on an inherited socket, in place of `{key}`");
     }
-    Ok(Socket { tcp, addr, inherited: is_inherited })
+    Ok(ListeningSocket { tcp, addr, inherited: is_inherited })
 }
 
-fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket)
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// Sets the options of a listening socket. The sockets that it accepts inherit them, which saves
+/// six system calls for each connection.
+fn prepare(tcp: &std::net::TcpListener, unsent_limit: ByteSize) -> io::Result<()> {
+    tcp.set_nonblocking(true)?;
+    let socket = SockRef::from(tcp);
+    // Otherwise an event waits for the acknowledgement of the one before.
+    socket.set_tcp_nodelay(true)?;
+    // Otherwise a publisher whose machine is lost would hold its channel for ever.
+    socket.set_tcp_keepalive(&keepalive())?;
+    // Each byte that the kernel holds unsent is a copy for one subscriber. An optimization, which
+    // some kernels do not know.
+    let _ = socket.set_tcp_notsent_lowat(u32::try_from(unsent_limit.as_u64()).unwrap_or(u32::MAX));
+    Ok(())
+}
+
+/// Returns keepalive options that notice a lost peer after 30 s of silence and three probes.
+fn keepalive() -> TcpKeepalive {
+    let pause = Duration::from_secs(10);
+    TcpKeepalive::new().with_time(3 * pause).with_interval(pause).with_retries(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_have_the_options_of_their_listener() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        prepare(&listener, ByteSize::kib(16)).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 16 * 1024);
+    }
 }
