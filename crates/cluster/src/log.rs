@@ -1,5 +1,7 @@
 //! The interface of the shared log. A transport implements it; a hub sends to it and reads from it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 /// The place of a message in the log, counted from 1. The transport assigns it.
@@ -30,12 +32,25 @@ pub struct Message {
     pub content: Bytes,
 }
 
+/// Properties of the log, which are the same for all hubs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogInfo {
+    /// The epoch of all event ids: chosen when the log was created.
+    pub epoch: Box<str>,
+    /// The time of silence after which a session has ended: chosen when the log was created.
+    pub lease: Duration,
+    /// The first message that will be read. Those before it were deleted by the log's retention.
+    pub first: Sequence,
+    /// The maximum size of a message, in bytes.
+    pub max_message: usize,
+}
+
 /// Sends messages to the log.
 pub trait LogWriter: Send + Sync {
     /// Sends a message, without blocking and at most once. That it is stored is known when the
-    /// [`LogReader`] returns it: an acknowledgement may be lost, and says nothing of its order. A
+    /// [`LogReader`] receives it: an acknowledgement may be lost, and says nothing of its order. A
     /// message that is certainly not stored is reported by [`LogReader::not_stored`], as far as
-    /// the transport knows.
+    /// the transport knows. A message that could not be sent at once is discarded, not sent later.
     fn send(&self, number: SendNumber, content: Bytes);
 }
 
@@ -45,17 +60,20 @@ pub struct SendNumber(pub u64);
 
 /// Receives the log. All calls come from one thread.
 pub trait LogReader: Send {
+    /// Receives the properties of the log. Called once, before the first message.
+    fn opened(&mut self, log: LogInfo);
+
     /// Receives the next message: its sequence follows on the one before, without a hole.
     fn message(&mut self, message: Message);
 
-    /// Receives that all messages were read that the log had when the transport connected.
+    /// Receives that all messages were read that the log had when it was opened. Called once.
     fn caught_up(&mut self);
 
     /// Receives that a message was not stored; it may be sent again.
     fn not_stored(&mut self, number: SendNumber, reason: NotStored);
 
-    /// Receives that messages which were not read are gone from the log, or that the log is another
-    /// one. Nothing follows: the hub must start again.
+    /// Receives that messages which were not read are gone from the log, that the log is another
+    /// one, or that it cannot be used. The last call: the hub must start again.
     fn ended(&mut self, reason: LogEnd);
 }
 
@@ -87,4 +105,7 @@ pub enum LogEnd {
     /// The log is another one, or has lost messages that were read.
     #[error("the log was replaced: {0}")]
     Replaced(Box<str>),
+    /// The log cannot be used as it is configured. Only reported before it was opened.
+    #[error("the log cannot be used: {0}")]
+    Refused(Box<str>),
 }
