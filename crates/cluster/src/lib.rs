@@ -5,3 +5,4 @@
 //! one deterministic state machine. So all hubs have the same channels, events and ids.
 
 pub mod log;
+pub mod nats;

@@ -1,0 +1,141 @@
+//! One connection to the servers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event};
+use parking_lot::Mutex;
+use tokio::fs;
+use tokio::sync::Notify;
+use tokio::time::interval;
+
+use super::config::{Config, Credentials};
+use super::failure::Failure;
+use super::health::Health;
+
+/// Maximum time until a server has accepted the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The interval of pings. A server that has not answered two of them is lost.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Maximum number of messages that the client keeps for one subscription. Those that do not fit are
+/// lost, and read again by their sequence.
+pub(super) const SUBSCRIPTION_CAPACITY: usize = 512;
+
+/// Maximum number of commands to the client that it has not run.
+const CLIENT_CAPACITY: usize = 256;
+
+/// The pause before the client would connect again by itself. It does not come to that: a client
+/// whose connection is lost is dropped.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// The interval at which the state is checked, in case that an event was lost.
+const STATE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// One connection to a server.
+pub(super) struct Connection {
+    pub client: Client,
+    lost: Arc<Notify>,
+}
+
+/// Connects to the first server that accepts, beginning with the one of this index. Files with
+/// credentials and certificates are read here, for each connection.
+pub(super) async fn connect(
+    config: &Config,
+    first: usize,
+    health: &Arc<Mutex<Health>>,
+) -> Result<Connection, Failure> {
+    let mut servers = config.addresses().map_err(|error| Failure::Refused(error.to_string()))?;
+    let first = first % servers.len();
+    servers.rotate_left(first);
+    let is_connected = Arc::new(AtomicBool::new(false));
+    let lost = Arc::new(Notify::new());
+    let mut options = credentials(config).await?;
+    options = tls(config, options)
+        .name(format!("fanfare {}", config.node))
+        .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .client_capacity(CLIENT_CAPACITY)
+        .retain_servers_order()
+        .ignore_discovered_servers()
+        .reconnect_delay_callback({
+            let is_connected = Arc::clone(&is_connected);
+            move |_| if is_connected.load(Ordering::Relaxed) { NEVER } else { Duration::ZERO }
+        })
+        .event_callback({
+            let lost = Arc::clone(&lost);
+            let health = Arc::clone(health);
+            move |event| {
+                observe(&event, &lost, &health);
+                std::future::ready(())
+            }
+        });
+    let client = options
+        .connect(servers)
+        .await
+        .map_err(|error| Failure::Retry(format!("no NATS server accepts a connection: {error}")))?;
+    is_connected.store(true, Ordering::Relaxed);
+    Ok(Connection { client, lost })
+}
+
+fn observe(event: &Event, lost: &Notify, health: &Mutex<Health>) {
+    match event {
+        Event::Disconnected | Event::Closed => lost.notify_one(),
+        // Above all a permission that the hub needs and does not have.
+        Event::ServerError(error) => {
+            tracing::warn!(%error, "the NATS server reports an error");
+            health.lock().problem = Some(format!("the NATS server reports: {error}").into());
+        }
+        _ => {}
+    }
+}
+
+async fn credentials(config: &Config) -> Result<ConnectOptions, Failure> {
+    let options = ConnectOptions::new();
+    match &config.credentials {
+        Credentials::None => Ok(options),
+        Credentials::Password { user, password } => {
+            Ok(options.user_and_password(user.clone(), password.clone()))
+        }
+        Credentials::NkeyFile(path) => match fs::read_to_string(path).await {
+            Ok(seed) => Ok(options.nkey(seed.trim().to_owned())),
+            Err(error) => Err(unreadable(path, &error)),
+        },
+        Credentials::CredsFile(path) => {
+            options.credentials_file(path).await.map_err(|error| unreadable(path, &error))
+        }
+    }
+}
+
+fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::Retry(format!("the credentials in `{}` cannot be read: {error}", path.display()))
+}
+
+fn tls(config: &Config, options: ConnectOptions) -> ConnectOptions {
+    let mut options = options.require_tls(config.tls.required);
+    if let Some(ca) = &config.tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some((certificate, key)) = &config.tls.identity {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    options
+}
+
+impl Connection {
+    /// Waits until the connection is lost.
+    pub(super) async fn lost(&self) -> Failure {
+        let mut ticks = interval(STATE_INTERVAL);
+        while self.client.connection_state() == State::Connected {
+            tokio::select! {
+                () = self.lost.notified() => break,
+                _ = ticks.tick() => {}
+            }
+        }
+        Failure::Retry("the connection to the NATS server was lost".to_owned())
+    }
+}

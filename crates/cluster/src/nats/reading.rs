@@ -1,0 +1,194 @@
+//! The reader of the log, and how far it has read: what outlives a connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use super::health::Health;
+use super::position::{Place, Position};
+use super::stream::StreamState;
+use crate::log::{LogEnd, LogInfo, LogReader, Message, NotStored, SendNumber, Sequence};
+
+/// The time for which a log must seem to be gone, or shorter than what was read, before that is
+/// believed: a server that has just started may know less for a moment.
+const DOUBT: Duration = Duration::from_secs(3);
+
+/// The reader, and how far it has read.
+pub(super) struct Reading {
+    reader: Box<dyn LogReader>,
+    health: Arc<Mutex<Health>>,
+    log: Option<OpenLog>,
+}
+
+/// A log that was opened.
+struct OpenLog {
+    epoch: Box<str>,
+    position: Position,
+    /// The last message that the log had when it was opened, until it is read.
+    catch_up_to: Option<Sequence>,
+    /// The time since when the log seems to be gone or too short.
+    in_doubt_since: Option<Instant>,
+}
+
+/// Result of [`Reading::take`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// The message was the next, and the reader has received it.
+    Delivered,
+    /// The message is returned: others come before it.
+    Later(Message),
+    /// It was read before.
+    Known,
+    /// It should have been read long ago: the log may be another one.
+    Old,
+}
+
+impl Reading {
+    pub(super) fn new(reader: Box<dyn LogReader>, health: Arc<Mutex<Health>>) -> Self {
+        Self { reader, health, log: None }
+    }
+
+    /// Returns whether the log was opened before.
+    pub(super) fn is_opened(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Returns the state that programs read.
+    pub(super) fn health(&self) -> &Arc<Mutex<Health>> {
+        &self.health
+    }
+
+    /// Returns the message to be read next.
+    pub(super) fn next(&self) -> Sequence {
+        self.log.as_ref().map_or(Sequence(1), |log| log.position.next())
+    }
+
+    /// Returns the first message of which the checksum is known; the next, if there is none.
+    pub(super) fn remembered(&self) -> Sequence {
+        self.log.as_ref().map_or(Sequence(1), |log| log.position.remembered())
+    }
+
+    /// Opens the log, or compares it with the one that was read.
+    pub(super) fn attach(
+        &mut self,
+        state: &StreamState,
+        max_message: usize,
+        server: &str,
+    ) -> Result<(), Failure> {
+        if self.log.is_none() {
+            self.open(state, max_message);
+        }
+        self.compare(state)?;
+        let mut health = self.health.lock();
+        health.server = Some(server.into());
+        health.connections += 1;
+        health.problem = None;
+        Ok(())
+    }
+
+    fn open(&mut self, state: &StreamState, max_message: usize) {
+        let StreamState { epoch, lease, first, last } = state.clone();
+        self.reader.opened(LogInfo { epoch: epoch.clone(), lease, first, max_message });
+        let position = Position::before(first);
+        let catch_up_to = Some(last);
+        self.log = Some(OpenLog { epoch, position, catch_up_to, in_doubt_since: None });
+        self.health.lock().read = Sequence(first.0 - 1);
+        self.report_catch_up();
+    }
+
+    /// Compares the log with the one that was read.
+    pub(super) fn compare(&mut self, state: &StreamState) -> Result<(), Failure> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let next = log.position.next();
+        if log.epoch != state.epoch {
+            let text = format!("its epoch is {} and was {}", state.epoch, log.epoch);
+            return Err(LogEnd::Replaced(text.into()).into());
+        }
+        if state.last.next() < next {
+            let (last, read) = (state.last.0, next.0 - 1);
+            let text = format!("its last message is {last}, and message {read} was read");
+            return Err(self.doubt(text));
+        }
+        log.in_doubt_since = None;
+        if next < state.first {
+            let to = Sequence(state.first.0 - 1);
+            return Err(LogEnd::Deleted { from: next, to }.into());
+        }
+        let mut health = self.health.lock();
+        health.last = health.last.max(state.last);
+        Ok(())
+    }
+
+    /// Returns how the connection ends if the log seems to be gone, or shorter than what was read.
+    pub(super) fn doubt(&mut self, text: String) -> Failure {
+        let Some(log) = &mut self.log else { return Failure::Retry(text) };
+        if log.in_doubt_since.get_or_insert_with(Instant::now).elapsed() < DOUBT {
+            return Failure::Retry(text);
+        }
+        LogEnd::Replaced(text.into()).into()
+    }
+
+    /// Delivers a message if it is the next, and compares it with what was read if it is not new.
+    pub(super) fn take(&mut self, message: Message) -> Result<Taken, Failure> {
+        let Some(log) = &mut self.log else { return Ok(Taken::Later(message)) };
+        match log.position.place(&message) {
+            Place::Later => return Ok(Taken::Later(message)),
+            Place::Known => return Ok(Taken::Known),
+            Place::Old => return Ok(Taken::Old),
+            Place::Differs => {
+                let text = format!("message {} is another one than was read", message.sequence.0);
+                return Err(LogEnd::Replaced(text.into()).into());
+            }
+            Place::Next => {}
+        }
+        log.position.advance(&message);
+        {
+            let mut health = self.health.lock();
+            health.read = message.sequence;
+            health.read_time = message.time;
+            health.last = health.last.max(message.sequence);
+        }
+        self.reader.message(message);
+        self.report_catch_up();
+        Ok(Taken::Delivered)
+    }
+
+    fn report_catch_up(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        if log.catch_up_to.is_some_and(|last| last < log.position.next()) {
+            log.catch_up_to = None;
+            self.health.lock().is_caught_up = true;
+            self.reader.caught_up();
+        }
+    }
+
+    /// Reports a message that the log has not stored.
+    pub(super) fn not_stored(&mut self, number: SendNumber, reason: NotStored) {
+        self.health.lock().not_stored += 1;
+        self.reader.not_stored(number, reason);
+    }
+
+    /// Reports that the connection was given up.
+    pub(super) fn disconnected(&self, failure: &Failure) {
+        let mut health = self.health.lock();
+        health.server = None;
+        let text: Box<str> = failure.to_string().into();
+        if health.problem.as_ref() != Some(&text) {
+            tracing::warn!(problem = %text, "the shared log is not connected");
+            health.problem = Some(text);
+        }
+    }
+
+    /// Reports the end of the log.
+    pub(super) fn ended(&mut self, end: LogEnd) {
+        tracing::error!(reason = %end, "the shared log has ended");
+        let mut health = self.health.lock();
+        health.server = None;
+        health.problem = Some(end.to_string().into());
+        drop(health);
+        self.reader.ended(end);
+    }
+}
