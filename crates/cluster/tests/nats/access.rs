@@ -1,0 +1,108 @@
+//! Credentials and certificates.
+
+use std::path::Path;
+
+use fanfare_cluster::nats::{Config, Credentials, Tls};
+use nkeys::KeyPair;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair as CertificateKey,
+};
+use tempfile::TempDir;
+
+use crate::hub::{Hub, config};
+use crate::server::NatsServer;
+
+fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).expect("a file");
+    path
+}
+
+#[test]
+fn credentials_that_become_right_are_read_again() {
+    let folder = TempDir::new().expect("a folder");
+    let (right, wrong) = (KeyPair::new_user(), KeyPair::new_user());
+    let user = right.public_key();
+    let server =
+        NatsServer::configured(&format!("authorization {{ users: [ {{ nkey: {user} }} ] }}\n"));
+    let path = folder.path().join("seed");
+    let credentials = Credentials::NkeyFile(path.clone());
+    let mut hub = Hub::start(Config { credentials, ..config(&[server.url()]) });
+    hub.wait_for_problem(&format!("the credentials in `{}` cannot be read", path.display()));
+    write(folder.path(), "seed", &wrong.seed().expect("a seed"));
+    hub.wait_for_problem("authorization violation");
+    write(folder.path(), "seed", &format!("{}\n", right.seed().expect("a seed")));
+    hub.wait("open log", |recorded| recorded.caught_up_at.is_some());
+    hub.load(5, 100, 2);
+    assert_eq!(hub.log.health().problem, None);
+}
+
+#[test]
+fn a_password_is_sent_and_a_missing_permission_is_reported() {
+    let server = NatsServer::configured(
+        "authorization { users: [ { user: hub, password: secret, \
+         permissions: { publish: { deny: \"fanfare.test.log\" } } } ] }\n",
+    );
+    let with = |password: &str| {
+        let (user, password) = ("hub".to_owned(), password.to_owned());
+        let credentials = Credentials::Password { user, password };
+        Hub::start(Config { credentials, ..config(&[server.url()]) })
+    };
+    with("wrong").wait_for_problem("authorization violation");
+    let mut hub = with("secret").opened();
+    hub.send(100);
+    hub.wait_for_problem("Permissions Violation for Publish to \"fanfare.test.log\"");
+    assert_eq!(hub.recorded(|recorded| recorded.not_stored.clone()), Vec::new());
+}
+
+#[test]
+fn tls_is_checked_on_both_sides() {
+    let folder = TempDir::new().expect("a folder");
+    let authority = authority();
+    let ca = write(folder.path(), "ca.pem", &authority.pem());
+    let (server_cert, server_key) = certificate(folder.path(), "server", &authority);
+    let identity = certificate(folder.path(), "hub", &authority);
+    let server = NatsServer::configured(&format!(
+        "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: true }}\n",
+        server_cert.display(),
+        server_key.display(),
+        ca.display()
+    ));
+    let with = |tls: Tls| {
+        let servers = [server.url().replace("127.0.0.1", "localhost")];
+        Hub::start(Config { tls, ..config(&servers) })
+    };
+    let trusting = Tls { required: true, ca: Some(ca.clone()), identity: None };
+    let mut hub = with(Tls { identity: Some(identity), ..trusting.clone() }).opened();
+    hub.load(5, 100, 2);
+    with(trusting).wait_for_problem("no NATS server accepts a connection");
+    let stranger = write(folder.path(), "other.pem", &self::authority().pem());
+    let distrusting = Tls { required: true, ca: Some(stranger), identity: None };
+    with(distrusting).wait_for_problem("invalid peer certificate");
+    let plain = NatsServer::one();
+    let tls = Tls { required: true, ca: Some(ca), identity: None };
+    Hub::start(Config { tls, ..config(&[plain.url()]) })
+        .wait_for_problem("no NATS server accepts a connection");
+}
+
+fn authority() -> CertifiedIssuer<'static, CertificateKey> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = CertificateKey::generate().expect("a key");
+    CertifiedIssuer::self_signed(params, key).expect("an authority")
+}
+
+fn certificate(
+    folder: &Path,
+    name: &str,
+    authority: &CertifiedIssuer<'static, CertificateKey>,
+) -> (std::path::PathBuf, std::path::PathBuf) {
+    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = CertificateKey::generate().expect("a key");
+    let made = params.signed_by(&key, authority).expect("a certificate");
+    let key = write(folder, &format!("{name}.key"), &key.serialize_pem());
+    (write(folder, &format!("{name}.pem"), &made.pem()), key)
+}

@@ -1,0 +1,83 @@
+//! Messages that the tail has lost are read in their place.
+
+use fanfare_cluster::log::NotStored;
+
+use crate::admin::Admin;
+use crate::hub::{Hub, assert_equal, config};
+use crate::proxy::Proxy;
+use crate::server::NatsServer;
+
+/// Runs a load while a hub loses messages of the tail. Returns the hub's health at the end.
+fn lose(
+    count: u32,
+    discards: impl FnMut(u64) -> bool + Send + 'static,
+) -> fanfare_cluster::nats::Health {
+    let server = NatsServer::one();
+    let proxy = Proxy::start(server.port());
+    let lossy = Hub::start(config(&[proxy.url()])).opened();
+    proxy.discard(discards);
+    let mut other = Hub::start(config(&[server.url()])).opened();
+    other.load(count, 100, 8);
+    assert_equal(&[&other, &lossy], Admin::connect(&[server.url()]).last());
+    lossy.log.health()
+}
+
+#[test]
+fn single_messages_are_requested() {
+    let health = lose(500, |number| number % 5 == 3);
+    assert!(health.filled_by_request >= 100, "{health:?}");
+    assert_eq!(health.read_by_consumer, 0, "{health:?}");
+}
+
+#[test]
+fn many_messages_are_read_by_a_consumer() {
+    let health = lose(1000, |number| (100..600).contains(&number));
+    assert!(health.read_by_consumer >= 100, "{health:?}");
+}
+
+#[test]
+fn the_last_messages_are_missed_after_a_silence() {
+    let health = lose(50, |number| number > 40);
+    assert!(health.filled_by_request >= 10, "{health:?}");
+}
+
+#[test]
+fn a_lost_connection_is_made_again_and_nothing_is_sent_later() {
+    let server = NatsServer::one();
+    let proxy = Proxy::start(server.port());
+    let mut hub = Hub::start(config(&[proxy.url()])).opened();
+    let mut other = Hub::start(config(&[server.url()])).opened();
+    hub.load(20, 100, 2);
+    proxy.cut();
+    hub.wait_for_problem("no NATS server accepts a connection");
+    let unsent = hub.send(100);
+    hub.wait("report", |recorded| !recorded.not_stored.is_empty());
+    let reports = hub.recorded(|recorded| recorded.not_stored.clone());
+    assert_eq!(reports, [(unsent, NotStored::Unavailable)]);
+    other.load(200, 100, 4);
+    proxy.restore();
+    let admin = Admin::connect(&[server.url()]);
+    assert_equal(&[&other, &hub], admin.last());
+    let health = hub.log.health();
+    assert_eq!((health.connections, health.problem), (2, None));
+    // What was sent without a connection would be stored before the next message.
+    let next = hub.send(100);
+    other.wait("next message", |it| it.messages.iter().any(|message| hub.is_own(message, next)));
+    let stored = other.recorded(|it| it.messages.clone());
+    assert!(!stored.iter().any(|message| hub.is_own(message, unsent)), "it was sent later");
+}
+
+#[test]
+fn a_log_that_stores_nothing_reports_it() {
+    let server = NatsServer::one();
+    let mut hub = Hub::start(config(&[server.url()])).opened();
+    let too_large = hub.send((1 << 20) + 1);
+    hub.wait("report", |recorded| !recorded.not_stored.is_empty());
+    let reports = hub.recorded(|recorded| recorded.not_stored.clone());
+    assert_eq!(reports, [(too_large, NotStored::Refused)]);
+    Admin::connect(&[server.url()]).delete();
+    let unstored = hub.send(100);
+    hub.wait("report", |recorded| recorded.not_stored.len() == 2);
+    let reports = hub.recorded(|recorded| recorded.not_stored.clone());
+    assert_eq!(reports[1], (unstored, NotStored::Unavailable));
+}

@@ -1,0 +1,17 @@
+//! The shared log on real servers of NATS, which `scripts/test` installs. Each test has servers of
+//! its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
+
+mod access;
+mod admin;
+mod ends;
+mod failures;
+mod holes;
+mod hub;
+mod measure;
+mod old_servers;
+mod order;
+mod proxy;
+mod refusals;
+mod server;
