@@ -6,15 +6,12 @@
 //! limit.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
-mod process;
-
 use std::process::Command;
-use std::time::Duration;
 
+use fanfare_testing::{HubProcess, until};
 use serde_json::Value;
-use tokio::time::Instant;
 
-use process::{FANFARE, Hub, PATIENCE};
+const FANFARE: &str = env!("CARGO_BIN_EXE_fanfare");
 
 const CROWDS: usize = 10;
 const SUBSCRIBERS: u64 = 15_000;
@@ -33,13 +30,13 @@ const GROWTH: u64 = SUBSCRIBERS * (CROWDS - SETTLED) as u64 * 14;
 const REST: u64 = 8 << 20;
 
 /// A hub to which crowds connect.
-struct Venue(Hub);
+struct Venue(HubProcess);
 
 impl Venue {
     /// Connects this many subscribers, sends all one event, and disconnects them.
     fn receive(&self, subscribers: u64) {
         let output = Command::new(FANFARE)
-            .args(["bench", "--json", "--quiet", "--url", &format!("http://{}", self.0.addr)])
+            .args(["bench", "--json", "--quiet", "--url", &format!("http://{}", self.0.addr())])
             .args(["--subscribers", &subscribers.to_string(), "--source-addresses", "8"])
             .args(["--rate", "2", "--duration", "500ms", "--warmup", "0s"])
             .output()
@@ -52,23 +49,18 @@ impl Venue {
     }
 
     fn wait_until_empty(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until("subscriptions and connections to end", || {
             let gauges = ["fanfare_subscriptions", "fanfare_connections"];
             let left = gauges.map(|name| self.0.gauge(name));
             // The remaining connection is that of this request.
-            if left == [0, 1] {
-                return;
-            }
-            assert!(Instant::now() < deadline, "subscriptions and connections left: {left:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            (left == [0, 1]).then_some(())
+        });
     }
 }
 
 #[test]
 fn memory_returns_to_its_start_after_15000_subscribers_come_and_go_ten_times() {
-    let hub = Venue(Hub::start(&[("FANFARE_SUBSCRIBERS__SHARDS", "2")]));
+    let hub = Venue(HubProcess::measured(FANFARE, &[("FANFARE_SUBSCRIBERS__SHARDS", "2")]));
     hub.receive(1);
     let start = hub.0.anonymous();
     let mut after = Vec::new();

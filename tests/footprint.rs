@@ -10,22 +10,16 @@ use fanfare::internals::channel::ChannelName;
 use fanfare::internals::event::NewEvent;
 use fanfare::internals::hub::{Config, Hub};
 use fanfare::internals::telemetry::{self, Metrics};
+use fanfare_testing::usage::resident;
 
 const CHANNELS: usize = 100_000;
 const EVENTS: usize = 20;
 
 /// The memory limit of the channels, in bytes.
-const ROOM: usize = 400 << 20;
+const ROOM: u64 = 400 << 20;
 
 /// The time limit of the housekeeping.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Returns the resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-}
 
 fn name(number: usize) -> ChannelName {
     format!("chat/{number}").parse().unwrap()
@@ -51,16 +45,16 @@ fn a_hundred_thousand_quiet_channels_fit_in_400_mb_and_go_when_idle() {
     let metrics = Arc::new(Metrics::new());
     let config = Config { idle_timeout: Duration::from_millis(100), ..Config::default() };
     let hub = Hub::new(config, metrics.clone());
-    let before = resident();
+    let before = resident(std::process::id());
     for number in 0..CHANNELS {
         fill(&hub, &name(number));
     }
-    let taken = resident() - before;
+    let taken = resident(std::process::id()) - before;
     for number in [0, CHANNELS / 2, CHANNELS - 1] {
         let description = hub.describe(&name(number)).expect("still there");
         assert_eq!(description.events as usize, EVENTS, "the budget holds all of them");
     }
-    let each = taken / CHANNELS;
+    let each = taken / CHANNELS as u64;
     assert!(taken <= ROOM, "{} MiB, {each} bytes each", taken >> 20);
     println!("{} MiB, {each} bytes a channel", taken >> 20);
 

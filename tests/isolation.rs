@@ -5,19 +5,17 @@
 //! memory is counted separately.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
-mod process;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
+use fanfare_testing::http::request_blocking;
+use fanfare_testing::{HubProcess, until};
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
-
-use process::{PATIENCE, ask};
 
 /// The content of all channels together, for readers from the earliest event: more than kernels and
 /// libraries buffer for a client that does not read.
@@ -28,13 +26,13 @@ const EVENTS: usize = 800;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A hub with many clients and large bodies.
-struct Hub(process::Hub);
+struct Hub(HubProcess);
 
 impl Hub {
     fn start(settings: &[(&str, &str)]) -> Self {
         let quotas =
             [("FANFARE_QUOTAS__ADDRESS_CONNECTIONS", "off"), ("FANFARE_QUOTAS__BYTES", "off")];
-        Self(process::Hub::start(&[&quotas, settings].concat()))
+        Self(HubProcess::measured(env!("CARGO_BIN_EXE_fanfare"), &[&quotas, settings].concat()))
     }
 
     /// Fills the channels.
@@ -48,12 +46,9 @@ impl Hub {
     }
 
     fn post(&self, to: &str, kind: &str, body: &str) -> String {
-        let head = format!(
-            "POST {to} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        ask(self.0.addr, &[head.as_bytes(), body.as_bytes()].concat())
+        let length = body.len();
+        let headers = format!("Content-Type: {kind}\r\nContent-Length: {length}");
+        request_blocking(self.0.addr(), &format!("POST {to} HTTP/1.1\r\n{headers}"), body)
     }
 
     /// Opens a client that sends this request, and reads nothing.
@@ -61,7 +56,7 @@ impl Hub {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         // The kernel's buffer is not part of the measurement.
         socket.set_recv_buffer_size(1024).expect("a small buffer");
-        socket.connect(&self.0.addr.into()).expect("a connection");
+        socket.connect(&self.0.addr().into()).expect("a connection");
         let mut tcp = TcpStream::from(socket);
         tcp.write_all(request).expect("a request");
         tcp
@@ -72,11 +67,7 @@ impl Hub {
     }
 
     fn wait_for(&self, name: &str, wanted: u64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.gauge(name) != wanted {
-            assert!(Instant::now() < deadline, "{name} is {}, not {wanted}", self.gauge(name));
-            sleep(Duration::from_millis(20));
-        }
+        until(&format!("{name} to be {wanted}"), || (self.gauge(name) == wanted).then_some(()));
     }
 
     /// Returns the anonymous memory of the process, once it is stable.
@@ -183,17 +174,13 @@ fn what_clients_do_not_read_has_a_budget_and_those_who_read_nothing_for_longest_
     let request = get("/v1/channels/m/1?from=earliest", "text/event-stream");
     let _clients: Vec<TcpStream> = (0..CLIENTS).map(|_| hub.unread(&request)).collect();
     let ended = "fanfare_limit_hits_total{limit=\"subscribers.max_unwritten\"}";
-    let deadline = Instant::now() + PATIENCE;
-    while hub.gauge(ended) == 0 || hub.gauge("fanfare_unwritten_bytes") > 1 << 20 {
-        assert!(Instant::now() < deadline, "{} bytes", hub.gauge("fanfare_unwritten_bytes"));
-        sleep(Duration::from_millis(20));
-    }
+    until("unwritten bytes to be within the budget", || {
+        let is_within = hub.gauge("fanfare_unwritten_bytes") <= 1 << 20;
+        (hub.gauge(ended) > 0 && is_within).then_some(())
+    });
     // Other clients are served meanwhile.
-    let page = ask(
-        hub.0.addr,
-        b"GET /v1/channels/m/2?from=earliest&limit=3 HTTP/1.1\r\nHost: localhost\r\n\
-          Accept: application/json\r\nConnection: close\r\n\r\n",
-    );
+    let head = "GET /v1/channels/m/2?from=earliest&limit=3 HTTP/1.1\r\nAccept: application/json";
+    let page = request_blocking(hub.0.addr(), head, "");
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
 }
 
@@ -253,7 +240,7 @@ impl Hub {
     /// Opens clients that each send this request, as far as the hub accepts it: a refusal ends the
     /// sending.
     fn send_all(&self, clients: usize, request: &[u8]) -> Vec<TcpStream> {
-        let connect = || TcpStream::connect(self.0.addr).expect("a connection");
+        let connect = || TcpStream::connect(self.0.addr()).expect("a connection");
         let mut clients: Vec<TcpStream> = (0..clients).map(|_| connect()).collect();
         std::thread::scope(|scope| {
             for some in clients.chunks_mut(16) {
@@ -265,12 +252,7 @@ impl Hub {
 
     /// Waits until the memory in use is below this limit.
     fn wait_until_given_back(&self, most: u64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.0.anonymous() > most {
-            let has = self.0.anonymous();
-            assert!(Instant::now() < deadline, "{has} bytes, and {most} are right");
-            sleep(Duration::from_millis(20));
-        }
+        until(&format!("at most {most} bytes"), || (self.0.anonymous() <= most).then_some(()));
     }
 }
 
@@ -385,15 +367,13 @@ fn documents_that_are_not_there_yet_count_as_unfinished_bodies() {
         let request = [endless(line, "application/json"), vec![b' '; 40_000]].concat();
         let clients = hub.send_all(60, &request);
         // Some were refused: one of them has an answer.
-        let deadline = Instant::now() + PATIENCE;
-        let mut answered = clients.iter().cycle().filter_map(|mut tcp| {
-            assert!(Instant::now() < deadline, "{line}: no request is answered");
+        let answered = |mut tcp: &TcpStream| {
             tcp.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
             let mut answer = [0; 2000];
             let read = tcp.read(&mut answer).ok().filter(|read| *read > 0)?;
             Some(String::from_utf8_lossy(&answer[..read]).into_owned())
-        });
-        let answer = answered.next().expect("an answer");
+        };
+        let answer = until(&format!("an answer to {line}"), || clients.iter().find_map(answered));
         assert!(answer.starts_with("HTTP/1.1 503"), "{line}: {answer}");
         assert!(answer.contains("publish.max_unfinished"), "{line}: {answer}");
     }

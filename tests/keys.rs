@@ -9,18 +9,12 @@ use bytes::Bytes;
 use fanfare::internals::hub::{self, Hub};
 use fanfare::internals::ingest::{Begun, BodyKind, Config, Ingest, PublishOptions};
 use fanfare::internals::telemetry::Metrics;
+use fanfare_testing::usage::resident;
 
 const KEYS: usize = 100_000;
 
 /// Bytes per key: two hashes, two times and a receipt as text, in tables that are partly empty.
-const MOST: usize = 400;
-
-/// Returns the resident memory of this process, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-}
+const MOST: u64 = 400;
 
 async fn publish(ingest: &Ingest, number: usize, with_key: bool) -> bool {
     // Nearly the maximum length of a key.
@@ -52,11 +46,11 @@ async fn a_hundred_thousand_idempotency_keys_take_some_300_bytes_each() {
     for number in 0..20_000 {
         assert!(!publish(&ingest, number, false).await);
     }
-    let before = resident();
+    let before = resident(std::process::id());
     for number in 0..KEYS {
         assert!(!publish(&ingest, number, true).await);
     }
-    let each = (resident() - before) / KEYS;
+    let each = (resident(std::process::id()) - before) / KEYS as u64;
     println!("{each} bytes each");
     assert!(each <= MOST, "{each} bytes each");
     for number in [0, KEYS / 2, KEYS - 1] {

@@ -6,17 +6,15 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a measurement may
 
-#[path = "process/listening.rs"]
-mod listening;
-
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanfare_testing::{HubProcess, usage};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -26,8 +24,6 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-
-use listening::until_listening;
 
 /// Subscribers of one channel.
 const SUBSCRIBERS: usize = 1000;
@@ -44,52 +40,11 @@ const STREAMS: usize = 50;
 /// Handshakes, measured separately.
 const HANDSHAKES: usize = 500;
 
-/// A hub as a process, whose resource use can be read.
-struct Hub {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Hub {
-    fn start(settings: &[(&str, &str)]) -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let addr = free();
-        let admin = free();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
-            .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string()])
-            .envs(settings.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        until_listening(&mut child);
-        Self { child, addr }
-    }
-
-    fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
-    }
-
-    /// Returns the private memory of the process, in bytes.
-    fn memory(&self) -> usize {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-    }
-
-    /// Returns the processor time so far; the kernel counts in hundredths of a second.
-    fn cpu(&self) -> Duration {
-        let stat = self.proc("stat");
-        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
-        Duration::from_millis(10 * (ticks(11) + ticks(12)))
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Starts a hub whose resource use can be read.
+fn start(way: &Way) -> HubProcess {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    command.envs(way.settings.iter().map(|(key, value)| (key, value)));
+    HubProcess::new(command).started()
 }
 
 /// A transport of subscribers.
@@ -174,30 +129,30 @@ async fn until(what: &str, is: impl Fn() -> bool) {
 }
 
 async fn measure(way: &Way, publishes: &Way, table: &mut String) {
-    let settings: Vec<_> = way.settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let hub = Hub::start(&settings);
+    let hub = start(way);
     let seen = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(publishes.connect(hub.addr).await);
+    let io = TokioIo::new(publishes.connect(hub.addr()).await);
     let (mut publisher, connection) = http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
     publish(&mut publisher).await;
-    let before = hub.memory();
+    let before = hub.anonymous();
     let mut there = 0;
     while there < SUBSCRIBERS {
-        way.subscribe(hub.addr, &seen).await;
+        way.subscribe(hub.addr(), &seen).await;
         there += if way.http2 { STREAMS } else { 1 };
     }
     publish(&mut publisher).await;
     until("the first event", || seen.load(Ordering::Relaxed) >= SUBSCRIBERS).await;
-    let cpu = hub.cpu();
+    let cpu = usage::processor_time(hub.id());
     for _ in 0..EVENTS {
         publish(&mut publisher).await;
         tokio::time::sleep(PACE).await;
     }
     let all = SUBSCRIBERS * (EVENTS + 1);
     until("all events", || seen.load(Ordering::Relaxed) >= all).await;
-    let each = (hub.cpu() - cpu).as_secs_f64() * 1e6 / (SUBSCRIBERS * EVENTS) as f64;
-    let memory = hub.memory().saturating_sub(before) as f64 / SUBSCRIBERS as f64 / 1024.0;
+    let each =
+        (usage::processor_time(hub.id()) - cpu).as_secs_f64() * 1e6 / (SUBSCRIBERS * EVENTS) as f64;
+    let memory = hub.anonymous().saturating_sub(before) as f64 / SUBSCRIBERS as f64 / 1024.0;
     writeln!(table, "| {} | {memory:.1} KiB | {each:.1} µs |", way.name).unwrap();
 }
 
@@ -212,18 +167,17 @@ async fn publish(publisher: &mut http1::SendRequest<Full<Bytes>>) {
 }
 
 async fn handshakes(way: &Way, what: &str, table: &mut String) {
-    let settings: Vec<_> = way.settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let hub = Hub::start(&settings);
-    let cpu = hub.cpu();
+    let hub = start(way);
+    let cpu = usage::processor_time(hub.id());
     for _ in 0..HANDSHAKES {
-        let mut stream = way.connect(hub.addr).await;
+        let mut stream = way.connect(hub.addr()).await;
         let head = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(head).await.unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.starts_with(b"HTTP/1.1 200"));
     }
-    let each = (hub.cpu() - cpu).as_secs_f64() * 1e3 / HANDSHAKES as f64;
+    let each = (usage::processor_time(hub.id()) - cpu).as_secs_f64() * 1e3 / HANDSHAKES as f64;
     writeln!(table, "| {what} | {each:.2} ms |").unwrap();
 }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::support::{ALONE, Hub, Seen, halves, within};
+use fanfare_testing::{usage, within};
+
+use super::support::{ALONE, Hub, Seen, halves};
 use super::wire::{Client, Event, Request, Stream, Upload};
 
 const SUBSCRIBERS: usize = 1000;
@@ -165,8 +167,8 @@ async fn many_reconnect_far_behind_while_publishing_continues() {
     };
     let patience = Duration::from_secs(240);
     while !done.load(Ordering::Relaxed) && !all.is_finished() {
-        assert!(hub.lives(), "the hub has ended");
-        highest = highest.max(hub.resident());
+        assert!(hub.is_running(), "the hub has ended");
+        highest = highest.max(usage::resident(hub.id()));
         let caught_up = tally.caught_up.load(Ordering::Relaxed);
         assert!(highest < BOUND, "{highest} bytes of memory, and {caught_up} have caught up");
         assert!(begun.elapsed() < patience, "only {caught_up} have caught up in {patience:?}");

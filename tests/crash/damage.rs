@@ -11,7 +11,9 @@ use std::sync::Arc;
 use fastrand::Rng;
 use serde_json::Value;
 
-use super::support::{Hub, Seen, eventually, halves, within};
+use fanfare_testing::{eventually, within};
+
+use super::support::{Hub, Seen, halves};
 use super::wire::{Client, Event, Request, Stream};
 
 const SETTINGS: &str = r#"
@@ -56,8 +58,8 @@ impl Whole {
                 }
             }
             if life < 2 {
-                hub.stop();
-                hub.start_again();
+                hub.stop().await;
+                hub.start();
             }
         }
         let directory = hub.directory();
@@ -69,7 +71,7 @@ impl Whole {
         for channel in CHANNELS {
             events.insert(channel, hub.read_all(channel).await);
         }
-        hub.stop();
+        hub.stop().await;
         let folder = tempfile::tempdir().expect("a folder");
         copy(&directory, folder.path());
         Self { folder, events }
@@ -86,7 +88,7 @@ impl Whole {
         fs::create_dir(hub.directory()).expect("a folder");
         copy(self.path(), &hub.directory());
         damage.apply(&hub.directory());
-        hub.start_again();
+        hub.start();
         let mut readers = Vec::new();
         for channel in CHANNELS {
             for takeover in [true, false] {

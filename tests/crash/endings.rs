@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::support::{Hub, eventually, within};
+use fanfare_testing::{eventually, within};
+
+use super::support::Hub;
 use super::wire::{Answer, Client, Event, Request, Stream, Upload};
 
 const DURABILITIES: [&str; 2] = ["sync", "async"];
@@ -194,7 +196,7 @@ async fn a_generation_whose_producer_died_with_the_hub_is_abandoned_after_its_gr
         let last = hub.read("chat/1", None).await[1].id.clone();
         hub.kill();
         drop(producer);
-        hub.start_again();
+        hub.start();
         let seen = view(&hub, "chat/1", Some(&last)).await;
         assert_eq!(seen.len(), 1, "{durability}: nothing but the end is new: {seen:?}");
         seen[0].assert_end("abandoned");
@@ -220,7 +222,7 @@ async fn a_generation_whose_producer_comes_back_in_time_continues() {
         let last = hub.read("chat/1", None).await[1].id.clone();
         hub.kill();
         drop(producer);
-        hub.start_again();
+        hub.start();
         let head = hub.head("chat/1").await.expect(200);
         assert_eq!(head.header("fanfare-state"), Some("open"), "{durability}: {head:?}");
         assert_eq!(head.header("fanfare-producer"), Some("away"), "{durability}: {head:?}");

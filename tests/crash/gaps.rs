@@ -1,6 +1,8 @@
 //! The subscribers that get a gap after a kill, and those that do not.
 
-use super::support::{Hub, within};
+use fanfare_testing::within;
+
+use super::support::Hub;
 use super::wire::{Event, Stream};
 
 const RULES: &str = r#"

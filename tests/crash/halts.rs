@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 
 use tokio::sync::watch;
 
+use fanfare_testing::within;
+
 use super::kills::{ROOMY, label, numbers};
 use super::support::{
-    ALONE, Hub, Seen, assert_ids_grow, assert_same, chance, halves, moment, rounds, within,
+    ALONE, Hub, Seen, assert_ids_grow, assert_same, chance, halves, moment, rounds,
 };
 use super::viewer::Viewer;
 use super::wire::{Client, Request, Upload};
@@ -173,13 +175,13 @@ async fn an_async_channel_keeps_what_was_acknowledged_when_the_process_is_killed
         let mut some = begun.subscribe();
         within("a publish", some.wait_for(|now| *now > before)).await.expect("one");
         tokio::time::sleep(moment(&mut rng, LONGEST_LIFE)).await;
-        assert!(hub.lives(), "the hub ended by itself in round {round}");
+        assert!(hub.is_running(), "the hub ended by itself in round {round}");
         hub.kill();
         for publisher in publishers {
             let halted = within("a publisher without a hub", publisher).await;
             ledger.publishers.push(halted.expect("a publisher that has not failed"));
         }
-        hub.start_again();
+        hub.start();
         ledger.check(&hub).await;
     }
 

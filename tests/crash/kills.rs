@@ -12,8 +12,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use fanfare_testing::within;
+
 use super::support::{
-    ALONE, Hub, Seen, assert_ids_grow, assert_same, chance, halves, moment, rounds, within,
+    ALONE, Hub, Seen, assert_ids_grow, assert_same, chance, halves, moment, rounds,
 };
 use super::viewer::Viewer;
 use super::wire::{Answer, Client, Request};
@@ -199,12 +201,12 @@ async fn live_and_die(hub: &mut Hub, rng: &mut fastrand::Rng, tally: &Tally, vie
         within(&what, begun.wait_for(|begun| *begun > before)).await.expect("publishers");
         tokio::time::sleep(moment(rng, LONGEST_LIFE)).await;
         assert!(!tally.failed.load(Ordering::Relaxed), "a publisher failed: see above");
-        assert!(hub.lives(), "the hub ended by itself in round {round}");
+        assert!(hub.is_running(), "the hub ended by itself in round {round}");
         hub.kill();
         if rng.u64(..KILLED_STARTS) == 0 {
             hub.start_and_kill(moment(rng, LONGEST_LIFE)).await;
         }
-        hub.start_again();
+        hub.start();
         if let Some(viewer) = viewers.iter().find(|viewer| viewer.has_failed()) {
             panic!("{} failed in round {round}: see above", viewer.what());
         }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use super::support::{Seen, eventually, moment};
+use fanfare_testing::eventually;
+
+use super::support::{Seen, moment};
 use super::wire::{Event, Stream};
 
 /// The delay of a viewer before it reconnects. An `EventSource` waits longer.

@@ -1,89 +1,59 @@
 //! Credentials on the command line, and reloads of a hub's credentials.
 
-use std::fs::File;
-use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::support::{FANFARE, eventually, free_address, request};
+use fanfare_testing::http::request;
+use fanfare_testing::{HubProcess, Signal, eventually, free_address};
+
+use super::support::FANFARE;
 
 const OPERATOR: &str = "grants = { publish = [\"**\"], subscribe = [\"**\"], admin = [\"**\"] }";
 
-/// A hub with a configuration file that can be changed, and a readable log.
+/// A hub with a configuration file that can be changed.
 struct Hub {
-    child: Child,
-    addr: SocketAddr,
-    admin: SocketAddr,
+    process: HubProcess,
     folder: TempDir,
 }
 
 impl Hub {
     /// Starts a hub with this section `auth`.
-    async fn start(auth: &str) -> Self {
+    fn start(auth: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let addr = free_address();
-        let admin = free_address();
-        let path = folder.path().join("hub.toml");
-        std::fs::write(&path, configuration(addr, admin, auth)).expect("written");
-        let log = File::create(folder.path().join("log")).expect("a log");
-        let child = Command::new(FANFARE)
-            .args(["serve", "--log-level", "trace", "--config"])
-            .arg(&path)
-            .stderr(log.try_clone().expect("a log"))
-            .stdout(log)
-            .spawn()
-            .expect("the hub starts");
-        let hub = Self { child, addr, admin, folder };
-        hub.until_log("listening").await;
+        let mut process = HubProcess::new(Command::new(FANFARE));
+        process.command().args(["--log-level", "trace", "--config"]);
+        process.command().arg(folder.path().join("hub.toml"));
+        process.log_stdout();
+        let mut hub = Self { process, folder };
+        hub.configure(auth);
+        hub.process.start();
         hub
     }
 
-    fn log(&self) -> String {
-        let log = std::fs::read(self.folder.path().join("log")).expect("a log");
-        String::from_utf8_lossy(&log).into_owned()
-    }
-
-    async fn until_log(&self, text: &str) {
-        eventually(text, async || self.log().contains(text).then_some(())).await;
+    fn configure(&self, auth: &str) {
+        std::fs::write(self.folder.path().join("hub.toml"), auth).expect("written");
     }
 
     /// Reloads the configuration with this section `auth`.
     fn reload(&self, auth: &str) {
-        let path = self.folder.path().join("hub.toml");
-        std::fs::write(path, configuration(self.addr, self.admin, auth)).expect("written");
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", "HUP", &pid]).status().expect("kill");
-        assert!(sent.success(), "SIGHUP was not sent");
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        self.configure(auth);
+        self.process.signal(Signal::HUP);
     }
 
     /// Publishes with this credential, if any; returns the status.
     async fn publishes(&self, credential: Option<&str>, channel: &str) -> String {
         let shown = credential.map_or(String::new(), |key| format!("\r\nX-API-Key: {key}"));
         let head = format!("POST /v1/channels/{channel} HTTP/1.1\r\nContent-Length: 1{shown}");
-        status(&request(self.addr, &head, "x").await)
+        status(&request(self.process.addr(), &head, "x").await)
     }
 
     async fn reads(&self, shown: &str, query: &str) -> String {
         let to = format!("/v1/channels/a?from=earliest{query}");
         let head = format!("GET {to} HTTP/1.1\r\nAccept: application/json{shown}");
-        status(&request(self.addr, &head, "").await)
+        status(&request(self.process.addr(), &head, "").await)
     }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn configuration(addr: SocketAddr, admin: SocketAddr, auth: &str) -> String {
-    format!("server.listen = \"{addr}\"\nserver.admin_listen = \"{admin}\"\n{auth}")
 }
 
 fn status(answer: &str) -> String {
@@ -124,7 +94,7 @@ async fn a_key_that_was_made_on_the_command_line_opens_the_hub() {
     assert!(key.starts_with("ffk_") && !key.contains(char::is_whitespace), "{key}");
     assert!(!stanza.contains(&key) && stanza.contains("name = \"producer\""), "{stanza}");
     assert_ne!(new_key("producer").0, key);
-    let hub = Hub::start(&stanza).await;
+    let hub = Hub::start(&stanza);
     assert_eq!(hub.publishes(Some(&key), "a").await, "200");
     assert_eq!(hub.publishes(None, "a").await, "401");
 }
@@ -136,12 +106,12 @@ async fn tokens_are_made_here_or_by_the_hub_and_shown_by_flag_or_environment() {
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "the secret with which this hub signs tokens").expect("written");
     let auth = format!("auth.signing_key = \"file:{}\"\n{stanza}", secret.display());
-    let hub = Hub::start(&auth).await;
+    let hub = Hub::start(&auth);
     let config = hub.folder.path().join("hub.toml");
     let config = config.to_str().expect("text");
     let wanted = ["--publish", "a", "--subscribe", "a", "--ttl", "10m", "--subject", "ann"];
     let here = [&["token", "create", "--config", config][..], &wanted].concat();
-    let url = hub.url();
+    let url = hub.process.url();
     let there = [&["token", "create", "--url", &url, "--token", &key][..], &wanted].concat();
     for words in [here, there] {
         let token = printed(&fanfare(&words, &[])).trim().to_owned();
@@ -179,22 +149,13 @@ fn a_hub_without_credentials_does_not_listen_to_the_world() {
     }
 }
 
-#[tokio::test]
-async fn a_hub_that_is_insecure_says_so_at_its_start_for_each_listener() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let log = folder.path().join("log");
-    let mut child = Command::new(FANFARE)
-        .args(["serve", "--insecure", "--listen", "0.0.0.0:0", "--admin-listen", "0.0.0.0:0"])
-        .stderr(File::create(&log).expect("a log"))
-        .spawn()
-        .expect("the hub starts");
-    let said = eventually("the hub to listen", async || {
-        let said = std::fs::read_to_string(&log).expect("a log");
-        said.contains("listening").then_some(said)
-    })
-    .await;
-    child.kill().expect("kill");
-    child.wait().expect("the end");
+#[test]
+fn a_hub_that_is_insecure_says_so_at_its_start_for_each_listener() {
+    let world = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let mut hub = HubProcess::at(world, world, Command::new(FANFARE));
+    hub.command().arg("--insecure");
+    hub.start();
+    let said = hub.log();
     let warnings: Vec<_> = said.lines().filter(|line| line.contains("--insecure")).collect();
     assert_eq!(warnings.len(), 2, "{said}");
     assert!(warnings.iter().all(|line| line.contains("WARN")), "{said}");
@@ -206,7 +167,7 @@ async fn a_hub_that_is_insecure_says_so_at_its_start_for_each_listener() {
 async fn a_hub_reads_its_keys_again_and_keeps_the_old_ones_if_something_is_wrong() {
     let (old, old_stanza) = new_key("old");
     let (new, new_stanza) = new_key("new");
-    let hub = Hub::start(&old_stanza).await;
+    let hub = Hub::start(&old_stanza);
     assert_eq!(hub.publishes(Some(&old), "a").await, "200");
     assert_eq!(hub.publishes(Some(&new), "a").await, "401");
     hub.reload(&format!("{old_stanza}{new_stanza}"));
@@ -229,7 +190,7 @@ async fn a_hub_reads_its_keys_again_and_keeps_the_old_ones_if_something_is_wrong
     for (before, wrong) in broken.iter().enumerate() {
         hub.reload(wrong);
         eventually("the error to be logged", async || {
-            let log = hub.log();
+            let log = hub.process.log();
             let errors = log.lines().filter(|line| line.contains("ERROR"));
             (errors.count() > before).then_some(())
         })
@@ -253,7 +214,7 @@ async fn what_is_shown_never_comes_into_the_log() {
     let signing = format!("auth.signing_key = \"file:{}\"\n", secret.display());
     let places = "auth.query_token = true\nauth.cookie = \"session\"\n";
     for (settings, accepted) in [(format!("{signing}{places}"), "200"), (signing, "401")] {
-        let hub = Hub::start(&format!("{settings}{stanza}")).await;
+        let hub = Hub::start(&format!("{settings}{stanza}"));
         assert_eq!(hub.publishes(Some(&key), "a").await, "200");
         let config = hub.folder.path().join("hub.toml");
         let config = config.to_str().expect("text");
@@ -265,10 +226,10 @@ async fn what_is_shown_never_comes_into_the_log() {
         assert_eq!(hub.reads(&format!("\r\nCookie: session={token}"), "").await, accepted);
         assert_eq!(hub.reads(&format!("\r\nAuthorization: Bearer {token}"), "").await, "200");
         let lost = format!("GET /nowhere?access_token={token} HTTP/1.1");
-        assert_eq!(status(&request(hub.addr, &lost, "").await), "404");
+        assert_eq!(status(&request(hub.process.addr(), &lost, "").await), "404");
         let free = format!("GET /healthz?access_token={token} HTTP/1.1");
-        assert_eq!(status(&request(hub.admin, &free, "").await), "200");
-        let log = hub.log();
+        assert_eq!(status(&request(hub.process.admin(), &free, "").await), "200");
+        let log = hub.process.log();
         assert!(log.contains("TRACE") || log.contains("DEBUG"), "nothing was logged: {log}");
         for hidden in ["access_token", signature, &token, &key, "this hub signs"] {
             assert!(!log.contains(hidden), "{hidden} in the log: {log}");

@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::support::{HubProcess, get, within};
+use fanfare_testing::http::get;
+use fanfare_testing::{HubProcess, within};
+
+use super::support::start_hub;
 
 /// A page that follows a channel and reports everything, in order.
 const PAGE: &str = r#"<!doctype html><title>viewer</title><script>
@@ -153,12 +156,11 @@ async fn next(reports: &mut mpsc::Receiver<String>) -> String {
 async fn an_event_source_survives_a_restart_of_the_hub_and_gets_the_gap() {
     let server = PageServer::bind().await;
     let origin = server.origin();
-    let settings = [
+    let mut hub = start_hub(&[
         ("FANFARE_CORS__ALLOW_ORIGINS", origin.as_str()),
         ("FANFARE_SUBSCRIBERS__RECONNECT_DELAY", "200ms"),
         ("FANFARE_SUBSCRIBERS__END_RECONNECT_DELAY", "200ms"),
-    ];
-    let mut hub = HubProcess::start(&settings);
+    ]);
     let page = PAGE.replace("HUB", &hub.url()).replace("CHANNEL", "chat/42");
     let mut reports = server.run(page);
     let _browser = Browser::open(&format!("{origin}/"));
@@ -169,11 +171,9 @@ async fn an_event_source_survives_a_restart_of_the_hub_and_gets_the_gap() {
     hub.publish("chat/42?event=token", "two").await;
     assert_eq!(next(&mut reports).await, "token two");
 
-    let addr = hub.addr();
-    let admin = hub.admin();
     hub.kill();
     assert_eq!(next(&mut reports).await, "error 0");
-    let hub = HubProcess::start_at(addr, admin, &settings);
+    hub.start();
     hub.publish("chat/42", "three").await;
     let gap = loop {
         let text = next(&mut reports).await;
@@ -217,7 +217,7 @@ async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Sender<
 async fn loses_nothing_before_its_first_event(open: impl FnOnce(&str) -> Browser) {
     let server = PageServer::bind().await;
     let origin = server.origin();
-    let hub = HubProcess::start(&[
+    let hub = start_hub(&[
         ("FANFARE_CORS__ALLOW_ORIGINS", origin.as_str()),
         ("FANFARE_SUBSCRIBERS__RECONNECT_DELAY", "1s"),
     ]);
@@ -269,7 +269,7 @@ async fn fifty_event_sources_in_one_page_are_served_at_once_over_tls() {
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
     let server = PageServer::bind().await;
     let origin = server.origin();
-    let hub = HubProcess::start(&[
+    let hub = start_hub(&[
         ("FANFARE_CORS__ALLOW_ORIGINS", origin.as_str()),
         ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
         ("FANFARE_TLS__KEY", key.to_str().expect("text")),

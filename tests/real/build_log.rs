@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::support::{FANFARE, HubProcess, within};
+use fanfare_testing::{HubProcess, within};
+
+use super::support::{FANFARE, start_hub};
 
 const CHANNEL: &str = "logs/build";
 const SUBSCRIBERS: usize = 10;
@@ -97,7 +99,7 @@ fn publish_build(hub: &HubProcess, target: &Path, log: &Path) -> Child {
 #[tokio::test]
 async fn a_build_arrives_whole_at_ten_subscribers_half_of_them_killed_and_resumed() {
     let folder = tempfile::tempdir().expect("a folder");
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let log = folder.path().join("build.log");
     let mut build = publish_build(&hub, &folder.path().join("target"), &log);
 

@@ -3,11 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use super::support::{FANFARE, HubProcess, eventually, get, post};
+use fanfare_testing::eventually;
+use fanfare_testing::http::{get, post};
+
+use super::support::{FANFARE, start_hub};
 
 #[tokio::test]
 async fn each_line_typed_into_publish_is_seen_before_the_next_is_typed() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let mut viewer = Command::new("curl")
         .args(["-sN", &format!("{}/v1/channels/logs/typed", hub.url())])
         .stdout(Stdio::piped())
@@ -51,7 +54,7 @@ async fn each_line_typed_into_publish_is_seen_before_the_next_is_typed() {
 
 #[tokio::test]
 async fn a_publish_that_is_stopped_says_so_with_an_exit_code_of_its_own() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let mut typing = Command::new(FANFARE)
         .args(["publish", "chat/1", "--close", "auto", "--generation", "text"])
         .args(["--url", &hub.url()])
@@ -76,7 +79,7 @@ async fn a_publish_that_is_stopped_says_so_with_an_exit_code_of_its_own() {
 
 #[tokio::test]
 async fn health_says_with_its_exit_code_whether_the_hub_is_ready() {
-    let mut hub = HubProcess::start(&[]);
+    let mut hub = start_hub(&[]);
     let url = format!("http://{}", hub.admin());
     let healthy = Command::new(FANFARE).args(["health", "--url", &url]).status().expect("health");
     assert_eq!(healthy.code(), Some(0));

@@ -8,7 +8,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::support::{FANFARE, HubProcess, free_address, get};
+use fanfare_testing::HubProcess;
+use fanfare_testing::http::get;
+
+use super::support::FANFARE;
 
 /// The user `nobody` of most systems.
 const NOBODY: u32 = 65534;
@@ -64,7 +67,7 @@ impl Place {
     }
 
     fn hub(&self, store: &Path) -> HubProcess {
-        HubProcess::launch(self.program(store), free_address(), free_address())
+        HubProcess::new(self.program(store)).started()
     }
 }
 
@@ -78,8 +81,7 @@ async fn an_unprivileged_hub_keeps_its_events_in_a_directory_as_the_unit_makes_i
     let state = place.directory("state");
     let mut hub = place.hub(&state);
     hub.publish("kept", "over the restart").await;
-    hub.signal("TERM");
-    assert_eq!(hub.exit_code().await, Some(0));
+    hub.stop().await;
     for entry in fs::read_dir(&state).expect("the directory") {
         let metadata = entry.expect("an entry").metadata().expect("its metadata");
         assert_eq!((metadata.uid(), metadata.mode() & 0o777), (place.user, 0o600));

@@ -10,24 +10,22 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::{FANFARE, HubProcess, get, head, request};
+use fanfare_testing::HubProcess;
+use fanfare_testing::http::{get, head, request};
+
+use super::support::{FANFARE, start_hub};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/store-v1");
 
 /// Starts a hub with this directory, which retains events of any age.
 fn hub(path: &Path) -> HubProcess {
-    HubProcess::start(&[
+    start_hub(&[
         ("FANFARE_STORE__PATH", path.to_str().expect("text")),
         ("FANFARE_STORE__DURABILITY", "sync"),
         ("FANFARE_STORE__MIN_FREE", "1MiB"),
         ("FANFARE_CHANNELS__MAX_AGE", "100years"),
         ("FANFARE_DRAIN__WINDOW", "50ms"),
     ])
-}
-
-async fn stop(mut hub: HubProcess) {
-    hub.signal("TERM");
-    assert_eq!(hub.exit_code().await, Some(0));
 }
 
 async fn ask(hub: &HubProcess, head: &str, body: &str) -> String {
@@ -65,7 +63,7 @@ async fn texts(hub: &HubProcess, channel: &str) -> Vec<String> {
 async fn write_the_golden_directory() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store");
-    let first = hub(&path);
+    let mut first = hub(&path);
     let put = "PUT /v1/channels/chat%2F42 HTTP/1.1\r\nContent-Type: application/json";
     ask(&first, put, r#"{"max_events":500}"#).await;
     publish_numbers(&first, "chat%2F42", 0..20).await;
@@ -74,15 +72,15 @@ async fn write_the_golden_directory() {
     let once = "POST /v1/channels/chat%2F42 HTTP/1.1\r\nIdempotency-Key: once";
     ask(&first, once, "one\ntwo").await;
     ask(&first, "POST /v1/channels/done?close=complete HTTP/1.1", "").await;
-    stop(first).await;
+    first.stop().await;
     let mut compact = Command::new(FANFARE);
     compact.args(["store", "compact", "--path"]).arg(&path);
     assert!(compact.status().expect("the program").success());
-    let second = hub(&path);
+    let mut second = hub(&path);
     publish_numbers(&second, "chat%2F42", 20..30).await;
     publish_numbers(&second, "caf%C3%A9%20%E8%AA%9E", 0..2).await;
     ask(&second, "DELETE /v1/channels/gone HTTP/1.1", "").await;
-    stop(second).await;
+    second.stop().await;
     keep(&path);
 }
 
@@ -124,7 +122,7 @@ async fn a_hub_serves_what_an_older_one_has_written() {
             compact.args(["store", "compact", "--path"]).arg(&path);
             assert!(compact.status().expect("the program").success());
         }
-        let hub = hub(&path);
+        let mut hub = hub(&path);
         let mut chat = numbers(0..20);
         chat.push("one\ntwo".to_owned());
         chat.extend(numbers(20..30));
@@ -136,7 +134,7 @@ async fn a_hub_serves_what_an_older_one_has_written() {
         assert!(done.contains("fanfare-state: complete"), "{done}");
         let list = get(hub.admin(), "/v1/channels").await;
         assert!(list.contains(r#""max_events":500"#), "{list}");
-        stop(hub).await;
+        hub.stop().await;
     }
 }
 

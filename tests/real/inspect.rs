@@ -6,7 +6,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::{FANFARE, HubProcess, get, post, request};
+use fanfare_testing::HubProcess;
+use fanfare_testing::http::{get, post, request};
+
+use super::support::{FANFARE, start_hub};
 
 /// The directory of a hub.
 struct Place(tempfile::TempDir);
@@ -26,7 +29,7 @@ impl Place {
 
     fn hub(&self) -> HubProcess {
         let path = self.path();
-        HubProcess::start(&[
+        start_hub(&[
             ("FANFARE_STORE__PATH", path.to_str().expect("text")),
             ("FANFARE_STORE__DURABILITY", "sync"),
             ("FANFARE_STORE__MIN_FREE", "1MiB"),
@@ -59,11 +62,6 @@ fn run(words: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(text).expect("text"))
 }
 
-async fn stop(mut hub: HubProcess) {
-    hub.signal("TERM");
-    assert_eq!(hub.exit_code().await, Some(0));
-}
-
 /// Returns some 400 bytes.
 fn text(number: u64) -> String {
     format!("{number} {}", "x".repeat(400))
@@ -73,7 +71,7 @@ fn text(number: u64) -> String {
 /// 30.
 async fn filled() -> Place {
     let place = Place::new();
-    let hub = place.hub();
+    let mut hub = place.hub();
     for number in 0..40 {
         hub.publish("a", &text(number)).await;
         if number < 30 {
@@ -87,7 +85,7 @@ async fn filled() -> Place {
     assert!(closed.starts_with("HTTP/1.1 200"), "{closed}");
     let deleted = request(hub.addr(), "DELETE /v1/channels/gone HTTP/1.1", "").await;
     assert!(deleted.starts_with("HTTP/1.1 204"), "{deleted}");
-    stop(hub).await;
+    hub.stop().await;
     place
 }
 
@@ -145,10 +143,10 @@ async fn one_flipped_bit_is_found_with_its_file_its_place_and_its_channel() {
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(place.contents() == before, "nothing has changed");
     // A hub drops the same place, and nothing else.
-    let hub = place.hub();
+    let mut hub = place.hub();
     let left = texts(&hub, "a").await.len() + texts(&hub, "b").await.len();
     assert!(left >= 59, "{left}");
-    stop(hub).await;
+    hub.stop().await;
 }
 
 #[tokio::test]
@@ -263,16 +261,16 @@ async fn compacting_gives_room_back_and_loses_nothing() {
     assert!(code == Some(0) && said.contains("2 channels, 61 events"), "{said}");
     let (code, said) = place.run("compact", &[]);
     assert!(code == Some(0) && said.starts_with("gave back nothing"), "{said}");
-    let hub = place.hub();
+    let mut hub = place.hub();
     let expected = |count| (0..count).map(text).collect::<Vec<_>>();
     assert_eq!(texts(&hub, "a").await, expected(40));
     assert_eq!(texts(&hub, "b").await[..20], expected(20));
-    stop(hub).await;
+    hub.stop().await;
     // A compacted file is rewritten too, though most of it is alive.
-    let hub = place.hub();
+    let mut hub = place.hub();
     let deleted = request(hub.addr(), "DELETE /v1/channels/b HTTP/1.1", "").await;
     assert!(deleted.starts_with("HTTP/1.1 204"), "{deleted}");
-    stop(hub).await;
+    hub.stop().await;
     let (code, said) = place.run("compact", &[]);
     assert!(code == Some(0) && said.contains("gave back "), "{said}");
     assert_eq!(place.stat()["totals"]["dead_bytes"], 0);

@@ -4,7 +4,10 @@
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
-use super::support::{HubProcess, eventually, get, within};
+use fanfare_testing::http::{get, head};
+use fanfare_testing::{HubProcess, eventually, within};
+
+use super::support::start_hub;
 
 /// Pipes its input into a channel, like a provider's response.
 struct Producer(Child);
@@ -52,7 +55,7 @@ async fn view(hub: &HubProcess, channel: &str) -> String {
 
 #[tokio::test]
 async fn a_producer_killed_in_the_middle_of_a_token_leaves_an_abandoned_generation() {
-    let hub = HubProcess::start(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "500ms")]);
+    let hub = start_hub(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "500ms")]);
     let mut producer = Producer::start(&hub, "chat/1");
     producer.say(&token("one"));
     until_published(&hub, "chat/1", "one").await;
@@ -65,15 +68,15 @@ async fn a_producer_killed_in_the_middle_of_a_token_leaves_an_abandoned_generati
 
 #[tokio::test]
 async fn a_producer_that_comes_back_in_time_continues_where_the_killed_one_was() {
-    let hub = HubProcess::start(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "30s")]);
+    let hub = start_hub(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "30s")]);
     let mut producer = Producer::start(&hub, "chat/1");
     producer.say(&token("one"));
     until_published(&hub, "chat/1", "one").await;
     producer.say(&token("two")[..30]);
     producer.kill();
     eventually("the hub to notice", async || {
-        let head = super::support::head(hub.addr(), "/v1/channels/chat/1").await;
-        head.contains("fanfare-producer: away").then_some(())
+        let answer = head(hub.addr(), "/v1/channels/chat/1").await;
+        answer.contains("fanfare-producer: away").then_some(())
     })
     .await;
     let mut second = Producer::start(&hub, "chat/1");

@@ -1,8 +1,10 @@
 //! The queries of Prometheus and Grafana in `deploy/`: each metric, label and value exists.
 //! `tests/schema/monitoring.py` reads the queries.
 
+use fanfare_testing::http::get;
+
 use super::schema::{SCHEMA, installed, run};
-use super::support::{HubProcess, get};
+use super::support::start_hub;
 
 #[tokio::test]
 async fn the_dashboard_and_the_alerts_ask_for_metrics_that_a_hub_has() {
@@ -12,7 +14,7 @@ async fn the_dashboard_and_the_alerts_ask_for_metrics_that_a_hub_has() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     std::fs::write(&cert, made.cert.pem()).expect("a file");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let hub = HubProcess::start(&[
+    let hub = start_hub(&[
         ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
         ("FANFARE_TLS__KEY", key.to_str().expect("text")),
     ]);

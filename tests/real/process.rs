@@ -5,7 +5,10 @@ use std::process::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::support::{FANFARE, HubProcess, eventually, get, post, within};
+use fanfare_testing::http::{get, post};
+use fanfare_testing::{HubProcess, Signal, eventually, within};
+
+use super::support::{FANFARE, start_hub};
 
 async fn subscriber(hub: &HubProcess) -> TcpStream {
     let mut tcp = TcpStream::connect(hub.addr()).await.expect("a connection");
@@ -22,34 +25,36 @@ async fn subscriber(hub: &HubProcess) -> TcpStream {
 
 #[tokio::test]
 async fn a_signal_drains_the_hub_and_it_leaves_with_zero() {
-    for signal in ["TERM", "INT"] {
-        let mut hub = HubProcess::start(&[("FANFARE_DRAIN__WINDOW", "400ms")]);
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut hub = start_hub(&[("FANFARE_DRAIN__WINDOW", "400ms")]);
         let mut subscriber = subscriber(&hub).await;
         hub.signal(signal);
         let mut rest = String::new();
         within("the goodbye", subscriber.read_to_string(&mut rest)).await.expect("a clean end");
         assert!(rest.contains("retry: "), "{rest:?}");
         assert!(rest.ends_with("0\r\n\r\n"), "the body has no proper end: {rest:?}");
-        assert_eq!(hub.exit_code().await, Some(0));
+        assert_eq!(hub.ended().await.code(), Some(0));
     }
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_the_hub_at_once() {
-    let mut hub = HubProcess::start(&[("FANFARE_DRAIN__WINDOW", "1h")]);
+    let mut hub = start_hub(&[("FANFARE_DRAIN__WINDOW", "1h")]);
     let _subscriber = subscriber(&hub).await;
-    hub.signal("TERM");
+    hub.signal(Signal::TERM);
     eventually("the hub to drain", async || {
         get(hub.admin(), "/readyz").await.starts_with("HTTP/1.1 503").then_some(())
     })
     .await;
-    hub.signal("TERM");
-    assert_eq!(hub.exit_code().await, Some(130));
+    hub.signal(Signal::TERM);
+    assert_eq!(hub.ended().await.code(), Some(130));
 }
 
 #[tokio::test]
 async fn without_a_descriptor_left_a_client_is_refused_and_the_others_stay() {
-    let hub = HubProcess::start_limited(80);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 80 && exec \"$0\" \"$@\"", FANFARE]);
+    let hub = HubProcess::new(shell).started();
     let mut first = subscriber(&hub).await;
     let mut others = Vec::new();
     // Without a free descriptor, a new client is answered on the reserved one.
@@ -179,7 +184,7 @@ async fn a_hangup_exchanges_the_certificate_and_a_broken_one_changes_nothing() {
         std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
     };
     renew();
-    let hub = HubProcess::start(&[
+    let hub = start_hub(&[
         ("FANFARE_TLS__CERT", cert.to_str().expect("text")),
         ("FANFARE_TLS__KEY", key.to_str().expect("text")),
     ]);
@@ -195,18 +200,18 @@ async fn a_hangup_exchanges_the_certificate_and_a_broken_one_changes_nothing() {
     std::fs::copy(&cert, &old).expect("a copy");
     renew();
     assert!(!trusts(&cert).await && trusts(&old).await, "nothing changes by itself");
-    hub.signal("HUP");
+    hub.signal(Signal::HUP);
     eventually("the new certificate", async || trusts(&cert).await.then_some(())).await;
     assert!(!trusts(&old).await);
     let new = folder.path().join("new.pem");
     std::fs::copy(&cert, &new).expect("a copy");
     std::fs::write(&key, "no key").expect("a file");
-    hub.signal("HUP");
+    hub.signal(Signal::HUP);
     for _ in 0..5 {
         assert!(trusts(&new).await, "what was there stays");
     }
     renew();
-    hub.signal("HUP");
+    hub.signal(Signal::HUP);
     eventually("the next certificate", async || trusts(&cert).await.then_some(())).await;
 }
 

@@ -3,7 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use super::support::{FANFARE, HubProcess, eventually, free_address, get, post};
+use fanfare_testing::http::{get, post};
+use fanfare_testing::{HubProcess, eventually, free_address};
+
+use super::support::{FANFARE, start_hub};
 
 /// A running `fanfare publish`, with a pipe as its input.
 struct Publisher {
@@ -70,9 +73,7 @@ async fn a_hub_that_is_killed_and_started_again_gets_each_line_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let durable = durable(&folder);
     let settings: Vec<_> = durable.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let addr = free_address();
-    let admin = free_address();
-    let mut hub = HubProcess::start_at(addr, admin, &settings);
+    let mut hub = start_hub(&settings);
     let mut publisher = Publisher::start(&hub.url(), &["logs/1"]);
     let mut expected = Vec::new();
     for round in 0..4 {
@@ -85,15 +86,14 @@ async fn a_hub_that_is_killed_and_started_again_gets_each_line_once() {
             break;
         }
         if round == 1 {
-            hub.signal("TERM");
-            hub.exit_code().await;
+            hub.stop().await;
         } else {
             hub.kill();
         }
         // The writing program continues while the hub is down.
         expected.push(format!("away {round}"));
         publisher.write(&format!("away {round}\n"));
-        hub = HubProcess::start_at(addr, admin, &settings);
+        hub.start();
     }
     let (code, receipt, said) = publisher.end();
     assert_eq!(code, Some(0), "{said}");
@@ -104,7 +104,7 @@ async fn a_hub_that_is_killed_and_started_again_gets_each_line_once() {
 
 #[tokio::test]
 async fn a_silent_source_is_kept_alive_and_survives_a_hub_with_less_patience() {
-    let hub = HubProcess::start(&[("FANFARE_PUBLISH__IDLE_TIMEOUT", "1s")]);
+    let hub = start_hub(&[("FANFARE_PUBLISH__IDLE_TIMEOUT", "1s")]);
     let sse = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
     let mut cases = [
         (Publisher::start(&hub.url(), &["a"]), "before", "before\n", "after\n"),
@@ -139,7 +139,7 @@ async fn a_silent_source_is_kept_alive_and_survives_a_hub_with_less_patience() {
 
 #[tokio::test]
 async fn segments_of_a_long_input_add_up_to_one_receipt_and_close_at_its_end() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     for run in 0..2 {
         // The second run has the same key and publishes nothing.
         let mut publisher = Publisher::start(
@@ -160,7 +160,7 @@ async fn segments_of_a_long_input_add_up_to_one_receipt_and_close_at_its_end() {
 
 #[tokio::test]
 async fn tee_passes_the_input_on_whatever_becomes_of_the_hub() {
-    let mut hub = HubProcess::start(&[]);
+    let mut hub = start_hub(&[]);
     let mut publisher = Publisher::start(&hub.url(), &["t", "--tee", "--retry-for", "1s"]);
     let mut shown = BufReader::new(publisher.child.stdout.take().expect("output"));
     publisher.write("one\n");
@@ -188,7 +188,7 @@ async fn tee_passes_the_input_on_whatever_becomes_of_the_hub() {
 
 #[tokio::test]
 async fn a_provider_that_dies_has_an_exit_code_of_its_own() {
-    let hub = HubProcess::start(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "100ms")]);
+    let hub = start_hub(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "100ms")]);
     let token = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
     let error = "data: {\"error\":{\"message\":\"overloaded\"}}\n\n";
     for (number, (last, code)) in
@@ -207,7 +207,7 @@ async fn a_provider_that_dies_has_an_exit_code_of_its_own() {
 
 #[tokio::test]
 async fn a_provider_that_sends_an_error_document_has_that_exit_code_too() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let document = "{\"error\":{\"message\":\"Incorrect API key\"}}\n";
     for (close, code) in [("auto", 4), ("complete", 1)] {
         let args = [&format!("chat/{close}"), "--format", "sse", "--close", close];
@@ -221,7 +221,7 @@ async fn a_provider_that_sends_an_error_document_has_that_exit_code_too() {
 
 #[tokio::test]
 async fn what_no_repetition_can_mend_ends_at_once() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     assert!(post(hub.addr(), "/v1/channels/closed?close=complete", "").await.contains("200"));
     let nowhere = format!("http://{}", free_address());
     for (url, channel, says) in

@@ -9,7 +9,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::support::{HubProcess, get};
+use fanfare_testing::HubProcess;
+use fanfare_testing::http::get;
+
+use super::support::{start_hub, start_hub_in};
 
 /// The folder of the programs and their settings.
 pub(super) const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema");
@@ -91,7 +94,7 @@ fn conforms(listener: SocketAddr, without: &[&str], key: Option<&str>) {
 
 #[tokio::test]
 async fn two_validators_find_nothing_wrong_with_either_version_of_the_document() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let folder = tempfile::tempdir().expect("a folder");
     for document in documents(&hub, folder.path()).await {
         run(installed(".venv/bin/openapi-spec-validator").arg(&document));
@@ -102,7 +105,7 @@ async fn two_validators_find_nothing_wrong_with_either_version_of_the_document()
 
 #[tokio::test]
 async fn two_generators_make_clients_of_the_document_in_version_3_1() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let folder = tempfile::tempdir().expect("a folder");
     let [_, document] = documents(&hub, folder.path()).await;
 
@@ -127,7 +130,7 @@ async fn two_generators_make_clients_of_the_document_in_version_3_1() {
 #[test]
 fn every_event_that_the_hub_sends_is_in_the_document() {
     let (key, folder) = hub_with_a_key("[quotas]\nmax_subscriptions = 3\n");
-    let hub = HubProcess::start_in(folder.path(), &[SIGNING_KEY]);
+    let hub = start_hub_in(folder.path(), &[SIGNING_KEY]);
     let mut program = installed(".venv/bin/python");
     program.arg(format!("{SCHEMA}/events.py"));
     program.args([hub.url().as_str(), &key, env!("CARGO_MANIFEST_DIR")]);
@@ -136,20 +139,20 @@ fn every_event_that_the_hub_sends_is_in_the_document() {
 
 #[test]
 fn the_public_listener_answers_as_its_document_says() {
-    let hub = HubProcess::start(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms")]);
+    let hub = start_hub(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms")]);
     conforms(hub.addr(), &["/v1/channels", "/metrics"], None);
 }
 
 #[test]
 fn a_hub_that_asks_for_keys_answers_as_its_document_says() {
     let (key, folder) = hub_with_a_key("[channels]\nproducer_grace = \"300ms\"\n");
-    let hub = HubProcess::start_in(folder.path(), &[SIGNING_KEY]);
+    let hub = start_hub_in(folder.path(), &[SIGNING_KEY]);
     conforms(hub.addr(), &["/v1/channels", "/metrics"], Some(&key));
 }
 
 #[test]
 fn the_admin_listener_answers_as_its_document_says() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let public =
         ["/v1/channels/{name}", "/v1/signals/{name}", "/v1/events", "/v1/publish", "/v1/tokens"];
     conforms(hub.admin(), &public, None);

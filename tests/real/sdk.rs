@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::support::HubProcess;
+use super::support::start_hub;
 
 /// The folder of the clients.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk");
@@ -13,7 +13,7 @@ const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk");
 /// the channels by the providers' own end marks, and the clients read them bare.
 fn passes(program: &str, arguments: &[&str], more: &[&str], needs: &str) {
     assert!(Path::new(SDK).join(needs).exists(), "tests/sdk/{needs} is missing: run scripts/test");
-    let hub = HubProcess::start(&[
+    let hub = start_hub(&[
         ("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms"),
         // Some prompts are silent for longer than three heartbeats.
         ("FANFARE_SUBSCRIBERS__HEARTBEAT", "250ms"),

@@ -10,7 +10,10 @@ use fanfare::internals::config::{Inherited, variable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::support::{FANFARE, HubProcess, eventually, free_address, get, post, within};
+use fanfare_testing::http::{get, post};
+use fanfare_testing::{HubProcess, Signal, eventually, free_address, within};
+
+use super::support::FANFARE;
 
 /// Returns a program with these sockets as its descriptors from 3 on, which belong to it by
 /// `LISTEN_PID`: a shell knows the id of the process that it becomes. At most two sockets, and the
@@ -52,7 +55,7 @@ fn hub_on(sockets: &[&OwnedFd], addr: SocketAddr, settings: &[(&str, &str)]) -> 
     let names = ["public", "public:admin"][sockets.len() - 1];
     let mut program = with_sockets(Path::new(FANFARE), sockets, Some(names));
     program.envs(settings.iter().copied());
-    HubProcess::start_by(program, addr)
+    HubProcess::new(program).reached_at(addr).started()
 }
 
 /// Runs `fanfare serve` on these, and expects it to end by itself.
@@ -114,7 +117,7 @@ async fn a_restart_refuses_no_client() {
     let path = "/v1/channels/a?from=earliest";
     eventually("the line", async || get(addr, path).await.contains("\\\"1\\\"").then_some(()))
         .await;
-    first.signal("TERM");
+    first.signal(Signal::TERM);
     // Only the public listener leaves new clients to the next hub.
     eventually("the hub to drain", async || {
         get(admin, "/readyz").await.starts_with("HTTP/1.1 503").then_some(())
@@ -127,7 +130,7 @@ async fn a_restart_refuses_no_client() {
     publisher.write_all(b"4\r\n\"2\"\n\r\n0\r\n\r\n").await.expect("the last line");
     let receipt = rest(publisher).await;
     assert!(receipt.starts_with("HTTP/1.1 200") && receipt.contains("\"events\":2"), "{receipt}");
-    assert_eq!(first.exit_code().await, Some(0));
+    assert_eq!(first.ended().await.code(), Some(0));
     waiting.push(begin_post(addr, "b", "between the two").await);
     let second = hub_on(&sockets, addr, &[]);
     waiting.push(begin_post(addr, "b", "behind").await);
@@ -151,7 +154,7 @@ async fn each_listener_serves_on_the_socket_that_is_named_for_it() {
     ] {
         let (sockets, addrs): (Vec<_>, Vec<_>) = [listening(), listening()].into_iter().unzip();
         let program = with_sockets(Path::new(FANFARE), &[&sockets[0], &sockets[1]], names);
-        let _hub = HubProcess::start_by(program, addrs[1 - admin_is]);
+        let _hub = HubProcess::new(program).started();
         let metrics = get(addrs[admin_is], "/metrics").await;
         assert!(metrics.starts_with("HTTP/1.1 200"), "{names:?}: {metrics}");
         let published = post(addrs[1 - admin_is], "/v1/channels/a", "here").await;
@@ -167,7 +170,7 @@ async fn what_is_not_inherited_is_bound() {
     let public = free_address();
     let admin = free_address();
     let program = with_sockets(Path::new(FANFARE), &[&socket], Some("admin"));
-    let _hub = HubProcess::launch(program, public, admin);
+    let _hub = HubProcess::at(public, admin, program).started();
     assert!(post(public, "/v1/channels/a", "here").await.starts_with("HTTP/1.1 200"));
     assert!(get(addr, "/metrics").await.starts_with("HTTP/1.1 200"));
     assert!(TcpStream::connect(admin).await.is_err(), "the admin listener is there twice");
@@ -177,7 +180,7 @@ async fn what_is_not_inherited_is_bound() {
 async fn sockets_that_are_meant_for_another_process_are_none() {
     let mut program = Command::new(FANFARE);
     program.env("LISTEN_FDS", "1").env("LISTEN_PID", std::process::id().to_string());
-    let hub = HubProcess::launch(program, free_address(), free_address());
+    let hub = HubProcess::new(program).started();
     hub.publish("a", "here").await;
 }
 

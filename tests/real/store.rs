@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::support::{FANFARE, HubProcess, eventually, free_address, get, head, post, request};
+use fanfare_testing::http::{get, head, post, request};
+use fanfare_testing::{HubProcess, eventually, free_address};
+
+use super::support::{FANFARE, start_hub, start_hub_in};
 
 /// The result of a command.
 struct Ran {
@@ -122,8 +125,8 @@ const DATA: &[&str] = &[
 
 #[tokio::test]
 async fn what_was_exported_is_published_again_byte_by_byte() {
-    let from = HubProcess::start(&[]);
-    let to = HubProcess::start(&[]);
+    let from = start_hub(&[]);
+    let to = start_hub(&[]);
     let channels = ["a", "chat/42", "café/a b/?#%"];
     for (i, channel) in channels.into_iter().enumerate() {
         let events = DATA.iter().enumerate().map(|(j, data)| match (i + j) % 3 {
@@ -155,8 +158,8 @@ async fn what_was_exported_is_published_again_byte_by_byte() {
 #[tokio::test]
 async fn a_channel_that_has_ended_ends_the_same_way_for_the_same_reason() {
     let grace = [("FANFARE_CHANNELS__PRODUCER_GRACE", "0s")];
-    let from = HubProcess::start(&grace);
-    let to = HubProcess::start(&[]);
+    let from = start_hub(&grace);
+    let to = start_hub(&[]);
     for channel in ["complete", "error", "cancelled", "stopped", "open"] {
         from.publish(channel, "x").await;
     }
@@ -206,8 +209,8 @@ async fn a_channel_that_has_ended_ends_the_same_way_for_the_same_reason() {
 
 #[tokio::test]
 async fn settings_go_with_their_channel_and_do_not_change_what_is_exported() {
-    let from = HubProcess::start(&[]);
-    let to = HubProcess::start(&[]);
+    let from = start_hub(&[]);
+    let to = start_hub(&[]);
     let own = json!({
         "max_events": 17, "max_bytes": 1_500_001, "max_age": "1day", "idle_timeout": "2h 1ms",
         "producer_grace": "1s", "coalesce": "10s",
@@ -234,8 +237,8 @@ async fn settings_go_with_their_channel_and_do_not_change_what_is_exported() {
 
 #[tokio::test]
 async fn more_than_a_page_is_exported_in_order_and_all_of_it() {
-    let from = HubProcess::start(&[]);
-    let to = HubProcess::start(&[]);
+    let from = start_hub(&[]);
+    let to = start_hub(&[]);
     let large = "x".repeat(300_000);
     let events = (0..2_500).map(|i| {
         let data = if i % 500 == 7 { format!("{i} {large}") } else { i.to_string() };
@@ -268,7 +271,7 @@ async fn more_than_a_page_is_exported_in_order_and_all_of_it() {
 
 #[tokio::test]
 async fn an_export_during_a_publish_has_all_that_was_there_and_no_hole() {
-    let hub = HubProcess::start(&[
+    let hub = start_hub(&[
         ("FANFARE_CHANNELS__MAX_EVENTS", "100000000"),
         ("FANFARE_CHANNELS__MAX_BYTES", "400MiB"),
     ]);
@@ -306,7 +309,7 @@ async fn an_export_during_a_publish_has_all_that_was_there_and_no_hole() {
 
 #[tokio::test]
 async fn patterns_select_and_a_name_that_is_not_there_is_missed() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     for channel in ["chat/1", "chat/1/x", "logs/web", "logs/db", "logger", "other"] {
         hub.publish(channel, channel).await;
     }
@@ -331,7 +334,7 @@ async fn patterns_select_and_a_name_that_is_not_there_is_missed() {
 
 #[tokio::test]
 async fn a_line_that_is_wrong_is_named_and_what_came_before_is_kept() {
-    let hub = HubProcess::start(&[("FANFARE_PUBLISH__MAX_EVENT_BYTES", "1KiB")]);
+    let hub = start_hub(&[("FANFARE_PUBLISH__MAX_EVENT_BYTES", "1KiB")]);
     let large = format!(r#"{{"channel":"c","data":"{}"}}"#, "x".repeat(2000));
     for (i, (wrong, why)) in [
         ("no JSON", r#"expected {"channel":"chat/42""#),
@@ -366,7 +369,7 @@ async fn a_line_that_is_wrong_is_named_and_what_came_before_is_kept() {
 
 #[tokio::test]
 async fn a_channel_that_has_events_is_refused_unless_they_may_come_after_these() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     hub.publish("old", "old").await;
     send(&hub, "POST", "/v1/channels/done?close=complete", "text/plain", "").await;
     let event = |channel: &str, data: &str| json!({ "channel": channel, "data": data });
@@ -434,7 +437,7 @@ fn lossy_way_to(hub: SocketAddr) -> SocketAddr {
 
 #[tokio::test]
 async fn a_piece_whose_receipt_was_lost_is_not_published_twice() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     let url = format!("http://{}", lossy_way_to(hub.addr()));
     let text: String =
         (0..5).map(|i| format!("{{\"channel\":\"a\",\"data\":\"{i}\"}}\n")).collect();
@@ -505,7 +508,7 @@ async fn what_is_lost_or_deleted_meanwhile_is_reported_and_the_rest_is_exported(
 
 #[tokio::test]
 async fn a_file_has_its_name_only_when_it_is_complete() {
-    let hub = HubProcess::start(&[]);
+    let hub = start_hub(&[]);
     hub.publish("a", "x").await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("hub.ndjson");
@@ -516,7 +519,7 @@ async fn a_file_has_its_name_only_when_it_is_complete() {
     assert_eq!((exported.code, &*exported.out), (Some(0), ""), "{}", exported.said);
     let complete = text();
     assert_eq!((lines(&complete).len(), files()), (2, 1));
-    assert_eq!(import(&HubProcess::start(&[]), "", &[file]).await.code, Some(0));
+    assert_eq!(import(&start_hub(&[]), "", &[file]).await.code, Some(0));
 
     hub.publish("a", "y").await;
     let failed = export_from(free_address(), hub.admin(), &["-o", file]).await;
@@ -563,7 +566,7 @@ async fn a_hub_with_credentials_is_exported_and_imported_by_those_who_may() {
          grants = {{ publish = [\"a/*\"], admin = [\"a/*\"] }}\n"
     );
     std::fs::write(folder.path().join("fanfare.toml"), keys).expect("written");
-    let hub = HubProcess::start_in(folder.path(), &[]);
+    let hub = start_hub_in(folder.path(), &[]);
     let text = "{\"channel\":\"a/1\",\"options\":{\"max_events\":9}}\n{\"channel\":\"a/1\",\
                 \"data\":\"x\"}\n{\"channel\":\"a/1\",\"state\":\"complete\"}\n";
     let refused = import(&hub, text, &[]).await;
@@ -596,7 +599,7 @@ async fn a_file_size_limit_is_a_full_store_until_it_is_raised() {
         .env("FANFARE_STORE__PATH", folder.path().join("store"))
         .env("FANFARE_STORE__DURABILITY", "sync")
         .env("FANFARE_STORE__MIN_FREE", "1MiB");
-    let mut hub = HubProcess::launch(limited, free_address(), free_address());
+    let mut hub = HubProcess::new(limited).started();
     let event = "x".repeat(100_000);
     let mut published = 0;
     let refused = loop {
@@ -618,6 +621,5 @@ async fn a_file_size_limit_is_a_full_store_until_it_is_raised() {
     .await;
     let head_lines = head(hub.addr(), "/v1/channels/c").await;
     assert!(head_lines.contains(&format!("fanfare-events: {}\r\n", published + 1)), "{head_lines}");
-    hub.signal("TERM");
-    assert_eq!(hub.exit_code().await, Some(0));
+    hub.stop().await;
 }

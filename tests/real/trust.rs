@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use super::support::{FANFARE, HubProcess, within};
+use fanfare_testing::{HubProcess, within};
+
+use super::support::{FANFARE, start_hub};
 
 /// A certificate for `localhost` and its key, as files in PEM.
 struct Identity {
@@ -30,7 +32,7 @@ impl Identity {
     }
 
     fn hub(&self) -> HubProcess {
-        HubProcess::start(&[
+        start_hub(&[
             ("FANFARE_TLS__CERT", self.cert().to_str().expect("text")),
             ("FANFARE_TLS__KEY", self.key().to_str().expect("text")),
         ])
@@ -97,7 +99,7 @@ async fn a_certificate_is_trusted_if_its_file_or_that_of_its_authority_is_named(
 async fn what_is_wrong_with_a_connection_is_said_in_words() {
     let secure = self_signed(IsCa::NoCa);
     let tls = secure.hub();
-    let plain = HubProcess::start(&[]);
+    let plain = start_hub(&[]);
     let cert = secure.cert();
     let key = secure.key();
     let missing = secure.folder.path().join("missing.pem");
