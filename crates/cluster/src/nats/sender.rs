@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use async_nats::{Message, PublishErrorKind, StatusCode, Subscriber};
+use async_nats::{Message, PublishErrorKind, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -25,7 +25,7 @@ pub(super) struct Outgoing {
 /// Sends messages by one connection.
 pub(super) struct Sender<'a> {
     api: &'a Api,
-    subject: String,
+    subject: Subject,
     inbox: String,
     answers: Subscriber,
     reading: &'a RefCell<Reading>,
@@ -52,6 +52,7 @@ impl<'a> Sender<'a> {
         let inbox = api.client.new_inbox();
         let answers = api.client.subscribe(format!("{inbox}.*")).await;
         let answers = answers.map_err(|error| Failure::Retry(error.to_string()))?;
+        let subject = subject.into();
         Ok(Self { api, subject, inbox, answers, reading })
     }
 
