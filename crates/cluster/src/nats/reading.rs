@@ -81,7 +81,7 @@ impl Reading {
         if self.log.is_none() {
             self.open(state, max_message);
         }
-        self.compare(state)?;
+        self.compare(state, self.next())?;
         let mut health = self.health.lock();
         health.server = Some(server.into());
         health.connections += 1;
@@ -99,20 +99,25 @@ impl Reading {
         self.report_catch_up();
     }
 
-    /// Compares the log with the one that was read.
-    pub(super) fn compare(&mut self, state: &StreamState) -> Result<(), Failure> {
+    /// Compares the log with the one that was read. `asked_at` was the next message when the log
+    /// was asked for its state: more may have been read since.
+    pub(super) fn compare(
+        &mut self,
+        state: &StreamState,
+        asked_at: Sequence,
+    ) -> Result<(), Failure> {
         let Some(log) = &mut self.log else { return Ok(()) };
-        let next = log.position.next();
         if log.epoch != state.epoch {
             let text = format!("its epoch is {} and was {}", state.epoch, log.epoch);
             return Err(LogEnd::Replaced(text.into()).into());
         }
-        if state.last.next() < next {
-            let (last, read) = (state.last.0, next.0 - 1);
+        if state.last.next() < asked_at {
+            let (last, read) = (state.last.0, asked_at.0 - 1);
             let text = format!("its last message is {last}, and message {read} was read");
             return Err(self.doubt(text));
         }
         log.in_doubt_since = None;
+        let next = log.position.next();
         if next < state.first {
             let to = Sequence(state.first.0 - 1);
             return Err(LogEnd::Deleted { from: next, to }.into());
@@ -190,5 +195,62 @@ impl Reading {
         health.problem = Some(end.to_string().into());
         drop(health);
         self.reader.ended(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogTime;
+
+    struct Ignore;
+
+    impl LogReader for Ignore {
+        fn opened(&mut self, _: LogInfo) {}
+        fn message(&mut self, _: Message) {}
+        fn caught_up(&mut self) {}
+        fn not_stored(&mut self, _: SendNumber, _: NotStored) {}
+        fn ended(&mut self, _: LogEnd) {}
+    }
+
+    fn state(first: u64, last: u64) -> StreamState {
+        let (first, last) = (Sequence(first), Sequence(last));
+        StreamState { epoch: "e".into(), lease: Duration::from_secs(5), first, last }
+    }
+
+    fn reading_of(last: u64) -> Reading {
+        let mut reading = Reading::new(Box::new(Ignore), Arc::default());
+        reading.attach(&state(1, 0), 1 << 20, "n1").expect("a new log");
+        for sequence in 1..=last {
+            let content = "x".into();
+            let message = Message { sequence: Sequence(sequence), time: LogTime(0), content };
+            assert_eq!(reading.take(message).expect("the next"), Taken::Delivered);
+        }
+        reading
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_is_too_short_is_doubted_before_it_is_another_one() {
+        let mut reading = reading_of(10);
+        for _ in 0..3 {
+            let failure = reading.compare(&state(1, 9), Sequence(11));
+            assert!(matches!(failure, Err(Failure::Retry(_))), "{failure:?}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let failure = reading.compare(&state(1, 9), Sequence(11));
+        assert!(matches!(failure, Err(Failure::Ended(LogEnd::Replaced(_)))), "{failure:?}");
+        // Doubts are forgotten when the log is as long as it was.
+        reading.compare(&state(1, 10), Sequence(11)).expect("the log that was read");
+        let failure = reading.compare(&state(1, 9), Sequence(11));
+        assert!(matches!(failure, Err(Failure::Retry(_))), "{failure:?}");
+    }
+
+    #[test]
+    fn messages_that_were_read_since_the_log_was_asked_are_not_missing_from_it() {
+        let mut reading = reading_of(10);
+        reading.compare(&state(1, 7), Sequence(8)).expect("an older answer");
+        let gone = reading.compare(&state(13, 20), Sequence(8));
+        let expected = LogEnd::Deleted { from: Sequence(11), to: Sequence(12) };
+        assert!(matches!(gone, Err(Failure::Ended(end)) if end == expected));
     }
 }

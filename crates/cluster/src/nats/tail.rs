@@ -66,8 +66,9 @@ pub(super) struct Tail<'a> {
     rounds: u32,
     /// The number of consumers that have begun after the next message.
     holes: u32,
-    /// Whether the stream is being asked for its state.
-    is_probing: bool,
+    /// The message to be read next when the stream was asked for its state; nothing if it is not
+    /// being asked.
+    probed_at: Option<Sequence>,
     /// The last message that the log is known to have.
     last: Sequence,
     /// The time of the last message or answer.
@@ -99,7 +100,7 @@ impl<'a> Tail<'a> {
             requested: 0,
             rounds: 0,
             holes: 0,
-            is_probing: false,
+            probed_at: None,
             last: state.last,
             heard: Instant::now(),
         }
@@ -232,18 +233,22 @@ impl<'a> Tail<'a> {
                 self.take(message)
             }
             Answer::State(described) => {
-                self.is_probing = false;
-                self.take_state(described)
+                let probed_at = self.probed_at.take().unwrap_or_default();
+                self.take_state(described, probed_at)
             }
         }
     }
 
-    fn take_state(&mut self, described: Result<StreamState, OpenError>) -> Result<(), Failure> {
+    fn take_state(
+        &mut self,
+        described: Result<StreamState, OpenError>,
+        probed_at: Sequence,
+    ) -> Result<(), Failure> {
         match described {
             Ok(state) => {
                 self.heard = Instant::now();
                 self.last = self.last.max(state.last);
-                self.reading.borrow_mut().compare(&state)
+                self.reading.borrow_mut().compare(&state, probed_at)
             }
             Err(OpenError::Missing) => {
                 let text = format!("the stream `{}` was deleted", self.api.stream());
@@ -270,7 +275,8 @@ impl<'a> Tail<'a> {
 
     /// Asks the stream for its state, if it is not being asked.
     fn probe(&mut self) {
-        if !std::mem::replace(&mut self.is_probing, true) {
+        if self.probed_at.is_none() {
+            self.probed_at = Some(self.reading.borrow().next());
             let (api, config) = (self.api, self.config);
             let state = stream::describe(api, config).map(Answer::State);
             self.requests.push(state.boxed_local());
