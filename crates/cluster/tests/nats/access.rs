@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanfare_cluster::nats::{Config, Credentials, Tls};
 use nkeys::KeyPair;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
     KeyPair as CertificateKey,
 };
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::hub::{Hub, config};
@@ -36,6 +39,58 @@ fn credentials_that_become_right_are_read_again() {
     hub.wait("open log", |recorded| recorded.caught_up_at.is_some());
     hub.load(5, 100, 2);
     assert_eq!(hub.log.health().problem, None);
+}
+
+#[test]
+fn a_file_of_credentials_is_a_token_and_its_key() {
+    let folder = TempDir::new().expect("a folder");
+    let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
+    let (user, stranger) = (KeyPair::new_user(), KeyPair::new_user());
+    let system = KeyPair::new_account();
+    let limits = json!({ "limits": {
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1,
+        "consumer": -1,
+    } });
+    let operator_jwt = jwt(&operator, &operator, "operator", &json!({}));
+    let account_jwt = jwt(&operator, &account, "account", &limits);
+    let system_jwt = jwt(&operator, &system, "account", &json!({ "limits": { "conn": -1 } }));
+    let of_user = json!({ "subs": -1, "data": -1, "payload": -1 });
+    let user_jwt = jwt(&account, &user, "user", &of_user);
+    let (account, system) = (account.public_key(), system.public_key());
+    let server = NatsServer::configured(&format!(
+        "operator: {operator_jwt}\nsystem_account: {system}\nresolver: MEMORY\n\
+         resolver_preload: {{ {account}: {account_jwt}, {system}: {system_jwt} }}\n"
+    ));
+    let creds = |key: &KeyPair| {
+        let seed = key.seed().expect("a seed");
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+    };
+    let path = write(folder.path(), "creds", &creds(&stranger));
+    let credentials = Credentials::CredsFile(path);
+    let mut hub = Hub::start(Config { credentials, ..config(&[server.url()]) });
+    hub.wait_for_problem("authorization violation");
+    write(folder.path(), "creds", &creds(&user));
+    hub.wait("open log", |recorded| recorded.caught_up_at.is_some());
+    hub.load(5, 100, 2);
+}
+
+/// A claim signed by its issuer, in the form of NATS.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, kind: &str, limits: &Value) -> String {
+    let mut nats = limits.clone();
+    nats["type"] = kind.into();
+    nats["version"] = 2.into();
+    let claims = json!({
+        "jti": "x", "iat": 1_700_000_000, "iss": issuer.public_key(), "name": kind,
+        "sub": subject.public_key(), "nats": nats,
+    });
+    let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
+    let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    let signature = issuer.sign(signed.as_bytes()).expect("a signature");
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 #[test]

@@ -66,6 +66,13 @@ fn all_hubs_read_one_order_through_failures_of_servers() {
     hubs.load(500, || {});
     hubs.assert_equal(&admin);
 
+    // The leader is frozen: its connections stay open, and it does not step down.
+    let leader = admin.leader();
+    hubs.load(500, || cluster.named(&leader).pause());
+    cluster.named(&leader).resume();
+    hubs.load(500, || {});
+    hubs.assert_equal(&admin);
+
     // All are killed at once.
     hubs.load(500, || {
         cluster.servers.iter_mut().for_each(|server| server.kill());

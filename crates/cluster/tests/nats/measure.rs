@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fanfare_cluster::nats::Config;
 use tokio::time::Instant;
 
 use crate::hub::{Hub, config};
@@ -13,19 +14,18 @@ use crate::server::{NatsCluster, NatsServer};
 #[ignore = "a measurement"]
 fn one_server() {
     let server = NatsServer::one();
-    let hub = Hub::start(config(&[server.url()])).opened();
-    report("one server", hub);
+    report("one server", &config(&[server.url()]));
 }
 
 #[test]
 #[ignore = "a measurement"]
 fn three_servers() {
     let cluster = NatsCluster::three();
-    let hub = Hub::start(replicated(config(&cluster.urls()))).opened();
-    report("three servers", hub);
+    report("three servers", &replicated(config(&cluster.urls())));
 }
 
-fn report(servers: &str, mut hub: Hub) {
+fn report(servers: &str, config: &Config) {
+    let mut hub = Hub::start(config.clone()).opened();
     hub.load(500, 200, 1);
     let mut times: Vec<Duration> = (0..1000)
         .map(|_| {
@@ -42,4 +42,11 @@ fn report(servers: &str, mut hub: Hub) {
         let rate = f64::from(count) / begin.elapsed().as_secs_f64();
         println!("{servers}: {rate:.0} messages/s of {size} bytes, {window} in flight");
     }
+    let begin = Instant::now();
+    let late = Hub::start(config.clone()).opened();
+    let read = late.recorded(|recorded| recorded.messages.len());
+    let megabytes =
+        late.recorded(|it| it.messages.iter().map(|it| it.content.len()).sum::<usize>());
+    let (took, megabytes) = (begin.elapsed(), megabytes >> 20);
+    println!("{servers}: a late hub reads {read} messages, {megabytes} MiB, in {took:?}");
 }

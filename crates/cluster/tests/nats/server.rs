@@ -90,7 +90,10 @@ impl NatsServer {
         self.process = Some(process.expect("a server"));
         let deadline = Instant::now() + START;
         while !self.accepts() {
-            assert!(Instant::now() < deadline, "no server: {}", self.log());
+            let process = self.process.as_mut().expect("a process");
+            let has_ended = process.try_wait().is_ok_and(|status| status.is_some());
+            let is_late = Instant::now() > deadline;
+            assert!(!has_ended && !is_late, "no server: {}", self.log());
             sleep(Duration::from_millis(20));
         }
     }
