@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanfare_cluster::nats::{Config, Credentials, Tls};
+use fanfare_cluster::nats::{Config, Credentials, Feed, Tls};
 use nkeys::KeyPair;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
@@ -13,7 +13,8 @@ use rcgen::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::hub::{Hub, config};
+use crate::hub::{Hub, assert_equal, config};
+use crate::proxy::Proxy;
 use crate::server::NatsServer;
 
 fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
@@ -109,6 +110,44 @@ fn a_password_is_sent_and_a_missing_permission_is_reported() {
     hub.send(100);
     hub.wait_for_problem("Permissions Violation for Publish to \"fanfare.test.log\"");
     assert_eq!(hub.recorded(|recorded| recorded.not_stored.clone()), Vec::new());
+}
+
+/// All that a hub needs, with the tail; without it, `feed = "consumer"`.
+const PERMISSIONS: &str = r#"
+authorization { users: [
+    { user: hub, password: secret, permissions: {
+        publish: [
+            "fanfare.test.log",
+            "$JS.API.STREAM.INFO.FANFARE_test", "$JS.API.STREAM.CREATE.FANFARE_test",
+            "$JS.API.CONSUMER.CREATE.FANFARE_test.>", "$JS.API.CONSUMER.MSG.NEXT.FANFARE_test.>",
+            "$JS.API.DIRECT.GET.FANFARE_test",
+        ],
+        subscribe: ["_INBOX.>", TAIL],
+    } },
+] }
+"#;
+
+#[test]
+fn a_hub_needs_few_permissions() {
+    for (tail, feed) in [("\"fanfare.test.tail\"", Feed::Tail), ("\"unused\"", Feed::Consumer)] {
+        let server = NatsServer::configured(&PERMISSIONS.replace("TAIL", tail));
+        let proxy = Proxy::start(server.port());
+        let start = |url: String| {
+            let (user, password) = ("hub".to_owned(), "secret".to_owned());
+            let credentials = Credentials::Password { user, password };
+            Hub::start(Config { credentials, feed, ..config(&[url]) }).opened()
+        };
+        let hub = start(proxy.url());
+        let mut other = start(server.url());
+        proxy.discard(|number| number % 4 == 1 || (100..300).contains(&number));
+        other.load(400, 100, 4);
+        proxy.cut();
+        hub.wait_for_problem("no NATS server accepts a connection");
+        other.load(200, 100, 4);
+        proxy.restore();
+        assert_equal(&[&hub, &other], other.log.health().read);
+        assert_eq!((hub.log.health().problem, other.log.health().problem), (None, None));
+    }
 }
 
 #[test]

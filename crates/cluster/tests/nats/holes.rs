@@ -39,6 +39,7 @@ fn many_messages_are_read_by_a_consumer() {
 fn the_last_messages_are_missed_after_a_silence() {
     let health = lose(50, |number| number > 40);
     assert!(health.filled_by_request >= 10, "{health:?}");
+    assert_eq!(health.connections, 1, "{health:?}");
 }
 
 #[test]
