@@ -82,8 +82,8 @@ fn at_once<T>(done: impl Future<Output = T>) -> T {
 
 fn publish(ingest: &Ingest, kind: BodyKind, pieces: &[Bytes]) {
     let channel: ChannelName = "chat/1".parse().unwrap();
-    let Ok(Begun::Publish(mut publish)) = ingest.publish(channel, kind, PublishOptions::default())
-    else {
+    let begun = at_once(ingest.publish(channel, kind, PublishOptions::default()));
+    let Ok(Begun::Publish(mut publish)) = begun else {
         panic!("it begins");
     };
     for piece in pieces {

@@ -13,7 +13,7 @@ use criterion::{Criterion, Throughput};
 use fanfare::internals::channel::ChannelName;
 use fanfare::internals::egress::{Config, Egress, OpenStream, StreamFormat};
 use fanfare::internals::event::NewEvent;
-use fanfare::internals::hub::{self, Coalesce, Hub, Opened, Selection};
+use fanfare::internals::hub::{self, Append, Coalesce, Hub, Opened, Selection};
 use fanfare::internals::lease::AccessLease;
 use fanfare::internals::position::{Offset, StartFrom};
 use fanfare::internals::telemetry::Metrics;
@@ -120,8 +120,8 @@ impl Hall {
 
     /// Publishes, and waits until the last reader has everything.
     fn round(&mut self) {
-        let appended = self.hub.append(&self.channel, &self.events, None).unwrap();
-        let (Offset(first), _) = appended.offsets.unwrap();
+        let appended = self.hub.submit(&self.channel, Append::of(&self.events, None)).unwrap();
+        let (Offset(first), _) = appended.committed().unwrap().offsets.unwrap();
         // The expected bytes of each reader, computed while the shard writes them.
         self.frames.clear();
         for (offset, event) in (first..).zip(&self.events) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fanfare::internals::channel::ChannelName;
 use fanfare::internals::event::NewEvent;
-use fanfare::internals::hub::{Config, Hub};
+use fanfare::internals::hub::{Append, Config, Hub};
 use fanfare::internals::telemetry::{self, Metrics};
 use fanfare_testing::usage::resident;
 
@@ -30,7 +30,7 @@ fn fill(hub: &Hub, channel: &ChannelName) {
     for number in 0..EVENTS {
         let data = format!("token {number:2} of what somebody has to say...");
         let event = NewEvent { event_type: None, data: data.into() };
-        hub.append(channel, &[event], None).unwrap();
+        drop(hub.submit(channel, Append::of(&[event], None)).unwrap());
     }
 }
 

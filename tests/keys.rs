@@ -21,7 +21,7 @@ async fn publish(ingest: &Ingest, number: usize, with_key: bool) -> bool {
     let key = with_key.then(|| format!("{number:0200}").parse().unwrap());
     let options = PublishOptions { idempotency_key: key, ..PublishOptions::default() };
     let channel = format!("chat/{}", number % 100).parse().unwrap();
-    match ingest.publish(channel, BodyKind::Single, options).unwrap() {
+    match ingest.publish(channel, BodyKind::Single, options).await.unwrap() {
         Begun::Replay(receipt) => {
             assert_eq!((receipt.channel, receipt.events), (format!("chat/{}", number % 100), 1));
             true

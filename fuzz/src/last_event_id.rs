@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use fanfare::internals::channel::{ChannelName, ChannelPattern};
 use fanfare::internals::event::NewEvent;
-use fanfare::internals::hub::{self, Hub};
+use fanfare::internals::hub::{self, Append, Hub};
 use fanfare::internals::position::{Position, StartFrom};
 use fanfare::internals::telemetry::Metrics;
 
@@ -37,7 +37,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     for number in 0..EVENTS {
         let event = NewEvent { event_type: None, data: number.to_string().into() };
         let name = &names[(number % 2) as usize];
-        hub.append(name, &[event], None).expect("it is appended");
+        drop(hub.submit(name, Append::of(&[event], None)).expect("it is appended"));
     }
     let all = "fuzz/*".parse().expect("a pattern");
     let one = offsets(&log::read(&hub, &names[0], &StartFrom::Earliest));

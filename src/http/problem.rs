@@ -356,11 +356,10 @@ impl From<&PublishError> for ErrorCode {
             PublishError::Hub(hub::SubmitError::TooManyChannels(_)) | PublishError::Overloaded => {
                 Self::Overloaded
             }
+            PublishError::Hub(hub::SubmitError::OverQuota(_)) => Self::QuotaExceeded,
             PublishError::Hub(hub::SubmitError::Unstored(why)) => Self::from(*why),
             PublishError::StillRunning => Self::PublishInProgress,
             PublishError::Forbidden => Self::Forbidden,
-            PublishError::Claim(ClaimError::OverQuota(_)) => Self::QuotaExceeded,
-            PublishError::Claim(ClaimError::TooManyChannels(_)) => Self::Overloaded,
         }
     }
 }
@@ -380,6 +379,7 @@ impl From<hub::StopError> for Problem {
         let code = match error {
             hub::StopError::Over(_) => ErrorCode::GenerationOver,
             hub::StopError::TooManyChannels(_) => ErrorCode::Overloaded,
+            hub::StopError::Unstored(why) => why.into(),
         };
         Self::new(code, error.detail())
     }
@@ -396,7 +396,9 @@ impl From<Failure> for Problem {
         let problem = problem.with_reason(&failure.error);
         let problem = match failure.error {
             PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),
-            PublishError::Claim(ClaimError::OverQuota(_)) => problem.with("limit", MAX_CHANNELS),
+            PublishError::Hub(hub::SubmitError::OverQuota(_)) => {
+                problem.with("limit", MAX_CHANNELS)
+            }
             _ => problem,
         };
         match failure.place {

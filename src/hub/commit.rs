@@ -1,124 +1,179 @@
-//! Commit acknowledgements: a writer numbers its submissions, which complete in order, and a caller
-//! waits until its number is committed.
+//! Commit acknowledgements: an operation is submitted in a call, and its acknowledgement resolves
+//! with its result when it is committed.
 
-use tokio::sync::watch;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::metadata::EndRecord;
 use crate::store::disk::WriteError;
 
-/// How far the submissions of one writer are committed. The first failure is final for all that
-/// are not committed by then: the writer begins another progress for later ones.
-#[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    committed: u64,
-    failed: Option<WriteError>,
-}
-
-/// Numbers the submissions of one writer.
+/// Resolves with the result of an operation when that is as durable as its channel requires. In
+/// memory, it is resolved from the start.
+#[must_use]
 #[derive(Debug)]
-pub(super) struct Submissions {
-    last: u64,
-    progress: watch::Sender<Progress>,
-}
-
-impl Default for Submissions {
-    fn default() -> Self {
-        Self { last: 0, progress: watch::Sender::new(Progress::default()) }
-    }
-}
-
-impl Submissions {
-    /// Adds a submission. Returns its acknowledgement, and what completes it.
-    pub(super) fn add(&mut self) -> (CommitAck, Completer) {
-        self.last += 1;
-        (self.ack(), Completer(Some(self.progress.clone())))
-    }
-
-    /// Returns the acknowledgement of all submissions so far.
-    pub(super) fn ack(&self) -> CommitAck {
-        CommitAck(vec![Awaited { number: self.last, progress: self.progress.subscribe() }])
-    }
-}
-
-/// Completes one submission, after those before it. A drop fails it.
-#[derive(Debug)]
-pub(super) struct Completer(Option<watch::Sender<Progress>>);
-
-impl Completer {
-    pub(super) fn complete(mut self, outcome: Result<(), WriteError>) {
-        if let Some(progress) = self.0.take() {
-            note(&progress, outcome);
-        }
-    }
-}
-
-impl Drop for Completer {
-    fn drop(&mut self) {
-        if let Some(progress) = self.0.take() {
-            // A store that was closed without a result has stored nothing reliably.
-            note(&progress, Err(WriteError::Failed));
-        }
-    }
-}
-
-fn note(progress: &watch::Sender<Progress>, outcome: Result<(), WriteError>) {
-    progress.send_modify(|progress| match (outcome, progress.failed) {
-        (Ok(()), None) => progress.committed += 1,
-        (Err(why), None) => progress.failed = Some(why),
-        (_, Some(_)) => {}
-    });
-}
-
-/// Resolves when submissions are as durable as their channels require. Without any, it is resolved.
-#[derive(Debug, Default)]
-pub struct CommitAck(Vec<Awaited>);
+pub struct CommitAck<T, E>(State<T, E>);
 
 #[derive(Debug)]
-struct Awaited {
-    number: u64,
-    progress: watch::Receiver<Progress>,
+enum State<T, E> {
+    Committed(T),
+    Pending {
+        /// The result if the operation succeeds, where it is known already.
+        expected: Option<T>,
+        outcome: oneshot::Receiver<Result<T, E>>,
+    },
 }
 
-impl CommitAck {
+/// The acknowledgement of an operation, or the reason why it was refused at once.
+pub type Submitted<T, E> = Result<CommitAck<T, E>, E>;
+
+impl<T, E> CommitAck<T, E> {
     /// Returns an acknowledgement that is resolved.
-    pub(super) fn ready() -> Self {
-        Self::default()
+    pub(super) fn ready(value: T) -> Self {
+        Self(State::Committed(value))
     }
 
-    /// Returns an acknowledgement that waits for both.
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
+    /// Returns an acknowledgement that resolves with this value, and what completes it.
+    pub(super) fn pending(value: T) -> (Self, Completer<T, E>)
+    where
+        T: Clone,
+    {
+        let (answer, outcome) = oneshot::channel();
+        let expected = Some(value.clone());
+        (Self(State::Pending { expected, outcome }), Completer { value, answer })
+    }
+
+    /// Returns the result that the operation has if it succeeds; `None` if the commit decides it.
+    pub fn expected(&self) -> Option<&T> {
+        match &self.0 {
+            State::Committed(value) => Some(value),
+            State::Pending { expected, .. } => expected.as_ref(),
+        }
     }
 
     /// Returns whether it is still to be waited for.
     #[must_use]
     #[cfg(any(test, feature = "internals"))]
     pub fn is_pending(&self) -> bool {
-        !self.0.is_empty()
+        matches!(self.0, State::Pending { .. })
     }
 
-    /// Waits for all submissions.
+    /// Returns the result of an operation that was committed in the call.
+    #[must_use]
+    #[cfg(any(test, feature = "internals"))]
+    pub fn committed(self) -> Option<T> {
+        match self.0 {
+            State::Committed(value) => Some(value),
+            State::Pending { .. } => None,
+        }
+    }
+
+    /// Waits for the commit.
     ///
     /// # Errors
-    /// One failed: its content is not stored.
-    pub async fn wait(&mut self) -> Result<(), WriteError> {
-        let mut outcome = Ok(());
-        while let Some(awaited) = self.0.pop() {
-            outcome = awaited.wait().await.and(outcome);
+    /// The operation has failed, and has changed nothing.
+    pub async fn wait(self) -> Result<T, E>
+    where
+        E: From<WriteError>,
+    {
+        match self.0 {
+            State::Committed(value) => Ok(value),
+            // A store that was closed without an outcome has stored nothing reliably.
+            State::Pending { outcome, .. } => {
+                outcome.await.unwrap_or_else(|_| Err(WriteError::Failed.into()))
+            }
         }
-        outcome
     }
 }
 
-impl Awaited {
-    async fn wait(mut self) -> Result<(), WriteError> {
-        let number = self.number;
-        let is_known =
-            |progress: &Progress| progress.committed >= number || progress.failed.is_some();
-        match self.progress.wait_for(is_known).await.map(|progress| *progress) {
-            Ok(progress) if progress.committed >= number => Ok(()),
-            Ok(Progress { failed: Some(why), .. }) => Err(why),
-            _ => Err(WriteError::Failed),
+/// Completes one operation, which resolves its acknowledgement. A drop fails it.
+#[derive(Debug)]
+pub(super) struct Completer<T, E> {
+    value: T,
+    answer: oneshot::Sender<Result<T, E>>,
+}
+
+impl<T, E: From<WriteError>> Completer<T, E> {
+    pub(super) fn complete(self, outcome: Result<(), WriteError>) {
+        // The caller may have left.
+        let _ = self.answer.send(outcome.map(|()| self.value).map_err(E::from));
+    }
+
+    /// Returns a completer of an operation that consists of this many writes: it is committed when
+    /// all of them are, and has failed when one has.
+    pub(super) fn after(self, writes: usize) -> JointCompleter<T, E> {
+        JointCompleter(Arc::new(Mutex::new(Joint { left: writes, completer: Some(self) })))
+    }
+}
+
+/// Completes one operation after several writes.
+#[derive(Debug)]
+pub(super) struct JointCompleter<T, E>(Arc<Mutex<Joint<T, E>>>);
+
+#[derive(Debug)]
+struct Joint<T, E> {
+    /// Number of writes whose outcome is not known.
+    left: usize,
+    /// Taken when the outcome of the operation is known.
+    completer: Option<Completer<T, E>>,
+}
+
+impl<T, E> Clone for JointCompleter<T, E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T, E: From<WriteError>> JointCompleter<T, E> {
+    /// Notes the outcome of one write.
+    pub(super) fn complete_one(&self, outcome: Result<(), WriteError>) {
+        let mut joint = self.0.lock();
+        joint.left = joint.left.saturating_sub(1);
+        let is_known = joint.left == 0 || outcome.is_err();
+        if let Some(completer) = joint.completer.take_if(|_| is_known) {
+            completer.complete(outcome);
+        }
+    }
+}
+
+/// The reason why a channel has submitted nothing.
+#[derive(Debug)]
+pub(super) enum Refused<E> {
+    /// The channel has left memory: its name must be looked up again.
+    Retired,
+    /// The end of the channel is pending, and may still fail.
+    Ending(PendingEnd),
+    /// The operation is refused for this reason.
+    Because(E),
+}
+
+/// An end that is submitted and not committed yet.
+#[derive(Debug)]
+pub(super) struct PendingEnd {
+    pub(super) record: EndRecord,
+    /// Closed when the outcome is known.
+    pub(super) settled: watch::Receiver<()>,
+}
+
+impl PendingEnd {
+    /// Resolves when the end is committed or has failed.
+    async fn settled(mut self) {
+        while self.settled.changed().await.is_ok() {}
+    }
+}
+
+/// Submits an operation and waits for its commit. If an end is pending, the operation waits for its
+/// outcome and is submitted again, because an end that fails refuses nothing.
+pub(super) async fn committed<T, E: From<WriteError>>(
+    submit: impl Fn() -> Result<CommitAck<T, E>, Refused<E>>,
+) -> Result<T, E> {
+    loop {
+        match submit() {
+            Ok(ack) => return ack.wait().await,
+            Err(Refused::Retired) => {}
+            Err(Refused::Ending(end)) => end.settled().await,
+            Err(Refused::Because(why)) => return Err(why),
         }
     }
 }
@@ -127,51 +182,39 @@ impl Awaited {
 mod tests {
     use super::*;
 
+    type Ack = CommitAck<u8, WriteError>;
+
     #[tokio::test]
-    async fn a_caller_waits_for_its_number_and_those_before_it() {
-        let mut submissions = Submissions::default();
-        let (mut first, first_done) = submissions.add();
-        let (mut second, second_done) = submissions.add();
-        let mut both = submissions.ack();
-        first_done.complete(Ok(()));
-        assert_eq!(first.wait().await, Ok(()));
-        let waits = tokio::spawn(async move { (second.wait().await, both.wait().await) });
-        second_done.complete(Ok(()));
-        assert_eq!(waits.await.unwrap(), (Ok(()), Ok(())));
+    async fn an_operation_has_the_outcome_of_its_write() {
+        let (first, first_completer) = Ack::pending(1);
+        let (second, second_completer) = Ack::pending(2);
+        assert_eq!((first.is_pending(), first.expected()), (true, Some(&1)));
+        second_completer.complete(Err(WriteError::Full));
+        first_completer.complete(Ok(()));
+        assert_eq!((first.wait().await, second.wait().await), (Ok(1), Err(WriteError::Full)));
+        assert_eq!(Ack::ready(3).committed(), Some(3));
     }
 
     #[tokio::test]
-    async fn the_first_failure_is_final() {
-        let mut submissions = Submissions::default();
-        let (mut first, first_done) = submissions.add();
-        let (mut second, second_done) = submissions.add();
-        let (mut third, third_done) = submissions.add();
-        first_done.complete(Ok(()));
-        second_done.complete(Err(WriteError::Full));
-        third_done.complete(Err(WriteError::Failed));
-        assert_eq!(first.wait().await, Ok(()));
-        assert_eq!(second.wait().await, Err(WriteError::Full));
-        assert_eq!(third.wait().await, Err(WriteError::Full));
-    }
-
-    #[tokio::test]
-    async fn a_submission_that_is_dropped_has_failed() {
-        let mut submissions = Submissions::default();
-        let (mut ack, done) = submissions.add();
-        drop((submissions, done));
+    async fn a_write_that_is_dropped_has_failed() {
+        let (ack, completer) = Ack::pending(1);
+        drop(completer);
+        assert_eq!(ack.wait().await, Err(WriteError::Failed));
+        let (ack, completer) = Ack::pending(1);
+        let completer = completer.after(2);
+        completer.complete_one(Ok(()));
+        drop(completer);
         assert_eq!(ack.wait().await, Err(WriteError::Failed));
     }
 
     #[tokio::test]
-    async fn an_acknowledgement_of_several_writers_waits_for_all() {
-        let mut one = Submissions::default();
-        let mut other = Submissions::default();
-        let ((first, first_done), (second, second_done)) = (one.add(), other.add());
-        let mut both = first.and(second);
-        first_done.complete(Err(WriteError::Full));
-        second_done.complete(Ok(()));
-        assert!(both.is_pending());
-        assert_eq!(both.wait().await, Err(WriteError::Full));
-        assert!(!both.is_pending());
+    async fn an_operation_of_several_writes_needs_all_of_them() {
+        for (last, outcome) in [(Ok(()), Ok(1)), (Err(WriteError::Full), Err(WriteError::Full))] {
+            let (ack, completer) = Ack::pending(1);
+            let completer = completer.after(2);
+            completer.complete_one(Ok(()));
+            completer.complete_one(last);
+            assert_eq!(ack.wait().await, outcome);
+        }
     }
 }

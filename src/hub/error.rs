@@ -24,9 +24,21 @@ pub enum SubmitError {
     /// The limit of channels is reached.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
+    /// The publisher's account has as many channels as it may.
+    #[error("{0} channels are yours, as many as `quotas.max_channels` allows")]
+    OverQuota(usize),
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
+}
+
+impl From<ClaimError> for SubmitError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::TooManyChannels(error) => error.into(),
+            ClaimError::OverQuota(most) => Self::OverQuota(most),
+        }
+    }
 }
 
 /// The reason why a channel's settings were not changed.
@@ -36,6 +48,17 @@ pub enum ConfigureError {
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
     /// The store takes no writes.
+    #[error(transparent)]
+    Unstored(#[from] WriteError),
+}
+
+/// The reason why a channel was not deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// There is no such channel.
+    #[error("there is no such channel")]
+    Unknown,
+    /// The store has not stored the deletion: it is submitted again.
     #[error(transparent)]
     Unstored(#[from] WriteError),
 }
@@ -80,4 +103,7 @@ pub enum StopError {
     /// The limit of channels is reached.
     #[error(transparent)]
     TooManyChannels(#[from] TooManyChannels),
+    /// The store takes no writes.
+    #[error(transparent)]
+    Unstored(#[from] WriteError),
 }

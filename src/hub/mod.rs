@@ -34,17 +34,18 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
 pub use channel::{
-    Appended, Channel, ChannelListener, Description, Hold, Producer, ReceiptFn, Snapshot,
+    Append, Appended, Channel, ChannelListener, Configured, Description, Hold, Producer, ReceiptFn,
+    Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
-pub use commit::CommitAck;
+pub use commit::{CommitAck, Submitted};
 pub use completion::ThreadCompletions;
 pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use control::{EndReason, SubscriptionControl};
 pub use control_events::{Close, End, Ended, Gap};
 pub use error::{
-    ClaimError, ConfigureError, GenerationOver, StopError, SubmitError, SubscribeError,
-    TooManyChannels,
+    ClaimError, ConfigureError, DeleteError, GenerationOver, StopError, SubmitError,
+    SubscribeError, TooManyChannels,
 };
 pub use open::{Later, Opened, Selection};
 pub use presence::{Counted, Presence};
@@ -57,6 +58,8 @@ pub use subscription_step::{Bounds, Next, OnLag, Step};
 pub use ticket::{ChannelTicket, Ticket, TicketHead};
 
 use self::core::Core;
+use channel::refusal;
+use commit::{Refused, committed};
 use context::ChannelContext;
 use control_events::OnEnd;
 use deadlines::Deadlines;
@@ -69,7 +72,6 @@ use sequencer::Sequencer;
 
 use crate::channel::ChannelName;
 use crate::clock::Clock;
-use crate::event::NewEvent;
 use crate::position::{Epoch, Offset, Position};
 use crate::quota::Account;
 use crate::store::disk::{self, Disk, TrimPoint};
@@ -208,43 +210,52 @@ impl Hub {
         self.position(Offset(self.0.shared.sequencer.watermark().0 - 1))
     }
 
-    /// Appends events to a channel, which is made if it does not exist, and closes it if asked to.
+    /// Appends to a channel, which is made if it does not exist, and waits for the commit.
     ///
     /// # Errors
     /// The channel is closed, there are too many channels, or the store takes no writes; nothing
     /// was appended.
-    pub fn append(
+    pub async fn append(
         &self,
         name: &ChannelName,
-        events: &[NewEvent],
-        close: Option<&Close>,
+        append: Append<'_>,
     ) -> Result<Appended, SubmitError> {
-        self.append_with(name, events, close, None)
+        committed(|| self.try_append(name, append)).await
     }
 
-    /// Appends events as [`append`](Self::append) does. In a durable channel, the receipt is stored
-    /// with the events in one write.
+    /// Submits an append and does not wait for its commit. An end that is pending refuses it,
+    /// although that may still fail.
     ///
     /// # Errors
     /// As for [`append`](Self::append).
-    pub fn append_with(
+    pub fn submit(
         &self,
         name: &ChannelName,
-        events: &[NewEvent],
-        close: Option<&Close>,
-        receipt: Option<ReceiptFn<'_>>,
-    ) -> Result<Appended, SubmitError> {
+        append: Append<'_>,
+    ) -> Submitted<Appended, SubmitError> {
         loop {
-            let channel = self.0.registry.get_or_create(name)?;
-            if let Some(appended) = channel.append(events, close, receipt)? {
-                self.0.keep_budgets(&channel);
-                return Ok(appended);
+            match self.try_append(name, append) {
+                Ok(ack) => return Ok(ack),
+                Err(Refused::Retired) => {}
+                Err(Refused::Ending(end)) => return Err(refusal(&end.record)),
+                Err(Refused::Because(why)) => return Err(why),
             }
         }
     }
 
-    /// Creates a channel, or changes its settings. Returns its description, whether it is new, and
-    /// the acknowledgement.
+    fn try_append(
+        &self,
+        name: &ChannelName,
+        append: Append<'_>,
+    ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
+        let channel = self.0.registry.get_to_publish(name, append.account);
+        let channel = channel.map_err(|why| Refused::Because(why.into()))?;
+        let ack = channel.append(append)?;
+        self.0.keep_budgets(&channel);
+        Ok(ack)
+    }
+
+    /// Creates a channel, or changes its settings.
     ///
     /// # Errors
     /// There are too many channels, or the store takes no writes.
@@ -252,30 +263,21 @@ impl Hub {
         &self,
         name: &ChannelName,
         options: &ChannelOptions,
-    ) -> Result<(Description, bool, CommitAck), ConfigureError> {
+    ) -> Submitted<Configured, ConfigureError> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
-            if let Some((created, ack)) = channel.configure(options)?
-                && let Some(description) = channel.describe()
-            {
-                return Ok((description, created, ack));
+            if let Some(ack) = channel.configure(options)? {
+                return Ok(ack);
             }
         }
     }
 
-    /// Ends a channel's subscriptions with `deleted` and frees its name. Returns the
-    /// acknowledgement; `None` if there was no such channel, in memory or on disk.
-    #[must_use]
-    pub fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
-        self.0.registry.delete(name)
-    }
-
-    /// Returns the acknowledgement of the end for which an append was refused; `None` if the
-    /// channel has ended. If that end fails, the append can be tried again.
-    #[must_use]
-    pub fn pending_end(&self, name: &ChannelName) -> Option<CommitAck> {
-        let channel = self.0.registry.get(name);
-        channel.map_or_else(|| Some(CommitAck::ready()), |channel| channel.pending_end())
+    /// Ends a channel's subscriptions with `deleted` and frees its name.
+    ///
+    /// # Errors
+    /// There is no such channel, in memory or on disk.
+    pub fn delete(&self, name: &ChannelName) -> Submitted<(), DeleteError> {
+        self.0.registry.delete(name).ok_or(DeleteError::Unknown)
     }
 
     /// Returns a channel's state; `None` until the first publish or the channel's creation.
@@ -315,8 +317,8 @@ impl Hub {
     }
 
     /// Makes the channel for this account, unless it was published to before. The channel and what
-    /// it retains count for the account until it is gone. Without a first use it is evicted after
-    /// half a second; a channel that is made later belongs to no account.
+    /// it retains count for the account until it is gone. Without a first use it is evicted soon:
+    /// the first append claims it again.
     ///
     /// # Errors
     /// The account, or the hub, has as many channels as it may.
@@ -326,7 +328,7 @@ impl Hub {
         account: &Arc<Account>,
         why: ClaimPurpose,
     ) -> Result<(), ClaimError> {
-        self.0.registry.claim(name, account, why)
+        self.0.registry.claim(name, account, why).map(drop)
     }
 
     /// Runs the hub's housekeeping for ever: evicts by age and idleness, and does what is due.

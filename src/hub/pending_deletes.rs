@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::commit::{CommitAck, Submissions};
+use super::commit::{CommitAck, JointCompleter};
 use super::completion::ThreadCompletions;
+use super::error::DeleteError;
 use crate::channel::ChannelName;
 use crate::store::disk::{Disk, Durability, LogRecord, StreamId};
 
@@ -34,17 +35,26 @@ impl PendingDeletes {
         name: &ChannelName,
         id: StreamId,
         durability: Durability,
-    ) -> CommitAck {
+    ) -> CommitAck<(), DeleteError> {
         let stream = PendingDelete { id, durability, asked: false };
         self.0.lock().entry(name.clone()).or_default().push(stream);
-        self.resubmit(disk, name).unwrap_or_else(CommitAck::ready)
+        self.resubmit(disk, name).unwrap_or_else(|| CommitAck::ready(()))
     }
 
     /// Submits the pending deletions of this name, and returns the acknowledgement; `None` if there
     /// are none. A repeated deletion does no harm.
-    pub(super) fn resubmit(self: &Arc<Self>, disk: &Disk, name: &ChannelName) -> Option<CommitAck> {
+    pub(super) fn resubmit(
+        self: &Arc<Self>,
+        disk: &Disk,
+        name: &ChannelName,
+    ) -> Option<CommitAck<(), DeleteError>> {
         let streams = self.0.lock().get(name).cloned()?;
-        streams.iter().map(|stream| self.send(disk, name, stream)).reduce(CommitAck::and)
+        let (ack, completer) = CommitAck::pending(());
+        let completer = completer.after(streams.len());
+        for stream in &streams {
+            self.send(disk, name, stream, completer.clone());
+        }
+        Some(ack)
     }
 
     /// Submits the deletions again that the store has refused.
@@ -65,8 +75,8 @@ impl PendingDeletes {
         disk: &Disk,
         name: &ChannelName,
         stream: &PendingDelete,
-    ) -> CommitAck {
-        let (ack, completer) = Submissions::default().add();
+        completer: JointCompleter<(), DeleteError>,
+    ) {
         let id = stream.id;
         let pending_deletes = self.clone();
         let owner = name.clone();
@@ -76,7 +86,7 @@ impl PendingDeletes {
                 Ok(()) => pending_deletes.confirm(&owner, id),
                 Err(_) => pending_deletes.change(&owner, id, |stream| stream.asked = false),
             }
-            completer.complete(outcome);
+            completer.complete_one(outcome);
         });
         disk.write(
             LogRecord::Gone { stream: id },
@@ -84,7 +94,6 @@ impl PendingDeletes {
             ThreadCompletions::here(),
             done,
         );
-        ack
     }
 
     #[cfg(test)]

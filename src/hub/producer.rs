@@ -9,17 +9,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Hub;
-use super::channel::{Appended, Channel, Hold, ReceiptFn};
-use super::commit::CommitAck;
-use super::control_events::Close;
+use super::channel::{Append, Appended, Channel, Hold};
+use super::commit::{CommitAck, Refused, Submitted, committed};
 use super::core::Core;
 use super::error::{GenerationOver, StopError, SubmitError, TooManyChannels};
 use super::signals::{Signals, Stopped};
 use crate::channel::ChannelName;
-use crate::event::{ChannelState, NewEvent};
+use crate::event::ChannelState;
 use crate::generation::{Format, Recogniser};
 use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
+use crate::quota::Account;
 
 /// A producer's hold on a channel: it reads the signals, and keeps the channel in memory.
 pub struct ProducerHandle {
@@ -57,28 +57,25 @@ impl ProducerHandle {
         }
     }
 
-    /// Appends to this channel, never to a later one of the same name.
+    /// Appends to this channel, never to a later one of the same name, and waits for the commit.
     ///
     /// # Errors
     /// The channel has ended, or the store takes no writes; nothing was appended.
-    pub fn append(
-        &self,
-        events: &[NewEvent],
-        close: Option<&Close>,
-        receipt: Option<ReceiptFn<'_>>,
-    ) -> Result<Appended, SubmitError> {
-        // While the channel is held, only a deletion removes it from memory.
-        let appended = self.channel.append(events, close, receipt)?;
-        let appended = appended.ok_or(SubmitError::Closed(ChannelState::Deleted))?;
-        self.core.keep_budgets(&self.channel);
-        Ok(appended)
+    pub async fn append(&self, append: Append<'_>) -> Result<Appended, SubmitError> {
+        committed(|| self.try_append(append)).await
     }
 
-    /// Returns the acknowledgement of the end for which an append was refused; `None` if the
-    /// channel has ended. If that end fails, the append can be tried again.
-    #[must_use]
-    pub fn pending_end(&self) -> Option<CommitAck> {
-        self.channel.pending_end()
+    fn try_append(
+        &self,
+        append: Append<'_>,
+    ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
+        let ack = self.channel.append(append).map_err(|refused| match refused {
+            // While the channel is held, only a deletion removes it from memory.
+            Refused::Retired => Refused::Because(SubmitError::Closed(ChannelState::Deleted)),
+            refused => refused,
+        })?;
+        self.core.keep_budgets(&self.channel);
+        Ok(ack)
     }
 
     /// Returns the recogniser, after it has read the channel's events.
@@ -118,57 +115,67 @@ impl Hub {
     pub fn producer_handle(&self, name: &ChannelName) -> Result<ProducerHandle, TooManyChannels> {
         loop {
             let channel = self.0.registry.get_or_create(name)?;
-            if let Some(signals) = channel.hold() {
-                return Ok(ProducerHandle {
-                    core: self.0.clone(),
-                    channel,
-                    signals,
-                    sole: false,
-                    why: None,
-                });
+            if let Some(producer) = self.hold(channel) {
+                return Ok(producer);
             }
         }
     }
 
-    /// Begins to produce into a channel. `format` is the format of its events, if it is known.
+    /// Returns a handle; `None` if the channel has left memory.
+    fn hold(&self, channel: Arc<Channel>) -> Option<ProducerHandle> {
+        let signals = channel.hold()?;
+        Some(ProducerHandle { core: self.0.clone(), channel, signals, sole: false, why: None })
+    }
+
+    /// Begins to produce into a channel, which counts for this account if it was not published to
+    /// before. `format` is the format of its events, if it is known.
     ///
     /// # Errors
     /// The channel has ended or has a producer already, or there are too many channels.
     pub fn produce(
         &self,
         name: &ChannelName,
+        account: Option<&Arc<Account>>,
         hold: Hold,
         format: Option<Format>,
-    ) -> Result<ProducerHandle, SubmitError> {
+    ) -> Submitted<ProducerHandle, SubmitError> {
         loop {
-            let mut producer = self.producer_handle(name)?;
-            if producer.channel.produce(hold, format)?.is_some() {
+            let channel = self.0.registry.get_to_publish(name, account)?;
+            if let Some(mut producer) = self.hold(channel)
+                && producer.channel.produce(hold, format)?.is_some()
+            {
                 producer.sole = hold == Hold::Sole;
-                return Ok(producer);
+                return Ok(CommitAck::ready(producer));
             }
         }
     }
 
     /// Stops a channel: it ends as cancelled. A stop before the first publish ends the channel at
-    /// once, so that its producer is refused. Returns the acknowledgement.
+    /// once, so that its producer is refused. Waits for the commit, also of a stop that is pending.
     ///
     /// # Errors
-    /// `generation` is an event id of another life of the channel; or there are too many channels.
-    pub fn stop(
+    /// `generation` is an event id of another life of the channel, there are too many channels, or
+    /// the store takes no writes.
+    pub async fn stop(
         &self,
         name: &ChannelName,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
-    ) -> Result<(Stopped, CommitAck), StopError> {
-        loop {
-            let channel = match (self.0.registry.get(name), generation) {
-                (Some(channel), _) => channel,
-                (None, Some(_)) => return Err(GenerationOver.into()),
-                (None, None) => self.0.registry.get_or_create(name)?,
-            };
-            if let Some(stopped) = channel.stop(reason.clone(), generation) {
-                return Ok(stopped?);
-            }
-        }
+    ) -> Result<Stopped, StopError> {
+        committed(|| self.try_stop(name, reason.clone(), generation)).await
+    }
+
+    fn try_stop(
+        &self,
+        name: &ChannelName,
+        reason: Option<Box<str>>,
+        generation: Option<&Position>,
+    ) -> Result<CommitAck<Stopped, StopError>, Refused<StopError>> {
+        let channel = match (self.0.registry.get(name), generation) {
+            (Some(channel), _) => Ok(channel),
+            (None, Some(_)) => Err(GenerationOver.into()),
+            (None, None) => self.0.registry.get_or_create(name).map_err(StopError::from),
+        };
+        channel.map_err(Refused::Because)?.stop(reason, generation)
     }
 }

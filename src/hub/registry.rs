@@ -14,7 +14,7 @@ use super::channel::{Channel, StoreTarget};
 use super::commit::CommitAck;
 use super::config::{Config, Settings};
 use super::context::ChannelContext;
-use super::error::{ClaimError, TooManyChannels};
+use super::error::{ClaimError, DeleteError, TooManyChannels};
 use super::metadata::ChannelMetadata;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::limits::MAX_TOMBSTONES;
@@ -117,14 +117,26 @@ impl Registry {
         }
     }
 
-    /// Makes the channel for this account. An existing channel that was only subscribed to moves to
-    /// the account of its first publisher.
+    /// Returns the channel of this name, which counts for the account of its first publisher.
+    pub(super) fn get_to_publish(
+        &self,
+        name: &ChannelName,
+        by: Option<&Arc<Account>>,
+    ) -> Result<Arc<Channel>, ClaimError> {
+        match by {
+            Some(account) => self.claim(name, account, ClaimPurpose::ToPublish),
+            None => Ok(self.get_or_create(name)?),
+        }
+    }
+
+    /// Returns the channel of this name, which is made for this account if it does not exist. An
+    /// existing channel that was only subscribed to moves to the account of its first publisher.
     pub(super) fn claim(
         &self,
         name: &ChannelName,
         by: &Arc<Account>,
         why: ClaimPurpose,
-    ) -> Result<(), ClaimError> {
+    ) -> Result<Arc<Channel>, ClaimError> {
         let over_quota = || {
             self.shared.metrics.limit_hit("quotas.max_channels");
             ClaimError::OverQuota(by.max_channels())
@@ -135,8 +147,8 @@ impl Registry {
                     return Err(over_quota());
                 }
                 let made = self.create(name, Some(by.clone()));
-                if let Ok((_, true)) = made {
-                    return Ok(());
+                if let Ok((channel, true)) = made {
+                    return Ok(channel);
                 }
                 by.free_channel(0);
                 // Another has made it meanwhile.
@@ -144,10 +156,10 @@ impl Registry {
                 continue;
             };
             if why == ClaimPurpose::ToWait {
-                return Ok(());
+                return Ok(channel);
             }
             if let Some(counted) = channel.transfer(by) {
-                return counted.then_some(()).ok_or_else(over_quota);
+                return counted.then_some(channel).ok_or_else(over_quota);
             }
         }
     }
@@ -241,7 +253,7 @@ impl Registry {
 
     /// Ends and removes the channel. Returns the acknowledgement; `None` if there was no channel,
     /// and no deletion of one is pending.
-    pub(super) fn delete(&self, name: &ChannelName) -> Option<CommitAck> {
+    pub(super) fn delete(&self, name: &ChannelName) -> Option<CommitAck<(), DeleteError>> {
         let mut deleted = None;
         let removed = self.channels.remove_if(name, |_, channel| {
             let Some((tail, ack)) = channel.delete() else {
@@ -430,7 +442,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::hub::{ChannelListener, Hub};
+    use crate::event::NewEvent;
+    use crate::hub::{Append, ChannelListener, ChannelOptions, Hold, Hub, SubmitError};
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_that_was_claimed_waits_for_its_first_use() {
@@ -467,6 +480,33 @@ mod tests {
         }
     }
 
+    type Publish<'a> = &'a dyn Fn(&ChannelName) -> Result<(), SubmitError>;
+
+    #[test]
+    fn a_channel_that_was_evicted_after_its_claim_is_claimed_again() {
+        let hub = Hub::new(Config::default(), Arc::default());
+        let registry = &hub.0.registry;
+        let account = Arc::new(Account::new(1, 0));
+        let event = || NewEvent { event_type: None, data: "x".to_owned().into() };
+        let append = |name: &ChannelName| {
+            let append =
+                Append { events: &[event()], account: Some(&account), ..Append::default() };
+            hub.submit(name, append).map(drop)
+        };
+        let produce =
+            |name: &ChannelName| hub.produce(name, Some(&account), Hold::Sole, None).map(drop);
+        let publishes: [Publish<'_>; 2] = [&append, &produce];
+        let [name, other] = ["a", "b"].map(|text| text.parse::<ChannelName>().unwrap());
+        for publish in publishes {
+            registry.claim(&name, &account, ClaimPurpose::ToPublish).unwrap();
+            assert!(registry.evict_if_unused(&name, Duration::ZERO));
+            publish(&name).unwrap();
+            assert!(registry.get(&name).unwrap().is_owned_by(&account));
+            assert_eq!(publish(&other), Err(SubmitError::OverQuota(1)));
+            drop(hub.delete(&name));
+        }
+    }
+
     #[test]
     fn a_channel_that_has_left_memory_is_not_moved_to_an_account() {
         let hub = Hub::new(Config::default(), Arc::default());
@@ -493,13 +533,13 @@ mod tests {
         let name: ChannelName = "a".parse().unwrap();
         let removals: [fn(&Registry, &ChannelName); 2] = [
             |registry, name| assert!(registry.evict_if_unused(name, Duration::ZERO)),
-            |registry, name| assert!(registry.delete(name).is_some()),
+            |registry, name| drop(registry.delete(name).unwrap()),
         ];
         for (known, remove) in removals.into_iter().enumerate() {
             let registry = &hub.0.registry;
             let channel = registry.get_or_create(&name).unwrap();
             if known > 0 {
-                hub.configure(&name, &crate::hub::ChannelOptions::default()).unwrap();
+                drop(hub.configure(&name, &ChannelOptions::default()).unwrap());
             }
             let witness = LockWitness(hub.clone(), name.clone(), OnceLock::new());
             let witness = Arc::new(witness);

@@ -25,9 +25,6 @@ pub enum PublishError {
     /// The publisher has no `publish` grant for this channel.
     #[error("`publish` on this channel is not granted")]
     Forbidden,
-    /// The channel could not be created.
-    #[error(transparent)]
-    Claim(#[from] hub::ClaimError),
     /// The limit of concurrent publishes is reached.
     #[error("as many publish requests run as `publish.max_streams` allows: try again")]
     Overloaded,

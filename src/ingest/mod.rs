@@ -31,7 +31,7 @@ use context::IngestContext;
 
 use crate::channel::ChannelName;
 use crate::event::NewEvent;
-use crate::hub::{Close, Hub, SubmitError};
+use crate::hub::{Append, Close, Hub, SubmitError};
 use crate::quota::Budget;
 use crate::store::disk;
 use crate::telemetry::Metrics;
@@ -76,20 +76,21 @@ impl Ingest {
     /// Begins a publish to one channel. If its key has a receipt, that is returned.
     ///
     /// # Errors
-    /// Too many publishes run already, or the key's first request still runs.
-    pub fn publish(
+    /// Too many publishes run already, the key's first request still runs, or the channel refuses a
+    /// producer.
+    pub async fn publish(
         &self,
         channel: ChannelName,
         kind: BodyKind,
         options: PublishOptions,
     ) -> Result<Begun<Box<Publish>, Receipt>, PublishError> {
-        Publish::begin(self.0.admit()?, channel, kind, options)
+        Publish::begin(self.0.admit()?, channel, kind, options).await
     }
 
     /// Begins a publish to many channels.
     ///
     /// # Errors
-    /// As for [`publish`](Self::publish).
+    /// Too many publishes run already, or the key's first request still runs.
     pub fn publish_many(
         &self,
         sender: Sender,
@@ -109,8 +110,7 @@ impl Ingest {
         events: &[NewEvent],
         close: Option<&Close>,
     ) -> Result<(), SubmitError> {
-        let mut appended = self.0.hub.append(channel, events, close)?;
-        Ok(appended.ack.wait().await?)
+        self.0.hub.append(channel, Append::of(events, close)).await.map(drop)
     }
 
     /// Returns the number of publish requests that run.

@@ -14,7 +14,7 @@ use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
 use super::receipt::{Begun, MultiReceipt, Tally};
 use crate::channel::ChannelName;
 use crate::event::NewEvent;
-use crate::hub::{self, Appended, CommitAck};
+use crate::hub::{self, Append, Appended, CommitAck, SubmitError};
 use crate::position::Offset;
 use crate::quota::Account;
 
@@ -56,13 +56,20 @@ struct MultiProgress {
     lines: u64,
     /// The lines that are committed.
     tally: Tally,
-    /// The lines that are committed if all submitted writes succeed.
+    /// The lines that are committed if all submitted writes succeed, for stored receipts.
     ahead: Tally,
-    /// The writes to wait for, in order, each with its line.
-    storing: Vec<(u64, Offset, CommitAck)>,
+    /// The writes to wait for, in order.
+    storing: Vec<SubmittedLine>,
     subscribers: HashMap<ChannelName, usize>,
     /// Bytes of the names in `subscribers`.
     name_bytes: usize,
+}
+
+/// A line that is submitted and not committed yet.
+struct SubmittedLine {
+    number: u64,
+    channel: ChannelName,
+    ack: CommitAck<Appended, SubmitError>,
 }
 
 impl MultiPublish {
@@ -163,34 +170,27 @@ impl MultiProgress {
         if !(from.may)(&name) {
             return Err(PublishError::Forbidden);
         }
-        if let Some(account) = &from.account {
-            context.hub().claim(&name, account, hub::ClaimPurpose::ToPublish)?;
-        }
         let number = self.lines;
         self.lines += 1;
-        if self.ahead.has(number) {
+        if self.tally.has(number) {
             return Ok(());
         }
         let keep = claim.map(|claim| {
             let ahead = &self.ahead;
             move |appended: &Appended| {
                 let mut tally = ahead.clone();
-                let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
-                tally.count(number, context.hub().event_id(offset));
+                tally.count(number, event_id(context, appended));
                 claim.to_keep(&KeyOutcome::Partial(tally), context.hub().clock().now())
             }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::ReceiptFn<'_>);
-        let event = std::slice::from_ref(&event);
-        let appended = context.hub().append_with(&name, event, None, receipt)?;
-        if let Some((offset, _)) = appended.offsets {
-            self.ahead.count(number, context.hub().event_id(offset));
-            self.storing.push((number, offset, appended.ack));
+        let events = std::slice::from_ref(&event);
+        let append = Append { events, close: None, receipt, account: from.account.as_ref() };
+        let ack = context.hub().submit(&name, append)?;
+        if let Some(appended) = ack.expected() {
+            self.ahead.count(number, event_id(context, appended));
         }
-        let name_bytes = name.as_str().len();
-        if self.subscribers.insert(name, appended.subscribers).is_none() {
-            self.name_bytes += name_bytes;
-        }
+        self.storing.push(SubmittedLine { number, channel: name, ack });
         Ok(())
     }
 
@@ -205,14 +205,34 @@ impl MultiProgress {
     async fn settle(&mut self, context: &IngestContext) -> Result<(), PublishError> {
         let mut outcome = Ok(());
         // Taken, so that the capacity for a chunk of many lines is freed.
-        for (line, offset, mut ack) in std::mem::take(&mut self.storing) {
+        for SubmittedLine { number, channel, ack } in std::mem::take(&mut self.storing) {
             match ack.wait().await {
-                Ok(()) => self.tally.count(line, context.hub().event_id(offset)),
-                Err(why) => outcome = outcome.and(Err(hub::SubmitError::from(why).into())),
+                Ok(appended) => self.count(number, channel, &appended, context),
+                Err(why) => outcome = outcome.and(Err(why.into())),
             }
         }
         outcome
     }
+
+    fn count(
+        &mut self,
+        line: u64,
+        channel: ChannelName,
+        appended: &Appended,
+        context: &IngestContext,
+    ) {
+        self.tally.count(line, event_id(context, appended));
+        let name_bytes = channel.as_str().len();
+        if self.subscribers.insert(channel, appended.subscribers).is_none() {
+            self.name_bytes += name_bytes;
+        }
+    }
+}
+
+/// Returns the id of the one event that was appended.
+fn event_id(context: &IngestContext, appended: &Appended) -> String {
+    let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
+    context.hub().event_id(offset)
 }
 
 /// Returns a JSON string as its text, and any other JSON as it is written in the line.

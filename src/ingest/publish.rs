@@ -1,5 +1,7 @@
 //! One publish to one channel, from the first chunk of its body to its receipt.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::body::{BodyKind, Decoder, InvalidEvent};
@@ -11,7 +13,8 @@ use super::receipt::{Begun, Hint, Receipt, Tally};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
-use crate::hub::{self, Appended, Close, CommitAck, Hold, ProducerHandle};
+use crate::hub::{self, Append, Appended, Close, Hold, ProducerHandle};
+use crate::quota::Account;
 
 /// The options of a publish.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,8 @@ pub struct PublishOptions {
     pub format: Option<Format>,
     /// The key that makes a retry safe.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// The account that a new channel is counted for.
+    pub account: Option<Arc<Account>>,
 }
 
 /// The moment at which a publish closes its channel.
@@ -87,6 +92,7 @@ impl LastEvent {
 pub struct Publish {
     ingest: Running,
     channel: ChannelName,
+    account: Option<Arc<Account>>,
     decoder: Decoder,
     close: Option<Close>,
     /// Looks for the end mark, if that is to close the channel.
@@ -108,13 +114,13 @@ pub struct Publish {
 }
 
 impl Publish {
-    pub(super) fn begin(
+    pub(super) async fn begin(
         ingest: Running,
         channel: ChannelName,
         kind: BodyKind,
         options: PublishOptions,
     ) -> Result<Begun<Box<Self>, Receipt>, PublishError> {
-        let PublishOptions { event_type, close, format, idempotency_key } = options;
+        let PublishOptions { event_type, close, format, idempotency_key, account } = options;
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),
             Some(key) => match ingest.receipts.claim(channel.clone(), key) {
@@ -125,9 +131,11 @@ impl Publish {
         };
         let max_bytes = ingest.max_event_bytes();
         let hold = if close == Some(Closing::Auto) { Hold::Sole } else { Hold::Shared };
-        let produces = kind.is_streamed() || format.is_some();
-        let produce = || ingest.hub().produce(&channel, hold, format);
-        let producer = produces.then(produce).transpose()?;
+        let producer = if kind.is_streamed() || format.is_some() {
+            Some(ingest.hub().produce(&channel, account.as_ref(), hold, format)?.wait().await?)
+        } else {
+            None
+        };
         let (close, end_detector) = match close {
             Some(Closing::Auto) => {
                 // A continued generation begins in the middle, where events may not tell the
@@ -143,6 +151,7 @@ impl Publish {
             decoder: Decoder::new(kind, event_type, max_bytes, close.is_some()),
             ingest,
             channel,
+            account,
             close,
             end_detector,
             producer,
@@ -307,45 +316,19 @@ impl Publish {
         close: Option<&Close>,
         last: bool,
     ) -> Result<Appended, hub::SubmitError> {
-        loop {
-            let refused = match self.try_to_hand_in(close, last) {
-                Ok(mut appended) => {
-                    appended.ack.wait().await?;
-                    return Ok(appended);
-                }
-                Err(error) => error,
-            };
-            // An end that is not stored yet may still be refused: then the append is tried again.
-            let Some(mut coming) = self.pending_end(&refused) else { return Err(refused) };
-            coming.wait().await?;
-        }
-    }
-
-    fn try_to_hand_in(
-        &self,
-        close: Option<&Close>,
-        last: bool,
-    ) -> Result<Appended, hub::SubmitError> {
         let keep = self.claim.as_ref().map(|claim| {
             move |appended: &Appended| {
                 claim.to_keep(&self.outcome_after(appended, last), self.ingest.hub().clock().now())
             }
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::ReceiptFn<'_>);
+        // Since the head of the request, the channel may have been evicted: the account claims it
+        // again.
+        let account = self.account.as_ref();
+        let append = Append { events: &self.events, close, receipt, account };
         match &self.producer {
-            Some(producer) => producer.append(&self.events, close, receipt),
-            None => self.ingest.hub().append_with(&self.channel, &self.events, close, receipt),
-        }
-    }
-
-    /// Returns the acknowledgement to await before the channel is reported as ended.
-    fn pending_end(&self, refused: &hub::SubmitError) -> Option<CommitAck> {
-        match refused {
-            hub::SubmitError::Closed(_) | hub::SubmitError::Stopped(_) => match &self.producer {
-                Some(producer) => producer.pending_end(),
-                None => self.ingest.hub().pending_end(&self.channel),
-            },
-            _ => None,
+            Some(producer) => producer.append(append).await,
+            None => self.ingest.hub().append(&self.channel, append).await,
         }
     }
 

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use fanfare::internals::channel::ChannelPattern;
 use fanfare::internals::event::{ChannelState, GapReason, NewEvent};
 use fanfare::internals::hub::{
-    Bounds, ChannelOptions, Close, Config, Hub, Opened, Selection, SubmitError,
+    Append, Bounds, ChannelOptions, Close, Config, Hub, Opened, Selection, SubmitError,
 };
 use fanfare::internals::position::{Offset, Position, StartFrom};
 use fanfare::internals::telemetry::Metrics;
@@ -85,7 +85,7 @@ impl World {
             Op::Delete(channel) => {
                 let there = self.oracle.channels[*channel].life.is_some();
                 let deleted = self.hub.delete(&self.oracle.channels[*channel].name);
-                assert_eq!(deleted.is_some(), there);
+                assert_eq!(deleted.is_ok(), there);
                 if there {
                     self.oracle.delete(*channel);
                 }
@@ -129,13 +129,13 @@ impl World {
         };
         let new: Vec<_> = events.iter().map(new).collect();
         let closing = close.map(|(state, reason)| Close { state, reason: reason.map(Into::into) });
-        let published = self.hub.append(&name, &new, closing.as_ref());
+        let published = self.hub.submit(&name, Append::of(&new, closing.as_ref()));
         if !self.oracle.is_open(channel) {
             let refused = matches!(published, Err(SubmitError::Closed(_)));
             assert!(refused, "published behind the end: {published:?}");
             return;
         }
-        let published = published.unwrap();
+        let published = published.unwrap().committed().unwrap();
         let first = self.oracle.tail + 1;
         self.oracle.live(channel);
         for text in events {
@@ -167,8 +167,8 @@ impl World {
         };
         let new = self.oracle.channels[channel].life.is_none();
         let name = &self.oracle.channels[channel].name;
-        let (_, created, _) = self.hub.configure(name, &options).unwrap();
-        assert_eq!(created, new);
+        let configured = self.hub.configure(name, &options).unwrap().committed().unwrap();
+        assert_eq!(configured.created, new);
         let life = self.oracle.live(channel);
         let life = &mut self.oracle.lives[life];
         life.max_events = max_events.unwrap_or(life.max_events);
@@ -187,7 +187,7 @@ impl World {
         // over.
         let idle = ChannelOptions { idle_timeout: Some(Duration::ZERO), ..Default::default() };
         let canary = "canary".parse().unwrap();
-        self.hub.configure(&canary, &idle).unwrap();
+        drop(self.hub.configure(&canary, &idle).unwrap());
         let hub = self.hub.clone();
         self.runtime.block_on(async {
             let mut sweep = pin!(hub.clone().sweep());

@@ -189,6 +189,20 @@ async fn quota_a_line_past_the_quota_names_it_as_every_other_answer_does() {
 }
 
 #[tokio::test]
+async fn quota_a_channel_whose_body_comes_late_is_counted() {
+    let hub = two().hub("quotas.max_channels = 1\n").await;
+    let alice = Client::key(&hub, "alice");
+    let headers = alice.headers(&[]);
+    let mut body = Publisher::begin(&hub, "/v1/channels/a", "text/plain", &headers).await;
+    let channels = async || hub.metric("fanfare_channels").await;
+    eventually("the channel to be claimed", async || channels().await == 1.0).await;
+    eventually("the channel to be evicted", async || channels().await == 0.0).await;
+    body.send("x").await;
+    body.finish().await.ok();
+    assert_over_quota(&alice.try_publish("b", "x").await, "quotas.max_channels");
+}
+
+#[tokio::test]
 async fn quota_what_one_retains_takes_from_no_other() {
     let hub = two().hub("quotas.max_retained = \"256KiB\"\n").await;
     let alice = Client::key(&hub, "alice");

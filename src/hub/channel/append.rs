@@ -2,21 +2,44 @@
 //! committed to the log.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::pending::{BatchContent, PendingBatch};
 use super::render::{Assigned, BatchWriter, recycle};
 use super::{Channel, ChannelInner};
 use crate::event::{ChannelState, GapReason, NewEvent};
-use crate::hub::commit::CommitAck;
+use crate::hub::commit::{CommitAck, Refused};
 use crate::hub::control_events::{Close, End, Ended, Gap};
 use crate::hub::error::SubmitError;
 use crate::hub::metadata::{ChannelMetadata, EndRecord};
 use crate::position::Offset;
+use crate::quota::Account;
 use crate::store::disk::{StoredReceipt, WriteError};
 use crate::store::{BatchBuilder, BatchRef, LogPosition};
 
+/// What is appended to a channel.
+#[derive(Clone, Copy, Default)]
+pub struct Append<'a> {
+    /// The events.
+    pub events: &'a [NewEvent],
+    /// Closes the channel after them in one step: no other event comes between.
+    pub close: Option<&'a Close>,
+    /// Makes the receipt that a durable channel stores with the events in one write.
+    pub receipt: Option<ReceiptFn<'a>>,
+    /// The account that the channel counts for if it was not published to before.
+    pub account: Option<&'a Arc<Account>>,
+}
+
+impl<'a> Append<'a> {
+    /// Returns an append of these events, for no account.
+    #[must_use]
+    pub fn of(events: &'a [NewEvent], close: Option<&'a Close>) -> Self {
+        Self { events, close, ..Self::default() }
+    }
+}
+
 /// The result of an append.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// The offsets of the first and the last event, if there was any.
     pub offsets: Option<(Offset, Offset)>,
@@ -24,12 +47,10 @@ pub struct Appended {
     pub subscribers: usize,
     /// The channel's state after the append.
     pub state: ChannelState,
-    /// Resolves when the append is committed; before that, no reader of a durable channel sees it.
-    pub ack: CommitAck,
 }
 
 /// Makes the stored receipt of a publish from its offsets, which makes the publish safe to repeat.
-pub type ReceiptFn<'a> = &'a dyn Fn(&Appended) -> StoredReceipt;
+pub type ReceiptFn<'a> = &'a (dyn Fn(&Appended) -> StoredReceipt + Sync);
 
 /// What is notified after a change, when the channel's lock is free.
 #[must_use]
@@ -44,34 +65,35 @@ pub(super) struct Effects {
 }
 
 impl Channel {
-    /// Appends events, then closes the channel if asked to, in one step: no other event comes
-    /// between. `None` if the channel has left memory: look up its name again.
+    /// Submits events, and the end of the channel if asked to. No reader sees them before they are
+    /// committed.
     ///
     /// # Errors
-    /// The channel is closed, or the store takes no writes; nothing was appended.
-    pub fn append(
+    /// The channel is closed, or the store takes no writes; nothing was submitted.
+    pub(in crate::hub) fn append(
         &self,
-        events: &[NewEvent],
-        close: Option<&Close>,
-        receipt: Option<ReceiptFn<'_>>,
-    ) -> Result<Option<Appended>, SubmitError> {
-        let (appended, effects) = {
+        append: Append<'_>,
+    ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
+        let (ack, effects) = {
             let mut inner = self.inner.lock();
             if inner.retired {
-                return Ok(None);
+                return Err(Refused::Retired);
             }
-            if let Some(ending) = inner.ending() {
-                return Err(refusal(ending));
+            if let Some(ending) = inner.life.ending() {
+                return Err(Refused::Because(refusal(ending)));
             }
-            inner.backend.check()?;
-            self.shared.sequencer.check()?;
+            if let Some(end) = inner.pending.pending_end() {
+                return Err(Refused::Ending(end));
+            }
+            let takes = inner.backend.check().and_then(|()| self.shared.sequencer.check());
+            takes.map_err(|why| Refused::Because(why.into()))?;
             inner.known = true;
             inner.usage.note_use();
-            let ending = close.map(|close| self.ending(close, false));
-            self.submit(&mut inner, events, ending, receipt)
+            let ending = append.close.map(|close| self.ending(close, false));
+            self.submit(&mut inner, append.events, ending, append.receipt, |appended| appended)
         };
         self.announce(effects);
-        Ok(Some(appended))
+        Ok(ack)
     }
 
     /// Returns the end of the channel when it is closed like this.
@@ -79,25 +101,26 @@ impl Channel {
         EndRecord { end: End::of(&self.name, close), stopped }
     }
 
-    /// Renders events, and optionally the end, and submits them as one batch.
-    pub(super) fn submit(
+    /// Renders events, and optionally the end, and submits them as one batch. `result` makes the
+    /// result of the operation.
+    pub(super) fn submit<T: OperationResult, E: OperationError>(
         &self,
         inner: &mut ChannelInner,
         events: &[NewEvent],
         ending: Option<EndRecord>,
         receipt: Option<ReceiptFn<'_>>,
-    ) -> (Appended, Effects) {
+        result: impl FnOnce(Appended) -> T,
+    ) -> (CommitAck<T, E>, Effects) {
         self.listeners.notify_changing();
         self.submit_notice(inner);
         let state = ending.as_ref().map_or_else(|| inner.life.state(), |ending| ending.end.state);
         let count = events.len() as u64;
         let assigned = self.assign(count + u64::from(ending.is_some()));
         let first = assigned.first;
-        let mut appended = Appended {
+        let appended = Appended {
             offsets: (count > 0).then(|| (first, Offset(first.0 + count - 1))),
             subscribers: self.subscribers(),
             state,
-            ack: CommitAck::ready(),
         };
         let frames = self.render(inner.submitted_end(), assigned, events, ending.as_ref());
         let content = BatchContent {
@@ -107,9 +130,7 @@ impl Channel {
             is_notice: false,
         };
         let receipt = || receipt.map(|receipt| receipt(&appended));
-        let (ack, effects) = self.submit_batch(inner, frames, content, receipt);
-        appended.ack = ack;
-        (appended, effects)
+        self.submit_batch(inner, frames, content, result(appended), receipt)
     }
 
     /// Assigns offsets. The channel's lock must be held until their events are committed or
@@ -137,62 +158,82 @@ impl Channel {
     }
 
     /// Submits a batch to the backend. In memory, it is committed at once.
-    fn submit_batch(
+    fn submit_batch<T: OperationResult, E: OperationError>(
         &self,
         inner: &mut ChannelInner,
         batch: BatchBuilder,
         content: BatchContent<'_>,
+        result: T,
         receipt: impl FnOnce() -> Option<StoredReceipt>,
-    ) -> (CommitAck, Effects) {
+    ) -> (CommitAck<T, E>, Effects) {
         let submitted = if inner.backend.is_immediate() {
-            (CommitAck::ready(), self.commit(inner, batch.frames(), &content))
+            (CommitAck::ready(result), self.commit(inner, batch.frames(), &content))
         } else {
-            (self.submit_to_store(inner, batch.frames(), content, receipt), Effects::default())
+            let ack = self.submit_to_store(inner, batch.frames(), content, result, receipt);
+            (ack, Effects::default())
         };
         recycle(batch);
         submitted
     }
 
-    fn submit_to_store(
+    fn submit_to_store<T: OperationResult, E: OperationError>(
         &self,
         inner: &mut ChannelInner,
         frames: BatchRef<'_>,
         content: BatchContent<'_>,
+        result: T,
         receipt: impl FnOnce() -> Option<StoredReceipt>,
-    ) -> CommitAck {
-        let described = self.describe_to_store(inner);
+    ) -> CommitAck<T, E> {
+        if frames.count() == 0 {
+            return self.describe_to_store(inner, result);
+        }
+        drop(self.describe_to_store::<(), WriteError>(inner, ()));
         let ChannelInner { backend, pending, .. } = inner;
-        let Some(disk) = backend.disk().filter(|_| frames.count() > 0) else { return described };
-        let batch = PendingBatch { frames: frames.to_batch(), content: content.detached() };
+        let Some(disk) = backend.disk() else { return CommitAck::ready(result) };
+        let batch = PendingBatch::new(frames.to_batch(), content.detached());
         let me = self.me.clone();
+        let (ack, completer) = CommitAck::pending(result);
         disk.submit(batch, receipt(), pending, move |outcome| {
             if let Some(channel) = me.upgrade() {
                 channel.complete(outcome);
             }
-        })
+            completer.complete(outcome);
+        });
+        ack
     }
 
     /// Submits the channel's metadata, unless the store has it: the events that follow need it.
-    pub(super) fn describe_to_store(&self, inner: &mut ChannelInner) -> CommitAck {
+    pub(super) fn describe_to_store<T: OperationResult, E: OperationError>(
+        &self,
+        inner: &mut ChannelInner,
+        result: T,
+    ) -> CommitAck<T, E> {
         let metadata = inner.metadata();
+        let Some(disk) = inner.backend.not_described(metadata) else {
+            return CommitAck::ready(result);
+        };
         let me = self.me.clone();
-        inner.backend.describe(&self.name, metadata, move |outcome: Result<(), WriteError>| {
+        let (ack, completer) = CommitAck::pending(result);
+        disk.describe(&self.name, metadata, move |outcome| {
             if outcome.is_err()
                 && let Some(channel) = me.upgrade()
             {
                 // Submitted again with the next append.
                 channel.inner.lock().backend.forget_metadata();
             }
-        })
+            completer.complete(outcome);
+        });
+        ack
     }
 
     /// Commits the oldest pending batch, or drops it if the store has refused it.
     fn complete(&self, outcome: Result<(), WriteError>) {
-        let effects = {
+        // Dropped at the end, when those that wait for this outcome find its effects.
+        let (effects, _settled) = {
             let mut inner = self.inner.lock();
             let pending = inner.pending.pop(outcome.is_ok());
-            let Some(PendingBatch { frames, content }) = pending else { return };
-            match outcome {
+            let Some(PendingBatch { frames, content, settled }) = pending else { return };
+            let effects = match outcome {
                 Ok(()) if !inner.retired => {
                     self.listeners.notify_changing();
                     self.commit(&mut inner, frames.frames(), &content)
@@ -204,7 +245,8 @@ impl Channel {
                     // A merged reader waits for an event that will not come: let it read on.
                     Effects { changed: true, ..Effects::default() }
                 }
-            }
+            };
+            (effects, settled)
         };
         self.announce(effects);
     }
@@ -295,7 +337,8 @@ impl Channel {
         let mut writer = BatchWriter::new(&self.shared, inner.submitted_end(), assigned);
         writer.gap(&gap);
         let content = BatchContent { is_notice: true, ..BatchContent::default() };
-        let _ = self.submit_batch(inner, writer.finish(), content, || None);
+        let _: (CommitAck<(), WriteError>, _) =
+            self.submit_batch(inner, writer.finish(), content, (), || None);
     }
 
     /// Handles a batch that the store has refused. The hub's own events are tried again.
@@ -308,11 +351,6 @@ impl Channel {
 }
 
 impl ChannelInner {
-    /// Returns the end of the channel, committed or pending.
-    pub(super) fn ending(&self) -> Option<&EndRecord> {
-        self.life.ending().or_else(|| self.pending.ending())
-    }
-
     /// Returns the position after the last batch, committed or pending.
     fn submitted_end(&self) -> LogPosition {
         self.pending.end().unwrap_or(self.log.end())
@@ -325,16 +363,24 @@ impl ChannelInner {
     }
 }
 
+/// The result of an operation, which is kept until its commit.
+pub(super) trait OperationResult: Clone + Send + 'static {}
+
+impl<T: Clone + Send + 'static> OperationResult for T {}
+
+/// The error of an operation, which the store may have refused.
+pub(super) trait OperationError: From<WriteError> + Send + 'static {}
+
+impl<E: From<WriteError> + Send + 'static> OperationError for E {}
+
 /// Returns why a channel with this end takes no events.
-pub(super) fn refusal(ending: &EndRecord) -> SubmitError {
+pub(in crate::hub) fn refusal(ending: &EndRecord) -> SubmitError {
     let End { state, reason, .. } = &ending.end;
     if ending.stopped { SubmitError::Stopped(reason.clone()) } else { SubmitError::Closed(*state) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::clock::Moment;
     use crate::hub::{Config, Hub};

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use super::pending::{PendingBatch, PendingBatches};
 use crate::channel::ChannelName;
 use crate::clock::Moment;
-use crate::hub::commit::{CommitAck, Completer, Submissions};
+use crate::hub::commit::CommitAck;
 use crate::hub::completion::ThreadCompletions;
+use crate::hub::error::DeleteError;
 use crate::hub::metadata::ChannelMetadata;
 use crate::hub::pending_deletes::PendingDeletes;
 use crate::position::Offset;
@@ -106,20 +107,9 @@ impl Backend {
         }
     }
 
-    /// Submits the channel's metadata, unless the store has it. `on_stored` runs once with the
-    /// outcome, if it is submitted.
-    pub(super) fn describe(
-        &mut self,
-        name: &ChannelName,
-        metadata: ChannelMetadata,
-        on_stored: impl OnStored,
-    ) -> CommitAck {
-        match self {
-            Self::Disk(disk) if disk.metadata != Some(metadata) => {
-                disk.describe(name, metadata, on_stored)
-            }
-            Self::Memory | Self::Disk(_) => CommitAck::ready(),
-        }
+    /// Returns the stream on disk, if the store has not this metadata of the channel.
+    pub(super) fn not_described(&mut self, metadata: ChannelMetadata) -> Option<&mut DiskBackend> {
+        self.disk().filter(|disk| disk.metadata != Some(metadata))
     }
 
     /// Forgets the metadata: the store has refused it, or it is to be written again.
@@ -130,12 +120,16 @@ impl Backend {
     }
 
     /// Deletes the stream from the store, if it was ever submitted.
-    pub(super) fn delete(&self, name: &ChannelName, deletes: &Arc<PendingDeletes>) -> CommitAck {
+    pub(super) fn delete(
+        &self,
+        name: &ChannelName,
+        deletes: &Arc<PendingDeletes>,
+    ) -> CommitAck<(), DeleteError> {
         match self {
             Self::Disk(disk) if disk.is_known => {
                 deletes.submit(&disk.disk, name, disk.stream, disk.durability)
             }
-            Self::Memory | Self::Disk(_) => CommitAck::ready(),
+            Self::Memory | Self::Disk(_) => CommitAck::ready(()),
         }
     }
 
@@ -205,7 +199,7 @@ impl DiskBackend {
         receipt: Option<StoredReceipt>,
         pending: &mut PendingBatches,
         on_stored: impl OnStored,
-    ) -> CommitAck {
+    ) {
         if pending.is_empty() {
             self.completions = ThreadCompletions::here();
         }
@@ -215,33 +209,27 @@ impl DiskBackend {
             state: batch.content.ending.as_ref().map(|ending| ending.to_text().into()),
             receipt,
         };
-        let (ack, completer) = pending.push(batch);
-        self.write(record, completer, on_stored);
-        ack
+        pending.push(batch);
+        self.write(record, on_stored);
     }
 
-    fn describe(
+    /// Submits the channel's metadata. `on_stored` runs once with its outcome.
+    pub(super) fn describe(
         &mut self,
         name: &ChannelName,
         metadata: ChannelMetadata,
         on_stored: impl OnStored,
-    ) -> CommitAck {
+    ) {
         let record = LogRecord::Stream {
             stream: self.stream,
             name: name.clone(),
             options: metadata.to_text().into(),
         };
         (self.metadata, self.is_known) = (Some(metadata), true);
-        let (ack, completer) = Submissions::default().add();
-        self.write(record, completer, on_stored);
-        ack
+        self.write(record, on_stored);
     }
 
-    fn write(&self, record: LogRecord, completer: Completer, on_stored: impl OnStored) {
-        let done = move |outcome| {
-            on_stored(outcome);
-            completer.complete(outcome);
-        };
-        self.disk.write(record, self.durability, self.completions.clone(), Box::new(done));
+    fn write(&self, record: LogRecord, on_stored: impl OnStored) {
+        self.disk.write(record, self.durability, self.completions.clone(), Box::new(on_stored));
     }
 }

@@ -25,7 +25,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use self::append::{Appended, ReceiptFn};
+pub(in crate::hub) use self::append::refusal;
+pub use self::append::{Append, Appended, ReceiptFn};
 use self::backend::Backend;
 pub(in crate::hub) use self::backend::StoreTarget;
 use self::generation::Generation;
@@ -46,6 +47,7 @@ use crate::hub::coalesce::MergeCache;
 use crate::hub::commit::CommitAck;
 use crate::hub::config::{ChannelOptions, Settings};
 use crate::hub::context::ChannelContext;
+use crate::hub::error::ConfigureError;
 use crate::hub::read::{Start, StartAt};
 use crate::hub::signals::Signals;
 use crate::position::{Offset, Position};
@@ -95,6 +97,15 @@ struct ChannelInner {
     retired: bool,
     /// The last offset of earlier channels of this name, whose events are missing.
     inherited: Offset,
+}
+
+/// The result of a change of a channel's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configured {
+    /// Whether the channel was created.
+    pub created: bool,
+    /// The channel with its new settings.
+    pub channel: Description,
 }
 
 /// The state of a channel at one moment.
@@ -181,15 +192,15 @@ impl Channel {
         &self.name
     }
 
-    /// Creates the channel if it is not known, and sets its own options. Returns whether it was
-    /// created, and the acknowledgement; `None` if the channel has left memory.
+    /// Creates the channel if it is not known, and sets its own options. `None` if the channel has
+    /// left memory.
     ///
     /// # Errors
     /// The store takes no writes.
-    pub fn configure(
+    pub(in crate::hub) fn configure(
         &self,
         options: &ChannelOptions,
-    ) -> Result<Option<(bool, CommitAck)>, WriteError> {
+    ) -> Result<Option<CommitAck<Configured, ConfigureError>>, WriteError> {
         let mut inner = self.inner.lock();
         if inner.retired {
             return Ok(None);
@@ -204,7 +215,8 @@ impl Channel {
         self.set_deadline(&inner);
         // The acknowledgement is for this write, even if the store has the same metadata.
         inner.backend.forget_metadata();
-        Ok(Some((created, self.describe_to_store(&mut inner))))
+        let configured = Configured { created, channel: self.description(&mut inner) };
+        Ok(Some(self.describe_to_store(&mut inner, configured)))
     }
 
     /// Applies the settings of a new configuration, under the channel's own options.
@@ -223,11 +235,15 @@ impl Channel {
     #[must_use]
     pub fn describe(&self) -> Option<Description> {
         let mut inner = self.inner.lock();
+        inner.known.then(|| self.description(&mut inner))
+    }
+
+    fn description(&self, inner: &mut ChannelInner) -> Description {
         let format = inner.apparent_format().map(Format::as_str);
         let position = |offset| self.shared.sequencer.position(offset);
         let retained = inner.log.start().distance_to(inner.log.end());
         let ends = u64::from(inner.life.has_ended()); // in the log as well, and no event
-        inner.known.then(|| Description {
+        Description {
             name: self.name.clone(),
             state: inner.life.state(),
             earliest: inner.earliest().map(position),
@@ -238,7 +254,7 @@ impl Channel {
             format,
             producer: inner.life.producer(),
             settings: inner.settings,
-        })
+        }
     }
 
     /// Returns the number of subscribers.

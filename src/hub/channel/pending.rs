@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
+use tokio::sync::watch;
+
 use crate::event::NewEvent;
-use crate::hub::commit::{CommitAck, Completer, Submissions};
+use crate::hub::commit::PendingEnd;
 use crate::hub::metadata::EndRecord;
 use crate::position::Offset;
 use crate::store::{Batch, LogPosition};
@@ -36,6 +38,14 @@ impl BatchContent<'_> {
 pub(super) struct PendingBatch {
     pub(super) frames: Batch,
     pub(super) content: BatchContent<'static>,
+    /// Dropped with the batch, for those that wait for its outcome.
+    pub(super) settled: Option<watch::Sender<()>>,
+}
+
+impl PendingBatch {
+    pub(super) fn new(frames: Batch, content: BatchContent<'static>) -> Self {
+        Self { frames, content, settled: None }
+    }
 }
 
 /// The batches that are submitted and not committed yet, oldest first. They complete in order; a
@@ -44,17 +54,14 @@ pub(super) struct PendingBatch {
 pub(super) struct PendingBatches {
     batches: VecDeque<PendingBatch>,
     /// Number of the oldest batches that must fail, because one before them has failed. A later one
-    /// begins where the log ends, with submissions of its own.
+    /// begins where the log ends.
     doomed: usize,
-    /// Begun with the first of the batches that are not doomed.
-    submissions: Option<Submissions>,
 }
 
 impl PendingBatches {
-    /// Adds a batch. Returns its acknowledgement, and what completes it after the commit.
-    pub(super) fn push(&mut self, batch: PendingBatch) -> (CommitAck, Completer) {
+    /// Adds a batch.
+    pub(super) fn push(&mut self, batch: PendingBatch) {
         self.batches.push_back(batch);
-        self.submissions.get_or_insert_default().add()
     }
 
     /// Removes the oldest batch: its outcome is known.
@@ -64,10 +71,6 @@ impl PendingBatches {
             self.doomed -= 1;
         } else if !is_stored {
             self.doomed = self.batches.len();
-            self.submissions = None;
-        }
-        if self.batches.is_empty() {
-            self.submissions = None;
         }
         oldest
     }
@@ -91,52 +94,45 @@ impl PendingBatches {
         self.batches.range(self.doomed..).next_back()?.content.ending.as_ref()
     }
 
-    /// Returns the acknowledgement of all batches that may be stored.
-    pub(super) fn ack(&self) -> CommitAck {
-        self.submissions.as_ref().map_or_else(CommitAck::ready, Submissions::ack)
+    /// Returns the end of the channel to wait for, if it is submitted and may be stored.
+    pub(super) fn pending_end(&mut self) -> Option<PendingEnd> {
+        let last = self.batches.range_mut(self.doomed..).next_back()?;
+        let record = last.content.ending.clone()?;
+        let settled = last.settled.get_or_insert_with(watch::Sender::default).subscribe();
+        Some(PendingEnd { record, settled })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::disk::WriteError;
     use crate::store::{BatchBuilder, Entry};
 
     /// Returns a batch of one event that begins at this position.
     fn batch(at: LogPosition, offset: u64) -> PendingBatch {
         let mut frames = BatchBuilder::new(at);
         frames.push(Entry { offset: Offset(offset), ..Entry::default() }, b"frame");
-        PendingBatch { frames: frames.finish(), content: BatchContent::default() }
+        PendingBatch::new(frames.finish(), BatchContent::default())
     }
 
-    #[tokio::test]
-    async fn a_batch_after_a_failure_does_not_follow_those_that_must_fail() {
+    #[test]
+    fn a_batch_after_a_failure_does_not_follow_those_that_must_fail() {
         let mut pending = PendingBatches::default();
         let mut at = LogPosition::default();
-        let mut first = Vec::new();
         for offset in 1..=3 {
-            first.push(pending.push(batch(at, offset)));
+            pending.push(batch(at, offset));
             at = pending.end().unwrap();
         }
-        let mut first = first.into_iter();
         pending.pop(false).unwrap();
-        let (mut refused, completer) = first.next().unwrap();
-        completer.complete(Err(WriteError::Full));
-        assert_eq!(refused.wait().await, Err(WriteError::Full));
         assert_eq!(pending.end(), None, "two must fail, so the log ends where it did");
-        let (mut later, later_completer) = pending.push(batch(LogPosition::default(), 4));
+        pending.push(batch(LogPosition::default(), 4));
         let end = pending.end().unwrap();
         assert_eq!(end.seq, 1);
-        for (mut ack, completer) in first {
+        for _ in 0..2 {
             pending.pop(false).unwrap();
-            completer.complete(Err(WriteError::Full));
-            assert_eq!(ack.wait().await, Err(WriteError::Full));
             assert_eq!(pending.end(), Some(end));
         }
         pending.pop(true).unwrap();
-        later_completer.complete(Ok(()));
-        assert_eq!(later.wait().await, Ok(()));
         assert!(pending.is_empty());
     }
 }

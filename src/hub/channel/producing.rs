@@ -3,14 +3,14 @@
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::append::{Effects, refusal};
+use super::append::{Effects, OperationError, OperationResult, refusal};
 use super::life::Due;
 use super::{Channel, ChannelInner};
 use crate::event::ChannelState;
 use crate::generation::{Fold, Format};
-use crate::hub::commit::CommitAck;
+use crate::hub::commit::{CommitAck, Refused};
 use crate::hub::control_events::{Close, Ended};
-use crate::hub::error::{GenerationOver, SubmitError};
+use crate::hub::error::{GenerationOver, StopError, SubmitError};
 use crate::hub::signals::{Signals, Stopped};
 use crate::position::Position;
 use crate::store::Entry;
@@ -92,7 +92,7 @@ impl Channel {
             inner.known = true;
             self.shared.metrics.producer_came();
             // The first events are stored after the metadata.
-            drop(self.describe_to_store(&mut inner));
+            drop(self.describe_to_store::<(), WriteError>(&mut inner, ()));
             if self.subscribers() == 0 {
                 self.note_unwatched(&mut inner);
             }
@@ -100,50 +100,53 @@ impl Channel {
         Ok(Some(()))
     }
 
-    /// Ends the channel as cancelled, and returns the acknowledgement. `None` if it has left
-    /// memory.
+    /// Submits the end of the channel as cancelled.
     pub(in crate::hub) fn stop(
         &self,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
-    ) -> Option<Result<(Stopped, CommitAck), GenerationOver>> {
+    ) -> Result<CommitAck<Stopped, StopError>, Refused<StopError>> {
         let (ack, effects) = {
             let mut inner = self.inner.lock();
             if inner.retired {
-                return None;
+                return Err(Refused::Retired);
             }
             if let Some(meant) = generation
                 && !self.is_of_this_life(&inner, meant)
             {
-                return Some(Err(GenerationOver));
+                return Err(Refused::Because(GenerationOver.into()));
             }
-            if let Some(ending) = inner.ending() {
-                return Some(Ok((Stopped::Before(ending.end.state), inner.pending.ack())));
+            if let Some(ending) = inner.life.ending() {
+                return Ok(CommitAck::ready(Stopped::Before(ending.end.state)));
+            }
+            if let Some(end) = inner.pending.pending_end() {
+                return Err(Refused::Ending(end));
             }
             self.submit_stop(&mut inner, reason)
         };
         self.announce(effects);
-        Some(Ok((Stopped::Now, ack)))
+        Ok(ack)
     }
 
     fn submit_stop(
         &self,
         inner: &mut ChannelInner,
         reason: Option<Box<str>>,
-    ) -> (CommitAck, Effects) {
+    ) -> (CommitAck<Stopped, StopError>, Effects) {
         inner.known = true;
-        self.submit_end(inner, &Close { state: ChannelState::Cancelled, reason }, true)
+        let close = Close { state: ChannelState::Cancelled, reason };
+        self.submit_end(inner, &close, true, Stopped::Now)
     }
 
-    fn submit_end(
+    fn submit_end<T: OperationResult, E: OperationError>(
         &self,
         inner: &mut ChannelInner,
         close: &Close,
         stopped: bool,
-    ) -> (CommitAck, Effects) {
+        result: T,
+    ) -> (CommitAck<T, E>, Effects) {
         let ending = self.ending(close, stopped);
-        let (appended, effects) = self.submit(inner, &[], Some(ending), None);
-        (appended.ack, effects)
+        self.submit(inner, &[], Some(ending), None, |_| result)
     }
 
     /// Returns whether an event id is one that this channel has assigned, its end's included.
@@ -155,15 +158,6 @@ impl Channel {
         };
         position.epoch == *self.shared.sequencer.epoch()
             && first.is_some_and(|first| (first..=tail).contains(&position.offset))
-    }
-
-    /// Returns the acknowledgement of an end that is pending; `None` if the channel has ended.
-    pub(in crate::hub) fn pending_end(&self) -> Option<CommitAck> {
-        let inner = self.inner.lock();
-        (!inner.life.has_ended() && !inner.retired).then(|| match inner.pending.ending() {
-            Some(_) => inner.pending.ack(),
-            None => CommitAck::ready(),
-        })
     }
 
     /// Does what is due. Returns the time of the next deadline, if there is one.
@@ -180,9 +174,8 @@ impl Channel {
             match due {
                 Due::Abandoned => {
                     let reason = inner.life.reason_to_leave().unwrap_or_else(|| LOST.into());
-                    let state = ChannelState::Abandoned;
-                    let reason = Some(reason);
-                    self.submit_end(&mut inner, &Close { state, reason }, false).1
+                    let close = Close { state: ChannelState::Abandoned, reason: Some(reason) };
+                    self.submit_end::<(), WriteError>(&mut inner, &close, false, ()).1
                 }
                 Due::Unwatched if self.subscribers() == 0 => {
                     self.submit_stop(&mut inner, Some(UNWATCHED.into())).1
@@ -299,12 +292,13 @@ fn time_to_try_again(why: WriteError) -> Option<Instant> {
 mod tests {
     use std::sync::Arc;
 
+    use futures_util::FutureExt as _;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::channel::ChannelName;
     use crate::event::NewEvent;
-    use crate::hub::{ChannelListener, ChannelOptions, Config, Hub};
+    use crate::hub::{Append, ChannelListener, ChannelOptions, Config, Hub};
 
     fn chunk(text: &str) -> NewEvent {
         let choice = serde_json::json!({"index": 0, "delta": {"content": text}});
@@ -320,10 +314,10 @@ mod tests {
     fn a_producer_that_is_refused_does_not_change_the_format() {
         let hub = Hub::new(Config::default(), Arc::default());
         let name: ChannelName = "a".parse().unwrap();
-        let first = hub.produce(&name, Hold::Sole, None).unwrap();
-        let second = hub.produce(&name, Hold::Sole, Some(Format::Text));
+        let first = hub.produce(&name, None, Hold::Sole, None).unwrap().committed().unwrap();
+        let second = hub.produce(&name, None, Hold::Sole, Some(Format::Text));
         assert!(matches!(second, Err(SubmitError::Busy)));
-        first.append(&[chunk("x")], None, None).unwrap();
+        first.append(Append::of(&[chunk("x")], None)).now_or_never().unwrap().unwrap();
         assert_eq!(hub.describe(&name).unwrap().format, Some("openai-chat"));
     }
 
@@ -342,11 +336,11 @@ mod tests {
         let name: ChannelName = "a".parse().unwrap();
         let (queue, mut ended) = mpsc::channel(1);
         hub.on_end(|_| true, queue);
-        hub.append(&name, &[chunk("x")], None).unwrap();
+        drop(hub.submit(&name, Append::of(&[chunk("x")], None)).unwrap());
         let channel = hub.0.registry.get(&name).unwrap();
         channel.add_listener(Arc::new(Deleter(hub.clone(), name.clone())));
         let close = Close { state: ChannelState::Complete, reason: None };
-        hub.append(&name, &[], Some(&close)).unwrap();
+        drop(hub.submit(&name, Append::of(&[], Some(&close))).unwrap());
         assert!(hub.describe(&name).is_none(), "it was deleted");
         let ended = ended.try_recv().unwrap();
         assert_eq!((ended.state, ended.events), (ChannelState::Complete, 1));
@@ -357,15 +351,15 @@ mod tests {
         let hub = Hub::new(Config::default(), Arc::default());
         let name: ChannelName = "a".parse().unwrap();
         for text in ["a", "b", "c", "d"] {
-            hub.append(&name, &[chunk(text)], None).unwrap();
+            drop(hub.submit(&name, Append::of(&[chunk(text)], None)).unwrap());
         }
         let (queue, mut ended) = mpsc::channel(1);
         hub.on_end(|_| true, queue);
         hub.hooks_changed();
         let options = ChannelOptions { max_events: Some(2), ..ChannelOptions::default() };
-        hub.configure(&name, &options).unwrap();
+        drop(hub.configure(&name, &options).unwrap());
         let close = Close { state: ChannelState::Complete, reason: None };
-        hub.append(&name, &[], Some(&close)).unwrap();
+        drop(hub.submit(&name, Append::of(&[], Some(&close))).unwrap());
         assert_eq!(ended.try_recv().unwrap().text.as_deref(), Some("abcd"));
     }
 }

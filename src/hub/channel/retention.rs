@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Channel, ChannelInner};
 use crate::clock::Moment;
 use crate::hub::commit::CommitAck;
+use crate::hub::error::DeleteError;
 use crate::position::Offset;
 use crate::quota::Account;
 
@@ -74,7 +75,7 @@ impl Channel {
     /// Ends the channel as deleted and retires it. Returns the offset of its end, and the
     /// acknowledgement of the deletion; `None` if there was nothing to delete. The caller must
     /// remove the channel from the registry in the same step, and then notify its readers.
-    pub(in crate::hub) fn delete(&self) -> Option<(Offset, CommitAck)> {
+    pub(in crate::hub) fn delete(&self) -> Option<(Offset, CommitAck<(), DeleteError>)> {
         let mut inner = self.inner.lock();
         if inner.retired || !inner.known {
             return None;
@@ -111,7 +112,7 @@ impl Channel {
         (!inner.retired).then(|| inner.known || inner.usage.transfer(to))
     }
 
-    fn retire(&self, inner: &mut ChannelInner) -> CommitAck {
+    fn retire(&self, inner: &mut ChannelInner) -> CommitAck<(), DeleteError> {
         inner.retired = true;
         // Readers may still finish the log; the budget no longer counts it.
         inner.usage.free(&self.shared.memory);

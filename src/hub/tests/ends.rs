@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::task::LocalSet;
 
-use super::support::{Stage, event, name, until};
+use super::support::{Stage, begun, event, name, until};
 use crate::event::ChannelState;
 use crate::hub::{
-    ChannelOptions, Config, Hold, Signal, Stopped, SubmitError, ThreadCompletions, WhenUnwatched,
+    Append, ChannelOptions, Config, Hold, Signal, StopError, Stopped, SubmitError,
+    ThreadCompletions, WhenUnwatched,
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::fake::Fate;
@@ -25,14 +27,13 @@ async fn a_second_stop_counts_when_the_first_does() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    let (first, mut ack) = stage.hub.stop(&name("c"), None, None).unwrap();
-    let (second, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
-    assert_eq!((first, second), (Stopped::Now, Stopped::Before(ChannelState::Cancelled)));
-    assert!(ack.is_pending() && stored_too.is_pending());
+    let first = begun(stage.stop("c"));
+    let second = begun(stage.stop("c"));
     stage.files.open_up();
-    assert_eq!((ack.wait().await, stored_too.wait().await), (Ok(()), Ok(())));
-    let (_, third) = stage.hub.stop(&name("c"), None, None).unwrap();
-    assert!(!third.is_pending());
+    let stopped_before = Ok(Stopped::Before(ChannelState::Cancelled));
+    assert_eq!((first.await, second.await), (Ok(Stopped::Now), stopped_before));
+    let third = stage.stop("c").now_or_never();
+    assert_eq!(third, Some(stopped_before));
 }
 
 #[tokio::test]
@@ -41,39 +42,49 @@ async fn a_second_stop_fails_when_the_first_is_refused() {
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
     // The growth of the journal is being synced, which blocks the next write.
-    let mut before = stage.hub.append(&name("c"), &[event("y")], None).unwrap();
+    let before = stage.hub.submit(&name("c"), Append::of(&[event("y")], None)).unwrap();
     stage.files.until_a_sync_waits();
-    let (_, mut ack) = stage.hub.stop(&name("c"), None, None).unwrap();
-    let (_, mut stored_too) = stage.hub.stop(&name("c"), None, None).unwrap();
+    let first = begun(stage.stop("c"));
+    let second = begun(stage.stop("c"));
     stage.files.disk.fate(1, Fate::Fails);
     stage.files.open_up();
-    assert_eq!(before.ack.wait().await, Err(WriteError::Failed));
-    assert_eq!((ack.wait().await, stored_too.wait().await), {
-        (Err(WriteError::Failed), Err(WriteError::Failed))
-    });
+    assert_eq!(before.wait().await, Err(SubmitError::Unstored(WriteError::Failed)));
+    let failed = Err(StopError::Unstored(WriteError::Failed));
+    assert_eq!((first.await, second.await), (failed, failed));
 }
 
 #[tokio::test]
-async fn an_append_that_was_refused_for_a_refused_end_can_be_tried_again() {
+async fn an_append_waits_for_an_end_that_may_still_be_refused() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    let (_, mut stopped) = stage.hub.stop(&name("c"), None, None).unwrap();
-    let refused = stage.hub.append(&name("c"), &[event("y")], None).map(drop);
+    let stop = begun(stage.stop("c"));
+    let refused = stage.hub.submit(&name("c"), Append::of(&[event("y")], None)).map(drop);
     assert_eq!(refused, Err(SubmitError::Stopped(None)));
-    let mut coming = stage.hub.pending_end(&name("c")).expect("the end is not stored");
-    assert!(coming.is_pending());
+    let append = begun(stage.append("c", "y"));
     stage.files.open_up();
-    assert_eq!((stopped.wait().await, coming.wait().await), (Ok(()), Ok(())));
-    assert!(stage.hub.pending_end(&name("c")).is_none(), "it has ended");
+    assert_eq!(stop.await, Ok(Stopped::Now));
+    assert_eq!(append.await, Err(SubmitError::Stopped(None).to_string()));
+}
 
-    assert_eq!(stage.append("d", "x").await, Ok(()));
-    stage.files.disk.fate(1, Fate::Full);
-    let (_, mut stopped) = stage.hub.stop(&name("d"), None, None).unwrap();
-    assert_eq!(stopped.wait().await, Err(WriteError::Full));
-    check_free_space(&stage.disk);
-    assert!(!stage.hub.pending_end(&name("d")).expect("it has no end").is_pending());
-    assert_eq!(stage.append("d", "y").await, Ok(()));
+#[tokio::test]
+async fn an_append_succeeds_after_an_end_that_was_refused() {
+    let stage = Stage::new(Sync);
+    let tasks = LocalSet::new();
+    tasks
+        .run_until(async {
+            // Completions run only while this waits.
+            tokio::task::spawn_local(ThreadCompletions::serve());
+            tokio::task::yield_now().await;
+            assert_eq!(stage.append("c", "x").await, Ok(()));
+            stage.files.disk.fate(1, Fate::Full);
+            let stop = begun(stage.stop("c"));
+            let append = begun(stage.append("c", "y"));
+            assert_eq!(stop.await, Err(StopError::Unstored(WriteError::Full)));
+            check_free_space(&stage.disk);
+            assert_eq!(append.await, Ok(()));
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -81,8 +92,9 @@ async fn a_producer_may_begin_while_a_stop_is_pending_and_is_refused_after_it() 
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    let (_, _stored) = stage.hub.stop(&name("c"), None, None).unwrap();
-    let mut producer = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
+    let _stop = begun(stage.stop("c"));
+    let producer = stage.hub.produce(&name("c"), None, Hold::Sole, None).unwrap();
+    let mut producer = producer.wait().await.unwrap();
     stage.files.open_up();
     assert_eq!(producer.refused().await, SubmitError::Stopped(None));
     drop(producer);
@@ -93,9 +105,9 @@ async fn with_generation(stage: &Stage) -> crate::hub::ProducerHandle {
     tokio::task::spawn_local(ThreadCompletions::serve());
     tokio::task::spawn_local(stage.hub.clone().sweep());
     tokio::task::yield_now().await;
-    let producer = stage.hub.produce(&name("c"), Hold::Sole, None).unwrap();
-    let mut appended = producer.append(&[event("x")], None, None).unwrap();
-    assert_eq!(appended.ack.wait().await, Ok(()));
+    let producer = stage.hub.produce(&name("c"), None, Hold::Sole, None).unwrap();
+    let producer = producer.wait().await.unwrap();
+    assert!(producer.append(Append::of(&[event("x")], None)).await.is_ok());
     producer
 }
 
@@ -145,8 +157,7 @@ async fn a_generation_without_viewers_is_stopped_when_there_is_room_for_the_end(
             let mut producer = with_generation(&stage).await;
             // Time passes while the disk is busy, and a viewer comes meanwhile.
             let viewer = stage.subscribe("c", &StartFrom::Tail).await;
-            let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
-            assert_eq!(ack.wait().await, Ok(()));
+            assert!(stage.hub.configure(&name("c"), &options).unwrap().wait().await.is_ok());
             stage.files.disk.fate(1, Fate::Full);
             drop(viewer);
             until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
@@ -191,10 +202,9 @@ async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
     let stage = after_a_power_cut().await;
     let hub = &stage.hub;
     // Completions of one channel keep their order: after this one, the refusal is known.
-    let (_, _, mut ack) = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
-    assert_eq!(ack.wait().await, Ok(()));
-    let mut appended = hub.append(&name("c"), &[event("y")], None).unwrap();
-    assert_eq!(appended.ack.wait().await, Ok(()));
+    let configured = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
+    assert!(configured.wait().await.is_ok());
+    let appended = hub.append(&name("c"), Append::of(&[event("y")], None)).await.unwrap();
     let y = appended.offsets.unwrap().0.0;
     let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
     let seen = stage.seen(&mut subscription);

@@ -3,7 +3,8 @@
 use super::support::{Stage, bounds, event, name};
 use crate::channel::ChannelPattern;
 use crate::hub::{
-    Bounds, ChannelOptions, Config, Next, OnLag, Opened, Rule, Selection, Step, Subscription,
+    Append, Bounds, ChannelOptions, Config, Next, OnLag, Opened, Rule, Selection, Step,
+    Subscription,
 };
 use crate::position::{Offset, StartFrom};
 use crate::store::disk::Durability;
@@ -30,8 +31,8 @@ fn many(stage: &Stage, patterns: &[&str], from: &StartFrom, bounds: Bounds) -> S
 
 /// Appends an event; in a durable channel it is not stored yet.
 fn append(stage: &Stage, channel: &str) -> u64 {
-    let appended = stage.hub.append(&name(channel), &[event("x")], None).unwrap();
-    appended.offsets.unwrap().0.0
+    let appended = stage.hub.submit(&name(channel), Append::of(&[event("x")], None)).unwrap();
+    appended.expected().unwrap().offsets.unwrap().0.0
 }
 
 fn append_so_many(stage: &Stage, channel: &str, events: usize) {

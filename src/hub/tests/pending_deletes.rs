@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::support::{Stage, name, until};
-use crate::hub::{ChannelOptions, Config};
+use crate::hub::{ChannelOptions, Config, DeleteError};
 use crate::store::disk::tests::fake::Fate;
 use crate::store::disk::tests::gated::check_free_space;
 use crate::store::disk::{Durability, WriteError};
@@ -15,8 +15,8 @@ async fn with_remains() -> Stage {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "secret").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
-    let mut ack = stage.hub.delete(&name("c")).unwrap();
-    assert_eq!(ack.wait().await, Err(WriteError::Full));
+    let refused = stage.hub.delete(&name("c")).unwrap().wait().await;
+    assert_eq!(refused, Err(DeleteError::Unstored(WriteError::Full)));
     check_free_space(&stage.disk);
     assert_eq!(stage.disk.check(), Ok(()));
     stage
@@ -29,9 +29,9 @@ fn streams_on_disk(stage: Stage) -> usize {
 #[tokio::test]
 async fn a_delete_that_was_refused_can_be_repeated() {
     let stage = with_remains().await;
-    let mut again = stage.hub.delete(&name("c")).expect("something of it is left");
+    let again = stage.hub.delete(&name("c")).expect("something of it is left");
     assert_eq!(again.wait().await, Ok(()));
-    assert!(stage.hub.delete(&name("c")).is_none(), "nothing of it is left");
+    assert!(stage.hub.delete(&name("c")).is_err(), "nothing of it is left");
     assert_eq!(streams_on_disk(stage), 0);
 }
 
@@ -41,7 +41,7 @@ async fn a_delete_that_comes_while_another_is_being_stored_waits_for_it() {
     assert_eq!(stage.append("c", "secret").await, Ok(()));
     stage.files.shut();
     let first = stage.hub.delete(&name("c")).unwrap();
-    let mut second = stage.hub.delete(&name("c")).expect("it is not gone yet");
+    let second = stage.hub.delete(&name("c")).expect("it is not gone yet");
     assert!(first.is_pending() && second.is_pending());
     stage.files.open_up();
     assert_eq!(second.wait().await, Ok(()));
@@ -52,7 +52,7 @@ async fn a_delete_that_was_refused_is_repeated_by_the_hub() {
     let stage = with_remains().await;
     tokio::spawn(stage.hub.clone().sweep());
     until("the store knows", || stage.hub.0.shared.pending_deletes.is_empty()).await;
-    assert!(stage.hub.delete(&name("c")).is_none());
+    assert!(stage.hub.delete(&name("c")).is_err());
     stage.disk.close();
     let stage = Stage::of(stage.files.clone(), stage.config.clone(), Config::default());
     assert!(stage.found.streams.is_empty());
@@ -63,8 +63,7 @@ async fn an_idle_channel_that_was_evicted_while_there_was_no_room_does_not_come_
     let stage = Stage::new(Sync);
     let idle_timeout = Some(Duration::from_secs(1));
     let options = ChannelOptions { idle_timeout, ..ChannelOptions::default() };
-    let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
-    assert_eq!(ack.wait().await, Ok(()));
+    assert!(stage.hub.configure(&name("c"), &options).unwrap().wait().await.is_ok());
     stage.files.disk.fate(1, Fate::Full);
     tokio::spawn(stage.hub.clone().sweep());
     until("it is evicted", || stage.hub.describe(&name("c")).is_none()).await;

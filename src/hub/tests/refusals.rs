@@ -1,7 +1,7 @@
 //! A refused write leaves nothing, and an acknowledged one is stored.
 
 use super::support::{Stage, event, name};
-use crate::hub::{ChannelOptions, SubmitError};
+use crate::hub::{Append, ChannelOptions, ConfigureError, SubmitError};
 use crate::limits::MAX_UNSTORED_BYTES;
 use crate::store::disk::tests::fake::Fate;
 use crate::store::disk::tests::gated::check_free_space;
@@ -30,11 +30,11 @@ async fn settings_that_were_acknowledged_are_stored() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
-    let (_, _, mut ack) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    assert_eq!(ack.wait().await, Err(WriteError::Full));
+    let refused = stage.hub.configure(&name("c"), &seven_events()).unwrap().wait().await;
+    assert_eq!(refused, Err(ConfigureError::Unstored(WriteError::Full)));
     check_free_space(&stage.disk);
-    let (_, _, mut ack) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    assert_eq!(ack.wait().await, Ok(()), "the retry is acknowledged");
+    let retried = stage.hub.configure(&name("c"), &seven_events()).unwrap().wait().await;
+    assert!(retried.is_ok(), "the retry is acknowledged");
     let stage = stage.restart();
     let described = stage.hub.describe(&name("c")).unwrap();
     assert_eq!(described.settings.retention.max_events, 7);
@@ -45,12 +45,12 @@ async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_submit
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    let (_, _, first) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    let (_, _, mut second) = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    let first = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    let second = stage.hub.configure(&name("c"), &seven_events()).unwrap();
     assert!(first.is_pending() && second.is_pending());
     stage.files.disk.fate(1, Fate::Fails);
     stage.files.open_up();
-    assert_eq!(second.wait().await, Err(WriteError::Failed));
+    assert_eq!(second.wait().await, Err(ConfigureError::Unstored(WriteError::Failed)));
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn the_events_that_wait_for_a_disk_that_hangs_are_bounded() {
     let mut taken = 0;
     let refused = loop {
         // The client leaves without waiting for the commit.
-        match stage.hub.append(&name("c"), &[event(&text)], None) {
+        match stage.hub.submit(&name("c"), Append::of(&[event(&text)], None)) {
             Ok(_) => taken += text.len(),
             Err(error) => break error,
         }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::support::{Stage, bounds, event, name};
-use crate::hub::{ChannelOptions, Config, Hub, Next, Opened, Selection, Step, Subscription};
+use crate::hub::{
+    Append, ChannelOptions, Config, Hub, Next, Opened, Selection, Step, Subscription,
+};
 use crate::limits::MAX_MERGE_LOOKS;
 use crate::position::StartFrom;
 use crate::store::disk::Durability;
@@ -14,16 +16,15 @@ use crate::telemetry::Metrics;
 async fn the_append_past_the_retention_trims() {
     let stage = Stage::new(Durability::Async);
     let options = ChannelOptions { max_events: Some(3), ..ChannelOptions::default() };
-    let (_, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
-    assert_eq!(ack.wait().await, Ok(()));
+    assert!(stage.hub.configure(&name("c"), &options).unwrap().wait().await.is_ok());
     for count in 1..=9 {
         assert_eq!(stage.append("c", "event").await, Ok(()));
         let kept = stage.hub.describe(&name("c")).unwrap().events;
         assert_eq!(kept, count.min(3), "after {count}");
     }
     let options = ChannelOptions { max_events: Some(1), ..options };
-    let (description, _, mut ack) = stage.hub.configure(&name("c"), &options).unwrap();
-    assert_eq!((description.events, ack.wait().await), (1, Ok(())));
+    let configured = stage.hub.configure(&name("c"), &options).unwrap().wait().await.unwrap();
+    assert_eq!(configured.channel.events, 1);
 }
 
 /// A reader of many channels on a hub in memory that retains three events of each.
@@ -42,7 +43,8 @@ fn slow_reader(channels: usize) -> (Hub, Subscription) {
 
 fn append(hub: &Hub, channel: usize, events: usize) {
     for _ in 0..events {
-        hub.append(&name(&format!("c/{channel}")), &[event("x")], None).unwrap();
+        let events = [event("x")];
+        drop(hub.submit(&name(&format!("c/{channel}")), Append::of(&events, None)).unwrap());
     }
 }
 

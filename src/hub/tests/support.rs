@@ -1,12 +1,15 @@
 //! Shared by the tests: a hub on a disk that can be blocked, and helpers that observe it.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use crate::channel::ChannelName;
 use crate::event::NewEvent;
 use crate::hub::{
-    Bounds, ChannelTicket, Config, Hub, Next, OnLag, Opened, Selection, Step, Subscription, Ticket,
+    Append, Bounds, ChannelTicket, Config, Hub, Next, OnLag, Opened, Selection, Step, StopError,
+    Stopped, Subscription, Ticket,
 };
 use crate::position::StartFrom;
 use crate::store::disk::tests::gated::{self, Gated, until_all_is_read};
@@ -101,9 +104,14 @@ impl Stage {
 
     /// Appends an event and waits for the commit.
     pub(crate) async fn append(&self, channel: &str, text: &str) -> Result<(), String> {
-        let appended = self.hub.append(&name(channel), &[event(text)], None);
-        let mut appended = appended.map_err(|error| error.to_string())?;
-        appended.ack.wait().await.map_err(|error| error.to_string())
+        let events = [event(text)];
+        let appended = self.hub.append(&name(channel), Append::of(&events, None)).await;
+        appended.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Stops a channel and waits for the commit.
+    pub(crate) async fn stop(&self, channel: &str) -> Result<Stopped, StopError> {
+        self.hub.stop(&name(channel), None, None).await
     }
 
     pub(crate) async fn subscribe(&self, channel: &str, from: &StartFrom) -> Subscription {
@@ -166,6 +174,14 @@ pub(crate) fn name(text: &str) -> ChannelName {
 
 pub(crate) fn event(text: &str) -> NewEvent {
     NewEvent { event_type: None, data: text.to_owned().into() }
+}
+
+/// Polls an operation once, so that it is submitted, and returns the rest of it.
+pub(crate) fn begun<F: Future>(operation: F) -> Pin<Box<F>> {
+    let mut operation = Box::pin(operation);
+    let polled = operation.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending(), "it waits for the disk");
+    operation
 }
 
 /// Waits for a condition, and names it if it does not come true.

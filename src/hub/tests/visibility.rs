@@ -3,7 +3,7 @@
 use super::support::{Stage, event, name};
 use crate::event::ChannelState;
 use crate::generation::Format;
-use crate::hub::{Close, Hold, ReadResult};
+use crate::hub::{Append, Close, Hold, ReadResult};
 use crate::position::StartFrom;
 use crate::store::disk::Durability;
 use crate::store::disk::tests::gated::until_all_is_read;
@@ -17,14 +17,13 @@ async fn no_reader_sees_an_event_that_is_written_and_not_synced() {
     let stage = stage.restart();
     let first = stage.first("c");
     stage.files.shut();
-    let mut appended = stage.hub.append(&name("c"), &[event("second")], None).unwrap();
+    let appended = stage.hub.submit(&name("c"), Append::of(&[event("second")], None)).unwrap();
     stage.files.until_a_sync_waits();
     let mut subscription = stage.subscribe("c", &StartFrom::Earliest).await;
     assert_eq!(stage.seen(&mut subscription), [format!("event {first}")]);
-    assert!(appended.ack.is_pending());
+    assert!(appended.is_pending());
     stage.files.open_up();
-    assert_eq!(appended.ack.wait().await, Ok(()));
-    let second = appended.offsets.unwrap().0.0;
+    let second = appended.wait().await.unwrap().offsets.unwrap().0.0;
     assert_eq!(stage.seen(&mut subscription), [format!("event {second}")]);
 }
 
@@ -35,7 +34,8 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
     let stage = stage.restart();
     stage.files.shut();
     let close = Close { state: ChannelState::Complete, reason: None };
-    let mut appended = stage.hub.append(&name("c"), &[event("second")], Some(&close)).unwrap();
+    let second = [event("second")];
+    let appended = stage.hub.submit(&name("c"), Append::of(&second, Some(&close))).unwrap();
     stage.files.until_a_sync_waits();
     let ticket = stage.open_one("c", &StartFrom::Earliest).await;
     let mut byte = ticket.position.byte;
@@ -58,19 +58,19 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
     };
     assert_eq!(read(), (1, false), "before the sync");
     stage.files.open_up();
-    assert_eq!(appended.ack.wait().await, Ok(()));
+    assert!(appended.wait().await.is_ok());
     assert_eq!(read(), (2, true), "a shard ends the body with the last piece");
 }
 
 #[tokio::test]
 async fn a_snapshot_outlives_what_memory_has_of_the_events() {
     let stage = Stage::new(Async);
-    let producer = stage.hub.produce(&name("c"), Hold::Sole, Some(Format::Text)).unwrap();
+    let producer = stage.hub.produce(&name("c"), None, Hold::Sole, Some(Format::Text)).unwrap();
+    let producer = producer.wait().await.unwrap();
     let text = "x".repeat(60_000);
     // Three times the window, and fewer events than the fold may lag.
     for _ in 0..63 {
-        let mut appended = producer.append(&[event(&text)], None, None).unwrap();
-        assert_eq!(appended.ack.wait().await, Ok(()));
+        assert!(producer.append(Append::of(&[event(&text)], None)).await.is_ok());
     }
     let ticket = stage.open_one("c", &StartFrom::Snapshot).await;
     assert!(ticket.head.snapshot.is_some(), "no restart, and no snapshot");

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 
 use crate::hub;
-use crate::hub::tests::support::{Stage, name};
+use crate::hub::tests::support::{Stage, begun, name};
 use crate::ingest::{Begun, BodyKind, Config, Ingest, PublishError, PublishOptions};
 use crate::store::disk::Durability;
 
@@ -18,9 +18,9 @@ async fn an_end_that_may_still_be_refused_is_not_sent() {
     for (channel, kind) in [("c", BodyKind::Single), ("d", BodyKind::Text)] {
         assert_eq!(stage.append(channel, "x").await, Ok(()));
         stage.files.shut();
-        let (_, _stored) = stage.hub.stop(&name(channel), None, None).unwrap();
-        let begun = ingest.publish(name(channel), kind, PublishOptions::default());
-        let Ok(Begun::Publish(mut publish)) = begun else { panic!("it does not begin") };
+        let _stop = begun(stage.stop(channel));
+        let publish = ingest.publish(name(channel), kind, PublishOptions::default()).await;
+        let Ok(Begun::Publish(mut publish)) = publish else { panic!("it does not begin") };
         let mut told = pin!(async move {
             publish.feed(&Bytes::from("late")).await?;
             publish.finish().await

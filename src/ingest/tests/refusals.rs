@@ -5,7 +5,9 @@ use rustix::io::Errno;
 
 use crate::event::GapReason;
 use crate::hub::tests::support::{Stage, bounds, event, name};
-use crate::hub::{ChannelOptions, Config as HubConfig, Next, Opened, Rule, Selection, Step};
+use crate::hub::{
+    Append, ChannelOptions, Config as HubConfig, Next, Opened, Rule, Selection, Step,
+};
 use crate::ingest::{Begun, Config, Failure, Ingest, MultiReceipt, Sender};
 use crate::position::{Offset, StartFrom};
 use crate::store::disk::tests::gated::{Gated, store_config};
@@ -114,8 +116,10 @@ async fn what_the_store_keeps_of_a_key_is_what_is_published() {
 #[tokio::test]
 async fn events_of_a_name_that_was_not_durable_are_not_gone_in_silence() {
     let mut stage = Stage::new(Durability::Memory);
-    let appended = stage.hub.append(&name("c"), &[event("x"), event("y")], None).unwrap();
-    let id = stage.hub.position(appended.offsets.unwrap().0).to_string();
+    let appended =
+        stage.hub.submit(&name("c"), Append::of(&[event("x"), event("y")], None)).unwrap();
+    let offsets = appended.committed().unwrap().offsets;
+    let id = stage.hub.position(offsets.unwrap().0).to_string();
     for life in 0..3 {
         stage = stage.kill(store_config(Durability::Sync), HubConfig::default());
         for selection in [
@@ -141,10 +145,10 @@ async fn events_of_a_name_that_was_not_durable_are_not_gone_in_silence() {
 async fn a_hub_whose_offsets_run_out_takes_nothing_until_more_are_reserved() {
     let stage = Stage::of(Gated::new(), store_config(Durability::Memory), channels());
     stage.files.disk.make_no_files(Some(Errno::NOSPC));
-    let publish = || stage.hub.append(&name("m"), &[event("x")], None);
+    let publish = || stage.hub.submit(&name("m"), Append::of(&[event("x")], None));
     let mut last = None;
     while let Ok(appended) = publish() {
-        last = Some(appended.offsets.unwrap().0);
+        last = Some(appended.committed().unwrap().offsets.unwrap().0);
         assert!(last < Some(Offset(10_000)), "they are given out, and not reserved");
     }
     let (next, _) = stage.files.after_kill().store(&stage.config, OpenOptions::default());

@@ -10,7 +10,10 @@ use crate::http::{
     ChannelCaller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json,
     parse_object, read_document,
 };
-use crate::hub::{ChannelOptions, ClaimPurpose, Coalesce, Description, Producer, WhenUnwatched};
+use crate::hub::{
+    ChannelOptions, ClaimPurpose, Coalesce, Configured, DeleteError, Description, Producer,
+    WhenUnwatched,
+};
 use crate::ingest::Share;
 
 /// A channel with its settings, as JSON.
@@ -77,8 +80,7 @@ pub(super) async fn put(
     let document = read_document(request, Share::new(native.clone())).await?;
     let options = parse_options(&document)?;
     claim(&native, &caller, &name, ClaimPurpose::ToPublish)?;
-    let (channel, created, mut ack) = native.hub.configure(&name, &options)?;
-    ack.wait().await?;
+    let Configured { created, channel } = native.hub.configure(&name, &options)?.wait().await?;
     let mut response = json(&DescriptionDocument::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response)
@@ -89,8 +91,12 @@ pub(super) async fn delete(
     _request: Request,
     ChannelCaller { name, .. }: ChannelCaller,
 ) -> Result<Response, Problem> {
-    let mut ack = native.hub.delete(&name).ok_or_else(unknown)?;
-    ack.wait().await?;
+    let not_deleted = |error| match error {
+        DeleteError::Unknown => unknown(),
+        DeleteError::Unstored(why) => why.into(),
+    };
+    let submitted = native.hub.delete(&name).map_err(not_deleted)?;
+    submitted.wait().await.map_err(not_deleted)?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

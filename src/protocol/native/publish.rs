@@ -16,8 +16,7 @@ use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, UnknownFormat};
 use crate::http::{
-    Caller, ChannelCaller, ErrorCode, Problem, Query, Request, RequestBody, Response, deadline,
-    json,
+    Caller, ChannelCaller, ErrorCode, Problem, Query, Request, Response, deadline, json,
 };
 use crate::hub::{ClaimPurpose, Close};
 use crate::ingest::{
@@ -75,29 +74,35 @@ impl<'a> ReceiptDocument<'a> {
 
 pub(super) fn one(native: Arc<Native>, request: Request, to: ChannelCaller) -> PublishFuture {
     let (head, body) = request.into_parts();
-    let begun = begin_one(&native, &head, to);
     let must_finish = must_finish(&native, &head);
-    start(native, body, begun, |publish, mut reader| {
-        let publish = async move {
-            let outcome = publish_to_one(publish, &mut reader).await;
-            count(reader.native(), outcome)
-        };
-        run_to_end(publish, must_finish)
-    })
+    match prepare_one(&native, &head, to) {
+        Err(problem) => at_once(&native, Err(problem)),
+        Ok((publish, policy)) => {
+            let mut reader = BodyReader::new(native, body, policy);
+            let publish = async move {
+                let outcome = publish_to_one(publish, &mut reader).await;
+                count(reader.native(), outcome)
+            };
+            run_to_end(publish, must_finish)
+        }
+    }
 }
 
 pub(super) fn many(native: Arc<Native>, request: Request, caller: Caller) -> PublishFuture {
     let (head, body) = request.into_parts();
-    let begun = begin_many(&native, &head, caller);
     let must_finish = must_finish(&native, &head);
-    start(native, body, begun, |publish, mut reader| {
-        let publish = async move {
-            let outcome = publish_to_many(publish, &mut reader).await;
-            let outcome = outcome.map_err(|problem| reader.caller().refused(problem));
-            count(reader.native(), outcome)
-        };
-        run_to_end(publish, must_finish)
-    })
+    let (publish, policy) = match begin_many(&native, &head, caller) {
+        Ok(Begun::Publish(begun)) => begun,
+        Ok(Begun::Replay(reply)) => return at_once(&native, reply),
+        Err(problem) => return at_once(&native, Err(problem)),
+    };
+    let mut reader = BodyReader::new(native, body, policy);
+    let publish = async move {
+        let outcome = publish_to_many(publish, &mut reader).await;
+        let outcome = outcome.map_err(|problem| reader.caller().refused(problem));
+        count(reader.native(), outcome)
+    };
+    run_to_end(publish, must_finish)
 }
 
 /// The future of a publish. It is large: boxed, it is not moved from one future to the next.
@@ -105,21 +110,9 @@ type PublishFuture = Pin<Box<dyn Future<Output = PublishOutcome> + Send>>;
 
 type PublishOutcome = Result<Response, Problem>;
 
-/// Reads the body of a publish that has begun, or responds at once.
-fn start<P>(
-    native: Arc<Native>,
-    body: RequestBody,
-    begun: Result<Begun<(P, ReadPolicy), PublishOutcome>, Problem>,
-    run: impl FnOnce(P, BodyReader) -> PublishFuture,
-) -> PublishFuture {
-    let outcome = match begun {
-        Ok(Begun::Publish((publish, policy))) => {
-            return run(publish, BodyReader::new(native, body, policy));
-        }
-        Ok(Begun::Replay(reply)) => reply,
-        Err(problem) => Err(problem),
-    };
-    Box::pin(ready(count(&native, outcome)))
+/// Responds without reading the body.
+fn at_once(native: &Native, outcome: PublishOutcome) -> PublishFuture {
+    Box::pin(ready(count(native, outcome)))
 }
 
 /// Returns whether the publish has a key and may write to disk, so that its result must be recorded
@@ -153,28 +146,43 @@ fn count(native: &Native, outcome: PublishOutcome) -> PublishOutcome {
     outcome
 }
 
-fn begin_one(
+/// A publish to one channel, as the head of its request describes it.
+struct PublishRequest {
+    channel: ChannelName,
+    kind: BodyKind,
+    options: PublishOptions,
+}
+
+fn prepare_one(
     native: &Native,
     head: &Parts,
     to: ChannelCaller,
-) -> Result<Begun<(Box<Publish>, ReadPolicy), PublishOutcome>, Problem> {
-    let ChannelCaller { caller, name } = to;
+) -> Result<(PublishRequest, ReadPolicy), Problem> {
+    let ChannelCaller { caller, name: channel } = to;
     let options = options(&head.headers, &Query::parse(head.uri.query(), PARAMETERS)?)?;
     let kind = body_kind(&head.headers, &options)?;
     refuse_when_draining(native)?;
     caller.payer().publish().map_err(|exceeded| caller.exceeded(&exceeded))?;
-    claim(native, &caller, &name, ClaimPurpose::ToPublish)?;
+    claim(native, &caller, &channel, ClaimPurpose::ToPublish)?;
+    let options = PublishOptions { account: caller.payer().account().cloned(), ..options };
     let policy = if kind.is_streamed() {
-        let lease = caller.lease(&[Operation::Publish], vec![(&name).into()]);
+        let lease = caller.lease(&[Operation::Publish], vec![(&channel).into()]);
         ReadPolicy::stream(caller, lease)
     } else {
         ReadPolicy::document(caller, deadline(&head.extensions))
     };
-    let begun = native.ingest.publish(name, kind, options)?.with(policy);
-    Ok(begun.replied(|receipt| replay(&ReceiptDocument::new(&receipt))))
+    Ok((PublishRequest { channel, kind, options }, policy))
 }
 
-async fn publish_to_one(mut publish: Box<Publish>, reader: &mut BodyReader) -> PublishOutcome {
+async fn publish_to_one(publish: PublishRequest, reader: &mut BodyReader) -> PublishOutcome {
+    let PublishRequest { channel, kind, options } = publish;
+    match reader.native().ingest.publish(channel, kind, options).await? {
+        Begun::Publish(publish) => publish_body(publish, reader).await,
+        Begun::Replay(receipt) => replay(&ReceiptDocument::new(&receipt)),
+    }
+}
+
+async fn publish_body(mut publish: Box<Publish>, reader: &mut BodyReader) -> PublishOutcome {
     reader.begin_after(publish.kept());
     let before = publish.kept().events;
     let problem = loop {
@@ -293,7 +301,8 @@ fn options(headers: &HeaderMap, query: &Query) -> Result<PublishOptions, Problem
         return Err(Problem::parameter("reason", reason, "expected together with `close`"));
     }
     let format = query.get("format").map(format).transpose()?;
-    Ok(PublishOptions { event_type, close, format, idempotency_key: idempotency_key(headers)? })
+    let idempotency_key = idempotency_key(headers)?;
+    Ok(PublishOptions { event_type, close, format, idempotency_key, account: None })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

@@ -51,9 +51,8 @@ pub(super) async fn send(
     let SignalDocument { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
     claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
-    let (stopped, mut ack) = native.hub.stop(&name, reason.map(Into::into), generation.as_ref())?;
-    ack.wait().await?;
-    let (stopped, state) = match stopped {
+    let stop = native.hub.stop(&name, reason.map(Into::into), generation.as_ref());
+    let (stopped, state) = match stop.await? {
         Stopped::Now => (true, ChannelState::Cancelled),
         Stopped::Before(state) => (false, state),
     };
