@@ -145,6 +145,9 @@ impl Egress {
     }
 }
 
+/// Time between the hub's own write timeout and that of the kernel, for a machine that is busy.
+const KERNEL_DELAY: Duration = Duration::from_secs(1);
+
 /// Sets a socket's options so that what a slow client has not read stays in the log, where it is
 /// shared, instead of being copied into the kernel, and so that a lost client is noticed. An option
 /// that the kernel does not know does no harm.
@@ -152,5 +155,8 @@ fn set_socket_options(tcp: &TcpStream, config: &Config) {
     let socket = SockRef::from(tcp);
     let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let _ = socket.set_send_buffer_size(bytes(config.send_buffer));
-    let _ = socket.set_tcp_user_timeout(Some(config.write_timeout));
+    // Later than the hub's own check, which counts why it ends a subscriber. The kernel's is for a
+    // lost client whose events all fit into its buffers.
+    let kernel_timeout = config.write_timeout.saturating_add(KERNEL_DELAY);
+    let _ = socket.set_tcp_user_timeout(Some(kernel_timeout));
 }
