@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::admin::{Admin, STREAM};
 use crate::hub::{Hub, config};
-use crate::server::NatsServer;
+use crate::server::{NatsServer, Setup};
 
 pub fn assert_refused(config: Config, text: &str) {
     match Hub::start(config).end() {
@@ -76,10 +76,11 @@ fn replicas_need_more_than_one_server() {
 
 #[test]
 fn a_lack_of_room_and_of_jetstream_is_reported_until_it_is_gone() {
-    let small = NatsServer::configured("jetstream { max_file_store: 1MB, max_memory_store: 1MB }");
+    let with = |room| NatsServer::with(&Setup { room: Some(room), ..Setup::default() });
+    let small = with("max_file_store: 1MB, max_memory_store: 1MB");
     let hub = Hub::start(config(&[small.url()]));
     hub.wait_for_problem("have no room for a stream of 67108864 bytes");
-    let without = NatsServer::configured("# without jetstream\n");
+    let without = with("");
     let hub = Hub::start(config(&[without.url()]));
     hub.wait_for_problem("JetStream: it is not enabled for this account");
 }
