@@ -4,5 +4,9 @@
 //! puts the batches of all hubs into one order, and each hub applies all of them in this order with
 //! one deterministic state machine. So all hubs have the same channels, events and ids.
 
+pub mod batch;
+pub mod command;
 pub mod log;
 pub mod nats;
+pub mod offset;
+pub mod text;
