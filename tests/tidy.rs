@@ -431,6 +431,46 @@ fn each_part_stays_ignorant_of_what_is_not_its_business() {
     }
 }
 
+/// What the state machine of the shared log must not have: all hubs must come to the same state.
+const IMPURE: &[&str] = &[
+    "HashMap",
+    "HashSet",
+    "RandomState",
+    "Instant",
+    "SystemTime",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::thread",
+    "std::sync",
+    "fastrand",
+    "tokio",
+    "tracing",
+    "f32",
+    "f64",
+];
+
+#[test]
+fn the_state_machine_depends_on_nothing_but_messages() {
+    let folder = "crates/cluster/src/state_machine";
+    for source in sources(folder).iter().filter(|source| !source.is_test()) {
+        // A table of its own, that cannot be iterated.
+        let is_table = source.path.ends_with("table.rs");
+        if is_table {
+            let names = [".iter", "Iter", ".keys", ".values", ".drain", ".retain"];
+            for (number, line) in source.code() {
+                let named = names.iter().find(|name| line.contains(**name));
+                assert!(named.is_none(), "{}:{number} iterates: {named:?}", source.name());
+            }
+        }
+        for (number, line) in source.code() {
+            let word = IMPURE.iter().find(|word| line.contains(**word));
+            let allowed = is_table && word == Some(&"HashMap");
+            assert!(allowed || word.is_none(), "{}:{number}: {word:?}", source.name());
+        }
+    }
+}
+
 /// Words of the API: routes, headers and query parameters. `docs/openapi.yaml` has them all.
 const API_WORDS: &[&str] = &[
     "/v1/",

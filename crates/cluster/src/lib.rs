@@ -9,4 +9,5 @@ pub mod command;
 pub mod log;
 pub mod nats;
 pub mod offset;
+pub mod state_machine;
 pub mod text;

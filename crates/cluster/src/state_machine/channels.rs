@@ -1,0 +1,411 @@
+//! Channels: their lives, their sole producers and their ends.
+//!
+//! A replica that began to read after the front of the log does not know what the trimmed messages
+//! did. There, a life or a hold that began before the front is taken for the current one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::applied::{Appended, Change, End, Outcome, Refusal};
+use super::context::Context;
+use super::table::Table;
+use crate::command::{
+    Append, Configure, Delete, Due, EndState, Lapse, NewEvent, Produce, Release, SessionId, Stop,
+};
+use crate::log::LogTime;
+use crate::offset::Offset;
+use crate::text::Text;
+
+/// Maximum number of channels, of which those that have ended are kept for a time.
+pub const MAX_CHANNELS: usize = 1_000_000;
+
+/// All channels.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Channels {
+    by_name: Table<Text, Channel>,
+    /// The channels that sessions hold.
+    held: BTreeSet<(SessionId, Text)>,
+    /// The channels that have ended, by the time at which their end is forgotten.
+    ended: BTreeMap<(LogTime, Offset), Text>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Channel {
+    /// The first offset of this life.
+    life: Offset,
+    /// The last event.
+    last: Option<Offset>,
+    producer: Producer,
+    end: Option<Ended>,
+}
+
+/// The sole producer of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Producer {
+    #[default]
+    None,
+    Streaming {
+        hold: Offset,
+        session: SessionId,
+    },
+    Away {
+        /// When it left, or when something was last published.
+        since: Offset,
+        /// Its hold, if its session has ended: it comes back with its next append.
+        hold: Option<Offset>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ended {
+    state: EndState,
+    stopped: bool,
+    /// The place of the channel in [`Channels::ended`].
+    forgotten: (LogTime, Offset),
+}
+
+impl Channel {
+    /// Returns why the channel takes no events.
+    fn refusal(&self) -> Option<Refusal> {
+        self.end.map(|end| if end.stopped { Refusal::Stopped } else { Refusal::Ended(end.state) })
+    }
+
+    fn state(&self) -> Option<EndState> {
+        self.end.map(|end| end.state)
+    }
+
+    /// Returns whether nothing was published after `offset`.
+    fn is_last(&self, offset: Offset, front: Offset) -> bool {
+        self.last.map_or(offset == self.life || offset < front, |last| offset == last)
+    }
+
+    /// Returns whether `offset` is of this life.
+    fn is_of_this_life(&self, offset: Offset, front: Offset) -> bool {
+        let last = match (self.last, self.end) {
+            (_, Some(end)) => end.forgotten.1,
+            (Some(last), None) => last,
+            (None, None) => return offset < front,
+        };
+        offset < front || (self.life..=last).contains(&offset)
+    }
+}
+
+impl Channels {
+    /// Removes the channels whose end has been kept for long enough.
+    pub(super) fn forget(&mut self, cx: &mut Context) {
+        while let Some(entry) = self.ended.first_entry()
+            && entry.key().0 <= cx.now
+        {
+            let name = entry.remove();
+            if let Some(channel) = self.by_name.remove(name.as_bytes()) {
+                cx.change(&name, channel.life, Change::Removed);
+            }
+        }
+    }
+
+    /// Removes all channels: another epoch begins.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Notes that the session of sole producers has ended: they may come back in another one.
+    pub(super) fn end_session(&mut self, session: SessionId, cx: &mut Context) {
+        for name in self.held_by(session) {
+            let since = cx.here();
+            let Some(channel) = self.by_name.get_mut(name.as_bytes()) else { continue };
+            if let Producer::Streaming { hold, .. } = channel.producer {
+                channel.producer = Producer::Away { since, hold: Some(hold) };
+                cx.change(&name, channel.life, Change::Away { since, reason: None });
+            }
+            self.held.remove(&(session, name));
+        }
+    }
+
+    /// Moves the holds of a session to the one that replaces it.
+    pub(super) fn replace_session(&mut self, old: SessionId, new: SessionId, cx: &mut Context) {
+        for name in self.held_by(old) {
+            let Some(channel) = self.by_name.get_mut(name.as_bytes()) else { continue };
+            if let Producer::Streaming { hold, session } = &mut channel.producer {
+                *session = new;
+                cx.change(&name, channel.life, Change::Back { hold: *hold, session: new });
+            }
+            self.held.remove(&(old, name.clone()));
+            self.held.insert((new, name));
+        }
+    }
+
+    fn held_by(&self, session: SessionId) -> Vec<Text> {
+        let from = (session, Text::default());
+        let held = self.held.range(from..).take_while(|(holder, _)| *holder == session);
+        held.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Appends events and the end. Without either, only the hold is renewed.
+    pub(super) fn append(&mut self, append: Append, cx: &mut Context) -> Outcome {
+        let Append { channel: name, life, hold, events, close, key: _ } = append;
+        let is_renewal = events.is_empty() && close.is_none();
+        if is_renewal && hold.is_none() {
+            return self.unchanged(&name);
+        }
+        if let Err(refusal) = self.admit(&name, life.or(hold), life, cx) {
+            return Outcome::Refused(refusal);
+        }
+        if let Some(hold) = hold
+            && let Err(refusal) = self.renew(&name, hold, cx)
+        {
+            return Outcome::Refused(refusal);
+        }
+        if is_renewal {
+            return self.unchanged(&name);
+        }
+        let end = close.map(|close| {
+            let end = End { state: close.state, reason: close.reason, stopped: false };
+            (end, cx.after(close.kept))
+        });
+        self.commit(&name, events, end, cx)
+    }
+
+    /// Returns the outcome of an append of nothing.
+    fn unchanged(&self, name: &Text) -> Outcome {
+        let channel = self.by_name.get(name.as_bytes());
+        Outcome::Appended(Appended {
+            life: channel.map(|channel| channel.life),
+            offsets: None,
+            state: channel.and_then(Channel::state),
+            key: None,
+        })
+    }
+
+    /// Checks that a channel takes events, and creates it if no earlier life is meant.
+    fn admit(
+        &mut self,
+        name: &Text,
+        earlier: Option<Offset>,
+        life: Option<Offset>,
+        cx: &mut Context,
+    ) -> Result<(), Refusal> {
+        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else {
+            return match earlier {
+                Some(offset) if offset >= cx.front => Err(Refusal::Removed),
+                _ => self.create(name, life.unwrap_or(cx.here())),
+            };
+        };
+        if let Some(life) = life
+            && life != channel.life
+        {
+            if life >= cx.front {
+                return Err(Refusal::Removed);
+            }
+            channel.life = life;
+        }
+        channel.refusal().map_or(Ok(()), Err)
+    }
+
+    fn create(&mut self, name: &Text, life: Offset) -> Result<(), Refusal> {
+        if self.by_name.len() >= MAX_CHANNELS {
+            return Err(Refusal::TooManyChannels);
+        }
+        let channel = Channel { life, last: None, producer: Producer::None, end: None };
+        self.by_name.insert(name.detached(), channel);
+        Ok(())
+    }
+
+    /// Checks a hold. A producer whose session has ended comes back with it.
+    fn renew(&mut self, name: &Text, hold: Offset, cx: &mut Context) -> Result<(), Refusal> {
+        let session = cx.session;
+        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else { return Ok(()) };
+        match channel.producer {
+            Producer::Streaming { hold: current, session: of } if current == hold => {
+                // A hold is used by the session that has it, which a batch cannot change.
+                return if of == session { Ok(()) } else { Err(Refusal::HoldLost) };
+            }
+            Producer::Away { hold: Some(away), .. } if away == hold => {}
+            Producer::None if hold < cx.front => {}
+            _ => return Err(Refusal::HoldLost),
+        }
+        channel.producer = Producer::Streaming { hold, session };
+        cx.change(name, channel.life, Change::Back { hold, session });
+        self.held.insert((session, name.detached()));
+        Ok(())
+    }
+
+    /// Appends events and the end to a channel that takes them.
+    fn commit(
+        &mut self,
+        name: &Text,
+        events: Vec<NewEvent>,
+        end: Option<(End, LogTime)>,
+        cx: &mut Context,
+    ) -> Outcome {
+        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else {
+            return Outcome::Refused(Refusal::Removed);
+        };
+        let first = cx.take(events.len() + usize::from(end.is_some()));
+        let last = (events.len() as u64).checked_sub(1).map(|more| first.plus(more));
+        if last.is_some() {
+            channel.last = last;
+        }
+        if let Producer::Away { since, .. } = &mut channel.producer {
+            *since = last.unwrap_or(first);
+        }
+        if let Some((end, until)) = &end {
+            let at = first.plus(events.len() as u64);
+            let producer = std::mem::take(&mut channel.producer);
+            let forgotten = (*until, at);
+            channel.end = Some(Ended { state: end.state, stopped: end.stopped, forgotten });
+            self.ended.insert(forgotten, name.detached());
+            if let Producer::Streaming { session, .. } = producer {
+                self.held.remove(&(session, name.clone()));
+            }
+        }
+        let (life, state) = (channel.life, channel.state());
+        let end = end.map(|(end, _)| end);
+        cx.change(name, life, Change::Appended { first, events, end });
+        let offsets = last.map(|last| (first, last));
+        Outcome::Appended(Appended { life: Some(life), offsets, state, key: None })
+    }
+
+    /// Makes the sender the sole producer. `silence` returns how long a session was silent.
+    pub(super) fn produce(
+        &mut self,
+        produce: Produce,
+        silence: impl Fn(SessionId) -> u64,
+        cx: &mut Context,
+    ) -> Outcome {
+        let Produce { channel: name, format } = produce;
+        if let Err(refusal) = self.admit(&name, None, None, cx) {
+            return Outcome::Refused(refusal);
+        }
+        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else { return Outcome::Done };
+        if let Producer::Streaming { session, .. } = channel.producer {
+            return Outcome::Refused(Refusal::Busy { silent: silence(session) });
+        }
+        let session = cx.session;
+        let hold = cx.take(1);
+        channel.producer = Producer::Streaming { hold, session };
+        self.held.insert((session, name.detached()));
+        let life = channel.life;
+        cx.change(&name, life, Change::Produced { hold, session, format });
+        Outcome::Produces { hold, life }
+    }
+
+    /// Notes that the sole producer has left.
+    pub(super) fn release(&mut self, release: Release, cx: &mut Context) -> Outcome {
+        let Release { channel: name, hold, reason } = release;
+        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else {
+            return Outcome::Refused(Refusal::Removed);
+        };
+        let session = match channel.producer {
+            Producer::Streaming { hold: current, session } if current == hold => Some(session),
+            Producer::Away { hold: Some(away), .. } if away == hold => None,
+            Producer::None if hold < cx.front && channel.end.is_none() => None,
+            _ => return Outcome::Refused(Refusal::HoldLost),
+        };
+        let since = cx.take(1);
+        channel.producer = Producer::Away { since, hold: None };
+        let life = channel.life;
+        if let Some(session) = session {
+            self.held.remove(&(session, name.clone()));
+        }
+        cx.change(&name, life, Change::Away { since, reason });
+        Outcome::Done
+    }
+
+    /// Stops a channel. One that does not exist is created and ends at once, so that its producer
+    /// is refused.
+    pub(super) fn stop(&mut self, stop: Stop, cx: &mut Context) -> Outcome {
+        let Stop { channel: name, reason, generation, kept, kept_early } = stop;
+        let channel = self.by_name.get(name.as_bytes());
+        let is_meant = generation.is_none_or(|meant| match channel {
+            Some(channel) => channel.is_of_this_life(meant, cx.front),
+            None => meant < cx.front,
+        });
+        if !is_meant {
+            return Outcome::Refused(Refusal::Removed);
+        }
+        if let Some(state) = channel.and_then(Channel::state) {
+            return Outcome::EndedBefore(state);
+        }
+        let is_early =
+            channel.is_none_or(|channel| channel.last.is_none() && channel.life >= cx.front);
+        if let Err(refusal) = self.admit(&name, None, None, cx) {
+            return Outcome::Refused(refusal);
+        }
+        let end = End { state: EndState::Cancelled, reason, stopped: true };
+        let until = cx.after(if is_early { kept.min(kept_early) } else { kept });
+        self.commit(&name, Vec::new(), Some((end, until)), cx);
+        Outcome::Done
+    }
+
+    /// Ends or removes a channel whose deadline has passed, if nothing has changed since then.
+    pub(super) fn lapse(&mut self, lapse: Lapse, cx: &mut Context) -> Outcome {
+        let Lapse { channel: name, due, since, reason, kept } = lapse;
+        let Some(channel) = self.by_name.get(name.as_bytes()) else {
+            return Outcome::Refused(Refusal::Outdated);
+        };
+        let (state, stopped) = match (due, channel.producer) {
+            _ if channel.end.is_some() => return Outcome::Refused(Refusal::Outdated),
+            (Due::Abandoned, Producer::Away { since: left, .. }) if left == since => {
+                (EndState::Abandoned, false)
+            }
+            (Due::Abandoned, Producer::None) if since < cx.front => (EndState::Abandoned, false),
+            (Due::Unwatched, Producer::Streaming { hold, .. }) if hold == since => {
+                (EndState::Cancelled, true)
+            }
+            (Due::Idle, Producer::None) if channel.is_last(since, cx.front) => {
+                let life = channel.life;
+                cx.take(1);
+                self.by_name.remove(name.as_bytes());
+                cx.change(&name, life, Change::Removed);
+                return Outcome::Done;
+            }
+            _ => return Outcome::Refused(Refusal::Outdated),
+        };
+        let until = cx.after(kept);
+        self.commit(&name, Vec::new(), Some((End { state, reason, stopped }, until)), cx);
+        Outcome::Done
+    }
+
+    /// Sets the options of a channel, and creates it if it does not exist.
+    pub(super) fn configure(&mut self, configure: Configure, cx: &mut Context) -> Outcome {
+        let Configure { channel: name, options } = configure;
+        if self.by_name.get(name.as_bytes()).is_none()
+            && let Err(refusal) = self.create(&name, cx.here())
+        {
+            return Outcome::Refused(refusal);
+        }
+        let Some(channel) = self.by_name.get(name.as_bytes()) else { return Outcome::Done };
+        cx.take(1);
+        cx.change(&name, channel.life, Change::Configured(options));
+        Outcome::Done
+    }
+
+    /// Deletes a channel. Its name is free for another life.
+    pub(super) fn delete(&mut self, delete: &Delete, cx: &mut Context) -> Outcome {
+        let name = &delete.channel;
+        let Some(channel) = self.by_name.remove(name.as_bytes()) else {
+            return Outcome::Refused(Refusal::Removed);
+        };
+        if let Producer::Streaming { session, .. } = channel.producer {
+            self.held.remove(&(session, name.clone()));
+        }
+        if let Some(end) = channel.end {
+            self.ended.remove(&end.forgotten);
+        }
+        let at = cx.take(1);
+        cx.change(name, channel.life, Change::Deleted { at });
+        Outcome::Done
+    }
+}
+
+#[cfg(test)]
+impl Channels {
+    /// Returns the life of a channel, and the session and the hold of its producer.
+    pub(super) fn current(&self, name: &str) -> Option<(Offset, Option<(SessionId, Offset)>)> {
+        let channel = self.by_name.get(name.as_bytes())?;
+        let hold = match channel.producer {
+            Producer::Streaming { hold, session } => Some((session, hold)),
+            Producer::None | Producer::Away { .. } => None,
+        };
+        Some((channel.life, hold))
+    }
+}

@@ -1,0 +1,49 @@
+//! What the commands of one message share.
+
+use super::applied::{Change, Effect};
+use crate::command::SessionId;
+use crate::log::{LogTime, Sequence};
+use crate::offset::Offset;
+use crate::text::Text;
+
+/// The message whose commands are applied.
+pub(super) struct Context {
+    /// The session of the sender.
+    pub(super) session: SessionId,
+    /// The time of the log.
+    pub(super) now: LogTime,
+    /// The first offset that this replica can know of: earlier messages were trimmed.
+    pub(super) front: Offset,
+    /// The next offset.
+    next: Offset,
+    /// The effects so far.
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Context {
+    pub(super) fn new(sequence: Sequence, now: LogTime, front: Offset) -> Self {
+        let next = Offset::new(sequence, 0);
+        Self { session: SessionId::default(), now, front, next, effects: Vec::new() }
+    }
+
+    /// Takes offsets. The weight of a batch bounds their number.
+    pub(super) fn take(&mut self, count: usize) -> Offset {
+        let first = self.next;
+        self.next = first.plus(count as u64);
+        first
+    }
+
+    /// Returns the next offset without taking it.
+    pub(super) fn here(&self) -> Offset {
+        self.next
+    }
+
+    pub(super) fn change(&mut self, name: &Text, life: Offset, change: Change) {
+        self.effects.push(Effect::Channel { name: name.clone(), life, change });
+    }
+
+    /// Returns the time of the log plus a number of milliseconds.
+    pub(super) fn after(&self, milliseconds: u64) -> LogTime {
+        LogTime(self.now.0.saturating_add(milliseconds.saturating_mul(1_000_000)))
+    }
+}

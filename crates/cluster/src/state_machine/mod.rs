@@ -1,0 +1,314 @@
+//! The state machine that each hub applies the log with. It depends on nothing but the messages: no
+//! clock, no setting, no I/O, and no order of a hash table. So all hubs have the same state.
+//!
+//! Memory is bounded: at most [`MAX_SESSIONS`] sessions, which are forgotten after the lease;
+//! [`MAX_CHANNELS`] channels, of which those that have ended are forgotten by the time of the log;
+//! and [`MAX_KEYS`] idempotency keys.
+
+mod applied;
+mod channels;
+mod context;
+mod digest;
+mod keys;
+mod sessions;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use self::applied::{
+    Appended, Applied, Change, Effect, End, KeyTotals, Outcome, Refusal, Rejection, Verdict,
+};
+use self::channels::Channels;
+pub use self::channels::MAX_CHANNELS;
+use self::context::Context;
+use self::digest::Digests;
+pub use self::keys::MAX_KEYS;
+use self::keys::{Admission, Keys};
+use self::sessions::{Accepted, Sessions};
+pub use self::sessions::{MAX_PARTS_BYTES, MAX_SESSIONS};
+use crate::batch::{BatchError, Codec, CommandError, Header, read_commands};
+use crate::command::{Append, Check, Command, EpochChange, Hello, SessionId};
+use crate::log::{LogTime, Message, Sequence};
+use crate::offset::Offset;
+use crate::text::Text;
+
+/// The state of the cluster, as far as the log was applied.
+#[derive(Debug)]
+pub struct StateMachine {
+    codec: Codec,
+    epoch: Text,
+    last: Option<Sequence>,
+    /// The offset at which the reading of the log began.
+    front: Offset,
+    sessions: Sessions,
+    channels: Channels,
+    keys: Keys,
+    digests: Digests,
+}
+
+/// The message cannot be applied, and none that follows: the hub must stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// The message is of a later version.
+    #[error("this version of the hub is too old for the log: {0}")]
+    Version(#[from] BatchError),
+    /// A command is of a later version.
+    #[error("this version of the hub is too old for the log: {0}")]
+    Command(#[from] CommandError),
+    /// The message does not follow on the last one.
+    #[error("the message {} does not follow on {}", .got.0, .last.0)]
+    Order {
+        /// The last message that was applied.
+        last: Sequence,
+        /// The message that came.
+        got: Sequence,
+    },
+}
+
+impl StateMachine {
+    /// Returns the state before the first message. All hubs of a cluster have the same secret, and
+    /// the epoch and the lease with which the log was created. A session that was not heard of for
+    /// the lease is over.
+    #[must_use]
+    pub fn new(codec: Codec, epoch: Text, lease: Duration) -> Self {
+        let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX / 2);
+        Self {
+            codec,
+            epoch,
+            last: None,
+            front: Offset::default(),
+            sessions: Sessions::new(lease),
+            channels: Channels::default(),
+            keys: Keys::default(),
+            digests: Digests::default(),
+        }
+    }
+
+    /// Returns the current epoch.
+    #[must_use]
+    pub fn epoch(&self) -> &Text {
+        &self.epoch
+    }
+
+    /// Returns the last message that was applied.
+    #[must_use]
+    pub fn last(&self) -> Option<Sequence> {
+        self.last
+    }
+
+    /// Returns the lowest level of all live sessions: commands of a higher one must not be sent.
+    #[must_use]
+    pub fn level(&self) -> Option<u64> {
+        self.sessions.level()
+    }
+
+    /// Returns whether a session is live.
+    #[must_use]
+    pub fn is_live(&self, session: SessionId) -> bool {
+        self.sessions.is_live(session)
+    }
+
+    /// Returns the digest of the last complete window, for the hub to send when it changes.
+    #[must_use]
+    pub fn last_check(&self) -> Option<Check> {
+        self.digests.last()
+    }
+
+    /// Returns whether two replicas that began with the same message have the same state.
+    #[must_use]
+    pub fn is_equal(&self, other: &Self) -> bool {
+        self.last == other.last
+            && self.epoch == other.epoch
+            && self.sessions == other.sessions
+            && self.channels == other.channels
+            && self.keys == other.keys
+            && self.digests == other.digests
+    }
+
+    /// Applies the next message of the log.
+    ///
+    /// # Errors
+    /// The hub must stop, because its state would be another one than that of newer hubs.
+    pub fn apply(&mut self, message: &Message) -> Result<Applied, ApplyError> {
+        self.advance(message)?;
+        let now = self.sessions.clock.log_time;
+        let mut cx = Context::new(message.sequence, now, self.front);
+        for session in self.sessions.expire() {
+            self.note_ended(session, &mut cx);
+        }
+        self.channels.forget(&mut cx);
+        self.keys.forget(&cx);
+        let (header, verdict) = match self.codec.decode(&message.content) {
+            Ok((header, body)) => (header, self.take(header, body, &mut cx)?),
+            Err(error @ BatchError::Version(_)) => return Err(error.into()),
+            Err(_) => (Header::default(), Verdict::Rejected(Rejection::NoBatch)),
+        };
+        self.digests.add(message.sequence, header, &verdict);
+        Ok(Applied {
+            sequence: message.sequence,
+            time: now,
+            session: header.session,
+            number: header.number,
+            verdict,
+            effects: cx.effects,
+        })
+    }
+
+    fn advance(&mut self, message: &Message) -> Result<(), ApplyError> {
+        let got = message.sequence;
+        match self.last {
+            Some(last) if got != last.next() => return Err(ApplyError::Order { last, got }),
+            Some(_) => {}
+            None => {
+                self.front = Offset::new(got, 0);
+                if got > Sequence(1) {
+                    self.sessions.note_trimmed();
+                }
+            }
+        }
+        self.last = Some(got);
+        self.sessions.clock.advance(message.time);
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        header: Header,
+        body: Bytes,
+        cx: &mut Context,
+    ) -> Result<Verdict, ApplyError> {
+        if header.session == SessionId::default() {
+            return self.begin_session(body, cx);
+        }
+        let body = match self.sessions.accept(header, body) {
+            Ok(Accepted::Whole(body)) => body,
+            Ok(Accepted::Part) => return Ok(Verdict::Collected),
+            Err(rejection) => return Ok(Verdict::Rejected(rejection)),
+        };
+        let commands = match read_commands(body) {
+            Ok(commands) => commands,
+            Err(error @ CommandError::Unsupported(_)) => return Err(error.into()),
+            Err(_) => return Ok(Verdict::Rejected(Rejection::Invalid)),
+        };
+        cx.session = header.session;
+        let outcomes = commands.into_iter().map(|command| self.execute(command, cx));
+        Ok(Verdict::Applied(outcomes.collect()))
+    }
+
+    fn begin_session(&mut self, body: Bytes, cx: &mut Context) -> Result<Verdict, ApplyError> {
+        let commands = match read_commands(body) {
+            Ok(commands) => commands,
+            Err(error @ CommandError::Unsupported(_)) => return Err(error.into()),
+            Err(_) => return Ok(Verdict::Rejected(Rejection::Invalid)),
+        };
+        let [Command::Hello(hello)] = &commands[..] else {
+            return Ok(Verdict::Rejected(Rejection::Invalid));
+        };
+        let sequence = cx.here().sequence();
+        if let Err(rejection) = self.sessions.begin(sequence, hello) {
+            return Ok(Verdict::Rejected(rejection));
+        }
+        let session = SessionId(sequence);
+        if let Some(old) = hello.replaces
+            && self.sessions.end(old)
+        {
+            self.channels.replace_session(old, session, cx);
+            self.keys.replace_session(old, session);
+            cx.effects.push(Effect::SessionEnded { session: old });
+        }
+        cx.effects.push(began(session, hello));
+        Ok(Verdict::Began { nonce: hello.nonce })
+    }
+
+    fn execute(&mut self, command: Command, cx: &mut Context) -> Outcome {
+        if !self.sessions.is_live(cx.session) {
+            return Outcome::Refused(Refusal::Left);
+        }
+        match command {
+            Command::Append(append) => self.append(append, cx),
+            Command::Produce(produce) => {
+                let sessions = &self.sessions;
+                self.channels.produce(produce, |session| sessions.silence(session), cx)
+            }
+            Command::Release(release) => self.channels.release(release, cx),
+            Command::Stop(stop) => self.channels.stop(stop, cx),
+            Command::Lapse(lapse) => self.channels.lapse(lapse, cx),
+            Command::Configure(configure) => self.channels.configure(configure, cx),
+            Command::Delete(delete) => self.channels.delete(&delete, cx),
+            Command::Epoch(change) => self.begin_epoch(change, cx),
+            Command::ReleaseKey(release) => {
+                self.keys.release(release, cx).map_or_else(Outcome::Refused, |()| Outcome::Done)
+            }
+            Command::Check(check) => {
+                if self.digests.differs(check) {
+                    cx.effects.push(Effect::Diverged { window: check.window });
+                }
+                // The same for hubs that do not know the window: the outcome is part of digests.
+                Outcome::Done
+            }
+            Command::Hello(hello) => {
+                self.sessions.describe(cx.session, &hello);
+                cx.effects.push(began(cx.session, &hello));
+                Outcome::Done
+            }
+            Command::Bye => {
+                self.sessions.end(cx.session);
+                self.note_ended(cx.session, cx);
+                Outcome::Done
+            }
+            Command::Unknown => Outcome::Done,
+        }
+    }
+
+    fn append(&mut self, mut append: Append, cx: &mut Context) -> Outcome {
+        let events = append.events.len();
+        match self.keys.admit(&mut append, cx) {
+            Admission::Append => {}
+            Admission::Replay(totals) => return Outcome::Replayed(totals),
+            Admission::Refuse(refusal) => return Outcome::Refused(refusal),
+        }
+        let using = append.key.take();
+        let closes = append.close.is_some();
+        match (self.channels.append(append, cx), using) {
+            (Outcome::Appended(appended), Some(using)) => {
+                let key = Some(self.keys.note(&using, events, appended, closes, cx));
+                Outcome::Appended(Appended { key, ..appended })
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    fn begin_epoch(&mut self, change: EpochChange, cx: &mut Context) -> Outcome {
+        let EpochChange { old, new } = change;
+        // A hub that began to read after the change has the new epoch from the beginning.
+        if old != self.epoch && new != self.epoch {
+            return Outcome::Refused(Refusal::Outdated);
+        }
+        self.channels.clear();
+        self.keys.clear();
+        self.epoch = new.detached();
+        cx.effects.push(Effect::EpochBegan { epoch: new });
+        Outcome::Done
+    }
+
+    /// Ends what depends on a session that has ended.
+    fn note_ended(&mut self, session: SessionId, cx: &mut Context) {
+        self.channels.end_session(session, cx);
+        self.keys.end_session(session);
+        cx.effects.push(Effect::SessionEnded { session });
+    }
+
+    /// Returns the time of the log.
+    #[must_use]
+    pub fn time(&self) -> LogTime {
+        self.sessions.clock.log_time
+    }
+}
+
+fn began(session: SessionId, hello: &Hello) -> Effect {
+    Effect::SessionBegan { session, node: hello.node.clone(), rules: hello.rules }
+}

@@ -1,0 +1,605 @@
+//! Tests of the state machine: the rules, one by one, and replicas that began elsewhere.
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::batch::write_command;
+use crate::command::{
+    Close, Configure, Delete, Due, EndState, KeyId, KeyUse, Lapse, Lines, NewEvent, Options,
+    Produce, Release, ReleaseKey, Stop,
+};
+
+const LEASE: Duration = Duration::from_secs(5);
+
+/// A log that is written as it is applied.
+struct Log {
+    state: StateMachine,
+    messages: Vec<Message>,
+    milliseconds: u64,
+    numbers: Vec<(SessionId, u64)>,
+    nonce: u64,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self {
+            state: replica(),
+            messages: Vec::new(),
+            milliseconds: 1_000_000,
+            numbers: Vec::new(),
+            nonce: 0,
+        }
+    }
+
+    fn send(&mut self, header: Header, commands: &[Command]) -> Applied {
+        let mut body = BytesMut::new();
+        for command in commands {
+            write_command(command, &mut body);
+        }
+        self.send_body(header, &body)
+    }
+
+    fn send_body(&mut self, header: Header, body: &[u8]) -> Applied {
+        let content = Codec::default().encode(header, body);
+        let sequence = self.state.last().unwrap_or_default().next();
+        let time = LogTime(self.milliseconds * 1_000_000);
+        self.messages.push(Message { sequence, time, content });
+        self.state.apply(self.messages.last().unwrap()).unwrap()
+    }
+
+    fn hello(&mut self, replaces: Option<SessionId>) -> SessionId {
+        self.nonce += 1;
+        let hello = Hello { level: 1, nonce: self.nonce, replaces, ..Hello::default() };
+        let applied = self.send(Header::default(), &[Command::Hello(hello)]);
+        assert_eq!(applied.verdict, Verdict::Began { nonce: self.nonce });
+        let session = SessionId(applied.sequence);
+        self.numbers.push((session, 1));
+        session
+    }
+
+    fn numbered(&mut self, session: SessionId, commands: &[Command]) -> Applied {
+        let (_, number) = self.numbers.iter_mut().find(|(id, _)| *id == session).unwrap();
+        let header = Header { session, number: *number, ..Header::default() };
+        *number += 1;
+        self.send(header, commands)
+    }
+
+    fn ask(&mut self, session: SessionId, command: Command) -> Outcome {
+        match self.numbered(session, &[command]).verdict {
+            Verdict::Applied(outcomes) => outcomes[0],
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    /// Lets time pass, in which these sessions are heard of each second.
+    fn wait(&mut self, seconds: u64, sessions: &[SessionId]) {
+        for _ in 0..seconds {
+            self.milliseconds += 1000;
+            for session in sessions {
+                self.numbered(*session, &[]);
+            }
+        }
+    }
+}
+
+fn replica() -> StateMachine {
+    StateMachine::new(Codec::default(), "epoch".into(), LEASE)
+}
+
+fn append(channel: &str, count: usize) -> Append {
+    let event = |number| NewEvent { event_type: None, data: format!("event {number}").into() };
+    Append { channel: channel.into(), events: (0..count).map(event).collect(), ..Append::default() }
+}
+
+fn close() -> Option<Close> {
+    Some(Close { state: EndState::Complete, reason: None, kept: 60_000 })
+}
+
+fn produce(channel: &str) -> Command {
+    Command::Produce(Produce { channel: channel.into(), format: None })
+}
+
+fn stop(channel: &str) -> Command {
+    let channel = channel.into();
+    Command::Stop(Stop { channel, kept: 60_000, kept_early: 10_000, ..Stop::default() })
+}
+
+fn lapse(channel: &str, due: Due, since: Offset) -> Command {
+    Command::Lapse(Lapse { channel: channel.into(), due, since, reason: None, kept: 60_000 })
+}
+
+fn hold_of(outcome: Outcome) -> Offset {
+    match outcome {
+        Outcome::Produces { hold, .. } => hold,
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+fn appended(outcome: Outcome) -> Appended {
+    match outcome {
+        Outcome::Appended(appended) => appended,
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+fn offset(sequence: u64, index: u16) -> Offset {
+    Offset::new(Sequence(sequence), index)
+}
+
+fn away_since(applied: &Applied) -> Option<Offset> {
+    applied.effects.iter().find_map(|effect| match effect {
+        Effect::Channel { change: Change::Away { since, .. }, .. } => Some(*since),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_batch_is_applied_once_and_in_order() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let commands = [Command::Append(append("a", 2)), Command::Append(append("b", 1))];
+    let header = |number| Header { session, number, ..Header::default() };
+    let first = log.send(header(1), &commands);
+    let Verdict::Applied(outcomes) = &first.verdict else { panic!("{first:?}") };
+    assert_eq!(appended(outcomes[0]).offsets, Some((offset(2, 0), offset(2, 1))));
+    assert_eq!(appended(outcomes[1]).offsets, Some((offset(2, 2), offset(2, 2))));
+    assert_eq!(log.send(header(1), &commands).verdict, Verdict::Rejected(Rejection::Repeated));
+    assert_eq!(log.send(header(3), &commands).verdict, Verdict::Rejected(Rejection::Early));
+    assert!(matches!(log.send(header(2), &commands).verdict, Verdict::Applied(_)));
+    let other = Header { session: SessionId(Sequence(2)), number: 1, ..Header::default() };
+    assert_eq!(log.send(other, &[]).verdict, Verdict::Rejected(Rejection::NoSession));
+}
+
+#[test]
+fn a_session_that_is_silent_for_the_lease_is_over() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let other = log.hello(None);
+    let hold = hold_of(log.ask(session, produce("a")));
+    log.wait(4, &[other]);
+    assert!(log.state.is_live(session));
+    let busy = log.ask(other, produce("a"));
+    assert_eq!(busy, Outcome::Refused(Refusal::Busy { silent: 4_000_000_000 }));
+    log.milliseconds += 1000;
+    let applied = log.numbered(other, &[]);
+    assert!(!log.state.is_live(session));
+    assert!(applied.effects.contains(&Effect::SessionEnded { session }));
+    let since = away_since(&applied).unwrap();
+    // The producer comes back in another session, unless there is another producer.
+    let again = log.hello(None);
+    let append = Command::Append(Append { hold: Some(hold), ..append("a", 1) });
+    assert!(appended(log.ask(again, append.clone())).offsets.is_some());
+    let outdated = log.ask(other, lapse("a", Due::Abandoned, since));
+    assert_eq!(outdated, Outcome::Refused(Refusal::Outdated));
+    assert!(matches!(log.ask(other, produce("a")), Outcome::Refused(Refusal::Busy { .. })));
+    log.numbered(again, &[Command::Bye]);
+    let held = hold_of(log.ask(other, produce("a")));
+    assert!(held > hold);
+    let third = log.hello(None);
+    assert_eq!(log.ask(third, append), Outcome::Refused(Refusal::HoldLost));
+}
+
+#[test]
+fn time_in_which_the_log_does_not_move_is_no_absence() {
+    let mut log = Log::new();
+    let sessions = [log.hello(None), log.hello(None), log.hello(None)];
+    log.milliseconds += 100_000;
+    for session in sessions {
+        log.numbered(session, &[]);
+    }
+    assert!(sessions.iter().all(|session| log.state.is_live(*session)));
+}
+
+#[test]
+fn a_session_that_replaces_another_has_its_holds_and_ends_it() {
+    let mut log = Log::new();
+    let old = log.hello(None);
+    let hold = hold_of(log.ask(old, produce("a")));
+    let new = log.hello(Some(old));
+    let late = log.numbered(old, &[Command::Append(append("a", 1))]);
+    assert_eq!(late.verdict, Verdict::Rejected(Rejection::NoSession));
+    let append = Command::Append(Append { hold: Some(hold), ..append("a", 1) });
+    assert!(appended(log.ask(new, append)).offsets.is_some());
+    let applied = log.numbered(new, &[Command::Bye, Command::Append(super::tests::append("a", 1))]);
+    assert!(away_since(&applied).is_some());
+    let Verdict::Applied(outcomes) = applied.verdict else { panic!("it is applied") };
+    assert_eq!(outcomes[1], Outcome::Refused(Refusal::Left));
+}
+
+#[test]
+fn a_channel_that_has_ended_takes_nothing_until_its_end_is_forgotten() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let last = Command::Append(Append { close: close(), ..append("a", 1) });
+    let first = appended(log.ask(session, last));
+    assert_eq!((first.life, first.state), (Some(offset(2, 0)), Some(EndState::Complete)));
+    let append = Command::Append(append("a", 1));
+    let refused = Outcome::Refused(Refusal::Ended(EndState::Complete));
+    assert_eq!(log.ask(session, append.clone()), refused);
+    assert_eq!(log.ask(session, produce("a")), refused);
+    assert_eq!(log.ask(session, stop("a")), Outcome::EndedBefore(EndState::Complete));
+    log.wait(59, &[session]);
+    assert_eq!(log.ask(session, append.clone()), refused);
+    log.wait(1, &[session]);
+    let second = appended(log.ask(session, append.clone()));
+    assert!(second.life > first.life && second.state.is_none());
+    // What was meant for the first life is not for the second.
+    let Command::Append(append) = append else { panic!("an append") };
+    let late = Command::Append(Append { life: first.life, ..append });
+    assert_eq!(log.ask(session, late), Outcome::Refused(Refusal::Removed));
+}
+
+#[test]
+fn a_stop_before_the_producer_refuses_it_for_a_short_time() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    assert_eq!(log.ask(session, stop("a")), Outcome::Done);
+    log.wait(9, &[session]);
+    assert_eq!(log.ask(session, produce("a")), Outcome::Refused(Refusal::Stopped));
+    log.wait(1, &[session]);
+    hold_of(log.ask(session, produce("a")));
+    // A stop that means an earlier generation does not stop this one.
+    let Command::Stop(stop) = stop("a") else { panic!("a stop") };
+    let of = |generation| Command::Stop(Stop { generation: Some(generation), ..stop.clone() });
+    assert_eq!(log.ask(session, of(offset(2, 0))), Outcome::Refused(Refusal::Removed));
+    let event = appended(log.ask(session, Command::Append(append("a", 1)))).offsets.unwrap().1;
+    assert_eq!(log.ask(session, of(event)), Outcome::Done);
+    let late = log.ask(session, Command::Append(append("a", 1)));
+    assert_eq!(late, Outcome::Refused(Refusal::Stopped));
+}
+
+#[test]
+fn a_lapse_counts_only_while_nothing_has_changed() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let hold = hold_of(log.ask(session, produce("a")));
+    let release = Release { channel: "a".into(), hold, reason: None };
+    let applied = log.numbered(session, &[Command::Release(release)]);
+    let since = away_since(&applied).unwrap();
+    let event = appended(log.ask(session, Command::Append(append("a", 1)))).offsets.unwrap().1;
+    let outdated = Outcome::Refused(Refusal::Outdated);
+    assert_eq!(log.ask(session, lapse("a", Due::Abandoned, since)), outdated);
+    assert_eq!(log.ask(session, lapse("a", Due::Abandoned, event)), Outcome::Done);
+    assert_eq!(log.ask(session, lapse("a", Due::Abandoned, event)), outdated);
+    let hold = hold_of(log.ask(session, produce("b")));
+    assert_eq!(log.ask(session, lapse("b", Due::Unwatched, event)), outdated);
+    assert_eq!(log.ask(session, lapse("b", Due::Unwatched, hold)), Outcome::Done);
+    let event = appended(log.ask(session, Command::Append(append("c", 1)))).offsets.unwrap().1;
+    assert_eq!(log.ask(session, lapse("c", Due::Idle, hold)), outdated);
+    assert_eq!(log.ask(session, lapse("c", Due::Idle, event)), Outcome::Done);
+    let late = Command::Append(Append { life: Some(event), ..append("c", 1) });
+    assert_eq!(log.ask(session, late), Outcome::Refused(Refusal::Removed));
+}
+
+#[test]
+fn options_create_a_channel_and_a_deletion_frees_its_name() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let options = Options { max_events: Some(3), ..Options::default() };
+    let configure = Command::Configure(Configure { channel: "a".into(), options });
+    assert_eq!(log.ask(session, configure), Outcome::Done);
+    let life = offset(2, 0);
+    let append = |life| Command::Append(Append { life: Some(life), ..append("a", 1) });
+    assert_eq!(appended(log.ask(session, append(life))).life, Some(life));
+    let delete = || Command::Delete(Delete { channel: "a".into() });
+    assert_eq!(log.ask(session, delete()), Outcome::Done);
+    assert_eq!(log.ask(session, delete()), Outcome::Refused(Refusal::Removed));
+    assert_eq!(log.ask(session, append(life)), Outcome::Refused(Refusal::Removed));
+}
+
+/// A piece of a body: its events are those from this line on.
+fn piece(request: u64, from: u64, count: usize, last: bool) -> Command {
+    let lines = Lines::From(from);
+    let key = Some(KeyUse { id: KeyId([1; 16]), request, lines, last, window: 60_000 });
+    Command::Append(Append { key, ..append("a", count) })
+}
+
+#[test]
+fn a_retry_publishes_what_is_left_however_it_is_cut() {
+    let mut log = Log::new();
+    let first = log.hello(None);
+    let second = log.hello(None);
+    log.ask(first, piece(1, 0, 3, false));
+    let running = Outcome::Refused(Refusal::KeyRunning);
+    assert_eq!(log.ask(second, piece(1, 0, 2, false)), running);
+    assert_eq!(log.ask(first, piece(2, 0, 2, false)), running);
+    log.numbered(first, &[Command::Bye]);
+    // The second piece begins within what is published.
+    let none = appended(log.ask(second, piece(7, 0, 2, false)));
+    assert_eq!((none.offsets, none.key.unwrap().events), (None, 3));
+    let sequence = log.state.last().unwrap().next();
+    let rest = appended(log.ask(second, piece(7, 2, 3, true)));
+    let at = |index| Offset::new(sequence, index);
+    assert_eq!(rest.offsets, Some((at(0), at(1))));
+    assert_eq!(rest.key.unwrap().events, 5);
+    let replayed = log.ask(second, piece(8, 0, 9, true));
+    assert_eq!(replayed, Outcome::Replayed(rest.key.unwrap()));
+    log.wait(60, &[second]);
+    assert_eq!(appended(log.ask(second, piece(9, 0, 1, true))).key.unwrap().events, 1);
+}
+
+#[test]
+fn a_request_that_breaks_off_leaves_its_key_to_a_retry() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    log.ask(session, piece(1, 0, 1, false));
+    let release = |request| Command::ReleaseKey(ReleaseKey { id: KeyId([1; 16]), request });
+    assert_eq!(log.ask(session, release(2)), Outcome::Refused(Refusal::Outdated));
+    assert_eq!(log.ask(session, release(1)), Outcome::Done);
+    let rest = appended(log.ask(session, piece(2, 0, 2, true)));
+    assert_eq!((rest.key.unwrap().events, rest.offsets.is_some()), (2, true));
+}
+
+#[test]
+fn the_end_that_was_published_with_a_key_is_not_refused_to_its_retry() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let closing = |request, last| match piece(request, 0, 2, last) {
+        Command::Append(append) => Command::Append(Append { close: close(), ..append }),
+        command => command,
+    };
+    log.ask(session, closing(1, false));
+    let other = log.hello(Some(session));
+    log.numbered(other, &[Command::Bye]);
+    let retry = log.hello(None);
+    let again = appended(log.ask(retry, closing(1, true)));
+    assert_eq!((again.offsets, again.key.unwrap().events), (None, 2));
+    assert_eq!(again.key.unwrap().state, Some(EndState::Complete));
+}
+
+#[test]
+fn lines_of_many_channels_count_for_one_key() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let listed = |channel: &str, lines: &[u64], request| {
+        let key = KeyUse {
+            id: KeyId([2; 16]),
+            request,
+            lines: Lines::Listed(lines.to_vec()),
+            last: false,
+            window: 1000,
+        };
+        Command::Append(Append { key: Some(key), ..append(channel, lines.len()) })
+    };
+    log.ask(session, listed("a", &[0, 2, 3], 1));
+    let other = appended(log.ask(session, listed("b", &[1, 5], 1)));
+    assert_eq!(other.key.unwrap().events, 5);
+    log.numbered(session, &[Command::ReleaseKey(ReleaseKey { id: KeyId([2; 16]), request: 1 })]);
+    let rest = appended(log.ask(session, listed("a", &[3, 4, 5], 2)));
+    assert_eq!(rest.offsets.map(|(first, last)| last.0 - first.0), Some(0));
+    assert_eq!(rest.key.unwrap().events, 6);
+}
+
+#[test]
+fn a_key_does_not_remember_any_number_of_scattered_lines() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let piece = |lines: Vec<u64>| {
+        let append = append("a", lines.len());
+        let lines = Lines::Listed(lines);
+        let id = KeyId([3; 16]);
+        let key = Some(KeyUse { id, request: 1, lines, last: false, window: 1000 });
+        Command::Append(Append { key, ..append })
+    };
+    let scattered = |from: u64, count: u64| (0..count).map(|line| from + 2 * line).collect();
+    let refused = Outcome::Refused(Refusal::KeyScattered);
+    assert_eq!(log.ask(session, piece(scattered(0, 4097))), refused);
+    appended(log.ask(session, piece(scattered(0, 4096))));
+    assert_eq!(log.ask(session, piece(scattered(20_000, 1))), refused);
+    // Lines between those that are known join them.
+    appended(log.ask(session, piece(scattered(1, 4000))));
+}
+
+#[test]
+fn parts_become_one_batch_at_the_last_one() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let mut body = BytesMut::new();
+    write_command(&Command::Append(append("a", 100)), &mut body);
+    let cut = body.len() / 2;
+    let header = |number, more, continues| Header { session, number, more, continues };
+    let first = log.send_body(header(1, true, false), &body[..cut]);
+    assert_eq!((first.verdict, first.effects.len()), (Verdict::Collected, 0));
+    let other = log.hello(None);
+    log.ask(other, Command::Append(append("a", 1)));
+    let last = log.send_body(header(2, false, true), &body[cut..]);
+    let Verdict::Applied(outcomes) = &last.verdict else { panic!("{last:?}") };
+    let (first, _) = appended(outcomes[0]).offsets.unwrap();
+    assert_eq!(first, Offset::new(last.sequence, 0));
+    let rest = log.send_body(header(3, false, true), &body[cut..]);
+    assert_eq!(rest.verdict, Verdict::Rejected(Rejection::Incomplete));
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_uses_up_its_number() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let header = |number| Header { session, number, ..Header::default() };
+    let invalid = log.send_body(header(1), &[3, 1, 0]);
+    assert_eq!(invalid.verdict, Verdict::Rejected(Rejection::Invalid));
+    assert!(matches!(log.send(header(2), &[]).verdict, Verdict::Applied(_)));
+    let noise = log.state.last().unwrap().next();
+    let time = LogTime(log.milliseconds * 1_000_000);
+    let message = Message { sequence: noise, time, content: Bytes::from_static(b"noise") };
+    let applied = log.state.apply(&message).unwrap();
+    assert_eq!(applied.verdict, Verdict::Rejected(Rejection::NoBatch));
+}
+
+#[test]
+fn a_hub_that_is_too_old_for_a_command_stops() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let header = Header { session, number: 1, ..Header::default() };
+    let content = Codec::default().encode(header, &[100, 0]);
+    let message = Message { sequence: Sequence(2), time: LogTime(0), content };
+    assert!(matches!(log.state.apply(&message), Err(ApplyError::Command(_))));
+    // Where the batch is rejected, its commands are not read.
+    let content = Codec::default().encode(Header { number: 7, ..header }, &[100, 0]);
+    let message = Message { sequence: Sequence(3), time: LogTime(0), content };
+    assert!(log.state.apply(&message).is_ok());
+}
+
+#[test]
+fn the_level_is_that_of_the_oldest_hub() {
+    let mut log = Log::new();
+    assert_eq!(log.state.level(), None);
+    for (nonce, level) in [(1, 3), (2, 2), (3, 4)] {
+        let hello = Hello { level, nonce, ..Hello::default() };
+        log.send(Header::default(), &[Command::Hello(hello.clone())]);
+        let again = log.send(Header::default(), &[Command::Hello(hello)]);
+        assert_eq!(again.verdict, Verdict::Rejected(Rejection::Repeated));
+    }
+    assert_eq!(log.state.level(), Some(2));
+}
+
+#[test]
+fn an_epoch_begins_once_and_forgets_all_channels() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    log.ask(session, Command::Append(Append { close: close(), ..append("a", 1) }));
+    let epoch =
+        |old: &str, new: &str| Command::Epoch(EpochChange { old: old.into(), new: new.into() });
+    assert_eq!(log.ask(session, epoch("epoch", "next")), Outcome::Done);
+    assert_eq!(log.ask(session, epoch("epoch", "other")), Outcome::Refused(Refusal::Outdated));
+    assert_eq!(log.state.epoch().as_str(), "next");
+    assert!(appended(log.ask(session, Command::Append(append("a", 1)))).state.is_none());
+    // A hub that starts later has read the new epoch from the description of the log.
+    let mut later = StateMachine::new(Codec::default(), "next".into(), LEASE);
+    for message in &log.messages {
+        later.apply(message).unwrap();
+    }
+    assert!(later.is_equal(&log.state));
+}
+
+#[test]
+fn hubs_with_other_states_find_it_out() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let mut other = replica();
+    for number in 0..2000 {
+        log.milliseconds += 1;
+        log.ask(session, Command::Append(append("a", 1)));
+        let mut message = log.messages.last().unwrap().clone();
+        if number == 500 {
+            // As if the log had lost a message and stored another one in its place.
+            message.content = Bytes::from_static(b"noise");
+        }
+        if number == 0 {
+            other.apply(&log.messages[0]).unwrap();
+        }
+        let _ = other.apply(&message).unwrap();
+    }
+    let checks = [log.state.last_check().unwrap(), other.last_check().unwrap()];
+    assert_eq!(checks[0].window, checks[1].window);
+    assert!(!log.state.digests.differs(checks[0]) && log.state.digests.differs(checks[1]));
+    let diverged = log.numbered(session, &[Command::Check(checks[1])]);
+    assert_eq!(diverged.effects, [Effect::Diverged { window: checks[1].window }]);
+}
+
+#[test]
+fn the_number_of_keys_is_bounded() {
+    let mut keys = Keys::new(10);
+    let cx = Context::new(Sequence(1), LogTime(1), Offset::default());
+    let nothing = Appended { life: None, offsets: None, state: None, key: None };
+    for number in 0..100 {
+        let id = KeyId([number; 16]);
+        let lines = Lines::From(0);
+        let using = KeyUse { id, request: 0, lines, last: number % 2 == 0, window: 1000 };
+        keys.note(&using, 1, nothing, false, &cx);
+    }
+    assert_eq!(keys.len(), 10);
+}
+
+/// A replica that began after the front of the log has the state of the others after the lease, as
+/// far as it can tell: ends and keys from before the front are over, holds and lives were used.
+#[test]
+fn a_replica_of_a_trimmed_log_is_equal_after_the_lease() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut log = Log::new();
+        let sessions = [log.hello(None), log.hello(None), log.hello(None)];
+        random_commands(&mut log, &sessions, &mut random, 60);
+        // Ends and keys are kept for a minute at most.
+        log.wait(61, &sessions);
+        let front = log.messages.len() - random.usize(..3);
+        renew(&mut log, sessions[0]);
+        log.wait(6, &sessions);
+        let mut later = replica();
+        for message in &log.messages[front..] {
+            later.apply(message).unwrap();
+        }
+        assert_eq!(later.sessions.is_same(&log.state.sessions), Ok(()), "seed {seed}");
+        let from = log.messages.len();
+        let mut twin = replica();
+        for message in &log.messages {
+            twin.apply(message).unwrap();
+        }
+        random_commands(&mut log, &sessions, &mut random, 60);
+        for message in &log.messages[from..] {
+            let expected = twin.apply(message).unwrap();
+            let applied = later.apply(message).unwrap();
+            assert_eq!(applied.verdict, expected.verdict, "seed {seed}");
+            assert_eq!(applied.effects, expected.effects, "seed {seed}");
+        }
+    }
+}
+
+const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// Uses each hold and each channel, as hubs do within a part of the age of the log.
+fn renew(log: &mut Log, session: SessionId) {
+    for channel in CHANNELS {
+        let Some((life, hold)) = log.state.channels.current(channel) else { continue };
+        let (session, count) = hold.map_or((session, 1), |(session, _)| (session, 0));
+        let hold = hold.map(|(_, hold)| hold);
+        let append = Append { life: Some(life), hold, ..append(channel, count) };
+        appended(log.ask(session, Command::Append(append)));
+    }
+}
+
+/// Sends commands of all sessions on few channels.
+fn random_commands(
+    log: &mut Log,
+    sessions: &[SessionId],
+    random: &mut fastrand::Rng,
+    count: usize,
+) {
+    let mut held: Vec<(SessionId, Append)> = Vec::new();
+    for _ in 0..count {
+        let session = sessions[random.usize(..sessions.len())];
+        let channel = CHANNELS[random.usize(..4)];
+        log.milliseconds += random.u64(..300);
+        let mine = held
+            .iter()
+            .rev()
+            .find(|(of, append)| *of == session && append.channel == Text::from(channel));
+        let mine = mine.map(|(_, append)| append.clone());
+        let command = match (random.u32(..10), mine) {
+            (0..3, Some(mine)) => Command::Append(Append { events: append("", 2).events, ..mine }),
+            (3, Some(mine)) => Command::Append(Append { close: close(), ..mine }),
+            (4, Some(Append { channel, hold: Some(hold), .. })) => {
+                Command::Release(Release { channel, hold, reason: None })
+            }
+            (5, _) => stop(channel),
+            (6, _) => Command::Delete(Delete { channel: channel.into() }),
+            (7 | 8, _) => produce(channel),
+            _ => Command::Append(append(channel, 1)),
+        };
+        let applied = log.numbered(session, &[command]);
+        // A hub knows which lives are over when it has read so far.
+        for effect in &applied.effects {
+            if let Effect::Channel {
+                name, change: Change::Deleted { .. } | Change::Removed, ..
+            } = effect
+            {
+                held.retain(|(_, append)| append.channel != *name);
+            }
+        }
+        let Verdict::Applied(outcomes) = applied.verdict else { panic!("it is applied") };
+        if let Outcome::Produces { hold, life } = outcomes[0] {
+            let (hold, life) = (Some(hold), Some(life));
+            held.push((session, Append { life, hold, ..append(channel, 0) }));
+        }
+        log.numbered(sessions[random.usize(..sessions.len())], &[]);
+    }
+}
