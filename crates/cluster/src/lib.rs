@@ -6,8 +6,11 @@
 
 pub mod batch;
 pub mod command;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod log;
 pub mod nats;
 pub mod offset;
+pub mod sender;
 pub mod state_machine;
 pub mod text;
