@@ -1,6 +1,7 @@
 //! The checks of the fuzz targets, a module for each: an input is bytes, and a violated property is
 //! a panic. `README.md` says how to run them.
 
+pub mod batch;
 pub mod channel_pattern;
 pub mod config;
 pub mod connection;
