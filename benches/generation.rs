@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use fanfare::internals::generation::{Fold, Format, Merge};
+use fanfare::internals::generation::{Fold, Format, Merge, ModelEvent};
 
 const EVENTS: usize = 1000;
 
@@ -65,7 +65,7 @@ fn fold(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut fold = Fold::new(format);
                 for data in &events {
-                    fold.push(None, black_box(data));
+                    fold.push(&ModelEvent::new(None, black_box(data)));
                 }
                 black_box(fold.weight())
             });
@@ -83,12 +83,12 @@ fn merge(criterion: &mut Criterion) {
                 let mut open = None::<Merge>;
                 let mut merged = 0;
                 for data in &events {
-                    let data = black_box(data);
-                    if open.as_mut().is_some_and(|open| open.try_add(None, data)) {
+                    let event = ModelEvent::new(None, black_box(data));
+                    if open.as_mut().is_some_and(|open| open.try_add(&event)) {
                         continue;
                     }
                     merged += open.take().map_or(0, |open| open.finish().len());
-                    open = Merge::begin(format, None, data);
+                    open = Merge::begin(format, &event);
                 }
                 black_box(merged)
             });

@@ -36,7 +36,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 types | word_enum, limits, clock, position, channel, event |
+//! | 0 types | word_enum, limits, clock, position, channel, json, event |
 //! | 0 utilities | shutdown, lease, telemetry, value |
 //! | 1 formats | `sse`: the grammar; `generation`: events of models; `outbound`: HTTP calls |
 //! | 2 services | `store`: logs; `auth`: permissions; `quota`: rates and shares |
@@ -65,6 +65,7 @@ mod hooks;
 mod http;
 mod hub;
 mod ingest;
+mod json;
 mod lease;
 mod limits;
 mod outbound;

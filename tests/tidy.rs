@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
         "clock",
         "position",
         "channel",
+        "json",
         "event",
         "shutdown",
         "lease",

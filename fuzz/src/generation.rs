@@ -5,7 +5,7 @@
 //! event), a byte that selects the neighbours to merge, and events, one per line. A line that
 //! begins with `!` has an event type up to the first space.
 
-use fanfare::internals::generation::{Fold, Format, Mark, Merge, PartKind, Recogniser};
+use fanfare::internals::generation::{Fold, Format, Mark, Merge, ModelEvent, PartKind, Recogniser};
 
 /// An event's type and data.
 type Event<'a> = (Option<&'a str>, String);
@@ -19,7 +19,7 @@ pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(rest) else { return };
     let events: Vec<Event<'_>> = text.split('\n').map(event).collect();
     let mut recogniser = Recogniser::new();
-    recogniser.look(None, &events[0].1);
+    recogniser.look(&ModelEvent::new(None, &events[0].1));
     let Some(format) = Format::ALL.get(usize::from(*format)).copied().or(recogniser.format())
     else {
         return;
@@ -45,15 +45,16 @@ fn merge<'a>(format: Format, events: &[Event<'a>], joins: u8) -> Vec<Event<'a>> 
     let mut merged: Vec<Event<'a>> = Vec::new();
     let mut current: Option<(Merge, Option<&'a str>)> = None;
     for (number, (event_type, data)) in events.iter().enumerate() {
+        let read = ModelEvent::new(*event_type, data);
         let may = joins >> (number % 8) & 1 == 0;
         if let Some((merge, _)) = current.as_mut()
             && may
-            && merge.try_add(*event_type, data)
+            && merge.try_add(&read)
         {
             continue;
         }
         merged.extend(current.take().map(finish));
-        match Merge::begin(format, *event_type, data) {
+        match Merge::begin(format, &read) {
             Some(merge) => current = Some((merge, *event_type)),
             None => merged.push((*event_type, data.clone())),
         }
@@ -72,7 +73,7 @@ fn finish<'a>((merge, event_type): (Merge, Option<&'a str>)) -> Event<'a> {
 fn fold(format: Format, events: &[Event<'_>]) -> Fold {
     let mut fold = Fold::new(format);
     for (event_type, data) in events {
-        fold.push(*event_type, data);
+        fold.push(&ModelEvent::new(*event_type, data));
     }
     fold
 }
@@ -83,7 +84,10 @@ fn value(fold: &Fold) -> serde_json::Value {
 }
 
 fn marks(format: Format, events: &[Event<'_>]) -> Vec<Mark> {
-    events.iter().filter_map(|(event_type, data)| format.mark(*event_type, data)).collect()
+    events
+        .iter()
+        .filter_map(|(event_type, data)| format.mark(&ModelEvent::new(*event_type, data)))
+        .collect()
 }
 
 fn folded(fold: &Fold, events: &[Event<'_>]) {

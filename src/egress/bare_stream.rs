@@ -7,7 +7,7 @@
 
 use super::format::push_json;
 use crate::event::{ChannelState, END, RESERVED_PREFIX};
-use crate::generation::Format;
+use crate::generation::{Format, ModelEvent};
 use crate::hub::{Step, Subscription};
 use crate::sse::{self, Frame, Frames};
 
@@ -69,7 +69,8 @@ impl Bare {
                 self.note_end(frame);
             } else {
                 // The channel reads each event once for all. Before it was asked, it did not.
-                let looks = |format: Format| format.is_end(frame.event_type(), &frame.data());
+                let event = || ModelEvent::new(frame.event_type(), frame.data());
+                let looks = |format: Format| format.is_end(&event());
                 let known = marks.and_then(|marks| marks.has(entry.offset));
                 self.marked |= known.unwrap_or_else(|| format.is_some_and(looks));
                 self.push(frame, out);

@@ -5,11 +5,13 @@
 //! knows and forwards the rest, or reports a failure of its own in its own format.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 
-use super::json::{Fields, Json};
+use super::event::ModelEvent;
 use super::mark::Ending;
+use crate::json::{Fields, Json, LazyJson};
 
 /// Maximum depth at which a message is searched.
 const MAX_DEPTH: u32 = 5;
@@ -60,20 +62,30 @@ pub(super) fn is_error_type(event_type: &str) -> bool {
 
 /// Returns the ending, if this event is an error. In a stream of unknown format, an `error` with
 /// other fields may be that of an item.
-pub(super) fn failure(event_type: Option<&str>, data: &str, known: bool) -> Option<Ending> {
-    if event_type.is_some_and(is_error_type) {
-        let text = || Json::parse(data.trim()).and_then(Json::text);
-        return Some(Ending::failed(&complaint(data).or_else(text).unwrap_or(data.trim().into())));
+pub(super) fn failure(event: &ModelEvent<'_>, known: bool) -> Option<Ending> {
+    if !event.event_type().is_some_and(is_error_type) {
+        return failure_in(event, known);
     }
-    if !names_error(data) {
+    let data = event.data().trim();
+    let message = || event.json().and_then(|json| message_in(json).or_else(|| json.text()));
+    let message = page_title(data).map(Cow::Borrowed).or_else(message);
+    Some(Ending::failed(&message.unwrap_or(data.into())))
+}
+
+/// Returns the ending, if the data of this event is an error.
+pub(super) fn failure_in(event: &ModelEvent<'_>, known: bool) -> Option<Ending> {
+    if !names_error(event.data()) {
         return None;
     }
-    let event = match Json::parse(data.trim())? {
-        array if array.is_array() => array.items().first()?.fields(),
-        event => event.fields(),
-    };
-    let what = what_failed(&event).filter(|_| known || !is_doubtful(&event))?;
+    let fields = fields_of(event.json()?)?;
+    let what = what_failed(&fields).filter(|_| known || !is_doubtful(&fields))?;
     Some(ending_of(Some(what)))
+}
+
+/// Returns the fields of an object, or of the first item of an array.
+fn fields_of(json: Json<'_>) -> Option<Fields<'_>> {
+    let object = if json.is_array() { json.items().next()? } else { json };
+    Some(object.fields())
 }
 
 /// Returns the ending of a generation with this `error` field.
@@ -83,16 +95,15 @@ pub(super) fn ending_of(error: Option<Json<'_>>) -> Ending {
 
 /// Returns the error message in a body that is not a stream: a JSON document, or an HTML page.
 #[must_use]
-pub fn complaint(body: &str) -> Option<Cow<'_, str>> {
-    let body = body.trim();
-    if body.starts_with('<') {
-        return title(body).map(Cow::Borrowed);
-    }
-    let json = Json::parse(body).filter(|json| !json.is_scalar())?;
-    let fields = match json.is_array() {
-        true => json.items().first()?.fields(),
-        false => json.fields(),
-    };
+pub fn complaint(body: &str) -> Option<String> {
+    let json = LazyJson::default();
+    let message = || message_in(json.of(body)?).map(Cow::into_owned);
+    page_title(body.trim()).map(str::to_owned).or_else(message)
+}
+
+/// Returns the message of an object, or of the first item of an array.
+fn message_in(json: Json<'_>) -> Option<Cow<'_, str>> {
+    let fields = fields_of(json)?;
     MESSAGES.iter().find_map(|name| said(fields.get(name)?))
 }
 
@@ -102,7 +113,7 @@ pub(super) fn is_doubtful(event: &Fields<'_>) -> bool {
     let Some(error) = event.get("error").filter(|error| is_error(*error)) else { return false };
     let says = error.fields().text("message").is_some();
     let is_known = ["choices", "candidates"].iter().any(|name| event.get(name).is_some());
-    !says && !is_known && event.present().any(|(name, _)| !BESIDE.contains(&name))
+    !says && !is_known && event.present().any(|(name, _)| !BESIDE.contains(&&*name))
 }
 
 /// Returns the part of an event that reports an error.
@@ -126,7 +137,7 @@ fn what_failed<'a>(event: &Fields<'a>) -> Option<Json<'a>> {
     if let Some(errors) = event.get("errors").filter(|errors| !errors.items().is_empty()) {
         return Some(errors);
     }
-    event.items("choices").into_iter().find_map(|choice| {
+    event.items("choices").find_map(|choice| {
         let choice = choice.fields();
         let inside = ["delta", "message"].iter().map(|name| choice.object(name).get("error"));
         let mut errors = std::iter::once(choice.get("error")).chain(inside).flatten();
@@ -136,7 +147,7 @@ fn what_failed<'a>(event: &Fields<'a>) -> Option<Json<'a>> {
 
 /// Excludes the `""`, `false`, `0`, `{}` or `[]` of a server that always sends the field.
 fn is_error(error: Json<'_>) -> bool {
-    let empty = |value: Json<'_>| matches!(value.raw().get(), "\"\"" | "false" | "0" | "[]" | "{}");
+    let empty = |value: Json<'_>| matches!(value.raw(), "\"\"" | "false" | "0" | "[]" | "{}");
     match error.is_object() {
         true => error.fields().present().any(|(_, value)| !empty(value)),
         false => !empty(error),
@@ -154,13 +165,13 @@ fn said_within(error: Json<'_>, depth: u32) -> Option<Cow<'_, str>> {
     }
     let depth = depth.checked_sub(1)?;
     if error.is_array() {
-        return error.items().first().and_then(|first| said_within(*first, depth));
+        return error.items().next().and_then(|first| said_within(first, depth));
     }
     let fields = error.fields();
     let message = MESSAGES.iter().find_map(|name| said_within(fields.get(name)?, depth));
     let code = |name: &&str| {
         let code = fields.get(name).filter(|code| code.is_scalar())?;
-        code.text().or_else(|| Some(code.raw().get().into()))
+        code.text().or_else(|| Some(code.raw().into()))
     };
     message.or_else(|| CODES.iter().find_map(code))
 }
@@ -168,8 +179,9 @@ fn said_within(error: Json<'_>, depth: u32) -> Option<Cow<'_, str>> {
 /// Returns whether the JSON has `error`, `errors` or `errorText` as a name or a whole string: most
 /// events do not, and are not parsed. Inside a longer string a quote is written `\"`.
 fn names_error(data: &str) -> bool {
+    static ERROR: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"error"));
     let bytes = data.as_bytes();
-    memmem::find_iter(bytes, "\"error").any(|at| {
+    ERROR.find_iter(bytes).any(|at| {
         let before = &bytes[..at];
         let after = &bytes[at + "\"error".len()..];
         let ends = [&b"\""[..], b"s\"", b"Text\""];
@@ -177,8 +189,11 @@ fn names_error(data: &str) -> bool {
     })
 }
 
-/// Returns the title of a page, or its first heading.
-fn title(page: &str) -> Option<&str> {
+/// Returns the title of an HTML page, or its first heading.
+fn page_title(page: &str) -> Option<&str> {
+    if !page.starts_with('<') {
+        return None;
+    }
     let lower = page.to_ascii_lowercase();
     let text = |name: &str| {
         let from = lower.find(&format!("<{name}"))?;

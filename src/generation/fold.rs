@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::address::{Address, Lane, call_address};
 use super::format::Format;
-use super::json::{Fields, Json, ScanProgress, decode};
 use super::partial::PartialArguments;
+use super::scan::ScanProgress;
+use crate::json::{Items, Json, LazyJson, decode};
 
 /// Number of the last parts that are searched for a call that is named by its id alone.
 const MAX_SEARCHED_PARTS: usize = 64;
@@ -27,7 +28,8 @@ pub struct Fold {
     /// Number of parts when the current step began.
     step: usize,
     model: Option<Box<str>>,
-    usage: Option<Box<RawValue>>,
+    /// JSON, as the provider wrote it.
+    usage: Option<Box<str>>,
     /// Whether events had content that the fold skipped.
     incomplete: bool,
     /// The call whose arguments arrive value by value.
@@ -113,7 +115,7 @@ impl Fold {
     /// Returns the last usage that was reported, as the provider wrote it.
     #[must_use]
     pub fn usage(&self) -> Option<&RawValue> {
-        self.usage.as_deref()
+        self.usage.as_deref().and_then(|usage| serde_json::from_str(usage).ok())
     }
 
     /// Returns the name of the model.
@@ -147,7 +149,7 @@ impl Fold {
             if address.lane != Lane::Tool {
                 self.incomplete |= !delta.is_empty();
             } else if !delta.is_null() {
-                self.append_text(address, delta.raw().get());
+                self.append_text(address, delta.raw());
             }
             return;
         };
@@ -225,7 +227,7 @@ impl Fold {
             let before = part.text.len();
             match arguments.contents() {
                 Some(contents) => decode(contents, &mut part.half, &mut part.text),
-                None => part.text.push_str(arguments.raw().get()),
+                None => part.text.push_str(arguments.raw()),
             }
             part.progress.read(&part.text[before..]);
             goes_on = part.progress.goes_on();
@@ -277,7 +279,7 @@ impl Fold {
     }
 
     /// Adds values to the arguments of the call that was begun last.
-    pub(super) fn add_partial(&mut self, choice: u32, values: &[Json<'_>], ends: bool) {
+    pub(super) fn add_partial(&mut self, choice: u32, mut values: Items<'_>, ends: bool) {
         let Some(mut partial) = self.partial.take_if(|partial| partial.address().choice == choice)
         else {
             self.incomplete |= !values.is_empty();
@@ -285,7 +287,7 @@ impl Fold {
         };
         let mut all = true;
         self.grow(partial.address(), |part| {
-            all = values.iter().all(|value| partial.add(&value.fields(), &mut part.text));
+            all = values.all(|value| partial.add(&value.fields(), &mut part.text));
             if ends {
                 partial.end(&mut part.text);
             }
@@ -305,23 +307,28 @@ impl Fold {
     /// Sets the whole usage.
     pub(super) fn set_usage(&mut self, usage: Option<Json<'_>>) {
         if let Some(usage) = usage.filter(|usage| usage.is_object() && !usage.is_empty()) {
-            self.hold_usage(usage.raw().to_owned());
+            self.hold_usage(usage.raw().into());
         }
     }
 
-    /// Updates the usage: fields that are missing keep their values.
-    pub(super) fn update_usage(&mut self, usage: Fields<'_>) {
-        if usage.is_empty() {
+    /// Updates the usage with these fields: those that are null or missing keep their values.
+    pub(super) fn update_usage<'a>(&mut self, said: impl Iterator<Item = (Json<'a>, Json<'a>)>) {
+        let said: Vec<_> = said.collect();
+        if said.is_empty() {
             return;
         }
-        let before = self.usage.take();
-        let before_len = before.as_ref().map_or(0, |usage| usage.get().len());
-        let known = before.as_deref().and_then(|known| Fields::parse(known.get()));
-        let whole = to_raw_value(&usage.or(known.unwrap_or_default()));
-        self.held -= before_len;
-        if let Ok(whole) = whole {
-            self.hold_usage(whole);
+        let before = LazyJson::default();
+        let before = before.of(self.usage.as_deref().unwrap_or_default());
+        let before = before.map(Json::fields).unwrap_or_default();
+        let said = || said.iter().copied().filter(|(_, value)| !value.is_null());
+        let keeps = |name: Json<'_>| said().all(|(other, _)| other.raw() != name.raw());
+        let mut whole = String::from("{");
+        for (name, value) in said().chain(before.all().filter(|(name, _)| keeps(*name))) {
+            let comma = if whole.len() == 1 { "" } else { "," };
+            whole.extend([comma, name.raw(), ":", value.raw()]);
         }
+        whole.push('}');
+        self.hold_usage(whole.into());
     }
 
     /// Begins a step, which can be undone.
@@ -339,9 +346,9 @@ impl Fold {
         }
     }
 
-    fn hold_usage(&mut self, usage: Box<RawValue>) {
-        self.held -= self.usage.as_ref().map_or(0, |usage| usage.get().len());
-        self.held += usage.get().len();
+    fn hold_usage(&mut self, usage: Box<str>) {
+        self.held -= self.usage.as_ref().map_or(0, |usage| usage.len());
+        self.held += usage.len();
         self.usage = Some(usage);
     }
 
@@ -450,7 +457,7 @@ impl Serialize for Fold {
         }
         map.serialize_entry("text", &self.text())?;
         map.serialize_entry("parts", &self.parts)?;
-        if let Some(usage) = &self.usage {
+        if let Some(usage) = self.usage() {
             map.serialize_entry("usage", usage)?;
         }
         if self.incomplete {
@@ -488,18 +495,19 @@ impl Serialize for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generation::ModelEvent;
 
     fn counted(fold: &Fold) -> usize {
         let parts: usize = fold.parts.iter().map(Part::weight).sum();
         let places: usize = fold.places.keys().map(Address::weight).sum();
         let model = fold.model.as_ref().map_or(0, |model| model.len());
-        parts + places + model + fold.usage.as_ref().map_or(0, |usage| usage.get().len())
+        parts + places + model + fold.usage.as_ref().map_or(0, |usage| usage.len())
     }
 
     fn check(format: Format, events: &[&str]) {
         let mut fold = Fold::new(format);
         for data in events {
-            fold.push(None, data);
+            fold.push(&ModelEvent::new(None, *data));
             assert_eq!(fold.held, counted(&fold), "after {data}");
         }
         assert!(fold.weight() > size_of::<Fold>());

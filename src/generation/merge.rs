@@ -9,8 +9,8 @@
 //! joined as written, with their escapes: two string literals joined are the literal of the joined
 //! string.
 
+use super::event::{DONE, ModelEvent};
 use super::format::Format;
-use super::mark::DONE;
 use super::outline::Outline;
 
 /// Neighbouring events that are merged into one.
@@ -28,11 +28,12 @@ pub struct Merge {
 impl Merge {
     /// Begins with an event; `None` if it is not a mere delta and cannot be merged.
     #[must_use]
-    pub fn begin(format: Format, event_type: Option<&str>, data: &str) -> Option<Self> {
-        let outline = outline(format, event_type, data)?;
+    pub fn begin(format: Format, event: &ModelEvent<'_>) -> Option<Self> {
+        let outline = outline(format, event)?;
+        let data = event.data();
         Some(Self {
             format,
-            event_type: event_type.map(Box::from),
+            event_type: event.event_type().map(Box::from),
             last: data.to_owned(),
             joined: data[outline.delta()].to_owned(),
             outline,
@@ -41,14 +42,15 @@ impl Merge {
 
     /// Adds the next event, if it differs from the one before only in its delta's text.
     #[must_use = "an event that was not added must go out by itself"]
-    pub fn try_add(&mut self, event_type: Option<&str>, data: &str) -> bool {
-        if self.event_type.as_deref() != event_type {
+    pub fn try_add(&mut self, event: &ModelEvent<'_>) -> bool {
+        if self.event_type.as_deref() != event.event_type() {
             return false;
         }
+        let data = event.data();
         if let Some(text) = self.simple_delta(data) {
             return self.join(text);
         }
-        let Some(outline) = outline(self.format, event_type, data) else {
+        let Some(outline) = outline(self.format, event) else {
             return false;
         };
         let fits = self.outline.is_followed_by(&self.last, &outline, data);
@@ -105,13 +107,13 @@ impl Merge {
 }
 
 /// Returns the outline of an event; `None` if it must not be merged.
-fn outline(format: Format, event_type: Option<&str>, data: &str) -> Option<Outline> {
+fn outline(format: Format, event: &ModelEvent<'_>) -> Option<Outline> {
     // In the other formats, no delta is a mark.
-    let ends = format == Format::Text && format.mark(event_type, data).is_some();
-    if event_type == Some("error") || data == DONE || ends {
+    let ends = format == Format::Text && format.mark(event).is_some();
+    if event.event_type() == Some("error") || event.data() == DONE || ends {
         return None;
     }
     let mut outline = Outline::default();
-    format.provider().outline(data, &mut outline)?;
+    format.provider().outline(event, &mut outline)?;
     outline.settle()
 }

@@ -28,17 +28,19 @@
 //! `formats` has a file for each provider. `docs/formats.md` describes the same for users.
 
 mod address;
+mod event;
 mod failure;
 mod fold;
 mod format;
 mod formats;
-mod json;
 mod mark;
 mod merge;
 mod outline;
 mod partial;
 mod recogniser;
+mod scan;
 
+pub use event::ModelEvent;
 pub use failure::complaint;
 pub use fold::{Fold, Part, PartKind};
 pub use format::{Format, UnknownFormat};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::json::{Fields, Json};
+use crate::json::{Fields, Json};
 
 /// The role of a field in a merge.
 pub(super) enum Field {
@@ -67,21 +67,22 @@ impl Outline {
     pub(super) fn walk<'a>(
         &mut self,
         object: &Fields<'a>,
-        data: &str,
         mut look: impl FnMut(&mut Self, &str, Json<'a>) -> Option<Field>,
     ) -> Option<()> {
-        let all = object.all();
+        let mut all = object.all().peekable();
         let mut is_first = true;
         let mut before = 0;
-        for (number, (name, value)) in all.iter().enumerate() {
-            let span = value.span_in(data);
-            let begins = name_in(name, data)?.start - 1;
-            let field = if value.is_null() { None } else { look(self, name, *value) };
+        while let Some((name, value)) = all.next() {
+            let span = value.span();
+            let begins = name.span().start;
+            // No field that matters is written with escapes.
+            let said = name.contents().filter(|_| !name.is_escaped())?;
+            let field = if value.is_null() { None } else { look(self, said, value) };
             match field {
-                Some(Field::Delta) => self.set_delta(name_in(name, data)?, *value, data)?,
+                Some(Field::Delta) => self.set_delta(name, value)?,
                 _ if value.is_empty() => {}
                 Some(Field::Free) => {
-                    self.has |= 1 << FREE.iter().position(|free| free == name)?;
+                    self.has |= 1 << FREE.iter().position(|free| *free == said)?;
                 }
                 Some(Field::Fixed) => {
                     (is_first, before) = (false, span.end);
@@ -89,9 +90,9 @@ impl Outline {
                 }
                 None => return None,
             }
-            let next = all.get(number + 1).map(|(name, _)| name_in(name, data));
+            let next = all.peek().map(|(name, _)| name.span().start);
             self.free.push(match next {
-                Some(next) if is_first => begins..next?.start - 1,
+                Some(next) if is_first => begins..next,
                 _ if is_first => begins..span.end,
                 _ => before..span.end,
             });
@@ -106,14 +107,14 @@ impl Outline {
         self.free.push(0..data.len());
     }
 
-    fn set_delta(&mut self, name: Range<usize>, value: Json<'_>, data: &str) -> Option<()> {
+    fn set_delta(&mut self, name: Json<'_>, value: Json<'_>) -> Option<()> {
         if value.contents().is_none() {
             return value.is_empty().then_some(()); // an empty list in place of a text
         }
-        let span = value.span_in(data);
+        let span = value.span();
         let text = span.start + 1..span.end - 1;
         if self.delta.as_ref().is_none_or(|delta| delta.text.is_empty()) {
-            self.delta = Some(Delta { name, text, depth: 0 });
+            self.delta = Some(Delta { name: name.span(), text, depth: 0 });
         } else if !text.is_empty() {
             return None;
         }
@@ -178,11 +179,4 @@ fn is_same_text<'a>(
         }
         (left, right) = (&left[shared..], &right[shared..]);
     }
-}
-
-/// Returns the position of a field's name; `None` if it is written with escapes.
-fn name_in(name: &str, data: &str) -> Option<Range<usize>> {
-    let start = name.as_ptr().addr().checked_sub(data.as_ptr().addr())?;
-    let end = start.checked_add(name.len())?;
-    (start > 0 && end <= data.len()).then_some(start..end)
 }

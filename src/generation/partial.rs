@@ -5,7 +5,7 @@
 //! goes back is rejected.
 
 use super::address::Address;
-use super::json::{Fields, Json};
+use crate::json::{Fields, Json};
 
 /// Maximum steps of a path.
 const MAX_STEPS: usize = 64;
@@ -59,16 +59,15 @@ impl PartialArguments {
             text.truncate(length);
         }
         if self.path == path {
-            let more = written.contents().filter(|_| self.open);
+            let more = contents(written).filter(|_| self.open);
             text.push_str(more.unwrap_or_default());
             return more.is_some();
         }
         if !self.go_to(path, text) {
             return false;
         }
-        self.open = written.is_string();
-        let plain = written.raw().get();
-        text.push_str(if self.open { &plain[..plain.len() - 1] } else { plain });
+        self.open = contents(written).is_some();
+        text.push_str(if self.open { &written[..written.len() - 1] } else { written });
         true
     }
 
@@ -122,14 +121,17 @@ fn close(steps: &[PathStep], text: &mut String) {
     }
 }
 
-/// Returns the value in the field for its type.
-fn written<'a>(value: &Fields<'a>) -> Option<Json<'a>> {
+/// Returns the value in the field for its type, as written.
+fn written<'a>(value: &Fields<'a>) -> Option<&'a str> {
     let names = ["stringValue", "numberValue", "boolValue", "value"];
-    let said = names.iter().find_map(|name| value.get(name));
-    if said.is_none() && value.all().iter().any(|(name, _)| name == "nullValue") {
-        return Json::parse("null");
-    }
-    said
+    let said = names.iter().find_map(|name| value.get(name)).map(Json::raw);
+    let is_null = || value.all().any(|(name, _)| name.contents() == Some("nullValue"));
+    said.or_else(|| is_null().then_some("null"))
+}
+
+/// Returns the bytes between the quotes of a string.
+fn contents(written: &str) -> Option<&str> {
+    written.strip_prefix('"')?.strip_suffix('"')
 }
 
 /// Parses a path such as `$.places[0]['zip code']`.

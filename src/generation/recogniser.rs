@@ -5,11 +5,12 @@
 //! several such events: a provider may begin with a line of text, so an event that adds to another
 //! format still decides.
 
+use super::event::ModelEvent;
 use super::failure::{self, failure};
 use super::fold::Fold;
 use super::format::Format;
-use super::json::{Fields, Json};
-use super::mark::{Choices, Ending, Mark, is_done};
+use super::mark::{Choices, Ending, Mark};
+use crate::json::Fields;
 
 /// Events like text after which the format is text for good.
 const MAX_DOUBTFUL_EVENTS: u16 = 8;
@@ -73,14 +74,14 @@ impl Recogniser {
     }
 
     /// Uses the next event to detect the format. Returns whether the format has changed.
-    pub fn look(&mut self, event_type: Option<&str>, data: &str) -> bool {
+    pub fn look(&mut self, event: &ModelEvent<'_>) -> bool {
         if self.settled {
             return false;
         }
         let before = self.format;
-        match told(event_type, data) {
+        match told(event) {
             Evidence::Nothing => {}
-            Evidence::Format(format) if self.is_no_text(format, event_type, data) => {
+            Evidence::Format(format) if self.is_no_text(format, event) => {
                 (self.format, self.settled) = (Some(format), true);
             }
             Evidence::Unknown if before.is_none() => {
@@ -97,14 +98,14 @@ impl Recogniser {
     }
 
     /// Uses the next event to detect the format, and returns its mark.
-    pub fn mark(&mut self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        self.look(event_type, data);
+    pub fn mark(&mut self, event: &ModelEvent<'_>) -> Option<Mark> {
+        self.look(event);
         let Some(format) = self.format else {
-            let done = || is_done(data).then_some(Mark::Last(Ending::Complete));
-            return done().or_else(|| failure(event_type, data, false).map(Mark::Nearly));
+            let done = || event.is_done().then_some(Mark::Last(Ending::Complete));
+            return done().or_else(|| failure(event, false).map(Mark::Nearly));
         };
-        let mark = format.mark(event_type, data);
-        self.stopped |= self.choices.note(format, data) || mark == Some(Mark::Finished);
+        let mark = format.mark(event);
+        self.stopped |= self.choices.note(format, event) || mark == Some(Mark::Finished);
         mark
     }
 
@@ -117,33 +118,33 @@ impl Recogniser {
 
     /// Returns whether the event is of this format rather than text. A stream that looked like text
     /// may be another format, and text may contain JSON: what the event adds to a fold decides.
-    fn is_no_text(&self, format: Format, event_type: Option<&str>, data: &str) -> bool {
+    fn is_no_text(&self, format: Format, event: &ModelEvent<'_>) -> bool {
         if self.format != Some(Format::Text) {
             return true;
         }
         let mut fold = Fold::new(format);
-        fold.push(event_type, data);
+        fold.push(event);
         !fold.parts().is_empty() || fold.model().is_some()
     }
 }
 
-fn told(event_type: Option<&str>, data: &str) -> Evidence {
-    if event_type.is_some_and(is_heartbeat) {
+fn told(event: &ModelEvent<'_>) -> Evidence {
+    if event.event_type().is_some_and(is_heartbeat) {
         return Evidence::Nothing;
     }
-    let data = data.trim();
+    let data = event.data().trim();
     let looks_like = |begin: &str, end: char| data.starts_with(begin) && data.ends_with(end);
     match data.bytes().next() {
         None => Evidence::Nothing,
-        Some(b'{') => match Fields::parse(data) {
+        Some(b'{') => match event.fields() {
             Some(fields) => told_by(&fields),
             // Such as JSON with a `NaN`.
             None if looks_like("{\"", '}') => Evidence::Unknown,
             None => Evidence::Text,
         },
-        Some(b'[') if is_done(data) => Evidence::Nothing,
-        Some(b'[') if Json::parse(data).is_some() || looks_like("[{", ']') => Evidence::Unknown,
-        Some(_) if event_type.is_some_and(failure::is_error_type) => Evidence::Nothing,
+        Some(b'[') if event.is_done() => Evidence::Nothing,
+        Some(b'[') if event.json().is_some() || looks_like("[{", ']') => Evidence::Unknown,
+        Some(_) if event.event_type().is_some_and(failure::is_error_type) => Evidence::Nothing,
         Some(_) => Evidence::Text,
     }
 }

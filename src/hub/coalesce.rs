@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::generation::{Format, Merge};
+use crate::generation::{Format, Merge, ModelEvent};
 use crate::limits::{MAX_COALESCE_SECONDS, MAX_SHARED_MERGE_BYTES};
 use crate::sse::{self, Frame, Frames};
 use crate::store::{Batch, BatchBuilder, Entry, LogPosition};
@@ -190,16 +190,15 @@ struct OpenMerge<'a> {
 
 impl<'a> Merging<'a> {
     fn take(&mut self, event: LoggedEvent<'a>) {
-        let event_type = event.frame.event_type();
-        let data = event.frame.data();
+        let read = ModelEvent::new(event.frame.event_type(), event.frame.data());
         if let Some(open) = &mut self.open
-            && open.merge.try_add(event_type, &data)
+            && open.merge.try_add(&read)
         {
             (open.last, open.count) = (event, open.count + 1);
             return;
         }
         self.close();
-        match Merge::begin(self.format, event_type, &data) {
+        match Merge::begin(self.format, &read) {
             Some(merge) if is_published(event.frame) => {
                 self.open = Some(OpenMerge { merge, last: event, count: 1 });
             }

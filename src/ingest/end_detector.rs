@@ -1,7 +1,7 @@
 //! Detection of the end of a generation in its events.
 
-use crate::event::{ChannelState, EventType, NewEvent};
-use crate::generation::{Ending, Format, Mark, Recogniser};
+use crate::event::{ChannelState, NewEvent};
+use crate::generation::{Ending, Format, Mark, ModelEvent, Recogniser};
 use crate::hub::Close;
 
 /// Looks for the end mark in the events of one body.
@@ -31,7 +31,7 @@ impl EndDetector {
     /// close the channel, if the mark is among them.
     pub(super) fn look(&mut self, events: &[NewEvent]) -> Option<(usize, Close)> {
         for (number, event) in events.iter().enumerate() {
-            match mark(&mut self.recogniser, event) {
+            match self.recogniser.mark(&ModelEvent::of(event)) {
                 // The recogniser notes that the model has stopped.
                 None | Some(Mark::Finished) => {}
                 Some(Mark::Nearly(ending)) => self.note(ending),
@@ -69,23 +69,15 @@ impl EndDetector {
     }
 }
 
-/// Reads the next event.
-fn mark(recogniser: &mut Recogniser, event: &NewEvent) -> Option<Mark> {
-    let data = str::from_utf8(event.data.as_bytes()).unwrap_or_default();
-    recogniser.mark(event.event_type.as_ref().map(EventType::as_str), data)
-}
-
 /// Returns whether the generation ends with this event.
 pub(super) fn ends_with(recogniser: &Recogniser, event: &NewEvent) -> bool {
-    mark(&mut recogniser.clone(), event).is_some()
+    recogniser.clone().mark(&ModelEvent::of(event)).is_some()
 }
 
 /// Returns whether an event without its empty line is an end mark nevertheless: nothing can be
 /// missing from `[DONE]` or from complete JSON.
 pub(super) fn is_whole_end(recogniser: &Recogniser, event: &NewEvent) -> bool {
-    let data = event.data.as_bytes().trim_ascii();
-    let is_whole = || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
-    (data == b"[DONE]" || (data.starts_with(b"{") && is_whole())) && ends_with(recogniser, event)
+    ModelEvent::of(event).is_whole() && ends_with(recogniser, event)
 }
 
 fn close(ending: Ending) -> Close {

@@ -4,11 +4,12 @@
 use super::content::{fold_content, skip_event, skip_unknown};
 use super::provider::Provider;
 use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::event::ModelEvent;
 use crate::generation::failure::ending_of;
 use crate::generation::fold::Fold;
-use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, has_value, typed};
+use crate::generation::mark::{Ending, Mark};
 use crate::generation::outline::{Field, Outline};
+use crate::json::{Fields, Json};
 
 /// The format `anthropic`.
 pub(in crate::generation) struct Anthropic;
@@ -35,17 +36,20 @@ impl Provider for Anthropic {
         }
     }
 
-    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        if has_value(data, "stop_reason") {
-            let (_, event) = typed(event_type, data, &["message_delta"])?;
-            let reason = event.object("delta").text("stop_reason")?;
-            return Some(Ending::of_reason(&reason).into_stop());
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark> {
+        let fields = event.fields()?;
+        match event.name(&fields).as_ref() {
+            "message_delta" => {
+                let reason = fields.object("delta").text("stop_reason")?;
+                (!reason.is_empty()).then(|| Ending::of_reason(&reason).into_stop())
+            }
+            "message_stop" => Some(Mark::Last(Ending::Complete)),
+            "error" => {
+                let error = fields.get("error").or(fields.get("message"))?;
+                Some(Mark::Last(ending_of(Some(error))))
+            }
+            _ => None,
         }
-        let (name, event) = typed(event_type, data, &["message_stop", "error"])?;
-        Some(Mark::Last(match name.as_ref() {
-            "error" => ending_of(Some(event.get("error").or(event.get("message"))?)),
-            _ => Ending::Complete,
-        }))
     }
 
     fn fold_event(&self, event_type: Option<&str>, event: &Fields<'_>, fold: &mut Fold) {
@@ -63,33 +67,32 @@ impl Provider for Anthropic {
             "message_start" => {
                 let message = event.object("message");
                 fold.set_model(message.text("model"));
-                fold.update_usage(message.object("usage"));
+                fold.update_usage(message.object("usage").all());
                 for (index, block) in (0..).zip(message.items("content")) {
                     fold_start(index, &block.fields(), fold);
                 }
             }
             // Each count is a total so far, but the event does not have every count.
             "message_delta" => {
-                fold.update_usage(event.object("delta").object("usage"));
-                fold.update_usage(event.object("usage"));
+                fold.update_usage(event.object("delta").object("usage").all());
+                fold.update_usage(event.object("usage").all());
             }
             "content_block_stop" | "message_stop" | "ping" | "error" => {}
             _ => skip_event(event, fold),
         }
     }
 
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()> {
+        outline.walk(&event.fields()?, |outline, name, value| {
             Some(match name {
                 "type" if value.contents() == Some("content_block_delta") => Field::Fixed,
                 "index" => Field::Fixed,
                 "delta" => {
                     let fields = value.fields();
                     let text = delta(&fields)?.1;
-                    outline.walk(&fields, data, |_, name, value| match name {
+                    outline.walk(&fields, |_, name, value| match name {
                         "type" => Some(Field::Fixed), // the other is its text
-                        _ => (value.raw().get().as_ptr() == text.raw().get().as_ptr())
-                            .then_some(Field::Delta),
+                        _ => (value.span() == text.span()).then_some(Field::Delta),
                     })?;
                     Field::Fixed
                 }

@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 
 use crate::generation::address::{Address, Lane};
+use crate::generation::event::DONE;
 use crate::generation::fold::Fold;
-use crate::generation::json::{Fields, Json, without_nan};
-use crate::generation::mark::DONE;
+use crate::json::{Fields, Json, LazyJson};
 
 /// Maximum nesting of pieces: a thought is a list of texts.
 const MAX_DEPTH: u32 = 6;
@@ -144,7 +144,7 @@ fn fold_typed(address: &Address<'_>, piece: &Fields<'_>, depth: u32, fold: &mut 
 /// Notes skipped content, if the object has content in an unknown field.
 pub(super) fn skip_unknown(object: &Fields<'_>, is_known: impl Fn(&str) -> bool, fold: &mut Fold) {
     let mut content = object.present().filter(|(_, value)| value.is_content());
-    if content.any(|(name, _)| !is_known(name) && !is_metadata(name)) {
+    if content.any(|(name, _)| !is_known(&name) && !is_metadata(&name)) {
         fold.skip();
     }
 }
@@ -171,14 +171,45 @@ pub(super) fn fold_odd(
     mut fold_event: impl FnMut(&Fields<'_>, &mut Fold),
 ) {
     let data = without_nan(data).map_or(Cow::Borrowed(data), Cow::Owned);
-    if let Some(event) = Fields::parse(&data) {
-        return fold_event(&event, fold);
+    let whole = LazyJson::default();
+    if let Some(event) = whole.of(&data).filter(|event| event.is_object()) {
+        return fold_event(&event.fields(), fold);
     }
     let lines = data.lines().map(str::trim).filter(|line| !line.is_empty() && *line != DONE);
-    let events: Option<Vec<Fields<'_>>> = lines.map(Fields::parse).collect();
-    match events {
-        Some(events) => events.iter().for_each(|event| fold_event(event, fold)),
+    let lines: Vec<_> = lines.map(|line| (line, LazyJson::default())).collect();
+    let events = lines.iter().map(|(line, json)| json.of(line).filter(|json| json.is_object()));
+    match events.collect::<Option<Vec<_>>>() {
+        Some(events) => events.iter().for_each(|event| fold_event(&event.fields(), fold)),
         None if data.trim_start().starts_with(['{', '[']) => fold.skip(),
         None => {}
     }
+}
+
+/// Replaces each number that JSON does not have, as some Python servers write them, by `null`;
+/// `None` if there is none.
+fn without_nan(text: &str) -> Option<String> {
+    const NUMBERS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
+    let mut mended = String::new();
+    let mut copied = 0;
+    let mut quoted = false;
+    let mut at = 0;
+    while let Some(byte) = text.as_bytes().get(at) {
+        let rest = &text.as_bytes()[at..];
+        let number = NUMBERS.iter().find(|name| !quoted && rest.starts_with(name.as_bytes()));
+        match (byte, number) {
+            (_, Some(number)) => {
+                mended.push_str(&text[copied..at]);
+                mended.push_str("null");
+                at += number.len();
+                copied = at;
+            }
+            (b'\\', _) if quoted => at += 2,
+            (byte, _) => {
+                quoted ^= *byte == b'"';
+                at += 1;
+            }
+        }
+    }
+    mended.push_str(text.get(copied..)?);
+    (copied > 0).then_some(mended)
 }

@@ -5,11 +5,12 @@
 use super::content::{fold_content, skip_event, skip_unknown};
 use super::provider::Provider;
 use crate::generation::address::{Address, Lane, PartKey, call_address};
-use crate::generation::failure::failure;
+use crate::generation::event::ModelEvent;
+use crate::generation::failure::failure_in;
 use crate::generation::fold::Fold;
-use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, is_reason, mentions};
+use crate::generation::mark::{Ending, Mark, is_reason};
 use crate::generation::outline::{Field, Outline};
+use crate::json::{Fields, Json};
 
 /// The format `gemini`.
 pub(in crate::generation) struct Gemini;
@@ -36,25 +37,22 @@ impl Provider for Gemini {
             || first.object("error").text("status").is_some()
     }
 
-    fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
-        if !["finishReason", "blockReason", "error"].iter().any(|word| mentions(data, word)) {
-            return None;
-        }
-        let whole = Fields::parse(data)?;
-        let inner = whole.object("response");
-        let event = if inner.is_empty() { &whole } else { &inner };
-        if let Some(failure) = failure(None, data, true) {
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark> {
+        let whole = event.fields()?;
+        if let Some(failure) = failure_in(event, true) {
             return Some(Mark::Last(failure));
         }
-        let feedback = event.object("promptFeedback");
+        let inner = whole.object("response");
+        let fields = if inner.is_empty() { whole } else { inner };
+        let feedback = fields.object("promptFeedback");
         if let Some(reason) = feedback.text("blockReason") {
             let said = feedback.text("blockReasonMessage");
             let said = said.unwrap_or_else(|| format!("the prompt was blocked: {reason}").into());
             return Some(Mark::Nearly(Ending::failed(&said)));
         }
-        let candidates = event.items("candidates");
-        let finished = |candidate: &Json<'_>| is_reason(candidate.fields().get("finishReason"));
-        let all = !candidates.is_empty() && candidates.iter().all(finished);
+        let mut candidates = fields.items("candidates");
+        let finished = |candidate: Json<'_>| is_reason(candidate.fields().get("finishReason"));
+        let all = !candidates.is_empty() && candidates.all(finished);
         all.then_some(Mark::Finished)
     }
 
@@ -79,11 +77,11 @@ impl Provider for Gemini {
         }
     }
 
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()> {
+        outline.walk(&event.fields()?, |outline, name, value| {
             Some(match name {
                 "candidates" => {
-                    outline_candidate(&value.only_item()?.fields(), data, outline)?;
+                    outline_candidate(&value.only_item()?.fields(), outline)?;
                     Field::Fixed
                 }
                 // It counts everything so far, so the last one is enough.
@@ -131,19 +129,19 @@ fn fold_call(choice: u32, call: &Fields<'_>, fold: &mut Fold) {
         fold.add_call(choice, call.text("id"), name, None);
         fold.begin_partial(call_address(choice));
     }
-    fold.add_partial(choice, &values, !goes_on);
+    fold.add_partial(choice, values, !goes_on);
 }
 
-fn outline_candidate(candidate: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    outline.walk(candidate, data, |outline, name, value| {
+fn outline_candidate(candidate: &Fields<'_>, outline: &mut Outline) -> Option<()> {
+    outline.walk(candidate, |outline, name, value| {
         Some(match name {
             // Results of filters must be equal in both, or the events do not join.
             "index" | "safetyRatings" => Field::Fixed,
             "content" => {
-                outline.walk(&value.fields(), data, |outline, name, value| match name {
+                outline.walk(&value.fields(), |outline, name, value| match name {
                     "role" => Some(Field::Free),
                     "parts" => {
-                        outline_part(&value.only_item()?.fields(), data, outline)?;
+                        outline_part(&value.only_item()?.fields(), outline)?;
                         Some(Field::Fixed)
                     }
                     _ => None,
@@ -155,8 +153,8 @@ fn outline_candidate(candidate: &Fields<'_>, data: &str, outline: &mut Outline) 
     })
 }
 
-fn outline_part(part: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    outline.walk(part, data, |_, name, _| match name {
+fn outline_part(part: &Fields<'_>, outline: &mut Outline) -> Option<()> {
+    outline.walk(part, |_, name, _| match name {
         "text" => Some(Field::Delta),
         "thought" => Some(Field::Fixed),
         _ => None,

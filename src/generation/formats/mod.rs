@@ -19,32 +19,33 @@ use provider::Provider;
 use text::TextFormat;
 use ui_message::UiMessage;
 
+use super::event::ModelEvent;
 use super::failure::{failure, is_error_type};
 use super::fold::Fold;
 use super::format::Format;
-use super::mark::{Ending, Mark, is_done};
+use super::mark::{Ending, Mark};
 
 impl Format {
     /// Returns the mark of this event, if the generation ends with it.
     #[must_use]
-    pub fn mark(self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        if self != Self::Text && is_done(data) {
+    pub fn mark(self, event: &ModelEvent<'_>) -> Option<Mark> {
+        if self != Self::Text && event.is_done() {
             return Some(Mark::Last(Ending::Complete));
         }
-        let own = self.provider().mark(event_type, data);
+        let own = self.provider().mark(event);
         if let Some(Mark::Last(_) | Mark::Nearly(_)) = own {
             return own;
         }
         // In the text format, JSON is text.
-        let is_text = self == Self::Text && !event_type.is_some_and(is_error_type);
-        let failed = if is_text { None } else { failure(event_type, data, true) };
+        let is_text = self == Self::Text && !event.event_type().is_some_and(is_error_type);
+        let failed = if is_text { None } else { failure(event, true) };
         failed.map(Mark::Nearly).or(own)
     }
 
     /// Returns whether the generation ends with this event: it is an end mark, or an error.
     #[must_use]
-    pub fn is_end(self, event_type: Option<&str>, data: &str) -> bool {
-        matches!(self.mark(event_type, data), Some(Mark::Last(_) | Mark::Nearly(_)))
+    pub fn is_end(self, event: &ModelEvent<'_>) -> bool {
+        matches!(self.mark(event), Some(Mark::Last(_) | Mark::Nearly(_)))
     }
 
     /// Returns the implementation of the format.
@@ -63,7 +64,7 @@ impl Format {
 
 impl Fold {
     /// Adds the next event; an unknown one adds nothing.
-    pub fn push(&mut self, event_type: Option<&str>, data: &str) {
-        self.format().provider().fold(event_type, data, self);
+    pub fn push(&mut self, event: &ModelEvent<'_>) {
+        self.format().provider().fold(event, self);
     }
 }

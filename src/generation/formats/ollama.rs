@@ -1,16 +1,15 @@
 //! The lines of Ollama's `/api/chat`, with a `message`, and `/api/generate`, with a `response`. The
 //! last line has `"done":true` and the counts.
 
-use memchr::memmem;
-
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
 use super::provider::Provider;
 use crate::generation::address::{Address, Lane, PartKey};
-use crate::generation::failure::failure;
+use crate::generation::event::ModelEvent;
+use crate::generation::failure::failure_in;
 use crate::generation::fold::Fold;
-use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, mentions};
+use crate::generation::mark::{Ending, Mark};
 use crate::generation::outline::{Field, Outline};
+use crate::json::{Fields, Json};
 
 /// The format `ollama`.
 pub(in crate::generation) struct Ollama;
@@ -34,15 +33,9 @@ impl Provider for Ollama {
         line || first.text("error").is_some()
     }
 
-    fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
-        // Every line has a `done`, so `true` is searched as well.
-        let is_true = || memmem::find(data.as_bytes(), b"true").is_some();
-        let may_end = mentions(data, "error") || (is_true() && mentions(data, "done"));
-        if !may_end {
-            return None;
-        }
-        let line = Fields::parse(data)?;
-        if let Some(failure) = failure(None, data, true) {
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark> {
+        let line = event.fields()?;
+        if let Some(failure) = failure_in(event, true) {
             return Some(Mark::Last(failure));
         }
         line.get("done").filter(|done| done.is_true())?;
@@ -72,18 +65,19 @@ impl Provider for Ollama {
         skip_unknown(&message, is_known, fold);
         skip_event(line, fold);
         if line.get("done").is_some_and(Json::is_true) {
-            fold.update_usage(line.only(&USAGE));
+            let is_count = |name: &str| USAGE.contains(&name);
+            fold.update_usage(line.all().filter(|(name, _)| name.contents().is_some_and(is_count)));
         }
     }
 
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()> {
+        outline.walk(&event.fields()?, |outline, name, value| {
             Some(match name {
                 "created_at" => Field::Free,
                 "done" if !value.is_true() => Field::Fixed,
                 "response" | "thinking" => Field::Delta,
                 "message" => {
-                    outline.walk(&value.fields(), data, |_, name, _| match name {
+                    outline.walk(&value.fields(), |_, name, _| match name {
                         "role" => Some(Field::Free),
                         "content" | "thinking" | "reasoning_content" | "reasoning" => {
                             Some(Field::Delta)

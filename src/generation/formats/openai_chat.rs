@@ -9,11 +9,12 @@ use std::borrow::Cow;
 use super::content::{REASONING, fold_content, fold_reasoning, skip_event, skip_unknown};
 use super::provider::Provider;
 use crate::generation::address::{Address, Lane, PartKey};
-use crate::generation::failure::failure;
+use crate::generation::event::ModelEvent;
+use crate::generation::failure::failure_in;
 use crate::generation::fold::Fold;
-use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, has_value, is_reason};
+use crate::generation::mark::{Ending, Mark, is_reason};
 use crate::generation::outline::{Field, Outline};
+use crate::json::{Fields, Json};
 
 /// The format `openai-chat`.
 pub(in crate::generation) struct OpenAiChat;
@@ -28,7 +29,7 @@ impl Provider for OpenAiChat {
         let Some(choices) = event.get("choices").filter(|choices| choices.is_array()) else {
             return error;
         };
-        match choices.items().first() {
+        match choices.items().next() {
             Some(choice) => choice.fields().get("delta").is_some_and(Json::is_object) || error,
             None => ["prompt_filter_results", "usage", "object"]
                 .iter()
@@ -36,21 +37,18 @@ impl Provider for OpenAiChat {
         }
     }
 
-    fn mark(&self, _: Option<&str>, data: &str) -> Option<Mark> {
-        if !has_value(data, "finish_reason") {
-            return None;
-        }
-        let choices = Fields::parse(data)?.items("choices");
-        let reasons: Vec<_> =
-            choices.iter().map(|choice| choice.fields().get("finish_reason")).collect();
-        let endings = reasons.iter().flatten().filter_map(|reason| reason.text());
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark> {
+        let choices = event.fields()?.items("choices");
+        let reasons = choices.map(|choice| choice.fields().get("finish_reason"));
+        let endings = reasons.clone().flatten().filter_map(Json::text);
         let mut endings = endings.map(|reason| Ending::of_reason(&reason));
         if let Some(bad) = endings.find(|ending| *ending != Ending::Complete) {
             // The event may have details of the error.
-            let said = failure(None, data, true).filter(|_| bad != Ending::Cancelled);
+            let said = failure_in(event, true).filter(|_| bad != Ending::Cancelled);
             return Some(Mark::Nearly(said.unwrap_or(bad)));
         }
-        let all = !reasons.is_empty() && reasons.into_iter().all(is_reason);
+        let mut reasons = reasons.map(is_reason);
+        let all = reasons.next() == Some(true) && reasons.all(|is_reason| is_reason);
         all.then_some(Mark::Finished)
     }
 
@@ -70,11 +68,11 @@ impl Provider for OpenAiChat {
         fold.set_usage(usage);
     }
 
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        outline.walk(&Fields::parse(data)?, data, |outline, name, value| {
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()> {
+        outline.walk(&event.fields()?, |outline, name, value| {
             Some(match name {
                 "choices" => {
-                    outline_choice(&value.only_item()?.fields(), data, outline)?;
+                    outline_choice(&value.only_item()?.fields(), outline)?;
                     Field::Fixed
                 }
                 "x_groq" if value.fields().get("error").is_some() => return None,
@@ -104,35 +102,44 @@ fn fold_choice(choice: &Fields<'_>, fold: &mut Fold) {
             fold_content(&at(Lane::Text), text, fold);
         } else if let Some(message) = choice.get("message") {
             // The whole answer, which is skipped where deltas came.
-            let has = |lane| fold.at(&at(lane)).is_some();
-            let calls = fold.count(Lane::Tool) > 0;
-            let message = message.fields().without(|name| match name {
-                "content" => has(Lane::Text),
-                "refusal" => has(Lane::Refusal),
-                "tool_calls" | "function_call" => calls,
-                name => has(Lane::Reasoning) && REASONING.contains(&name),
+            let lanes = [Lane::Text, Lane::Refusal, Lane::Reasoning, Lane::Tool];
+            let folded = lanes.map(|lane| match lane {
+                Lane::Tool => (lane, fold.count(lane) > 0),
+                lane => (lane, fold.at(&at(lane)).is_some()),
             });
-            fold_delta(number, &message, fold);
+            let is_new = |lane| folded.contains(&(lane, false));
+            fold_delta(number, &message.fields(), is_new, fold);
         } else {
             skip_event(choice, fold);
         }
         return;
     };
     let delta = delta.fields();
-    fold_delta(number, &delta, fold);
+    fold_delta(number, &delta, |_| true, fold);
     if let Some(text) = choice.get("text").filter(|_| delta.get("content").is_none()) {
         fold_content(&at(Lane::Text), text, fold);
     }
 }
 
-fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
+/// Folds the lanes of a delta for which `is_new` is true.
+fn fold_delta(choice: u32, delta: &Fields<'_>, is_new: impl Fn(Lane) -> bool, fold: &mut Fold) {
     let at = |lane| Address { choice, lane, key: PartKey::Index(0, 0) };
-    fold_reasoning(&at(Lane::Reasoning), delta, fold);
+    if is_new(Lane::Reasoning) {
+        fold_reasoning(&at(Lane::Reasoning), delta, fold);
+    }
     for (lane, name) in [(Lane::Text, "content"), (Lane::Refusal, "refusal")] {
-        if let Some(text) = delta.get(name) {
+        if let Some(text) = delta.get(name).filter(|_| is_new(lane)) {
             fold_content(&at(lane), text, fold);
         }
     }
+    if is_new(Lane::Tool) {
+        fold_calls(choice, delta, fold);
+    }
+    fold.set_usage(delta.get("usage"));
+    skip_unknown(delta, |name| TAKEN.contains(&name) || REASONING.contains(&name), fold);
+}
+
+fn fold_calls(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
     for (position, call) in (0..).zip(delta.items("tool_calls")) {
         fold_call(choice, position, &call.fields(), fold);
     }
@@ -143,8 +150,6 @@ fn fold_delta(choice: u32, delta: &Fields<'_>, fold: &mut Fold) {
         let call = call.fields();
         add_to_call(address, None, call.text("name"), call.get("arguments"), fold);
     }
-    fold.set_usage(delta.get("usage"));
-    skip_unknown(delta, |name| TAKEN.contains(&name) || REASONING.contains(&name), fold);
 }
 
 /// Folds a piece of a call, or a whole call. Servers that do not number them usually send each in
@@ -187,7 +192,7 @@ fn add_to_call(
     }
     match arguments {
         // Some servers send it instead of `""` before the deltas.
-        Some(arguments) if is_named && ["{}", "\"{}\""].contains(&arguments.raw().get()) => {
+        Some(arguments) if is_named && ["{}", "\"{}\""].contains(&arguments.raw()) => {
             fold.begin_arguments(address, arguments);
         }
         Some(arguments) => fold.append_arguments(address, arguments),
@@ -207,16 +212,16 @@ fn begin_call(
     }
 }
 
-fn outline_choice(choice: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
+fn outline_choice(choice: &Fields<'_>, outline: &mut Outline) -> Option<()> {
     let delta = choice.object("delta");
-    outline.walk(choice, data, |outline, name, value| {
+    outline.walk(choice, |outline, name, value| {
         Some(match name {
             // Results of Azure's filters must be equal in both, or the events do not join.
             "index" | "content_filter_results" => Field::Fixed,
             "usage" => Field::Free,
             "text" => Field::Delta,
             "delta" => {
-                outline_delta(&value.fields(), data, outline)?;
+                outline_delta(&value.fields(), outline)?;
                 Field::Fixed
             }
             // The whole text so far; it is merged unless the delta is the same text.
@@ -232,14 +237,14 @@ fn outline_choice(choice: &Fields<'_>, data: &str, outline: &mut Outline) -> Opt
     })
 }
 
-fn outline_delta(delta: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    outline.walk(delta, data, |outline, name, value| {
+fn outline_delta(delta: &Fields<'_>, outline: &mut Outline) -> Option<()> {
+    outline.walk(delta, |outline, name, value| {
         Some(match name {
             "role" | "usage" => Field::Free,
             "content" | "refusal" | "reasoning_content" | "reasoning" | "thinking" | "thought"
             | "reasoning_text" => Field::Delta,
             "tool_calls" => {
-                outline_call(&value.only_item()?.fields(), data, outline)?;
+                outline_call(&value.only_item()?.fields(), outline)?;
                 Field::Fixed
             }
             _ => return None,
@@ -248,12 +253,12 @@ fn outline_delta(delta: &Fields<'_>, data: &str, outline: &mut Outline) -> Optio
 }
 
 /// Outlines a call. An event with its name begins it, and does not merge.
-fn outline_call(call: &Fields<'_>, data: &str, outline: &mut Outline) -> Option<()> {
-    outline.walk(call, data, |outline, name, value| {
+fn outline_call(call: &Fields<'_>, outline: &mut Outline) -> Option<()> {
+    outline.walk(call, |outline, name, value| {
         Some(match name {
             "index" | "type" => Field::Fixed,
             "function" | "custom" => {
-                outline.walk(&value.fields(), data, |_, name, _| match name {
+                outline.walk(&value.fields(), |_, name, _| match name {
                     "arguments" | "input" => Some(Field::Delta),
                     _ => None,
                 })?;

@@ -9,22 +9,15 @@ use std::borrow::Cow;
 use super::content::{fold_content, skip_event, skip_unknown};
 use super::provider::Provider;
 use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::event::ModelEvent;
 use crate::generation::failure::ending_of;
 use crate::generation::fold::Fold;
-use crate::generation::json::{Fields, Json};
-use crate::generation::mark::{Ending, Mark, typed};
+use crate::generation::mark::{Ending, Mark};
 use crate::generation::outline::{Field, Outline};
+use crate::json::{Fields, Json};
 
 /// The format `openai-responses`.
 pub(in crate::generation) struct OpenAiResponses;
-
-const ENDS: [&str; 5] = [
-    "response.completed",
-    "response.incomplete",
-    "response.failed",
-    "response.cancelled", // in no published schema, but some servers have it
-    "error",
-];
 
 /// Items that are calls.
 const CALLS: [&str; 4] = ["function_call", "mcp_call", "custom_tool_call", "code_interpreter_call"];
@@ -49,20 +42,25 @@ impl Provider for OpenAiResponses {
         }
     }
 
-    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        let (name, event) = typed(event_type, data, &ENDS)?;
-        Some(match name.as_ref() {
-            "response.failed" => Mark::Last(ending_of(event.object("response").get("error"))),
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark> {
+        let fields = event.fields()?;
+        Some(match event.name(&fields).as_ref() {
+            "response.completed" | "response.incomplete" => {
+                let response = fields.object("response");
+                Mark::Last(match response.text("status").as_deref() {
+                    Some("failed") => ending_of(response.get("error")),
+                    _ => Ending::Complete,
+                })
+            }
+            "response.failed" => Mark::Last(ending_of(fields.object("response").get("error"))),
+            // In no published schema, but some servers have it.
             "response.cancelled" => Mark::Last(Ending::Cancelled),
             // `response.failed` may follow.
             "error" => {
-                let error = event.get("error").or(event.get("message"))?;
+                let error = fields.get("error").or(fields.get("message"))?;
                 Mark::Nearly(ending_of(Some(error)))
             }
-            _ => Mark::Last(match event.object("response").text("status").as_deref() {
-                Some("failed") => ending_of(event.object("response").get("error")),
-                _ => Ending::Complete,
-            }),
+            _ => return None,
         })
     }
 
@@ -97,11 +95,11 @@ impl Provider for OpenAiResponses {
         }
     }
 
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        let event = Fields::parse(data)?;
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()> {
+        let event = event.fields()?;
         lane(event.text("type")?.strip_prefix("response.")?.strip_suffix(".delta")?)?;
         let is_placed = event.number("output_index").is_some();
-        outline.walk(&event, data, |_, name, _| {
+        outline.walk(&event, |_, name, _| {
             Some(match name {
                 "delta" => Field::Delta,
                 "sequence_number" | "obfuscation" | "event_id" => Field::Free,
@@ -198,7 +196,7 @@ fn fold_response(event: &Fields<'_>, ends: bool, fold: &mut Fold) {
     let response = event.object("response");
     fold.set_model(response.text("model"));
     fold.set_usage(response.get("usage").or(event.get("usage")));
-    let items: Vec<_> = response.items("output").into_iter().map(Json::fields).collect();
+    let items: Vec<_> = response.items("output").map(Json::fields).collect();
     if !ends || items.is_empty() {
         return;
     }

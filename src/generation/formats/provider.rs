@@ -1,10 +1,11 @@
 //! The interface of a format.
 
 use super::content;
+use crate::generation::event::ModelEvent;
 use crate::generation::fold::Fold;
-use crate::generation::json::Fields;
 use crate::generation::mark::Mark;
 use crate::generation::outline::Outline;
+use crate::json::Fields;
 
 /// The interface of a format.
 pub(in crate::generation) trait Provider {
@@ -12,16 +13,18 @@ pub(in crate::generation) trait Provider {
     fn recognises(&self, event: &Fields<'_>) -> bool;
 
     /// Returns the mark of this event, if the generation ends with it. `[DONE]` and errors of other
-    /// dialects are detected elsewhere. It is called for every event, so it searches for a word
-    /// before it parses anything.
-    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark>;
+    /// dialects are detected elsewhere.
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark>;
 
     /// Adds the event to the fold.
-    fn fold(&self, event_type: Option<&str>, data: &str, fold: &mut Fold) {
-        match Fields::parse(data) {
-            Some(event) => self.fold_event(event_type, &event, fold),
-            None => content::fold_odd(data, fold, |event, fold| {
-                self.fold_event(event_type, event, fold);
+    fn fold(&self, event: &ModelEvent<'_>, fold: &mut Fold) {
+        if event.is_done() {
+            return;
+        }
+        match event.fields() {
+            Some(fields) => self.fold_event(event.event_type(), &fields, fold),
+            None => content::fold_odd(event.data(), fold, |fields, fold| {
+                self.fold_event(event.event_type(), fields, fold);
             }),
         }
     }
@@ -32,5 +35,5 @@ pub(in crate::generation) trait Provider {
 
     /// Outlines the delta and the fields that may differ; `None` as soon as the event has anything
     /// else that a merge would lose.
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()>;
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()>;
 }

@@ -4,11 +4,12 @@
 use super::content::{fold_content, skip_event};
 use super::provider::Provider;
 use crate::generation::address::{Address, Lane, PartKey};
+use crate::generation::event::ModelEvent;
 use crate::generation::failure::ending_of;
 use crate::generation::fold::Fold;
-use crate::generation::json::Fields;
-use crate::generation::mark::{Ending, Mark, typed};
+use crate::generation::mark::{Ending, Mark};
 use crate::generation::outline::{Field, Outline};
+use crate::json::Fields;
 
 /// The format `ai-sdk`.
 pub(in crate::generation) struct UiMessage;
@@ -20,7 +21,7 @@ impl Provider for UiMessage {
             // Other protocols have a `start`, too; this one has no other fields.
             "start" => {
                 let known = ["type", "messageId", "messageMetadata"];
-                first.present().all(|(name, _)| known.contains(&name))
+                first.present().all(|(name, _)| known.contains(&&*name))
             }
             "start-step" | "finish-step" | "reset-step" => first.present().count() == 1,
             "text-start" | "reasoning-start" => has("id"),
@@ -32,15 +33,16 @@ impl Provider for UiMessage {
         }
     }
 
-    fn mark(&self, event_type: Option<&str>, data: &str) -> Option<Mark> {
-        let (name, chunk) = typed(event_type, data, &["finish", "abort", "error"])?;
-        Some(Mark::Nearly(match name.as_ref() {
+    fn mark(&self, event: &ModelEvent<'_>) -> Option<Mark> {
+        let chunk = event.fields()?;
+        Some(Mark::Nearly(match event.name(&chunk).as_ref() {
             "error" => ending_of(Some(chunk.get("errorText")?)),
             "abort" => Ending::Cancelled,
-            _ => {
+            "finish" => {
                 let reason = chunk.text("finishReason");
                 reason.map_or(Ending::Complete, |reason| Ending::of_reason(&reason))
             }
+            _ => return None,
         }))
     }
 
@@ -62,10 +64,10 @@ impl Provider for UiMessage {
         }
     }
 
-    fn outline(&self, data: &str, outline: &mut Outline) -> Option<()> {
-        let chunk = Fields::parse(data)?;
+    fn outline(&self, event: &ModelEvent<'_>, outline: &mut Outline) -> Option<()> {
+        let chunk = event.fields()?;
         let (_, id, text) = part_named(chunk.text("type")?.strip_suffix("-delta")?)?;
-        outline.walk(&chunk, data, |_, name, _| match name {
+        outline.walk(&chunk, |_, name, _| match name {
             "type" => Some(Field::Fixed),
             name if name == id => Some(Field::Fixed),
             name if name == text => Some(Field::Delta),

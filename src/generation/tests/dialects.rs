@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::streams::{fold, merge, named, unnamed};
-use crate::generation::{Fold, Format};
+use crate::generation::{Fold, Format, ModelEvent};
 
 const CHAT: Format = Format::OpenAiChat;
 const RESPONSES: Format = Format::OpenAiResponses;
@@ -652,9 +652,9 @@ fn a_text_of_pieces_does_not_become_an_end_mark_with_spaces_around_it() {
 #[test]
 fn an_incomplete_fold_says_so() {
     let mut fold = Fold::new(CHAT);
-    fold.push(None, &deltas(&[r#"{"content":"a"}"#])[0]);
+    fold.push(&ModelEvent::new(None, &deltas(&[r#"{"content":"a"}"#])[0]));
     assert!(!fold.is_incomplete());
-    fold.push(None, &deltas(&[r#"{"audio":{"data":"AAA="}}"#])[0]);
+    fold.push(&ModelEvent::new(None, &deltas(&[r#"{"audio":{"data":"AAA="}}"#])[0]));
     assert!(fold.is_incomplete());
     assert_eq!(fold.text(), "a");
 }

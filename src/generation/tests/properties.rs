@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::streams::shown;
-use crate::generation::json::Fields;
-use crate::generation::{Ending, Fold, Format, Mark, Merge};
+use crate::generation::{Ending, Fold, Format, Mark, Merge, ModelEvent};
+use crate::json::{Json, LazyJson};
 
 /// A unit of a model's output.
 #[derive(Clone, Debug)]
@@ -36,6 +36,16 @@ struct Event {
     part: Option<String>,
 }
 
+impl Event {
+    fn read(&self) -> ModelEvent<'_> {
+        ModelEvent::new(self.event_type.as_deref(), &self.data)
+    }
+}
+
+fn read(events: &[Event]) -> impl Iterator<Item = ModelEvent<'_>> {
+    events.iter().map(Event::read)
+}
+
 /// Writes a stream.
 struct Writer {
     format: Format,
@@ -49,7 +59,8 @@ struct Writer {
 impl Writer {
     fn put(&mut self, part: Option<String>, data: String) {
         let named = matches!(self.format, Format::Anthropic | Format::OpenAiResponses);
-        let fields = Fields::parse(&data).filter(|_| named);
+        let json = LazyJson::default();
+        let fields = json.of(&data).filter(|_| named).map(Json::fields);
         let event_type = fields.and_then(|fields| Some(fields.text("type")?.into_owned()));
         self.events.push(Event { event_type, data, part });
     }
@@ -297,16 +308,12 @@ fn write_with(format: Format, runs: &[(Run, Vec<usize>)], escaped: bool, noise: 
     writer.events
 }
 
-fn fold<'a>(format: Format, events: impl IntoIterator<Item = (Option<&'a str>, &'a str)>) -> Fold {
+fn fold(format: Format, events: &[Event]) -> Fold {
     let mut fold = Fold::new(format);
-    for (event_type, data) in events {
-        fold.push(event_type, data);
+    for event in read(events) {
+        fold.push(&event);
     }
     fold
-}
-
-fn pairs(events: &[Event]) -> impl Iterator<Item = (Option<&str>, &str)> {
-    events.iter().map(|event| (event.event_type.as_deref(), event.data.as_str()))
 }
 
 /// Merges neighbours as long as `joins` is true; panics if events of different parts merge.
@@ -317,14 +324,14 @@ fn merge(format: Format, events: &[Event], joins: &[bool]) -> Vec<Event> {
     for event in events {
         if let Some((merge, first)) = current.as_mut()
             && *joins.next().unwrap()
-            && merge.try_add(event.event_type.as_deref(), &event.data)
+            && merge.try_add(&event.read())
         {
             assert_eq!(first.part, event.part, "{first:?} and {event:?}");
             assert!(event.part.is_some(), "{event:?} is no delta");
             continue;
         }
         merged.extend(current.take().map(finish));
-        match Merge::begin(format, event.event_type.as_deref(), &event.data) {
+        match Merge::begin(format, &event.read()) {
             Some(merge) => current = Some((merge, event)),
             None => merged.push(event.clone()),
         }
@@ -428,16 +435,16 @@ fn any_json() -> impl Strategy<Value = Value> {
 fn try_all(format: Format, events: &[Event]) {
     for event in events {
         let _ = shown(&event.data);
-        let _ = format.mark(event.event_type.as_deref(), &event.data);
+        let _ = format.mark(&event.read());
     }
-    let fold = fold(format, pairs(events));
+    let fold = fold(format, events);
     let _ = serde_json::to_string(&fold).unwrap();
     let unlabelled: Vec<_> =
         events.iter().map(|event| Event { part: Some(String::new()), ..event.clone() }).collect();
     let merged = merge(format, &unlabelled, &[true]);
     assert_eq!(
         serde_json::to_value(&fold).unwrap(),
-        serde_json::to_value(self::fold(format, pairs(&merged))).unwrap()
+        serde_json::to_value(self::fold(format, &merged)).unwrap()
     );
 }
 
@@ -455,15 +462,15 @@ proptest! {
         let events = write_with(format, &runs, escaped, noise);
         let merged = merge(format, &events, &joins);
         prop_assert!(merged.len() <= events.len());
-        let before = fold(format, pairs(&events));
-        let after = fold(format, pairs(&merged));
+        let before = fold(format, &events);
+        let after = fold(format, &merged);
         prop_assert_eq!(before.parts(), after.parts());
         prop_assert_eq!(
             serde_json::to_value(&before).unwrap(),
             serde_json::to_value(&after).unwrap()
         );
         let ends = |events: &[Event]| -> Vec<Mark> {
-            pairs(events).filter_map(|(event_type, data)| format.mark(event_type, data)).collect()
+            read(events).filter_map(|event| format.mark(&event)).collect()
         };
         prop_assert_eq!(ends(&events), ends(&merged));
     }
@@ -480,8 +487,8 @@ proptest! {
         let mut order = order.iter().cycle();
         deltas.sort_by_cached_key(|_| order.next());
         let merged = merge(format, &deltas, &[true]);
-        let before = fold(format, pairs(&deltas));
-        let after = fold(format, pairs(&merged));
+        let before = fold(format, &deltas);
+        let after = fold(format, &merged);
         prop_assert_eq!(before.parts(), after.parts());
     }
 
@@ -491,7 +498,7 @@ proptest! {
         runs in any_runs(),
         escaped in any::<bool>(),
     ) {
-        let fold = fold(format, pairs(&write(format, &runs, escaped)));
+        let fold = fold(format, &write(format, &runs, escaped));
         prop_assert!(!fold.is_incomplete() || runs.iter().any(|(run, _)| run.is_odd_call()));
         if format != Format::Text {
             let texts = runs.iter().filter_map(|(run, _)| match run {
@@ -514,7 +521,7 @@ proptest! {
         escaped in any::<bool>(),
     ) {
         for event in write(format, &runs, escaped) {
-            let merge = Merge::begin(format, event.event_type.as_deref(), &event.data);
+            let merge = Merge::begin(format, &event.read());
             prop_assert_eq!(merge.is_some(), event.part.is_some(), "{:?}", event);
             if let Some(merge) = merge {
                 prop_assert_eq!(merge.finish(), event.data);
@@ -530,18 +537,18 @@ proptest! {
         kept in any::<prop::sample::Index>(),
     ) {
         let events = write(format, &runs, escaped);
-        let mut marks = pairs(&events).map(|(event_type, data)| format.mark(event_type, data));
+        let mut marks = read(&events).map(|event| format.mark(&event));
         let end = marks.position(|mark| mark.is_some());
         let end = end.expect("a whole stream ends");
         prop_assert!(matches!(
-            format.mark(events[end].event_type.as_deref(), &events[end].data),
+            format.mark(&events[end].read()),
             Some(Mark::Last(Ending::Complete) | Mark::Nearly(Ending::Complete) | Mark::Finished)
         ));
         prop_assert!(events[end..].iter().all(|event| event.part.is_none()), "it ended early");
         // A truncated event does not count either.
         let event = &events[end];
         let cut = &event.data[..event.data.floor_char_boundary(kept.index(event.data.len()))];
-        prop_assert_eq!(format.mark(event.event_type.as_deref(), cut), None);
+        prop_assert_eq!(format.mark(&ModelEvent::new(event.event_type.as_deref(), cut)), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use crate::generation::{Ending, Format, Mark, Recogniser};
+use crate::generation::{Ending, Format, Mark, ModelEvent, Recogniser};
 
 type Event<'a> = (Option<&'a str>, &'a str);
 
@@ -64,7 +64,7 @@ fn ending<'a>(events: impl IntoIterator<Item = Event<'a>>) -> (Recogniser, Optio
     let mut recogniser = Recogniser::new();
     let mut first = None;
     for (event_type, data) in events {
-        match recogniser.mark(event_type, data) {
+        match recogniser.mark(&ModelEvent::new(event_type, data)) {
             Some(Mark::Last(ending) | Mark::Nearly(ending)) if first.is_none() => {
                 first = Some(ending);
             }

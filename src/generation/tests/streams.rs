@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::generation::{Ending, Fold, Format, Mark, Merge, Recogniser};
+use crate::generation::{Ending, Fold, Format, Mark, Merge, ModelEvent, Recogniser};
 
 /// An event whose SSE type is its data's `type`.
 pub(super) fn named(data: &str) -> (Option<String>, String) {
@@ -17,7 +17,7 @@ pub(super) fn unnamed(data: &str) -> (Option<String>, String) {
 pub(super) fn fold(format: Format, events: &[(Option<String>, String)]) -> Value {
     let mut fold = Fold::new(format);
     for (event_type, data) in events {
-        fold.push(event_type.as_deref(), data);
+        fold.push(&ModelEvent::new(event_type.as_deref(), data));
     }
     serde_json::to_value(&fold).unwrap()
 }
@@ -27,11 +27,14 @@ pub(super) fn merge(format: Format, events: &[(Option<String>, String)]) -> Vec<
     let mut merged = Vec::new();
     let mut current = None::<Merge>;
     for (event_type, data) in events {
-        if current.as_mut().is_some_and(|merge| merge.try_add(event_type.as_deref(), data)) {
+        if current
+            .as_mut()
+            .is_some_and(|merge| merge.try_add(&ModelEvent::new(event_type.as_deref(), data)))
+        {
             continue;
         }
         merged.extend(current.take().map(Merge::finish));
-        current = Merge::begin(format, event_type.as_deref(), data);
+        current = Merge::begin(format, &ModelEvent::new(event_type.as_deref(), data));
         if current.is_none() {
             merged.push(data.clone());
         }
@@ -44,7 +47,7 @@ fn marks(format: Format, events: &[(Option<String>, String)]) -> Vec<(usize, Mar
     let marks = events.iter().enumerate();
     marks
         .filter_map(|(at, (event_type, data))| {
-            format.mark(event_type.as_deref(), data).map(|mark| (at, mark))
+            format.mark(&ModelEvent::new(event_type.as_deref(), data)).map(|mark| (at, mark))
         })
         .collect()
 }
@@ -52,7 +55,7 @@ fn marks(format: Format, events: &[(Option<String>, String)]) -> Vec<(usize, Mar
 /// Returns the format that an event with this data determines by itself.
 pub(super) fn shown(data: &str) -> Option<Format> {
     let mut recogniser = Recogniser::new();
-    recogniser.look(None, data);
+    recogniser.look(&ModelEvent::new(None, data));
     recogniser.format()
 }
 
@@ -117,7 +120,7 @@ fn a_first_event_that_is_an_error_is_recognised_by_its_shape() {
     ];
     for (data, format) in cases {
         assert_eq!(shown(data), Some(format), "{data}");
-        let mark = format.mark(None, data).unwrap();
+        let mark = format.mark(&ModelEvent::new(None, data)).unwrap();
         assert!(
             matches!(mark, Mark::Last(Ending::Error(_)) | Mark::Nearly(Ending::Error(_))),
             "{data}"
@@ -130,7 +133,7 @@ fn text() {
     let events = ["One ", "{", "\"", "[DONE] is", " [DONE]", "\n", "[DONE]"].map(unnamed);
     assert_eq!(shown_first(&events), Some(Format::Text));
     assert_eq!(marks(Format::Text, &events), [(6, Mark::Last(Ending::Complete))]);
-    assert_eq!(Format::Text.mark(Some("token"), "[DONE]"), None);
+    assert_eq!(Format::Text.mark(&ModelEvent::new(Some("token"), "[DONE]")), None);
     let whole = "One {\"[DONE] is [DONE]\n";
     assert_eq!(fold(Format::Text, &events)["text"], whole);
     assert_eq!(merge(Format::Text, &events), [whole, "[DONE]"]);
@@ -224,9 +227,12 @@ fn openai_chat() {
 fn openai_chat_errors_and_other_servers() {
     let format = Format::OpenAiChat;
     let error = r#"{"error":{"message":"overloaded","code":503}}"#;
-    assert_eq!(format.mark(None, error), Some(Mark::Nearly(failed("overloaded"))));
+    assert_eq!(
+        format.mark(&ModelEvent::new(None, error)),
+        Some(Mark::Nearly(failed("overloaded")))
+    );
     let old = r#"{"object":"error","message":"too long","code":400}"#;
-    assert_eq!(format.mark(None, old), Some(Mark::Nearly(failed("too long"))));
+    assert_eq!(format.mark(&ModelEvent::new(None, old)), Some(Mark::Nearly(failed("too long"))));
     for data in [
         r#"{"error":null,"choices":[]}"#,
         r#"{"choices":[{"delta":{"content":"\"error\""}}]}"#,
@@ -235,7 +241,7 @@ fn openai_chat_errors_and_other_servers() {
         r#""error""#,
         r#"{"error":{"#,
     ] {
-        assert_eq!(format.mark(None, data), None, "{data}");
+        assert_eq!(format.mark(&ModelEvent::new(None, data)), None, "{data}");
     }
     // OpenRouter repeats the role, and sends an empty content with its reasoning.
     let events = [
@@ -261,7 +267,7 @@ fn openai_chat_errors_and_other_servers() {
 #[test]
 fn openai_chat_deltas_with_more_than_text_do_not_merge() {
     let delta = r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#;
-    assert!(Merge::begin(Format::OpenAiChat, None, delta).is_some());
+    assert!(Merge::begin(Format::OpenAiChat, &ModelEvent::new(None, delta)).is_some());
     for data in [
         r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#,
         r#"{"choices":[{"index":0,"delta":{"content":"a"},"logprobs":{"content":[]}}]}"#,
@@ -277,14 +283,14 @@ fn openai_chat_deltas_with_more_than_text_do_not_merge() {
         r#"{"choices":[]}"#,
         "[DONE]",
     ] {
-        assert!(Merge::begin(Format::OpenAiChat, None, data).is_none(), "{data}");
-        let mut merge = Merge::begin(Format::OpenAiChat, None, delta).unwrap();
-        assert!(!merge.try_add(None, data), "{data}");
+        assert!(Merge::begin(Format::OpenAiChat, &ModelEvent::new(None, data)).is_none(), "{data}");
+        let mut merge = Merge::begin(Format::OpenAiChat, &ModelEvent::new(None, delta)).unwrap();
+        assert!(!merge.try_add(&ModelEvent::new(None, data)), "{data}");
         assert_eq!(merge.finish(), delta);
     }
-    let mut merge = Merge::begin(Format::OpenAiChat, None, delta).unwrap();
-    assert!(!merge.try_add(Some("other"), delta));
-    assert!(!merge.try_add(None, &delta.replace("\"index\":0", "\"index\":1")));
+    let mut merge = Merge::begin(Format::OpenAiChat, &ModelEvent::new(None, delta)).unwrap();
+    assert!(!merge.try_add(&ModelEvent::new(Some("other"), delta)));
+    assert!(!merge.try_add(&ModelEvent::new(None, delta.replace("\"index\":0", "\"index\":1"))));
 }
 
 #[test]
@@ -342,10 +348,10 @@ fn openai_responses_ends() {
         ("[DONE]", Mark::Last(Ending::Complete)),
     ];
     for (data, mark) in cases {
-        assert_eq!(format.mark(None, data), Some(mark), "{data}");
+        assert_eq!(format.mark(&ModelEvent::new(None, data)), Some(mark), "{data}");
     }
     let sound = r#"{"type":"response.audio.delta","sequence_number":1,"delta":"AAA="}"#;
-    assert!(Merge::begin(format, None, sound).is_none());
+    assert!(Merge::begin(format, &ModelEvent::new(None, sound)).is_none());
 }
 
 #[test]
@@ -376,8 +382,11 @@ fn anthropic() {
     assert_eq!(merged.len(), 14);
     assert_eq!(merged[3], events[3].1.replace("Well", "Well\\u2026"));
     // A publisher's own SSE type has no effect.
-    assert_eq!(format.mark(Some("chunk"), &events[18].1), Some(Mark::Last(Ending::Complete)));
-    assert_eq!(format.mark(Some("message_stop"), &events[8].1), None);
+    assert_eq!(
+        format.mark(&ModelEvent::new(Some("chunk"), &events[18].1)),
+        Some(Mark::Last(Ending::Complete))
+    );
+    assert_eq!(format.mark(&ModelEvent::new(Some("message_stop"), &events[8].1)), None);
     let error =
         named(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#);
     assert_eq!(marks(format, &[error]), [(0, Mark::Last(failed("Overloaded")))]);
@@ -393,7 +402,11 @@ fn anthropic_deltas_with_more_than_text_do_not_merge() {
         (r#"{"type":"citations_delta","citation":{"cited_text":"a"}}"#, false),
     ] {
         let data = format!(r#"{{"type":"content_block_delta","index":0,"delta":{delta}}}"#);
-        assert_eq!(Merge::begin(Format::Anthropic, None, &data).is_some(), merges, "{data}");
+        assert_eq!(
+            Merge::begin(Format::Anthropic, &ModelEvent::new(None, &data)).is_some(),
+            merges,
+            "{data}"
+        );
     }
 }
 
@@ -440,9 +453,9 @@ fn gemini() {
     let blocked = r#"{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{}}"#;
     assert_eq!(shown(blocked), Some(format));
     let ending = failed("the prompt was blocked: SAFETY");
-    assert_eq!(format.mark(None, blocked), Some(Mark::Nearly(ending)));
+    assert_eq!(format.mark(&ModelEvent::new(None, blocked)), Some(Mark::Nearly(ending)));
     let half = r#"{"candidates":[{"finishReason":"STOP"},{"index":1}]}"#;
-    assert_eq!(format.mark(None, half), None);
+    assert_eq!(format.mark(&ModelEvent::new(None, half)), None);
 }
 
 #[test]
@@ -489,11 +502,14 @@ fn ollama() {
     assert_eq!(merged[0], line(r#""content":"","thinking":"Let me""#, "2").1);
     let generate = r#"{"model":"q","created_at":"2025","response":"Hi","done":false}"#;
     assert_eq!(shown(generate), Some(format));
-    assert!(Merge::begin(format, None, generate).is_some());
+    assert!(Merge::begin(format, &ModelEvent::new(None, generate)).is_some());
     let spaced = r#"{"model": "q", "response": "", "done": true}"#;
-    assert_eq!(format.mark(None, spaced), Some(Mark::Last(Ending::Complete)));
+    assert_eq!(format.mark(&ModelEvent::new(None, spaced)), Some(Mark::Last(Ending::Complete)));
     let error = r#"{"error":"out of memory"}"#;
-    assert_eq!(format.mark(None, error), Some(Mark::Last(failed("out of memory"))));
+    assert_eq!(
+        format.mark(&ModelEvent::new(None, error)),
+        Some(Mark::Last(failed("out of memory")))
+    );
 }
 
 #[test]
@@ -524,20 +540,27 @@ fn ui_message() {
     assert_eq!(merged.len(), events.len() - 2);
     assert_eq!(merged[6], events[6].1.replace("Hm", "Hmm"));
     let abort = r#"{"type":"abort","reason":"user"}"#;
-    assert_eq!(format.mark(None, abort), Some(Mark::Nearly(Ending::Cancelled)));
+    assert_eq!(format.mark(&ModelEvent::new(None, abort)), Some(Mark::Nearly(Ending::Cancelled)));
     let error = r#"{"type":"error","errorText":"rate limit"}"#;
-    assert_eq!(format.mark(None, error), Some(Mark::Nearly(failed("rate limit"))));
+    assert_eq!(
+        format.mark(&ModelEvent::new(None, error)),
+        Some(Mark::Nearly(failed("rate limit")))
+    );
 }
 
 #[test]
 fn a_long_error_is_cut_between_characters() {
     let data = json!({"error": {"message": "ä".repeat(200)}}).to_string();
-    let Some(Mark::Nearly(Ending::Error(message))) = Format::OpenAiChat.mark(None, &data) else {
+    let Some(Mark::Nearly(Ending::Error(message))) =
+        Format::OpenAiChat.mark(&ModelEvent::new(None, &data))
+    else {
         panic!("no error");
     };
     assert_eq!(message.len(), 256);
     let data = json!({"error": {"message": "a".to_owned() + &"ä".repeat(200)}}).to_string();
-    let Some(Mark::Nearly(Ending::Error(message))) = Format::OpenAiChat.mark(None, &data) else {
+    let Some(Mark::Nearly(Ending::Error(message))) =
+        Format::OpenAiChat.mark(&ModelEvent::new(None, &data))
+    else {
         panic!("no error");
     };
     assert_eq!(message.len(), 255);
@@ -553,7 +576,7 @@ fn half_a_character_that_stays_alone_is_replaced() {
     };
     let mut fold = Fold::new(Format::Anthropic);
     for text in [r"a\ud83d", r"b\ude00", r"\ud83d\ud83d", r"\ude00\/\b\f\t", r"\ud83d"] {
-        fold.push(None, &delta(text));
+        fold.push(&ModelEvent::new(None, delta(text)));
     }
     assert_eq!(fold.text(), "a\u{fffd}b\u{fffd}\u{fffd}😀/\u{8}\u{c}\t");
 }
@@ -567,11 +590,14 @@ fn deep_json_is_looked_at_without_descending() {
             format!(r#"{{"choices":{deep},"usage":{{"a":{deep}}},"done":true}}"#),
             format!(r#"{{"type":"message_delta","usage":{{"a":{deep}}},"candidates":{deep}}}"#),
         ] {
-            let _ = (shown(&data), format.mark(None, &data));
+            let _ = (shown(&data), format.mark(&ModelEvent::new(None, &data)));
             let mut fold = Fold::new(format);
-            fold.push(None, &data);
+            fold.push(&ModelEvent::new(None, &data));
             assert!(fold.weight() < 3 * data.len());
-            assert_eq!(Merge::begin(format, None, &data).is_some(), format == Format::Text);
+            assert_eq!(
+                Merge::begin(format, &ModelEvent::new(None, &data)).is_some(),
+                format == Format::Text
+            );
         }
     }
 }

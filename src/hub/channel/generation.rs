@@ -4,17 +4,16 @@
 //! A `Generation` is fed the events of each commit, under the channel's lock and before retention
 //! trims them. Only events that were committed before it was needed are decoded from the log.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::event::{ChannelState, EventType, NewEvent};
-use crate::generation::{Fold, Format, Merge, Recogniser};
+use crate::event::{ChannelState, NewEvent};
+use crate::generation::{Fold, Format, Merge, ModelEvent, Recogniser};
 use crate::hub::coalesce::is_published;
 use crate::limits::{MAX_APPARENT_BYTES, MAX_BATCH_BYTES, MAX_UNFOLDED_EVENTS};
 use crate::position::Offset;
-use crate::sse::Frames;
+use crate::sse::{Frame, Frames};
 use crate::store::{Batch, Log, LogPosition, LogRead};
 
 /// The format and the fold of a channel's events, up to a position in its log.
@@ -137,7 +136,7 @@ impl Generation {
         if self.looked == start && !self.recogniser.is_settled() {
             let before = self.format();
             for event in events {
-                self.recogniser.look(type_of(event), &text_of(event));
+                self.recogniser.look(&ModelEvent::of(event));
             }
             self.looked = end;
             if self.format() != before {
@@ -150,7 +149,7 @@ impl Generation {
             return;
         }
         for (offset, event) in (first.0..).zip(events) {
-            self.take(type_of(event), &text_of(event), Offset(offset));
+            self.take(&ModelEvent::of(event), Offset(offset));
         }
         self.read = end;
         self.limit(max_bytes);
@@ -226,7 +225,7 @@ impl Generation {
                     let bytes = batch.bytes();
                     for (frame, entry) in Frames::new(&bytes).zip(batch.entries()) {
                         if is_published(frame) {
-                            self.take(frame.event_type(), &frame.data(), entry.offset);
+                            self.take(&event_of(frame), entry.offset);
                         }
                     }
                     self.read = batch.end();
@@ -241,12 +240,12 @@ impl Generation {
     }
 
     /// Reads a published event.
-    fn take(&mut self, event_type: Option<&str>, data: &str, offset: Offset) {
-        let is_mark = self.format().is_some_and(|format| format.is_end(event_type, data));
+    fn take(&mut self, event: &ModelEvent<'_>, offset: Offset) {
+        let is_mark = self.format().is_some_and(|format| format.is_end(event));
         self.marks.note(offset, is_mark);
         self.events += 1;
         if let Some(fold) = &mut self.fold {
-            fold.push(event_type, data);
+            fold.push(event);
         }
     }
 
@@ -309,7 +308,7 @@ impl Generation {
         while let LogRead::Batch(batch) = log.read(self.sorted, MAX_BATCH_BYTES) {
             let bytes = batch.bytes();
             for (number, frame) in Frames::new(&bytes).enumerate() {
-                let delta = |format| Merge::begin(format, frame.event_type(), &frame.data());
+                let delta = |format| Merge::begin(format, &event_of(frame));
                 if !is_published(frame) || self.format().and_then(delta).is_none() {
                     self.flush = batch.byte_after(number + 1);
                 }
@@ -328,17 +327,8 @@ impl Generation {
     }
 }
 
-fn type_of(event: &NewEvent) -> Option<&str> {
-    event.event_type.as_ref().map(EventType::as_str)
-}
-
-/// Returns the data as its frame has it, with one kind of line ends.
-fn text_of(event: &NewEvent) -> Cow<'_, str> {
-    let data = str::from_utf8(event.data.as_bytes()).unwrap_or_default();
-    match memchr::memchr(b'\r', data.as_bytes()) {
-        Some(_) => data.replace("\r\n", "\n").replace('\r', "\n").into(),
-        None => data.into(),
-    }
+fn event_of(frame: Frame<'_>) -> ModelEvent<'_> {
+    ModelEvent::new(frame.event_type(), frame.data())
 }
 
 /// Returns the format that the first events in the log tell.
@@ -354,7 +344,7 @@ fn look_at(recogniser: &mut Recogniser, batch: &Batch) -> bool {
     let bytes = batch.bytes();
     let before = recogniser.format();
     for frame in Frames::new(&bytes).filter(|frame| is_published(*frame)) {
-        recogniser.look(frame.event_type(), &frame.data());
+        recogniser.look(&event_of(frame));
         if recogniser.is_settled() {
             break;
         }
