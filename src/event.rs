@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 
+use crate::json::LazyJson;
 use crate::limits::MAX_EVENT_TYPE_BYTES;
 use crate::word_enum::words;
 
@@ -109,8 +110,12 @@ impl From<String> for NewEvent {
 }
 
 /// The data of an event: UTF-8, checked when it is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Payload(Bytes);
+#[derive(Clone, Debug, Default)]
+pub struct Payload {
+    bytes: Bytes,
+    /// The values, if the data is JSON and was read as such.
+    json: LazyJson,
+}
 
 impl Payload {
     /// Wraps the bytes, if they are UTF-8.
@@ -119,33 +124,57 @@ impl Payload {
     /// The index of the first byte that is not UTF-8.
     pub fn new(bytes: Bytes) -> Result<Self, usize> {
         match std::str::from_utf8(&bytes) {
-            Ok(_) => Ok(Self(bytes)),
+            Ok(_) => Ok(Self::of(bytes)),
             Err(error) => Err(error.valid_up_to()),
         }
+    }
+
+    /// Wraps bytes that are UTF-8.
+    fn of(bytes: Bytes) -> Self {
+        Self { bytes, json: LazyJson::default() }
     }
 
     /// Returns a copy in its own memory: the buffer that this one is a slice of may be much larger.
     #[must_use]
     pub fn detached(&self) -> Self {
-        Self(Bytes::copy_from_slice(&self.0))
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), json: self.json.clone() }
     }
 
     /// Returns the bytes, which are UTF-8.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    /// Returns the data as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes).unwrap_or_default()
+    }
+
+    /// Returns what was read of the data as JSON.
+    pub(crate) fn lazy_json(&self) -> &LazyJson {
+        &self.json
     }
 }
 
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Payload {}
+
 impl From<String> for Payload {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self::of(text.into())
     }
 }
 
 impl From<&'static str> for Payload {
     fn from(text: &'static str) -> Self {
-        Self(Bytes::from_static(text.as_bytes()))
+        Self::of(Bytes::from_static(text.as_bytes()))
     }
 }
 

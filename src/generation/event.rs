@@ -14,14 +14,22 @@ pub(super) const DONE: &str = "[DONE]";
 pub struct ModelEvent<'a> {
     event_type: Option<&'a str>,
     data: Cow<'a, str>,
-    json: LazyJson,
+    json: ParsedData<'a>,
+}
+
+/// The JSON of an event's data.
+#[derive(Debug)]
+enum ParsedData<'a> {
+    Own(LazyJson),
+    /// That of a payload, which keeps it for the next reader.
+    Shared(&'a LazyJson),
 }
 
 impl<'a> ModelEvent<'a> {
     /// Creates an event with this data.
     #[must_use]
     pub fn new(event_type: Option<&'a str>, data: impl Into<Cow<'a, str>>) -> Self {
-        Self { event_type, data: data.into(), json: LazyJson::default() }
+        Self { event_type, data: data.into(), json: ParsedData::Own(LazyJson::default()) }
     }
 
     /// Creates the event that a publisher sent, with the data as its frame has it: with one kind of
@@ -29,10 +37,13 @@ impl<'a> ModelEvent<'a> {
     #[must_use]
     pub fn of(event: &'a NewEvent) -> Self {
         let event_type = event.event_type.as_ref().map(EventType::as_str);
-        let data = str::from_utf8(event.data.as_bytes()).unwrap_or_default();
+        let data = event.data.as_str();
         match memchr::memchr(b'\r', data.as_bytes()) {
             Some(_) => Self::new(event_type, data.replace("\r\n", "\n").replace('\r', "\n")),
-            None => Self::new(event_type, data),
+            None => {
+                let json = ParsedData::Shared(event.data.lazy_json());
+                Self { event_type, data: data.into(), json }
+            }
         }
     }
 
@@ -57,7 +68,11 @@ impl<'a> ModelEvent<'a> {
 
     /// Returns the data, if it is JSON.
     pub(super) fn json(&self) -> Option<Json<'_>> {
-        self.json.of(&self.data)
+        let parsed = match &self.json {
+            ParsedData::Own(parsed) => parsed,
+            ParsedData::Shared(parsed) => parsed,
+        };
+        parsed.of(&self.data)
     }
 
     /// Returns the fields of the data, if it is a JSON object.

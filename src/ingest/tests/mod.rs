@@ -1,4 +1,5 @@
-//! Tests of publishing on the real store, whose disk blocks and refuses writes.
+//! Tests of publishing: on the real store, whose disk blocks and refuses writes, and in memory.
 
 mod ends;
+mod parses;
 mod refusals;
