@@ -20,6 +20,16 @@ impl LazyJson {
         let nodes = self.0.get_or_init(|| JsonParser::new(text)?.read()).as_deref()?;
         Some(Json { text, nodes })
     }
+
+    /// Returns a copy of what was parsed, if it has at most this many bytes: what is larger is
+    /// parsed again for the next reader.
+    pub(crate) fn copy_within(&self, bytes: usize) -> Self {
+        let fits = |nodes: &[Node]| size_of_val(nodes) <= bytes;
+        match self.0.get() {
+            Some(nodes) if nodes.as_deref().is_none_or(fits) => Self(nodes.clone().into()),
+            _ => Self::default(),
+        }
+    }
 }
 
 /// The position of a value in the text, or of the name of a field.
@@ -256,8 +266,8 @@ impl<'a> JsonParser<'a> {
         tests::PARSED.set(tests::PARSED.get() + 1);
         u32::try_from(text.len()).ok()?;
         Some(Self {
-            bytes: text.trim_end().as_bytes(),
-            at: text.len() - text.trim_start().len(),
+            bytes: text.trim_end_matches([' ', '\n', '\r', '\t']).as_bytes(),
+            at: 0,
             // A chunk of a generation has a value for each five bytes or so, and few have more.
             nodes: Vec::with_capacity((text.len() / 5).clamp(4, 64)),
             open: None,
@@ -571,6 +581,8 @@ pub(crate) mod tests {
             "1 1",
             "[]]",
             "'a'",
+            "\u{a0}1",
+            "1\u{a0}",
         ];
         for text in no {
             assert!(!is_valid(text), "{text}");
@@ -590,6 +602,18 @@ pub(crate) mod tests {
         for _ in 0..2 {
             assert_eq!(json.of("[1]").unwrap().only_item().unwrap().raw(), "1");
         }
+        assert_eq!(PARSED.get() - before, 1);
+    }
+
+    #[test]
+    fn a_copy_has_what_was_parsed_if_it_is_small() {
+        let json = LazyJson::default();
+        assert!(json.of("[1,1]").is_some());
+        let before = PARSED.get();
+        let three_values = 3 * size_of::<Node>();
+        assert!(json.copy_within(three_values).of("[1,1]").is_some());
+        assert_eq!(PARSED.get() - before, 0);
+        assert!(json.copy_within(three_values - 1).of("[1,1]").is_some());
         assert_eq!(PARSED.get() - before, 1);
     }
 
