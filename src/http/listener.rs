@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -18,6 +19,7 @@ use super::connection::{ConnectionOutcome, Serving};
 use super::connection_limit::{ConnectionLimit, ConnectionPermit};
 use super::error_response::reads_stream;
 use super::problem::{ErrorCode, Problem};
+use super::socket_options::SocketOptions;
 use super::workers::Workers;
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
@@ -42,6 +44,8 @@ pub struct Listener {
     workers: Workers,
     /// Whether the socket stays open without the hub.
     outlived: bool,
+    /// The options to be set on each accepted socket, where it does not inherit them.
+    options: Option<SocketOptions>,
     /// A descriptor to close when the process has no other left, so that a client can be refused.
     reserve: Option<File>,
 }
@@ -67,15 +71,17 @@ impl Listener {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             workers,
             outlived: false,
+            options: None,
             reserve,
         }
     }
 
     /// Stops accepting when a drain begins: another process also has this socket, and keeps new
-    /// connections in its queue for the next hub.
+    /// connections in its queue for the next hub. Those in the queue of the first hub have no
+    /// options, so they are set on each.
     #[must_use]
-    pub fn outlived(self) -> Self {
-        Self { outlived: true, ..self }
+    pub fn outlived(self, options: SocketOptions) -> Self {
+        Self { outlived: true, options: Some(options), ..self }
     }
 
     /// Accepts until the hub stops; from a socket that outlives it, until the drain begins.
@@ -99,6 +105,9 @@ impl Listener {
     }
 
     fn admit(&self, tcp: TcpStream, peer: SocketAddr) {
+        if let Some(options) = self.options {
+            options.set(&SockRef::from(&tcp));
+        }
         // A trusted proxy's connections are those of many clients.
         let of_proxy = self.serving.proxies.trust(peer.ip());
         if let Err(exceeded) = self.quotas.connect(peer.ip())

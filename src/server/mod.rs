@@ -286,7 +286,8 @@ impl Server {
         let outside = (tls.clone(), proxies(&config, &metrics), cors.clone());
         let inside = (None, Proxies::none(metrics.clone()), Cors::default());
         let public = listener(public_socket.tcp, public_app, public_limit, outside);
-        let public = if public_socket.inherited { public.outlived() } else { public };
+        let options = sockets::options(&config);
+        let public = if public_socket.inherited { public.outlived(options) } else { public };
         // Operators get responses during a drain, too, also on an inherited socket.
         let admin = listener(admin_socket.tcp, admin_app, admin_limit, inside);
         let hooks = Hooks::start(ready, &hub, &shutdown);

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use bytesize::ByteSize;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 
 use super::{StartError, auth_setup};
 use crate::config::{Config, Inherited};
+use crate::http::SocketOptions;
 
 /// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
 const BACKLOG: i32 = 4096;
@@ -40,9 +39,9 @@ fn one(
     config: &Config,
 ) -> Result<ListeningSocket, StartError> {
     let is_inherited = inherited.is_some();
-    let tcp = inherited.map_or_else(|| bind(address), Ok);
+    let tcp = inherited.map_or_else(|| bind(address, options(config)), Ok);
     let bound = tcp.and_then(|tcp| {
-        prepare(&tcp, config.subscribers.unsent_limit)?;
+        tcp.set_nonblocking(true)?;
         Ok((tcp.local_addr()?, TcpListener::from_std(tcp)?))
     });
     let (addr, tcp) = bound.map_err(|source| StartError::Bind { key, address, source })?;
@@ -53,47 +52,36 @@ fn one(
     Ok(ListeningSocket { tcp, addr, inherited: is_inherited })
 }
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Returns the options of the sockets of connections.
+pub(super) fn options(config: &Config) -> SocketOptions {
+    SocketOptions { unsent_limit: config.subscribers.unsent_limit }
+}
+
+/// Listens at the address. Accepted sockets inherit the options, which saves six system calls for
+/// each.
+fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    options.set(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Sets the options of a listening socket. The sockets that it accepts inherit them, which saves
-/// six system calls for each connection.
-fn prepare(tcp: &std::net::TcpListener, unsent_limit: ByteSize) -> io::Result<()> {
-    tcp.set_nonblocking(true)?;
-    let socket = SockRef::from(tcp);
-    // Otherwise an event waits for the acknowledgement of the one before.
-    socket.set_tcp_nodelay(true)?;
-    // Otherwise a publisher whose machine is lost would hold its channel for ever.
-    socket.set_tcp_keepalive(&keepalive())?;
-    // Each byte that the kernel holds unsent is a copy for one subscriber. An optimization, which
-    // some kernels do not know.
-    let _ = socket.set_tcp_notsent_lowat(u32::try_from(unsent_limit.as_u64()).unwrap_or(u32::MAX));
-    Ok(())
-}
-
-/// Returns keepalive options that notice a lost peer after 30 s of silence and three probes.
-fn keepalive() -> TcpKeepalive {
-    let pause = Duration::from_secs(10);
-    TcpKeepalive::new().with_time(3 * pause).with_interval(pause).with_retries(3)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
+    use std::time::Duration;
+
+    use bytesize::ByteSize;
 
     use super::*;
 
     #[test]
     fn accepted_sockets_have_the_options_of_their_listener() {
-        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
-        prepare(&listener, ByteSize::kib(16)).unwrap();
+        let options = SocketOptions { unsent_limit: ByteSize::kib(16) };
+        let listener = bind(([127, 0, 0, 1], 0).into(), options).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        listener.set_nonblocking(false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap());
