@@ -192,7 +192,8 @@ impl Backend {
 
 impl DiskBackend {
     /// Submits a batch, with the receipt to store with it. It is added to `pending`, and
-    /// `on_stored` runs once with its outcome, in the order of submission, with no lock held.
+    /// `on_stored` runs once with its outcome, in the order of submission, with no lock held. A
+    /// closed store drops `on_stored`.
     pub(super) fn submit(
         &mut self,
         batch: PendingBatch,
@@ -210,7 +211,9 @@ impl DiskBackend {
             receipt,
         };
         pending.push(batch);
-        self.write(record, on_stored);
+        if !self.write(record, on_stored) {
+            pending.withdraw();
+        }
     }
 
     /// Submits the channel's metadata. `on_stored` runs once with its outcome.
@@ -229,7 +232,7 @@ impl DiskBackend {
         self.write(record, on_stored);
     }
 
-    fn write(&self, record: LogRecord, on_stored: impl OnStored) {
-        self.disk.write(record, self.durability, self.completions.clone(), Box::new(on_stored));
+    fn write(&self, record: LogRecord, on_stored: impl OnStored) -> bool {
+        self.disk.write(record, self.durability, self.completions.clone(), Box::new(on_stored))
     }
 }

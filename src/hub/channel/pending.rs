@@ -64,6 +64,11 @@ impl PendingBatches {
         self.batches.push_back(batch);
     }
 
+    /// Removes the newest batch: the store has not taken it.
+    pub(super) fn withdraw(&mut self) {
+        self.batches.pop_back();
+    }
+
     /// Removes the oldest batch: its outcome is known.
     pub(super) fn pop(&mut self, is_stored: bool) -> Option<PendingBatch> {
         let oldest = self.batches.pop_front();

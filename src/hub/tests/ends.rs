@@ -54,6 +54,17 @@ async fn a_second_stop_fails_when_the_first_is_refused() {
 }
 
 #[tokio::test]
+async fn a_closed_store_refuses_an_end_and_what_follows_it() {
+    let stage = Stage::new(Sync);
+    assert_eq!(stage.append("c", "x").await, Ok(()));
+    stage.disk.close();
+    let failed = Err(StopError::Unstored(WriteError::Failed));
+    assert_eq!(stage.stop("c").now_or_never(), Some(failed));
+    assert_eq!(stage.stop("c").now_or_never(), Some(failed));
+    assert!(matches!(stage.append("c", "y").now_or_never(), Some(Err(_))));
+}
+
+#[tokio::test]
 async fn an_append_waits_for_an_end_that_may_still_be_refused() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));

@@ -162,18 +162,20 @@ impl Disk {
     ///
     /// Events that do not follow on the stored events of their stream are refused: after a
     /// refusal, the refused events must be submitted again first.
+    ///
+    /// Returns whether the record was taken. A closed store takes none, and does not call
+    /// `on_complete`: the caller may hold a lock that it takes.
     pub fn write(
         &self,
         record: LogRecord,
         durability: Durability,
         completions: Option<Arc<dyn CompletionQueue>>,
         on_complete: OnComplete,
-    ) {
+    ) -> bool {
         let Parts { commits, writes, .. } = &self.0.parts;
         commits.add_in_flight(record.size());
-        // If the store is closed, `on_complete` is not called: the caller may hold a lock that it
-        // takes.
-        let _ = writes.push(WriterMessage::Write { record, durability, completions, on_complete });
+        let write = WriterMessage::Write { record, durability, completions, on_complete };
+        writes.push(write).is_ok()
     }
 
     /// Reads consecutive events of a stream from disk: about 256 KiB at most, including the
