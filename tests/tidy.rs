@@ -140,12 +140,15 @@ impl Source {
         parts.filter(|part| *part != "mod").collect::<Vec<_>>().join("::")
     }
 
-    /// Returns the lines of code, without comments and without everything after the tests begin.
+    /// Returns the lines of code, without comments and without the module of tests at the end.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = self.text.lines().enumerate().map(|(number, line)| (number + 1, line));
-        lines
-            .take_while(|(_, line)| !line.starts_with("#[cfg(test)]"))
-            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        let lines: Vec<_> = self.text.lines().collect();
+        let is_tests = |pair: &[&str]| {
+            pair[0] == "#[cfg(test)]" && pair[1].contains("mod ") && pair[1].ends_with('{')
+        };
+        let end = lines.windows(2).position(is_tests).unwrap_or(lines.len());
+        let code = lines.into_iter().take(end).enumerate().map(|(number, line)| (number + 1, line));
+        code.filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 }
 
