@@ -1,7 +1,7 @@
 //! The output of a real program, piped in while it runs: a compiler's build.
 //!
-//! Ten subscribers connect at different times; half of them are killed at random and resumed by id.
-//! All must receive exactly what the program wrote.
+//! Ten subscribers connect before it begins; half of them are killed in turn and resumed by id. All
+//! must receive exactly what the program wrote.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,32 +10,35 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use fanfare_testing::{HubProcess, within};
+use fanfare_testing::{HubProcess, until, within};
 
 use super::support::{FANFARE, start_hub};
 
 const CHANNEL: &str = "logs/build";
 const SUBSCRIBERS: usize = 10;
 
+/// The subscribers that are killed: the first ones.
+const KILLED: usize = SUBSCRIBERS / 2;
+
 /// A subscriber process, whose output is written to a file that outlives it.
 struct Subscriber {
     url: String,
     output: PathBuf,
     child: Child,
-    times_killed: usize,
+    was_killed: bool,
 }
 
 impl Subscriber {
     fn start(hub: &HubProcess, output: PathBuf) -> Self {
         let child = spawn(&hub.url(), &output, &["--from", "earliest"]);
-        Self { url: hub.url(), output, child, times_killed: 0 }
+        Self { url: hub.url(), output, child, was_killed: false }
     }
 
     /// Kills the process, and starts another after its last complete line.
     fn kill_and_resume(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("the end");
-        self.times_killed += 1;
+        self.was_killed = true;
         let text = fs::read_to_string(&self.output).expect("the output");
         // A line that the kill cut in two was not received.
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
@@ -101,38 +104,35 @@ fn publish_build(hub: &HubProcess, target: &Path, log: &Path) -> Child {
 async fn a_build_arrives_whole_at_ten_subscribers_half_of_them_killed_and_resumed() {
     let folder = tempfile::tempdir().expect("a folder");
     let hub = start_hub(&[]);
+    let output = |n| folder.path().join(format!("subscriber-{n}"));
+    let mut subscribers: Vec<_> =
+        (0..SUBSCRIBERS).map(|n| Subscriber::start(&hub, output(n))).collect();
+    until("all subscribers", || {
+        (hub.gauge("fanfare_subscriptions") == SUBSCRIBERS as u64).then_some(())
+    });
+
     let log = folder.path().join("build.log");
     let mut build = publish_build(&hub, &folder.path().join("target"), &log);
-
-    let mut subscribers = Vec::new();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
+    let mut victims = (0..KILLED).cycle();
     while build.try_wait().expect("status").is_none() {
         assert!(tokio::time::Instant::now() < deadline, "the build does not end");
-        if subscribers.len() < SUBSCRIBERS {
-            let output = folder.path().join(format!("subscriber-{}", subscribers.len()));
-            subscribers.push(Subscriber::start(&hub, output));
-        }
-        let victim = fastrand_below(subscribers.len() * 3);
-        if victim < subscribers.len() / 2 {
-            subscribers[victim].kill_and_resume();
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Each one has time to receive some lines before it is killed again.
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        subscribers[victims.next().expect("a cycle")].kill_and_resume();
     }
+    // After a short build, some resume when the channel has ended.
+    for left in subscribers[..KILLED].iter_mut().filter(|subscriber| !subscriber.was_killed) {
+        left.kill_and_resume();
+    }
+
     let written = fs::read_to_string(&log).expect("the log");
     let written: Vec<_> = written.lines().collect();
     assert!(written.len() > 50, "the build said too little: {written:?}");
-    assert_eq!(subscribers.len(), SUBSCRIBERS, "the build was too short");
-    assert!(subscribers.iter().any(|subscriber| subscriber.times_killed > 0));
     for subscriber in subscribers {
         let received = subscriber.finish().await;
         let published = received.iter().filter(|event| event["event"].is_null());
         let lines: Vec<_> = published.map(|event| event["data"].as_str().unwrap()).collect();
         assert_eq!(lines, written);
     }
-}
-
-/// A number below `end`, from the clock, so that kills vary between runs.
-fn fastrand_below(end: usize) -> usize {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.subsec_nanos() as usize / 7) % end.max(1)
 }
