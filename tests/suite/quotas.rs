@@ -192,13 +192,14 @@ async fn quota_a_line_past_the_quota_names_it_as_every_other_answer_does() {
 async fn quota_a_channel_whose_body_comes_late_is_counted() {
     let hub = two().hub("quotas.max_channels = 1\n").await;
     let alice = Client::key(&hub, "alice");
-    let headers = alice.headers(&[]);
+    let headers = alice.headers(&[("Expect", "100-continue")]);
     let mut body = Publisher::begin(&hub, "/v1/channels/a", "text/plain", &headers).await;
+    // The hub asks for the body after it has claimed the channel.
+    body.until_continue().await;
     let channels = async || hub.metric("fanfare_channels").await;
-    eventually("the channel to be claimed", async || channels().await == 1.0).await;
     eventually("the channel to be evicted", async || channels().await == 0.0).await;
     body.send("x").await;
-    body.finish().await.ok();
+    assert_eq!(body.finish().await.ok().json()["events"], 1);
     assert_over_quota(&alice.try_publish("b", "x").await, "quotas.max_channels");
 }
 

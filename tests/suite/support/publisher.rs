@@ -28,6 +28,11 @@ impl Publisher {
         Self { wire }
     }
 
+    /// Waits for the interim response to `Expect: 100-continue`: the hub reads the body.
+    pub(crate) async fn until_continue(&mut self) {
+        assert_eq!(self.wire.head().await.status, 100);
+    }
+
     /// Sends a part of the body.
     pub(crate) async fn send(&mut self, part: impl AsRef<[u8]>) {
         let part = part.as_ref();
