@@ -1,12 +1,13 @@
 //! Free ports for processes that are started with them, and perhaps restarted.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use parking_lot::Mutex;
 
-/// The first port, and the number of ports: outside the range that the kernel uses for outgoing
-/// connections, because a port must stay free between two lives of a process.
+/// The first port, and the number of ports: outside the range that Linux uses by default for
+/// outgoing connections, because a port must stay free between two lives of a process.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 20_000;
 
@@ -19,13 +20,24 @@ pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Processes that run at the same time seldom try the same ports.
     let begin = (std::process::id() % 200) as u16 * 100;
-    loop {
+    let mut refusal = None;
+    for _ in 0..COUNT {
         let number = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST + number));
-        let Ok(claim) = UdpSocket::bind(addr) else { continue };
-        if TcpListener::bind(addr).is_ok() {
-            CLAIMS.lock().push(claim);
-            return addr;
+        match claim(addr) {
+            Ok(claim) => {
+                CLAIMS.lock().push(claim);
+                return addr;
+            }
+            Err(error) => refusal = Some(error),
         }
     }
+    panic!("none of {COUNT} ports is free; the last error: {refusal:?}")
+}
+
+/// Returns the UDP socket at this address if its TCP port is free as well.
+fn claim(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let claim = UdpSocket::bind(addr)?;
+    TcpListener::bind(addr)?;
+    Ok(claim)
 }
