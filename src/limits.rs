@@ -111,6 +111,10 @@ pub const STOP_KEPT_SECONDS: u64 = 60;
 /// Events by which a fold may lag behind the log: this many are folded while the channel is locked.
 pub const MAX_UNFOLDED_EVENTS: u64 = 64;
 
+/// Bytes of the usage in a fold: providers report a few hundred. Each update of it reads and writes
+/// all of it, while the channel is locked.
+pub const MAX_USAGE_BYTES: usize = 16 * 1024;
+
 /// Bytes of the first events of a channel from which its format is detected each time it is listed.
 /// The result is not cached, because no client has asked for the content.
 pub const MAX_APPARENT_BYTES: usize = 8 * 1024;

@@ -21,6 +21,11 @@ pub(super) enum Lane {
     Tool,
 }
 
+impl Lane {
+    /// Number of lanes.
+    pub(super) const COUNT: usize = Self::Tool as usize + 1;
+}
+
 /// Distinguishes parts of one choice and lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PartKey<'a> {

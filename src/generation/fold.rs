@@ -1,7 +1,7 @@
 //! The fold of a generation: its deltas added up to parts.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
@@ -11,6 +11,7 @@ use super::format::Format;
 use super::partial::PartialArguments;
 use super::scan::ScanProgress;
 use crate::json::{Items, Json, LazyJson, decode};
+use crate::limits::MAX_USAGE_BYTES;
 
 /// Number of the last parts that are searched for a call that is named by its id alone.
 const MAX_SEARCHED_PARTS: usize = 64;
@@ -18,13 +19,15 @@ const MAX_SEARCHED_PARTS: usize = 64;
 /// The sum of a generation's events.
 ///
 /// Serialised, it is an object with `format`, `text`, `parts`, `model` and `usage` if they are
-/// known, and `incomplete` if events had content that is not in the parts.
+/// known, and `incomplete` if events had content that is not in the parts, or too large a usage.
 #[derive(Clone, Debug)]
 pub struct Fold {
     format: Format,
     parts: Vec<Part>,
     /// Index of the part that the events of an address add to.
     places: HashMap<Address<'static>, usize>,
+    /// Number of `places` of each lane.
+    counts: [usize; Lane::COUNT],
     /// Number of parts when the current step began.
     step: usize,
     model: Option<Box<str>>,
@@ -81,6 +84,7 @@ impl Fold {
             format,
             parts: Vec::new(),
             places: HashMap::new(),
+            counts: [0; Lane::COUNT],
             step: 0,
             model: None,
             usage: None,
@@ -124,7 +128,8 @@ impl Fold {
         self.model.as_deref()
     }
 
-    /// Returns whether events had content that is not in the parts, such as an image.
+    /// Returns whether events had content that is not in the parts, such as an image, or a usage
+    /// that is too large to keep.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
@@ -169,6 +174,7 @@ impl Fold {
     pub(super) fn part_ends(&mut self, address: &Address<'_>) {
         if self.places.remove(&address.clone().into_owned()).is_some() {
             self.held -= address.weight();
+            self.counts[address.lane as usize] -= 1;
         }
     }
 
@@ -242,9 +248,7 @@ impl Fold {
         let Some((place, _)) = calls.find(|(_, part)| part.call_id() == Some(id)) else {
             return;
         };
-        if self.places.insert(address.clone().into_owned(), place).is_none() {
-            self.held += address.weight();
-        }
+        self.set_place(address.clone().into_owned(), place);
     }
 
     /// Returns the part that an event with this address adds to.
@@ -254,7 +258,7 @@ impl Fold {
 
     /// Returns the number of parts of this lane.
     pub(super) fn count(&self, lane: Lane) -> usize {
-        self.places.keys().filter(|address| address.lane == lane).count()
+        self.counts[lane as usize]
     }
 
     /// Adds a tool call that is sent in one piece.
@@ -307,28 +311,36 @@ impl Fold {
     /// Sets the whole usage.
     pub(super) fn set_usage(&mut self, usage: Option<Json<'_>>) {
         if let Some(usage) = usage.filter(|usage| usage.is_object() && !usage.is_empty()) {
-            self.hold_usage(usage.raw().into());
+            self.hold_usage(usage.raw());
         }
     }
 
     /// Updates the usage with these fields: those that are null or missing keep their values.
     pub(super) fn update_usage<'a>(&mut self, said: impl Iterator<Item = (Json<'a>, Json<'a>)>) {
-        let said: Vec<_> = said.collect();
-        if said.is_empty() {
+        let mut size = 0;
+        let said: Vec<_> = said
+            .take_while(|(name, value)| {
+                size += name.raw().len() + value.raw().len();
+                size <= MAX_USAGE_BYTES
+            })
+            .collect();
+        self.incomplete |= size > MAX_USAGE_BYTES;
+        if said.is_empty() || size > MAX_USAGE_BYTES {
             return;
         }
         let before = LazyJson::default();
         let before = before.of(self.usage.as_deref().unwrap_or_default());
         let before = before.map(Json::fields).unwrap_or_default();
         let said = || said.iter().copied().filter(|(_, value)| !value.is_null());
-        let keeps = |name: Json<'_>| said().all(|(other, _)| other.raw() != name.raw());
+        let names: HashSet<_> = said().map(|(name, _)| name.raw()).collect();
+        let kept = before.all().filter(|(name, _)| !names.contains(name.raw()));
         let mut whole = String::from("{");
-        for (name, value) in said().chain(before.all().filter(|(name, _)| keeps(*name))) {
+        for (name, value) in said().chain(kept) {
             let comma = if whole.len() == 1 { "" } else { "," };
             whole.extend([comma, name.raw(), ":", value.raw()]);
         }
         whole.push('}');
-        self.hold_usage(whole.into());
+        self.hold_usage(&whole);
     }
 
     /// Begins a step, which can be undone.
@@ -343,13 +355,28 @@ impl Fold {
         }
         for (address, _) in self.places.extract_if(|_, place| *place >= self.step) {
             self.held -= address.weight();
+            self.counts[address.lane as usize] -= 1;
         }
     }
 
-    fn hold_usage(&mut self, usage: Box<str>) {
+    /// Keeps the usage, unless it is too large: each update reads and writes all of it.
+    fn hold_usage(&mut self, usage: &str) {
+        if usage.len() > MAX_USAGE_BYTES {
+            self.incomplete = true;
+            return;
+        }
         self.held -= self.usage.as_ref().map_or(0, |usage| usage.len());
         self.held += usage.len();
-        self.usage = Some(usage);
+        self.usage = Some(usage.into());
+    }
+
+    /// Makes events with this address add to the part with this index.
+    fn set_place(&mut self, address: Address<'static>, place: usize) {
+        let (lane, weight) = (address.lane, address.weight());
+        if self.places.insert(address, place).is_none() {
+            self.held += weight;
+            self.counts[lane as usize] += 1;
+        }
     }
 
     /// Writes to the part of this address.
@@ -368,9 +395,8 @@ impl Fold {
             *place
         } else {
             let part = Part::new(&address);
-            let address = address.into_owned();
-            self.held += part.weight() + address.weight();
-            self.places.insert(address, self.parts.len());
+            self.held += part.weight();
+            self.set_place(address.into_owned(), self.parts.len());
             self.parts.push(part);
             self.parts.len() - 1
         };
@@ -509,6 +535,10 @@ mod tests {
         for data in events {
             fold.push(&ModelEvent::new(None, *data));
             assert_eq!(fold.held, counted(&fold), "after {data}");
+            for lane in [Lane::Text, Lane::Reasoning, Lane::Summary, Lane::Refusal, Lane::Tool] {
+                let places = fold.places.keys().filter(|address| address.lane == lane).count();
+                assert_eq!(fold.count(lane), places, "{lane:?} after {data}");
+            }
         }
         assert!(fold.weight() > size_of::<Fold>());
     }
@@ -543,5 +573,62 @@ mod tests {
                 r#"{"type":"message_delta","usage":{"output_tokens":10}}"#,
             ],
         );
+        check(
+            Format::OpenAiChat,
+            &[
+                r#"{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f"}}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":7},{"id":"a"}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"id":"b","function":{"name":"g"}}]}}]}"#,
+            ],
+        );
+    }
+
+    /// Returns a usage of this many fields.
+    fn usage(prefix: char, fields: usize) -> String {
+        let fields: Vec<_> = (0..fields).map(|field| format!("\"{prefix}{field}\":1")).collect();
+        format!("{{{}}}", fields.join(","))
+    }
+
+    fn report(fold: &mut Fold, usage: &str) {
+        let data = format!(r#"{{"type":"message_delta","usage":{usage}}}"#);
+        fold.push(&ModelEvent::new(None, &*data));
+    }
+
+    #[test]
+    fn too_large_a_usage_is_left_out() {
+        for first in [usage('a', 100_000), usage('a', 1_200)] {
+            let mut fold = Fold::new(Format::Anthropic);
+            report(&mut fold, r#"{"output_tokens":9}"#);
+            report(&mut fold, &first);
+            let kept = fold.usage().unwrap().get().len();
+            assert!(kept <= MAX_USAGE_BYTES, "{kept}");
+            // Alone, or together with the first.
+            report(&mut fold, &usage('b', 100_000));
+            report(&mut fold, &usage('c', 1_200));
+            report(&mut fold, &usage('d', 1_200));
+            let kept = fold.usage().unwrap().get();
+            assert!(kept.len() <= MAX_USAGE_BYTES && kept.contains(r#""output_tokens":9"#));
+            assert!(fold.is_incomplete());
+        }
+        let mut fold = Fold::new(Format::OpenAiChat);
+        let data = |usage| format!(r#"{{"choices":[],"usage":{usage}}}"#);
+        fold.push(&ModelEvent::new(None, data(usage('a', 100))));
+        assert!(!fold.is_incomplete());
+        fold.push(&ModelEvent::new(None, data(usage('b', 100_000))));
+        assert_eq!(fold.usage().unwrap().get(), usage('a', 100));
+        assert!(fold.is_incomplete());
+    }
+
+    /// If each message looked at all parts, this would take minutes.
+    #[test]
+    fn an_event_may_have_many_parts_and_many_messages() {
+        const MANY: usize = 60_000;
+        let delta = |choice| format!(r#"{{"index":{choice},"delta":{{"content":"a"}}}}"#);
+        let message = |_| r#"{"message":{}}"#.to_owned();
+        let choices: Vec<_> = (0..MANY).map(delta).chain((0..MANY).map(message)).collect();
+        let data = format!(r#"{{"choices":[{}]}}"#, choices.join(","));
+        let mut fold = Fold::new(Format::OpenAiChat);
+        fold.push(&ModelEvent::new(None, data));
+        assert_eq!((fold.parts().len(), fold.is_incomplete()), (MANY, false));
     }
 }
