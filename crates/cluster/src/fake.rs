@@ -12,6 +12,8 @@ use crate::log::{LogEnd, LogTime, Message, NotStored, Sequence};
 pub struct Faults {
     /// A message is refused, and this is reported.
     pub refused: u32,
+    /// A message is refused for good.
+    pub refused_for_good: u32,
     /// A message is lost, or only its acknowledgement is: the sender hears nothing in either case.
     pub lost: u32,
     /// A message is stored late, after later ones.
@@ -89,6 +91,9 @@ impl FakeLog {
         if self.now < self.stopped_until || self.happens(self.faults.refused) {
             let reasons = [NotStored::Unavailable, NotStored::Overloaded];
             return Err(reasons[self.random.usize(..reasons.len())]);
+        }
+        if self.happens(self.faults.refused_for_good) {
+            return Err(NotStored::Refused);
         }
         let delay = Duration::from_millis(self.random.u64(1..3000));
         if self.happens(self.faults.lost) {

@@ -82,7 +82,12 @@ pub struct Sender<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Session {
     /// A hello is sent, and again until it is applied.
-    Beginning { due: Duration, send: SendNumber },
+    Beginning {
+        due: Duration,
+        send: SendNumber,
+        /// The session before it. Until the hello is applied, its batches may be.
+        old: Option<SessionId>,
+    },
     Live {
         id: SessionId,
         /// The number of the next batch.
@@ -102,6 +107,8 @@ struct Batch<T> {
     first: u64,
     /// The numbers of the last sends of its parts.
     sends: Range<u64>,
+    /// Whether the log has refused one of them for good.
+    is_refused: bool,
 }
 
 /// A command is not taken.
@@ -134,7 +141,7 @@ impl<T> Sender<T> {
             codec,
             limits,
             hello,
-            session: Session::Beginning { due: Duration::ZERO, send: SendNumber(0) },
+            session: Session::Beginning { due: Duration::ZERO, send: SendNumber(0), old: None },
             queued: VecDeque::new(),
             sent: VecDeque::new(),
             next_part: (0, 0),
@@ -263,14 +270,14 @@ impl<T> Sender<T> {
         let mut reports = Vec::new();
         match (self.session, &applied.verdict) {
             (Session::Beginning { .. }, Verdict::Began { nonce }) if *nonce == self.hello.nonce => {
-                self.begin(SessionId(applied.sequence), now);
+                reports = self.begin(SessionId(applied.sequence), now);
             }
-            (Session::Live { id, .. }, verdict) if id == applied.session => {
+            (_, verdict) if self.latest_session() == Some(applied.session) => {
                 reports = self.note_verdict(verdict, applied.number, now);
             }
             _ => {}
         }
-        let own = self.session();
+        let own = self.latest_session();
         let is_own_end = |effect: &Effect| match effect {
             Effect::SessionEnded { session } => Some(*session) == own,
             _ => false,
@@ -279,6 +286,15 @@ impl<T> Sender<T> {
             self.begin_again(now);
         }
         reports
+    }
+
+    /// Returns the session whose numbers the batches have.
+    fn latest_session(&self) -> Option<SessionId> {
+        match self.session {
+            Session::Live { id, .. } => Some(id),
+            Session::Beginning { old, .. } => old,
+            Session::Over => None,
+        }
     }
 
     fn note_verdict(&mut self, verdict: &Verdict, number: u64, now: Duration) -> Reports<T> {
@@ -318,33 +334,25 @@ impl<T> Sender<T> {
         batch.tickets
     }
 
-    /// Notes that the log has not stored a message. Returns the commands that it will never store.
-    pub fn not_stored(
-        &mut self,
-        number: SendNumber,
-        reason: NotStored,
-        now: Duration,
-    ) -> Reports<T> {
+    /// Notes that the log has not stored a message.
+    pub fn not_stored(&mut self, number: SendNumber, reason: NotStored, now: Duration) {
         let retry = now + self.limits.retry_after;
         match &mut self.session {
-            Session::Beginning { due, send } if *send == number => *due = retry,
-            Session::Live { .. } if reason == NotStored::Refused => {
-                return self.drop_refused(number, now);
-            }
+            Session::Beginning { due, send, .. } if *send == number => *due = retry,
+            _ if reason == NotStored::Refused => self.note_refused(number, now),
             Session::Live { .. } => self.resend_by(retry),
             Session::Beginning { .. } | Session::Over => {}
         }
-        Vec::new()
     }
 
-    /// Drops a batch that the log refuses. Its number is missing then, so that the batches after it
-    /// need another session.
-    fn drop_refused(&mut self, number: SendNumber, now: Duration) -> Reports<T> {
-        let at = self.sent.iter().position(|batch| batch.sends.contains(&number.0));
-        let Some(batch) = at.and_then(|at| self.sent.remove(at)) else { return Vec::new() };
-        self.bytes -= batch.body.len();
-        self.begin_again(now);
-        batch.tickets.into_iter().map(|ticket| (ticket, Err(Refused))).collect()
+    /// Notes that the log refuses a batch. It is dropped when another session has begun: then its
+    /// number is not missing, and no earlier copy of it can be applied.
+    fn note_refused(&mut self, number: SendNumber, now: Duration) {
+        let mut sent = self.sent.iter_mut();
+        if let Some(batch) = sent.find(|batch| batch.sends.contains(&number.0)) {
+            batch.is_refused = true;
+            self.begin_again(now);
+        }
     }
 
     fn next_send(&mut self) -> SendNumber {
@@ -353,8 +361,8 @@ impl<T> Sender<T> {
     }
 
     fn send_hello(&mut self, now: Duration) -> (SendNumber, Bytes) {
-        let send = self.next_send();
-        self.session = Session::Beginning { due: now + self.limits.resend_after, send };
+        let (send, old) = (self.next_send(), self.latest_session());
+        self.session = Session::Beginning { due: now + self.limits.resend_after, send, old };
         let mut body = BytesMut::new();
         write_command(&Command::Hello(self.hello.clone()), &mut body);
         (send, self.codec.encode(Header::default(), &body))
@@ -363,24 +371,33 @@ impl<T> Sender<T> {
     /// Begins another session. When its hello is applied, no batch of this one can be applied any
     /// more: what was not applied before is then sent again.
     fn begin_again(&mut self, now: Duration) {
-        if let Session::Live { id, .. } = self.session {
-            let is_done = self.is_leaving && self.is_idle();
+        if self.is_leaving && self.is_idle() {
+            self.session = Session::Over;
+        } else if let Session::Live { id, .. } = self.session {
             self.hello.replaces = Some(id);
             self.hello.nonce = self.hello.nonce.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
-            let beginning = Session::Beginning { due: now, send: SendNumber(0) };
-            self.session = if is_done { Session::Over } else { beginning };
+            self.session = Session::Beginning { due: now, send: SendNumber(0), old: Some(id) };
         }
     }
 
-    fn begin(&mut self, id: SessionId, now: Duration) {
+    /// Sends in a session that has begun. Returns the commands that the log refuses.
+    fn begin(&mut self, id: SessionId, now: Duration) -> Reports<T> {
         let max_body = self.max_body();
         let mut next = 1;
-        for batch in &mut self.sent {
+        let mut refused = Vec::new();
+        for mut batch in std::mem::take(&mut self.sent) {
+            if batch.is_refused {
+                self.bytes -= batch.body.len();
+                refused.extend(batch.tickets.into_iter().map(|ticket| (ticket, Err(Refused))));
+                continue;
+            }
             batch.first = next;
             next += batch.parts(max_body);
+            self.sent.push_back(batch);
         }
         self.session = Session::Live { id, next };
         self.resend(now);
+        refused
     }
 
     /// Returns when to return to the first batch that is not applied.
@@ -428,7 +445,7 @@ impl<T> Sender<T> {
 
 impl<T> Batch<T> {
     fn new(body: BytesMut) -> Self {
-        Self { body, weight: 0, tickets: Vec::new(), first: 0, sends: 0..0 }
+        Self { body, weight: 0, tickets: Vec::new(), first: 0, sends: 0..0, is_refused: false }
     }
 
     /// Returns the number of messages that it is sent as.

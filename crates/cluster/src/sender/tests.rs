@@ -35,10 +35,14 @@ impl Cluster {
         std::iter::from_fn(|| self.sender.poll(now)).collect()
     }
 
-    fn store(&mut self, content: Bytes) -> Vec<u32> {
+    fn reports(&mut self, content: Bytes) -> Reports<u32> {
         let sequence = self.state.last().unwrap_or_default().next();
         let applied = self.state.apply(&Message { sequence, time: LogTime(1), content }).unwrap();
-        let reports = self.sender.applied(&applied, NOW);
+        self.sender.applied(&applied, NOW)
+    }
+
+    fn store(&mut self, content: Bytes) -> Vec<u32> {
+        let reports = self.reports(content);
         let taken = |(ticket, outcome): (u32, Result<Outcome, Refused>)| {
             assert!(matches!(outcome, Ok(Outcome::Appended(_) | Outcome::Done)));
             ticket
@@ -74,8 +78,7 @@ fn a_batch_is_sent_again_until_it_is_applied() {
     assert_eq!(cluster.sender.next_poll(), Some(NOW + Duration::from_millis(600)));
     let again = cluster.polled(NOW + Duration::from_millis(600));
     assert_eq!(first[0].1, again[0].1);
-    let nothing = cluster.sender.not_stored(again[0].0, NotStored::Overloaded, NOW);
-    assert!(nothing.is_empty());
+    cluster.sender.not_stored(again[0].0, NotStored::Overloaded, NOW);
     let third = cluster.polled(NOW + Duration::from_millis(100));
     assert_eq!(cluster.store(third[0].1.clone()), [0]);
     assert!(cluster.store(again[0].1.clone()).is_empty());
@@ -88,14 +91,40 @@ fn a_batch_that_the_log_refuses_does_not_block_the_next_one() {
     let first = cluster.polled(NOW);
     cluster.submit("y", 1).unwrap();
     let second = cluster.polled(NOW);
-    let refused = cluster.sender.not_stored(first[0].0, NotStored::Refused, NOW);
-    assert_eq!(refused, [(0, Err(Refused))]);
+    cluster.sender.not_stored(first[0].0, NotStored::Refused, NOW);
     let hello = cluster.polled(NOW);
     assert_eq!((hello.len(), cluster.sender.session()), (1, None));
-    cluster.store(hello[0].1.clone());
+    assert_eq!(cluster.reports(hello[0].1.clone()), [(0, Err(Refused))]);
     assert!(cluster.store(second[0].1.clone()).is_empty());
     let again = cluster.polled(NOW);
     assert_eq!(cluster.store(again[0].1.clone()), [1]);
+}
+
+#[test]
+fn a_batch_before_a_refused_one_is_applied_once() {
+    let mut cluster = Cluster::new(Limits::default());
+    cluster.submit("x", 0).unwrap();
+    let first = cluster.polled(NOW);
+    cluster.submit("y", 1).unwrap();
+    let second = cluster.polled(NOW);
+    cluster.sender.not_stored(second[0].0, NotStored::Refused, NOW);
+    let hello = cluster.polled(NOW);
+    assert_eq!(cluster.store(first[0].1.clone()), [0]);
+    assert_eq!(cluster.reports(hello[0].1.clone()), [(1, Err(Refused))]);
+    assert!(cluster.sender.is_idle() && cluster.sender.unsent_bytes() == 0);
+    assert!(cluster.polled(NOW).is_empty());
+}
+
+#[test]
+fn a_refused_batch_of_which_another_copy_is_stored_is_applied() {
+    let mut cluster = Cluster::new(Limits::default());
+    cluster.submit("x", 0).unwrap();
+    let first = cluster.polled(NOW);
+    let again = cluster.polled(NOW + Duration::from_millis(600));
+    cluster.sender.not_stored(again[0].0, NotStored::Refused, NOW);
+    assert_eq!(cluster.store(first[0].1.clone()), [0]);
+    let hello = cluster.polled(NOW);
+    assert!(cluster.reports(hello[0].1.clone()).is_empty());
 }
 
 #[test]

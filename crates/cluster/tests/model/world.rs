@@ -9,7 +9,7 @@ use fanfare_cluster::command::{
 use fanfare_cluster::fake::{FakeLog, Faults};
 use fanfare_cluster::log::{LogEnd, Sequence};
 use fanfare_cluster::offset::Offset;
-use fanfare_cluster::sender::Reports;
+use fanfare_cluster::sender::{Refused, Reports};
 use fanfare_cluster::state_machine::{Applied, Outcome};
 
 use crate::hub::Hub;
@@ -33,7 +33,7 @@ struct Asked {
     life: u64,
     channel: usize,
     events: Vec<String>,
-    outcome: Option<Outcome>,
+    outcome: Option<Result<Outcome, Refused>>,
 }
 
 pub struct World {
@@ -59,8 +59,11 @@ impl World {
         let mut some = |most| if random.bool() { random.u32(..most) } else { 0 };
         let (refused, lost, late) = (some(30), some(30), some(20));
         let (doubled, hole) = (some(20), some(10));
-        let faults = Faults { refused, lost, late, doubled, hole };
         let publishers = if kind == Kind::Complete { random.usize(..4) } else { 0 };
+        // A publisher, or another epoch, cannot do without a command.
+        let may_refuse = kind != Kind::Truncated && publishers == 0;
+        let refused_for_good = if may_refuse { random.u32(..5) } else { 0 };
+        let faults = Faults { refused, refused_for_good, lost, late, doubled, hole };
         let lines = |name| Publisher::new(name, 1 + name as u64 * 7);
         Self {
             kind,
@@ -159,7 +162,7 @@ impl World {
         }
         let Self { publishers, hubs, random, ids, asked, .. } = self;
         for publisher in publishers {
-            let outcome = |id| asked.get(&id).and_then(|asked: &Asked| asked.outcome);
+            let outcome = |id| asked.get(&id).and_then(|asked: &Asked| asked.outcome?.ok());
             publisher.step(hubs, random, ids, outcome);
         }
     }
@@ -202,7 +205,6 @@ impl World {
 
     fn note(&mut self, hub: &mut Hub, reports: Reports<u64>) {
         for (id, outcome) in reports {
-            let outcome = outcome.expect("no batch is refused for good");
             let asked = self.asked.entry(id).or_insert_with(|| Asked {
                 life: hub.life,
                 channel: 0,
@@ -211,7 +213,7 @@ impl World {
             });
             assert!(asked.outcome.is_none() && asked.life == hub.life, "command {id} is reported");
             asked.outcome = Some(outcome);
-            if let Outcome::Produces { hold, life } = outcome {
+            if let Ok(Outcome::Produces { hold, life }) = outcome {
                 hub.holds.push_back((asked.channel, life, hold));
             }
         }
@@ -296,7 +298,7 @@ impl World {
     fn check_command(&self, asked: &Asked, hub: &Hub) {
         let found: Vec<_> = asked.events.iter().map(|event| hub.events.get(event)).collect();
         match asked.outcome {
-            Some(Outcome::Appended(appended)) => {
+            Some(Ok(Outcome::Appended(appended))) => {
                 let Some((first, _)) = appended.offsets else { return };
                 if first.sequence() >= self.lost_from || !hub.knows(first.sequence()) {
                     return;
@@ -318,7 +320,7 @@ impl World {
     fn check_order(&self) {
         let mut last: HashMap<u64, Offset> = HashMap::new();
         for asked in self.asked.values() {
-            if let Some(Outcome::Appended(appended)) = asked.outcome
+            if let Some(Ok(Outcome::Appended(appended))) = asked.outcome
                 && let Some((first, _)) = appended.offsets
             {
                 let before = last.insert(asked.life, first);
