@@ -23,15 +23,24 @@ const MAX_STEP: u64 = 2_000_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LeaseClock {
     pub(super) log_time: LogTime,
+    /// The latest time of the server that stamps messages. Unlike the time of the log, it goes
+    /// back when another server has another clock.
+    server_time: LogTime,
     elapsed: u64,
 }
 
 impl LeaseClock {
     pub(super) fn advance(&mut self, time: LogTime) {
-        if self.log_time != LogTime::default() {
-            self.elapsed += time.0.saturating_sub(self.log_time.0).min(MAX_STEP);
+        let is_first = self.log_time == LogTime::default();
+        // A smaller step back is the scatter of stamps, and would count twice.
+        let is_set_back = time.0.saturating_add(MAX_STEP) < self.server_time.0;
+        if is_first || is_set_back {
+            self.server_time = time;
         }
-        self.log_time = self.log_time.max(time);
+        let step = time.0.saturating_sub(self.server_time.0).min(MAX_STEP);
+        self.server_time = self.server_time.max(time);
+        self.elapsed += step;
+        self.log_time = time.max(LogTime(self.log_time.0.saturating_add(step)));
     }
 }
 

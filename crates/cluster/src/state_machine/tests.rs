@@ -191,6 +191,19 @@ fn time_in_which_the_log_does_not_move_is_no_absence() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_does_not_stop_leases() {
+    let mut log = Log::new();
+    let (silent, other) = (log.hello(None), log.hello(None));
+    log.milliseconds += 60_000;
+    log.numbered(other, &[]);
+    let ahead = log.state.time();
+    log.milliseconds -= 60_000;
+    log.wait(4, &[other]);
+    assert!(!log.state.is_live(silent) && log.state.is_live(other));
+    assert!(log.state.time() > ahead);
+}
+
+#[test]
 fn a_session_that_replaces_another_has_its_holds_and_ends_it() {
     let mut log = Log::new();
     let old = log.hello(None);
