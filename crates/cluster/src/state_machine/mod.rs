@@ -209,13 +209,12 @@ impl StateMachine {
             return Ok(Verdict::Rejected(Rejection::Invalid));
         };
         let sequence = cx.here().sequence();
-        if let Err(rejection) = self.sessions.begin(sequence, hello) {
-            return Ok(Verdict::Rejected(rejection));
-        }
+        let replaced = match self.sessions.begin(sequence, hello) {
+            Ok(replaced) => replaced,
+            Err(rejection) => return Ok(Verdict::Rejected(rejection)),
+        };
         let session = SessionId(sequence);
-        if let Some(old) = hello.replaces
-            && self.sessions.end(old)
-        {
+        if let Some(old) = replaced {
             self.channels.replace_session(old, session, cx);
             self.keys.replace_session(old, session);
             cx.effects.push(Effect::SessionEnded { session: old });

@@ -121,13 +121,20 @@ impl Sessions {
         expired
     }
 
-    /// Begins a session with the sequence of its hello.
-    pub(super) fn begin(&mut self, sequence: Sequence, hello: &Hello) -> Result<(), Rejection> {
+    /// Begins a session with the sequence of its hello. Returns the one that it replaces, if that
+    /// was live.
+    pub(super) fn begin(
+        &mut self,
+        sequence: Sequence,
+        hello: &Hello,
+    ) -> Result<Option<SessionId>, Rejection> {
         if self.live.values().any(|session| session.nonce == hello.nonce && !session.is_adopted) {
             return Err(Rejection::Repeated);
         }
+        let replaced = hello.replaces.filter(|old| self.end(*old));
         let session = Session { level: hello.level, nonce: hello.nonce, ..self.fresh(1) };
-        self.insert(SessionId(sequence), session)
+        self.insert(SessionId(sequence), session)?;
+        Ok(replaced)
     }
 
     fn insert(&mut self, id: SessionId, session: Session) -> Result<(), Rejection> {

@@ -220,6 +220,19 @@ fn a_session_that_replaces_another_has_its_holds_and_ends_it() {
 }
 
 #[test]
+fn a_hub_replaces_its_session_also_where_no_other_can_begin() {
+    let mut log = Log::new();
+    let first = log.hello(None);
+    for _ in 1..MAX_SESSIONS {
+        log.hello(None);
+    }
+    let hello = Hello { nonce: u64::MAX, ..Hello::default() };
+    let refused = log.send(Header::default(), &[Command::Hello(hello)]).verdict;
+    assert_eq!(refused, Verdict::Rejected(Rejection::TooManySessions));
+    log.hello(Some(first));
+}
+
+#[test]
 fn a_channel_that_has_ended_takes_nothing_until_its_end_is_forgotten() {
     let mut log = Log::new();
     let session = log.hello(None);
