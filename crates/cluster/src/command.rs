@@ -69,7 +69,7 @@ pub struct Hello {
 pub struct Append {
     /// The name of the channel.
     pub channel: Text,
-    /// The life of the channel that is meant; any if `None`.
+    /// The life of the channel that is meant, by any of its offsets; any life if `None`.
     pub life: Option<Offset>,
     /// The hold of the sole producer, if it publishes.
     pub hold: Option<Offset>,
@@ -291,7 +291,7 @@ pub struct Check {
 }
 
 impl Command {
-    /// Returns the number of offsets that the command takes, at most.
+    /// Returns the number of offsets that the command has.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {

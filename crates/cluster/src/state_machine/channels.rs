@@ -1,17 +1,21 @@
 //! Channels: their lives, their sole producers and their ends.
 //!
 //! A replica that began to read after the front of the log does not know what the trimmed messages
-//! did. There, a life or a hold that began before the front is taken for the current one.
+//! did. There, a life or a hold that began before the front is taken for the current one, until the
+//! channel is removed. So replicas name the same life differently: by its first offset, or by the
+//! first one that they have read. All names of a life are between its first offset and that of the
+//! next life, and are compared by order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::applied::{Appended, Change, End, Outcome, Refusal};
 use super::context::Context;
+use super::gone::Gone;
 use super::table::Table;
 use crate::command::{
     Append, Configure, Delete, Due, EndState, Lapse, NewEvent, Produce, Release, SessionId, Stop,
 };
-use crate::log::LogTime;
+use crate::log::{LogTime, Sequence};
 use crate::offset::Offset;
 use crate::text::Text;
 
@@ -26,11 +30,13 @@ pub(super) struct Channels {
     held: BTreeSet<(SessionId, Text)>,
     /// The channels that have ended, by the time at which their end is forgotten.
     ended: BTreeMap<(LogTime, Offset), Text>,
+    /// The channels of which nothing from before the front is left.
+    gone: Gone,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Channel {
-    /// The first offset of this life.
+    /// The first offset of this life, as far as the replica knows it.
     life: Offset,
     /// The last event.
     last: Option<Offset>,
@@ -73,9 +79,10 @@ impl Channel {
         self.end.map(|end| end.state)
     }
 
-    /// Returns whether nothing was published after `offset`.
+    /// Returns whether nothing was published after `offset`, which is of this life.
     fn is_last(&self, offset: Offset, front: Offset) -> bool {
-        self.last.map_or(offset == self.life || offset < front, |last| offset == last)
+        let is_meant = offset >= self.life || offset < front;
+        is_meant && self.last.is_none_or(|last| offset >= last)
     }
 
     /// Returns whether `offset` is of this life.
@@ -97,8 +104,22 @@ impl Channels {
         {
             let name = entry.remove();
             if let Some(channel) = self.by_name.remove(name.as_bytes()) {
+                self.note_gone(&name, cx);
                 cx.change(&name, channel.life, Change::Removed);
             }
+        }
+    }
+
+    /// Returns the front for a channel: no offset is before it if the channel was removed since the
+    /// beginning of the log was trimmed.
+    fn front(&self, name: &Text, cx: &Context) -> Offset {
+        if self.gone.contains(name) { Offset::default() } else { cx.front }
+    }
+
+    fn note_gone(&mut self, name: &Text, cx: &Context) {
+        // There is nothing before the first message.
+        if cx.front > Offset::new(Sequence(1), 0) {
+            self.gone.add(name);
         }
     }
 
@@ -146,7 +167,7 @@ impl Channels {
         if is_renewal && hold.is_none() {
             return self.unchanged(&name);
         }
-        if let Err(refusal) = self.admit(&name, life.or(hold), life, cx) {
+        if let Err(refusal) = self.admit(&name, life, hold, cx) {
             return Outcome::Refused(refusal);
         }
         if let Some(hold) = hold
@@ -175,27 +196,23 @@ impl Channels {
         })
     }
 
-    /// Checks that a channel takes events, and creates it if no earlier life is meant.
+    /// Checks that a channel takes events, and creates it if no life or hold is meant that is over.
     fn admit(
         &mut self,
         name: &Text,
-        earlier: Option<Offset>,
         life: Option<Offset>,
+        hold: Option<Offset>,
         cx: &mut Context,
     ) -> Result<(), Refusal> {
-        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else {
-            return match earlier {
-                Some(offset) if offset >= cx.front => Err(Refusal::Removed),
-                _ => self.create(name, life.unwrap_or(cx.here())),
-            };
-        };
-        if let Some(life) = life
-            && life != channel.life
-        {
-            if life >= cx.front {
+        let front = self.front(name, cx);
+        let Some(channel) = self.by_name.get(name.as_bytes()) else {
+            if life.max(hold).is_some_and(|latest| latest >= front) {
                 return Err(Refusal::Removed);
             }
-            channel.life = life;
+            return self.create(name, life.or(hold).unwrap_or(cx.here()));
+        };
+        if life.is_some_and(|life| life < channel.life && life >= front) {
+            return Err(Refusal::Removed);
         }
         channel.refusal().map_or(Ok(()), Err)
     }
@@ -211,7 +228,7 @@ impl Channels {
 
     /// Checks a hold. A producer whose session has ended comes back with it.
     fn renew(&mut self, name: &Text, hold: Offset, cx: &mut Context) -> Result<(), Refusal> {
-        let session = cx.session;
+        let (session, front) = (cx.session, self.front(name, cx));
         let Some(channel) = self.by_name.get_mut(name.as_bytes()) else { return Ok(()) };
         match channel.producer {
             Producer::Streaming { hold: current, session: of } if current == hold => {
@@ -219,7 +236,7 @@ impl Channels {
                 return if of == session { Ok(()) } else { Err(Refusal::HoldLost) };
             }
             Producer::Away { hold: Some(away), .. } if away == hold => {}
-            Producer::None if hold < cx.front => {}
+            Producer::None if hold < front => {}
             _ => return Err(Refusal::HoldLost),
         }
         channel.producer = Producer::Streaming { hold, session };
@@ -291,13 +308,14 @@ impl Channels {
     /// Notes that the sole producer has left.
     pub(super) fn release(&mut self, release: Release, cx: &mut Context) -> Outcome {
         let Release { channel: name, hold, reason } = release;
+        let front = self.front(&name, cx);
         let Some(channel) = self.by_name.get_mut(name.as_bytes()) else {
             return Outcome::Refused(Refusal::Removed);
         };
         let session = match channel.producer {
             Producer::Streaming { hold: current, session } if current == hold => Some(session),
             Producer::Away { hold: Some(away), .. } if away == hold => None,
-            Producer::None if hold < cx.front && channel.end.is_none() => None,
+            Producer::None if hold < front && channel.end.is_none() => None,
             _ => return Outcome::Refused(Refusal::HoldLost),
         };
         let since = cx.take(1);
@@ -314,10 +332,11 @@ impl Channels {
     /// is refused.
     pub(super) fn stop(&mut self, stop: Stop, cx: &mut Context) -> Outcome {
         let Stop { channel: name, reason, generation, kept, kept_early } = stop;
+        let front = self.front(&name, cx);
         let channel = self.by_name.get(name.as_bytes());
         let is_meant = generation.is_none_or(|meant| match channel {
-            Some(channel) => channel.is_of_this_life(meant, cx.front),
-            None => meant < cx.front,
+            Some(channel) => channel.is_of_this_life(meant, front),
+            None => meant < front,
         });
         if !is_meant {
             return Outcome::Refused(Refusal::Removed);
@@ -326,7 +345,7 @@ impl Channels {
             return Outcome::EndedBefore(state);
         }
         let is_early =
-            channel.is_none_or(|channel| channel.last.is_none() && channel.life >= cx.front);
+            channel.is_none_or(|channel| channel.last.is_none() && channel.life >= front);
         if let Err(refusal) = self.admit(&name, None, None, cx) {
             return Outcome::Refused(refusal);
         }
@@ -339,6 +358,7 @@ impl Channels {
     /// Ends or removes a channel whose deadline has passed, if nothing has changed since then.
     pub(super) fn lapse(&mut self, lapse: Lapse, cx: &mut Context) -> Outcome {
         let Lapse { channel: name, due, since, reason, kept } = lapse;
+        let front = self.front(&name, cx);
         let Some(channel) = self.by_name.get(name.as_bytes()) else {
             return Outcome::Refused(Refusal::Outdated);
         };
@@ -347,14 +367,15 @@ impl Channels {
             (Due::Abandoned, Producer::Away { since: left, .. }) if left == since => {
                 (EndState::Abandoned, false)
             }
-            (Due::Abandoned, Producer::None) if since < cx.front => (EndState::Abandoned, false),
+            (Due::Abandoned, Producer::None) if since < front => (EndState::Abandoned, false),
             (Due::Unwatched, Producer::Streaming { hold, .. }) if hold == since => {
                 (EndState::Cancelled, true)
             }
-            (Due::Idle, Producer::None) if channel.is_last(since, cx.front) => {
+            (Due::Idle, Producer::None) if channel.is_last(since, front) => {
                 let life = channel.life;
                 cx.take(1);
                 self.by_name.remove(name.as_bytes());
+                self.note_gone(&name, cx);
                 cx.change(&name, life, Change::Removed);
                 return Outcome::Done;
             }
@@ -382,6 +403,8 @@ impl Channels {
     /// Deletes a channel. Its name is free for another life.
     pub(super) fn delete(&mut self, delete: &Delete, cx: &mut Context) -> Outcome {
         let name = &delete.channel;
+        // Also of a channel that this replica does not know.
+        self.note_gone(name, cx);
         let Some(channel) = self.by_name.remove(name.as_bytes()) else {
             return Outcome::Refused(Refusal::Removed);
         };

@@ -16,6 +16,8 @@ pub(super) struct Context {
     pub(super) front: Offset,
     /// The next offset.
     next: Offset,
+    /// The first offset of the next command.
+    end: Offset,
     /// The effects so far.
     pub(super) effects: Vec<Effect>,
 }
@@ -23,10 +25,17 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(sequence: Sequence, now: LogTime, front: Offset) -> Self {
         let next = Offset::new(sequence, 0);
-        Self { session: SessionId::default(), now, front, next, effects: Vec::new() }
+        Self { session: SessionId::default(), now, front, next, end: next, effects: Vec::new() }
     }
 
-    /// Takes offsets. The weight of a batch bounds their number.
+    /// Begins a command. It has as many offsets as it weighs, also if it is refused: replicas that
+    /// do not know the same channels give the same offsets to the next command.
+    pub(super) fn begin(&mut self, weight: usize) {
+        self.next = self.end;
+        self.end = self.next.plus(weight as u64);
+    }
+
+    /// Takes offsets of the command.
     pub(super) fn take(&mut self, count: usize) -> Offset {
         let first = self.next;
         self.next = first.plus(count as u64);

@@ -9,6 +9,7 @@ mod applied;
 mod channels;
 mod context;
 mod digest;
+mod gone;
 mod keys;
 mod sessions;
 mod table;
@@ -224,6 +225,7 @@ impl StateMachine {
     }
 
     fn execute(&mut self, command: Command, cx: &mut Context) -> Outcome {
+        cx.begin(command.weight());
         if !self.sessions.is_live(cx.session) {
             return Outcome::Refused(Refusal::Left);
         }
@@ -290,6 +292,9 @@ impl StateMachine {
         self.channels.clear();
         self.keys.clear();
         self.epoch = new.detached();
+        // From here on, all that exists is known.
+        self.front = Offset::default();
+        cx.front = self.front;
         cx.effects.push(Effect::EpochBegan { epoch: new });
         Outcome::Done
     }

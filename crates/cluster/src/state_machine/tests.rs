@@ -95,6 +95,18 @@ fn close() -> Option<Close> {
     Some(Close { state: EndState::Complete, reason: None, kept: 60_000 })
 }
 
+fn of_life(life: Offset, append: Append) -> Command {
+    Command::Append(Append { life: Some(life), ..append })
+}
+
+fn configure(channel: &str, options: Options) -> Command {
+    Command::Configure(Configure { channel: channel.into(), options })
+}
+
+fn delete(channel: &str) -> Command {
+    Command::Delete(Delete { channel: channel.into() })
+}
+
 fn produce(channel: &str) -> Command {
     Command::Produce(Produce { channel: channel.into(), format: None })
 }
@@ -520,6 +532,98 @@ fn hubs_with_other_states_find_it_out() {
     assert!(!log.state.digests.differs(checks[0]) && log.state.digests.differs(checks[1]));
     let diverged = log.numbered(session, &[Command::Check(checks[1])]);
     assert_eq!(diverged.effects, [Effect::Diverged { window: checks[1].window }]);
+}
+
+/// A log, and a replica that begins at its front.
+struct Late {
+    log: Log,
+    session: SessionId,
+    late: StateMachine,
+}
+
+impl Late {
+    /// Returns a log with these commands before the front.
+    fn new(commands: &[Command]) -> Self {
+        let mut log = Log::new();
+        let session = log.hello(None);
+        log.numbered(session, commands);
+        let mut this = Self { log, session, late: replica() };
+        this.apply(&[]);
+        this
+    }
+
+    fn apply(&mut self, commands: &[Command]) -> [Vec<Outcome>; 2] {
+        let full = self.log.numbered(self.session, commands);
+        let late = self.late.apply(self.log.messages.last().unwrap()).unwrap();
+        [full, late].map(|applied| match applied.verdict {
+            Verdict::Applied(outcomes) => outcomes,
+            verdict => panic!("{verdict:?}"),
+        })
+    }
+
+    /// Returns whether both replicas append.
+    fn append(&mut self, command: Command) -> bool {
+        let outcomes = self.apply(&[command]).map(|outcomes| match outcomes[0] {
+            Outcome::Appended(appended) => appended.offsets.ok_or(Refusal::Removed),
+            Outcome::Refused(refusal) => Err(refusal),
+            outcome => panic!("{outcome:?}"),
+        });
+        assert_eq!(outcomes[0], outcomes[1]);
+        outcomes[0].is_ok()
+    }
+}
+
+#[test]
+fn each_life_that_a_replica_knows_is_the_one_that_all_mean() {
+    let mut log = Late::new(&[Command::Append(append("a", 1))]);
+    assert!(log.append(Command::Append(append("a", 1))));
+    // Of the replica that began at the front, and of the other one.
+    for life in [offset(4, 0), offset(2, 0), offset(4, 0)] {
+        assert!(log.append(of_life(life, append("a", 1))));
+    }
+    log.apply(&[delete("a")]);
+    assert!(log.append(Command::Append(append("a", 1))));
+    assert!(!log.append(of_life(offset(4, 0), append("a", 1))));
+}
+
+#[test]
+fn a_life_from_before_the_front_ends_for_all() {
+    let mut log = Late::new(&[Command::Append(append("a", 1)), Command::Append(append("b", 1))]);
+    assert!(log.append(Command::Append(append("a", 1))));
+    log.apply(&[delete("a")]);
+    assert!(!log.append(of_life(offset(2, 0), append("a", 1))));
+    assert!(log.append(Command::Append(append("a", 1))));
+    assert!(!log.append(of_life(offset(2, 0), append("a", 1))));
+    // Also of a channel of which one replica has not read.
+    log.apply(&[delete("b")]);
+    assert!(!log.append(of_life(offset(2, 1), append("b", 1))));
+}
+
+#[test]
+fn a_refused_append_creates_no_channel() {
+    let mut log = Late::new(&[configure("a", Options::default())]);
+    let [produced, _] = log.apply(&[produce("a")]);
+    let hold = Some(hold_of(produced[0]));
+    log.apply(&[delete("a")]);
+    assert!(!log.append(of_life(offset(2, 0), Append { hold, ..append("a", 1) })));
+    assert!(log.append(Command::Append(append("a", 1))));
+    assert!(log.append(of_life(offset(7, 0), append("a", 1))));
+}
+
+#[test]
+fn the_offset_of_an_event_does_not_depend_on_the_commands_before_it() {
+    let mut log = Late::new(&[Command::Append(append("a", 1))]);
+    let outcomes = log.apply(&[delete("a"), Command::Append(append("b", 1))]);
+    let offsets = outcomes.map(|outcomes| appended(outcomes[1]).offsets);
+    assert_eq!(offsets[0], offsets[1]);
+}
+
+#[test]
+fn nothing_from_before_the_front_is_left_in_another_epoch() {
+    let mut log = Late::new(&[Command::Append(append("a", 1))]);
+    let epoch = EpochChange { old: "epoch".into(), new: "next".into() };
+    log.apply(&[Command::Epoch(epoch)]);
+    assert!(!log.append(of_life(offset(2, 0), append("a", 1))));
 }
 
 #[test]
