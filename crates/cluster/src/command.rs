@@ -224,7 +224,8 @@ pub enum Due {
     Abandoned = 1,
     /// The end of a generation without viewers; `since` is the hold of its producer.
     Unwatched = 2,
-    /// The removal of an open channel that is not used; `since` is its last event.
+    /// The removal of an open channel that is not used; `since` is its last event or the last
+    /// change of its options.
     Idle = 3,
 }
 
@@ -247,12 +248,31 @@ pub struct Options {
     pub when_unwatched: Option<u64>,
 }
 
+impl Options {
+    /// Returns these options, and the others where there is no value.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            max_events: self.max_events.or(other.max_events),
+            max_bytes: self.max_bytes.or(other.max_bytes),
+            max_age: self.max_age.or(other.max_age),
+            idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            producer_grace: self.producer_grace.or(other.producer_grace),
+            coalesce: self.coalesce.or(other.coalesce),
+            when_unwatched: self.when_unwatched.or(other.when_unwatched),
+        }
+    }
+}
+
 /// New options of a channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configure {
     /// The name of the channel.
     pub channel: Text,
-    /// The options, which replace the earlier ones.
+    /// If given, the command renews this life for hubs that begin to read later: it only sets
+    /// options that have no value, and is no use of the channel.
+    pub life: Option<Offset>,
+    /// The options. Those without a value are left as they are.
     pub options: Options,
 }
 

@@ -130,6 +130,7 @@ fn write_fields(command: &Command, out: &mut BytesMut) -> u8 {
         }
         Command::Configure(configure) => {
             out.text(&configure.channel);
+            write_offset(configure.life, out);
             write_options(&configure.options, out);
             kind::CONFIGURE
         }
@@ -193,6 +194,7 @@ fn read_fields(kind: u8, fields: Bytes) -> Result<Command, CommandError> {
         }),
         kind::CONFIGURE => Command::Configure(Configure {
             channel: reader.text()?,
+            life: read_offset(reader)?,
             options: read_options(reader)?,
         }),
         kind::DELETE => Command::Delete(Delete { channel: reader.text()? }),

@@ -66,7 +66,7 @@ fn every_command() -> Vec<Command> {
             reason: None,
             kept: 9,
         }),
-        Command::Configure(Configure { channel: channel(), options }),
+        Command::Configure(Configure { channel: channel(), life: Some(Offset(12)), options }),
         Command::Delete(Delete { channel: channel() }),
         Command::Epoch(EpochChange { old: "a".into(), new: "b".into() }),
         Command::ReleaseKey(ReleaseKey { id: KeyId([1; 16]), request: 128 }),

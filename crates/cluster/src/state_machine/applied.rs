@@ -80,6 +80,13 @@ pub enum Outcome {
         /// The life of the channel.
         life: Offset,
     },
+    /// The channel has these options.
+    Configured {
+        /// Whether the channel was created.
+        created: bool,
+        /// All its options.
+        options: Options,
+    },
     /// The channel had ended before it was stopped.
     EndedBefore(EndState),
     /// The command was refused, and has changed nothing.
@@ -222,7 +229,12 @@ pub enum Change {
         session: SessionId,
     },
     /// The options were set.
-    Configured(Options),
+    Configured {
+        /// The offset by which a lapse refers to this.
+        at: Offset,
+        /// All options of the channel.
+        options: Options,
+    },
     /// The channel was deleted: its subscribers get this as its end.
     Deleted {
         /// The offset of the end.

@@ -13,7 +13,8 @@ use super::context::Context;
 use super::gone::Gone;
 use super::table::Table;
 use crate::command::{
-    Append, Configure, Delete, Due, EndState, Lapse, NewEvent, Produce, Release, SessionId, Stop,
+    Append, Configure, Delete, Due, EndState, Lapse, NewEvent, Options, Produce, Release,
+    SessionId, Stop,
 };
 use crate::log::{LogTime, Sequence};
 use crate::offset::Offset;
@@ -40,6 +41,9 @@ struct Channel {
     life: Offset,
     /// The last event.
     last: Option<Offset>,
+    options: Options,
+    /// The last change of the options.
+    configured: Option<Offset>,
     producer: Producer,
     end: Option<Ended>,
 }
@@ -79,10 +83,10 @@ impl Channel {
         self.end.map(|end| end.state)
     }
 
-    /// Returns whether nothing was published after `offset`, which is of this life.
-    fn is_last(&self, offset: Offset, front: Offset) -> bool {
+    /// Returns whether the channel was not used after `offset`, which is of this life.
+    fn is_unused_since(&self, offset: Offset, front: Offset) -> bool {
         let is_meant = offset >= self.life || offset < front;
-        is_meant && self.last.is_none_or(|last| offset >= last)
+        is_meant && self.last.max(self.configured).is_none_or(|used| offset >= used)
     }
 
     /// Returns whether `offset` is of this life.
@@ -221,7 +225,8 @@ impl Channels {
         if self.by_name.len() >= MAX_CHANNELS {
             return Err(Refusal::TooManyChannels);
         }
-        let channel = Channel { life, last: None, producer: Producer::None, end: None };
+        let (last, options, producer) = (None, Options::default(), Producer::None);
+        let channel = Channel { life, last, options, configured: None, producer, end: None };
         self.by_name.insert(name.detached(), channel);
         Ok(())
     }
@@ -371,7 +376,7 @@ impl Channels {
             (Due::Unwatched, Producer::Streaming { hold, .. }) if hold == since => {
                 (EndState::Cancelled, true)
             }
-            (Due::Idle, Producer::None) if channel.is_last(since, front) => {
+            (Due::Idle, Producer::None) if channel.is_unused_since(since, front) => {
                 let life = channel.life;
                 cx.take(1);
                 self.by_name.remove(name.as_bytes());
@@ -386,18 +391,34 @@ impl Channels {
         Outcome::Done
     }
 
-    /// Sets the options of a channel, and creates it if it does not exist.
+    /// Sets options of a channel, or renews them, and creates it if it does not exist.
     pub(super) fn configure(&mut self, configure: Configure, cx: &mut Context) -> Outcome {
-        let Configure { channel: name, options } = configure;
-        if self.by_name.get(name.as_bytes()).is_none()
-            && let Err(refusal) = self.create(&name, cx.here())
-        {
+        let Configure { channel: name, life, options } = configure;
+        let front = self.front(&name, cx);
+        let current = self.by_name.get(name.as_bytes()).map(|channel| channel.life);
+        if life.is_some_and(|life| life >= front && current.is_none_or(|current| life < current)) {
+            return Outcome::Refused(Refusal::Removed);
+        }
+        let created = current.is_none();
+        if created && let Err(refusal) = self.create(&name, life.unwrap_or(cx.here())) {
             return Outcome::Refused(refusal);
         }
-        let Some(channel) = self.by_name.get(name.as_bytes()) else { return Outcome::Done };
-        cx.take(1);
-        cx.change(&name, channel.life, Change::Configured(options));
-        Outcome::Done
+        let at = cx.take(1);
+        let Some(channel) = self.by_name.get_mut(name.as_bytes()) else {
+            return Outcome::Refused(Refusal::Removed);
+        };
+        let before = channel.options;
+        let options = if life.is_some() {
+            before.or(options)
+        } else {
+            channel.configured = Some(at);
+            options.or(before)
+        };
+        channel.options = options;
+        if life.is_none() || created || options != before {
+            cx.change(&name, channel.life, Change::Configured { at, options });
+        }
+        Outcome::Configured { created, options }
     }
 
     /// Deletes a channel. Its name is free for another life.

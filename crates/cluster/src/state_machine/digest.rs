@@ -91,7 +91,7 @@ fn values_of(outcome: Outcome) -> [u64; 3] {
     let state = |state: Option<EndState>| state.map_or(0, |state| state as u64);
     let range = |range: Option<(Offset, Offset)>| range.map_or((0, 0), |(a, b)| (a.0, b.0));
     match outcome {
-        Outcome::Done => [1, 0, 0],
+        Outcome::Done | Outcome::Configured { .. } => [1, 0, 0],
         Outcome::Appended(appended) => {
             let (first, last) = range(appended.offsets);
             [2 | state(appended.state) << 8, first, last]

@@ -100,7 +100,7 @@ fn of_life(life: Offset, append: Append) -> Command {
 }
 
 fn configure(channel: &str, options: Options) -> Command {
-    Command::Configure(Configure { channel: channel.into(), options })
+    Command::Configure(Configure { channel: channel.into(), life: None, options })
 }
 
 fn delete(channel: &str) -> Command {
@@ -314,8 +314,8 @@ fn options_create_a_channel_and_a_deletion_frees_its_name() {
     let mut log = Log::new();
     let session = log.hello(None);
     let options = Options { max_events: Some(3), ..Options::default() };
-    let configure = Command::Configure(Configure { channel: "a".into(), options });
-    assert_eq!(log.ask(session, configure), Outcome::Done);
+    let configured = log.ask(session, configure("a", options));
+    assert_eq!(configured, Outcome::Configured { created: true, options });
     let life = offset(2, 0);
     let append = |life| Command::Append(Append { life: Some(life), ..append("a", 1) });
     assert_eq!(appended(log.ask(session, append(life))).life, Some(life));
@@ -323,6 +323,26 @@ fn options_create_a_channel_and_a_deletion_frees_its_name() {
     assert_eq!(log.ask(session, delete()), Outcome::Done);
     assert_eq!(log.ask(session, delete()), Outcome::Refused(Refusal::Removed));
     assert_eq!(log.ask(session, append(life)), Outcome::Refused(Refusal::Removed));
+}
+
+#[test]
+fn options_of_two_hubs_are_merged_and_count_as_a_use() {
+    let mut log = Log::new();
+    let session = log.hello(None);
+    let age = Options { max_age: Some(1), ..Options::default() };
+    let events = Options { max_events: Some(2), ..Options::default() };
+    log.ask(session, configure("a", age));
+    let applied = log.numbered(session, &[configure("a", events)]);
+    let both = Options { max_age: Some(1), max_events: Some(2), ..Options::default() };
+    let Effect::Channel { change, .. } = &applied.effects[0] else { panic!("{applied:?}") };
+    assert_eq!(*change, Change::Configured { at: offset(3, 0), options: both });
+    let renewed = Configure { channel: "a".into(), life: Some(offset(2, 0)), options: events };
+    let renewed = log.numbered(session, &[Command::Configure(renewed)]);
+    assert!(renewed.effects.is_empty(), "{renewed:?}");
+    let event = appended(log.ask(session, Command::Append(append("a", 1)))).offsets.unwrap().1;
+    log.ask(session, configure("a", age));
+    let lapsed = log.ask(session, lapse("a", Due::Idle, event));
+    assert_eq!(lapsed, Outcome::Refused(Refusal::Outdated));
 }
 
 /// A piece of a body: its events are those from this line on.
@@ -616,6 +636,23 @@ fn the_offset_of_an_event_does_not_depend_on_the_commands_before_it() {
     let outcomes = log.apply(&[delete("a"), Command::Append(append("b", 1))]);
     let offsets = outcomes.map(|outcomes| appended(outcomes[1]).offsets);
     assert_eq!(offsets[0], offsets[1]);
+}
+
+#[test]
+fn a_renewal_tells_a_replica_of_the_options_from_before_the_front() {
+    let age = Options { max_age: Some(1), ..Options::default() };
+    let mut log = Late::new(&[configure("a", age)]);
+    let events = Options { max_events: Some(2), ..Options::default() };
+    log.apply(&[configure("a", events)]);
+    let both = events.or(age);
+    let renewal = Configure { channel: "a".into(), life: Some(offset(2, 0)), options: both };
+    let outcomes = log.apply(&[Command::Configure(renewal.clone())]);
+    let expected = vec![Outcome::Configured { created: false, options: both }];
+    assert_eq!(outcomes, [expected.clone(), expected]);
+    log.apply(&[delete("a")]);
+    let late = log.apply(&[Command::Configure(renewal)]);
+    let refused = vec![Outcome::Refused(Refusal::Removed)];
+    assert_eq!(late, [refused.clone(), refused]);
 }
 
 #[test]
