@@ -186,8 +186,11 @@ pub enum Effect {
         /// The epoch.
         epoch: Text,
     },
-    /// This hub and the sender of the batch have other states.
+    /// This hub and the sender of the batch have other states. Either may be wrong: a hub should
+    /// give up only when two sessions say so.
     Diverged {
+        /// The session of the sender.
+        session: SessionId,
         /// The window of the log in which they differ.
         window: u64,
     },

@@ -16,15 +16,27 @@ const WINDOW_BITS: u32 = 10;
 const KEPT: usize = 8;
 
 /// The digests of the latest windows.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Digests {
     current: Check,
-    /// Whether the current window was read from its beginning.
+    /// Whether the replica knows the state of the others.
+    is_settled: bool,
+    /// Whether the current window was read from its beginning, by a settled replica.
     is_whole: bool,
     complete: VecDeque<Check>,
 }
 
 impl Digests {
+    /// Counts the windows that begin from now on.
+    pub(super) fn settle(&mut self) {
+        self.is_settled = true;
+    }
+
+    /// Returns whether the digests of the current window are equal.
+    pub(super) fn is_equal(&self, other: &Self) -> bool {
+        self.current == other.current
+    }
+
     /// Adds a message. The window of the message before it is complete if it begins another one.
     pub(super) fn add(&mut self, sequence: Sequence, header: Header, verdict: &Verdict) {
         let window = sequence.0 >> WINDOW_BITS;
@@ -34,7 +46,7 @@ impl Digests {
                 self.complete.push_front(self.current);
             }
             // The sequence zero does not exist.
-            self.is_whole = sequence.0 == (window << WINDOW_BITS).max(1);
+            self.is_whole = self.is_settled && sequence.0 == (window << WINDOW_BITS).max(1);
             self.current = Check { window, digest: 0 };
         }
         for value in [sequence.0, header.session.0.0, header.number] {
@@ -86,12 +98,16 @@ fn number_of(rejection: Rejection) -> u64 {
     }
 }
 
-/// Returns numbers that are the same for the same outcome, in each version of this program.
+/// Returns numbers that are the same for the same outcome, in each version of this program. They
+/// are also the same where replicas know of other channels from before their fronts: what is
+/// deleted on one is unknown on the other.
 fn values_of(outcome: Outcome) -> [u64; 3] {
     let state = |state: Option<EndState>| state.map_or(0, |state| state as u64);
     let range = |range: Option<(Offset, Offset)>| range.map_or((0, 0), |(a, b)| (a.0, b.0));
     match outcome {
-        Outcome::Done | Outcome::Configured { .. } => [1, 0, 0],
+        Outcome::Done
+        | Outcome::Configured { .. }
+        | Outcome::Refused(Refusal::Removed | Refusal::Outdated) => [1, 0, 0],
         Outcome::Appended(appended) => {
             let (first, last) = range(appended.offsets);
             [2 | state(appended.state) << 8, first, last]

@@ -127,7 +127,13 @@ impl StateMachine {
             && self.sessions == other.sessions
             && self.channels == other.channels
             && self.keys == other.keys
-            && self.digests == other.digests
+            && self.digests.is_equal(&other.digests)
+    }
+
+    /// Notes that the log was read to its end. A replica that began at a trimmed front knows from
+    /// now on what the others know, and compares its state with theirs.
+    pub fn settle(&mut self) {
+        self.digests.settle();
     }
 
     /// Applies the next message of the log.
@@ -168,6 +174,8 @@ impl StateMachine {
                 self.front = Offset::new(got, 0);
                 if got > Sequence(1) {
                     self.sessions.note_trimmed();
+                } else {
+                    self.digests.settle();
                 }
             }
         }
@@ -246,7 +254,8 @@ impl StateMachine {
             }
             Command::Check(check) => {
                 if self.digests.differs(check) {
-                    cx.effects.push(Effect::Diverged { window: check.window });
+                    let (session, window) = (cx.session, check.window);
+                    cx.effects.push(Effect::Diverged { session, window });
                 }
                 // The same for hubs that do not know the window: the outcome is part of digests.
                 Outcome::Done

@@ -551,7 +551,7 @@ fn hubs_with_other_states_find_it_out() {
     assert_eq!(checks[0].window, checks[1].window);
     assert!(!log.state.digests.differs(checks[0]) && log.state.digests.differs(checks[1]));
     let diverged = log.numbered(session, &[Command::Check(checks[1])]);
-    assert_eq!(diverged.effects, [Effect::Diverged { window: checks[1].window }]);
+    assert_eq!(diverged.effects, [Effect::Diverged { session, window: checks[1].window }]);
 }
 
 /// A log, and a replica that begins at its front.
@@ -661,6 +661,27 @@ fn nothing_from_before_the_front_is_left_in_another_epoch() {
     let epoch = EpochChange { old: "epoch".into(), new: "next".into() };
     log.apply(&[Command::Epoch(epoch)]);
     assert!(!log.append(of_life(offset(2, 0), append("a", 1))));
+}
+
+#[test]
+fn a_replica_that_does_not_know_an_end_has_not_diverged() {
+    let close = Some(Close { state: EndState::Complete, reason: None, kept: 3_600_000 });
+    let closed = Append { close, ..append("a", 1) };
+    let mut log = Late::new(&[Command::Append(closed), Command::Append(append("c", 1))]);
+    for _ in 0..2500 {
+        log.apply(&[Command::Append(append("a", 1))]);
+    }
+    let check = log.log.state.last_check().unwrap();
+    log.apply(&[Command::Check(check)]);
+    assert!(!log.late.digests.differs(check) && log.late.last_check().is_none());
+    // Once it knows the state, it takes part, also if it has not seen a channel.
+    log.late.settle();
+    for number in 0..2500 {
+        let channel = if number == 1500 { "c" } else { "a" };
+        log.apply(&[Command::Append(append("b", 1)), delete(channel)]);
+    }
+    assert_eq!(log.late.last_check(), log.log.state.last_check());
+    assert!(log.late.last_check().is_some());
 }
 
 #[test]
