@@ -14,10 +14,16 @@ pub const MAX_KEYS: usize = 200_000;
 /// Maximum number of runs of lines that are remembered for one key.
 const MAX_RUNS: usize = 4096;
 
+/// Maximum number of runs of all keys; past it, keys are forgotten as well.
+const MAX_ALL_RUNS: usize = 1_000_000;
+
 /// All keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Keys {
     max: usize,
+    max_runs: usize,
+    /// Number of runs of all keys.
+    runs: usize,
     by_id: Table<KeyId, Key>,
     /// Keys by the time at which they are forgotten.
     expiry: BTreeSet<(LogTime, KeyId)>,
@@ -57,19 +63,19 @@ pub(super) enum Admission {
 
 impl Default for Keys {
     fn default() -> Self {
-        Self::new(MAX_KEYS)
+        Self::new(MAX_KEYS, MAX_ALL_RUNS)
     }
 }
 
 impl Keys {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize, max_runs: usize) -> Self {
         let (by_id, expiry, running) = Default::default();
-        Self { max, by_id, expiry, running }
+        Self { max, max_runs, runs: 0, by_id, expiry, running }
     }
 
     /// Removes all keys: another epoch begins.
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.max);
+        *self = Self::new(self.max, self.max_runs);
     }
 
     /// Forgets the keys whose window has passed, unless their request is running.
@@ -83,7 +89,7 @@ impl Keys {
                 key.expires = cx.after(key.window.max(1));
                 self.expiry.insert((key.expires, id));
             } else {
-                self.by_id.remove(&id);
+                self.remove(id);
             }
         }
     }
@@ -179,15 +185,18 @@ impl Keys {
             key.totals.state = appended.state;
         }
         key.owner = if using.last {
+            // A retry is answered with the totals.
+            key.published = Runs::default();
             Owner::Done
         } else {
             self.running.insert((cx.session, using.id));
             Owner::Request(cx.session, using.request)
         };
         let totals = key.totals;
+        self.runs += key.published.0.len();
         self.by_id.insert(using.id, key);
         self.expiry.insert((expires, using.id));
-        if self.by_id.len() > self.max
+        while (self.by_id.len() > self.max || self.runs > self.max_runs)
             && let Some((_, oldest)) = self.expiry.first().copied()
         {
             self.remove(oldest);
@@ -211,6 +220,7 @@ impl Keys {
 
     fn remove(&mut self, id: KeyId) -> Option<Key> {
         let key = self.by_id.remove(&id)?;
+        self.runs -= key.published.0.len();
         self.expiry.remove(&(key.expires, id));
         if let Owner::Request(session, _) = key.owner {
             self.running.remove(&(session, id));
@@ -254,11 +264,15 @@ impl Runs {
         true
     }
 
-    /// Returns the number of runs of these lines with those of a piece.
+    /// Returns the number of runs of these lines with those of a piece. It ends where there are far
+    /// too many.
     fn with(published: Option<&Self>, using: &KeyUse, events: usize) -> usize {
         let mut all = Self(published.map_or_else(Vec::new, |published| published.0.clone()));
         for event in 0..events {
             all.insert(using.lines.of(event));
+            if all.0.len() > 2 * MAX_RUNS {
+                break;
+            }
         }
         all.0.len()
     }

@@ -686,7 +686,7 @@ fn a_replica_that_does_not_know_an_end_has_not_diverged() {
 
 #[test]
 fn the_number_of_keys_is_bounded() {
-    let mut keys = Keys::new(10);
+    let mut keys = Keys::new(10, 1000);
     let cx = Context::new(Sequence(1), LogTime(1), Offset::default());
     let nothing = Appended { life: None, offsets: None, state: None, key: None };
     for number in 0..100 {
@@ -696,6 +696,23 @@ fn the_number_of_keys_is_bounded() {
         keys.note(&using, 1, nothing, false, &cx);
     }
     assert_eq!(keys.len(), 10);
+}
+
+#[test]
+fn the_number_of_runs_of_all_keys_is_bounded() {
+    let mut keys = Keys::new(1000, 10);
+    let cx = Context::new(Sequence(1), LogTime(1), Offset::default());
+    let nothing = Appended { life: None, offsets: None, state: None, key: None };
+    let mut note = |number, last| {
+        let (id, lines) = (KeyId([number; 16]), Lines::Listed(vec![0, 2, 4]));
+        keys.note(&KeyUse { id, request: 0, lines, last, window: 1000 }, 3, nothing, false, &cx);
+        keys.len()
+    };
+    let kept: Vec<_> = (0..6).map(|number| note(number, false)).collect();
+    assert_eq!(kept, [1, 2, 3, 3, 3, 3]);
+    // The last piece of a request leaves no runs.
+    let kept: Vec<_> = (3..20).map(|number| note(number, true)).collect();
+    assert_eq!(kept.last(), Some(&17));
 }
 
 /// A replica that began after the front of the log has the state of the others after the lease, as
