@@ -106,9 +106,9 @@ impl Channels {
         while let Some(entry) = self.ended.first_entry()
             && entry.key().0 <= cx.now
         {
-            let name = entry.remove();
+            let ((_, at), name) = entry.remove_entry();
             if let Some(channel) = self.by_name.remove(name.as_bytes()) {
-                self.note_gone(&name, cx);
+                self.note_gone(&name, at, cx);
                 cx.change(&name, channel.life, Change::Removed);
             }
         }
@@ -120,9 +120,10 @@ impl Channels {
         if self.gone.contains(name) { Offset::default() } else { cx.front }
     }
 
-    fn note_gone(&mut self, name: &Text, cx: &Context) {
-        // There is nothing before the first message.
-        if cx.front > Offset::new(Sequence(1), 0) {
+    /// Notes that the life of a channel has ended at an offset.
+    fn note_gone(&mut self, name: &Text, at: Offset, cx: &Context) {
+        // Nothing is before the first message.
+        if cx.front > Offset::new(Sequence(1), 0) && at >= cx.certain {
             self.gone.add(name);
         }
     }
@@ -380,7 +381,7 @@ impl Channels {
                 let life = channel.life;
                 cx.take(1);
                 self.by_name.remove(name.as_bytes());
-                self.note_gone(&name, cx);
+                self.note_gone(&name, cx.here(), cx);
                 cx.change(&name, life, Change::Removed);
                 return Outcome::Done;
             }
@@ -425,7 +426,7 @@ impl Channels {
     pub(super) fn delete(&mut self, delete: &Delete, cx: &mut Context) -> Outcome {
         let name = &delete.channel;
         // Also of a channel that this replica does not know.
-        self.note_gone(name, cx);
+        self.note_gone(name, cx.here(), cx);
         let Some(channel) = self.by_name.remove(name.as_bytes()) else {
             return Outcome::Refused(Refusal::Removed);
         };

@@ -14,6 +14,9 @@ pub(super) struct Context {
     pub(super) now: LogTime,
     /// The first offset that this replica can know of: earlier messages were trimmed.
     pub(super) front: Offset,
+    /// The offset from which on all sessions are known. Before it, a late copy of a batch of a
+    /// session that is over may have been applied.
+    pub(super) certain: Offset,
     /// The next offset.
     next: Offset,
     /// The first offset of the next command.
@@ -25,7 +28,8 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(sequence: Sequence, now: LogTime, front: Offset) -> Self {
         let next = Offset::new(sequence, 0);
-        Self { session: SessionId::default(), now, front, next, end: next, effects: Vec::new() }
+        let (session, effects) = (SessionId::default(), Vec::new());
+        Self { session, now, front, certain: front, next, end: next, effects }
     }
 
     /// Begins a command. It has as many offsets as it weighs, also if it is refused: replicas that

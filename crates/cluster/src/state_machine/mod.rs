@@ -45,6 +45,8 @@ pub struct StateMachine {
     last: Option<Sequence>,
     /// The offset at which the reading of the log began.
     front: Offset,
+    /// The offset from which on no session is adopted.
+    certain: Offset,
     sessions: Sessions,
     channels: Channels,
     keys: Keys,
@@ -82,6 +84,7 @@ impl StateMachine {
             epoch,
             last: None,
             front: Offset::default(),
+            certain: Offset::default(),
             sessions: Sessions::new(lease),
             channels: Channels::default(),
             keys: Keys::default(),
@@ -144,6 +147,7 @@ impl StateMachine {
         self.advance(message)?;
         let now = self.sessions.clock.log_time;
         let mut cx = Context::new(message.sequence, now, self.front);
+        cx.certain = self.certain;
         for session in self.sessions.expire() {
             self.note_ended(session, &mut cx);
         }
@@ -181,6 +185,9 @@ impl StateMachine {
         }
         self.last = Some(got);
         self.sessions.clock.advance(message.time);
+        if self.sessions.adopts() {
+            self.certain = Offset::new(got.next(), 0);
+        }
         Ok(())
     }
 

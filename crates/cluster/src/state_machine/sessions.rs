@@ -103,7 +103,7 @@ impl Sessions {
 
     /// Returns whether sessions are adopted without a hello. Every live session sends within the
     /// lease, so that after it all of them are known.
-    fn adopts(&self) -> bool {
+    pub(super) fn adopts(&self) -> bool {
         self.is_trimmed && self.clock.elapsed < self.lease
     }
 

@@ -568,8 +568,17 @@ impl Late {
         let session = log.hello(None);
         log.numbered(session, commands);
         let mut this = Self { log, session, late: replica() };
-        this.apply(&[]);
+        // Within the lease, a session of which the replica reads may be over.
+        for _ in 0..4 {
+            this.apply(&[]);
+            this.log.milliseconds += 2000;
+        }
         this
+    }
+
+    /// Returns the first offset of the next message.
+    fn next(&self) -> Offset {
+        Offset::new(self.log.state.last().unwrap().next(), 0)
     }
 
     fn apply(&mut self, commands: &[Command]) -> [Vec<Outcome>; 2] {
@@ -596,14 +605,15 @@ impl Late {
 #[test]
 fn each_life_that_a_replica_knows_is_the_one_that_all_mean() {
     let mut log = Late::new(&[Command::Append(append("a", 1))]);
+    let life = log.next();
     assert!(log.append(Command::Append(append("a", 1))));
     // Of the replica that began at the front, and of the other one.
-    for life in [offset(4, 0), offset(2, 0), offset(4, 0)] {
+    for life in [life, offset(2, 0), life] {
         assert!(log.append(of_life(life, append("a", 1))));
     }
     log.apply(&[delete("a")]);
     assert!(log.append(Command::Append(append("a", 1))));
-    assert!(!log.append(of_life(offset(4, 0), append("a", 1))));
+    assert!(!log.append(of_life(life, append("a", 1))));
 }
 
 #[test]
@@ -620,14 +630,32 @@ fn a_life_from_before_the_front_ends_for_all() {
 }
 
 #[test]
+fn a_late_copy_at_the_front_does_not_end_a_life_for_good() {
+    let mut log = Log::new();
+    let (session, other) = (log.hello(None), log.hello(None));
+    log.ask(session, Command::Append(append("a", 1)));
+    log.numbered(other, &[Command::Bye]);
+    let mut log = Late { log, session, late: replica() };
+    log.apply(&[]);
+    let header = Header { session: other, number: 1, ..Header::default() };
+    let copy = [Command::Append(Append { close: close(), ..append("a", 1) })];
+    let rejected = log.log.send(header, &copy).verdict;
+    assert_eq!(rejected, Verdict::Rejected(Rejection::NoSession));
+    log.log.wait(61, &[session]);
+    catch_up(&mut log.late, &log.log);
+    assert!(log.append(of_life(offset(3, 0), append("a", 1))));
+}
+
+#[test]
 fn a_refused_append_creates_no_channel() {
     let mut log = Late::new(&[configure("a", Options::default())]);
     let [produced, _] = log.apply(&[produce("a")]);
     let hold = Some(hold_of(produced[0]));
     log.apply(&[delete("a")]);
     assert!(!log.append(of_life(offset(2, 0), Append { hold, ..append("a", 1) })));
+    let life = log.next();
     assert!(log.append(Command::Append(append("a", 1))));
-    assert!(log.append(of_life(offset(7, 0), append("a", 1))));
+    assert!(log.append(of_life(life, append("a", 1))));
 }
 
 #[test]
@@ -727,7 +755,7 @@ fn a_replica_of_a_trimmed_log_is_equal_after_the_lease() {
         // Ends and keys are kept for a minute at most.
         log.wait(61, &sessions);
         let front = log.messages.len() - random.usize(..3);
-        renew(&mut log, sessions[0]);
+        renew(&mut log, sessions[0], &mut random);
         log.wait(6, &sessions);
         let mut replicas = [replica(), replica(), replica()];
         let [full, later, guide] = &mut replicas;
@@ -779,12 +807,16 @@ fn without_lives(mut applied: Applied) -> Applied {
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Renews each hold and each life, as hubs do within a part of the age of the log.
-fn renew(log: &mut Log, session: SessionId) {
+fn renew(log: &mut Log, session: SessionId, random: &mut fastrand::Rng) {
     for channel in CHANNELS {
         match log.state.channels.current(channel) {
             Some((life, Some((session, hold)))) => {
                 let append = Append { hold: Some(hold), ..append(channel, 0) };
                 appended(log.ask(session, of_life(life, append)));
+            }
+            // A client publishes: the later replica has its own name for the life.
+            Some((_, None)) if random.bool() => {
+                log.ask(session, Command::Append(append(channel, 1)));
             }
             Some((life, None)) => {
                 let options = Options::default();
