@@ -1,6 +1,6 @@
 //! A hub of the model: a sender and a replica, which notes where it has seen each event.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use fanfare_cluster::batch::Codec;
@@ -32,6 +32,10 @@ pub struct Hub {
     pub events: HashMap<String, Offset>,
     /// The holds that it was given: channel, life and hold.
     pub holds: VecDeque<(usize, Offset, Offset)>,
+    /// The open channels that it knows, with their lives.
+    pub channels: BTreeMap<String, Offset>,
+    /// When it has renewed its holds and the lives of channels.
+    pub renewed: Duration,
     pub paused_until: Duration,
 }
 
@@ -50,6 +54,8 @@ impl Hub {
             settled: None,
             events: HashMap::new(),
             holds: VecDeque::new(),
+            channels: BTreeMap::new(),
+            renewed: Duration::ZERO,
             paused_until: Duration::ZERO,
         }
     }
@@ -92,6 +98,7 @@ impl Hub {
         let Some(message) = self.reader.read(log)? else { return Ok(None) };
         let applied = self.state.apply(&message).unwrap();
         self.note_time(&applied);
+        applied.effects.iter().for_each(|effect| self.note_channel(effect));
         for effect in &applied.effects {
             if !self.knows(applied.sequence) {
                 break;
@@ -107,6 +114,33 @@ impl Hub {
         }
         let reports = self.sender.applied(&applied, now);
         Ok(Some((applied, reports)))
+    }
+
+    fn note_channel(&mut self, effect: &Effect) {
+        let Effect::Channel { name, life, change } = effect else { return };
+        if let Change::Appended { end: Some(_), .. } | Change::Deleted { .. } | Change::Removed =
+            change
+        {
+            self.channels.remove(name.as_str());
+        } else {
+            self.channels.insert(name.as_str().to_owned(), *life);
+        }
+    }
+
+    /// Drops the holds that are over. A log that is trimmed needs it: a replica that has begun
+    /// later cannot know of a hold from before its front that it is over.
+    pub fn drop_holds(&mut self, applied: &Applied) {
+        for effect in &applied.effects {
+            let Effect::Channel { name, change, .. } = effect else { continue };
+            let is_over = |of: usize| format!("channel {of}") == name.as_str();
+            match change {
+                Change::Appended { end: None, .. } | Change::Configured { .. } => {}
+                Change::Back { hold, .. } => {
+                    self.holds.retain(|(of, _, own)| !is_over(*of) || own == hold)
+                }
+                _ => self.holds.retain(|(of, ..)| !is_over(*of)),
+            }
+        }
     }
 
     /// Sends all that can be sent now.

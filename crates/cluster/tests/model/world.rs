@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use fanfare_cluster::command::{
-    Append, Close, Command, Delete, EndState, EpochChange, NewEvent, Produce, Release, Stop,
+    Append, Close, Command, Configure, Delete, EndState, EpochChange, NewEvent, Produce, Release,
+    Stop,
 };
 use fanfare_cluster::fake::{FakeLog, Faults};
 use fanfare_cluster::log::{LogEnd, Sequence};
@@ -16,6 +17,9 @@ use crate::hub::Hub;
 use crate::publisher::Publisher;
 
 const HUBS: usize = 3;
+
+/// The interval at which hubs renew holds and lives: a part of the age of the log.
+const RENEWAL: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -155,6 +159,9 @@ impl World {
             }
             if self.hubs[at].as_ref().is_some_and(|hub| hub.paused_until <= self.now) {
                 self.read(at);
+                if self.kind == Kind::Trimmed {
+                    self.renew(at);
+                }
                 if let Some(hub) = &mut self.hubs[at] {
                     hub.send(&mut self.log, self.now);
                 }
@@ -178,6 +185,9 @@ impl World {
                     if self.kind != Kind::Truncated {
                         let first = self.applied.entry(place).or_insert_with(|| applied.clone());
                         assert_eq!(*first, applied, "hub {}", hub.life);
+                    }
+                    if self.kind == Kind::Trimmed {
+                        hub.drop_holds(&applied);
                     }
                     self.note(&mut hub, reports);
                 }
@@ -219,6 +229,26 @@ impl World {
         }
     }
 
+    /// Renews the holds of a hub, and the lives that it knows, for hubs that begin to read later.
+    fn renew(&mut self, at: usize) {
+        let is_due = |hub: &&mut Hub| hub.serves() && hub.renewed + RENEWAL <= self.now;
+        let Some(hub) = self.hubs[at].as_mut().filter(is_due) else { return };
+        hub.renewed = self.now;
+        let holds = hub.holds.iter().map(|(channel, life, hold)| {
+            let (channel, life, hold) = (format!("channel {channel}").into(), *life, *hold);
+            let (life, hold) = (Some(life), Some(hold));
+            Command::Append(Append { channel, life, hold, ..Append::default() })
+        });
+        let lives = hub.channels.iter().map(|(name, life)| {
+            let (channel, life) = (name.as_str().into(), Some(*life));
+            Command::Configure(Configure { channel, life, ..Configure::default() })
+        });
+        for command in holds.chain(lives).collect::<Vec<_>>() {
+            self.ids += 1;
+            hub.submit(&command, self.ids);
+        }
+    }
+
     fn command(&mut self, at: usize) {
         let Some(hub) = self.hubs[at].as_mut().filter(|hub| hub.serves()) else { return };
         self.ids += 1;
@@ -236,7 +266,9 @@ impl World {
             ..Append::default()
         };
         let hold = if self.random.bool() { hub.holds.back() } else { None };
-        let with_all = self.kind != Kind::Trimmed;
+        // A replica that begins later does not know of ends, nor whether a channel has events: an
+        // end is kept for a small part of the age of the log, and alike in both cases.
+        let (kept, kept_early) = if self.kind == Kind::Trimmed { (500, 500) } else { (3000, 0) };
         let (command, events, channel) = match (self.random.u32(..20), hold) {
             (0..9, Some((channel, life, hold))) => {
                 let append = Append {
@@ -253,20 +285,18 @@ impl World {
                 (Command::Release(release), Vec::new(), *channel)
             }
             (10, _) => {
-                let close = Close { state: EndState::Complete, reason: None, kept: 3000 };
+                let close = Close { state: EndState::Complete, reason: None, kept };
                 (Command::Append(Append { close: Some(close), ..append }), events, channel)
             }
-            (11 | 12, _) if with_all => {
+            (11 | 12, _) => {
                 let produce = Produce { channel: name(), format: None };
                 (Command::Produce(produce), Vec::new(), channel)
             }
-            (13, _) if with_all => {
-                let stop = Stop { channel: name(), kept: 2000, ..Stop::default() };
+            (13, _) => {
+                let stop = Stop { channel: name(), kept, kept_early, ..Stop::default() };
                 (Command::Stop(stop), Vec::new(), channel)
             }
-            (14, _) if with_all => {
-                (Command::Delete(Delete { channel: name() }), Vec::new(), channel)
-            }
+            (14, _) => (Command::Delete(Delete { channel: name() }), Vec::new(), channel),
             _ => (Command::Append(append), events, channel),
         };
         let events = events.iter().map(|text| text.trim_end_matches('.').to_owned()).collect();
