@@ -108,11 +108,11 @@ impl<'a> Consumer<'a> {
                 self.request().await?;
             }
             let message = timeout(SILENCE, self.subscription.next()).await.ok()??;
-            if message.status.is_some() {
+            // A message of the log may have a status too, which its publisher has set.
+            let Some(delivered) = header::delivered(&message) else {
                 self.take_status(&message)?;
                 continue;
-            }
-            let delivered = header::delivered(message)?;
+            };
             if delivered.number != self.delivered + 1 {
                 return None;
             }

@@ -1,5 +1,7 @@
 //! Requests to JetStream as an administrator makes them.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions};
@@ -11,6 +13,21 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::hub::PATIENCE;
 
 pub const STREAM: &str = "FANFARE_test";
+
+/// Stores a message with a block of headers, which is sent as it is.
+pub fn store(port: u16, headers: &str, content: &str) {
+    let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
+    let headers = format!("{headers}\r\n\r\n");
+    let (begin, all) = (headers.len(), headers.len() + content.len());
+    let connect = "CONNECT {\"verbose\":false,\"headers\":true,\"protocol\":1}";
+    let text = format!(
+        "{connect}\r\nHPUB fanfare.test.log {begin} {all}\r\n{headers}{content}\r\nPING\r\n"
+    );
+    socket.write_all(text.as_bytes()).expect("a connection");
+    let mut lines = BufReader::new(socket).lines().map(|line| line.expect("a line"));
+    let answer = lines.find(|line| !line.starts_with("INFO"));
+    assert_eq!(answer.as_deref(), Some("PONG"));
+}
 
 /// A connection for requests to JetStream.
 pub struct Admin {

@@ -1,8 +1,9 @@
 //! Messages that the tail has lost are read in their place.
 
-use fanfare_cluster::log::NotStored;
+use fanfare_cluster::log::{NotStored, Sequence};
+use fanfare_cluster::nats::{Config, Feed};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, store};
 use crate::hub::{Hub, assert_equal, config};
 use crate::proxy::Proxy;
 use crate::server::NatsServer;
@@ -40,6 +41,30 @@ fn the_last_messages_are_missed_after_a_silence() {
     let health = lose(50, |number| number > 40);
     assert!(health.filled_by_request >= 10, "{health:?}");
     assert_eq!(health.connections, 1, "{health:?}");
+}
+
+#[test]
+fn headers_of_a_publisher_are_not_believed() {
+    let server = NatsServer::one();
+    let servers = [server.url()];
+    let by_consumer = Config { feed: Feed::Consumer, ..config(&servers) };
+    let mut hubs = [config(&servers), by_consumer.clone()].map(|it| Hub::start(it).opened());
+    hubs[0].load(3, 100, 1);
+    for headers in [
+        "NATS/1.0\r\nNats-Time-Stamp: 2500-01-01T00:00:00Z",
+        "NATS/1.0\r\nNats-Sequence: 18446744073709551615",
+        "NATS/1.0\r\nNats-Sequence: 20",
+        "NATS/1.0 100 Idle Heartbeat",
+        "NATS/1.0 408 Request Timeout",
+        "NATS/1.0 503",
+    ] {
+        store(server.port(), headers, "a message");
+    }
+    hubs[0].load(20, 100, 1);
+    let last = Admin::connect(&servers).last();
+    assert!(last >= Sequence(29));
+    let late = [config(&servers), by_consumer].map(|it| Hub::start(it).opened());
+    assert_equal(&[&hubs[0], &hubs[1], &late[0], &late[1]], last);
 }
 
 #[test]
