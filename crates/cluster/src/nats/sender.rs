@@ -41,7 +41,12 @@ struct Answer {
 #[derive(Deserialize)]
 struct AnswerError {
     code: u16,
+    #[serde(default)]
+    err_code: u32,
 }
+
+/// The error of a message that is larger than the stream accepts.
+const TOO_LARGE: u32 = 10054;
 
 impl<'a> Sender<'a> {
     pub(super) async fn new(
@@ -96,9 +101,10 @@ fn refusal(answer: &Message) -> Option<NotStored> {
         return Some(NotStored::Unavailable);
     }
     let error = serde_json::from_slice::<Answer>(&answer.payload).ok()?.error?;
-    Some(match error.code {
-        429 => NotStored::Overloaded,
-        400..=499 => NotStored::Refused,
+    Some(match (error.code, error.err_code) {
+        (_, TOO_LARGE) => NotStored::Refused,
+        (429, _) => NotStored::Overloaded,
+        // Also a lack of room: an administrator can make some.
         _ => NotStored::Unavailable,
     })
 }
@@ -133,6 +139,9 @@ mod tests {
         assert_eq!(refusal(&answer(None, error)), Some(NotStored::Overloaded));
         let error = r#"{"error":{"code":400,"err_code":10054},"stream":"S","seq":0}"#;
         assert_eq!(refusal(&answer(None, error)), Some(NotStored::Refused));
+        // The account has no room: an administrator can make some.
+        let error = r#"{"error":{"code":400,"err_code":10002},"stream":"S","seq":0}"#;
+        assert_eq!(refusal(&answer(None, error)), Some(NotStored::Unavailable));
         let error = r#"{"error":{"code":503,"err_code":10077},"stream":"S","seq":0}"#;
         assert_eq!(refusal(&answer(None, error)), Some(NotStored::Unavailable));
         assert_eq!(refusal(&answer(Some(503), "")), Some(NotStored::Unavailable));
