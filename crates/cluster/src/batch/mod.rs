@@ -83,6 +83,14 @@ impl Codec {
         Self { signer: secret.map(Signer::new) }
     }
 
+    /// Returns a text that differs between secrets, and does not reveal them; nothing if there is
+    /// no secret.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<Box<str>> {
+        let fingerprint = self.signer.as_ref()?.fingerprint();
+        Some(format!("{:08x}", u32::from_be_bytes(fingerprint)).into())
+    }
+
     /// Returns a message.
     #[must_use]
     pub fn encode(&self, header: Header, body: &[u8]) -> Bytes {

@@ -139,6 +139,17 @@ fn only_the_same_secret_is_accepted() {
 }
 
 #[test]
+fn a_fingerprint_tells_secrets_apart() {
+    let [none, one, two] =
+        [None, Some(&b"one"[..]), Some(&b"two"[..])].map(|secret| Codec::new(secret).fingerprint());
+    assert_eq!(none, None);
+    assert_eq!(one.as_ref().map(|text| text.len()), Some(8));
+    assert_ne!(one, two);
+    // It is in the descriptions of streams: it must not change.
+    assert_eq!(one.as_deref(), Some("65e9c2d4"));
+}
+
+#[test]
 fn a_message_of_a_later_version_is_recognised() {
     let mut message = Codec::default().encode(header(), b"body").to_vec();
     message.truncate(message.len() - CHECKSUM_BYTES);

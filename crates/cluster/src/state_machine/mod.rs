@@ -59,6 +59,9 @@ pub enum ApplyError {
     /// The message is of a later version.
     #[error("this version of the hub is too old for the log: {0}")]
     Version(#[from] BatchError),
+    /// The message is signed: the hub would begin sessions that no other hub knows.
+    #[error("the hub has no secret of the cluster: {0}")]
+    NoSecret(BatchError),
     /// A command is of a later version.
     #[error("this version of the hub is too old for the log: {0}")]
     Command(#[from] CommandError),
@@ -156,6 +159,7 @@ impl StateMachine {
         let (header, verdict) = match self.codec.decode(&message.content) {
             Ok((header, body)) => (header, self.take(header, body, &mut cx)?),
             Err(error @ BatchError::Version(_)) => return Err(error.into()),
+            Err(error @ BatchError::NoSecret) => return Err(ApplyError::NoSecret(error)),
             Err(_) => (Header::default(), Verdict::Rejected(Rejection::NoBatch)),
         };
         self.digests.add(message.sequence, header, &verdict);

@@ -498,6 +498,14 @@ fn a_hub_that_is_too_old_for_a_command_stops() {
 }
 
 #[test]
+fn a_hub_without_the_secret_stops() {
+    let signed = Codec::new(Some(b"secret")).encode(Header::default(), &[]);
+    let message = Message { sequence: Sequence(1), time: LogTime(0), content: signed };
+    let applied = Log::new().state.apply(&message);
+    assert!(matches!(applied, Err(ApplyError::NoSecret(_))), "{applied:?}");
+}
+
+#[test]
 fn the_level_is_that_of_the_oldest_hub() {
     let mut log = Log::new();
     assert_eq!(log.state.level(), None);
