@@ -1,7 +1,13 @@
 //! The settings of the shared log, as plain values.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The leases that are accepted: long enough for a hub to leave a frozen server, and short enough
+/// for producers that wait for the end of a hub that was killed.
+pub(super) const LEASES: RangeInclusive<Duration> =
+    Duration::from_secs(5)..=Duration::from_secs(600);
 
 /// The settings of a log on NATS.
 #[derive(Clone, Debug)]
@@ -20,6 +26,10 @@ pub struct Config {
     pub domain: Option<String>,
     /// The way in which messages are read.
     pub feed: Feed,
+    /// The fingerprint of the cluster's secret, of [`Codec::fingerprint`]; nothing without one.
+    ///
+    /// [`Codec::fingerprint`]: crate::batch::Codec::fingerprint
+    pub secret: Option<Box<str>>,
     /// The properties of the stream.
     pub stream: StreamSettings,
 }
@@ -118,6 +128,18 @@ pub enum InvalidConfig {
     /// The number of replicas is not valid.
     #[error("the number of replicas must be 1, 3 or 5, and is {0}")]
     Replicas(u8),
+    /// The name of the hub is empty.
+    #[error("the name of a hub must not be empty")]
+    Node,
+    /// The maximum size of the stream is zero.
+    #[error("`max_bytes` of the log must not be 0")]
+    MaxBytes,
+    /// Messages are deleted too early.
+    #[error("`max_age` of the log must be at least twice the lease, and is {0:?}")]
+    MaxAge(Duration),
+    /// The lease is too short or too long.
+    #[error("the lease must be from 5s to 10m, and is {0:?}")]
+    Lease(Duration),
 }
 
 impl Config {
@@ -129,6 +151,18 @@ impl Config {
         }
         if ![1, 3, 5].contains(&self.stream.replicas) {
             return Err(InvalidConfig::Replicas(self.stream.replicas));
+        }
+        if self.node.is_empty() {
+            return Err(InvalidConfig::Node);
+        }
+        if self.stream.max_bytes == 0 {
+            return Err(InvalidConfig::MaxBytes);
+        }
+        if !LEASES.contains(&self.stream.lease) {
+            return Err(InvalidConfig::Lease(self.stream.lease));
+        }
+        if self.stream.max_age < self.stream.lease * 2 {
+            return Err(InvalidConfig::MaxAge(self.stream.max_age));
         }
         self.addresses().map(drop)
     }

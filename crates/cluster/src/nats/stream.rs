@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::api::{Api, ApiError};
-use super::config::{Config, Feed, Storage};
+use super::config::{Config, Feed, LEASES, Storage};
 use super::failure::Failure;
 use super::header::nanoseconds;
 use crate::log::Sequence;
@@ -76,6 +76,14 @@ struct StreamConfig {
     deny_purge: bool,
     sealed: bool,
     no_ack: bool,
+    allow_msg_ttl: bool,
+    allow_rollup_hdrs: bool,
+    first_seq: u64,
+    /// Empty or `default` where messages are written before they are acknowledged.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    persist_mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject_transform: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     republish: Option<Republish>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,9 +167,10 @@ fn wanted(config: &Config) -> StreamConfig {
     let settings = &config.stream;
     let epoch = text_of_epoch(fastrand::u32(..));
     let lease = settings.lease.as_millis();
+    let secret = text_of_secret(config.secret.as_deref());
     StreamConfig {
         name: config.stream_name(),
-        description: format!("fanfare format={FORMAT} epoch={epoch} lease={lease}ms"),
+        description: format!("fanfare format={FORMAT} epoch={epoch} lease={lease}ms{secret}"),
         subjects: vec![config.log_subject()],
         retention: "limits".to_owned(),
         discard: "old".to_owned(),
@@ -216,15 +225,47 @@ fn check(info: &StreamInfo, config: &Config) -> Result<StreamState, Failure> {
         )));
     }
     let described = parse_description(&info.config.description)
+        .and_then(|described| described.check(config).map(|()| described))
         .map_err(|problem| Failure::Refused(format!("the stream `{name}` {problem}")))?;
     let last = Sequence(info.state.last_seq);
     let first = Sequence(info.state.first_seq.max(1)).min(last.next());
-    let (epoch, lease) = described;
+    let Description { epoch, lease, secret: _ } = described;
     Ok(StreamState { epoch, lease, first, last })
 }
 
-/// Parses the epoch and the lease of a description.
-fn parse_description(text: &str) -> Result<(Box<str>, Duration), String> {
+/// What the description of a stream says.
+struct Description {
+    epoch: Box<str>,
+    lease: Duration,
+    secret: Option<Box<str>>,
+}
+
+impl Description {
+    /// Compares it with the settings of a hub.
+    fn check(&self, config: &Config) -> Result<(), String> {
+        if !LEASES.contains(&self.lease) {
+            return Err(format!(
+                "was created with a lease of {:?}, which must be from 5s to 10m",
+                self.lease
+            ));
+        }
+        let problem = match (&self.secret, &config.secret) {
+            (found, wanted) if found == wanted => return Ok(()),
+            (Some(_), Some(_)) => "with another `cluster.secret` than that of this hub",
+            (Some(_), None) => "with a `cluster.secret`, and this hub has none",
+            (None, _) => "without a `cluster.secret`, and this hub has one",
+        };
+        Err(format!("was created {problem}"))
+    }
+}
+
+/// Returns the end of a description: the fingerprint of the secret.
+fn text_of_secret(secret: Option<&str>) -> String {
+    secret.map(|secret| format!(" secret={secret}")).unwrap_or_default()
+}
+
+/// Parses a description.
+fn parse_description(text: &str) -> Result<Description, String> {
     let foreign = || format!("is not a log of Fanfare: its description is `{text}`");
     let fields = text.strip_prefix("fanfare ").ok_or_else(foreign)?;
     let field = |name: &str| {
@@ -241,7 +282,11 @@ fn parse_description(text: &str) -> Result<(Box<str>, Duration), String> {
     });
     let lease = field("lease").and_then(|lease| lease.strip_suffix("ms")?.parse().ok());
     match (epoch, lease) {
-        (Some(epoch), Some(lease)) => Ok((epoch.into(), Duration::from_millis(lease))),
+        (Some(epoch), Some(lease)) => Ok(Description {
+            epoch: epoch.into(),
+            lease: Duration::from_millis(lease),
+            secret: field("secret").map(Into::into),
+        }),
         _ => Err(foreign()),
     }
 }
@@ -259,6 +304,10 @@ const EQUAL: &[&str] = &[
     "deny_purge",
     "sealed",
     "no_ack",
+    "allow_msg_ttl",
+    "allow_rollup_hdrs",
+    "first_seq",
+    "subject_transform",
     "mirror",
     "sources",
 ];
@@ -278,6 +327,9 @@ fn differences(found: &StreamConfig, config: &Config) -> Vec<String> {
         if found != wanted {
             list.push(format!("`{field}` is {found} and must be {wanted}"));
         }
+    }
+    if found.persist_mode == "async" {
+        list.push("`persist_mode` is \"async\" and must be \"default\"".to_owned());
     }
     // A limit that is absent is 0 or less.
     let limit = |value: i64| u64::try_from(value).ok().filter(|limit| *limit > 0);

@@ -93,6 +93,7 @@ pub fn config(servers: &[String]) -> Config {
         credentials: Credentials::None,
         tls: Tls::default(),
         domain: None,
+        secret: None,
         feed: Feed::Tail,
         stream: StreamSettings {
             create: true,

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
+use std::time::Duration;
 
 use fanfare_cluster::log::LogEnd;
 use fanfare_cluster::nats::{Config, StreamSettings};
@@ -39,7 +40,9 @@ fn a_stream_with_other_settings_is_refused() {
     let stream = json!({
         "name": STREAM, "subjects": ["fanfare.test.log"], "retention": "limits", "discard": "new",
         "storage": "file", "num_replicas": 1, "max_bytes": 1 << 20, "max_msgs": -1,
-        "allow_direct": true, "description": "mine",
+        "allow_direct": true, "description": "mine", "allow_msg_ttl": true,
+        "allow_rollup_hdrs": true, "first_seq": 7, "persist_mode": "async",
+        "subject_transform": { "src": ">", "dest": ">" },
     });
     admin.call(&format!("STREAM.CREATE.{STREAM}"), &stream);
     for text in [
@@ -48,6 +51,11 @@ fn a_stream_with_other_settings_is_refused() {
         "`deny_purge` is false and must be true",
         "`max_bytes` is 1048576 and must be at least 67108864",
         "`republish` is null and must be {",
+        "`allow_msg_ttl` is true and must be false",
+        "`allow_rollup_hdrs` is true and must be false",
+        "`first_seq` is 7 and must be 0",
+        "`persist_mode` is \"async\" and must be \"default\"",
+        "`subject_transform` is {\"dest\":\">\",\"src\":\">\"} and must be null",
         "nats stream edit",
     ] {
         assert_refused(config(&servers), text);
@@ -63,8 +71,24 @@ fn a_stream_of_somebody_else_or_of_a_later_format_is_refused() {
     admin.edit(&json!({ "description": "fanfare format=2 epoch=k7q2xm lease=5000ms" }));
     let text = "has messages of format 2, and this hub reads format 1: update the hub";
     assert_refused(config(&servers), text);
+    admin.edit(&json!({ "description": "fanfare format=1 epoch=k7q2xm lease=0ms" }));
+    assert_refused(config(&servers), "must be from 5s to 10m");
     admin.edit(&json!({ "description": "mine" }));
     assert_refused(config(&servers), "is not a log of Fanfare: its description is `mine`");
+}
+
+#[test]
+fn a_hub_with_another_secret_is_refused() {
+    let server = NatsServer::one();
+    let with =
+        |secret: Option<&str>| Config { secret: secret.map(Into::into), ..config(&[server.url()]) };
+    drop(Hub::start(with(Some("65e9c2d4"))).opened());
+    assert_refused(with(Some("0a0b0c0d")), "was created with another `cluster.secret`");
+    assert_refused(with(None), "was created with a `cluster.secret`, and this hub has none");
+    drop(Hub::start(with(Some("65e9c2d4"))).opened());
+    Admin::connect(&[server.url()]).delete();
+    drop(Hub::start(with(None)).opened());
+    assert_refused(with(Some("65e9c2d4")), "was created without a `cluster.secret`");
 }
 
 #[test]
@@ -142,4 +166,10 @@ fn settings_that_are_not_valid_are_refused_at_once() {
     );
     refuse(|config| config.name = "a.b".to_owned(), "and is `a.b`");
     refuse(|config| config.stream.replicas = 2, "must be 1, 3 or 5, and is 2");
+    refuse(|config| config.node.clear(), "the name of a hub must not be empty");
+    refuse(|config| config.stream.max_bytes = 0, "`max_bytes` of the log must not be 0");
+    refuse(|config| config.stream.max_age = Duration::ZERO, "`max_age` of the log must be at");
+    let lease = "the lease must be from 5s to 10m, and is";
+    refuse(|config| config.stream.lease = Duration::ZERO, lease);
+    refuse(|config| config.stream.lease = Duration::from_secs(601), lease);
 }
