@@ -69,9 +69,11 @@ impl NatsLog {
         let health = Arc::default();
         let reading = Reading::new(reader, Arc::clone(&health));
         let (outgoing, queue) = mpsc::channel(MAX_QUEUED);
-        thread::Builder::new()
-            .name("fanfare-log".to_owned())
-            .spawn(move || session::run(&config, reading, queue))?;
+        let panics = ReportPanic(Arc::clone(&health));
+        thread::Builder::new().name("fanfare-log".to_owned()).spawn(move || {
+            let _panics = panics;
+            session::run(&config, reading, queue);
+        })?;
         Ok(Self { outgoing, health })
     }
 
@@ -79,6 +81,20 @@ impl NatsLog {
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.lock().clone()
+    }
+}
+
+/// Reports in the health that the thread has panicked, for example in the reader. The reader is not
+/// called again: what the panic has left of it is not known.
+struct ReportPanic(Arc<Mutex<Health>>);
+
+impl Drop for ReportPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let mut health = self.0.lock();
+            health.server = None;
+            health.problem = Some("the thread of the shared log has panicked".into());
+        }
     }
 }
 
