@@ -39,8 +39,6 @@ pub struct LogInfo {
     pub epoch: Box<str>,
     /// The time of silence after which a session has ended: chosen when the log was created.
     pub lease: Duration,
-    /// The first message that will be read. Those before it were deleted by the log's retention.
-    pub first: Sequence,
     /// The maximum size of a message, in bytes.
     pub max_message: usize,
 }
@@ -63,7 +61,8 @@ pub trait LogReader: Send {
     /// Receives the properties of the log. Called once, before the first message.
     fn opened(&mut self, log: LogInfo);
 
-    /// Receives the next message: its sequence follows on the one before, without a hole.
+    /// Receives the next message: its sequence follows on the one before, without a hole. Those
+    /// before the first were deleted by the log's retention.
     fn message(&mut self, message: Message);
 
     /// Receives that all messages were read that the log had when it was opened. Called once.
@@ -94,7 +93,8 @@ pub enum NotStored {
 /// The reason for which no more messages can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogEnd {
-    /// The log has deleted messages before they were read.
+    /// The log has deleted messages before they were read, or has lost them. A hub that has no
+    /// state of before may read from the message after them on.
     #[error("the log has deleted messages {} to {}, which were not read", from.0, to.0)]
     Deleted {
         /// The first that was not read.

@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 pub use config::{Config, Credentials, Feed, InvalidConfig, Storage, StreamSettings, Tls};
 pub use health::Health;
 
-use crate::log::{LogReader, LogWriter, SendNumber};
+use crate::log::{LogReader, LogWriter, SendNumber, Sequence};
 use reading::Reading;
 use sender::Outgoing;
 
@@ -59,15 +59,19 @@ pub enum StartError {
 
 impl NatsLog {
     /// Starts a thread that connects, and calls the reader with all messages of the log from its
-    /// first on.
+    /// first on; from a later one on, if a part of the log was found [deleted](LogEnd::Deleted).
     ///
     /// # Errors
     /// If a setting is not valid, or the thread cannot be started. Servers that cannot be reached
     /// are no error: the thread tries again until it can, and [`NatsLog::health`] has the reason.
-    pub fn start(config: Config, reader: Box<dyn LogReader>) -> Result<Self, StartError> {
+    pub fn start(
+        config: Config,
+        from: Option<Sequence>,
+        reader: Box<dyn LogReader>,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let health = Arc::default();
-        let reading = Reading::new(reader, Arc::clone(&health));
+        let reading = Reading::new(reader, from, Arc::clone(&health));
         let (outgoing, queue) = mpsc::channel(MAX_QUEUED);
         let panics = ReportPanic(Arc::clone(&health));
         thread::Builder::new().name("fanfare-log".to_owned()).spawn(move || {

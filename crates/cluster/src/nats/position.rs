@@ -36,6 +36,11 @@ impl Position {
         Self { next, recent: VecDeque::new() }
     }
 
+    /// Returns whether no message was read.
+    pub(super) fn is_at_begin(&self) -> bool {
+        self.recent.is_empty()
+    }
+
     /// Returns the message that is to be read next.
     pub(super) const fn next(&self) -> Sequence {
         self.next

@@ -20,6 +20,8 @@ const DOUBT: Duration = Duration::from_secs(3);
 pub(super) struct Reading {
     reader: Box<dyn LogReader>,
     health: Arc<Mutex<Health>>,
+    /// The first message that is to be read, if it is not the first of the log.
+    from: Option<Sequence>,
     log: Option<OpenLog>,
 }
 
@@ -47,8 +49,12 @@ pub(super) enum Taken {
 }
 
 impl Reading {
-    pub(super) fn new(reader: Box<dyn LogReader>, health: Arc<Mutex<Health>>) -> Self {
-        Self { reader, health, log: None }
+    pub(super) fn new(
+        reader: Box<dyn LogReader>,
+        from: Option<Sequence>,
+        health: Arc<Mutex<Health>>,
+    ) -> Self {
+        Self { reader, health, from, log: None }
     }
 
     /// Returns whether the log was opened before.
@@ -91,12 +97,28 @@ impl Reading {
 
     fn open(&mut self, state: &StreamState, max_message: usize) {
         let StreamState { epoch, lease, first, last } = state.clone();
-        self.reader.opened(LogInfo { epoch: epoch.clone(), lease, first, max_message });
+        self.reader.opened(LogInfo { epoch: epoch.clone(), lease, max_message });
+        let from = self.from.filter(|from| *from <= last.next());
         let position = Position::before(first);
         let catch_up_to = Some(last);
         self.log = Some(OpenLog { epoch, position, catch_up_to, in_doubt_since: None });
-        self.health.lock().read = Sequence(first.0 - 1);
+        self.begin_at(first.max(from.unwrap_or_default()));
+    }
+
+    /// Makes this the first message that is read. Returns whether none was read before.
+    pub(super) fn begin_at(&mut self, first: Sequence) -> bool {
+        let Some(log) = self.log.as_mut().filter(|log| log.position.is_at_begin()) else {
+            return false;
+        };
+        log.position = Position::before(first);
+        {
+            let mut health = self.health.lock();
+            health.read = Sequence(first.0 - 1);
+            // What the log has lost was replaced by later messages.
+            log.catch_up_to = log.catch_up_to.map(|last| last.max(health.last));
+        }
         self.report_catch_up();
+        true
     }
 
     /// Compares the log with the one that was read. `asked_at` was the next message when the log
@@ -118,12 +140,14 @@ impl Reading {
         }
         log.in_doubt_since = None;
         let next = log.position.next();
-        if next < state.first {
+        {
+            let mut health = self.health.lock();
+            health.last = health.last.max(state.last);
+        }
+        if next < state.first && !self.begin_at(state.first) {
             let to = Sequence(state.first.0 - 1);
             return Err(LogEnd::Deleted { from: next, to }.into());
         }
-        let mut health = self.health.lock();
-        health.last = health.last.max(state.last);
         Ok(())
     }
 
@@ -219,7 +243,7 @@ mod tests {
     }
 
     fn reading_of(last: u64) -> Reading {
-        let mut reading = Reading::new(Box::new(Ignore), Arc::default());
+        let mut reading = Reading::new(Box::new(Ignore), None, Arc::default());
         reading.attach(&state(1, 0), 1 << 20, "n1").expect("a new log");
         for sequence in 1..=last {
             let content = "x".into();
@@ -252,5 +276,32 @@ mod tests {
         let gone = reading.compare(&state(13, 20), Sequence(8));
         let expected = LogEnd::Deleted { from: Sequence(11), to: Sequence(12) };
         assert!(matches!(gone, Err(Failure::Ended(end)) if end == expected));
+    }
+
+    #[test]
+    fn a_log_that_is_trimmed_before_anything_was_read_begins_later() {
+        let mut reading = Reading::new(Box::new(Ignore), None, Arc::default());
+        reading.attach(&state(1, 10), 1 << 20, "n1").expect("a new log");
+        reading.compare(&state(5, 12), Sequence(1)).expect("nothing was lost");
+        assert_eq!(reading.next(), Sequence(5));
+        reading.compare(&state(11, 12), Sequence(1)).expect("nothing was lost");
+        assert!(!reading.health().lock().is_caught_up);
+        // All that the log had is gone, and it has no other message.
+        reading.compare(&state(13, 12), Sequence(5)).expect("nothing was lost");
+        assert_eq!(reading.next(), Sequence(13));
+        assert!(reading.health().lock().is_caught_up);
+        assert_eq!(reading.health().lock().lag(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_has_read_nothing_may_begin_later() {
+        for (from, next) in [(None, 3), (Some(2), 3), (Some(7), 7), (Some(11), 11), (Some(12), 3)] {
+            let from = from.map(Sequence);
+            let mut reading = Reading::new(Box::new(Ignore), from, Arc::default());
+            reading.attach(&state(3, 10), 1 << 20, "n1").expect("a new log");
+            assert_eq!(reading.next(), Sequence(next));
+            assert_eq!(reading.health().lock().is_caught_up, next == 11);
+        }
+        assert!(!reading_of(10).begin_at(Sequence(13)));
     }
 }

@@ -183,7 +183,11 @@ impl<'a> Tail<'a> {
         self.last = self.last.max(message.sequence);
         let taken = self.reading.borrow_mut().take(message)?;
         match taken {
-            Taken::Delivered => self.take_ahead()?,
+            Taken::Delivered => {
+                self.rounds = 0;
+                self.holes = 0;
+                self.take_ahead()?;
+            }
             Taken::Later(message) => self.ahead.insert(message),
             Taken::Known => {}
             Taken::Old => self.probe(),
@@ -191,10 +195,8 @@ impl<'a> Tail<'a> {
         Ok(())
     }
 
-    /// Delivers the messages that have waited for the last one.
+    /// Delivers the messages that have waited for earlier ones.
     fn take_ahead(&mut self) -> Result<(), Failure> {
-        self.rounds = 0;
-        self.holes = 0;
         let mut reading = self.reading.borrow_mut();
         while let Some(message) = self.ahead.pop_until(reading.next()) {
             reading.take(message)?;
@@ -203,7 +205,13 @@ impl<'a> Tail<'a> {
     }
 
     fn take_consumed(&mut self, message: Message) -> Result<(), Failure> {
-        let next = self.reading.borrow().next();
+        let mut reading = self.reading.borrow_mut();
+        // Messages that were trimmed before anything was read are not missed.
+        if message.sequence > reading.next() {
+            reading.begin_at(message.sequence);
+        }
+        let next = reading.next();
+        drop(reading);
         if message.sequence <= next {
             if message.sequence == next {
                 self.reading.borrow().health().lock().read_by_consumer += 1;
@@ -248,7 +256,8 @@ impl<'a> Tail<'a> {
             Ok(state) => {
                 self.heard = Instant::now();
                 self.last = self.last.max(state.last);
-                self.reading.borrow_mut().compare(&state, probed_at)
+                self.reading.borrow_mut().compare(&state, probed_at)?;
+                self.take_ahead()
             }
             Err(OpenError::Missing) => {
                 let text = format!("the stream `{}` was deleted", self.api.stream());

@@ -1,11 +1,17 @@
 //! The log ends for a hub that can no longer follow it.
 
-use fanfare_cluster::log::{LogEnd, Sequence};
-use fanfare_cluster::nats::{Config, Feed};
-use serde_json::json;
+use std::thread;
+use std::time::Duration;
 
-use crate::admin::Admin;
-use crate::hub::{Hub, config};
+use fanfare_cluster::log::{
+    LogEnd, LogInfo, LogReader, LogWriter, Message, NotStored, SendNumber, Sequence,
+};
+use fanfare_cluster::nats::{Config, Feed, NatsLog};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::admin::{Admin, store};
+use crate::hub::{Hub, PATIENCE, assert_equal, config};
 use crate::proxy::Proxy;
 use crate::server::NatsServer;
 
@@ -14,8 +20,14 @@ fn config_of(feed: Feed, servers: &[String]) -> Config {
 }
 
 fn assert_replaced(hub: &Hub, text: &str) {
+    assert_replaced_for(hub, &[text]);
+}
+
+fn assert_replaced_for(hub: &Hub, texts: &[&str]) {
     match hub.end() {
-        LogEnd::Replaced(reason) => assert!(reason.contains(text), "{reason}"),
+        LogEnd::Replaced(reason) => {
+            assert!(texts.iter().any(|text| reason.contains(text)), "{reason}");
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -30,8 +42,10 @@ fn a_stream_that_is_deleted_and_made_again_is_another_log() {
     Admin::connect(&servers).delete();
     let mut next = Hub::start(config(&servers)).opened();
     next.load(30, 100, 2);
-    assert_replaced(&hub, "");
-    assert_replaced(&by_consumer, "epoch");
+    // By its first messages, or by its state if a hub asks for that earlier.
+    for hub in [&hub, &by_consumer] {
+        assert_replaced_for(hub, &["is another one than was read", "its epoch is"]);
+    }
 }
 
 #[test]
@@ -67,16 +81,12 @@ fn a_log_that_has_lost_its_end_is_another_one() {
     for (at, message) in contents.iter().enumerate() {
         let content =
             if at + 2 < contents.len() { message.content.clone() } else { "another".into() };
-        let number = fanfare_cluster::log::SendNumber(at as u64);
-        fanfare_cluster::log::LogWriter::send(&again.log, number, content);
+        again.log.send(SendNumber(at as u64), content);
         again.wait("message", |recorded| recorded.messages.len() > at);
     }
     proxy.restore();
     for hub in &hubs {
-        match hub.end() {
-            LogEnd::Replaced(reason) => assert!(reason.contains("is another one"), "{reason}"),
-            other => panic!("{other:?}"),
-        }
+        assert_replaced(hub, "is another one");
     }
 }
 
@@ -98,4 +108,78 @@ fn messages_that_are_trimmed_before_they_are_read_are_reported() {
     proxy.restore();
     let gone = LogEnd::Deleted { from: read.next(), to: Sequence(admin.last().0 - 20) };
     assert_eq!(hubs.map(|hub| hub.end()), [gone.clone(), gone]);
+}
+
+#[test]
+fn a_log_that_is_trimmed_while_a_hub_starts_begins_later() {
+    for feed in [Feed::Tail, Feed::Consumer] {
+        let server = NatsServer::one();
+        let proxy = Proxy::start(server.port());
+        let mut other = Hub::start(config(&[server.url()])).opened();
+        other.load(50, 100, 4);
+        // Each time that the hub begins to read, five messages more are deleted.
+        let admin = Admin::connect(&[server.url()]);
+        let mut kept = 50;
+        proxy.observe(move |subject| {
+            if subject.contains("CONSUMER.CREATE") && kept > 10 {
+                kept -= 5;
+                admin.edit(&json!({ "max_msgs": kept }));
+            }
+            true
+        });
+        let hub = Hub::start(config_of(feed, &[proxy.url()])).opened();
+        other.load(5, 100, 4);
+        assert_equal(&[&other, &hub], other.log.health().read);
+    }
+}
+
+#[test]
+fn a_hub_can_start_after_a_message_that_is_missing() {
+    let server = NatsServer::one();
+    let servers = [server.url()];
+    drop(Hub::start(config(&servers)).opened());
+    let admin = Admin::connect(&servers);
+    let mut config_of_stream = admin.info()["config"].clone();
+    admin.delete();
+    config_of_stream["deny_delete"] = false.into();
+    admin.call("STREAM.CREATE.FANFARE_test", &config_of_stream);
+    (0..10).for_each(|_| store(server.port(), "NATS/1.0", "a message"));
+    admin.call("STREAM.MSG.DELETE.FANFARE_test", &json!({ "seq": 5 }));
+    admin.edit(&json!({ "deny_delete": true }));
+    for feed in [Feed::Tail, Feed::Consumer] {
+        let missing = LogEnd::Deleted { from: Sequence(5), to: Sequence(5) };
+        assert_eq!(Hub::start(config_of(feed, &servers)).end(), missing);
+        let hub = Hub::start_from(config_of(feed, &servers), Sequence(6)).opened();
+        assert_equal(&[&hub], Sequence(10));
+        assert_eq!(hub.recorded(|recorded| recorded.messages[0].sequence), Sequence(6));
+    }
+}
+
+struct Panics;
+
+impl LogReader for Panics {
+    fn opened(&mut self, _: LogInfo) {}
+    fn message(&mut self, _: Message) {
+        panic!("the panic of this test");
+    }
+    fn caught_up(&mut self) {}
+    fn not_stored(&mut self, _: SendNumber, _: NotStored) {}
+    fn ended(&mut self, _: LogEnd) {}
+}
+
+#[test]
+fn a_reader_that_panics_is_reported() {
+    let server = NatsServer::one();
+    let log = NatsLog::start(config(&[server.url()]), None, Box::new(Panics)).expect("a thread");
+    let deadline = Instant::now() + PATIENCE;
+    let mut is_sent = false;
+    while log.health().problem.is_none_or(|text| !text.contains("has panicked")) {
+        assert!(Instant::now() < deadline, "{:?}", log.health());
+        if !is_sent && log.health().server.is_some() {
+            log.send(SendNumber(1), "a message".into());
+            is_sent = true;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(log.health().server, None);
 }

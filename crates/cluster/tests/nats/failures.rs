@@ -83,5 +83,6 @@ fn all_hubs_read_one_order_through_failures_of_servers() {
     assert_equal(&[&hubs.senders[0], &late], admin.last());
     let silences = hubs.senders.iter().map(|hub| hub.recorded(|it| it.longest_silence));
     let longest = silences.max().unwrap_or(Duration::ZERO);
+    // Printed only: how long it is depends on the load of the machine.
     println!("the longest silence was {longest:?}");
 }

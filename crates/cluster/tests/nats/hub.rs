@@ -58,8 +58,8 @@ impl LogReader for Recorder {
     fn message(&mut self, message: Message) {
         self.record(|recorded| {
             let last = recorded.messages.last().map(|last| last.sequence);
-            let first = recorded.info.as_ref().map(|info| info.first).expect("opened");
-            let next = last.map_or(first, Sequence::next);
+            assert!(recorded.info.is_some(), "not opened");
+            let next = last.map_or(message.sequence, Sequence::next);
             assert_eq!(message.sequence, next, "a hole, or a message twice");
             recorded.messages.push(message);
             let now = Instant::now();
@@ -123,8 +123,17 @@ impl Hub {
     }
 
     pub fn try_start(config: Config) -> Result<Self, StartError> {
+        Self::try_start_from(config, None)
+    }
+
+    /// Starts a hub that reads from a message on.
+    pub fn start_from(config: Config, from: Sequence) -> Self {
+        Self::try_start_from(config, Some(from)).expect("valid settings")
+    }
+
+    fn try_start_from(config: Config, from: Option<Sequence>) -> Result<Self, StartError> {
         let shared: Arc<Shared> = Arc::default();
-        let log = NatsLog::start(config, Box::new(Recorder(Arc::clone(&shared))))?;
+        let log = NatsLog::start(config, from, Box::new(Recorder(Arc::clone(&shared))))?;
         let (name, in_flight) = (fastrand::u32(..), VecDeque::new());
         Ok(Self { log, name, shared, sent: 0, read: 0, checked: 0, in_flight })
     }

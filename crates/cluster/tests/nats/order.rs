@@ -6,7 +6,7 @@ use fanfare_cluster::log::Sequence;
 use fanfare_cluster::nats::{Config, Feed};
 
 use crate::admin::Admin;
-use crate::hub::{Hub, assert_equal, config};
+use crate::hub::{Hub, Recorded, assert_equal, config};
 use crate::server::NatsServer;
 
 fn by_consumer(config: Config) -> Config {
@@ -19,10 +19,12 @@ fn hubs_that_start_later_read_all_from_the_first_message() {
     let servers = [server.url()];
     let mut first = Hub::start(config(&servers)).opened();
     let info = first.recorded(|recorded| recorded.info.clone()).expect("the properties");
-    assert_eq!(info.first, Sequence(1));
+    let front = |recorded: &Recorded| recorded.messages.first().map(|message| message.sequence);
+    assert_eq!(first.recorded(front), None);
     assert_eq!(info.lease, Duration::from_secs(5));
     assert_eq!(info.max_message, 1 << 20);
     first.load(1500, 200, 32);
+    assert_eq!(first.recorded(front), Some(Sequence(1)));
     let last = Admin::connect(&servers).last();
     let by_tail = Hub::start(config(&servers)).opened();
     let by_consumer = Hub::start(by_consumer(config(&servers))).opened();

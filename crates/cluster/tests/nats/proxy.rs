@@ -1,4 +1,4 @@
-//! A proxy before a server, which discards messages of the tail.
+//! A proxy before a server, which discards messages of the tail, and observes requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,6 +8,7 @@ use std::thread;
 use parking_lot::Mutex;
 
 type Filter = Box<dyn FnMut(u64) -> bool + Send>;
+type Observer = Box<dyn FnMut(&str) -> bool + Send>;
 
 /// A proxy before a server. Its threads end with its connections.
 pub struct Proxy {
@@ -19,6 +20,8 @@ pub struct Proxy {
 struct Shared {
     /// Returns whether a message of the tail is discarded, by its number from 1.
     discards: Mutex<Option<Filter>>,
+    /// Returns whether a message of a client is passed on, by its subject.
+    passes: Mutex<Option<Observer>>,
     sockets: Mutex<Vec<TcpStream>>,
     is_cut: Mutex<bool>,
 }
@@ -53,6 +56,12 @@ impl Proxy {
         *self.shared.discards.lock() = Some(Box::new(filter));
     }
 
+    /// Calls this with the subject of each message of a client, before it is passed on. It is
+    /// discarded if this returns false.
+    pub fn observe(&self, observer: impl FnMut(&str) -> bool + Send + 'static) {
+        *self.shared.passes.lock() = Some(Box::new(observer));
+    }
+
     /// Ends all connections, and accepts none.
     pub fn cut(&self) {
         *self.shared.is_cut.lock() = true;
@@ -76,43 +85,49 @@ impl Drop for Proxy {
 fn connect(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     let copy = |socket: &TcpStream| socket.try_clone().expect("a socket");
     shared.sockets.lock().extend([copy(&client), copy(&server)]);
-    let (mut from_client, mut to_server) = (copy(&client), copy(&server));
+    let (from_client, mut to_server) = (copy(&client), copy(&server));
+    let of_client = Arc::clone(shared);
     thread::spawn(move || {
-        let _ = std::io::copy(&mut from_client, &mut to_server);
+        let _ = relay(BufReader::new(from_client), &mut to_server, |subject| {
+            of_client.passes.lock().as_mut().is_none_or(|passes| passes(subject))
+        });
         let _ = to_server.shutdown(Shutdown::Both);
     });
-    let shared = Arc::clone(shared);
+    let of_server = Arc::clone(shared);
     thread::spawn(move || {
         let mut to_client = copy(&client);
-        let _ = filter(&shared, BufReader::new(server), &mut to_client);
+        let mut number = 0;
+        let _ = relay(BufReader::new(server), &mut to_client, |subject| {
+            if !subject.ends_with(".tail") {
+                return true;
+            }
+            number += 1;
+            of_server.discards.lock().as_mut().is_none_or(|discards| !discards(number))
+        });
         let _ = to_client.shutdown(Shutdown::Both);
     });
 }
 
-/// Copies what a server sends, operation by operation.
-fn filter(
-    shared: &Shared,
-    mut server: BufReader<TcpStream>,
-    client: &mut TcpStream,
+/// Copies what one side sends, operation by operation, without the messages whose subject does not
+/// pass.
+fn relay(
+    mut from: BufReader<TcpStream>,
+    to: &mut TcpStream,
+    mut passes: impl FnMut(&str) -> bool,
 ) -> std::io::Result<()> {
-    let mut number = 0;
     let mut operation = Vec::new();
-    while server.read_until(b'\n', &mut operation)? > 0 {
+    while from.read_until(b'\n', &mut operation)? > 0 {
         let line = String::from_utf8_lossy(&operation).into_owned();
-        if line.starts_with("MSG ") || line.starts_with("HMSG ") {
+        if ["MSG ", "HMSG ", "PUB ", "HPUB "].iter().any(|verb| line.starts_with(verb)) {
             let length = line.trim_end().rsplit(' ').next().and_then(|it| it.parse::<usize>().ok());
             let begin = operation.len();
             operation.resize(begin + length.expect("a length") + 2, 0);
-            server.read_exact(&mut operation[begin..])?;
-            if line.split(' ').nth(1).is_some_and(|subject| subject.ends_with(".tail")) {
-                number += 1;
-                let mut discards = shared.discards.lock();
-                if discards.as_mut().is_some_and(|discards| discards(number)) {
-                    operation.clear();
-                }
+            from.read_exact(&mut operation[begin..])?;
+            if !line.split(' ').nth(1).is_some_and(&mut passes) {
+                operation.clear();
             }
         }
-        client.write_all(&operation)?;
+        to.write_all(&operation)?;
         operation.clear();
     }
     Ok(())
