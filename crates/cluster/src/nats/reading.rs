@@ -28,6 +28,7 @@ pub(super) struct Reading {
 /// A log that was opened.
 struct OpenLog {
     epoch: Box<str>,
+    lease: Duration,
     position: Position,
     /// The last message that the log had when it was opened, until it is read.
     catch_up_to: Option<Sequence>,
@@ -101,7 +102,7 @@ impl Reading {
         let from = self.from.filter(|from| *from <= last.next());
         let position = Position::before(first);
         let catch_up_to = Some(last);
-        self.log = Some(OpenLog { epoch, position, catch_up_to, in_doubt_since: None });
+        self.log = Some(OpenLog { epoch, lease, position, catch_up_to, in_doubt_since: None });
         self.begin_at(first.max(from.unwrap_or_default()));
     }
 
@@ -131,6 +132,10 @@ impl Reading {
         let Some(log) = &mut self.log else { return Ok(()) };
         if log.epoch != state.epoch {
             let text = format!("its epoch is {} and was {}", state.epoch, log.epoch);
+            return Err(LogEnd::Replaced(text.into()).into());
+        }
+        if log.lease != state.lease {
+            let text = format!("its lease is {:?} and was {:?}", state.lease, log.lease);
             return Err(LogEnd::Replaced(text.into()).into());
         }
         if state.last.next() < asked_at {
@@ -179,6 +184,7 @@ impl Reading {
             health.read = message.sequence;
             health.read_time = message.time;
             health.last = health.last.max(message.sequence);
+            health.problem = None;
         }
         self.reader.message(message);
         self.report_catch_up();
@@ -303,5 +309,22 @@ mod tests {
             assert_eq!(reading.health().lock().is_caught_up, next == 11);
         }
         assert!(!reading_of(10).begin_at(Sequence(13)));
+    }
+
+    #[test]
+    fn a_log_with_another_lease_is_another_one() {
+        let mut reading = reading_of(10);
+        let edited = StreamState { lease: Duration::from_secs(10), ..state(1, 10) };
+        let failure = reading.compare(&edited, Sequence(11));
+        assert!(matches!(failure, Err(Failure::Ended(LogEnd::Replaced(_)))), "{failure:?}");
+    }
+
+    #[test]
+    fn a_problem_ends_with_the_next_message() {
+        let mut reading = reading_of(10);
+        reading.health().lock().problem = Some("a permission is missing".into());
+        let message = Message { sequence: Sequence(11), time: LogTime(0), content: "x".into() };
+        assert_eq!(reading.take(message).expect("the next"), Taken::Delivered);
+        assert_eq!(reading.health().lock().problem, None);
     }
 }
