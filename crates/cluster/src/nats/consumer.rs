@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::api::{Api, ApiError};
 use super::header::{self, nanoseconds};
+use super::position::REMEMBERED;
 use crate::log::{Message, Sequence};
 
 /// The number of messages that are requested at once: fewer than a subscription keeps, so that none
@@ -50,13 +51,14 @@ struct Consumer<'a> {
 }
 
 /// Returns the messages of the log from this one on. Never ends, and makes a consumer again where
-/// that is needed.
+/// that is needed: from some messages earlier on, which are compared with what was read.
 pub(super) fn messages(api: &Api, from: Sequence) -> Messages<'_> {
     let start = (None, from);
     stream::unfold(start, move |(mut consumer, next)| async move {
         loop {
             let Some(current) = &mut consumer else {
-                match Consumer::create(api, next).await {
+                let begin = from.max(Sequence(next.0.saturating_sub(REMEMBERED as u64)));
+                match Consumer::create(api, begin).await {
                     Ok(created) => consumer = Some(created),
                     Err(error) => {
                         tracing::debug!(%error, "a consumer of the shared log was not made");

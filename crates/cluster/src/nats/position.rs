@@ -6,7 +6,7 @@ use crate::log::{Message, Sequence};
 
 /// The number of messages of which the checksums are kept. A log that has lost its end has other
 /// messages among them: a hub has few in flight that it sends again.
-const REMEMBERED: usize = 16;
+pub(super) const REMEMBERED: usize = 16;
 
 /// The place of a message, compared with what was read.
 #[derive(Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use async_nats::Subscriber;
 use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
 use super::api::Api;
 use super::config::Config;
@@ -132,14 +132,28 @@ impl<'a> Tail<'a> {
     }
 
     /// Reads the last messages again, and compares them with what was read: a log that has lost
-    /// its end has others in their place.
+    /// its end has others in their place. Nothing new is read before the last one was compared.
     async fn compare_with_memory(&self, from: Sequence) -> Result<(), Failure> {
         let next = self.reading.borrow().next();
+        if from >= next {
+            return Ok(());
+        }
         let gets = (from.0..next.0).map(|sequence| self.api.get(Sequence(sequence)));
+        let mut found = None;
         for message in join_all(gets).await.into_iter().flatten() {
+            found = Some(message.sequence);
             self.reading.borrow_mut().take(message)?;
         }
-        Ok(())
+        let last = Sequence(next.0 - 1);
+        if found == Some(last) {
+            return Ok(());
+        }
+        // Requests may be lost. A consumer reads it, or what comes after it if it was trimmed.
+        let message = timeout(MAX_SILENCE, consumer::messages(self.api, last).next()).await;
+        let message = message.ok().flatten().ok_or_else(|| {
+            Failure::Retry(format!("message {} of the log is not read again", last.0))
+        })?;
+        self.reading.borrow_mut().take(message).map(drop)
     }
 
     /// Starts to read what is missing, if it is not being read.
