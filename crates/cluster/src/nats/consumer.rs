@@ -14,8 +14,8 @@ use super::position::REMEMBERED;
 use crate::log::{Message, Sequence};
 
 /// The number of messages that are requested at once: fewer than a subscription keeps, so that none
-/// is lost.
-const REQUESTED: usize = 256;
+/// is lost, and few enough for the memory that they need before they are read.
+const REQUESTED: usize = 64;
 
 /// The time for which the server keeps a request.
 const EXPIRY: Duration = Duration::from_secs(30);
