@@ -18,7 +18,7 @@ use super::health::Health;
 /// Maximum time until a server has accepted the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The interval of pings. A server that has not answered two of them is lost.
+/// The interval of pings. A server is lost when the third is due and two were not answered.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Maximum number of messages that the client keeps for one subscription. Those that do not fit are

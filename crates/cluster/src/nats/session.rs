@@ -137,6 +137,7 @@ async fn open(
     let mut reading = reading.borrow_mut();
     let state = described.map_err(|error| match error {
         OpenError::Failed(failure) => failure,
+        OpenError::Silent(text) => Failure::Retry(text),
         OpenError::Missing if may_create => Failure::Retry(format!(
             "the stream `{}` does not exist, and the hub is not to create it",
             api.stream()

@@ -49,6 +49,8 @@ pub(super) struct StreamState {
 pub(super) enum OpenError {
     /// There is no stream, and none was to be created.
     Missing,
+    /// No server has answered.
+    Silent(String),
     /// It is not usable, or not known whether it is.
     Failed(Failure),
 }
@@ -129,6 +131,7 @@ pub(super) async fn open(
                 }
             }
             Err(OpenError::Failed(failure)) => failure,
+            Err(OpenError::Silent(text)) => Failure::Retry(text),
             described => return described,
         };
         if !matches!(failure, Failure::Retry(_)) || Instant::now() > deadline {
@@ -144,6 +147,7 @@ pub(super) async fn describe(api: &Api, config: &Config) -> Result<StreamState, 
     match api.call::<StreamInfo>(subject, &json!({}), ANSWER_TIMEOUT).await {
         Ok(info) => check(&info, config).map_err(OpenError::Failed),
         Err(ApiError::Answer { code: 10059, .. }) => Err(OpenError::Missing),
+        Err(error @ ApiError::Silent(_)) => Err(OpenError::Silent(error.to_string())),
         Err(error) => Err(OpenError::Failed(Failure::Retry(error.to_string()))),
     }
 }

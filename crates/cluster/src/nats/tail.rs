@@ -277,6 +277,8 @@ impl<'a> Tail<'a> {
                 let text = format!("the stream `{}` was deleted", self.api.stream());
                 Err(self.reading.borrow_mut().doubt(text))
             }
+            // The own server may be frozen, and another one may be better.
+            Err(OpenError::Silent(text)) => Err(Failure::Retry(text)),
             // The stream may have no leader for some seconds.
             Err(OpenError::Failed(_)) => Ok(()),
         }

@@ -44,6 +44,26 @@ fn the_last_messages_are_missed_after_a_silence() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_left_early() {
+    let server = NatsServer::one();
+    let proxy = Proxy::start(server.port());
+    let hub = Hub::start(config(&[proxy.url()])).opened();
+    let mut other = Hub::start(config(&[server.url()])).opened();
+    other.load(5, 100, 1);
+    hub.wait("messages", |recorded| recorded.messages.len() >= 5);
+    proxy.discard(|_| true);
+    proxy.observe(|subject| !subject.contains("STREAM.INFO"));
+    // Not by the longer time after which silence alone is a reason.
+    hub.wait_for_problem("");
+    let problem = hub.log.health().problem.expect("a problem");
+    assert!(problem.contains("has not answered within 1s"), "{problem}");
+    proxy.discard(|_| false);
+    proxy.observe(|_| true);
+    other.load(5, 100, 1);
+    assert_equal(&[&other, &hub], other.log.health().read);
+}
+
+#[test]
 fn headers_of_a_publisher_are_not_believed() {
     let server = NatsServer::one();
     let servers = [server.url()];
