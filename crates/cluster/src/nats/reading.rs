@@ -29,6 +29,8 @@ pub(super) struct Reading {
 struct OpenLog {
     epoch: Box<str>,
     lease: Duration,
+    /// The maximum size of a message that the reader may send.
+    max_message: usize,
     position: Position,
     /// The last message that the log had when it was opened, until it is read.
     catch_up_to: Option<Sequence>,
@@ -88,6 +90,7 @@ impl Reading {
         if self.log.is_none() {
             self.open(state, max_message);
         }
+        self.check_size(max_message)?;
         self.compare(state, self.next())?;
         let mut health = self.health.lock();
         health.server = Some(server.into());
@@ -96,13 +99,32 @@ impl Reading {
         Ok(())
     }
 
+    /// Refuses a server that takes smaller messages than the reader may send.
+    fn check_size(&self, max_message: usize) -> Result<(), Failure> {
+        match &self.log {
+            Some(log) if max_message < log.max_message => Err(Failure::Refused(format!(
+                "`max_payload` of the NATS server is {max_message} bytes, and that of another \
+                 server is {}: make them equal",
+                log.max_message
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn open(&mut self, state: &StreamState, max_message: usize) {
         let StreamState { epoch, lease, first, last } = state.clone();
         self.reader.opened(LogInfo { epoch: epoch.clone(), lease, max_message });
         let from = self.from.filter(|from| *from <= last.next());
         let position = Position::before(first);
         let catch_up_to = Some(last);
-        self.log = Some(OpenLog { epoch, lease, position, catch_up_to, in_doubt_since: None });
+        self.log = Some(OpenLog {
+            epoch,
+            lease,
+            max_message,
+            position,
+            catch_up_to,
+            in_doubt_since: None,
+        });
         self.begin_at(first.max(from.unwrap_or_default()));
     }
 
@@ -317,6 +339,15 @@ mod tests {
         let edited = StreamState { lease: Duration::from_secs(10), ..state(1, 10) };
         let failure = reading.compare(&edited, Sequence(11));
         assert!(matches!(failure, Err(Failure::Ended(LogEnd::Replaced(_)))), "{failure:?}");
+    }
+
+    #[test]
+    fn a_server_that_takes_smaller_messages_than_the_first_is_refused() {
+        let mut reading = reading_of(10);
+        let smaller = reading.attach(&state(1, 10), (1 << 20) - 1, "n2");
+        assert!(matches!(smaller, Err(Failure::Refused(_))), "{smaller:?}");
+        assert_eq!(reading.health().lock().connections, 1);
+        reading.attach(&state(1, 10), 1 << 20, "n3").expect("as large");
     }
 
     #[test]
