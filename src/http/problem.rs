@@ -231,8 +231,8 @@ impl Problem {
         self.with("events", events).with("first_id", first_id).with("last_id", last_id)
     }
 
-    /// Adds the reason why the channel was stopped, or the provider's message, if any.
-    fn with_reason(self, error: &PublishError) -> Self {
+    /// Adds what the error names: a reason, a limit or an operation.
+    fn with_cause(self, error: &PublishError) -> Self {
         match error {
             PublishError::Invalid(InvalidEvent::Foreign(foreign)) if foreign.said.is_some() => {
                 self.with("reason", foreign.said.as_deref())
@@ -240,6 +240,10 @@ impl Problem {
             PublishError::Hub(hub::SubmitError::Stopped(reason)) => {
                 self.with("reason", reason.as_deref())
             }
+            PublishError::Hub(hub::SubmitError::Claim(ClaimError::OverQuota(_))) => {
+                self.with("limit", MAX_CHANNELS)
+            }
+            PublishError::Forbidden => self.with("operation", Operation::Publish.as_str()),
             _ => self,
         }
     }
@@ -295,6 +299,15 @@ impl From<ClaimError> for Problem {
     }
 }
 
+impl From<ClaimError> for ErrorCode {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::TooManyChannels(_) => Self::Overloaded,
+            ClaimError::OverQuota(_) => Self::QuotaExceeded,
+        }
+    }
+}
+
 impl From<hub::SubscribeError> for Problem {
     fn from(error: hub::SubscribeError) -> Self {
         let code = match error {
@@ -336,7 +349,7 @@ impl From<NoRoom> for Problem {
 impl From<hub::ConfigureError> for Problem {
     fn from(error: hub::ConfigureError) -> Self {
         match error {
-            hub::ConfigureError::TooManyChannels(error) => error.into(),
+            hub::ConfigureError::Claim(error) => error.into(),
             hub::ConfigureError::Unstored(why) => why.into(),
         }
     }
@@ -353,10 +366,8 @@ impl From<&PublishError> for ErrorCode {
             PublishError::Hub(hub::SubmitError::Closed(_)) => Self::ChannelClosed,
             PublishError::Hub(hub::SubmitError::Stopped(_)) => Self::ChannelStopped,
             PublishError::Hub(hub::SubmitError::Busy) => Self::PublishInProgress,
-            PublishError::Hub(hub::SubmitError::TooManyChannels(_)) | PublishError::Overloaded => {
-                Self::Overloaded
-            }
-            PublishError::Hub(hub::SubmitError::OverQuota(_)) => Self::QuotaExceeded,
+            PublishError::Hub(hub::SubmitError::Claim(error)) => Self::from(*error),
+            PublishError::Overloaded => Self::Overloaded,
             PublishError::Hub(hub::SubmitError::Unstored(why)) => Self::from(*why),
             PublishError::StillRunning => Self::PublishInProgress,
             PublishError::Forbidden => Self::Forbidden,
@@ -368,7 +379,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         let problem = Self::new(ErrorCode::from(&error), error.detail());
         match error {
-            PublishError::Hub(_) => problem.with_kept(&Tally::default()).with_reason(&error),
+            PublishError::Hub(_) => problem.with_kept(&Tally::default()).with_cause(&error),
             _ => problem,
         }
     }
@@ -376,12 +387,11 @@ impl From<PublishError> for Problem {
 
 impl From<hub::StopError> for Problem {
     fn from(error: hub::StopError) -> Self {
-        let code = match error {
-            hub::StopError::Over(_) => ErrorCode::GenerationOver,
-            hub::StopError::TooManyChannels(_) => ErrorCode::Overloaded,
+        match error {
+            hub::StopError::Over(_) => Self::new(ErrorCode::GenerationOver, error.detail()),
+            hub::StopError::Claim(error) => error.into(),
             hub::StopError::Unstored(why) => why.into(),
-        };
-        Self::new(code, error.detail())
+        }
     }
 }
 
@@ -393,14 +403,7 @@ impl From<Failure> for Problem {
             detail = format!("{place}: {detail}");
         }
         let problem = Self::new(code, detail).with_kept(&failure.kept);
-        let problem = problem.with_reason(&failure.error);
-        let problem = match failure.error {
-            PublishError::Forbidden => problem.with("operation", Operation::Publish.as_str()),
-            PublishError::Hub(hub::SubmitError::OverQuota(_)) => {
-                problem.with("limit", MAX_CHANNELS)
-            }
-            _ => problem,
-        };
+        let problem = problem.with_cause(&failure.error);
         match failure.place {
             Some(ErrorPlace::Line(line)) => problem.with("line", line),
             Some(ErrorPlace::Event(event)) => problem.with("event", event),

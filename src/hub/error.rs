@@ -21,32 +21,20 @@ pub enum SubmitError {
     /// Its generation has a producer already.
     #[error("another producer is streaming into this channel: one at a time")]
     Busy,
-    /// The limit of channels is reached.
+    /// The channel was not made.
     #[error(transparent)]
-    TooManyChannels(#[from] TooManyChannels),
-    /// The publisher's account has as many channels as it may.
-    #[error("{0} channels are yours, as many as `quotas.max_channels` allows")]
-    OverQuota(usize),
+    Claim(#[from] ClaimError),
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
 }
 
-impl From<ClaimError> for SubmitError {
-    fn from(error: ClaimError) -> Self {
-        match error {
-            ClaimError::TooManyChannels(error) => error.into(),
-            ClaimError::OverQuota(most) => Self::OverQuota(most),
-        }
-    }
-}
-
 /// The reason why a channel's settings were not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigureError {
-    /// The limit of channels is reached.
+    /// The channel was not made.
     #[error(transparent)]
-    TooManyChannels(#[from] TooManyChannels),
+    Claim(#[from] ClaimError),
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
@@ -100,9 +88,9 @@ pub enum StopError {
     /// The stop was meant for another generation.
     #[error(transparent)]
     Over(#[from] GenerationOver),
-    /// The limit of channels is reached.
+    /// The channel was not made.
     #[error(transparent)]
-    TooManyChannels(#[from] TooManyChannels),
+    Claim(#[from] ClaimError),
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),

@@ -248,14 +248,15 @@ impl Hub {
         name: &ChannelName,
         append: Append<'_>,
     ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
-        let channel = self.0.registry.get_to_publish(name, append.account);
+        let channel = self.0.registry.get_for(name, append.account, ClaimPurpose::ToPublish);
         let channel = channel.map_err(|why| Refused::Because(why.into()))?;
         let ack = channel.append(append)?;
         self.0.keep_budgets(&channel);
         Ok(ack)
     }
 
-    /// Creates a channel, or changes its settings.
+    /// Creates a channel, or changes its settings. It counts for this account if it was not
+    /// published to before.
     ///
     /// # Errors
     /// There are too many channels, or the store takes no writes.
@@ -263,9 +264,10 @@ impl Hub {
         &self,
         name: &ChannelName,
         options: &ChannelOptions,
+        account: Option<&Arc<Account>>,
     ) -> Submitted<Configured, ConfigureError> {
         loop {
-            let channel = self.0.registry.get_or_create(name)?;
+            let channel = self.0.registry.get_for(name, account, ClaimPurpose::ToPublish)?;
             if let Some(ack) = channel.configure(options)? {
                 return Ok(ack);
             }

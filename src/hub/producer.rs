@@ -13,6 +13,7 @@ use super::channel::{Append, Appended, Channel, Hold};
 use super::commit::{CommitAck, Refused, Submitted, committed};
 use super::core::Core;
 use super::error::{GenerationOver, StopError, SubmitError, TooManyChannels};
+use super::registry::ClaimPurpose;
 use super::signals::{Signals, Stopped};
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
@@ -140,7 +141,7 @@ impl Hub {
         format: Option<Format>,
     ) -> Submitted<ProducerHandle, SubmitError> {
         loop {
-            let channel = self.0.registry.get_to_publish(name, account)?;
+            let channel = self.0.registry.get_for(name, account, ClaimPurpose::ToPublish)?;
             if let Some(mut producer) = self.hold(channel)
                 && producer.channel.produce(hold, format)?.is_some()
             {
@@ -150,8 +151,9 @@ impl Hub {
         }
     }
 
-    /// Stops a channel: it ends as cancelled. A stop before the first publish ends the channel at
-    /// once, so that its producer is refused. Waits for the commit, also of a stop that is pending.
+    /// Stops a channel: it ends as cancelled. A stop before the first publish makes the channel,
+    /// for this account, and ends it at once, so that its producer is refused. Waits for the
+    /// commit, also of a stop that is pending.
     ///
     /// # Errors
     /// `generation` is an event id of another life of the channel, there are too many channels, or
@@ -161,8 +163,9 @@ impl Hub {
         name: &ChannelName,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
+        account: Option<&Arc<Account>>,
     ) -> Result<Stopped, StopError> {
-        committed(|| self.try_stop(name, reason.clone(), generation)).await
+        committed(|| self.try_stop(name, reason.clone(), generation, account)).await
     }
 
     fn try_stop(
@@ -170,11 +173,15 @@ impl Hub {
         name: &ChannelName,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
+        account: Option<&Arc<Account>>,
     ) -> Result<CommitAck<Stopped, StopError>, Refused<StopError>> {
-        let channel = match (self.0.registry.get(name), generation) {
+        let registry = &self.0.registry;
+        let channel = match (registry.get(name), generation) {
             (Some(channel), _) => Ok(channel),
             (None, Some(_)) => Err(GenerationOver.into()),
-            (None, None) => self.0.registry.get_or_create(name).map_err(StopError::from),
+            (None, None) => {
+                registry.get_for(name, account, ClaimPurpose::ToWait).map_err(StopError::from)
+            }
         };
         channel.map_err(Refused::Because)?.stop(reason, generation)
     }

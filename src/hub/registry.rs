@@ -117,14 +117,15 @@ impl Registry {
         }
     }
 
-    /// Returns the channel of this name, which counts for the account of its first publisher.
-    pub(super) fn get_to_publish(
+    /// Returns the channel of this name, which is claimed for the account, if there is one.
+    pub(super) fn get_for(
         &self,
         name: &ChannelName,
         by: Option<&Arc<Account>>,
+        why: ClaimPurpose,
     ) -> Result<Arc<Channel>, ClaimError> {
         match by {
-            Some(account) => self.claim(name, account, ClaimPurpose::ToPublish),
+            Some(account) => self.claim(name, account, why),
             None => Ok(self.get_or_create(name)?),
         }
     }
@@ -441,9 +442,13 @@ mod tests {
     use std::sync::{Barrier, OnceLock};
     use std::thread;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::event::NewEvent;
-    use crate::hub::{Append, ChannelListener, ChannelOptions, Hold, Hub, SubmitError};
+    use crate::hub::{
+        Append, ChannelListener, ChannelOptions, ConfigureError, Hold, Hub, StopError, SubmitError,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_that_was_claimed_waits_for_its_first_use() {
@@ -480,7 +485,14 @@ mod tests {
         }
     }
 
-    type Publish<'a> = &'a dyn Fn(&ChannelName) -> Result<(), SubmitError>;
+    type Use<'a> = &'a dyn Fn(&ChannelName) -> Result<(), ClaimError>;
+
+    fn claim_error(error: SubmitError) -> ClaimError {
+        match error {
+            SubmitError::Claim(error) => error,
+            error => panic!("{error}"),
+        }
+    }
 
     #[test]
     fn a_channel_that_was_evicted_after_its_claim_is_claimed_again() {
@@ -491,18 +503,34 @@ mod tests {
         let append = |name: &ChannelName| {
             let append =
                 Append { events: &[event()], account: Some(&account), ..Append::default() };
-            hub.submit(name, append).map(drop)
+            hub.submit(name, append).map(drop).map_err(claim_error)
         };
-        let produce =
-            |name: &ChannelName| hub.produce(name, Some(&account), Hold::Sole, None).map(drop);
-        let publishes: [Publish<'_>; 2] = [&append, &produce];
+        let produce = |name: &ChannelName| {
+            let produced = hub.produce(name, Some(&account), Hold::Sole, None);
+            produced.map(drop).map_err(claim_error)
+        };
+        let configure = |name: &ChannelName| {
+            let configured = hub.configure(name, &ChannelOptions::default(), Some(&account));
+            configured.map(drop).map_err(|error| match error {
+                ConfigureError::Claim(error) => error,
+                error @ ConfigureError::Unstored(_) => panic!("{error}"),
+            })
+        };
+        let stop = |name: &ChannelName| {
+            let stopped = hub.stop(name, None, None, Some(&account)).now_or_never();
+            stopped.unwrap().map(drop).map_err(|error| match error {
+                StopError::Claim(error) => error,
+                error => panic!("{error}"),
+            })
+        };
+        let uses: [Use<'_>; 4] = [&append, &produce, &configure, &stop];
         let [name, other] = ["a", "b"].map(|text| text.parse::<ChannelName>().unwrap());
-        for publish in publishes {
+        for use_channel in uses {
             registry.claim(&name, &account, ClaimPurpose::ToPublish).unwrap();
             assert!(registry.evict_if_unused(&name, Duration::ZERO));
-            publish(&name).unwrap();
+            use_channel(&name).unwrap();
             assert!(registry.get(&name).unwrap().is_owned_by(&account));
-            assert_eq!(publish(&other), Err(SubmitError::OverQuota(1)));
+            assert_eq!(use_channel(&other), Err(ClaimError::OverQuota(1)));
             drop(hub.delete(&name));
         }
     }
@@ -539,7 +567,7 @@ mod tests {
             let registry = &hub.0.registry;
             let channel = registry.get_or_create(&name).unwrap();
             if known > 0 {
-                drop(hub.configure(&name, &ChannelOptions::default()).unwrap());
+                drop(hub.configure(&name, &ChannelOptions::default(), None).unwrap());
             }
             let witness = LockWitness(hub.clone(), name.clone(), OnceLock::new());
             let witness = Arc::new(witness);

@@ -167,7 +167,7 @@ impl World {
         };
         let new = self.oracle.channels[channel].life.is_none();
         let name = &self.oracle.channels[channel].name;
-        let configured = self.hub.configure(name, &options).unwrap().committed().unwrap();
+        let configured = self.hub.configure(name, &options, None).unwrap().committed().unwrap();
         assert_eq!(configured.created, new);
         let life = self.oracle.live(channel);
         let life = &mut self.oracle.lives[life];
@@ -187,7 +187,7 @@ impl World {
         // over.
         let idle = ChannelOptions { idle_timeout: Some(Duration::ZERO), ..Default::default() };
         let canary = "canary".parse().unwrap();
-        drop(self.hub.configure(&canary, &idle).unwrap());
+        drop(self.hub.configure(&canary, &idle, None).unwrap());
         let hub = self.hub.clone();
         self.runtime.block_on(async {
             let mut sweep = pin!(hub.clone().sweep());

@@ -357,7 +357,7 @@ mod tests {
         hub.on_end(|_| true, queue);
         hub.hooks_changed();
         let options = ChannelOptions { max_events: Some(2), ..ChannelOptions::default() };
-        drop(hub.configure(&name, &options).unwrap());
+        drop(hub.configure(&name, &options, None).unwrap());
         let close = Close { state: ChannelState::Complete, reason: None };
         drop(hub.submit(&name, Append::of(&[], Some(&close))).unwrap());
         assert_eq!(ended.try_recv().unwrap().text.as_deref(), Some("abcd"));

@@ -168,7 +168,7 @@ async fn a_generation_without_viewers_is_stopped_when_there_is_room_for_the_end(
             let mut producer = with_generation(&stage).await;
             // Time passes while the disk is busy, and a viewer comes meanwhile.
             let viewer = stage.subscribe("c", &StartFrom::Tail).await;
-            assert!(stage.hub.configure(&name("c"), &options).unwrap().wait().await.is_ok());
+            assert!(stage.hub.configure(&name("c"), &options, None).unwrap().wait().await.is_ok());
             stage.files.disk.fate(1, Fate::Full);
             drop(viewer);
             until("it is refused", || stage.disk.check() == Err(WriteError::Full)).await;
@@ -213,7 +213,7 @@ async fn the_notice_of_a_power_cut_comes_before_what_is_published_next() {
     let stage = after_a_power_cut().await;
     let hub = &stage.hub;
     // Completions of one channel keep their order: after this one, the refusal is known.
-    let configured = hub.configure(&name("c"), &ChannelOptions::default()).unwrap();
+    let configured = hub.configure(&name("c"), &ChannelOptions::default(), None).unwrap();
     assert!(configured.wait().await.is_ok());
     let appended = hub.append(&name("c"), Append::of(&[event("y")], None)).await.unwrap();
     let y = appended.offsets.unwrap().0.0;

@@ -63,7 +63,7 @@ async fn an_idle_channel_that_was_evicted_while_there_was_no_room_does_not_come_
     let stage = Stage::new(Sync);
     let idle_timeout = Some(Duration::from_secs(1));
     let options = ChannelOptions { idle_timeout, ..ChannelOptions::default() };
-    assert!(stage.hub.configure(&name("c"), &options).unwrap().wait().await.is_ok());
+    assert!(stage.hub.configure(&name("c"), &options, None).unwrap().wait().await.is_ok());
     stage.files.disk.fate(1, Fate::Full);
     tokio::spawn(stage.hub.clone().sweep());
     until("it is evicted", || stage.hub.describe(&name("c")).is_none()).await;

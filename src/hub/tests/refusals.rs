@@ -30,10 +30,10 @@ async fn settings_that_were_acknowledged_are_stored() {
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.disk.fate(1, Fate::Full);
-    let refused = stage.hub.configure(&name("c"), &seven_events()).unwrap().wait().await;
+    let refused = stage.hub.configure(&name("c"), &seven_events(), None).unwrap().wait().await;
     assert_eq!(refused, Err(ConfigureError::Unstored(WriteError::Full)));
     check_free_space(&stage.disk);
-    let retried = stage.hub.configure(&name("c"), &seven_events()).unwrap().wait().await;
+    let retried = stage.hub.configure(&name("c"), &seven_events(), None).unwrap().wait().await;
     assert!(retried.is_ok(), "the retry is acknowledged");
     let stage = stage.restart();
     let described = stage.hub.describe(&name("c")).unwrap();
@@ -45,8 +45,8 @@ async fn settings_are_acknowledged_when_they_are_stored_also_if_they_were_submit
     let stage = Stage::new(Sync);
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
-    let first = stage.hub.configure(&name("c"), &seven_events()).unwrap();
-    let second = stage.hub.configure(&name("c"), &seven_events()).unwrap();
+    let first = stage.hub.configure(&name("c"), &seven_events(), None).unwrap();
+    let second = stage.hub.configure(&name("c"), &seven_events(), None).unwrap();
     assert!(first.is_pending() && second.is_pending());
     stage.files.disk.fate(1, Fate::Fails);
     stage.files.open_up();

@@ -16,14 +16,14 @@ use crate::telemetry::Metrics;
 async fn the_append_past_the_retention_trims() {
     let stage = Stage::new(Durability::Async);
     let options = ChannelOptions { max_events: Some(3), ..ChannelOptions::default() };
-    assert!(stage.hub.configure(&name("c"), &options).unwrap().wait().await.is_ok());
+    assert!(stage.hub.configure(&name("c"), &options, None).unwrap().wait().await.is_ok());
     for count in 1..=9 {
         assert_eq!(stage.append("c", "event").await, Ok(()));
         let kept = stage.hub.describe(&name("c")).unwrap().events;
         assert_eq!(kept, count.min(3), "after {count}");
     }
     let options = ChannelOptions { max_events: Some(1), ..options };
-    let configured = stage.hub.configure(&name("c"), &options).unwrap().wait().await.unwrap();
+    let configured = stage.hub.configure(&name("c"), &options, None).unwrap().wait().await.unwrap();
     assert_eq!(configured.channel.events, 1);
 }
 

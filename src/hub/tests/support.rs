@@ -111,7 +111,7 @@ impl Stage {
 
     /// Stops a channel and waits for the commit.
     pub(crate) async fn stop(&self, channel: &str) -> Result<Stopped, StopError> {
-        self.hub.stop(&name(channel), None, None).await
+        self.hub.stop(&name(channel), None, None, None).await
     }
 
     pub(crate) async fn subscribe(&self, channel: &str, from: &StartFrom) -> Subscription {

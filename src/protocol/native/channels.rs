@@ -5,14 +5,13 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::{Native, claim};
+use super::Native;
 use crate::http::{
     ChannelCaller, ChannelDocument, ErrorCode, Problem, Request, Response, empty, json,
     parse_object, read_document,
 };
 use crate::hub::{
-    ChannelOptions, ClaimPurpose, Coalesce, Configured, DeleteError, Description, Producer,
-    WhenUnwatched,
+    ChannelOptions, Coalesce, Configured, DeleteError, Description, Producer, WhenUnwatched,
 };
 use crate::ingest::Share;
 
@@ -79,8 +78,9 @@ pub(super) async fn put(
 ) -> Result<Response, Problem> {
     let document = read_document(request, Share::new(native.clone())).await?;
     let options = parse_options(&document)?;
-    claim(&native, &caller, &name, ClaimPurpose::ToPublish)?;
-    let Configured { created, channel } = native.hub.configure(&name, &options)?.wait().await?;
+    let account = caller.payer().account();
+    let submitted = native.hub.configure(&name, &options, account)?;
+    let Configured { created, channel } = submitted.wait().await?;
     let mut response = json(&DescriptionDocument::of(&channel))?;
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(response)

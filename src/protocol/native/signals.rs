@@ -50,8 +50,8 @@ pub(super) async fn send(
     let document = read_document(request, Share::new(native.clone())).await?;
     let SignalDocument { signal, reason, generation } = parse(&document)?;
     let generation = generation.as_deref().map(position).transpose()?;
-    claim(&native, &caller, &name, ClaimPurpose::ToWait)?;
-    let stop = native.hub.stop(&name, reason.map(Into::into), generation.as_ref());
+    let account = caller.payer().account();
+    let stop = native.hub.stop(&name, reason.map(Into::into), generation.as_ref(), account);
     let (stopped, state) = match stop.await? {
         Stopped::Now => (true, ChannelState::Cancelled),
         Stopped::Before(state) => (false, state),
