@@ -9,8 +9,9 @@
 //! of the log can be lost, and their order is not that of the log. Until then it can be sent again
 //! any number of times, because the state machine applies each number of a session once.
 
+mod transmission;
+
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -19,9 +20,14 @@ use crate::batch::{Codec, Header, MAX_WEIGHT, OVERHEAD, write_command};
 use crate::command::{Command, Hello, SessionId};
 use crate::log::{NotStored, SendNumber};
 use crate::state_machine::{Applied, Effect, MAX_PARTS_BYTES, Outcome, Rejection, Verdict};
+use transmission::Transmission;
 
-/// The shortest time between two returns to the first batch that is not applied.
-const MIN_RESEND: Duration = Duration::from_millis(20);
+/// Maximum bytes of the commands that end what others wait for: they are taken also when there is
+/// no room for others.
+const MAX_ENDING: usize = 8 << 20;
+
+/// Bytes of a command that is not applied, besides its encoded form and what asked for it.
+const COMMAND_BYTES: usize = 32;
 
 /// Sizes and intervals of a sender.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +38,8 @@ pub struct Limits {
     pub max_message: usize,
     /// Maximum bytes of the commands that are not applied.
     pub max_unsent: usize,
-    /// Time after which a batch that was not applied is sent again.
+    /// Time without progress after which what was not applied is sent again. It doubles twice, as
+    /// long as there is none.
     pub resend_after: Duration,
     /// Time after which a message that the log has not stored is sent again.
     pub retry_after: Duration,
@@ -65,15 +72,10 @@ pub struct Sender<T> {
     queued: VecDeque<Batch<T>>,
     /// Batches that are sent and not applied.
     sent: VecDeque<Batch<T>>,
-    /// The next part to send, of [`sent`](Self::sent): batch and part.
-    next_part: (usize, u64),
-    /// Bytes of all commands that are not applied.
-    bytes: usize,
+    /// The messages of [`sent`](Self::sent), by number.
+    transmission: Transmission,
+    unsent: Unsent,
     sends: u64,
-    /// When the first of [`sent`](Self::sent) became the first, or was sent again.
-    waiting_since: Duration,
-    resend_at: Option<Duration>,
-    last_resend: Option<Duration>,
     last_cut: Duration,
     is_leaving: bool,
 }
@@ -103,12 +105,20 @@ struct Batch<T> {
     body: BytesMut,
     weight: usize,
     tickets: Vec<T>,
+    unsent: Unsent,
     /// The number of its first part in the session.
     first: u64,
-    /// The numbers of the last sends of its parts.
-    sends: Range<u64>,
     /// Whether the log has refused one of them for good.
     is_refused: bool,
+}
+
+/// Bytes of commands that are not applied, with what asked for them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unsent {
+    /// Of those that end what others wait for.
+    ending: usize,
+    /// Of all others.
+    other: usize,
 }
 
 /// A command is not taken.
@@ -144,12 +154,9 @@ impl<T> Sender<T> {
             session: Session::Beginning { due: Duration::ZERO, send: SendNumber(0), old: None },
             queued: VecDeque::new(),
             sent: VecDeque::new(),
-            next_part: (0, 0),
-            bytes: 0,
+            transmission: Transmission::new(limits.resend_after),
+            unsent: Unsent::default(),
             sends: 0,
-            waiting_since: Duration::ZERO,
-            resend_at: None,
-            last_resend: None,
             last_cut: Duration::ZERO,
             is_leaving: false,
         }
@@ -164,10 +171,10 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Returns the bytes of all commands that are not applied.
+    /// Returns the bytes of all commands that are not applied, with what asked for them.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
-        self.bytes
+        self.unsent.ending + self.unsent.other
     }
 
     /// Returns whether all commands are applied.
@@ -176,7 +183,8 @@ impl<T> Sender<T> {
         self.queued.is_empty() && self.sent.iter().all(|batch| batch.tickets.is_empty())
     }
 
-    /// Queues a command. [`Command::Bye`] is the last one.
+    /// Queues a command. [`Command::Bye`] is the last one. One that ends what others wait for, such
+    /// as [`Command::Release`], has room of its own.
     ///
     /// # Errors
     /// The command is not taken, and will not be sent.
@@ -193,11 +201,9 @@ impl<T> Sender<T> {
         if body.len() > MAX_PARTS_BYTES {
             return Err(SubmitError::TooLarge);
         }
-        if self.bytes > 0 && self.bytes + body.len() > self.limits.max_unsent {
-            return Err(SubmitError::Overloaded);
-        }
+        let unsent = Unsent::of::<T>(command, body.len());
+        self.unsent = self.unsent.with(unsent, self.limits.max_unsent)?;
         self.is_leaving = *command == Command::Bye;
-        self.bytes += body.len();
         let max_body = self.max_body();
         match self.queued.back_mut() {
             Some(last)
@@ -206,9 +212,13 @@ impl<T> Sender<T> {
             {
                 last.body.extend_from_slice(&body);
                 last.weight += weight;
+                last.unsent.add(unsent);
                 last.tickets.push(ticket);
             }
-            _ => self.queued.push_back(Batch { weight, tickets: vec![ticket], ..Batch::new(body) }),
+            _ => {
+                let tickets = vec![ticket];
+                self.queued.push_back(Batch { weight, tickets, unsent, ..Batch::new(body) });
+            }
         }
         Ok(())
     }
@@ -220,35 +230,30 @@ impl<T> Sender<T> {
     /// Returns the next message to send now, if there is one. Call this until it returns none,
     /// after each call of another method and at [`next_poll`](Self::next_poll).
     pub fn poll(&mut self, now: Duration) -> Option<(SendNumber, Bytes)> {
-        let id = match self.session {
-            Session::Live { id, .. } => id,
+        let (id, end) = match self.session {
+            Session::Live { id, next } => (id, next),
             Session::Beginning { due, .. } if due <= now => return Some(self.send_hello(now)),
             Session::Beginning { .. } | Session::Over => return None,
         };
-        if self.resend_time().is_some_and(|time| time <= now) {
-            self.resend(now);
-        }
-        if self.next_part.0 >= self.sent.len() {
+        self.transmission.return_if_due(now);
+        let number = self.transmission.next()?;
+        if number >= end {
             self.cut(now)?;
         }
-        let (at, part) = self.next_part;
-        let max_body = self.max_body();
+        let content = self.message(id, number)?;
         let send = self.next_send();
-        let batch = self.sent.get_mut(at)?;
-        let parts = batch.parts(max_body);
-        if part == 0 {
-            batch.sends = send.0..send.0;
-        }
-        batch.sends.end = send.0 + 1;
-        let header = Header {
-            session: id,
-            number: batch.first + part,
-            more: part + 1 < parts,
-            continues: part > 0,
-        };
-        let content = self.codec.encode(header, batch.part(part, max_body));
-        self.next_part = if header.more { (at, part + 1) } else { (at + 1, 0) };
+        self.transmission.note_sent(send, now);
         Some((send, content))
+    }
+
+    /// Returns the message that has a number.
+    fn message(&self, session: SessionId, number: u64) -> Option<Bytes> {
+        let max_body = self.max_body();
+        let batch = self.sent.iter().find(|batch| number < batch.end(max_body))?;
+        let part = number.checked_sub(batch.first)?;
+        let (more, continues) = (number + 1 < batch.end(max_body), part > 0);
+        let header = Header { session, number, more, continues };
+        Some(self.codec.encode(header, batch.part(part, max_body)))
     }
 
     /// Returns the next time at which there may be something to send, although nothing happens.
@@ -259,7 +264,7 @@ impl<T> Sender<T> {
             Session::Live { .. } if self.sent.is_empty() => {
                 Some(self.last_cut + self.limits.heartbeat)
             }
-            Session::Live { .. } => self.resend_time(),
+            Session::Live { .. } => self.transmission.return_time(),
             Session::Over => None,
         }
     }
@@ -299,6 +304,10 @@ impl<T> Sender<T> {
 
     fn note_verdict(&mut self, verdict: &Verdict, number: u64, now: Duration) -> Reports<T> {
         match verdict {
+            Verdict::Collected => {
+                self.transmission.note_taken(number, now);
+                Vec::new()
+            }
             Verdict::Applied(outcomes) => {
                 let tickets = self.take_first(number, now);
                 tickets.into_iter().zip(outcomes.iter().map(|outcome| Ok(*outcome))).collect()
@@ -308,48 +317,52 @@ impl<T> Sender<T> {
                 tickets.into_iter().map(|ticket| (ticket, Err(Refused))).collect()
             }
             Verdict::Rejected(Rejection::Early) => {
-                let earliest = self.last_resend.map_or(now, |last| now.max(last + MIN_RESEND));
-                self.resend_by(earliest);
+                self.transmission.note_early(number, now);
                 Vec::new()
             }
             Verdict::Rejected(Rejection::NoSession) => {
                 self.begin_again(now);
                 Vec::new()
             }
-            Verdict::Began { .. } | Verdict::Collected | Verdict::Rejected(_) => Vec::new(),
+            Verdict::Began { .. } | Verdict::Rejected(_) => Vec::new(),
         }
     }
 
     /// Removes the first batch, if this is the number of its last part.
     fn take_first(&mut self, number: u64, now: Duration) -> Vec<T> {
         let max_body = self.max_body();
-        let is_last = |batch: &mut Batch<T>| batch.first + batch.parts(max_body) == number + 1;
+        self.transmission.note_taken(number, now);
+        let is_last = |batch: &mut Batch<T>| batch.end(max_body) == number + 1;
         let Some(batch) = self.sent.pop_front_if(is_last) else { return Vec::new() };
-        self.bytes -= batch.body.len();
-        self.waiting_since = now;
-        self.next_part = match self.next_part {
-            (0, _) => (0, 0),
-            (at, part) => (at - 1, part),
-        };
+        self.unsent.remove(batch.unsent);
+        if self.sent.is_empty() {
+            self.transmission.forget_return();
+        }
         batch.tickets
     }
 
-    /// Notes that the log has not stored a message.
+    /// Notes that the log has not stored a message. Of one that was sent again since, it says
+    /// nothing.
     pub fn not_stored(&mut self, number: SendNumber, reason: NotStored, now: Duration) {
         let retry = now + self.limits.retry_after;
         match &mut self.session {
-            Session::Beginning { due, send, .. } if *send == number => *due = retry,
-            _ if reason == NotStored::Refused => self.note_refused(number, now),
-            Session::Live { .. } => self.resend_by(retry),
-            Session::Beginning { .. } | Session::Over => {}
+            Session::Beginning { due, send, .. } if *send == number => return *due = retry,
+            _ => {}
+        }
+        let Some(message) = self.transmission.message_of(number) else { return };
+        match (self.session, reason) {
+            (_, NotStored::Refused) => self.note_refused(message, now),
+            (Session::Live { .. }, _) => self.transmission.return_by(retry),
+            (Session::Beginning { .. } | Session::Over, _) => {}
         }
     }
 
     /// Notes that the log refuses a batch. It is dropped when another session has begun: then its
     /// number is not missing, and no earlier copy of it can be applied.
-    fn note_refused(&mut self, number: SendNumber, now: Duration) {
+    fn note_refused(&mut self, number: u64, now: Duration) {
+        let max_body = self.max_body();
         let mut sent = self.sent.iter_mut();
-        if let Some(batch) = sent.find(|batch| batch.sends.contains(&number.0)) {
+        if let Some(batch) = sent.find(|batch| number < batch.end(max_body)) {
             batch.is_refused = true;
             self.begin_again(now);
         }
@@ -387,7 +400,7 @@ impl<T> Sender<T> {
         let mut refused = Vec::new();
         for mut batch in std::mem::take(&mut self.sent) {
             if batch.is_refused {
-                self.bytes -= batch.body.len();
+                self.unsent.remove(batch.unsent);
                 refused.extend(batch.tickets.into_iter().map(|ticket| (ticket, Err(Refused))));
                 continue;
             }
@@ -396,28 +409,8 @@ impl<T> Sender<T> {
             self.sent.push_back(batch);
         }
         self.session = Session::Live { id, next };
-        self.resend(now);
+        self.transmission.begin(now);
         refused
-    }
-
-    /// Returns when to return to the first batch that is not applied.
-    fn resend_time(&self) -> Option<Duration> {
-        let late = (!self.sent.is_empty()).then(|| self.waiting_since + self.limits.resend_after);
-        match (late, self.resend_at) {
-            (Some(late), Some(at)) => Some(late.min(at)),
-            (late, _) => late,
-        }
-    }
-
-    fn resend_by(&mut self, time: Duration) {
-        self.resend_at = Some(self.resend_at.map_or(time, |at| at.min(time)));
-    }
-
-    fn resend(&mut self, now: Duration) {
-        self.next_part = (0, 0);
-        self.waiting_since = now;
-        self.resend_at = None;
-        self.last_resend = Some(now);
     }
 
     /// Makes the next queued batch one that is sent, or an empty one if a heartbeat is due.
@@ -434,9 +427,6 @@ impl<T> Sender<T> {
         if let Session::Live { next: number, .. } = &mut self.session {
             *number = next;
         }
-        if self.sent.is_empty() {
-            self.waiting_since = now;
-        }
         self.last_cut = now;
         self.sent.push_back(batch);
         Some(())
@@ -445,7 +435,8 @@ impl<T> Sender<T> {
 
 impl<T> Batch<T> {
     fn new(body: BytesMut) -> Self {
-        Self { body, weight: 0, tickets: Vec::new(), first: 0, sends: 0..0, is_refused: false }
+        let (unsent, tickets) = Default::default();
+        Self { body, weight: 0, tickets, unsent, first: 0, is_refused: false }
     }
 
     /// Returns the number of messages that it is sent as.
@@ -453,10 +444,53 @@ impl<T> Batch<T> {
         self.body.len().div_ceil(max_body).max(1) as u64
     }
 
+    /// Returns the number of the message after its last one.
+    fn end(&self, max_body: usize) -> u64 {
+        self.first + self.parts(max_body)
+    }
+
     fn part(&self, part: u64, max_body: usize) -> &[u8] {
         let from = usize::try_from(part).unwrap_or(usize::MAX).saturating_mul(max_body);
         let to = from.saturating_add(max_body).min(self.body.len());
         self.body.get(from..to).unwrap_or_default()
+    }
+}
+
+impl Unsent {
+    /// Returns the bytes of a command that was encoded as this number of bytes.
+    fn of<T>(command: &Command, encoded: usize) -> Self {
+        let bytes = encoded + size_of::<T>() + COMMAND_BYTES;
+        match command {
+            // There is one, which is the last.
+            Command::Bye => Self::default(),
+            Command::Release(_)
+            | Command::ReleaseKey(_)
+            | Command::Stop(_)
+            | Command::Lapse(_)
+            | Command::Check(_) => Self { ending: bytes, other: 0 },
+            _ => Self { ending: 0, other: bytes },
+        }
+    }
+
+    /// Returns the bytes with those of a command, if there is room. There is for one alone.
+    fn with(self, command: Self, max_other: usize) -> Result<Self, SubmitError> {
+        let is_full = |bytes: usize, more: usize, max: usize| bytes > 0 && bytes + more > max;
+        if command.other > 0 && is_full(self.other, command.other, max_other)
+            || command.ending > 0 && is_full(self.ending, command.ending, MAX_ENDING)
+        {
+            return Err(SubmitError::Overloaded);
+        }
+        Ok(Self { ending: self.ending + command.ending, other: self.other + command.other })
+    }
+
+    fn add(&mut self, other: Self) {
+        self.ending += other.ending;
+        self.other += other.other;
+    }
+
+    fn remove(&mut self, other: Self) {
+        self.ending -= other.ending;
+        self.other -= other.other;
     }
 }
 

@@ -1,7 +1,8 @@
 //! Tests of the sender with a state machine, without faults but those that a test makes.
 
+use super::transmission::MIN_RETURN;
 use super::*;
-use crate::command::{Append, NewEvent};
+use crate::command::{Append, NewEvent, ReleaseKey};
 use crate::log::{LogTime, Message};
 use crate::state_machine::StateMachine;
 
@@ -139,6 +140,117 @@ fn a_command_that_is_larger_than_a_message_is_sent_in_parts() {
         applied.extend(cluster.store(content));
     }
     assert_eq!(applied, [0, 1]);
+}
+
+#[test]
+fn parts_that_are_stored_are_not_sent_again() {
+    let mut cluster = Cluster::new(Limits { max_message: 100, ..Limits::default() });
+    cluster.submit(&"x".repeat(600), 0).unwrap();
+    let parts = cluster.polled(NOW);
+    assert!(parts.len() > 8);
+    for (_, content) in &parts[..5] {
+        cluster.store(content.clone());
+    }
+    let again = cluster.polled(NOW + Duration::from_millis(600));
+    assert_eq!((&again[0].1, again.len()), (&parts[5].1, parts.len() - 5));
+    let mut applied = Vec::new();
+    for (_, content) in again {
+        applied.extend(cluster.store(content));
+    }
+    assert_eq!(applied, [0]);
+}
+
+#[test]
+fn a_log_that_takes_few_messages_at_once_gets_all_parts() {
+    let mut cluster = Cluster::new(Limits { max_message: 100, ..Limits::default() });
+    cluster.submit(&"x".repeat(20_000), 0).unwrap();
+    let mut applied = Vec::new();
+    for round in 1..=200_u32 {
+        let parts = cluster.polled(NOW + Duration::from_millis(600) * round);
+        assert!(parts.len() <= 32, "{} messages at once", parts.len());
+        for (_, content) in parts.into_iter().take(4) {
+            applied.extend(cluster.store(content));
+        }
+    }
+    assert_eq!(applied, [0]);
+}
+
+/// Returns a cluster in which a batch of many parts is sent, and its first part is lost.
+fn without_first_part() -> (Cluster, Vec<Bytes>) {
+    let mut cluster = Cluster::new(Limits { max_message: 100, ..Limits::default() });
+    cluster.submit(&"x".repeat(600), 0).unwrap();
+    let sent = cluster.polled(NOW).into_iter().skip(1).map(|(_, content)| content).collect();
+    (cluster, sent)
+}
+
+#[test]
+fn a_missing_part_is_sent_again_once_for_all_that_follow_it() {
+    let (mut cluster, late) = without_first_part();
+    cluster.store(late[0].clone());
+    let soon = NOW + MIN_RETURN;
+    let again = cluster.polled(soon);
+    assert_eq!(again.len(), late.len() + 1);
+    // Those that were sent before the part was sent again.
+    for content in &late[1..] {
+        cluster.store(content.clone());
+    }
+    assert!(cluster.polled(soon + MIN_RETURN).is_empty());
+    // The part is lost once more: what follows it comes a second time.
+    cluster.store(again[1].1.clone());
+    assert_eq!(cluster.polled(soon + 2 * MIN_RETURN).len(), again.len());
+}
+
+#[test]
+fn a_report_of_a_message_that_was_sent_again_since_sends_nothing() {
+    let (mut cluster, late) = without_first_part();
+    cluster.store(late[0].clone());
+    cluster.polled(NOW + MIN_RETURN);
+    cluster.sender.not_stored(SendNumber(3), NotStored::Overloaded, NOW + MIN_RETURN);
+    assert!(cluster.polled(NOW + Duration::from_millis(200)).is_empty());
+}
+
+#[test]
+fn a_silent_log_is_sent_less_and_less() {
+    let mut cluster = Cluster::new(Limits::default());
+    cluster.submit("x", 0).unwrap();
+    let sent = |cluster: &mut Cluster, from: u64, to: u64| {
+        let at = |time| cluster.polled(NOW + Duration::from_millis(time)).len();
+        (from..to).step_by(100).map(at).sum::<usize>()
+    };
+    assert_eq!(sent(&mut cluster, 0, 700), 2);
+    assert_eq!(sent(&mut cluster, 700, 1800), 0);
+    assert_eq!(sent(&mut cluster, 1800, 4200), 1);
+    assert_eq!(sent(&mut cluster, 4200, 9000), 2);
+}
+
+#[test]
+fn a_batch_that_is_cut_after_a_refusal_is_sent_once() {
+    let mut cluster = Cluster::new(Limits::default());
+    cluster.submit("x", 0).unwrap();
+    let first = cluster.polled(NOW);
+    cluster.sender.not_stored(first[0].0, NotStored::Overloaded, NOW);
+    cluster.store(first[0].1.clone());
+    cluster.submit("y", 1).unwrap();
+    assert_eq!(cluster.polled(NOW).len(), 1);
+    assert!(cluster.polled(NOW + Duration::from_millis(200)).is_empty());
+}
+
+#[test]
+fn what_ends_a_request_is_taken_also_when_there_is_no_room_for_events() {
+    let mut cluster = Cluster::new(Limits { max_unsent: 1000, ..Limits::default() });
+    cluster.submit(&"x".repeat(2000), 0).unwrap();
+    assert_eq!(cluster.submit("x", 1), Err(SubmitError::Overloaded));
+    let release = Command::ReleaseKey(ReleaseKey::default());
+    let taken = (0..1_000_000).take_while(|_| cluster.sender.submit(&release, 2).is_ok()).count();
+    assert!((10_000..1_000_000).contains(&taken), "{taken}");
+    assert_eq!(cluster.sender.submit(&Command::Bye, 3), Ok(()));
+}
+
+#[test]
+fn small_commands_count_with_what_asked_for_them() {
+    let mut cluster = Cluster::new(Limits { max_unsent: 1000, ..Limits::default() });
+    let taken = (0..1000).take_while(|_| cluster.submit("", 0).is_ok()).count();
+    assert!(taken < 1000 / 32, "{taken}");
 }
 
 #[test]
