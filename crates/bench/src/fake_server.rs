@@ -34,9 +34,19 @@ type FakeHub = Arc<Mutex<HashMap<String, FakeChannel>>>;
 
 /// Serves until the test process ends.
 pub(crate) fn serve(fault: FakeFault) -> SocketAddr {
+    listen(&FakeHub::default(), fault)
+}
+
+/// Serves the same channels at two addresses.
+pub(crate) fn serve_at_two(fault: FakeFault) -> [SocketAddr; 2] {
+    let hub = FakeHub::default();
+    [listen(&hub, fault), listen(&hub, fault)]
+}
+
+fn listen(hub: &FakeHub, fault: FakeFault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let hub = FakeHub::default();
+    let hub = Arc::clone(hub);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();

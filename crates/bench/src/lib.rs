@@ -37,6 +37,7 @@ Examples:
   fanfare bench --channels 200 --subscribers 10 --rate 2000 --publish stream
   fanfare bench --scenario replay --history 10000 --subscribers 1000
   fanfare bench --template nchan --url http://127.0.0.1:8080 --json
+  fanfare bench --url http://127.0.0.1:4102 --publish-url http://127.0.0.1:4101 --rate 75 --size 60
   fanfare bench --template plain --publish-url /pub?id={channel} --subscribe-url /sub?id={channel}
 
 Events are sent when the schedule says so, however slow the server is; latencies count from then.
@@ -50,7 +51,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = plan::Scenario::Fanout)]
     scenario: plan::Scenario,
 
-    /// The server's address
+    /// The server's address, where subscribers connect
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4100")]
     url: String,
 
@@ -58,11 +59,12 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = template::TemplateKind::Fanfare)]
     template: template::TemplateKind,
 
-    /// Address to publish to, with {channel}: a URL, or a path at --url
+    /// Address to publish to, with {channel}: a URL, or a path at --url; a URL without a path is
+    /// another server of the same kind [default: as at --url]
     #[arg(long, value_name = "URL")]
     publish_url: Option<String>,
 
-    /// Address to subscribe to, with {channel}: a URL, or a path at --url
+    /// Address to subscribe to, in the same way
     #[arg(long, value_name = "URL")]
     subscribe_url: Option<String>,
 
@@ -159,11 +161,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     source_addresses: u8,
 
-    /// The server's process, to measure its processor time and memory
-    #[arg(long)]
-    pid: Option<u32>,
+    /// A process of the server, to measure its processor time and memory; can be repeated
+    #[arg(long, value_name = "[NAME=]PID", value_parser = process::parse_target)]
+    pid: Vec<process::TargetWanted>,
 
-    /// Count the processes that it has started as well
+    /// Count the processes that these have started as well
     #[arg(long, requires = "pid")]
     pid_children: bool,
 

@@ -65,7 +65,7 @@ pub(crate) struct Plan {
     pub(crate) ramp: u64,
     pub(crate) threads: usize,
     pub(crate) sources: Vec<IpAddr>,
-    pub(crate) process: Option<Target>,
+    pub(crate) processes: Vec<Target>,
     pub(crate) quiet: bool,
 }
 
@@ -101,7 +101,7 @@ impl Plan {
             ramp: args.ramp,
             threads: args.threads,
             sources: sources(args.source_addresses),
-            process: args.pid.map(|pid| Target { pid, with_children: args.pid_children }),
+            processes: processes(args)?,
             quiet: args.quiet,
         };
         plan.check_addresses(args.allow_remote)?;
@@ -164,6 +164,17 @@ fn wanted(args: &Args) -> TemplateWanted {
     }
 }
 
+fn processes(args: &Args) -> anyhow::Result<Vec<Target>> {
+    let mut targets: Vec<Target> = Vec::new();
+    for wanted in &args.pid {
+        let target = Target::new(wanted, args.pid_children)?;
+        let is_new = targets.iter().all(|other| other.pid != target.pid);
+        ensure!(is_new, "--pid {} is given twice: it would be counted twice", target.pid);
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
 /// Returns `count` loopback addresses from 127.0.0.2 on.
 fn sources(count: u8) -> Vec<IpAddr> {
     (0..count).map(|n| Ipv4Addr::new(127, 0, 0, n.saturating_add(2)).into()).collect()
@@ -209,11 +220,23 @@ mod tests {
         assert!(refusal("bench --rate 0").contains("--rate"));
         assert!(refusal("bench --slow-readers 2").contains("--slow-readers"));
         assert!(refusal("bench --template plain").contains("--subscribe-url"));
+        assert!(refusal("bench --pid 4294967295").contains("no process 4294967295"));
+        assert!(refusal("bench --pid a=1 --pid b=1").contains("twice"));
+        assert!(refusal("bench --pid a").contains("[NAME=]PID"));
     }
 
     #[test]
     fn source_addresses_begin_after_the_first() {
         let expected: [IpAddr; 2] = [[127, 0, 0, 2].into(), [127, 0, 0, 3].into()];
         assert_eq!(sources(2), expected);
+    }
+
+    #[test]
+    fn a_process_has_the_name_that_is_given_or_that_of_its_program() {
+        let own = std::process::id();
+        let named = plan(&format!("bench --pid hub=1 --pid {own}")).unwrap().processes;
+        assert_eq!((named[0].name.as_str(), named[0].pid), ("hub", 1));
+        assert_eq!(named[1].pid, own);
+        assert!(!named[1].name.is_empty());
     }
 }

@@ -1,7 +1,10 @@
-//! Processor time and memory of a process, from `/proc`.
+//! Processor time and memory of processes, from `/proc`.
 
 use std::fs;
+use std::iter::Sum;
+use std::ops::Add;
 
+use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The resources used by a process, optionally with its children.
@@ -14,27 +17,72 @@ pub(crate) struct Usage {
     pub(crate) pss_bytes: Option<u64>,
 }
 
-/// The process to measure.
-#[derive(Clone, Copy, Debug)]
+impl Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            pss_bytes: self.pss_bytes.zip(other.pss_bytes).map(|(a, b)| a + b),
+        }
+    }
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(usages: I) -> Self {
+        usages.reduce(Add::add).unwrap_or_default()
+    }
+}
+
+/// A process as the command line names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetWanted {
+    name: Option<String>,
+    pid: u32,
+}
+
+/// Parses `NAME=PID` or `PID`.
+pub(crate) fn parse_target(text: &str) -> Result<TargetWanted, String> {
+    let (name, pid) = match text.split_once('=') {
+        Some((name, pid)) => (Some(name.to_owned()), pid),
+        None => (None, text),
+    };
+    let pid = pid.parse().map_err(|_| "write [NAME=]PID, such as hub-1=4711")?;
+    Ok(TargetWanted { name, pid })
+}
+
+/// A process to measure.
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
+    /// Its name in the report.
+    pub(crate) name: String,
     pub(crate) pid: u32,
     pub(crate) with_children: bool,
 }
 
 impl Target {
-    /// Returns the current usage, or `None` if there is no such process.
-    pub(crate) fn usage(self) -> Option<Usage> {
-        let mut sum = usage_of(self.pid)?;
-        if self.with_children {
-            for pid in descendants(self.pid) {
-                let Some(child) = usage_of(pid) else { continue };
-                sum.cpu_seconds += child.cpu_seconds;
-                sum.rss_bytes += child.rss_bytes;
-                sum.pss_bytes = sum.pss_bytes.zip(child.pss_bytes).map(|(a, b)| a + b);
-            }
-        }
-        Some(sum)
+    /// A running process, which by default has the name of its program.
+    pub(crate) fn new(wanted: &TargetWanted, with_children: bool) -> anyhow::Result<Self> {
+        let pid = wanted.pid;
+        let program = fs::read_to_string(format!("/proc/{pid}/comm"))
+            .with_context(|| format!("there is no process {pid}"))?;
+        let name = wanted.name.clone().unwrap_or_else(|| program.trim().to_owned());
+        Ok(Self { name, pid, with_children })
     }
+
+    /// Returns the current usage, or `None` if there is no such process.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let own = usage_of(self.pid)?;
+        let children = if self.with_children { descendants(self.pid) } else { Vec::new() };
+        Some(children.into_iter().filter_map(usage_of).fold(own, Add::add))
+    }
+}
+
+/// Returns the current usage of each process, or `None` if one has ended or there are none.
+pub(crate) fn usages(targets: &[Target]) -> Option<Vec<Usage>> {
+    let usages: Option<Vec<_>> = targets.iter().map(Target::usage).collect();
+    usages.filter(|usages| !usages.is_empty())
 }
 
 /// Returns the processor time of this process in seconds.
@@ -136,8 +184,21 @@ mod tests {
 
     #[test]
     fn this_process_uses_memory() {
-        let own = Target { pid: std::process::id(), with_children: true };
+        let target = |pid| Target { name: String::new(), pid, with_children: true };
+        let own = target(std::process::id());
         assert!(own.usage().unwrap().rss_bytes > 100_000);
-        assert_eq!(Target { pid: u32::MAX, with_children: false }.usage(), None);
+        assert_eq!(target(u32::MAX).usage(), None);
+        assert_eq!(usages(&[own.clone(), own.clone()]).unwrap().len(), 2);
+        assert_eq!(usages(&[own, target(u32::MAX)]), None);
+        assert_eq!(usages(&[]), None);
+    }
+
+    #[test]
+    fn a_sum_has_the_parts_of_all() {
+        let one = Usage { cpu_seconds: 0.5, rss_bytes: 10, pss_bytes: Some(7) };
+        let sum: Usage = [one, one].into_iter().sum();
+        assert_eq!(sum, Usage { cpu_seconds: 1.0, rss_bytes: 20, pss_bytes: Some(14) });
+        let unknown = Usage { pss_bytes: None, ..one };
+        assert_eq!([one, unknown].into_iter().sum::<Usage>().pss_bytes, None);
     }
 }

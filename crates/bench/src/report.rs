@@ -59,8 +59,8 @@ pub(crate) struct Connections {
     pub(crate) per_second: f64,
 }
 
-/// Resources used by the server process while events were measured.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// Resources used by the processes of the server while events were measured: the sum, and each.
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct ServerFigures {
     pub(crate) cpu_seconds: f64,
     pub(crate) cpu_us_per_delivery: Option<f64>,
@@ -70,6 +70,19 @@ pub(crate) struct ServerFigures {
     pub(crate) rss_bytes_after: u64,
     pub(crate) pss_bytes: Option<u64>,
     pub(crate) rss_per_subscriber: Option<f64>,
+    pub(crate) processes: Vec<ProcessFigures>,
+}
+
+/// Resources used by one process of the server.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct ProcessFigures {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) rss_bytes_before: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_bytes_after: u64,
+    pub(crate) pss_bytes: Option<u64>,
 }
 
 /// Resources used by the load generator.
@@ -134,7 +147,7 @@ impl Report {
         for (name, unit, quantiles) in [
             ("latency", "us", self.latency_us),
             ("last subscriber", "us", self.completion_us),
-            ("publish", "us", self.publish_us),
+            ("publish to reply", "us", self.publish_us),
             ("caught up", "ms", self.catch_up_ms),
             ("resumed", "ms", self.resumed_ms),
         ] {
@@ -176,19 +189,13 @@ impl Report {
             let each = server.cpu_us_per_delivery;
             let each = each.map_or(String::new(), |us| format!(", {us:.2} us per delivery"));
             row(out, "server CPU", format_args!("{:.2} s{each}", server.cpu_seconds));
-            let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+            let memory = [server.rss_bytes_before, server.rss_bytes, server.rss_bytes_after];
             let each = server.rss_per_subscriber;
             let each = each.map_or(String::new(), |b| format!(", {b:.0} bytes per subscriber"));
-            row(
-                out,
-                "server memory",
-                format_args!(
-                    "{:.1} MiB before, {:.1} with subscribers, {:.1} after{each}",
-                    mib(server.rss_bytes_before),
-                    mib(server.rss_bytes),
-                    mib(server.rss_bytes_after)
-                ),
-            );
+            row(out, "server memory", memory_text(memory) + &each);
+            if server.processes.len() > 1 {
+                server.processes.iter().for_each(|process| push_process(out, process));
+            }
         }
         let lag = self.client.loop_lag_us_p99;
         let mut lag = lag.map_or(String::new(), |us| format!(", loop lag p99 {us} us"));
@@ -199,6 +206,18 @@ impl Report {
     }
 }
 
+fn push_process(out: &mut String, process: &ProcessFigures) {
+    let memory = [process.rss_bytes_before, process.rss_bytes, process.rss_bytes_after];
+    let (pid, cpu) = (process.pid, process.cpu_seconds);
+    row(out, &process.name, format_args!("pid {pid}, {cpu:.2} s CPU, {}", memory_text(memory)));
+}
+
+/// Formats the memory before the first subscriber, with all of them, and after they had left.
+fn memory_text(bytes: [u64; 3]) -> String {
+    let [before, with, after] = bytes.map(|bytes| bytes as f64 / (1024.0 * 1024.0));
+    format!("{before:.1} MiB before, {with:.1} with subscribers, {after:.1} after")
+}
+
 fn row(out: &mut String, name: &str, text: impl std::fmt::Display) {
     let _ = writeln!(out, "{name:<16} {text}"); // writing to a String cannot fail
 }
@@ -207,6 +226,16 @@ fn row(out: &mut String, name: &str, text: impl std::fmt::Display) {
 mod tests {
     use super::*;
 
+    fn process(name: &str, pid: u32) -> ProcessFigures {
+        ProcessFigures {
+            name: name.into(),
+            pid,
+            cpu_seconds: 0.5,
+            rss_bytes_before: 1 << 20,
+            ..ProcessFigures::default()
+        }
+    }
+
     #[test]
     fn the_json_has_the_names_that_the_comparison_reads() {
         let q = Quantiles { p50: 1.0, p90: 2.0, p99: 3.0, p999: 4.0, max: 5.0 };
@@ -214,7 +243,10 @@ mod tests {
             latency_us: Some(q),
             completion_us: Some(q),
             publish_us: Some(q),
-            server: Some(ServerFigures::default()),
+            server: Some(ServerFigures {
+                processes: vec![process("hub-1", 11), process("hub-2", 12)],
+                ..ServerFigures::default()
+            }),
             ..Report::default()
         };
         let json = serde_json::to_value(&report).unwrap();
@@ -250,6 +282,13 @@ mod tests {
             "/server/rss_bytes",
             "/server/pss_bytes",
             "/server/rss_per_subscriber",
+            "/server/processes/1/name",
+            "/server/processes/1/pid",
+            "/server/processes/1/cpu_seconds",
+            "/server/processes/1/rss_bytes_before",
+            "/server/processes/1/rss_bytes",
+            "/server/processes/1/rss_bytes_after",
+            "/server/processes/1/pss_bytes",
             "/client/cpu_seconds",
             "/client/loop_lag_us_p99",
             "/deliveries_per_second",
@@ -262,6 +301,8 @@ mod tests {
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }
-        assert!(report.text().contains("p50 1  p90 2"));
+        let text = report.text();
+        assert!(text.contains("publish to reply p50 1  p90 2"), "{text}");
+        assert!(text.contains("hub-2            pid 12, 0.50 s CPU, 1.0 MiB before"), "{text}");
     }
 }

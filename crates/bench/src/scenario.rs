@@ -13,7 +13,7 @@ use super::probe;
 use super::process::{self, Usage};
 use super::progress::BenchProgress;
 use super::publishers::{self, Mode, Press, PublishersOutcome};
-use super::report::{Connections, Report, ServerFigures};
+use super::report::{Connections, ProcessFigures, Report, ServerFigures};
 use super::schedule::Schedule;
 use super::stats::Stats;
 use super::subscribers::{self, Fleet};
@@ -53,12 +53,12 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
 }
 
 /// The counters at one instant.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct StatsSnapshot {
     at: u64,
     delivered: u64,
     published: u64,
-    server: Option<Usage>,
+    server: Option<Vec<Usage>>,
     own_cpu_seconds: f64,
 }
 
@@ -83,15 +83,12 @@ struct ScenarioStage<'a> {
     plan: &'a Plan,
     report: Report,
     progress: BenchProgress,
-    before: Option<Usage>,
+    before: Option<Vec<Usage>>,
 }
 
 impl<'a> ScenarioStage<'a> {
     fn new(plan: &'a Plan) -> anyhow::Result<Self> {
-        let before = plan.process.and_then(process::Target::usage);
-        if let Some(target) = plan.process.filter(|_| before.is_none()) {
-            bail!("there is no process {}", target.pid);
-        }
+        let before = process::usages(&plan.processes);
         probe::create(&plan.template, &plan.channels)?;
         let report = Report {
             scenario: plan.scenario.name(),
@@ -137,7 +134,7 @@ impl<'a> ScenarioStage<'a> {
         self.wait(&publishing, fleet.as_ref(), u64::MAX);
         let outcome = publishing.join()?;
         self.report_publishing(&outcome, schedule);
-        self.report_rates(first, last);
+        self.report_rates(&first, &last);
         if let Some(fleet) = fleet {
             self.await_deliveries(&fleet, &outcome);
             let stats = self.dismiss(fleet)?;
@@ -155,7 +152,7 @@ impl<'a> ScenarioStage<'a> {
     fn idle(&mut self) -> anyhow::Result<()> {
         let fleet = self.assemble(self.fleet_spec(&From::Now))?;
         self.report.per_second = Some(self.report.connections.per_second);
-        let mut first = self.before;
+        let mut first = self.before.clone();
         if self.plan.scenario == Scenario::Idle {
             first = self.usage();
             let end = clock::now() + self.plan.duration;
@@ -165,7 +162,7 @@ impl<'a> ScenarioStage<'a> {
             }
         }
         let last = self.usage();
-        self.report_server(first, last, 0);
+        self.report_server(first.as_deref(), last.as_deref(), 0);
         self.dismiss(fleet)?;
         Ok(())
     }
@@ -235,8 +232,11 @@ impl<'a> ScenarioStage<'a> {
         } else {
             self.report.healthy_after = true;
         }
-        if let (Some(server), Some(target)) = (self.report.server.as_mut(), self.plan.process) {
-            server.rss_bytes_after = target.usage().unwrap_or_default().rss_bytes;
+        if let Some(server) = self.report.server.as_mut() {
+            for (process, target) in server.processes.iter_mut().zip(&self.plan.processes) {
+                process.rss_bytes_after = target.usage().unwrap_or_default().rss_bytes;
+                server.rss_bytes_after += process.rss_bytes_after;
+            }
         }
         if self.report.client.cpu_seconds == 0.0 {
             self.report.client.cpu_seconds = process::own_cpu_seconds(); // no interval was measured
@@ -361,7 +361,8 @@ impl ScenarioStage<'_> {
         let last = self.usage();
         self.report_connections(&fleet);
         let stats = self.dismiss(fleet)?;
-        self.report_server(self.before, last, stats.delivered);
+        let before = self.before.clone();
+        self.report_server(before.as_deref(), last.as_deref(), stats.delivered);
         self.report.deliveries_per_second =
             Some(round(stats.delivered as f64 / seconds(took), 1.0));
         self.account(&stats, acknowledged);
@@ -453,8 +454,8 @@ impl ScenarioStage<'_> {
 
 /// Numbers.
 impl ScenarioStage<'_> {
-    fn usage(&self) -> Option<Usage> {
-        self.plan.process.and_then(process::Target::usage)
+    fn usage(&self) -> Option<Vec<Usage>> {
+        process::usages(&self.plan.processes)
     }
 
     fn snapshot(&self, publishing: &Publishing, fleet: Option<&Fleet>) -> StatsSnapshot {
@@ -470,7 +471,7 @@ impl ScenarioStage<'_> {
         }
     }
 
-    fn report_rates(&mut self, first: StatsSnapshot, last: StatsSnapshot) {
+    fn report_rates(&mut self, first: &StatsSnapshot, last: &StatsSnapshot) {
         let took = seconds((last.at - first.at).max(1));
         let delivered = last.delivered - first.delivered;
         if self.plan.subscribers > 0 {
@@ -480,12 +481,26 @@ impl ScenarioStage<'_> {
         self.report.events_per_second = Some(round(published as f64 / took, 1.0));
         let spent = last.own_cpu_seconds - first.own_cpu_seconds;
         self.report.client.cpu_seconds = spent;
-        self.report_server(first.server, last.server, delivered);
+        self.report_server(first.server.as_deref(), last.server.as_deref(), delivered);
     }
 
-    fn report_server(&mut self, first: Option<Usage>, last: Option<Usage>, delivered: u64) {
+    fn report_server(&mut self, first: Option<&[Usage]>, last: Option<&[Usage]>, delivered: u64) {
         let (Some(first), Some(last)) = (first, last) else { return };
-        let before = self.before.unwrap_or_default().rss_bytes;
+        let each_before = self.before.as_deref().unwrap_or(first);
+        let targets = self.plan.processes.iter().zip(each_before).zip(first.iter().zip(last));
+        let processes = targets.map(|((target, before), (first, last))| ProcessFigures {
+            name: target.name.clone(),
+            pid: target.pid,
+            cpu_seconds: round(last.cpu_seconds - first.cpu_seconds, 100.0),
+            rss_bytes_before: before.rss_bytes,
+            rss_bytes: last.rss_bytes,
+            rss_bytes_after: 0, // set at the end
+            pss_bytes: last.pss_bytes,
+        });
+        let processes = processes.collect();
+        let before = each_before.iter().map(|usage| usage.rss_bytes).sum();
+        let first: Usage = first.iter().copied().sum();
+        let last: Usage = last.iter().copied().sum();
         let spent = last.cpu_seconds - first.cpu_seconds;
         let opened = self.report.connections.opened;
         let grown = last.rss_bytes as f64 - before as f64;
@@ -498,6 +513,7 @@ impl ScenarioStage<'_> {
             rss_bytes_after: 0, // set at the end
             pss_bytes: last.pss_bytes,
             rss_per_subscriber: (opened > 0).then(|| round(grown / opened as f64, 1.0)),
+            processes,
         });
     }
 
@@ -551,6 +567,8 @@ fn round(value: f64, parts: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use clap::Parser;
 
     use super::*;
@@ -563,9 +581,15 @@ mod tests {
     }
 
     fn measured(fault: FakeFault, line: &str) -> anyhow::Result<Report> {
-        let url = format!("http://{}", fake_server::serve(fault));
-        let common = ["bench", "--url", &url, "--template", "nchan", "--quiet", "--warmup", "50ms"];
-        let line = common.into_iter().chain(line.split_whitespace());
+        measured_at([fake_server::serve(fault); 2], line)
+    }
+
+    /// Publishes to the first server, and subscribes at the second.
+    fn measured_at(servers: [SocketAddr; 2], line: &str) -> anyhow::Result<Report> {
+        let [publish_url, url] = servers.map(|address| format!("http://{address}"));
+        let urls = ["bench", "--url", &url, "--publish-url", &publish_url];
+        let common = ["--template", "nchan", "--quiet", "--warmup", "50ms"];
+        let line = urls.into_iter().chain(common).chain(line.split_whitespace());
         run(&Plan::new(&Line::try_parse_from(line)?.args)?)
     }
 
@@ -575,7 +599,8 @@ mod tests {
     #[test]
     fn a_server_without_faults_has_none_in_the_report() {
         let pid = std::process::id();
-        let line = format!("{CROWD} --threads 2 --source-addresses 2 --pid {pid}");
+        let pids = format!("--pid tests={pid} --pid init=1");
+        let line = format!("{CROWD} --threads 2 --source-addresses 2 {pids}");
         let report = measured(FakeFault::None, &line).unwrap();
         assert!(report.is_complete(), "{report:#?}");
         assert_eq!((report.offered, report.published), (200, 200));
@@ -583,10 +608,30 @@ mod tests {
         let all = report.latency_us.unwrap();
         let last = report.completion_us.unwrap();
         assert!(all.p50 <= last.p50 && last.max >= all.max, "{report:#?}");
-        assert!(report.server.unwrap().rss_bytes > 0);
+        let server = report.server.as_ref().unwrap();
+        let each: Vec<_> = server.processes.iter().map(|process| process.name.as_str()).collect();
+        assert_eq!(each, ["tests", "init"]);
+        assert_eq!(server.rss_bytes, server.processes.iter().map(|p| p.rss_bytes).sum::<u64>());
+        assert!(server.processes.iter().all(|process| process.rss_bytes > 0), "{server:#?}");
         // The warm-up is excluded: the measured value is the pace, with tolerance for a busy
         // machine.
         assert!(report.events_per_second.unwrap() > 100.0, "{report:#?}");
+    }
+
+    #[test]
+    fn one_server_may_be_published_to_and_another_subscribed_at() {
+        let report = measured_at(fake_server::serve_at_two(FakeFault::None), CROWD).unwrap();
+        assert!(report.is_complete(), "{report:#?}");
+        assert_eq!((report.published, report.delivered), (200, 800));
+        assert!(report.latency_us.is_some() && report.publish_us.is_some());
+    }
+
+    #[test]
+    fn all_is_lost_if_the_other_server_receives_nothing() {
+        let servers = [FakeFault::None; 2].map(fake_server::serve);
+        let report = measured_at(servers, CROWD).unwrap();
+        assert_eq!((report.published, report.delivered, report.lost), (200, 0, 800));
+        assert!(!report.is_complete() && !report.healthy_after, "{report:#?}");
     }
 
     fn faults(report: &Report) -> (u64, u64, u64) {

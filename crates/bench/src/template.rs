@@ -94,7 +94,7 @@ impl Template {
             bail!("--template plain needs --publish-url and --subscribe-url, with {CHANNEL}");
         }
         let place = |given: &Option<String>, default: &str| {
-            UrlPlace::new(given.as_deref().unwrap_or(default), &wanted.url)
+            UrlPlace::new(given.as_deref().unwrap_or(default), default, &wanted.url)
         };
         let (wrap, content_type) = match (&wanted.publish_body, wanted.kind) {
             (Some(body), _) => {
@@ -121,7 +121,7 @@ impl Template {
             replay: wanted
                 .replay_url
                 .as_deref()
-                .map(|url| UrlPlace::new(url, &wanted.url))
+                .map(|url| UrlPlace::new(url, subscribe, &wanted.url))
                 .transpose()?,
             wrap,
             content_type: wanted.content_type.clone().unwrap_or_else(|| content_type.into()),
@@ -268,13 +268,15 @@ fn default_paths(kind: TemplateKind) -> (&'static str, &'static str) {
 }
 
 impl UrlPlace {
-    /// Parses `given`, which is a URL, or a path at the server of `base`.
-    fn new(given: &str, base: &str) -> anyhow::Result<Self> {
+    /// Parses `given`, which is a URL, a URL without a path, which means the default path at that
+    /// server, or a path at the server of `base`.
+    fn new(given: &str, default_path: &str, base: &str) -> anyhow::Result<Self> {
         let (authority, path) = if given.starts_with('/') {
             let (authority, prefix) = split(base)?;
             (authority, format!("{}{given}", prefix.trim_end_matches('/')))
         } else {
-            split(given)?
+            let (authority, path) = split(given)?;
+            (authority, if path.is_empty() { default_path.into() } else { path })
         };
         if path.contains(|c: char| c.is_whitespace() || c.is_control()) {
             bail!("`{given}` has blanks in it: percent-encode them");
@@ -388,6 +390,16 @@ mod tests {
         assert_eq!(template.subscribe_address().port(), 4100);
         wanted.headers = vec!["nonsense".into()];
         assert!(Template::new(&wanted).is_err());
+    }
+
+    #[test]
+    fn another_server_is_published_to_in_the_same_way() {
+        let mut wanted = wanted(TemplateKind::Fanfare);
+        wanted.publish_url = Some("http://127.0.0.1:4200".into());
+        let template = Template::new(&wanted).unwrap();
+        assert!(post(&template).starts_with("POST /v1/channels/c HTTP/1.1\r\n"));
+        assert_eq!(template.publish_address().port(), 4200);
+        assert_eq!(template.subscribe_address().port(), 4100);
     }
 
     #[test]
