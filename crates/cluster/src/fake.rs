@@ -1,11 +1,12 @@
 //! A log in memory with faults, for tests: what it does depends on a seed alone.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::log::{LogEnd, LogTime, Message, NotStored, Sequence};
+use crate::log::{LogEnd, LogTime, MAX_BROADCAST, Message, NotStored, Sequence};
 
 /// How often faults happen, in percent of the messages.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,14 +16,18 @@ pub struct Faults {
     /// A message is refused for good.
     pub refused_for_good: u32,
     /// A message is lost, or only its acknowledgement is: the sender hears nothing in either case.
+    /// A broadcast is lost for one reader.
     pub lost: u32,
-    /// A message is stored late, after later ones.
+    /// A message is stored late, after later ones. A broadcast comes after a later one.
     pub late: u32,
     /// A message is stored, and once more later.
     pub doubled: u32,
     /// A reader gets a message, and all after it, only after some time.
     pub hole: u32,
 }
+
+/// Maximum number of broadcasts that a log keeps for its readers.
+const MAX_BROADCASTS: usize = 1000;
 
 /// A log in memory.
 #[derive(Debug)]
@@ -39,11 +44,20 @@ pub struct FakeLog {
     replaced_from: Option<Sequence>,
     /// Number of truncations.
     life: u64,
+    /// Broadcasts, each with its reader; the last ones.
+    broadcasts: VecDeque<(u64, Bytes)>,
+    /// Number of broadcasts that are no longer kept.
+    broadcasts_before: u64,
+    /// Number of readers that were made.
+    readers: AtomicU64,
 }
 
 /// A reader of a [`FakeLog`].
 #[derive(Debug)]
 pub struct FakeReader {
+    id: u64,
+    /// Number of broadcasts that came before the next one.
+    heard: u64,
     next: Option<Sequence>,
     life: u64,
     hole_until: Duration,
@@ -63,6 +77,9 @@ impl FakeLog {
             stopped_until: Duration::ZERO,
             replaced_from: None,
             life: 0,
+            broadcasts: VecDeque::new(),
+            broadcasts_before: 0,
+            readers: AtomicU64::new(0),
         }
     }
 
@@ -162,7 +179,18 @@ impl FakeLog {
     /// Returns a reader that begins with the first message.
     #[must_use]
     pub fn reader(&self) -> FakeReader {
-        FakeReader { next: None, life: self.life, hole_until: Duration::ZERO }
+        FakeReader {
+            id: self.readers.fetch_add(1, Ordering::Relaxed),
+            heard: self.broadcasts_end(),
+            next: None,
+            life: self.life,
+            hole_until: Duration::ZERO,
+        }
+    }
+
+    /// Returns the number of all broadcasts.
+    fn broadcasts_end(&self) -> u64 {
+        self.broadcasts_before + self.broadcasts.len() as u64
     }
 }
 
@@ -192,5 +220,35 @@ impl FakeReader {
         let message = log.messages.get(at).cloned();
         self.next = Some(next.next());
         Ok(message)
+    }
+
+    /// Sends a broadcast to the other readers.
+    pub fn broadcast(&self, log: &mut FakeLog, content: Bytes) {
+        if content.len() > MAX_BROADCAST || log.now < log.stopped_until {
+            return;
+        }
+        log.broadcasts.push_back((self.id, content));
+        let last = log.broadcasts.len() - 1;
+        if last > 0 && log.happens(log.faults.late) {
+            log.broadcasts.swap(last - 1, last);
+        }
+        if log.broadcasts.len() > MAX_BROADCASTS {
+            log.broadcasts.pop_front();
+            log.broadcasts_before += 1;
+        }
+    }
+
+    /// Returns the next broadcast of another reader, if there is one.
+    pub fn next_broadcast(&mut self, log: &mut FakeLog) -> Option<Bytes> {
+        while self.heard < log.broadcasts_end() {
+            let at = self.heard.max(log.broadcasts_before);
+            self.heard = at + 1;
+            let at = usize::try_from(at - log.broadcasts_before).unwrap_or(usize::MAX);
+            let (id, content) = log.broadcasts.get(at)?.clone();
+            if id != self.id && !log.happens(log.faults.lost) {
+                return Some(content);
+            }
+        }
+        None
     }
 }

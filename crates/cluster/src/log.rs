@@ -43,6 +43,9 @@ pub struct LogInfo {
     pub max_message: usize,
 }
 
+/// Maximum size of a broadcast, in bytes.
+pub const MAX_BROADCAST: usize = 64 << 10;
+
 /// Sends messages to the log.
 pub trait LogWriter: Send + Sync {
     /// Sends a message, without blocking and at most once. That it is stored is known when the
@@ -50,6 +53,10 @@ pub trait LogWriter: Send + Sync {
     /// message that is certainly not stored is reported by [`LogReader::not_stored`], as far as
     /// the transport knows. A message that could not be sent at once is discarded, not sent later.
     fn send(&self, number: SendNumber, content: Bytes);
+
+    /// Sends a broadcast to all other hubs, without blocking. It is not stored, and may be lost; it
+    /// is not sent if it is larger than [`MAX_BROADCAST`].
+    fn broadcast(&self, content: Bytes);
 }
 
 /// Names one call of [`LogWriter::send`] in a report.
@@ -70,6 +77,11 @@ pub trait LogReader: Send {
 
     /// Receives that a message was not stored; it may be sent again.
     fn not_stored(&mut self, number: SendNumber, reason: NotStored);
+
+    /// Receives a broadcast of another hub, at any time after the log was opened. Broadcasts may be
+    /// lost and come in another order, and those of an earlier connection of this hub may come
+    /// back. Each has at most [`MAX_BROADCAST`] bytes.
+    fn broadcast(&mut self, content: Bytes);
 
     /// Receives that messages which were not read are gone from the log, that the log is another
     /// one, or that it cannot be used. The last call: the hub must start again.

@@ -186,6 +186,11 @@ impl Config {
         format!("fanfare.{}.log", self.name)
     }
 
+    /// Returns the subject of broadcasts: reports of viewers.
+    pub(super) fn broadcast_subject(&self) -> String {
+        format!("fanfare.{}.viewers", self.name)
+    }
+
     /// Returns the subject to which the stream republishes its messages.
     pub(super) fn tail_subject(&self) -> String {
         format!("fanfare.{}.tail", self.name)

@@ -50,6 +50,8 @@ pub(super) async fn connect(
 ) -> Result<Connection, Failure> {
     let mut servers = config.addresses().map_err(|error| Failure::Refused(error.to_string()))?;
     let first = first % servers.len();
+    health.lock().broadcast_problem = None;
+    let broadcast_subject = config.broadcast_subject();
     servers.rotate_left(first);
     let is_connected = Arc::new(AtomicBool::new(false));
     let lost = Arc::new(Notify::new());
@@ -58,6 +60,8 @@ pub(super) async fn connect(
         .name(format!("fanfare {}", config.node))
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
+        // A hub does not receive its own broadcasts. All else that it receives, servers send.
+        .no_echo()
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .client_capacity(CLIENT_CAPACITY)
         .retain_servers_order()
@@ -70,7 +74,7 @@ pub(super) async fn connect(
             let lost = Arc::clone(&lost);
             let health = Arc::clone(health);
             move |event| {
-                observe(&event, &lost, &health);
+                observe(&event, &lost, &health, &broadcast_subject);
                 std::future::ready(())
             }
         });
@@ -82,13 +86,21 @@ pub(super) async fn connect(
     Ok(Connection { client, lost })
 }
 
-fn observe(event: &Event, lost: &Notify, health: &Mutex<Health>) {
+fn observe(event: &Event, lost: &Notify, health: &Mutex<Health>, broadcast_subject: &str) {
     match event {
         Event::Disconnected | Event::Closed => lost.notify_one(),
         // Above all a permission that the hub needs and does not have.
         Event::ServerError(error) => {
-            tracing::warn!(%error, "the NATS server reports an error");
-            health.lock().problem = Some(format!("the NATS server reports: {error}").into());
+            let mut health = health.lock();
+            let text: Box<str> = format!("the NATS server reports: {error}").into();
+            let is_of_broadcast = text.contains(&format!("\"{broadcast_subject}\""));
+            let problem =
+                if is_of_broadcast { &mut health.broadcast_problem } else { &mut health.problem };
+            // Each broadcast is an error.
+            if !is_of_broadcast || problem.is_none() {
+                tracing::warn!(%error, "the NATS server reports an error");
+            }
+            *problem = Some(text);
         }
         _ => {}
     }

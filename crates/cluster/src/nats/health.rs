@@ -23,6 +23,9 @@ pub struct Health {
     pub read_by_consumer: u64,
     /// The number of messages that the log has not stored, by its own account.
     pub not_stored: u64,
+    /// The error that this connection had with broadcasts, above all a missing permission. The log
+    /// is read and written without them.
+    pub broadcast_problem: Option<Box<str>>,
     /// What failed last, until the log is read again.
     pub problem: Option<Box<str>>,
 }

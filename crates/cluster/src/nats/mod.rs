@@ -5,6 +5,7 @@
 //! read outlives the connections.
 
 mod api;
+mod broadcast;
 mod config;
 mod connect;
 mod consumer;
@@ -30,19 +31,25 @@ use tokio::sync::mpsc;
 pub use config::{Config, Credentials, Feed, InvalidConfig, Storage, StreamSettings, Tls};
 pub use health::Health;
 
-use crate::log::{LogReader, LogWriter, SendNumber, Sequence};
+use crate::log::{LogReader, LogWriter, MAX_BROADCAST, SendNumber, Sequence};
 use reading::Reading;
 use sender::Outgoing;
+use session::Queues;
 
 /// Maximum number of messages between [`LogWriter::send`] and the connection. A sender has few of
 /// them in flight.
 const MAX_QUEUED: usize = 64;
+
+/// Maximum number of broadcasts between [`LogWriter::broadcast`] and the connection: more than a
+/// hub sends at once.
+const MAX_QUEUED_BROADCASTS: usize = 64;
 
 /// The shared log on NATS: sends messages to it, and reports its health. When it is dropped, its
 /// thread ends.
 #[derive(Debug)]
 pub struct NatsLog {
     outgoing: mpsc::Sender<Outgoing>,
+    broadcasts: mpsc::Sender<Bytes>,
     health: Arc<Mutex<Health>>,
 }
 
@@ -72,13 +79,15 @@ impl NatsLog {
         config.check()?;
         let health = Arc::default();
         let reading = Reading::new(reader, from, Arc::clone(&health));
-        let (outgoing, queue) = mpsc::channel(MAX_QUEUED);
+        let (outgoing, messages) = mpsc::channel(MAX_QUEUED);
+        let (broadcasts, queued_broadcasts) = mpsc::channel(MAX_QUEUED_BROADCASTS);
+        let queues = Queues { messages, broadcasts: queued_broadcasts };
         let panics = ReportPanic(Arc::clone(&health));
         thread::Builder::new().name("fanfare-log".to_owned()).spawn(move || {
             let _panics = panics;
-            session::run(&config, reading, queue);
+            session::run(&config, reading, queues);
         })?;
-        Ok(Self { outgoing, health })
+        Ok(Self { outgoing, broadcasts, health })
     }
 
     /// Returns the state of the connection, and how far the log was read.
@@ -107,5 +116,11 @@ impl LogWriter for NatsLog {
         // A full queue means that the connection takes nothing: the message is discarded, as one
         // that is lost on its way.
         let _ = self.outgoing.try_send(Outgoing { number, content });
+    }
+
+    fn broadcast(&self, content: Bytes) {
+        if content.len() <= MAX_BROADCAST {
+            let _ = self.broadcasts.try_send(content);
+        }
     }
 }

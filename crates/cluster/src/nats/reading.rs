@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -10,7 +11,9 @@ use super::failure::Failure;
 use super::health::Health;
 use super::position::{Place, Position};
 use super::stream::StreamState;
-use crate::log::{LogEnd, LogInfo, LogReader, Message, NotStored, SendNumber, Sequence};
+use crate::log::{
+    LogEnd, LogInfo, LogReader, MAX_BROADCAST, Message, NotStored, SendNumber, Sequence,
+};
 
 /// The time for which a log must seem to be gone, or shorter than what was read, before that is
 /// believed: a server that has just started may know less for a moment.
@@ -228,6 +231,13 @@ impl Reading {
         self.reader.not_stored(number, reason);
     }
 
+    /// Delivers a broadcast, if it is not too large.
+    pub(super) fn broadcast(&mut self, content: Bytes) {
+        if content.len() <= MAX_BROADCAST {
+            self.reader.broadcast(content);
+        }
+    }
+
     /// Reports that the connection was given up.
     pub(super) fn disconnected(&self, failure: &Failure) {
         let mut health = self.health.lock();
@@ -262,6 +272,7 @@ mod tests {
         fn message(&mut self, _: Message) {}
         fn caught_up(&mut self) {}
         fn not_stored(&mut self, _: SendNumber, _: NotStored) {}
+        fn broadcast(&mut self, _: Bytes) {}
         fn ended(&mut self, _: LogEnd) {}
     }
 

@@ -5,11 +5,13 @@ use std::cell::RefCell;
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::api::Api;
+use super::broadcast::Broadcasts;
 use super::config::{Config, Feed};
 use super::connect::{Connection, connect};
 use super::failure::Failure;
@@ -18,16 +20,24 @@ use super::sender::{Outgoing, Sender, refuse};
 use super::stream::{self, OpenError, StreamState};
 use super::tail::Tail;
 use super::version;
-use crate::log::LogEnd;
+use crate::log::{LogEnd, MAX_BROADCAST};
 
 /// The smallest maximum size of a message that a server may have.
-const MIN_MAX_PAYLOAD: usize = 64 << 10;
+const MIN_MAX_PAYLOAD: usize = MAX_BROADCAST;
 
 /// The pause before the second attempt to connect. It doubles with each one that follows.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Maximum pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is to be sent.
+pub(super) struct Queues {
+    /// Messages for the log.
+    pub messages: mpsc::Receiver<Outgoing>,
+    /// Broadcasts to other hubs.
+    pub broadcasts: mpsc::Receiver<Bytes>,
+}
 
 /// Attempts to connect.
 struct Attempts {
@@ -38,14 +48,14 @@ struct Attempts {
 }
 
 /// Runs until the log is dropped, or has ended.
-pub(super) fn run(config: &Config, reading: Reading, mut queue: mpsc::Receiver<Outgoing>) {
+pub(super) fn run(config: &Config, reading: Reading, mut queues: Queues) {
     let reading = RefCell::new(reading);
     // Hubs begin with different servers.
     let mut attempts = Attempts { server: fastrand::usize(..config.servers.len()), failed: 0 };
     loop {
         let failure = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
-                let connection = session(config, &mut attempts, &reading, &mut queue);
+                let connection = session(config, &mut attempts, &reading, &mut queues);
                 let failure = runtime.block_on(connection);
                 runtime.shutdown_background();
                 failure
@@ -82,11 +92,11 @@ async fn session(
     config: &Config,
     attempts: &mut Attempts,
     reading: &RefCell<Reading>,
-    queue: &mut mpsc::Receiver<Outgoing>,
+    queues: &mut Queues,
 ) -> Failure {
     let opened = tokio::select! {
         opened = open(config, attempts, reading) => opened,
-        stopped = refuse(queue, reading) => return stopped,
+        stopped = refuse(&mut queues.messages, reading) => return stopped,
     };
     let Opened { connection, api, state, subscription } = match opened {
         Ok(opened) => opened,
@@ -97,10 +107,15 @@ async fn session(
         Ok(sender) => sender,
         Err(failure) => return failure,
     };
+    let broadcasts = match Broadcasts::new(&api.client, config, reading).await {
+        Ok(broadcasts) => broadcasts,
+        Err(failure) => return failure,
+    };
     let tail = Tail::new(&api, config, reading, subscription, &state);
     tokio::select! {
         failure = tail.run(&state) => failure,
-        failure = sender.run(queue) => failure,
+        failure = sender.run(&mut queues.messages) => failure,
+        failure = broadcasts.run(&mut queues.broadcasts) => failure,
         failure = connection.lost() => failure,
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanfare_cluster::log::LogWriter;
 use fanfare_cluster::nats::{Config, Credentials, Feed, Tls};
 use nkeys::KeyPair;
 use rcgen::{
@@ -94,19 +95,21 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, kind: &str, limits: &Value) -> Strin
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
+/// Starts a hub with the name `hub` and this password.
+pub fn with_password(url: &str, password: &str) -> Hub {
+    let (user, password) = ("hub".to_owned(), password.to_owned());
+    let credentials = Credentials::Password { user, password };
+    Hub::start(Config { credentials, ..config(&[url.to_owned()]) })
+}
+
 #[test]
 fn a_password_is_sent_and_a_missing_permission_is_reported() {
     let server = NatsServer::configured(
         "authorization { users: [ { user: hub, password: secret, \
          permissions: { publish: { deny: \"fanfare.test.log\" } } } ] }\n",
     );
-    let with = |password: &str| {
-        let (user, password) = ("hub".to_owned(), password.to_owned());
-        let credentials = Credentials::Password { user, password };
-        Hub::start(Config { credentials, ..config(&[server.url()]) })
-    };
-    with("wrong").wait_for_problem("authorization violation");
-    let mut hub = with("secret").opened();
+    with_password(&server.url(), "wrong").wait_for_problem("authorization violation");
+    let mut hub = with_password(&server.url(), "secret").opened();
     hub.send(100);
     hub.wait_for_problem("Permissions Violation for Publish to \"fanfare.test.log\"");
     assert_eq!(hub.recorded(|recorded| recorded.not_stored.clone()), Vec::new());
@@ -121,8 +124,9 @@ authorization { users: [
             "$JS.API.STREAM.INFO.FANFARE_test", "$JS.API.STREAM.CREATE.FANFARE_test",
             "$JS.API.CONSUMER.CREATE.FANFARE_test.>", "$JS.API.CONSUMER.MSG.NEXT.FANFARE_test.>",
             "$JS.API.DIRECT.GET.FANFARE_test",
+            "fanfare.test.viewers",
         ],
-        subscribe: ["_INBOX.>", TAIL],
+        subscribe: ["_INBOX.>", "fanfare.test.viewers", TAIL],
     } },
 ] }
 "#;
@@ -146,7 +150,11 @@ fn a_hub_needs_few_permissions() {
         other.load(200, 100, 4);
         proxy.restore();
         assert_equal(&[&hub, &other], other.log.health().read);
-        assert_eq!((hub.log.health().problem, other.log.health().problem), (None, None));
+        hub.log.broadcast("a broadcast".into());
+        other.wait("broadcast", |recorded| !recorded.broadcasts.is_empty());
+        for health in [hub.log.health(), other.log.health()] {
+            assert_eq!((health.problem, health.broadcast_problem), (None, None));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fanfare_cluster::log::{
     LogEnd, LogInfo, LogReader, LogWriter, Message, NotStored, SendNumber, Sequence,
 };
@@ -166,6 +167,7 @@ impl LogReader for Panics {
     }
     fn caught_up(&mut self) {}
     fn not_stored(&mut self, _: SendNumber, _: NotStored) {}
+    fn broadcast(&mut self, _: Bytes) {}
     fn ended(&mut self, _: LogEnd) {}
 }
 

@@ -27,6 +27,7 @@ pub struct Recorded {
     pub messages: Vec<Message>,
     pub caught_up_at: Option<usize>,
     pub not_stored: Vec<(SendNumber, NotStored)>,
+    pub broadcasts: Vec<Bytes>,
     pub end: Option<LogEnd>,
     pub last_read: Option<Instant>,
     /// The longest time between two messages.
@@ -77,6 +78,13 @@ impl LogReader for Recorder {
 
     fn not_stored(&mut self, number: SendNumber, reason: NotStored) {
         self.record(|recorded| recorded.not_stored.push((number, reason)));
+    }
+
+    fn broadcast(&mut self, content: Bytes) {
+        self.record(|recorded| {
+            assert!(recorded.info.is_some(), "not opened");
+            recorded.broadcasts.push(content);
+        });
     }
 
     fn ended(&mut self, reason: LogEnd) {

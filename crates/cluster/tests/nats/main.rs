@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod broadcast;
 mod ends;
 mod failures;
 mod holes;
