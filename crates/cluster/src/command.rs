@@ -37,6 +37,8 @@ pub enum Command {
     Lapse(Lapse),
     /// Sets the options of a channel, and creates it.
     Configure(Configure),
+    /// Reports the state of a channel to hubs that have begun to read later.
+    Renew(Renew),
     /// Deletes a channel.
     Delete(Delete),
     /// Begins another epoch.
@@ -269,11 +271,50 @@ impl Options {
 pub struct Configure {
     /// The name of the channel.
     pub channel: Text,
-    /// If given, the command renews this life for hubs that begin to read later: it only sets
-    /// options that have no value, and is no use of the channel.
-    pub life: Option<Offset>,
     /// The options. Those without a value are left as they are.
     pub options: Options,
+}
+
+/// The state of an open channel, as the sender knows it. It changes nothing for hubs that have read
+/// all that has made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renew {
+    /// The name of the channel.
+    pub channel: Text,
+    /// An offset of its life.
+    pub life: Offset,
+    /// The first offset that the sender had not applied: later changes count more than the state.
+    pub until: Offset,
+    /// The last event.
+    pub last: Option<Offset>,
+    /// The last change of the options.
+    pub configured: Option<Offset>,
+    /// All options of the channel.
+    pub options: Options,
+    /// The sole producer.
+    pub producer: Producer,
+}
+
+/// The sole producer of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Producer {
+    /// There is none.
+    #[default]
+    None,
+    /// It publishes.
+    Streaming {
+        /// Its hold.
+        hold: Offset,
+        /// The session of its hub.
+        session: SessionId,
+    },
+    /// It is away.
+    Away {
+        /// When it left, or when something was last published.
+        since: Offset,
+        /// Its hold, if its session has ended: it comes back with its next append.
+        hold: Option<Offset>,
+    },
 }
 
 /// The deletion of a channel.

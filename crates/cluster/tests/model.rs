@@ -1,5 +1,6 @@
 //! The model test of the shared log: hubs that send to a log with faults, and apply it. Each run
-//! depends on its seed alone: `SEED=7 cargo test -p fanfare-cluster --test model` runs one.
+//! depends on its seed alone: `SEED=7 cargo test -p fanfare-cluster --test model` runs one, and
+//! `TIMES=3` three times as many as usual.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)] // a test may
 
 #[path = "model/hub.rs"]
@@ -15,8 +16,11 @@ use world::{Kind, World};
 
 /// Runs a model for each seed, and names the seed that fails.
 fn run(kind: Kind, seeds: u64) {
-    let chosen = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
-    let seeds = chosen.map_or(0..seeds, |seed: u64| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().map(|value| value.parse().unwrap());
+    let seeds = match (number("SEED"), number("TIMES")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, times) => 0..seeds * times.unwrap_or(1),
+    };
     for seed in seeds {
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut world = World::new(kind, seed);

@@ -5,7 +5,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::wire::{Reader, WireError, Writer};
 use crate::command::{
     Append, Check, Close, Command, Configure, Delete, Due, EndState, EpochChange, Hello, KeyId,
-    KeyUse, Lapse, Lines, NewEvent, Options, Produce, Release, ReleaseKey, SessionId, Stop,
+    KeyUse, Lapse, Lines, NewEvent, Options, Produce, Producer, Release, ReleaseKey, Renew,
+    SessionId, Stop,
 };
 use crate::log::Sequence;
 use crate::offset::Offset;
@@ -39,6 +40,7 @@ mod kind {
     pub(super) const DELETE: u8 = 9;
     pub(super) const EPOCH: u8 = 10;
     pub(super) const RELEASE_KEY: u8 = 11;
+    pub(super) const RENEW: u8 = 12;
     // From here on, a hub may ignore the kinds that it does not know.
     pub(super) const CHECK: u8 = 128;
     /// The first of the kinds that this version does not know and may ignore.
@@ -113,11 +115,7 @@ fn write_fields(command: &Command, out: &mut BytesMut) -> u8 {
             kind::RELEASE
         }
         Command::Stop(stop) => {
-            out.text(&stop.channel);
-            out.optional_text(stop.reason.as_ref());
-            write_offset(stop.generation, out);
-            out.number(stop.kept);
-            out.number(stop.kept_early);
+            write_stop(stop, out);
             kind::STOP
         }
         Command::Lapse(lapse) => {
@@ -130,9 +128,12 @@ fn write_fields(command: &Command, out: &mut BytesMut) -> u8 {
         }
         Command::Configure(configure) => {
             out.text(&configure.channel);
-            write_offset(configure.life, out);
             write_options(&configure.options, out);
             kind::CONFIGURE
+        }
+        Command::Renew(renew) => {
+            write_renew(renew, out);
+            kind::RENEW
         }
         Command::Delete(delete) => {
             out.text(&delete.channel);
@@ -194,9 +195,9 @@ fn read_fields(kind: u8, fields: Bytes) -> Result<Command, CommandError> {
         }),
         kind::CONFIGURE => Command::Configure(Configure {
             channel: reader.text()?,
-            life: read_offset(reader)?,
             options: read_options(reader)?,
         }),
+        kind::RENEW => Command::Renew(read_renew(reader)?),
         kind::DELETE => Command::Delete(Delete { channel: reader.text()? }),
         kind::EPOCH => Command::Epoch(EpochChange { old: reader.text()?, new: reader.text()? }),
         kind::RELEASE_KEY => Command::ReleaseKey(ReleaseKey {
@@ -291,6 +292,15 @@ fn read_close(reader: &mut Reader) -> Result<Close, WireError> {
     Ok(Close { state, reason: reader.optional_text()?, kept: reader.number()? })
 }
 
+fn write_stop(stop: &Stop, out: &mut BytesMut) {
+    let Stop { channel, reason, generation, kept, kept_early } = stop;
+    out.text(channel);
+    out.optional_text(reason.as_ref());
+    write_offset(*generation, out);
+    out.number(*kept);
+    out.number(*kept_early);
+}
+
 /// Writes a key. Of listed lines, each but the first is written as its distance to the one before.
 fn write_key(key: &KeyUse, out: &mut BytesMut) {
     out.put_slice(&key.id.0);
@@ -335,6 +345,49 @@ fn read_line(reader: &mut Reader, before: Option<u64>) -> Result<u64, WireError>
     };
     // The number after the last line is a number as well.
     line.filter(|line| *line < u64::MAX).ok_or(WireError::Range)
+}
+
+fn write_renew(renew: &Renew, out: &mut BytesMut) {
+    let Renew { channel, life, until, last, configured, options, producer } = renew;
+    out.text(channel);
+    out.number(life.0);
+    out.number(until.0);
+    write_offset(*last, out);
+    write_offset(*configured, out);
+    write_options(options, out);
+    match *producer {
+        Producer::None => out.put_u8(0),
+        Producer::Streaming { hold, session } => {
+            out.put_u8(1);
+            out.number(hold.0);
+            out.number(session.0.0);
+        }
+        Producer::Away { since, hold } => {
+            out.put_u8(2);
+            out.number(since.0);
+            write_offset(hold, out);
+        }
+    }
+}
+
+fn read_renew(reader: &mut Reader) -> Result<Renew, WireError> {
+    Ok(Renew {
+        channel: reader.text()?,
+        life: Offset(reader.number()?),
+        until: Offset(reader.number()?),
+        last: read_offset(reader)?,
+        configured: read_offset(reader)?,
+        options: read_options(reader)?,
+        producer: match reader.byte()? {
+            0 => Producer::None,
+            1 => Producer::Streaming {
+                hold: Offset(reader.number()?),
+                session: SessionId(Sequence(reader.number()?)),
+            },
+            2 => Producer::Away { since: Offset(reader.number()?), hold: read_offset(reader)? },
+            _ => return Err(WireError::Range),
+        },
+    })
 }
 
 fn read_due(reader: &mut Reader) -> Result<Due, WireError> {

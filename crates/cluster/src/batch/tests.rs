@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::command::{
     Append, Check, Close, Command, Configure, Delete, Due, EndState, EpochChange, Hello, KeyId,
-    KeyUse, Lapse, Lines, NewEvent, Options, Produce, Release, ReleaseKey, Stop,
+    KeyUse, Lapse, Lines, NewEvent, Options, Produce, Producer, Release, ReleaseKey, Renew, Stop,
 };
 use crate::offset::Offset;
 use crate::text::Text;
@@ -66,12 +66,27 @@ fn every_command() -> Vec<Command> {
             reason: None,
             kept: 9,
         }),
-        Command::Configure(Configure { channel: channel(), life: Some(Offset(12)), options }),
+        Command::Configure(Configure { channel: channel(), options }),
+        renew(Producer::None),
+        renew(Producer::Streaming { hold: Offset(300), session: SessionId(Sequence(3)) }),
+        renew(Producer::Away { since: Offset(13), hold: Some(Offset(14)) }),
         Command::Delete(Delete { channel: channel() }),
         Command::Epoch(EpochChange { old: "a".into(), new: "b".into() }),
         Command::ReleaseKey(ReleaseKey { id: KeyId([1; 16]), request: 128 }),
         Command::Check(Check { window: 10, digest: 11 }),
     ]
+}
+
+fn renew(producer: Producer) -> Command {
+    Command::Renew(Renew {
+        channel: "chat/1".into(),
+        life: Offset(10),
+        until: Offset(11),
+        last: Some(Offset(12)),
+        configured: None,
+        options: Options { max_age: Some(1000), ..Options::default() },
+        producer,
+    })
 }
 
 fn body_of(commands: &[Command]) -> Bytes {

@@ -77,7 +77,7 @@ pub enum Outcome {
     Produces {
         /// Its hold, for its appends.
         hold: Offset,
-        /// The life of the channel.
+        /// An offset of the channel's life, by which commands name it.
         life: Offset,
     },
     /// The channel has these options.
@@ -96,7 +96,8 @@ pub enum Outcome {
 /// The outcome of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// The life of the channel; `None` if there was nothing to append, and no channel.
+    /// An offset of the channel's life, by which commands name it; `None` if there was nothing to
+    /// append, and no channel.
     pub life: Option<Offset>,
     /// The first and the last event that were appended now.
     pub offsets: Option<(Offset, Offset)>,
@@ -162,7 +163,9 @@ pub enum Effect {
     Channel {
         /// Its name.
         name: Text,
-        /// The life that has changed: one that the hub does not know begins with this effect.
+        /// The life that has changed: one that the hub does not know begins with this effect. Only
+        /// for comparisons: a hub that began to read later may know it by an earlier offset than
+        /// the others, so that commands name the offset in an [`Outcome`].
         life: Offset,
         /// The change.
         change: Change,

@@ -12,10 +12,8 @@ pub(super) struct Context {
     pub(super) session: SessionId,
     /// The time of the log.
     pub(super) now: LogTime,
-    /// The first offset that this replica can know of: earlier messages were trimmed.
-    pub(super) front: Offset,
-    /// The offset from which on all sessions are known. Before it, a late copy of a batch of a
-    /// session that is over may have been applied.
+    /// The offset from which on the replica knows all sessions. Before it, messages were trimmed,
+    /// or a late copy of a batch may have been applied.
     pub(super) certain: Offset,
     /// The next offset.
     next: Offset,
@@ -26,10 +24,10 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(sequence: Sequence, now: LogTime, front: Offset) -> Self {
+    pub(super) fn new(sequence: Sequence, now: LogTime, certain: Offset) -> Self {
         let next = Offset::new(sequence, 0);
         let (session, effects) = (SessionId::default(), Vec::new());
-        Self { session, now, front, certain: front, next, end: next, effects }
+        Self { session, now, certain, next, end: next, effects }
     }
 
     /// Begins a command. It has as many offsets as it weighs, also if it is refused: replicas that

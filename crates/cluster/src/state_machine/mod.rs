@@ -37,14 +37,15 @@ use crate::log::{LogTime, Message, Sequence};
 use crate::offset::Offset;
 use crate::text::Text;
 
+/// Maximum number of commands that a hub sends again at once.
+pub const MAX_RENEWALS: usize = 1000;
+
 /// The state of the cluster, as far as the log was applied.
 #[derive(Debug)]
 pub struct StateMachine {
     codec: Codec,
     epoch: Text,
     last: Option<Sequence>,
-    /// The offset at which the reading of the log began.
-    front: Offset,
     /// The offset from which on no session is adopted.
     certain: Offset,
     sessions: Sessions,
@@ -86,7 +87,6 @@ impl StateMachine {
             codec,
             epoch,
             last: None,
-            front: Offset::default(),
             certain: Offset::default(),
             sessions: Sessions::new(lease),
             channels: Channels::default(),
@@ -119,6 +119,26 @@ impl StateMachine {
         self.sessions.is_live(session)
     }
 
+    /// Returns what a session must send again, so that hubs that begin to read later know what was
+    /// last reported before a message: at most [`MAX_RENEWALS`] commands, those that are due for
+    /// longest first. A hub calls this several times within the time for which the log is kept,
+    /// when what it has returned before is applied. Only the session that began first reports the
+    /// channels. Ends and keys are not reported: the log is kept for longer than they are.
+    pub fn renewals(
+        &self,
+        session: SessionId,
+        hello: &Hello,
+        older_than: Sequence,
+    ) -> impl Iterator<Item = Command> {
+        let is_due = self.sessions.is_described_before(session, older_than);
+        let hello = is_due.then(|| Command::Hello(hello.clone()));
+        let is_first = self.sessions.first() == Some(session);
+        let older_than = if is_first { older_than } else { Sequence(0) };
+        let until = Offset::new(self.last.unwrap_or_default().next(), 0);
+        let channels = self.channels.renewals(older_than, until).map(Command::Renew);
+        hello.into_iter().chain(channels).take(MAX_RENEWALS)
+    }
+
     /// Returns the digest of the last complete window, for the hub to send when it changes.
     #[must_use]
     pub fn last_check(&self) -> Option<Check> {
@@ -149,8 +169,7 @@ impl StateMachine {
     pub fn apply(&mut self, message: &Message) -> Result<Applied, ApplyError> {
         self.advance(message)?;
         let now = self.sessions.clock.log_time;
-        let mut cx = Context::new(message.sequence, now, self.front);
-        cx.certain = self.certain;
+        let mut cx = Context::new(message.sequence, now, self.certain);
         for session in self.sessions.expire() {
             self.note_ended(session, &mut cx);
         }
@@ -178,14 +197,8 @@ impl StateMachine {
         match self.last {
             Some(last) if got != last.next() => return Err(ApplyError::Order { last, got }),
             Some(_) => {}
-            None => {
-                self.front = Offset::new(got, 0);
-                if got > Sequence(1) {
-                    self.sessions.note_trimmed();
-                } else {
-                    self.digests.settle();
-                }
-            }
+            None if got > Sequence(1) => self.sessions.note_trimmed(),
+            None => self.digests.settle(),
         }
         self.last = Some(got);
         self.sessions.clock.advance(message.time);
@@ -258,6 +271,10 @@ impl StateMachine {
             Command::Stop(stop) => self.channels.stop(stop, cx),
             Command::Lapse(lapse) => self.channels.lapse(lapse, cx),
             Command::Configure(configure) => self.channels.configure(configure, cx),
+            Command::Renew(renew) => {
+                let sessions = &self.sessions;
+                self.channels.renew(&renew, |session| sessions.may_be_live(session), cx)
+            }
             Command::Delete(delete) => self.channels.delete(&delete, cx),
             Command::Epoch(change) => self.begin_epoch(change, cx),
             Command::ReleaseKey(release) => {
@@ -272,7 +289,7 @@ impl StateMachine {
                 Outcome::Done
             }
             Command::Hello(hello) => {
-                self.sessions.describe(cx.session, &hello);
+                self.sessions.describe(cx.session, &hello, cx.here().sequence());
                 cx.effects.push(began(cx.session, &hello));
                 Outcome::Done
             }
@@ -313,8 +330,8 @@ impl StateMachine {
         self.keys.clear();
         self.epoch = new.detached();
         // From here on, all that exists is known.
-        self.front = Offset::default();
-        cx.front = self.front;
+        self.certain = Offset::default();
+        cx.certain = self.certain;
         cx.effects.push(Effect::EpochBegan { epoch: new });
         Outcome::Done
     }

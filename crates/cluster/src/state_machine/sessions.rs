@@ -61,6 +61,8 @@ pub(super) struct Sessions {
 struct Session {
     level: u64,
     nonce: u64,
+    /// The message in which it was last described; zero if its hello is gone.
+    described: Sequence,
     /// The number of the next batch.
     next: u64,
     /// The time of the lease clock at which it was last heard of.
@@ -132,7 +134,8 @@ impl Sessions {
             return Err(Rejection::Repeated);
         }
         let replaced = hello.replaces.filter(|old| self.end(*old));
-        let session = Session { level: hello.level, nonce: hello.nonce, ..self.fresh(1) };
+        let (level, nonce) = (hello.level, hello.nonce);
+        let session = Session { level, nonce, described: sequence, ..self.fresh(1) };
         self.insert(SessionId(sequence), session)?;
         Ok(replaced)
     }
@@ -148,14 +151,26 @@ impl Sessions {
 
     fn fresh(&self, next: u64) -> Session {
         let heard = self.clock.elapsed;
-        Session { level: 0, nonce: 0, next, heard, parts: Parts::None, is_adopted: false }
+        let (parts, described) = Default::default();
+        Session { level: 0, nonce: 0, described, next, heard, parts, is_adopted: false }
     }
 
-    /// Notes what a hub says of itself in a running session.
-    pub(super) fn describe(&mut self, id: SessionId, hello: &Hello) {
+    /// Notes what a hub says of itself in a message of a running session.
+    pub(super) fn describe(&mut self, id: SessionId, hello: &Hello, sequence: Sequence) {
         if let Some(session) = self.live.get_mut(&id) {
             (session.level, session.nonce) = (hello.level, hello.nonce);
+            session.described = sequence;
         }
+    }
+
+    /// Returns whether a live session was last described before a message.
+    pub(super) fn is_described_before(&self, id: SessionId, sequence: Sequence) -> bool {
+        self.live.get(&id).is_some_and(|session| session.described < sequence)
+    }
+
+    /// Returns the live session that began first.
+    pub(super) fn first(&self) -> Option<SessionId> {
+        self.live.keys().next().copied()
     }
 
     /// Ends a session. Returns whether it was live.
@@ -165,6 +180,11 @@ impl Sessions {
 
     pub(super) fn is_live(&self, id: SessionId) -> bool {
         self.live.contains_key(&id)
+    }
+
+    /// Returns whether a session is live, or is one that was not heard of yet.
+    pub(super) fn may_be_live(&self, id: SessionId) -> bool {
+        self.is_live(id) || self.adopts()
     }
 
     /// Returns the time since a session was heard of.

@@ -6,7 +6,7 @@ use super::*;
 use crate::batch::write_command;
 use crate::command::{
     Close, Configure, Delete, Due, EndState, KeyId, KeyUse, Lapse, Lines, NewEvent, Options,
-    Produce, Release, ReleaseKey, Stop,
+    Produce, Release, ReleaseKey, Renew, Stop,
 };
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -100,7 +100,7 @@ fn of_life(life: Offset, append: Append) -> Command {
 }
 
 fn configure(channel: &str, options: Options) -> Command {
-    Command::Configure(Configure { channel: channel.into(), life: None, options })
+    Command::Configure(Configure { channel: channel.into(), options })
 }
 
 fn delete(channel: &str) -> Command {
@@ -336,8 +336,8 @@ fn options_of_two_hubs_are_merged_and_count_as_a_use() {
     let both = Options { max_age: Some(1), max_events: Some(2), ..Options::default() };
     let Effect::Channel { change, .. } = &applied.effects[0] else { panic!("{applied:?}") };
     assert_eq!(*change, Change::Configured { at: offset(3, 0), options: both });
-    let renewed = Configure { channel: "a".into(), life: Some(offset(2, 0)), options: events };
-    let renewed = log.numbered(session, &[Command::Configure(renewed)]);
+    let older_options = Renew { channel: "a".into(), life: offset(2, 0), ..Renew::default() };
+    let renewed = log.numbered(session, &[Command::Renew(older_options)]);
     assert!(renewed.effects.is_empty(), "{renewed:?}");
     let event = appended(log.ask(session, Command::Append(append("a", 1)))).offsets.unwrap().1;
     log.ask(session, configure("a", age));
@@ -598,6 +598,19 @@ impl Late {
         })
     }
 
+    /// Returns what the session must send again now.
+    fn renewals(&self) -> Vec<Command> {
+        let last = self.log.state.last().unwrap();
+        self.log.state.renewals(self.session, &Hello::default(), last).collect()
+    }
+
+    fn assert_same_channels(&self) {
+        for channel in CHANNELS {
+            let of = |state: &StateMachine| state.channels.shared_state(channel);
+            assert_eq!(of(&self.late), of(&self.log.state), "{channel}");
+        }
+    }
+
     /// Returns whether both replicas append.
     fn append(&mut self, command: Command) -> bool {
         let outcomes = self.apply(&[command]).map(|outcomes| match outcomes[0] {
@@ -655,6 +668,30 @@ fn a_late_copy_at_the_front_does_not_end_a_life_for_good() {
 }
 
 #[test]
+fn a_late_copy_at_the_front_does_not_rename_a_life_for_good() {
+    let mut log = Log::new();
+    let (session, other) = (log.hello(None), log.hello(None));
+    log.numbered(other, &[Command::Bye]);
+    let mut log = Late { log, session, late: replica() };
+    let header = Header { session: other, number: 1, ..Header::default() };
+    let close = Some(Close { state: EndState::Complete, reason: None, kept: 500 });
+    let copy = [Command::Append(Append { close, ..append("a", 1) })];
+    log.log.send(header, &copy);
+    // Others have no channel: its life begins here, and later at the replica that is late.
+    let life = log.next();
+    log.log.ask(session, Command::Append(append("a", 1)));
+    for message in &log.log.messages[3..] {
+        log.late.apply(message).unwrap();
+    }
+    // The copy has ended the channel there, for a time.
+    log.log.milliseconds += 1000;
+    log.apply(&[Command::Append(append("a", 1))]);
+    log.log.wait(61, &[session]);
+    catch_up(&mut log.late, &log.log);
+    assert!(log.append(of_life(life, append("a", 1))));
+}
+
+#[test]
 fn a_refused_append_creates_no_channel() {
     let mut log = Late::new(&[configure("a", Options::default())]);
     let [produced, _] = log.apply(&[produce("a")]);
@@ -675,20 +712,76 @@ fn the_offset_of_an_event_does_not_depend_on_the_commands_before_it() {
 }
 
 #[test]
-fn a_renewal_tells_a_replica_of_the_options_from_before_the_front() {
+fn a_replica_learns_the_state_of_a_channel_from_before_the_front() {
     let age = Options { max_age: Some(1), ..Options::default() };
-    let mut log = Late::new(&[configure("a", age)]);
+    let before = [configure("a", age), Command::Append(append("a", 1)), produce("a"), produce("b")];
+    let mut log = Late::new(&before);
     let events = Options { max_events: Some(2), ..Options::default() };
     log.apply(&[configure("a", events)]);
-    let both = events.or(age);
-    let renewal = Configure { channel: "a".into(), life: Some(offset(2, 0)), options: both };
-    let outcomes = log.apply(&[Command::Configure(renewal.clone())]);
-    let expected = vec![Outcome::Configured { created: false, options: both }];
-    assert_eq!(outcomes, [expected.clone(), expected]);
+    let renewals = log.renewals();
+    assert_eq!(renewals.len(), 3);
+    log.apply(&renewals);
+    log.assert_same_channels();
+    let busy = log.apply(&[produce("a")]);
+    assert!(
+        busy.iter().all(|outcomes| matches!(outcomes[0], Outcome::Refused(Refusal::Busy { .. })))
+    );
     log.apply(&[delete("a")]);
-    let late = log.apply(&[Command::Configure(renewal)]);
     let refused = vec![Outcome::Refused(Refusal::Removed)];
+    let late = log.apply(&renewals[1..2]);
     assert_eq!(late, [refused.clone(), refused]);
+}
+
+#[test]
+fn a_replica_learns_no_state_that_has_changed_since_it_was_sent() {
+    let mut log = Late::new(&[produce("a")]);
+    let renewals = log.renewals();
+    let (_, producer) = log.log.state.channels.current("a").unwrap();
+    let (_, hold) = producer.unwrap();
+    log.apply(&[Command::Release(Release { channel: "a".into(), hold, reason: None })]);
+    log.apply(&[produce("a")]);
+    log.apply(&renewals);
+    log.assert_same_channels();
+}
+
+#[test]
+fn a_replica_that_has_taken_a_second_producer_learns_of_the_first() {
+    let mut log = Late::new(&[produce("a")]);
+    log.apply(&[produce("a")]);
+    let renewals = log.renewals();
+    log.apply(&renewals);
+    log.assert_same_channels();
+}
+
+#[test]
+fn a_stop_is_early_on_all_replicas_or_on_none() {
+    let mut log = Late::new(&[Command::Append(append("a", 1)), configure("b", Options::default())]);
+    let renewals = log.renewals();
+    log.apply(&renewals);
+    log.apply(&[stop("a"), stop("b")]);
+    log.assert_same_channels();
+}
+
+#[test]
+fn only_the_first_session_reports_channels_and_a_bounded_number_of_them() {
+    let mut log = Log::new();
+    let (first, second) = (log.hello(None), log.hello(None));
+    for number in 0..2 * MAX_RENEWALS {
+        log.ask(first, produce(&number.to_string()));
+    }
+    let due = |log: &Log, session, older_than| {
+        log.state.renewals(session, &Hello::default(), Sequence(older_than)).collect::<Vec<_>>()
+    };
+    let last = log.state.last().unwrap().0;
+    assert_eq!(due(&log, first, 1), []);
+    assert_eq!(due(&log, second, last).len(), 1);
+    let commands = due(&log, first, last);
+    assert_eq!(commands.len(), MAX_RENEWALS);
+    log.numbered(first, &commands);
+    assert_eq!(due(&log, first, last).len(), MAX_RENEWALS);
+    log.numbered(first, &due(&log, first, last));
+    assert_eq!(due(&log, first, last).len(), 0);
+    assert_eq!(due(&log, first, last + 1).len(), 1);
 }
 
 #[test]
@@ -763,7 +856,7 @@ fn a_replica_of_a_trimmed_log_is_equal_after_the_lease() {
         // Ends and keys are kept for a minute at most.
         log.wait(61, &sessions);
         let front = log.messages.len() - random.usize(..3);
-        renew(&mut log, sessions[0], &mut random);
+        renew(&mut log, &sessions, &mut random);
         log.wait(6, &sessions);
         let mut replicas = [replica(), replica(), replica()];
         let [full, later, guide] = &mut replicas;
@@ -782,6 +875,39 @@ fn a_replica_of_a_trimmed_log_is_equal_after_the_lease() {
             let [expected, applied] = [&mut *full, &mut *later]
                 .map(|replica| without_lives(replica.apply(message).unwrap()));
             assert_eq!(applied, expected, "seed {seed}");
+        }
+    }
+}
+
+/// A log that keeps a quarter of its messages, and hubs that renew what they know.
+#[test]
+fn a_replica_that_begins_at_any_front_has_the_state_of_the_others() {
+    for seed in 0..60 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut log = Log::new();
+        let sessions = [log.hello(None), log.hello(None), log.hello(None)];
+        let mut replicas: Vec<StateMachine> = Vec::new();
+        for _ in 0..8 {
+            random_commands(&mut log, &sessions, &mut random, None);
+            for channel in CHANNELS {
+                let options = Options { max_age: Some(random.u64(..9)), ..Options::default() };
+                log.ask(sessions[random.usize(..3)], configure(channel, options));
+            }
+            log.wait(61, &sessions);
+            let kept = log.messages.len() * 3 / 4;
+            let mut late = replica();
+            late.apply(&log.messages[kept]).unwrap();
+            replicas.push(late);
+            renew(&mut log, &sessions, &mut random);
+            log.wait(6, &sessions);
+        }
+        for late in &mut replicas {
+            catch_up(late, &log);
+            assert_eq!(late.sessions.is_same(&log.state.sessions), Ok(()), "seed {seed}");
+            for channel in CHANNELS {
+                let of = |state: &StateMachine| state.channels.shared_state(channel);
+                assert_eq!(of(late), of(&log.state), "seed {seed}, {channel}");
+            }
         }
     }
 }
@@ -814,25 +940,18 @@ fn without_lives(mut applied: Applied) -> Applied {
 
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Renews each hold and each life, as hubs do within a part of the age of the log.
-fn renew(log: &mut Log, session: SessionId, random: &mut fastrand::Rng) {
+/// Sends again what hubs send within a part of the age of the log.
+fn renew(log: &mut Log, sessions: &[SessionId], random: &mut fastrand::Rng) {
     for channel in CHANNELS {
-        match log.state.channels.current(channel) {
-            Some((life, Some((session, hold)))) => {
-                let append = Append { hold: Some(hold), ..append(channel, 0) };
-                appended(log.ask(session, of_life(life, append)));
-            }
-            // A client publishes: the later replica has its own name for the life.
-            Some((_, None)) if random.bool() => {
-                log.ask(session, Command::Append(append(channel, 1)));
-            }
-            Some((life, None)) => {
-                let options = Options::default();
-                let renewal = Configure { channel: channel.into(), life: Some(life), options };
-                log.ask(session, Command::Configure(renewal));
-            }
-            None => {}
+        // A client publishes: the later replica has its own name for the life.
+        if log.state.channels.current(channel).is_some_and(|_| random.bool()) {
+            log.ask(sessions[0], Command::Append(append(channel, 1)));
         }
+    }
+    let last = log.state.last().unwrap();
+    for session in sessions {
+        let renewals = log.state.renewals(*session, &Hello::default(), last).collect::<Vec<_>>();
+        log.numbered(*session, &renewals);
     }
 }
 

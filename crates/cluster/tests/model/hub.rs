@@ -1,6 +1,6 @@
 //! A hub of the model: a sender and a replica, which notes where it has seen each event.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use fanfare_cluster::batch::Codec;
@@ -32,10 +32,11 @@ pub struct Hub {
     pub events: HashMap<String, Offset>,
     /// The holds that it was given: channel, life and hold.
     pub holds: VecDeque<(usize, Offset, Offset)>,
-    /// The open channels that it knows, with their lives.
-    pub channels: BTreeMap<String, Offset>,
-    /// When it has renewed its holds and the lives of channels.
-    pub renewed: Duration,
+    hello: Hello,
+    /// When it has sent again what it knows, and the last message by then.
+    pub renewed: (Duration, Sequence),
+    /// When all its commands were applied.
+    idle_at: Duration,
     pub paused_until: Duration,
 }
 
@@ -46,7 +47,7 @@ impl Hub {
         Self {
             life,
             state: StateMachine::new(Codec::default(), epoch.into(), LEASE),
-            sender: Sender::new(Codec::default(), hello, limits),
+            sender: Sender::new(Codec::default(), hello.clone(), limits),
             reader: log.reader(),
             front: None,
             time: LogTime::default(),
@@ -54,8 +55,9 @@ impl Hub {
             settled: None,
             events: HashMap::new(),
             holds: VecDeque::new(),
-            channels: BTreeMap::new(),
-            renewed: Duration::ZERO,
+            hello,
+            renewed: (Duration::ZERO, Sequence(0)),
+            idle_at: Duration::MAX,
             paused_until: Duration::ZERO,
         }
     }
@@ -98,7 +100,6 @@ impl Hub {
         let Some(message) = self.reader.read(log)? else { return Ok(None) };
         let applied = self.state.apply(&message).unwrap();
         self.note_time(&applied);
-        applied.effects.iter().for_each(|effect| self.note_channel(effect));
         for effect in &applied.effects {
             if !self.knows(applied.sequence) {
                 break;
@@ -116,15 +117,10 @@ impl Hub {
         Ok(Some((applied, reports)))
     }
 
-    fn note_channel(&mut self, effect: &Effect) {
-        let Effect::Channel { name, life, change } = effect else { return };
-        if let Change::Appended { end: Some(_), .. } | Change::Deleted { .. } | Change::Removed =
-            change
-        {
-            self.channels.remove(name.as_str());
-        } else {
-            self.channels.insert(name.as_str().to_owned(), *life);
-        }
+    /// Returns what it must send again.
+    pub fn renewals(&self) -> Vec<Command> {
+        let session = self.sender.session().unwrap_or_default();
+        self.state.renewals(session, &self.hello, self.renewed.1).collect()
     }
 
     /// Drops the holds that are over. A log that is trimmed needs it: a replica that has begun
@@ -141,6 +137,15 @@ impl Hub {
                 _ => self.holds.retain(|(of, ..)| !is_over(*of)),
             }
         }
+    }
+
+    /// Returns whether a command waits for longer than the log is kept: it may name a life that is
+    /// over, which a replica that has begun later cannot know. A hub begins again instead.
+    pub fn is_cut_off(&mut self, now: Duration) -> bool {
+        if self.sender.is_idle() {
+            self.idle_at = now;
+        }
+        now.saturating_sub(self.idle_at) > Duration::from_secs(10)
     }
 
     /// Sends all that can be sent now.

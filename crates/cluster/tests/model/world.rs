@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use fanfare_cluster::command::{
-    Append, Close, Command, Configure, Delete, EndState, EpochChange, NewEvent, Produce, Release,
-    Stop,
+    Append, Close, Command, Configure, Delete, EndState, EpochChange, NewEvent, Options, Produce,
+    Release, Stop,
 };
 use fanfare_cluster::fake::{FakeLog, Faults};
 use fanfare_cluster::log::{LogEnd, Sequence};
@@ -18,7 +18,7 @@ use crate::publisher::Publisher;
 
 const HUBS: usize = 3;
 
-/// The interval at which hubs renew holds and lives: a part of the age of the log.
+/// The interval at which hubs send again what they know: a part of the age of the log.
 const RENEWAL: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,10 @@ impl World {
                 self.lives += 1;
                 self.hubs[at] = Some(Hub::new(self.lives, &self.epoch, &self.log));
             }
+            let is_cut_off = |hub: &mut Hub| hub.is_cut_off(self.now);
+            if self.kind == Kind::Trimmed && self.hubs[at].as_mut().is_some_and(is_cut_off) {
+                self.hubs[at] = None;
+            }
             if self.hubs[at].as_ref().is_some_and(|hub| hub.paused_until <= self.now) {
                 self.read(at);
                 if self.kind == Kind::Trimmed {
@@ -229,21 +233,13 @@ impl World {
         }
     }
 
-    /// Renews the holds of a hub, and the lives that it knows, for hubs that begin to read later.
+    /// Sends again what hubs that begin to read later need to know.
     fn renew(&mut self, at: usize) {
-        let is_due = |hub: &&mut Hub| hub.serves() && hub.renewed + RENEWAL <= self.now;
+        let is_due = |hub: &&mut Hub| hub.serves() && hub.renewed.0 + RENEWAL <= self.now;
         let Some(hub) = self.hubs[at].as_mut().filter(is_due) else { return };
-        hub.renewed = self.now;
-        let holds = hub.holds.iter().map(|(channel, life, hold)| {
-            let (channel, life, hold) = (format!("channel {channel}").into(), *life, *hold);
-            let (life, hold) = (Some(life), Some(hold));
-            Command::Append(Append { channel, life, hold, ..Append::default() })
-        });
-        let lives = hub.channels.iter().map(|(name, life)| {
-            let (channel, life) = (name.as_str().into(), Some(*life));
-            Command::Configure(Configure { channel, life, ..Configure::default() })
-        });
-        for command in holds.chain(lives).collect::<Vec<_>>() {
+        let commands = hub.renewals();
+        hub.renewed = (self.now, hub.state.last().unwrap());
+        for command in commands {
             self.ids += 1;
             hub.submit(&command, self.ids);
         }
@@ -266,9 +262,9 @@ impl World {
             ..Append::default()
         };
         let hold = if self.random.bool() { hub.holds.back() } else { None };
-        // A replica that begins later does not know of ends, nor whether a channel has events: an
-        // end is kept for a small part of the age of the log, and alike in both cases.
-        let (kept, kept_early) = if self.kind == Kind::Trimmed { (500, 500) } else { (3000, 0) };
+        // A replica that begins later does not know of ends: they are kept for a small part of the
+        // age of the log.
+        let (kept, kept_early) = if self.kind == Kind::Trimmed { (500, 200) } else { (3000, 0) };
         let (command, events, channel) = match (self.random.u32(..20), hold) {
             (0..9, Some((channel, life, hold))) => {
                 let append = Append {
@@ -295,6 +291,11 @@ impl World {
             (13, _) => {
                 let stop = Stop { channel: name(), kept, kept_early, ..Stop::default() };
                 (Command::Stop(stop), Vec::new(), channel)
+            }
+            (15, _) => {
+                let max_age = Some(self.random.u64(..9));
+                let options = Options { max_age, ..Options::default() };
+                (Command::Configure(Configure { channel: name(), options }), Vec::new(), channel)
             }
             (14, _) => (Command::Delete(Delete { channel: name() }), Vec::new(), channel),
             _ => (Command::Append(append), events, channel),
