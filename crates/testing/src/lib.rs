@@ -1,5 +1,5 @@
-//! Support of the tests: hubs and other programs as processes, requests to them, and waits with a
-//! time limit.
+//! Support of the tests: hubs, servers of NATS and other programs as processes, requests to them,
+//! and waits with a time limit.
 //!
 //! It does not know where the program is: only the tests of package `fanfare` do, by
 //! `env!("CARGO_BIN_EXE_fanfare")`.
@@ -8,6 +8,7 @@
 pub mod http;
 mod hub;
 mod log;
+pub mod nats;
 mod ports;
 mod process;
 pub mod usage;

@@ -15,4 +15,5 @@ mod old_servers;
 mod order;
 mod proxy;
 mod refusals;
-mod server;
+
+use fanfare_testing::nats as server;

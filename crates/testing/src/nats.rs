@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use fanfare_testing::{Process, free_address};
 use tempfile::TempDir;
 
+use super::ports::free_address;
+use super::process::Process;
+
 /// The servers that `scripts/test` installs.
-const CURRENT: &str = "tests/nats/.venv/bin/nats-server";
-const OLD: &str = "tests/nats/.old/usr/sbin/nats-server";
+const CURRENT: &str = "../cluster/tests/nats/.venv/bin/nats-server";
+const OLD: &str = "../cluster/tests/nats/.old/usr/sbin/nats-server";
 
 /// A server, which is killed when it is dropped.
 pub struct NatsServer {
@@ -31,6 +33,8 @@ pub struct Setup {
     pub name: Option<String>,
     /// The room of JetStream; no JetStream if it is empty.
     pub room: Option<&'static str>,
+    /// Listens at all addresses of this machine, for clients in another network.
+    pub is_open: bool,
 }
 
 impl NatsServer {
@@ -44,6 +48,7 @@ impl NatsServer {
         Self::with(&Setup { lines: lines.to_owned(), ..Setup::default() })
     }
 
+    /// Starts one server alone, with this setup.
     pub fn with(setup: &Setup) -> Self {
         Self::on_port(setup, free_address().port())
     }
@@ -53,7 +58,8 @@ impl NatsServer {
             Path::new(env!("CARGO_MANIFEST_DIR")).join(if setup.is_old { OLD } else { CURRENT });
         assert!(binary.exists(), "{} is missing: `scripts/test` installs it", binary.display());
         let folder = TempDir::new().expect("a folder");
-        let mut text = format!("listen: 127.0.0.1:{port}\n");
+        let host = if setup.is_open { "0.0.0.0" } else { "127.0.0.1" };
+        let mut text = format!("listen: \"{host}:{port}\"\n");
         let name = setup.name.as_deref().unwrap_or("n1");
         writeln!(text, "server_name: {name}").expect("a string");
         let store = folder.path().join("data");
@@ -80,15 +86,18 @@ impl NatsServer {
         self.process.start();
     }
 
+    /// Returns the version as the program prints it.
     pub fn version(&self) -> String {
         let output = Command::new(&self.binary).arg("--version").output().expect("a version");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Returns the port of clients.
     pub fn port(&self) -> u16 {
         self.port
     }
 
+    /// Returns the URL for clients on this machine.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -103,6 +112,7 @@ impl NatsServer {
         self.process.pause();
     }
 
+    /// Lets a paused process continue.
     pub fn resume(&self) {
         self.process.resume();
     }
@@ -110,24 +120,33 @@ impl NatsServer {
 
 /// Servers that are one cluster.
 pub struct NatsCluster {
+    /// The servers `n1`, `n2` and `n3`.
     pub servers: Vec<NatsServer>,
 }
 
 impl NatsCluster {
+    /// Starts three servers.
     pub fn three() -> Self {
+        Self::with(&Setup::default())
+    }
+
+    /// Starts three servers with this setup.
+    pub fn with(setup: &Setup) -> Self {
         let ports: Vec<u16> = (0..6).map(|_| free_address().port()).collect();
         let (clients, routes) = ports.split_at(3);
         let all: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let servers = (0..3).map(|at| {
             let (route, all) = (routes[at], all.join(", "));
-            let lines =
+            let cluster =
                 format!("cluster {{ name: C, listen: 127.0.0.1:{route}, routes: [{all}] }}\n");
+            let lines = cluster + &setup.lines;
             let name = Some(format!("n{}", at + 1));
-            NatsServer::on_port(&Setup { lines, name, ..Setup::default() }, clients[at])
+            NatsServer::on_port(&Setup { lines, name, ..setup.clone() }, clients[at])
         });
         Self { servers: servers.collect() }
     }
 
+    /// Returns the URLs of all servers.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(NatsServer::url).collect()
     }
