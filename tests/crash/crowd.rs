@@ -10,9 +10,10 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use fanfare_testing::seen::{Seen, halves};
 use fanfare_testing::{usage, within};
 
-use super::support::{ALONE, Hub, Seen, halves};
+use super::support::{ALONE, Hub};
 use super::wire::{Client, Event, Request, Stream, Upload};
 
 const SUBSCRIBERS: usize = 1000;

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use fastrand::Rng;
 use serde_json::Value;
 
+use fanfare_testing::seen::{Seen, halves};
 use fanfare_testing::{eventually, within};
 
-use super::support::{Hub, Seen, halves};
+use super::support::Hub;
 use super::wire::{Client, Event, Request, Stream};
 
 const SETTINGS: &str = r#"

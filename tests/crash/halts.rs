@@ -8,12 +8,11 @@ use std::net::SocketAddr;
 
 use tokio::sync::watch;
 
+use fanfare_testing::seen::{Seen, assert_ids_grow, assert_same, halves};
 use fanfare_testing::within;
 
 use super::kills::{ROOMY, label, numbers};
-use super::support::{
-    ALONE, Hub, Seen, assert_ids_grow, assert_same, chance, halves, moment, rounds,
-};
+use super::support::{ALONE, Hub, chance, moment, rounds};
 use super::viewer::Viewer;
 use super::wire::{Client, Request, Upload};
 

@@ -12,11 +12,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use fanfare_testing::seen::{Seen, assert_ids_grow, assert_same, halves};
 use fanfare_testing::within;
 
-use super::support::{
-    ALONE, Hub, Seen, assert_ids_grow, assert_same, chance, halves, moment, rounds,
-};
+use super::support::{ALONE, Hub, chance, moment, rounds};
 use super::viewer::Viewer;
 use super::wire::{Answer, Client, Request};
 

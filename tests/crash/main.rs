@@ -16,4 +16,5 @@ mod kills;
 mod lock;
 mod support;
 mod viewer;
-mod wire;
+
+use fanfare_testing::wire;

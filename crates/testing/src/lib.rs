@@ -11,8 +11,10 @@ mod log;
 pub mod nats;
 mod ports;
 mod process;
+pub mod seen;
 pub mod usage;
 mod wait;
+pub mod wire;
 
 pub use rustix::process::Signal;
 

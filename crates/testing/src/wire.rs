@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A request that can be repeated unchanged.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub struct Request {
     method: &'static str,
     line: String,
     headers: String,
@@ -27,28 +29,32 @@ enum Body {
 }
 
 impl Request {
-    pub(crate) fn new(method: &'static str, path: &str) -> Self {
+    /// A request without a body.
+    pub fn new(method: &'static str, path: &str) -> Self {
         let line = format!("{method} {path}");
         Self { method, line, headers: String::new(), body: Body::Whole(String::new()) }
     }
 
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    pub(crate) fn text(mut self, body: &str) -> Self {
+    /// Sets a body that is sent at once.
+    pub fn text(mut self, body: &str) -> Self {
         self.body = Body::Whole(body.to_owned());
         self
     }
 
-    pub(crate) fn streamed(mut self, pieces: Vec<String>, pause: Duration) -> Self {
+    /// Sets a body that is sent piece by piece, with a pause before each.
+    pub fn streamed(mut self, pieces: Vec<String>, pause: Duration) -> Self {
         self.body = Body::Streamed(pieces, pause);
         self
     }
 
     /// Returns method and path.
-    pub(crate) fn line(&self) -> &str {
+    pub fn line(&self) -> &str {
         &self.line
     }
 
@@ -58,18 +64,19 @@ impl Request {
 }
 
 /// A client that keeps its connection between requests.
-pub(crate) struct Client {
+pub struct Client {
     addr: SocketAddr,
     tcp: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
-    pub(crate) fn new(addr: SocketAddr) -> Self {
+    /// A client of the hub at this address.
+    pub fn new(addr: SocketAddr) -> Self {
         Self { addr, tcp: None }
     }
 
     /// Connects, if it is not connected, so that the next request has a connection.
-    pub(crate) async fn connect(&mut self) -> io::Result<()> {
+    pub async fn connect(&mut self) -> io::Result<()> {
         if self.tcp.is_none() {
             let tcp = TcpStream::connect(self.addr).await?;
             tcp.set_nodelay(true)?;
@@ -79,7 +86,7 @@ impl Client {
     }
 
     /// Sends one request. Without an answer, its effect is unknown.
-    pub(crate) async fn send(&mut self, request: &Request) -> io::Result<Answer> {
+    pub async fn send(&mut self, request: &Request) -> io::Result<Answer> {
         self.connect().await?;
         let mut tcp = self.tcp.take().expect("a connection");
         match &request.body {
@@ -91,13 +98,15 @@ impl Client {
             Body::Streamed(pieces, pause) => {
                 let head = request.head(self.addr, "Transfer-Encoding: chunked");
                 tcp.write_all(head.as_bytes()).await?;
-                for piece in pieces {
-                    if !pause.is_zero() {
-                        tokio::time::sleep(*pause).await;
-                    }
-                    tcp.write_all(chunk(piece).as_bytes()).await?;
-                }
-                tcp.write_all(chunk("").as_bytes()).await?;
+                let mut tcp = tcp.into_inner();
+                let (read, mut write) = tcp.split();
+                let mut read = BufReader::new(read);
+                let answer = Answer::read(&mut read, request.method);
+                // The answer may come before the end of the body.
+                return tokio::select! {
+                    answer = answer => answer,
+                    error = send_pieces(&mut write, pieces, *pause) => error,
+                };
             }
         }
         let answer = Answer::read(&mut tcp, request.method).await?;
@@ -108,11 +117,30 @@ impl Client {
     }
 }
 
+/// Sends a body piece by piece, and waits for ever: the answer is read meanwhile.
+async fn send_pieces(
+    tcp: &mut (impl AsyncWrite + Unpin),
+    pieces: &[String],
+    pause: Duration,
+) -> io::Result<Answer> {
+    for piece in pieces {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        if tcp.write_all(chunk(piece).as_bytes()).await.is_err() {
+            return std::future::pending().await; // an answer may be there all the same
+        }
+    }
+    let _ = tcp.write_all(chunk("").as_bytes()).await;
+    std::future::pending().await
+}
+
 /// A request with a body of open length.
-pub(crate) struct Upload(BufReader<TcpStream>);
+pub struct Upload(BufReader<TcpStream>);
 
 impl Upload {
-    pub(crate) async fn begin(addr: SocketAddr, request: &Request) -> io::Result<Self> {
+    /// Sends the head of the request.
+    pub async fn begin(addr: SocketAddr, request: &Request) -> io::Result<Self> {
         let mut tcp = TcpStream::connect(addr).await?;
         tcp.set_nodelay(true)?;
         let head = request.head(addr, "Transfer-Encoding: chunked");
@@ -120,11 +148,13 @@ impl Upload {
         Ok(Self(BufReader::new(tcp)))
     }
 
-    pub(crate) async fn say(&mut self, piece: &str) -> io::Result<()> {
+    /// Sends a piece of the body.
+    pub async fn say(&mut self, piece: &str) -> io::Result<()> {
         self.0.write_all(chunk(piece).as_bytes()).await
     }
 
-    pub(crate) async fn finish(mut self) -> io::Result<Answer> {
+    /// Ends the body, and returns the answer.
+    pub async fn finish(mut self) -> io::Result<Answer> {
         self.say("").await?;
         Answer::read(&mut self.0, "POST").await
     }
@@ -136,14 +166,16 @@ fn chunk(piece: &str) -> String {
 
 /// A whole answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub struct Answer {
+    /// The status.
+    pub status: u16,
     headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    /// The body.
+    pub body: String,
 }
 
 impl Answer {
-    async fn read(tcp: &mut BufReader<TcpStream>, method: &str) -> io::Result<Self> {
+    async fn read(tcp: &mut (impl AsyncBufRead + Unpin), method: &str) -> io::Result<Self> {
         let mut answer = Self::head(tcp).await?;
         if method == "HEAD" || answer.status == 204 {
             return Ok(answer);
@@ -156,7 +188,7 @@ impl Answer {
         Ok(answer)
     }
 
-    async fn head(tcp: &mut BufReader<TcpStream>) -> io::Result<Self> {
+    async fn head(tcp: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Self> {
         let status = line(tcp).await?;
         let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
         let status = code.unwrap_or_else(|| panic!("no status line: {status:?}"));
@@ -171,32 +203,34 @@ impl Answer {
 
     /// Returns the answer, which must have this status.
     #[track_caller]
-    pub(crate) fn expect(self, status: u16) -> Self {
+    pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         self
     }
 
     /// Returns the answer, which must be this problem.
     #[track_caller]
-    pub(crate) fn expect_problem(self, status: u16, code: &str) -> Self {
+    pub fn expect_problem(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
         assert_eq!(answer.json()["code"], code, "{answer:?}");
         answer
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    /// Returns the value of a header, whose name is in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers.find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// Returns the body, which must be JSON.
     #[track_caller]
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 }
 
 /// Reads a line without its end.
-async fn line(tcp: &mut BufReader<TcpStream>) -> io::Result<String> {
+async fn line(tcp: &mut (impl AsyncBufRead + Unpin)) -> io::Result<String> {
     let mut line = String::new();
     tcp.read_line(&mut line).await?;
     match line.strip_suffix("\r\n") {
@@ -207,21 +241,25 @@ async fn line(tcp: &mut BufReader<TcpStream>) -> io::Result<String> {
 
 /// An event as its block on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) data: String,
+pub struct Event {
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub name: String,
+    /// Its data.
+    pub data: String,
 }
 
 impl Event {
+    /// Returns the data, which must be JSON.
     #[track_caller]
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
     /// Asserts that it is a gap, for this reason and after this id.
     #[track_caller]
-    pub(crate) fn assert_gap(&self, reason: &str, requested: &str) {
+    pub fn assert_gap(&self, reason: &str, requested: &str) {
         assert_eq!(self.name, "fanfare.gap", "{self:?}");
         let gap = self.json();
         assert_eq!(
@@ -234,12 +272,19 @@ impl Event {
 
     /// Asserts that it is the end of a channel.
     #[track_caller]
-    pub(crate) fn assert_end(&self, state: &str) -> Value {
+    pub fn assert_end(&self, state: &str) -> Value {
         assert_eq!(self.name, "fanfare.end", "{self:?}");
         let end = self.json();
         assert_eq!(end["state"], state, "{end}");
         end
     }
+}
+
+/// Asserts that an answer that is no stream says that the channel is over.
+#[track_caller]
+fn expect_end(answer: Answer) -> Option<Stream> {
+    answer.expect(204);
+    None
 }
 
 enum Block {
@@ -249,7 +294,7 @@ enum Block {
 }
 
 /// A subscription on one connection. The events of a stream that breaks off are returned first.
-pub(crate) struct Stream {
+pub struct Stream {
     tcp: BufReader<TcpStream>,
     /// The remaining bytes of the current chunk, its line end included.
     chunk: usize,
@@ -260,34 +305,54 @@ pub(crate) struct Stream {
     has_data: bool,
     ready: VecDeque<Block>,
     /// The number of received bytes, without heads and the sizes of chunks.
-    pub(crate) received: usize,
+    pub received: usize,
     /// The value that a browser would send as `Last-Event-ID`.
-    pub(crate) last_id: Option<String>,
+    pub last_id: Option<String>,
 }
 
 impl Stream {
     /// Subscribes, after this id if there is one; `None` is a 204: the channel is over. A small
     /// `buffer` limits the kernel's backlog for a slow reader.
-    pub(crate) async fn open(
+    pub async fn open(
         addr: SocketAddr,
         path: &str,
         after: Option<&str>,
         buffer: Option<u32>,
     ) -> io::Result<Option<Self>> {
+        let answer = Self::try_open(addr, path, after, buffer).await?;
+        Ok(answer.map_or_else(expect_end, Some))
+    }
+
+    /// Subscribes like [`Stream::open`], or returns the answer that is no stream.
+    pub async fn try_open(
+        addr: SocketAddr,
+        path: &str,
+        after: Option<&str>,
+        buffer: Option<u32>,
+    ) -> io::Result<Result<Self, Answer>> {
         let mut request = Request::new("GET", path);
         if let Some(id) = after {
             request = request.header("Last-Event-ID", id);
         }
-        let stream = Self::ask(addr, request, buffer).await?;
+        let stream = Self::try_ask(addr, request, buffer).await?;
         Ok(stream.map(|stream| Self { last_id: after.map(str::to_owned), ..stream }))
     }
 
     /// Sends a request whose answer is an event stream, or 204.
-    pub(crate) async fn ask(
+    pub async fn ask(
         addr: SocketAddr,
         request: Request,
         buffer: Option<u32>,
     ) -> io::Result<Option<Self>> {
+        let answer = Self::try_ask(addr, request, buffer).await?;
+        Ok(answer.map_or_else(expect_end, Some))
+    }
+
+    async fn try_ask(
+        addr: SocketAddr,
+        request: Request,
+        buffer: Option<u32>,
+    ) -> io::Result<Result<Self, Answer>> {
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = buffer {
             socket.set_recv_buffer_size(bytes)?;
@@ -298,17 +363,16 @@ impl Stream {
         let head = request.head(addr, "Cache-Control: no-cache");
         tcp.write_all(head.as_bytes()).await?;
         let answer = Answer::head(&mut tcp).await?;
-        if answer.status == 204 {
-            return Ok(None);
+        if answer.status != 200 {
+            return Ok(Err(answer));
         }
-        assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(
             answer.header("content-type"),
             Some("text/event-stream; charset=utf-8"),
             "{answer:?}"
         );
         assert_eq!(answer.header("transfer-encoding"), Some("chunked"), "{answer:?}");
-        Ok(Some(Self {
+        Ok(Ok(Self {
             tcp,
             chunk: 0,
             ended: false,
@@ -322,7 +386,7 @@ impl Stream {
     }
 
     /// Returns the next event, or `None` at the proper end of the stream.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Event>> {
+    pub async fn next(&mut self) -> io::Result<Option<Event>> {
         loop {
             match self.ready.pop_front() {
                 Some(Block::Event(event)) => {
@@ -337,7 +401,7 @@ impl Stream {
     }
 
     /// Reads until there is an id to resume after: from this point on nothing is missed.
-    pub(crate) async fn settle(&mut self) -> io::Result<()> {
+    pub async fn settle(&mut self) -> io::Result<()> {
         while self.last_id.is_none() {
             match self.ready.pop_front() {
                 Some(Block::Position(id)) => self.last_id = Some(id),
