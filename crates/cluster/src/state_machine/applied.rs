@@ -118,6 +118,22 @@ pub struct KeyTotals {
     pub state: Option<EndState>,
 }
 
+/// What is known of an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyStatus {
+    /// A request that is running uses it: the use by another one is refused.
+    Running {
+        /// The session of its hub.
+        session: SessionId,
+        /// The number of the request in its session.
+        request: u64,
+    },
+    /// The request that used it has broken off: a retry publishes what is left.
+    Partial(KeyTotals),
+    /// The publish has succeeded: a retry is answered with this.
+    Done(KeyTotals),
+}
+
 /// The reason for which a command was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::applied::{Appended, KeyTotals, Refusal};
+use super::applied::{Appended, KeyStatus, KeyTotals, Refusal};
 use super::context::Context;
 use super::table::Table;
 use crate::command::{Append, KeyId, KeyUse, ReleaseKey, SessionId};
@@ -119,6 +119,16 @@ impl Keys {
         let from = (session, KeyId::default());
         let running = self.running.range(from..).take_while(|(owner, _)| *owner == session);
         running.map(|(_, id)| *id).collect()
+    }
+
+    /// Returns what is known of a key.
+    pub(super) fn status(&self, id: &KeyId) -> Option<KeyStatus> {
+        let key = self.by_id.get(id)?;
+        Some(match key.owner {
+            Owner::Request(session, request) => KeyStatus::Running { session, request },
+            Owner::None => KeyStatus::Partial(key.totals),
+            Owner::Done => KeyStatus::Done(key.totals),
+        })
     }
 
     /// Removes from a piece what was published before.

@@ -21,7 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::applied::{
-    Appended, Applied, Change, Effect, End, KeyTotals, Outcome, Refusal, Rejection, Verdict,
+    Appended, Applied, Change, Effect, End, KeyStatus, KeyTotals, Outcome, Refusal, Rejection,
+    Verdict,
 };
 use self::channels::Channels;
 pub use self::channels::MAX_CHANNELS;
@@ -32,7 +33,7 @@ use self::keys::{Admission, Keys};
 use self::sessions::{Accepted, Sessions};
 pub use self::sessions::{MAX_PARTS_BYTES, MAX_SESSIONS};
 use crate::batch::{BatchError, Codec, CommandError, Header, read_commands};
-use crate::command::{Append, Check, Command, EpochChange, Hello, SessionId};
+use crate::command::{Append, Check, Command, EpochChange, Hello, KeyId, SessionId};
 use crate::log::{LogTime, Message, Sequence};
 use crate::offset::Offset;
 use crate::text::Text;
@@ -137,6 +138,15 @@ impl StateMachine {
         let until = Offset::new(self.last.unwrap_or_default().next(), 0);
         let channels = self.channels.renewals(older_than, until).map(Command::Renew);
         hello.into_iter().chain(channels).take(MAX_RENEWALS)
+    }
+
+    /// Returns what is known of an idempotency key; nothing if it was not used, or is forgotten. A
+    /// hub that produces for a request with a key asks before: the channel of a publish that has
+    /// succeeded may have ended, and may be free for another generation. Commands that are not
+    /// applied yet may still change the answer; the use in an append decides.
+    #[must_use]
+    pub fn key(&self, id: &KeyId) -> Option<KeyStatus> {
+        self.keys.status(id)
     }
 
     /// Returns the digest of the last complete window, for the hub to send when it changes.

@@ -5,8 +5,8 @@ use bytes::BytesMut;
 use super::*;
 use crate::batch::write_command;
 use crate::command::{
-    Close, Configure, Delete, Due, EndState, KeyId, KeyUse, Lapse, Lines, NewEvent, Options,
-    Produce, Release, ReleaseKey, Renew, Stop,
+    Close, Configure, Delete, Due, EndState, KeyUse, Lapse, Lines, NewEvent, Options, Produce,
+    Release, ReleaseKey, Renew, Stop,
 };
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -361,7 +361,13 @@ fn a_retry_publishes_what_is_left_however_it_is_cut() {
     let running = Outcome::Refused(Refusal::KeyRunning);
     assert_eq!(log.ask(second, piece(1, 0, 2, false)), running);
     assert_eq!(log.ask(first, piece(2, 0, 2, false)), running);
+    let id = KeyId([1; 16]);
+    assert_eq!(log.state.key(&id), Some(KeyStatus::Running { session: first, request: 1 }));
+    assert_eq!(log.state.key(&KeyId([2; 16])), None);
     log.numbered(first, &[Command::Bye]);
+    let offsets = Some((offset(3, 0), offset(3, 2)));
+    let totals = KeyTotals { events: 3, offsets, state: None };
+    assert_eq!(log.state.key(&id), Some(KeyStatus::Partial(totals)));
     // The second piece begins within what is published.
     let none = appended(log.ask(second, piece(7, 0, 2, false)));
     assert_eq!((none.offsets, none.key.unwrap().events), (None, 3));
@@ -372,7 +378,9 @@ fn a_retry_publishes_what_is_left_however_it_is_cut() {
     assert_eq!(rest.key.unwrap().events, 5);
     let replayed = log.ask(second, piece(8, 0, 9, true));
     assert_eq!(replayed, Outcome::Replayed(rest.key.unwrap()));
+    assert_eq!(log.state.key(&id), Some(KeyStatus::Done(rest.key.unwrap())));
     log.wait(60, &[second]);
+    assert_eq!(log.state.key(&id), None);
     assert_eq!(appended(log.ask(second, piece(9, 0, 1, true))).key.unwrap().events, 1);
 }
 
