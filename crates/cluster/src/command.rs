@@ -138,7 +138,8 @@ impl KeyId {
 pub struct KeyUse {
     /// The key.
     pub id: KeyId,
-    /// The number of the request, unique within its session.
+    /// The number of the request, unique in the life of the hub: a session that replaces another
+    /// one has its requests.
     pub request: u64,
     /// The places of the events in the body of the request.
     pub lines: Lines,

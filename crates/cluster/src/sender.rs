@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::batch::{Codec, Header, MAX_WEIGHT, OVERHEAD, write_command};
+use crate::batch::{Codec, Header, MAX_WEIGHT, OVERHEAD, check_texts, write_command};
 use crate::command::{Command, Hello, SessionId};
 use crate::log::{NotStored, SendNumber};
 use crate::state_machine::{Applied, Effect, MAX_PARTS_BYTES, Outcome, Rejection, Verdict};
@@ -130,6 +130,9 @@ pub enum SubmitError {
     /// The command exceeds what one batch can have.
     #[error("the command is too large for the log")]
     TooLarge,
+    /// A text of the command is not valid: no hub would accept its batch.
+    #[error("the command has a text that is not valid")]
+    Invalid,
     /// The hub is leaving.
     #[error("the hub is leaving the cluster")]
     Leaving,
@@ -196,6 +199,7 @@ impl<T> Sender<T> {
         if weight > MAX_WEIGHT {
             return Err(SubmitError::TooLarge);
         }
+        check_texts(command).map_err(|_| SubmitError::Invalid)?;
         let mut body = BytesMut::new();
         write_command(command, &mut body);
         if body.len() > MAX_PARTS_BYTES {

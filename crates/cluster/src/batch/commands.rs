@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::texts::check_texts;
 use super::wire::{Reader, WireError, Writer};
 use crate::command::{
     Append, Check, Close, Command, Configure, Delete, Due, EndState, EpochChange, Hello, KeyId,
@@ -79,6 +80,7 @@ pub fn read_commands(body: Bytes) -> Result<Vec<Command>, CommandError> {
         let kind = reader.byte()?;
         let length = reader.number()?;
         let command = read_fields(kind, reader.bytes(length)?)?;
+        check_texts(&command)?;
         weight += command.weight();
         if weight > MAX_WEIGHT {
             return Err(CommandError::TooHeavy);

@@ -13,12 +13,14 @@ mod commands;
 mod signature;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod wire;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use self::commands::{CommandError, MAX_WEIGHT, read_commands, write_command};
 use self::signature::Signer;
+pub use self::texts::check_texts;
 pub use self::wire::WireError;
 use crate::command::SessionId;
 use crate::log::Sequence;

@@ -184,7 +184,10 @@ fn a_later_command_is_ignored_if_it_may_be() {
 #[test]
 fn a_batch_has_no_more_events_than_offsets() {
     let events = |count| vec![NewEvent::default(); count];
-    let append = |count| Command::Append(Append { events: events(count), ..Append::default() });
+    let append = |count| {
+        let (channel, events) = ("a".into(), events(count));
+        Command::Append(Append { channel, events, ..Append::default() })
+    };
     let read = |counts: &[usize]| {
         let commands: Vec<_> = counts.iter().map(|count| append(*count)).collect();
         read_commands(body_of(&commands)).map(|commands| commands.len())
@@ -196,11 +199,48 @@ fn a_batch_has_no_more_events_than_offsets() {
 
 #[test]
 fn a_count_without_items_reserves_no_memory() {
-    // The channel is empty, and 2^40 events are announced.
-    let fields = [0, 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20];
-    let mut body = vec![3, 10];
+    // The channel is `a`, and 2^40 events are announced.
+    let fields = [1, b'a', 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20];
+    let mut body = vec![3, 11];
     body.extend(fields);
     assert_eq!(read_commands(body.into()), Err(CommandError::Invalid(WireError::Short)));
+}
+
+#[test]
+fn a_text_that_a_hub_would_not_accept_of_a_client_is_refused() {
+    let check = |command: Command| read_commands(body_of(&[command])).is_ok();
+    let channel = |name: &str| check(Command::Delete(Delete { channel: name.into() }));
+    let most = "x".repeat(255);
+    for name in ["a", "chat/42", "ünïcode/💬", "a b", "...", "a.b", &most] {
+        assert!(channel(name), "{name}");
+    }
+    let over = "x".repeat(256);
+    for name in ["", "/a", "a/", "a//b", "a/..", ".", "a*", "a\nb", "a\u{85}", "a\0", &over] {
+        assert!(!channel(name), "{name}");
+    }
+    let event = |event_type: &str, data: &str| {
+        let event = NewEvent { event_type: Some(event_type.into()), data: data.into() };
+        let events = vec![event];
+        check(Command::Append(Append { channel: "a".into(), events, ..Append::default() }))
+    };
+    assert!(event("token", "a\r\nb\0") && event(&"x".repeat(128), ""));
+    for event_type in ["", "a\nid: 7", "a\r", "fanfare.end", &"x".repeat(129)] {
+        assert!(!event(event_type, ""), "{event_type}");
+    }
+    let epoch =
+        |new: &str| check(Command::Epoch(EpochChange { old: "k7q2xm".into(), new: new.into() }));
+    assert!(epoch("0az") && !epoch("") && !epoch("a-1") && !epoch("a\n") && !epoch("é"));
+    let hello = |node: &str| check(Command::Hello(Hello { node: node.into(), ..Hello::default() }));
+    assert!(hello("hub 1") && !hello("hub\n1") && !hello(&over));
+    let reason = |length| {
+        let reason = Some("x".repeat(length).into());
+        check(Command::Release(Release { channel: "a".into(), hold: Offset(1), reason }))
+    };
+    assert!(reason(4096) && !reason(4097));
+    let format = |format: &str| {
+        check(Command::Produce(Produce { channel: "a".into(), format: Some(format.into()) }))
+    };
+    assert!(format("openai-chat") && !format("") && !format("a\nb"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::transmission::MIN_RETURN;
 use super::*;
-use crate::command::{Append, NewEvent, ReleaseKey};
+use crate::command::{Append, Delete, NewEvent, ReleaseKey};
 use crate::log::{LogTime, Message};
 use crate::state_machine::StateMachine;
 
@@ -244,6 +244,14 @@ fn what_ends_a_request_is_taken_also_when_there_is_no_room_for_events() {
     let taken = (0..1_000_000).take_while(|_| cluster.sender.submit(&release, 2).is_ok()).count();
     assert!((10_000..1_000_000).contains(&taken), "{taken}");
     assert_eq!(cluster.sender.submit(&Command::Bye, 3), Ok(()));
+}
+
+#[test]
+fn a_command_that_no_hub_would_accept_is_not_sent() {
+    let mut cluster = Cluster::new(Limits::default());
+    let delete = Command::Delete(Delete { channel: "a//b".into() });
+    assert_eq!(cluster.sender.submit(&delete, 0), Err(SubmitError::Invalid));
+    assert!(cluster.sender.is_idle());
 }
 
 #[test]

@@ -125,7 +125,7 @@ pub enum KeyStatus {
     Running {
         /// The session of its hub.
         session: SessionId,
-        /// The number of the request in its session.
+        /// The number of the request at its hub.
         request: u64,
     },
     /// The request that used it has broken off: a retry publishes what is left.

@@ -46,6 +46,9 @@ pub const MAX_RENEWALS: usize = 1000;
 pub struct StateMachine {
     codec: Codec,
     epoch: Text,
+    /// Whether an epoch has begun in the log: until then, it may be an earlier one than that with
+    /// which the replica was made.
+    has_begun_epoch: bool,
     last: Option<Sequence>,
     /// The offset from which on no session is adopted.
     certain: Offset,
@@ -87,6 +90,7 @@ impl StateMachine {
         Self {
             codec,
             epoch,
+            has_begun_epoch: false,
             last: None,
             certain: Offset::default(),
             sessions: Sessions::new(lease),
@@ -332,13 +336,16 @@ impl StateMachine {
 
     fn begin_epoch(&mut self, change: EpochChange, cx: &mut Context) -> Outcome {
         let EpochChange { old, new } = change;
-        // A hub that began to read after the change has the new epoch from the beginning.
-        if old != self.epoch && new != self.epoch {
+        // A hub that began to read after the change has the new epoch from the beginning, or a
+        // later one. The first change in a whole log is from the epoch with which it was created.
+        let is_first = !self.has_begun_epoch && cx.certain == Offset::default();
+        if old != self.epoch && new != self.epoch && !is_first {
             return Outcome::Refused(Refusal::Outdated);
         }
         self.channels.clear();
         self.keys.clear();
         self.epoch = new.detached();
+        self.has_begun_epoch = true;
         // From here on, all that exists is known.
         self.certain = Offset::default();
         cx.certain = self.certain;

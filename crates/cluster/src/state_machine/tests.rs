@@ -538,11 +538,14 @@ fn an_epoch_begins_once_and_forgets_all_channels() {
     assert_eq!(log.state.epoch().as_str(), "next");
     assert!(appended(log.ask(session, Command::Append(append("a", 1)))).state.is_none());
     // A hub that starts later has read the new epoch from the description of the log.
-    let mut later = StateMachine::new(Codec::default(), "next".into(), LEASE);
-    for message in &log.messages {
-        later.apply(message).unwrap();
+    for epochs in [["next", "next"], ["next", "last"], ["last", "late"]] {
+        let mut later = StateMachine::new(Codec::default(), epochs[0].into(), LEASE);
+        for message in &log.messages {
+            later.apply(message).unwrap();
+        }
+        assert!(later.is_equal(&log.state), "{epochs:?}");
+        log.ask(session, epoch(epochs[0], epochs[1]));
     }
-    assert!(later.is_equal(&log.state));
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl World {
             now: Duration::from_secs(1),
             ids: 0,
             lives: 0,
-            epoch: "epoch 0".to_owned(),
+            epoch: "epoch0".to_owned(),
             asked: BTreeMap::new(),
             applied: HashMap::new(),
             publishers: (0..publishers).map(lines).collect(),
@@ -210,7 +210,7 @@ impl World {
     fn begin_epoch(&mut self, at: usize) {
         self.lives += 1;
         let mut hub = Hub::new(self.lives, &self.epoch, &self.log);
-        let new = format!("epoch {}", self.lives);
+        let new = format!("epoch{}", self.lives);
         let change = EpochChange { old: self.epoch.as_str().into(), new: new.as_str().into() };
         self.ids += 1;
         hub.submit(&Command::Epoch(change), self.ids);
