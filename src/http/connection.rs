@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -132,8 +133,8 @@ async fn is_http2(tcp: &TcpStream) -> io::Result<bool> {
             return Ok((common == PREFACE.len()).then_some(true));
         }
         // hyper answers a head that is wrong, or too long to be peeked at.
-        let mut headers = [httparse::EMPTY_HEADER; LOOKED_AT_HEADERS];
-        let parsed = httparse::Request::new(&mut headers).parse(seen);
+        let mut headers = [const { MaybeUninit::uninit() }; LOOKED_AT_HEADERS];
+        let parsed = httparse::Request::new(&mut []).parse_with_uninit_headers(seen, &mut headers);
         let waits = parsed.is_ok_and(|parsed| parsed.is_partial()) && seen.len() < ROOM;
         Ok((!waits).then_some(false))
     })

@@ -26,15 +26,30 @@ impl Hosts {
     /// Returns whether the hub may be called so: `authority` is a host, with or without a port.
     /// Addresses and the names of this machine always may: no name server answers for them.
     pub(super) fn allow(&self, authority: &str) -> bool {
-        let Ok(authority) = Authority::from_str(authority) else { return false };
-        let host = authority.host().to_ascii_lowercase();
-        let host = host.strip_suffix('.').unwrap_or(&host);
-        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        // RFC 6761, section 6.3.
-        let here = host == "localhost" || host.ends_with(".localhost");
-        here || IpAddr::from_str(address.unwrap_or(host)).is_ok()
-            || self.0.iter().any(|name| covers(name, host))
+        if let Some(host) = plain_host(authority) {
+            return self.allow_host(host);
+        }
+        Authority::from_str(authority).is_ok_and(|authority| self.allow_host(authority.host()))
     }
+
+    fn allow_host(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let last_label = || host.rsplit('.').next().unwrap_or(host);
+        IpAddr::from_str(address.unwrap_or(host)).is_ok()
+            // RFC 6761, section 6.3.
+            || last_label().eq_ignore_ascii_case("localhost")
+            || self.0.iter().any(|name| covers(name, &host.to_ascii_lowercase()))
+    }
+}
+
+/// Returns the host of an authority that is a name or an IPv4 address, with or without a port: most
+/// are, and this needs no copy of it.
+pub(super) fn plain_host(authority: &str) -> Option<&str> {
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let is_authority = !authority.is_empty() && host.bytes().chain(port.bytes()).all(is_plain);
+    is_authority.then_some(host)
 }
 
 fn covers(name: &str, host: &str) -> bool {
@@ -112,6 +127,17 @@ mod tests {
             "user@evil.example",
         ] {
             assert!(!hosts.allow(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_found_without_a_copy_is_that_of_the_authority() {
+        for text in ["hub", "Hub.example.org:4100", "192.0.2.7", "a-b:", ":80", "a:b", "a."] {
+            let authority = Authority::from_str(text).unwrap();
+            assert_eq!(plain_host(text), Some(authority.host()), "{text}");
+        }
+        for text in ["", "a:1:2", "[::1]", "[::1]:80", "user@hub", "a/b", "a b", "a%20b", "ä"] {
+            assert_eq!(plain_host(text), None, "{text}");
         }
     }
 

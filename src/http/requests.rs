@@ -7,7 +7,9 @@
 //! connection's [`Link`] does.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use bytes::{Buf, BytesMut};
 use http::uri::Authority;
 use http::{HeaderValue, header};
 use http_body_util::BodyExt;
-use httparse::{EMPTY_HEADER, Error, Header, Status};
+use httparse::{Error, Header, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -25,12 +27,16 @@ use super::app::Response;
 use super::config::Config;
 use super::cors::Cors;
 use super::head;
+use super::hosts::plain_host;
 use super::problem::{ErrorCode, Problem};
 use super::progress_io::Transport;
 use crate::egress::Link;
 
 /// Bytes that are read ahead of a message that has not been answered yet.
 const AHEAD: usize = 4 * 1024;
+
+/// Number of header lines up to which a head is parsed without an allocation.
+const USUAL_HEADERS: usize = 64;
 
 /// Time and bytes for which the hub reads on from a client whose request was refused: a connection
 /// that is closed on unread data loses the response.
@@ -149,9 +155,16 @@ impl<W> RequestReader<W> {
 
     /// Returns the length of the head, and the part after it; nothing while it is incomplete.
     fn read_head(&self, bytes: &[u8]) -> Result<Option<(usize, Framing)>, Box<HeadRefusal>> {
-        let mut headers = vec![EMPTY_HEADER; self.max_headers];
-        let mut request = httparse::Request::new(&mut headers);
-        let parsed = request.parse(bytes);
+        let mut usual = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+        let usual = &mut usual[..self.max_headers.min(USUAL_HEADERS)];
+        let mut all;
+        let mut request = httparse::Request::new(&mut []);
+        let mut parsed = request.parse_with_uninit_headers(bytes, usual);
+        if parsed == Err(Error::TooManyHeaders) && self.max_headers > USUAL_HEADERS {
+            all = vec![MaybeUninit::uninit(); self.max_headers];
+            request = httparse::Request::new(&mut []);
+            parsed = request.parse_with_uninit_headers(bytes, &mut all);
+        }
         let refused = |refusal: HeadRefusal| {
             Box::new(HeadRefusal { head_only: request.method == Some("HEAD"), ..refusal })
         };
@@ -190,19 +203,21 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
     if request.path.unwrap_or_default().contains('#') {
         return Err("the target of the request has a `#`: in a path or query it is `%23`".into());
     }
-    let hosts = values(request.headers, "host");
-    match hosts.as_slice() {
-        [] if !is_1_1 => {}
-        [host] if is_host(host) => {}
-        [host] => return Err(format!("`Host` is not a host: `{}`", host.escape_ascii())),
-        [] => return Err("there is no `Host`, which HTTP/1.1 requires".into()),
-        _ => return Err("there is more than one `Host`".into()),
+    let mut hosts = values(request.headers, "host");
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host) => {}
+        (Some(host), None) => {
+            return Err(format!("`Host` is not a host: `{}`", host.escape_ascii()));
+        }
+        (Some(_), Some(_)) => return Err("there is more than one `Host`".into()),
+        (None, _) if !is_1_1 => {}
+        (None, _) => return Err("there is no `Host`, which HTTP/1.1 requires".into()),
     }
-    let codings = values(request.headers, "transfer-encoding");
-    let lengths = values(request.headers, "content-length");
-    match (codings.as_slice(), lengths.as_slice()) {
-        ([], []) => Ok(Framing::Head),
-        ([], [length, more @ ..]) if more.iter().all(|other| other == length) => {
+    let mut codings = values(request.headers, "transfer-encoding");
+    let mut lengths = values(request.headers, "content-length");
+    match (codings.next(), lengths.next()) {
+        (None, None) => Ok(Framing::Head),
+        (None, Some(length)) if lengths.all(|other| other == length) => {
             let digits = length.iter().all(u8::is_ascii_digit);
             let length = str::from_utf8(length).ok().filter(|_| digits);
             match length.and_then(|length| length.parse().ok()) {
@@ -211,25 +226,33 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<Framing, String> {
                 None => Err("`Content-Length` is not a number of bytes".into()),
             }
         }
-        ([], _) => Err("there are several `Content-Length`, which differ".into()),
-        (_, [_, ..]) => {
+        (None, Some(_)) => Err("there are several `Content-Length`, which differ".into()),
+        (Some(_), Some(_)) => {
             Err("a request cannot have both `Transfer-Encoding` and `Content-Length`".into())
         }
-        ([coding], []) if is_1_1 && coding.eq_ignore_ascii_case(b"chunked") => {
+        (Some(coding), None)
+            if is_1_1 && codings.next().is_none() && coding.eq_ignore_ascii_case(b"chunked") =>
+        {
             Ok(Framing::Chunks(Chunks::Size(0)))
         }
         _ => Err("the only valid `Transfer-Encoding` is `chunked`, once, in HTTP/1.1".into()),
     }
 }
 
-fn values<'a>(headers: &[Header<'a>], name: &str) -> Vec<&'a [u8]> {
-    let of_name = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-    of_name.map(|header| header.value.trim_ascii()).collect()
+fn values<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    // The length first: it is compared without a call.
+    let is_named = move |header: &&Header<'a>| {
+        header.name.len() == name.len() && header.name.eq_ignore_ascii_case(name)
+    };
+    headers.iter().filter(is_named).map(|header| header.value.trim_ascii())
 }
 
 /// Returns whether it is a host, with or without a port, or empty: the target has no authority.
 fn is_host(value: &[u8]) -> bool {
-    value.is_empty() || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
+    str::from_utf8(value).is_ok_and(|value| {
+        let is_other = || !value.contains('@') && Authority::from_str(value).is_ok();
+        value.is_empty() || plain_host(value).is_some() || is_other()
+    })
 }
 
 impl Chunks {
@@ -392,7 +415,7 @@ impl<W: Transport> Transport for RequestReader<W> {
 
 impl HeadRefusal {
     fn malformed(detail: String, headers: &[Header<'_>]) -> Self {
-        let origin = values(headers, "origin").first().copied();
+        let origin = values(headers, "origin").next();
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
         let problem = Problem::new(ErrorCode::InvalidRequest, detail);
         Self { problem, origin, limit: None, head_only: false }

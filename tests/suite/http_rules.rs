@@ -161,6 +161,20 @@ async fn a_head_that_is_too_large_is_refused_with_the_setting() {
 }
 
 #[tokio::test]
+async fn a_head_may_have_as_many_headers_as_the_setting_says() {
+    for most in [20, 64, 65, 100] {
+        let hub = TestHub::with(&format!("server.max_headers = {most}")).await;
+        let with = |count: usize| {
+            let others: String = (1..count).map(|n| format!("X-{n}: 1\r\n")).collect();
+            format!("GET /healthz HTTP/1.1\r\nHost: hub\r\n{others}\r\n")
+        };
+        assert_eq!(say(&hub, &with(most)).await.status(), 200, "{most}");
+        let response = say(&hub, &with(most + 1)).await;
+        assert_problem(&response, 431, "head_too_large", "server.max_headers");
+    }
+}
+
+#[tokio::test]
 async fn a_page_can_read_why_its_request_is_none() {
     let hub = TestHub::with("cors.allow_origins = [\"https://app.example.com\"]").await;
     let text = "GET /healthz HTTP/1.1\r\nOrigin: https://app.example.com\r\n\r\n";
