@@ -201,21 +201,23 @@ fn unreadable(request: &Request) -> Option<Problem> {
         return None;
     }
     let headers = request.headers();
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
-    let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(text);
-    let mut coded = codings.filter(|line| !line.split(',').all(|coding| plain(coding.trim())));
+    let is_plain = |coding: &[u8]| {
+        let coding = coding.trim_ascii();
+        coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+    };
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let mut coded = codings.filter(|line| !line.split(|byte| *byte == b',').all(is_plain));
     if let Some(coded) = coded.next() {
         let detail = format!(
             "`Content-Encoding: {}`: the hub reads bodies without compression only",
-            coded.escape_default()
+            coded.escape_ascii()
         );
         let problem = Problem::new(ErrorCode::UnsupportedMediaType, detail);
         return Some(problem.with_header(header::ACCEPT_ENCODING, "identity"));
     }
-    let kind = headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default();
-    let multipart =
-        kind.trim_start().get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let start = kind.trim_ascii_start().get(..10).unwrap_or_default();
+    let multipart = start.eq_ignore_ascii_case(b"multipart/");
     multipart.then(|| {
         let detail = "`multipart` bodies are not supported: send the data of an event as the body \
                       itself (`curl --data-binary @file`), several as NDJSON or an event stream";
