@@ -139,7 +139,8 @@ impl Link {
     }
 
     /// Returns whether the client's input has ended.
-    pub(super) fn has_input_ended(&self) -> bool {
+    #[must_use]
+    pub fn has_input_ended(&self) -> bool {
         self.input_end.initialized()
     }
 

@@ -2,12 +2,14 @@
 //! TLS the protocol that both sides agreed on.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, header};
@@ -198,6 +200,8 @@ async fn serve_http1<W: Transport>(
     let mut is_shutting_down = false;
     loop {
         tokio::select! {
+            // In this order: the connection's own poll changes what the next two look at.
+            biased;
             served = &mut connection => {
                 return match connection.into_parts().io.into_inner().into_refused() {
                     Some((transport, refusal)) => {
@@ -207,15 +211,19 @@ async fn serve_http1<W: Transport>(
                     None => served.map(|()| ConnectionOutcome::Over),
                 };
             }
-            handoff = taken_over(handoff.as_deref()) => {
+            handoff = if_some(|| handoff.as_deref().filter(|handoff| handoff.is_taken())) => {
                 let transport = connection.into_parts().io.into_inner();
                 return Ok(take_over(handoff, transport));
+            }
+            () = if_some(|| link.has_input_ended().then_some(())), if !is_shutting_down => {
+                is_shutting_down = true;
+                Pin::new(&mut connection).graceful_shutdown();
             }
             () = link.cut() => {
                 reset(&connection.into_parts().io.into_inner());
                 return Ok(ConnectionOutcome::Over);
             }
-            () = stop_requests(&shutdown, &link), if !is_shutting_down => {
+            () = shutdown.stopping(), if !is_shutting_down => {
                 is_shutting_down = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -223,23 +231,10 @@ async fn serve_http1<W: Transport>(
     }
 }
 
-/// Resolves when no request may follow the present one.
-async fn stop_requests(shutdown: &Shutdown, link: &Link) {
-    tokio::select! {
-        () = shutdown.stopping() => {}
-        () = link.input_end() => {}
-    }
-}
-
-/// Resolves when a response has been offered for takeover; never, where none can be.
-async fn taken_over(handoff: Option<&Handoff>) -> &Handoff {
-    match handoff {
-        Some(handoff) => {
-            handoff.taken().await;
-            handoff
-        }
-        None => std::future::pending().await,
-    }
+/// Resolves with a value when there is one. Looks for it at each poll and sets no waker: the task
+/// itself makes the value.
+fn if_some<T>(value: impl Fn() -> Option<T>) -> impl Future<Output = T> {
+    poll_fn(move |_| value().map_or(Poll::Pending, Poll::Ready))
 }
 
 fn take_over(handoff: &Handoff, transport: impl Transport) -> ConnectionOutcome {

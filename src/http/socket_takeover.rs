@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, Method, Version, header};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::app::{Request, Response};
 use super::body::Body;
@@ -25,7 +24,8 @@ pub(super) struct Handoff {
     /// The client has said that this request is its last.
     closes: AtomicBool,
     response: Mutex<Option<Response>>,
-    left: Notify,
+    /// A response has been left here.
+    taken: AtomicBool,
 }
 
 impl Handoff {
@@ -34,7 +34,7 @@ impl Handoff {
             used: AtomicBool::new(false),
             closes: AtomicBool::new(false),
             response: Mutex::new(None),
-            left: Notify::new(),
+            taken: AtomicBool::new(false),
         }
     }
 
@@ -58,13 +58,13 @@ impl Handoff {
             _ => return response,
         }
         *self.response.lock() = Some(response);
-        self.left.notify_one();
+        self.taken.store(true, Ordering::Relaxed);
         std::future::pending().await
     }
 
-    /// Resolves when a response has been left here.
-    pub(super) async fn taken(&self) {
-        self.left.notified().await;
+    /// Returns whether a response has been left here. It is left while the connection is polled.
+    pub(super) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Gives the socket to a shard, with the response that was left here.
