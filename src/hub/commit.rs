@@ -1,8 +1,11 @@
 //! Commit acknowledgements: an operation is submitted in a call, and its acknowledgement resolves
 //! with its result when it is committed.
 
+use std::future::ready;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
@@ -73,16 +76,16 @@ impl<T, E> CommitAck<T, E> {
     ///
     /// # Errors
     /// The operation has failed, and has changed nothing.
-    pub async fn wait(self) -> Result<T, E>
+    pub fn wait(self) -> impl Future<Output = Result<T, E>>
     where
         E: From<WriteError>,
     {
         match self.0 {
-            State::Committed(value) => Ok(value),
+            State::Committed(value) => Either::Left(ready(Ok(value))),
             // A store that was closed without an outcome has stored nothing reliably.
-            State::Pending { outcome, .. } => {
-                outcome.await.unwrap_or_else(|_| Err(WriteError::Failed.into()))
-            }
+            State::Pending { outcome, .. } => Either::Right(
+                outcome.map(|outcome| outcome.unwrap_or_else(|_| Err(WriteError::Failed.into()))),
+            ),
         }
     }
 }
@@ -172,7 +175,8 @@ pub(super) async fn committed<T, E: From<WriteError>>(
         match submit() {
             Ok(ack) => return ack.wait().await,
             Err(Refused::Retired) => {}
-            Err(Refused::Ending(end)) => end.settled().await,
+            // Boxed: it is rare, and every append would have room for it.
+            Err(Refused::Ending(end)) => Box::pin(end.settled()).await,
             Err(Refused::Because(why)) => return Err(why),
         }
     }

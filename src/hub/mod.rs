@@ -215,12 +215,12 @@ impl Hub {
     /// # Errors
     /// The channel is closed, there are too many channels, or the store takes no writes; nothing
     /// was appended.
-    pub async fn append(
+    pub fn append(
         &self,
         name: &ChannelName,
         append: Append<'_>,
-    ) -> Result<Appended, SubmitError> {
-        committed(|| self.try_append(name, append)).await
+    ) -> impl Future<Output = Result<Appended, SubmitError>> {
+        committed(move || self.try_append(name, append))
     }
 
     /// Submits an append and does not wait for its commit. An end that is pending refuses it,

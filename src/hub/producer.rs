@@ -62,8 +62,11 @@ impl ProducerHandle {
     ///
     /// # Errors
     /// The channel has ended, or the store takes no writes; nothing was appended.
-    pub async fn append(&self, append: Append<'_>) -> Result<Appended, SubmitError> {
-        committed(|| self.try_append(append)).await
+    pub fn append(
+        &self,
+        append: Append<'_>,
+    ) -> impl Future<Output = Result<Appended, SubmitError>> {
+        committed(move || self.try_append(append))
     }
 
     fn try_append(

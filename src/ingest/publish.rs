@@ -130,31 +130,19 @@ impl Publish {
             },
         };
         let max_bytes = ingest.max_event_bytes();
-        let hold = if close == Some(Closing::Auto) { Hold::Sole } else { Hold::Shared };
-        let producer = if kind.is_streamed() || format.is_some() {
-            Some(ingest.hub().produce(&channel, account.as_ref(), hold, format)?.wait().await?)
-        } else {
-            None
+        let (hold, close) = match close {
+            Some(Closing::Auto) => (Hold::Sole, None),
+            Some(Closing::AtEnd(close)) => (Hold::Shared, Some(close)),
+            None => (Hold::Shared, None),
         };
-        let (close, end_detector) = match close {
-            Some(Closing::Auto) => {
-                // A continued generation begins in the middle, where events may not tell the
-                // format.
-                let known =
-                    || producer.as_ref().map(ProducerHandle::recogniser).unwrap_or_default();
-                (None, Some(EndDetector::new(format.map_or_else(known, Recogniser::named))))
-            }
-            Some(Closing::AtEnd(close)) => (Some(close), None),
-            None => (None, None),
-        };
-        Ok(Begun::Publish(Box::new(Self {
+        let mut publish = Box::new(Self {
             decoder: Decoder::new(kind, event_type, max_bytes, close.is_some()),
             ingest,
             channel,
             account,
             close,
-            end_detector,
-            producer,
+            end_detector: None,
+            producer: None,
             claim,
             skip: tally.events,
             decoded: 0,
@@ -163,7 +151,19 @@ impl Publish {
             last_event: None,
             discarded: 0,
             last: None,
-        })))
+        });
+        if kind.is_streamed() || format.is_some() {
+            let account = publish.account.as_ref();
+            let producer = publish.ingest.hub().produce(&publish.channel, account, hold, format)?;
+            publish.producer = Some(producer.wait().await?);
+        }
+        if hold == Hold::Sole {
+            // A continued generation begins in the middle, where events may not tell the format.
+            let known = || publish.producer.as_ref().map(ProducerHandle::recogniser);
+            let recogniser = format.map(Recogniser::named).or_else(known).unwrap_or_default();
+            publish.end_detector = Some(EndDetector::new(recogniser));
+        }
+        Ok(Begun::Publish(publish))
     }
 
     /// Publishes the events that a chunk of the body completes.
@@ -177,8 +177,10 @@ impl Publish {
         // Anything after the end mark is ignored, valid or not.
         let decoded = if fed == Fed::Ended { Ok(()) } else { decoded };
         let appended = self.append(decoded, close.as_ref(), fed == Fed::Ended).await;
-        self.give_up_after(appended).await?;
-        Ok(fed)
+        if let Err(failure) = &appended {
+            self.give_up(failure).await;
+        }
+        appended.map(|()| fed)
     }
 
     /// Publishes the rest of the body, and closes the channel if the options say so.
@@ -186,6 +188,18 @@ impl Publish {
     /// # Errors
     /// As for [`feed`](Self::feed), or the body is not empty and has no event.
     pub async fn finish(mut self: Box<Self>) -> Result<Receipt, Failure> {
+        let (decoded, close) = self.decode_rest();
+        let appended = self.append(decoded, close.as_ref(), true).await;
+        if let Err(failure) = &appended {
+            self.give_up(failure).await;
+        }
+        appended?;
+        self.leave(if self.discarded == 0 { NO_MARK } else { WITHIN });
+        Ok(self.into_receipt())
+    }
+
+    /// Decodes the rest of the body. Returns how that went, and how the channel is to be closed.
+    fn decode_rest(&mut self) -> (Result<(), InvalidEvent>, Option<Close>) {
         let recogniser = match (&self.end_detector, &self.producer) {
             (Some(end_detector), _) => Some(end_detector.recogniser().clone()),
             (None, Some(producer)) if self.decoder.is_event_stream() => Some(producer.recogniser()),
@@ -202,16 +216,12 @@ impl Publish {
             close = close.or_else(at_end);
         }
         let close = close.or_else(|| self.close.take());
-        let appended = self.append(finished.map(drop), close.as_ref(), true).await;
-        self.give_up_after(appended).await?;
-        self.leave(if self.discarded == 0 { NO_MARK } else { WITHIN });
-        Ok(self.into_receipt())
+        (finished.map(drop), close)
     }
 
-    /// Notes why the producer leaves, if its publish has failed. If the body was no stream of
+    /// Notes why the producer of a publish that has failed leaves. If the body was no stream of
     /// events, the generation ends as an error, because no more will come.
-    async fn give_up_after(&mut self, published: Result<(), Failure>) -> Result<(), Failure> {
-        let Err(failure) = &published else { return Ok(()) };
+    async fn give_up(&mut self, failure: &Failure) {
         if let PublishError::Invalid(InvalidEvent::Foreign(foreign)) = &failure.error
             && self.end_detector.is_some()
         {
@@ -220,7 +230,6 @@ impl Publish {
             let _ = self.hand_in(Some(&close), false).await;
         }
         self.leave(&format!("a publish was refused: {failure}"));
-        published
     }
 
     /// Notes why the producer leaves: viewers see this if it does not come back.

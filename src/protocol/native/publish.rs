@@ -79,8 +79,13 @@ pub(super) fn one(native: Arc<Native>, request: Request, to: ChannelCaller) -> P
         Err(problem) => at_once(&native, Err(problem)),
         Ok((publish, policy)) => {
             let mut reader = BodyReader::new(native, body, policy);
+            // Written so that the future is small: it has no room for a value that is used up.
             let publish = async move {
-                let outcome = publish_to_one(publish, &mut reader).await;
+                let publish = match begin_one(reader.native(), publish).await {
+                    Ok(publish) => publish,
+                    Err(outcome) => return count(reader.native(), outcome),
+                };
+                let outcome = publish_body(publish, &mut reader).await;
                 count(reader.native(), outcome)
             };
             run_to_end(publish, must_finish)
@@ -174,11 +179,16 @@ fn prepare_one(
     Ok((PublishRequest { channel, kind, options }, policy))
 }
 
-async fn publish_to_one(publish: PublishRequest, reader: &mut BodyReader) -> PublishOutcome {
+/// Begins a publish to one channel, or returns the outcome if that is known already.
+async fn begin_one(
+    native: &Native,
+    publish: PublishRequest,
+) -> Result<Box<Publish>, PublishOutcome> {
     let PublishRequest { channel, kind, options } = publish;
-    match reader.native().ingest.publish(channel, kind, options).await? {
-        Begun::Publish(publish) => publish_body(publish, reader).await,
-        Begun::Replay(receipt) => replay(&ReceiptDocument::new(&receipt)),
+    match native.ingest.publish(channel, kind, options).await {
+        Ok(Begun::Publish(publish)) => Ok(publish),
+        Ok(Begun::Replay(receipt)) => Err(replay(&ReceiptDocument::new(&receipt))),
+        Err(error) => Err(Err(error.into())),
     }
 }
 
@@ -186,40 +196,39 @@ async fn publish_body(mut publish: Box<Publish>, reader: &mut BodyReader) -> Pub
     reader.begin_after(publish.kept());
     let before = publish.kept().events;
     let problem = loop {
-        let piece = tokio::select! {
-            piece = reader.next() => piece,
-            error = publish.refused() => {
-                return Err(Problem::from(error).with_kept(publish.kept()));
+        let piece = {
+            let read = tokio::select! {
+                read = reader.next() => read,
+                error = publish.refused() => {
+                    return Err(Problem::from(error).with_kept(publish.kept()));
+                }
+            };
+            match read {
+                BodyRead::Data(piece) => piece,
+                BodyRead::End => break None,
+                BodyRead::BrokenOff(problem) => break Some(problem),
+                BodyRead::Stopping => return Err(stopping(publish.kept())),
             }
         };
-        match piece {
-            BodyRead::Data(piece) => {
-                let fed = publish.feed(&piece).await;
-                reader.pay(publish.kept().events, piece.len());
-                match fed? {
-                    Fed::More => {}
-                    Fed::Ended => {
-                        return json(&ReceiptDocument::new(&publish.into_receipt()));
-                    }
-                }
-                if let Err(problem) = reader.hold(publish.held()) {
-                    break problem;
-                }
-            }
-            BodyRead::End => {
-                let receipt = publish.finish().await?;
-                reader.pay(receipt.events, 0);
-                // All of it was published before, and only the receipt was lost.
-                let replayed = before > 0 && receipt.events == before;
-                let document = ReceiptDocument::new(&receipt);
-                return if replayed { replay(&document) } else { json(&document) };
-            }
-            BodyRead::BrokenOff(problem) => break problem,
-            BodyRead::Stopping => return Err(stopping(publish.kept())),
+        let fed = publish.feed(&piece).await;
+        reader.pay(publish.kept().events, piece.len());
+        if fed? == Fed::Ended {
+            return json(&ReceiptDocument::new(&publish.into_receipt()));
+        }
+        if let Err(problem) = reader.hold(publish.held()) {
+            break Some(problem);
         }
     };
-    let kept = publish.break_off(problem.detail()).await;
-    Err(problem.with_kept(&kept))
+    if let Some(problem) = problem {
+        let kept = publish.break_off(problem.detail()).await;
+        return Err(problem.with_kept(&kept));
+    }
+    let receipt = publish.finish().await?;
+    reader.pay(receipt.events, 0);
+    // All of it was published before, and only the receipt was lost.
+    let replayed = before > 0 && receipt.events == before;
+    let document = ReceiptDocument::new(&receipt);
+    if replayed { replay(&document) } else { json(&document) }
 }
 
 fn begin_many(
@@ -274,12 +283,16 @@ fn sender(caller: &Caller) -> Sender {
 
 fn body_kind(headers: &HeaderMap, options: &PublishOptions) -> Result<BodyKind, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
-    let kind = match essence.trim().to_ascii_lowercase().as_str() {
-        sse::MEDIA_TYPE => BodyKind::EventStream,
-        name if NDJSON.contains(&name) => BodyKind::Ndjson,
-        _ if options.format == Some(Format::Text) => BodyKind::Text,
-        _ => BodyKind::Single,
+    let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    let is = |name: &str| essence.eq_ignore_ascii_case(name);
+    let kind = if is(sse::MEDIA_TYPE) {
+        BodyKind::EventStream
+    } else if NDJSON.into_iter().any(is) {
+        BodyKind::Ndjson
+    } else if options.format == Some(Format::Text) {
+        BodyKind::Text
+    } else {
+        BodyKind::Single
     };
     if options.close == Some(Closing::Auto) && !kind.is_streamed() {
         let right = format!(
