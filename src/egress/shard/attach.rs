@@ -22,7 +22,31 @@ use crate::sse;
 const FURTHEST: Duration = Duration::from_millis(u32::MAX as u64 / 2 - 60_000);
 
 impl Reactor {
-    pub(super) fn attach(&mut self, new: NewSubscriber) {
+    /// Attaches a subscriber, and queues its first bytes: a crowd that attaches must not keep the
+    /// others waiting.
+    pub(super) fn attach_queued(&mut self, new: NewSubscriber) {
+        if let Some(key) = self.attach(new) {
+            self.queue_for_catch_up(key);
+        }
+    }
+
+    /// Attaches a subscriber on the thread of its request, and writes its first bytes. A replay is
+    /// left to the shard's thread.
+    pub(super) fn attach_inline(&mut self, new: NewSubscriber) {
+        let Some(key) = self.attach(new) else { return };
+        if self.is_at_tail(key) {
+            self.advance_one(key);
+        } else {
+            self.queue_for_catch_up(key);
+        }
+        if !self.catching_up.is_empty() {
+            self.inbox.wake();
+        }
+    }
+
+    /// Registers the socket of a subscriber, and adds it to its channel. Returns its key; nothing
+    /// if its subscription has ended at once.
+    fn attach(&mut self, new: NewSubscriber) -> Option<usize> {
         let NewSubscriber { tcp, ticket, head, coalesce, heartbeat, lease } = new;
         let ChannelTicket { presence, counted, position: mark, joined, head: opening, .. } = ticket;
         let own = self.first_bytes(&opening, head);
@@ -31,10 +55,10 @@ impl Reactor {
         let rest = self.rest();
         let entry = self.subscribers.vacant_entry();
         let key = entry.key();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.registry.register(&mut tcp, Token(key), interest);
+        let registered = self.registry.register(&mut tcp, Token(key), Interest::READABLE);
         if registered.is_err() {
-            return self.count_detached();
+            self.count_detached();
+            return None;
         }
         // From here on, `detach` counts its end.
         counted.release();
@@ -56,6 +80,7 @@ impl Reactor {
             adaptive: coalesce == Coalesce::Adaptive,
             lags: false,
             catching_up: false,
+            awaits_room: false,
             heard: 0,
             leaves: false,
         };
@@ -64,10 +89,9 @@ impl Reactor {
         self.join(key, presence, window(coalesce));
         if let Some(over) = self.over(key) {
             self.end_subscription(key, over.into());
-        } else {
-            // Not written here: a crowd that attaches would keep the others waiting.
-            self.queue_for_catch_up(key);
+            return None;
         }
+        Some(key)
     }
 
     /// Returns the time that a subscription which begins now has, if that is limited: until its

@@ -87,7 +87,8 @@ impl Inbox {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Wakes the shard's thread, if it sleeps.
+    pub(super) fn wake(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             // Fails only if the shard is gone.
             let _ = self.waker.wake();

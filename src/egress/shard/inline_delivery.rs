@@ -55,7 +55,10 @@ impl Reactor {
                 continue;
             };
             match advance_inline(subscriber, &local.channel, &mut shared, done, now) {
-                Some(Moved::Blocked) => self.blocked.push(*member),
+                Some(Moved::Blocked) => {
+                    subscriber.await_room(&self.registry, *member as usize);
+                    self.blocked.push(*member);
+                }
                 Some(_) => {}
                 None => complete = false,
             }

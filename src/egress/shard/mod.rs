@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 
 pub(super) use self::inbox::NewSubscriber;
 use self::inbox::{Inbox, ShardMessage};
-use self::reactor::{OnDetach, Thread};
+use self::reactor::{OnDetach, Reactor, Thread};
 use super::config::Config;
 use super::policy::Drain;
 use crate::hub::{Channel, Hub};
@@ -41,10 +41,16 @@ const SMALL_CHANNEL: usize = 64;
 
 /// All shards of a hub.
 pub(super) struct Shards {
-    inboxes: Vec<Arc<Inbox>>,
+    shards: Vec<Shard>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next: AtomicUsize,
     active: Arc<AtomicUsize>,
+}
+
+/// A shard, as other threads use it.
+struct Shard {
+    inbox: Arc<Inbox>,
+    reactor: Arc<Mutex<Reactor>>,
 }
 
 impl Shards {
@@ -55,31 +61,35 @@ impl Shards {
             count => count,
         };
         let active = Arc::new(AtomicUsize::new(0));
-        let mut inboxes = Vec::new();
+        let mut shards = Vec::new();
         let mut threads = Vec::new();
         for number in 0..count {
             let active = active.clone();
             let on_detach = on_detach.clone();
             let thread = Thread::new(hub.clone(), config.clone(), active, on_detach)?;
-            inboxes.push(thread.inbox.clone());
+            shards.push(Shard { inbox: thread.inbox.clone(), reactor: thread.reactor.clone() });
             let builder = std::thread::Builder::new().name(format!("shard-{number}"));
             threads.push(builder.spawn(move || thread.run())?);
         }
         let threads = Mutex::new(threads);
-        Ok(Self { inboxes, threads, next: AtomicUsize::new(0), active })
+        Ok(Self { shards, threads, next: AtomicUsize::new(0), active })
     }
 
-    /// Gives a subscriber's socket to a shard.
+    /// Gives a subscriber's socket to a shard: on this thread if the shard's lock is free, because
+    /// waking the shard's thread takes more time.
     pub(super) fn attach(&self, new: NewSubscriber) {
         self.active.fetch_add(1, Ordering::Relaxed);
-        let shard = self.choose(new.ticket.channel()) % self.inboxes.len();
-        self.inboxes[shard].send(ShardMessage::Attach(Box::new(new)));
+        let shard = &self.shards[self.choose(new.ticket.channel()) % self.shards.len()];
+        match shard.reactor.try_lock() {
+            Some(mut reactor) => reactor.attach_inline(new),
+            None => shard.inbox.send(ShardMessage::Attach(Box::new(new))),
+        }
     }
 
     /// Ends the subscriptions whose lease has been revoked.
     pub(super) fn recheck(&self) {
-        for inbox in &self.inboxes {
-            inbox.send(ShardMessage::Recheck);
+        for shard in &self.shards {
+            shard.inbox.send(ShardMessage::Recheck);
         }
     }
 
@@ -96,8 +106,8 @@ impl Shards {
 
     /// Ends all subscriptions, present and future, each at its own moment of the drain.
     pub(super) fn drain(&self, drain: Drain) {
-        for inbox in &self.inboxes {
-            inbox.send(ShardMessage::Drain(drain));
+        for shard in &self.shards {
+            shard.inbox.send(ShardMessage::Drain(drain));
         }
     }
 
@@ -109,8 +119,8 @@ impl Shards {
 
 impl Drop for Shards {
     fn drop(&mut self) {
-        for inbox in &self.inboxes {
-            inbox.send(ShardMessage::Stop);
+        for shard in &self.shards {
+            shard.inbox.send(ShardMessage::Stop);
         }
         for thread in self.threads.lock().drain(..) {
             // The panic of a shard has been reported already.

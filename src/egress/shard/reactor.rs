@@ -1,8 +1,8 @@
 //! A shard's state, and the loop of its thread.
 //!
 //! The thread holds the shard's lock except while it polls. No other thread waits for that lock: a
-//! publisher that finds it free may deliver inline (see `inline_delivery`), and otherwise leaves
-//! the work to the thread.
+//! publisher that finds it free may deliver inline (see `inline_delivery`), a request may attach
+//! its subscriber (see `attach`); otherwise they leave the work to the thread.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -37,7 +37,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Called when a shard has closed a socket.
 pub(super) type OnDetach = Arc<dyn Fn() + Send + Sync>;
 
-/// The state of a shard, shared by its thread and by publishers that deliver inline.
+/// The state of a shard, shared by its thread and by the threads that deliver and attach inline.
 pub(super) struct Reactor {
     /// For the notifiers, through which publishers deliver inline.
     pub(super) me: Weak<Mutex<Reactor>>,
@@ -78,7 +78,7 @@ const SCRATCH: usize = 16 * 1024;
 pub(super) struct Thread {
     poll: Poll,
     pub(super) inbox: Arc<Inbox>,
-    reactor: Arc<Mutex<Reactor>>,
+    pub(super) reactor: Arc<Mutex<Reactor>>,
 }
 
 impl Thread {
@@ -174,7 +174,7 @@ impl Reactor {
     fn read_inbox(&mut self) {
         for message in self.inbox.take_messages() {
             match message {
-                ShardMessage::Attach(new) => self.attach(*new),
+                ShardMessage::Attach(new) => self.attach_queued(*new),
                 ShardMessage::Drain(drain) => self.begin_drain(drain),
                 ShardMessage::Recheck => self.end_revoked(),
                 ShardMessage::Stop => self.stopping = true,

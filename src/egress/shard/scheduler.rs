@@ -120,6 +120,7 @@ impl Reactor {
         let was_blocked = subscriber.is_blocked();
         let moved = advance(subscriber, local, &self.bounds, shared, done, now);
         if moved == Moved::Blocked && !was_blocked {
+            subscriber.await_room(&self.registry, key);
             self.blocked.push(key as u32);
         }
         moved
@@ -142,10 +143,13 @@ impl Reactor {
     /// Returns whether a subscriber's client has closed its side, and was sent all of the log. One
     /// that waits for a read from disk was not: the channel is swept when that is complete.
     fn leaves_now(&self, key: usize) -> bool {
-        let Some(subscriber) = self.subscribers.get(key).filter(|subscriber| subscriber.leaves)
-        else {
-            return false;
-        };
+        self.subscribers.get(key).is_some_and(|subscriber| subscriber.leaves)
+            && self.is_at_tail(key)
+    }
+
+    /// Returns whether there is nothing in the log for a subscriber to read.
+    pub(super) fn is_at_tail(&self, key: usize) -> bool {
+        let Some(subscriber) = self.subscribers.get(key) else { return true };
         let local = self.channels.get(subscriber.channel as usize);
         local.is_none_or(|local| subscriber.at.byte() >= local.channel.end().byte)
     }

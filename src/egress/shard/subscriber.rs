@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
 use super::clock::millis;
@@ -39,6 +40,8 @@ pub(super) struct Subscriber {
     pub(super) lags: bool,
     /// It is queued to catch up, and no sweep visits it.
     pub(super) catching_up: bool,
+    /// The shard's poll reports when the socket is writable.
+    pub(super) awaits_room: bool,
     /// Bytes received from the client, in `HEARD_UNIT`s.
     pub(super) heard: u8,
     /// The client has closed its side: it gets the rest of the log, and then the end.
@@ -118,6 +121,17 @@ impl Subscriber {
             Wrote::Part(_) | Wrote::Gone => {}
         }
         wrote
+    }
+
+    /// Lets the shard's poll report when the socket is writable. Not so from the start: each new
+    /// socket would be reported once, and most never block.
+    pub(super) fn await_room(&mut self, registry: &Registry, key: usize) {
+        if !self.awaits_room {
+            self.awaits_room = true;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            // If this fails, the write timeout ends the subscription.
+            let _ = registry.reregister(&mut self.tcp, Token(key), interest);
+        }
     }
 
     /// Writes its own bytes. Returns the result, and whether nothing follows them.

@@ -249,6 +249,7 @@ mod tests {
             adaptive: false,
             lags: false,
             catching_up: false,
+            awaits_room: false,
             heard: 0,
             leaves: false,
             lease: AccessLease::default(),
