@@ -13,3 +13,4 @@ pub mod last_event_id;
 mod log;
 pub mod publish;
 pub mod request;
+pub mod viewers;

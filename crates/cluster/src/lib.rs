@@ -14,3 +14,4 @@ pub mod offset;
 pub mod sender;
 pub mod state_machine;
 pub mod text;
+pub mod viewers;

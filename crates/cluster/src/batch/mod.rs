@@ -14,7 +14,7 @@ mod signature;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod wire;
+pub(crate) mod wire;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -106,13 +106,20 @@ impl Codec {
         message.put_u64_le(session.0.0);
         message.put_u64_le(number);
         message.put_slice(body);
+        self.sign(message)
+    }
+
+    /// Adds the signature, if the cluster has a secret, and the checksum to what is sent. Its first
+    /// byte says what it is, so that none of one kind is valid as another.
+    #[must_use]
+    pub fn sign(&self, mut content: BytesMut) -> Bytes {
         if let Some(signer) = &self.signer {
-            let signature = signer.sign(&message);
-            message.put_slice(&signature);
+            let signature = signer.sign(&content);
+            content.put_slice(&signature);
         }
-        let checksum = crc32fast::hash(&message);
-        message.put_u32_le(checksum);
-        message.freeze()
+        let checksum = crc32fast::hash(&content);
+        content.put_u32_le(checksum);
+        content.freeze()
     }
 
     /// Returns the header and the body of a message. The body shares its memory.
@@ -120,6 +127,16 @@ impl Codec {
     /// # Errors
     /// The message is not a batch of this cluster and version.
     pub fn decode(&self, message: &Bytes) -> Result<(Header, Bytes), BatchError> {
+        let content = self.verify(message)?;
+        let header = self.decode_header(&content)?;
+        Ok((header, content.slice(HEADER_BYTES..)))
+    }
+
+    /// Returns what was sent, without its signature and checksum. It shares the memory.
+    ///
+    /// # Errors
+    /// The checksum or the signature is wrong.
+    pub fn verify(&self, message: &Bytes) -> Result<Bytes, BatchError> {
         let (checked, checksum) = message.split_last_chunk().ok_or(BatchError::Damaged)?;
         if crc32fast::hash(checked) != u32::from_le_bytes(*checksum) {
             return Err(BatchError::Damaged);
@@ -136,8 +153,7 @@ impl Codec {
                 content.len()
             }
         };
-        let header = self.decode_header(&message[..signed_end])?;
-        Ok((header, message.slice(HEADER_BYTES..signed_end)))
+        Ok(message.slice(..signed_end))
     }
 
     fn decode_header(&self, content: &[u8]) -> Result<Header, BatchError> {

@@ -25,39 +25,39 @@ pub enum WireError {
 }
 
 /// Reads values from bytes. Texts share the memory of the input.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     input: Bytes,
     at: usize,
 }
 
 impl Reader {
-    pub(super) fn new(input: Bytes) -> Self {
+    pub(crate) fn new(input: Bytes) -> Self {
         Self { input, at: 0 }
     }
 
     /// Returns the number of bytes that are left.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.input.len() - self.at
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, WireError> {
+    pub(crate) fn byte(&mut self) -> Result<u8, WireError> {
         let byte = *self.input.get(self.at).ok_or(WireError::Short)?;
         self.at += 1;
         Ok(byte)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let array = self.input[self.at..].first_chunk::<N>().ok_or(WireError::Short)?;
         self.at += N;
         Ok(*array)
     }
 
-    pub(super) fn fixed(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn fixed(&mut self) -> Result<u64, WireError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
     /// Reads a number in LEB128. Only the shortest form is valid, so that a value has one form.
-    pub(super) fn number(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn number(&mut self) -> Result<u64, WireError> {
         let mut number = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -76,12 +76,12 @@ impl Reader {
 
     /// Reads a count of items that take at least `least` bytes each. What is left of the input
     /// bounds it, so that it may be used as a capacity.
-    pub(super) fn count(&mut self, least: usize) -> Result<usize, WireError> {
+    pub(crate) fn count(&mut self, least: usize) -> Result<usize, WireError> {
         let count = usize::try_from(self.number()?).map_err(|_| WireError::Short)?;
         if count > self.left() / least { Err(WireError::Short) } else { Ok(count) }
     }
 
-    pub(super) fn bytes(&mut self, length: u64) -> Result<Bytes, WireError> {
+    pub(crate) fn bytes(&mut self, length: u64) -> Result<Bytes, WireError> {
         let length = usize::try_from(length).map_err(|_| WireError::Short)?;
         if length > self.left() {
             return Err(WireError::Short);
@@ -91,30 +91,30 @@ impl Reader {
         Ok(bytes)
     }
 
-    pub(super) fn text(&mut self) -> Result<Text, WireError> {
+    pub(crate) fn text(&mut self) -> Result<Text, WireError> {
         let length = self.number()?;
         self.text_of(length)
     }
 
-    pub(super) fn text_of(&mut self, length: u64) -> Result<Text, WireError> {
+    pub(crate) fn text_of(&mut self, length: u64) -> Result<Text, WireError> {
         Text::new(self.bytes(length)?).ok_or(WireError::Utf8)
     }
 
     /// Reads a text that may be missing: its length and one, or zero.
-    pub(super) fn optional_text(&mut self) -> Result<Option<Text>, WireError> {
+    pub(crate) fn optional_text(&mut self) -> Result<Option<Text>, WireError> {
         match self.number()?.checked_sub(1) {
             None => Ok(None),
             Some(length) => self.text_of(length).map(Some),
         }
     }
 
-    pub(super) fn end(&self) -> Result<(), WireError> {
+    pub(crate) fn end(&self) -> Result<(), WireError> {
         if self.left() == 0 { Ok(()) } else { Err(WireError::Surplus) }
     }
 }
 
 /// Writes values as [`Reader`] reads them.
-pub(super) trait Writer {
+pub(crate) trait Writer {
     fn number(&mut self, number: u64);
     fn text(&mut self, text: &Text);
     fn optional_text(&mut self, text: Option<&Text>);
