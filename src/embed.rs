@@ -136,6 +136,7 @@ impl Hub {
         channel: &ChannelName,
         from: StartFrom,
     ) -> Result<Subscription, SubscribeError> {
+        self.hub.reach(&from).await;
         loop {
             let selection = Selection::One(channel.clone());
             let inner = match self.hub.subscribe(selection, &from, UNBOUNDED)? {

@@ -143,6 +143,12 @@ impl Payload {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), json }
     }
 
+    /// Returns the bytes, which are UTF-8, without copying them.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// Returns the bytes, which are UTF-8.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

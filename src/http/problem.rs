@@ -7,7 +7,7 @@ use super::wording::Wording;
 use crate::auth::{AuthError, Operation};
 use crate::channel::InvalidChannelName;
 use crate::event::InvalidEventType;
-use crate::hub::{self, ClaimError, TooManyChannels};
+use crate::hub::{self, ClaimError, LogError, TooManyChannels};
 use crate::ingest::{ErrorPlace, Failure, InvalidEvent, InvalidLine, NoRoom, PublishError, Tally};
 use crate::lease::LeaseEnd;
 use crate::quota::Exceeded;
@@ -22,6 +22,8 @@ words! {
     /// The error codes that clients may get. Stable: clients act on them. Keep this alphabetical.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum ErrorCode {
+        /// The shared log of the cluster cannot be reached.
+        BackplaneUnavailable = "backplane_unavailable",
         /// The channel has ended.
         ChannelClosed = "channel_closed",
         /// A viewer has stopped the channel.
@@ -82,6 +84,9 @@ impl ErrorCode {
     pub(super) fn row(self) -> (StatusCode, bool, &'static str) {
         use StatusCode as S;
         match self {
+            Self::BackplaneUnavailable => {
+                (S::SERVICE_UNAVAILABLE, true, "The cluster cannot be reached")
+            }
             Self::ChannelClosed => (S::CONFLICT, false, "The channel is closed"),
             Self::ChannelStopped => (S::CONFLICT, false, "The channel was stopped"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, true, "The hub is going down"),
@@ -340,6 +345,25 @@ impl From<WriteError> for Problem {
     }
 }
 
+impl From<LogError> for ErrorCode {
+    fn from(why: LogError) -> Self {
+        match why {
+            LogError::Overloaded | LogError::TooManyChannels => Self::Overloaded,
+            LogError::TooLarge => Self::EventTooLarge,
+            LogError::KeyScattered => Self::InvalidParameter,
+            LogError::Unconfirmed | LogError::NotJoined | LogError::Refused => {
+                Self::BackplaneUnavailable
+            }
+        }
+    }
+}
+
+impl From<LogError> for Problem {
+    fn from(why: LogError) -> Self {
+        Self::new(why.into(), why.to_string())
+    }
+}
+
 impl From<NoRoom> for Problem {
     fn from(error: NoRoom) -> Self {
         Self::new(ErrorCode::Overloaded, error.to_string()).with("limit", NoRoom::LIMIT)
@@ -351,6 +375,7 @@ impl From<hub::ConfigureError> for Problem {
         match error {
             hub::ConfigureError::Claim(error) => error.into(),
             hub::ConfigureError::Unstored(why) => why.into(),
+            hub::ConfigureError::Unlogged(why) => why.into(),
         }
     }
 }
@@ -369,7 +394,10 @@ impl From<&PublishError> for ErrorCode {
             PublishError::Hub(hub::SubmitError::Claim(error)) => Self::from(*error),
             PublishError::Overloaded => Self::Overloaded,
             PublishError::Hub(hub::SubmitError::Unstored(why)) => Self::from(*why),
-            PublishError::StillRunning => Self::PublishInProgress,
+            PublishError::Hub(hub::SubmitError::Unlogged(why)) => Self::from(*why),
+            PublishError::Hub(hub::SubmitError::KeyRunning) | PublishError::StillRunning => {
+                Self::PublishInProgress
+            }
             PublishError::Forbidden => Self::Forbidden,
         }
     }
@@ -391,6 +419,7 @@ impl From<hub::StopError> for Problem {
             hub::StopError::Over(_) => Self::new(ErrorCode::GenerationOver, error.detail()),
             hub::StopError::Claim(error) => error.into(),
             hub::StopError::Unstored(why) => why.into(),
+            hub::StopError::Unlogged(why) => why.into(),
         }
     }
 }

@@ -3,12 +3,15 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
+use super::error::LogError;
 use super::metadata::EndRecord;
 use crate::store::disk::WriteError;
 
@@ -25,6 +28,8 @@ enum State<T, E> {
         /// The result if the operation succeeds, where it is known already.
         expected: Option<T>,
         outcome: oneshot::Receiver<Result<T, E>>,
+        /// The time after which a shared log counts as not available.
+        patience: Option<Duration>,
     },
 }
 
@@ -44,7 +49,16 @@ impl<T, E> CommitAck<T, E> {
     {
         let (answer, outcome) = oneshot::channel();
         let expected = Some(value.clone());
-        (Self(State::Pending { expected, outcome }), Completer { value, answer })
+        let pending = State::Pending { expected, outcome, patience: None };
+        (Self(pending), Completer { value, answer })
+    }
+
+    /// Returns an acknowledgement that resolves with what a shared log decides, within this time,
+    /// and the way to tell it.
+    pub(super) fn undecided(patience: Duration) -> (Self, oneshot::Sender<Result<T, E>>) {
+        let (answer, outcome) = oneshot::channel();
+        let pending = State::Pending { expected: None, outcome, patience: Some(patience) };
+        (Self(pending), answer)
     }
 
     /// Returns the result that the operation has if it succeeds; `None` if the commit decides it.
@@ -78,14 +92,22 @@ impl<T, E> CommitAck<T, E> {
     /// The operation has failed, and has changed nothing.
     pub fn wait(self) -> impl Future<Output = Result<T, E>>
     where
-        E: From<WriteError>,
+        E: From<WriteError> + From<LogError>,
     {
         match self.0 {
             State::Committed(value) => Either::Left(ready(Ok(value))),
             // A store that was closed without an outcome has stored nothing reliably.
-            State::Pending { outcome, .. } => Either::Right(
+            State::Pending { outcome, patience: None, .. } => Either::Right(Either::Left(
                 outcome.map(|outcome| outcome.unwrap_or_else(|_| Err(WriteError::Failed.into()))),
-            ),
+            )),
+            State::Pending { outcome, patience: Some(patience), .. } => {
+                let answer = timeout(patience, outcome).map(|answer| match answer {
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) | Err(_) => Err(LogError::Unconfirmed.into()),
+                });
+                // In a box: its timer is large, and a hub that is alone has none.
+                Either::Right(Either::Right(Box::pin(answer)))
+            }
         }
     }
 }
@@ -168,7 +190,7 @@ impl PendingEnd {
 
 /// Submits an operation and waits for its commit. If an end is pending, the operation waits for its
 /// outcome and is submitted again, because an end that fails refuses nothing.
-pub(super) async fn committed<T, E: From<WriteError>>(
+pub(super) async fn committed<T, E: From<WriteError> + From<LogError>>(
     submit: impl Fn() -> Result<CommitAck<T, E>, Refused<E>>,
 ) -> Result<T, E> {
     loop {
@@ -185,8 +207,9 @@ pub(super) async fn committed<T, E: From<WriteError>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::error::ConfigureError;
 
-    type Ack = CommitAck<u8, WriteError>;
+    type Ack = CommitAck<u8, ConfigureError>;
 
     #[tokio::test]
     async fn an_operation_has_the_outcome_of_its_write() {
@@ -195,7 +218,10 @@ mod tests {
         assert_eq!((first.is_pending(), first.expected()), (true, Some(&1)));
         second_completer.complete(Err(WriteError::Full));
         first_completer.complete(Ok(()));
-        assert_eq!((first.wait().await, second.wait().await), (Ok(1), Err(WriteError::Full)));
+        assert_eq!(
+            (first.wait().await, second.wait().await),
+            (Ok(1), Err(WriteError::Full.into()))
+        );
         assert_eq!(Ack::ready(3).committed(), Some(3));
     }
 
@@ -203,17 +229,19 @@ mod tests {
     async fn a_write_that_is_dropped_has_failed() {
         let (ack, completer) = Ack::pending(1);
         drop(completer);
-        assert_eq!(ack.wait().await, Err(WriteError::Failed));
+        assert_eq!(ack.wait().await, Err(WriteError::Failed.into()));
         let (ack, completer) = Ack::pending(1);
         let completer = completer.after(2);
         completer.complete_one(Ok(()));
         drop(completer);
-        assert_eq!(ack.wait().await, Err(WriteError::Failed));
+        assert_eq!(ack.wait().await, Err(WriteError::Failed.into()));
     }
 
     #[tokio::test]
     async fn an_operation_of_several_writes_needs_all_of_them() {
-        for (last, outcome) in [(Ok(()), Ok(1)), (Err(WriteError::Full), Err(WriteError::Full))] {
+        for (last, outcome) in
+            [(Ok(()), Ok(1)), (Err(WriteError::Full), Err(WriteError::Full.into()))]
+        {
             let (ack, completer) = Ack::pending(1);
             let completer = completer.after(2);
             completer.complete_one(Ok(()));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::channel::Channel;
+use super::cluster::Replica;
 use super::context::ChannelContext;
 use super::registry::Registry;
 use super::sweeper;
@@ -15,13 +16,19 @@ use crate::quota::Account;
 pub(crate) struct Core {
     pub(super) registry: Registry,
     pub(super) shared: Arc<ChannelContext>,
+    /// The hub's side of the shared log; `None` for a hub that is alone.
+    pub(super) replica: Option<Arc<Replica>>,
     /// Held while evicting for a budget: one thread at a time is enough.
     evicting: Mutex<()>,
 }
 
 impl Core {
-    pub(super) fn new(registry: Registry, shared: Arc<ChannelContext>) -> Self {
-        Self { registry, shared, evicting: Mutex::new(()) }
+    pub(super) fn new(
+        registry: Registry,
+        shared: Arc<ChannelContext>,
+        replica: Option<Arc<Replica>>,
+    ) -> Self {
+        Self { registry, shared, replica, evicting: Mutex::new(()) }
     }
 
     /// Returns the position of an offset in this hub's epoch.

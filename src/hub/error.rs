@@ -9,6 +9,35 @@ use crate::store::disk::WriteError;
 #[error("the hub holds {0} channels, as many as `channels.max_channels` allows")]
 pub struct TooManyChannels(pub usize);
 
+/// The reason why the shared log of a cluster has not taken an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// It is not known whether the log has it.
+    #[error(
+        "the log of the cluster has not confirmed this in time: it may be stored, and is safe to \
+         repeat only with the same idempotency key"
+    )]
+    Unconfirmed,
+    /// The hub reads the log, and may not write to it yet, or no more.
+    #[error("this hub is not a member of its cluster at the moment")]
+    NotJoined,
+    /// Too much waits for the log.
+    #[error("too much waits for the log of the cluster")]
+    Overloaded,
+    /// One operation is too large for the log.
+    #[error("this is too large for the log of the cluster")]
+    TooLarge,
+    /// The log refuses the operation, for example as too large.
+    #[error("the log of the cluster refuses this")]
+    Refused,
+    /// The cluster has as many channels as it may.
+    #[error("the cluster has as many channels as it may")]
+    TooManyChannels,
+    /// What was published with an idempotency key is in too many places of the body.
+    #[error("the lines that were published with this idempotency key are too scattered")]
+    KeyScattered,
+}
+
 /// The reason why nothing was appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
@@ -21,12 +50,18 @@ pub enum SubmitError {
     /// Its generation has a producer already.
     #[error("another producer is streaming into this channel: one at a time")]
     Busy,
+    /// A request with the same idempotency key is running, at this hub or another.
+    #[error("a request with this idempotency key is running")]
+    KeyRunning,
     /// The channel was not made.
     #[error(transparent)]
     Claim(#[from] ClaimError),
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
+    /// The shared log has not taken it.
+    #[error(transparent)]
+    Unlogged(#[from] LogError),
 }
 
 /// The reason why a channel's settings were not changed.
@@ -38,6 +73,9 @@ pub enum ConfigureError {
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
+    /// The shared log has not taken it.
+    #[error(transparent)]
+    Unlogged(#[from] LogError),
 }
 
 /// The reason why a channel was not deleted.
@@ -49,6 +87,9 @@ pub enum DeleteError {
     /// The store has not stored the deletion: it is submitted again.
     #[error(transparent)]
     Unstored(#[from] WriteError),
+    /// The shared log has not taken it.
+    #[error(transparent)]
+    Unlogged(#[from] LogError),
 }
 
 /// The reason why a subscription could not begin.
@@ -94,4 +135,7 @@ pub enum StopError {
     /// The store takes no writes.
     #[error(transparent)]
     Unstored(#[from] WriteError),
+    /// The shared log has not taken it.
+    #[error(transparent)]
+    Unlogged(#[from] LogError),
 }

@@ -251,7 +251,11 @@ impl MergedReader {
             let Some(Reverse((offset, item))) = self.heap.peek().copied() else {
                 return if self.is_over() { Next::Finished } else { Next::Pending };
             };
-            // An offset that was taken after the watermark was noted is below the next one.
+            // An offset that was taken after the watermark was noted is below the next one. In a
+            // cluster, readers are notified when it is.
+            if offset >= watermark && self.core.shared.sequencer.is_shared() {
+                return Next::Pending;
+            }
             if offset < watermark {
                 if self.must_wait(item) {
                     return Next::Pending;

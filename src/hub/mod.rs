@@ -2,6 +2,7 @@
 //! is, and of where events come from.
 
 mod channel;
+pub mod cluster;
 mod coalesce;
 mod commit;
 mod completion;
@@ -30,12 +31,13 @@ mod sweeper;
 mod ticket;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 pub use channel::{
-    Append, Appended, Channel, ChannelListener, Configured, Description, Hold, Producer, ReceiptFn,
-    Snapshot,
+    Append, Appended, Channel, ChannelListener, Configured, Description, Hold, KeyPiece, Keyed,
+    Producer, ReceiptFn, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
 pub use commit::{CommitAck, Submitted};
@@ -44,7 +46,7 @@ pub use config::{ChannelOptions, Config, Rule, Settings, Signal, WhenUnwatched};
 pub use control::{EndReason, SubscriptionControl};
 pub use control_events::{Close, End, Ended, Gap};
 pub use error::{
-    ClaimError, ConfigureError, DeleteError, GenerationOver, StopError, SubmitError,
+    ClaimError, ConfigureError, DeleteError, GenerationOver, LogError, StopError, SubmitError,
     SubscribeError, TooManyChannels,
 };
 pub use open::{Later, Opened, Selection};
@@ -58,7 +60,8 @@ pub use subscription_step::{Bounds, Next, OnLag, Step};
 pub use ticket::{ChannelTicket, Ticket, TicketHead};
 
 use self::core::Core;
-use channel::refusal;
+use channel::{LogPlace, refusal};
+use cluster::{Applier, ClusterKey, KeyedRequest, Replica, ReplicaConfig};
 use commit::{Refused, committed};
 use context::ChannelContext;
 use control_events::OnEnd;
@@ -85,7 +88,15 @@ impl Hub {
     /// Creates a hub with a new epoch, in memory only.
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        Self::build(config, metrics, Sequencer::new(Epoch::random()), 0, None)
+        Self::build(config, metrics, Sequencer::new(Epoch::random()), 0, None, None)
+    }
+
+    /// Creates a hub of a cluster, in memory only: its events come from the shared log.
+    #[must_use]
+    #[allow(dead_code)]
+    pub fn of_cluster(config: Config, replica: ReplicaConfig, metrics: Arc<Metrics>) -> Self {
+        let replica = Arc::new(Replica::new(replica));
+        Self::build(config, metrics, Sequencer::shared(), 0, None, Some(replica))
     }
 
     /// Creates a hub that continues the epoch and the channels of a store.
@@ -106,7 +117,8 @@ impl Hub {
             gone: found.gone,
         };
         let sequencer = Sequencer::resumed(disk.clone());
-        let hub = Self::build(config, metrics, sequencer, bytes(store.read_cache), Some(kept));
+        let hub =
+            Self::build(config, metrics, sequencer, bytes(store.read_cache), Some(kept), None);
         if let Some(store) = hub.0.registry.store() {
             for stream in &found.streams {
                 hub.0.registry.restore(stream, store, found.power_cut);
@@ -121,6 +133,7 @@ impl Hub {
         sequencer: Sequencer,
         read_cache: usize,
         store: Option<StoreContext>,
+        replica: Option<Arc<Replica>>,
     ) -> Self {
         metrics.declare_ends(EndReason::ALL.map(EndReason::as_str));
         let budget = usize::try_from(config.memory_budget.as_u64()).unwrap_or(usize::MAX);
@@ -136,7 +149,32 @@ impl Hub {
             clock: config.clock.clone(),
         });
         let registry = Registry::new(config, shared.clone(), store);
-        Self(Arc::new(Core::new(registry, shared)))
+        Self(Arc::new(Core::new(registry, shared, replica)))
+    }
+
+    /// Returns the hub's side of the shared log, if the hub is in a cluster.
+    #[must_use]
+    #[allow(dead_code)]
+    pub fn replica(&self) -> Option<&Arc<Replica>> {
+        self.0.replica.as_ref()
+    }
+
+    /// Begins a request with an idempotency key that belongs to a scope, and is kept for this
+    /// window. `None` for a hub that is alone.
+    #[must_use]
+    pub fn begin_keyed(&self, scope: &str, key: &str, window: Duration) -> Option<ClusterKey> {
+        Some(KeyedRequest::begin(self.0.replica.as_ref()?, scope, key, window))
+    }
+
+    /// Returns a reader for a shared log that begins, and forgets what was read before: only until
+    /// the hub serves clients. `None` for a hub that is alone.
+    #[must_use]
+    #[allow(dead_code)]
+    pub fn log_reader(&self) -> Option<Applier> {
+        let replica = self.0.replica.clone()?;
+        replica.reset();
+        self.0.registry.clear();
+        Some(Applier::new(self.0.clone(), replica))
     }
 
     /// Returns the health of the store, if there is one.
@@ -250,6 +288,10 @@ impl Hub {
     ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
         let channel = self.0.registry.get_for(name, append.account, ClaimPurpose::ToPublish);
         let channel = channel.map_err(|why| Refused::Because(why.into()))?;
+        if let Some(replica) = &self.0.replica {
+            let ack = replica.append(&channel, &append, LogPlace::default(), |_| ());
+            return ack.map_err(Refused::Because);
+        }
         let ack = channel.append(append)?;
         self.0.keep_budgets(&channel);
         Ok(ack)
@@ -268,6 +310,9 @@ impl Hub {
     ) -> Submitted<Configured, ConfigureError> {
         loop {
             let channel = self.0.registry.get_for(name, account, ClaimPurpose::ToPublish)?;
+            if let Some(replica) = &self.0.replica {
+                return replica.configure(&channel, options);
+            }
             if let Some(ack) = channel.configure(options)? {
                 return Ok(ack);
             }
@@ -279,6 +324,9 @@ impl Hub {
     /// # Errors
     /// There is no such channel, in memory or on disk.
     pub fn delete(&self, name: &ChannelName) -> Submitted<(), DeleteError> {
+        if let Some(replica) = &self.0.replica {
+            return replica.delete(name);
+        }
         self.0.registry.delete(name).ok_or(DeleteError::Unknown)
     }
 
@@ -335,8 +383,15 @@ impl Hub {
 
     /// Runs the hub's housekeeping for ever: evicts by age and idleness, and does what is due.
     pub async fn sweep(self) {
-        let Core { registry, shared, .. } = &*self.0;
-        tokio::join!(sweeper::run(registry), sweeper::keep_time(registry, shared));
+        let Core { registry, shared, replica, .. } = &*self.0;
+        let replica = replica.as_deref();
+        let replicate = async {
+            if let Some(replica) = replica {
+                replica.keep_time().await;
+            }
+        };
+        let keep_time = sweeper::keep_time(registry, &shared.deadlines, replica);
+        tokio::join!(sweeper::run(registry, replica), keep_time, replicate);
     }
 }
 

@@ -1,8 +1,10 @@
 //! Opens subscriptions: finds where each begins, and what is sent first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Hub;
 use super::channel::Channel;
@@ -18,6 +20,9 @@ use crate::channel::{ChannelName, ChannelPattern};
 use crate::event::GapReason;
 use crate::limits::{MAX_EVENT_ID_BYTES, MAX_LAST_EVENTS};
 use crate::position::{Offset, Position, StartFrom};
+
+/// Time for which an id that this hub has not applied is waited for.
+const MAX_AHEAD: Duration = Duration::from_secs(5);
 
 /// The channels that a subscription reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +78,16 @@ impl Hub {
             Opened::Over => Opened::Over,
             Opened::Later(later) => Opened::Later(later),
         })
+    }
+
+    /// Waits until this hub has applied the event after which a subscription begins, for a short
+    /// time: a client that comes from another hub of the cluster may be ahead of this one.
+    pub async fn reach(&self, from: &StartFrom) {
+        if let StartFrom::After(text) = from
+            && let Ok(position) = text.parse::<Position>()
+        {
+            let _ = timeout(MAX_AHEAD, self.0.shared.sequencer.reach(&position)).await;
+        }
     }
 
     /// Opens a subscription. It is counted and its start is fixed; the ticket decides who reads it.

@@ -3,13 +3,15 @@
 //! A channel posts its signals once the first handle asks for them. Producers and feeds read only
 //! the latest state.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use super::Hub;
-use super::channel::{Append, Appended, Channel, Hold};
+use super::channel::{Append, Appended, Channel, Hold, LogPlace};
+use super::cluster::{NotProduced, Replica};
 use super::commit::{CommitAck, Refused, Submitted, committed};
 use super::core::Core;
 use super::error::{GenerationOver, StopError, SubmitError, TooManyChannels};
@@ -22,12 +24,23 @@ use crate::limits::MAX_REASON_BYTES;
 use crate::position::Position;
 use crate::quota::Account;
 
+/// Time without a message of the hub of a sole producer after which it is probably gone.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Maximum time for which a producer waits for the end of the session of such a hub: some leases.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Interval at which such a producer tries again.
+const BUSY_CHECK: Duration = Duration::from_millis(250);
+
 /// A producer's hold on a channel: it reads the signals, and keeps the channel in memory.
 pub struct ProducerHandle {
     core: Arc<Core>,
     channel: Arc<Channel>,
     signals: watch::Receiver<Signals>,
     sole: bool,
+    /// The generation in the shared log of a cluster.
+    place: Arc<OnceLock<LogPlace>>,
     /// The reason why the sole producer leaves, once it gives one.
     why: Option<Box<str>>,
 }
@@ -73,6 +86,16 @@ impl ProducerHandle {
         &self,
         append: Append<'_>,
     ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
+        if let Some(replica) = &self.core.replica {
+            let place = self.place.get().copied().unwrap_or_default();
+            let known = self.place.clone();
+            // A publish that streams continues in the life of its first events.
+            let note_life = move |life| {
+                let _ = known.set(LogPlace { life: Some(life), hold: None });
+            };
+            let ack = replica.append(&self.channel, &append, place, note_life);
+            return ack.map_err(Refused::Because);
+        }
         let ack = self.channel.append(append).map_err(|refused| match refused {
             // While the channel is held, only a deletion removes it from memory.
             Refused::Retired => Refused::Because(SubmitError::Closed(ChannelState::Deleted)),
@@ -105,6 +128,10 @@ fn refusal(signals: &Signals) -> SubmitError {
 
 impl Drop for ProducerHandle {
     fn drop(&mut self) {
+        let hold = self.place.get().and_then(|place| place.hold);
+        if let (Some(replica), Some(hold)) = (&self.core.replica, hold) {
+            replica.release(self.channel.name(), hold, self.why.as_deref());
+        }
         if self.channel.let_go(self.sole, self.why.take()) {
             self.core.registry.evict_if_unused(self.channel.name(), Duration::ZERO);
         }
@@ -128,7 +155,8 @@ impl Hub {
     /// Returns a handle; `None` if the channel has left memory.
     fn hold(&self, channel: Arc<Channel>) -> Option<ProducerHandle> {
         let signals = channel.hold()?;
-        Some(ProducerHandle { core: self.0.clone(), channel, signals, sole: false, why: None })
+        let (core, place) = (self.0.clone(), Arc::default());
+        Some(ProducerHandle { core, channel, signals, sole: false, place, why: None })
     }
 
     /// Begins to produce into a channel, which counts for this account if it was not published to
@@ -136,20 +164,61 @@ impl Hub {
     ///
     /// # Errors
     /// The channel has ended or has a producer already, or there are too many channels.
-    pub fn produce(
+    pub async fn produce(
         &self,
         name: &ChannelName,
         account: Option<&Arc<Account>>,
         hold: Hold,
         format: Option<Format>,
-    ) -> Submitted<ProducerHandle, SubmitError> {
+    ) -> Result<ProducerHandle, SubmitError> {
+        if let Some(replica) = &self.0.replica
+            && hold == Hold::Sole
+        {
+            return Box::pin(self.produce_shared(replica, name, account, format)).await;
+        }
         loop {
             let channel = self.0.registry.get_for(name, account, ClaimPurpose::ToPublish)?;
             if let Some(mut producer) = self.hold(channel)
                 && producer.channel.produce(hold, format)?.is_some()
             {
                 producer.sole = hold == Hold::Sole;
-                return Ok(CommitAck::ready(producer));
+                return Ok(producer);
+            }
+        }
+    }
+
+    /// Becomes the sole producer in a cluster. If the hub of the present one is silent, it is
+    /// probably gone: this waits for the end of its session.
+    async fn produce_shared(
+        &self,
+        replica: &Replica,
+        name: &ChannelName,
+        account: Option<&Arc<Account>>,
+        format: Option<Format>,
+    ) -> Result<ProducerHandle, SubmitError> {
+        let mut producer = loop {
+            let channel = self.0.registry.get_for(name, account, ClaimPurpose::ToPublish)?;
+            if let Some(producer) = self.hold(channel) {
+                break producer;
+            }
+        };
+        let began = Instant::now();
+        let format = format.map(Format::as_str);
+        loop {
+            match replica.produce(&producer.channel, format)?.wait().await? {
+                Ok(place) => {
+                    producer.channel.count_producer();
+                    producer.sole = true;
+                    let _ = producer.place.set(place);
+                    return Ok(producer);
+                }
+                Err(NotProduced::Busy { silent })
+                    if silent >= SILENCE && began.elapsed() < PATIENCE =>
+                {
+                    sleep(BUSY_CHECK).await;
+                }
+                Err(NotProduced::Busy { .. }) => return Err(SubmitError::Busy),
+                Err(NotProduced::Because(why)) => return Err(why),
             }
         }
     }
@@ -179,6 +248,9 @@ impl Hub {
         account: Option<&Arc<Account>>,
     ) -> Result<CommitAck<Stopped, StopError>, Refused<StopError>> {
         let registry = &self.0.registry;
+        if let Some(replica) = &self.0.replica {
+            return self.stop_shared(replica, name, reason, generation).map_err(Refused::Because);
+        }
         let channel = match (registry.get(name), generation) {
             (Some(channel), _) => Ok(channel),
             (None, Some(_)) => Err(GenerationOver.into()),
@@ -187,5 +259,22 @@ impl Hub {
             }
         };
         channel.map_err(Refused::Because)?.stop(reason, generation)
+    }
+
+    fn stop_shared(
+        &self,
+        replica: &Replica,
+        name: &ChannelName,
+        reason: Option<Box<str>>,
+        generation: Option<&Position>,
+    ) -> Submitted<Stopped, StopError> {
+        if generation.is_some_and(|meant| meant.epoch != *self.0.shared.sequencer.epoch()) {
+            return Err(GenerationOver.into());
+        }
+        let registry = &self.0.registry;
+        let known = registry.get(name).map(|channel| channel.settings());
+        let settings = known.unwrap_or_else(|| registry.settings_for(name));
+        let generation = generation.map(|meant| meant.offset);
+        replica.stop(name, &settings, reason.as_deref(), generation)
     }
 }

@@ -4,13 +4,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
-use super::channel::{Channel, StoreTarget};
+use super::channel::{Assigned, Channel, StoreTarget};
 use super::commit::CommitAck;
 use super::config::{Config, Settings};
 use super::context::ChannelContext;
@@ -39,6 +40,8 @@ pub(super) struct Registry {
     channels: DashMap<ChannelName, Arc<Channel>>,
     watchers: RwLock<Watchers>,
     tombstones: Mutex<Tombstones>,
+    /// The last offset of what the shared log had deleted before this hub began to read it.
+    front: AtomicU64,
 }
 
 /// The purpose of a claim.
@@ -86,6 +89,7 @@ impl Registry {
             channels: DashMap::new(),
             watchers: RwLock::default(),
             tombstones: Mutex::default(),
+            front: AtomicU64::new(0),
         }
     }
 
@@ -176,8 +180,19 @@ impl Registry {
             self.shared.metrics.limit_hit("channels.max_channels");
             return Err(TooManyChannels(max_channels));
         }
+        Ok(self.insert(name, owner))
+    }
+
+    /// Returns the channel of this name, which is made if it does not exist, also over the limit:
+    /// the cluster has it.
+    pub(super) fn get_or_insert(&self, name: &ChannelName) -> Arc<Channel> {
+        self.get(name).unwrap_or_else(|| self.insert(name, None).0)
+    }
+
+    /// Makes the channel, unless it exists by then. Returns whether it was made.
+    fn insert(&self, name: &ChannelName, owner: Option<Arc<Account>>) -> (Arc<Channel>, bool) {
         match self.channels.entry(name.clone()) {
-            Entry::Occupied(entry) => Ok((entry.get().clone(), false)),
+            Entry::Occupied(entry) => (entry.get().clone(), false),
             Entry::Vacant(entry) => {
                 let durability = self.durability(name);
                 let target = self.store.as_ref().and_then(|store| store.target(durability));
@@ -186,7 +201,7 @@ impl Registry {
                 // Under the shard's lock: nothing can be appended before the watchers know the
                 // channel.
                 self.watchers.read().announce(&channel);
-                Ok((channel, true))
+                (channel, true)
             }
         }
     }
@@ -199,7 +214,7 @@ impl Registry {
     ) -> Arc<Channel> {
         let settings = self.settings_for(name);
         let shared = self.shared.clone();
-        let mut missing = self.tombstones.lock().trimmed_through(name);
+        let mut missing = self.tombstones.lock().trimmed_through(name).max(self.front());
         if let Some(store) = &self.store {
             let before = if target.is_some() { store.gone } else { store.before };
             missing = missing.max(before);
@@ -270,6 +285,51 @@ impl Registry {
         deleted.or_else(|| self.shared.pending_deletes.resubmit(&self.store.as_ref()?.disk, name))
     }
 
+    /// Deletes the channel, as the shared log has decided.
+    pub(super) fn delete_shared(&self, name: &ChannelName, assigned: Assigned) {
+        let removed = self.channels.remove_if(name, |_, channel| {
+            let tail = channel.delete_shared(assigned);
+            self.tombstones.lock().add(name, tail, true);
+            true
+        });
+        if let Some((_, channel)) = removed {
+            channel.notify_retired();
+        }
+    }
+
+    /// Removes what the channel retains, as the shared log has decided, and the channel unless it
+    /// has subscribers.
+    pub(super) fn remove_shared(&self, name: &ChannelName) {
+        let removed = self.channels.remove_if(name, |_, channel| {
+            let tail = channel.remove_shared();
+            if let Some(tail) = tail {
+                self.tombstones.lock().add(name, tail, false);
+            }
+            tail.is_some()
+        });
+        if let Some((_, channel)) = removed {
+            channel.notify_retired();
+        }
+    }
+
+    /// Sets the last offset of what the shared log had deleted before this hub began to read it.
+    pub(super) fn set_front(&self, front: Offset) {
+        self.front.store(front.0, Ordering::Relaxed);
+    }
+
+    fn front(&self) -> Offset {
+        Offset(self.front.load(Ordering::Relaxed))
+    }
+
+    /// Removes all channels: the shared log is read again from another message.
+    pub(super) fn clear(&self) {
+        self.channels.retain(|_, channel| {
+            channel.remove_shared();
+            false
+        });
+        *self.tombstones.lock() = Tombstones::default();
+    }
+
     /// Submits refused deletions again, if the store takes writes now.
     pub(super) fn resubmit_deletes(&self) {
         if let Some(store) = self.store.as_ref().filter(|store| store.disk.check().is_ok()) {
@@ -332,7 +392,7 @@ impl Registry {
     /// Returns the last offset, from before this start, of channels that these patterns may have
     /// selected and of which nothing is left.
     fn before(&self, patterns: &[ChannelPattern]) -> Offset {
-        let Some(store) = &self.store else { return Offset::ZERO };
+        let Some(store) = &self.store else { return self.front() };
         let wild = patterns.iter().filter(|pattern| pattern.exact().is_none());
         let durable = |pattern| self.config.is_durable(pattern, store.durability);
         if wild.into_iter().all(durable) { store.gone } else { store.before }
@@ -506,14 +566,14 @@ mod tests {
             hub.submit(name, append).map(drop).map_err(claim_error)
         };
         let produce = |name: &ChannelName| {
-            let produced = hub.produce(name, Some(&account), Hold::Sole, None);
-            produced.map(drop).map_err(claim_error)
+            let produced = hub.produce(name, Some(&account), Hold::Sole, None).now_or_never();
+            produced.unwrap().map(drop).map_err(claim_error)
         };
         let configure = |name: &ChannelName| {
             let configured = hub.configure(name, &ChannelOptions::default(), Some(&account));
             configured.map(drop).map_err(|error| match error {
                 ConfigureError::Claim(error) => error,
-                error @ ConfigureError::Unstored(_) => panic!("{error}"),
+                error => panic!("{error}"),
             })
         };
         let stop = |name: &ChannelName| {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::channel::Channel;
-use super::context::ChannelContext;
+use super::cluster::Replica;
+use super::deadlines::Deadlines;
 use super::registry::Registry;
 use crate::quota::Budget;
 
@@ -17,7 +18,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Number of channels checked before the task yields.
 const STRIDE: usize = 256;
 
-pub(super) async fn run(registry: &Registry) {
+pub(super) async fn run(registry: &Registry, replica: Option<&Replica>) {
     let mut tick = tokio::time::interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -26,6 +27,9 @@ pub(super) async fn run(registry: &Registry) {
         for channels in registry.all().chunks(STRIDE) {
             for channel in channels {
                 channel.expire();
+                if let Some(replica) = replica {
+                    replica.propose_removal(channel);
+                }
                 registry.evict_if_unused(channel.name(), INTERVAL);
             }
             tokio::task::yield_now().await;
@@ -34,12 +38,19 @@ pub(super) async fn run(registry: &Registry) {
 }
 
 /// Handles the deadlines of channels.
-pub(super) async fn keep_time(registry: &Registry, context: &ChannelContext) {
-    let deadlines = &context.deadlines;
+pub(super) async fn keep_time(
+    registry: &Registry,
+    deadlines: &Deadlines,
+    replica: Option<&Replica>,
+) {
     loop {
         for name in deadlines.next().await {
             let Some(channel) = registry.get(&name) else { continue };
-            if let Some(at) = channel.meet_deadline() {
+            let next = match replica {
+                Some(replica) => replica.meet_deadline(&channel),
+                None => channel.meet_deadline(),
+            };
+            if let Some(at) = next {
                 deadlines.set(at, &name);
             }
         }

@@ -12,6 +12,12 @@ use crate::channel::ChannelName;
 use crate::hub::Hub;
 use crate::quota::Budget;
 
+/// The scopes of the idempotency keys of publishes to one channel begin with this.
+pub(super) const ONE_CHANNEL: &str = "one ";
+
+/// The scopes of the idempotency keys of publishes to many channels begin with this.
+pub(super) const MANY_CHANNELS: &str = "many ";
+
 /// The state that all publishes share.
 pub(super) struct IngestContext {
     pub(super) hub: Hub,
@@ -28,8 +34,8 @@ impl IngestContext {
     pub(super) fn new(hub: Hub, config: Config) -> Self {
         let window = config.idempotency_window;
         let keys = config.max_idempotency_keys;
-        let receipts = Ledger::new("one ", window, keys, hub.metrics().clone());
-        let multi_receipts = Ledger::new("many ", window, keys, hub.metrics().clone());
+        let receipts = Ledger::new(ONE_CHANNEL, window, keys, hub.metrics().clone());
+        let multi_receipts = Ledger::new(MANY_CHANNELS, window, keys, hub.metrics().clone());
         let most = usize::try_from(config.max_unfinished.as_u64()).unwrap_or(usize::MAX);
         let running = AtomicUsize::new(0);
         let unfinished = Budget::new(most);

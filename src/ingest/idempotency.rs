@@ -35,6 +35,13 @@ pub struct InvalidIdempotencyKey {
     pub bytes: usize,
 }
 
+impl IdempotencyKey {
+    /// Returns the key as text.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for IdempotencyKey {
     type Err = InvalidIdempotencyKey;
 

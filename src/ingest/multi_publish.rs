@@ -8,12 +8,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::body::{InvalidEvent, LineSplitter};
-use super::context::{IngestContext, Running};
+use super::context::{IngestContext, MANY_CHANNELS, Running};
 use super::error::{ErrorPlace, Failure, InvalidLine, PublishError};
 use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
 use super::receipt::{Begun, MultiReceipt, Tally};
 use crate::channel::ChannelName;
 use crate::event::NewEvent;
+use crate::hub::cluster::{ClusterKey, KeyedRequest, Lines};
 use crate::hub::{self, Append, Appended, CommitAck, SubmitError};
 use crate::position::Offset;
 use crate::quota::Account;
@@ -47,7 +48,16 @@ pub struct MultiPublish {
     lines: LineSplitter,
     progress: MultiProgress,
     claim: Option<KeyClaim<Arc<str>, MultiReceipt>>,
+    /// The idempotency key in a cluster.
+    shared_key: Option<KeyedRequest>,
     sender: Sender,
+}
+
+/// The idempotency key of a publish, in the ledger of this hub and in a cluster.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    claim: Option<&'a KeyClaim<Arc<str>, MultiReceipt>>,
+    shared: Option<&'a KeyedRequest>,
 }
 
 /// The progress of a publish.
@@ -79,11 +89,22 @@ impl MultiPublish {
         key: Option<IdempotencyKey>,
     ) -> Result<Begun<Self, MultiReceipt>, PublishError> {
         let name = || sender.name.clone();
+        let shared = key.as_ref().and_then(|key| {
+            let scope = format!("{MANY_CHANNELS}{}", sender.name);
+            ingest.hub().begin_keyed(&scope, key.as_str(), ingest.config.idempotency_window)
+        });
         let (claim, tally) = match key.map(|key| ingest.multi_receipts.claim(name(), key)) {
             None => (None, Tally::default()),
             Some(Claimed::Run(claim, before)) => (Some(claim), before),
             Some(Claimed::Replay(receipt)) => return Ok(Begun::Replay(receipt)),
             Some(Claimed::Running) => return Err(PublishError::StillRunning),
+        };
+        // A publish that has succeeded at another hub is read again for its channels: each of its
+        // lines is found to be published.
+        let shared_key = match shared {
+            Some(ClusterKey::Run(key, _) | ClusterKey::Replay(key, ..)) => Some(key),
+            Some(ClusterKey::Running) => return Err(PublishError::StillRunning),
+            None => None,
         };
         // JSON may need six bytes for one byte of the data, and names its fields.
         let max_line = ingest.max_event_bytes().saturating_mul(6).saturating_add(4096);
@@ -96,7 +117,7 @@ impl MultiPublish {
             name_bytes: 0,
         };
         let lines = LineSplitter::new(max_line);
-        Ok(Begun::Publish(Self { ingest, lines, progress, claim, sender }))
+        Ok(Begun::Publish(Self { ingest, lines, progress, claim, shared_key, sender }))
     }
 
     /// Publishes the lines that a chunk of the body completes.
@@ -104,8 +125,9 @@ impl MultiPublish {
     /// # Errors
     /// A line is invalid or its channel refuses; the lines before it are published.
     pub async fn feed(&mut self, piece: &Bytes) -> Result<(), Failure> {
-        let Self { ingest, lines, progress, claim, sender, .. } = self;
-        let fed = lines.feed(piece, |line| progress.publish(ingest, sender, claim.as_ref(), &line));
+        let Self { ingest, lines, progress, claim, shared_key, sender } = self;
+        let keys = Keys { claim: claim.as_ref(), shared: shared_key.as_ref() };
+        let fed = lines.feed(piece, |line| progress.publish(ingest, sender, keys, &line));
         let committed = progress.settle(ingest).await;
         self.note(committed, fed)
     }
@@ -115,10 +137,13 @@ impl MultiPublish {
     /// # Errors
     /// As for [`feed`](Self::feed).
     pub async fn finish(mut self) -> Result<MultiReceipt, Failure> {
-        let Self { ingest, lines, progress, claim, sender, .. } = &mut self;
-        let finished = lines.finish(|line| progress.publish(ingest, sender, claim.as_ref(), &line));
+        let Self { ingest, lines, progress, claim, shared_key, sender } = &mut self;
+        let keys = Keys { claim: claim.as_ref(), shared: shared_key.as_ref() };
+        let finished = lines.finish(|line| progress.publish(ingest, sender, keys, &line));
         let committed = progress.settle(ingest).await;
         self.note(committed, finished)?;
+        let Self { ingest, progress, shared_key, .. } = &self;
+        progress.complete(ingest, shared_key.as_ref()).await?;
         let MultiProgress { tally, subscribers, .. } = self.progress;
         let Tally { events, first_id, last_id, .. } = tally;
         let channels = subscribers.len();
@@ -163,7 +188,7 @@ impl MultiProgress {
         &mut self,
         context: &IngestContext,
         from: &Sender,
-        claim: Option<&KeyClaim<Arc<str>, MultiReceipt>>,
+        keys: Keys<'_>,
         line: &Bytes,
     ) -> Result<(), PublishError> {
         let (name, event) = parse_line(line, context.max_event_bytes())?;
@@ -175,7 +200,7 @@ impl MultiProgress {
         if self.tally.has(number) {
             return Ok(());
         }
-        let keep = claim.map(|claim| {
+        let keep = keys.claim.map(|claim| {
             let ahead = &self.ahead;
             move |appended: &Appended| {
                 let mut tally = ahead.clone();
@@ -185,7 +210,9 @@ impl MultiProgress {
         });
         let receipt = keep.as_ref().map(|keep| keep as hub::ReceiptFn<'_>);
         let events = std::slice::from_ref(&event);
-        let append = Append { events, close: None, receipt, account: from.account.as_ref() };
+        let account = from.account.as_ref();
+        let key = keys.shared.map(|key| key.piece(Lines::Listed(vec![number]), false));
+        let append = Append { events, close: None, receipt, account, key: key.as_ref() };
         let ack = context.hub().submit(&name, append)?;
         if let Some(appended) = ack.expected() {
             self.ahead.count(number, event_id(context, appended));
@@ -214,6 +241,24 @@ impl MultiProgress {
         outcome
     }
 
+    /// Notes in the shared log of a cluster that the publish has succeeded.
+    async fn complete(
+        &self,
+        context: &IngestContext,
+        key: Option<&KeyedRequest>,
+    ) -> Result<(), Failure> {
+        let key = key.filter(|key| !key.is_complete());
+        if let (Some(key), Some(channel)) = (key, self.subscribers.keys().next()) {
+            let piece = key.piece(Lines::Listed(Vec::new()), true);
+            let append = Append { key: Some(&piece), ..Append::default() };
+            let completed = context.hub().append(channel, append).await;
+            let kept = || self.tally.clone();
+            completed.map_err(|why| Failure { error: why.into(), kept: kept(), place: None })?;
+            key.complete();
+        }
+        Ok(())
+    }
+
     fn count(
         &mut self,
         line: u64,
@@ -221,6 +266,9 @@ impl MultiProgress {
         appended: &Appended,
         context: &IngestContext,
     ) {
+        if let Some((first, _)) = appended.keyed.and_then(|keyed| keyed.offsets) {
+            self.tally.first_id = Some(context.hub().event_id(first));
+        }
         self.tally.count(line, event_id(context, appended));
         let name_bytes = channel.as_str().len();
         if self.subscribers.insert(channel, appended.subscribers).is_none() {
@@ -229,9 +277,11 @@ impl MultiProgress {
     }
 }
 
-/// Returns the id of the one event that was appended.
+/// Returns the id of the one event that was appended; in a cluster, of the last one of the publish,
+/// which may have been published before.
 fn event_id(context: &IngestContext, appended: &Appended) -> String {
-    let offset = appended.offsets.map_or(Offset::ZERO, |(offset, _)| offset);
+    let keyed = appended.keyed.and_then(|keyed| keyed.offsets);
+    let offset = keyed.or(appended.offsets).map_or(Offset::ZERO, |(_, last)| last);
     context.hub().event_id(offset)
 }
 

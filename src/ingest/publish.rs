@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::body::{BodyKind, Decoder, InvalidEvent};
-use super::context::Running;
+use super::context::{ONE_CHANNEL, Running};
 use super::end_detector::{EndDetector, ends_with, is_whole_end};
 use super::error::{ErrorPlace, Failure, PublishError};
 use super::idempotency::{Claimed, IdempotencyKey, KeyClaim, KeyOutcome};
@@ -13,7 +13,8 @@ use super::receipt::{Begun, Hint, Receipt, Tally};
 use crate::channel::ChannelName;
 use crate::event::{ChannelState, EventType, NewEvent};
 use crate::generation::{Format, Recogniser};
-use crate::hub::{self, Append, Appended, Close, Hold, ProducerHandle};
+use crate::hub::cluster::{ClusterKey, KeyedRequest, Lines};
+use crate::hub::{self, Append, Appended, Close, Hold, Hub, Keyed, ProducerHandle};
 use crate::quota::Account;
 
 /// The options of a publish.
@@ -100,6 +101,8 @@ pub struct Publish {
     /// Signals a stop to a publish that streams.
     producer: Option<ProducerHandle>,
     claim: Option<KeyClaim<ChannelName, Receipt>>,
+    /// The idempotency key in a cluster.
+    shared_key: Option<KeyedRequest>,
     /// Number of events at the start of the body that an earlier request has published.
     skip: u64,
     /// Number of events decoded so far, skipped ones included.
@@ -121,6 +124,10 @@ impl Publish {
         options: PublishOptions,
     ) -> Result<Begun<Box<Self>, Receipt>, PublishError> {
         let PublishOptions { event_type, close, format, idempotency_key, account } = options;
+        let shared = idempotency_key.as_ref().and_then(|key| {
+            let scope = format!("{ONE_CHANNEL}{channel}");
+            ingest.hub().begin_keyed(&scope, key.as_str(), ingest.config.idempotency_window)
+        });
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),
             Some(key) => match ingest.receipts.claim(channel.clone(), key) {
@@ -128,6 +135,17 @@ impl Publish {
                 Claimed::Replay(receipt) => return Ok(Begun::Replay(receipt)),
                 Claimed::Running => return Err(PublishError::StillRunning),
             },
+        };
+        let (shared_key, tally) = match shared {
+            None => (None, tally),
+            // Another hub may know more of the key than the ledger of this one.
+            Some(ClusterKey::Run(key, before)) => {
+                (Some(key), before.map_or(tally, |keyed| tally_of(ingest.hub(), keyed)))
+            }
+            Some(ClusterKey::Replay(_, keyed, state)) => {
+                return Ok(Begun::Replay(replay(ingest.hub(), &channel, keyed, state)));
+            }
+            Some(ClusterKey::Running) => return Err(PublishError::StillRunning),
         };
         let max_bytes = ingest.max_event_bytes();
         let (hold, close) = match close {
@@ -144,6 +162,7 @@ impl Publish {
             end_detector: None,
             producer: None,
             claim,
+            shared_key,
             skip: tally.events,
             decoded: 0,
             tally,
@@ -154,8 +173,8 @@ impl Publish {
         });
         if kind.is_streamed() || format.is_some() {
             let account = publish.account.as_ref();
-            let producer = publish.ingest.hub().produce(&publish.channel, account, hold, format)?;
-            publish.producer = Some(producer.wait().await?);
+            let produced = publish.ingest.hub().produce(&publish.channel, account, hold, format);
+            publish.producer = Some(produced.await?);
         }
         if hold == Hold::Sole {
             // A continued generation begins in the middle, where events may not tell the format.
@@ -303,7 +322,8 @@ impl Publish {
         }
         self.skip_published();
         let close = close.filter(|_| decoded.is_ok());
-        if !self.events.is_empty() || close.is_some() {
+        let completes_key = last && decoded.is_ok() && self.completes_key(close);
+        if !self.events.is_empty() || close.is_some() || completes_key {
             let appended = self.hand_in(close, last && decoded.is_ok()).await;
             let appended = appended.map_err(|error| self.failure(error.into(), false))?;
             self.count(appended);
@@ -334,11 +354,27 @@ impl Publish {
         // Since the head of the request, the channel may have been evicted: the account claims it
         // again.
         let account = self.account.as_ref();
-        let append = Append { events: &self.events, close, receipt, account };
-        match &self.producer {
+        let completes = last && self.completes_key(close);
+        let key = self.shared_key.as_ref().map(|key| {
+            let first = self.decoded - self.events.len() as u64;
+            key.piece(Lines::From(first), completes)
+        });
+        let append = Append { events: &self.events, close, receipt, account, key: key.as_ref() };
+        let appended = match &self.producer {
             Some(producer) => producer.append(append).await,
             None => self.ingest.hub().append(&self.channel, append).await,
+        };
+        if let Some(key) = self.shared_key.as_ref().filter(|_| completes && appended.is_ok()) {
+            key.complete();
         }
+        appended
+    }
+
+    /// Returns whether the publish has succeeded with the last piece of its body, for a key in a
+    /// cluster.
+    fn completes_key(&self, close: Option<&Close>) -> bool {
+        let is_open = self.shared_key.as_ref().is_some_and(|key| !key.is_complete());
+        is_open && (self.end_detector.is_none() || close.is_some())
     }
 
     /// Returns the outcome to store with the key for a retry, if this append succeeds.
@@ -359,6 +395,9 @@ impl Publish {
     }
 
     fn tally_after(&self, appended: &Appended) -> Tally {
+        if let Some(keyed) = appended.keyed {
+            return tally_of(self.ingest.hub(), keyed);
+        }
         let mut tally = self.tally.clone();
         if let Some((first, last)) = appended.offsets {
             let id = |offset| self.ingest.hub().event_id(offset);
@@ -435,5 +474,27 @@ impl Publish {
             (_, None) => None,
         };
         Failure { error, kept: self.tally.clone(), place: place.filter(|_| in_body) }
+    }
+}
+
+/// Returns what was published with an idempotency key in a cluster.
+fn tally_of(hub: &Hub, keyed: Keyed) -> Tally {
+    let id = |offset| hub.event_id(offset);
+    let (first_id, last_id) = keyed.offsets.map(|(first, last)| (id(first), id(last))).unzip();
+    Tally { events: keyed.events, first_id, last_id, ..Tally::default() }
+}
+
+/// Returns the receipt of a publish that has succeeded, perhaps at another hub of the cluster.
+fn replay(hub: &Hub, channel: &ChannelName, keyed: Keyed, state: Option<ChannelState>) -> Receipt {
+    let Tally { events, first_id, last_id, .. } = tally_of(hub, keyed);
+    Receipt {
+        channel: channel.to_string(),
+        events,
+        first_id,
+        last_id,
+        subscribers: hub.describe(channel).map_or(0, |channel| channel.subscribers),
+        state: state.unwrap_or(ChannelState::Open),
+        discarded_bytes: None,
+        hint: None,
     }
 }

@@ -3,6 +3,9 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_cluster::command::{KeyId, Lines};
 
 use super::pending::{BatchContent, PendingBatch};
 use super::render::{Assigned, BatchWriter, recycle};
@@ -28,6 +31,8 @@ pub struct Append<'a> {
     pub receipt: Option<ReceiptFn<'a>>,
     /// The account that the channel counts for if it was not published to before.
     pub account: Option<&'a Arc<Account>>,
+    /// The idempotency key in the shared log of a cluster.
+    pub key: Option<&'a KeyPiece>,
 }
 
 impl<'a> Append<'a> {
@@ -47,6 +52,32 @@ pub struct Appended {
     pub subscribers: usize,
     /// The channel's state after the append.
     pub state: ChannelState,
+    /// In a cluster, all that was published with the idempotency key so far.
+    pub keyed: Option<Keyed>,
+}
+
+/// The use of an idempotency key in the shared log of a cluster, by one piece of a publish.
+#[derive(Clone, Debug)]
+pub struct KeyPiece {
+    /// The fingerprint of the key.
+    pub id: KeyId,
+    /// The number of the request.
+    pub request: u64,
+    /// The places of the events in the body.
+    pub lines: Lines,
+    /// Whether the publish has succeeded with this piece.
+    pub last: bool,
+    /// Time for which the key is kept.
+    pub window: Duration,
+}
+
+/// What was published with an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    /// Number of events.
+    pub events: u64,
+    /// The offsets of the first and the last event.
+    pub offsets: Option<(Offset, Offset)>,
 }
 
 /// Makes the stored receipt of a publish from its offsets, which makes the publish safe to repeat.
@@ -55,7 +86,7 @@ pub type ReceiptFn<'a> = &'a (dyn Fn(&Appended) -> StoredReceipt + Sync);
 /// What is notified after a change, when the channel's lock is free.
 #[must_use]
 #[derive(Default)]
-pub(super) struct Effects {
+pub(in crate::hub) struct Effects {
     /// Readers may find something new.
     pub(super) changed: bool,
     /// The channel has ended, and not by a deletion.
@@ -121,13 +152,14 @@ impl Channel {
             offsets: (count > 0).then(|| (first, Offset(first.0 + count - 1))),
             subscribers: self.subscribers(),
             state,
+            keyed: None,
         };
         let frames = self.render(inner.submitted_end(), assigned, events, ending.as_ref());
         let content = BatchContent {
             events: if inner.is_followed() { events.into() } else { Cow::default() },
             data_bytes: events.iter().map(|event| event.data.as_bytes().len() as u64).sum(),
             ending,
-            is_notice: false,
+            ..BatchContent::default()
         };
         let receipt = || receipt.map(|receipt| receipt(&appended));
         self.submit_batch(inner, frames, content, result(appended), receipt)
@@ -140,7 +172,7 @@ impl Channel {
     }
 
     /// Renders events, and optionally the end, with the offsets that are assigned to them.
-    fn render(
+    pub(super) fn render(
         &self,
         at: LogPosition,
         assigned: Assigned,
@@ -254,7 +286,7 @@ impl Channel {
     /// Appends a batch to the log, and applies its end, the retention and the fold. Nothing else
     /// lets a channel grow; the batch need not have been submitted here. Its offsets follow on
     /// those in the log, and its listeners know that the channel is changing.
-    fn commit(
+    pub(super) fn commit(
         &self,
         inner: &mut ChannelInner,
         frames: BatchRef<'_>,
@@ -267,10 +299,13 @@ impl Channel {
         let last_published = published.checked_sub(1).and_then(|last| frames.entry(last));
         if let (Some(first), Some(last)) = (frames.entry(0), last_published) {
             inner.span = Some((inner.span.map_or(first, |(first_ever, _)| first_ever), last));
-            self.shared.metrics.published(published as u64, content.data_bytes);
+            if !content.is_foreign {
+                self.shared.metrics.published(published as u64, content.data_bytes);
+            }
         }
         if let (Some(ending), Some(last)) = (&content.ending, frames.entry(last))
             && inner.life.end(ending.clone(), last.time)
+            && !content.is_foreign
         {
             self.shared.metrics.channel_ended(ending.end.state, ending.stopped);
         }
@@ -283,7 +318,8 @@ impl Channel {
             self.apply_retention(inner);
             effects.ended = content.ending.is_some();
         }
-        if effects.ended {
+        // The hub whose client has ended the channel calls the hooks.
+        if effects.ended && !content.is_foreign {
             effects.for_hooks = self.ended_for_hooks(inner).map(Box::new);
         }
         effects
@@ -292,16 +328,21 @@ impl Channel {
     /// Commits the end of a channel that is retired: the store gets the deletion in its place.
     pub(super) fn commit_deletion(&self, inner: &mut ChannelInner) {
         self.listeners.notify_changing();
+        self.commit_deletion_at(inner, self.assign(1));
+    }
+
+    /// Commits the end of a channel that is retired, with this offset.
+    pub(super) fn commit_deletion_at(&self, inner: &mut ChannelInner, assigned: Assigned) {
         let close = Close { state: ChannelState::Deleted, reason: None };
         let ending = self.ending(&close, inner.life.is_stopped());
-        let frames = self.render(inner.log.end(), self.assign(1), &[], Some(&ending));
+        let frames = self.render(inner.log.end(), assigned, &[], Some(&ending));
         let content = BatchContent { ending: Some(ending), ..BatchContent::default() };
         // The caller notifies readers, when the channel is removed.
         let _ = self.commit(inner, frames.frames(), &content);
     }
 
     /// Notifies readers, and reports the end. The channel's lock must be free.
-    pub(super) fn announce(&self, effects: Effects) {
+    pub(in crate::hub) fn announce(&self, effects: Effects) {
         if effects.changed {
             self.listeners.notify_changed();
         }

@@ -118,9 +118,14 @@ impl Life {
         if matches!(self.producer, Producer::Streaming { .. }) {
             return Err(SubmitError::Busy);
         }
+        self.begin_producing();
+        Ok(())
+    }
+
+    /// Notes that a sole producer has come.
+    pub(super) fn begin_producing(&mut self) {
         self.produced = true;
         self.producer = Producer::Streaming { unwatched: None };
-        Ok(())
     }
 
     /// Notes that the sole producer left, and the reason that it gave.
@@ -151,7 +156,7 @@ impl Life {
     /// Notes that the channel has no viewers.
     pub(super) fn note_unwatched(&mut self) {
         if let Producer::Streaming { unwatched } = &mut self.producer {
-            *unwatched = Some(Instant::now());
+            unwatched.get_or_insert_with(Instant::now);
         }
     }
 

@@ -5,6 +5,7 @@
 //! is pending, and no reader sees it.
 
 mod append;
+mod apply;
 mod backend;
 mod folding;
 mod generation;
@@ -15,6 +16,7 @@ mod pending;
 mod producing;
 mod read;
 mod render;
+mod replicated;
 mod retention;
 mod stored;
 mod usage;
@@ -25,8 +27,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub(in crate::hub) use self::append::refusal;
-pub use self::append::{Append, Appended, ReceiptFn};
+pub use self::append::{Append, Appended, KeyPiece, Keyed, ReceiptFn};
+pub(in crate::hub) use self::append::{Effects, refusal};
 use self::backend::Backend;
 pub(in crate::hub) use self::backend::StoreTarget;
 use self::generation::Generation;
@@ -38,6 +40,10 @@ use self::listeners::Listeners;
 use self::log_end::LogEnd;
 use self::pending::PendingBatches;
 pub use self::producing::Hold;
+pub(in crate::hub) use self::producing::UNWATCHED;
+pub(in crate::hub) use self::render::Assigned;
+use self::replicated::Replicated;
+pub(in crate::hub) use self::replicated::{LogPlace, Overdue, SharedEvents};
 use self::usage::Usage;
 
 use crate::channel::ChannelName;
@@ -64,6 +70,8 @@ pub struct Channel {
     end: LogEnd,
     listeners: Listeners,
     subscribers: AtomicUsize,
+    /// Number of subscribers at the other hubs of the cluster.
+    remote_subscribers: AtomicUsize,
     /// Set when the channel's owner retains more than its quota.
     in_excess: AtomicBool,
     /// Signals for producer handles; set by the first of them.
@@ -97,6 +105,8 @@ struct ChannelInner {
     retired: bool,
     /// The last offset of earlier channels of this name, whose events are missing.
     inherited: Offset,
+    /// The channel in the shared log; `None` if the log does not have it.
+    replicated: Option<Box<Replicated>>,
 }
 
 /// The result of a change of a channel's settings.
@@ -170,6 +180,7 @@ impl Channel {
             known: false,
             retired: false,
             inherited: trimmed_through,
+            replicated: None,
         };
         shared.metrics.channel_created();
         Arc::new_cyclic(|me| Self {
@@ -180,6 +191,7 @@ impl Channel {
             end: LogEnd::default(),
             listeners: Listeners::default(),
             subscribers: AtomicUsize::new(0),
+            remote_subscribers: AtomicUsize::new(0),
             in_excess: AtomicBool::new(false),
             signals: OnceLock::new(),
             merged: MergeCache::default(),
@@ -238,6 +250,11 @@ impl Channel {
         inner.known.then(|| self.description(&mut inner))
     }
 
+    /// Returns the channel's state, whether or not it was published to.
+    pub(in crate::hub) fn describe_now(&self) -> Description {
+        self.description(&mut self.inner.lock())
+    }
+
     fn description(&self, inner: &mut ChannelInner) -> Description {
         let format = inner.apparent_format().map(Format::as_str);
         let position = |offset| self.shared.sequencer.position(offset);
@@ -257,9 +274,14 @@ impl Channel {
         }
     }
 
-    /// Returns the number of subscribers.
+    /// Returns the number of subscribers, at all hubs of the cluster.
     #[must_use]
     pub fn subscribers(&self) -> usize {
+        self.local_subscribers() + self.remote_subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of subscribers at this hub.
+    pub(in crate::hub) fn local_subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
     }
 
@@ -329,8 +351,10 @@ impl Channel {
                 inner.usage.let_go();
             }
             inner.usage.note_use();
-            if left == 0 {
+            if self.subscribers() == 0 {
                 self.note_unwatched(&mut inner);
+            }
+            if left == 0 {
                 self.merged.clear();
             }
             !inner.usage.is_held() && !inner.known

@@ -22,14 +22,15 @@ pub(super) struct BatchContent<'a> {
     pub(super) ending: Option<EndRecord>,
     /// Whether it is a notice of a possible loss.
     pub(super) is_notice: bool,
+    /// Whether a client of another hub has submitted it.
+    pub(super) is_foreign: bool,
 }
 
 impl BatchContent<'_> {
     /// Returns the content in memory of its own: an event may be a slice of a larger body.
     pub(super) fn detached(self) -> BatchContent<'static> {
-        let Self { events, data_bytes, ending, is_notice } = self;
-        let events = events.iter().map(NewEvent::detached).collect();
-        BatchContent { events: Cow::Owned(events), data_bytes, ending, is_notice }
+        let events = self.events.iter().map(NewEvent::detached).collect();
+        BatchContent { events: Cow::Owned(events), ..self }
     }
 }
 

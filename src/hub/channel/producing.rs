@@ -30,7 +30,7 @@ pub enum Hold {
 const LOST: &str = "the connection of the producer was lost";
 
 /// The reason of a stop for lack of viewers.
-const UNWATCHED: &str = "unwatched";
+pub(in crate::hub) const UNWATCHED: &str = "unwatched";
 
 /// Delay before a refused write is tried again. The store checks its free space as often.
 const TRIED_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
@@ -60,7 +60,9 @@ impl Channel {
         if sole {
             self.shared.metrics.producer_left();
         }
-        if sole && !inner.life.has_ended() && !inner.retired {
+        // In a cluster, the shared log decides when the producer is away.
+        let decides = inner.replicated.is_none();
+        if sole && decides && !inner.life.has_ended() && !inner.retired {
             inner.life.note_left(why);
             self.set_deadline(&inner);
         }
@@ -98,6 +100,11 @@ impl Channel {
             }
         }
         Ok(Some(()))
+    }
+
+    /// Counts a sole producer of this hub, whom the shared log has taken.
+    pub(in crate::hub) fn count_producer(&self) {
+        self.shared.metrics.producer_came();
     }
 
     /// Submits the end of the channel as cancelled.
@@ -173,8 +180,8 @@ impl Channel {
             }
             match due {
                 Due::Abandoned => {
-                    let reason = inner.life.reason_to_leave().unwrap_or_else(|| LOST.into());
-                    let close = Close { state: ChannelState::Abandoned, reason: Some(reason) };
+                    let reason = Some(inner.reason_of_absence());
+                    let close = Close { state: ChannelState::Abandoned, reason };
                     self.submit_end::<(), WriteError>(&mut inner, &close, false, ()).1
                 }
                 Due::Unwatched if self.subscribers() == 0 => {
@@ -273,8 +280,13 @@ impl Channel {
 }
 
 impl ChannelInner {
+    /// Returns the reason why the sole producer is away.
+    pub(super) fn reason_of_absence(&self) -> Box<str> {
+        self.life.reason_to_leave().unwrap_or_else(|| LOST.into())
+    }
+
     /// Returns the next deadline and what is due then.
-    fn due(&self) -> Option<(Instant, Due)> {
+    pub(super) fn due(&self) -> Option<(Instant, Due)> {
         if self.retired || self.pending.ending().is_some() {
             return None;
         }
@@ -314,9 +326,9 @@ mod tests {
     fn a_producer_that_is_refused_does_not_change_the_format() {
         let hub = Hub::new(Config::default(), Arc::default());
         let name: ChannelName = "a".parse().unwrap();
-        let first = hub.produce(&name, None, Hold::Sole, None).unwrap().committed().unwrap();
-        let second = hub.produce(&name, None, Hold::Sole, Some(Format::Text));
-        assert!(matches!(second, Err(SubmitError::Busy)));
+        let produce = |format| hub.produce(&name, None, Hold::Sole, format).now_or_never().unwrap();
+        let first = produce(None).unwrap();
+        assert!(matches!(produce(Some(Format::Text)), Err(SubmitError::Busy)));
         first.append(Append::of(&[chunk("x")], None)).now_or_never().unwrap().unwrap();
         assert_eq!(hub.describe(&name).unwrap().format, Some("openai-chat"));
     }

@@ -29,9 +29,9 @@ pub(super) fn recycle(batch: BatchBuilder) {
 /// The offset of the first event of a batch, and the time of all of them. The hub's sequencer
 /// assigns it, or a log that several hubs share.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Assigned {
-    pub(super) first: Offset,
-    pub(super) time: Moment,
+pub(in crate::hub) struct Assigned {
+    pub(in crate::hub) first: Offset,
+    pub(in crate::hub) time: Moment,
 }
 
 /// Renders consecutive events of a channel, in the order of their offsets.

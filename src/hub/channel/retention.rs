@@ -112,7 +112,7 @@ impl Channel {
         (!inner.retired).then(|| inner.known || inner.usage.transfer(to))
     }
 
-    fn retire(&self, inner: &mut ChannelInner) -> CommitAck<(), DeleteError> {
+    pub(super) fn retire(&self, inner: &mut ChannelInner) -> CommitAck<(), DeleteError> {
         inner.retired = true;
         // Readers may still finish the log; the budget no longer counts it.
         inner.usage.free(&self.shared.memory);
@@ -172,6 +172,10 @@ impl ChannelInner {
         }
         if !self.known {
             return self.usage.idle() >= least_idle;
+        }
+        // In a cluster, the shared log decides when a channel is removed.
+        if self.replicated.is_some() {
+            return false;
         }
         if self.life.has_ended() {
             // A closed channel stays closed until the retention of its end has passed.

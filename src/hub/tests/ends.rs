@@ -104,8 +104,8 @@ async fn a_producer_may_begin_while_a_stop_is_pending_and_is_refused_after_it() 
     assert_eq!(stage.append("c", "x").await, Ok(()));
     stage.files.shut();
     let _stop = begun(stage.stop("c"));
-    let producer = stage.hub.produce(&name("c"), None, Hold::Sole, None).unwrap();
-    let mut producer = producer.wait().await.unwrap();
+    let produced = stage.hub.produce(&name("c"), None, Hold::Sole, None).await;
+    let mut producer = produced.unwrap();
     stage.files.open_up();
     assert_eq!(producer.refused().await, SubmitError::Stopped(None));
     drop(producer);
@@ -116,8 +116,8 @@ async fn with_generation(stage: &Stage) -> crate::hub::ProducerHandle {
     tokio::task::spawn_local(ThreadCompletions::serve());
     tokio::task::spawn_local(stage.hub.clone().sweep());
     tokio::task::yield_now().await;
-    let producer = stage.hub.produce(&name("c"), None, Hold::Sole, None).unwrap();
-    let producer = producer.wait().await.unwrap();
+    let produced = stage.hub.produce(&name("c"), None, Hold::Sole, None).await;
+    let producer = produced.unwrap();
     assert!(producer.append(Append::of(&[event("x")], None)).await.is_ok());
     producer
 }

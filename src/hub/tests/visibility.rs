@@ -65,8 +65,8 @@ async fn a_body_ends_that_was_read_while_the_end_was_being_synced() {
 #[tokio::test]
 async fn a_snapshot_outlives_what_memory_has_of_the_events() {
     let stage = Stage::new(Async);
-    let producer = stage.hub.produce(&name("c"), None, Hold::Sole, Some(Format::Text)).unwrap();
-    let producer = producer.wait().await.unwrap();
+    let produced = stage.hub.produce(&name("c"), None, Hold::Sole, Some(Format::Text)).await;
+    let producer = produced.unwrap();
     let text = "x".repeat(60_000);
     // Three times the window, and fewer events than the fold may lag.
     for _ in 0..63 {

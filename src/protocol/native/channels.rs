@@ -94,6 +94,7 @@ pub(super) async fn delete(
     let not_deleted = |error| match error {
         DeleteError::Unknown => unknown(),
         DeleteError::Unstored(why) => why.into(),
+        DeleteError::Unlogged(why) => why.into(),
     };
     let submitted = native.hub.delete(&name).map_err(not_deleted)?;
     submitted.wait().await.map_err(not_deleted)?;

@@ -127,6 +127,7 @@ async fn open(
     from: &StartFrom,
 ) -> Result<Option<Ticket>, Problem> {
     let many = matches!(selection, Selection::Many(_));
+    native.hub.reach(from).await;
     loop {
         // All channels are matched against the patterns, and each match is joined: expensive.
         let turn = if many { Some(native.egress.turn().await) } else { None };
