@@ -10,6 +10,7 @@ mod ends;
 mod failures;
 mod holes;
 mod hub;
+mod large;
 mod measure;
 mod old_servers;
 mod order;
