@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::log::{LogEnd, LogTime, MAX_BROADCAST, Message, NotStored, Sequence};
 
-/// How often faults happen, in percent of the messages.
+/// How often faults happen, in percent of the messages, and how many messages it takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// A message is refused, and this is reported.
@@ -24,6 +24,9 @@ pub struct Faults {
     pub doubled: u32,
     /// A reader gets a message, and all after it, only after some time.
     pub hole: u32,
+    /// The number of messages that are taken from one call of [`FakeLog::advance`] to the next;
+    /// further ones are lost. Any number if it is zero.
+    pub room: u32,
 }
 
 /// Maximum number of broadcasts that a log keeps for its readers.
@@ -37,6 +40,8 @@ pub struct FakeLog {
     messages: VecDeque<Message>,
     last: Sequence,
     now: Duration,
+    /// The number of messages that were taken since the time has advanced.
+    taken: u32,
     /// Messages that are under way, with the time of their arrival.
     late: Vec<(Duration, Bytes)>,
     stopped_until: Duration,
@@ -73,6 +78,7 @@ impl FakeLog {
             messages: VecDeque::new(),
             last: Sequence::default(),
             now: Duration::from_secs(1),
+            taken: 0,
             late: Vec::new(),
             stopped_until: Duration::ZERO,
             replaced_from: None,
@@ -113,7 +119,9 @@ impl FakeLog {
             return Err(NotStored::Refused);
         }
         let delay = Duration::from_millis(self.random.u64(1..3000));
-        if self.happens(self.faults.lost) {
+        self.taken += 1;
+        let is_full = self.faults.room > 0 && self.taken > self.faults.room;
+        if is_full || self.happens(self.faults.lost) {
             return Ok(());
         }
         if self.happens(self.faults.late) {
@@ -141,6 +149,7 @@ impl FakeLog {
     /// Lets time pass.
     pub fn advance(&mut self, step: Duration) {
         self.now += step;
+        self.taken = 0;
         if self.now >= self.stopped_until {
             let now = self.now;
             let due: Vec<_> = self.late.extract_if(.., |(time, _)| *time <= now).collect();

@@ -63,11 +63,13 @@ impl World {
         let mut some = |most| if random.bool() { random.u32(..most) } else { 0 };
         let (refused, lost, late) = (some(30), some(30), some(20));
         let (doubled, hole) = (some(20), some(10));
+        // Within the age of a log, hubs must be able to send again what they know.
+        let room = if kind == Kind::Trimmed { 0 } else { some(20) };
         let publishers = if kind == Kind::Complete { random.usize(..4) } else { 0 };
         // A publisher, or another epoch, cannot do without a command.
         let may_refuse = kind != Kind::Truncated && publishers == 0;
         let refused_for_good = if may_refuse { random.u32(..5) } else { 0 };
-        let faults = Faults { refused, refused_for_good, lost, late, doubled, hole };
+        let faults = Faults { refused, refused_for_good, lost, late, doubled, hole, room };
         let lines = |name| Publisher::new(name, 1 + name as u64 * 7);
         Self {
             kind,
@@ -135,8 +137,9 @@ impl World {
 
     fn read_all(&mut self) {
         let is_read = |world: &Self| {
-            let last = Some(world.log.last());
-            world.hubs.iter().flatten().filter(|hub| hub.state.last() == last).count() == HUBS
+            let last = world.log.last();
+            let has_read = |hub: &&Hub| hub.state.last().unwrap_or_default() == last;
+            world.hubs.iter().flatten().filter(has_read).count() == HUBS
         };
         for _ in 0..100 {
             if is_read(self) {
@@ -250,9 +253,14 @@ impl World {
         self.ids += 1;
         let channel = self.random.usize(..4);
         let name = || format!("channel {channel}").into();
-        let long = self.random.u32(..20) == 0;
+        // Of a few parts, or of more than are sent at once.
+        let length = match self.random.u32(..300) {
+            0 => 5000,
+            1..15 => 700,
+            _ => 0,
+        };
         let event = |index| {
-            let filler = ".".repeat(if long { 700 } else { 0 });
+            let filler = ".".repeat(length);
             format!("command {} event {index}{filler}", self.ids)
         };
         let events: Vec<_> = (0..self.random.usize(1..4)).map(event).collect();
