@@ -6,6 +6,7 @@
 mod access;
 mod admin;
 mod broadcast;
+mod deployed;
 mod ends;
 mod failures;
 mod holes;
