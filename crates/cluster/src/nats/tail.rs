@@ -57,6 +57,8 @@ pub(super) struct Tail<'a> {
     reading: &'a RefCell<Reading>,
     /// The republished messages; nothing if a consumer reads all.
     subscription: Option<Subscriber>,
+    /// The subject of those messages.
+    subject: String,
     consumer: Option<Messages<'a>>,
     ahead: Ahead,
     requests: FuturesUnordered<LocalBoxFuture<'a, Answer>>,
@@ -94,6 +96,7 @@ impl<'a> Tail<'a> {
             config,
             reading,
             subscription,
+            subject: config.tail_subject(),
             consumer: None,
             ahead: Ahead::default(),
             requests: FuturesUnordered::new(),
@@ -189,6 +192,11 @@ impl<'a> Tail<'a> {
     }
 
     fn take_republished(&mut self, message: async_nats::Message) -> Result<(), Failure> {
+        // A consumer can deliver to this subject what no server has republished, with headers that
+        // its publisher has set. Its messages have the subject of the log.
+        if *message.subject != *self.subject {
+            return Ok(());
+        }
         header::stored(message).map_or(Ok(()), |message| self.take(message))
     }
 

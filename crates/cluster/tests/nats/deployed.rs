@@ -5,14 +5,16 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
-use fanfare_cluster::log::LogWriter;
+use async_nats::{Client, ConnectOptions, Event, HeaderMap};
+use fanfare_cluster::log::{LogWriter, Sequence};
 use fanfare_cluster::nats::{Config, Credentials, Feed};
 use fanfare_testing::{Process, free_address};
+use futures_util::StreamExt;
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::hub::{Hub, PATIENCE, assert_equal, config};
 use crate::refusals::replicated;
@@ -119,6 +121,40 @@ impl Intruder {
             self.runtime.block_on(self.client.subscribe(subject)).expect("a connection");
         self.wait_for_error(&format!("Permissions Violation for Subscription to \"{subject}\""));
     }
+
+    /// Stores a message that has the headers of another one, and lets a consumer deliver it to the
+    /// subject of the tail.
+    fn forge(&self, last: Sequence) {
+        self.runtime.block_on(async {
+            let mut tail = self.client.subscribe("fanfare.main.tail").await.expect("permitted");
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Sequence", (last.0 + 2).to_string().as_str());
+            headers.insert("Nats-Time-Stamp", "2030-01-01T00:00:00Z");
+            let stored = self.client.publish_with_headers(
+                "fanfare.main.log",
+                headers,
+                "a forged message".into(),
+            );
+            stored.await.expect("permitted");
+            let create = json!({ "stream_name": "FANFARE_main", "config": {
+                "name": "x", "deliver_subject": "fanfare.main.tail", "ack_policy": "none",
+                "deliver_policy": "last", "replay_policy": "instant",
+            } });
+            let create = serde_json::to_vec(&create).expect("JSON").into();
+            let create = self.client.request("$JS.API.CONSUMER.CREATE.FANFARE_main.x", create);
+            let answer: Value =
+                serde_json::from_slice(&create.await.expect("an answer").payload).expect("JSON");
+            assert!(answer.get("error").is_none(), "{answer}");
+            let forged = async {
+                while let Some(message) = tail.next().await {
+                    if message.subject.as_str() != "fanfare.main.tail" {
+                        return;
+                    }
+                }
+            };
+            timeout(PATIENCE, forged).await.expect("a message of the consumer");
+        });
+    }
 }
 
 #[test]
@@ -155,6 +191,13 @@ fn the_password_of_a_hub_is_not_enough_to_write_the_tail() {
     intruder.assert_refused("fanfare.other.log");
     intruder.assert_deaf("fanfare.main.log");
     intruder.assert_deaf(">");
+    let last = other.log.health().read;
+    intruder.forge(last);
+    for hub in [&hub, &other] {
+        hub.wait("stored message", |recorded| {
+            recorded.messages.last().is_some_and(|message| message.sequence > last)
+        });
+    }
     other.load(20, 100, 1);
     assert_equal(&[&hub, &other], other.log.health().read);
 }
