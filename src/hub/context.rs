@@ -9,6 +9,7 @@ use super::memory::Memory;
 use super::pending_deletes::PendingDeletes;
 use super::read_cache::ReadCache;
 use super::sequencer::Sequencer;
+use super::viewer_changes::ViewerChanges;
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 
@@ -19,6 +20,8 @@ pub(super) struct ChannelContext {
     pub(super) memory: Memory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) deadlines: Deadlines,
+    /// For the other hubs; `None` for a hub that is alone.
+    pub(super) viewer_changes: Option<ViewerChanges>,
     pub(super) on_end: OnceLock<OnEnd>,
     pub(super) read_cache: ReadCache,
     pub(super) pending_deletes: Arc<PendingDeletes>,

@@ -29,6 +29,7 @@ mod subscription;
 mod subscription_step;
 mod sweeper;
 mod ticket;
+mod viewer_changes;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -72,6 +73,7 @@ use read::{Start, StartAt};
 use read_cache::ReadCache;
 use registry::{Registry, StoreContext};
 use sequencer::Sequencer;
+use viewer_changes::ViewerChanges;
 
 use crate::channel::ChannelName;
 use crate::clock::Clock;
@@ -142,6 +144,7 @@ impl Hub {
             memory: Memory::new(budget, metrics.clone()),
             metrics,
             deadlines: Deadlines::default(),
+            viewer_changes: replica.as_ref().map(|_| ViewerChanges::default()),
             on_end: OnceLock::new(),
             read_cache: ReadCache::new(read_cache),
             pending_deletes: Arc::new(PendingDeletes::default()),
@@ -386,8 +389,8 @@ impl Hub {
         let Core { registry, shared, replica, .. } = &*self.0;
         let replica = replica.as_deref();
         let replicate = async {
-            if let Some(replica) = replica {
-                replica.keep_time().await;
+            if let (Some(replica), Some(changes)) = (replica, &shared.viewer_changes) {
+                replica.keep_time(registry, changes).await;
             }
         };
         let keep_time = sweeper::keep_time(registry, &shared.deadlines, replica);

@@ -156,8 +156,12 @@ impl Channel {
         None
     }
 
+    /// Returns whether the shared log has the channel.
+    pub(in crate::hub) fn is_replicated(&self) -> bool {
+        self.inner.lock().replicated.is_some()
+    }
+
     /// Sets the number of subscribers at the other hubs.
-    #[allow(dead_code)]
     pub(in crate::hub) fn set_remote_subscribers(&self, count: usize) {
         let before = self.remote_subscribers.swap(count, Ordering::Relaxed);
         if before == count {

@@ -337,14 +337,22 @@ impl Channel {
             inner.usage.hold();
         }
         self.subscribers.fetch_add(1, Ordering::Relaxed);
+        self.note_viewers_changed();
         inner.life.note_watched();
         inner.begin(begin)
+    }
+
+    fn note_viewers_changed(&self) {
+        if let Some(changes) = &self.shared.viewer_changes {
+            changes.note(&self.name);
+        }
     }
 
     /// Removes a subscriber. Returns whether the channel is now unused: not held, never published
     /// to and never created.
     pub(in crate::hub) fn leave(&self, held: bool) -> bool {
         let left = self.subscribers.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.note_viewers_changed();
         let unused = {
             let mut inner = self.inner.lock();
             if held {

@@ -7,11 +7,13 @@ use fanfare_cluster::log::{LogEnd, LogInfo, LogReader, Message, NotStored, SendN
 use fanfare_cluster::offset;
 use fanfare_cluster::state_machine::{Applied, Change, Effect};
 use fanfare_cluster::text::Text;
+use fanfare_cluster::viewers::Totals;
 
 use super::commands::{
     close_of_log, events_of_log, moment, offset as of_log, options_of_log, reason_of_log,
 };
 use super::replica::Replica;
+use super::viewers;
 use crate::channel::ChannelName;
 use crate::clock::Moment;
 use crate::generation::Format;
@@ -69,6 +71,17 @@ impl Applier {
             self.core.keep_budgets(&channel);
         }
         self.replica.report(applied);
+        self.set_viewers(self.replica.note_sessions(applied));
+    }
+
+    /// Sets the numbers of viewers at the other hubs.
+    fn set_viewers(&self, totals: Totals) {
+        for (name, viewers) in totals {
+            let name = ChannelName::try_from(name.as_str());
+            if let Some(channel) = name.ok().and_then(|name| self.core.registry.get(&name)) {
+                channel.set_remote_subscribers(viewers::count(viewers));
+            }
+        }
     }
 
     /// Applies a change of one channel.
@@ -128,6 +141,10 @@ impl Applier {
     ) -> (Arc<Channel>, T) {
         loop {
             let channel = self.core.registry.get_or_insert(name);
+            if !channel.is_replicated() {
+                let viewers = self.replica.remote_viewers(name.as_str());
+                channel.set_remote_subscribers(viewers);
+            }
             // A channel that was only waited for may leave memory at any time.
             if let Some(changed) = change(&channel) {
                 return (channel, changed);
@@ -191,7 +208,11 @@ impl LogReader for Applier {
         self.replica.note_not_stored(number, reason);
     }
 
-    fn broadcast(&mut self, _content: Bytes) {}
+    fn broadcast(&mut self, content: Bytes) {
+        if !self.has_failed {
+            self.set_viewers(self.replica.receive(&content));
+        }
+    }
 
     fn ended(&mut self, reason: LogEnd) {
         self.fail(reason);

@@ -11,6 +11,7 @@ mod keyed_request;
 mod operations;
 mod renewals;
 mod replica;
+mod viewers;
 
 pub use applier::Applier;
 pub use fanfare_cluster::command::Lines;

@@ -211,6 +211,8 @@ impl Replica {
         let command = match channel.overdue(PROPOSAL_DELAY.saturating_mul(self.rank())) {
             Err(next) => return next,
             Ok(Overdue::Abandoned(since, why)) => lapse(Due::Abandoned, since, why.as_deref()),
+            // Viewers may be at a hub that is not heard of.
+            Ok(Overdue::Unwatched(_)) if !self.knows_viewers() => return Some(again),
             Ok(Overdue::Unwatched(hold)) => lapse(Due::Unwatched, hold, Some(UNWATCHED)),
         };
         self.propose(&command);

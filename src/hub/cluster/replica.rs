@@ -5,17 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fanfare_cluster::batch::Codec;
 use fanfare_cluster::command::{Check, Command, Hello, LEVEL, SessionId};
 use fanfare_cluster::log::{LogEnd, LogInfo, LogWriter};
 use fanfare_cluster::sender::{Limits, Refused, Sender, SubmitError};
 use fanfare_cluster::state_machine::{Applied, Effect, Outcome, StateMachine};
+use fanfare_cluster::text::Text;
+use fanfare_cluster::viewers::Totals;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::renewals::Renewals;
+use super::viewers::Viewers;
 use crate::hub::error::LogError;
+use crate::hub::registry::Registry;
+use crate::hub::viewer_changes::ViewerChanges;
 
 /// Interval at which the phase is checked.
 const PHASE_CHECK: Duration = Duration::from_millis(500);
@@ -96,6 +102,8 @@ pub struct Replica {
     sooner: Notify,
     members: Mutex<Members>,
     renewals: Mutex<Renewals>,
+    /// The viewers of all hubs; `None` until the log is opened.
+    viewers: Mutex<Option<Viewers>>,
     requests: AtomicU64,
 }
 
@@ -140,6 +148,7 @@ impl Replica {
             sooner: Notify::new(),
             members: Mutex::default(),
             renewals: Mutex::default(),
+            viewers: Mutex::default(),
             requests: AtomicU64::new(0),
         }
     }
@@ -275,7 +284,7 @@ impl Replica {
     }
 
     /// Sends what is due later, and checks the phase, for ever.
-    pub(in crate::hub) async fn keep_time(&self) {
+    pub(in crate::hub) async fn keep_time(&self, registry: &Registry, changes: &ViewerChanges) {
         loop {
             let next = {
                 let mut outbox = self.outbox.lock();
@@ -288,6 +297,7 @@ impl Replica {
             };
             self.check_phase();
             self.renew();
+            self.report_viewers(registry, changes);
             tokio::select! {
                 () = sleep_until(self.began + next) => {}
                 () = self.sooner.notified() => {}
@@ -311,6 +321,61 @@ impl Replica {
                 return;
             }
         }
+    }
+
+    /// Sends the numbers of viewers at this hub to the other hubs.
+    fn report_viewers(&self, registry: &Registry, changes: &ViewerChanges) {
+        let Some(log) = self.outbox.lock().log.clone() else { return };
+        let broadcasts = {
+            let mut viewers = self.viewers.lock();
+            let Some(viewers) = &mut *viewers else { return };
+            for name in changes.take() {
+                let channel = registry.get(&name);
+                let count = channel.map_or(0, |channel| channel.local_subscribers());
+                viewers.set(name.as_str(), count);
+            }
+            viewers.poll(self.now())
+        };
+        for broadcast in broadcasts {
+            log.broadcast(broadcast);
+        }
+    }
+
+    /// Notes a broadcast of another hub. Returns the numbers of viewers that have changed.
+    pub(super) fn receive(&self, broadcast: &Bytes) -> Totals {
+        let now = self.now();
+        let machine = self.machine.lock();
+        let Some(machine) = &*machine else { return Totals::new() };
+        let last = machine.last().unwrap_or_default();
+        // A report may come before the hello of its session.
+        let is_counted = |session: SessionId| machine.is_live(session) || session.0 > last;
+        let mut viewers = self.viewers.lock();
+        let viewers = viewers.as_mut();
+        viewers.map(|viewers| viewers.receive(broadcast, is_counted, now)).unwrap_or_default()
+    }
+
+    /// Returns the number of viewers of a channel at the other hubs.
+    pub(super) fn remote_viewers(&self, channel: &str) -> usize {
+        self.viewers.lock().as_ref().map_or(0, |viewers| viewers.remote(channel))
+    }
+
+    /// Returns whether the numbers of viewers at the other hubs are recent.
+    pub(super) fn knows_viewers(&self) -> bool {
+        let own = self.session();
+        let others: Vec<SessionId> = {
+            let members = self.members.lock();
+            members.by_session.keys().copied().filter(|other| Some(*other) != own).collect()
+        };
+        let viewers = self.viewers.lock();
+        viewers.as_ref().is_some_and(|viewers| viewers.are_recent(others, self.now()))
+    }
+
+    /// Notes the sessions that a message has begun or ended. Returns the numbers of viewers that
+    /// have changed.
+    pub(super) fn note_sessions(&self, applied: &Applied) -> Totals {
+        let own = self.session();
+        let mut viewers = self.viewers.lock();
+        viewers.as_mut().map(|viewers| viewers.note(applied, own)).unwrap_or_default()
     }
 
     fn hello(&self) -> Hello {
@@ -353,13 +418,16 @@ impl Replica {
         *self.outbox.lock() = Outbox::default();
         *self.members.lock() = Members::default();
         *self.renewals.lock() = Renewals::default();
+        *self.viewers.lock() = None;
         self.phase.send_replace(Phase::Connecting);
     }
 
     /// Begins with a log that was opened.
     pub(super) fn open(&self, log: &LogInfo) {
-        let codec = self.config.codec.clone();
-        let machine = StateMachine::new(codec, (*log.epoch).into(), log.lease);
+        let codec = &self.config.codec;
+        let epoch = Text::from(&*log.epoch);
+        *self.viewers.lock() = Some(Viewers::new(codec, &epoch));
+        let machine = StateMachine::new(codec.clone(), epoch, log.lease);
         *self.machine.lock() = Some(machine);
         self.outbox.lock().max_message = log.max_message;
         self.phase.send_replace(Phase::CatchingUp { applied: 0 });

@@ -1,6 +1,6 @@
 //! Hubs that share a log: one that is in memory, with frozen time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::generation::Format;
 use crate::hub::cluster::{Applier, Phase, ReplicaConfig};
 use crate::hub::{
     Append, ChannelOptions, Close, Config, Hold, Hub, LogError, Next, Opened, Producer, Selection,
-    Step, Stopped, SubmitError, Subscription,
+    Signal, Step, Stopped, SubmitError, Subscription, WhenUnwatched,
 };
 use crate::position::StartFrom;
 use crate::telemetry::Metrics;
@@ -36,6 +36,8 @@ struct Cluster {
     log: Rc<RefCell<FakeLog>>,
     members: Rc<RefCell<Vec<Member>>>,
     began: Instant,
+    /// Whether all broadcasts are lost.
+    loses_broadcasts: Rc<Cell<bool>>,
 }
 
 /// A hub of the cluster, with its place in the log.
@@ -49,14 +51,16 @@ struct Member {
 
 /// Messages that a hub has sent, until the next turn.
 #[derive(Default)]
-struct Outgoing(Mutex<Vec<(SendNumber, Bytes)>>);
+struct Outgoing(Mutex<Vec<(SendNumber, Bytes)>>, Mutex<Vec<Bytes>>);
 
 impl LogWriter for Outgoing {
     fn send(&self, number: SendNumber, content: Bytes) {
         self.0.lock().push((number, content));
     }
 
-    fn broadcast(&self, _content: Bytes) {}
+    fn broadcast(&self, content: Bytes) {
+        self.1.lock().push(content);
+    }
 }
 
 impl Cluster {
@@ -66,14 +70,15 @@ impl Cluster {
             log: Rc::new(RefCell::new(FakeLog::new(1, Faults::default()))),
             members: Rc::default(),
             began: Instant::now(),
+            loses_broadcasts: Rc::default(),
         };
         let (log, members) = (cluster.log.clone(), cluster.members.clone());
+        let loses_broadcasts = cluster.loses_broadcasts.clone();
         spawn_local(async move {
             loop {
                 log.borrow_mut().advance(TURN);
-                for member in members.borrow_mut().iter_mut().filter(|member| !member.is_paused) {
-                    member.turn(&mut log.borrow_mut());
-                }
+                turn(&mut members.borrow_mut(), &mut log.borrow_mut());
+                broadcast(&mut members.borrow_mut(), loses_broadcasts.get());
                 sleep(TURN).await;
             }
         });
@@ -132,6 +137,27 @@ impl Cluster {
     /// Stops a hub, as if its process were paused.
     fn pause(&self, number: usize) {
         self.members.borrow_mut()[number].is_paused = true;
+    }
+}
+
+/// Lets the hubs that are not paused send and read.
+fn turn(members: &mut [Member], log: &mut FakeLog) {
+    for member in members.iter_mut().filter(|member| !member.is_paused) {
+        member.turn(log);
+    }
+}
+
+/// Delivers the broadcasts of each hub to the others, unless they are lost.
+fn broadcast(members: &mut [Member], are_lost: bool) {
+    for from in 0..members.len() {
+        let contents = std::mem::take(&mut *members[from].outgoing.1.lock());
+        for content in contents {
+            for (to, member) in members.iter_mut().enumerate() {
+                if to != from && !member.is_paused && !are_lost {
+                    member.applier.broadcast(content.clone());
+                }
+            }
+        }
     }
 }
 
@@ -362,14 +388,17 @@ local!(an_unused_channel_is_removed_at_all_hubs, async {
     let last = publish(&a, "y", "one").await;
     let mut waiting = subscribe_one(&b, "y", &StartFrom::Tail).await;
     drop(seen(&mut waiting));
-    until("both are removed at a", || {
-        ["x", "y"].iter().all(|channel| a.describe(&name(channel)).is_none())
-    })
-    .await;
-    until("both are removed at b", || {
-        ["x", "y"].iter().all(|channel| b.describe(&name(channel)).is_none())
-    })
-    .await;
+    let is_gone = |channel: &str| [&a, &b].iter().all(|hub| hub.describe(&name(channel)).is_none());
+    until("the channel without a viewer is removed", || is_gone("x")).await;
+    sleep(Duration::from_secs(20)).await;
+    assert!(a.describe(&name("y")).is_some(), "b has a viewer");
+    // A viewer of which the hub that removes the channel has not heard keeps what comes next.
+    cluster.loses_broadcasts.set(true);
+    drop(waiting);
+    let mut waiting = subscribe_one(&b, "y", &StartFrom::Tail).await;
+    drop(seen(&mut waiting));
+    let c = cluster.add().await;
+    until("the other is removed", || is_gone("y") && c.describe(&name("y")).is_none()).await;
     let next = publish(&a, "y", "two").await;
     sleep(Duration::from_millis(50)).await;
     assert_eq!(seen(&mut waiting), [next.to_string()], "after {last}");
@@ -427,4 +456,84 @@ local!(nothing_is_lost_or_doubled_by_a_log_with_faults, async {
         let mut subscriber = subscribe(hub, all, &StartFrom::Earliest).await;
         assert_eq!(seen(&mut subscriber), expected);
     }
+});
+
+local!(viewers_of_all_hubs_count, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    let viewer = subscribe_one(&b, "x", &StartFrom::Tail).await;
+    sleep(Duration::from_secs(2)).await;
+    let events = [event("one")];
+    let appended = a.append(&name("x"), Append::of(&events, None)).await.unwrap();
+    assert_eq!(appended.subscribers, 1, "it came before the channel was known");
+    drop(viewer);
+    until("it has left", || a.describe(&name("x")).unwrap().subscribers == 0).await;
+    let viewers = [subscribe_one(&b, "x", &StartFrom::Tail).await];
+    until("it is counted", || a.describe(&name("x")).unwrap().subscribers == 1).await;
+    cluster.pause(1);
+    until("its hub is gone", || a.describe(&name("x")).unwrap().subscribers == 0).await;
+    drop(viewers);
+});
+
+local!(a_generation_is_stopped_when_no_hub_has_a_viewer, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    let when = WhenUnwatched { after: Duration::from_secs(2), signal: Signal::Stop };
+    let options = ChannelOptions { when_unwatched: Some(when), ..ChannelOptions::default() };
+    let channel = name("x");
+    a.configure(&channel, &options, None).unwrap().wait().await.unwrap();
+    let viewer = subscribe_one(&b, "x", &StartFrom::Tail).await;
+    sleep(Duration::from_secs(2)).await;
+    let mut producer = a.produce(&channel, None, Hold::Sole, None).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(a.describe(&channel).unwrap().state, ChannelState::Open, "b has a viewer");
+    drop(viewer);
+    assert_eq!(producer.refused().await, SubmitError::Stopped(Some("unwatched".into())));
+});
+
+local!(an_id_that_is_ahead_of_a_hub_is_waited_for, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    publish(&a, "x", "one").await;
+    sleep(Duration::from_millis(50)).await;
+    cluster.pause(1);
+    let second = publish(&a, "x", "two").await;
+    let third = publish(&a, "x", "three").await;
+    let id = StartFrom::After(a.event_id(crate::position::Offset(second)).into());
+    let began = Instant::now();
+    let opened = async {
+        b.reach(&id).await;
+        seen(&mut subscribe_one(&b, "x", &id).await)
+    };
+    let resume = async {
+        sleep(Duration::from_secs(1)).await;
+        cluster.members.borrow_mut()[1].is_paused = false;
+    };
+    let (seen, ()) = tokio::join!(opened, resume);
+    assert_eq!(seen, [third.to_string()]);
+    assert_eq!(began.elapsed().as_secs(), 1);
+    let unknown = a.event_id(crate::position::Offset(u64::MAX));
+    let began = Instant::now();
+    b.reach(&StartFrom::After(unknown.into())).await;
+    assert_eq!(began.elapsed().as_secs(), 5, "it is given up");
+});
+
+local!(what_is_still_needed_is_sent_again_before_the_log_deletes_it, async {
+    let cluster = Cluster::start(2).await;
+    let a = cluster.hub(0);
+    let options = ChannelOptions { max_events: Some(7), ..ChannelOptions::default() };
+    let channel = name("x");
+    a.configure(&channel, &options, None).unwrap().wait().await.unwrap();
+    let producer = a.produce(&channel, None, Hold::Sole, Some(Format::Text)).await.unwrap();
+    for _ in 0..24 {
+        sleep(Duration::from_secs(5)).await;
+        cluster.log.borrow_mut().trim(Duration::from_secs(60));
+    }
+    let late = cluster.add().await;
+    let known = late.describe(&channel).unwrap();
+    assert_eq!(known.settings.retention.max_events, 7);
+    assert!(matches!(known.producer, Producer::Streaming { .. }));
+    producer.append(Append::of(&[event("one")], None)).await.unwrap();
+    until("it is there", || late.describe(&channel).unwrap().events == 1).await;
+    assert_eq!(late.replica().unwrap().nodes().len(), 3);
 });
