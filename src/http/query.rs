@@ -24,9 +24,9 @@ impl Query {
     /// # Errors
     /// The bytes are not UTF-8, or a parameter is nearly one that is known.
     pub fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, Problem> {
+        let Some(query) = query else { return Ok(Self::default()) };
         let mut parameters = Vec::new();
-        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        for pair in pairs {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name)?;
             let value = decode(value)?;
