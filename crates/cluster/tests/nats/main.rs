@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod balancer;
 mod broadcast;
 mod deployed;
 mod ends;
