@@ -166,6 +166,11 @@ impl Hub {
         get(&self.shared.recorded.lock())
     }
 
+    /// Returns the longest time between two messages since the last call.
+    pub fn take_silence(&self) -> Duration {
+        std::mem::take(&mut self.shared.recorded.lock().longest_silence)
+    }
+
     pub fn opened(self) -> Self {
         self.wait("open log", |recorded| recorded.caught_up_at.is_some());
         self
