@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
 use tokio::fs;
 use tokio::sync::Notify;
@@ -38,21 +38,39 @@ const STATE_INTERVAL: Duration = Duration::from_millis(500);
 /// One connection to a server.
 pub(super) struct Connection {
     pub client: Client,
+    /// The index of its server.
+    pub server: usize,
     lost: Arc<Notify>,
 }
 
-/// Connects to the first server that accepts, beginning with the one of this index. Files with
-/// credentials and certificates are read here, for each connection.
+/// Connects to the first server that accepts, beginning with the one of this index.
 pub(super) async fn connect(
     config: &Config,
     first: usize,
     health: &Arc<Mutex<Health>>,
 ) -> Result<Connection, Failure> {
-    let mut servers = config.addresses().map_err(|error| Failure::Refused(error.to_string()))?;
-    let first = first % servers.len();
+    let servers = config.addresses().map_err(|error| Failure::Refused(error.to_string()))?;
     health.lock().broadcast_problem = None;
+    let first = first % servers.len();
+    let mut failure = Failure::Retry("there is no NATS server".to_owned());
+    for (server, address) in servers.iter().enumerate().cycle().skip(first).take(servers.len()) {
+        match connect_to(config, server, address, health).await {
+            Err(Failure::Retry(text)) => failure = Failure::Retry(text),
+            connected => return connected,
+        }
+    }
+    Err(failure)
+}
+
+/// Connects to one server. Files with credentials and certificates are read here, for each
+/// connection.
+async fn connect_to(
+    config: &Config,
+    server: usize,
+    address: &ServerAddr,
+    health: &Arc<Mutex<Health>>,
+) -> Result<Connection, Failure> {
     let broadcast_subject = config.broadcast_subject();
-    servers.rotate_left(first);
     let is_connected = Arc::new(AtomicBool::new(false));
     let lost = Arc::new(Notify::new());
     let mut options = credentials(config).await?;
@@ -64,7 +82,6 @@ pub(super) async fn connect(
         .no_echo()
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .client_capacity(CLIENT_CAPACITY)
-        .retain_servers_order()
         .ignore_discovered_servers()
         .reconnect_delay_callback({
             let is_connected = Arc::clone(&is_connected);
@@ -79,11 +96,11 @@ pub(super) async fn connect(
             }
         });
     let client = options
-        .connect(servers)
+        .connect(address.clone())
         .await
         .map_err(|error| Failure::Retry(format!("no NATS server accepts a connection: {error}")))?;
     is_connected.store(true, Ordering::Relaxed);
-    Ok(Connection { client, lost })
+    Ok(Connection { client, server, lost })
 }
 
 fn observe(event: &Event, lost: &Notify, health: &Mutex<Health>, broadcast_subject: &str) {

@@ -41,7 +41,8 @@ pub(super) struct Queues {
 
 /// Attempts to connect.
 struct Attempts {
-    /// The index of the server that is tried first.
+    /// The index of the server that is tried first, or that is connected: the next attempt begins
+    /// with the one after it.
     server: usize,
     /// The number of attempts since the log was last open.
     failed: u32,
@@ -122,12 +123,13 @@ async fn session(
 
 async fn open(
     config: &Config,
-    attempts: &Attempts,
+    attempts: &mut Attempts,
     reading: &RefCell<Reading>,
 ) -> Result<Opened, Failure> {
     pause(attempts.failed).await;
     let health = reading.borrow().health().clone();
     let connection = connect(config, attempts.server, &health).await?;
+    attempts.server = connection.server;
     let server = connection.client.server_info();
     version::check(&server.version, config)?;
     if server.max_payload < MIN_MAX_PAYLOAD {

@@ -1,5 +1,8 @@
 //! Messages that the tail has lost are read in their place.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use fanfare_cluster::log::{NotStored, Sequence};
 use fanfare_cluster::nats::{Config, Feed};
 
@@ -41,6 +44,31 @@ fn the_last_messages_are_missed_after_a_silence() {
     let health = lose(50, |number| number > 40);
     assert!(health.filled_by_request >= 10, "{health:?}");
     assert_eq!(health.connections, 1, "{health:?}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_the_last_that_is_tried_again() {
+    let server = NatsServer::one();
+    let proxies = [(); 3].map(|()| Proxy::start(server.port()));
+    let urls = proxies.iter().map(Proxy::url).collect::<Vec<_>>();
+    let [first, silent, last] = proxies;
+    // Wherever the hub begins, it comes to this one.
+    first.cut();
+    last.cut();
+    let hub = Hub::start(config(&urls)).opened();
+    last.restore();
+    let requests = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&requests);
+    silent.discard(|_| true);
+    silent.observe(move |subject| {
+        let is_request = subject.contains("STREAM.INFO");
+        counted.fetch_add(u32::from(is_request), Ordering::Relaxed);
+        !is_request
+    });
+    let mut other = Hub::start(config(&[server.url()])).opened();
+    other.load(5, 100, 1);
+    assert_equal(&[&other, &hub], other.log.health().read);
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
 }
 
 #[test]
