@@ -114,7 +114,7 @@ pub enum Storage {
 }
 
 /// A setting that is not valid.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
     /// There is no server.
     #[error("the list of servers must not be empty")]
@@ -135,36 +135,31 @@ pub enum InvalidConfig {
     #[error("`max_bytes` of the log must not be 0")]
     MaxBytes,
     /// Messages are deleted too early.
-    #[error("`max_age` of the log must be at least twice the lease, and is {0:?}")]
+    #[error("`max_age` of the log must be at least twice the lease, and is {}", humantime::format_duration(*.0))]
     MaxAge(Duration),
     /// The lease is too short or too long.
-    #[error("the lease must be from 5s to 10m, and is {0:?}")]
+    #[error("the lease must be from 5s to 10m, and is {}", humantime::format_duration(*.0))]
     Lease(Duration),
 }
 
 impl Config {
-    /// Checks the settings.
-    pub(super) fn check(&self) -> Result<(), InvalidConfig> {
+    /// Returns what is not valid: one error for each setting.
+    #[must_use]
+    pub fn invalid(&self) -> Vec<InvalidConfig> {
         let is_part_of_subject = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-        if !(1..=32).contains(&self.name.len()) || !self.name.bytes().all(is_part_of_subject) {
-            return Err(InvalidConfig::Name(self.name.clone()));
-        }
-        if ![1, 3, 5].contains(&self.stream.replicas) {
-            return Err(InvalidConfig::Replicas(self.stream.replicas));
-        }
-        if self.node.is_empty() {
-            return Err(InvalidConfig::Node);
-        }
-        if self.stream.max_bytes == 0 {
-            return Err(InvalidConfig::MaxBytes);
-        }
-        if !LEASES.contains(&self.stream.lease) {
-            return Err(InvalidConfig::Lease(self.stream.lease));
-        }
-        if self.stream.max_age < self.stream.lease * 2 {
-            return Err(InvalidConfig::MaxAge(self.stream.max_age));
-        }
-        self.addresses().map(drop)
+        let is_name =
+            (1..=32).contains(&self.name.len()) && self.name.bytes().all(is_part_of_subject);
+        let stream = &self.stream;
+        let checks = [
+            (is_name, InvalidConfig::Name(self.name.clone())),
+            (!self.node.is_empty(), InvalidConfig::Node),
+            ([1, 3, 5].contains(&stream.replicas), InvalidConfig::Replicas(stream.replicas)),
+            (stream.max_bytes > 0, InvalidConfig::MaxBytes),
+            (LEASES.contains(&stream.lease), InvalidConfig::Lease(stream.lease)),
+            (stream.max_age / 2 >= stream.lease, InvalidConfig::MaxAge(stream.max_age)),
+        ];
+        let failed = checks.into_iter().filter(|(holds, _)| !holds).map(|(_, error)| error);
+        self.addresses().err().into_iter().chain(failed).collect()
     }
 
     /// Returns the addresses of the servers.

@@ -28,6 +28,8 @@ pub struct Health {
     pub broadcast_problem: Option<Box<str>>,
     /// What failed last, until the log is read again.
     pub problem: Option<Box<str>>,
+    /// Whether the thread of the log has panicked: the hub must start again.
+    pub has_panicked: bool,
 }
 
 impl Health {

@@ -76,7 +76,9 @@ impl NatsLog {
         from: Option<Sequence>,
         reader: Box<dyn LogReader>,
     ) -> Result<Self, StartError> {
-        config.check()?;
+        if let Some(invalid) = config.invalid().into_iter().next() {
+            return Err(invalid.into());
+        }
         let health = Arc::default();
         let reading = Reading::new(reader, from, Arc::clone(&health));
         let (outgoing, messages) = mpsc::channel(MAX_QUEUED);
@@ -106,6 +108,7 @@ impl Drop for ReportPanic {
         if thread::panicking() {
             let mut health = self.0.lock();
             health.server = None;
+            health.has_panicked = true;
             health.problem = Some("the thread of the shared log has panicked".into());
         }
     }

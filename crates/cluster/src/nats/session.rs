@@ -163,7 +163,8 @@ async fn open(
     })?;
     reading.attach(&state, server.max_payload, &server.server_name)?;
     drop(reading);
-    tracing::info!(server = server.server_name, "the shared log is connected");
+    let (name, version) = (&server.server_name, &server.version);
+    tracing::info!(server = name, version, "the shared log is connected");
     Ok(Opened { connection, api, state, subscription })
 }
 
