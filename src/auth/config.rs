@@ -11,7 +11,7 @@ use super::api_key::ApiKeyHash;
 use super::grants::Grants;
 use super::key::Algorithm;
 use super::minter;
-use super::secret::SecretSource;
+use super::secret::{SecretSource, optional_source};
 use crate::limits::MAX_LEEWAY_SECONDS;
 
 /// Longest lifetime of the hub's own tokens: for more than a year, an API key is better suited.
@@ -138,32 +138,6 @@ pub struct InvalidAuth {
 
 fn default_true() -> bool {
     true
-}
-
-/// An optional source as text, so that the setting is shown also when it is not set.
-mod optional_source {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::auth::secret::SecretSource;
-
-    pub(super) fn serialize<S: Serializer>(
-        source: &Option<SecretSource>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match source {
-            Some(source) => serializer.collect_str(source),
-            None => serializer.serialize_str(""),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<SecretSource>, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "" => Ok(None),
-            text => text.parse().map(Some).map_err(de::Error::custom),
-        }
-    }
 }
 
 impl Config {

@@ -33,7 +33,7 @@ pub use grants::{Grants, InvalidGrants, NotCovered, Operation};
 pub use key::{Algorithm, KeyId, UnknownAlgorithm};
 pub use key_set::{FetchError, FetchFuture, FetchKeys, KeySet};
 pub use minter::{MintError, Minted, Minter};
-pub use secret::{Environment, Secret, SecretError, SecretSource};
+pub use secret::{Environment, Secret, SecretError, SecretSource, optional_source};
 
 /// The issuer of the principal of clients without a credential.
 const ANONYMOUS: &str = "anonymous";

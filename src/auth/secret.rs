@@ -102,6 +102,34 @@ impl SecretSource {
     }
 }
 
+/// An optional source as text, so that the setting is shown also when it is not set.
+pub mod optional_source {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::SecretSource;
+
+    /// Writes the source, or an empty text.
+    pub fn serialize<S: Serializer>(
+        source: &Option<SecretSource>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match source {
+            Some(source) => serializer.collect_str(source),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    /// Reads a source, or nothing from an empty text.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SecretSource>, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(de::Error::custom),
+        }
+    }
+}
+
 /// Reads a small file, with the reason of a failure as text.
 pub(super) fn read_file(path: &std::path::Path, most: u64) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
