@@ -23,7 +23,7 @@
 //! let running = tokio::spawn(server.run(async { drop(stopped.await) }));
 //! // The program does what it does, and ends the hub with itself.
 //! drop(stop);
-//! running.await?;
+//! running.await??;
 //! # Ok(())
 //! # }
 //! ```
@@ -41,7 +41,7 @@
 //! | 1 formats | `sse`: the grammar; `generation`: events of models; `outbound`: HTTP calls |
 //! | 2 services | `store`: logs; `auth`: permissions; `quota`: rates and shares |
 //! | 3 core | `hub`: channels and subscriptions |
-//! | 4 data paths | `ingest`: publishing; `egress`: delivery; `hooks`: outgoing calls |
+//! | 4 data paths | `ingest`: publishing; `egress`: delivery; `hooks`: HTTP calls; `backplane` |
 //! | 5 transport | `http`: connections, routes, problems |
 //! | 6 API | `protocol`, `admin` |
 //! | 7 process | `config`, `embed`, `server`, `cli` |
@@ -52,6 +52,7 @@
 
 mod admin;
 mod auth;
+mod backplane;
 mod channel;
 #[doc(hidden)]
 pub mod cli;
@@ -84,7 +85,7 @@ pub use config::Config;
 pub use embed::{CloseState, Event, Hub, PublishError, SubscribeError, Subscription};
 pub use event::{ChannelState, EventType, InvalidEventType, NewEvent, Payload};
 pub use position::StartFrom;
-pub use server::{Reloader, Server, StartError};
+pub use server::{Reloader, RunError, Server, StartError};
 
 use fanfare_sse as sse;
 
@@ -96,7 +97,7 @@ pub mod internals {
         ($($module:ident)*) => { $(pub mod $module { pub use crate::$module::*; })* };
     }
     open! {
-        auth channel clock config egress event generation http
+        auth backplane channel clock config egress event generation http
         hub ingest lease position quota shutdown store telemetry
     }
 }

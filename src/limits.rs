@@ -15,6 +15,9 @@ pub const MAX_EVENT_ID_BYTES: usize = 128;
 /// Bytes in an event type: a name, not a payload.
 pub const MAX_EVENT_TYPE_BYTES: usize = 128;
 
+/// Bytes in the name of a hub of a cluster, which all hubs keep: the name of a machine.
+pub const MAX_NODE_NAME_BYTES: usize = 64;
+
 /// Bytes in an `Idempotency-Key`: room for a UUID with a prefix; each is kept for the window.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 

@@ -25,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
     &["sse", "generation", "outbound"],
     &["store", "auth", "quota"],
     &["hub"],
-    &["ingest", "egress", "hooks"],
+    &["ingest", "egress", "hooks", "backplane"],
     &["http"],
     &["protocol", "admin"],
     &["config", "embed", "server", "cli", "main"],

@@ -1,18 +1,20 @@
 //! Routes for operators and monitoring:
 //!
 //! - `GET /healthz`: the process answers. On both listeners.
-//! - `GET /readyz`: the hub accepts work; 503 while it drains, and when its store has failed. On
-//!   both listeners.
+//! - `GET /readyz`: the hub accepts work; 503 while it drains, when its store has failed, and while
+//!   it does not follow its cluster. On both listeners.
 //! - `GET /openapi.yaml`, `GET /openapi-3.1.yaml`: the description of the whole API. On both
 //!   listeners.
 //! - `GET /metrics`: Prometheus text. On the admin listener.
 //! - `GET /v1/channels?prefix=&after=&limit=`: channels by name. On the admin listener.
+//! - `GET /v1/cluster`: the cluster as this hub sees it. On the admin listener.
 
 use std::sync::LazyLock;
 
 use serde::Serialize;
 
 use crate::auth::Operation;
+use crate::backplane::Backplane;
 use crate::http::{
     Caller, ChannelDocument, Endpoint, ErrorCode, Method, Problem, Query, Request, Response, Route,
     document, handler, json,
@@ -46,6 +48,8 @@ const DEFAULT_LISTED_CHANNELS: usize = 100;
 pub struct Admin {
     /// The hub, with its channels.
     pub hub: Hub,
+    /// The connection to the cluster, if the hub is in one.
+    pub backplane: Option<Backplane>,
     /// Signals whether the hub is shutting down.
     pub shutdown: Shutdown,
 }
@@ -88,6 +92,12 @@ impl Admin {
         if let Health::Failed(why) = self.hub.store_health() {
             return Err(Problem::new(ErrorCode::StoreFailed, why.to_string()));
         }
+        if let Some(backplane) = &self.backplane
+            && let Err(why) = backplane.check_ready()
+        {
+            let problem = Problem::new(ErrorCode::BackplaneUnavailable, why.detail);
+            return Err(problem.with("reason", why.reason));
+        }
         Ok(())
     }
 
@@ -97,6 +107,7 @@ impl Admin {
         vec![
             page("/metrics", Endpoint::OnAll(Operation::Metrics, handler(self, metrics))),
             page("/v1/channels", Endpoint::OnAll(Operation::Admin, handler(self, list))),
+            page("/v1/cluster", Endpoint::OnAll(Operation::Admin, handler(self, cluster))),
         ]
     }
 }
@@ -127,6 +138,14 @@ async fn metrics(admin: Admin, _: Request, _: Caller) -> Result<Response, Proble
     admin.hub.metrics().ready(admin.check_ready().is_ok());
     let text = telemetry::encode(admin.hub.metrics());
     Ok(document("text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+async fn cluster(admin: Admin, _: Request, _: Caller) -> Result<Response, Problem> {
+    let backplane = admin.backplane.ok_or_else(|| {
+        let detail = "this hub is in no cluster: `cluster.backplane` is \"none\"";
+        Problem::new(ErrorCode::NotFound, detail)
+    })?;
+    json(&backplane.status())
 }
 
 async fn list(admin: Admin, request: Request, _: Caller) -> Result<Response, Problem> {

@@ -96,7 +96,7 @@ Examples:
   cargo build 2>&1 | fanfare publish logs/build each line at once
   fanfare subscribe logs/build --from earliest  from any number of terminals
 
-Exit codes: 0 fine, 1 failed, 2 wrong usage, 64 wrong configuration.";
+Exit codes: 0 fine, 1 failed, 2 wrong usage, 64 wrong configuration, 75 left its cluster.";
 
 #[cfg(test)]
 mod tests {

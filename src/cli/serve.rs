@@ -7,11 +7,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, InheritError, Inherited, load};
-use crate::server::{Reloader, Server, StartError};
+use crate::server::{Reloader, RunError, Server, StartError};
 use crate::telemetry;
 
 /// The exit code for an invalid configuration (`EX_USAGE` of sysexits).
 pub(super) const BAD_CONFIG: u8 = 64;
+
+/// The exit code of a hub that has left its cluster and must start again (`EX_TEMPFAIL` of
+/// sysexits).
+const LEFT_CLUSTER: u8 = 75;
 
 /// The exit code after a second signal.
 const INTERRUPTED: u8 = 130;
@@ -98,17 +102,27 @@ pub(super) async fn run(
     tokio::pin!(serving);
     let reloading = tokio::spawn(reloading);
     tokio::select! {
-        () = &mut serving => return Ok(ExitCode::SUCCESS),
+        ended = &mut serving => return exit_code(ended),
         () = signals.next() => {}
     }
     reloading.abort();
     let _ = draining.send(());
     tokio::select! {
-        () = serving => Ok(ExitCode::SUCCESS),
+        ended = serving => exit_code(ended),
         () = signals.next() => {
             tracing::warn!("second signal: leaving at once");
             Ok(ExitCode::from(INTERRUPTED))
         }
+    }
+}
+
+/// Returns the exit code of a hub that has drained.
+fn exit_code(ended: Result<(), RunError>) -> anyhow::Result<ExitCode> {
+    match ended {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // It is in the log.
+        Err(RunError::Cluster(_)) => Ok(ExitCode::from(LEFT_CLUSTER)),
+        Err(error) => Err(error.into()),
     }
 }
 

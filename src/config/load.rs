@@ -21,7 +21,8 @@ const PREFIX: &str = "FANFARE";
 const ENVIRONMENT: &str = "environment";
 
 /// Settings that are lists: in the environment, their items are separated by commas.
-const LISTS: [&str; 3] = ["cors.allow_origins", "server.hosts", "server.trusted_proxies"];
+const LISTS: [&str; 4] =
+    ["cluster.servers", "cors.allow_origins", "server.hosts", "server.trusted_proxies"];
 
 /// Settings that are lists of tables, or tables: they cannot be written as one text.
 const TABLE_LISTS: [&str; 4] = ["auth.api_keys", "auth.issuers", "channels.rules", "hooks"];
@@ -109,8 +110,8 @@ fn file_layer(path: &Path) -> Result<Layer, LoadError> {
 /// Hides secrets in a message of the TOML parser, which quotes the line that it cannot parse.
 fn without_secrets(message: &str) -> String {
     let hidden = |line: &str| match line.split_once('|') {
-        Some((number, quoted)) if quoted.contains("secret") => {
-            format!("{number}| secret = (hidden)")
+        Some((number, quoted)) if ["secret", "password"].iter().any(|it| quoted.contains(it)) => {
+            format!("{number}| (hidden)")
         }
         _ => line.to_owned(),
     };
@@ -291,7 +292,8 @@ impl Misfit {
 fn is_secret(place: &str) -> bool {
     let name = place.rsplit('.').next().unwrap_or_default();
     let name = name.split('[').next().unwrap_or_default();
-    name.contains("secret") || matches!(name, "signing_key" | "hash" | "keys" | "api_keys")
+    let others = ["signing_key", "hash", "keys", "api_keys", "password", "nkey", "credentials"];
+    name.contains("secret") || others.contains(&name)
 }
 
 /// Returns the name of a table in a list: the pattern of a rule or a hook, the name of an issuer.
@@ -460,6 +462,10 @@ mod tests {
             "[auth]\napi_keys = [\"hunter2\"]",
             "[[hooks]]\npattern = \"a\"\nurl = \"http://a/\"\nsecret = { is = \"hunter2\" }",
             "[[auth.api_keys]]\nname = \"a\"\nhash = \"hunter2\"\ngrants = {}",
+            "[cluster]\npassword = \"hunter2\"",
+            "[cluster]\nnkey = \"hunter2\"",
+            "[cluster]\ncredentials = \"hunter2\"",
+            "[cluster]\nsecret = [\"hunter2\"]",
             &format!("{issuer}keys = \"hunter2\""),
             &format!("{issuer}keys = {{ secret = \"hunter2\" }}"),
         ] {
@@ -555,7 +561,7 @@ mod tests {
         ),
         (
             "[hook]\nurl = \"x\"",
-            "hook: unknown section; did you mean `hooks`? There are auth, channels, cors, \
+            "hook: unknown section; did you mean `hooks`? There are auth, channels, cluster, cors, \
              drain, hooks, log, publish, quotas, server, store, subscribers, tls",
         ),
         ("log = \"debug\"", "log: a section, not a setting; its settings are format, level"),

@@ -16,7 +16,7 @@ pub use validate::InvalidSetting;
 use crate::clock::Clock;
 use crate::http::{CorsConfig, TlsConfig};
 use crate::store::disk;
-use crate::{auth, egress, hooks, http, hub, ingest, quota, telemetry};
+use crate::{auth, backplane, egress, hooks, http, hub, ingest, quota, telemetry};
 
 /// The commented default configuration: the manual of all settings.
 pub const DEFAULT: &str = include_str!("../../deploy/fanfare.toml");
@@ -33,6 +33,8 @@ pub struct Config {
     pub channels: hub::Config,
     /// The store of durable channels.
     pub store: disk::Config,
+    /// The cluster that the hub belongs to.
+    pub cluster: backplane::Config,
     /// Delivery to subscribers.
     pub subscribers: egress::Config,
     /// Limits of publishing.
@@ -201,6 +203,43 @@ mod tests {
         let whole = "[server]\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
                      [tls]\ncert = \"a.pem\"\nkey = \"b.pem\"";
         assert_eq!(Config::from_toml(whole).unwrap().validate(), []);
+    }
+
+    #[test]
+    fn what_does_not_fit_a_cluster_is_named() {
+        let cluster = "[cluster]\nbackplane = \"nats\"\nservers = [\"nats://a:4222\"]\n";
+        let synced = "synced = true\n[store]\ndurability = \"sync\"";
+        let in_memory = "storage = \"memory\"\n[store]\ndurability = \"async\"";
+        let rule = "[[channels.rules]]\npattern = \"a\"\n";
+        for (text, keys, says) in [
+            ("", &[][..], ""),
+            (synced, &[], ""),
+            ("[store]\ndurability = \"async\"", &[], ""),
+            ("[store]\npath = \"/a\"", &["store.path"], "must be empty in a cluster"),
+            ("[store]\ndurability = \"sync\"", &["store.durability"], "`cluster.synced = true`"),
+            (in_memory, &["store.durability"], "`cluster.storage = \"file\"`"),
+            (
+                "[publish]\nmax_event_bytes = \"64MiB\"",
+                &["publish.max_event_bytes"],
+                "must be at most 63.9 MiB in a cluster",
+            ),
+            (
+                "[channels]\nmax_age = \"1day\"",
+                &["cluster.max_age"],
+                "must be at least 1day 2h 24m, 10 % more than `channels.max_age`",
+            ),
+            (
+                &format!("{rule}max_age = \"18446744073709551615s\""),
+                &["cluster.max_age"],
+                "10 % more than `max_age` of a rule of `channels.rules`",
+            ),
+            (&format!("{rule}durability = \"sync\""), &["channels.rules"], "`durability`: in a"),
+        ] {
+            let invalid = Config::from_toml(&format!("{cluster}{text}")).unwrap().validate();
+            let found: Vec<_> = invalid.iter().map(|invalid| invalid.key).collect();
+            assert_eq!(found, keys, "{text}");
+            assert!(invalid.iter().all(|it| it.message.contains(says)), "{text}: {invalid:?}");
+        }
     }
 
     #[test]

@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
+use fanfare_cluster::state_machine::MAX_PARTS_BYTES;
+
 use super::Config;
 use crate::auth::InvalidAuth;
+use crate::backplane::{InvalidCluster, Storage};
 use crate::store::disk::Durability;
 
 const SHORTEST: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Bytes of a batch of the shared log that are not the data of its event, at most.
+const COMMAND_ROOM: u64 = 64 << 10;
 
 /// A value of the right type that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +67,14 @@ impl Config {
         self.check_server(&mut found);
         self.check_publish(&mut found);
         self.check_subscribers(&mut found);
-        self.check_store(&mut found);
+        if self.cluster.is_on() {
+            self.check_cluster(&mut found);
+        } else {
+            self.check_store(&mut found);
+        }
+        for InvalidCluster { key, message } in self.cluster.validate() {
+            found.add(key, message);
+        }
         found.at_most_a_day("drain.window", self.drain.window);
         for invalid in self.hooks.validate() {
             found.add("hooks", invalid);
@@ -163,5 +177,54 @@ impl Config {
             "store.max_bytes",
             "must be at least 256MiB: files are written in pieces of 64MiB",
         );
+    }
+
+    /// Checks what a cluster requires of other settings, and they of it.
+    fn check_cluster(&self, found: &mut Found) {
+        let cluster = &self.cluster;
+        found.require(
+            !self.store.is_on(),
+            "store.path",
+            "must be empty in a cluster, whose hubs keep their channels in the shared log: remove \
+             it, or set `cluster.backplane = \"none\"`",
+        );
+        let can_keep = |durability| match durability {
+            Durability::Memory => true,
+            Durability::Async => cluster.storage == Storage::File,
+            Durability::Sync => {
+                cluster.storage == Storage::File && cluster.replicas > 1 && cluster.synced
+            }
+        };
+        let needs = "in a cluster, \"async\" needs `cluster.storage = \"file\"`, and \"sync\" also \
+                     3 or 5 `cluster.replicas` and `cluster.synced = true`, for servers that sync \
+                     each message";
+        found.require(can_keep(self.store.durability), "store.durability", needs);
+        let mut rules = self.channels.rules.iter().filter_map(|rule| rule.durability);
+        found.require(rules.all(can_keep), "channels.rules", format!("`durability`: {needs}"));
+        let largest = MAX_PARTS_BYTES as u64 - COMMAND_ROOM;
+        found.require(
+            self.publish.max_event_bytes.as_u64() <= largest,
+            "publish.max_event_bytes",
+            format!("must be at most {} in a cluster", ByteSize::b(largest)),
+        );
+        let (longest, of) = self.longest_age();
+        // A hub that starts must find what it is to know before it comes to what follows from it.
+        let least = longest.saturating_add(longest / 10);
+        found.require(
+            cluster.max_age >= least,
+            "cluster.max_age",
+            format!("must be at least {}, 10 % more than {of}", humantime::format_duration(least)),
+        );
+    }
+
+    /// Returns the longest time for which a hub uses messages of the shared log, and its setting.
+    fn longest_age(&self) -> (Duration, &'static str) {
+        let rules = self.channels.rules.iter().filter_map(|rule| rule.options.max_age);
+        let ages = [
+            (self.publish.idempotency_window, "`publish.idempotency_window`"),
+            (rules.max().unwrap_or_default(), "`max_age` of a rule of `channels.rules`"),
+            (self.channels.max_age, "`channels.max_age`"),
+        ];
+        ages.into_iter().max_by_key(|(age, _)| *age).unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,9 @@ use super::workers::Workers;
 use crate::quota::Quotas;
 use crate::telemetry::Metrics;
 
+/// Connections that may wait to be accepted: a reconnect storm must not be dropped by the kernel.
+const BACKLOG: i32 = 4096;
+
 /// Connections that are refused with a response at a time; past it they are just closed.
 const MAX_REFUSALS: usize = 256;
 
@@ -33,17 +36,22 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the next `accept` after an error.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// A listening socket, and the parts that serve its connections.
+/// A socket for connections, which listens or will listen, and what serves them.
 pub struct Listener {
-    tcp: TcpListener,
+    tcp: net::TcpListener,
+    /// Whether the socket stays open without the hub.
+    outlived: bool,
+    acceptor: Acceptor,
+}
+
+/// Serves accepted connections, up to the limits.
+struct Acceptor {
     serving: Serving,
     limit: ConnectionLimit,
     quotas: Arc<Quotas>,
     metrics: Arc<Metrics>,
     refusals: Arc<Semaphore>,
     workers: Workers,
-    /// Whether the socket stays open without the hub.
-    outlived: bool,
     /// The options to be set on each accepted socket, where it does not inherit them.
     options: Option<SocketOptions>,
     /// A descriptor to close when the process has no other left, so that a client can be refused.
@@ -51,43 +59,50 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Creates a listener that serves the connections of this socket, up to the limit.
+    /// Creates a listener that serves the connections of this socket, which does not block, up to
+    /// the limit.
     #[must_use]
     pub fn new(
-        tcp: TcpListener,
+        tcp: net::TcpListener,
         serving: Serving,
         workers: Workers,
         limit: ConnectionLimit,
         quotas: Arc<Quotas>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let reserve = reserve();
-        Self {
-            tcp,
+        let acceptor = Acceptor {
             serving,
             limit,
             quotas,
             metrics,
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             workers,
-            outlived: false,
             options: None,
-            reserve,
-        }
+            reserve: reserve(),
+        };
+        Self { tcp, outlived: false, acceptor }
     }
 
     /// Stops accepting when a drain begins: another process also has this socket, and keeps new
     /// connections in its queue for the next hub. Those in the queue of the first hub have no
     /// options, so they are set on each.
     #[must_use]
-    pub fn outlived(self, options: SocketOptions) -> Self {
-        Self { outlived: true, options: Some(options), ..self }
+    pub fn outlived(mut self, options: SocketOptions) -> Self {
+        self.outlived = true;
+        self.acceptor.options = Some(options);
+        self
     }
 
-    /// Accepts until the hub stops; from a socket that outlives it, until the drain begins.
-    pub async fn run(mut self) {
-        let shutdown = self.serving.shutdown.clone();
-        let outlived = self.outlived;
+    /// Listens, unless the socket does already, and accepts until the hub stops; from a socket that
+    /// outlives it, until the drain begins.
+    ///
+    /// # Errors
+    /// Another socket listens at the address, or the socket cannot be watched.
+    pub async fn run(self) -> io::Result<()> {
+        let Self { tcp, outlived, mut acceptor } = self;
+        listen(&tcp)?;
+        let tcp = TcpListener::from_std(tcp)?;
+        let shutdown = acceptor.serving.shutdown.clone();
         let mut over = pin!(async move {
             if outlived { shutdown.draining().await } else { shutdown.stopping().await }
         });
@@ -95,15 +110,27 @@ impl Listener {
             tokio::select! {
                 // In this order: a connection that can wait in the queue must not be taken from it.
                 biased;
-                () = &mut over => return,
-                accepted = self.tcp.accept() => match accepted {
-                    Ok((tcp, peer)) => self.admit(tcp, peer),
-                    Err(error) => self.recover(&error).await,
+                () = &mut over => return Ok(()),
+                accepted = tcp.accept() => match accepted {
+                    Ok((accepted, peer)) => acceptor.admit(accepted, peer),
+                    Err(error) => acceptor.recover(&tcp, &error).await,
                 },
             }
         }
     }
+}
 
+/// Makes the kernel accept connections at the socket, unless it does already. Before, it refuses
+/// them.
+///
+/// # Errors
+/// Another socket listens at the address.
+pub fn listen(tcp: &net::TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    if socket.is_listener()? { Ok(()) } else { socket.listen(BACKLOG) }
+}
+
+impl Acceptor {
     fn admit(&self, tcp: TcpStream, peer: SocketAddr) {
         if let Some(options) = self.options {
             options.set(&SockRef::from(&tcp));
@@ -173,7 +200,7 @@ impl Listener {
 
     /// Handles an error of `accept`: ignores a client that has left, and pauses after any other,
     /// which would return at once.
-    async fn recover(&mut self, error: &io::Error) {
+    async fn recover(&mut self, tcp: &TcpListener, error: &io::Error) {
         use io::ErrorKind as Kind;
         if matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset) {
             return;
@@ -182,8 +209,8 @@ impl Listener {
         tracing::warn!(%error, "cannot accept connections");
         if is_out_of_descriptors(error) && self.reserve.take().is_some() {
             // A refusal is better than a wait: the client can try another hub, or later.
-            if let Ok(Ok((tcp, peer))) = tokio::time::timeout(BACK_OFF, self.tcp.accept()).await {
-                self.refuse_over_limit(tcp, peer);
+            if let Ok(Ok((accepted, peer))) = tokio::time::timeout(BACK_OFF, tcp.accept()).await {
+                self.refuse_over_limit(accepted, peer);
             }
         }
         tokio::time::sleep(BACK_OFF).await;

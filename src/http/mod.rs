@@ -48,7 +48,7 @@ pub use document::{ChannelDocument, document, empty, json, not_stored, parse_obj
 pub use handler::{Handler, handler};
 pub use hosts::Hosts;
 pub use jwks_fetcher::KeyFetcher;
-pub use listener::Listener;
+pub use listener::{Listener, listen};
 pub use negotiate::negotiate;
 pub use networks::Networks;
 pub use problem::{ErrorCode, Problem};

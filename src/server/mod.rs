@@ -20,6 +20,7 @@ pub use auth_setup::Reloader;
 
 use crate::admin::Admin;
 use crate::auth::{Exposed, InvalidAuth};
+use crate::backplane::{Backplane, BackplaneEnd, PrepareError, Prepared};
 use crate::config::{Config, InheritError, Inherited, InvalidSetting, variable};
 use crate::egress::Egress;
 use crate::embed;
@@ -54,6 +55,7 @@ pub struct Server {
     quotas: Arc<Quotas>,
     shutdown: Shutdown,
     store: Option<Disk>,
+    backplane: Option<Backplane>,
     tls: Option<Tls>,
     workers: Workers,
     public: Listener,
@@ -116,12 +118,31 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("cannot open the store (`store.path`): {0}")]
     Store(OpenError),
+    /// What the settings of the cluster name cannot be used.
+    #[error(transparent)]
+    Cluster(#[from] PrepareError),
     /// Settings are not valid.
     #[error("{}", auth_setup::lines(.0))]
     Settings(Vec<InvalidSetting>),
     /// Two routes collide: a defect, which a test would show.
     #[error("routes collide: {0}")]
     Routes(String),
+}
+
+/// The reason for which a hub that was started does not run any more.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Connections cannot be accepted.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The hub cannot be one of its cluster any more: it must start again.
+    #[error("this hub leaves its cluster, and must start again: {0}")]
+    Cluster(#[from] BackplaneEnd),
 }
 
 /// Checks what a start needs in addition to the settings: keys and secrets can be read.
@@ -132,6 +153,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     auth_setup::check_exposure(config)?;
     auth_setup::authenticator(config)?;
     Ready::new(&config.hooks, &variable)?;
+    prepared(config)?;
     tls(config, &Arc::new(Metrics::new())).map(drop)
 }
 
@@ -217,6 +239,7 @@ impl StartError {
             | Self::Auth(_)
             | Self::Exposed { .. }
             | Self::Inherited(_)
+            | Self::Cluster(_)
             | Self::StorePath { .. } => true,
             Self::Hooks(error) => matches!(error, HookError::Secret { .. }),
             _ => false,
@@ -250,20 +273,20 @@ impl Server {
         let shutdown = Shutdown::default();
         let ready = Ready::new(&config.hooks, &variable)?;
         check_store(&config)?;
-        let store = store(&config, &metrics)?;
-        let hub = hub(&config, &metrics, store.as_ref());
-        let ingest = Ingest::new(hub.clone(), config.publish.clone());
-        if let Some((_, found)) = &store {
-            ingest.restore(&found.receipts);
-        }
-        let store = store.map(|(disk, _)| disk);
+        let Engine { hub, ingest, store, backplane } = engine(&config, &metrics)?;
         let limit = || ConnectionLimit::new(config.server.max_connections, metrics.clone());
         let public_limit = limit();
         let admin_limit = limit();
         let departed = public_limit.clone();
         let egress = Egress::new(config.subscribers.clone(), &hub, move || departed.release())
             .map_err(StartError::Shards)?;
-        let parts = RouteParts { hub: &hub, ingest: &ingest, egress: &egress, shutdown: &shutdown };
+        let parts = RouteParts {
+            hub: &hub,
+            ingest: &ingest,
+            egress: &egress,
+            backplane: backplane.as_ref(),
+            shutdown: &shutdown,
+        };
         let (public_app, admin_app) = apps(&cors, parts, &auth_filter)?;
 
         let tls = tls(&config, &metrics)?;
@@ -302,6 +325,7 @@ impl Server {
             quotas,
             shutdown,
             store,
+            backplane,
             tls,
             workers,
             public,
@@ -344,23 +368,42 @@ impl Server {
         }
     }
 
-    /// Serves until the future resolves, then drains.
-    pub async fn run(self, until: impl Future<Output = ()>) {
+    /// Serves until the future resolves, then drains. A hub of a cluster serves the public listener
+    /// from when it has caught up with the cluster.
+    ///
+    /// # Errors
+    /// The hub cannot serve any more; it has drained.
+    pub async fn run(self, until: impl Future<Output = ()>) -> Result<(), RunError> {
         let reloader = self.reloader();
-        let Self { config, hub, ingest, egress, hooks, shutdown, public, admin, .. } = self;
+        let Self { config, hub, ingest, egress, hooks, shutdown, backplane, .. } = self;
+        let addresses = [self.addr, self.admin_addr];
         let mut tasks = JoinSet::new();
-        tasks.spawn(public.run());
-        tasks.spawn(admin.run());
-        tasks.spawn(hub.sweep());
-        tasks.spawn(egress.clone().reap());
-        tasks.spawn(reloader.keep_keys());
-        tracing::info!(addr = %self.addr, admin_addr = %self.admin_addr, "listening");
-        tokio::select! {
-            () = until => {}
-            // They end with the hub, and not before it.
-            ended = tasks.join_next() => tracing::error!(?ended, "a task has ended early"),
+        tasks.spawn(serve_listener(self.admin, self.admin_addr));
+        tasks.spawn(serve_public(self.public, addresses, backplane.clone()));
+        tasks.spawn(endless(hub.sweep()));
+        tasks.spawn(endless(egress.clone().reap()));
+        tasks.spawn(endless(reloader.keep_keys()));
+        if let Some(backplane) = backplane.clone() {
+            tasks.spawn(async move { Err(backplane.follow().await.into()) });
         }
+        let outcome = tokio::select! {
+            () = until => Ok(()),
+            // They end with the hub, and not before it.
+            ended = tasks.join_next() => match ended {
+                Some(Ok(Err(error))) => {
+                    tracing::error!(%error, "the hub cannot serve any more");
+                    Err(error)
+                }
+                ended => {
+                    tracing::error!(?ended, "a task has ended early");
+                    Ok(())
+                }
+            },
+        };
         drain(&ingest, &egress, &hooks, &shutdown, config.drain.window).await;
+        if let Some(backplane) = backplane.filter(|_| outcome.is_ok()) {
+            backplane.leave().await;
+        }
         // Waits until the listeners are closed, so that the next process finds the ports free.
         tasks.shutdown().await;
         // Connections that have not ended are closed with their threads.
@@ -368,7 +411,54 @@ impl Server {
         if let Some(store) = self.store {
             store.close();
         }
+        outcome
     }
+}
+
+/// Serves a listener until the hub stops.
+async fn serve_listener(listener: Listener, address: SocketAddr) -> Result<(), RunError> {
+    listener.run().await.map_err(|source| RunError::Listen { address, source })
+}
+
+/// Serves the public listener. In a cluster, clients are refused by the kernel until the hub has
+/// joined: a browser tries again then, and does not after a response without events.
+async fn serve_public(
+    public: Listener,
+    [addr, admin_addr]: [SocketAddr; 2],
+    backplane: Option<Backplane>,
+) -> Result<(), RunError> {
+    if let Some(backplane) = backplane {
+        tracing::info!(%admin_addr, "the admin listener serves; joining the cluster");
+        backplane.joined().await;
+    }
+    tracing::info!(%addr, %admin_addr, "listening");
+    serve_listener(public, addr).await
+}
+
+/// Runs a task that ends with the hub.
+async fn endless(task: impl Future<Output = ()>) -> Result<(), RunError> {
+    task.await;
+    Ok(())
+}
+
+/// The hub, and where its channels are beside its memory.
+struct Engine {
+    hub: Hub,
+    ingest: Ingest,
+    store: Option<Disk>,
+    backplane: Option<Backplane>,
+}
+
+fn engine(config: &Config, metrics: &Arc<Metrics>) -> Result<Engine, StartError> {
+    let store = store(config, metrics)?;
+    let prepared = prepared(config)?;
+    let hub = hub(config, metrics, store.as_ref(), prepared.as_ref());
+    let backplane = prepared.and_then(|prepared| Backplane::new(prepared, &hub));
+    let ingest = Ingest::new(hub.clone(), config.publish.clone());
+    if let Some((_, found)) = &store {
+        ingest.restore(&found.receipts);
+    }
+    Ok(Engine { hub, ingest, store: store.map(|(disk, _)| disk), backplane })
 }
 
 /// Opens the store, if one is configured.
@@ -386,14 +476,24 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<(Disk, Recove
     Disk::open(&config.store, options, metrics.clone()).map(Some).map_err(StartError::Store)
 }
 
-fn hub(config: &Config, metrics: &Arc<Metrics>, store: Option<&(Disk, Recovered)>) -> Hub {
+fn prepared(config: &Config) -> Result<Option<Prepared>, PrepareError> {
+    Prepared::new(&config.cluster, &config.channels, &variable)
+}
+
+fn hub(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    store: Option<&(Disk, Recovered)>,
+    prepared: Option<&Prepared>,
+) -> Hub {
     let mut channels = config.channels.clone();
     let metrics = metrics.clone();
     channels.end_reconnect_delay = config.subscribers.end_reconnect_delay;
     channels.clock = config.clock.clone();
-    match store {
-        Some((disk, found)) => Hub::resume(channels, metrics, disk, &config.store, found),
-        None => Hub::new(channels, metrics),
+    match (store, prepared) {
+        (Some((disk, found)), _) => Hub::resume(channels, metrics, disk, &config.store, found),
+        (None, Some(prepared)) => Hub::of_cluster(channels, prepared.replica(), metrics),
+        (None, None) => Hub::new(channels, metrics),
     }
 }
 
@@ -403,6 +503,7 @@ struct RouteParts<'a> {
     hub: &'a Hub,
     ingest: &'a Ingest,
     egress: &'a Egress,
+    backplane: Option<&'a Backplane>,
     shutdown: &'a Shutdown,
 }
 
@@ -435,11 +536,12 @@ fn apps(
 
 /// Returns every route of the public and of the admin listener.
 fn routes(parts: RouteParts<'_>) -> (Vec<Route>, Vec<Route>) {
-    let RouteParts { hub, ingest, egress, shutdown } = parts;
+    let RouteParts { hub, ingest, egress, backplane, shutdown } = parts;
     let hub = hub.clone();
     let ingest = ingest.clone();
     let egress = egress.clone();
-    let admin = Admin { hub: hub.clone(), shutdown: shutdown.clone() };
+    let backplane = backplane.cloned();
+    let admin = Admin { hub: hub.clone(), backplane, shutdown: shutdown.clone() };
     let native = Native { hub, ingest, egress, shutdown: shutdown.clone() };
     let with_common = |mut routes: Vec<Route>| {
         routes.extend(admin.common_routes());
@@ -508,7 +610,8 @@ mod tests {
             let hub = &hub;
             let ingest = &ingest;
             let egress = &egress;
-            routes(RouteParts { hub, ingest, egress, shutdown: &Shutdown::default() })
+            let shutdown = &Shutdown::default();
+            routes(RouteParts { hub, ingest, egress, backplane: None, shutdown })
         };
         let routes = public.into_iter().chain(admin).filter(|route| !route.path.ends_with('/'));
         let methods = routes.flat_map(|route| {

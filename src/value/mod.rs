@@ -58,7 +58,8 @@ impl Wrong {
     fn value(found: Unexpected<'_>, expected: &str) -> Self {
         let (found, is_text) = (shown(&found), matches!(found, Unexpected::Str(_)));
         let expected = match expected {
-            "u8" | "u16" | "u64" | "usize" => "a whole number without a sign".into(),
+            "u16" | "u64" | "usize" => "a whole number without a sign".into(),
+            "u8" => format!("a whole number from 0 to {}", u8::MAX),
             "u32" => format!("a whole number from 0 to {}", u32::MAX),
             "a boolean" => "true or false".into(),
             "a string" | "path string" => "a text".into(),

@@ -53,6 +53,7 @@ impl Mirror {
         };
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = tcp.local_addr().expect("its address");
+        let tcp = tcp.into_std().expect("a socket");
         let workers = Workers::start(1, || async {}).expect("a worker");
         let slots = ConnectionLimit::new(10, metrics.clone());
         let quotas = Arc::new(Quotas::new(quota::Config::default()));
