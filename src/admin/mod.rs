@@ -136,6 +136,9 @@ async fn openapi_3_1(_: Admin, _: Request, (): ()) -> Result<Response, Problem> 
 
 async fn metrics(admin: Admin, _: Request, _: Caller) -> Result<Response, Problem> {
     admin.hub.metrics().ready(admin.check_ready().is_ok());
+    if let Some(backplane) = &admin.backplane {
+        backplane.observe();
+    }
     let text = telemetry::encode(admin.hub.metrics());
     Ok(document("text/plain; version=0.0.4; charset=utf-8", text))
 }

@@ -18,6 +18,7 @@ pub use phase::{BackplaneEnd, NotReady};
 use crate::hub::Hub;
 use crate::hub::cluster::{Phase, Replica};
 use crate::position::Offset;
+use crate::telemetry::ClusterState;
 
 /// Time for which a hub that leaves waits until the others know it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -140,6 +141,25 @@ impl Backplane {
             unsent_bytes: replica.unsent_bytes(),
             nodes: nodes.collect(),
         }
+    }
+
+    /// Sets the metrics of the cluster.
+    pub fn observe(&self) {
+        let replica = &self.0.replica;
+        let health = self.health().unwrap_or_default();
+        let nodes = replica.nodes();
+        let agreeing = nodes.iter().filter(|node| node.agrees).count();
+        self.0.hub.metrics().cluster(ClusterState {
+            lag: replica.lag(),
+            unread: health.lag(),
+            unsent: replica.unsent_bytes(),
+            agreeing,
+            disagreeing: nodes.len() - agreeing,
+            connections: health.connections,
+            filled_by_request: health.filled_by_request,
+            filled_by_consumer: health.read_by_consumer,
+            not_stored: health.not_stored,
+        });
     }
 
     fn health(&self) -> Option<Health> {

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use super::process::Process;
@@ -59,6 +59,9 @@ macro_rules! family_type {
     };
     (gauges) => {
         IntGaugeVec
+    };
+    (seconds_gauge) => {
+        Gauge
     };
     (histogram) => {
         Histogram
@@ -155,7 +158,54 @@ families! {
         store_corrupt_blocks: counter(
             "store_corrupt_blocks_total", "Blocks on disk that could not be read."
         ),
+        cluster_lag: seconds_gauge(
+            "cluster_lag_seconds",
+            "Age of the last message of this hub that came back through the shared log."
+        ),
+        cluster_unread: gauge(
+            "cluster_unread_messages", "Messages of the shared log that this hub has not read."
+        ),
+        cluster_unsent: gauge(
+            "cluster_unsent_bytes", "Bytes of commands that the shared log does not have."
+        ),
+        cluster_nodes: gauges(
+            "cluster_nodes", "Hubs of the cluster, by whether their settings for channels agree.",
+            "agrees", &["yes", "no"]
+        ),
+        cluster_connections: counter(
+            "cluster_connections_total", "Connections to the servers of the shared log."
+        ),
+        cluster_holes: counters(
+            "cluster_holes_total", "Messages that were missed at first, by how they were read.",
+            "filled_by", &["request", "consumer"]
+        ),
+        cluster_not_stored: counter(
+            "cluster_not_stored_total", "Messages of this hub that the shared log has not stored."
+        ),
     }
+}
+
+/// The state of a hub in its cluster. Counts are those since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterState {
+    /// Age of the last message of this hub that came back.
+    pub lag: Duration,
+    /// Messages that are not read.
+    pub unread: u64,
+    /// Bytes that wait for the log.
+    pub unsent: usize,
+    /// Hubs with the same settings for channels, this one included.
+    pub agreeing: usize,
+    /// Hubs with other settings for channels.
+    pub disagreeing: usize,
+    /// Connections that were made.
+    pub connections: u64,
+    /// Missed messages that single requests have read.
+    pub filled_by_request: u64,
+    /// Messages that a consumer has read.
+    pub filled_by_consumer: u64,
+    /// Messages that the log has not stored.
+    pub not_stored: u64,
 }
 
 /// The metrics of one hub. Each hub has its own, so that several can live in one process.
@@ -285,6 +335,22 @@ impl Metrics {
     /// Sets whether the hub accepts new work.
     pub fn ready(&self, ready: bool) {
         self.families.ready.set(ready.into());
+    }
+
+    /// Sets the state of the hub in its cluster.
+    pub fn cluster(&self, state: ClusterState) {
+        let families = &self.families;
+        let count = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        families.cluster_lag.set(state.lag.as_secs_f64());
+        families.cluster_unread.set(i64::try_from(state.unread).unwrap_or(i64::MAX));
+        families.cluster_unsent.set(count(state.unsent));
+        families.cluster_nodes.with_label_values(&["yes"]).set(count(state.agreeing));
+        families.cluster_nodes.with_label_values(&["no"]).set(count(state.disagreeing));
+        let holes = |filled_by| families.cluster_holes.with_label_values(&[filled_by]);
+        raise(&families.cluster_connections, state.connections);
+        raise(&holes("request"), state.filled_by_request);
+        raise(&holes("consumer"), state.filled_by_consumer);
+        raise(&families.cluster_not_stored, state.not_stored);
     }
 
     /// Counts a reload of the configuration, successful or not.
@@ -456,6 +522,11 @@ fn at_zero<'a>(family: &IntCounterVec, values: impl IntoIterator<Item = &'a str>
     }
 }
 
+/// Raises a counter to this count.
+fn raise(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
+}
+
 /// Returns seconds since 1970.
 fn unix(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -495,6 +566,10 @@ impl Maker<'_> {
             family.with_label_values(&[*value]);
         }
         self.register(family)
+    }
+
+    fn seconds_gauge(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::with_opts(opts(name, help)).expect("a valid name"))
     }
 
     /// Registers the metric with version and platform of this binary.

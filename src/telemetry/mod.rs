@@ -5,4 +5,4 @@ mod metrics;
 mod process;
 
 pub use log::{Config, InvalidLevel, LogFormat, init};
-pub use metrics::{Metrics, encode};
+pub use metrics::{ClusterState, Metrics, encode};
