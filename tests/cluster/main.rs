@@ -2,6 +2,7 @@
 //! Each test has servers of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
+mod chaos;
 mod leave;
 mod readiness;
 mod share;

@@ -88,7 +88,9 @@ impl Hub {
 
     /// Reads the retained events of an open channel after this id, or from the first event on.
     pub(crate) async fn read(&self, channel: &str, after: Option<&str>) -> Vec<Seen> {
-        seen::read(self.addr(), channel, after).await
+        let (seen, end) = seen::read(self.addr(), channel, after).await;
+        assert_eq!(end, None, "`{channel}` is open");
+        seen
     }
 }
 

@@ -86,6 +86,11 @@ impl NatsServer {
         self.process.start();
     }
 
+    /// Returns whether the process runs, paused or not.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
     /// Returns the version as the program prints it.
     pub fn version(&self) -> String {
         let output = Command::new(&self.binary).arg("--version").output().expect("a version");
@@ -105,6 +110,11 @@ impl NatsServer {
     /// Kills the process with `SIGKILL`.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// Asks the server to end, and waits until it has.
+    pub async fn stop(&mut self) {
+        self.process.stop().await;
     }
 
     /// Stops the process with `SIGSTOP`: its connections stay open, and nothing is answered.

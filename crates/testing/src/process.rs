@@ -85,6 +85,13 @@ impl Process {
         status
     }
 
+    /// Returns the status of a process that has ended by itself, once.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a status")?;
+        self.child = None;
+        Some(status)
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child());

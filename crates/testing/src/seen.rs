@@ -50,8 +50,12 @@ pub fn assert_same(what: &str, seen: &[Seen], log: &[Seen]) {
     );
 }
 
-/// Reads the retained events of a channel after this id, or from the first event on.
-pub async fn read(addr: SocketAddr, channel: &str, after: Option<&str>) -> Vec<Seen> {
+/// Reads the retained events of a channel after this id, or from the first event on, and its end.
+pub async fn read(
+    addr: SocketAddr,
+    channel: &str,
+    after: Option<&str>,
+) -> (Vec<Seen>, Option<Seen>) {
     let mut client = Client::new(addr);
     let mut seen = Vec::<Seen>::new();
     loop {
@@ -63,13 +67,19 @@ pub async fn read(addr: SocketAddr, channel: &str, after: Option<&str>) -> Vec<S
         let page = answer.expect(200).json();
         let events = page["events"].as_array().expect("events");
         if events.is_empty() {
-            return seen;
+            return (seen, None);
         }
         for event in events {
-            let own = event["event"].as_str().is_some_and(|name| name.starts_with("fanfare."));
-            assert!(!own, "the log of `{channel}` has {event}");
             let text = |key: &str| event[key].as_str().expect("text").to_owned();
-            seen.push(Seen { id: text("id"), channel: channel.into(), text: text("data") });
+            let entry = Seen { id: text("id"), channel: channel.into(), text: text("data") };
+            match event["event"].as_str() {
+                Some("fanfare.end") => return (seen, Some(entry)),
+                name => {
+                    let own = name.is_some_and(|name| name.starts_with("fanfare."));
+                    assert!(!own, "the log of `{channel}` has {event}");
+                    seen.push(entry);
+                }
+            }
         }
     }
 }
