@@ -135,7 +135,10 @@ pub enum InvalidConfig {
     #[error("`max_bytes` of the log must not be 0")]
     MaxBytes,
     /// Messages are deleted too early.
-    #[error("`max_age` of the log must be at least twice the lease, and is {}", humantime::format_duration(*.0))]
+    #[error(
+        "`max_age` of the log must be at least twice the lease, and is {}",
+        humantime::format_duration(*.0)
+    )]
     MaxAge(Duration),
     /// The lease is too short or too long.
     #[error("the lease must be from 5s to 10m, and is {}", humantime::format_duration(*.0))]
