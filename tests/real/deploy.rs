@@ -137,6 +137,23 @@ fn values(file: &str, key: &str) -> Vec<String> {
 }
 
 #[test]
+fn the_settings_of_the_deployed_cluster_are_valid_and_fit_its_servers() {
+    let file = "deploy/cluster/fanfare.toml";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let mut check = Command::new(FANFARE);
+    check.args(["config", "check", "--config"]).arg(path);
+    // As docker-compose.yml sets them.
+    check.env("FANFARE_SERVER__INSECURE", "true");
+    check.env("HUB_PASSWORD", "a password").env("CLUSTER_SECRET", "a secret that is long enough");
+    let run = check.output().expect("an answer");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(values(file, "synced = "), ["true"]);
+    assert_eq!(values("deploy/cluster/nats.conf", "sync_interval: "), ["always"]);
+    assert_eq!(values(file, "user = "), ["\"hub\""]);
+    assert_eq!(values("deploy/cluster/nats.conf", "user: "), ["hub"]);
+}
+
+#[test]
 fn unit_image_compose_and_manifest_agree_on_the_directory_and_its_user() {
     const STORE: &str = "/var/lib/fanfare";
     let unit = |key| values("deploy/fanfare.service", key);
