@@ -40,7 +40,7 @@ const fn row(method: &'static str, path: &'static str, needs: Needs) -> Row {
 }
 
 /// Every route of the document, and the grants that the contract requires.
-const TABLE: [Row; 24] = [
+const TABLE: [Row; 26] = [
     Row { body: "x", ..row("POST", "/v1/channels/{name}", OnChannel(&["publish"])) },
     row("GET", "/v1/channels/{name}", OnChannel(&["subscribe"])),
     row("HEAD", "/v1/channels/{name}", OnChannel(&["subscribe", "publish"])),
@@ -60,6 +60,8 @@ const TABLE: [Row; 24] = [
     Row { body: "{}", ..row("POST", "/v1/tokens", OnSome(&ALL)) },
     row("GET", "/v1/channels", Operator),
     row("HEAD", "/v1/channels", Operator),
+    row("GET", "/v1/cluster", Operator),
+    row("HEAD", "/v1/cluster", Operator),
     row("GET", "/metrics", Metrics),
     row("HEAD", "/metrics", Metrics),
     row("GET", "/healthz", Nothing),

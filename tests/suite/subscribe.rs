@@ -11,7 +11,7 @@ use crate::support::{
     Piece, Publisher, SseClient, TestHub, Wire, assert_problem, assert_time, event_stream,
     eventually,
     generation::{Format, Generation},
-    keys, opening_text, page_texts, texts, within,
+    in_cluster, keys, opening_text, page_texts, texts, within,
 };
 
 const SSE: &str = "text/event-stream";
@@ -121,7 +121,11 @@ async fn lines_of_json_are_opened_at_the_tail_as_an_event_stream_is() {
         wire.head().await;
         let first: Value =
             serde_json::from_str(&line(&mut wire, &mut String::new()).await).unwrap();
-        assert_eq!((&first["id"], &first["event"]), (&json!(id), &json!("fanfare.open")), "{to}");
+        assert_eq!(first["event"], "fanfare.open", "{to}");
+        // In a cluster, the tail of many channels is that of the log, which has heartbeats.
+        if !in_cluster() || to == "/v1/channels/c" {
+            assert_eq!(first["id"], json!(id), "{to}");
+        }
         assert_eq!(serde_json::from_str::<Value>(first["data"].as_str().unwrap()).unwrap(), data);
         assert!(first["time"].is_string(), "{first}");
     }

@@ -1,6 +1,8 @@
 //! A real hub on free ports, in its own runtime, stopped when the value is dropped.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::Value;
@@ -10,6 +12,7 @@ use fanfare::Config;
 use fanfare::Server;
 use fanfare::internals::clock::Clock;
 use fanfare::internals::store::disk::Durability;
+use fanfare_testing::nats::{NatsServer, Setup};
 
 use super::{Response, SseClient, Wire, within};
 
@@ -46,6 +49,8 @@ impl TestHub {
         config.subscribers.takeover = std::env::var_os("FANFARE_TEST_NO_TAKEOVER").is_none();
         // And once with all channels on disk.
         let store = make_durable(settings, &mut config);
+        // And once with each hub in a cluster, which is that hub alone.
+        join_cluster(settings, &mut config);
         let (bound, is_bound) = oneshot::channel();
         let (drain, drained) = oneshot::channel::<()>();
         let (kill, killed) = oneshot::channel::<()>();
@@ -81,6 +86,8 @@ impl TestHub {
             drop(store);
         });
         let (addr, admin) = within("the hub to listen", is_bound).await.expect("a hub");
+        // In a cluster, the hub listens when it has joined.
+        super::eventually("a listener", async || listens(addr)).await;
         let drain = Some(drain);
         let kill = Some(kill);
         let stopped = Some(stopped);
@@ -268,6 +275,57 @@ fn make_durable(settings: &str, config: &mut Config) -> Option<tempfile::TempDir
     config.store.path = folder.path().to_owned();
     config.store.durability = Durability::Sync;
     Some(folder)
+}
+
+/// Puts the hub into a cluster of its own if the whole run has that option, except for tests of
+/// what a cluster does not have.
+fn join_cluster(settings: &str, config: &mut Config) {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
+    if !in_cluster()
+        || ["store.", "durability", "cluster."].iter().any(|key| settings.contains(key))
+    {
+        return;
+    }
+    let server = SERVER.get_or_init(start_nats);
+    let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    let text = format!(
+        "backplane = \"nats\"\nname = \"suite-{cluster}\"\nservers = [\"{}\"]\nreplicas = 1\n\
+         storage = \"memory\"\nmax_bytes = \"16MiB\"",
+        server
+    );
+    config.cluster = toml::from_str(&text).expect("the settings of a cluster");
+    config.cluster.max_age = config.cluster.max_age.max(2 * config.channels.max_age);
+}
+
+/// Returns whether the whole run is in clusters.
+pub(crate) fn in_cluster() -> bool {
+    std::env::var_os("FANFARE_TEST_CLUSTER").is_some()
+}
+
+/// Returns whether a socket listens at this address. A connection would be counted by the hub.
+fn listens(addr: SocketAddr) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the sockets of Linux");
+    let (port, listen) = (format!(":{:04X}", addr.port()), "0A");
+    sockets.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&port)) && fields.nth(1) == Some(listen)
+    })
+}
+
+/// Starts a server of NATS for all hubs. Returns its address.
+fn start_nats() -> String {
+    let (started, is_started) = std::sync::mpsc::channel();
+    // The server ends with the thread that has started it.
+    thread::spawn(move || {
+        let room = "max_memory_store: 64GB, max_file_store: 4GB";
+        let server = NatsServer::with(&Setup { room: Some(room), ..Setup::default() });
+        started.send(server.url()).expect("a test that waits");
+        loop {
+            thread::park();
+        }
+    });
+    is_started.recv().expect("a server")
 }
 
 /// Parses settings, with free ports.

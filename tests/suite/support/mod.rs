@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub(crate) use hub::TestHub;
+pub(crate) use hub::{TestHub, in_cluster};
 pub(crate) use publisher::Publisher;
 pub(crate) use receiver::{Answer, Receiver};
 pub(crate) use sse::{SseClient, SseEvent, opening_text};
