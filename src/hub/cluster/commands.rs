@@ -22,6 +22,9 @@ use crate::position::Offset;
 const OFF: u64 = 0;
 const ADAPTIVE: u64 = 1;
 
+/// Maximum bytes of a reason in the shared log.
+const MAX_LOGGED_REASON: usize = 4096;
+
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -72,8 +75,9 @@ pub(super) fn close_for_log(close: &Close, kept: Duration) -> Option<command::Cl
     })
 }
 
+/// Returns a reason, which may be the text of a provider, in the length that the log takes.
 pub(super) fn reason_for_log(reason: Option<&str>) -> Option<Text> {
-    reason.map(Text::from)
+    reason.map(|reason| Text::from(&reason[..reason.floor_char_boundary(MAX_LOGGED_REASON)]))
 }
 
 pub(super) fn reason_of_log(reason: Option<Text>) -> Option<Box<str>> {

@@ -32,7 +32,7 @@ const TURN: Duration = Duration::from_millis(5);
 const LEASE: Duration = Duration::from_secs(5);
 
 /// Hubs that share a log.
-struct Cluster {
+pub(crate) struct Cluster {
     log: Rc<RefCell<FakeLog>>,
     members: Rc<RefCell<Vec<Member>>>,
     began: Instant,
@@ -65,7 +65,7 @@ impl LogWriter for Outgoing {
 
 impl Cluster {
     /// Starts a cluster of this many hubs, and waits until they are members.
-    async fn start(hubs: usize) -> Self {
+    pub(crate) async fn start(hubs: usize) -> Self {
         let cluster = Self {
             log: Rc::new(RefCell::new(FakeLog::new(1, Faults::default()))),
             members: Rc::default(),
@@ -130,7 +130,7 @@ impl Cluster {
         hub
     }
 
-    fn hub(&self, number: usize) -> Hub {
+    pub(crate) fn hub(&self, number: usize) -> Hub {
         self.members.borrow()[number].hub.clone()
     }
 
@@ -189,12 +189,12 @@ async fn subscribe(hub: &Hub, selection: Selection, from: &StartFrom) -> Subscri
     }
 }
 
-async fn subscribe_one(hub: &Hub, channel: &str, from: &StartFrom) -> Subscription {
+pub(crate) async fn subscribe_one(hub: &Hub, channel: &str, from: &StartFrom) -> Subscription {
     subscribe(hub, Selection::One(name(channel)), from).await
 }
 
 /// Returns the offsets of the events that can be read now, and what else is read.
-fn seen(subscription: &mut Subscription) -> Vec<String> {
+pub(crate) fn seen(subscription: &mut Subscription) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
         match subscription.try_next() {
@@ -214,7 +214,7 @@ fn seen(subscription: &mut Subscription) -> Vec<String> {
 }
 
 /// Waits until a condition is true.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < Duration::from_secs(60), "it never came: {what}");
@@ -231,6 +231,8 @@ macro_rules! local {
         }
     };
 }
+
+pub(crate) use local;
 
 local!(an_event_has_the_same_offset_at_each_hub, async {
     let cluster = Cluster::start(3).await;

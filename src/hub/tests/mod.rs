@@ -1,6 +1,6 @@
 //! Tests of the hub on a disk, which may hang, fill up and break.
 
-mod cluster;
+pub(crate) mod cluster;
 mod damage;
 mod ends;
 mod holes;
