@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests may: helpers are not seen as tests
 
 mod chaos;
+mod demo;
 mod leave;
 mod readiness;
 mod share;

@@ -37,6 +37,12 @@ pub struct Setup {
     pub is_open: bool,
 }
 
+/// Returns the program of the server.
+#[must_use]
+pub fn program() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(CURRENT)
+}
+
 impl NatsServer {
     /// Starts one server alone.
     pub fn one() -> Self {

@@ -1,6 +1,7 @@
 //! `fanfare demo`: half a minute that shows what a hub does. The hub, the publisher and the viewers
 //! are real; only the broken network is simulated.
 
+mod cluster;
 mod hub;
 mod output;
 mod screen;
@@ -8,6 +9,7 @@ mod script;
 mod seat;
 mod stage;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -55,9 +57,20 @@ pub(super) struct Args {
     /// Leave after the show instead of keeping the hub up
     #[arg(long)]
     exit: bool,
+
+    /// Show two hubs that share their channels over a server of NATS
+    #[arg(long)]
+    cluster: bool,
+
+    /// The program of the server; `nats-server` on the search path if it is not given
+    #[arg(long, value_name = "PATH", requires = "cluster")]
+    nats_server: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.cluster {
+        return cluster::run(args.rate, !args.exit, args.nats_server.as_deref()).await;
+    }
     let hub = DemoHub::start().await?;
     let outcome = tokio::select! {
         outcome = show(&hub, args.rate) => outcome.map(Some),

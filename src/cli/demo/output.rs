@@ -24,6 +24,12 @@ impl DemoOutput {
         if paint.is_on() && screen::fits(size) {
             return Self::Picture(Screen::new(paint, size));
         }
+        Self::lines()
+    }
+
+    /// Returns lines, also on a terminal that can show the picture.
+    pub(super) fn lines() -> Self {
+        let paint = Paint::stdout();
         Self::Lines { since: Instant::now(), paint, quoted: String::new() }
     }
 
