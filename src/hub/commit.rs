@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::error::LogError;
 use super::metadata::EndRecord;
@@ -28,8 +28,8 @@ enum State<T, E> {
         /// The result if the operation succeeds, where it is known already.
         expected: Option<T>,
         outcome: oneshot::Receiver<Result<T, E>>,
-        /// The time after which a shared log counts as not available.
-        patience: Option<Duration>,
+        /// The time at which a shared log counts as not available.
+        until: Option<Instant>,
     },
 }
 
@@ -49,7 +49,7 @@ impl<T, E> CommitAck<T, E> {
     {
         let (answer, outcome) = oneshot::channel();
         let expected = Some(value.clone());
-        let pending = State::Pending { expected, outcome, patience: None };
+        let pending = State::Pending { expected, outcome, until: None };
         (Self(pending), Completer { value, answer })
     }
 
@@ -57,7 +57,8 @@ impl<T, E> CommitAck<T, E> {
     /// and the way to tell it.
     pub(super) fn undecided(patience: Duration) -> (Self, oneshot::Sender<Result<T, E>>) {
         let (answer, outcome) = oneshot::channel();
-        let pending = State::Pending { expected: None, outcome, patience: Some(patience) };
+        let until = Some(Instant::now() + patience);
+        let pending = State::Pending { expected: None, outcome, until };
         (Self(pending), answer)
     }
 
@@ -97,11 +98,11 @@ impl<T, E> CommitAck<T, E> {
         match self.0 {
             State::Committed(value) => Either::Left(ready(Ok(value))),
             // A store that was closed without an outcome has stored nothing reliably.
-            State::Pending { outcome, patience: None, .. } => Either::Right(Either::Left(
+            State::Pending { outcome, until: None, .. } => Either::Right(Either::Left(
                 outcome.map(|outcome| outcome.unwrap_or_else(|_| Err(WriteError::Failed.into()))),
             )),
-            State::Pending { outcome, patience: Some(patience), .. } => {
-                let answer = timeout(patience, outcome).map(|answer| match answer {
+            State::Pending { outcome, until: Some(until), .. } => {
+                let answer = timeout_at(until, outcome).map(|answer| match answer {
                     Ok(Ok(outcome)) => outcome,
                     Ok(Err(_)) | Err(_) => Err(LogError::Unconfirmed.into()),
                 });

@@ -252,8 +252,9 @@ impl MergedReader {
                 return if self.is_over() { Next::Finished } else { Next::Pending };
             };
             // An offset that was taken after the watermark was noted is below the next one. In a
-            // cluster, readers are notified when it is.
-            if offset >= watermark && self.core.shared.sequencer.is_shared() {
+            // cluster, it may be still to pass: readers are notified after that.
+            let sequencer = &self.core.shared.sequencer;
+            if offset >= watermark && sequencer.is_shared() && sequencer.watermark() <= watermark {
                 return Next::Pending;
             }
             if offset < watermark {

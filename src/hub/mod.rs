@@ -292,7 +292,8 @@ impl Hub {
         let channel = self.0.registry.get_for(name, append.account, ClaimPurpose::ToPublish);
         let channel = channel.map_err(|why| Refused::Because(why.into()))?;
         if let Some(replica) = &self.0.replica {
-            let ack = replica.append(&channel, &append, LogPlace::default(), |_| ());
+            let channel = channel.begin_use().ok_or(Refused::Retired)?;
+            let ack = replica.append(channel, &append, LogPlace::default(), |_| ());
             return ack.map_err(Refused::Because);
         }
         let ack = channel.append(append)?;
@@ -314,7 +315,8 @@ impl Hub {
         loop {
             let channel = self.0.registry.get_for(name, account, ClaimPurpose::ToPublish)?;
             if let Some(replica) = &self.0.replica {
-                return replica.configure(&channel, options);
+                let Some(channel) = channel.begin_use() else { continue };
+                return replica.configure(channel, options);
             }
             if let Some(ack) = channel.configure(options)? {
                 return Ok(ack);

@@ -117,6 +117,8 @@ impl Hub {
         {
             return Ok(Opened::Over);
         }
+        // Noted first: all events before it are in the channel, as far as they are of this channel.
+        let watermark = self.0.shared.sequencer.watermark();
         let (channel, mut beginning, presence) = loop {
             let channel = self.0.registry.get_or_create(name)?;
             let (beginning, presence) = Presence::join(&self.0, &channel, start.begin);
@@ -141,7 +143,7 @@ impl Hub {
             let position = self.position(snapshot.through);
             (snapshot, position)
         });
-        let start = self.position(beginning.last_before);
+        let start = self.position(self.start_of(&beginning, watermark));
         Ok(Opened::Live(Ticket(TicketKind::One(Box::new(ChannelTicket {
             presence,
             counted: self.count_start(from),
@@ -150,6 +152,17 @@ impl Hub {
             head: TicketHead { start, opening, gap, snapshot },
             last_before: beginning.last_before,
         })))))
+    }
+
+    /// Returns the offset that a subscription has before its first event. In a cluster, the place
+    /// where the events of a channel begin differs by hub: where there is none, it is the place in
+    /// the log, which is the same at all hubs.
+    fn start_of(&self, beginning: &Start, watermark: Offset) -> Offset {
+        let is_empty = beginning.at_tail && beginning.position.seq == 0;
+        if is_empty && self.0.shared.sequencer.is_shared() {
+            return beginning.last_before.max(Offset(watermark.0.saturating_sub(1)));
+        }
+        beginning.last_before
     }
 
     fn gap_of_one(&self, start: ResolvedStart, at: &Start, name: &ChannelName) -> Option<Gap> {

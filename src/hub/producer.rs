@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Hub;
 use super::channel::{Append, Appended, Channel, Hold, LogPlace};
-use super::cluster::{NotProduced, Replica};
+use super::cluster::{NotProduced, Replica, SoleHold};
 use super::commit::{CommitAck, Refused, Submitted, committed};
 use super::core::Core;
 use super::error::{GenerationOver, StopError, SubmitError, TooManyChannels};
@@ -21,7 +21,7 @@ use crate::channel::ChannelName;
 use crate::event::ChannelState;
 use crate::generation::{Format, Recogniser};
 use crate::limits::MAX_REASON_BYTES;
-use crate::position::Position;
+use crate::position::{Offset, Position};
 use crate::quota::Account;
 
 /// Time without a message of the hub of a sole producer after which it is probably gone.
@@ -39,8 +39,10 @@ pub struct ProducerHandle {
     channel: Arc<Channel>,
     signals: watch::Receiver<Signals>,
     sole: bool,
-    /// The generation in the shared log of a cluster.
-    place: Arc<OnceLock<LogPlace>>,
+    /// The life of the channel in the shared log of a cluster, once something was appended.
+    life: Arc<OnceLock<Offset>>,
+    /// The hold of a sole producer in a cluster.
+    hold: Option<SoleHold>,
     /// The reason why the sole producer leaves, once it gives one.
     why: Option<Box<str>>,
 }
@@ -87,13 +89,17 @@ impl ProducerHandle {
         append: Append<'_>,
     ) -> Result<CommitAck<Appended, SubmitError>, Refused<SubmitError>> {
         if let Some(replica) = &self.core.replica {
-            let place = self.place.get().copied().unwrap_or_default();
-            let known = self.place.clone();
             // A publish that streams continues in the life of its first events.
+            let shared = || LogPlace { life: self.life.get().copied(), hold: None };
+            let place = self.hold.as_ref().map_or_else(shared, SoleHold::place);
+            let known = self.life.clone();
             let note_life = move |life| {
-                let _ = known.set(LogPlace { life: Some(life), hold: None });
+                let _ = known.set(life);
             };
-            let ack = replica.append(&self.channel, &append, place, note_life);
+            let Some(channel) = self.channel.begin_use() else {
+                return Err(Refused::Because(SubmitError::Closed(ChannelState::Deleted)));
+            };
+            let ack = replica.append(channel, &append, place, note_life);
             return ack.map_err(Refused::Because);
         }
         let ack = self.channel.append(append).map_err(|refused| match refused {
@@ -128,9 +134,8 @@ fn refusal(signals: &Signals) -> SubmitError {
 
 impl Drop for ProducerHandle {
     fn drop(&mut self) {
-        let hold = self.place.get().and_then(|place| place.hold);
-        if let (Some(replica), Some(hold)) = (&self.core.replica, hold) {
-            replica.release(self.channel.name(), hold, self.why.as_deref());
+        if let Some(hold) = self.hold.take() {
+            hold.release(self.why.as_deref());
         }
         if self.channel.let_go(self.sole, self.why.take()) {
             self.core.registry.evict_if_unused(self.channel.name(), Duration::ZERO);
@@ -155,8 +160,11 @@ impl Hub {
     /// Returns a handle; `None` if the channel has left memory.
     fn hold(&self, channel: Arc<Channel>) -> Option<ProducerHandle> {
         let signals = channel.hold()?;
-        let (core, place) = (self.0.clone(), Arc::default());
-        Some(ProducerHandle { core, channel, signals, sole: false, place, why: None })
+        if let Some(replica) = &self.0.replica {
+            channel.set_remote_subscribers(replica.remote_viewers(channel.name().as_str()));
+        }
+        let (core, life) = (self.0.clone(), Arc::default());
+        Some(ProducerHandle { core, channel, signals, sole: false, life, hold: None, why: None })
     }
 
     /// Begins to produce into a channel, which counts for this account if it was not published to
@@ -191,7 +199,7 @@ impl Hub {
     /// probably gone: this waits for the end of its session.
     async fn produce_shared(
         &self,
-        replica: &Replica,
+        replica: &Arc<Replica>,
         name: &ChannelName,
         account: Option<&Arc<Account>>,
         format: Option<Format>,
@@ -206,10 +214,10 @@ impl Hub {
         let format = format.map(Format::as_str);
         loop {
             match replica.produce(&producer.channel, format)?.wait().await? {
-                Ok(place) => {
+                Ok(hold) => {
                     producer.channel.count_producer();
                     producer.sole = true;
-                    let _ = producer.place.set(place);
+                    producer.hold = Some(hold);
                     return Ok(producer);
                 }
                 Err(NotProduced::Busy { silent })
@@ -249,7 +257,8 @@ impl Hub {
     ) -> Result<CommitAck<Stopped, StopError>, Refused<StopError>> {
         let registry = &self.0.registry;
         if let Some(replica) = &self.0.replica {
-            return self.stop_shared(replica, name, reason, generation).map_err(Refused::Because);
+            let stopped = self.stop_shared(replica, name, reason, generation, account);
+            return stopped.map_err(Refused::Because);
         }
         let channel = match (registry.get(name), generation) {
             (Some(channel), _) => Ok(channel),
@@ -267,13 +276,18 @@ impl Hub {
         name: &ChannelName,
         reason: Option<Box<str>>,
         generation: Option<&Position>,
+        account: Option<&Arc<Account>>,
     ) -> Submitted<Stopped, StopError> {
         if generation.is_some_and(|meant| meant.epoch != *self.0.shared.sequencer.epoch()) {
             return Err(GenerationOver.into());
         }
         let registry = &self.0.registry;
-        let known = registry.get(name).map(|channel| channel.settings());
-        let settings = known.unwrap_or_else(|| registry.settings_for(name));
+        let settings = match (registry.get(name), generation) {
+            (Some(channel), _) => channel.settings(),
+            (None, Some(_)) => return Err(GenerationOver.into()),
+            // The stop makes the channel: limits and quotas are asked first.
+            (None, None) => registry.get_for(name, account, ClaimPurpose::ToWait)?.settings(),
+        };
         let generation = generation.map(|meant| meant.offset);
         replica.stop(name, &settings, reason.as_deref(), generation)
     }

@@ -285,31 +285,33 @@ impl Registry {
         deleted.or_else(|| self.shared.pending_deletes.resubmit(&self.store.as_ref()?.disk, name))
     }
 
-    /// Deletes the channel, as the shared log has decided.
-    pub(super) fn delete_shared(&self, name: &ChannelName, assigned: Assigned) {
+    /// Deletes the channel, as the shared log has decided. Returns it; its readers are to be
+    /// notified when the watermark has passed its end.
+    pub(super) fn delete_shared(
+        &self,
+        name: &ChannelName,
+        assigned: Assigned,
+    ) -> Option<Arc<Channel>> {
         let removed = self.channels.remove_if(name, |_, channel| {
             let tail = channel.delete_shared(assigned);
             self.tombstones.lock().add(name, tail, true);
             true
         });
-        if let Some((_, channel)) = removed {
-            channel.notify_retired();
-        }
+        removed.map(|(_, channel)| channel)
     }
 
     /// Removes what the channel retains, as the shared log has decided, and the channel unless it
-    /// has subscribers.
-    pub(super) fn remove_shared(&self, name: &ChannelName) {
+    /// has subscribers. Returns it if it is removed; its readers are to be notified.
+    pub(super) fn remove_shared(&self, name: &ChannelName) -> Option<Arc<Channel>> {
+        let settings = self.settings_for(name);
         let removed = self.channels.remove_if(name, |_, channel| {
-            let tail = channel.remove_shared();
+            let tail = channel.remove_shared(settings);
             if let Some(tail) = tail {
                 self.tombstones.lock().add(name, tail, false);
             }
             tail.is_some()
         });
-        if let Some((_, channel)) = removed {
-            channel.notify_retired();
-        }
+        removed.map(|(_, channel)| channel)
     }
 
     /// Sets the last offset of what the shared log had deleted before this hub began to read it.
@@ -323,10 +325,8 @@ impl Registry {
 
     /// Removes all channels: the shared log is read again from another message.
     pub(super) fn clear(&self) {
-        self.channels.retain(|_, channel| {
-            channel.remove_shared();
-            false
-        });
+        self.channels
+            .retain(|name, channel| channel.remove_shared(self.settings_for(name)).is_none());
         *self.tombstones.lock() = Tombstones::default();
     }
 

@@ -174,7 +174,15 @@ impl Publish {
         if kind.is_streamed() || format.is_some() {
             let account = publish.account.as_ref();
             let produced = publish.ingest.hub().produce(&publish.channel, account, hold, format);
-            publish.producer = Some(produced.await?);
+            match produced.await {
+                Ok(producer) => publish.producer = Some(producer),
+                Err(error) => {
+                    let done = publish.shared_key.as_ref().and_then(KeyedRequest::replayed);
+                    let (keyed, state) = done.ok_or(error)?;
+                    let (hub, channel) = (publish.ingest.hub(), &publish.channel);
+                    return Ok(Begun::Replay(replay(hub, channel, keyed, state)));
+                }
+            }
         }
         if hold == Hold::Sole {
             // A continued generation begins in the middle, where events may not tell the format.

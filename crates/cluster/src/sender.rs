@@ -298,7 +298,8 @@ impl<T> Sender<T> {
     }
 
     /// Returns the session whose numbers the batches have.
-    fn latest_session(&self) -> Option<SessionId> {
+    #[must_use]
+    pub fn latest_session(&self) -> Option<SessionId> {
         match self.session {
             Session::Live { id, .. } => Some(id),
             Session::Beginning { old, .. } => old,

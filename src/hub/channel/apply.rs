@@ -1,5 +1,7 @@
 //! A channel of a cluster: applies the changes of the shared log, which has decided them.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
@@ -137,10 +139,10 @@ impl Channel {
     }
 
     /// Removes the life of the channel, of which nothing is kept. A channel that has subscribers
-    /// and has not ended stays in memory, so that they get what comes next. Returns the last offset
-    /// of one that is retired; the caller must remove it from the registry in the same step, and
-    /// then notify its readers.
-    pub(in crate::hub) fn remove_shared(&self) -> Option<Offset> {
+    /// and has not ended stays in memory with the settings of the configuration, so that they get
+    /// what comes next. Returns the last offset of one that is retired; the caller must remove it
+    /// from the registry in the same step, and then notify its readers.
+    pub(in crate::hub) fn remove_shared(&self, configured: Settings) -> Option<Offset> {
         let mut inner = self.inner.lock();
         let tail = inner.log.tail();
         if !inner.usage.is_held() || inner.life.has_ended() {
@@ -151,9 +153,26 @@ impl Channel {
         self.count_evicted("idle", trimmed);
         inner.life = Life::default();
         inner.inherited = tail;
+        (inner.options, inner.settings) = (ChannelOptions::default(), configured);
         (inner.generation, inner.span, inner.replicated, inner.known) = (None, None, None, false);
         self.account(&mut inner);
         None
+    }
+
+    /// Counts the channel, which another hub has made known, for no account here: it was that of a
+    /// subscriber who waited for it.
+    pub(in crate::hub) fn free_account(&self) {
+        self.inner.lock().usage.disown();
+    }
+
+    /// Keeps the channel in memory until the returned value is dropped. `None` if it has left.
+    pub(in crate::hub) fn begin_use(self: &Arc<Self>) -> Option<ChannelUse> {
+        let mut inner = self.inner.lock();
+        if inner.retired {
+            return None;
+        }
+        inner.usage.hold();
+        Some(ChannelUse(self.clone()))
     }
 
     /// Returns whether the shared log has the channel.
@@ -169,6 +188,7 @@ impl Channel {
         }
         {
             let mut inner = self.inner.lock();
+            inner.usage.note_use();
             if self.subscribers() == 0 {
                 self.note_unwatched(&mut inner);
             } else {
@@ -182,7 +202,9 @@ impl Channel {
     /// proposed within this time.
     pub(in crate::hub) fn propose_removal(&self, again: std::time::Duration) -> Option<Offset> {
         let mut inner = self.inner.lock();
-        let is_used = inner.retired || inner.usage.is_held() || self.subscribers() > 0;
+        // As on a hub that is alone, subscribers by a pattern hold no channel here.
+        let remote = self.remote_subscribers.load(Ordering::Relaxed);
+        let is_used = inner.retired || inner.usage.is_held() || remote > 0;
         if is_used || !inner.known || inner.life.has_ended() {
             return None;
         }
@@ -219,5 +241,24 @@ impl Channel {
     /// Returns the settings in force.
     pub(in crate::hub) fn settings(&self) -> Settings {
         self.inner.lock().settings
+    }
+}
+
+/// Keeps a channel in memory, for an operation that the shared log has not decided.
+pub(in crate::hub) struct ChannelUse(Arc<Channel>);
+
+impl Deref for ChannelUse {
+    type Target = Arc<Channel>;
+
+    fn deref(&self) -> &Arc<Channel> {
+        &self.0
+    }
+}
+
+impl Drop for ChannelUse {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner.lock();
+        inner.usage.let_go();
+        inner.usage.note_use();
     }
 }

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 
 pub use self::append::{Append, Appended, KeyPiece, Keyed, ReceiptFn};
 pub(in crate::hub) use self::append::{Effects, refusal};
+pub(in crate::hub) use self::apply::ChannelUse;
 use self::backend::Backend;
 pub(in crate::hub) use self::backend::StoreTarget;
 use self::generation::Generation;

@@ -70,6 +70,13 @@ impl Usage {
         true
     }
 
+    /// Counts the channel for no account.
+    pub(super) fn disown(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.free_channel(self.footprint);
+        }
+    }
+
     /// Reports the memory that the channel holds. Returns whether its owner retains more than its
     /// quota.
     pub(super) fn report(&mut self, memory: &Memory, footprint: usize) -> bool {

@@ -42,6 +42,8 @@ struct Turn {
     is_foreign: bool,
     /// The channels that have changed.
     changed: Vec<(Arc<Channel>, Effects)>,
+    /// The channels that are gone.
+    retired: Vec<Arc<Channel>>,
 }
 
 impl Applier {
@@ -50,11 +52,12 @@ impl Applier {
     }
 
     fn apply(&mut self, applied: &mut Applied) {
-        let session = self.replica.session();
+        let session = self.replica.latest_session();
         let mut turn = Turn {
             time: moment(applied.time, &self.core.shared.clock),
             is_foreign: session.is_none_or(|session| session != applied.session),
             changed: Vec::new(),
+            retired: Vec::new(),
         };
         self.replica.note_members(applied);
         let is_of_channel = |effect: &mut Effect| matches!(effect, Effect::Channel { .. });
@@ -69,6 +72,9 @@ impl Applier {
         for (channel, effects) in turn.changed {
             channel.announce(effects);
             self.core.keep_budgets(&channel);
+        }
+        for channel in turn.retired {
+            channel.notify_retired();
         }
         self.replica.report(applied);
         self.set_viewers(self.replica.note_sessions(applied));
@@ -90,14 +96,13 @@ impl Applier {
             return tracing::warn!("the shared log has a channel with an invalid name");
         };
         let registry = &self.core.registry;
-        let time = turn.time;
+        let (time, is_foreign) = (turn.time, turn.is_foreign);
         let assigned = |first| Assigned { first: of_log(first), time };
         match change {
             Change::Appended { first, events, end } => {
                 let assigned = assigned(first);
                 let (events, close) = (events_of_log(events), end.map(close_of_log));
-                let is_foreign = turn.is_foreign;
-                let (channel, effects) = self.change_channel(&name, |channel| {
+                let (channel, effects) = self.change_channel(&name, is_foreign, |channel| {
                     let close = close.clone();
                     let events = &events;
                     channel
@@ -107,29 +112,33 @@ impl Applier {
             }
             Change::Produced { hold, format, .. } => {
                 let format = format.and_then(|format| format.as_str().parse::<Format>().ok());
-                self.change_channel(&name, |channel| {
+                self.change_channel(&name, is_foreign, |channel| {
                     channel.note_producer(life, of_log(hold), format)
                 });
             }
             Change::Back { hold, .. } => {
                 let hold = of_log(hold);
-                self.change_channel(&name, |channel| channel.note_producer(life, hold, None));
+                self.change_channel(&name, is_foreign, |channel| {
+                    channel.note_producer(life, hold, None)
+                });
             }
             Change::Away { since, reason } => {
                 let reason = reason_of_log(reason);
-                self.change_channel(&name, |channel| {
+                self.change_channel(&name, is_foreign, |channel| {
                     channel.note_away(life, of_log(since), reason.clone())
                 });
             }
             Change::Configured { at, options } => {
                 let (at, options) = (of_log(at), options_of_log(options));
                 let configured = registry.settings_for(&name);
-                self.change_channel(&name, |channel| {
+                self.change_channel(&name, is_foreign, |channel| {
                     channel.set_options(life, at, options, configured)
                 });
             }
-            Change::Deleted { at } => registry.delete_shared(&name, assigned(at)),
-            Change::Removed => registry.remove_shared(&name),
+            Change::Deleted { at } => {
+                turn.retired.extend(registry.delete_shared(&name, assigned(at)));
+            }
+            Change::Removed => turn.retired.extend(registry.remove_shared(&name)),
         }
     }
 
@@ -137,6 +146,7 @@ impl Applier {
     fn change_channel<T>(
         &self,
         name: &ChannelName,
+        is_foreign: bool,
         change: impl Fn(&Channel) -> Option<T>,
     ) -> (Arc<Channel>, T) {
         loop {
@@ -144,6 +154,9 @@ impl Applier {
             if !channel.is_replicated() {
                 let viewers = self.replica.remote_viewers(name.as_str());
                 channel.set_remote_subscribers(viewers);
+                if is_foreign {
+                    channel.free_account();
+                }
             }
             // A channel that was only waited for may leave memory at any time.
             if let Some(changed) = change(&channel) {

@@ -41,7 +41,7 @@ impl KeyedRequest {
         window: Duration,
     ) -> ClusterKey {
         let id = KeyId::of(scope, key);
-        let own = replica.session();
+        let own = replica.latest_session();
         let status = replica.look(|machine| machine.key(&id)).flatten();
         let is_complete = AtomicBool::new(matches!(status, Some(KeyStatus::Done(_))));
         let (replica, request) = (replica.clone(), replica.next_request());
@@ -73,6 +73,19 @@ impl KeyedRequest {
     /// Notes that the last piece was published.
     pub fn complete(&self) {
         self.is_complete.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns what was published, and the state in which the channel was closed, if the publish
+    /// has succeeded by now: an earlier request with the key was still under way.
+    #[must_use]
+    pub fn replayed(&self) -> Option<(Keyed, Option<ChannelState>)> {
+        match self.replica.look(|machine| machine.key(&self.id)).flatten()? {
+            KeyStatus::Done(totals) => {
+                self.complete();
+                Some((keyed_of_log(totals), totals.state.map(state_of_log)))
+            }
+            KeyStatus::Running { .. } | KeyStatus::Partial(_) => None,
+        }
     }
 
     /// Returns whether the last piece was published.

@@ -16,5 +16,5 @@ mod viewers;
 pub use applier::Applier;
 pub use fanfare_cluster::command::Lines;
 pub use keyed_request::{ClusterKey, KeyedRequest};
-pub(super) use operations::NotProduced;
+pub(super) use operations::{NotProduced, SoleHold};
 pub use replica::{Node, Phase, Replica, ReplicaConfig};

@@ -16,7 +16,9 @@ use super::commands::{
 use super::replica::{Replica, Ticket};
 use crate::channel::ChannelName;
 use crate::event::ChannelState;
-use crate::hub::channel::{Append, Appended, Channel, Configured, LogPlace, Overdue, UNWATCHED};
+use crate::hub::channel::{
+    Append, Appended, Channel, ChannelUse, Configured, LogPlace, Overdue, UNWATCHED,
+};
 use crate::hub::commit::{CommitAck, Submitted};
 use crate::hub::config::{ChannelOptions, Settings};
 use crate::hub::error::{
@@ -55,7 +57,7 @@ impl Replica {
     /// Appends events, and the end of the channel if asked to.
     pub(in crate::hub) fn append(
         &self,
-        channel: &Arc<Channel>,
+        channel: ChannelUse,
         append: &Append<'_>,
         place: LogPlace,
         note_life: impl FnOnce(Offset) + Send + 'static,
@@ -76,7 +78,6 @@ impl Replica {
             close: append.close.and_then(|close| close_for_log(close, kept)),
             key,
         });
-        let channel = channel.clone();
         self.ask(&command, move |outcome| match outcome {
             Outcome::Appended(appended) => {
                 if let Some(life) = appended.life {
@@ -105,18 +106,21 @@ impl Replica {
 
     /// Makes this hub's client the sole producer of a channel.
     pub(in crate::hub) fn produce(
-        &self,
+        self: &Arc<Self>,
         channel: &Arc<Channel>,
         format: Option<&str>,
-    ) -> Submitted<Result<LogPlace, NotProduced>, SubmitError> {
+    ) -> Submitted<Result<SoleHold, NotProduced>, SubmitError> {
         let command = Command::Produce(command::Produce {
             channel: channel.name().as_str().into(),
             format: format.map(Into::into),
         });
-        let channel = channel.clone();
+        let (replica, channel) = (self.clone(), channel.clone());
         self.ask(&command, move |outcome| match outcome {
             Outcome::Produces { hold, life } => {
-                Ok(Ok(LogPlace { life: Some(offset(life)), hold: Some(offset(hold)) }))
+                let name = channel.name().clone();
+                let (hold, life) = (offset(hold), offset(life));
+                replica.holds().insert(hold, name.clone());
+                Ok(Ok(SoleHold { replica, name, hold, life, is_released: false }))
             }
             Outcome::Refused(Refusal::Busy { silent }) => {
                 Ok(Err(NotProduced::Busy { silent: Duration::from_nanos(silent) }))
@@ -129,13 +133,17 @@ impl Replica {
         })
     }
 
-    /// Reports that the sole producer has left.
-    pub(in crate::hub) fn release(&self, name: &ChannelName, hold: Offset, why: Option<&str>) {
-        self.propose(&Command::Release(command::Release {
-            channel: name.as_str().into(),
-            hold: log_offset(hold),
-            reason: reason_for_log(why),
-        }));
+    /// Sends the holds of the producers at this hub in a session that has begun: they ended with
+    /// the one before it.
+    pub(super) fn renew_holds(&self) {
+        let holds: Vec<_> = self.holds().iter().map(|(hold, name)| (*hold, name.clone())).collect();
+        for (hold, name) in holds {
+            self.propose(&Command::Append(command::Append {
+                channel: name.as_str().into(),
+                hold: Some(log_offset(hold)),
+                ..command::Append::default()
+            }));
+        }
     }
 
     /// Stops a channel. `settings` are those of the channel, or of its name.
@@ -166,14 +174,13 @@ impl Replica {
     /// Sets options of a channel.
     pub(in crate::hub) fn configure(
         &self,
-        channel: &Arc<Channel>,
+        channel: ChannelUse,
         options: &ChannelOptions,
     ) -> Submitted<Configured, ConfigureError> {
         let command = Command::Configure(command::Configure {
             channel: channel.name().as_str().into(),
             options: options_for_log(options),
         });
-        let channel = channel.clone();
         self.ask(&command, move |outcome| match outcome {
             Outcome::Configured { created, .. } => {
                 Ok(Configured { created, channel: channel.describe_now() })
@@ -198,7 +205,7 @@ impl Replica {
     /// there is one.
     pub(in crate::hub) fn meet_deadline(&self, channel: &Channel) -> Option<Instant> {
         let again = Instant::now() + PROPOSE_AGAIN;
-        if self.session().is_none() {
+        if !self.is_live() {
             return Some(again);
         }
         let kept = millis(channel.settings().retention.max_age);
@@ -222,7 +229,10 @@ impl Replica {
 
     /// Proposes to the cluster to remove a channel that is not used.
     pub(in crate::hub) fn propose_removal(&self, channel: &Channel) {
-        if let Some(since) = channel.propose_removal(PROPOSE_AGAIN) {
+        // While the log takes nothing, proposals would fill the room of what producers must send.
+        if self.is_live()
+            && let Some(since) = channel.propose_removal(PROPOSE_AGAIN)
+        {
             self.propose(&Command::Lapse(command::Lapse {
                 channel: channel.name().as_str().into(),
                 due: Due::Idle,
@@ -231,6 +241,45 @@ impl Replica {
                 kept: 0,
             }));
         }
+    }
+}
+
+/// The hold of a sole producer in the shared log. When it is dropped, the producer has left: also
+/// if its request had ended when the log granted it.
+pub(in crate::hub) struct SoleHold {
+    replica: Arc<Replica>,
+    name: ChannelName,
+    hold: Offset,
+    life: Offset,
+    is_released: bool,
+}
+
+impl SoleHold {
+    pub(in crate::hub) fn place(&self) -> LogPlace {
+        LogPlace { life: Some(self.life), hold: Some(self.hold) }
+    }
+
+    /// Reports that the producer has left, for this reason if it gave one.
+    pub(in crate::hub) fn release(mut self, why: Option<&str>) {
+        self.propose_release(why);
+    }
+
+    fn propose_release(&mut self, why: Option<&str>) {
+        if std::mem::replace(&mut self.is_released, true) {
+            return;
+        }
+        self.replica.holds().remove(&self.hold);
+        self.replica.propose(&Command::Release(command::Release {
+            channel: self.name.as_str().into(),
+            hold: log_offset(self.hold),
+            reason: reason_for_log(why),
+        }));
+    }
+}
+
+impl Drop for SoleHold {
+    fn drop(&mut self) {
+        self.propose_release(None);
     }
 }
 

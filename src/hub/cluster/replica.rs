@@ -13,15 +13,17 @@ use fanfare_cluster::sender::{Limits, Refused, Sender, SubmitError};
 use fanfare_cluster::state_machine::{Applied, Effect, Outcome, StateMachine};
 use fanfare_cluster::text::Text;
 use fanfare_cluster::viewers::Totals;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::renewals::Renewals;
 use super::viewers::Viewers;
+use crate::channel::ChannelName;
 use crate::hub::error::LogError;
 use crate::hub::registry::Registry;
 use crate::hub::viewer_changes::ViewerChanges;
+use crate::position::Offset;
 
 /// Interval at which the phase is checked.
 const PHASE_CHECK: Duration = Duration::from_millis(500);
@@ -104,6 +106,8 @@ pub struct Replica {
     renewals: Mutex<Renewals>,
     /// The viewers of all hubs; `None` until the log is opened.
     viewers: Mutex<Option<Viewers>>,
+    /// The holds of the sole producers at this hub, with their channels.
+    holds: Mutex<BTreeMap<Offset, ChannelName>>,
     requests: AtomicU64,
 }
 
@@ -149,6 +153,7 @@ impl Replica {
             members: Mutex::default(),
             renewals: Mutex::default(),
             viewers: Mutex::default(),
+            holds: Mutex::default(),
             requests: AtomicU64::new(0),
         }
     }
@@ -216,12 +221,27 @@ impl Replica {
         self.outbox.lock().sender.as_ref().and_then(Sender::session)
     }
 
+    /// Returns whether the hub is a member of its cluster, and the log takes what it sends.
+    pub(super) fn is_live(&self) -> bool {
+        *self.phase.borrow() == Phase::Live
+    }
+
+    /// Returns the session whose batches may be applied: also one that has ended, until another one
+    /// has begun.
+    pub(super) fn latest_session(&self) -> Option<SessionId> {
+        self.outbox.lock().sender.as_ref().and_then(Sender::latest_session)
+    }
+
     /// Returns how long this hub waits longer than another to propose what all of them would: the
     /// oldest session does not wait.
     pub(super) fn rank(&self) -> u32 {
         let Some(own) = self.session() else { return 0 };
         let older = self.members.lock().by_session.range(..own).count();
         u32::try_from(older).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn holds(&self) -> MutexGuard<'_, BTreeMap<Offset, ChannelName>> {
+        self.holds.lock()
     }
 
     pub(super) fn publish_timeout(&self) -> Duration {
@@ -355,7 +375,7 @@ impl Replica {
     }
 
     /// Returns the number of viewers of a channel at the other hubs.
-    pub(super) fn remote_viewers(&self, channel: &str) -> usize {
+    pub(in crate::hub) fn remote_viewers(&self, channel: &str) -> usize {
         self.viewers.lock().as_ref().map_or(0, |viewers| viewers.remote(channel))
     }
 
@@ -487,7 +507,7 @@ impl Replica {
 
     /// Reports the outcomes of own commands, when their effects are visible.
     pub(super) fn report(&self, applied: &Applied) {
-        let reports = {
+        let (reports, has_begun) = {
             let mut outbox = self.outbox.lock();
             let now = self.now();
             let Some(sender) = &mut outbox.sender else { return };
@@ -498,8 +518,11 @@ impl Replica {
                 outbox.heard = Some(now);
             }
             self.poll_outbox(&mut outbox);
-            reports
+            (reports, session.is_some() && session != before)
         };
+        if has_begun {
+            self.renew_holds();
+        }
         for (ticket, outcome) in reports {
             ticket(outcome);
         }

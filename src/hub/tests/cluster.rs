@@ -20,10 +20,11 @@ use crate::event::ChannelState;
 use crate::generation::Format;
 use crate::hub::cluster::{Applier, Phase, ReplicaConfig};
 use crate::hub::{
-    Append, ChannelOptions, Close, Config, Hold, Hub, LogError, Next, Opened, Producer, Selection,
-    Signal, Step, Stopped, SubmitError, Subscription, WhenUnwatched,
+    Append, ChannelListener, ChannelOptions, ClaimError, Close, Config, Hold, Hub, LogError, Next,
+    Opened, Producer, Selection, Signal, Step, Stopped, SubmitError, Subscription, WhenUnwatched,
 };
 use crate::position::StartFrom;
+use crate::quota::Account;
 use crate::telemetry::Metrics;
 
 /// Time between two turns of the log.
@@ -132,6 +133,11 @@ impl Cluster {
 
     pub(crate) fn hub(&self, number: usize) -> Hub {
         self.members.borrow()[number].hub.clone()
+    }
+
+    /// Lets the log take nothing for some time.
+    pub(crate) fn stop_log(&self, time: Duration) {
+        self.log.borrow_mut().stop(time);
     }
 
     /// Stops a hub, as if its process were paused.
@@ -538,4 +544,130 @@ local!(what_is_still_needed_is_sent_again_before_the_log_deletes_it, async {
     producer.append(Append::of(&[event("one")], None)).await.unwrap();
     until("it is there", || late.describe(&channel).unwrap().events == 1).await;
     assert_eq!(late.replica().unwrap().nodes().len(), 3);
+});
+
+local!(a_hold_whose_producer_has_gone_meanwhile_is_released, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    cluster.log.borrow_mut().stop(Duration::from_secs(12));
+    let late = a.produce(&name("x"), None, Hold::Sole, None).await.map(drop);
+    assert_eq!(late, Err(LogError::Unconfirmed.into()));
+    let left = timeout(TURN, a.produce(&name("y"), None, Hold::Sole, None)).await;
+    assert!(left.is_err(), "its client leaves before the log has decided");
+    sleep(Duration::from_secs(10)).await;
+    for channel in ["x", "y"] {
+        assert!(b.produce(&name(channel), None, Hold::Sole, None).await.is_ok(), "{channel}");
+    }
+});
+
+local!(a_quiet_producer_keeps_its_hold_over_the_end_of_a_session, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    let producer = a.produce(&name("x"), None, Hold::Sole, None).await.unwrap();
+    producer.append(Append::of(&[event("one")], None)).await.unwrap();
+    cluster.pause(0);
+    sleep(Duration::from_secs(7)).await;
+    cluster.members.borrow_mut()[0].is_paused = false;
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(b.describe(&name("x")).unwrap().state, ChannelState::Open);
+    producer.append(Append::of(&[event("two")], None)).await.unwrap();
+});
+
+local!(a_reader_of_a_pattern_is_woken_for_a_channel_that_it_joins_late, async {
+    let cluster = Cluster::start(1).await;
+    let a = cluster.hub(0);
+    let patterns = Selection::Many(vec!["x/*".parse().unwrap()]);
+    let mut reader = subscribe(&a, patterns, &StartFrom::Tail).await;
+    drop(seen(&mut reader));
+    for number in 0..600 {
+        let channel = name(&format!("x/{number}"));
+        drop(a.configure(&channel, &ChannelOptions::default(), None).unwrap());
+    }
+    sleep(Duration::from_millis(500)).await;
+    assert!(matches!(reader.try_next(), Next::Again), "it joins a part of them");
+    let last = publish(&a, "x/599", "one").await;
+    assert_eq!(seen(&mut reader), [last.to_string()]);
+});
+
+/// Notes the watermark when its channel has changed.
+struct WatermarkWitness(Hub, Mutex<u64>);
+
+impl ChannelListener for WatermarkWitness {
+    fn channel_changed(&self) {
+        *self.1.lock() = self.0.0.shared.sequencer.watermark().0;
+    }
+}
+
+local!(a_deletion_is_notified_after_the_watermark_has_passed_it, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    publish(&a, "x", "one").await;
+    let channel = a.0.registry.get(&name("x")).unwrap();
+    let witness = Arc::new(WatermarkWitness(a.clone(), Mutex::default()));
+    channel.add_listener(witness.clone());
+    b.delete(&name("x")).unwrap().wait().await.unwrap();
+    until("a has deleted it", || a.describe(&name("x")).is_none()).await;
+    let end = channel.describe_now().tail.offset;
+    assert!(*witness.1.lock() > end.0, "the end is {end:?}");
+});
+
+local!(a_channel_is_idle_from_the_time_when_its_last_viewer_leaves_any_hub, async {
+    let cluster = Cluster::start(2).await;
+    let [a, b] = [0, 1].map(|number| cluster.hub(number));
+    let options =
+        ChannelOptions { idle_timeout: Some(Duration::from_secs(5)), ..ChannelOptions::default() };
+    a.configure(&name("x"), &options, None).unwrap().wait().await.unwrap();
+    let viewer = subscribe_one(&b, "x", &StartFrom::Tail).await;
+    let dashboard = Selection::Many(vec!["*".parse().unwrap()]);
+    let _dashboard = subscribe(&a, dashboard, &StartFrom::Tail).await;
+    sleep(Duration::from_secs(30)).await;
+    drop(viewer);
+    sleep(Duration::from_secs(3)).await;
+    assert!(a.describe(&name("x")).is_some(), "it was used until a moment ago");
+    until("it is removed, whatever reads it by a pattern", || a.describe(&name("x")).is_none())
+        .await;
+});
+
+local!(operations_that_wait_for_the_log_fail_at_the_same_time, async {
+    let cluster = Cluster::start(1).await;
+    let a = cluster.hub(0);
+    cluster.log.borrow_mut().stop(Duration::from_secs(60));
+    let began = Instant::now();
+    let events = [event("one")];
+    let acks = ["x", "y"].map(|channel| a.submit(&name(channel), Append::of(&events, None)));
+    for ack in acks {
+        assert_eq!(ack.unwrap().wait().await, Err(LogError::Unconfirmed.into()));
+    }
+    assert_eq!(began.elapsed().as_secs(), 10);
+});
+
+local!(a_channel_stays_in_memory_while_the_log_decides, async {
+    let cluster = Cluster::start(1).await;
+    let a = cluster.hub(0);
+    cluster.log.borrow_mut().stop(Duration::from_secs(4));
+    let account = Arc::new(Account::new(1, 0));
+    let options = ChannelOptions { max_events: Some(7), ..ChannelOptions::default() };
+    let configured = a.configure(&name("x"), &options, Some(&account)).unwrap().wait().await;
+    assert_eq!(configured.unwrap().channel.settings.retention.max_events, 7);
+    assert!(a.0.registry.get(&name("x")).unwrap().is_owned_by(&account));
+    let stopped = a.stop(&name("y"), None, None, Some(&account)).await;
+    assert_eq!(stopped, Err(ClaimError::OverQuota(1).into()), "a stop makes a channel as well");
+});
+
+local!(the_id_of_an_empty_channel_is_of_the_log_and_no_gap_at_another_hub, async {
+    let cluster = Cluster::start(2).await;
+    let a = cluster.hub(0);
+    let selection = Selection::One(name("x"));
+    sleep(Duration::from_secs(20)).await;
+    let Opened::Live(ticket) = a.open(selection, &StartFrom::Tail).unwrap() else {
+        panic!("there is something to wait for")
+    };
+    let ticket = ticket.into_one().unwrap();
+    let id = StartFrom::After(ticket.head.start.to_string().into());
+    // A hub that begins later knows less of the log.
+    sleep(Duration::from_secs(10)).await;
+    cluster.log.borrow_mut().trim(Duration::from_secs(15));
+    let late = cluster.add().await;
+    let mut resumed = subscribe_one(&late, "x", &id).await;
+    assert_eq!(seen(&mut resumed), [] as [String; 0]);
 });

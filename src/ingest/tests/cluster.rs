@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::event::ChannelState;
-use crate::hub::Hub;
+use crate::generation::Format;
 use crate::hub::tests::cluster::{Cluster, local, seen, subscribe_one};
 use crate::hub::tests::support::name;
+use crate::hub::{Hub, SubmitError};
 use crate::ingest::{
     Begun, BodyKind, Closing, Config, Ingest, MultiPublish, MultiReceipt, Publish, PublishError,
     PublishOptions, Receipt, Sender,
@@ -143,4 +144,22 @@ local!(lines_for_many_channels_are_published_once_in_the_cluster, async {
     let second = publish_many(&b, body).await;
     assert_eq!(second, first);
     assert_eq!(events(&hubs[1]).await, 2);
+});
+
+local!(a_retry_that_meets_the_end_of_its_first_request_gets_the_receipt, async {
+    let (cluster, _hubs, [a, _]) = two_hubs().await;
+    let auto =
+        || PublishOptions { format: Some(Format::OpenAiChat), ..with_key(Some(Closing::Auto)) };
+    let Ok(Begun::Publish(mut first)) = a.publish(name("x"), BodyKind::EventStream, auto()).await
+    else {
+        panic!("it begins")
+    };
+    first.feed(&Bytes::from(chunk("one"))).await.unwrap();
+    cluster.stop_log(Duration::from_secs(15));
+    let late = first.feed(&Bytes::from(event("[DONE]"))).await.unwrap_err();
+    assert!(matches!(late.error, PublishError::Hub(SubmitError::Unlogged(_))), "{late:?}");
+    drop(first);
+    let again = a.publish(name("x"), BodyKind::EventStream, auto()).await;
+    let Ok(Begun::Replay(receipt)) = again else { panic!("it is done") };
+    assert_eq!((receipt.events, receipt.state), (2, ChannelState::Complete));
 });
