@@ -140,14 +140,14 @@ fn every_event_that_the_hub_sends_is_in_the_document() {
 #[test]
 fn the_public_listener_answers_as_its_document_says() {
     let hub = start_hub(&[("FANFARE_CHANNELS__PRODUCER_GRACE", "300ms")]);
-    conforms(hub.addr(), &["/v1/channels", "/metrics"], None);
+    conforms(hub.addr(), &["/v1/channels", "/v1/cluster", "/metrics"], None);
 }
 
 #[test]
 fn a_hub_that_asks_for_keys_answers_as_its_document_says() {
     let (key, folder) = hub_with_a_key("[channels]\nproducer_grace = \"300ms\"\n");
     let hub = start_hub_in(folder.path(), &[SIGNING_KEY]);
-    conforms(hub.addr(), &["/v1/channels", "/metrics"], Some(&key));
+    conforms(hub.addr(), &["/v1/channels", "/v1/cluster", "/metrics"], Some(&key));
 }
 
 #[test]
