@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 
 use tokio::sync::watch;
 
+use fanfare_testing::publishes::{label, moment};
 use fanfare_testing::seen::{Seen, assert_ids_grow, assert_same, halves};
 use fanfare_testing::within;
 
-use super::kills::{ROOMY, label, numbers};
-use super::support::{ALONE, Hub, chance, moment, rounds};
+use super::kills::{ROOMY, numbers};
+use super::support::{ALONE, Hub, chance, rounds};
 use super::viewer::Viewer;
 use super::wire::{Client, Request, Upload};
 

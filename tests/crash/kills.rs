@@ -12,10 +12,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use fanfare_testing::publishes::{Entry, Operation, Operations, label, moment};
 use fanfare_testing::seen::{Seen, assert_ids_grow, assert_same, halves};
 use fanfare_testing::within;
 
-use super::support::{ALONE, Hub, chance, moment, rounds};
+use super::support::{ALONE, Hub, chance, rounds};
 use super::viewer::Viewer;
 use super::wire::{Answer, Client, Request};
 
@@ -35,11 +36,6 @@ pub(crate) const ROOMY: &str = "channels.max_events = 1000000\nchannels.max_byte
 
 fn own(publisher: usize) -> String {
     format!("crash/{publisher}")
-}
-
-/// The text of a publisher's event in a channel.
-pub(crate) fn label(publisher: usize, number: u64) -> String {
-    format!("{publisher}-{number}")
 }
 
 /// The numbers that a publisher's events have, in the order of the log.
@@ -62,26 +58,10 @@ struct Tally {
     failed: AtomicBool,
 }
 
-/// One request, which stays the same in each attempt.
-#[derive(Clone)]
-struct Operation {
-    channel: String,
-    first: u64,
-    count: u64,
-    request: Request,
-}
-
-/// An operation and its receipt.
-struct Entry {
-    operation: Operation,
-    receipt: Value,
-}
-
 struct Publisher {
-    name: usize,
     client: Client,
     rng: fastrand::Rng,
-    next: HashMap<String, u64>,
+    operations: Operations,
     ledger: Vec<Entry>,
     tally: Arc<Tally>,
 }
@@ -95,46 +75,20 @@ impl Publisher {
     ) -> JoinHandle<Vec<Entry>> {
         let client = Client::new(addr);
         let tally = Arc::clone(tally);
-        let next = HashMap::new();
+        let operations = Operations::new(name, [SHARED.to_owned(), own(name)], 4);
         let ledger = Vec::new();
-        tokio::spawn(Self { name, client, rng, next, ledger, tally }.publish())
+        tokio::spawn(Self { client, rng, operations, ledger, tally }.publish())
     }
 
     async fn publish(mut self) -> Vec<Entry> {
         while !self.tally.stop.load(Ordering::Relaxed) {
-            let operation = self.operation();
+            let operation = self.operations.make(&mut self.rng);
             let receipt = self.until_acknowledged(&operation).await;
             self.tally.acknowledged.fetch_add(operation.count, Ordering::Relaxed);
             self.ledger.push(Entry { operation, receipt });
             tokio::time::sleep(moment(&mut self.rng, 4)).await;
         }
         std::mem::take(&mut self.ledger)
-    }
-
-    /// Returns an event, a few lines, or a body that is sent piece by piece.
-    fn operation(&mut self) -> Operation {
-        let channel = if self.rng.bool() { own(self.name) } else { SHARED.to_owned() };
-        let next = self.next.entry(channel.clone()).or_default();
-        let first = *next;
-        let form = self.rng.u8(..3);
-        let count = if form == 0 { 1 } else { self.rng.u64(2..=6) };
-        *next += count;
-        let labels = (first..first + count).map(|number| label(self.name, number));
-        let request = Request::new("POST", &format!("/v1/channels/{channel}"))
-            .header("Idempotency-Key", &format!("{}-{first}", self.name));
-        let request = match form {
-            0 => request.text(&label(self.name, first)),
-            1 => {
-                let lines: String = labels.map(|label| format!("\"{label}\"\n")).collect();
-                request.header("Content-Type", "application/x-ndjson").text(&lines)
-            }
-            _ => {
-                let events = labels.map(|label| format!("data: {label}\n\n")).collect();
-                let pause = moment(&mut self.rng, 4);
-                request.header("Content-Type", "text/event-stream").streamed(events, pause)
-            }
-        };
-        Operation { channel, first, count, request }
     }
 
     /// Repeats the request until the hub lives long enough to answer.
@@ -154,13 +108,9 @@ impl Publisher {
     /// Repeats the request acknowledged before the kill and expects the same receipt.
     async fn repeat_the_last(&mut self) {
         let Some(Entry { operation, receipt }) = self.ledger.last() else { return };
-        let request = operation.request.clone();
-        let receipt = receipt.clone();
-        if let Some(answer) = self.attempt(&request).await {
-            let again = answer.json();
-            for key in ["channel", "events", "first_id", "last_id"] {
-                assert_eq!(again[key], receipt[key], "another receipt: {again} after {receipt}");
-            }
+        let (operation, receipt) = (operation.clone(), receipt.clone());
+        if let Some(answer) = self.attempt(&operation.request).await {
+            Entry { operation, receipt }.assert_same(&answer.json());
             self.tally.repeated.fetch_add(1, Ordering::Relaxed);
         }
     }

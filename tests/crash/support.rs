@@ -136,8 +136,3 @@ fn number(name: &str) -> Option<u64> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     Some(number.unwrap_or_else(|| panic!("{name} is not a number: {text:?}")))
 }
-
-/// Returns a random duration below this many milliseconds.
-pub(crate) fn moment(rng: &mut fastrand::Rng, milliseconds: u64) -> Duration {
-    Duration::from_micros(rng.u64(0..=milliseconds * 1000))
-}

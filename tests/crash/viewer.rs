@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use fanfare_testing::eventually;
+use fanfare_testing::publishes::moment;
 use fanfare_testing::seen::Seen;
 
-use super::support::moment;
 use super::wire::{Event, Stream};
 
 /// The delay of a viewer before it reconnects. An `EventSource` waits longer.

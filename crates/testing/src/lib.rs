@@ -11,6 +11,7 @@ mod log;
 pub mod nats;
 mod ports;
 mod process;
+pub mod publishes;
 pub mod seen;
 pub mod usage;
 mod wait;

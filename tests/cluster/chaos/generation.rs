@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use fanfare_testing::publishes::moment;
 use fanfare_testing::seen::Seen;
 use fanfare_testing::wire::{Answer, Client, Request, Stream, Upload};
 use fanfare_testing::within;
 
 use super::cluster::Targets;
-use super::load::{Tally, moment};
+use super::load::Tally;
 use super::publisher::{attempt, until_answered};
 use super::viewer::Viewer;
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use fanfare_testing::publishes::Entry;
 use fanfare_testing::seen::{self, Seen, assert_ids_grow, assert_same, halves};
 use fanfare_testing::wire::Request;
 use fanfare_testing::{eventually, within};
 
 use super::cluster::Cluster;
 use super::generation::{self, Generation};
-use super::publisher::{Entry, Publisher, SHARED, assert_ids_of_receipts_grow, assert_kept, own};
+use super::publisher::{Publisher, SHARED, assert_ids_of_receipts_grow, assert_kept, own};
 use super::viewer::Viewer;
 
 const PUBLISHERS: usize = 3;
@@ -41,11 +42,6 @@ impl Tally {
     pub(crate) fn record_stop(&self, time: Duration) {
         self.stops.lock().push(time);
     }
-}
-
-/// Returns a random duration below this many milliseconds.
-pub(crate) fn moment(rng: &mut fastrand::Rng, milliseconds: u64) -> Duration {
-    Duration::from_micros(rng.u64(0..=milliseconds * 1000))
 }
 
 /// Clients that publish and watch.

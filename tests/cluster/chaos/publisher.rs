@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
+use fanfare_testing::publishes::{Entry, Operations, label, moment};
 use fanfare_testing::seen::{Seen, halves};
 use fanfare_testing::wire::{Answer, Client, Request};
 use fanfare_testing::within;
 
 use super::cluster::Targets;
-use super::load::{Tally, moment};
+use super::load::Tally;
 
 /// The time after which a client gives up a request: longer than an election of the servers, and
 /// shorter than a hub that is paused.
@@ -58,27 +58,11 @@ pub(crate) async fn attempt(
     (!is_problem || answer.json()["retryable"] == false).then_some(answer)
 }
 
-/// One request, which is the same in each attempt.
-#[derive(Clone)]
-struct Operation {
-    channel: String,
-    first: u64,
-    count: u64,
-    request: Request,
-}
-
-/// An operation and its receipt.
-pub(crate) struct Entry {
-    operation: Operation,
-    receipt: Value,
-}
-
 /// A publisher, and what it has published.
 pub(crate) struct Publisher {
-    name: usize,
     targets: Targets,
     rng: fastrand::Rng,
-    next: HashMap<String, u64>,
+    operations: Operations,
     ledger: Vec<Entry>,
     tally: Arc<Tally>,
 }
@@ -92,13 +76,14 @@ impl Publisher {
     ) -> Self {
         let targets = targets.clone();
         let tally = Arc::clone(tally);
-        Self { name, targets, rng, next: HashMap::new(), ledger: Vec::new(), tally }
+        let operations = Operations::new(name, [SHARED.to_owned(), own(name)], 20);
+        Self { targets, rng, operations, ledger: Vec::new(), tally }
     }
 
     /// Publishes until the load stops, and returns what was acknowledged, which is all.
     pub(crate) async fn run(mut self) -> Vec<Entry> {
         while !self.tally.stop.load(Ordering::Relaxed) {
-            let operation = self.operation();
+            let operation = self.operations.make(&mut self.rng);
             let begun = Instant::now();
             let (request, rng) = (&operation.request, &mut self.rng);
             let answer = until_answered(request, &self.targets, rng, &self.tally).await;
@@ -115,45 +100,11 @@ impl Publisher {
 
     /// Repeats a request that was acknowledged, at any hub, and expects the same receipt.
     async fn repeat_the_last(&mut self) {
-        let Some(Entry { operation, receipt }) = self.ledger.last() else { return };
+        let Some(entry) = self.ledger.last() else { return };
         let addr = self.targets.any(&mut self.rng);
-        let Some(answer) = attempt(addr, &operation.request, PATIENCE).await else { return };
-        let again = answer.expect(200).json();
-        for key in ["channel", "events", "first_id", "last_id"] {
-            assert_eq!(again[key], receipt[key], "another receipt: {again} after {receipt}");
-        }
+        let Some(answer) = attempt(addr, &entry.operation.request, PATIENCE).await else { return };
+        entry.assert_same(&answer.expect(200).json());
     }
-
-    /// Returns an event, a few lines, or a body that is sent piece by piece.
-    fn operation(&mut self) -> Operation {
-        let channel = if self.rng.bool() { own(self.name) } else { SHARED.to_owned() };
-        let next = self.next.entry(channel.clone()).or_default();
-        let first = *next;
-        let form = self.rng.u8(..3);
-        let count = if form == 0 { 1 } else { self.rng.u64(2..=6) };
-        *next += count;
-        let labels = (first..first + count).map(|number| label(self.name, number));
-        let request = Request::new("POST", &format!("/v1/channels/{channel}"))
-            .header("Idempotency-Key", &format!("{}-{first}", self.name));
-        let request = match form {
-            0 => request.text(&label(self.name, first)),
-            1 => {
-                let lines: String = labels.map(|label| format!("\"{label}\"\n")).collect();
-                request.header("Content-Type", "application/x-ndjson").text(&lines)
-            }
-            _ => {
-                let events = labels.map(|label| format!("data: {label}\n\n")).collect();
-                let pause = moment(&mut self.rng, 20);
-                request.header("Content-Type", "text/event-stream").streamed(events, pause)
-            }
-        };
-        Operation { channel, first, count, request }
-    }
-}
-
-/// Returns the text of a publisher's event.
-fn label(publisher: usize, number: u64) -> String {
-    format!("{publisher}-{number}")
 }
 
 /// Asserts that the log has all events of the publishers and no others, each once and in order, at

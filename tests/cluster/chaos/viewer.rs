@@ -9,11 +9,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use fanfare_testing::eventually;
+use fanfare_testing::publishes::moment;
 use fanfare_testing::seen::{Seen, assert_ids_grow, assert_same};
 use fanfare_testing::wire::{Event, Stream};
 
 use super::cluster::Targets;
-use super::load::moment;
 
 /// The longest time at one hub, in milliseconds.
 const STAY: u64 = 3000;
