@@ -178,6 +178,13 @@ pub struct InvalidCluster {
 }
 
 impl Config {
+    /// Returns the maximum age of what channels retain: the log must keep its messages for a tenth
+    /// longer.
+    #[must_use]
+    pub fn max_retention(&self) -> Duration {
+        self.max_age / 11 * 10
+    }
+
     /// Returns whether the hub is one of a cluster.
     #[must_use]
     pub fn is_on(&self) -> bool {
@@ -329,7 +336,9 @@ fn invalid((key, message): (&'static str, &str)) -> InvalidCluster {
 /// Returns the setting that the log finds not valid.
 fn key(invalid: &InvalidConfig) -> &'static str {
     match invalid {
-        InvalidConfig::NoServers | InvalidConfig::Server(_) => "cluster.servers",
+        InvalidConfig::NoServers | InvalidConfig::Server(_) | InvalidConfig::Login => {
+            "cluster.servers"
+        }
         InvalidConfig::Name(_) => "cluster.name",
         InvalidConfig::Replicas(_) => "cluster.replicas",
         InvalidConfig::Node => "cluster.node",
@@ -409,6 +418,16 @@ mod tests {
         assert_eq!(messages(&none), ["cluster.servers: needs `cluster.backplane = \"nats\"`"]);
         let times = "lease = \"18446744073709551615s\"\nmax_age = \"18446744073709551615s\"";
         assert_eq!(messages(&of(&format!("{SERVER}{times}"))).len(), 2);
+    }
+
+    #[test]
+    fn a_login_in_an_address_is_refused_and_not_shown() {
+        let text = "backplane = \"nats\"\nservers = [\"nats://me:secret@a:4222\"]";
+        let config: Config = toml::from_str(text).unwrap();
+        let [invalid] = &config.validate()[..] else { panic!("one mistake") };
+        assert_eq!(invalid.key, "cluster.servers");
+        let right = "must not have a name and a password: credentials are settings";
+        assert!(invalid.message.ends_with(right), "{}", invalid.message);
     }
 
     #[test]

@@ -15,8 +15,8 @@ pub use config::{Config, Feed, InvalidCluster, Kind, Storage};
 pub use nats::{PrepareError, Prepared};
 pub use phase::{BackplaneEnd, NotReady};
 
-use crate::hub::Hub;
 use crate::hub::cluster::{Phase, Replica};
+use crate::hub::{self, Hub};
 use crate::position::Offset;
 use crate::telemetry::ClusterState;
 
@@ -98,6 +98,11 @@ impl Backplane {
         if phases.wait_for(|phase| *phase == Phase::Live).await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// Reports to the other hubs how this one treats channels from now on.
+    pub fn reconfigure(&self, channels: &hub::Config) {
+        self.0.replica.set_rules(nats::rules(channels));
     }
 
     /// Leaves the cluster, so that the others need not wait for the lease.

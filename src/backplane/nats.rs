@@ -95,6 +95,7 @@ impl Prepared {
             node: config.node_name().into(),
             codec,
             rules: rules(channels),
+            max_retention: config.max_retention(),
             limits: Limits { in_flight, max_message, ..Limits::default() },
             publish_timeout: config.publish_timeout,
             stale_after: config.stale_after,
@@ -155,7 +156,7 @@ fn text(password: Secret) -> Result<String, PrepareError> {
 
 /// Returns a digest of the settings by which a hub treats channels, but for those that bound the
 /// hub as a whole.
-fn rules(channels: &hub::Config) -> u64 {
+pub(super) fn rules(channels: &hub::Config) -> u64 {
     let hub::Config { memory_budget, max_channels, .. } = hub::Config::default();
     let shared = hub::Config { memory_budget, max_channels, ..channels.clone() };
     let text = serde_json::to_vec(&shared).unwrap_or_default();

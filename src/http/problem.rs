@@ -373,6 +373,10 @@ impl From<NoRoom> for Problem {
 impl From<hub::ConfigureError> for Problem {
     fn from(error: hub::ConfigureError) -> Self {
         match error {
+            hub::ConfigureError::MaxAge { .. } => {
+                let problem = Self::new(ErrorCode::InvalidParameter, error.to_string());
+                problem.with("parameter", "max_age")
+            }
             hub::ConfigureError::Claim(error) => error.into(),
             hub::ConfigureError::Unstored(why) => why.into(),
             hub::ConfigureError::Unlogged(why) => why.into(),

@@ -1,5 +1,7 @@
 //! The reasons why the hub refuses an operation.
 
+use std::time::Duration;
+
 use crate::event::ChannelState;
 use crate::limits::MAX_MATCHED_CHANNELS;
 use crate::store::disk::WriteError;
@@ -14,8 +16,8 @@ pub struct TooManyChannels(pub usize);
 pub enum LogError {
     /// It is not known whether the log has it.
     #[error(
-        "the log of the cluster has not confirmed this in time: it may be stored, and is safe to \
-         repeat only with the same idempotency key"
+        "the log of the cluster has not confirmed this in time, and it may take effect later; \
+         repeat a publish with the same idempotency key only, anything else as it was"
     )]
     Unconfirmed,
     /// The hub reads the log, and may not write to it yet, or no more.
@@ -67,6 +69,18 @@ pub enum SubmitError {
 /// The reason why a channel's settings were not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigureError {
+    /// Events would be retained for longer than the shared log keeps them.
+    #[error(
+        "`max_age` is {}, and at most {} in this cluster, whose log keeps its messages for \
+         `cluster.max_age`",
+        humantime::format_duration(*.asked), humantime::format_duration(*.most)
+    )]
+    MaxAge {
+        /// The age that was asked for.
+        asked: Duration,
+        /// The maximum.
+        most: Duration,
+    },
     /// The channel was not made.
     #[error(transparent)]
     Claim(#[from] ClaimError),

@@ -31,14 +31,15 @@ mod sweeper;
 mod ticket;
 mod viewer_changes;
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 pub use channel::{
-    Append, Appended, Channel, ChannelListener, Configured, Description, Hold, KeyPiece, Keyed,
-    Producer, ReceiptFn, Snapshot,
+    Append, Appended, Channel, ChannelListener, Configured, Description, Hold, Keyed, Producer,
+    ReceiptFn, Snapshot,
 };
 pub use coalesce::{Coalesce, InvalidCoalesce, MergedBatch};
 pub use commit::{CommitAck, Submitted};
@@ -95,7 +96,6 @@ impl Hub {
 
     /// Creates a hub of a cluster, in memory only: its events come from the shared log.
     #[must_use]
-    #[allow(dead_code)]
     pub fn of_cluster(config: Config, replica: ReplicaConfig, metrics: Arc<Metrics>) -> Self {
         let replica = Arc::new(Replica::new(replica));
         Self::build(config, metrics, Sequencer::shared(), 0, None, Some(replica))
@@ -157,7 +157,6 @@ impl Hub {
 
     /// Returns the hub's side of the shared log, if the hub is in a cluster.
     #[must_use]
-    #[allow(dead_code)]
     pub fn replica(&self) -> Option<&Arc<Replica>> {
         self.0.replica.as_ref()
     }
@@ -165,14 +164,18 @@ impl Hub {
     /// Begins a request with an idempotency key that belongs to a scope, and is kept for this
     /// window. `None` for a hub that is alone.
     #[must_use]
-    pub fn begin_keyed(&self, scope: &str, key: &str, window: Duration) -> Option<ClusterKey> {
-        Some(KeyedRequest::begin(self.0.replica.as_ref()?, scope, key, window))
+    pub fn begin_keyed(
+        &self,
+        scope: fmt::Arguments<'_>,
+        key: &str,
+        window: Duration,
+    ) -> Option<ClusterKey> {
+        Some(KeyedRequest::begin(self.0.replica.as_ref()?, &scope.to_string(), key, window))
     }
 
     /// Returns a reader for a shared log that begins, and forgets what was read before: only until
     /// the hub serves clients. `None` for a hub that is alone.
     #[must_use]
-    #[allow(dead_code)]
     pub fn log_reader(&self) -> Option<Applier> {
         let replica = self.0.replica.clone()?;
         replica.reset();

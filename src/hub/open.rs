@@ -84,6 +84,7 @@ impl Hub {
     /// time: a client that comes from another hub of the cluster may be ahead of this one.
     pub async fn reach(&self, from: &StartFrom) {
         if let StartFrom::After(text) = from
+            && self.0.shared.sequencer.is_shared()
             && let Ok(position) = text.parse::<Position>()
         {
             let _ = timeout(MAX_AHEAD, self.0.shared.sequencer.reach(&position)).await;

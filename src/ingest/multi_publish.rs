@@ -90,8 +90,8 @@ impl MultiPublish {
     ) -> Result<Begun<Self, MultiReceipt>, PublishError> {
         let name = || sender.name.clone();
         let shared = key.as_ref().and_then(|key| {
-            let scope = format!("{MANY_CHANNELS}{}", sender.name);
-            ingest.hub().begin_keyed(&scope, key.as_str(), ingest.config.idempotency_window)
+            let scope = format_args!("{MANY_CHANNELS}{}", sender.name);
+            ingest.hub().begin_keyed(scope, key.as_str(), ingest.config.idempotency_window)
         });
         let (claim, tally) = match key.map(|key| ingest.multi_receipts.claim(name(), key)) {
             None => (None, Tally::default()),

@@ -125,8 +125,8 @@ impl Publish {
     ) -> Result<Begun<Box<Self>, Receipt>, PublishError> {
         let PublishOptions { event_type, close, format, idempotency_key, account } = options;
         let shared = idempotency_key.as_ref().and_then(|key| {
-            let scope = format!("{ONE_CHANNEL}{channel}");
-            ingest.hub().begin_keyed(&scope, key.as_str(), ingest.config.idempotency_window)
+            let scope = format_args!("{ONE_CHANNEL}{channel}");
+            ingest.hub().begin_keyed(scope, key.as_str(), ingest.config.idempotency_window)
         });
         let (claim, tally) = match idempotency_key {
             None => (None, Tally::default()),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Reload, StartError};
 use crate::auth::{Authenticator, Exposure};
+use crate::backplane::Backplane;
 use crate::config::{Config, variable};
 use crate::egress::Egress;
 use crate::hooks::{Hooks, Ready};
@@ -67,6 +68,7 @@ pub struct Reloader {
     pub(super) cors: Cors,
     pub(super) hooks: Hooks,
     pub(super) hub: Hub,
+    pub(super) backplane: Option<Backplane>,
     pub(super) quotas: Arc<Quotas>,
 }
 
@@ -113,6 +115,9 @@ impl Reloader {
         self.cors.exchange(&config.cors);
         self.quotas.exchange(config.quotas.clone());
         self.hub.reconfigure(config.channels.clone());
+        if let Some(backplane) = &self.backplane {
+            backplane.reconfigure(&config.channels);
+        }
         self.hooks.exchange(hooks);
         Ok(())
     }

@@ -364,6 +364,7 @@ impl Server {
             cors: self.cors.clone(),
             hooks: self.hooks.clone(),
             hub: self.hub.clone(),
+            backplane: self.backplane.clone(),
             quotas: self.quotas.clone(),
         }
     }

@@ -20,6 +20,7 @@ use crate::batch::{Codec, Header, MAX_WEIGHT, OVERHEAD, check_texts, write_comma
 use crate::command::{Command, Hello, SessionId};
 use crate::log::{NotStored, SendNumber};
 use crate::state_machine::{Applied, Effect, MAX_PARTS_BYTES, Outcome, Rejection, Verdict};
+use crate::text::Text;
 use transmission::Transmission;
 
 /// Maximum bytes of the commands that end what others wait for: they are taken also when there is
@@ -163,6 +164,12 @@ impl<T> Sender<T> {
             last_cut: Duration::ZERO,
             is_leaving: false,
         }
+    }
+
+    /// Describes the hub like this in sessions that begin from now on. To describe it in the live
+    /// one, submit the hello.
+    pub fn describe(&mut self, node: Text, rules: u64) {
+        (self.hello.node, self.hello.rules) = (node, rules);
     }
 
     /// Returns the session, while it is live.

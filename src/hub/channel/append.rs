@@ -3,9 +3,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fanfare_cluster::command::{KeyId, Lines};
+use fanfare_cluster::command::KeyUse;
 
 use super::pending::{BatchContent, PendingBatch};
 use super::render::{Assigned, BatchWriter, recycle};
@@ -32,7 +31,7 @@ pub struct Append<'a> {
     /// The account that the channel counts for if it was not published to before.
     pub account: Option<&'a Arc<Account>>,
     /// The idempotency key in the shared log of a cluster.
-    pub key: Option<&'a KeyPiece>,
+    pub key: Option<&'a KeyUse>,
 }
 
 impl<'a> Append<'a> {
@@ -54,21 +53,6 @@ pub struct Appended {
     pub state: ChannelState,
     /// In a cluster, all that was published with the idempotency key so far.
     pub keyed: Option<Keyed>,
-}
-
-/// The use of an idempotency key in the shared log of a cluster, by one piece of a publish.
-#[derive(Clone, Debug)]
-pub struct KeyPiece {
-    /// The fingerprint of the key.
-    pub id: KeyId,
-    /// The number of the request.
-    pub request: u64,
-    /// The places of the events in the body.
-    pub lines: Lines,
-    /// Whether the publish has succeeded with this piece.
-    pub last: bool,
-    /// Time for which the key is kept.
-    pub window: Duration,
 }
 
 /// What was published with an idempotency key.

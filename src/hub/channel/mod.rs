@@ -27,7 +27,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use self::append::{Append, Appended, KeyPiece, Keyed, ReceiptFn};
+pub use self::append::{Append, Appended, Keyed, ReceiptFn};
 pub(in crate::hub) use self::append::{Effects, refusal};
 pub(in crate::hub) use self::apply::ChannelUse;
 use self::backend::Backend;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fanfare_cluster::command::{Command, KeyId, Lines, ReleaseKey};
+use fanfare_cluster::command::{Command, KeyId, KeyUse, Lines, ReleaseKey};
 use fanfare_cluster::state_machine::KeyStatus;
 
-use super::commands::{keyed_of_log, state_of_log};
+use super::commands::{keyed_of_log, millis, state_of_log};
 use super::replica::Replica;
 use crate::event::ChannelState;
-use crate::hub::channel::{KeyPiece, Keyed};
+use crate::hub::channel::Keyed;
 
 /// A request with an idempotency key that may publish to the cluster. When it is dropped before it
 /// is complete, a retry may continue where it ended, at any hub.
@@ -18,7 +18,8 @@ pub struct KeyedRequest {
     replica: Arc<Replica>,
     id: KeyId,
     request: u64,
-    window: Duration,
+    /// In milliseconds.
+    window: u64,
     is_complete: AtomicBool,
 }
 
@@ -45,6 +46,7 @@ impl KeyedRequest {
         let status = replica.look(|machine| machine.key(&id)).flatten();
         let is_complete = AtomicBool::new(matches!(status, Some(KeyStatus::Done(_))));
         let (replica, request) = (replica.clone(), replica.next_request());
+        let window = millis(window);
         let request = Self { replica, id, request, window, is_complete };
         match status {
             Some(KeyStatus::Done(totals)) => {
@@ -66,8 +68,8 @@ impl KeyedRequest {
     /// Returns the use of the key by a piece: its events are at these places of the body. `last`
     /// says that the publish has succeeded with it.
     #[must_use]
-    pub fn piece(&self, lines: Lines, last: bool) -> KeyPiece {
-        KeyPiece { id: self.id, request: self.request, lines, last, window: self.window }
+    pub fn piece(&self, lines: Lines, last: bool) -> KeyUse {
+        KeyUse { id: self.id, request: self.request, lines, last, window: self.window }
     }
 
     /// Notes that the last piece was published.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_cluster::command::{self, Command, Due, KeyUse};
+use fanfare_cluster::command::{self, Command, Due};
 use fanfare_cluster::sender::Refused;
 use fanfare_cluster::state_machine::{Outcome, Refusal};
 use tokio::sync::oneshot;
@@ -63,20 +63,13 @@ impl Replica {
         note_life: impl FnOnce(Offset) + Send + 'static,
     ) -> Submitted<Appended, SubmitError> {
         let kept = channel.settings().retention.max_age;
-        let key = append.key.map(|piece| KeyUse {
-            id: piece.id,
-            request: piece.request,
-            lines: piece.lines.clone(),
-            last: piece.last,
-            window: millis(piece.window),
-        });
         let command = Command::Append(command::Append {
             channel: channel.name().as_str().into(),
             life: place.life.map(log_offset),
             hold: place.hold.map(log_offset),
             events: events_for_log(append.events),
             close: append.close.and_then(|close| close_for_log(close, kept)),
-            key,
+            key: append.key.cloned(),
         });
         self.ask(&command, move |outcome| match outcome {
             Outcome::Appended(appended) => {
@@ -177,6 +170,10 @@ impl Replica {
         channel: ChannelUse,
         options: &ChannelOptions,
     ) -> Submitted<Configured, ConfigureError> {
+        let most = Duration::from_secs(self.max_retention().as_secs());
+        if let Some(asked) = options.max_age.filter(|asked| *asked > most) {
+            return Err(ConfigureError::MaxAge { asked, most });
+        }
         let command = Command::Configure(command::Configure {
             channel: channel.name().as_str().into(),
             options: options_for_log(options),

@@ -37,6 +37,8 @@ pub struct ReplicaConfig {
     pub codec: Codec,
     /// A digest of the rules for channels: the hubs of a cluster should have the same.
     pub rules: u64,
+    /// Maximum age of events that a channel may have: what the log keeps is all that hubs know.
+    pub max_retention: Duration,
     /// The sizes and intervals of batches.
     pub limits: Limits,
     /// Time for which an operation waits for the log.
@@ -77,7 +79,6 @@ pub enum Phase {
 
 /// A hub of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code)]
 pub struct Node {
     /// Its name.
     pub name: Box<str>,
@@ -108,6 +109,8 @@ pub struct Replica {
     viewers: Mutex<Option<Viewers>>,
     /// The holds of the sole producers at this hub, with their channels.
     holds: Mutex<BTreeMap<Offset, ChannelName>>,
+    /// The digest of the rules in force: see [`ReplicaConfig::rules`].
+    rules: AtomicU64,
     requests: AtomicU64,
 }
 
@@ -144,6 +147,7 @@ struct Members {
 impl Replica {
     pub(in crate::hub) fn new(config: ReplicaConfig) -> Self {
         Self {
+            rules: AtomicU64::new(config.rules),
             config,
             began: Instant::now(),
             phase: watch::Sender::new(Phase::Connecting),
@@ -159,7 +163,6 @@ impl Replica {
     }
 
     /// Sets the log that batches are sent to.
-    #[allow(dead_code)]
     pub fn attach(&self, log: Arc<dyn LogWriter>) {
         self.outbox.lock().log = Some(log);
         self.poll();
@@ -167,21 +170,19 @@ impl Replica {
 
     /// Returns the phase, now and later.
     #[must_use]
-    #[allow(dead_code)]
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
     /// Returns the hubs of the cluster, oldest session first.
     #[must_use]
-    #[allow(dead_code)]
     pub fn nodes(&self) -> Vec<Node> {
-        let own = self.session();
+        let (own, own_rules) = (self.session(), self.rules.load(Ordering::Relaxed));
         let members = self.members.lock();
         let nodes = members.by_session.iter().map(|(session, (name, rules))| Node {
             name: name.clone(),
             session: session.0.0,
-            agrees: *rules == self.config.rules,
+            agrees: *rules == own_rules,
             is_this: Some(*session) == own,
         });
         nodes.collect()
@@ -190,7 +191,6 @@ impl Replica {
     /// Returns the time since a message of this hub was last applied here: a live hub sends one
     /// each second.
     #[must_use]
-    #[allow(dead_code)]
     pub fn lag(&self) -> Duration {
         let heard = self.outbox.lock().heard.unwrap_or_default();
         self.now().saturating_sub(heard)
@@ -198,14 +198,12 @@ impl Replica {
 
     /// Returns the number of bytes that wait for the log.
     #[must_use]
-    #[allow(dead_code)]
     pub fn unsent_bytes(&self) -> usize {
         self.outbox.lock().sender.as_ref().map_or(0, Sender::unsent_bytes)
     }
 
     /// Leaves the cluster, when all that was submitted is applied, and waits for that, for at most
     /// this time.
-    #[allow(dead_code)]
     pub async fn leave(&self, at_most: Duration) {
         let (left, gone) = tokio::sync::oneshot::channel();
         let ticket: Ticket = Box::new(move |_| {
@@ -404,8 +402,27 @@ impl Replica {
             nonce: fastrand::u64(..),
             replaces: None,
             node: (*self.config.node).into(),
-            rules: self.config.rules,
+            rules: self.rules.load(Ordering::Relaxed),
         }
+    }
+
+    /// Sets the digest of the rules for channels, and reports it to the other hubs.
+    pub fn set_rules(&self, rules: u64) {
+        if self.rules.swap(rules, Ordering::Relaxed) == rules {
+            return;
+        }
+        let hello = self.hello();
+        if let Some(sender) = &mut self.outbox.lock().sender {
+            sender.describe(hello.node.clone(), rules);
+        }
+        if self.session().is_some() {
+            self.propose(&Command::Hello(hello));
+        }
+    }
+
+    /// Returns the maximum age of events that a channel may have.
+    pub(in crate::hub) fn max_retention(&self) -> Duration {
+        self.config.max_retention
     }
 
     /// Sets the phase of a hub that has caught up.

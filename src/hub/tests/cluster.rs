@@ -18,7 +18,7 @@ use super::support::{bounds, event, name};
 use crate::clock::{Clock, Moment};
 use crate::event::ChannelState;
 use crate::generation::Format;
-use crate::hub::cluster::{Applier, Phase, ReplicaConfig};
+use crate::hub::cluster::{Applier, Phase, Replica, ReplicaConfig};
 use crate::hub::{
     Append, ChannelListener, ChannelOptions, ClaimError, Close, Config, Hold, Hub, LogError, Next,
     Opened, Producer, Selection, Signal, Step, Stopped, SubmitError, Subscription, WhenUnwatched,
@@ -96,6 +96,7 @@ impl Cluster {
             node: format!("hub-{number}").into(),
             codec: Codec::default(),
             rules: 0,
+            max_retention: Duration::from_secs(24 * 3600),
             limits: Limits::default(),
             publish_timeout: Duration::from_secs(10),
             stale_after: Duration::from_secs(5),
@@ -670,4 +671,33 @@ local!(the_id_of_an_empty_channel_is_of_the_log_and_no_gap_at_another_hub, async
     let late = cluster.add().await;
     let mut resumed = subscribe_one(&late, "x", &id).await;
     assert_eq!(seen(&mut resumed), [] as [String; 0]);
+});
+
+local!(rules_that_change_are_known_to_the_other_hubs, async {
+    let cluster = Cluster::start(2).await;
+    let replicas = [0, 1].map(|number| cluster.hub(number).replica().unwrap().clone());
+    let agree = |replica: &Arc<Replica>| replica.nodes().iter().all(|node| node.agrees);
+    assert!(replicas.iter().all(agree));
+    replicas[0].set_rules(7);
+    until("they differ", || !replicas.iter().any(agree)).await;
+    cluster.pause(0);
+    sleep(Duration::from_secs(7)).await;
+    cluster.members.borrow_mut()[0].is_paused = false;
+    until("it is back", || replicas[1].nodes().len() == 2).await;
+    assert!(!agree(&replicas[1]), "also in its next session");
+    replicas[1].set_rules(7);
+    until("they agree", || replicas.iter().all(agree)).await;
+});
+
+local!(events_are_not_retained_for_longer_than_the_log_keeps_them, async {
+    let cluster = Cluster::start(1).await;
+    let a = cluster.hub(0);
+    let configure = |days: u64| {
+        let max_age = Some(Duration::from_secs(days * 24 * 3600));
+        let options = ChannelOptions { max_age, ..ChannelOptions::default() };
+        a.configure(&name("x"), &options, None).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(configure(1), Ok(()));
+    let error = configure(7).unwrap_err();
+    assert!(error.starts_with("`max_age` is 7days, and at most 1day in this cluster"), "{error}");
 });

@@ -122,6 +122,11 @@ pub enum InvalidConfig {
     /// A server is not an address.
     #[error("`{0}` is not the address of a server, such as `nats://nats-1:4222`")]
     Server(String),
+    /// A server has a login, which is not read there.
+    #[error(
+        "the address of a server must not have a name and a password: credentials are settings"
+    )]
+    Login,
     /// The name of the cluster is not valid.
     #[error("the name of a cluster has 1 to 32 letters, digits, `-` and `_`, and is `{0}`")]
     Name(String),
@@ -170,7 +175,11 @@ impl Config {
         if self.servers.is_empty() {
             return Err(InvalidConfig::NoServers);
         }
-        let address = |text: &String| text.parse().map_err(|_| InvalidConfig::Server(text.clone()));
+        let address = |text: &String| match text.parse::<async_nats::ServerAddr>() {
+            // Not shown: it may be a password.
+            _ if text.contains('@') => Err(InvalidConfig::Login),
+            address => address.map_err(|_| InvalidConfig::Server(text.clone())),
+        };
         self.servers.iter().map(address).collect()
     }
 
